@@ -1,0 +1,1 @@
+"""The device half of Tidewheel: inference, the spool, the uplink, local training, model slots."""

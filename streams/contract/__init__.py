@@ -1,0 +1,1 @@
+"""What every process agrees on. Imports nothing else of ours, no faust and no flwr."""

@@ -1,0 +1,101 @@
+"""Exact counting of events: sets of sequence numbers as intervals, and the sums that must agree.
+
+For one device and epoch: produced = delivered + dropped + pending (the device's side) and
+produced = scored + dropped + in flight (the server's side).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+
+class IntervalSet:
+    """A set of integers kept as disjoint, sorted, closed intervals [first, last].
+
+    Sequence numbers arrive almost in order, so the list stays at a few entries however long the
+    stream runs.
+    """
+
+    def __init__(self, intervals: Iterable[tuple[int, int]] = ()) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        for first, last in intervals:
+            self.add(first, last)
+
+    def __contains__(self, value: int) -> bool:
+        i = bisect_right(self._firsts, value) - 1
+        return i >= 0 and value <= self._lasts[i]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(list(zip(self._firsts, self._lasts, strict=True)))
+
+    def __len__(self) -> int:
+        """How many integers are in the set."""
+        return sum(last - first + 1 for first, last in self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IntervalSet) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def end(self) -> int:
+        """One past the largest member; 0 for an empty set."""
+        return self._lasts[-1] + 1 if self._lasts else 0
+
+    def add(self, first: int, last: int | None = None) -> int:
+        """Add first..last (one number if `last` is left out); return how many were new."""
+        last = first if last is None else last
+        if first < 0 or last < first:
+            raise ValueError(f"not an interval of sequence numbers: [{first}, {last}]")
+        # i: first interval that ends at first-1 or later, j: one past the last that starts by last+1
+        i = bisect_right(self._firsts, first)
+        if i and self._lasts[i - 1] >= first - 1:
+            i -= 1
+        j = bisect_right(self._firsts, last + 1)
+        before = sum(self._lasts[k] - self._firsts[k] + 1 for k in range(i, j))
+        if i < j:
+            first, last = min(first, self._firsts[i]), max(last, self._lasts[j - 1])
+        self._firsts[i:j] = [first]
+        self._lasts[i:j] = [last]
+        return last - first + 1 - before
+
+    def missing(self, end: int) -> list[tuple[int, int]]:
+        """The intervals of 0..end-1 that are not in the set."""
+        holes, at = [], 0
+        for first, last in self:
+            if first >= end:
+                break
+            if first > at:
+                holes.append((at, first - 1))
+            at = last + 1
+        if at < end:
+            holes.append((at, end - 1))
+        return holes
+
+
+@dataclass(frozen=True)
+class DeviceAccount:
+    """What one device counts for one epoch of its spool."""
+
+    produced: int
+    delivered: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    pending: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        return self.produced == self.delivered + sum(self.dropped.values()) + self.pending
+
+
+@dataclass(frozen=True)
+class ServerAccount:
+    """What the store holds of one device and epoch, beside what the device says it produced."""
+
+    produced: int
+    scored: int
+    dropped: int
+
+    @property
+    def in_flight(self) -> int:
+        return self.produced - self.scored - self.dropped

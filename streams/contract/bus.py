@@ -1,0 +1,309 @@
+"""The one seam to Kafka for every process but the worker: kafka-python behind four small things.
+
+`Producer` sends and reports each delivery, `Reader` follows whole topics without a group,
+`ensure_topics` creates what is missing, `probe` says whether a broker answers. The library's
+errors become BrokerUnavailable here.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.partitioner.default import murmur2
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.contract.errors import BrokerUnavailable, UsageError
+from streams.contract.records import Headers
+from streams.contract.topics import TopicSpec
+
+# The library logs each failed connection attempt; what matters comes back as an error or a metric.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+class BrokerSettings(BaseSettings):
+    """Where Kafka is and how to speak to it. `bootstrap` (HOST:PORT, comma separated) is read from
+    TIDEWHEEL_KAFKA, every other field from TIDEWHEEL_KAFKA_<FIELD>."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TIDEWHEEL_KAFKA_", frozen=True, validate_by_name=True, validate_by_alias=True
+    )
+
+    bootstrap: str = Field("127.0.0.1:9092", validation_alias="TIDEWHEEL_KAFKA")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password: str | None = None
+    cafile: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+
+    def client_options(self) -> dict[str, Any]:
+        """The settings as kafka-python's keyword arguments."""
+        options = {
+            "bootstrap_servers": self.bootstrap,
+            "security_protocol": self.security_protocol,
+            "sasl_mechanism": self.sasl_mechanism,
+            "sasl_plain_username": self.username,
+            "sasl_plain_password": self.password,
+            "ssl_cafile": self.cafile,
+            "ssl_certfile": self.certfile,
+            "ssl_keyfile": self.keyfile,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Received:
+    """One message as a Reader gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Sender(Protocol):
+    """What the uplink needs of a producer; fakes implement it."""
+
+    def send(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        """Hand over a message; `done` is called once from another thread when it is safe or lost."""
+        ...
+
+    def close(self, timeout_s: float) -> None: ...
+
+
+class Producer:
+    """An idempotent kafka-python producer, set up to survive outages.
+
+    `delivery_timeout_ms` never runs out: an idempotent producer of this library whose batch expires
+    sends nothing ever again. Bounding what is in flight is the caller's part.
+    """
+
+    def __init__(self, settings: BrokerSettings, *, bootstrap_timeout_s: float = 5.0) -> None:
+        try:
+            self._producer = KafkaProducer(
+                **settings.client_options(),
+                acks="all",
+                enable_idempotence=True,
+                compression_type="zstd",
+                linger_ms=5,
+                max_request_size=4_000_000,
+                delivery_timeout_ms=2**31 - 1,
+                max_block_ms=2000,
+                reconnect_backoff_max_ms=2000,
+                bootstrap_timeout_ms=int(bootstrap_timeout_s * 1000),
+                allow_auto_create_topics=False,
+            )
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(settings, exc) from exc
+        self._settings = settings
+
+    def send(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        try:
+            future = self._producer.send(topic, value=value, key=key, headers=headers)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+        future.add_callback(lambda _metadata: done(None))
+        future.add_errback(done)
+
+    def put(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        """Send one message and wait until it is safe; return its offset."""
+        try:
+            future = self._producer.send(topic, value=value, key=key, headers=headers or [])
+            return int(future.get(timeout=timeout_s).offset)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        try:
+            self._producer.close(timeout=timeout_s)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+
+class Reader:
+    """Follows all partitions of some topics from their beginning or end, outside any group."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        topics: Sequence[str],
+        *,
+        from_beginning: bool = True,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._settings = settings
+        try:
+            self._consumer = KafkaConsumer(
+                **settings.client_options(),
+                enable_auto_commit=False,
+                allow_auto_create_topics=False,
+                auto_offset_reset="earliest",
+                reconnect_backoff_max_ms=2000,
+                fetch_max_wait_ms=100,
+                request_timeout_ms=10_000,
+                bootstrap_timeout_ms=int(timeout_s * 1000),
+            )
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(settings, exc) from exc
+        try:
+            self._assign(topics, from_beginning, time.monotonic() + timeout_s)
+        except BaseException:
+            self._consumer.close(timeout_ms=500)
+            raise
+
+    def _assign(self, topics: Sequence[str], from_beginning: bool, deadline: float) -> None:
+        found: list[TopicPartition] = []
+        for topic in topics:
+            while not (partitions := self._partitions(topic)):
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"topic {topic} is not on {self._settings.bootstrap}: "
+                        "start `tidewheel worker` or `tidewheel up`, which create it"
+                    )
+                time.sleep(0.1)
+            found += [TopicPartition(topic, p) for p in sorted(partitions)]
+        try:
+            self._consumer.assign(found)
+            if from_beginning:
+                self._consumer.seek_to_beginning(*found)
+            else:
+                self._consumer.seek_to_end(*found)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def _partitions(self, topic: str) -> set[int] | None:
+        try:
+            return self._consumer.partitions_for_topic(topic)  # type: ignore[no-any-return]
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def poll(self, timeout_s: float = 0.5, limit: int = 500) -> list[Received]:
+        """The next messages, at most `limit`; an empty list when none came within `timeout_s`."""
+        try:
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=limit)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+        return [
+            Received(tp.topic, tp.partition, r.offset, r.key, r.value, list(r.headers))
+            for tp, records in polled.items()
+            for r in records
+        ]
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        self._consumer.seek(TopicPartition(topic, partition), offset)
+
+    def read_to_end(self, timeout_s: float = 15.0) -> list[Received]:
+        """Everything up to the end that the topics have now."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            ends = self._consumer.end_offsets(list(self._consumer.assignment()))
+            found: list[Received] = []
+            while any(
+                self._consumer.position(tp, timeout_ms=5000) < end for tp, end in ends.items()
+            ):
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"{self._settings.bootstrap} did not give all messages in {timeout_s:.0f} s"
+                    )
+                found += self.poll(0.2)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+        return found
+
+    def close(self) -> None:
+        self._consumer.close(timeout_ms=1000)
+
+
+def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
+    """A library error as one line for a person."""
+    return BrokerUnavailable(
+        f"no Kafka broker answers at {settings.bootstrap} ({type(exc).__name__}): "
+        "start one, or name another with --kafka HOST:PORT"
+    )
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that Kafka's default partitioner (murmur2) gives a key."""
+    return (int(murmur2(key.encode())) & 0x7FFFFFFF) % partitions
+
+
+def probe(settings: BrokerSettings, timeout_s: float = 2.0) -> bool:
+    """Whether a broker answers a metadata request within `timeout_s`."""
+    try:
+        admin = KafkaAdminClient(
+            **settings.client_options(), bootstrap_timeout_ms=int(timeout_s * 1000)
+        )
+    except (kafka_errors.KafkaError, OSError):
+        return False
+    try:
+        admin.list_topics()
+    except (kafka_errors.KafkaError, OSError):
+        return False
+    finally:
+        admin.close()
+    return True
+
+
+def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
+    """Create the topics that are missing; one that has another partition count is an error."""
+    wanted = {spec.name: spec for spec in specs}
+    try:
+        admin = KafkaAdminClient(**settings.client_options(), bootstrap_timeout_ms=10_000)
+    except kafka_errors.KafkaError as exc:
+        raise unavailable(settings, exc) from exc
+    try:
+        missing = set(wanted) - set(admin.list_topics())
+        for name in sorted(missing):
+            _create(admin, wanted[name])
+        for described in admin.describe_topics(sorted(set(wanted) - missing)):
+            have, want = len(described["partitions"]), wanted[described["name"]].partitions
+            if have != want:
+                raise UsageError(
+                    f"topic {described['name']} on {settings.bootstrap} has {have} partitions, "
+                    f"this task asks for {want}: say --partitions {have}, or use another cluster"
+                )
+    except kafka_errors.KafkaError as exc:
+        raise unavailable(settings, exc) from exc
+    finally:
+        admin.close()
+
+
+def _create(admin: KafkaAdminClient, spec: TopicSpec) -> None:
+    options = {
+        "num_partitions": spec.partitions,
+        "replication_factor": -1,  # the cluster's default
+        "configs": spec.configs,
+    }
+    try:
+        admin.create_topics({spec.name: options})
+    except kafka_errors.TopicAlreadyExistsError:
+        return  # another process was faster

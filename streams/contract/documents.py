@@ -1,0 +1,158 @@
+"""The small JSON documents: releases, fleet, windows and rounds.
+
+Each is validated when it is read; a reader ignores fields that it does not know, so that an older
+process survives a newer one.
+"""
+
+import hashlib
+from typing import Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from streams.contract.errors import MalformedRecord
+
+
+class Document(BaseModel):
+    """A frozen JSON document."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def encode(self) -> bytes:
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> Self:
+        """Parse; MalformedRecord names the first field that is wrong."""
+        try:
+            return cls.model_validate_json(data or b"")
+        except ValidationError as exc:
+            first = exc.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "document"
+            detail = f"{cls.__name__} {where}: {first['msg']}"[:300]
+            raise MalformedRecord("bad-document", detail) from exc
+
+
+D = TypeVar("D", bound=Document)
+
+
+class Release(Document):
+    """On `releases`, key: the task. The artifact that is offered, and to which share of the fleet.
+
+    The artifact's bytes stand on `artifacts` from `offset` on, in `chunks` messages.
+    """
+
+    task: str
+    task_version: int
+    number: int = Field(ge=1)
+    model: str
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=1)
+    chunks: int = Field(ge=1)
+    offset: int = Field(ge=0)
+    share: float = Field(default=1.0, ge=0, le=1)
+    base: str | None = None
+    reason: str = ""
+    announced_us: int = 0
+
+    def offered_to(self, device: str) -> bool:
+        """Whether `device` is in the share: stable by hash, so a growing share only adds devices."""
+        digest = hashlib.sha256(f"{self.task}/{device}".encode()).digest()
+        return int.from_bytes(digest[:4]) < self.share * 2**32
+
+
+class ModelScore(Document):
+    """What one device counted of one model version's answers: all, and on held-out segments only.
+
+    The held-out segments are never trained on; `labelled` ones have a known truth.
+    """
+
+    answers: int = 0
+    labelled: int = 0
+    correct: int = 0
+    held_out: int = 0
+    held_out_correct: int = 0
+
+
+class DeviceState(Document):
+    """On `fleet`, key: the device. What a device says of itself, about once a second."""
+
+    device: str
+    task: str
+    time_us: int
+    epoch: str
+    active: str
+    previous: str | None = None
+    produced: int
+    delivered: int
+    dropped: dict[str, int] = {}
+    pending: int
+    skipped: dict[str, int] = {}
+    samples: int = 0
+    true_labels: int = 0
+    teacher_labels: int = 0
+    teacher_trust: float = 0.0
+    accuracy: dict[str, ModelScore] = {}
+    phase: str = "running"
+    replayed: float = 0.0
+    passes: int = 0
+    events_per_s: float = 0.0
+    latency_p50_us: float = 0.0
+    latency_p99_us: float = 0.0
+    error: str | None = None
+
+
+class ModelWindow(Document):
+    """One model version's share of a window."""
+
+    events: int
+    agreeing: int
+    labelled: int = 0
+    correct: int = 0
+    teacher_correct: int = 0
+
+
+class WindowReport(Document):
+    """On `windows`, key: the device. One report of one closed window; revisions of a window sum."""
+
+    task: str
+    device: str
+    window_us: int
+    end_us: int
+    revision: int
+    events: int
+    teacher_model: str
+    models: dict[str, ModelWindow]
+
+    @property
+    def agreement(self) -> float:
+        return sum(m.agreeing for m in self.models.values()) / max(self.events, 1)
+
+
+RoundKind = Literal[
+    "requested",
+    "started",
+    "admitted",
+    "refused",
+    "failed",
+    "aggregated",
+    "evaluated",
+    "promoted",
+    "rejected",
+    "finished",
+]
+
+
+class RoundEvent(Document):
+    """On `rounds`, key: the run. One step of a federated run, with the reason or the figures."""
+
+    run: str
+    kind: RoundKind
+    time_us: int
+    round: int = 0
+    rounds: int = 0
+    device: str | None = None
+    reason: str = ""
+    samples: int = 0
+    base: str = ""
+    model: str | None = None
+    metrics: dict[str, float] = {}

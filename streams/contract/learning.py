@@ -1,0 +1,179 @@
+"""Plain torch loops: fit a model, run it, and carry its weights as safetensors.
+
+The same loop makes the first model, the teacher and a device's fine-tuning, so that what is
+measured on one side holds on the other. Needs torch; the device's agent never imports this module.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streams.contract.task import Task
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one training went."""
+
+    steps: int
+    loss: float
+    stopped: bool
+
+
+def loss_per_row(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """(n, outputs), (n, label_size) -> (n,): cross-entropy for classes, squared error for targets."""
+    if task.classes:
+        return F.cross_entropy(outputs, labels[:, 0].long(), reduction="none")
+    return F.mse_loss(outputs, labels, reduction="none").mean(dim=1)
+
+
+def fit(
+    model: nn.Module,
+    rows: int,
+    loss_of: Callable[[Tensor, torch.Generator], Tensor],
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    optimizer: str = "sgd",
+    freeze_statistics: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Fit:
+    """Train `model` in place on `rows` examples; `loss_of(row numbers, generator)` is the mean loss
+    of a batch.
+
+    "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero.
+    `freeze_statistics` leaves batch-norm's running statistics alone. `should_stop` is asked
+    between steps.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # dropout
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optim = _optimizer(optimizer, parameters, learning_rate)
+    model.train()
+    if freeze_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+    total = max(1, epochs * math.ceil(rows / batch_size))
+    step, last = 0, math.nan
+    for _ in range(epochs):
+        order = torch.randperm(rows, generator=generator)
+        for batch in order.split(batch_size):
+            if should_stop():
+                return Fit(step, last, stopped=True)
+            if optimizer == "adamw":
+                for group in optim.param_groups:
+                    group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+            loss = loss_of(batch, generator)
+            optim.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, 5.0)
+            optim.step()
+            step, last = step + 1, float(loss.detach())
+    return Fit(step, last, stopped=False)
+
+
+def _optimizer(name: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=1e-4)
+    raise ValueError(f"unknown optimizer {name!r}: sgd or adamw")
+
+
+def segment_loss(
+    task: Task,
+    model: nn.Module,
+    segments: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """The mean loss over segments: (n, channels, samples), labels (n, label_size), weights (n,)."""
+    x, y = torch.from_numpy(segments), torch.from_numpy(labels)
+    w = torch.ones(len(x)) if weights is None else torch.from_numpy(weights.astype(np.float32))
+
+    def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
+        batch = x[rows]  # (batch, channels, samples)
+        if task.augment is not None:
+            batch = task.augment(batch, generator)
+        losses = loss_per_row(task, model(batch), y[rows])  # (batch,)
+        return (losses * w[rows]).sum() / w[rows].sum().clamp(min=1e-6)
+
+    return loss_of
+
+
+def window_loss(
+    task: Task, model: nn.Module, windows: np.ndarray, mask: np.ndarray, labels: np.ndarray
+) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """The mean loss over the labelled segments of windows, for a teacher.
+
+    windows (n, segments, channels, samples); mask (n, segments) bool; labels (n, segments,
+    label_size), NaN where none is known.
+    """
+    x, m, y = torch.from_numpy(windows), torch.from_numpy(mask), torch.from_numpy(labels)
+
+    def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
+        batch, inside = x[rows], m[rows]
+        if task.augment is not None:
+            batch = task.augment(batch.flatten(0, 1), generator).view_as(batch)
+        outputs = model(batch, inside)  # (batch, segments, outputs)
+        known = inside & ~y[rows].isnan().any(dim=2)
+        if not known.any():
+            return outputs.sum() * 0.0
+        return loss_per_row(task, outputs[known], y[rows][known]).mean()
+
+    return loss_of
+
+
+@torch.no_grad()
+def predict(model: nn.Module, segments: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+    """(n, channels, samples) -> (n, outputs) float32, in evaluation mode."""
+    model.eval()
+    parts = [model(part).numpy() for part in torch.from_numpy(segments).split(batch_size)]
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+class PerSegment(nn.Module):
+    """A teacher from a model that sees one segment: applied to each segment of a window."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, windows: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG002
+        batch, segments = windows.shape[:2]
+        flat = self.model(windows.flatten(0, 1))  # (batch * segments, outputs)
+        return torch.unflatten(flat, 0, (batch, segments))
+
+
+def build_teacher(task: Task) -> nn.Module:
+    """The task's teacher, or its device model applied per segment where it has none."""
+    if task.build_teacher is not None:
+        return task.build_teacher()
+    return PerSegment(task.build_model())
+
+
+def to_safetensors(state: Mapping[str, Tensor | np.ndarray]) -> bytes:
+    """A state dict as safetensors bytes, keys in the state dict's order."""
+    arrays = {
+        name: np.ascontiguousarray(
+            value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        )
+        for name, value in state.items()
+    }
+    return safetensors.numpy.save(arrays)
+
+
+def load_weights(model: nn.Module, data: bytes) -> nn.Module:
+    """Load safetensors bytes into `model`; keys and shapes must match exactly."""
+    arrays = safetensors.numpy.load(data)
+    model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
+    return model

@@ -1,0 +1,278 @@
+"""The records on `events` and `scores`: Arrow schemas, headers, and their strict decoding.
+
+`events` carries two kinds of message, told apart by the header `schema`; the key is the device.
+
+    events/1   an Arrow IPC stream of one batch: consecutive events of one epoch
+    drops/1    no body: the events first..last were dropped, and why
+
+    header     schema  device  epoch  first  last  reason (drops only)
+
+`scores` carries scores/1: an Arrow IPC stream of one batch, the scored events of one window and
+revision; the same rows stand in the store. Times are microseconds, UTC.
+
+`decode` admits nothing that the sender of a sound record could not have written, and says in a
+MalformedRecord what is wrong with the rest.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from streams.contract.errors import MalformedRecord
+from streams.contract.task import DEVICE_NAME, Task
+
+EVENTS_1 = "events/1"
+DROPS_1 = "drops/1"
+SCORES_1 = "scores/1"
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+MAX_SEQ = 2**62
+MAX_ROWS = 100_000
+
+Headers = list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Consecutive events of one device and epoch; `rows` has the schema of `event_schema`."""
+
+    device: str
+    epoch: str
+    first: int
+    rows: pa.RecordBatch
+
+    @property
+    def last(self) -> int:
+        return self.first + int(self.rows.num_rows) - 1
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The device declares that it no longer has the events first..last, and why."""
+
+    device: str
+    epoch: str
+    first: int
+    last: int
+    reason: str
+
+
+def _floats(size: int) -> pa.DataType:
+    return pa.list_(pa.float32(), size)
+
+
+def event_schema(task: Task) -> pa.Schema:
+    """Columns of one event. `segment` is (channels x samples) flattened, channel by channel, and
+    null where the task uploads predictions only; `label` is null where no true label is known."""
+    channels, samples = task.segment_shape
+    return pa.schema(
+        [
+            pa.field("seq", pa.int64(), nullable=False),
+            pa.field("time", TIMESTAMP, nullable=False),
+            pa.field("model", pa.string(), nullable=False),
+            pa.field("outputs", _floats(task.outputs), nullable=False),
+            pa.field("label", _floats(task.label_size)),
+            pa.field("segment", _floats(channels * samples)),
+        ]
+    )
+
+
+def score_schema(task: Task) -> pa.Schema:
+    """Columns of one scored event, the same on `scores` and in the store.
+
+    `window` is the window's start; `revision` counts the reports of that window; `commit` is the
+    number of the store's commit for the Kafka partition that the event came from.
+    """
+    return pa.schema(
+        [
+            pa.field("device", pa.string(), nullable=False),
+            pa.field("epoch", pa.string(), nullable=False),
+            pa.field("seq", pa.int64(), nullable=False),
+            pa.field("time", TIMESTAMP, nullable=False),
+            pa.field("window", TIMESTAMP, nullable=False),
+            pa.field("revision", pa.int32(), nullable=False),
+            pa.field("model", pa.string(), nullable=False),
+            pa.field("outputs", pa.list_(pa.float32()), nullable=False),
+            pa.field("teacher_model", pa.string(), nullable=False),
+            pa.field("teacher", pa.list_(pa.float32()), nullable=False),
+            pa.field("label", pa.list_(pa.float32())),
+            pa.field("agrees", pa.bool_(), nullable=False),
+            pa.field("correct", pa.bool_()),
+            pa.field("partition", pa.int32(), nullable=False),
+            pa.field("commit", pa.int64(), nullable=False),
+        ]
+    )
+
+
+def encode_batch(batch: pa.RecordBatch) -> bytes:
+    """One batch as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    """The single batch of an Arrow IPC stream whose schema must be `schema`.
+
+    The batch is fully validated: offsets and lengths from the network are never trusted.
+    """
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+            found = reader.schema
+            if not found.equals(schema):
+                raise MalformedRecord("wrong-schema", _difference(found, schema))
+            batches = list(reader)
+        if len(batches) != 1:
+            raise MalformedRecord("wrong-batches", f"{len(batches)} batches in a message, not 1")
+        batch = batches[0]
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise MalformedRecord("not-arrow", str(exc).splitlines()[0][:200]) from exc
+    for field in schema:
+        if not field.nullable and batch.column(field.name).null_count:
+            raise MalformedRecord("null", f"column {field.name} has nulls")
+    return batch
+
+
+def _difference(found: pa.Schema, expected: pa.Schema) -> str:
+    names = [f for f in expected.names if f not in found.names]
+    if names:
+        return f"columns missing: {', '.join(names)}"
+    for field in expected:
+        if not found.field(field.name).equals(field):
+            return f"column {field.name} is {found.field(field.name).type}, not {field.type}"
+    return f"columns are {', '.join(found.names)}, not {', '.join(expected.names)}"[:200]
+
+
+def encode_events(batch: EventBatch) -> tuple[bytes, bytes, Headers]:
+    """(key, value, headers) of an events/1 message."""
+    return batch.device.encode(), encode_batch(batch.rows), _headers(EVENTS_1, batch)
+
+
+def encode_drop(drop: Drop) -> tuple[bytes, bytes, Headers]:
+    """(key, value, headers) of a drops/1 message."""
+    headers = [*_headers(DROPS_1, drop), ("reason", drop.reason.encode())]
+    return drop.device.encode(), b"", headers
+
+
+def _headers(schema: str, record: EventBatch | Drop) -> Headers:
+    return [
+        ("schema", schema.encode()),
+        ("device", record.device.encode()),
+        ("epoch", record.epoch.encode()),
+        ("first", str(record.first).encode()),
+        ("last", str(record.last).encode()),
+    ]
+
+
+def decode_event_message(
+    task: Task,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
+) -> EventBatch | Drop:
+    """A message of `events`, checked in every respect; MalformedRecord says what is wrong."""
+    fields = {name: bytes(text) for name, text in dict(headers).items()}
+    schema = _text(fields, "schema")
+    if schema not in (EVENTS_1, DROPS_1):
+        raise MalformedRecord("unknown-schema", f"{schema!r}; known are {EVENTS_1} and {DROPS_1}")
+    device, epoch = _text(fields, "device"), _text(fields, "epoch")
+    if not DEVICE_NAME.fullmatch(device) or not DEVICE_NAME.fullmatch(epoch):
+        raise MalformedRecord("bad-header", f"device {device!r}, epoch {epoch!r}")
+    if key != device.encode():
+        raise MalformedRecord("wrong-key", f"key {key!r} and header device {device!r} differ")
+    first, last = _number(fields, "first"), _number(fields, "last")
+    if last < first:
+        raise MalformedRecord("bad-header", f"seq range {first}..{last}")
+    if schema == DROPS_1:
+        return Drop(device, epoch, first, last, _text(fields, "reason"))
+    if last - first >= MAX_ROWS:
+        raise MalformedRecord("huge-batch", f"{last - first + 1} rows, over {MAX_ROWS}")
+    rows = decode_batch(value or b"", event_schema(task))
+    _check_rows(task, rows, first, last)
+    return EventBatch(device, epoch, first, rows)
+
+
+def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None:
+    seqs = rows.column("seq").to_numpy()
+    if len(seqs) != last - first + 1 or not np.array_equal(seqs, np.arange(first, last + 1)):
+        raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
+    times = rows.column("time").cast(pa.int64()).to_numpy()
+    if (times < 0).any() or (times > 2**55).any():
+        raise MalformedRecord("bad-time", "an event time is before 1970 or beyond the year 3100")
+    for name in ("outputs", "label", "segment"):
+        column = rows.column(name)
+        if not np.isfinite(column.flatten().to_numpy(zero_copy_only=False)).all():
+            raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
+    labels = rows.column("label").flatten().to_numpy(zero_copy_only=False)
+    if task.classes and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any():
+        raise MalformedRecord("bad-label", f"a label is no class index 0..{task.outputs - 1}")
+    if task.upload == "segment" and rows.column("segment").null_count:
+        raise MalformedRecord("no-segment", "the teacher needs the segment of every event")
+
+
+def _text(fields: Mapping[str, bytes], name: str) -> str:
+    try:
+        return fields[name].decode()
+    except KeyError:
+        raise MalformedRecord("no-header", f"header {name} is missing") from None
+    except UnicodeDecodeError as exc:
+        raise MalformedRecord("bad-header", f"header {name} is not UTF-8") from exc
+
+
+def _number(fields: Mapping[str, bytes], name: str) -> int:
+    text = _text(fields, name)
+    if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) > MAX_SEQ:
+        raise MalformedRecord("bad-header", f"header {name} is no sequence number: {text[:40]!r}")
+    return int(text)
+
+
+def float_rows(column: pa.Array, width: int) -> np.ndarray:
+    """A list column without nulls as (rows, width) float32, without a copy where possible."""
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
+
+
+def times_us(column: pa.Array) -> np.ndarray:
+    """A timestamp column as int64 microseconds."""
+    return column.cast(pa.int64()).to_numpy()
+
+
+def event_rows(
+    task: Task,
+    *,
+    first: int,
+    times: np.ndarray,
+    model: str | list[str],
+    outputs: np.ndarray,
+    labels: list[np.ndarray | None],
+    segments: np.ndarray | None,
+) -> pa.RecordBatch:
+    """Build the rows of an EventBatch.
+
+    times (n,) int64 us; outputs (n, outputs); labels one (label_size,) or None each;
+    segments (n, channels, samples), left out where the task uploads predictions only.
+    """
+    n = len(times)
+    schema = event_schema(task)
+    flat = None if segments is None else np.ascontiguousarray(segments, np.float32).reshape(-1)
+    columns = [
+        pa.array(np.arange(first, first + n)),
+        pa.array(times, type=pa.int64()).cast(TIMESTAMP),
+        pa.array([model] * n if isinstance(model, str) else model, pa.string()),
+        pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(outputs, np.float32).reshape(-1)), task.outputs
+        ),
+        pa.array(
+            [None if x is None else np.asarray(x, np.float32).tolist() for x in labels],
+            schema.field("label").type,
+        ),
+        pa.nulls(n, schema.field("segment").type)
+        if flat is None
+        else pa.FixedSizeListArray.from_arrays(
+            pa.array(flat), schema.field("segment").type.list_size
+        ),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

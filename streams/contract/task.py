@@ -1,0 +1,315 @@
+"""A task: all that a user says about what a fleet learns, in one Python file.
+
+The file is named on every command line as `path/to/file.py:attribute` (or `package.module:attribute`)
+and is imported by every process. Devices import it without torch, so `import torch` belongs inside
+`build_model` and `build_teacher`.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from streams.contract.errors import TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+Role = Literal["pilot", "lab", "fleet", "held-out"]
+
+
+class Reading(NamedTuple):
+    """One sensor sample.
+
+    `time_us` is microseconds since 1970 (UTC), or since the start of a recording that is replayed;
+    `values` has one float per channel; `label` is the class index or the target where it is known.
+    """
+
+    time_us: int
+    values: Sequence[float]
+    label: float | Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """How readings are cut: `samples` at once, a new segment every `hop` samples.
+
+    A segment has a label when at least `label_share` of its samples carry the same one.
+    """
+
+    samples: int
+    hop: int
+    label_share: float = 0.75
+
+
+@dataclass(frozen=True)
+class Device:
+    """A source of readings and what it is for.
+
+    pilot     central data; trains the first device model (and the teacher)
+    lab       central data; trains the teacher
+    fleet     a device of the fleet
+    held-out  never trained on; the candidate is evaluated on it
+    """
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a device fine-tunes and how the first model and the teacher are made."""
+
+    learning_rate: float = 0.02
+    epochs: int = 3
+    batch_size: int = 32
+    central_epochs: int = 20
+    teacher_epochs: int = 30
+    label_share: float = 0.1  # of a replay's true labels, those the device is told
+    rounds: int = 3
+    minimum_samples: int = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a fleet learns. Exactly one of `classes` and `targets` is given."""
+
+    name: str
+    version: int
+    channels: tuple[str, ...]
+    rate_hz: float
+    segment: Segment
+    build_model: "Callable[[], torch.nn.Module]"
+    readings: Callable[[str], Iterable[Reading]]
+    devices: Callable[[], Sequence[Device]]
+    classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    build_teacher: "Callable[[], torch.nn.Module] | None" = None
+    augment: "Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None" = None
+    window_s: float = 30.0
+    lateness_s: float = 5.0
+    idle_close_s: float = 10.0
+    upload: Literal["segment", "prediction"] = "segment"
+    tolerance: float = 0.1  # regression: answers within it count as agreeing
+    retrain_below: float = 0.9  # agreement with the teacher under which the controller starts a run
+    margin: float = 0.01  # by how much a candidate must beat the running model
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise TaskError(f"task {self.name!r}: {problem}")
+
+    @property
+    def outputs(self) -> int:
+        """Values per answer: one per class, or one per target."""
+        return len(self.classes or self.targets)
+
+    @property
+    def label_size(self) -> int:
+        """Values per label: 1 (the class index), or one per target."""
+        return 1 if self.classes else len(self.targets)
+
+    @property
+    def segment_shape(self) -> tuple[int, int]:
+        """(channels, samples)"""
+        return len(self.channels), self.segment.samples
+
+    @property
+    def window_us(self) -> int:
+        return round(self.window_s * 1e6)
+
+    def window_start(self, time_us: int) -> int:
+        """The start of the tumbling window that holds `time_us`, microseconds."""
+        return time_us - time_us % self.window_us
+
+    def device_names(self, *roles: Role) -> list[str]:
+        """Names of the devices with one of `roles`, in the task's order."""
+        return [device.name for device in self.devices() if device.role in roles]
+
+    def agrees(self, answers: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """(n, outputs) and (n, outputs) -> (n,) bool: same class, or within `tolerance`."""
+        if self.classes:
+            return np.asarray(answers.argmax(axis=1) == reference.argmax(axis=1))
+        return np.asarray((np.abs(answers - reference) <= self.tolerance).all(axis=1))
+
+    def correct(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(n, outputs) and (n, label_size) -> (n,) bool against true labels."""
+        if self.classes:
+            return np.asarray(answers.argmax(axis=1) == labels[:, 0].astype(np.int64))
+        return np.asarray((np.abs(answers - labels) <= self.tolerance).all(axis=1))
+
+    def labels_from(self, outputs: np.ndarray) -> np.ndarray:
+        """A model's outputs as labels: (n, outputs) -> (n, label_size) float32."""
+        if self.classes:
+            return outputs.argmax(axis=1, keepdims=True).astype(np.float32)
+        return outputs.astype(np.float32)
+
+
+def _problem(task: Task) -> str | None:
+    """The first thing wrong with a task's fields, for a person; None when all is well."""
+    if not NAME.fullmatch(task.name):
+        return "name must be lower-case letters, digits, - or _, and start with a letter"
+    if bool(task.classes) == bool(task.targets):
+        return "give either classes=(...) or targets=(...)"
+    if task.classes and len(task.classes) < 2:
+        return "classes needs at least two names"
+    if not task.channels or len(set(task.channels)) != len(task.channels):
+        return "channels must be names without a repetition"
+    if task.segment.samples < 1 or not 1 <= task.segment.hop <= task.segment.samples:
+        return "segment needs samples >= 1 and 1 <= hop <= samples"
+    positive = {"rate_hz": task.rate_hz, "window_s": task.window_s, "version": task.version}
+    for name, value in positive.items():
+        if not value > 0:
+            return f"{name} must be above 0, not {value}"
+    if task.lateness_s < 0 or task.idle_close_s <= 0:
+        return "lateness_s must be at least 0 and idle_close_s above 0"
+    if task.upload not in ("segment", "prediction"):
+        return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
+    for name in ("build_model", "readings", "devices"):
+        if not callable(getattr(task, name)):
+            return f"{name} must be a function"
+    return None
+
+
+def load_task(reference: str) -> Task:
+    """Import the task named by `path/to/file.py:attribute` or `package.module:attribute`.
+
+    Raises TaskError that says what is wrong with the reference, the file or the attribute.
+    """
+    location, colon, attribute = reference.rpartition(":")
+    if not colon or not location or not attribute:
+        raise TaskError(f"task {reference!r}: write it as path/to/file.py:task")
+    module = _import(location, reference)
+    try:
+        task = getattr(module, attribute)
+    except AttributeError:
+        raise TaskError(f"task {reference!r}: {location} has no attribute {attribute!r}") from None
+    if not isinstance(task, Task):
+        kind = type(task).__name__
+        raise TaskError(f"task {reference!r}: {attribute} is a {kind}, not a Task")
+    return task
+
+
+def _import(location: str, reference: str) -> object:
+    path = Path(location)
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(location)
+        if not path.is_file():
+            raise TaskError(f"task {reference!r}: there is no file {path}")
+        name = f"tidewheel_task_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise TaskError(f"task {reference!r}: {path} cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # before it runs: dataclasses and pickles look their module up
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+    except TaskError:
+        raise
+    except Exception as exc:
+        text = f"{type(exc).__name__}: {exc}"
+        raise TaskError(f"task {reference!r}: importing {location} failed: {text}") from exc
+
+
+def check_model(task: Task) -> None:
+    """Build the task's models and run each once; TaskError names a wrong shape. Needs torch."""
+    import torch
+
+    channels, samples = task.segment_shape
+    probes = [("build_model", task.build_model, (2, channels, samples), (2, task.outputs))]
+    if task.build_teacher is not None:
+        window = (2, 3, channels, samples)
+        probes.append(("build_teacher", task.build_teacher, window, (2, 3, task.outputs)))
+    for name, build, given, expected in probes:
+        try:
+            with torch.no_grad():
+                model = build().eval()
+                inputs = [torch.zeros(given)]
+                if name == "build_teacher":
+                    inputs.append(torch.ones(given[:2], dtype=torch.bool))
+                shape = tuple(model(*inputs).shape)
+        except Exception as exc:
+            text = f"{type(exc).__name__}: {exc}".splitlines()[0]
+            raise TaskError(f"task {task.name!r}: {name} fails on a {given} input: {text}") from exc
+        if shape != expected:
+            raise TaskError(
+                f"task {task.name!r}: {name} gives {shape} for a {given} input; it must give {expected}"
+            )
+
+
+def segments_of(
+    readings: Iterable[Reading], task: Task, *, skip: Callable[[str, int], None] | None = None
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
+    """Cut readings into segments.
+
+    Yields (first time, last time, segment (channels, samples) float32, label (label_size,) or None).
+    A segment never spans a gap of more than two sample periods or a step back in time, and readings
+    with a wrong number of values or a value that is not finite break it the same way;
+    `skip(reason, time_us)` is told each time.
+    """
+    channels, samples = task.segment_shape
+    hop, period_us = task.segment.hop, 1e6 / task.rate_hz
+    values = np.empty((samples, channels), dtype=np.float32)
+    times: list[int] = []
+    labels: list[float | Sequence[float] | None] = []
+    for reading in readings:
+        broken = _fault(reading, times, period_us, channels)
+        if broken:
+            if skip is not None and times:
+                skip(broken, reading.time_us)
+            times.clear()
+            labels.clear()
+            if broken not in ("gap", "backwards"):
+                continue
+        values[len(times)] = reading.values
+        times.append(reading.time_us)
+        labels.append(reading.label)
+        if len(times) == samples:
+            label = _segment_label(labels, task)
+            yield times[0], times[-1], np.ascontiguousarray(values.T), label
+            values[: samples - hop] = values[hop:].copy()
+            del times[:hop], labels[:hop]
+
+
+def _fault(reading: Reading, times: list[int], period_us: float, channels: int) -> str | None:
+    if len(reading.values) != channels:
+        return "width"
+    if not np.isfinite(reading.values).all():
+        return "not-finite"
+    if times and reading.time_us <= times[-1]:
+        return "backwards"
+    if times and reading.time_us - times[-1] > 2.5 * period_us:
+        return "gap"
+    return None
+
+
+def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> np.ndarray | None:
+    known = [label for label in labels if label is not None]
+    if len(known) < task.segment.label_share * len(labels):
+        return None
+    if task.targets:
+        rows = np.asarray(known, dtype=np.float32).reshape(len(known), task.label_size)
+        return np.asarray(rows[-1])
+    found, counts = np.unique(np.asarray(known, dtype=np.float32), return_counts=True)
+    best = int(counts.argmax())
+    if counts[best] < task.segment.label_share * len(labels):
+        return None
+    return np.asarray([found[best]], dtype=np.float32)

