@@ -55,7 +55,19 @@ class WorkReply(Document):
     error: str | None = None
 
 
-def call(path: Path, request: WorkRequest, body: bytes, timeout_s: float) -> tuple[WorkReply, bytes]:
+class Job(Document):
+    """From the agent to its trainer: a request with where the device's rows are, and which
+    file, once it exists, stops the training."""
+
+    device: str
+    request: WorkRequest
+    samples: str
+    stop: str
+
+
+def call(
+    path: Path, request: WorkRequest, body: bytes, timeout_s: float
+) -> tuple[WorkReply, bytes]:
     """Send a request to the agent that listens at `path`; Retryable when none answers in time."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:

@@ -48,7 +48,7 @@ class IntervalSet:
         last = first if last is None else last
         if first < 0 or last < first:
             raise ValueError(f"not an interval of sequence numbers: [{first}, {last}]")
-        # i: first interval that ends at first-1 or later, j: one past the last that starts by last+1
+        # i: the first interval that touches first..last, j: one past the last that does
         i = bisect_right(self._firsts, first)
         if i and self._lasts[i - 1] >= first - 1:
             i -= 1

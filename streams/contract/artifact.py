@@ -81,7 +81,7 @@ def model_name(number: int, digest: str) -> str:
 
 
 def pack(manifest: Manifest, files: Mapping[str, bytes], key: Ed25519PrivateKey) -> bytes:
-    """Sign and lay out an artifact; `manifest.files` and `.key` are filled in from `files` and `key`."""
+    """Sign and lay out an artifact; the manifest's `files` and `key` are filled in here."""
     entries = [
         FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()

@@ -80,7 +80,7 @@ class Sender(Protocol):
         headers: Headers,
         done: Callable[[Exception | None], None],
     ) -> None:
-        """Hand over a message; `done` is called once from another thread when it is safe or lost."""
+        """Hand over a message; `done` is called once, by another thread, with None or an error."""
         ...
 
     def close(self, timeout_s: float) -> None: ...
@@ -150,13 +150,15 @@ class Producer:
 
 
 class Reader:
-    """Follows all partitions of some topics from their beginning or end, outside any group."""
+    """Follows some topics from their beginning or end, outside any group: all partitions, or with
+    `key` those where the default partitioner puts that key."""
 
     def __init__(
         self,
         settings: BrokerSettings,
         topics: Sequence[str],
         *,
+        key: str | None = None,
         from_beginning: bool = True,
         timeout_s: float = 10.0,
     ) -> None:
@@ -175,12 +177,14 @@ class Reader:
         except kafka_errors.KafkaError as exc:
             raise unavailable(settings, exc) from exc
         try:
-            self._assign(topics, from_beginning, time.monotonic() + timeout_s)
+            self._assign(topics, key, from_beginning, time.monotonic() + timeout_s)
         except BaseException:
             self._consumer.close(timeout_ms=500)
             raise
 
-    def _assign(self, topics: Sequence[str], from_beginning: bool, deadline: float) -> None:
+    def _assign(
+        self, topics: Sequence[str], key: str | None, from_beginning: bool, deadline: float
+    ) -> None:
         found: list[TopicPartition] = []
         for topic in topics:
             while not (partitions := self._partitions(topic)):
@@ -190,7 +194,10 @@ class Reader:
                         "start `tidewheel worker` or `tidewheel up`, which create it"
                     )
                 time.sleep(0.1)
-            found += [TopicPartition(topic, p) for p in sorted(partitions)]
+            wanted = sorted(partitions)
+            if key is not None:
+                wanted = [partition_of(key, len(wanted))]
+            found += [TopicPartition(topic, p) for p in wanted]
         try:
             self._consumer.assign(found)
             if from_beginning:
@@ -284,7 +291,8 @@ def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
         missing = set(wanted) - set(admin.list_topics())
         for name in sorted(missing):
             _create(admin, wanted[name])
-        for described in admin.describe_topics(sorted(set(wanted) - missing)):
+        there = sorted(set(wanted) - missing)
+        for described in admin.describe_topics(there) if there else []:
             have, want = len(described["partitions"]), wanted[described["name"]].partitions
             if have != want:
                 raise UsageError(

@@ -4,6 +4,14 @@ import os
 from pathlib import Path
 
 
+def cache_folder() -> Path:
+    """Where data sets and trained first models are kept: TIDEWHEEL_CACHE or the user's cache."""
+    named = os.environ.get("TIDEWHEEL_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidewheel"
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a folder durable: a created, renamed or removed file stays so."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -5,6 +5,7 @@ process survives a newer one.
 """
 
 import hashlib
+import math
 from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -55,7 +56,7 @@ class Release(Document):
     announced_us: int = 0
 
     def offered_to(self, device: str) -> bool:
-        """Whether `device` is in the share: stable by hash, so a growing share only adds devices."""
+        """Whether `device` is in the share; stable by hash: a growing share only adds devices."""
         digest = hashlib.sha256(f"{self.task}/{device}".encode()).digest()
         return int.from_bytes(digest[:4]) < self.share * 2**32
 
@@ -102,10 +103,11 @@ class DeviceState(Document):
 
 
 class ModelWindow(Document):
-    """One model version's share of a window."""
+    """One model version's share of a window; `compared` events have a teacher's answer."""
 
     events: int
     agreeing: int
+    compared: int = 0
     labelled: int = 0
     correct: int = 0
     teacher_correct: int = 0
@@ -125,7 +127,9 @@ class WindowReport(Document):
 
     @property
     def agreement(self) -> float:
-        return sum(m.agreeing for m in self.models.values()) / max(self.events, 1)
+        """The share of answers that agree with the teacher; NaN where it scored none of them."""
+        compared = sum(m.compared for m in self.models.values())
+        return sum(m.agreeing for m in self.models.values()) / compared if compared else math.nan
 
 
 RoundKind = Literal[

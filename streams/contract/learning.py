@@ -27,7 +27,7 @@ class Fit:
 
 
 def loss_per_row(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """(n, outputs), (n, label_size) -> (n,): cross-entropy for classes, squared error for targets."""
+    """(n, outputs), (n, label_size) -> (n,): cross-entropy, or squared error for targets."""
     if task.classes:
         return F.cross_entropy(outputs, labels[:, 0].long(), reduction="none")
     return F.mse_loss(outputs, labels, reduction="none").mean(dim=1)
@@ -66,7 +66,7 @@ def fit(
     step, last = 0, math.nan
     for _ in range(epochs):
         order = torch.randperm(rows, generator=generator)
-        for batch in order.split(batch_size):
+        for batch in torch.split(order, batch_size):
             if should_stop():
                 return Fit(step, last, stopped=True)
             if optimizer == "adamw":
@@ -101,7 +101,7 @@ def segment_loss(
     w = torch.ones(len(x)) if weights is None else torch.from_numpy(weights.astype(np.float32))
 
     def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
-        batch = x[rows]  # (batch, channels, samples)
+        batch: Tensor = x[rows]  # (batch, channels, samples)
         if task.augment is not None:
             batch = task.augment(batch, generator)
         losses = loss_per_row(task, model(batch), y[rows])  # (batch,)
@@ -124,7 +124,7 @@ def window_loss(
         batch, inside = x[rows], m[rows]
         if task.augment is not None:
             batch = task.augment(batch.flatten(0, 1), generator).view_as(batch)
-        outputs = model(batch, inside)  # (batch, segments, outputs)
+        outputs: Tensor = model(batch, inside)  # (batch, segments, outputs)
         known = inside & ~y[rows].isnan().any(dim=2)
         if not known.any():
             return outputs.sum() * 0.0
@@ -137,7 +137,7 @@ def window_loss(
 def predict(model: nn.Module, segments: np.ndarray, batch_size: int = 1024) -> np.ndarray:
     """(n, channels, samples) -> (n, outputs) float32, in evaluation mode."""
     model.eval()
-    parts = [model(part).numpy() for part in torch.from_numpy(segments).split(batch_size)]
+    parts = [model(part).numpy() for part in torch.split(torch.from_numpy(segments), batch_size)]
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
@@ -164,8 +164,8 @@ def build_teacher(task: Task) -> nn.Module:
 def to_safetensors(state: Mapping[str, Tensor | np.ndarray]) -> bytes:
     """A state dict as safetensors bytes, keys in the state dict's order."""
     arrays = {
-        name: np.ascontiguousarray(
-            value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        name: np.asarray(
+            value.detach().cpu().numpy() if isinstance(value, Tensor) else value, order="C"
         )
         for name, value in state.items()
     }

@@ -79,11 +79,13 @@ def event_schema(task: Task) -> pa.Schema:
     )
 
 
-def score_schema(task: Task) -> pa.Schema:
+def score_schema() -> pa.Schema:
     """Columns of one scored event, the same on `scores` and in the store.
 
     `window` is the window's start; `revision` counts the reports of that window; `commit` is the
-    number of the store's commit for the Kafka partition that the event came from.
+    number of the store's commit for the Kafka partition that the event came from. Where the task
+    uploads predictions only there is nothing to score: `teacher` is empty, `teacher_model` is ""
+    and `agrees` is null.
     """
     return pa.schema(
         [
@@ -98,7 +100,7 @@ def score_schema(task: Task) -> pa.Schema:
             pa.field("teacher_model", pa.string(), nullable=False),
             pa.field("teacher", pa.list_(pa.float32()), nullable=False),
             pa.field("label", pa.list_(pa.float32())),
-            pa.field("agrees", pa.bool_(), nullable=False),
+            pa.field("agrees", pa.bool_()),
             pa.field("correct", pa.bool_()),
             pa.field("partition", pa.int32(), nullable=False),
             pa.field("commit", pa.int64(), nullable=False),
@@ -232,12 +234,12 @@ def _number(fields: Mapping[str, bytes], name: str) -> int:
 
 def float_rows(column: pa.Array, width: int) -> np.ndarray:
     """A list column without nulls as (rows, width) float32, without a copy where possible."""
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), width)
 
 
 def times_us(column: pa.Array) -> np.ndarray:
     """A timestamp column as int64 microseconds."""
-    return column.cast(pa.int64()).to_numpy()
+    return np.asarray(column.cast(pa.int64()).to_numpy())
 
 
 def event_rows(

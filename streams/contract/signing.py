@@ -5,7 +5,6 @@ named by the first 16 hex digits of the SHA-256 of its 32 raw public bytes.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -45,7 +44,7 @@ def create_key(path: Path) -> Ed25519PrivateKey:
 def load_private_key(path: Path) -> Ed25519PrivateKey:
     """Read the signing key at `path`; a key that others can read is refused."""
     try:
-        if os.stat(path).st_mode & 0o077:
+        if path.stat().st_mode & 0o077:
             raise UsageError(f"signing key {path} can be read by others: chmod 600 it")
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:

@@ -1,8 +1,8 @@
 """A task: all that a user says about what a fleet learns, in one Python file.
 
-The file is named on every command line as `path/to/file.py:attribute` (or `package.module:attribute`)
-and is imported by every process. Devices import it without torch, so `import torch` belongs inside
-`build_model` and `build_teacher`.
+The file is named on every command line as `path/to/file.py:attribute`, or as
+`package.module:attribute`, and is imported by every process. Devices import
+it without torch, so `import torch` belongs inside `build_model` and `build_teacher`.
 """
 
 import hashlib
@@ -74,7 +74,9 @@ class Training:
     epochs: int = 3
     batch_size: int = 32
     central_epochs: int = 20
-    teacher_epochs: int = 30
+    central_learning_rate: float = 2e-3
+    teacher_epochs: int = 20
+    teacher_learning_rate: float = 3e-3
     label_share: float = 0.1  # of a replay's true labels, those the device is told
     rounds: int = 3
     minimum_samples: int = 32
@@ -152,8 +154,8 @@ class Task:
     def labels_from(self, outputs: np.ndarray) -> np.ndarray:
         """A model's outputs as labels: (n, outputs) -> (n, label_size) float32."""
         if self.classes:
-            return outputs.argmax(axis=1, keepdims=True).astype(np.float32)
-        return outputs.astype(np.float32)
+            return np.asarray(outputs.argmax(axis=1, keepdims=True), dtype=np.float32)
+        return np.asarray(outputs, dtype=np.float32)
 
 
 def _problem(task: Task) -> str | None:
@@ -234,7 +236,9 @@ def check_model(task: Task) -> None:
     import torch
 
     channels, samples = task.segment_shape
-    probes = [("build_model", task.build_model, (2, channels, samples), (2, task.outputs))]
+    probes: list[tuple[str, Callable[[], torch.nn.Module], tuple[int, ...], tuple[int, ...]]] = [
+        ("build_model", task.build_model, (2, channels, samples), (2, task.outputs))
+    ]
     if task.build_teacher is not None:
         window = (2, 3, channels, samples)
         probes.append(("build_teacher", task.build_teacher, window, (2, 3, task.outputs)))
@@ -251,7 +255,8 @@ def check_model(task: Task) -> None:
             raise TaskError(f"task {task.name!r}: {name} fails on a {given} input: {text}") from exc
         if shape != expected:
             raise TaskError(
-                f"task {task.name!r}: {name} gives {shape} for a {given} input; it must give {expected}"
+                f"task {task.name!r}: {name} gives {shape} for a {given} input; "
+                f"it must give {expected}"
             )
 
 
@@ -260,7 +265,8 @@ def segments_of(
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
     """Cut readings into segments.
 
-    Yields (first time, last time, segment (channels, samples) float32, label (label_size,) or None).
+    Yields first time, last time, segment (channels, samples) float32, and label (label_size,) or
+    None.
     A segment never spans a gap of more than two sample periods or a step back in time, and readings
     with a wrong number of values or a value that is not finite break it the same way;
     `skip(reason, time_us)` is told each time.

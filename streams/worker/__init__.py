@@ -1,0 +1,1 @@
+"""The Faust worker: closes event-time windows, scores them, and writes the store."""

@@ -1,0 +1,371 @@
+"""The `tidewheel` command line.
+
+Each command imports its own part only: a device has no faust, a server no onnxruntime. Settings are
+read here, once, and passed down. An error that we raise on purpose is one line on stderr; its exit
+code is 2 for a wrong call and 1 for a failure.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from compose.layout import Layout
+from compose.options import UpOptions
+from streams.contract.bus import BrokerSettings
+from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.task import load_task
+
+app = typer.Typer(
+    name="tidewheel",
+    help="A fleet of devices that infer on their own streams and learn in federated rounds; "
+    "Kafka carries their events, Faust scores them, the checked and signed model comes back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="TASK", help="The task: path/to/file.py:task or module:task.")
+]
+State = Annotated[Path, typer.Option("--state", help="The state folder.", envvar="TIDEWHEEL_STATE")]
+Kafka = Annotated[
+    str | None,
+    typer.Option(
+        "--kafka",
+        metavar="HOST:PORT",
+        help="A Kafka cluster; also TIDEWHEEL_KAFKA. For TLS and SASL set "
+        "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL, _SASL_MECHANISM, _USERNAME, _PASSWORD, _CAFILE, "
+        "_CERTFILE and _KEYFILE.",
+    ),
+]
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option("--trust", help="A public key to trust; default: <state>/keys/signing.pub."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_STATE = Path(".tidewheel")
+
+
+@app.command()
+def up(
+    task: TaskArgument,
+    devices: Annotated[int, typer.Option(help="How many devices of the task's fleet.")] = 6,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    speed: Annotated[
+        float, typer.Option(help="Replay speed: 1 is real time, 0 as fast as it goes.")
+    ] = 20.0,
+    workers: Annotated[int, typer.Option(min=1, help="How many scoring workers.")] = 1,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")] = 4,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes; default: at Ctrl-C.")
+    ] = None,
+    until_closed: Annotated[
+        bool,
+        typer.Option(
+            "--until-closed",
+            help="Stop once every device has answered with a model that the fleet has learned.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which --until-closed fails.")
+    ] = 600.0,
+    json: AsJson = False,
+) -> None:
+    """Run everything on this machine: broker, worker, devices, Flower, controller.
+
+    Restarts what dies; Ctrl-C drains the devices, prints the account and takes all processes down.
+    Exits 1 when the account of events does not add up.
+    """
+    from compose.up import Up
+
+    options = UpOptions(
+        task_ref=task,
+        devices=devices,
+        state=state,
+        kafka=kafka,
+        speed=speed,
+        workers=workers,
+        partitions=partitions,
+        rounds=rounds,
+        minutes=minutes,
+        until_closed=until_closed,
+        timeout_s=timeout,
+        json=json,
+    )
+    raise typer.Exit(Up(options, _console(stderr=json)).run())
+
+
+@app.command()
+def edge(
+    task: TaskArgument,
+    device: Annotated[str, typer.Option(help="The device's name.")],
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="An artifact for a device that has none; default: the registry's."),
+    ] = None,
+    trust: Trust = None,
+    speed: Annotated[
+        float, typer.Option(help="Replay speed: 1 is real time, 0 as fast as it goes.")
+    ] = 1.0,
+    passes: Annotated[
+        int | None, typer.Option(min=1, help="Passes through the data; default: endless.")
+    ] = None,
+    drain: Annotated[
+        float, typer.Option(help="Seconds to send what is pending at the end.")
+    ] = 10.0,
+) -> None:
+    """Run one device: infer, keep events in the spool, forward them, follow releases.
+
+    Works without a broker in reach. SIGTERM or Ctrl-C drains it.
+    """
+    from edge_client.agent import run
+    from edge_client.settings import EdgeSettings
+
+    layout = Layout(state)
+    _log()
+    run(
+        EdgeSettings(
+            task_ref=task,
+            device=_device_name(device),
+            folder=layout.device(device),
+            broker=_broker(kafka),
+            trusted=_trusted(layout, trust),
+            model=model or _served_model(layout),
+            speed=speed,
+            passes=passes,
+            drain_s=drain,
+        )
+    )
+
+
+@app.command()
+def worker(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    instance: Annotated[
+        str, typer.Option(help="This worker's stable name within its group.")
+    ] = "worker",
+    store: Annotated[
+        Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="The teacher; default: <state>/registry/teacher.twa.")
+    ] = None,
+    trust: Trust = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")] = 4,
+) -> None:
+    """Run a scoring worker: close event-time windows and score them with the teacher.
+
+    Workers of one task share its partitions. SIGTERM or Ctrl-C ends it between two commits.
+    """
+    from streams.worker.app import run
+    from streams.worker.settings import WorkerSettings
+
+    layout = Layout(state)
+    _log()
+    run(
+        WorkerSettings(
+            task=task,
+            broker=_broker(kafka),
+            store=store or layout.store,
+            teacher=teacher or layout.registry / "teacher.twa",
+            trusted=_trusted(layout, trust),
+            instance=instance,
+            partitions=partitions,
+        )
+    )
+
+
+@app.command()
+def controller(
+    task: TaskArgument,
+    superlink: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The SuperLink.")
+    ] = "127.0.0.1:8000",
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of a run; default: the task's.")
+    ] = None,
+    min_devices: Annotated[int, typer.Option(help="Devices that a run needs.")] = 2,
+    min_events: Annotated[int, typer.Option(help="Scored events before a run.")] = 200,
+    min_interval: Annotated[float, typer.Option(help="Seconds between two runs.")] = 60.0,
+    new_labels: Annotated[
+        int | None, typer.Option(help="New true labels that start a run; default: never.")
+    ] = None,
+    schedule: Annotated[
+        float | None, typer.Option(help="Seconds after which a run starts anyway.")
+    ] = None,
+    max_runs: Annotated[int | None, typer.Option(help="Runs at the most.")] = None,
+) -> None:
+    """Decide when the fleet learns: start a federated run when the windows say so.
+
+    Announces the model that the registry serves. Ctrl-C ends it; a run goes on by itself.
+    """
+    from compose import flower
+    from federation.controller import ControllerSettings, run
+
+    layout = Layout(state)
+    host, _, port = superlink.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"--superlink {superlink}: write it as HOST:PORT")
+    broker = _broker(kafka)
+    config: dict[str, Any] = {
+        "task": task,
+        "state": str(state.resolve()),
+        "kafka": broker.bootstrap,
+        "minimum-nodes": min_devices,
+    }
+    if rounds is not None:
+        config["rounds"] = rounds
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _log()
+    run(
+        ControllerSettings(
+            task_ref=task,
+            broker=broker,
+            state=state,
+            registry=layout.registry,
+            public_keys=_trusted(layout, None),
+            submission=flower.submission(state, int(port), config),
+            min_events=min_events,
+            min_devices=min_devices,
+            min_interval_s=min_interval,
+            new_labels=new_labels,
+            schedule_s=schedule,
+            max_runs=max_runs,
+        ),
+        stop,
+    )
+
+
+@app.command()
+def status(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    json: AsJson = False,
+) -> None:
+    """Show the fleet as its topics tell it: devices, agreement, rounds, the release."""
+    from compose.status import print_status, read_view
+
+    name = load_task(task).name
+    view = read_view(_broker_of(state, kafka), name)
+    print_status(view, _console(), as_json=json)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over `scores` and `drops`.")],
+    state: State = DEFAULT_STATE,
+    store: Annotated[
+        Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Query the store with DuckDB. Tables: `scores` (one row an event) and `drops`."""
+    import duckdb
+
+    from compose.query import print_result
+    from streams.worker.query import open_store
+
+    connection = open_store(store or Layout(state).store)
+    try:
+        result = connection.sql(sql)
+        if result is not None:
+            print_result(result.columns, result.fetchall(), _console(), as_json=json)
+    except duckdb.Error as exc:
+        raise UsageError(f"the query fails: {str(exc).splitlines()[0]}") from exc
+    finally:
+        connection.close()
+
+
+def _device_name(name: str) -> str:
+    from streams.contract.task import DEVICE_NAME
+
+    if not DEVICE_NAME.fullmatch(name):
+        raise UsageError(f"--device {name!r}: letters, digits, '.', '_' and '-' only, at most 63")
+    return name
+
+
+def _broker(kafka: str | None) -> BrokerSettings:
+    """The cluster's settings from the environment, at `kafka` where that is given."""
+    try:
+        settings = BrokerSettings()  # type: ignore[call-arg]  # pydantic fills it from the alias
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
+    return settings.model_copy(update={"bootstrap": kafka}) if kafka else settings
+
+
+def _broker_of(state: Path, kafka: str | None) -> BrokerSettings:
+    """As _broker, but with the state folder's own broker where nothing else is named."""
+    import json as json_module
+
+    ports = state / "broker" / "ports.json"
+    if kafka is None and "TIDEWHEEL_KAFKA" not in os.environ and ports.exists():
+        kafka = f"127.0.0.1:{json_module.loads(ports.read_bytes())['broker']}"
+    return _broker(kafka)
+
+
+def _trusted(layout: Layout, given: list[Path] | None) -> tuple[Path, ...]:
+    return tuple(given) if given else (layout.public_key,)
+
+
+def _served_model(layout: Layout) -> Path | None:
+    """The artifact that the registry beside this device serves, where there is one."""
+    import json as json_module
+
+    try:
+        model = json_module.loads((layout.registry / "serving.json").read_bytes())["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    path = layout.registry / "models" / f"{model}.twa"
+    return path if path.exists() else None
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """The terminal's width, or enough for our tables where there is none."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=140)
+
+
+def _log() -> None:
+    logging.basicConfig(
+        level=os.environ.get("TIDEWHEEL_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+def main() -> None:
+    """The command `tidewheel`."""
+    try:
+        app()
+    except TidewheelError as exc:
+        print(f"tidewheel: {exc}", file=sys.stderr)  # noqa: T201
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""What `tidewheel up` is asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """`speed` paces the replay (1 is real time). It ends after `minutes`, or once the loop has
+    closed when `until_closed`, failing after `timeout_s`; with neither, at Ctrl-C."""
+
+    task_ref: str
+    devices: int
+    state: Path
+    kafka: str | None = None
+    speed: float = 20.0
+    workers: int = 1
+    partitions: int = 4
+    rounds: int | None = None
+    minutes: float | None = None
+    until_closed: bool = False
+    timeout_s: float = 600.0
+    json: bool = False

@@ -1,0 +1,372 @@
+"""`tidewheel up`: everything on one machine, in one terminal, until one Ctrl-C.
+
+1 hold the state folder, choose the broker, start it and the SuperLink
+2 make the first model and the teacher (cached), sign and keep them
+3 create the topics; start worker, devices, SuperExec, SuperNodes and the controller
+4 watch: restart what dies, show progress, until told or until the loop has closed
+5 drain: devices send what they have, the worker scores it
+6 take everything down; say what was measured, and whether the account adds up
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from compose import broker, flower
+from compose.broker import BrokerChoice, Launch
+from compose.follower import Follower
+from compose.layout import Layout
+from compose.options import UpOptions
+from compose.screen import Screen
+from compose.summary import ServerCounts, Summary, render, summarize
+from compose.supervisor import Supervisor
+from compose.view import View, model_number
+from edge_client.service import socket_path
+from federation.pilot import PilotReport, prepare
+from federation.registry import Registry
+from streams.contract.bus import ensure_topics, probe
+from streams.contract.disk import cache_folder, write_atomic
+from streams.contract.errors import ProcessFailed, UsageError
+from streams.contract.signing import create_key
+from streams.contract.task import Task, check_model, load_task
+from streams.contract.topics import topic_specs
+from streams.worker.query import server_account
+
+READY_S = 60.0
+TICK_S = 0.25
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM while something is being waited for."""
+
+
+class Up:
+    """One run of the launcher."""
+
+    def __init__(self, options: UpOptions, console: Console) -> None:
+        self._options = options
+        self._reference = absolute_reference(options.task_ref)
+        self._task = load_task(self._reference)
+        self._layout = Layout(options.state)
+        self._devices = chosen_devices(self._task, options.devices)
+        self._supervisor = Supervisor(self._layout.logs)
+        self._screen = Screen(console, self._devices)
+        self._console = console
+        self._stop = threading.Event()
+        self._patient = False  # a signal sets the flag instead of breaking off
+        self._phases: dict[str, float] = {}
+        self._began_us = time.time_ns() // 1000
+
+    def run(self) -> int:
+        """The six steps; the exit code."""
+        check_model(self._task)
+        with self._layout.lock(), self._signals():
+            follower: Follower | None = None
+            try:
+                with self._phase("first model"):
+                    choice, port = self._start_servers()
+                    self._make_models()
+                with self._phase("start"):
+                    self._start_fleet(choice, port)
+                    follower = Follower(choice.settings, self._task.name)
+                    follower.start()
+                closed = self._watch(follower)
+                with self._phase("drain"):
+                    self._drain(follower)
+                return self._report(follower, closed)
+            except Interrupted:
+                self._screen.say("stopped before the fleet had started")
+                return 130
+            finally:
+                self._patient = True
+                if follower is not None:
+                    follower.stop()
+                self._supervisor.stop_all()
+
+    # --- 1, 2: servers and models ---------------------------------------------------------------
+
+    def _start_servers(self) -> tuple[BrokerChoice, int]:
+        choice = broker.choose(self._options.state, self._options.kafka, os.environ)
+        self._screen.say(f"broker    {choice.why}")
+        if choice.kind != "external":
+            self._supervisor.start("broker", broker.command(choice, self._options.state), 20.0)
+        [port] = flower.free_ports(1)
+        self._supervisor.start("superlink", flower.superlink(self._options.state, port))
+        self._choice = choice
+        return choice, port
+
+    def _make_models(self) -> None:
+        key = create_key(self._layout.signing_key)
+        registry = self._registry(key.public_key())
+        report = prepare(
+            self._reference,
+            self._task,
+            registry,
+            key,
+            cache_folder(),
+            progress=lambda text: self._screen.say(f"model     {text}"),
+        )
+        serving = registry.serving()
+        if report is not None:
+            for line in model_lines(report):
+                self._screen.say(line)
+        elif serving is not None:
+            self._screen.say(f"model     {serving.model} from {self._layout.registry}")
+
+    def _registry(self, *keys: object) -> Registry:
+        return Registry(self._layout.registry, self._task.name, self._task.version, keys)  # type: ignore[arg-type]
+
+    # --- 3: the fleet ---------------------------------------------------------------------------
+
+    def _start_fleet(self, choice: BrokerChoice, port: int) -> None:
+        self._await(lambda: probe(choice.settings, 1.0), "broker", f"Kafka at {self._bootstrap}")
+        ensure_topics(choice.settings, topic_specs(self._task.name, self._options.partitions))
+        for i in range(self._options.workers):
+            name = f"worker-{i}" if self._options.workers > 1 else "worker"
+            self._supervisor.start(name, self._worker(name), stop_s=20.0)
+        for device in self._devices:
+            self._supervisor.start(f"edge-{device}", self._edge(device), stop_s=25.0)
+        self._await(lambda: flower.is_ready(port), "superlink", f"the SuperLink on port {port}")
+        environment = {"TIDEWHEEL_KAFKA": self._bootstrap}
+        launch = flower.superexec(self._options.state, port, environment)
+        self._supervisor.start("superexec", launch)
+        for device, own in zip(self._devices, flower.free_ports(len(self._devices)), strict=True):
+            agent = socket_path(self._layout.device(device))
+            launch = flower.supernode(self._options.state, port, device, agent, own)
+            self._supervisor.start(f"supernode-{device}", launch)
+        self._supervisor.start("controller", self._controller(port))
+
+    @property
+    def _bootstrap(self) -> str:
+        return self._choice.settings.bootstrap
+
+    def _command(self, *words: str) -> Launch:
+        argv = [sys.executable, "-m", "compose.cli", *words]
+        environment = {"TIDEWHEEL_KAFKA": self._bootstrap, "PYTHONUNBUFFERED": "1"}
+        return Launch(argv, {**environment, "OMP_NUM_THREADS": "1"})
+
+    def _worker(self, name: str) -> Launch:
+        state = str(self._options.state)
+        words = ["worker", self._reference, "--state", state, "--instance", name]
+        return self._command(*words, "--partitions", str(self._options.partitions))
+
+    def _edge(self, device: str) -> Launch:
+        state, speed = str(self._options.state), str(self._options.speed)
+        words = ["edge", self._reference, "--device", device, "--state", state]
+        return self._command(*words, "--speed", speed)
+
+    def _controller(self, port: int) -> Launch:
+        words = ["controller", self._reference, "--state", str(self._options.state)]
+        words += ["--superlink", f"127.0.0.1:{port}"]
+        words += ["--min-devices", str(min(2, len(self._devices)))]
+        words += ["--min-events", str(first_pass_events(self._task, len(self._devices)))]
+        words += ["--min-interval", "30"]
+        if self._options.rounds is not None:
+            words += ["--rounds", str(self._options.rounds)]
+        return self._command(*words)
+
+    def _await(self, ready: Callable[[], bool], name: str, what: str) -> None:
+        """Probe until ready; ProcessFailed with the process's last line when it is not in time."""
+        deadline = time.monotonic() + READY_S
+        while not ready():
+            if self._stop.is_set():
+                raise Interrupted
+            for text in self._supervisor.check():
+                self._screen.say(text)
+            if time.monotonic() > deadline:
+                words = self._supervisor.last_words(name)
+                raise ProcessFailed(f"{what} does not answer after {READY_S:.0f} s: {words}")
+            time.sleep(0.1)
+
+    # --- 4: watch -------------------------------------------------------------------------------
+
+    def _watch(self, follower: Follower) -> bool:
+        """Show and mend until it is time to end; whether the loop has closed."""
+        o = self._options
+        self._patient = True
+        began = time.monotonic()
+        closed = False
+        self._screen.say(f"fleet     {len(self._devices)} devices; Ctrl-C stops everything")
+        phases = PhaseClock(self._devices, self._began_us)
+        with self._screen as screen:
+            follower.read(screen.skip_news)
+            while not self._stop.wait(TICK_S):
+                for text in self._supervisor.check():
+                    screen.say(text)
+
+                def look(view: View) -> None:
+                    phases.look(view)
+                    screen.show(view, phases.now)
+
+                follower.read(look)
+                elapsed = time.monotonic() - began
+                closed = phases.closed
+                if (o.until_closed and closed) or (o.minutes and elapsed > 60 * o.minutes):
+                    break
+                if o.until_closed and elapsed > o.timeout_s:
+                    screen.say(f"the loop has not closed in {o.timeout_s:.0f} s")
+                    break
+        self._phases |= phases.seconds()
+        return closed
+
+    # --- 5, 6: drain and report -----------------------------------------------------------------
+
+    def _drain(self, follower: Follower) -> None:
+        """End the devices, then wait until the worker has scored what they have sent."""
+        self._screen.say("drain     devices send what they have; the worker scores it")
+        self._supervisor.stop("controller")
+        self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
+        deadline = time.monotonic() + self._task.idle_close_s + 30.0
+        while time.monotonic() < deadline:
+            for text in self._supervisor.check():
+                self._screen.say(text)
+            if self._summary(follower).balanced:
+                return
+            time.sleep(0.5)
+
+    def _summary(self, follower: Follower) -> Summary:
+        server: ServerCounts = {}
+        if self._layout.store.exists():
+            server = server_account(self._layout.store)
+        found: list[Summary] = []
+
+        def look(view: View) -> None:
+            known = {n: s for n, s in view.devices.items() if n in self._devices}
+            mine = replace(view, devices=known)
+            state = self._options.state
+            found.append(summarize(mine, server, self._phases, self._layout.store, state))
+
+        follower.read(look)
+        restarts = {c.name: c.restarts for c in self._supervisor.children.values() if c.restarts}
+        return replace(found[0], restarts=restarts)
+
+    def _report(self, follower: Follower, closed: bool) -> int:
+        summary = self._summary(follower)
+        text = json.dumps({**summary.to_json(), "closed": closed}, indent=1)
+        write_atomic(self._options.state / "summary.json", text.encode())
+        if self._options.json:
+            print(text)  # noqa: T201
+        else:
+            render(summary, self._console)
+        complete = len(summary.devices) == len(self._devices)
+        return (
+            0 if summary.balanced and complete and (closed or not self._options.until_closed) else 1
+        )
+
+    # --- signals and time -----------------------------------------------------------------------
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def handle(_number: int, _frame: object) -> None:
+            self._stop.set()
+            if not self._patient:
+                self._patient = True
+                raise Interrupted
+
+        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._phases[name] = time.monotonic() - began
+
+
+class PhaseClock:
+    """Where the loop is: first answers, rounds, the new version's answers; and when it has closed.
+
+    It has closed when every device serves a version that a federated run made, and has answered as
+    many held-out segments with it as with the version before.
+    """
+
+    def __init__(self, devices: list[str], began_us: int) -> None:
+        self._devices = devices
+        self._began_us = began_us
+        self._at = {"inference": time.monotonic()}
+        self._first: str | None = None
+        self.now = "inference"
+        self.closed = False
+
+    def look(self, view: View) -> None:
+        states = [
+            s
+            for name in self._devices
+            if (s := view.devices.get(name)) and s.time_us >= self._began_us
+        ]
+        if self._first is None and states:
+            self._first = min((s.active for s in states), key=model_number)
+        run = view.current_run
+        if self.now == "inference" and run and run[-1].time_us >= self._began_us:
+            self._enter("federated run")
+        release = view.release
+        if release is None or len(states) < len(self._devices) or release.model == self._first:
+            return
+        if self.now != "new model" and all(s.active == release.model for s in states):
+            self._enter("new model")
+        self.closed = all(
+            s.active == release.model
+            and s.accuracy[release.model].held_out
+            >= max(score.held_out for model, score in s.accuracy.items())
+            for s in states
+            if release.model in s.accuracy
+        ) and all(release.model in s.accuracy for s in states)
+
+    def _enter(self, phase: str) -> None:
+        self.now = phase
+        self._at[phase] = time.monotonic()
+
+    def seconds(self) -> dict[str, float]:
+        names = list(self._at)
+        ends = [*(self._at[n] for n in names[1:]), time.monotonic()]
+        return {name: end - self._at[name] for name, end in zip(names, ends, strict=True)}
+
+
+def absolute_reference(reference: str) -> str:
+    """The same task named so that processes in other folders find it."""
+    location, colon, attribute = reference.rpartition(":")
+    path = Path(location)
+    return f"{path.resolve()}:{attribute}" if colon and path.suffix == ".py" else reference
+
+
+def chosen_devices(task: Task, count: int) -> list[str]:
+    """The first `count` devices of the task's fleet."""
+    fleet = task.device_names("fleet")
+    if not 1 <= count <= len(fleet):
+        raise UsageError(
+            f"--devices {count}: task {task.name!r} has 1 to {len(fleet)} in its fleet"
+        )
+    return fleet[:count]
+
+
+def first_pass_events(task: Task, devices: int) -> int:
+    """How many scored events a run should wait for: 18 windows of every device, so that each has
+    labels to learn from and evidence of how far to trust the teacher."""
+    per_window = task.window_s * task.rate_hz / task.segment.hop
+    return max(50, int(18 * per_window * devices))
+
+
+def model_lines(report: PilotReport) -> list[str]:
+    """What the set-up made, for a person."""
+    how = "from the cache" if report.cached else "trained"
+    lines = [
+        f"model     {report.model} and the teacher {how} in {report.seconds:.1f} s",
+        f"          accuracy on the fleet {report.model_fleet:.3f}, "
+        f"the teacher's {report.teacher_fleet:.3f}",
+        f"          on people held out {report.model_held_out:.3f}, "
+        f"the teacher's {report.teacher_held_out:.3f}",
+    ]
+    return [*lines, f"          warning: {report.warning}"] if report.warning else lines

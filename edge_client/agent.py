@@ -1,0 +1,251 @@
+"""The device's one long-lived process: it answers, and everything else happens beside it.
+
+The main thread cuts segments and infers; per segment it puts one event into the recorder's memory
+and one row into the samples. Threads write the spool, forward it, follow releases and scores, and
+serve training work; the trainer is a child process. No torch here.
+"""
+
+import logging
+import signal
+import threading
+import time
+import zlib
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.downlink import Downlink
+from edge_client.handoff import WorkReply, WorkRequest
+from edge_client.inference import Engine
+from edge_client.recorder import Event, Recorder
+from edge_client.replay import Cut, Replay
+from edge_client.samples import HELD_OUT, Samples, split_of
+from edge_client.scoreboard import Scoreboard
+from edge_client.service import Service, socket_path
+from edge_client.settings import EdgeSettings
+from edge_client.slots import Slots
+from edge_client.spool import Spool, SpoolLimits
+from edge_client.trainer import Trainer
+from edge_client.uplink import Uplink
+from streams.contract.bus import Producer, Sender, probe
+from streams.contract.documents import DeviceState, Release
+from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.signing import load_public_key
+from streams.contract.task import Task, load_task
+
+log = logging.getLogger("tidewheel.edge")
+
+SAVE_S = 5.0
+
+
+class Agent:
+    """One device."""
+
+    def __init__(self, settings: EdgeSettings, task: Task) -> None:
+        self._settings = settings
+        self._task = task
+        self._stop = threading.Event()
+        folder = settings.folder
+        limits = SpoolLimits(total_bytes=settings.spool_bytes)
+        self.spool = Spool(folder / "spool", limits)
+        self.samples = Samples(task, folder / "samples.arrow")
+        self._scoreboard = Scoreboard(folder / "scoreboard.json")
+        self._slots = Slots(folder / "slots", task, [load_public_key(p) for p in settings.trusted])
+        self._engine = self._first_engine()
+        self._latencies: deque[float] = deque(maxlen=1000)
+        self._rate = Rate()
+        self._skipped: dict[str, int] = {}
+        self._phase = "running"
+        self._replay = Replay(
+            task,
+            settings.device,
+            folder,
+            speed=settings.speed,
+            passes=settings.passes,
+            resume_after_us=self.spool.mark,
+            stop=self._stop,
+            skip=self._skip,
+        )
+        self._recorder = Recorder(task, self.spool)
+        self._trainer = Trainer(settings.task_ref, settings.device, folder, self.samples)
+        self._service = Service(socket_path(folder), self._work)
+        self._uplink = Uplink(
+            task, settings.device, self.spool, self._connect, self._reachable, self.state
+        )
+        self._downlink = Downlink(
+            task,
+            settings.device,
+            settings.broker,
+            install=self._install,
+            serving=lambda: self._slots.active,
+            teach=self.samples.teach,
+        )
+
+    def _first_engine(self) -> Engine | None:
+        engine = self._slots.open()
+        if engine is None and self._settings.model is not None:
+            try:
+                engine = self._slots.install(self._settings.model.read_bytes())
+            except (OSError, ArtifactError) as exc:
+                raise UsageError(f"model {self._settings.model}: {exc}") from exc
+        return engine
+
+    def run(self) -> None:
+        """Serve until stop(); then drain for at most `drain_s`."""
+        threads = (self._recorder, self._service, self._uplink, self._downlink)
+        for thread in threads:
+            thread.start()
+        keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        keeper.start()
+        log.info("%s: serving %s", self._settings.device, self._engine and self._engine.model)
+        if self._await_engine():
+            for cut in self._replay:
+                self._answer(cut)
+        self._phase = "idle" if not self._stop.is_set() else "draining"
+        self._stop.wait()
+        self._drain()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _await_engine(self) -> bool:
+        """A device without a model waits for its first release."""
+        while self._engine is None and not self._stop.is_set():
+            self._phase = "waiting for a model"
+            self._stop.wait(0.2)
+        self._phase = "running"
+        return self._engine is not None
+
+    def _answer(self, cut: Cut) -> None:
+        """One segment: infer, hand the event over, remember the sample."""
+        engine = self._engine  # one version for the whole answer
+        assert engine is not None
+        started = time.perf_counter()
+        outputs = engine.run(cut.segment)
+        told = cut.truth if self._told(cut.position_us) else None
+        segment = cut.segment if self._task.upload == "segment" else None
+        self._recorder.put(Event(cut.last_us, engine.model, outputs, told, segment))
+        self._latencies.append(time.perf_counter() - started)
+        split = split_of(self._task, cut.first_us, cut.last_us)
+        self.samples.add(cut.last_us, cut.segment, outputs, split, told)
+        right = None
+        if cut.truth is not None:
+            right = bool(self._task.correct(outputs[None], cut.truth[None])[0])
+        self._scoreboard.count(engine.model, cut.position_us, right, split == HELD_OUT)
+        self._rate.count()
+
+    def _told(self, position_us: int) -> bool:
+        """Whether the device is told this segment's truth: a stable share, like a user's
+        corrections. The rest of a replay's truth is only measured against."""
+        digest = zlib.crc32(f"{self._settings.device}/{position_us}".encode())
+        return digest < self._task.training.label_share * 2**32
+
+    def _skip(self, reason: str, _time_us: int) -> None:
+        self._skipped[reason] = self._skipped.get(reason, 0) + 1
+
+    def _install(self, data: bytes, release: Release) -> None:
+        engine = self._slots.install(data, release.digest)
+        log.info(
+            "%s: serving %s, was %s", self._settings.device, engine.model, self._slots.previous
+        )
+        self._engine = engine
+
+    def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        if (request.task, request.task_version) != (self._task.name, self._task.version):
+            have = f"{self._task.name} version {self._task.version}"
+            return WorkReply(device=self._settings.device, error=f"wrong-task: have {have}"), b""
+        log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
+        return self._trainer.work(request, weights)
+
+    def _connect(self) -> Sender:
+        return Producer(self._settings.broker)
+
+    def _reachable(self) -> bool:
+        return probe(self._settings.broker)
+
+    def _keep(self) -> None:
+        """Write down what may lag a few seconds behind."""
+        while not self._stop.wait(SAVE_S):
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            if self.samples.changed:
+                self.samples.save()
+            self._scoreboard.save()
+        except OSError as exc:
+            log.warning("%s: samples not saved: %s", self._settings.device, exc)
+
+    def _drain(self) -> None:
+        self._phase = "draining"
+        self._trainer.stop()
+        self._service.stop()
+        self._downlink.stop()
+        self._recorder.stop()
+        self._save()
+        self._phase = "stopped"
+        drained = self._uplink.stop(self._settings.drain_s)
+        account = self.spool.account()
+        left = "" if drained else f"; {account.pending} events stay in the spool"
+        log.info("%s: stopped, %d events produced%s", self._settings.device, account.produced, left)
+
+    def state(self) -> DeviceState:
+        """What the device says of itself on `fleet`."""
+        account = self.spool.account()
+        count, true, taught = self.samples.counts()
+        latencies = np.array(self._latencies or [0.0]) * 1e6
+        return DeviceState(
+            device=self._settings.device,
+            task=self._task.name,
+            time_us=time.time_ns() // 1000,
+            epoch=self.spool.epoch,
+            active=self._slots.active or "",
+            previous=self._slots.previous,
+            produced=account.produced,
+            delivered=account.delivered,
+            dropped=account.dropped,
+            pending=account.pending,
+            skipped=dict(self._skipped),
+            samples=count,
+            true_labels=true,
+            teacher_labels=taught,
+            teacher_trust=self.samples.trust(),
+            accuracy=self._scoreboard.scores(),
+            phase="training" if self._trainer.busy else self._phase,
+            replayed=self._replay.share_of_pass,
+            passes=self._replay.passes_done,
+            events_per_s=self._rate.per_second(),
+            latency_p50_us=float(np.percentile(latencies, 50)),
+            latency_p99_us=float(np.percentile(latencies, 99)),
+            error=self._downlink.error or self._recorder.error,
+        )
+
+
+@dataclass
+class Rate:
+    """Events per second since it was last asked."""
+
+    events: int = 0
+    at: float = 0.0
+
+    def count(self) -> None:
+        self.events += 1
+
+    def per_second(self) -> float:
+        now, events = time.monotonic(), self.events
+        rate = events / (now - self.at) if self.at else 0.0
+        self.at, self.events = now, 0
+        return rate
+
+
+def run(settings: EdgeSettings) -> None:
+    """The process: one device until SIGTERM or SIGINT."""
+    task = load_task(settings.task_ref)
+    if not Path(settings.folder).exists():
+        settings.folder.mkdir(parents=True)
+    agent = Agent(settings, task)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    agent.run()

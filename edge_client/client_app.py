@@ -1,0 +1,89 @@
+"""The Flower ClientApp of a device: hands each message to the device's agent and returns its reply.
+
+Flower starts a fresh process for every message, so this module imports no torch and holds no data:
+the agent has both and answers over its Unix socket. What the server and this app say to each other:
+
+    message   "weights" ArrayRecord, "work" ConfigRecord (the fields of WorkRequest but `op`)
+    reply     "weights" ArrayRecord (after "train"), "metrics" MetricRecord,
+              "device"  ConfigRecord: device, task, task_version, base, error ("" when all is well)
+
+A failure is a reply with its reason, not an exception: Flower's error replies name no device.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import safetensors.numpy
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from safetensors import SafetensorError
+
+from edge_client.handoff import WorkReply, WorkRequest, call
+from streams.contract.errors import TidewheelError
+
+Op = Literal["train", "evaluate"]
+
+SPARE_S = 10.0  # beyond the training's own budget: loading, evaluating, and the way
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    return _answer(message, context, "train")
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    return _answer(message, context, "evaluate")
+
+
+def _answer(message: Message, context: Context, op: Op) -> Message:
+    device = str(context.node_config.get("device", ""))
+    request: WorkRequest | None = None
+    try:
+        request, weights = _request(message, op)
+        reply, body = call(
+            _socket(context), request, weights, timeout_s=request.time_budget_s + SPARE_S
+        )
+        return Message(_content(request, reply, body), reply_to=message)
+    except (TidewheelError, SafetensorError, ValueError, KeyError, TypeError) as exc:
+        failed = WorkReply(device=device, error=f"{type(exc).__name__}: {exc}"[:500])
+        return Message(_content(request, failed, b""), reply_to=message)
+
+
+def _socket(context: Context) -> Path:
+    try:
+        return Path(str(context.node_config["socket"]))
+    except KeyError:
+        raise KeyError(
+            "the SuperNode was started without socket=... in --node-config: "
+            "start it by `tidewheel up` or as the documentation says"
+        ) from None
+
+
+def _request(message: Message, op: Op) -> tuple[WorkRequest, bytes]:
+    """The server's message as a request to the agent and its weights as safetensors."""
+    work = dict(message.content.config_records["work"])
+    arrays = message.content.array_records["weights"]
+    weights = safetensors.numpy.save({name: array.numpy() for name, array in arrays.items()})
+    return WorkRequest.model_validate({**work, "op": op}), weights
+
+
+def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> RecordDict:
+    weights = safetensors.numpy.load(body) if body else {}
+    metrics = {name: float(value) for name, value in reply.metrics.items()}
+    about: dict[str, str | int] = {
+        "device": reply.device,
+        "task": request.task if request else "",
+        "task_version": request.task_version if request else 0,
+        "base": reply.base,
+        "error": reply.error or "",
+    }
+    return RecordDict(
+        {
+            "weights": ArrayRecord({name: Array(value) for name, value in weights.items()}),
+            "metrics": MetricRecord({**metrics, "num-examples": reply.samples}),
+            "device": ConfigRecord(dict(about)),
+        }
+    )

@@ -1,0 +1,107 @@
+"""From the device's loop to the spool: the loop puts an event into memory, a thread writes it.
+
+Every `SYNC_S` the thread takes what has come, encodes it as one Arrow batch and appends it to the
+spool, which syncs it. While the disk is full events wait in memory, at most `LIMIT`; beyond that
+the oldest are given up and declared lost when the disk writes again.
+"""
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_client.spool import Spool
+from streams.contract.records import encode_batch, event_rows
+from streams.contract.task import Task
+
+log = logging.getLogger(__name__)
+
+SYNC_S = 0.05
+LIMIT = 20_000
+ROWS_PER_FRAME = 128
+
+
+@dataclass(frozen=True)
+class Event:
+    """One inference. `segment` (channels, samples) and `label` (label_size,) may be left out."""
+
+    time_us: int
+    model: str
+    outputs: np.ndarray
+    label: np.ndarray | None
+    segment: np.ndarray | None
+
+
+class Recorder(threading.Thread):
+    """Writes events into the spool until it is stopped, then what is left, then ends."""
+
+    def __init__(self, task: Task, spool: Spool, limit: int = LIMIT) -> None:
+        super().__init__(name="recorder", daemon=True)
+        self._task = task
+        self._spool = spool
+        self._limit = limit
+        self._events: deque[Event] = deque()
+        self._given_up = 0
+        self._ending = threading.Event()
+        self.error: str | None = None
+
+    def put(self, event: Event) -> None:
+        """Take an event over; never waits for the disk."""
+        self._events.append(event)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._events)
+
+    def run(self) -> None:
+        while not self._ending.wait(SYNC_S):
+            self.write()
+        self.write()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Write what is left and end."""
+        self._ending.set()
+        self.join(timeout_s)
+
+    def write(self) -> None:
+        """Move all waiting events into the spool, oldest first."""
+        while self._events or self._given_up:
+            while len(self._events) > self._limit:
+                self._events.popleft()
+                self._given_up += 1
+            try:
+                if self._given_up:
+                    self._spool.declare_lost(self._given_up, "disk-full")
+                    self._given_up = 0
+                self._write_frame()
+            except OSError as exc:
+                if self.error is None:
+                    log.warning("the spool cannot be written (%s): events wait in memory", exc)
+                self.error = f"spool: {exc}"
+                return
+        if self.error is not None:
+            log.warning("the spool is written again")
+            self.error = None
+
+    def _write_frame(self) -> None:
+        events = [self._events[i] for i in range(min(len(self._events), ROWS_PER_FRAME))]
+        if not events:
+            return
+        allowed = self._task.upload == "segment"
+        segments = (
+            np.stack([e.segment for e in events if e.segment is not None]) if allowed else None
+        )
+        rows = event_rows(
+            self._task,
+            first=self._spool.next_seq,
+            times=np.array([e.time_us for e in events], np.int64),
+            model=[e.model for e in events],
+            outputs=np.stack([e.outputs for e in events]),
+            labels=[e.label for e in events],
+            segments=segments,
+        )
+        self._spool.append(len(events), encode_batch(rows), mark=events[-1].time_us)
+        for _ in events:  # only now: a frame that failed keeps its events
+            self._events.popleft()

@@ -1,0 +1,117 @@
+"""Replaying a task's data as if it came from a sensor: paced, repeated, resumed.
+
+Event time is the recording's time from `origin` on; the second pass follows the first after a
+pause that is a whole number of split periods, so that a segment of the data falls on the same side
+of the train and held-out split in every pass. A restart goes on behind `resume_after_us`.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.samples import split_period_us
+from streams.contract.disk import write_atomic
+from streams.contract.task import Task, segments_of
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A segment with its event times; `position_us` is its place in the data, in every pass."""
+
+    first_us: int
+    last_us: int
+    position_us: int
+    segment: np.ndarray
+    truth: np.ndarray | None
+
+
+class Replay:
+    """An iterable of Cuts. `speed` 1 is real time; 0 is as fast as it goes."""
+
+    def __init__(
+        self,
+        task: Task,
+        device: str,
+        folder: Path,
+        *,
+        speed: float,
+        passes: int | None,
+        resume_after_us: int | None,
+        stop: threading.Event,
+        skip: Callable[[str, int], None],
+    ) -> None:
+        self._task = task
+        self._device = device
+        self._speed = speed
+        self._passes = passes
+        self._resume = -1 if resume_after_us is None else resume_after_us
+        self._stop = stop
+        self._skip = skip
+        self._file = folder / "replay.json"
+        self._origin, self._span = self._load()
+        self.passes_done = 0
+        self.share_of_pass = 0.0
+        self._anchor: tuple[float, int] | None = None
+
+    def _load(self) -> tuple[int, int | None]:
+        try:
+            state = json.loads(self._file.read_bytes())
+            return int(state["origin_us"]), state["span_us"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            period = split_period_us(self._task)
+            now = time.time_ns() // 1000
+            if self._speed != 1:  # faster than life: begin a day back, so as not to run ahead of it
+                now -= 24 * 3600 * 1_000_000
+            origin = now // period * period
+            self._save(origin, None)
+            return origin, None
+
+    def _save(self, origin: int, span: int | None) -> None:
+        state = {"origin_us": origin, "span_us": span}
+        write_atomic(self._file, json.dumps(state).encode())
+
+    def __iter__(self) -> Iterator[Cut]:
+        self.passes_done = 0
+        if self._span is not None and self._resume >= self._origin:
+            self.passes_done = (self._resume - self._origin) // self._span
+        while not self._stop.is_set() and (self._passes is None or self.passes_done < self._passes):
+            start = self._origin + self.passes_done * (self._span or 0)
+            end = 0
+            for first, last, segment, truth in segments_of(
+                self._task.readings(self._device), self._task, skip=self._skip
+            ):
+                end = last
+                cut = Cut(start + first, start + last, first, segment, truth)
+                if cut.last_us <= self._resume:
+                    continue
+                self.share_of_pass = min(1.0, first / self._span) if self._span else 0.0
+                if not self._wait_until(cut.last_us):
+                    return
+                yield cut
+            self._end_pass(end)
+
+    def _end_pass(self, end: int) -> None:
+        self.passes_done += 1
+        self.share_of_pass = 0.0
+        if self._span is None:
+            period = split_period_us(self._task)
+            self._span = (end // period + 1) * period
+            self._save(self._origin, self._span)
+
+    def _wait_until(self, time_us: int) -> bool:
+        """Pace; False when the replay is to stop. Time that is lost is not caught up in a burst."""
+        if self._speed > 0:
+            now = time.monotonic()
+            if self._anchor is None:
+                self._anchor = (now, time_us)
+            wait = self._anchor[0] + (time_us - self._anchor[1]) / 1e6 / self._speed - now
+            if wait < -1.0 or wait > 60.0 / self._speed:  # fell behind, or a pause in the data
+                self._anchor = (now, time_us)
+            elif wait > 0:
+                self._stop.wait(wait)
+        return not self._stop.is_set()

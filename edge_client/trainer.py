@@ -1,0 +1,93 @@
+"""The agent's side of the trainer: start the child on demand, hand it one request at a time."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from edge_client.handoff import Job, WorkReply, WorkRequest, receive_frame, send_frame
+from edge_client.samples import Samples
+from streams.contract.disk import write_atomic
+from streams.contract.errors import MalformedRecord
+from streams.contract.records import encode_batch
+
+_START_S = 60.0
+
+
+class Trainer:
+    """Owns the child process; `work` is called by the socket's thread alone."""
+
+    def __init__(self, reference: str, device: str, folder: Path, samples: Samples) -> None:
+        self._reference = reference
+        self._device = device
+        self._folder = folder
+        self._samples = samples
+        self._child: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._lock = threading.Lock()
+        self.busy = False
+        self._stop_file = folder / "trainer.stop"
+
+    def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        """Have a request done; an error in the child comes back as the reply's `error`."""
+        with self._lock:
+            self.busy = True
+            self._stop_file.unlink(missing_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as rows:
+                try:
+                    write_atomic(Path(rows.name), encode_batch(self._samples.training_table()))
+                    return self._exchange(request, weights, rows.name)
+                except (OSError, MalformedRecord) as exc:
+                    self._reap()
+                    error = f"trainer: {type(exc).__name__}: {exc}"
+                    return WorkReply(device=self._device, error=error), b""
+                finally:
+                    self.busy = False
+
+    def _exchange(self, request: WorkRequest, weights: bytes, rows: str) -> tuple[WorkReply, bytes]:
+        connection = self._connected()
+        job = Job(device=self._device, request=request, samples=rows, stop=str(self._stop_file))
+        connection.settimeout(request.time_budget_s + _START_S)
+        send_frame(connection, job.encode(), weights)
+        header, body = receive_frame(connection)
+        return WorkReply.decode(header), body
+
+    def _connected(self) -> socket.socket:
+        """The socket to a living child; one that ended while idle is replaced."""
+        if self._child is not None and self._child.poll() is None and self._connection is not None:
+            return self._connection
+        self._reap()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "edge_client.training", self._reference]
+            self._child = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self._connection = ours
+        return ours
+
+    def _reap(self) -> None:
+        if self._connection is not None:
+            self._connection.close()  # the child ends when it reads the end of the stream
+            self._connection = None
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=1.0)
+            if self._child.poll() is None:
+                self._child.kill()
+                self._child.wait()
+            self._child = None
+
+    def stop(self) -> None:
+        """Stop a training between two steps and end the child."""
+        self._stop_file.touch()
+        with self._lock:
+            self._reap()
+        self._stop_file.unlink(missing_ok=True)

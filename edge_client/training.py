@@ -1,0 +1,115 @@
+"""The trainer: a child process of the agent that holds torch, the model and the device's samples.
+
+    python -m edge_client.training TASK FD
+
+FD is its end of a socket pair. Each request is a frame of handoff's form: a Job as header, the
+weights received as body; the reply is a WorkReply with the new weights. It ends when the agent
+closes the socket, or when it has had nothing to do for IDLE_S.
+"""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from edge_client.handoff import Job, WorkReply, receive_frame, send_frame
+from streams.contract import learning
+from streams.contract.errors import TidewheelError
+from streams.contract.task import Task, load_task
+
+IDLE_S = 120.0
+
+
+class Rows:
+    """A device's training and held-out rows."""
+
+    def __init__(self, task: Task, path: Path) -> None:
+        with pa.ipc.open_stream(path) as reader:
+            batch = reader.read_next_batch()
+        n = batch.num_rows
+
+        def floats(name: str, *shape: int) -> np.ndarray:
+            flat = batch.column(name).flatten().to_numpy(zero_copy_only=False)
+            return np.array(flat, np.float32).reshape(n, *shape)
+
+        held = batch.column("held_out").to_numpy(zero_copy_only=False)
+        segments, labels = floats("segment", *task.segment_shape), floats("label", task.label_size)
+        weights = np.array(batch.column("weight").to_numpy(), np.float32)
+        self.train = segments[~held], labels[~held], weights[~held]
+        self.held_out = segments[held], labels[held]
+        self.true_labels = int((batch.column("true").to_numpy(zero_copy_only=False) & ~held).sum())
+
+
+def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]:
+    """How many of the held-out rows the model answers correctly."""
+    segments, labels = rows.held_out
+    if not len(segments):
+        return {"evaluated": 0.0, "correct": 0.0}
+    right = task.correct(learning.predict(model, segments), labels)
+    return {"evaluated": float(len(segments)), "correct": float(right.sum())}
+
+
+def work(task: Task, job: Job, weights: bytes) -> tuple[WorkReply, bytes]:
+    """Do one request: evaluate what came, and for "train" fine-tune it on the training rows."""
+    request = job.request
+    rows = Rows(task, Path(job.samples))
+    model = learning.load_weights(task.build_model(), weights)
+    metrics = evaluate(task, model, rows)
+    reply = WorkReply(device=job.device, base=request.base, metrics=metrics)
+    if request.op == "evaluate":
+        return reply.model_copy(update={"samples": int(metrics["evaluated"])}), b""
+    segments, labels, row_weights = rows.train
+    if len(segments) < task.training.minimum_samples:
+        text = f"{len(segments)} samples, {task.training.minimum_samples} are needed"
+        return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
+    started, stop = time.monotonic(), Path(job.stop)
+    fitted = learning.fit(
+        model,
+        len(segments),
+        learning.segment_loss(task, model, segments, labels, row_weights),
+        epochs=request.epochs,
+        batch_size=request.batch_size,
+        learning_rate=request.learning_rate,
+        seed=request.seed,
+        should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
+    )
+    metrics |= {
+        "loss": fitted.loss,
+        "steps": float(fitted.steps),
+        "seconds": time.monotonic() - started,
+        "true_labels": float(rows.true_labels),
+    }
+    reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
+    return reply, learning.to_safetensors(model.state_dict())
+
+
+def main(reference: str, fd: int) -> None:
+    """Serve requests until the agent hangs up or nothing comes for IDLE_S."""
+    os.nice(10)
+    torch.set_num_threads(1)
+    task = load_task(reference)
+    with socket.socket(fileno=fd) as connection:
+        connection.settimeout(IDLE_S)
+        while True:
+            try:
+                header, weights = receive_frame(connection)
+            except (TimeoutError, TidewheelError, OSError):
+                return
+            job = Job.decode(header)
+            try:
+                reply, body = work(task, job, weights)
+            except Exception as exc:  # whatever the server sent or the task does: tell, go on
+                text = f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
+                reply, body = WorkReply(device=job.device, error=text), b""
+            connection.settimeout(None)
+            send_frame(connection, reply.encode(), body)
+            connection.settimeout(IDLE_S)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

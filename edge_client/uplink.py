@@ -1,0 +1,241 @@
+"""From the spool to Kafka, in order, with what is on the way bounded.
+
+1. read frames behind the last one sent
+2. join event frames into one `events` message of at most ROWS rows and BYTES bytes; a frame of
+   declared drops becomes one message for each declaration
+3. hand the message to the producer; at most IN_FLIGHT are on the way
+4. when the broker has a message and all before it, settle its frames in the spool
+
+A crash after 3 sends again what was not settled; the worker finds its rows sealed. When nothing
+has been acknowledged for STALL_S although a broker answers, the producer is replaced and sending
+starts again behind the last settled frame.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from edge_client.spool import DROPS, Frame, Spool
+from streams.contract.bus import Sender
+from streams.contract.documents import DeviceState
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.records import (
+    Drop,
+    EventBatch,
+    Headers,
+    decode_batch,
+    encode_drop,
+    encode_events,
+    event_schema,
+)
+from streams.contract.task import Task
+from streams.contract.topics import EVENTS, FLEET, topic_name
+
+log = logging.getLogger(__name__)
+
+ROWS, BYTES, IN_FLIGHT = 512, 700_000, 64
+STALL_S = 20.0
+POLL_S = 0.1
+HEARTBEAT_S = 1.0
+
+
+@dataclass
+class _Sent:
+    """Messages on the way and the frames that they settle."""
+
+    frames: list[Frame]
+    at: float
+    missing: int
+    failed: Exception | None = None
+
+
+class Uplink(threading.Thread):
+    """Forwards the spool and, about once a second, the device's state."""
+
+    def __init__(
+        self,
+        task: Task,
+        device: str,
+        spool: Spool,
+        connect: Callable[[], Sender],
+        reachable: Callable[[], bool],
+        state: Callable[[], DeviceState],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name="uplink", daemon=True)
+        self._task = task
+        self._device = device
+        self._spool = spool
+        self._connect = connect
+        self._reachable = reachable
+        self._state = state
+        self._clock = clock
+        self._schema = event_schema(task)
+        self._ending = threading.Event()
+        self._sender: Sender | None = None
+        self._next = spool.position
+        self._flight: deque[_Sent] = deque()
+        self._heartbeat_at = 0.0
+        self._backoff_s = 0.2
+        self.connected = False
+        self.error: str | None = None
+
+    def run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                if not self.step():
+                    self._ending.wait(POLL_S)
+            except BrokerUnavailable as exc:
+                self._wait_for_broker(str(exc))
+        self._say_goodbye()
+
+    def stop(self, drain_s: float) -> bool:
+        """Send what is pending for at most `drain_s`, then end; True when nothing is left."""
+        deadline = time.monotonic() + drain_s
+        while self._spool.account().pending and time.monotonic() < deadline:
+            time.sleep(0.05)
+        drained = self._spool.account().pending == 0
+        self._spool.sync_position()
+        self._ending.set()
+        self.join(5.0)
+        return drained
+
+    def step(self) -> bool:
+        """One pass of the four steps; whether anything was sent or settled."""
+        if self._sender is None:
+            self._sender = self._connect()
+            self._next = self._spool.position
+            self._flight.clear()
+            self._backoff_s = 0.2
+        self.connected, self.error = True, None
+        settled = self._settle()
+        self._heartbeat()
+        sent = False
+        while len(self._flight) < IN_FLIGHT and (frames := self._spool.read(self._next, BYTES)):
+            for group in _groups(frames):
+                self._send(group)
+                sent = True
+        self._watch()
+        return sent or settled
+
+    def _send(self, frames: list[Frame]) -> None:
+        """Steps 2 and 3 for frames that travel together."""
+        messages = list(self._messages(frames))
+        entry = _Sent(frames, self._clock(), missing=len(messages))
+        self._flight.append(entry)
+        self._next = frames[-1].end
+        topic = topic_name(self._task.name, EVENTS)
+        assert self._sender is not None
+        for key, value, headers in messages:
+            self._sender.send(topic, key, value, headers, _delivered(entry))
+
+    def _messages(self, frames: list[Frame]) -> list[tuple[bytes, bytes, Headers]]:
+        if frames[0].kind == DROPS:
+            return [
+                encode_drop(Drop(self._device, self._spool.epoch, d.first, d.last, d.reason))
+                for frame in frames
+                for d in frame.declarations()
+            ]
+        parts = [decode_batch(frame.payload, self._schema) for frame in frames]
+        joined = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+        batch = EventBatch(self._device, self._spool.epoch, frames[0].first, joined)
+        return [encode_events(batch)]
+
+    def _settle(self) -> bool:
+        """Step 4, in order; a failed message brings a new producer."""
+        done: list[Frame] = []
+        while self._flight and (self._flight[0].missing == 0 or self._flight[0].failed):
+            entry = self._flight[0]
+            if entry.failed is not None:
+                self._spool.settle(done)
+                raise BrokerUnavailable(f"a batch was not taken: {entry.failed}")
+            done += self._flight.popleft().frames
+        if done:
+            self._spool.settle(done)
+        return bool(done)
+
+    def _heartbeat(self) -> None:
+        now = self._clock()
+        if now < self._heartbeat_at + HEARTBEAT_S:
+            return
+        self._heartbeat_at = now
+        self._spool.sync_position()
+        assert self._sender is not None
+        topic, state = topic_name(self._task.name, FLEET), self._state()
+        self._sender.send(topic, self._device.encode(), state.encode(), [], lambda _error: None)
+
+    def _watch(self) -> None:
+        if self._flight and self._clock() - self._flight[0].at > STALL_S and self._reachable():
+            raise BrokerUnavailable(f"nothing acknowledged for {STALL_S:.0f} s: a new producer")
+
+    def _wait_for_broker(self, text: str) -> None:
+        if self.connected or self.error is None:
+            log.warning("%s; events wait in the spool", text)
+        self.connected, self.error = False, text
+        self._close()
+        self._ending.wait(self._backoff_s * random.uniform(0.5, 1.5))
+        self._backoff_s = min(self._backoff_s * 2, 5.0)
+
+    def _say_goodbye(self) -> None:
+        """The last state, and a close that waits for what is on the way."""
+        if self._sender is None:
+            return
+        self._heartbeat_at = float("-inf")
+        try:
+            self._heartbeat()
+            self._sender.close(2.0)
+        except BrokerUnavailable as exc:
+            log.warning("%s; events wait in the spool", exc)
+
+    def _close(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is None:
+            return
+        # closing a producer in an outage waits and may leave its thread: not in our way
+        threading.Thread(target=_close_quietly, args=(sender,), daemon=True).start()
+
+
+def _close_quietly(sender: Sender) -> None:
+    try:
+        sender.close(1.0)
+    except BrokerUnavailable as exc:
+        log.debug("closing the producer: %s", exc)
+
+
+def _delivered(entry: _Sent) -> Callable[[Exception | None], None]:
+    def done(error: Exception | None) -> None:
+        if error is not None:
+            entry.failed = error
+        else:
+            entry.missing -= 1
+
+    return done
+
+
+def _groups(frames: list[Frame]) -> list[list[Frame]]:
+    """Frames that may travel as one message: of one kind, consecutive, within ROWS and BYTES."""
+    groups: list[list[Frame]] = []
+    rows = size = 0
+    for frame in frames:
+        last = groups[-1][-1] if groups else None
+        joins = (
+            last is not None
+            and last.kind == frame.kind
+            and last.first + last.count == frame.first
+            and rows + frame.count <= ROWS
+            and size + len(frame.payload) <= BYTES
+        )
+        if joins:
+            groups[-1].append(frame)
+            rows, size = rows + frame.count, size + len(frame.payload)
+        else:
+            groups.append([frame])
+            rows, size = frame.count, len(frame.payload)
+    return groups

@@ -1,0 +1,249 @@
+"""The first device model and the teacher, from central data, before there is a fleet.
+
+The device model learns from the labelled segments of "pilot" people, the teacher from the windows
+of "pilot" and "lab" people. Both are evaluated on the people of the fleet and on those held out.
+
+    <cache>/pilot-<digest>/model.safetensors  model.onnx  teacher.safetensors  heldout.safetensors
+                           report.json        written last: a folder without it is made again
+
+The digest is over all that the results depend on: the task's sources, torch, the training's
+settings and the seed. Cached results are unsigned; signing happens for each installation.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import nn
+
+from federation import export
+from federation.dataset import Segments, Windows, group, segments_of_device, stack
+from federation.evaluation import HeldOut, score
+from federation.export import export_graph
+from federation.registry import Registry
+from streams.contract import learning
+from streams.contract.artifact import GRAPH, WEIGHTS, Manifest, pack
+from streams.contract.disk import write_atomic
+from streams.contract.errors import TaskError
+from streams.contract.learning import (
+    build_teacher,
+    fit,
+    predict,
+    segment_loss,
+    to_safetensors,
+    window_loss,
+)
+from streams.contract.task import Task
+
+SEED = 1
+WINDOWS_PER_BATCH = 12
+HELD_OUT_CAP = 4096  # segments that every candidate is judged by
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PilotReport:
+    """Accuracies are shares of labelled segments; 0 where there are none."""
+
+    model: str
+    cached: bool
+    seconds: float
+    model_fleet: float
+    model_held_out: float
+    teacher_fleet: float
+    teacher_held_out: float
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is cached: files by name, and the figures of the report."""
+
+    files: dict[str, bytes]
+    figures: dict[str, float]
+
+
+def prepare(
+    task_ref: str,
+    task: Task,
+    registry: Registry,
+    key: Ed25519PrivateKey,
+    cache: Path,
+    progress: Progress = lambda _text: None,
+    seed: int = SEED,
+) -> PilotReport | None:
+    """Make model 1 and the teacher, sign and serve them; None where a model is served already."""
+    if registry.serving() is not None and registry.teacher_path.exists():
+        return None
+    began = time.monotonic()
+    folder = cache / f"pilot-{task.name}-{_digest(task_ref, task, seed)}"
+    result = _cached(folder)
+    cached = result is not None
+    if result is None:
+        result = _train(task, seed, progress)
+        for name, data in result.files.items():
+            write_atomic(folder / name, data)
+        write_atomic(folder / "report.json", json.dumps(result.figures).encode())
+    model = _register(task, registry, key, result)
+    figures = result.figures
+    better = figures["teacher_fleet"] > figures["model_fleet"]
+    warning = "" if better else "the teacher is no better than the first device model on the fleet"
+    return PilotReport(model, cached, time.monotonic() - began, **figures, warning=warning)
+
+
+def _digest(task_ref: str, task: Task, seed: int) -> str:
+    """Over the bytes of the task's module and of those of ours that it uses, and all settings."""
+    module = sys.modules[task.build_model.__module__]
+    sources = {str(module.__file__)}
+    for value in vars(module).values():  # `from streams.tasks import hapt`, and modules beside it
+        path = getattr(value, "__file__", None)
+        if path and Path(path).parent == Path(str(module.__file__)).parent:
+            sources.add(str(path))
+    sources |= {__file__, str(learning.__file__), str(export.__file__)}
+    settings = [task.version, torch.__version__, asdict(task.training), seed, WINDOWS_PER_BATCH]
+    digest = hashlib.sha256(json.dumps([task_ref.rpartition(":")[2], settings]).encode())
+    for path in sorted(sources):
+        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _cached(folder: Path) -> _Result | None:
+    names = ("model.safetensors", "model.onnx", "teacher.safetensors", "heldout.safetensors")
+    try:
+        figures = json.loads((folder / "report.json").read_text())
+        return _Result({name: (folder / name).read_bytes() for name in names}, figures)
+    except (OSError, ValueError):
+        return None
+
+
+def _train(task: Task, seed: int, progress: Progress) -> _Result:
+    pilot = _read(task, task.device_names("pilot"), progress)
+    if not len(stack(task, pilot).labels):
+        raise TaskError(f"task {task.name!r}: no device of role 'pilot' has a labelled segment")
+    progress("training the first device model")
+    model = _fit_model(task, stack(task, pilot), seed)
+    lab = _read(task, task.device_names("lab"), progress)
+    progress("training the teacher")
+    teacher = _fit_teacher(task, group(task, pilot + lab), seed)
+    progress("exporting the device model to ONNX")
+    files = {
+        "model.safetensors": to_safetensors(model.state_dict()),
+        "model.onnx": export_graph(task, model),
+        "teacher.safetensors": to_safetensors(teacher.state_dict()),
+    }
+    del pilot, lab
+    figures = {}
+    held = _read(task, task.device_names("held-out"), progress)
+    fleet = _read(task, task.device_names("fleet"), progress)
+    progress("evaluating both on the fleet and on the people held out")
+    for name, people in (("fleet", fleet), ("held_out", held)):
+        segments = stack(task, people)
+        outputs = predict(model, segments.segments) if len(segments.labels) else segments.labels
+        figures[f"model_{name}"] = score(task, outputs, segments.labels).share
+        figures[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
+    files["heldout.safetensors"] = _held_out(stack(task, held)).encode()
+    return _Result(files, figures)
+
+
+def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments]:
+    found = []
+    for name in names:
+        progress(f"reading {name}")
+        found.append(segments_of_device(task, name))
+    return found
+
+
+def _fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
+    """The first device model, on the pilot's data as they are: what varies between devices, which
+    the task's augmentation stands for, is what the fleet has yet to learn."""
+    task = replace(task, augment=None)
+    torch.manual_seed(seed)  # the initial weights
+    model = task.build_model()
+    t = task.training
+    fit(
+        model,
+        len(data.labels),
+        segment_loss(task, model, data.segments, data.labels),
+        epochs=t.central_epochs,
+        batch_size=t.batch_size,
+        learning_rate=t.central_learning_rate,
+        seed=seed,
+        optimizer="adamw",
+    )
+    return model.eval()
+
+
+def _fit_teacher(task: Task, data: Windows, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    teacher = build_teacher(task)
+    t = task.training
+    fit(
+        teacher,
+        len(data.mask),
+        window_loss(task, teacher, data.windows, data.mask, data.labels),
+        epochs=t.teacher_epochs,
+        batch_size=WINDOWS_PER_BATCH,
+        learning_rate=t.teacher_learning_rate,
+        seed=seed,
+        optimizer="adamw",
+    )
+    return teacher.eval()
+
+
+@torch.no_grad()
+def _teacher_share(task: Task, teacher: nn.Module, data: Windows) -> float:
+    """Accuracy over the labelled segments of windows."""
+    outputs, labels = [], []
+    for at in range(0, len(data.mask), WINDOWS_PER_BATCH):
+        rows = slice(at, at + WINDOWS_PER_BATCH)
+        answer = teacher(torch.from_numpy(data.windows[rows]), torch.from_numpy(data.mask[rows]))
+        known = data.mask[rows] & ~np.isnan(data.labels[rows]).any(axis=2)
+        outputs.append(answer.numpy()[known])
+        labels.append(data.labels[rows][known])
+    if not labels:
+        return 0.0
+    return score(task, np.concatenate(outputs), np.concatenate(labels)).share
+
+
+def _held_out(data: HeldOut) -> HeldOut:
+    """At most HELD_OUT_CAP segments, the same at every call."""
+    if len(data.labels) <= HELD_OUT_CAP:
+        return data
+    rows = np.sort(np.random.default_rng(0).permutation(len(data.labels))[:HELD_OUT_CAP])
+    return HeldOut(np.ascontiguousarray(data.segments[rows]), data.labels[rows])
+
+
+def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _Result) -> str:
+    """Sign and keep both; serve the model unless one is served."""
+    manifest = Manifest(
+        task=task.name,
+        task_version=task.version,
+        number=1,
+        created_us=time.time_ns() // 1000,
+        metrics={k: v for k, v in result.figures.items() if k.startswith("model_")},
+        key="",
+        files=[],
+    )
+    write_atomic(registry.heldout_path, result.files["heldout.safetensors"])
+    teacher = manifest.model_copy(
+        update={
+            "kind": "teacher",
+            "metrics": {k: v for k, v in result.figures.items() if k.startswith("teacher_")},
+        }
+    )
+    registry.add_teacher(pack(teacher, {WEIGHTS: result.files["teacher.safetensors"]}, key))
+    serving = registry.serving()
+    if serving is not None:
+        return serving.model
+    files = {WEIGHTS: result.files["model.safetensors"], GRAPH: result.files["model.onnx"]}
+    artifact = registry.add(pack(manifest, files, key))
+    registry.set_serving(artifact.model)
+    return artifact.model

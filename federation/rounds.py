@@ -1,0 +1,292 @@
+"""A federated run: rounds of training on devices, the gate, and the release. Knows no Flower.
+
+    1 wait until enough devices are online
+    2 for each round: send the weights, collect updates until the deadline, admit, average,
+      save a checkpoint, evaluate on the people held out
+    3 evaluate the last weights on the devices, decide, and if they are better: sign, keep, serve,
+      announce
+
+The devices' figures for the model that is served come with their first update. A run that dies
+before 3 changes nothing but its checkpoints; one that dies between serving and announcing is
+announced by the controller.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation import checkpoint, evaluation, release
+from federation.admission import Refusal, Round, Update, admit, norm, well_formed
+from federation.evaluation import Accuracy, HeldOut, Verdict
+from federation.exchange import Answer, Fleet, Tensors, Work
+from federation.graph import run_graph
+from federation.journal import Journal
+from federation.registry import Registry
+from federation.strategy import aggregate
+from streams.contract.artifact import GRAPH, WEIGHTS, Artifact, Manifest, pack
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
+from streams.contract.task import Task
+
+NODE_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What one run does. Folders: `registry` of the task, `runs` for checkpoints and journals."""
+
+    run: str
+    rounds: int
+    minimum_nodes: int
+    node_wait_s: float
+    round_deadline_s: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    margin: float
+    seed: int
+    runs: Path
+
+
+@dataclass
+class FederatedRun:
+    """One run of a task, from the model that is served to a verdict."""
+
+    task: Task
+    settings: RunSettings
+    registry: Registry
+    key: Ed25519PrivateKey
+    fleet: Fleet
+    journal: Journal
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _norms: list[float] = field(default_factory=list)
+    _fleet_base: dict[str, Accuracy] = field(default_factory=dict)
+    _barred: set[int] = field(default_factory=set)  # nodes, as a refused one may lie about its name
+    _counts: dict[str, int] = field(default_factory=lambda: {"admitted": 0, "refused": 0})
+
+    def run(self) -> Verdict:
+        """All rounds and the gate; ends with a `finished` event whatever happens."""
+        outcome = "the run was stopped"
+        try:
+            verdict = self._run()
+            outcome = "promoted" if verdict.promote else f"rejected: {verdict.reason}"
+            return verdict
+        except Exception as exc:
+            outcome = f"failed: {exc}"[:300]
+            raise
+        finally:
+            self.journal.publish("finished", rounds=self.settings.rounds, reason=outcome)
+            self.journal.close()
+
+    def _run(self) -> Verdict:
+        base = self.registry.serving()
+        if base is None:
+            raise UsageError(f"{self.registry.folder} serves no model yet: run `tidewheel up`")
+        held_out = HeldOut.load(self.registry.heldout_path, self.task)
+        first = weights = safetensors.numpy.load(base.files[WEIGHTS])
+        for number in range(1, self.settings.rounds + 1):
+            weights = self._round(number, weights, base, held_out)
+        if weights is first:
+            raise ProcessFailed("no update was admitted in any round")
+        verdict, metrics = self._judge(first, weights, base, held_out)
+        if not verdict.promote:
+            last = self.settings.rounds
+            self.journal.publish(
+                "rejected",
+                round=last,
+                rounds=last,
+                reason=verdict.reason,
+                base=base.model,
+                metrics=metrics,
+            )
+            return verdict
+        self._promote(weights, base, verdict, metrics)
+        return verdict
+
+    def _round(self, number: int, weights: Tensors, base: Artifact, held_out: HeldOut) -> Tensors:
+        """One round; the weights after it, or those given where no update was admitted."""
+        began = self.clock()
+        nodes = self._wait_for_nodes()
+        about: dict[str, Any] = {
+            "round": number,
+            "rounds": self.settings.rounds,
+            "base": base.model,
+        }
+        self.journal.publish("started", metrics={"nodes": float(len(nodes))}, **about)
+        work, deadline = self._work(number, base), self.settings.round_deadline_s
+        answers = self.fleet.exchange("train", nodes, work, weights, deadline)
+        updates = self._admit(answers, weights, about)
+        if not updates:
+            self.journal.publish("failed", reason="no update was admitted", **about)
+            return weights
+        averaged, metrics = self._average(updates, weights)
+        metrics["seconds"] = self.clock() - began
+        samples = sum(update.samples for update in updates)
+        self.journal.publish("aggregated", samples=samples, metrics=metrics, **about)
+        checkpoint.save(self.settings.runs, self.settings.run, number, averaged)
+        central = self._central(averaged, base, held_out)
+        metrics = {"held_out": central.share, "held_out_segments": central.evaluated}
+        self.journal.publish("evaluated", metrics=metrics, **about)
+        return averaged
+
+    def _average(
+        self, updates: Sequence[Update], weights: Tensors
+    ) -> tuple[Tensors, dict[str, float]]:
+        """The average, and the round's figures. Until the first average the devices are sent the
+        model that is served, so the figures of their first updates are that model's."""
+        figures = {u.device: a for u in updates if (a := evaluation.reported(u.metrics))}
+        if not self._norms:
+            self._fleet_base = figures
+        self._norms += [norm(update.weights, weights) for update in updates]
+        averaged = aggregate(updates, weights)
+        return averaged, {
+            "admitted": float(len(updates)),
+            "devices_before": evaluation.total(list(figures.values())).share,
+            "norm": norm(averaged, weights),
+        }
+
+    def _wait_for_nodes(self) -> list[int]:
+        """The nodes online, as soon as there are enough; ProcessFailed when there never are."""
+        deadline = self.clock() + self.settings.node_wait_s
+        while len(nodes := self.fleet.nodes()) < self.settings.minimum_nodes:
+            if self.clock() > deadline:
+                raise ProcessFailed(
+                    f"{len(nodes)} devices are online, {self.settings.minimum_nodes} are needed: "
+                    "start more, or lower minimum-nodes"
+                )
+            self.sleep(NODE_POLL_S)
+        return nodes
+
+    def _work(self, number: int, base: Artifact) -> Work:
+        s = self.settings
+        digest = hashlib.sha256(f"{s.seed}/{number}".encode()).digest()
+        return Work(
+            run=s.run,
+            round=number,
+            task=self.task.name,
+            task_version=self.task.version,
+            base=base.model,
+            epochs=s.epochs,
+            batch_size=s.batch_size,
+            learning_rate=s.learning_rate,
+            seed=int.from_bytes(digest[:4]),
+            time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
+        )
+
+    def _admit(
+        self, answers: Sequence[Answer], weights: Tensors, about: dict[str, Any]
+    ) -> list[Update]:
+        """The updates that may be averaged, by device; every other answer is an event."""
+        expected = Round(self.task.name, self.task.version, str(about["base"]), weights)
+        updates = [a.update for a in answers if a.update is not None]
+        measurable = [u for u in updates if well_formed(u, expected)]
+        norms = [*self._norms, *(norm(u.weights, weights) for u in measurable)]
+        admitted: dict[str, Update] = {}
+        for answer in answers:
+            if answer.error is not None:
+                who = answer.device or f"node {answer.node}"
+                self.journal.publish("failed", device=who, reason=answer.error[:300], **about)
+                continue
+            refusal, update = answer.refusal, answer.update
+            if update is not None:
+                facts = replace(expected, devices=frozenset(admitted), norms=norms)
+                refusal = admit(update, facts)
+            if refusal is not None or update is None:
+                self._refuse(answer, refusal or Refusal("malformed", "an empty reply"), about)
+                continue
+            admitted[update.device] = update
+            self._counts["admitted"] += 1
+            metrics = {name: float(value) for name, value in update.metrics.items()}
+            self.journal.publish(
+                "admitted", device=update.device, samples=update.samples, metrics=metrics, **about
+            )
+        return [admitted[device] for device in sorted(admitted)]
+
+    def _refuse(self, answer: Answer, refusal: Refusal, about: dict[str, Any]) -> None:
+        device = answer.device or f"node {answer.node}"
+        self._barred.add(answer.node)
+        self._counts["refused"] += 1
+        reason = f"{refusal.reason}: {refusal.detail}"
+        self.journal.publish("refused", device=device, reason=reason, **about)
+
+    def _central(self, weights: Tensors, base: Artifact, held_out: HeldOut) -> Accuracy:
+        if not len(held_out.labels):
+            return Accuracy()
+        outputs = run_graph(base.files[GRAPH], held_out.segments, weights)
+        return evaluation.score(self.task, outputs, held_out.labels)
+
+    def _judge(
+        self, first: Tensors, candidate: Tensors, base: Artifact, held_out: HeldOut
+    ) -> tuple[Verdict, dict[str, float]]:
+        """Evaluate the candidate on the devices and centrally, and decide."""
+        number = self.settings.rounds
+        work, deadline = self._work(number, base), self.settings.round_deadline_s
+        nodes = self.fleet.nodes()
+        answers = self.fleet.exchange("evaluate", nodes, work, candidate, deadline)
+        after = {
+            a.update.device: figures
+            for a in answers
+            if a.error is None
+            and a.update is not None
+            and a.node not in self._barred
+            and (figures := evaluation.reported(a.update.metrics))
+        }
+        fleet_base, fleet_candidate = evaluation.paired(self._fleet_base, after)
+        central_base, central = (self._central(w, base, held_out) for w in (first, candidate))
+        margin = self.settings.margin
+        verdict = evaluation.decide(central_base, central, fleet_base, fleet_candidate, margin)
+        metrics = {
+            "held_out_base": central_base.share,
+            "held_out": central.share,
+            "held_out_segments": central.evaluated,
+            "devices_base": fleet_base.share,
+            "devices": fleet_candidate.share,
+            "device_segments": fleet_candidate.evaluated,
+        }
+        self.journal.publish(
+            "evaluated", round=number, rounds=number, base=base.model, metrics=metrics
+        )
+        return verdict, metrics
+
+    def _promote(
+        self, weights: Tensors, base: Artifact, verdict: Verdict, metrics: dict[str, float]
+    ) -> None:
+        """Sign, keep, serve, announce; in this order, so that what is announced is kept."""
+        s = self.settings
+        manifest = Manifest(
+            task=self.task.name,
+            task_version=self.task.version,
+            number=self.registry.next_number(),
+            base=base.model,
+            run=s.run,
+            round=s.rounds,
+            created_us=time.time_ns() // 1000,
+            metrics=metrics,
+            admitted=self._counts["admitted"],
+            refused=self._counts["refused"],
+            key="",
+            files=[],
+        )
+        files = {WEIGHTS: safetensors.numpy.save(weights), GRAPH: base.files[GRAPH]}
+        artifact = self.registry.add(pack(manifest, files, self.key))
+        self.registry.set_serving(artifact.model)
+        reason = verdict.reason
+        try:
+            release.announce(self.journal.producer(), self.registry, artifact.model, reason)
+        except BrokerUnavailable as exc:
+            reason += f"; not announced yet: {exc}"
+        self.journal.publish(
+            "promoted",
+            round=s.rounds,
+            rounds=s.rounds,
+            base=base.model,
+            model=artifact.model,
+            reason=reason,
+            metrics=metrics,
+        )

@@ -1,0 +1,219 @@
+"""The worker process: a Faust app that owns partitions of `events` and scores them.
+
+`run` blocks until SIGTERM or SIGINT. It ends with an error when the worker must not go on: the
+store has another owner for a partition, or Faust has failed; whoever supervises it starts it again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import faust
+from faust.types import TP
+from faust.types.auth import CredentialsT
+
+from streams.contract.bus import BrokerSettings, ensure_topics
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
+from streams.contract.task import Task, load_task
+from streams.contract.topics import EVENTS, topic_name, topic_specs
+from streams.worker.agents import FaustBroker, Intake
+from streams.worker.commit import Committer
+from streams.worker.failpoints import read_failpoint
+from streams.worker.scoring import load_teacher
+from streams.worker.settings import WorkerSettings
+from streams.worker.store import Store
+
+SESSION_S = 10.0
+HANDOVER_S = 8.0  # to finish a flush before a rebalance: less than the session
+STOP_S = 15.0
+
+log = logging.getLogger(__name__)
+for library in ("faust", "mode", "aiokafka"):  # they tell every step of their lives at INFO
+    logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> None:
+    """Work until told to stop; TidewheelError says why it stopped by itself."""
+    task = load_task(settings.task)
+    teacher = load_teacher(task, settings.teacher, settings.trusted)
+    store = Store(settings.store)
+    failpoint = read_failpoint(environ)
+    wait_for_topics(task, settings)
+
+    async def main() -> None:
+        app = make_app(task, settings)
+        broker = FaustBroker(app, topic_name(task.name, EVENTS))
+        committer = Committer(
+            task,
+            teacher,
+            store,
+            broker,
+            now_us=lambda: time.time_ns() // 1000,
+            buffer_bytes=settings.buffer_bytes,
+            failpoint=failpoint,
+        )
+        await Worker(settings, task, app, committer).work()
+
+    asyncio.run(main())
+
+
+def wait_for_topics(task: Task, settings: WorkerSettings) -> None:
+    """Create the topics; wait for a broker that is away, and say so once."""
+    wait_s, said = 0.5, False
+    while True:
+        try:
+            return ensure_topics(settings.broker, topic_specs(task.name, settings.partitions))
+        except BrokerUnavailable as exc:
+            if not said:
+                log.warning("worker %s: waiting: %s", settings.instance, exc)
+                said = True
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, 5.0)
+
+
+def make_app(task: Task, settings: WorkerSettings) -> faust.App:
+    """The Faust app, set up as commit.py needs it."""
+    servers = settings.broker.bootstrap.split(",")
+    datadir = settings.store.parent / "workers" / settings.instance  # Faust insists on one
+    datadir.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {}
+    if settings.broker.security_protocol != "PLAINTEXT":
+        options["broker_credentials"] = credentials(settings.broker)
+    return faust.App(
+        f"tidewheel-{task.name}-worker",  # also the group
+        broker=[f"kafka://{server.strip()}" for server in servers],
+        store="memory://",
+        datadir=datadir,
+        key_serializer="raw",
+        value_serializer="raw",
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        topic_partitions=settings.partitions,
+        stream_wait_empty=False,  # held acknowledgements would hang a rebalance and SIGTERM
+        stream_buffer_maxsize=256,
+        broker_max_poll_records=500,
+        broker_commit_interval=1.0,
+        broker_session_timeout=SESSION_S,
+        broker_heartbeat_interval=2.0,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=settings.instance,
+        producer_acks=-1,
+        producer_max_request_size=2_000_000,
+        **options,
+    )
+
+
+def credentials(broker: BrokerSettings) -> CredentialsT:
+    """The broker settings as Faust's credentials."""
+    context = None
+    if broker.security_protocol in ("SSL", "SASL_SSL"):
+        context = ssl.create_default_context(cafile=broker.cafile)
+        if broker.certfile:
+            context.load_cert_chain(broker.certfile, broker.keyfile)
+    if broker.security_protocol == "SSL":
+        return faust.SSLCredentials(context)
+    return faust.SASLCredentials(
+        mechanism=broker.sasl_mechanism or "PLAIN",
+        username=broker.username,
+        password=broker.password,
+        ssl_context=context,
+    )
+
+
+class Worker:
+    """Ties the app's life to the committer's: assignments, the flush loop, the end."""
+
+    def __init__(
+        self, settings: WorkerSettings, task: Task, app: faust.App, committer: Committer
+    ) -> None:
+        self._settings = settings
+        self._app = app
+        self._committer = committer
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._topic = topic_name(task.name, EVENTS)
+        self._intake = Intake(app, committer, self._fail)
+        topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
+        app.agent(topic, name="score")(self._intake.consume)
+        app.on_partitions_assigned.connect(cast(Any, self._assigned), weak=False)
+        app.on_partitions_revoked.connect(cast(Any, self._revoked), weak=False)
+
+    def _fail(self, reason: BaseException) -> None:
+        self._failure = self._failure or reason
+        self._stop.set()
+
+    async def _assigned(self, _app: Any, *sent: Any, **_: Any) -> None:
+        assigned: set[TP] = sent[0]
+        generation = self._app.consumer_generation_id
+        partitions = sorted(tp.partition for tp in assigned if tp.topic == self._topic)
+        try:
+            async with self._committer.lock:
+                self._committer.revoke_all()
+                for partition in partitions:
+                    await self._committer.assign(partition)
+        except Exception as exc:
+            self._fail(exc)
+            raise
+        self._intake.loaded(generation)
+        log.info("worker %s: ready, partitions %s", self._settings.instance, partitions)
+
+    async def _revoked(self, _app: Any, *_sent: Any, **_: Any) -> None:
+        try:
+            async with asyncio.timeout(HANDOVER_S), self._committer.lock:
+                self._committer.revoke_all()
+        except TimeoutError:
+            self._fail(ProcessFailed("a rebalance came and the running commit did not end in time"))
+        self._intake.wake()
+
+    async def work(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._app.finalize()
+        await self._app.start()
+        flushing = asyncio.create_task(self._flush_until_stopped())
+        try:
+            await self._app.wait(self._stop.wait())
+        finally:
+            self._stop.set()
+            await flushing
+            await self._end()
+        failure = self._failure or self._app.crash_reason
+        if isinstance(failure, TidewheelError):
+            raise failure
+        if failure is not None:
+            name = type(failure).__name__
+            raise ProcessFailed(f"worker {self._settings.instance}: {name}: {failure}") from failure
+
+    async def _flush_until_stopped(self) -> None:
+        """Flush now and then; a flush that has begun is always finished."""
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                rows = await self._committer.flush(began)
+            except Exception as exc:
+                self._fail(exc)
+                return
+            took = time.monotonic() - began
+            if rows:
+                log.debug("sealed %d rows in %.0f ms", rows, 1000 * took)
+            self._intake.wake()
+            with contextlib.suppress(TimeoutError):
+                pause = max(0.01, self._settings.flush_s - took)
+                await asyncio.wait_for(self._stop.wait(), pause)
+
+    async def _end(self) -> None:
+        try:
+            await asyncio.wait_for(self._app.stop(), STOP_S)
+        except TimeoutError:
+            # Nothing is lost: what is not committed comes again. A thread of Faust's may still
+            # hold the process, so it ends here.
+            log.warning("worker %s: Faust did not stop in %.0f s", self._settings.instance, STOP_S)
+            os._exit(1)

@@ -1,0 +1,117 @@
+"""From rows to messages: what `scores` and `windows` carry of a commit. Pure.
+
+The same rows give the same messages, whether they were just made or are read from the store.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from streams.contract.documents import ModelWindow, WindowReport
+from streams.contract.records import SCORES_1, Headers, encode_batch, score_schema
+from streams.contract.task import Task
+from streams.contract.topics import SCORES, WINDOWS, topic_name
+
+ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
+ORDER = ("device", "window", "revision", "time", "epoch", "seq")
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One message to send; `partition` None leaves it to the key."""
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes
+    headers: Headers
+
+
+def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
+    """The messages of one commit's rows: per (device, window, revision) its scores and a report."""
+    messages = []
+    for part in _revisions(rows):
+        report = window_report(task, part)
+        partition = part.column("partition")[0].as_py()
+        device = report.device.encode()
+        headers: Headers = [
+            ("device", device),
+            ("window", str(report.window_us).encode()),
+            ("revision", str(report.revision).encode()),
+        ]
+        step = rows_per_message(task)
+        for i, begin in enumerate(range(0, part.num_rows, step)):
+            value = encode_batch(part.slice(begin, step).combine_chunks().to_batches()[0])
+            extra = [("schema", SCORES_1.encode()), *headers, ("part", str(i).encode())]
+            topic = topic_name(task.name, SCORES)
+            messages.append(Outgoing(topic, partition, device, value, extra))
+        topic = topic_name(task.name, WINDOWS)
+        messages.append(Outgoing(topic, partition, device, report.encode(), headers))
+    return messages
+
+
+def rows_per_message(task: Task) -> int:
+    """How many rows of `scores` surely fit into one message: names can be 63 bytes long."""
+    return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 8 * task.outputs + 4 * task.label_size)))
+
+
+def _revisions(rows: pa.Table) -> Iterator[pa.Table]:
+    table = rows.select(score_schema().names).sort_by([(name, "ascending") for name in ORDER])
+    table = table.combine_chunks()
+    if not table.num_rows:
+        return
+    changed = np.zeros(table.num_rows - 1, bool)
+    for name in ORDER[:3]:
+        column = table.column(name).combine_chunks().dictionary_encode()
+        codes = column.indices.to_numpy()
+        changed |= codes[1:] != codes[:-1]
+    edges = [0, *(np.flatnonzero(changed) + 1).tolist(), table.num_rows]
+    for begin, end in pairwise(edges):
+        yield table.slice(begin, end - begin)
+
+
+def window_report(task: Task, rows: pa.Table) -> WindowReport:
+    """The report of one window's revision from its rows."""
+    first = {name: rows.column(name)[0] for name in ("device", "revision", "teacher_model")}
+    start = int(rows.column("window").cast(pa.int64())[0].as_py())
+    models = np.asarray(rows.column("model").to_pylist())
+    compared = rows.column("agrees").is_valid().to_numpy()
+    agrees = rows.column("agrees").fill_null(False).to_numpy()
+    labelled = rows.column("correct").is_valid().to_numpy()
+    correct = rows.column("correct").fill_null(False).to_numpy()
+    teacher = _teacher_correct(task, rows, compared & labelled)
+    counted = {}
+    for model in sorted(set(models.tolist())):
+        of = models == model
+        counted[model] = ModelWindow(
+            events=int(of.sum()),
+            compared=int((of & compared).sum()),
+            agreeing=int((of & agrees).sum()),
+            labelled=int((of & labelled).sum()),
+            correct=int((of & correct).sum()),
+            teacher_correct=int((of & teacher).sum()),
+        )
+    return WindowReport(
+        task=task.name,
+        device=first["device"].as_py(),
+        window_us=start,
+        end_us=start + task.window_us,
+        revision=first["revision"].as_py(),
+        events=rows.num_rows,
+        teacher_model=first["teacher_model"].as_py(),
+        models=counted,
+    )
+
+
+def _teacher_correct(task: Task, rows: pa.Table, where: np.ndarray) -> np.ndarray:
+    """(rows,) whether the teacher's answer is the true label, False where either is missing."""
+    result = np.zeros(rows.num_rows, bool)
+    if where.any():
+        chosen = rows.filter(pa.array(where))
+        answers = np.asarray(chosen.column("teacher").to_pylist(), np.float32)
+        labels = np.asarray(chosen.column("label").to_pylist(), np.float32)
+        result[where] = task.correct(answers, labels)
+    return result

@@ -1,0 +1,106 @@
+"""The teacher: scores closed windows as wholes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from streams.contract.artifact import WEIGHTS, unpack
+from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.learning import build_teacher, load_weights
+from streams.contract.signing import load_public_key
+from streams.contract.task import Task
+
+ROWS_PER_CALL = 1024  # of padded segments: bounds the memory of one forward pass
+
+
+class TeacherFailed(Exception):
+    """The teacher cannot score one window; the text says why."""
+
+
+class Teacher:
+    """A model in evaluation mode, under its version's name."""
+
+    def __init__(
+        self, task: Task, model: nn.Module, name: str, *, rows_per_call: int = ROWS_PER_CALL
+    ) -> None:
+        self.name = name
+        self._task = task
+        self._model = model.eval()
+        self._rows = rows_per_call
+
+    def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
+        """(rows, channels, samples) each -> (rows, outputs) float32 each, or why not.
+
+        Windows of like length share a forward pass, padded and masked. When one makes the pass
+        fail, each is scored alone, so that only the culprit fails.
+        """
+        results: list[np.ndarray | TeacherFailed] = [TeacherFailed("not scored")] * len(windows)
+        by_length = sorted(range(len(windows)), key=lambda i: len(windows[i]))
+        for group in self._groups(windows, by_length):
+            for i, outputs in zip(
+                group, self._score_group([windows[i] for i in group]), strict=True
+            ):
+                results[i] = outputs
+        return results
+
+    def _groups(self, windows: Sequence[np.ndarray], order: list[int]) -> list[list[int]]:
+        groups: list[list[int]] = []
+        for i in order:
+            if groups and (len(groups[-1]) + 1) * len(windows[i]) <= self._rows:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        return groups
+
+    def _score_group(self, windows: list[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
+        try:
+            return list(self._forward(windows))
+        except Exception as exc:  # a user's model may raise anything; only its window is lost
+            if len(windows) == 1:
+                text = str(exc).splitlines()[0] if str(exc) else ""
+                return [TeacherFailed(f"{type(exc).__name__}: {text}"[:300])]
+        return [result for window in windows for result in self._score_group([window])]
+
+    @torch.no_grad()
+    def _forward(self, windows: list[np.ndarray]) -> list[np.ndarray]:
+        longest = max(len(window) for window in windows)
+        padded = np.zeros((len(windows), longest, *self._task.segment_shape), np.float32)
+        mask = np.zeros((len(windows), longest), bool)
+        for i, window in enumerate(windows):
+            padded[i, : len(window)] = window
+            mask[i, : len(window)] = True
+        outputs = self._model(torch.from_numpy(padded), torch.from_numpy(mask)).numpy()
+        if outputs.shape != (len(windows), longest, self._task.outputs):
+            raise TeacherFailed(f"outputs have shape {outputs.shape} for {padded.shape}")
+        if not np.isfinite(outputs[mask]).all():
+            raise TeacherFailed("outputs are not finite")
+        return [outputs[i, : len(w)].astype(np.float32) for i, w in enumerate(windows)]
+
+
+def load_teacher(task: Task, path: Path, trusted: Sequence[Path]) -> Teacher:
+    """Verify the artifact at `path` and build the teacher from it.
+
+    ArtifactError for one that must not be run, or that cannot score an empty window.
+    """
+    torch.set_num_threads(1)
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"cannot read the teacher {path}: {exc}") from exc
+    keys = [load_public_key(key) for key in trusted]
+    artifact = unpack(data, keys, task=task.name, task_version=task.version, kind="teacher")
+    if WEIGHTS not in artifact.files:
+        raise ArtifactError("files", f"the teacher {path} has no {WEIGHTS}")
+    try:
+        model = load_weights(build_teacher(task), artifact.files[WEIGHTS])
+    except Exception as exc:  # safetensors, torch and the task's own code: all say "does not fit"
+        text = f"{type(exc).__name__}: {exc}".splitlines()[0]
+        raise ArtifactError("weights", f"the teacher {path} does not fit the task: {text}") from exc
+    teacher = Teacher(task, model, artifact.model)
+    probe = teacher.score([np.zeros((2, *task.segment_shape), np.float32)])[0]
+    if isinstance(probe, TeacherFailed):
+        raise ArtifactError("self-test", f"the teacher {path} cannot score a window: {probe}")
+    return teacher

@@ -1,0 +1,223 @@
+"""The store: two Delta Lake tables in one folder, the only place that imports deltalake.
+
+    scores   one row per scored event (rows.store_schema)
+    drops    one row per interval of events that will never be scored, and why
+
+Both are partitioned by day and Kafka partition. Each commit carries one application transaction
+per Kafka partition it has rows of (`events/<partition>`, `drops/<partition>`), whose version counts
+that partition's commits. That is the fence: an owner that finds another version than its own, or
+whose commit meets another one with the same id, has lost the partition.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import PartitionLost, TidewheelError
+from streams.worker.partition import Position, Source
+from streams.worker.rows import DAY, store_schema
+
+SCORES = "scores"
+DROPS = "drops"
+APPLICATION = {SCORES: "events", DROPS: "drops"}
+TEACHER_FAILED = "teacher-failed"
+COMPACT_EVERY = 256  # commits of one partition
+KEEP = timedelta(days=7)  # how long a reader of an old snapshot finds its files
+
+log = logging.getLogger(__name__)
+
+
+def drop_schema() -> pa.Schema:
+    """Columns of `drops`; `day` is the day on which the drop was stored."""
+    return pa.schema(
+        [
+            pa.field("device", pa.string(), nullable=False),
+            pa.field("epoch", pa.string(), nullable=False),
+            pa.field("first", pa.int64(), nullable=False),
+            pa.field("last", pa.int64(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("partition", pa.int32(), nullable=False),
+            pa.field("commit", pa.int64(), nullable=False),
+            DAY,
+        ]
+    )
+
+
+def open_table(folder: Path, name: str) -> DeltaTable:
+    """One of the two tables, made when it is not there; TidewheelError when it cannot be."""
+    schema = {SCORES: store_schema, DROPS: drop_schema}[name]()
+    with translated(folder / name):
+        try:
+            return DeltaTable(folder / name)
+        except DeltaError:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        with suppress(CommitFailedError):  # another worker made it in this moment
+            DeltaTable.create(
+                str(folder / name),
+                schema,
+                mode="ignore",
+                partition_by=["day", "partition"],
+                configuration={"delta.checkpointInterval": "50"},
+            )
+        return DeltaTable(folder / name)
+
+
+@contextmanager
+def translated(where: Path) -> Iterator[None]:
+    """The libraries' errors as one line for a person."""
+    try:
+        yield
+    except CommitFailedError as exc:
+        raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
+    except (DeltaError, OSError) as exc:
+        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise TidewheelError(f"the store {where} cannot be used: {text}") from exc
+
+
+class Store:
+    """What a worker reads and writes. Not for use from two threads at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tables = {name: open_table(folder, name) for name in (SCORES, DROPS)}
+
+    def position(self, partition: int) -> Position:
+        """Where the store stands with `partition`, read from the rows themselves."""
+        scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)
+        position = Position(
+            commit=scores.transaction_version(f"events/{partition}") or 0,
+            drops_commit=drops.transaction_version(f"drops/{partition}") or 0,
+        )
+        with self._query(scores) as query:
+            for device, epoch, first, last in query(ISLANDS, partition):
+                _add(position.taken, (device, epoch), first, last)
+            for device, time_us, window_us in query(NEWEST, partition):
+                position.watermark[device] = time_us
+                position.newest[device] = window_us
+        with self._query(drops) as query:
+            for device, epoch, first, last, reason in query(DECLARED, partition):
+                # What the teacher failed on was taken from the topic and is not tried again.
+                failed = reason == TEACHER_FAILED
+                _add(position.taken if failed else position.dropped, (device, epoch), first, last)
+        return position
+
+    def revisions(
+        self, partition: int, keys: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], int]:
+        """How many reports there are of each (device, window start)."""
+        starts = [start for _, start in keys]
+        found = self._scores(
+            (ds.field("partition") == partition)
+            & ds.field("window").isin(pa.array(starts, store_schema().field("window").type))
+            & ds.field("device").isin([device for device, _ in keys]),
+            ["device", "window", "revision"],
+        )
+        grouped = found.group_by(["device", "window"]).aggregate([("revision", "max")])
+        windows = grouped.column("window").cast(pa.int64()).to_pylist()
+        latest = grouped.column("revision_max").to_pylist()
+        devices = grouped.column("device").to_pylist()
+        counts = {(d, w): n + 1 for d, w, n in zip(devices, windows, latest, strict=True)}
+        return {key: counts.get(key, 0) for key in keys}
+
+    def rows_of(self, partition: int, commit: int) -> pa.Table:
+        """The rows of one commit of one partition."""
+        wanted = (ds.field("partition") == partition) & (ds.field("commit") == commit)
+        found = self._scores(wanted, store_schema().names)
+        return found.cast(store_schema())  # Parquet names the values of a list differently
+
+    def commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
+        """Add `rows` in one commit, the `versions[partition]`-th of each partition they are of.
+
+        PartitionLost when the store shows that someone else has committed for one of them.
+        """
+        application, delta = APPLICATION[table], self._refreshed(table)
+        for partition, version in versions.items():
+            found = delta.transaction_version(f"{application}/{partition}") or 0
+            if found != version - 1:
+                raise PartitionLost(
+                    f"partition {partition} belongs to another worker: {self._folder / table} is "
+                    f"at its commit {found}, this worker left it at {version - 1}"
+                )
+        transactions = [Transaction(f"{application}/{p}", v) for p, v in versions.items()]
+        with translated(self._folder / table):
+            write_deltalake(
+                delta,
+                rows,
+                mode="append",
+                commit_properties=CommitProperties(app_transactions=transactions),
+            )
+        for partition, version in versions.items():
+            if version % COMPACT_EVERY == 0:
+                self._compact(table, partition)
+
+    def _compact(self, table: str, partition: int) -> None:
+        """Turn a partition's many small files into few, and delete those long out of use.
+
+        Only the partition's owner does it, so two workers never compact the same files.
+        """
+        delta = self._refreshed(table)
+        try:
+            delta.optimize.compact(partition_filters=[("partition", "=", str(partition))])
+            delta.vacuum(retention_hours=int(KEEP.total_seconds() // 3600), dry_run=False)
+        except DeltaError as exc:
+            log.warning("compaction of %s put off: %s", self._folder / table, exc)
+
+    def _scores(self, wanted: ds.Expression, columns: list[str]) -> pa.Table:
+        with translated(self._folder / SCORES):
+            return self._refreshed(SCORES).to_pyarrow_dataset().to_table(columns, filter=wanted)
+
+    def _refreshed(self, table: str) -> DeltaTable:
+        with translated(self._folder / table):
+            self._tables[table].update_incremental()
+        return self._tables[table]
+
+    @contextmanager
+    def _query(self, table: DeltaTable) -> Iterator["Query"]:
+        connection = duckdb.connect(config={"threads": 1})
+        try:
+            connection.register("rows", table.to_pyarrow_dataset())
+            yield Query(connection)
+        except duckdb.Error as exc:
+            raise TidewheelError(f"the store {self._folder} cannot be read: {exc}") from exc
+        finally:
+            connection.close()
+
+
+class Query:
+    """Runs one SQL text over one Kafka partition's `rows`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def __call__(self, sql: str, partition: int) -> list[tuple]:  # type: ignore[type-arg]
+        rows: list[tuple] = self._connection.execute(sql, [partition]).fetchall()  # type: ignore[type-arg]
+        return rows
+
+
+def _add(sets: dict[Source, IntervalSet], source: Source, first: int, last: int) -> None:
+    sets.setdefault(source, IntervalSet()).add(first, last)
+
+
+# Consecutive seqs have the same difference to their rank: each such island is one interval.
+# The largest seq alone is no position: a later one may be sealed before an earlier one.
+ISLANDS = """
+    select device, epoch, min(seq), max(seq) from (
+        select device, epoch, seq,
+               seq - row_number() over (partition by device, epoch order by seq) as island
+        from rows where partition = ?
+    ) group by device, epoch, island order by device, epoch, min(seq)
+"""
+NEWEST = """
+    select device, epoch_us(max("time")), epoch_us(max("window"))
+    from rows where partition = ? group by device
+"""
+DECLARED = "select device, epoch, first, last, reason from rows where partition = ?"

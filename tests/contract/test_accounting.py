@@ -1,0 +1,40 @@
+"""Interval sets against Python's sets, and the sums of an account."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.contract.accounting import DeviceAccount, IntervalSet, ServerAccount
+
+INTERVALS = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 8)).map(lambda t: (t[0], t[0] + t[1])), max_size=30
+)
+
+
+@given(INTERVALS)
+def test_an_interval_set_is_a_set(intervals: list[tuple[int, int]]) -> None:
+    model: set[int] = set()
+    found = IntervalSet()
+    for first, last in intervals:
+        fresh = set(range(first, last + 1)) - model
+        assert found.add(first, last) == len(fresh)
+        model |= fresh
+    assert len(found) == len(model)
+    assert all((n in found) == (n in model) for n in range(75))
+    pieces = list(found)
+    assert all(a[1] + 1 < b[0] for a, b in pairwise(pieces))
+    assert found.end == (max(model) + 1 if model else 0)
+
+
+@given(INTERVALS, st.integers(0, 75))
+def test_missing_is_the_complement(intervals: list[tuple[int, int]], end: int) -> None:
+    found = IntervalSet(intervals)
+    holes = {n for first, last in found.missing(end) for n in range(first, last + 1)}
+    assert holes == {n for n in range(end) if n not in found}
+
+
+def test_an_account_is_balanced_when_nothing_is_unexplained() -> None:
+    assert DeviceAccount(10, 6, {"spool-full": 3}, 1).balanced
+    assert not DeviceAccount(10, 6, {"spool-full": 3}, 2).balanced
+    assert ServerAccount(10, 6, 3).in_flight == 1

@@ -1,0 +1,41 @@
+"""A replay resumes where it was, and its passes meet the same split."""
+
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+from edge_client.replay import Cut, Replay
+from edge_client.samples import split_of
+from tests.fakes.tiny_task import task
+
+
+def replay(folder: Path, passes: int, resume: int | None = None) -> list[Cut]:
+    source = Replay(
+        task,
+        "d1",
+        folder,
+        speed=0,
+        passes=passes,
+        resume_after_us=resume,
+        stop=threading.Event(),
+        skip=lambda _reason, _time: None,
+    )
+    return list(source)
+
+
+def test_the_second_pass_meets_the_same_segments_and_split_at_later_times(tmp_path: Path) -> None:
+    cuts = replay(tmp_path, passes=2)
+    half = len(cuts) // 2
+    first, second = cuts[:half], cuts[half:]
+    assert [c.position_us for c in first] == [c.position_us for c in second]
+    assert all(a.first_us < b.first_us for a, b in pairwise(cuts))
+    splits = [[split_of(task, c.first_us, c.last_us) for c in half] for half in (first, second)]
+    assert splits[0] == splits[1]
+    assert set(splits[0]) == {0, 1, 2}
+
+
+def test_a_restart_goes_on_behind_the_last_event(tmp_path: Path) -> None:
+    whole = replay(tmp_path, passes=2)
+    for at in (0, 10, len(whole) // 2, len(whole) // 2 + 7, len(whole) - 2):
+        rest = replay(tmp_path, passes=2, resume=whole[at].last_us)
+        assert [c.first_us for c in rest] == [c.first_us for c in whole[at + 1 :]]

@@ -1,0 +1,208 @@
+"""The spool against a model: whatever is appended, settled, torn or dropped, the account closes."""
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edge_client.spool import DROPS, EVENTS, Frame, Spool, SpoolLimits
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import SpoolError
+
+SMALL = SpoolLimits(file_bytes=200, total_bytes=1000)
+
+
+def drain(spool: Spool) -> list[Frame]:
+    """Read everything from the position on, as the uplink does after a restart."""
+    return spool.read(spool.position, 1 << 30)
+
+
+def payload(first: int, count: int) -> bytes:
+    return b",".join(str(seq).encode() for seq in range(first, first + count))
+
+
+def test_a_frame_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    assert spool.append(3, b"abc", mark=7) == 0
+    assert spool.append(2, b"de", mark=9) == 3
+    frames = drain(Spool(tmp_path))
+    assert [(f.kind, f.first, f.count, f.mark, f.payload) for f in frames] == [
+        (EVENTS, 0, 3, 7, b"abc"),
+        (EVENTS, 3, 2, 9, b"de"),
+    ]
+
+
+def test_a_torn_tail_is_cut_off_and_its_seqs_are_handed_out_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append(1, b"whole", mark=1)
+    file = next(tmp_path.glob("*.seg"))
+    whole = file.stat().st_size
+    spool.append(1, b"torn", mark=2)
+    os.truncate(file, file.stat().st_size - 1)
+    again = Spool(tmp_path)
+    assert again.torn_bytes > 0
+    assert file.stat().st_size == whole
+    assert again.append(1, b"new", mark=3) == 1
+    assert [f.payload for f in drain(again)] == [b"whole", b"new"]
+
+
+def test_damage_in_an_older_file_is_declared_once(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, SMALL)
+    for i in range(12):
+        spool.append(1, b"x" * 50, mark=i)
+    files = sorted(tmp_path.glob("*.seg"))
+    damaged = bytearray(files[0].read_bytes())
+    damaged[-5] ^= 0xFF
+    files[0].write_bytes(damaged)
+    for _ in range(3):
+        spool = Spool(tmp_path, SMALL)
+    frames = drain(spool)
+    seen = IntervalSet((f.first, f.first + f.count - 1) for f in frames if f.kind == EVENTS)
+    lost = [d for f in frames if f.kind == DROPS for d in f.declarations()]
+    assert [d.reason for d in lost] == ["corrupt"]
+    assert seen.add(lost[0].first, lost[0].last) == lost[0].last - lost[0].first + 1
+    assert list(seen) == [(0, 11)]
+
+
+def test_at_the_cap_the_oldest_unread_file_is_declared_and_dropped(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, SMALL)
+    begun = spool.read(spool.position, 1)
+    for i in range(40):
+        spool.append(1, b"y" * 60, mark=i)
+    assert sum(f.stat().st_size for f in tmp_path.glob("*.seg")) < 1400
+    frames = drain(spool)
+    spool.settle(frames)
+    account = spool.account()
+    assert begun == []
+    assert account.produced == 40
+    assert account.pending == 0
+    assert account.dropped["spool-full"] > 0
+    assert account.balanced
+
+
+def test_a_lost_spool_starts_a_new_epoch_and_a_kept_one_does_not(tmp_path: Path) -> None:
+    first = Spool(tmp_path)
+    first.append(1, b"a", mark=0)
+    assert Spool(tmp_path).epoch == first.epoch
+    for file in tmp_path.glob("*.seg"):
+        file.unlink()
+    second = Spool(tmp_path)
+    assert second.epoch != first.epoch
+    assert second.account().produced == 0
+
+
+def test_a_full_disk_leaves_no_half_frame_and_uses_up_no_seq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.append(1, b"before", mark=0)
+    real = os.write
+
+    def short(fd: int, data: bytes) -> int:
+        if len(data) < 12:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return real(fd, bytes(data[: len(data) // 2]))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", short)
+        with pytest.raises(OSError, match="no space"):
+            spool.append(5, b"z" * 100, mark=1)
+    spool.declare_lost(5, "disk-full")
+    assert spool.append(1, b"after", mark=2) == 6
+    frames = drain(Spool(tmp_path))
+    assert [f.payload for f in frames if f.kind == EVENTS] == [b"before", b"after"]
+    assert frames[1].declarations() == [(1, 5, "disk-full")]
+
+
+def test_a_read_only_folder_is_a_one_line_error() -> None:
+    with pytest.raises(SpoolError, match="cannot be opened"):
+        Spool(Path("/proc/tidewheel-spool"))
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    """Random appends, reads, settlements, crashes with a torn tail; files of 200 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.spool = Spool(self.folder, SMALL)
+        self.produced = 0
+        self.delivered = IntervalSet()
+        self.dropped = IntervalSet()
+        self.unsettled: list[Frame] = []
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @rule(count=st.integers(1, 5))
+    def append(self, count: int) -> None:
+        first = self.spool.append(count, payload(self.produced, count), mark=self.produced + count)
+        assert first == self.produced
+        self.produced += count
+
+    @rule(count=st.integers(1, 3))
+    def lose(self, count: int) -> None:
+        self.spool.declare_lost(count, "disk-full")
+        self.produced += count
+
+    @rule(limit=st.integers(1, 400))
+    def send(self, limit: int) -> None:
+        start = self.unsettled[-1].end if self.unsettled else self.spool.position
+        for frame in self.spool.read(start, limit):
+            self.unsettled.append(frame)
+            for entry in frame.declarations() if frame.kind == DROPS else []:
+                self.dropped.add(entry.first, entry.last)
+            if frame.kind == EVENTS:
+                assert frame.payload == payload(frame.first, frame.count)
+                self.delivered.add(frame.first, frame.first + frame.count - 1)
+
+    @precondition(lambda self: self.unsettled)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        n = data.draw(st.integers(1, len(self.unsettled)))
+        self.spool.settle(self.unsettled[:n])
+        del self.unsettled[:n]
+
+    @rule(junk=st.binary(max_size=60), save=st.booleans())
+    def crash(self, junk: bytes, save: bool) -> None:
+        if save:
+            self.spool.sync_position()
+        newest = max(self.folder.glob("*.seg"))
+        with newest.open("ab") as stream:
+            stream.write(junk)  # what a torn write leaves
+        self.spool = Spool(self.folder, SMALL)
+        self.unsettled.clear()
+
+    @invariant()
+    def nothing_is_lost_unseen(self) -> None:
+        assert self.spool.next_seq == self.produced
+        assert self.spool.account().balanced
+
+    @invariant()
+    def what_is_dropped_was_not_sent(self) -> None:
+        both = IntervalSet(self.delivered)
+        fresh = sum(both.add(first, last) for first, last in self.dropped)
+        assert fresh == len(self.dropped)
+
+    @rule()
+    def drain_all(self) -> None:
+        self.send(1 << 20)
+        self.spool.settle(self.unsettled)
+        self.unsettled.clear()
+        account = self.spool.account()
+        assert account.pending == 0
+        whole = IntervalSet(self.delivered)
+        for first, last in self.dropped:
+            whole.add(first, last)
+        assert list(whole) == ([(0, self.produced - 1)] if self.produced else [])
+        assert account.produced == self.produced
+
+
+TestSpoolModel = SpoolMachine.TestCase
+TestSpoolModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,38 @@
+"""A signing key, and a registry with a first model of the tiny task."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.pilot import prepare
+from federation.registry import Registry
+from streams.contract.signing import create_key
+from streams.contract.task import Task, load_task
+
+TINY = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Task:
+    return load_task(TINY)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Ed25519PrivateKey:
+    return create_key(tmp_path / "keys" / "signing.pem")
+
+
+@pytest.fixture(scope="session")
+def pilot_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pilot")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, key: Ed25519PrivateKey, tiny: Task, pilot_cache: Path) -> Registry:
+    """Serves a first model that knows almost nothing, so that any device has much to teach it."""
+    found = Registry(tmp_path / "registry", tiny.name, tiny.version, [key.public_key()])
+    young = replace(tiny, training=replace(tiny.training, central_epochs=1))
+    prepare(TINY, young, found, key, pilot_cache)
+    return found

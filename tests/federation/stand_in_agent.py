@@ -1,0 +1,84 @@
+"""A stand-in for a device's agent: answers hand-offs with real training of tiny models."""
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import safetensors.numpy
+
+from edge_client.handoff import WorkReply, WorkRequest, receive_frame, send_frame
+from federation.dataset import segments_of_device, stack
+from federation.evaluation import score
+from streams.contract import learning
+from streams.contract.task import Task
+
+Trick = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+class StandInAgent:
+    """Listens at `path`, trains on the device's first segments; `trick` alters what it returns."""
+
+    def __init__(self, task: Task, device: str, path: Path, trick: Trick | None = None) -> None:
+        self.task, self.device, self.path, self.trick = task, device, path, trick
+        self.requests: list[WorkRequest] = []
+        data = stack(task, [segments_of_device(task, device)])
+        cut = len(data.labels) * 3 // 4
+        self.x, self.y = data.segments[:cut], data.labels[:cut]
+        self.held_x, self.held_y = data.segments[cut:], data.labels[cut:]
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen(4)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                header, body = receive_frame(connection)
+                request = WorkRequest.decode(header)
+                self.requests.append(request)
+                reply, weights = self._work(request, body)
+                send_frame(connection, reply.encode(), weights)
+
+    def _work(self, request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
+        model = learning.load_weights(self.task.build_model(), body)
+        result = score(self.task, learning.predict(model, self.held_x), self.held_y)
+        metrics = {"correct": result.correct, "evaluated": result.evaluated}
+        if request.op == "train":
+            learning.fit(
+                model,
+                len(self.y),
+                learning.segment_loss(self.task, model, self.x, self.y),
+                epochs=request.epochs,
+                batch_size=request.batch_size,
+                learning_rate=request.learning_rate,
+                seed=request.seed,
+            )
+        weights = learning.to_safetensors(model.state_dict()) if request.op == "train" else b""
+        if self.trick is not None and weights:
+            weights = safetensors.numpy.save(self.trick(safetensors.numpy.load(weights)))
+        reply = WorkReply(
+            device=self.device, samples=len(self.y), base=request.base, metrics=metrics
+        )
+        return reply, weights

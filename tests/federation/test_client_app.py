@@ -1,0 +1,107 @@
+"""The ClientApp against a real agent's socket; Flower's processes are in test_flower."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    Metadata,
+    RecordDict,
+)
+
+from edge_client.client_app import app
+from federation.exchange import Work
+from federation.server_app import read_reply
+from streams.contract.task import Task
+from tests.federation.stand_in_agent import StandInAgent
+
+WORK = Work("7", 1, "tiny", 1, "1-a", 1, 32, 0.02, 3, 20.0)
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="tw-") as folder:
+        yield Path(folder) / "agent.sock"
+
+
+def weights(task: Task) -> dict[str, np.ndarray]:
+    state = task.build_model().state_dict()
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def message(task: Task, kind: str = MessageType.TRAIN, **changes: object) -> Message:
+    arrays = {name: Array(value) for name, value in weights(task).items()}
+    work = ConfigRecord({**asdict(WORK), **changes})  # type: ignore[dict-item]
+    about = Metadata(7, "m1", 1, 5, "", "1", 0.0, 60.0, kind)
+    content = RecordDict({"weights": ArrayRecord(arrays), "work": work})
+    return Message(content=content, metadata=about)
+
+
+def context(path: Path | None) -> Context:
+    config: dict[str, str | int | float | bool] = {"device": "d0"}
+    if path is not None:
+        config["socket"] = str(path)
+    return Context(7, 5, config, RecordDict(), {})
+
+
+def test_training_comes_back_as_an_update(tiny: Task, path: Path) -> None:
+    with StandInAgent(tiny, "d0", path) as agent:
+        update = read_reply(5, app(message(tiny), context(path))).update
+    assert update is not None
+    assert [request.op for request in agent.requests] == ["train"]
+    assert agent.requests[0].seed == 3
+    assert (update.device, update.base, update.task) == ("d0", "1-a", "tiny")
+    assert update.samples == len(agent.y)
+    assert update.metrics["evaluated"] == len(agent.held_y)
+    assert {n: w.shape for n, w in update.weights.items()} == {
+        n: w.shape for n, w in weights(tiny).items()
+    }
+
+
+def test_evaluating_comes_back_without_weights(tiny: Task, path: Path) -> None:
+    with StandInAgent(tiny, "d0", path) as agent:
+        reply = app(message(tiny, MessageType.EVALUATE), context(path))
+    update = read_reply(5, reply).update
+    assert update is not None
+    assert [request.op for request in agent.requests] == ["evaluate"]
+    assert (update.weights, update.metrics["evaluated"]) == ({}, len(agent.held_y))
+
+
+def test_a_device_without_its_agent_says_so(tiny: Task, path: Path) -> None:
+    answer = read_reply(5, app(message(tiny), context(path)))
+    assert answer.device == "d0"
+    assert "agent does not answer" in (answer.error or "")
+
+
+def test_a_supernode_without_a_socket_says_what_to_do(tiny: Task) -> None:
+    answer = read_reply(5, app(message(tiny), context(None)))
+    assert "without socket=" in (answer.error or "")
+
+
+def test_a_request_that_is_not_as_agreed_is_an_error_of_that_message(
+    tiny: Task, path: Path
+) -> None:
+    with StandInAgent(tiny, "d0", path) as agent:
+        answer = read_reply(5, app(message(tiny, epochs=0), context(path)))
+    assert "epochs" in (answer.error or "")
+    assert agent.requests == []
+
+
+def test_it_needs_neither_torch_nor_arrow() -> None:
+    code = "import sys, edge_client.client_app; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    modules = set(done.stdout.split())
+    assert not modules & {"torch", "pyarrow", "onnxruntime", "kafka", "faust", "federation"}

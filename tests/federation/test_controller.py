@@ -1,0 +1,257 @@
+"""The controller on a real Kafka, with a stand-in for Flower's command."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from federation import controller, release
+from federation.registry import Registry
+from federation.submission import ConfigValue, Submission
+from streams.contract.artifact import Manifest, pack
+from streams.contract.bus import BrokerSettings, Producer, Reader, ensure_topics
+from streams.contract.documents import ModelWindow, Release, RoundEvent, WindowReport
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
+from streams.contract.signing import create_key
+from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
+from tests.federation.flower_stack import wait_for
+
+
+@dataclass(frozen=True)
+class StandInFlower(Submission):
+    """Hands out run ids and answers with what the test says of them."""
+
+    started: list[Mapping[str, ConfigValue]] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+
+    def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
+        if "refuse" in self.answers:
+            raise ProcessFailed("`flwr run` failed: no route")
+        self.started.append(config)
+        return f"r{len(self.started)}"
+
+    def status(self, run: str) -> str:
+        return self.answers.get(run, "running")
+
+
+@dataclass
+class Rig:
+    """One task of its own on the cluster, its registry, and what the controller has said."""
+
+    name: str
+    registry: Registry
+    settings: controller.ControllerSettings
+    flower: StandInFlower
+    broker: BrokerSettings
+    producer: Producer
+    reader: Reader
+    key_path: Path
+    events: list[RoundEvent] = field(default_factory=list)
+    releases: list[Release] = field(default_factory=list)
+
+    def serve(self, number: int) -> str:
+        """Keep and serve a new model version."""
+        manifest = Manifest(
+            task=self.name, task_version=1, number=number, created_us=1, key="", files=[]
+        )
+        data = pack(manifest, {"weights.safetensors": b"w"}, create_key(self.key_path))
+        model = self.registry.add(data).model
+        self.registry.set_serving(model)
+        return model
+
+    def look(self) -> None:
+        for message in self.reader.poll(0.1):
+            if message.topic.endswith(ROUNDS):
+                self.events.append(RoundEvent.decode(message.value))
+            else:
+                self.releases.append(Release.decode(message.value))
+
+    def wait(self, what: str, condition: Callable[[], bool]) -> None:
+        def held() -> bool:
+            self.look()
+            return condition()
+
+        wait_for(what, held, 30)
+
+    def say(self, kind: str, run: str, reason: str = "") -> None:
+        event = RoundEvent.model_validate(
+            {"run": run, "kind": kind, "time_us": 1, "reason": reason}
+        )
+        self.producer.put(topic_name(self.name, ROUNDS), run.encode(), event.encode())
+
+    def window(self, number: int, model: str, agreeing: int) -> None:
+        report = WindowReport(
+            task=self.name,
+            device=f"d{number % 2}",
+            window_us=number,
+            end_us=number + 1,
+            revision=0,
+            events=10,
+            teacher_model="1-t",
+            models={model: ModelWindow(events=10, compared=10, agreeing=agreeing)},
+        )
+        topic = topic_name(self.name, WINDOWS)
+        self.producer.put(topic, report.device.encode(), report.encode())
+
+    def disagree_until(self, model: str, condition: Callable[[], bool]) -> None:
+        numbers = iter(range(1000))
+
+        def held() -> bool:
+            self.window(next(numbers), model, 2)
+            return condition()
+
+        self.wait("the controller acts", held)
+
+    def kinds(self) -> list[tuple[str, str]]:
+        return [(event.run, event.kind) for event in self.events]
+
+
+@pytest.fixture
+def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
+    name = f"t{uuid.uuid4().hex[:8]}"
+    reference = tmp_path / "own_task.py"
+    reference.write_text(
+        "from dataclasses import replace\nfrom tests.fakes.tiny_task import task as tiny\n"
+        f"task = replace(tiny, name={name!r})\n"
+    )
+    key_path = tmp_path / "signing.pem"
+    key = create_key(key_path)
+    ensure_topics(kafka, topic_specs(name))
+    registry = Registry(tmp_path / "registry", name, 1, [key.public_key()])
+    flower = StandInFlower("flwr", tmp_path, "tidewheel")
+    settings = controller.ControllerSettings(
+        task_ref=f"{reference}:task",
+        broker=kafka,
+        state=tmp_path,
+        registry=registry.folder,
+        public_keys=(key_path.with_suffix(".pub"),),
+        submission=flower,
+        run_config={"rounds": 2},
+        min_events=20,
+        min_interval_s=0.0,
+    )
+    producer = Producer(kafka)
+    reader = Reader(kafka, [topic_name(name, ROUNDS), topic_name(name, RELEASES)])
+    yield Rig(name, registry, settings, flower, kafka, producer, reader, key_path)
+    reader.close()
+    producer.close()
+
+
+@pytest.fixture
+def start(rig: Rig) -> Iterator[Callable[..., threading.Event]]:
+    """Run a controller in a thread; it is stopped at the end at the latest."""
+    running: list[tuple[threading.Thread, threading.Event]] = []
+
+    def begin(**changes: object) -> threading.Event:
+        settings = replace(rig.settings, **changes)  # type: ignore[arg-type]
+        stop = threading.Event()
+        thread = threading.Thread(target=controller.run, args=(settings, stop))
+        thread.start()
+        running.append((thread, stop))
+        return stop
+
+    yield begin
+    for thread, stop in running:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.kafka
+def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    first = rig.serve(1)
+    start(max_runs=1)
+    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
+    assert rig.releases[0].model == first
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    rig.wait("the request is told", lambda: ("r1", "requested") in rig.kinds())
+    assert f"{first} agrees with the teacher on 0.200" in rig.events[0].reason
+    assert rig.flower.started == [{"task": rig.settings.task_ref, "rounds": 2}]
+    second = rig.serve(2)
+    rig.say("finished", "r1", "promoted")
+    rig.wait("the new model is announced", lambda: len(rig.releases) == 2)
+    assert (rig.releases[1].model, rig.releases[1].number) == (second, 2)
+
+
+@pytest.mark.kafka
+def test_what_is_announced_already_is_not_announced_again(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    first = rig.serve(1)
+    release.announce(rig.producer, rig.registry, first, "by hand")
+    start()
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    rig.look()
+    assert [r.reason for r in rig.releases] == ["by hand"]
+
+
+@pytest.mark.kafka
+def test_a_run_that_died_is_reported_and_another_may_start(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "SILENCE_S", 0.2)
+    first = rig.serve(1)
+    rig.flower.answers["r1"] = "finished:failed"
+    start()
+    rig.disagree_until(first, lambda: ("r1", "finished") in rig.kinds())
+    (end,) = [e for e in rig.events if e.kind == "finished"]
+    assert end.reason == "the run ended without a word (finished:failed)"
+    rig.disagree_until(first, lambda: len(rig.flower.started) == 2)
+
+
+@pytest.mark.kafka
+def test_a_restart_finds_the_run_that_is_going_on(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    first = rig.serve(1)
+    rig.say("started", "r9")
+    stop = start(schedule_s=0.0)
+    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
+    stop.set()
+    start(schedule_s=0.0)
+    rig.say("finished", "r9")
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    assert ("r9", "finished") in rig.kinds()
+
+
+@pytest.mark.kafka
+def test_a_run_that_flower_refuses_is_tried_again_later(
+    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = rig.serve(1)
+    rig.flower.answers["refuse"] = ""
+    start()
+    rig.disagree_until(first, lambda: "no route" in caplog.text)
+    del rig.flower.answers["refuse"]
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+
+
+@pytest.mark.kafka
+def test_it_waits_for_a_broker_that_is_away(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([True, True])
+
+    def producer(settings: BrokerSettings) -> Producer:
+        if next(failures, False):
+            raise BrokerUnavailable("no Kafka broker answers")
+        return Producer(settings)
+
+    monkeypatch.setattr(controller, "Producer", producer)
+    monkeypatch.setattr(controller, "BACK_OFF_S", (0.05,))
+    first = rig.serve(1)
+    start()
+    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
+    assert rig.releases[0].model == first
+    assert next(failures, None) is None
+
+
+@pytest.mark.kafka
+def test_nothing_to_serve_is_said_at_the_start(rig: Rig) -> None:
+    with pytest.raises(UsageError, match="serves no model"):
+        controller.run(rig.settings, threading.Event())

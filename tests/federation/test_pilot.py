@@ -1,0 +1,92 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.dataset import group, segments_of_device, stack
+from federation.evaluation import HeldOut, score
+from federation.graph import run_graph
+from federation.pilot import prepare
+from federation.registry import Registry
+from streams.contract import learning
+from streams.contract.artifact import GRAPH, WEIGHTS
+from streams.contract.errors import TaskError
+from streams.contract.task import Task
+from tests.federation.conftest import TINY
+
+
+@pytest.fixture
+def empty(tmp_path: Path, tiny: Task, key: Ed25519PrivateKey) -> Registry:
+    return Registry(tmp_path / "fresh", tiny.name, tiny.version, [key.public_key()])
+
+
+def test_it_makes_both_models_once(
+    tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
+) -> None:
+    cache, told = tmp_path / "cache", []
+    report = prepare(TINY, tiny, empty, key, cache, told.append)
+    assert report is not None
+    assert not report.cached
+    assert "training the teacher" in told
+    assert report.teacher_fleet > 0.9
+    assert report.warning == ""
+    serving = empty.serving()
+    assert serving is not None
+    assert (serving.model, serving.manifest.number) == (report.model, 1)
+
+    held = HeldOut.load(empty.heldout_path, tiny)
+    found = score(tiny, run_graph(serving.files[GRAPH], held.segments), held.labels)
+    assert found.share == pytest.approx(report.model_held_out, abs=1e-3)
+    teacher = empty.verify(empty.teacher_path.read_bytes(), "teacher")
+    learning.load_weights(learning.build_teacher(tiny), teacher.files[WEIGHTS])
+
+    assert prepare(TINY, tiny, empty, key, cache) is None  # what serves is left as it is
+    again = Registry(tmp_path / "again", tiny.name, tiny.version, [key.public_key()])
+    cached = prepare(TINY, tiny, again, key, cache)
+    assert cached is not None
+    assert cached.cached
+    assert again.load(cached.model).files == serving.files
+
+
+def test_other_settings_are_not_taken_from_the_cache(
+    tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    short = replace(tiny, training=replace(tiny.training, central_epochs=1, teacher_epochs=1))
+    assert prepare(TINY, short, empty, key, cache) is not None
+    other = Registry(tmp_path / "other", tiny.name, tiny.version, [key.public_key()])
+    longer = replace(short, training=replace(short.training, central_epochs=2))
+    report = prepare(TINY, longer, other, key, cache)
+    assert report is not None
+    assert not report.cached
+
+
+def test_a_task_without_a_labelled_pilot_is_named(
+    tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
+) -> None:
+    nobody = replace(tiny, devices=list)
+    with pytest.raises(TaskError, match="no device of role 'pilot'"):
+        prepare(TINY, nobody, empty, key, tmp_path / "cache")
+    assert empty.serving() is None
+
+
+def test_windows_hold_the_segments_that_begin_in_them(tiny: Task) -> None:
+    device = segments_of_device(tiny, "d0")
+    windows = group(tiny, [device])
+    assert windows.mask.sum() == len(device.times)  # every window has a label in this task
+    starts = [tiny.window_start(int(time)) for time in device.times]
+    np.testing.assert_array_equal(
+        windows.mask.sum(axis=1), np.unique(starts, return_counts=True)[1]
+    )
+    np.testing.assert_array_equal(windows.windows[windows.mask], device.segments)
+    assert np.isnan(windows.labels[~windows.mask]).all()
+
+
+def test_windows_without_any_label_are_left_out(tiny: Task) -> None:
+    device = segments_of_device(tiny, "d0")
+    unknown = replace(device, labels=np.full_like(device.labels, np.nan))
+    assert len(group(tiny, [unknown]).mask) == 0
+    assert len(stack(tiny, [unknown]).labels) == 0
+    assert len(group(tiny, []).mask) == 0

@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.registry import Registry
+from streams.contract.artifact import Manifest, pack, unpack
+from streams.contract.errors import ArtifactError
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+MANIFEST = Manifest(task="tiny", task_version=1, number=1, created_us=1, key="", files=[])
+FILES = {"weights.safetensors": b"w" * 40, "graph.onnx": b"g" * 9}
+DATA = pack(MANIFEST, FILES, KEY)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry", "tiny", 1, [KEY.public_key()])
+
+
+def test_an_artifact_comes_back_as_it_was_packed() -> None:
+    artifact = unpack(DATA, [KEY.public_key()], task="tiny", task_version=1)
+    assert dict(artifact.files) == FILES
+    assert artifact.model == f"1-{artifact.digest[:8]}"
+
+
+@given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
+@settings(max_examples=300)
+def test_any_altered_byte_is_refused(at: int, change: int) -> None:
+    bad = bytearray(DATA)
+    bad[at] ^= change
+    with pytest.raises(ArtifactError):
+        unpack(bytes(bad), [KEY.public_key()], task="tiny", task_version=1)
+
+
+@given(st.integers(0, len(DATA) - 1))
+def test_any_truncation_is_refused(size: int) -> None:
+    with pytest.raises(ArtifactError):
+        unpack(DATA[:size], [KEY.public_key()], task="tiny", task_version=1)
+
+
+def test_what_is_added_can_be_served(empty: Registry) -> None:
+    assert empty.serving() is None
+    assert empty.next_number() == 1
+    artifact = empty.add(DATA)
+    empty.set_serving(artifact.model)
+    serving = empty.serving()
+    assert serving is not None
+    assert serving.model == artifact.model
+    assert empty.models() == [artifact.model]
+    assert empty.next_number() == 2
+
+
+def test_versions_are_ordered_by_number(empty: Registry) -> None:
+    for number in (10, 2, 1):
+        empty.add(pack(MANIFEST.model_copy(update={"number": number}), FILES, KEY))
+    assert [model.partition("-")[0] for model in empty.models()] == ["1", "2", "10"]
+    assert empty.next_number() == 11
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:30], lambda d: d[:-3] + b"xyz"])
+def test_a_file_damaged_on_disk_is_never_a_model(empty: Registry, damage: object) -> None:
+    artifact = empty.add(DATA)
+    empty.set_serving(artifact.model)
+    path = empty.folder / "models" / f"{artifact.model}.twa"
+    path.write_bytes(damage(DATA))  # type: ignore[operator]
+    with pytest.raises(ArtifactError):
+        empty.serving()
+    with pytest.raises(ArtifactError):
+        empty.set_serving(artifact.model)
+
+
+def test_a_foreign_signature_is_not_kept(empty: Registry) -> None:
+    with pytest.raises(ArtifactError, match="not trusted"):
+        empty.add(pack(MANIFEST, FILES, Ed25519PrivateKey.generate()))
+    assert empty.models() == []
+
+
+def test_a_version_under_another_name_is_refused(empty: Registry) -> None:
+    artifact = empty.add(DATA)
+    path = empty.folder / "models" / f"{artifact.model}.twa"
+    path.rename(path.with_name("9-00000000.twa"))
+    with pytest.raises(ArtifactError, match="holds model"):
+        empty.load("9-00000000")
+    for name in ("../secret", "", "1/2"):
+        with pytest.raises(ArtifactError):
+            empty.load(name)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"model": "../x"})])
+def test_a_damaged_pointer_is_named(empty: Registry, text: str) -> None:
+    empty.add(DATA)
+    (empty.folder / "serving.json").write_text(text)
+    with pytest.raises(ArtifactError):
+        empty.serving()
+
+
+def test_a_teacher_is_no_model(empty: Registry) -> None:
+    teacher = pack(MANIFEST.model_copy(update={"kind": "teacher"}), FILES, KEY)
+    empty.add_teacher(teacher)
+    assert empty.teacher_path.read_bytes() == teacher
+    with pytest.raises(ArtifactError, match="a teacher, not a model"):
+        empty.add(teacher)

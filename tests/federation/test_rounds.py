@@ -1,0 +1,268 @@
+"""Whole runs against a fake fleet: no Flower, no broker."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation import checkpoint, release
+from federation.admission import Update
+from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
+from federation.journal import Journal
+from federation.registry import Registry
+from federation.rounds import FederatedRun, RunSettings
+from streams.contract.artifact import WEIGHTS
+from streams.contract.documents import Release, RoundEvent
+from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
+from streams.contract.records import Headers
+from streams.contract.task import Task
+from streams.contract.topics import RELEASES, ROUNDS
+
+Device = Callable[[Op, Work, Tensors], Update | str]
+
+
+class FakeKafka:
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes, bytes]] = []
+
+    def put(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        self.messages.append((topic.rpartition(".")[2], key, value))
+        return len(self.messages) - 1
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        pass
+
+    @property
+    def events(self) -> list[RoundEvent]:
+        return [RoundEvent.decode(value) for t, _, value in self.messages if t == ROUNDS]
+
+
+@dataclass
+class FakeFleet:
+    devices: list[Device]
+    online_after: int = 0  # looks at nodes() before anybody is there
+    sent: list[tuple[Op, Tensors]] = field(default_factory=list)
+
+    def nodes(self) -> list[int]:
+        self.online_after -= 1
+        return [] if self.online_after >= 0 else list(range(len(self.devices)))
+
+    def exchange(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
+    ) -> list[Answer]:
+        self.sent.append((op, weights))
+        found = [(node, self.devices[node](op, work, weights)) for node in nodes]
+        return [
+            Answer(node, error=a) if isinstance(a, str) else Answer(node, a.device, a)
+            for node, a in found
+        ]
+
+
+def sound(name: str, step: float, gain: float = 0.1) -> Device:
+    """Moves all weights by `step`; finds the candidate better by `gain` than the base."""
+
+    def answer(op: Op, work: Work, weights: Tensors) -> Update:
+        share = 0.5 if op == "train" and work.round == 1 else 0.5 + gain
+        metrics = {"correct": 100 * share, "evaluated": 100.0}
+        moved = {key: value + np.float32(step) for key, value in weights.items()}
+        weights = moved if op == "train" else {}
+        return Update(name, work.task, work.task_version, work.base, 50, weights, metrics)
+
+    return answer
+
+
+def hostile(name: str, alter: Callable[[Update], Update]) -> Device:
+    def answer(op: Op, work: Work, weights: Tensors) -> Update:
+        good = sound(name, 0.001)(op, work, weights)
+        assert isinstance(good, Update)
+        return alter(good)
+
+    return answer
+
+
+@dataclass
+class Rig:
+    task: Task
+    registry: Registry
+    key: Ed25519PrivateKey
+    runs: Path
+    kafka: FakeKafka = field(default_factory=FakeKafka)
+
+    def run(self, fleet: FakeFleet, rounds: int = 2, **changes: object) -> FederatedRun:
+        journal = Journal("tiny", "7", self.runs / "7" / "rounds.jsonl", lambda: self.kafka)
+        settings = RunSettings("7", rounds, 2, 5.0, 30.0, 1, 32, 0.01, 0.01, 0, self.runs)
+        settings = replace(settings, **changes)  # type: ignore[arg-type]
+        times = iter(range(10_000))
+        return FederatedRun(
+            self.task,
+            settings,
+            self.registry,
+            self.key,
+            fleet,
+            journal,
+            clock=lambda: float(next(times)),
+            sleep=lambda _s: None,
+        )
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.kafka.events]
+
+
+@pytest.fixture
+def rig(tiny: Task, registry: Registry, key: Ed25519PrivateKey, tmp_path: Path) -> Rig:
+    registry.heldout_path.unlink()  # random steps do the people held out no good
+    return Rig(tiny, registry, key, tmp_path / "runs")
+
+
+def base_weights(registry: Registry) -> Tensors:
+    serving = registry.serving()
+    assert serving is not None
+    return safetensors.numpy.load(serving.files[WEIGHTS])
+
+
+def test_a_better_model_is_signed_kept_served_and_announced(rig: Rig) -> None:
+    before = base_weights(rig.registry)
+    (base,) = rig.registry.models()
+    verdict = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003)])).run()
+    assert verdict.promote
+    serving = rig.registry.serving()
+    assert serving is not None
+    m = serving.manifest
+    assert (m.number, m.base, m.run, m.round, m.admitted, m.refused) == (2, base, "7", 2, 4, 0)
+    after = base_weights(rig.registry)
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name] + 0.004, atol=1e-6)
+    announced = [Release.decode(v) for t, _, v in rig.kafka.messages if t == RELEASES]
+    assert [(r.model, r.base) for r in announced] == [(serving.model, base)]
+    assert rig.kinds()[-3:] == ["evaluated", "promoted", "finished"]
+
+
+def test_a_model_that_devices_find_no_better_is_not_served(rig: Rig) -> None:
+    before = rig.registry.models()
+    verdict = rig.run(FakeFleet([sound("a", 0.001, 0.0), sound("b", 0.001, 0.0)])).run()
+    assert not verdict.promote
+    assert rig.registry.models() == before
+    assert rig.kinds()[-2:] == ["rejected", "finished"]
+    assert not [t for t, _, _ in rig.kafka.messages if t == RELEASES]
+
+
+@pytest.mark.parametrize(
+    ("alter", "slug"),
+    [
+        (lambda u: replace(u, samples=0), "samples"),
+        (lambda u: replace(u, base="1-00000000"), "task"),
+        (lambda u: replace(u, device="a"), "duplicate"),
+        (lambda u: replace(u, weights={k: v * np.nan for k, v in u.weights.items()}), "not-finite"),
+        (lambda u: replace(u, weights={k: v[None] for k, v in u.weights.items()}), "shape"),
+        (lambda u: replace(u, weights={k: v + 9 for k, v in u.weights.items()}), "norm"),
+    ],
+)
+def test_a_hostile_device_changes_nothing_but_its_own_count(
+    rig: Rig, alter: Callable[[Update], Update], slug: str
+) -> None:
+    sound_devices = [sound(name, 0.001) for name in ("a", "b", "c", "d")]
+    before = base_weights(rig.registry)
+    rig.run(FakeFleet([*sound_devices, hostile("e", alter)]), rounds=1).run()
+    refused = [e for e in rig.kafka.events if e.kind == "refused"]
+    assert [e.reason.partition(":")[0] for e in refused] == [slug]
+    (_, weights) = checkpoint.latest(rig.runs, "7") or (0, {})
+    for name in before:
+        np.testing.assert_allclose(weights[name], before[name] + 0.001, atol=1e-6)
+    assert len([e for e in rig.kafka.events if e.kind == "admitted"]) == 4
+
+
+def test_a_refused_device_has_no_say_at_the_gate(rig: Rig) -> None:
+    liar = hostile("e", lambda u: replace(u, samples=0, metrics={"correct": 0, "evaluated": 2000}))
+    verdict = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), liar])).run()
+    assert verdict.promote
+
+
+def test_whoever_takes_another_devices_name_does_not_silence_it(rig: Rig) -> None:
+    thief = hostile("e", lambda u: replace(u, device="a", metrics={"correct": 0, "evaluated": 9}))
+    assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), thief])).run().promote
+    last = [event for event in rig.kafka.events if event.kind == "evaluated"][-1]
+    assert last.metrics["device_segments"] == 200
+
+
+def test_a_failure_is_told_and_the_rest_is_averaged(rig: Rig) -> None:
+    fleet = FakeFleet([sound("a", 0.001), sound("b", 0.001), lambda *_: "no reply within 30 s"])
+    assert rig.run(fleet).run().promote
+    failed = [e for e in rig.kafka.events if e.kind == "failed"]
+    assert {(e.device, e.reason) for e in failed} == {("node 2", "no reply within 30 s")}
+
+
+def test_a_round_without_updates_keeps_the_weights(rig: Rig) -> None:
+    def late_starter(op: Op, work: Work, weights: Tensors) -> Update | str:
+        return "busy" if work.round == 1 else sound("a", 0.001)(op, work, weights)
+
+    fleet = FakeFleet([late_starter, lambda *_: "busy"])
+    rig.run(fleet, rounds=2).run()
+    np.testing.assert_array_equal(fleet.sent[0][1]["4.bias"], fleet.sent[1][1]["4.bias"])
+
+
+def test_a_run_without_any_update_fails_and_says_so(rig: Rig) -> None:
+    with pytest.raises(ProcessFailed, match="no update was admitted"):
+        rig.run(FakeFleet([lambda *_: "busy", lambda *_: "busy"])).run()
+    assert rig.kafka.events[-1].kind == "finished"
+    assert rig.kafka.events[-1].reason.startswith("failed: no update")
+
+
+def test_it_waits_for_enough_devices_but_not_for_ever(rig: Rig) -> None:
+    assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)], online_after=3)).run().promote
+    with pytest.raises(ProcessFailed, match="0 devices are online, 2 are needed"):
+        rig.run(FakeFleet([], online_after=10_000)).run()
+
+
+def test_a_registry_that_serves_nothing_or_damage_stops_the_run(rig: Rig) -> None:
+    (model,) = rig.registry.models()
+    (rig.registry.folder / "models" / f"{model}.twa").write_bytes(b"TWARTF01")
+    with pytest.raises(ArtifactError):
+        rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)])).run()
+    (rig.registry.folder / "serving.json").unlink()
+    with pytest.raises(UsageError, match="serves no model"):
+        rig.run(FakeFleet([])).run()
+
+
+def test_checkpoints_are_kept_for_the_last_rounds_only(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        checkpoint.save(tmp_path, "7", number, {"w": np.full(2, number, np.float32)})
+    latest = checkpoint.latest(tmp_path, "7")
+    assert latest is not None
+    assert (latest[0], latest[1]["w"].tolist()) == (3, [3.0, 3.0])
+    assert len(list((tmp_path / "7").iterdir())) == checkpoint.KEPT
+    assert checkpoint.latest(tmp_path, "8") is None
+
+
+@pytest.mark.parametrize(
+    ("replied", "expected", "cutoff"),
+    [
+        ([], 3, 60.0),
+        ([1.0], 3, 60.0),
+        ([1.0, 2.0], 3, 10.0),
+        ([1.0, 8.0], 3, 24.0),
+        ([1.0, 50.0], 3, 60.0),
+        ([4.0], 1, 12.0),
+    ],
+)
+def test_late_devices_get_three_times_what_most_took(
+    replied: list[float], expected: int, cutoff: float
+) -> None:
+    assert cutoff_s(replied, expected, 60.0) == cutoff
+
+
+def test_chunks_carry_all_bytes_in_order() -> None:
+    parts = list(release.chunks(b"0123456789", "d" * 64, size=4))
+    assert [part for part, _ in parts] == [b"0123", b"4567", b"89"]
+    assert [dict(headers)["index"] for _, headers in parts] == [b"0", b"1", b"2"]
+    assert {dict(headers)["chunks"] for _, headers in parts} == {b"3"}

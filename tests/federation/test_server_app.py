@@ -1,0 +1,203 @@
+"""What a device's reply may do to the server, and how a run's settings are read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MessageType,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.supercore.task_identity import TaskIdentity
+
+from compose.flower import RUN_CONFIG
+from federation import server_app
+from federation.exchange import Answer, Work
+from federation.server_app import read_reply, run_settings
+from streams.contract.errors import UsageError
+from streams.contract.task import Task
+
+ABOUT = {"device": "d0", "task": "tiny", "task_version": 1, "base": "1-a", "error": ""}
+METRICS = {"num-examples": 40, "correct": 3.0, "evaluated": 4.0}
+
+
+def request() -> Message:
+    about = Metadata(7, "m1", 1, 5, "", "1", 0.0, 60.0, MessageType.TRAIN)
+    return Message(content=RecordDict(), metadata=about)
+
+
+def answer(
+    about: dict[str, object] | None = None,
+    metrics: dict[str, object] | None = None,
+    arrays: dict[str, Array] | None = None,
+    leave_out: str = "",
+) -> Answer:
+    content = RecordDict(
+        {
+            "weights": ArrayRecord(arrays or {"w": Array(np.ones(2, np.float32))}),
+            "metrics": MetricRecord({**METRICS, **(metrics or {})}),  # type: ignore[dict-item]
+            "device": ConfigRecord({**ABOUT, **(about or {})}),  # type: ignore[dict-item]
+        }
+    )
+    if leave_out:
+        del content[leave_out]
+    return read_reply(5, Message(content, reply_to=request()))
+
+
+def test_a_sound_reply_is_an_update() -> None:
+    update = answer().update
+    assert update is not None
+    assert (update.device, update.samples, update.base) == ("d0", 40, "1-a")
+    assert update.metrics == {"correct": 3.0, "evaluated": 4.0}
+    np.testing.assert_array_equal(update.weights["w"], np.ones(2, np.float32))
+
+
+def test_an_error_of_flowers_or_of_the_device_is_a_failure_with_its_reason() -> None:
+    found = read_reply(5, Message(Error(3, "expired"), reply_to=request()))
+    assert (found.node, found.device, found.error) == (5, None, "Flower error 3: expired")
+    assert answer(about={"error": "no agent"}).error == "no agent"
+
+
+@pytest.mark.parametrize("record", ["weights", "metrics", "device"])
+def test_a_missing_record_is_refused(record: str) -> None:
+    refusal = answer(leave_out=record).refusal
+    assert refusal is not None
+    assert refusal.reason == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("about", "metrics"),
+    [
+        ({"device": 5}, {}),
+        ({"task_version": "1"}, {}),
+        ({"task_version": True}, {}),
+        ({"error": 1}, {}),
+        ({}, {"num-examples": 1.5}),
+        ({}, {"num-examples": [1, 2]}),
+    ],
+)
+def test_a_field_of_another_type_is_refused(
+    about: dict[str, object], metrics: dict[str, object]
+) -> None:
+    refusal = answer(about, metrics).refusal
+    assert refusal is not None
+    assert refusal.reason == "malformed"
+
+
+def npy(text: str) -> bytes:
+    """An array file whose header is `text` and whose data is missing."""
+    header = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no array",
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (10,)}"),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999,)}"),
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"),
+    ],
+)
+def test_bytes_that_are_no_array_are_refused(data: bytes) -> None:
+    array = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=data)
+    refusal = answer(arrays={"w": array}).refusal
+    assert refusal is not None
+    assert refusal.reason == "malformed"
+
+
+def test_an_unknown_encoding_is_refused() -> None:
+    array = Array(dtype="float32", shape=(2,), stype="pickle", data=b"x")
+    assert answer(arrays={"w": array}).refusal is not None
+
+
+def test_metrics_that_are_no_finite_numbers_are_passed_over() -> None:
+    update = answer(metrics={"loss": float("nan"), "many": [1.0, 2.0], "fine": 2}).update
+    assert update is not None
+    assert update.metrics == {"correct": 3.0, "evaluated": 4.0, "fine": 2.0}
+
+
+def test_zero_means_what_the_task_says(tiny: Task) -> None:
+    found = run_settings(tiny, "7", dict(RUN_CONFIG), Path("runs"))
+    assert (found.rounds, found.epochs, found.batch_size) == (3, 4, 32)
+    assert (found.learning_rate, found.margin) == (0.02, 0.01)
+    changed = run_settings(tiny, "7", {**RUN_CONFIG, "rounds": 5, "margin": 0.0}, Path("runs"))
+    assert (changed.rounds, changed.margin) == (5, 0.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rounds": -1}, {"rounds": "many"}, {"minimum-nodes": 0}, {"round-deadline-s": 0.0}],
+)
+def test_an_impossible_setting_is_named(tiny: Task, change: dict[str, int | str | float]) -> None:
+    with pytest.raises(UsageError, match="run setting"):
+        run_settings(tiny, "7", {**RUN_CONFIG, **change}, Path("runs"))
+
+
+class FakeGrid:
+    """Three nodes: one replies, one's reply is an error, one stays silent."""
+
+    def __init__(self, run_id: int = 7) -> None:
+        self.sent: list[Message] = []
+        self.looks = 0
+
+    def get_node_ids(self) -> list[int]:
+        return [3, 1, 2]
+
+    def push_messages(self, messages: list[Message]) -> list[str]:
+        self.sent = messages
+        return [f"m{message.metadata.dst_node_id}" for message in messages]
+
+    def pull_messages(self, ids: list[str]) -> list[Message]:
+        self.looks += 1
+        if self.looks == 1 and "m1" in ids:
+            return [self.reply("m1", content=self.content())]
+        if self.looks == 2 and "m2" in ids:
+            return [self.reply("m2", error=Error(5, "node unavailable"))]
+        return []
+
+    def content(self) -> RecordDict:
+        return RecordDict(
+            {
+                "weights": ArrayRecord({"w": Array(np.ones(2, np.float32))}),
+                "metrics": MetricRecord(METRICS),  # type: ignore[arg-type]
+                "device": ConfigRecord(ABOUT),  # type: ignore[arg-type]
+            }
+        )
+
+    def reply(
+        self, to: str, content: RecordDict | None = None, error: Error | None = None
+    ) -> Message:
+        # As Flower's own error replies: they come from no node.
+        about = Metadata(7, "r", 1, 1, to, "1", 0.0, 60.0, MessageType.TRAIN)
+        if error is not None:
+            return Message(error=error, metadata=about)
+        return Message(content=content, metadata=about)
+
+
+def test_every_node_is_answered_for_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_app, "POLL_S", 0.01)
+    for name in ("_run_id", "_task_id", "_node_id"):  # as in a ServerApp's process
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    grid = FakeGrid()
+    fleet = server_app.FlowerFleet(grid)  # type: ignore[arg-type]
+    work = Work("7", 1, "tiny", 1, "1-a", 1, 32, 0.02, 3, 20.0)
+    weights = {"w": np.zeros(2, np.float32)}
+    answers = fleet.exchange("train", fleet.nodes(), work, weights, deadline_s=0.2)
+    by_node = {answer.node: answer for answer in answers}
+    assert sorted(by_node) == [1, 2, 3]
+    assert by_node[1].update is not None
+    assert by_node[2].error == "Flower error 5: node unavailable"
+    assert (by_node[3].error or "").startswith("no reply within")
+    assert {message.metadata.message_type for message in grid.sent} == {"train"}
+    assert all(0 < message.metadata.ttl < 6 for message in grid.sent)
+    sent = grid.sent[0].content.config_records["work"]
+    assert (sent["base"], sent["seed"], sent["epochs"]) == ("1-a", 3, 1)

@@ -1,0 +1,116 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import ProcessFailed
+from streams.contract.records import Drop
+from streams.worker.partition import PartitionState, Position
+from tests.fakes.tiny_task import task
+from tests.worker.support import batch
+
+Span = tuple[int, int]
+spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1] - 1))
+
+
+def message(state: PartitionState, offset: int):  # type: ignore[no-untyped-def]
+    found = state.track(offset, offset)
+    assert found is not None
+    return found
+
+
+def seqs_of(windows) -> list[int]:  # type: ignore[no-untyped-def]
+    pieces = [piece for window in windows for piece in window.pieces]
+    return [s for p in pieces for s in range(p.events.first, p.events.last + 1)]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), spans, st.integers(0, 30)), min_size=1, max_size=25),
+    st.sets(st.integers(0, 50)),
+)
+def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
+    actions: list[tuple[bool, Span, int]], stored: set[int]
+) -> None:
+    """Any order and repetition of spans, event times all over, flushes in between."""
+    position = Position(taken={("d0", "e1"): IntervalSet((s, s) for s in stored)})
+    state = PartitionState(task, 0, position)
+    sealed: list[int] = []
+    content: list[set[int]] = []
+    committed = 0
+    for flush, (first, last), at_s in actions:
+        offset = len(content)
+        content.append(set(range(first, last + 1)))
+        times = [at_s + 0.7 * i for i in range(last - first + 1)]
+        state.add_events(message(state, offset), batch("d0", first, times), 0.0)
+        if flush:
+            closed = state.close(0.0)
+            sealed += seqs_of(closed)
+            state.seal([p for window in closed for p in window.pieces])
+        committed += len(state.acknowledgeable())
+        assert set().union(*content[:committed], set()) <= set(sealed) | stored
+    rest = state.close(1e9)
+    sealed += seqs_of(rest)
+    state.seal([p for window in rest for p in window.pieces])
+    committed += len(state.acknowledgeable())
+    assert committed == len(content)
+    assert state.rows == 0
+    assert len(sealed) == len(set(sealed))
+    assert set(sealed) == set().union(*content) - stored
+
+
+@given(st.lists(spans, max_size=8), st.lists(spans, min_size=1, max_size=8))
+def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
+    events: list[Span], drops: list[Span]
+) -> None:
+    state = PartitionState(task, 0, Position())
+    offset = 0
+    have: set[int] = set()
+    for first, last in events:
+        state.add_events(message(state, offset), batch("d0", first, [1.0] * (last - first + 1)), 0)
+        have |= set(range(first, last + 1))
+        offset += 1
+    for first, last in drops:
+        state.add_drop(message(state, offset), Drop("d0", "e1", first, last, "full"))
+        offset += 1
+    taken = [s for d in state.take_drops() for s in range(d.drop.first, d.drop.last + 1)]
+    wanted = {s for first, last in drops for s in range(first, last + 1)} - have
+    assert len(taken) == len(set(taken))
+    assert set(taken) == wanted
+
+
+def test_an_event_that_was_declared_dropped_is_scored_all_the_same() -> None:
+    state = PartitionState(task, 0, Position())
+    state.add_drop(message(state, 0), Drop("d0", "e1", 0, 9, "full"))
+    state.add_events(message(state, 1), batch("d0", 4, [1.0, 1.0]), 0.0)
+    assert seqs_of(state.close(1e9)) == [4, 5]
+
+
+def test_a_drop_is_acknowledged_only_when_it_is_stored() -> None:
+    state = PartitionState(task, 0, Position())
+    state.add_drop(message(state, 0), Drop("d0", "e1", 0, 2**62, "full"))
+    drops = state.take_drops()
+    assert state.acknowledgeable() == []
+    state.seal((), drops)
+    assert [m.offset for m in state.acknowledgeable()] == [0]
+
+
+def test_an_offset_that_comes_again_is_not_tracked_twice() -> None:
+    state = PartitionState(task, 0, Position())
+    assert state.track(5, None) is not None
+    assert state.track(5, None) is None
+    assert state.track(9, None) is not None
+    assert state.track(7, None) is None
+
+
+def test_an_offset_from_before_the_first_ends_the_process() -> None:
+    state = PartitionState(task, 3, Position())
+    state.track(5, None)
+    with pytest.raises(ProcessFailed, match="partition 3: message 4 came after 5"):
+        state.track(4, None)
+
+
+def test_short_memory_closes_every_window() -> None:
+    state = PartitionState(task, 0, Position())
+    state.add_events(message(state, 0), batch("d0", 0, [1.0, 2.0]), 0.0)
+    assert state.close(0.0) == []
+    assert seqs_of(state.close(0.0, everything=True)) == [0, 1]

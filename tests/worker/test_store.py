@@ -1,0 +1,145 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import PartitionLost, TidewheelError, UsageError
+from streams.worker.query import open_store, server_account
+from streams.worker.rows import ScoredWindow, score_rows
+from streams.worker.store import DROPS, SCORES, Store, drop_schema
+from streams.worker.windows import Message, Window, split
+from tests.fakes.tiny_task import task
+from tests.worker.support import SECOND, batch
+
+
+def rows(
+    first: int, times_s: list[float], *, partition: int = 0, commit: int = 1, revision: int = 0
+) -> pa.Table:
+    pieces = tuple(split(task, Message(0, None), batch("d0", first, times_s)))
+    windows = [Window(partition, "d0", piece.window, (piece,)) for piece in pieces]
+    scored = [
+        ScoredWindow(w, np.zeros((w.rows, task.outputs), np.float32), revision, commit)
+        for w in windows
+    ]
+    return score_rows(task, "1-teacher", scored)
+
+
+def drops(first: int, last: int, *, commit: int = 1, reason: str = "full") -> pa.Table:
+    values = ["d0", "e1", first, last, reason, 0, commit, 0]
+    schema = drop_schema()
+    columns = [
+        pa.array([v], f.type) if f.name != "day" else pa.array([v], pa.int32()).cast(f.type)
+        for v, f in zip(values, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def test_the_position_is_read_from_the_rows(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
+    store.commit(SCORES, rows(7, [11, 12], commit=2), {0: 2})
+    store.commit(DROPS, drops(3, 4), {0: 1})
+    store.commit(DROPS, drops(20, 22, commit=2, reason="teacher-failed"), {0: 2})
+    position = Store(tmp_path).position(0)
+    assert (position.commit, position.drops_commit) == (2, 2)
+    assert position.taken == {("d0", "e1"): IntervalSet([(0, 2), (7, 8), (20, 22)])}
+    assert position.dropped == {("d0", "e1"): IntervalSet([(3, 4)])}
+    assert position.watermark == {"d0": 12 * SECOND}
+    assert position.newest == {"d0": 10 * SECOND}
+    assert Store(tmp_path).position(1).taken == {}
+
+
+def test_two_owners_of_a_partition_cannot_both_commit(tmp_path: Path) -> None:
+    one, two = Store(tmp_path), Store(tmp_path)
+    one.commit(SCORES, rows(0, [1]), {0: 1})
+    with pytest.raises(PartitionLost, match="partition 0"):
+        two.commit(SCORES, rows(0, [1]), {0: 1})
+    assert open_store(tmp_path).execute("select count(*) from scores").fetchone() == (1,)
+
+
+def test_a_commit_from_a_stale_snapshot_is_fenced_by_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other owner commits between the look at the version and the write."""
+    one, two = Store(tmp_path), Store(tmp_path)
+    stale = two._refreshed(SCORES)
+    monkeypatch.setattr(two, "_refreshed", lambda table: stale)
+    one.commit(SCORES, rows(0, [1]), {0: 1})
+    with pytest.raises(PartitionLost):
+        two.commit(SCORES, rows(0, [1]), {0: 1})
+
+
+def test_owners_of_different_partitions_both_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Store(tmp_path), Store(tmp_path)
+    stale = two._refreshed(SCORES)
+    monkeypatch.setattr(two, "_refreshed", lambda table: stale)
+    one.commit(SCORES, rows(0, [1]), {0: 1})
+    two.commit(SCORES, rows(1, [1], partition=1), {1: 1})
+    one.commit(SCORES, rows(1, [2], commit=2), {0: 2})
+    assert one.position(0).commit == 2
+    assert one.position(1).commit == 1
+
+
+def test_the_rows_of_one_commit_come_back_as_they_were(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    given = rows(3, [1, 2, 8, 86_400], commit=2)
+    store.commit(SCORES, rows(0, [1]), {0: 1})
+    store.commit(SCORES, given, {0: 2})
+    found = store.rows_of(0, 2).sort_by("seq")
+    assert found.schema.names == given.schema.names
+    assert found.to_pylist() == given.to_pylist()
+
+
+def test_revisions_count_the_reports_of_a_window(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for commit, revision in enumerate((0, 1, 2), start=1):
+        store.commit(SCORES, rows(commit, [1], commit=commit, revision=revision), {0: commit})
+    keys = [("d0", 0), ("d0", 5 * SECOND), ("other", 0)]
+    assert store.revisions(0, keys) == {keys[0]: 3, keys[1]: 0, keys[2]: 0}
+    assert store.revisions(1, keys[:1]) == {keys[0]: 0}
+
+
+def test_compaction_keeps_rows_positions_and_fence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.worker.store.COMPACT_EVERY", 8)
+    store = Store(tmp_path)
+    for commit in range(1, 61):  # beyond a checkpoint of the log
+        store.commit(SCORES, rows(commit, [commit], commit=commit), {0: commit})
+    again = Store(tmp_path)
+    assert again.position(0).taken == {("d0", "e1"): IntervalSet([(1, 60)])}
+    assert again.position(0).commit == 60
+    assert again.rows_of(0, 60).column("seq").to_pylist() == [60]
+    assert len(again._refreshed(SCORES).file_uris()) < 30
+    with pytest.raises(PartitionLost):
+        again.commit(SCORES, rows(60, [60], commit=60), {0: 60})
+
+
+def test_the_account_counts_an_event_that_came_after_its_drop_as_scored(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.commit(DROPS, drops(2, 9), {0: 1})
+    store.commit(SCORES, rows(0, [1, 2, 3, 4]), {0: 1})
+    assert server_account(tmp_path) == {("d0", "e1"): (4, 6)}
+
+
+def test_uncommitted_files_are_not_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.commit(SCORES, rows(0, [1]), {0: 1})
+    committed = next((tmp_path / SCORES).rglob("*.parquet"))
+    (committed.parent / "part-left-over.parquet").write_bytes(committed.read_bytes())
+    assert server_account(tmp_path) == {("d0", "e1"): (1, 0)}
+
+
+def test_no_store_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no store"):
+        open_store(tmp_path)
+
+
+def test_a_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TidewheelError, match="file"):
+        Store(tmp_path / "file")
