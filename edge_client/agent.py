@@ -6,6 +6,7 @@ serve training work; the trainer is a child process. No torch here.
 """
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -26,12 +27,13 @@ from edge_client.scoreboard import Scoreboard
 from edge_client.service import Service, socket_path
 from edge_client.settings import EdgeSettings
 from edge_client.slots import Slots
-from edge_client.spool import Spool, SpoolLimits
+from edge_client.spool import EVENTS, Spool, SpoolLimits
 from edge_client.trainer import Trainer
 from edge_client.uplink import Uplink
 from streams.contract.bus import Producer, Sender, probe
 from streams.contract.documents import DeviceState, Release
-from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
+from streams.contract.records import decode_batch, event_schema
 from streams.contract.signing import load_public_key
 from streams.contract.task import Task, load_task
 
@@ -50,6 +52,7 @@ class Agent:
         folder = settings.folder
         limits = SpoolLimits(total_bytes=settings.spool_bytes)
         self.spool = Spool(folder / "spool", limits)
+        check_spool(self.spool, task)
         self.samples = Samples(task, folder / "samples.arrow")
         self._scoreboard = Scoreboard(folder / "scoreboard.json")
         self._slots = Slots(folder / "slots", task, [load_public_key(p) for p in settings.trusted])
@@ -240,12 +243,36 @@ class Rate:
         return rate
 
 
+def check_spool(spool: Spool, task: Task) -> None:
+    """UsageError when events are pending whose shape is not this task's: they could not be sent."""
+    for frame in spool.read(spool.position, 1):
+        if frame.kind != EVENTS:
+            continue
+        try:
+            decode_batch(frame.payload, event_schema(task))
+        except MalformedRecord as exc:
+            raise UsageError(
+                f"the spool has events that do not fit task {task.name!r} ({exc}): "
+                "send them with the old task file first, or remove the device's spool folder"
+            ) from exc
+
+
+def _end_process(failed: threading.ExceptHookArgs) -> None:
+    """A thread that ends by an error takes the process with it: whoever supervises us starts it
+    again, and the spool has everything."""
+    name = failed.thread.name if failed.thread else "a thread"
+    log.critical("%s failed: %s", name, failed.exc_value, exc_info=failed.exc_value)
+    logging.shutdown()
+    os._exit(1)
+
+
 def run(settings: EdgeSettings) -> None:
     """The process: one device until SIGTERM or SIGINT."""
     task = load_task(settings.task_ref)
     if not Path(settings.folder).exists():
         settings.folder.mkdir(parents=True)
     agent = Agent(settings, task)
+    threading.excepthook = _end_process
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     agent.run()

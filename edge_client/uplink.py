@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 ROWS, BYTES, IN_FLIGHT = 512, 700_000, 64
 STALL_S = 20.0
-POLL_S = 0.1
+POLL_S = 0.25  # also how long events are collected for one message
 HEARTBEAT_S = 1.0
 
 
@@ -94,6 +94,9 @@ class Uplink(threading.Thread):
                     self._ending.wait(POLL_S)
             except BrokerUnavailable as exc:
                 self._wait_for_broker(str(exc))
+            except OSError as exc:  # a full disk: the position is written down later
+                self.error = f"spool: {exc}"
+                self._ending.wait(POLL_S)
         self._say_goodbye()
 
     def stop(self, drain_s: float) -> bool:
@@ -108,22 +111,23 @@ class Uplink(threading.Thread):
         return drained
 
     def step(self) -> bool:
-        """One pass of the four steps; whether anything was sent or settled."""
+        """One pass of the four steps; whether there is more to send at once."""
         if self._sender is None:
             self._sender = self._connect()
             self._next = self._spool.position
             self._flight.clear()
             self._backoff_s = 0.2
         self.connected, self.error = True, None
-        settled = self._settle()
+        self._settle()
         self._heartbeat()
-        sent = False
-        while len(self._flight) < IN_FLIGHT and (frames := self._spool.read(self._next, BYTES)):
+        more = True
+        while more and len(self._flight) < IN_FLIGHT:
+            frames = self._spool.read(self._next, BYTES)
             for group in _groups(frames):
                 self._send(group)
-                sent = True
+            more = sum(len(frame.payload) for frame in frames) >= BYTES
         self._watch()
-        return sent or settled
+        return more and len(self._flight) < IN_FLIGHT
 
     def _send(self, frames: list[Frame]) -> None:
         """Steps 2 and 3 for frames that travel together."""
@@ -148,7 +152,7 @@ class Uplink(threading.Thread):
         batch = EventBatch(self._device, self._spool.epoch, frames[0].first, joined)
         return [encode_events(batch)]
 
-    def _settle(self) -> bool:
+    def _settle(self) -> None:
         """Step 4, in order; a failed message brings a new producer."""
         done: list[Frame] = []
         while self._flight and (self._flight[0].missing == 0 or self._flight[0].failed):
@@ -159,7 +163,6 @@ class Uplink(threading.Thread):
             done += self._flight.popleft().frames
         if done:
             self._spool.settle(done)
-        return bool(done)
 
     def _heartbeat(self) -> None:
         now = self._clock()

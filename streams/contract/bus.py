@@ -170,7 +170,7 @@ class Reader:
                 allow_auto_create_topics=False,
                 auto_offset_reset="earliest",
                 reconnect_backoff_max_ms=2000,
-                fetch_max_wait_ms=100,
+                fetch_max_wait_ms=500,
                 request_timeout_ms=10_000,
                 bootstrap_timeout_ms=int(timeout_s * 1000),
             )

@@ -22,10 +22,11 @@ MINUTES = 8
 
 
 def devices() -> list[Device]:
-    """One pilot, two in the lab, six in the fleet and one held out."""
+    """One pilot, two in the lab, six in the fleet and three held out."""
     fleet = [Device(f"d{n}", "fleet") for n in range(6)]
     lab = [Device("lab-0", "lab"), Device("lab-1", "lab")]
-    return [Device("pilot-0", "pilot"), *lab, *fleet, Device("held-0", "held-out")]
+    held_out = [Device(f"held-{n}", "held-out") for n in range(3)]
+    return [Device("pilot-0", "pilot"), *lab, *fleet, *held_out]
 
 
 def readings(device: str) -> Iterator[Reading]:
@@ -33,15 +34,14 @@ def readings(device: str) -> Iterator[Reading]:
     noise = np.random.default_rng(zlib.crc32(device.encode()))
     offset = noise.normal(0, 0.2 if device.startswith(("pilot", "lab")) else 1.0, 2)
     gain = noise.uniform(0.6, 1.4, 2)
-    spells = MINUTES * 60 // SPELL_S
-    for spell, label in enumerate(noise.integers(0, len(HERTZ), spells)):
+    size = SPELL_S * RATE_HZ
+    for spell, label in enumerate(noise.integers(0, len(HERTZ), MINUTES * 60 // SPELL_S)):
         phase = noise.uniform(0, 2 * np.pi)
-        for i in range(SPELL_S * RATE_HZ):
-            at = spell * SPELL_S * RATE_HZ + i
-            angle = phase + 2 * np.pi * HERTZ[label] * i / RATE_HZ
-            wave = gain * np.array([np.sin(angle), np.cos(angle)]) + offset
-            values = wave + noise.normal(0, 0.35, 2)
-            yield Reading(at * 1_000_000 // RATE_HZ, values.tolist(), float(label))
+        angle = phase + 2 * np.pi * HERTZ[label] * np.arange(size) / RATE_HZ
+        wave = gain * np.stack([np.sin(angle), np.cos(angle)], axis=1) + offset
+        values = wave + noise.normal(0, 0.35, (size, 2))
+        for i, row in enumerate(values.tolist(), spell * size):
+            yield Reading(i * 1_000_000 // RATE_HZ, row, float(label))
 
 
 def build_model() -> "torch.nn.Module":
@@ -86,5 +86,7 @@ task = Task(
     build_model=build_model, build_teacher=build_teacher,
     readings=readings, devices=devices,
     window_s=5, lateness_s=1, idle_close_s=2, upload="segment",
-    training=Training(learning_rate=0.02, epochs=4, central_epochs=15, teacher_epochs=15),
+    training=Training(
+        learning_rate=0.02, epochs=4, label_share=0.3, central_epochs=15, teacher_epochs=15
+    ),
 )  # fmt: skip

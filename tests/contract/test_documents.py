@@ -1,0 +1,70 @@
+"""JSON documents and topics."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.contract.bus import BrokerSettings, partition_of
+from streams.contract.documents import DeviceState, Release
+from streams.contract.errors import MalformedRecord
+from streams.contract.topics import topic_specs
+
+
+def release(share: float) -> Release:
+    return Release(
+        task="tiny",
+        task_version=1,
+        number=2,
+        model="2-aaaaaaaa",
+        digest="a" * 64,
+        size=1,
+        chunks=1,
+        offset=0,
+        share=share,
+    )
+
+
+def test_a_document_comes_back_and_ignores_what_it_does_not_know() -> None:
+    sent = release(0.5)
+    assert Release.decode(sent.encode()) == sent
+    newer = sent.encode()[:-1] + b', "later": 1}'
+    assert Release.decode(newer) == sent
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_malformed_and_nothing_worse(junk: bytes) -> None:
+    with pytest.raises(MalformedRecord):
+        DeviceState.decode(junk)
+
+
+def test_a_growing_share_only_adds_devices() -> None:
+    devices = [f"d{i}" for i in range(400)]
+    groups = [{d for d in devices if release(s).offered_to(d)} for s in (0, 0.05, 0.25, 1)]
+    assert groups[0] == set()
+    assert groups[0] < groups[1] < groups[2] < groups[3] == set(devices)
+    assert 60 < len(groups[2]) < 140
+
+
+def test_scores_lie_where_the_device_sends_its_events() -> None:
+    specs = {spec.name: spec for spec in topic_specs("tiny", 6)}
+    assert specs["tiny.events"].partitions == specs["tiny.scores"].partitions == 6
+    assert specs["tiny.releases"].cleanup == "compact"
+    # murmur2 as in Kafka's Java client: known values
+    assert [partition_of(key, 100) for key in ("21", "foobar", "a-little-bit-long-string")] == [
+        (-973932308 & 0x7FFFFFFF) % 100,
+        (-790332482 & 0x7FFFFFFF) % 100,
+        (-985981536 & 0x7FFFFFFF) % 100,
+    ]
+
+
+def test_broker_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEWHEEL_KAFKA", "kafka.example:9093")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_SASL_MECHANISM", "SCRAM-SHA-512")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_USERNAME", "me")
+    settings = BrokerSettings()  # type: ignore[call-arg]
+    options = settings.client_options()
+    assert options["bootstrap_servers"] == "kafka.example:9093"
+    assert options["sasl_plain_username"] == "me"
+    assert "ssl_cafile" not in options
+    assert settings.model_copy(update={"bootstrap": "other:1"}).bootstrap == "other:1"

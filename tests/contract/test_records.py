@@ -1,0 +1,124 @@
+"""Messages of `events`: what is written comes back, and nothing else passes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.contract.errors import MalformedRecord
+from streams.contract.records import (
+    Drop,
+    EventBatch,
+    Headers,
+    decode_event_message,
+    encode_batch,
+    encode_drop,
+    encode_events,
+    event_rows,
+    float_rows,
+    times_us,
+)
+from tests.fakes.tiny_task import task
+
+Message = tuple[bytes, bytes, Headers]
+
+
+def batch(n: int = 4, first: int = 10, **change: object) -> EventBatch:
+    fields: dict[str, object] = {
+        "first": first,
+        "times": np.arange(n) * 500_000,
+        "model": "1-aaaaaaaa",
+        "outputs": np.ones((n, 3), np.float32),
+        "labels": [None if i % 2 else np.array([1], np.float32) for i in range(n)],
+        "segments": np.zeros((n, *task.segment_shape), np.float32),
+    }
+    rows = event_rows(task, **{**fields, **change})  # type: ignore[arg-type]
+    return EventBatch("d0", "e-1", first, rows)
+
+
+def reheaded(message: Message, **change: bytes | None) -> Message:
+    key, value, headers = message
+    fields = {**dict(headers), **change}
+    return key, value, [(k, v) for k, v in fields.items() if v is not None]
+
+
+def test_events_come_back_as_they_were() -> None:
+    sent = batch()
+    back = decode_event_message(task, *encode_events(sent))
+    assert back == sent
+    assert isinstance(back, EventBatch)
+    assert float_rows(back.rows.column("outputs"), 3).shape == (4, 3)
+    assert times_us(back.rows.column("time")).tolist() == [0, 500_000, 1_000_000, 1_500_000]
+
+
+def test_drops_come_back_as_they_were() -> None:
+    drop = Drop("d0", "e-1", 3, 9, "spool-full")
+    assert decode_event_message(task, *encode_drop(drop)) == drop
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (reheaded(encode_events(batch()), schema=b"events/9"), "unknown-schema"),
+        (reheaded(encode_events(batch()), schema=None), "no-header"),
+        (reheaded(encode_events(batch()), device=b"d1"), "wrong-key"),
+        (reheaded(encode_events(batch()), device=b"../../etc"), "bad-header"),
+        (reheaded(encode_events(batch()), epoch=b"\xff"), "bad-header"),
+        (reheaded(encode_events(batch()), first=b"-1"), "bad-header"),
+        (reheaded(encode_events(batch()), first=b"9"), "wrong-seq"),
+        (reheaded(encode_events(batch()), last=b"9"), "bad-header"),
+        (reheaded(encode_events(batch()), last=b"9" * 18), "huge-batch"),
+        (reheaded(encode_drop(Drop("d0", "e", 0, 1, "x")), reason=None), "no-header"),
+        (encode_events(batch(outputs=np.full((4, 3), np.nan))), "not-finite"),
+        (encode_events(batch(segments=np.full((4, 2, 20), np.inf))), "not-finite"),
+        (encode_events(batch(segments=None)), "no-segment"),
+        (encode_events(batch(labels=[np.array([7], np.float32)] * 4)), "bad-label"),
+        (encode_events(batch(times=np.array([-1, 0, 1, 2]))), "bad-time"),
+        ((b"d0", b"garbage", encode_events(batch())[2]), "not-arrow"),
+        ((b"d0", b"", encode_events(batch())[2]), "not-arrow"),
+        ((b"d0", encode_events(batch())[1][:-40], encode_events(batch())[2]), "not-arrow"),
+        (
+            (b"d0", encode_batch(pa.record_batch({"x": [1]})), encode_events(batch())[2]),
+            "wrong-schema",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(message: Message, reason: str) -> None:
+    with pytest.raises(MalformedRecord) as caught:
+        decode_event_message(task, *message)
+    assert caught.value.reason == reason
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prediction_task_needs_no_segment() -> None:
+    private = replace(task, upload="prediction")
+    back = decode_event_message(private, *encode_events(batch(segments=None)))
+    assert isinstance(back, EventBatch)
+    assert back.rows.column("segment").null_count == 4
+
+
+GOOD = encode_events(batch())
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_no_bytes_whatever_raise_anything_else(data: st.DataObject) -> None:
+    key, value, headers = GOOD
+    junk = bytearray(value)
+    for _ in range(data.draw(st.integers(0, 6))):
+        junk[data.draw(st.integers(0, len(junk) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(junk)))
+    fields = dict(headers)
+    for name in data.draw(st.lists(st.sampled_from(sorted(fields)), max_size=2)):
+        fields[name] = data.draw(st.binary(max_size=24))
+    body = data.draw(st.sampled_from([bytes(junk[:cut]), bytes(junk), value]))
+    try:
+        back = decode_event_message(task, key, body, fields)
+    except MalformedRecord:
+        return
+    assert isinstance(back, EventBatch | Drop)
+    if isinstance(back, EventBatch):
+        assert back.rows.num_rows == back.last - back.first + 1
