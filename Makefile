@@ -16,7 +16,8 @@ install: .venv/installed
 
 demo: install
 	rm -rf .tidewheel/demo
-	$(BIN)/tidewheel up streams/tasks/har.py:task --devices 6 --until-closed --state .tidewheel/demo
+	$(BIN)/tidewheel up streams/tasks/har.py:task --devices 6 --until-closed --rounds 2 --speed 30 \
+		--state .tidewheel/demo
 
 test: check
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=10

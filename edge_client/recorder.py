@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 SYNC_S = 0.05
 LIMIT = 20_000
 ROWS_PER_FRAME = 128
+FRAME_BYTES = 500_000  # a frame is never split: it must fit into a message
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Event:
     segment: np.ndarray | None
 
 
+def rows_per_frame(task: Task) -> int:
+    """As many events as surely fit into FRAME_BYTES, at least one."""
+    channels, samples = task.segment_shape
+    values = channels * samples if task.upload == "segment" else 0
+    return max(1, min(ROWS_PER_FRAME, FRAME_BYTES // (4 * (values + task.outputs) + 200)))
+
+
 class Recorder(threading.Thread):
     """Writes events into the spool until it is stopped, then what is left, then ends."""
 
@@ -42,6 +50,7 @@ class Recorder(threading.Thread):
         self._task = task
         self._spool = spool
         self._limit = limit
+        self._rows = rows_per_frame(task)
         self._events: deque[Event] = deque()
         self._given_up = 0
         self._ending = threading.Event()
@@ -86,7 +95,7 @@ class Recorder(threading.Thread):
             self.error = None
 
     def _write_frame(self) -> None:
-        events = [self._events[i] for i in range(min(len(self._events), ROWS_PER_FRAME))]
+        events = [self._events[i] for i in range(min(len(self._events), self._rows))]
         if not events:
             return
         allowed = self._task.upload == "segment"

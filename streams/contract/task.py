@@ -8,6 +8,7 @@ it without torch, so `import torch` belongs inside `build_model` and `build_teac
 import hashlib
 import importlib
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limit of 1 MB
 
 Role = Literal["pilot", "lab", "fleet", "held-out"]
 
@@ -170,6 +173,8 @@ def _problem(task: Task) -> str | None:
         return "channels must be names without a repetition"
     if task.segment.samples < 1 or not 1 <= task.segment.hop <= task.segment.samples:
         return "segment needs samples >= 1 and 1 <= hop <= samples"
+    if len(task.channels) * task.segment.samples > MAX_SEGMENT_VALUES:
+        return f"a segment holds more than {MAX_SEGMENT_VALUES} values: it would not fit a message"
     positive = {"rate_hz": task.rate_hz, "window_s": task.window_s, "version": task.version}
     for name, value in positive.items():
         if not value > 0:
@@ -298,7 +303,7 @@ def segments_of(
 def _fault(reading: Reading, times: list[int], period_us: float, channels: int) -> str | None:
     if len(reading.values) != channels:
         return "width"
-    if not np.isfinite(reading.values).all():
+    if not all(map(math.isfinite, reading.values)):
         return "not-finite"
     if times and reading.time_us <= times[-1]:
         return "backwards"

@@ -47,6 +47,7 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"classes": ("one",)}, "at least two"),
         ({"targets": ("x",)}, "either classes"),
         ({"channels": ("x", "x")}, "without a repetition"),
+        ({"segment": Segment(150_000, 10)}, "would not fit a message"),
         ({"segment": Segment(10, 11)}, "hop <= samples"),
         ({"window_s": 0.0}, "window_s must be above 0"),
         ({"lateness_s": -1.0}, "lateness_s"),
