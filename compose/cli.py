@@ -1,6 +1,6 @@
 """The `tidewheel` command line.
 
-Each command imports its own part only: a device has no faust, a server no onnxruntime. Settings are
+Each command imports its own part only: a device needs no faust, a worker no Flower. Settings are
 read here, once, and passed down. An error that we raise on purpose is one line on stderr; its exit
 code is 2 for a wrong call and 1 for a failure.
 """
@@ -219,6 +219,7 @@ def controller(
     Announces the model that the registry serves. Ctrl-C ends it; a run goes on by itself.
     """
     from compose import flower
+    from compose.references import absolute_reference
     from federation.controller import ControllerSettings, run
 
     layout = Layout(state)
@@ -227,7 +228,7 @@ def controller(
         raise UsageError(f"--superlink {superlink}: write it as HOST:PORT")
     broker = _broker(kafka)
     config: dict[str, Any] = {
-        "task": task,
+        "task": absolute_reference(task),
         "state": str(state.resolve()),
         "kafka": broker.bootstrap,
         "minimum-nodes": min_devices,
@@ -245,7 +246,7 @@ def controller(
             state=state,
             registry=layout.registry,
             public_keys=_trusted(layout, None),
-            submission=flower.submission(state, int(port), config),
+            submission=flower.submission(state, f"{host}:{port}", config),
             min_events=min_events,
             min_devices=min_devices,
             min_interval_s=min_interval,

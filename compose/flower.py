@@ -121,8 +121,9 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def submission(state: Path, port: int, config: Mapping[str, ConfigValue]) -> Submission:
-    """Write the app's folder and the connection; return how to start and watch runs.
+def submission(state: Path, address: str, config: Mapping[str, ConfigValue]) -> Submission:
+    """Write the app's folder and the connection to the SuperLink at `address` (HOST:PORT); return
+    how to start and watch runs.
 
     `config` are the settings of this installation (task, state, minimum-nodes, …); each run may
     change them.
@@ -138,7 +139,7 @@ def submission(state: Path, port: int, config: Mapping[str, ConfigValue]) -> Sub
     write_atomic(app / "README.md", _README.encode())
     home = folder / "home"
     connection = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-    connection += toml({"address": f"{HOST}:{port}", "insecure": True})
+    connection += toml({"address": address, "insecure": True})
     write_atomic(home / "config.toml", connection.encode())
     return Submission(program("flwr"), app, CONNECTION, environment(home))
 

@@ -53,9 +53,6 @@ class Supervisor:
         process = self._spawn(name, launch)
         self.children[name] = Child(name, launch, stop_s, process, time.monotonic())
 
-    def alive(self, name: str) -> bool:
-        return name in self.children and self.children[name].process.poll() is None
-
     def log_path(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
@@ -26,6 +25,7 @@ from compose.broker import BrokerChoice, Launch
 from compose.follower import Follower
 from compose.layout import Layout
 from compose.options import UpOptions
+from compose.references import absolute_reference
 from compose.screen import Screen
 from compose.summary import ServerCounts, Summary, render, summarize
 from compose.supervisor import Supervisor
@@ -62,6 +62,8 @@ class Up:
         self._screen = Screen(console, self._devices)
         self._console = console
         self._stop = threading.Event()
+        self._topics_gone = False
+        self._signals_seen = 0
         self._patient = False  # a signal sets the flag instead of breaking off
         self._phases: dict[str, float] = {}
         self._began_us = time.time_ns() // 1000
@@ -136,8 +138,7 @@ class Up:
         for device in self._devices:
             self._supervisor.start(f"edge-{device}", self._edge(device), stop_s=25.0)
         self._await(lambda: flower.is_ready(port), "superlink", f"the SuperLink on port {port}")
-        environment = {"TIDEWHEEL_KAFKA": self._bootstrap}
-        launch = flower.superexec(self._options.state, port, environment)
+        launch = flower.superexec(self._options.state, port, self._environment)
         self._supervisor.start("superexec", launch)
         for device, own in zip(self._devices, flower.free_ports(len(self._devices)), strict=True):
             agent = socket_path(self._layout.device(device))
@@ -151,8 +152,15 @@ class Up:
 
     def _command(self, *words: str) -> Launch:
         argv = [sys.executable, "-m", "compose.cli", *words]
-        environment = {"TIDEWHEEL_KAFKA": self._bootstrap, "PYTHONUNBUFFERED": "1"}
-        return Launch(argv, {**environment, "OMP_NUM_THREADS": "1"})
+        return Launch(argv, {**self._environment, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"})
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """How children reach the broker: one of our own speaks plain text, whatever is set."""
+        found = {"TIDEWHEEL_KAFKA": self._bootstrap}
+        if self._choice.kind != "external":
+            found["TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
+        return found
 
     def _worker(self, name: str) -> Launch:
         state = str(self._options.state)
@@ -200,8 +208,7 @@ class Up:
         with self._screen as screen:
             follower.read(screen.skip_news)
             while not self._stop.wait(TICK_S):
-                for text in self._supervisor.check():
-                    screen.say(text)
+                self._mend(screen.say)
 
                 def look(view: View) -> None:
                     phases.look(view)
@@ -218,6 +225,17 @@ class Up:
         self._phases |= phases.seconds()
         return closed
 
+    def _mend(self, say: Callable[[str], None]) -> None:
+        """Restart what has died. A broker that keeps nothing needs its topics again."""
+        for text in self._supervisor.check():
+            say(text)
+            self._topics_gone |= text.startswith("broker ") and self._choice.kind == "embedded"
+        if self._topics_gone and probe(self._choice.settings, 0.5):
+            ensure_topics(
+                self._choice.settings, topic_specs(self._task.name, self._options.partitions)
+            )
+            self._topics_gone = False
+
     # --- 5, 6: drain and report -----------------------------------------------------------------
 
     def _drain(self, follower: Follower) -> None:
@@ -226,9 +244,9 @@ class Up:
         self._supervisor.stop("controller")
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
         deadline = time.monotonic() + self._task.idle_close_s + 30.0
-        while time.monotonic() < deadline:
-            for text in self._supervisor.check():
-                self._screen.say(text)
+        patience = max(self._signals_seen, 1)  # one more Ctrl-C ends the waiting
+        while time.monotonic() < deadline and self._signals_seen <= patience:
+            self._mend(self._screen.say)
             if self._summary(follower).balanced:
                 return
             time.sleep(0.5)
@@ -268,6 +286,7 @@ class Up:
     def _signals(self) -> Iterator[None]:
         def handle(_number: int, _frame: object) -> None:
             self._stop.set()
+            self._signals_seen += 1
             if not self._patient:
                 self._patient = True
                 raise Interrupted
@@ -333,13 +352,6 @@ class PhaseClock:
         names = list(self._at)
         ends = [*(self._at[n] for n in names[1:]), time.monotonic()]
         return {name: end - self._at[name] for name, end in zip(names, ends, strict=True)}
-
-
-def absolute_reference(reference: str) -> str:
-    """The same task named so that processes in other folders find it."""
-    location, colon, attribute = reference.rpartition(":")
-    path = Path(location)
-    return f"{path.resolve()}:{attribute}" if colon and path.suffix == ".py" else reference
 
 
 def chosen_devices(task: Task, count: int) -> list[str]:

@@ -88,6 +88,8 @@ class View:
         self.release = release
 
     def _round(self, event: RoundEvent) -> None:
+        if event in self.rounds[-500:]:
+            return  # told twice: its first acknowledgement was lost
         self.rounds.append(event)
         text = round_line(event)
         if text:

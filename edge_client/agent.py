@@ -5,6 +5,7 @@ and one row into the samples. Threads write the spool, forward it, follow releas
 serve training work; the trainer is a child process. No torch here.
 """
 
+import fcntl
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -32,7 +34,7 @@ from edge_client.trainer import Trainer
 from edge_client.uplink import Uplink
 from streams.contract.bus import Producer, Sender, probe
 from streams.contract.documents import DeviceState, Release
-from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
+from streams.contract.errors import ArtifactError, MalformedRecord, SpoolError, UsageError
 from streams.contract.records import decode_batch, event_schema
 from streams.contract.signing import load_public_key
 from streams.contract.task import Task, load_task
@@ -47,9 +49,12 @@ class Agent:
 
     def __init__(self, settings: EdgeSettings, task: Task) -> None:
         self._settings = settings
+        self._name = settings.device
         self._task = task
+        self._source_error: str | None = None
         self._stop = threading.Event()
         folder = settings.folder
+        self._lock = hold(folder)
         limits = SpoolLimits(total_bytes=settings.spool_bytes)
         self.spool = Spool(folder / "spool", limits)
         check_spool(self.spool, task)
@@ -83,7 +88,7 @@ class Agent:
             settings.broker,
             install=self._install,
             serving=lambda: self._slots.active,
-            teach=self.samples.teach,
+            samples=self.samples,
         )
 
     def _first_engine(self) -> Engine | None:
@@ -104,8 +109,7 @@ class Agent:
         keeper.start()
         log.info("%s: serving %s", self._settings.device, self._engine and self._engine.model)
         if self._await_engine():
-            for cut in self._replay:
-                self._answer(cut)
+            self._answer_all()
         self._phase = "idle" if not self._stop.is_set() else "draining"
         self._stop.wait()
         self._drain()
@@ -121,12 +125,24 @@ class Agent:
         self._phase = "running"
         return self._engine is not None
 
+    def _answer_all(self) -> None:
+        """Every segment of the source; a source that fails ends the answers, not the device."""
+        try:
+            for cut in self._replay:
+                self._answer(cut)
+        except Exception as exc:
+            self._source_error = f"readings: {type(exc).__name__}: {exc}"[:300]
+            log.exception("%s: the source has failed; what is pending is sent", self._name)
+
     def _answer(self, cut: Cut) -> None:
         """One segment: infer, hand the event over, remember the sample."""
         engine = self._engine  # one version for the whole answer
         assert engine is not None
         started = time.perf_counter()
         outputs = engine.run(cut.segment)
+        if not np.isfinite(outputs).all():
+            self._skip("answer-not-finite", cut.last_us)
+            return
         told = cut.truth if self._told(cut.position_us) else None
         segment = cut.segment if self._task.upload == "segment" else None
         self._recorder.put(Event(cut.last_us, engine.model, outputs, told, segment))
@@ -213,6 +229,7 @@ class Agent:
             skipped=dict(self._skipped),
             samples=count,
             true_labels=true,
+            labels_told=self.samples.labels_told,
             teacher_labels=taught,
             teacher_trust=self.samples.trust(),
             accuracy=self._scoreboard.scores(),
@@ -222,7 +239,7 @@ class Agent:
             events_per_s=self._rate.per_second(),
             latency_p50_us=float(np.percentile(latencies, 50)),
             latency_p99_us=float(np.percentile(latencies, 99)),
-            error=self._downlink.error or self._recorder.error,
+            error=self._source_error or self._downlink.error or self._recorder.error,
         )
 
 
@@ -243,9 +260,27 @@ class Rate:
         return rate
 
 
+def hold(folder: Path) -> IO[str]:
+    """Own the device's folder while the handle lives; UsageError where another agent does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = (folder / "lock").open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise UsageError(
+            f"another agent serves the device in {folder}: stop it, or use another --device"
+        ) from None
+    return handle
+
+
 def check_spool(spool: Spool, task: Task) -> None:
     """UsageError when events are pending whose shape is not this task's: they could not be sent."""
-    for frame in spool.read(spool.position, 1):
+    try:
+        frames = spool.read(spool.position, 1)
+    except OSError as exc:
+        raise SpoolError(f"the spool cannot write its position: {exc}: free some disk") from exc
+    for frame in frames:
         if frame.kind != EVENTS:
             continue
         try:
@@ -269,8 +304,6 @@ def _end_process(failed: threading.ExceptHookArgs) -> None:
 def run(settings: EdgeSettings) -> None:
     """The process: one device until SIGTERM or SIGINT."""
     task = load_task(settings.task_ref)
-    if not Path(settings.folder).exists():
-        settings.folder.mkdir(parents=True)
     agent = Agent(settings, task)
     threading.excepthook = _end_process
     for number in (signal.SIGTERM, signal.SIGINT):

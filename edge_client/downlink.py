@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edge_client.samples import Samples
 from streams.contract.bus import BrokerSettings, Reader
 from streams.contract.documents import Release
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
@@ -36,7 +37,7 @@ class Downlink(threading.Thread):
         *,
         install: Callable[[bytes, Release], None],
         serving: Callable[[], str | None],
-        teach: Callable[[np.ndarray, np.ndarray], object],
+        samples: Samples,
     ) -> None:
         super().__init__(name="downlink", daemon=True)
         self._task = task
@@ -44,7 +45,7 @@ class Downlink(threading.Thread):
         self._settings = settings
         self._install = install
         self._serving = serving
-        self._teach = teach
+        self._samples = samples
         self._ending = threading.Event()
         self._refused: str | None = None
         self.error: str | None = None
@@ -70,13 +71,17 @@ class Downlink(threading.Thread):
         reader = Reader(self._settings, topics, key=self._device)
         release: Release | None = None
         try:
+            for partition in reader.partitions(topics[1]) if self._samples.scores_read else []:
+                reader.seek(topics[1], partition, self._samples.scores_read)
             while not self._ending.is_set():
                 for message in reader.poll(0.25):
                     try:
                         if message.topic == topics[0]:
                             release = self._read_release(message.key, message.value) or release
-                        elif message.key == self._device.encode():
-                            self._read_scores(message.value)
+                        else:
+                            if message.key == self._device.encode():
+                                self._read_scores(message.value)
+                            self._samples.scores_read = message.offset + 1
                     except MalformedRecord as exc:
                         log.warning("%s offset %d: %s", message.topic, message.offset, exc)
                 if release is not None:
@@ -94,7 +99,7 @@ class Downlink(threading.Thread):
         if known:
             taken = rows.take(known)
             outputs = np.array(taken.column("teacher").to_pylist(), np.float32)
-            self._teach(times_us(taken.column("time")), outputs)
+            self._samples.teach(times_us(taken.column("time")), outputs)
 
     def _consider(self, release: Release) -> None:
         """Install the latest release unless it is served, refused, or not for this device."""
@@ -106,6 +111,8 @@ class Downlink(threading.Thread):
             data = self._fetch(release)
             self._install(data, release)
             self.error = None
+        except OSError as exc:  # a full disk: tried again with the next look
+            self.error = f"release {release.model} not installed: {exc}"
         except ArtifactError as exc:
             self._refused = release.digest
             self.error = f"release {release.model} refused: {exc}"

@@ -26,12 +26,11 @@ class Engine:
         # Optimizers fold the graph's own weights into others before ours are in: wrong answers.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            weights = safetensors.numpy.load(artifact.files[WEIGHTS])
+            weights = _used(artifact, safetensors.numpy.load(artifact.files[WEIGHTS]))
             # onnxruntime reads these in place: they must live as long as the session
             self._weights = {
                 name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
                 for name, array in weights.items()
-                if array.dtype == np.float32
             }
             for name, value in self._weights.items():
                 options.add_initializer(name, value)
@@ -40,6 +39,8 @@ class Engine:
             )
             self._input = self._session.get_inputs()[0].name
             answer = self.run(np.zeros(task.segment_shape, np.float32))
+        except ArtifactError:
+            raise
         except Exception as exc:  # onnxruntime and safetensors raise many kinds
             text = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
             raise ArtifactError("not-runnable", f"{artifact.model}: {text}") from exc
@@ -49,3 +50,14 @@ class Engine:
     def run(self, segment: np.ndarray) -> np.ndarray:
         """(channels, samples) float32 -> (outputs,) float32"""
         return np.asarray(self._session.run(None, {self._input: segment[None]})[0][0])
+
+
+def _used(artifact: Artifact, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights that the graph names. Counters of batch norm have no part in answers; floats that
+    the graph does not know belong to another model."""
+    graph = artifact.files[GRAPH]
+    used = {name: array for name, array in weights.items() if name.encode() in graph}
+    for name in weights.keys() - used.keys():
+        if weights[name].dtype.kind == "f":
+            raise ArtifactError("not-runnable", f"the graph has no weight {name}")
+    return used

@@ -3,6 +3,9 @@
 Event time is the recording's time from `origin` on; the second pass follows the first after a
 pause that is a whole number of split periods, so that a segment of the data falls on the same side
 of the train and held-out split in every pass. A restart goes on behind `resume_after_us`.
+
+Readings whose times are dates (from LIVE_FROM_US on) come from a sensor: they are taken as they
+come, neither paced, moved nor repeated.
 """
 
 import json
@@ -17,6 +20,8 @@ import numpy as np
 from edge_client.samples import split_period_us
 from streams.contract.disk import write_atomic
 from streams.contract.task import Task, segments_of
+
+LIVE_FROM_US = 10**15  # September 2001
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,13 @@ class Replay:
             for first, last, segment, truth in segments_of(
                 self._task.readings(self._device), self._task, skip=self._skip
             ):
+                if (
+                    first >= LIVE_FROM_US
+                ):  # a sensor: its times are what they are, and so is its pace
+                    yield Cut(first, last, first, segment, truth)
+                    if self._stop.is_set():
+                        return
+                    continue
                 end = last
                 cut = Cut(start + first, start + last, first, segment, truth)
                 if cut.last_us <= self._resume:
@@ -93,6 +105,8 @@ class Replay:
                 if not self._wait_until(cut.last_us):
                     return
                 yield cut
+            if not end:  # a sensor that has ended, or no data: nothing to repeat
+                return
             self._end_pass(end)
 
     def _end_pass(self, end: int) -> None:

@@ -58,6 +58,8 @@ class Samples:
         self._teacher = np.full((capacity, task.outputs), np.nan, np.float32)
         self._row_of: dict[int, int] = {}
         self.changed = False
+        self.labels_told = 0  # true labels ever, also those that have left the ring
+        self.scores_read = 0  # offset behind the last message of `scores` that was seen
         self._load()
 
     def add(
@@ -80,6 +82,7 @@ class Samples:
             self._split[row] = split
             self._true[row] = np.nan if label is None else label
             self._teacher[row] = np.nan
+            self.labels_told += label is not None
             self._row_of[time_us] = row
             self.changed = True
 
@@ -155,9 +158,13 @@ class Samples:
                     )
                 },
             }
-            batch = pa.RecordBatch.from_pydict(columns, metadata={"at": str(self._at)})
+            batch = pa.RecordBatch.from_pydict(columns, metadata=self._metadata())
             self.changed = False
         write_atomic(self._path, encode_batch(batch), mode=0o600)
+
+    def _metadata(self) -> dict[str, str]:
+        names = {"at": self._at, "labels_told": self.labels_told, "scores_read": self.scores_read}
+        return {name: str(value) for name, value in names.items()}
 
     def _load(self) -> None:
         try:
@@ -177,7 +184,12 @@ class Samples:
         except (FileNotFoundError, pa.ArrowException, StopIteration, ValueError, KeyError, OSError):
             return  # samples are a cache of what the device saw: it fills again
         self._count = n
-        self._at = n % self._capacity
+        known = {
+            k.decode(): int(v) for k, v in (batch.schema.metadata or {}).items() if v.isdigit()
+        }
+        self._at = known.get("at", n) % self._capacity if n == self._capacity else n
+        self.labels_told = known.get("labels_told", 0)
+        self.scores_read = known.get("scores_read", 0)
         self._row_of = {int(t): i for i, t in enumerate(self._times[:n])}
 
 

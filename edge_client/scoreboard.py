@@ -5,6 +5,7 @@ so that two versions that have both seen all of a replay are compared on the sam
 """
 
 import json
+import threading
 from pathlib import Path
 
 from streams.contract.documents import ModelScore
@@ -17,6 +18,7 @@ class Scoreboard:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
         self._counts: dict[str, list[int]] = {}  # answers, labelled, correct
         self._held_out: dict[str, dict[int, bool]] = {}
         try:
@@ -31,6 +33,10 @@ class Scoreboard:
 
     def count(self, model: str, position_us: int, right: bool | None, held_out: bool) -> None:
         """One answer; `right` is None where the truth is not known."""
+        with self._lock:
+            self._count(model, position_us, right, held_out)
+
+    def _count(self, model: str, position_us: int, right: bool | None, held_out: bool) -> None:
         counts = self._counts.get(model)
         if counts is None:
             counts = self._counts[model] = [0, 0, 0]
@@ -47,21 +53,23 @@ class Scoreboard:
             self._held_out[model][position_us] = right
 
     def scores(self) -> dict[str, ModelScore]:
-        return {
-            model: ModelScore(
-                answers=answers,
-                labelled=labelled,
-                correct=correct,
-                held_out=len(self._held_out[model]),
-                held_out_correct=sum(self._held_out[model].values()),
-            )
-            for model, (answers, labelled, correct) in list(self._counts.items())
-        }
+        with self._lock:
+            return {
+                model: ModelScore(
+                    answers=answers,
+                    labelled=labelled,
+                    correct=correct,
+                    held_out=len(self._held_out[model]),
+                    held_out_correct=sum(self._held_out[model].values()),
+                )
+                for model, (answers, labelled, correct) in self._counts.items()
+            }
 
     def save(self) -> None:
-        """Write the counts down. A crash between two saves loses a second of them: they are a
+        """Write the counts down. A crash between two saves loses a few seconds of them: they are a
         measurement, not the account."""
-        state = {"counts": dict(self._counts), "held_out": dict(self._held_out)}
+        with self._lock:
+            text = json.dumps({"counts": self._counts, "held_out": self._held_out})
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(state))
+        temporary.write_text(text)
         temporary.replace(self._path)

@@ -12,6 +12,7 @@ Kind EVENTS: `count` events from `first` on. Kind DROPS: the payload is JSON, a 
 not be written), 0 when it declares older ones. `mark` is an opaque number of the writer (the
 time of the last event). `position.json` is where the reader is: {file, offset, seq, sent_file,
 delivered, dropped}; all before (file, offset) is settled, `seq` is the first one behind it.
+`reserve` is room for the position on a full disk.
 
 Invariants
 1. Seqs are handed out by append() alone, in order, without a hole, over all files.
@@ -48,6 +49,7 @@ EVENTS, DROPS = 1, 2
 _HEAD = struct.Struct("<II")
 _BODY = struct.Struct("<B3xQIq")
 HEADER = _HEAD.size + _BODY.size
+RESERVE = 16_384
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Spool:
             self._files = self._list()
             self.epoch = self._open_epoch()
             self._recover()
+            self._keep_reserve()
         except OSError as exc:
             raise SpoolError(
                 f"the spool {folder} cannot be opened: {exc}: check its disk and permissions"
@@ -222,8 +225,7 @@ class Spool:
                     continue
                 offset = start.offset if file.number == start.file else 0
                 if offset < file.size and file.number > self._sent_file:
-                    self._sent_file = file.number
-                    self._save()  # before its frames are sent: invariant 4 holds after a crash
+                    self._save(sent_file=file.number)  # before its frames are sent: invariant 4
                 for frame in self._frames(file, offset):
                     frames.append(frame)
                     size += len(frame.payload)
@@ -248,6 +250,7 @@ class Spool:
                 self._save()  # before the files go: a position never points into nothing
                 for file in passed:
                     self._remove(file)
+                self._keep_reserve()
 
     def sync_position(self) -> None:
         """Write the position down. After a crash without it, settled frames are sent once more."""
@@ -260,7 +263,29 @@ class Spool:
             pending = self._next - self._delivered - sum(dropped.values())
             return DeviceAccount(self._next, self._delivered, dropped, pending)
 
-    def _save(self) -> None:
+    def _save(self, sent_file: int | None = None) -> None:
+        """Write the position down. On a full disk the reserve makes room: the files that are to
+        be deleted behind the position could otherwise never go."""
+        self._sent_file, before = sent_file or self._sent_file, self._sent_file
+        try:
+            try:
+                self._write_position()
+            except OSError:
+                (self._folder / "reserve").unlink(missing_ok=True)
+                self._write_position()
+        except OSError:
+            self._sent_file = before
+            raise
+
+    def _keep_reserve(self) -> None:
+        """Hold RESERVE bytes back, as far as the disk has them."""
+        path = self._folder / "reserve"
+        if path.exists():
+            return
+        with contextlib.suppress(OSError):
+            write_atomic(path, bytes(RESERVE), mode=0o600)
+
+    def _write_position(self) -> None:
         state = {
             "file": self._position.file,
             "offset": self._position.offset,

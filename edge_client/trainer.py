@@ -31,6 +31,8 @@ class Trainer:
         self._lock = threading.Lock()
         self.busy = False
         self._stop_file = folder / "trainer.stop"
+        for left in folder.glob("tmp*.arrow"):  # of an agent that was killed
+            left.unlink()
 
     def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         """Have a request done; an error in the child comes back as the reply's `error`."""
@@ -39,7 +41,8 @@ class Trainer:
             self._stop_file.unlink(missing_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as rows:
                 try:
-                    write_atomic(Path(rows.name), encode_batch(self._samples.training_table()))
+                    table = encode_batch(self._samples.training_table())
+                    write_atomic(Path(rows.name), table, mode=0o600)
                     return self._exchange(request, weights, rows.name)
                 except (OSError, MalformedRecord) as exc:
                     self._reap()

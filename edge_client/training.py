@@ -7,6 +7,7 @@ weights received as body; the reply is a WorkReply with the new weights. It ends
 closes the socket, or when it has had nothing to do for IDLE_S.
 """
 
+import math
 import os
 import socket
 import sys
@@ -78,8 +79,12 @@ def work(task: Task, job: Job, weights: bytes) -> tuple[WorkReply, bytes]:
         seed=request.seed,
         should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
     )
+    if not fitted.steps:
+        text = f"no step was taken in {time.monotonic() - started:.1f} s"
+        return reply.model_copy(update={"error": f"stopped: {text}"}), b""
+    if math.isfinite(fitted.loss):  # JSON has no NaN; the server sees it in the weights
+        metrics["loss"] = fitted.loss
     metrics |= {
-        "loss": fitted.loss,
         "steps": float(fitted.steps),
         "seconds": time.monotonic() - started,
         "true_labels": float(rows.true_labels),

@@ -83,6 +83,7 @@ class Uplink(threading.Thread):
         self._next = spool.position
         self._flight: deque[_Sent] = deque()
         self._heartbeat_at = 0.0
+        self._heartbeat_waits = False
         self._backoff_s = 0.2
         self.connected = False
         self.error: str | None = None
@@ -105,7 +106,6 @@ class Uplink(threading.Thread):
         while self._spool.account().pending and time.monotonic() < deadline:
             time.sleep(0.05)
         drained = self._spool.account().pending == 0
-        self._spool.sync_position()
         self._ending.set()
         self.join(5.0)
         return drained
@@ -116,6 +116,7 @@ class Uplink(threading.Thread):
             self._sender = self._connect()
             self._next = self._spool.position
             self._flight.clear()
+            self._heartbeat_waits = False
             self._backoff_s = 0.2
         self.connected, self.error = True, None
         self._settle()
@@ -166,13 +167,17 @@ class Uplink(threading.Thread):
 
     def _heartbeat(self) -> None:
         now = self._clock()
-        if now < self._heartbeat_at + HEARTBEAT_S:
-            return
+        if now < self._heartbeat_at + HEARTBEAT_S or self._heartbeat_waits:
+            return  # in an outage one waits, not one a second
         self._heartbeat_at = now
         self._spool.sync_position()
         assert self._sender is not None
         topic, state = topic_name(self._task.name, FLEET), self._state()
-        self._sender.send(topic, self._device.encode(), state.encode(), [], lambda _error: None)
+        self._heartbeat_waits = True
+        self._sender.send(topic, self._device.encode(), state.encode(), [], self._heartbeat_done)
+
+    def _heartbeat_done(self, _error: Exception | None) -> None:
+        self._heartbeat_waits = False
 
     def _watch(self) -> None:
         if self._flight and self._clock() - self._flight[0].at > STALL_S and self._reachable():
@@ -190,11 +195,11 @@ class Uplink(threading.Thread):
         """The last state, and a close that waits for what is on the way."""
         if self._sender is None:
             return
-        self._heartbeat_at = float("-inf")
+        self._heartbeat_at, self._heartbeat_waits = float("-inf"), False
         try:
             self._heartbeat()
             self._sender.close(2.0)
-        except BrokerUnavailable as exc:
+        except (BrokerUnavailable, OSError) as exc:
             log.warning("%s; events wait in the spool", exc)
 
     def _close(self) -> None:

@@ -5,8 +5,8 @@
     <folder>/serving.json          {"model": "<model>"}
     <folder>/heldout.safetensors   central segments and labels that candidates are judged by
 
-Every file is verified when it is added and again when it is loaded: what was altered on disk is an
-ArtifactError, never a model.
+Every artifact is verified when it is added and again when it is loaded: what was altered on disk is
+an ArtifactError, never a model.
 """
 
 import json

@@ -13,7 +13,7 @@ announced by the controller.
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import Task
 
 NODE_POLL_S = 0.2
+METRICS = 20  # figures of one update that are told
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class FederatedRun:
     _norms: list[float] = field(default_factory=list)
     _fleet_base: dict[str, Accuracy] = field(default_factory=dict)
     _barred: set[int] = field(default_factory=set)  # nodes, as a refused one may lie about its name
+    _node_of: dict[str, int] = field(default_factory=dict)  # who first trained under a name
     _counts: dict[str, int] = field(default_factory=lambda: {"admitted": 0, "refused": 0})
 
     def run(self) -> Verdict:
@@ -95,6 +97,10 @@ class FederatedRun:
         if weights is first:
             raise ProcessFailed("no update was admitted in any round")
         verdict, metrics = self._judge(first, weights, base, held_out)
+        serving = self.registry.serving()
+        if verdict.promote and (serving is None or serving.model != base.model):
+            other = serving.model if serving else "nothing"
+            verdict = Verdict(False, f"{base.model} was the base and {other} is served by now")
         if not verdict.promote:
             last = self.settings.rounds
             self.journal.publish(
@@ -190,10 +196,12 @@ class FederatedRun:
         admitted: dict[str, Update] = {}
         for answer in answers:
             if answer.error is not None:
-                who = answer.device or f"node {answer.node}"
+                who = (answer.device or f"node {answer.node}")[:63]
                 self.journal.publish("failed", device=who, reason=answer.error[:300], **about)
                 continue
             refusal, update = answer.refusal, answer.update
+            if update is not None and self._taken(update.device, answer.node, admitted):
+                refusal, update = Refusal("name", f"{update.device[:63]} is another node"), None
             if update is not None:
                 facts = replace(expected, devices=frozenset(admitted), norms=norms)
                 refusal = admit(update, facts)
@@ -201,15 +209,21 @@ class FederatedRun:
                 self._refuse(answer, refusal or Refusal("malformed", "an empty reply"), about)
                 continue
             admitted[update.device] = update
+            self._node_of.setdefault(update.device, answer.node)
             self._counts["admitted"] += 1
-            metrics = {name: float(value) for name, value in update.metrics.items()}
+            metrics = {n[:40]: float(v) for n, v in list(update.metrics.items())[:METRICS]}
             self.journal.publish(
                 "admitted", device=update.device, samples=update.samples, metrics=metrics, **about
             )
         return [admitted[device] for device in sorted(admitted)]
 
+    def _taken(self, device: str, node: int, admitted: Mapping[str, Update]) -> bool:
+        """Whether another node trained under this name in an earlier round; who comes second in
+        one round is a duplicate."""
+        return device not in admitted and self._node_of.get(device, node) != node
+
     def _refuse(self, answer: Answer, refusal: Refusal, about: dict[str, Any]) -> None:
-        device = answer.device or f"node {answer.node}"
+        device = (answer.device or f"node {answer.node}")[:63]
         self._barred.add(answer.node)
         self._counts["refused"] += 1
         reason = f"{refusal.reason}: {refusal.detail}"
@@ -235,6 +249,7 @@ class FederatedRun:
             if a.error is None
             and a.update is not None
             and a.node not in self._barred
+            and self._node_of.get(a.update.device) == a.node  # the node that trained under the name
             and (figures := evaluation.reported(a.update.metrics))
         }
         fleet_base, fleet_candidate = evaluation.paired(self._fleet_base, after)

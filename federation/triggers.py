@@ -61,10 +61,10 @@ class Evidence:
             seen.append((name, share.compared, share.agreeing))
 
     def add_device(self, state: DeviceState) -> None:
-        self._labels[state.device] = state.true_labels
+        self._labels[state.device] = state.labels_told
         # A device that lost its labels starts anew.
         before = self._labels_before.get(state.device, 0)
-        self._labels_before[state.device] = min(before, state.true_labels)
+        self._labels_before[state.device] = min(before, state.labels_told)
 
     @property
     def devices(self) -> int:

@@ -86,16 +86,3 @@ class DeviceAccount:
     @property
     def balanced(self) -> bool:
         return self.produced == self.delivered + sum(self.dropped.values()) + self.pending
-
-
-@dataclass(frozen=True)
-class ServerAccount:
-    """What the store holds of one device and epoch, beside what the device says it produced."""
-
-    produced: int
-    scored: int
-    dropped: int
-
-    @property
-    def in_flight(self) -> int:
-        return self.produced - self.scored - self.dropped

@@ -225,6 +225,10 @@ class Reader:
             for r in records
         ]
 
+    def partitions(self, topic: str) -> list[int]:
+        """The partitions of `topic` that this reader follows."""
+        return sorted(tp.partition for tp in self._consumer.assignment() if tp.topic == topic)
+
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
@@ -251,7 +255,18 @@ class Reader:
 
 
 def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
-    """A library error as one line for a person."""
+    """A library error as one line for a person. What the broker refuses is told as that: it may
+    be allowed later, so it is tried again all the same."""
+    refusals = (
+        kafka_errors.AuthorizationError,
+        kafka_errors.SaslAuthenticationFailedError,
+        kafka_errors.MessageSizeTooLargeError,
+    )
+    if isinstance(exc, refusals):
+        return BrokerUnavailable(
+            f"Kafka at {settings.bootstrap} refuses: {type(exc).__name__}: {exc}: "
+            "check user, password and ACLs (TIDEWHEEL_KAFKA_*), or the brokers' message size"
+        )
     return BrokerUnavailable(
         f"no Kafka broker answers at {settings.bootstrap} ({type(exc).__name__}): "
         "start one, or name another with --kafka HOST:PORT"
@@ -297,7 +312,9 @@ def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
             if have != want:
                 raise UsageError(
                     f"topic {described['name']} on {settings.bootstrap} has {have} partitions, "
-                    f"this task asks for {want}: say --partitions {have}, or use another cluster"
+                    f"this task asks for {want}: "
+                    + (f"say --partitions {have}, or " if want > 1 else "")
+                    + "use another cluster"
                 )
     except kafka_errors.KafkaError as exc:
         raise unavailable(settings, exc) from exc

@@ -90,6 +90,7 @@ class DeviceState(Document):
     skipped: dict[str, int] = {}
     samples: int = 0
     true_labels: int = 0
+    labels_told: int = 0
     teacher_labels: int = 0
     teacher_trust: float = 0.0
     accuracy: dict[str, ModelScore] = {}

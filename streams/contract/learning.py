@@ -43,25 +43,19 @@ def fit(
     learning_rate: float,
     seed: int,
     optimizer: str = "sgd",
-    freeze_statistics: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
     """Train `model` in place on `rows` examples; `loss_of(row numbers, generator)` is the mean loss
     of a batch.
 
     "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero.
-    `freeze_statistics` leaves batch-norm's running statistics alone. `should_stop` is asked
-    between steps.
+    `should_stop` is asked between steps.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
     parameters = [p for p in model.parameters() if p.requires_grad]
     optim = _optimizer(optimizer, parameters, learning_rate)
     model.train()
-    if freeze_statistics:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
     total = max(1, epochs * math.ceil(rows / batch_size))
     step, last = 0, math.nan
     for _ in range(epochs):

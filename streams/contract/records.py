@@ -14,11 +14,13 @@ revision; the same rows stand in the store. Times are microseconds, UTC.
 MalformedRecord what is wrong with the rest.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import DEVICE_NAME, Task
@@ -30,6 +32,8 @@ SCORES_1 = "scores/1"
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 MAX_SEQ = 2**62
 MAX_ROWS = 100_000
+MAX_DROP = 100_000_000  # events in one declaration: more than a device makes in a year
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Headers = list[tuple[str, bytes]]
 
@@ -190,6 +194,8 @@ def decode_event_message(
     if last < first:
         raise MalformedRecord("bad-header", f"seq range {first}..{last}")
     if schema == DROPS_1:
+        if last - first >= MAX_DROP:
+            raise MalformedRecord("huge-drop", f"{last - first + 1} events, over {MAX_DROP}")
         return Drop(device, epoch, first, last, _text(fields, "reason"))
     if last - first >= MAX_ROWS:
         raise MalformedRecord("huge-batch", f"{last - first + 1} rows, over {MAX_ROWS}")
@@ -205,6 +211,9 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
     times = rows.column("time").cast(pa.int64()).to_numpy()
     if (times < 0).any() or (times > 2**55).any():
         raise MalformedRecord("bad-time", "an event time is before 1970 or beyond the year 3100")
+    for model in pa.compute.unique(rows.column("model")).to_pylist():
+        if not MODEL_NAME.fullmatch(model):
+            raise MalformedRecord("bad-model", f"no name of a model version: {model[:40]!r}")
     for name in ("outputs", "label", "segment"):
         column = rows.column(name)
         if not np.isfinite(column.flatten().to_numpy(zero_copy_only=False)).all():

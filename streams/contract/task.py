@@ -272,7 +272,7 @@ def segments_of(
 
     Yields first time, last time, segment (channels, samples) float32, and label (label_size,) or
     None.
-    A segment never spans a gap of more than two sample periods or a step back in time, and readings
+    A segment never spans a gap of more than 2.5 sample periods or a step back in time, and readings
     with a wrong number of values or a value that is not finite break it the same way;
     `skip(reason, time_us)` is told each time.
     """
@@ -284,7 +284,7 @@ def segments_of(
     for reading in readings:
         broken = _fault(reading, times, period_us, channels)
         if broken:
-            if skip is not None and times:
+            if skip is not None:
                 skip(broken, reading.time_us)
             times.clear()
             labels.clear()
@@ -312,8 +312,16 @@ def _fault(reading: Reading, times: list[int], period_us: float, channels: int) 
     return None
 
 
+def _sound(label: float | Sequence[float], task: Task) -> bool:
+    """Whether a label is a class index, or a finite value for every target."""
+    if task.classes:
+        return isinstance(label, int | float) and 0 <= label < task.outputs and label % 1 == 0
+    values = np.asarray(label, dtype=np.float32).reshape(-1)
+    return len(values) == task.label_size and bool(np.isfinite(values).all())
+
+
 def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> np.ndarray | None:
-    known = [label for label in labels if label is not None]
+    known = [label for label in labels if label is not None and _sound(label, task)]
     if len(known) < task.segment.label_share * len(labels):
         return None
     if task.targets:

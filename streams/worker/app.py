@@ -165,6 +165,7 @@ class Worker:
         log.info("worker %s: ready, partitions %s", self._settings.instance, partitions)
 
     async def _revoked(self, _app: Any, *_sent: Any, **_: Any) -> None:
+        self._intake.loaded(-1)  # what waits for room belongs to nobody now
         try:
             async with asyncio.timeout(HANDOVER_S), self._committer.lock:
                 self._committer.revoke_all()

@@ -103,8 +103,11 @@ class Committer:
     @property
     def full(self) -> bool:
         """Whether so much is buffered that no message may be taken in for now."""
-        rows = sum(state.rows for state in self.partitions.values())
-        return rows >= self._max_rows or len(self._letters) >= 1000
+        return self._crowded or len(self._letters) >= 1000
+
+    @property
+    def _crowded(self) -> bool:
+        return sum(state.rows for state in self.partitions.values()) >= self._max_rows
 
     async def assign(self, partition: int) -> None:
         """Own `partition`: position from the store, and its last commit is published again."""
@@ -160,7 +163,7 @@ class Committer:
         for partition, state in self.partitions.items():
             work.windows += state.close(now_s)
             work.drops += [(partition, declared) for declared in state.take_drops()]
-        if self.full and not work.windows:  # no window is due: close early, and revise later
+        if self._crowded and not work.windows:  # no window is due: close early, and revise later
             for state in self.partitions.values():
                 work.windows += state.close(now_s, everything=True)
         waiting, self._letters = self._letters, []

@@ -3,6 +3,7 @@
 The same rows give the same messages, whether they were just made or are read from the store.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ from streams.contract.records import SCORES_1, Headers, encode_batch, score_sche
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 
+MODELS, OTHER = 50, "other"
 ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
 ORDER = ("device", "window", "revision", "time", "epoch", "seq")
 
@@ -77,7 +79,7 @@ def window_report(task: Task, rows: pa.Table) -> WindowReport:
     """The report of one window's revision from its rows."""
     first = {name: rows.column(name)[0] for name in ("device", "revision", "teacher_model")}
     start = int(rows.column("window").cast(pa.int64())[0].as_py())
-    models = np.asarray(rows.column("model").to_pylist())
+    models = _named_models(rows.column("model").to_pylist())
     compared = rows.column("agrees").is_valid().to_numpy()
     agrees = rows.column("agrees").fill_null(False).to_numpy()
     labelled = rows.column("correct").is_valid().to_numpy()
@@ -104,6 +106,13 @@ def window_report(task: Task, rows: pa.Table) -> WindowReport:
         teacher_model=first["teacher_model"].as_py(),
         models=counted,
     )
+
+
+def _named_models(models: list[str]) -> np.ndarray:
+    """The rows' model versions; those beyond the most frequent MODELS count as OTHER, so that a
+    report stays small whatever a device calls its models."""
+    frequent = {name for name, _ in Counter(models).most_common(MODELS)}
+    return np.asarray([name if name in frequent else OTHER for name in models])
 
 
 def _teacher_correct(task: Task, rows: pa.Table, where: np.ndarray) -> np.ndarray:

@@ -130,13 +130,14 @@ def importers(library: str) -> set[str]:
         ("faust", {"streams.worker.app", "streams.worker.agents"}),
         (
             "flwr",
-            {"federation.server_app", "federation.strategy", "edge_client.client_app"},
+            {"federation.server_app", "edge_client.client_app"},
         ),
         ("kafka", {"streams.contract.bus"}),
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
         ("deltalake", {"streams.worker.store"}),
-        ("onnxruntime", {"edge_client.inference", "federation.graph", "federation.export"}),
+        ("onnxruntime", {"edge_client.inference", "federation.graph"}),
         ("pickle", {"streams.tasks.hapt"}),
+        ("duckdb", {"streams.worker.store", "streams.worker.query", "compose.cli"}),
     ],
 )
 def test_a_library_is_imported_behind_its_seam_only(library: str, allowed: set[str]) -> None:

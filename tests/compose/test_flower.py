@@ -42,7 +42,9 @@ def test_the_secret_is_private_and_stays(tmp_path: Path) -> None:
 
 
 def test_the_app_holds_settings_and_no_code(tmp_path: Path) -> None:
-    submission = flower.submission(tmp_path, 4001, {"task": 'odd "name".py:task', "rounds": 2})
+    submission = flower.submission(
+        tmp_path, "127.0.0.1:4001", {"task": 'odd "name".py:task', "rounds": 2}
+    )
     app = tomllib.loads((submission.app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert app["fab-include"] == ["README.md"]
     assert app["config"] == {**flower.RUN_CONFIG, "task": 'odd "name".py:task', "rounds": 2}
@@ -54,7 +56,7 @@ def test_the_app_holds_settings_and_no_code(tmp_path: Path) -> None:
 
 def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no setting 'round'"):
-        flower.submission(tmp_path, 4001, {"round": 2})
+        flower.submission(tmp_path, "127.0.0.1:4001", {"round": 2})
 
 
 @pytest.mark.parametrize(("device", "agent"), [('d"0', "/a"), ("", "/a"), ("d0", '/a"b')])

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.accounting import DeviceAccount, IntervalSet, ServerAccount
+from streams.contract.accounting import DeviceAccount, IntervalSet
 
 INTERVALS = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 8)).map(lambda t: (t[0], t[0] + t[1])), max_size=30
@@ -37,4 +37,3 @@ def test_missing_is_the_complement(intervals: list[tuple[int, int]], end: int) -
 def test_an_account_is_balanced_when_nothing_is_unexplained() -> None:
     assert DeviceAccount(10, 6, {"spool-full": 3}, 1).balanced
     assert not DeviceAccount(10, 6, {"spool-full": 3}, 2).balanced
-    assert ServerAccount(10, 6, 3).in_flight == 1

@@ -33,6 +33,7 @@ class FakeBroker:
             raise BrokerUnavailable("no broker")
         if topic.endswith(".fleet"):
             self.states.append(DeviceState.decode(value))
+            done(None)
             return
         self.waiting.append(((key, value, headers), done))
 

@@ -55,7 +55,7 @@ def test_a_run_promotes_and_announces_what_sound_devices_learned(
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
         config = {"task": TINY, "state": str(tmp_path), "minimum-nodes": 3, "rounds": 2}
-        submission = flower.submission(tmp_path, processes.port, config)
+        submission = flower.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
         run = submission.start({"epochs": 6}, tmp_path)
         wait_for("the run ends", lambda: submission.status(run).startswith("finished"), 300)
         assert submission.status(run) == "finished:completed", processes.log("superlink")

@@ -33,7 +33,7 @@ def state(device: str, labels: int) -> DeviceState:
             "produced": 0,
             "delivered": 0,
             "pending": 0,
-            "true_labels": labels,
+            "labels_told": labels,
         }
     )
 

@@ -1,0 +1,63 @@
+"""Signed artifacts with real ONNX graphs for the tests of what a device runs."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import nn
+
+from federation.export import export_graph
+from streams.contract.artifact import GRAPH, WEIGHTS, Manifest, pack
+from streams.contract.learning import to_safetensors
+from streams.contract.task import Task, load_task
+
+TINY = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
+tiny = load_task(TINY)
+
+
+def plain(seed: int) -> nn.Module:
+    """The tiny task's own model with random weights."""
+    torch.manual_seed(seed)
+    return tiny.build_model().eval()
+
+
+def with_batch_norm(seed: int) -> nn.Module:
+    """A convolution that has a bias, then batch norm with statistics of its own."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv1d(2, 4, 5, bias=True), nn.BatchNorm1d(4), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3),
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, value in model.named_buffers():
+            if value.is_floating_point():
+                value.copy_(torch.rand_like(value) + (0.5 if name.endswith("var") else 0.0))
+    return model.eval()
+
+
+def segments(count: int, seed: int = 0) -> np.ndarray:
+    """(count, channels, samples)"""
+    noise = np.random.default_rng(seed)
+    return noise.normal(0, 2, (count, *tiny.segment_shape)).astype(np.float32)
+
+
+def artifact(
+    key: Ed25519PrivateKey,
+    model: nn.Module,
+    number: int = 1,
+    *,
+    graph: bytes | None = None,
+    task: Task = tiny,
+    kind: str = "model",
+) -> bytes:
+    """A model version; `graph` is one exported before, for the same layers."""
+    manifest = Manifest(
+        kind=kind, task=task.name, task_version=task.version, number=number,
+        created_us=number, key="", files=[],
+    )  # fmt: skip
+    files = {
+        WEIGHTS: to_safetensors(model.state_dict()),
+        GRAPH: graph or export_graph(tiny, model),
+    }
+    return pack(manifest, files, key)
