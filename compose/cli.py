@@ -109,6 +109,28 @@ def up(
 
 
 @app.command()
+def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
+    """Make the signing key, the first model and the teacher; `up` does it by itself.
+
+    Training is cached. Prints where the files for workers and devices on other machines lie.
+    """
+    from compose.preparation import make_models
+    from compose.references import absolute_reference
+    from streams.contract.task import check_model
+
+    reference, console = absolute_reference(task), _console()
+    loaded, layout = load_task(reference), Layout(state)
+    check_model(loaded)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    model = make_models(reference, loaded, layout, say)
+    say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
+    say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
+
+
+@app.command()
 def edge(
     task: TaskArgument,
     device: Annotated[str, typer.Option(help="The device's name.")],

@@ -25,18 +25,17 @@ from compose.broker import BrokerChoice, Launch
 from compose.follower import Follower
 from compose.layout import Layout
 from compose.options import UpOptions
+from compose.phases import PhaseClock
+from compose.preparation import make_models
 from compose.references import absolute_reference
 from compose.screen import Screen
 from compose.summary import ServerCounts, Summary, render, summarize
 from compose.supervisor import Supervisor
-from compose.view import View, model_number
+from compose.view import View
 from edge_client.service import socket_path
-from federation.pilot import PilotReport, prepare
-from federation.registry import Registry
 from streams.contract.bus import ensure_topics, probe
-from streams.contract.disk import cache_folder, write_atomic
+from streams.contract.disk import write_atomic
 from streams.contract.errors import ProcessFailed, UsageError
-from streams.contract.signing import create_key
 from streams.contract.task import Task, check_model, load_task
 from streams.contract.topics import topic_specs
 from streams.worker.query import server_account
@@ -76,7 +75,7 @@ class Up:
             try:
                 with self._phase("first model"):
                     choice, port = self._start_servers()
-                    self._make_models()
+                    make_models(self._reference, self._task, self._layout, self._screen.say)
                 with self._phase("start"):
                     self._start_fleet(choice, port)
                     follower = Follower(choice.settings, self._task.name)
@@ -105,27 +104,6 @@ class Up:
         self._supervisor.start("superlink", flower.superlink(self._options.state, port))
         self._choice = choice
         return choice, port
-
-    def _make_models(self) -> None:
-        key = create_key(self._layout.signing_key)
-        registry = self._registry(key.public_key())
-        report = prepare(
-            self._reference,
-            self._task,
-            registry,
-            key,
-            cache_folder(),
-            progress=lambda text: self._screen.say(f"model     {text}"),
-        )
-        serving = registry.serving()
-        if report is not None:
-            for line in model_lines(report):
-                self._screen.say(line)
-        elif serving is not None:
-            self._screen.say(f"model     {serving.model} from {self._layout.registry}")
-
-    def _registry(self, *keys: object) -> Registry:
-        return Registry(self._layout.registry, self._task.name, self._task.version, keys)  # type: ignore[arg-type]
 
     # --- 3: the fleet ---------------------------------------------------------------------------
 
@@ -305,55 +283,6 @@ class Up:
         self._phases[name] = time.monotonic() - began
 
 
-class PhaseClock:
-    """Where the loop is: first answers, rounds, the new version's answers; and when it has closed.
-
-    It has closed when every device serves a version that a federated run made, and has answered as
-    many held-out segments with it as with the version before.
-    """
-
-    def __init__(self, devices: list[str], began_us: int) -> None:
-        self._devices = devices
-        self._began_us = began_us
-        self._at = {"inference": time.monotonic()}
-        self._first: str | None = None
-        self.now = "inference"
-        self.closed = False
-
-    def look(self, view: View) -> None:
-        states = [
-            s
-            for name in self._devices
-            if (s := view.devices.get(name)) and s.time_us >= self._began_us
-        ]
-        if self._first is None and states:
-            self._first = min((s.active for s in states), key=model_number)
-        run = view.current_run
-        if self.now == "inference" and run and run[-1].time_us >= self._began_us:
-            self._enter("federated run")
-        release = view.release
-        if release is None or len(states) < len(self._devices) or release.model == self._first:
-            return
-        if self.now != "new model" and all(s.active == release.model for s in states):
-            self._enter("new model")
-        self.closed = all(
-            s.active == release.model
-            and s.accuracy[release.model].held_out
-            >= max(score.held_out for model, score in s.accuracy.items())
-            for s in states
-            if release.model in s.accuracy
-        ) and all(release.model in s.accuracy for s in states)
-
-    def _enter(self, phase: str) -> None:
-        self.now = phase
-        self._at[phase] = time.monotonic()
-
-    def seconds(self) -> dict[str, float]:
-        names = list(self._at)
-        ends = [*(self._at[n] for n in names[1:]), time.monotonic()]
-        return {name: end - self._at[name] for name, end in zip(names, ends, strict=True)}
-
-
 def chosen_devices(task: Task, count: int) -> list[str]:
     """The first `count` devices of the task's fleet."""
     fleet = task.device_names("fleet")
@@ -369,16 +298,3 @@ def first_pass_events(task: Task, devices: int) -> int:
     labels to learn from and evidence of how far to trust the teacher."""
     per_window = task.window_s * task.rate_hz / task.segment.hop
     return max(50, int(18 * per_window * devices))
-
-
-def model_lines(report: PilotReport) -> list[str]:
-    """What the set-up made, for a person."""
-    how = "from the cache" if report.cached else "trained"
-    lines = [
-        f"model     {report.model} and the teacher {how} in {report.seconds:.1f} s",
-        f"          accuracy on the fleet {report.model_fleet:.3f}, "
-        f"the teacher's {report.teacher_fleet:.3f}",
-        f"          on people held out {report.model_held_out:.3f}, "
-        f"the teacher's {report.teacher_held_out:.3f}",
-    ]
-    return [*lines, f"          warning: {report.warning}"] if report.warning else lines

@@ -154,9 +154,9 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
 
 
 def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments]:
-    found = []
+    names, found = list(names), []
+    progress(f"reading the recordings of {', '.join(names)}")
     for name in names:
-        progress(f"reading {name}")
         found.append(segments_of_device(task, name))
     return found
 

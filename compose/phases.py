@@ -1,0 +1,54 @@
+"""Where the loop is, and when it has closed."""
+
+import time
+
+from compose.view import View, model_number
+
+
+class PhaseClock:
+    """Where the loop is: first answers, rounds, the new version's answers; and when it has closed.
+
+    It has closed when every device serves a version that a federated run made, and has answered as
+    many held-out segments with it as with the version before.
+    """
+
+    def __init__(self, devices: list[str], began_us: int) -> None:
+        self._devices = devices
+        self._began_us = began_us
+        self._at = {"inference": time.monotonic()}
+        self._first: str | None = None
+        self.now = "inference"
+        self.closed = False
+
+    def look(self, view: View) -> None:
+        states = [
+            s
+            for name in self._devices
+            if (s := view.devices.get(name)) and s.time_us >= self._began_us
+        ]
+        if self._first is None and states:
+            self._first = min((s.active for s in states), key=model_number)
+        run = view.current_run
+        if self.now == "inference" and run and run[-1].time_us >= self._began_us:
+            self._enter("federated run")
+        release = view.release
+        if release is None or len(states) < len(self._devices) or release.model == self._first:
+            return
+        if self.now != "new model" and all(s.active == release.model for s in states):
+            self._enter("new model")
+        self.closed = all(
+            s.active == release.model
+            and s.accuracy[release.model].held_out
+            >= max(score.held_out for model, score in s.accuracy.items())
+            for s in states
+            if release.model in s.accuracy
+        ) and all(release.model in s.accuracy for s in states)
+
+    def _enter(self, phase: str) -> None:
+        self.now = phase
+        self._at[phase] = time.monotonic()
+
+    def seconds(self) -> dict[str, float]:
+        names = list(self._at)
+        ends = [*(self._at[n] for n in names[1:]), time.monotonic()]
+        return {name: end - self._at[name] for name, end in zip(names, ends, strict=True)}

@@ -1,0 +1,48 @@
+"""The agent's shell: who may own a device's folder, and what an old spool must fit."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client.agent import check_spool, hold
+from edge_client.recorder import Event, Recorder
+from edge_client.spool import Spool
+from streams.contract.errors import UsageError
+from tests.fakes.tiny_task import task
+
+HOLDER = """
+import sys
+from pathlib import Path
+from edge_client.agent import hold
+handle = hold(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_agent_owns_a_devices_folder_as_long_as_it_lives(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another agent serves the device"):
+            hold(tmp_path)
+        holder.kill()
+        holder.communicate()
+    hold(tmp_path).close()
+
+
+def test_a_spool_of_another_shape_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    check_spool(spool, task)
+    recorder = Recorder(task, spool)
+    segment = np.zeros(task.segment_shape, np.float32)
+    recorder.put(Event(0, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
+    recorder.write()
+    check_spool(spool, task)
+    with pytest.raises(UsageError, match="old task file"):
+        check_spool(spool, replace(task, classes=("a", "b", "c", "d")))
