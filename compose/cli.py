@@ -346,7 +346,10 @@ def _broker_of(state: Path, kafka: str | None) -> BrokerSettings:
 
     ports = state / "broker" / "ports.json"
     if kafka is None and "TIDEWHEEL_KAFKA" not in os.environ and ports.exists():
-        kafka = f"127.0.0.1:{json_module.loads(ports.read_bytes())['broker']}"
+        try:
+            kafka = f"127.0.0.1:{int(json_module.loads(ports.read_bytes())['broker'])}"
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise UsageError(f"{ports} cannot be read ({exc}): name the broker by --kafka") from exc
     return _broker(kafka)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def print_result(
@@ -19,7 +20,7 @@ def print_result(
         return
     table = Table()
     for column in columns:
-        table.add_column(column)
+        table.add_column(Text(column))
     for row in rows:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*(Text(str(value)) for value in row))  # no markup: values are the user's
     console.print(table)

@@ -155,7 +155,7 @@ class Up:
         words += ["--superlink", f"127.0.0.1:{port}"]
         words += ["--min-devices", str(min(2, len(self._devices)))]
         words += ["--min-events", str(first_pass_events(self._task, len(self._devices)))]
-        words += ["--min-interval", "30"]
+        words += ["--min-interval", "120"]
         if self._options.rounds is not None:
             words += ["--rounds", str(self._options.rounds)]
         return self._command(*words)

@@ -261,9 +261,15 @@ class Rate:
 
 
 def hold(folder: Path) -> IO[str]:
-    """Own the device's folder while the handle lives; UsageError where another agent does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / "lock").open("a")
+    """Own the device's folder while the handle lives; UsageError where another agent does, or where
+    it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / "lock").open("a")
+    except OSError as exc:
+        raise UsageError(
+            f"the device's folder {folder} cannot be written: {exc}: name another with --state"
+        ) from exc
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -232,7 +232,7 @@ def _import(location: str, reference: str) -> object:
     except TaskError:
         raise
     except Exception as exc:
-        text = f"{type(exc).__name__}: {exc}"
+        text = f"{type(exc).__name__}: {exc}".splitlines()[0]
         raise TaskError(f"task {reference!r}: importing {location} failed: {text}") from exc
 
 

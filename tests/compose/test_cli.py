@@ -70,7 +70,7 @@ def test_help_names_every_option(tmp_path: Path, command: str, options: list[str
 @pytest.mark.parametrize(
     ("reference", "text"),
     [
-        ("no-such.py:task", "there is no file no-such.py"),
+        ("no-such.py:task", "no-such.py"),
         ("no.such.module:task", "No module named"),
         ("task.py", "write it as path/to/file.py:task"),
         (f"{TINY}s", "has no attribute 'tasks'"),
@@ -129,11 +129,10 @@ def test_a_wrong_device_name_is_named(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["edge", TINY, "--device", "d0"], ["worker", TINY]])
-def test_a_process_without_a_trusted_key_is_told_where_it_looked(
-    tmp_path: Path, words: list[str]
-) -> None:
-    fails(tidewheel(*words, folder=tmp_path), 2, "trusted key", "signing.pub")
+def test_a_process_without_its_files_is_told_where_it_looked(tmp_path: Path) -> None:
+    done = tidewheel("edge", TINY, "--device", "d0", folder=tmp_path)
+    fails(done, 2, "trusted key", ".tidewheel/keys/signing.pub")
+    fails(tidewheel("worker", TINY, folder=tmp_path), 2, ".tidewheel/registry/teacher.twa")
 
 
 def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> None:
