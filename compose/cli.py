@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,21 @@ Trust = Annotated[
     typer.Option("--trust", help="A public key to trust; default: <state>/keys/signing.pub."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Offset = Annotated[int, typer.Argument(help="The letter's offset, as `list` shows it.")]
 DEFAULT_STATE = Path(".tidewheel")
+
+
+class QueryFormat(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+letters = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(
+    letters, name="dead-letters", help="What could not be understood or scored: look, send again."
+)
 
 
 @app.command()
@@ -302,23 +317,91 @@ def query(
     store: Annotated[
         Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
     ] = None,
+    form: Annotated[
+        QueryFormat, typer.Option("--format", help="How the rows are written.")
+    ] = QueryFormat.table,
+    output: Annotated[
+        Path | None, typer.Option(help="A file to write to; default: standard output.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Query the store with DuckDB. Tables: `scores` (one row an event) and `drops`."""
     import duckdb
 
-    from compose.query import print_result
+    from compose.query import write_result
     from streams.worker.query import open_store
 
     connection = open_store(store or Layout(state).store)
     try:
         result = connection.sql(sql)
         if result is not None:
-            print_result(result.columns, result.fetchall(), _console(), as_json=json)
+            rows = result.to_arrow_table()
+            write_result(rows, "json" if json else form.value, output, _console())
     except duckdb.Error as exc:
         raise UsageError(f"the query fails: {str(exc).splitlines()[0]}") from exc
     finally:
         connection.close()
+
+
+@letters.command("list")
+def letters_list(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the dead letters, oldest first."""
+    from compose import dead_letters
+
+    found = dead_letters.read_letters(_broker_of(state, kafka), load_task(task).name)
+    found = [letter for letter in found if reason in (None, letter.reason)]
+    if json:
+        _console().print_json(data=[dead_letters.to_json(letter) for letter in found])
+    else:
+        dead_letters.print_letters(found, _console())
+
+
+@letters.command("show")
+def letters_show(
+    task: TaskArgument,
+    offset: Offset,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    json: AsJson = False,
+) -> None:
+    """Show one dead letter."""
+    from compose import dead_letters
+
+    found = dead_letters.read_letters(_broker_of(state, kafka), load_task(task).name)
+    letter = dead_letters.find(found, offset)
+    if json:
+        _console().print_json(data=dead_letters.to_json(letter))
+    else:
+        dead_letters.print_letter(letter, _console())
+
+
+@letters.command("replay")
+def letters_replay(
+    task: TaskArgument,
+    offsets: Annotated[list[int] | None, typer.Argument(help="Offsets, as `list` shows.")] = None,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    reason: Annotated[str | None, typer.Option(help="All with this reason.")] = None,
+) -> None:
+    """Send dead letters to `events` again, after what failed on them was mended."""
+    from compose import dead_letters
+
+    if bool(offsets) == bool(reason):
+        raise UsageError("name offsets, or a --reason")
+    settings, name = _broker_of(state, kafka), load_task(task).name
+    found = dead_letters.read_letters(settings, name)
+    if offsets:
+        chosen = [dead_letters.find(found, offset) for offset in offsets]
+    else:
+        chosen = [letter for letter in found if letter.reason == reason]
+    sent = dead_letters.replay(settings, name, chosen)
+    _console().print(f"{sent} letters sent to {name}.events", highlight=False)
 
 
 def _device_name(name: str) -> str:

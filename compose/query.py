@@ -1,26 +1,73 @@
 """Printing the result of a query."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from streams.contract.errors import UsageError
+
+Format = Literal["table", "csv", "json", "parquet"]
 
 
-def print_result(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], console: Console, *, as_json: bool
-) -> None:
-    """A table, or one JSON object a line."""
-    if as_json:
-        for row in rows:
-            text = json.dumps(dict(zip(columns, row, strict=True)), default=str)
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+def write_result(rows: pa.Table, form: Format, output: Path | None, console: Console) -> None:
+    """Write rows as a table for a person, CSV, one JSON object a line, or Parquet; to `output`, or
+    to standard output. UsageError where that cannot be."""
+    if form == "table" and output is None:
+        console.print(_table(rows))
         return
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("--format parquet is not for a terminal: name a file with --output")
+    try:
+        target: Any = output.open("wb") if output is not None else sys.stdout.buffer
+        with target if output is not None else _Keep():
+            _write(rows, form, target, console)
+            target.flush()
+    except OSError as exc:
+        raise UsageError(f"--output {output}: {exc}") from exc
+
+
+class _Keep:
+    """Standard output stays open."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_exc: object) -> None: ...
+
+
+def _write(rows: pa.Table, form: Format, target: Any, console: Console) -> None:
+    if form == "parquet":
+        pa.parquet.write_table(rows, target)
+    elif form == "csv":
+        pa.csv.write_csv(_flat(rows), target)
+    elif form == "json":
+        for row in rows.to_pylist():
+            target.write(json.dumps(row, default=str).encode() + b"\n")
+    else:
+        with console.capture() as captured:
+            console.print(_table(rows))
+        target.write(captured.get().encode())
+
+
+def _flat(rows: pa.Table) -> pa.Table:
+    """Lists and structs as JSON text: CSV has no form of its own for them."""
+    for i, field in enumerate(rows.schema):
+        if pa.types.is_nested(field.type):
+            text = [None if x is None else json.dumps(x, default=str) for x in rows[i].to_pylist()]
+            rows = rows.set_column(i, field.name, pa.array(text, pa.string()))
+    return rows
+
+
+def _table(rows: pa.Table) -> Table:
     table = Table()
-    for column in columns:
-        table.add_column(Text(column))
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))  # no markup: values are the user's
-    console.print(table)
+    for column in rows.column_names:
+        table.add_column(column)
+    for row in rows.to_pylist():
+        table.add_row(*(str(value) for value in row.values()))
+    return table

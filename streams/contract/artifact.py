@@ -32,6 +32,7 @@ from streams.contract.signing import key_id, verify
 MAGIC = b"TWARTF01"
 WEIGHTS = "weights.safetensors"
 GRAPH = "graph.onnx"
+DRIFT = "drift.json"  # drift.Reference; artifacts of before it have none
 MAX_MANIFEST = 1 << 20
 
 _LENGTHS = struct.Struct("<II")

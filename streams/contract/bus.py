@@ -130,7 +130,7 @@ class Producer:
     def put(
         self,
         topic: str,
-        key: bytes,
+        key: bytes | None,
         value: bytes,
         headers: Headers | None = None,
         timeout_s: float = 10.0,

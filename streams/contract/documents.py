@@ -114,8 +114,68 @@ class ModelWindow(Document):
     teacher_correct: int = 0
 
 
+class ChannelDrift(Document):
+    """One input channel's mean or spread, or the answers, against the frozen reference.
+
+    psi, in nats; jensen_shannon up to 0.8326; hellinger, total_variation and kolmogorov_smirnov up
+    to 1; wasserstein in the channel's own units. The last two are None for classes. It alarms where
+    psi is above `threshold`, which is above both the effect threshold and chance.
+    """
+
+    channel: str
+    kind: str
+    n: int
+    psi: float
+    jensen_shannon: float
+    hellinger: float
+    total_variation: float
+    kolmogorov_smirnov: float | None = None
+    wasserstein: float | None = None
+    threshold: float
+    alarm: bool
+
+
+class DriftReport(Document):
+    """A device's last windows, summed, against the reference; `channels` are the worst first.
+
+    `decided` is False where there are too few segments for any alarm; `share` is that of the
+    channels that have drifted.
+    """
+
+    windows: int
+    segments: int
+    decided: bool
+    alarm: bool
+    worst: str | None
+    share: float
+    channels: list[ChannelDrift] = []
+
+
+class ClassAgreement(Document):
+    """Events that the teacher puts into one class, and those of them where the device agrees."""
+
+    events: int
+    agreeing: int
+
+
+class TargetError(Document):
+    """The device's answers less the teacher's, for one target, in the target's own units."""
+
+    events: int
+    mean: float
+    mean_absolute: float
+    root_mean_square: float
+
+
 class WindowReport(Document):
-    """On `windows`, key: the device. One report of one closed window; revisions of a window sum."""
+    """On `windows`, key: the device. One report of one closed window; the counts of its revisions
+    sum.
+
+    `late` is a revision that rows make which came after the window's first report. `confidence` is
+    the mean of the answers' largest softmax, None for targets. `classes` and `errors` compare with
+    the teacher: the one for classes that it gave, the other for targets. `drift` is that of the
+    device's last windows up to this one, None where the teacher's artifact has no reference.
+    """
 
     task: str
     device: str
@@ -125,6 +185,11 @@ class WindowReport(Document):
     events: int
     teacher_model: str
     models: dict[str, ModelWindow]
+    late: bool = False
+    confidence: float | None = None
+    classes: dict[str, ClassAgreement] = {}
+    errors: dict[str, TargetError] = {}
+    drift: DriftReport | None = None
 
     @property
     def agreement(self) -> float:

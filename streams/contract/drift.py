@@ -1,0 +1,253 @@
+"""Drift of a device's inputs and answers against the reference frozen in an artifact. No torch.
+
+**What is counted.** Successive samples of a sensor are strongly correlated: 3,000 of them are no
+3,000 observations, and every null distribution for independent samples would alarm on everything.
+So a segment gives one observation per channel and statistic: the mean of its samples, and their
+standard deviation ("spread"). Segments overlap; where a new one begins every `hop` samples,
+n segments count as n * hop / samples independent ones. The answers give one more: the class of each
+answer, or the value of each target.
+
+**Over what.** What somebody does differs from window to window far more than a sensor drifts, so a
+single window decides nothing. Windows are summed, by integer addition of their histograms, over the
+last `Reference.windows` (WINDOWS) of a device, and nothing is decided below MINIMUM segments.
+
+**When it alarms.** Where PSI is above both the null distribution's 99th percentile for these sample
+sizes and the channel's effect threshold. People and machines differ without anything having drifted;
+how much is seen in the reference itself: its devices are each compared, over as many windows, with
+all the others, and the largest PSI found, times MARGIN, is the channel's effect threshold, EFFECT at
+least. The cells are few and wide (BINS between the TAIL quantiles) so that such differences mostly
+stay within a cell. `federation.reference` makes the reference; WINDOWS, MINIMUM, BINS, TAIL and
+MARGIN were chosen on the built-in data, see docs/ARCHITECTURE.md.
+
+**Cells** of a histogram, in order: below the first edge, between the edges, from the last edge on,
+null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from streams.contract.distances import (
+    PSEUDO_COUNT,
+    hellinger,
+    jensen_shannon,
+    kolmogorov_smirnov,
+    null_percentile,
+    psi,
+    shares,
+    total_variation,
+    wasserstein,
+)
+from streams.contract.documents import ChannelDrift, Document, DriftReport
+from streams.contract.task import Task
+
+WINDOWS = 12
+MINIMUM = 150  # segments below which nothing is decided
+EFFECT = 0.25  # the usual rule of credit scoring: "the population has changed"
+MARGIN = 2.0
+BINS, TAIL = 4, 0.03
+CHANNELS = 256  # input channels that are watched, the first of the task
+TOLD = 64  # comparisons that a report names, the worst ones
+
+Kind = Literal["mean", "spread", "answer"]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts over fixed edges: edges (k,) float64, counts (k + 3,) int64."""
+
+    edges: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def empty(cls, edges: Sequence[float] | np.ndarray) -> Self:
+        found = np.asarray(edges, np.float64)
+        return cls(found, np.zeros(len(found) + 3, np.int64))
+
+    def add(self, values: Sequence[float | None] | np.ndarray) -> "Histogram":
+        """The histogram with these values counted as well; None and NaN are null."""
+        flat = np.asarray(values, np.float64).reshape(-1)
+        cells = np.searchsorted(self.edges, flat, side="right")
+        cells[np.isnan(flat)] = len(self.edges) + 1
+        cells[np.isinf(flat)] = len(self.edges) + 2
+        counted = np.bincount(cells, minlength=len(self.counts)).astype(np.int64)
+        return Histogram(self.edges, self.counts + counted)
+
+    def merge(self, other: "Histogram") -> "Histogram":
+        """Both together; ValueError where the edges differ."""
+        if not np.array_equal(self.edges, other.edges):
+            raise ValueError("histograms over different edges do not add up")
+        return Histogram(self.edges, self.counts + other.counts)
+
+    @property
+    def n(self) -> int:
+        return int(self.counts.sum())
+
+    def to_document(self) -> dict[str, list[float] | list[int]]:
+        """As JSON takes it."""
+        return {"edges": self.edges.tolist(), "counts": self.counts.tolist()}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        edges = np.asarray(document["edges"], np.float64)
+        return cls(edges, np.asarray(document["counts"], np.int64))
+
+
+class Feature(Document):
+    """One compared quantity of the reference; `effect` is the PSI below which nothing alarms.
+
+    `ordered` is False for classes, between which there is no distance.
+    """
+
+    channel: str
+    kind: Kind
+    ordered: bool = True
+    edges: list[float] = Field(min_length=2, max_length=10_001)
+    counts: list[int]
+    effect: float = Field(default=EFFECT, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        edges = np.asarray(self.edges)
+        if not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
+            raise ValueError("edges must be finite and rise")
+        if len(self.counts) != len(self.edges) + 3 or not all(0 <= n < 2**53 for n in self.counts):
+            raise ValueError("there must be a count for every cell, none below 0")
+        return self
+
+    @property
+    def histogram(self) -> Histogram:
+        return Histogram.from_document({"edges": self.edges, "counts": self.counts})
+
+
+class Reference(Document):
+    """What an artifact freezes as `drift.json`: the data that its first model was made for.
+
+    `independent` is how many independent observations one segment is worth (hop / samples).
+    """
+
+    format: Literal[1] = 1
+    windows: int = Field(default=WINDOWS, ge=1)
+    minimum: int = Field(default=MINIMUM, ge=1)
+    independent: float = Field(gt=0, le=1)
+    features: list[Feature]
+
+    @property
+    def cells(self) -> int:
+        """Cells of all features: the length of a vector of counts."""
+        return sum(len(feature.counts) for feature in self.features)
+
+    def count(self, observations: "Observations") -> np.ndarray:
+        """(cells,) int64 of some segments, feature after feature; zeros for what is not observed."""
+        parts = [
+            Histogram.empty(f.edges).add(observations.get((f.channel, f.kind), ())).counts
+            for f in self.features
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def split(self, counts: np.ndarray) -> Iterator[tuple[Feature, Histogram]]:
+        """The histogram of each feature from a vector of counts."""
+        at = 0
+        for feature in self.features:
+            size = len(feature.counts)
+            yield feature, Histogram(np.asarray(feature.edges), counts[at : at + size])
+            at += size
+
+
+Observations = dict[tuple[str, Kind], np.ndarray]
+
+
+def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Observations:
+    """What segments (n, channels, samples) and answers (n, outputs) give to count, (n,) each.
+
+    `segments` is None where the task lets none leave the device: then answers alone are observed.
+    """
+    found: Observations = {}
+    if segments is not None:
+        means = segments.mean(axis=2, dtype=np.float64)
+        spreads = segments.std(axis=2, dtype=np.float64)
+        for i, channel in enumerate(task.channels[:CHANNELS]):
+            found[channel, "mean"], found[channel, "spread"] = means[:, i], spreads[:, i]
+    if task.classes:
+        found["predictions", "answer"] = outputs.argmax(axis=1).astype(np.float64)
+    for i, target in enumerate(task.targets):
+        found[f"predictions {target}", "answer"] = outputs[:, i].astype(np.float64)
+    return found
+
+
+def frozen_edges(task: Task, kind: Kind, values: np.ndarray) -> np.ndarray:
+    """The edges for a feature whose reference values are these: one cell per class, or BINS of
+    equal width between the TAIL quantiles."""
+    if kind == "answer" and task.classes:
+        return np.arange(task.outputs + 1) - 0.5
+    known = values[np.isfinite(values)]
+    low, high = np.quantile(known, [TAIL, 1 - TAIL]) if len(known) else (0.0, 0.0)
+    least = max(abs(low), abs(high), 1e-6) * 1e-6  # a constant channel has a cell of its own
+    if high - low < least:
+        low, high = low - least, high + least
+    return np.linspace(low, high, BINS + 1)
+
+
+def stability_index(reference: Histogram, current: Histogram) -> tuple[float, int]:
+    """PSI with PSEUDO_COUNT in every cell that is not empty on both sides, and their number."""
+    held = (reference.counts > 0) | (current.counts > 0)
+    p = shares(reference.counts[held], PSEUDO_COUNT)
+    q = shares(current.counts[held], PSEUDO_COUNT)
+    return psi(p, q), int(held.sum())
+
+
+def judge(
+    feature: Feature, current: Histogram, *, independent: float = 1.0, decide: bool = True
+) -> ChannelDrift:
+    """Compare one feature; without `decide`, or with nothing to compare, there is no alarm."""
+    reference, n = feature.histogram, current.n
+    index, cells = stability_index(reference, current)
+    p, q = shares(reference.counts), shares(current.counts)
+    inner, outer = (shares(h.counts[:-2]) for h in (reference, current))  # what has a place
+    ordered = feature.ordered and bool(inner.any() and outer.any())
+    threshold = feature.effect
+    if n:
+        chance = null_percentile(cells, n * independent, reference.n * independent)
+        threshold = max(threshold, min(chance, 1e9))
+    return ChannelDrift(
+        channel=feature.channel,
+        kind=feature.kind,
+        n=n,
+        psi=index if n else 0.0,
+        jensen_shannon=jensen_shannon(p, q) if n else 0.0,
+        hellinger=hellinger(p, q) if n else 0.0,
+        total_variation=total_variation(p, q) if n else 0.0,
+        kolmogorov_smirnov=kolmogorov_smirnov(inner, outer) if ordered else None,
+        wasserstein=wasserstein(inner, outer, reference.edges) if ordered else None,
+        threshold=threshold,
+        alarm=bool(decide and n and index > threshold),
+    )
+
+
+def judge_all(reference: Reference, counts: np.ndarray, *, windows: int) -> DriftReport:
+    """Compare the summed counts of `windows` windows: every feature, the worst channel, the share.
+
+    The worst has the largest PSI for its threshold. A channel has drifted where its mean or its
+    spread has; the predictions count as one channel, or one for each target.
+    """
+    pairs = list(reference.split(counts))
+    segments = max((current.n for _, current in pairs), default=0)
+    decide = segments >= reference.minimum
+    independent = reference.independent
+    found = [judge(f, current, independent=independent, decide=decide) for f, current in pairs]
+    found = [drift for drift in found if drift.n]
+    found.sort(key=lambda drift: -drift.psi / (drift.threshold or 1e-9))
+    channels = {drift.channel for drift in found}
+    drifted = {drift.channel for drift in found if drift.alarm}
+    return DriftReport(
+        windows=windows,
+        segments=segments,
+        decided=decide,
+        alarm=bool(drifted),
+        worst=found[0].channel if found else None,
+        share=len(drifted) / len(channels) if channels else 0.0,
+        channels=found[:TOLD],
+    )

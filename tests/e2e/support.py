@@ -1,0 +1,242 @@
+"""The real `tidewheel` command as a process, and looking at what it leaves: processes and a store.
+
+Every process that a test starts carries the test's mark in its environment and so do its
+descendants, whatever their command lines say: `marked` finds them all.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from compose.summary import DeviceLine
+from streams.contract.accounting import IntervalSet
+from streams.worker.query import open_store
+
+TINY = Path(__file__).parents[1] / "fakes" / "tiny_task.py"
+SHARED = Path(__file__).parents[3] / "shared" / "kafka"
+MARK = "TIDEWHEEL_TEST_MARK"
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
+    """Wait for a condition; fail with `what` when it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+def with_kafka() -> dict[str, str]:
+    """An environment in which `tidewheel up` starts a real Kafka of its own."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
+    if SHARED.is_dir():
+        environ.setdefault("KAFKA_HOME", str(SHARED))
+    return environ
+
+
+def without_kafka() -> dict[str, str]:
+    """An environment in which only the embedded broker is left."""
+    environ = {k: v for k, v in with_kafka().items() if k != "KAFKA_HOME"}
+    folders = environ.get("PATH", os.defpath).split(os.pathsep)
+    kept = [f for f in folders if not (Path(f) / "kafka-server-start.sh").exists()]
+    return {**environ, "PATH": os.pathsep.join(kept)}
+
+
+@dataclass
+class Place:
+    """A folder with a copy of the tiny task in it, away from every package, and a state folder."""
+
+    folder: Path
+    environ: dict[str, str]
+    cache: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        shutil.copy(TINY, self.folder / "machines.py")
+
+    @property
+    def task(self) -> str:
+        return f"{self.folder / 'machines.py'}:task"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def store(self) -> Path:
+        return self.state / "store"
+
+    def start(self, name: str, *words: str | Path) -> "Running":
+        """A `tidewheel` command; its output goes to `<name>.out` and `<name>.err`."""
+        out, err = self.folder / f"{name}.out", self.folder / f"{name}.err"
+        with out.open("ab") as stdout, err.open("ab") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "compose.cli", *map(str, words)],
+                cwd=self.folder,
+                env=self._environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return Running(process, out, err)
+
+    def up(self, name: str, *words: str) -> "Running":
+        head = ["up", self.task, "--state", str(self.state), "--json"]
+        return self.start(name, *head, *words)
+
+    def run(self, *command: str | Path, **env: str) -> str:
+        """Another command's standard output; it has to succeed."""
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=self.folder,
+            env={**self._environ(), **env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def tidewheel(self, *words: str | Path) -> str:
+        return self.run(sys.executable, "-m", "compose.cli", *words)
+
+    def _environ(self) -> dict[str, str]:
+        return {**self.environ, "TIDEWHEEL_CACHE": str(self.cache), MARK: self.mark}
+
+    # --- processes ------------------------------------------------------------------------------
+
+    def marked(self) -> dict[int, list[str]]:
+        """The living processes of this place: pid and command line."""
+        found = {}
+        wanted = f"{MARK}={self.mark}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    words = (folder / "cmdline").read_bytes().decode().split("\0")
+                    found[int(folder.name)] = words
+            except OSError:
+                continue
+        return found
+
+    def find(self, *words: str) -> int | None:
+        """The one process whose command line has all of `words`, in that order, side by side."""
+        run = "\0".join(words)
+        found = [pid for pid, line in self.marked().items() if run in "\0".join(line)]
+        assert len(found) < 2, f"{words}: {found}"
+        return found[0] if found else None
+
+    def kill(self, *words: str) -> int:
+        """SIGKILL to the process found by `words`; its pid."""
+        pid = self.find(*words)
+        assert pid is not None, words
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def nothing_is_left(self) -> None:
+        until(lambda: not self.marked(), f"all processes are gone: {self.marked()}", 20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Leave nothing behind, even when the test has failed."""
+        while left := self.marked():
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            for process in self.processes:
+                process.poll()
+            time.sleep(0.05)
+        for process in self.processes:
+            process.wait(10)
+
+    # --- the store ------------------------------------------------------------------------------
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """A query over the store; nothing where there is no store yet."""
+        if not (self.store / "drops" / "_delta_log").is_dir():
+            return []
+        connection = open_store(self.store)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+    def scored(self, device: str = "%") -> int:
+        rows = self.rows(f"select count(*) from scores where device like '{device}'")
+        return int(rows[0][0]) if rows else 0
+
+
+@dataclass
+class Running:
+    """One `tidewheel` process."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+
+    @property
+    def said(self) -> str:
+        return self.err.read_text(errors="replace")
+
+    def until_said(self, text: str, timeout_s: float = 120.0) -> None:
+        def said() -> bool:
+            assert self.process.poll() is None or text in self.said, self.said[-3000:]
+            return text in self.said
+
+        until(said, f"{text!r}: {self.said[-1500:]}", timeout_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def ends(self, timeout_s: float) -> int:
+        """Its exit code."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still there after {timeout_s:.0f} s: {self.said}") from None
+
+    def summary(self) -> dict[str, Any]:
+        """What `up --json` printed, which is all that it printed."""
+        found = json.loads(self.out.read_text())
+        assert isinstance(found, dict)
+        return found
+
+
+def check_account(place: Place, summary: dict[str, Any]) -> None:
+    """Every event of every device is in the store once or among the drops, and none is missing."""
+    assert summary["balanced"] is True
+    for entry in summary["devices"]:
+        line = DeviceLine(**entry)
+        assert line.balanced
+        assert line.pending == 0
+        where = f"device = '{line.device}' and epoch = '{line.epoch}'"
+        seqs = [seq for (seq,) in place.rows(f"select seq from scores where {where}")]
+        assert len(seqs) == len(set(seqs)) == line.scored
+        known = IntervalSet((seq, seq) for seq in sorted(seqs))
+        for first, last in place.rows(f"select first, last from drops where {where}"):
+            known.add(first, last)
+        assert list(known) == ([(0, line.produced - 1)] if line.produced else [])
+    repeated = "select device, epoch, seq from scores group by all having count(*) > 1"
+    assert place.rows(repeated) == []
+    epochs = place.rows("select distinct device, epoch from scores order by all")
+    assert epochs == sorted((entry["device"], entry["epoch"]) for entry in summary["devices"])

@@ -1,0 +1,110 @@
+"""The whole loop through the real command: one file in, a better model on every device out."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose import flower
+from tests.e2e.support import Place, Running, check_account
+
+LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Place) -> None:
+    running = kafka_place.up("up", *LOOP)
+    running.until_said("served by 3", 150)
+    check_status(kafka_place)
+    running.until_said("requested: 1-")
+    check_flwr_list(kafka_place, running)
+    check_closed(kafka_place, running)
+
+
+@pytest.mark.timeout(400)
+def test_a_task_in_one_file_runs_the_whole_loop_on_the_embedded_broker(
+    embedded_place: Place,
+) -> None:
+    running = embedded_place.up("up", *LOOP)
+    running.until_said("keeps everything in memory", 60)  # what it is not is said at start
+    check_closed(embedded_place, running)
+
+
+def check_status(place: Place) -> None:
+    """`tidewheel status --json` of the running fleet."""
+    text = place.tidewheel("status", place.task, "--state", place.state, "--json")
+    status = json.loads(text)
+    assert status["task"] == "tiny"
+    assert [device["device"] for device in status["devices"]] == ["d0", "d1", "d2"]
+    assert {device["active"] for device in status["devices"]} == {status["release"]["model"]}
+    for device in status["devices"]:
+        lost = sum(device["dropped"].values())
+        assert device["produced"] == device["delivered"] + lost + device["pending"]
+        assert device["produced"] > 0
+    counted = {"aggregated", "admitted", "refused", "promoted", "rejected"}
+    assert set(status["rounds"]) == counted
+    assert set(status["agreement"]) <= {status["release"]["model"]}
+
+
+def check_flwr_list(place: Place, running: Running) -> None:
+    """Flower's own command sees the run that is going on."""
+    run = running.said.partition(": requested: 1-")[0].rpartition("run ")[2]
+    home = str(place.state / "flower" / "home")
+    command = [flower.program("flwr"), "list", "tidewheel", "--format", "json"]
+    listed = json.loads(place.run(*command, FLWR_HOME=home, FLWR_TELEMETRY_ENABLED="0"))
+    assert [str(entry["run-id"]) for entry in listed["runs"]] == [run]
+
+
+def check_closed(place: Place, running: Running) -> None:
+    """The loop has closed: the fleet learned, every device serves it, the account adds up."""
+    assert running.ends(300) == 0, running.said
+    place.nothing_is_left()
+    summary = running.summary()
+    assert json.loads((place.state / "summary.json").read_text()) == summary
+    assert summary["closed"] is True
+    check_learning(summary)
+    check_account(place, summary)
+    assert summary["restarts"] == {}
+    totals = {name: sum(d[name] for d in summary["devices"]) for name in ("produced", "scored")}
+    assert totals["produced"] == totals["scored"] > 0
+    check_query(place, totals["scored"])
+
+
+def check_learning(summary: dict[str, Any]) -> None:
+    assert [line["device"] for line in summary["devices"]] == ["d0", "d1", "d2"]
+    assert {line["last"] for line in summary["devices"]} == {summary["last_model"]}
+    assert summary["first_model"].startswith("1-")
+    assert int(summary["last_model"].partition("-")[0]) >= 2
+    assert summary["rounds"] >= 1
+    assert summary["admitted"] >= 2
+    assert summary["refused"] == 0
+    assert summary["fleet_after"] > summary["fleet_before"]
+    assert summary["held_out_after"] > summary["held_out_before"]
+    assert summary["agreement_after"] > summary["agreement_before"]
+
+
+def check_query(place: Place, scored: int) -> None:
+    """`tidewheel query` on the store that the run has left, by the line that it recommends."""
+
+    def ask(sql: str) -> list[dict[str, Any]]:
+        text = place.tidewheel("query", sql, "--state", place.state, "--json")
+        return [json.loads(line) for line in text.splitlines()]
+
+    found = ask(
+        "select count(*) as events, count(distinct (device, epoch, seq)) as different from scores"
+    )
+    assert found == [{"events": scored, "different": scored}]
+    models = ask("select distinct model from scores order by model")
+    assert [entry["model"][:2] for entry in models][:2] == ["1-", "2-"]
+    sql = json.loads((place.state / "summary.json").read_text())["sql"]
+    assert sql.startswith(f"tidewheel query --state {place.state} ")
+    assert len(ask(sql.partition('"')[2].rstrip('"'))) >= 6  # three devices, two versions
+
+
+def test_the_package_is_not_needed_where_the_task_lies(embedded_place: Place) -> None:
+    """The task's folder holds one file, and the command is the installed one."""
+    assert [path.name for path in embedded_place.folder.glob("*.py")] == ["machines.py"]
+    assert "up" in embedded_place.run(Path(sys.executable).parent / "tidewheel", "--help")
