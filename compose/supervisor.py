@@ -39,15 +39,16 @@ class Child:
     started: float
     quick_deaths: int = 0
     restart_at: float | None = None
-    restarts: int = 0
 
 
 @dataclass
 class Supervisor:
-    """Children by name, in the order in which they were started."""
+    """Children by name, in the order in which they were started; `restarts` also of those that
+    have been stopped since."""
 
     logs: Path
     children: dict[str, Child] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
 
     def start(self, name: str, launch: Launch, stop_s: float = 10.0) -> None:
         process = self._spawn(name, launch)
@@ -96,7 +97,7 @@ class Supervisor:
         child.process = self._spawn(child.name, child.launch)
         child.started = time.monotonic()
         child.restart_at = None
-        child.restarts += 1
+        self.restarts[child.name] = self.restarts.get(child.name, 0) + 1
 
     def terminate(self, *names: str) -> None:
         """Ask processes to end; stop() waits for them."""

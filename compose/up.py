@@ -242,8 +242,7 @@ class Up:
             found.append(summarize(mine, server, self._phases, self._layout.store, state))
 
         follower.read(look)
-        restarts = {c.name: c.restarts for c in self._supervisor.children.values() if c.restarts}
-        return replace(found[0], restarts=restarts)
+        return replace(found[0], restarts=dict(self._supervisor.restarts))
 
     def _report(self, follower: Follower, closed: bool) -> int:
         summary = self._summary(follower)

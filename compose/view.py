@@ -103,9 +103,7 @@ class View:
 
     @property
     def last_model(self) -> str | None:
-        """The version that is offered, or the highest that a device serves."""
-        if self.release is not None:
-            return self.release.model
+        """The highest version that a device serves."""
         models = {state.active for state in self.devices.values() if state.active}
         return max(models, key=model_number, default=None)
 

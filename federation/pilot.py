@@ -4,6 +4,7 @@ The device model learns from the labelled segments of "pilot" people, the teache
 of "pilot" and "lab" people. Both are evaluated on the people of the fleet and on those held out.
 
     <cache>/pilot-<digest>/model.safetensors  model.onnx  teacher.safetensors  heldout.safetensors
+                           drift.json         the reference for drift, from pilot and lab
                            report.json        written last: a folder without it is made again
 
 The digest is over all that the results depend on: the task's sources, torch, the training's
@@ -23,13 +24,14 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation import export
+from federation import export, reference
 from federation.dataset import Segments, Windows, group, segments_of_device, stack
 from federation.evaluation import HeldOut, score
 from federation.export import export_graph
+from federation.reference import make_reference
 from federation.registry import Registry
-from streams.contract import learning
-from streams.contract.artifact import GRAPH, WEIGHTS, Manifest, pack
+from streams.contract import drift, learning
+from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS, Manifest, pack
 from streams.contract.disk import write_atomic
 from streams.contract.errors import TaskError
 from streams.contract.learning import (
@@ -107,7 +109,7 @@ def _digest(task_ref: str, task: Task, seed: int) -> str:
         path = getattr(value, "__file__", None)
         if path and Path(path).parent == Path(str(module.__file__)).parent:
             sources.add(str(path))
-    sources |= {__file__, str(learning.__file__), str(export.__file__)}
+    sources |= {__file__, *(str(m.__file__) for m in (learning, export, drift, reference))}
     settings = [task.version, torch.__version__, asdict(task.training), seed, WINDOWS_PER_BATCH]
     digest = hashlib.sha256(json.dumps([task_ref.rpartition(":")[2], settings]).encode())
     for path in sorted(sources):
@@ -116,7 +118,7 @@ def _digest(task_ref: str, task: Task, seed: int) -> str:
 
 
 def _cached(folder: Path) -> _Result | None:
-    names = ("model.safetensors", "model.onnx", "teacher.safetensors", "heldout.safetensors")
+    names = ("model.safetensors", "model.onnx", "teacher.safetensors", "heldout.safetensors", DRIFT)
     try:
         figures = json.loads((folder / "report.json").read_text())
         return _Result({name: (folder / name).read_bytes() for name in names}, figures)
@@ -139,7 +141,10 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
         "model.onnx": export_graph(task, model),
         "teacher.safetensors": to_safetensors(teacher.state_dict()),
     }
-    del pilot, lab
+    central = pilot + lab
+    answers = [predict(model, device.segments) for device in central]
+    files[DRIFT] = make_reference(task, central, answers).encode()
+    del pilot, lab, central
     figures = {}
     held = _read(task, task.device_names("held-out"), progress)
     fleet = _read(task, task.device_names("fleet"), progress)
@@ -239,11 +244,13 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
             "metrics": {k: v for k, v in result.figures.items() if k.startswith("teacher_")},
         }
     )
-    registry.add_teacher(pack(teacher, {WEIGHTS: result.files["teacher.safetensors"]}, key))
+    drift_file = {DRIFT: result.files[DRIFT]}
+    weights = {WEIGHTS: result.files["teacher.safetensors"]}
+    registry.add_teacher(pack(teacher, {**weights, **drift_file}, key))
     serving = registry.serving()
     if serving is not None:
         return serving.model
     files = {WEIGHTS: result.files["model.safetensors"], GRAPH: result.files["model.onnx"]}
-    artifact = registry.add(pack(manifest, files, key))
+    artifact = registry.add(pack(manifest, {**files, **drift_file}, key))
     registry.set_serving(artifact.model)
     return artifact.model

@@ -8,11 +8,11 @@ from federation.dataset import Segments
 from streams.contract.drift import (
     EFFECT,
     MARGIN,
-    MINIMUM,
     WINDOWS,
     Feature,
     Reference,
     frozen_edges,
+    minimum_segments,
     observe,
     stability_index,
 )
@@ -38,7 +38,7 @@ def make_reference(
             Feature(channel=channel, kind=kind, ordered=ordered, edges=edges, counts=nothing)
         )
     independent = task.segment.hop / task.segment.samples
-    empty = Reference(independent=independent, features=features)
+    empty = Reference(minimum=minimum_segments(task), independent=independent, features=features)
     own = [empty.count(one) for one in seen]
     total = np.sum([np.zeros(empty.cells, np.int64), *own], axis=0)
     highest = np.zeros(len(features))
@@ -60,7 +60,7 @@ def make_reference(
 def accumulated(
     task: Task, reference: Reference, device: Segments, answers: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """The counts of every WINDOWS windows in a row of a recording that hold MINIMUM segments."""
+    """The counts of every WINDOWS windows in a row of a recording that hold enough segments."""
     starts = np.array([task.window_start(int(time)) for time in device.times], np.int64)
     windows = [
         reference.count(observe(task, device.segments[rows], answers[rows]))
@@ -69,7 +69,7 @@ def accumulated(
     sizes = np.unique(starts, return_counts=True)[1]
     for end in range(1, len(windows) + 1):
         begin = max(0, end - WINDOWS)
-        if sizes[begin:end].sum() >= MINIMUM:
+        if sizes[begin:end].sum() >= reference.minimum:
             yield np.sum(windows[begin:end], axis=0)
 
 

@@ -288,7 +288,7 @@ class FederatedRun:
             key="",
             files=[],
         )
-        files = {WEIGHTS: safetensors.numpy.save(weights), GRAPH: base.files[GRAPH]}
+        files = {**base.files, WEIGHTS: safetensors.numpy.save(weights)}  # graph and reference stay
         artifact = self.registry.add(pack(manifest, files, self.key))
         self.registry.set_serving(artifact.model)
         reason = verdict.reason

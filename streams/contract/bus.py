@@ -24,6 +24,8 @@ from streams.contract.topics import TopicSpec
 # The library logs each failed connection attempt; what matters comes back as an error or a metric.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
+ASK_MS, PAUSE_S = 5, 0.1  # of a Reader that waits for messages
+
 
 class BrokerSettings(BaseSettings):
     """Where Kafka is and how to speak to it. `bootstrap` (HOST:PORT, comma separated) is read from
@@ -214,9 +216,18 @@ class Reader:
             raise unavailable(self._settings, exc) from exc
 
     def poll(self, timeout_s: float = 0.5, limit: int = 500) -> list[Received]:
-        """The next messages, at most `limit`; an empty list when none came within `timeout_s`."""
+        """The next messages, at most `limit`; an empty list when none came within `timeout_s`.
+
+        The library asks again at once when a fetch comes back empty. Kafka holds such a fetch for
+        `fetch_max_wait_ms`, the embedded broker does not: without pauses a reader would spin.
+        """
+        deadline = time.monotonic() + timeout_s
         try:
-            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=limit)
+            while not (polled := self._consumer.poll(timeout_ms=ASK_MS, max_records=limit)):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                time.sleep(min(PAUSE_S, left_s))
         except kafka_errors.KafkaError as exc:
             raise unavailable(self._settings, exc) from exc
         return [

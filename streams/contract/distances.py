@@ -9,6 +9,7 @@ import numpy as np
 PSEUDO_COUNT = 0.5  # in every cell of both sides: an empty cell would make PSI infinite
 
 Z_99 = 2.3263478740408408  # the normal distribution's 99th percentile
+Z_99_TWO_SIDED = 2.5758293035489004  # chi-square of 1 is the square of a normal value
 
 
 def shares(counts: np.ndarray, pseudo_count: float = 0.0) -> np.ndarray:
@@ -36,7 +37,9 @@ def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
     Source: Endres and Schindelin (2003). A metric, from 0 to sqrt(ln 2) = 0.8326.
     """
     middle = (p + q) / 2
-    return float(np.sqrt(max(0.0, (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2)))
+    return float(
+        np.sqrt(max(0.0, (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2))
+    )
 
 
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
@@ -61,10 +64,10 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def kolmogorov_smirnov(p: np.ndarray, q: np.ndarray) -> float:
-    """Kolmogorov-Smirnov statistic: the largest |P - Q| of the cumulative shares at the cells' ends.
+    """Kolmogorov-Smirnov statistic: the largest |P - Q| of the cumulative shares at the edges.
 
     Source: Smirnov (1948). Needs ordered cells. From 0 to 1, without a unit; never above that of
-    the samples themselves, which is also looked at between the edges.
+    the samples themselves, which may differ more between two edges.
     """
     return float(np.max(np.abs(np.cumsum(p - q)), initial=0.0))
 
@@ -87,8 +90,7 @@ def wasserstein(p: np.ndarray, q: np.ndarray, edges: np.ndarray) -> float:
 def chi_square_99(freedom: int) -> float:
     """The 99th percentile of chi-square, by Wilson and Hilferty (1931).
 
-    Within 2 % from 2 degrees of freedom on; 1 degree has the exact value, as the approximation is
-    4 % too low there.
+    Within 1 % from 2 degrees of freedom on; 1 degree has the exact value.
     """
     if freedom < 1:
         return 0.0
@@ -96,9 +98,6 @@ def chi_square_99(freedom: int) -> float:
         return Z_99_TWO_SIDED**2
     spread = 2 / (9 * freedom)
     return float(freedom * (1 - spread + Z_99 * np.sqrt(spread)) ** 3)
-
-
-Z_99_TWO_SIDED = 2.5758293035489004  # chi-square of 1 is the square of a normal value
 
 
 def null_percentile(cells: int, n: float, m: float) -> float:

@@ -12,12 +12,12 @@ single window decides nothing. Windows are summed, by integer addition of their 
 last `Reference.windows` (WINDOWS) of a device, and nothing is decided below MINIMUM segments.
 
 **When it alarms.** Where PSI is above both the null distribution's 99th percentile for these sample
-sizes and the channel's effect threshold. People and machines differ without anything having drifted;
-how much is seen in the reference itself: its devices are each compared, over as many windows, with
-all the others, and the largest PSI found, times MARGIN, is the channel's effect threshold, EFFECT at
-least. The cells are few and wide (BINS between the TAIL quantiles) so that such differences mostly
-stay within a cell. `federation.reference` makes the reference; WINDOWS, MINIMUM, BINS, TAIL and
-MARGIN were chosen on the built-in data, see docs/ARCHITECTURE.md.
+sizes and the channel's effect threshold. People and machines differ without anything having
+drifted; how much is seen in the reference itself: its devices are each compared, over as many
+windows, with all the others, and the largest PSI found, times MARGIN, is the channel's effect
+threshold, EFFECT at least. The cells are few and wide (BINS between the TAIL quantiles) so that
+such differences mostly stay within a cell. `federation.reference` makes the reference; WINDOWS,
+MINIMUM, BINS, TAIL and MARGIN were chosen on the built-in data, see docs/ARCHITECTURE.md.
 
 **Cells** of a histogram, in order: below the first edge, between the edges, from the last edge on,
 null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64.
@@ -45,11 +45,12 @@ from streams.contract.documents import ChannelDrift, Document, DriftReport
 from streams.contract.task import Task
 
 WINDOWS = 12
-MINIMUM = 150  # segments below which nothing is decided
+MINIMUM = 150  # segments below which nothing is decided, where windows usually hold twice that
 EFFECT = 0.25  # the usual rule of credit scoring: "the population has changed"
 MARGIN = 2.0
 BINS, TAIL = 4, 0.03
 CHANNELS = 256  # input channels that are watched, the first of the task
+DIGITS = 6  # of the figures in a report, which is stored with every window
 TOLD = 64  # comparisons that a report names, the worst ones
 
 Kind = Literal["mean", "spread", "answer"]
@@ -141,7 +142,7 @@ class Reference(Document):
         return sum(len(feature.counts) for feature in self.features)
 
     def count(self, observations: "Observations") -> np.ndarray:
-        """(cells,) int64 of some segments, feature after feature; zeros for what is not observed."""
+        """(cells,) int64 of some segments, feature after feature; 0 for what is not observed."""
         parts = [
             Histogram.empty(f.edges).add(observations.get((f.channel, f.kind), ())).counts
             for f in self.features
@@ -178,6 +179,12 @@ def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Obs
     return found
 
 
+def minimum_segments(task: Task) -> int:
+    """MINIMUM, or half of what WINDOWS windows of the task hold where that is less."""
+    held = WINDOWS * task.window_s * task.rate_hz / task.segment.hop
+    return max(1, min(MINIMUM, round(held / 2)))
+
+
 def frozen_edges(task: Task, kind: Kind, values: np.ndarray) -> np.ndarray:
     """The edges for a feature whose reference values are these: one cell per class, or BINS of
     equal width between the TAIL quantiles."""
@@ -208,22 +215,20 @@ def judge(
     p, q = shares(reference.counts), shares(current.counts)
     inner, outer = (shares(h.counts[:-2]) for h in (reference, current))  # what has a place
     ordered = feature.ordered and bool(inner.any() and outer.any())
-    threshold = feature.effect
-    if n:
-        chance = null_percentile(cells, n * independent, reference.n * independent)
-        threshold = max(threshold, min(chance, 1e9))
+    chance = null_percentile(cells, n * independent, reference.n * independent)
+    threshold = max(feature.effect, min(chance, 1e9))
     return ChannelDrift(
         channel=feature.channel,
         kind=feature.kind,
         n=n,
-        psi=index if n else 0.0,
-        jensen_shannon=jensen_shannon(p, q) if n else 0.0,
-        hellinger=hellinger(p, q) if n else 0.0,
-        total_variation=total_variation(p, q) if n else 0.0,
-        kolmogorov_smirnov=kolmogorov_smirnov(inner, outer) if ordered else None,
-        wasserstein=wasserstein(inner, outer, reference.edges) if ordered else None,
-        threshold=threshold,
-        alarm=bool(decide and n and index > threshold),
+        psi=round(index, DIGITS),
+        jensen_shannon=round(jensen_shannon(p, q), DIGITS),
+        hellinger=round(hellinger(p, q), DIGITS),
+        total_variation=round(total_variation(p, q), DIGITS),
+        kolmogorov_smirnov=round(kolmogorov_smirnov(inner, outer), DIGITS) if ordered else None,
+        wasserstein=round(wasserstein(inner, outer, reference.edges), DIGITS) if ordered else None,
+        threshold=round(threshold, DIGITS),
+        alarm=bool(decide and n and reference.n and index > threshold),
     )
 
 

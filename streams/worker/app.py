@@ -55,6 +55,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             store,
             broker,
             now_us=lambda: time.time_ns() // 1000,
+            reference=teacher.reference,
             buffer_bytes=settings.buffer_bytes,
             failpoint=failpoint,
         )

@@ -29,17 +29,19 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from streams.contract.drift import Reference
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.records import Drop
 from streams.contract.task import Task
 from streams.worker import letters
+from streams.worker.drift import DriftWatch
 from streams.worker.failpoints import Failpoint, unarmed
 from streams.worker.letters import Incoming
 from streams.worker.partition import DeclaredDrop, PartitionState
 from streams.worker.reports import Outgoing, publications
-from streams.worker.rows import DAY_US, ScoredWindow, score_rows, segments_of_window
+from streams.worker.rows import ScoredWindow, score_rows, segments_of_window
 from streams.worker.scoring import Teacher, TeacherFailed
-from streams.worker.store import DROPS, SCORES, TEACHER_FAILED, Store, drop_schema
+from streams.worker.store import DROPS, SCORES, TEACHER_FAILED, Store, drop_rows
 from streams.worker.windows import Message, Window
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
@@ -87,6 +89,7 @@ class Committer:
         broker: Broker,
         *,
         now_us: Callable[[], int],
+        reference: Reference | None = None,
         buffer_bytes: int = 512_000_000,
         failpoint: Failpoint = unarmed,
     ) -> None:
@@ -95,6 +98,7 @@ class Committer:
         self.partitions: dict[int, PartitionState] = {}
         self._task, self._teacher, self._store, self._broker = task, teacher, store, broker
         self._now_us = now_us
+        self._drift = None if reference is None else DriftWatch(task, reference)
         self._failpoint = failpoint
         self._max_rows = max(1000, buffer_bytes // (4 * channels * samples + 8 * task.outputs + 64))
         self._letters: list[tuple[Message, list[Outgoing]]] = []
@@ -115,6 +119,9 @@ class Committer:
         if position.commit:
             rows = await asyncio.to_thread(self._store.rows_of, partition, position.commit)
             await self._publish(publications(self._task, rows))
+        if self._drift is not None:
+            self._drift.restore(position.drift)
+        position.drift.clear()
         self.partitions[partition] = PartitionState(self._task, partition, position)
 
     def revoke_all(self) -> None:
@@ -122,6 +129,8 @@ class Committer:
         self.partitions.clear()
         self._letters.clear()
         self._reports.clear()
+        if self._drift is not None:
+            self._drift.clear()
 
     def receive(self, incoming: Incoming, token: object, now_s: float) -> None:
         """Take in one message of an owned partition; never raises because of what is in it."""
@@ -178,14 +187,24 @@ class Committer:
         """Step 1."""
         results = await asyncio.to_thread(self._teacher_scores, work.windows)
         revisions = await asyncio.to_thread(self._revisions, work.windows)
+        await asyncio.to_thread(self._take_scores, work, results, revisions)
+        await self._publish(work.letters)
+
+    def _take_scores(
+        self,
+        work: Work,
+        results: Sequence[np.ndarray | TeacherFailed | None],
+        revisions: Mapping[tuple[str, int], int],
+    ) -> None:
+        """What the store is to have of the windows; those that the teacher fails on are parked."""
         for window, result in zip(work.windows, results, strict=True):
             if isinstance(result, TeacherFailed):
                 self._park(work, window, str(result))
                 continue
             commit = self.partitions[window.partition].position.commit + 1
             revision = revisions[window.device, window.start]
-            work.scored.append(ScoredWindow(window, result, revision, commit))
-        await self._publish(work.letters)
+            drift = None if self._drift is None else self._drift.observe(window)
+            work.scored.append(ScoredWindow(window, result, revision, commit, drift))
 
     def _teacher_scores(self, windows: list[Window]) -> Sequence[np.ndarray | TeacherFailed | None]:
         if self._task.upload != "segment":
@@ -226,7 +245,8 @@ class Committer:
         if work.drops:
             touched = {partition for partition, _ in work.drops}
             versions = {p: self.partitions[p].position.drops_commit + 1 for p in touched}
-            self._store.commit(DROPS, self._drop_rows(work.drops, versions), versions)
+            rows = drop_rows(work.drops, versions, self._now_us())
+            self._store.commit(DROPS, rows, versions)
             for partition, version in versions.items():
                 self.partitions[partition].position.drops_commit = version
         if not work.scored:
@@ -237,23 +257,6 @@ class Committer:
         for partition, version in versions.items():
             self.partitions[partition].position.commit = version
         return rows
-
-    def _drop_rows(
-        self, drops: list[tuple[int, DeclaredDrop]], versions: Mapping[int, int]
-    ) -> pa.Table:
-        day = self._now_us() // DAY_US
-        records = [(partition, declared.drop) for partition, declared in drops]
-        columns = [
-            pa.array([drop.device for _, drop in records], pa.string()),
-            pa.array([drop.epoch for _, drop in records], pa.string()),
-            pa.array([drop.first for _, drop in records], pa.int64()),
-            pa.array([drop.last for _, drop in records], pa.int64()),
-            pa.array([drop.reason for _, drop in records], pa.string()),
-            pa.array([partition for partition, _ in records], pa.int32()),
-            pa.array([versions[partition] for partition, _ in records], pa.int64()),
-            pa.array([day] * len(records), pa.int32()).cast(pa.date32()),
-        ]
-        return pa.Table.from_arrays(columns, schema=drop_schema())
 
     async def _publish(self, messages: Sequence[Outgoing]) -> None:
         """Send until the broker has all: what is in the store is not to be withheld."""

@@ -34,6 +34,7 @@ class Position:
     dropped: dict[Source, IntervalSet] = field(default_factory=dict)
     watermark: dict[str, int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)  # the latest window with a report
+    drift: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # of the last windows
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,26 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.documents import ModelWindow, WindowReport
+from streams.contract.documents import (
+    ClassAgreement,
+    DriftReport,
+    ModelWindow,
+    TargetError,
+    WindowReport,
+)
 from streams.contract.records import SCORES_1, Headers, encode_batch, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
+from streams.worker.drift import WindowDrift
+from streams.worker.rows import DRIFT
 
 MODELS, OTHER = 50, "other"
+DIGITS = 6  # of the figures that are no counts
 ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
 ORDER = ("device", "window", "revision", "time", "epoch", "seq")
 
@@ -45,8 +55,9 @@ def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
             ("revision", str(report.revision).encode()),
         ]
         step = rows_per_message(task)
+        scores = part.select(score_schema().names)
         for i, begin in enumerate(range(0, part.num_rows, step)):
-            value = encode_batch(part.slice(begin, step).combine_chunks().to_batches()[0])
+            value = encode_batch(scores.slice(begin, step).combine_chunks().to_batches()[0])
             extra = [("schema", SCORES_1.encode()), *headers, ("part", str(i).encode())]
             topic = topic_name(task.name, SCORES)
             messages.append(Outgoing(topic, partition, device, value, extra))
@@ -61,7 +72,9 @@ def rows_per_message(task: Task) -> int:
 
 
 def _revisions(rows: pa.Table) -> Iterator[pa.Table]:
-    table = rows.select(score_schema().names).sort_by([(name, "ascending") for name in ORDER])
+    table = rows.select([*score_schema().names, DRIFT.name]).sort_by(
+        [(name, "ascending") for name in ORDER]
+    )
     table = table.combine_chunks()
     if not table.num_rows:
         return
@@ -79,6 +92,24 @@ def window_report(task: Task, rows: pa.Table) -> WindowReport:
     """The report of one window's revision from its rows."""
     first = {name: rows.column(name)[0] for name in ("device", "revision", "teacher_model")}
     start = int(rows.column("window").cast(pa.int64())[0].as_py())
+    outputs = np.asarray(rows.column("outputs").to_pylist(), np.float32)
+    return WindowReport(
+        task=task.name,
+        device=first["device"].as_py(),
+        window_us=start,
+        end_us=start + task.window_us,
+        revision=first["revision"].as_py(),
+        events=rows.num_rows,
+        teacher_model=first["teacher_model"].as_py(),
+        models=_by_model(task, rows),
+        late=first["revision"].as_py() > 0,
+        confidence=_confidence(outputs) if task.classes else None,
+        drift=_drift(rows),
+        **_against_teacher(task, rows, outputs),
+    )
+
+
+def _by_model(task: Task, rows: pa.Table) -> dict[str, ModelWindow]:
     models = _named_models(rows.column("model").to_pylist())
     compared = rows.column("agrees").is_valid().to_numpy()
     agrees = rows.column("agrees").fill_null(False).to_numpy()
@@ -96,16 +127,60 @@ def window_report(task: Task, rows: pa.Table) -> WindowReport:
             correct=int((of & correct).sum()),
             teacher_correct=int((of & teacher).sum()),
         )
-    return WindowReport(
-        task=task.name,
-        device=first["device"].as_py(),
-        window_us=start,
-        end_us=start + task.window_us,
-        revision=first["revision"].as_py(),
-        events=rows.num_rows,
-        teacher_model=first["teacher_model"].as_py(),
-        models=counted,
-    )
+    return counted
+
+
+def _confidence(outputs: np.ndarray) -> float:
+    """The mean of the largest softmax of (rows, outputs)."""
+    shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
+    return round(float((1 / np.exp(shifted).sum(axis=1)).mean()), DIGITS)
+
+
+class _Compared(TypedDict, total=False):
+    classes: dict[str, ClassAgreement]
+    errors: dict[str, TargetError]
+
+
+def _against_teacher(task: Task, rows: pa.Table, outputs: np.ndarray) -> _Compared:
+    """The answers by the teacher's class, or their errors by target, where the teacher scored."""
+    compared = rows.column("agrees").is_valid().to_numpy()
+    if not compared.any():
+        return {}
+    chosen = rows.filter(pa.array(compared))
+    teacher = np.asarray(chosen.column("teacher").to_pylist(), np.float32)
+    if task.targets:
+        return {"errors": _errors(task, outputs[compared].astype(np.float64) - teacher)}
+    classes, agrees = teacher.argmax(axis=1), chosen.column("agrees").to_numpy()
+    events = np.bincount(classes, minlength=task.outputs).tolist()
+    agreeing = np.bincount(classes[agrees], minlength=task.outputs).tolist()
+    return {
+        "classes": {
+            name: ClassAgreement(events=n, agreeing=a)
+            for name, n, a in zip(task.classes, events, agreeing, strict=True)
+            if n
+        }
+    }
+
+
+def _errors(task: Task, errors: np.ndarray) -> dict[str, TargetError]:
+    """(rows, targets), the answers less the teacher's."""
+    return {
+        target: TargetError(
+            events=len(error),
+            mean=round(float(error.mean()), DIGITS),
+            mean_absolute=round(float(np.abs(error).mean()), DIGITS),
+            root_mean_square=round(float(np.sqrt((error**2).mean())), DIGITS),
+        )
+        for target, error in zip(task.targets, errors.T, strict=True)
+    }
+
+
+def _drift(rows: pa.Table) -> DriftReport | None:
+    """What was stored with the rows when they were scored."""
+    stored = rows.column(DRIFT.name).drop_null()
+    if not len(stored):
+        return None
+    return WindowDrift.decode(stored[0].as_py().encode()).report
 
 
 def _named_models(models: list[str]) -> np.ndarray:

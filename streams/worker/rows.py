@@ -12,24 +12,28 @@ from streams.worker.windows import Window
 
 DAY_US = 86_400_000_000
 DAY = pa.field("day", pa.date32(), nullable=False)
+DRIFT = pa.field("drift", pa.string())
 
 
 @dataclass(frozen=True)
 class ScoredWindow:
     """A closed window, what the teacher gave for its rows, and where the result belongs.
 
-    teacher is (rows, outputs); None where the task uploads no segments.
+    teacher is (rows, outputs); None where the task uploads no segments. drift is the text of a
+    drift.WindowDrift; None where there is no reference.
     """
 
     window: Window
     teacher: np.ndarray | None
     revision: int
     commit: int
+    drift: str | None = None
 
 
 def store_schema() -> pa.Schema:
-    """The columns of the store's table `scores`: those of `scores`, and the day of the window."""
-    return score_schema().append(DAY)
+    """The columns of the store's table `scores`: those of `scores`, the day of the window, and on
+    one row of each (device, window, revision) what drift was made of."""
+    return score_schema().append(DAY).append(DRIFT)
 
 
 def segments_of_window(task: Task, window: Window) -> np.ndarray:
@@ -37,6 +41,12 @@ def segments_of_window(task: Task, window: Window) -> np.ndarray:
     channels, samples = task.segment_shape
     parts = [float_rows(p.events.rows.column("segment"), channels * samples) for p in window.pieces]
     return np.concatenate(parts).reshape(-1, channels, samples)
+
+
+def outputs_of_window(task: Task, window: Window) -> np.ndarray:
+    """The devices' answers: (rows, outputs) float32, in the order of the window's pieces."""
+    columns = [p.events.rows.column("outputs") for p in window.pieces]
+    return np.concatenate([float_rows(column, task.outputs) for column in columns])
 
 
 def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -> pa.Table:
@@ -63,7 +73,8 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     }
     schema = score_schema()
     arrays = [columns[name] if name in columns else events.column(name) for name in schema.names]
-    return with_day(pa.Table.from_arrays(arrays, schema=schema))
+    rows = with_day(pa.Table.from_arrays(arrays, schema=schema))
+    return rows.append_column(DRIFT, _drift_column(scored))
 
 
 def with_day(rows: pa.Table) -> pa.Table:
@@ -71,6 +82,14 @@ def with_day(rows: pa.Table) -> pa.Table:
     window = rows.column("window").cast(pa.int64()).to_numpy()
     day = pa.array((window // DAY_US).astype(np.int32)).cast(pa.date32())
     return rows.append_column(DAY, day)
+
+
+def _drift_column(scored: Sequence[ScoredWindow]) -> pa.Array:
+    """Each window's drift on the first of its rows, null on the others."""
+    texts: list[str | None] = []
+    for one in scored:
+        texts += [one.drift, *[None] * (one.window.rows - 1)]
+    return pa.array(texts, DRIFT.type)
 
 
 def _teacher_columns(

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from streams.contract.artifact import WEIGHTS, unpack
-from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.artifact import DRIFT, WEIGHTS, Artifact, unpack
+from streams.contract.drift import Reference
+from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.learning import build_teacher, load_weights
 from streams.contract.signing import load_public_key
 from streams.contract.task import Task
@@ -21,12 +22,19 @@ class TeacherFailed(Exception):
 
 
 class Teacher:
-    """A model in evaluation mode, under its version's name."""
+    """A model in evaluation mode, under its version's name, and the reference for drift."""
 
     def __init__(
-        self, task: Task, model: nn.Module, name: str, *, rows_per_call: int = ROWS_PER_CALL
+        self,
+        task: Task,
+        model: nn.Module,
+        name: str,
+        *,
+        reference: Reference | None = None,
+        rows_per_call: int = ROWS_PER_CALL,
     ) -> None:
         self.name = name
+        self.reference = reference
         self._task = task
         self._model = model.eval()
         self._rows = rows_per_call
@@ -99,8 +107,18 @@ def load_teacher(task: Task, path: Path, trusted: Sequence[Path]) -> Teacher:
     except Exception as exc:  # safetensors, torch and the task's own code: all say "does not fit"
         text = f"{type(exc).__name__}: {exc}".splitlines()[0]
         raise ArtifactError("weights", f"the teacher {path} does not fit the task: {text}") from exc
-    teacher = Teacher(task, model, artifact.model)
+    teacher = Teacher(task, model, artifact.model, reference=_reference(artifact, path))
     probe = teacher.score([np.zeros((2, *task.segment_shape), np.float32)])[0]
     if isinstance(probe, TeacherFailed):
         raise ArtifactError("self-test", f"the teacher {path} cannot score a window: {probe}")
     return teacher
+
+
+def _reference(artifact: Artifact, path: Path) -> Reference | None:
+    """The artifact's reference for drift; None in one that was made before there were any."""
+    if DRIFT not in artifact.files:
+        return None
+    try:
+        return Reference.decode(artifact.files[DRIFT])
+    except MalformedRecord as exc:
+        raise ArtifactError("drift", f"the teacher {path}: {exc}") from exc

@@ -18,13 +18,15 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.schema import PrimitiveType
 
 from streams.contract.accounting import IntervalSet
+from streams.contract.drift import WINDOWS
 from streams.contract.errors import PartitionLost, TidewheelError
-from streams.worker.partition import Position, Source
-from streams.worker.rows import DAY, store_schema
+from streams.worker.partition import DeclaredDrop, Position, Source
+from streams.worker.rows import DAY, DAY_US, DRIFT, store_schema
 
 SCORES = "scores"
 DROPS = "drops"
@@ -57,7 +59,7 @@ def open_table(folder: Path, name: str) -> DeltaTable:
     schema = {SCORES: store_schema, DROPS: drop_schema}[name]()
     with translated(folder / name):
         try:
-            return DeltaTable(folder / name)
+            return _widened(DeltaTable(folder / name), schema)
         except DeltaError:
             (folder / name).mkdir(parents=True, exist_ok=True)
         with suppress(CommitFailedError):  # another worker made it in this moment
@@ -69,6 +71,34 @@ def open_table(folder: Path, name: str) -> DeltaTable:
                 configuration={"delta.checkpointInterval": "50"},
             )
         return DeltaTable(folder / name)
+
+
+def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
+    """A table made before `drift` was a column gets it; its rows have none."""
+    names = {field.name for field in table.schema().fields}
+    if DRIFT.name in schema.names and DRIFT.name not in names:
+        with suppress(CommitFailedError):  # another worker added it in this moment
+            table.alter.add_columns([Field(DRIFT.name, PrimitiveType("string"), nullable=True)])
+        table.update_incremental()
+    return table
+
+
+def drop_rows(
+    drops: Sequence[tuple[int, DeclaredDrop]], versions: Mapping[int, int], now_us: int
+) -> pa.Table:
+    """The rows of `drops` for declarations by partition, stored now."""
+    records = [(partition, declared.drop) for partition, declared in drops]
+    columns = [
+        pa.array([drop.device for _, drop in records], pa.string()),
+        pa.array([drop.epoch for _, drop in records], pa.string()),
+        pa.array([drop.first for _, drop in records], pa.int64()),
+        pa.array([drop.last for _, drop in records], pa.int64()),
+        pa.array([drop.reason for _, drop in records], pa.string()),
+        pa.array([partition for partition, _ in records], pa.int32()),
+        pa.array([versions[partition] for partition, _ in records], pa.int64()),
+        pa.array([now_us // DAY_US] * len(records), pa.int32()).cast(pa.date32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=drop_schema())
 
 
 @contextmanager
@@ -103,6 +133,8 @@ class Store:
             for device, time_us, window_us in query(NEWEST, partition):
                 position.watermark[device] = time_us
                 position.newest[device] = window_us
+            for device, window_us, text in query(LAST_DRIFT, partition):
+                position.drift.setdefault(device, []).append((window_us, text))
         with self._query(drops) as query:
             for device, epoch, first, last, reason in query(DECLARED, partition):
                 # What the teacher failed on was taken from the topic and is not tried again.
@@ -221,3 +253,11 @@ NEWEST = """
     from rows where partition = ? group by device
 """
 DECLARED = "select device, epoch, first, last, reason from rows where partition = ?"
+# All revisions of the last windows of each device that have something to count. `is not null` would
+# be left to Arrow, which lets the rows of files from before the column pass.
+LAST_DRIFT = f"""
+    select device, epoch_us("window"), drift
+    from rows where partition = ? and coalesce(drift, '') <> ''
+    qualify dense_rank() over (partition by device order by "window" desc) <= {WINDOWS}
+    order by device, "window", revision
+"""

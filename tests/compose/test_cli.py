@@ -46,7 +46,7 @@ def port_without_listener() -> int:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("", ["up", "edge", "worker", "controller", "status", "query"]),
+        ("", ["up", "prepare", "edge", "worker", "controller", "status", "query"]),
         ("up", ["--devices", "--state", "--kafka", "--speed", "--workers", "--partitions",
                 "--rounds", "--minutes", "--until-closed", "--timeout", "--json"]),
         ("edge", ["--device", "--state", "--kafka", "--model", "--trust", "--speed", "--passes",
@@ -55,6 +55,7 @@ def port_without_listener() -> int:
                     "--partitions"]),
         ("controller", ["--superlink", "--rounds", "--min-devices", "--min-events",
                         "--min-interval", "--new-labels", "--schedule", "--max-runs"]),
+        ("prepare", ["TASK", "--state"]),
         ("status", ["TASK", "--state", "--kafka", "--json"]),
         ("query", ["SQL", "--state", "--store", "--json"]),
     ],

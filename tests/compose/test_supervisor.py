@@ -87,8 +87,10 @@ def test_what_dies_is_started_again_and_that_is_said(supervisor: Supervisor, clo
     clock.now += 10
     assert supervisor.check() == []
     assert child.process.pid != first
-    assert child.restarts == 1
+    assert supervisor.restarts == {"sleeper": 1}
     until(lambda: text(supervisor, "sleeper").count("up") == 2, "the second one is up")
+    supervisor.stop("sleeper")
+    assert supervisor.restarts == {"sleeper": 1}  # the report comes after the end
 
 
 def test_an_exit_by_itself_is_a_death_too(supervisor: Supervisor) -> None:

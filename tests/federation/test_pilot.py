@@ -9,9 +9,11 @@ from federation.dataset import group, segments_of_device, stack
 from federation.evaluation import HeldOut, score
 from federation.graph import run_graph
 from federation.pilot import prepare
+from federation.reference import make_reference
 from federation.registry import Registry
 from streams.contract import learning
-from streams.contract.artifact import GRAPH, WEIGHTS
+from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS
+from streams.contract.drift import EFFECT, Reference
 from streams.contract.errors import TaskError
 from streams.contract.task import Task
 from tests.federation.conftest import TINY
@@ -41,6 +43,7 @@ def test_it_makes_both_models_once(
     assert found.share == pytest.approx(report.model_held_out, abs=1e-3)
     teacher = empty.verify(empty.teacher_path.read_bytes(), "teacher")
     learning.load_weights(learning.build_teacher(tiny), teacher.files[WEIGHTS])
+    assert serving.files[DRIFT] == teacher.files[DRIFT]
 
     assert prepare(TINY, tiny, empty, key, cache) is None  # what serves is left as it is
     again = Registry(tmp_path / "again", tiny.name, tiny.version, [key.public_key()])
@@ -48,6 +51,32 @@ def test_it_makes_both_models_once(
     assert cached is not None
     assert cached.cached
     assert again.load(cached.model).files == serving.files
+
+
+def test_the_reference_for_drift_is_that_of_the_central_data(tiny: Task) -> None:
+    names = tiny.device_names("pilot", "lab")
+    devices = [segments_of_device(tiny, name) for name in names]
+    answers = [np.zeros((len(d.times), tiny.outputs), np.float32) for d in devices]
+    found = make_reference(tiny, devices, answers)
+    assert found.independent == 0.5  # a segment begins every half segment
+    assert [(f.channel, f.kind) for f in found.features] == [
+        ("x", "mean"), ("x", "spread"), ("y", "mean"), ("y", "spread"), ("predictions", "answer"),
+    ]  # fmt: skip
+    for feature in found.features:
+        assert feature.histogram.n == sum(len(d.times) for d in devices)
+    assert found.features[-1].counts == [0, feature.histogram.n, 0, 0, 0, 0, 0]
+    assert not found.features[-1].ordered
+    assert found.features[-1].effect == EFFECT  # all devices answer the same
+    assert found.features[0].effect > EFFECT  # machines are mounted differently
+    assert Reference.decode(found.encode()) == found
+
+
+def test_one_device_alone_has_nothing_to_differ_from(tiny: Task) -> None:
+    device = segments_of_device(tiny, "pilot-0")
+    answers = np.zeros((len(device.times), tiny.outputs), np.float32)
+    found = make_reference(tiny, [device], [answers])
+    assert {feature.effect for feature in found.features} == {EFFECT}
+    assert make_reference(tiny, [], []).features == []
 
 
 def test_other_settings_are_not_taken_from_the_cache(

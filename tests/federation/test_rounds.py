@@ -15,7 +15,7 @@ from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
 from federation.journal import Journal
 from federation.registry import Registry
 from federation.rounds import FederatedRun, RunSettings
-from streams.contract.artifact import WEIGHTS
+from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS
 from streams.contract.documents import Release, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.records import Headers
@@ -139,6 +139,8 @@ def test_a_better_model_is_signed_kept_served_and_announced(rig: Rig) -> None:
     serving = rig.registry.serving()
     assert serving is not None
     m = serving.manifest
+    for name in (GRAPH, DRIFT):  # what a version does not change, it hands on
+        assert serving.files[name] == rig.registry.load(base).files[name]
     assert (m.number, m.base, m.run, m.round, m.admitted, m.refused) == (2, base, "7", 2, 4, 0)
     after = base_weights(rig.registry)
     for name in before:

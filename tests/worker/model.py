@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams.contract.accounting import IntervalSet
+from streams.contract.drift import Reference
 from streams.contract.errors import BrokerUnavailable, PartitionLost
 from streams.contract.records import Drop, EventBatch, Headers, encode_drop, encode_events
 from streams.contract.task import Task
@@ -78,6 +79,12 @@ class MemoryStore:
         ):
             position.newest[device] = max(position.newest.get(device, -1), start)
             position.watermark[device] = max(position.watermark.get(device, -1), time)
+        for row in sorted(
+            self.tables[SCORES].to_pylist(), key=lambda r: (r["window"], r["revision"])
+        ):
+            if row["drift"] is not None:
+                start = round(row["window"].timestamp() * 1e6)
+                position.drift.setdefault(row["device"], []).append((start, row["drift"]))
         for row in self.tables[DROPS].to_pylist():
             sets = position.taken if row["reason"] == TEACHER_FAILED else position.dropped  # type: ignore[assignment]
             source = row["device"], row["epoch"]
@@ -129,7 +136,14 @@ class Doubler:
 
 
 def committer(
-    task: Task, log: Log, store: object, *, fails_on: int = 0, crash_at: str = "", **options: int
+    task: Task,
+    log: Log,
+    store: object,
+    *,
+    fails_on: int = 0,
+    crash_at: str = "",
+    reference: Reference | None = None,
+    **options: int,
 ) -> Committer:
     """A worker's committer; `crash_at` raises Crash at that step's end."""
 
@@ -143,6 +157,7 @@ def committer(
         store,  # type: ignore[arg-type]
         log,
         now_us=lambda: 0,
+        reference=reference,
         failpoint=failpoint,
         **options,
     )

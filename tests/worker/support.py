@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.artifact import WEIGHTS, Manifest, pack
+from streams.contract.artifact import DRIFT, WEIGHTS, Manifest, pack
 from streams.contract.bus import BrokerSettings, Producer, Reader, Received, partition_of
 from streams.contract.documents import WindowReport
+from streams.contract.drift import Feature, Histogram, Reference, frozen_edges, observe
 from streams.contract.learning import build_teacher, to_safetensors
 from streams.contract.records import (
     Drop,
@@ -44,9 +45,16 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> 
 
 
 def batch(
-    device: str, first: int, times_s: list[float], *, task: Task = tiny, epoch: str = "e1"
+    device: str,
+    first: int,
+    times_s: list[float],
+    *,
+    task: Task = tiny,
+    epoch: str = "e1",
+    shift: float = 0.0,
 ) -> EventBatch:
-    """Events at the given seconds, with outputs, segments and some labels that their seqs fix."""
+    """Events at the given seconds, with outputs, segments and some labels that their seqs fix; the
+    segments' values have the mean `shift`."""
     seqs = np.arange(first, first + len(times_s))
     outputs = np.stack([np.sin(seqs + k) for k in range(task.outputs)], axis=1).astype(np.float32)
     noise = np.random.default_rng(first)
@@ -56,22 +64,43 @@ def batch(
         times=np.array([round(t * SECOND) for t in times_s], np.int64),
         model="1-aaaaaaaa",
         outputs=outputs,
-        labels=[np.array([s % task.outputs]) if s % 3 == 0 else None for s in seqs],
+        labels=[np.full(task.label_size, s % task.outputs) if s % 3 == 0 else None for s in seqs],
         segments=None
         if task.upload == "prediction"
-        else noise.normal(size=(len(seqs), *task.segment_shape)).astype(np.float32),
+        else noise.normal(shift, size=(len(seqs), *task.segment_shape)).astype(np.float32),
     )
     return EventBatch(device, epoch, first, rows)
 
 
-def write_teacher(task: Task, folder: Path) -> tuple[Path, Path]:
+def reference(task: Task = tiny, *, minimum: int = 20, windows: int = 3) -> Reference:
+    """A reference for drift that fits the segments and answers of `batch`."""
+    noise = np.random.default_rng(0)
+    seqs = np.arange(2000)
+    outputs = np.stack([np.sin(seqs + k) for k in range(task.outputs)], axis=1)
+    features = []
+    for (channel, kind), values in observe(
+        task, noise.normal(size=(2000, *task.segment_shape)), outputs
+    ).items():
+        edges = frozen_edges(task, kind, values)
+        counts = Histogram.empty(edges).add(values).counts.tolist()
+        ordered = kind != "answer" or not task.classes
+        features.append(
+            Feature(
+                channel=channel, kind=kind, ordered=ordered, edges=edges.tolist(), counts=counts
+            )
+        )
+    return Reference(minimum=minimum, windows=windows, independent=0.5, features=features)
+
+
+def write_teacher(task: Task, folder: Path, *, drift: bytes | None = None) -> tuple[Path, Path]:
     """An untrained teacher's artifact and the public key that signed it."""
     key = create_key(folder / "key.pem")
     manifest = Manifest(
         kind="teacher", task=task.name, task_version=1, number=1, created_us=1, key="", files=[]
     )
     weights = to_safetensors(build_teacher(task).state_dict())
-    (folder / "teacher.tw").write_bytes(pack(manifest, {WEIGHTS: weights}, key))
+    files = {WEIGHTS: weights} if drift is None else {WEIGHTS: weights, DRIFT: drift}
+    (folder / "teacher.tw").write_bytes(pack(manifest, files, key))
     return folder / "teacher.tw", folder / "key.pub"
 
 

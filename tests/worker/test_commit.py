@@ -18,8 +18,9 @@ from streams.worker.reports import publications
 from streams.worker.store import DROPS, SCORES, Store
 from tests.fakes.tiny_task import task
 from tests.worker.model import Crash, Log, MemoryStore, committer
-from tests.worker.support import SECOND, batch
+from tests.worker.support import SECOND, batch, reference
 
+REFERENCE = reference()
 LATER = 1e9  # every device has been silent by then
 STEPS = [f"worker-step-{n}" for n in range(1, 6)]
 
@@ -100,7 +101,9 @@ def test_every_event_is_accounted_once_over_any_crashes(
             target.update((record.device, record.epoch, seq) for seq in seqs)
 
         async def live(crash_at: str, now_s: float) -> None:
-            made = await resume(log, store, fails_on=fails_on, crash_at=crash_at)
+            made = await resume(
+                log, store, fails_on=fails_on, crash_at=crash_at, reference=REFERENCE
+            )
             try:
                 await made.flush(now_s)
                 await made.flush(now_s)

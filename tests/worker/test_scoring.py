@@ -10,7 +10,7 @@ from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.signing import create_key
 from streams.worker.scoring import Teacher, TeacherFailed, load_teacher
 from tests.fakes.tiny_task import task
-from tests.worker.support import write_teacher
+from tests.worker.support import reference, write_teacher
 
 SHAPE = task.segment_shape
 
@@ -84,3 +84,19 @@ def test_an_unsound_teacher_is_refused(tmp_path: Path) -> None:
         load_teacher(task, path, [key])
     with pytest.raises(UsageError, match="cannot read the teacher"):
         load_teacher(task, tmp_path / "none", [key])
+
+
+def test_the_teacher_brings_the_reference_for_drift(tmp_path: Path) -> None:
+    path, key = write_teacher(task, tmp_path)
+    assert load_teacher(task, path, [key]).reference is None  # made before there was any
+    frozen = reference()
+    key.unlink()
+    (tmp_path / "key.pem").unlink()
+    path, key = write_teacher(task, tmp_path, drift=frozen.encode())
+    assert load_teacher(task, path, [key]).reference == frozen
+
+
+def test_a_broken_reference_is_named(tmp_path: Path) -> None:
+    path, key = write_teacher(task, tmp_path, drift=b'{"independent": 2}')
+    with pytest.raises(ArtifactError, match=r"drift: the teacher .* Reference independent"):
+        load_teacher(task, path, [key])

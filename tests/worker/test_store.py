@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
@@ -15,12 +16,18 @@ from tests.worker.support import SECOND, batch
 
 
 def rows(
-    first: int, times_s: list[float], *, partition: int = 0, commit: int = 1, revision: int = 0
+    first: int,
+    times_s: list[float],
+    *,
+    partition: int = 0,
+    commit: int = 1,
+    revision: int = 0,
+    drift: str | None = None,
 ) -> pa.Table:
     pieces = tuple(split(task, Message(0, None), batch("d0", first, times_s)))
     windows = [Window(partition, "d0", piece.window, (piece,)) for piece in pieces]
     scored = [
-        ScoredWindow(w, np.zeros((w.rows, task.outputs), np.float32), revision, commit)
+        ScoredWindow(w, np.zeros((w.rows, task.outputs), np.float32), revision, commit, drift)
         for w in windows
     ]
     return score_rows(task, "1-teacher", scored)
@@ -49,6 +56,32 @@ def test_the_position_is_read_from_the_rows(tmp_path: Path) -> None:
     assert position.watermark == {"d0": 12 * SECOND}
     assert position.newest == {"d0": 10 * SECOND}
     assert Store(tmp_path).position(1).taken == {}
+
+
+def test_the_drift_of_the_last_windows_is_part_of_the_position(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for i in range(15):
+        store.commit(
+            SCORES, rows(2 * i, [5 * i, 5 * i + 1], commit=i + 1, drift=f"d{i}"), {0: i + 1}
+        )
+    store.commit(SCORES, rows(40, [71], commit=16, revision=1, drift="late"), {0: 16})
+    found = Store(tmp_path).position(0).drift["d0"]
+    assert found == [*((5 * i * SECOND, f"d{i}") for i in range(3, 15)), (70 * SECOND, "late")]
+    assert Store(tmp_path).position(1).drift == {}
+
+
+def test_a_store_of_before_there_was_drift_is_widened(tmp_path: Path) -> None:
+    old = rows(0, [1, 2]).drop_columns(["drift"])
+    (tmp_path / SCORES).mkdir()
+    write_deltalake(str(tmp_path / SCORES), old, partition_by=["day", "partition"])
+    store = Store(tmp_path)
+    assert store.position(0).drift == {}
+    store.commit(SCORES, rows(2, [6], drift="new"), {0: 1})
+    assert Store(tmp_path).position(0).drift == {"d0": [(5 * SECOND, "new")]}
+    assert Store(tmp_path).position(0).taken == {("d0", "e1"): IntervalSet([(0, 2)])}
+    assert store.rows_of(0, 1).num_rows == 3
+    query = "select seq, drift from scores order by seq"
+    assert open_store(tmp_path).execute(query).fetchall() == [(0, None), (1, None), (2, "new")]
 
 
 def test_two_owners_of_a_partition_cannot_both_commit(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Drift as the worker keeps it: the counts of each device's last windows. Pure.
+
+What a window gives to count, and the report over the device's last windows, are made once, when the
+window is scored, and stored with its rows (column `drift`): a segment is in no table, so nothing
+could make them again. What is published is always what is stored.
+
+The counts of a restart come from the store; those of another reference are passed over.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from streams.contract.documents import Document, DriftReport
+from streams.contract.drift import Reference, judge_all, observe
+from streams.contract.errors import MalformedRecord
+from streams.contract.task import Task
+from streams.worker.rows import outputs_of_window, segments_of_window
+from streams.worker.windows import Window
+
+
+class WindowDrift(Document):
+    """The store's column `drift`, on one row of each (device, window, revision).
+
+    counts: of this revision's rows alone, one integer per cell of the reference's features in
+    order; reference: which one, by the first 16 hex digits of its SHA-256.
+    """
+
+    reference: str
+    counts: list[int]
+    report: DriftReport
+
+
+class DriftWatch:
+    """Counts the windows of the devices whose partitions are owned."""
+
+    def __init__(self, task: Task, reference: Reference) -> None:
+        self._task = task
+        self._reference = reference
+        self._name = hashlib.sha256(reference.encode()).hexdigest()[:16]
+        self._devices: dict[str, dict[int, np.ndarray]] = {}  # window start -> counts
+
+    def clear(self) -> None:
+        """The partitions are gone: whoever owns them next starts from the store."""
+        self._devices.clear()
+
+    def restore(self, stored: Mapping[str, Sequence[tuple[int, str]]]) -> None:
+        """Take in (window start, column `drift`) of each device's last windows."""
+        for device, (start, text) in ((d, pair) for d, pairs in stored.items() for pair in pairs):
+            try:
+                found = WindowDrift.decode(text.encode())
+            except MalformedRecord:
+                continue
+            if found.reference == self._name and len(found.counts) == self._reference.cells:
+                self._add(device, start, np.asarray(found.counts, np.int64))
+
+    def observe(self, window: Window) -> str:
+        """Count a closed window; what the store is to keep of it."""
+        segments = None
+        if self._task.upload == "segment":
+            segments = segments_of_window(self._task, window)
+        observations = observe(self._task, segments, outputs_of_window(self._task, window))
+        counts = self._reference.count(observations)
+        windows = self._add(window.device, window.start, counts)
+        total = np.sum(list(windows.values()), axis=0)
+        report = judge_all(self._reference, total, windows=len(windows))
+        drift = WindowDrift(reference=self._name, counts=counts.tolist(), report=report)
+        return drift.encode().decode()
+
+    def _add(self, device: str, start: int, counts: np.ndarray) -> dict[int, np.ndarray]:
+        """The device's last windows with these counts; rows of an older one are counted no more."""
+        windows = self._devices.setdefault(device, {})
+        windows[start] = windows[start] + counts if start in windows else counts
+        while len(windows) > self._reference.windows:
+            del windows[min(windows)]
+        return windows

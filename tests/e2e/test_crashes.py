@@ -1,0 +1,198 @@
+"""Real processes that are really killed, and what the account says afterwards."""
+
+import contextlib
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compose import broker
+from compose.layout import Layout
+from compose.preparation import make_models
+from edge_client.spool import Spool
+from federation.dataset import segments_of_device
+from streams.contract.bus import BrokerSettings, Reader
+from streams.contract.documents import DeviceState
+from streams.contract.task import load_task
+from streams.contract.topics import FLEET, topic_name
+from tests.e2e.support import Place, Running, check_account, until
+
+WORKER = ("-m", "compose.cli", "worker")
+KAFKA = ("kafka.Kafka",)
+
+
+def edge(place: Place, device: str) -> tuple[str, ...]:
+    return ("-m", "compose.cli", "edge", place.task, "--device", device)
+
+
+def comes_back(place: Place, words: tuple[str, ...], killed: int) -> None:
+    until(lambda: place.find(*words) not in (None, killed), f"another {words}")
+
+
+def goes_on(place: Place, device: str, more: int) -> None:
+    """Wait until so many more of the device's events are in the store."""
+    before = place.scored(device)
+    until(lambda: place.scored(device) >= before + more, f"{more} more events of {device}")
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_kills_during_the_loop_leave_the_account_exact(kafka_place: Place) -> None:
+    place = kafka_place
+    running = place.up("up", "--devices", "2", "--speed", "30", "--rounds", "1")
+    until(lambda: place.scored("d0") > 50 and place.scored("d1") > 50, "events are scored", 180)
+
+    agent = place.kill(*edge(place, "d0"))
+    running.until_said("edge-d0 killed by SIGKILL; it is started again")
+    comes_back(place, edge(place, "d0"), agent)
+    goes_on(place, "d0", 100)
+
+    worker = place.kill(*WORKER)
+    running.until_said("worker killed by SIGKILL; it is started again")
+    comes_back(place, WORKER, worker)
+    goes_on(place, "d1", 100)
+
+    kafka = place.kill(*KAFKA)
+    agent = place.kill(*edge(place, "d0"))  # its events can only be in the spool
+    running.until_said("broker killed by SIGKILL; it is started again")
+    comes_back(place, KAFKA, kafka)
+    comes_back(place, edge(place, "d0"), agent)
+    goes_on(place, "d0", 100)
+    goes_on(place, "d1", 100)
+
+    running.signal(signal.SIGINT)
+    assert running.ends(120) == 0, running.said
+    place.nothing_is_left()
+    summary = running.summary()
+    check_account(place, summary)
+    restarts = summary["restarts"]
+    assert (restarts["edge-d0"], restarts["broker"]) == (2, 1)
+    assert restarts["worker"] >= 1  # an outage of the broker may end it once more
+    assert "edge-d1" not in restarts
+    produced = {line["device"]: line["produced"] for line in summary["devices"]}
+    assert min(produced.values()) > 300
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_a_second_run_on_the_same_state_folder_goes_on_where_it_was(kafka_place: Place) -> None:
+    place = kafka_place
+    words = ["--devices", "2", "--speed", "20", "--minutes", "0.3"]
+    runs = []
+    for name in ("first", "second"):
+        running = place.up(name, *words)
+        assert running.ends(180) == 0, running.said
+        place.nothing_is_left()
+        summary = running.summary()
+        check_account(place, summary)
+        assert summary["restarts"] == {}
+        runs.append({line["device"]: line for line in summary["devices"]})
+    first, second = runs
+    for device, line in second.items():
+        assert line["epoch"] == first[device]["epoch"]
+        assert line["produced"] > first[device]["produced"] > 0
+        times = place.rows(f"select time from scores where device = '{device}' order by seq")
+        assert times == sorted(times)
+        assert len(times) == len(set(times))  # the replay went on, it did not begin again
+
+
+@contextlib.contextmanager
+def own_kafka(place: Place, choice: broker.BrokerChoice) -> Iterator[BrokerSettings]:
+    with broker.running(choice, place.state, place.folder / "broker.log"):
+        yield choice.settings
+
+
+def produced_in_spool(folder: Path, copy: Path) -> int:
+    """How many events a running device's spool holds, read from a copy of it."""
+    shutil.rmtree(copy, ignore_errors=True)
+    if not (folder / "epoch").exists() or not list(folder.glob("*.seg")):
+        return 0
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".*"))
+    return Spool(copy).account().produced
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
+    kafka_place: Place,
+) -> None:
+    place, devices = kafka_place, ("d0", "d1")
+    task = load_task(place.task)
+    prepared = Layout(place.folder / "prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIDEWHEEL_CACHE", str(place.cache))
+        model = make_models(place.task, task, prepared, lambda _text: None)
+    choice = broker.choose(place.state, None, place.environ)  # a port where nobody listens yet
+    where = ["--kafka", choice.settings.bootstrap, "--trust", prepared.public_key]
+    artifact = prepared.registry / "models" / f"{model}.twa"
+    edges: dict[str, Running] = {}
+    for device in devices:
+        state = ["--device", device, "--state", place.folder / device, "--model", artifact]
+        pace = ["--speed", "200", "--passes", "1"]
+        edges[device] = place.start(device, "edge", place.task, *state, *pace, *where)
+
+    expected = {device: len(segments_of_device(task, device).times) for device in devices}
+    for device in devices:
+        spool = Layout(place.folder / device).device(device) / "spool"
+        until(
+            lambda s=spool, d=device: produced_in_spool(s, place.folder / "copy") == expected[d],  # type: ignore[misc]
+            f"{device} has answered {expected[device]} segments without a broker",
+        )
+        assert edges[device].process.poll() is None
+
+    with own_kafka(place, choice) as settings:
+        teacher = ["--teacher", prepared.registry / "teacher.twa", "--store", place.store]
+        folder = ["--state", place.folder / "worker"]
+        worker = place.start("worker", "worker", place.task, *folder, *teacher, *where)
+        until(lambda: place.scored() >= sum(expected.values()), "everything is scored")
+        for running in (*edges.values(), worker):
+            running.signal(signal.SIGTERM)
+            assert running.ends(60) == 0, running.said
+        states = last_states(settings)
+    place.nothing_is_left()
+    for device, count in expected.items():
+        state = states[device]
+        account = (state.produced, state.delivered, state.pending, state.dropped, state.phase)
+        assert account == (count, count, 0, {}, "stopped")
+        rows = place.rows(f"select epoch, seq from scores where device = '{device}' order by seq")
+        assert rows == [(state.epoch, seq) for seq in range(count)]
+    assert place.rows("select * from drops") == []
+
+
+def last_states(settings: BrokerSettings) -> dict[str, DeviceState]:
+    reader = Reader(settings, [topic_name("tiny", FLEET)])
+    try:
+        messages = reader.read_to_end()
+    finally:
+        reader.close()
+    return {s.device: s for s in (DeviceState.decode(message.value) for message in messages)}
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("moment", ["broker    ", "training the teacher", "exporting the device"])
+def test_ctrl_c_during_the_set_up_leaves_no_process(
+    kafka_place: Place, tmp_path: Path, moment: str
+) -> None:
+    kafka_place.cache = tmp_path / "cache"  # an empty one, so that the set-up takes its time
+    running = kafka_place.up("up", "--devices", "2")
+    running.until_said(moment)
+    running.signal(signal.SIGINT)
+    assert running.ends(60) == 130, running.said
+    kafka_place.nothing_is_left()
+    assert "stopped before the fleet had started" in running.said
+    assert "Traceback" not in running.said
+    assert running.out.read_text() == ""
+
+
+def test_sigterm_while_it_runs_drains_and_leaves_no_process(embedded_place: Place) -> None:
+    running = embedded_place.up("up", "--devices", "2", "--speed", "30")
+    until(lambda: embedded_place.scored() > 50, "events are scored", 180)
+    running.signal(signal.SIGTERM)
+    assert running.ends(120) == 0, running.said
+    embedded_place.nothing_is_left()
+    check_account(embedded_place, running.summary())
+    again = json.loads((embedded_place.state / "summary.json").read_text())
+    assert again == running.summary()
