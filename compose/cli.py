@@ -459,10 +459,10 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def _log() -> None:
-    logging.basicConfig(
-        level=os.environ.get("TIDEWHEEL_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    level = os.environ.get("TIDEWHEEL_LOG_LEVEL", "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise UsageError(f"TIDEWHEEL_LOG_LEVEL {level}: DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from streams.contract.errors import UsageError
 
@@ -67,7 +68,7 @@ def _flat(rows: pa.Table) -> pa.Table:
 def _table(rows: pa.Table) -> Table:
     table = Table()
     for column in rows.column_names:
-        table.add_column(column)
+        table.add_column(Text(column))
     for row in rows.to_pylist():
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(Text(str(value)) for value in row.values()))  # the user's text, no markup
     return table

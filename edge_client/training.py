@@ -9,6 +9,7 @@ closes the socket, or when it has had nothing to do for IDLE_S.
 
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -96,6 +97,7 @@ def work(task: Task, job: Job, weights: bytes) -> tuple[WorkReply, bytes]:
 def main(reference: str, fd: int) -> None:
     """Serve requests until the agent hangs up or nothing comes for IDLE_S."""
     os.nice(10)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, who ends us
     torch.set_num_threads(1)
     task = load_task(reference)
     with socket.socket(fileno=fd) as connection:
