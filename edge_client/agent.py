@@ -58,6 +58,8 @@ class Agent:
         limits = SpoolLimits(total_bytes=settings.spool_bytes)
         self.spool = Spool(folder / "spool", limits)
         check_spool(self.spool, task)
+        if self.spool.torn_bytes:
+            log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
         self.samples = Samples(task, folder / "samples.arrow")
         self._scoreboard = Scoreboard(folder / "scoreboard.json")
         self._slots = Slots(folder / "slots", task, [load_public_key(p) for p in settings.trusted])

@@ -6,7 +6,7 @@ process survives a newer one.
 
 import hashlib
 import math
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,9 +31,6 @@ class Document(BaseModel):
             where = ".".join(str(part) for part in first["loc"]) or "document"
             detail = f"{cls.__name__} {where}: {first['msg']}"[:300]
             raise MalformedRecord("bad-document", detail) from exc
-
-
-D = TypeVar("D", bound=Document)
 
 
 class Release(Document):

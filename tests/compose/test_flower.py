@@ -76,9 +76,7 @@ def test_free_ports_differ() -> None:
 
 def test_the_repository_is_an_app_with_the_same_settings() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    app = project["tool"].get("flwr", {}).get("app")
-    if app is None:
-        pytest.skip("pyproject.toml has no [tool.flwr.app]")
+    app = project["tool"]["flwr"]["app"]
     assert app["config"] == flower.RUN_CONFIG
     assert app["fab-include"] == ["README.md"]
     assert app["components"] == {

@@ -12,7 +12,10 @@ from edge_client.agent import check_spool, hold
 from edge_client.recorder import Event, Recorder
 from edge_client.spool import Spool
 from streams.contract.errors import UsageError
+from streams.contract.signing import create_key
 from tests.fakes.tiny_task import task
+
+REFERENCE = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
 
 HOLDER = """
 import sys
@@ -46,3 +49,24 @@ def test_a_spool_of_another_shape_is_refused_with_what_to_do(tmp_path: Path) -> 
     check_spool(spool, task)
     with pytest.raises(UsageError, match="old task file"):
         check_spool(spool, replace(task, classes=("a", "b", "c", "d")))
+
+
+def test_an_agent_tells_of_a_torn_spool_and_stops_without_broker_or_model(tmp_path: Path) -> None:
+    folder = tmp_path / "devices" / "d0"
+    create_key(tmp_path / "keys" / "signing.pem")
+    Spool(folder / "spool").declare_lost(2, "disk-full")
+    with next((folder / "spool").glob("*.seg")).open("ab") as stream:
+        stream.write(b"half a frame")
+    command = [sys.executable, "-m", "compose.cli", "edge", REFERENCE, "--device", "d0"]
+    command += ["--state", str(tmp_path), "--kafka", "127.0.0.1:1", "--drain", "0.1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
+        assert agent.stderr is not None
+        said = [agent.stderr.readline()]
+        while said[-1] and "serving None" not in said[-1]:
+            said.append(agent.stderr.readline())
+        agent.terminate()
+        said += agent.communicate(timeout=30)[1].splitlines()
+    assert agent.returncode == 0
+    assert any("a torn end of 12 bytes cut off" in line for line in said)
+    assert any("2 events stay in the spool" in line for line in said)
+    assert not (folder / "agent.sock").exists()
