@@ -202,14 +202,31 @@ def worker(
         Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
     ] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help="The teacher; default: <state>/registry/teacher.twa.")
+        Path | None,
+        typer.Option(
+            help="Use this teacher's artifact whatever is offered; default: the one that the "
+            "controller offers on Kafka, and <state>/registry/teacher.twa until then."
+        ),
     ] = None,
     trust: Trust = None,
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")] = 4,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one forward pass.")] = 1,
+    buffer_mb: Annotated[
+        int, typer.Option(min=16, help="Megabytes of messages that wait for their windows.")
+    ] = 512,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Serve /metrics (Prometheus), /ready and /live on 127.0.0.1; 0: a free port.",
+        ),
+    ] = None,
 ) -> None:
     """Run a scoring worker: close event-time windows and score them with the teacher.
 
-    Workers of one task share its partitions. SIGTERM or Ctrl-C ends it between two commits.
+    Workers of one task share its partitions, each under an --instance of its own. SIGTERM or Ctrl-C
+    ends it between two commits.
     """
     from streams.worker.app import run
     from streams.worker.settings import WorkerSettings
@@ -221,12 +238,48 @@ def worker(
             task=task,
             broker=_broker(kafka),
             store=store or layout.store,
-            teacher=teacher or layout.registry / "teacher.twa",
             trusted=_trusted(layout, trust),
+            teacher=teacher,
+            fallback=layout.registry / "teacher.twa",
             instance=instance,
             partitions=partitions,
+            threads=threads,
+            buffer_bytes=buffer_mb * 1_000_000,
+            metrics_port=metrics_port,
         )
     )
+
+
+@app.command()
+def teacher(
+    task: TaskArgument,
+    weights: Annotated[
+        Path, typer.Argument(help="The state dict of the task's teacher, as safetensors.")
+    ],
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+) -> None:
+    """Sign new weights for the teacher and offer them: workers change between two commits."""
+    from federation.registry import Registry
+    from federation.release import announce_teacher
+    from federation.teacher import replace_teacher
+    from streams.contract.bus import Producer
+    from streams.contract.signing import load_private_key
+
+    loaded, layout = load_task(task), Layout(state)
+    key = load_private_key(layout.signing_key)
+    registry = Registry(layout.registry, loaded.name, loaded.version, [key.public_key()])
+    try:
+        data = weights.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"cannot read {weights}: {exc}") from exc
+    producer = Producer(_broker_of(state, kafka))  # before anything is kept
+    try:
+        artifact = replace_teacher(loaded, registry, key, data, str(weights))
+        announce_teacher(producer, registry, "by hand")
+    finally:
+        producer.close()
+    _console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
 
 
 @app.command()
@@ -302,12 +355,13 @@ def status(
     kafka: Kafka = None,
     json: AsJson = False,
 ) -> None:
-    """Show the fleet as its topics tell it: devices, agreement, rounds, the release."""
-    from compose.status import print_status, read_view
+    """Show the fleet as its topics tell it: devices, agreement, drift, rounds, the release; and how
+    fast and how far behind the workers are."""
+    from compose.status import print_status, read_status
 
     name = load_task(task).name
-    view = read_view(_broker_of(state, kafka), name)
-    print_status(view, _console(), as_json=json)
+    found = read_status(_broker_of(state, kafka), name)
+    print_status(found, _console(), as_json=json)
 
 
 @app.command()

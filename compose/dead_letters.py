@@ -1,8 +1,9 @@
 """Looking at what could not be understood or scored, and sending it again.
 
 A letter is named by its offset on `dead-letters` (of its first part, where it was split). Replaying
-puts the original key, value and headers on `events` again; an event that has been stored in the
-meantime is not stored twice, and one that was counted as dropped counts as scored then.
+puts the original key, value and headers on `events` again, with the header `again`: what the worker
+refused is tried once more. An event that has been stored in the meantime is not stored twice, and
+one that was counted as dropped counts as scored then.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from streams.contract.bus import BrokerSettings, Producer, Reader, Received
 from streams.contract.errors import UsageError
-from streams.contract.records import Headers
+from streams.contract.records import AGAIN, Headers
 from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
 
 PREFIX = "original-"
@@ -98,7 +99,8 @@ def replay(settings: BrokerSettings, task: str, letters: Iterable[Letter]) -> in
         for letter in letters:
             if not letter.whole:
                 raise UsageError(f"the letter at offset {letter.offset} lacks a part")
-            producer.put(topic_name(task, EVENTS), letter.key, letter.value, letter.headers)
+            headers = [*letter.headers, (AGAIN, b"1")]
+            producer.put(topic_name(task, EVENTS), letter.key, letter.value, headers)
             sent += 1
     finally:
         producer.close()

@@ -4,11 +4,11 @@ Pure: messages go in, figures come out. `tidewheel status` fills it once, the li
 time. Windows are reported at least once: a report is counted once by device, window and revision.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from streams.contract.bus import Received
-from streams.contract.documents import DeviceState, Release, RoundEvent, WindowReport
+from streams.contract.documents import DeviceState, DriftReport, Release, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
 
@@ -38,6 +38,8 @@ class View:
     agreement: dict[str, Agreement] = field(default_factory=dict)
     windows: int = 0
     windows_late: int = 0
+    latest: dict[str, WindowReport] = field(default_factory=dict)  # of each device, by event time
+    scored: Counter[int] = field(default_factory=Counter)  # events, by the second of their report
     release: Release | None = None
     releases: list[Release] = field(default_factory=list)
     rounds: list[RoundEvent] = field(default_factory=list)
@@ -57,7 +59,7 @@ class View:
                 state = DeviceState.decode(message.value)
                 self.devices[state.device] = state
             elif kind == WINDOWS:
-                self._window(WindowReport.decode(message.value))
+                self._window(WindowReport.decode(message.value), message.time_ms // 1000)
             elif kind == RELEASES and message.key == self.task.encode():
                 self._release(Release.decode(message.value))
             elif kind == ROUNDS:
@@ -65,13 +67,17 @@ class View:
         except MalformedRecord:
             self.unreadable += 1
 
-    def _window(self, report: WindowReport) -> None:
+    def _window(self, report: WindowReport, second: int) -> None:
         identity = (report.device, report.window_us, report.revision)
         if identity in self._reports:
             return
         self._reports.add(identity)
         self.windows += report.revision == 0
         self.windows_late += report.revision > 0
+        self.scored[second] += report.events
+        last = self.latest.get(report.device)
+        if last is None or (report.window_us, report.revision) > (last.window_us, last.revision):
+            self.latest[report.device] = report
         for model, part in report.models.items():
             total = self.agreement.setdefault(model, Agreement())
             total.windows += 1
@@ -106,6 +112,11 @@ class View:
         """The highest version that a device serves."""
         models = {state.active for state in self.devices.values() if state.active}
         return max(models, key=model_number, default=None)
+
+    @property
+    def drift(self) -> dict[str, DriftReport]:
+        """Drift by device, as its latest report has it; devices that are not watched are not in."""
+        return {name: r.drift for name, r in sorted(self.latest.items()) if r.drift is not None}
 
     def count(self, kind: str) -> int:
         return sum(event.kind == kind for event in self.rounds)

@@ -8,22 +8,20 @@ verification is refused with its reason, and the same release is not fetched aga
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from edge_client.samples import Samples
 from streams.contract.bus import BrokerSettings, Reader
+from streams.contract.delivery import fetch
 from streams.contract.documents import Release
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
 from streams.contract.records import decode_batch, score_schema, times_us
 from streams.contract.task import Task
-from streams.contract.topics import ARTIFACTS, RELEASES, SCORES, topic_name
+from streams.contract.topics import RELEASES, SCORES, topic_name
 
 log = logging.getLogger(__name__)
-
-FETCH_S = 60.0
 
 
 class Downlink(threading.Thread):
@@ -108,7 +106,7 @@ class Downlink(threading.Thread):
         if not release.offered_to(self._device):
             return
         try:
-            data = self._fetch(release)
+            data = fetch(self._settings, release, self._ending)
             self._install(data, release)
             self.error = None
         except OSError as exc:  # a full disk: tried again with the next look
@@ -117,26 +115,3 @@ class Downlink(threading.Thread):
             self._refused = release.digest
             self.error = f"release {release.model} refused: {exc}"
             log.error("%s; %s goes on serving", self.error, self._serving())
-
-    def _fetch(self, release: Release) -> bytes:
-        """The artifact's bytes from its chunks; Retryable when they do not come in time."""
-        topic = topic_name(self._task.name, ARTIFACTS)
-        reader = Reader(self._settings, [topic])
-        chunks: dict[int, bytes] = {}
-        deadline = time.monotonic() + FETCH_S
-        try:
-            reader.seek(topic, 0, release.offset)
-            while len(chunks) < release.chunks:
-                if time.monotonic() > deadline or self._ending.is_set():
-                    raise Retryable(f"{release.model}: {len(chunks)} of {release.chunks} chunks")
-                for message in reader.poll(0.25):
-                    if message.key == release.digest.encode() and message.value is not None:
-                        index = dict(message.headers).get("index", b"")
-                        if index.isdigit() and int(index) < release.chunks:
-                            chunks[int(index)] = message.value
-        finally:
-            reader.close()
-        data = b"".join(chunks[i] for i in range(release.chunks))
-        if len(data) != release.size:
-            raise ArtifactError("truncated", f"{len(data)} bytes, {release.size} were announced")
-        return data

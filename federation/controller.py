@@ -17,7 +17,8 @@ from federation.registry import Registry
 from federation.submission import UNKNOWN, ConfigValue, Submission
 from federation.triggers import Evidence, Rules, RunsSoFar, reason_to_run
 from streams.contract.bus import BrokerSettings, Producer, Reader, Received
-from streams.contract.documents import DeviceState, RoundEvent, WindowReport
+from streams.contract.delivery import teacher_key
+from streams.contract.documents import DeviceState, Release, RoundEvent, WindowReport
 from streams.contract.errors import (
     BrokerUnavailable,
     MalformedRecord,
@@ -134,16 +135,18 @@ class Controller:
             _close(producer)
 
     def reconcile(self, producer: release.Publisher) -> None:
-        """Announce the served model where `releases` names none or another one."""
+        """Announce the served model, and the teacher, where `releases` has none or another one."""
         serving = self._registry.serving()
         if serving is None:
             return
         self.evidence.serve(serving.model)
         reader = Reader(self._settings.broker, [topic_name(self._task.name, RELEASES)])
         try:
-            offered = release.current(reader.read_to_end(), self._task.name)
+            messages = reader.read_to_end()
         finally:
             reader.close()
+        self._reconcile_teacher(release.current(messages, teacher_key(self._task.name)), producer)
+        offered = release.current(messages, self._task.name.encode())
         if offered is not None and offered.model == serving.model:
             return
         if offered is not None and offered.model not in self._registry.models():
@@ -151,6 +154,14 @@ class Controller:
         base = offered.model if offered else "nothing"
         release.announce(producer, self._registry, serving.model, f"served; {base} was offered")
         log.info("offered %s to the fleet", serving.model)
+
+    def _reconcile_teacher(self, offered: Release | None, producer: release.Publisher) -> None:
+        teacher = self._registry.teacher()
+        if teacher is None or (offered is not None and offered.digest == teacher.digest):
+            return
+        base = offered.model if offered else "nothing"
+        release.announce_teacher(producer, self._registry, f"{base} was offered")
+        log.info("offered teacher %s to the workers", teacher.model)
 
     def _take(
         self, messages: list[Received], producer: release.Publisher, live: bool = True

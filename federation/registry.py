@@ -52,6 +52,12 @@ class Registry:
         write_atomic(self.teacher_path, data)
         return artifact
 
+    def teacher(self) -> Artifact | None:
+        """The teacher that the workers are offered; None before there is one."""
+        if not self.teacher_path.exists():
+            return None
+        return self.verify(self.teacher_path.read_bytes(), kind="teacher")
+
     def read(self, model: str) -> bytes:
         """The bytes of a kept version, as they were added."""
         try:

@@ -1,4 +1,6 @@
-"""Offering an artifact to the fleet: its bytes on `artifacts`, then its name on `releases`.
+"""Offering an artifact: its bytes on `artifacts`, then its name on `releases`.
+
+A device's model has the task's name as its key, the workers' teacher `delivery.teacher_key`.
 
 `artifacts` has one partition; a message holds up to CHUNK bytes, its key is the artifact's digest,
 its headers are digest, index and chunks. Chunks of different artifacts may interleave: a receiver
@@ -13,7 +15,9 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from federation.registry import Registry
+from streams.contract.artifact import Artifact
 from streams.contract.bus import Received
+from streams.contract.delivery import teacher_key
 from streams.contract.documents import Release
 from streams.contract.errors import MalformedRecord
 from streams.contract.records import Headers
@@ -42,6 +46,26 @@ def announce(
 ) -> Release:
     """Offer a kept model version; BrokerUnavailable when it could not be done."""
     artifact, data = registry.load(model), registry.read(model)
+    return _offer(producer, artifact, data, artifact.manifest.task.encode(), reason, share)
+
+
+def announce_teacher(producer: Publisher, registry: Registry, reason: str) -> Release | None:
+    """Offer the registry's teacher to the workers; None where it has none."""
+    artifact = registry.teacher()
+    if artifact is None:
+        return None
+    data = registry.teacher_path.read_bytes()
+    return _offer(producer, artifact, data, teacher_key(artifact.manifest.task), reason)
+
+
+def _offer(
+    producer: Publisher,
+    artifact: Artifact,
+    data: bytes,
+    key: bytes,
+    reason: str,
+    share: float = 1.0,
+) -> Release:
     manifest = artifact.manifest
     topic = topic_name(manifest.task, ARTIFACTS)
     offsets = [
@@ -62,7 +86,7 @@ def announce(
         reason=reason,
         announced_us=time.time_ns() // 1000,
     )
-    producer.put(topic_name(release.task, RELEASES), release.task.encode(), release.encode())
+    producer.put(topic_name(release.task, RELEASES), key, release.encode())
     return release
 
 
@@ -80,12 +104,12 @@ def chunks(data: bytes, digest: str, size: int = CHUNK) -> Iterator[tuple[bytes,
         )
 
 
-def current(messages: Iterable[Received], task: str) -> Release | None:
-    """The last release of `task` among the messages of `releases`; what cannot be read is no
+def current(messages: Iterable[Received], key: bytes) -> Release | None:
+    """The last release under `key` among the messages of `releases`; what cannot be read is no
     release."""
     found = None
     for message in messages:
-        if message.key != task.encode() or message.value is None:
+        if message.key != key or message.value is None:
             continue
         try:
             found = Release.decode(message.value)

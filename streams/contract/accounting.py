@@ -60,6 +60,19 @@ class IntervalSet:
         self._lasts[i:j] = [last]
         return last - first + 1 - before
 
+    def remove(self, first: int, last: int) -> None:
+        """Take first..last out, as far as they are in the set."""
+        kept = []
+        for low, high in self:
+            if high < first or low > last:
+                kept.append((low, high))
+                continue
+            if low < first:
+                kept.append((low, first - 1))
+            if high > last:
+                kept.append((last + 1, high))
+        self._firsts, self._lasts = [low for low, _ in kept], [high for _, high in kept]
+
     def missing(self, end: int) -> list[tuple[int, int]]:
         """The intervals of 0..end-1 that are not in the set."""
         holes, at = [], 0

@@ -1,8 +1,8 @@
-"""The one seam to Kafka for every process but the worker: kafka-python behind four small things.
+"""The one seam to Kafka for every process but the worker: kafka-python behind a few small things.
 
 `Producer` sends and reports each delivery, `Reader` follows whole topics without a group,
-`ensure_topics` creates what is missing, `probe` says whether a broker answers. The library's
-errors become BrokerUnavailable here.
+`ensure_topics` creates what is missing, `probe` says whether a broker answers, `group_positions`
+where a group is in a topic. The library's errors become BrokerUnavailable here.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.partitioner.default import murmur2
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -61,7 +62,7 @@ class BrokerSettings(BaseSettings):
 
 @dataclass(frozen=True)
 class Received:
-    """One message as a Reader gives it."""
+    """One message as a Reader gives it; `time_ms` is its timestamp, by its producer's clock."""
 
     topic: str
     partition: int
@@ -69,6 +70,18 @@ class Received:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    time_ms: int = 0
+
+
+@dataclass(frozen=True)
+class GroupPosition:
+    """The offsets that a partition has, and the next one that a group is to be given: None where
+    it has committed nothing."""
+
+    partition: int
+    begin: int
+    end: int
+    committed: int | None
 
 
 class Sender(Protocol):
@@ -191,10 +204,7 @@ class Reader:
         for topic in topics:
             while not (partitions := self._partitions(topic)):
                 if time.monotonic() > deadline:
-                    raise BrokerUnavailable(
-                        f"topic {topic} is not on {self._settings.bootstrap}: "
-                        "start `tidewheel worker` or `tidewheel up`, which create it"
-                    )
+                    raise absent(self._settings, topic)
                 time.sleep(0.1)
             wanted = sorted(partitions)
             if key is not None:
@@ -231,7 +241,7 @@ class Reader:
         except kafka_errors.KafkaError as exc:
             raise unavailable(self._settings, exc) from exc
         return [
-            Received(tp.topic, tp.partition, r.offset, r.key, r.value, list(r.headers))
+            Received(tp.topic, tp.partition, r.offset, r.key, r.value, list(r.headers), r.timestamp)
             for tp, records in polled.items()
             for r in records
         ]
@@ -284,6 +294,14 @@ def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
     )
 
 
+def absent(settings: BrokerSettings, topic: str) -> BrokerUnavailable:
+    """A topic that is missing, as one line for a person."""
+    return BrokerUnavailable(
+        f"topic {topic} is not on {settings.bootstrap}: "
+        "start `tidewheel worker` or `tidewheel up`, which create it"
+    )
+
+
 def partition_of(key: str, partitions: int) -> int:
     """The partition that Kafka's default partitioner (murmur2) gives a key."""
     return (int(murmur2(key.encode())) & 0x7FFFFFFF) % partitions
@@ -307,7 +325,9 @@ def probe(settings: BrokerSettings, timeout_s: float = 2.0) -> bool:
 
 
 def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
-    """Create the topics that are missing; one that has another partition count is an error."""
+    """Create the topics that are missing; one that exists with another number of partitions,
+    cleanup policy or retention is an error. Settings that the broker does not tell (it is too old,
+    or may not by its ACLs) are passed over."""
     wanted = {spec.name: spec for spec in specs}
     try:
         admin = KafkaAdminClient(**settings.client_options(), bootstrap_timeout_ms=10_000)
@@ -317,20 +337,52 @@ def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
         missing = set(wanted) - set(admin.list_topics())
         for name in sorted(missing):
             _create(admin, wanted[name])
-        there = sorted(set(wanted) - missing)
-        for described in admin.describe_topics(there) if there else []:
-            have, want = len(described["partitions"]), wanted[described["name"]].partitions
-            if have != want:
-                raise UsageError(
-                    f"topic {described['name']} on {settings.bootstrap} has {have} partitions, "
-                    f"this task asks for {want}: "
-                    + (f"say --partitions {have}, or " if want > 1 else "")
-                    + "use another cluster"
-                )
+        if there := [wanted[name] for name in sorted(set(wanted) - missing)]:
+            _check_partitions(admin, settings, there)
+            _check_configs(admin, settings, there)
     except kafka_errors.KafkaError as exc:
         raise unavailable(settings, exc) from exc
     finally:
         admin.close()
+
+
+def _check_partitions(
+    admin: KafkaAdminClient, settings: BrokerSettings, specs: Sequence[TopicSpec]
+) -> None:
+    wanted = {spec.name: spec.partitions for spec in specs}
+    for described in admin.describe_topics(list(wanted)):
+        have, want = len(described["partitions"]), wanted[described["name"]]
+        if have != want:
+            raise UsageError(
+                f"topic {described['name']} on {settings.bootstrap} has {have} partitions, "
+                f"this task asks for {want}: "
+                + (f"say --partitions {have}, or " if want > 1 else "")
+                + "use another cluster"
+            )
+
+
+def _check_configs(
+    admin: KafkaAdminClient, settings: BrokerSettings, specs: Sequence[TopicSpec]
+) -> None:
+    asked = [ConfigResource(ConfigResourceType.TOPIC, s.name, list(s.configs)) for s in specs]
+    try:
+        told = admin.describe_configs(asked, config_filter="all").get("topic", {})
+    except kafka_errors.UnsupportedVersionError:
+        return
+    for spec in specs:
+        have = {name: config["value"] for name, config in told.get(spec.name, {}).items()}
+        wrong = [n for n, want in spec.configs.items() if have.get(n, want) not in (want, None)]
+        if wrong:
+            raise UsageError(
+                f"topic {spec.name} on {settings.bootstrap} has "
+                + " and ".join(f"{name}={have[name]}" for name in wrong)
+                + ", this task asks for "
+                + " and ".join(f"{name}={spec.configs[name]}" for name in wrong)
+                + f": kafka-configs.sh --bootstrap-server {settings.bootstrap} --alter "
+                + f"--topic {spec.name} --add-config "
+                + ",".join(f"{name}={spec.configs[name]}" for name in wrong)
+                + ", or use another cluster"
+            )
 
 
 def _create(admin: KafkaAdminClient, spec: TopicSpec) -> None:
@@ -343,3 +395,50 @@ def _create(admin: KafkaAdminClient, spec: TopicSpec) -> None:
         admin.create_topics({spec.name: options})
     except kafka_errors.TopicAlreadyExistsError:
         return  # another process was faster
+
+
+def group_positions(
+    settings: BrokerSettings, group: str, topic: str, timeout_s: float = 3.0
+) -> list[GroupPosition]:
+    """Where `group` is in each partition of `topic`. A group that nobody has used yet is at no
+    place: the broker makes a place for groups when it is first asked, which is waited for."""
+    timeout_ms, deadline = int(timeout_s * 1000), time.monotonic() + timeout_s
+    options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+    try:
+        admin = KafkaAdminClient(**settings.client_options(), **options)
+    except kafka_errors.KafkaError as exc:
+        raise unavailable(settings, exc) from exc
+    try:
+        described = admin.describe_topics([topic])[0]["partitions"]
+        if not described:
+            raise absent(settings, topic)
+        asked = sorted(TopicPartition(topic, p["partition_index"]) for p in described)
+        committed = _committed(admin, group, asked, deadline)  # first: it is never past the end
+        begins = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.EARLIEST))
+        ends = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
+    except kafka_errors.KafkaError as exc:
+        raise unavailable(settings, exc) from exc
+    finally:
+        admin.close()
+    return [
+        GroupPosition(tp.partition, begins[tp].offset, ends[tp].offset, committed.get(tp))
+        for tp in asked
+    ]
+
+
+def _committed(
+    admin: KafkaAdminClient, group: str, asked: list[TopicPartition], deadline: float
+) -> dict[TopicPartition, int]:
+    while True:
+        try:
+            found = admin.list_group_offsets({group: asked})[group]
+            return {tp: place.offset for tp, place in found.items() if place.offset >= 0}
+        except kafka_errors.GroupIdNotFoundError:
+            return {}
+        except (
+            kafka_errors.CoordinatorNotAvailableError,
+            kafka_errors.CoordinatorLoadInProgressError,
+        ):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(PAUSE_S)

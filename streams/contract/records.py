@@ -6,6 +6,7 @@
     drops/1    no body: the events first..last were dropped, and why
 
     header     schema  device  epoch  first  last  reason (drops only)
+               again (only on a dead letter that was sent again: what was refused is tried again)
 
 `scores` carries scores/1: an Arrow IPC stream of one batch, the scored events of one window and
 revision; the same rows stand in the store. Times are microseconds, UTC.
@@ -28,6 +29,7 @@ from streams.contract.task import DEVICE_NAME, Task
 EVENTS_1 = "events/1"
 DROPS_1 = "drops/1"
 SCORES_1 = "scores/1"
+AGAIN = "again"  # header of a dead letter that was sent to `events` again
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 MAX_SEQ = 2**62

@@ -104,6 +104,7 @@ class Task:
     window_s: float = 30.0
     lateness_s: float = 5.0
     idle_close_s: float = 10.0
+    future_s: float = 3600.0  # an event further ahead of the worker's clock is not believed
     upload: Literal["segment", "prediction"] = "segment"
     tolerance: float = 0.1  # regression: answers within it count as agreeing
     retrain_below: float = 0.9  # agreement with the teacher under which the controller starts a run
@@ -179,8 +180,8 @@ def _problem(task: Task) -> str | None:
     for name, value in positive.items():
         if not value > 0:
             return f"{name} must be above 0, not {value}"
-    if task.lateness_s < 0 or task.idle_close_s <= 0:
-        return "lateness_s must be at least 0 and idle_close_s above 0"
+    if task.lateness_s < 0 or task.idle_close_s <= 0 or task.future_s < 0:
+        return "lateness_s and future_s must be at least 0 and idle_close_s above 0"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
     for name in ("build_model", "readings", "devices"):

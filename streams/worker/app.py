@@ -11,7 +11,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import faust
@@ -19,15 +19,19 @@ from faust.types import TP
 from faust.types.auth import CredentialsT
 
 from streams.contract.bus import BrokerSettings, ensure_topics
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, Retryable, TidewheelError
+from streams.contract.signing import load_public_key
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
 from streams.worker.agents import FaustBroker, Intake
 from streams.worker.commit import Committer
 from streams.worker.failpoints import read_failpoint
-from streams.worker.scoring import load_teacher
+from streams.worker.metrics import Metrics, serve
+from streams.worker.scoring import Teacher, load_teacher, use_threads
 from streams.worker.settings import WorkerSettings
 from streams.worker.store import Store
+from streams.worker.teachers import TeacherFeed
+from streams.worker.upkeep import Upkeep
 
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance: less than the session
@@ -41,10 +45,18 @@ for library in ("faust", "mode", "aiokafka"):  # they tell every step of their l
 def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> None:
     """Work until told to stop; TidewheelError says why it stopped by itself."""
     task = load_task(settings.task)
-    teacher = load_teacher(task, settings.teacher, settings.trusted)
+    use_threads(settings.threads)
+    offers = Offers(task, settings)
     store = Store(settings.store)
     failpoint = read_failpoint(environ)
-    wait_for_topics(task, settings)
+    metrics = Metrics()
+    server = None if settings.metrics_port is None else serve(metrics, settings.metrics_port)
+    if server is not None:
+        log.info("worker %s: metrics on 127.0.0.1:%d", settings.instance, server.port)
+    wait_for_topics(task, settings, metrics)
+    teacher = offers.first(metrics)
+    upkeep = Upkeep(settings.store, settings.upkeep_every, metrics)
+    upkeep.start()
 
     async def main() -> None:
         app = make_app(task, settings)
@@ -55,16 +67,73 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             store,
             broker,
             now_us=lambda: time.time_ns() // 1000,
-            reference=teacher.reference,
             buffer_bytes=settings.buffer_bytes,
+            committed=upkeep.committed,
             failpoint=failpoint,
+            metrics=metrics,
         )
+        offers.follow(committer.scorer.offer)
         await Worker(settings, task, app, committer).work()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        offers.stop()
 
 
-def wait_for_topics(task: Task, settings: WorkerSettings) -> None:
+class Offers:
+    """Where the teacher comes from: the settings' own, or what the server offers."""
+
+    def __init__(self, task: Task, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._found: Teacher | None = None
+        self._take: Callable[[Teacher], None] = self._keep
+        keys = [load_public_key(path) for path in settings.trusted]
+        file = settings.teacher
+        if file is None and settings.fallback is not None and settings.fallback.exists():
+            file = settings.fallback
+        if file is not None:
+            self._found = load_teacher(task, file, settings.trusted)
+        self._feed = None
+        if settings.teacher is None:
+            self._feed = TeacherFeed(task, settings.broker, keys, lambda found: self._take(found))
+
+    def _keep(self, teacher: Teacher) -> None:
+        self._found = teacher
+
+    def first(self, metrics: Metrics) -> Teacher:
+        """The teacher to begin with; waits for one, and says so once."""
+        said = False
+        while self._feed is not None:
+            try:
+                self._feed.look()
+            except Retryable as exc:
+                log.warning("worker %s: %s", self._settings.instance, exc)
+            if self._found is not None:
+                break
+            if not said:
+                log.warning(
+                    "worker %s: waiting for a teacher: start the controller, which offers it",
+                    self._settings.instance,
+                )
+                said = True
+            time.sleep(1.0)
+            metrics.flushed()
+        assert self._found is not None
+        return self._found
+
+    def follow(self, take: Callable[[Teacher], None]) -> None:
+        """Hand what is offered from now on to `take`."""
+        self._take = take
+        if self._feed is not None:
+            self._feed.start()
+
+    def stop(self) -> None:
+        if self._feed is not None:
+            self._feed.stop()
+
+
+def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> None:
     """Create the topics; wait for a broker that is away, and say so once."""
     wait_s, said = 0.5, False
     while True:
@@ -75,6 +144,7 @@ def wait_for_topics(task: Task, settings: WorkerSettings) -> None:
                 log.warning("worker %s: waiting: %s", settings.instance, exc)
                 said = True
             time.sleep(wait_s)
+            metrics.flushed()  # waiting is no stall
             wait_s = min(2 * wait_s, 5.0)
 
 
@@ -163,10 +233,12 @@ class Worker:
             self._fail(exc)
             raise
         self._intake.loaded(generation)
+        self._committer.metrics.assigned(True)
         log.info("worker %s: ready, partitions %s", self._settings.instance, partitions)
 
     async def _revoked(self, _app: Any, *_sent: Any, **_: Any) -> None:
         self._intake.loaded(-1)  # what waits for room belongs to nobody now
+        self._committer.metrics.assigned(False)
         try:
             async with asyncio.timeout(HANDOVER_S), self._committer.lock:
                 self._committer.revoke_all()
@@ -207,9 +279,19 @@ class Worker:
             if rows:
                 log.debug("sealed %d rows in %.0f ms", rows, 1000 * took)
             self._intake.wake()
+            self._measure_lag()
             with contextlib.suppress(TimeoutError):
                 pause = max(0.01, self._settings.flush_s - took)
                 await asyncio.wait_for(self._stop.wait(), pause)
+
+    def _measure_lag(self) -> None:
+        """Faust knows the ends of the partitions from its fetches."""
+        consumer = self._app.consumer
+        for partition in self._committer.partitions:
+            tp = TP(self._topic, partition)
+            end, committed = consumer.highwater(tp), self._committer.partitions[partition].done
+            if end is not None and committed is not None:
+                self._committer.metrics.lag(partition, max(0, end - committed))
 
     async def _end(self) -> None:
         try:

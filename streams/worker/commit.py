@@ -1,7 +1,7 @@
 """The numbered commit of a worker: effects first, position after.
 
-    1  score the closed windows in one batch; what cannot be scored or understood is published to
-       `dead-letters`, and the broker's acknowledgements are waited for
+    1  score the closed windows in one batch; what cannot be scored, believed or understood is
+       published to `dead-letters`, and the broker's acknowledgements are waited for
     2  Delta commit: declared drops, then the scored rows, each with one application transaction per
        Kafka partition
     3  publish to `scores` and `windows` and wait for the broker's acknowledgements
@@ -20,32 +20,37 @@ What a restart does after a crash at the end of each step:
 """
 
 import asyncio
+import functools
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
-from streams.contract.drift import Reference
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.records import Drop
 from streams.contract.task import Task
 from streams.worker import letters
-from streams.worker.drift import DriftWatch
+from streams.worker.batch import Batch, BatchScorer, Scorer
 from streams.worker.failpoints import Failpoint, unarmed
 from streams.worker.letters import Incoming
-from streams.worker.partition import DeclaredDrop, PartitionState
+from streams.worker.metrics import Metrics
+from streams.worker.partition import DeclaredDrop, PartitionState, Position
+from streams.worker.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.reports import Outgoing, publications
-from streams.worker.rows import ScoredWindow, score_rows, segments_of_window
-from streams.worker.scoring import Teacher, TeacherFailed
-from streams.worker.store import DROPS, SCORES, TEACHER_FAILED, Store, drop_rows
-from streams.worker.windows import Message, Window
+from streams.worker.rows import score_rows
+from streams.worker.store import DROPS, SCORES, Store, drop_rows
+from streams.worker.windows import Message, Piece, Window
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
-RECENT = 50_000  # windows whose number of reports is remembered
+OVERHEAD = 2000  # bytes of a message in memory beside its value
+LETTERS = 1000  # that may wait for a flush
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +75,12 @@ class Work:
 
     windows: list[Window] = field(default_factory=list)
     drops: list[tuple[int, DeclaredDrop]] = field(default_factory=list)
+    unbelieved: list[tuple[int, Piece]] = field(default_factory=list)
     letters: list[Outgoing] = field(default_factory=list)
-    parked: list[Message] = field(default_factory=list)
-    scored: list[ScoredWindow] = field(default_factory=list)
+    malformed: list[Message] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.windows or self.drops or self.letters)
+        return bool(self.windows or self.drops or self.unbelieved or self.letters)
 
 
 class Committer:
@@ -84,58 +89,63 @@ class Committer:
     def __init__(
         self,
         task: Task,
-        teacher: Teacher,
+        teacher: Scorer,
         store: Store,
         broker: Broker,
         *,
         now_us: Callable[[], int],
-        reference: Reference | None = None,
         buffer_bytes: int = 512_000_000,
+        committed: Callable[[int, int], None] = lambda *_: None,
         failpoint: Failpoint = unarmed,
+        metrics: Metrics | None = None,
     ) -> None:
-        channels, samples = task.segment_shape
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
-        self._task, self._teacher, self._store, self._broker = task, teacher, store, broker
+        self.scorer = BatchScorer(task, teacher, store)
+        self.metrics = metrics or Metrics()
+        self._task, self._store, self._broker = task, store, broker
         self._now_us = now_us
-        self._drift = None if reference is None else DriftWatch(task, reference)
+        self._committed = committed
         self._failpoint = failpoint
-        self._max_rows = max(1000, buffer_bytes // (4 * channels * samples + 8 * task.outputs + 64))
-        self._letters: list[tuple[Message, list[Outgoing]]] = []
-        self._reports: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, "flush")
+        self._buffer_bytes = buffer_bytes
+        self._letters: list[tuple[Message, str, list[Outgoing]]] = []
+        self.metrics.teacher(teacher.name)
 
     @property
     def full(self) -> bool:
         """Whether so much is buffered that no message may be taken in for now."""
-        return self._crowded or len(self._letters) >= 1000
+        return self._crowded or len(self._letters) >= LETTERS
 
     @property
     def _crowded(self) -> bool:
-        return sum(state.rows for state in self.partitions.values()) >= self._max_rows
+        return sum(state.bytes for state in self.partitions.values()) >= self._buffer_bytes
 
     async def assign(self, partition: int) -> None:
         """Own `partition`: position from the store, and its last commit is published again."""
-        position = await asyncio.to_thread(self._store.position, partition)
+        position = await self._call(self._store.position, partition)
         if position.commit:
-            rows = await asyncio.to_thread(self._store.rows_of, partition, position.commit)
+            rows = await self._call(self._store.rows_of, partition, position.commit)
             await self._publish(publications(self._task, rows))
-        if self._drift is not None:
-            self._drift.restore(position.drift)
-        position.drift.clear()
+        self.scorer.restore(position)
         self.partitions[partition] = PartitionState(self._task, partition, position)
+
+    async def _call(self, function: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        """Run on the one thread that scores, reads and writes the store."""
+        call = functools.partial(function, *given, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def revoke_all(self) -> None:
         """Forget everything: whoever owns the partitions next starts from the store."""
         self.partitions.clear()
         self._letters.clear()
-        self._reports.clear()
-        if self._drift is not None:
-            self._drift.clear()
+        self.scorer.clear()
+        self.metrics.forget_partitions()
 
     def receive(self, incoming: Incoming, token: object, now_s: float) -> None:
         """Take in one message of an owned partition; never raises because of what is in it."""
         state = self.partitions[incoming.partition]
-        message = state.track(incoming.offset, token)
+        message = state.track(incoming.offset, token, len(incoming.value or b"") + OVERHEAD)
         if message is None:
             return
         try:
@@ -143,28 +153,38 @@ class Committer:
         except MalformedRecord as exc:
             log.debug("message %d/%d: %s", incoming.partition, incoming.offset, exc)
             message.unsealed = 1
-            self._letters.append((message, letters.of_message(self._task, incoming, exc)))
+            parked = letters.of_message(self._task, incoming, exc)
+            self._letters.append((message, exc.reason, parked))
             return
         if isinstance(record, Drop):
             state.add_drop(message, record)
         else:
-            state.add_events(message, record, now_s)
+            believed_us = self._now_us() + round(self._task.future_s * 1e6)
+            again = letters.is_sent_again(incoming)
+            state.add_events(message, record, now_s, believed_us=believed_us, again=again)
 
     async def flush(self, now_s: float) -> int:
         """Take what is due through the steps; return how many rows were sealed."""
         async with self.lock:
+            if self.scorer.take_offer():
+                self.metrics.teacher(self.scorer.teacher)
             work = self._collect(now_s)
             if work:
-                await self._score(work)  # step 1
+                began = time.monotonic()
+                batch = await self._score(work)  # step 1
                 self._failpoint("worker-step-1")
-                rows = await asyncio.to_thread(self._store_work, work)  # step 2
+                scored = time.monotonic()
+                rows = await self._call(self._store_work, work, batch)  # step 2
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await asyncio.to_thread(publications, self._task, rows)
+                    messages = await self._call(publications, self._task, rows)
                     await self._publish(messages)  # step 3
                 self._failpoint("worker-step-3")
-                self._seal(work)
+                self._seal(work, batch)
+                self.metrics.scoring(scored - began)
+                self.metrics.commit(time.monotonic() - scored)
             await self._acknowledge()  # steps 4 and 5
+            self._after(work)
             return sum(window.rows for window in work.windows)
 
     def _collect(self, now_s: float) -> Work:
@@ -172,75 +192,46 @@ class Committer:
         for partition, state in self.partitions.items():
             work.windows += state.close(now_s)
             work.drops += [(partition, declared) for declared in state.take_drops()]
+            work.unbelieved += [(partition, piece) for piece in state.take_unbelieved()]
         if self._crowded and not work.windows:  # no window is due: close early, and revise later
             for state in self.partitions.values():
-                work.windows += state.close(now_s, everything=True)
+                work.windows += state.relieve()
         waiting, self._letters = self._letters, []
-        for message, found in waiting:
+        for message, reason, found in waiting:
             work.letters += found
-            work.parked.append(message)
+            work.malformed.append(message)
+            self.metrics.dead_letter(reason)
         if waiting:
             log.warning("%d malformed messages go to dead-letters", len(waiting))
         return work
 
-    async def _score(self, work: Work) -> None:
+    async def _score(self, work: Work) -> Batch:
         """Step 1."""
-        results = await asyncio.to_thread(self._teacher_scores, work.windows)
-        revisions = await asyncio.to_thread(self._revisions, work.windows)
-        await asyncio.to_thread(self._take_scores, work, results, revisions)
+        positions = self._positions()
+        batch = await self._call(self.scorer.score, work.windows, positions)
+        for partition, piece in work.unbelieved:
+            detail = f"event time {piece.latest_us} us is too far ahead of the worker's clock"
+            self._park(work, partition, piece, FROM_THE_FUTURE, detail)
+        for window, detail in batch.failed:
+            for piece in window.pieces:
+                self._park(work, window.partition, piece, TEACHER_FAILED, detail)
         await self._publish(work.letters)
+        return batch
 
-    def _take_scores(
-        self,
-        work: Work,
-        results: Sequence[np.ndarray | TeacherFailed | None],
-        revisions: Mapping[tuple[str, int], int],
-    ) -> None:
-        """What the store is to have of the windows; those that the teacher fails on are parked."""
-        for window, result in zip(work.windows, results, strict=True):
-            if isinstance(result, TeacherFailed):
-                self._park(work, window, str(result))
-                continue
-            commit = self.partitions[window.partition].position.commit + 1
-            revision = revisions[window.device, window.start]
-            drift = None if self._drift is None else self._drift.observe(window)
-            work.scored.append(ScoredWindow(window, result, revision, commit, drift))
+    def _park(self, work: Work, partition: int, piece: Piece, reason: str, detail: str) -> None:
+        """Events that are kept on `dead-letters`, and counted as dropped."""
+        events = piece.events
+        where = f"{events.device}/{events.epoch}: {events.first}..{events.last}"
+        log.warning("%s: %s: %s", where, reason, detail)
+        work.letters += letters.of_piece(self._task, partition, piece, reason, detail)
+        drops = self.partitions[partition].refuse(piece, reason)
+        work.drops += [(partition, DeclaredDrop(None, drop)) for drop in drops]
+        self.metrics.dead_letter(reason)
 
-    def _teacher_scores(self, windows: list[Window]) -> Sequence[np.ndarray | TeacherFailed | None]:
-        if self._task.upload != "segment":
-            return [None] * len(windows)
-        return self._teacher.score([segments_of_window(self._task, w) for w in windows])
+    def _positions(self) -> dict[int, Position]:
+        return {partition: state.position for partition, state in self.partitions.items()}
 
-    def _park(self, work: Work, window: Window, detail: str) -> None:
-        """Events that the teacher fails on: kept on `dead-letters`, and counted as dropped."""
-        log.warning("window %s/%d: %s: %s", window.device, window.start, TEACHER_FAILED, detail)
-        for piece in window.pieces:
-            work.letters += letters.of_piece(
-                self._task, window.partition, piece, TEACHER_FAILED, detail
-            )
-            work.drops += [
-                (window.partition, DeclaredDrop(None, drop))
-                for drop in self.partitions[window.partition].undeclared(piece, TEACHER_FAILED)
-            ]
-
-    def _revisions(self, windows: Iterable[Window]) -> dict[tuple[str, int], int]:
-        """How many reports each window has already."""
-        found: dict[tuple[str, int], int] = {}
-        unknown: dict[int, list[tuple[str, int]]] = {}
-        for window in windows:
-            key = window.device, window.start
-            newest = self.partitions[window.partition].position.newest
-            if key in self._reports:
-                found[key] = self._reports[key]
-            elif window.start > newest.get(window.device, -1):
-                found[key] = 0
-            else:
-                unknown.setdefault(window.partition, []).append(key)
-        for partition, keys in unknown.items():
-            found.update(self._store.revisions(partition, keys))
-        return found
-
-    def _store_work(self, work: Work) -> pa.Table | None:
+    def _store_work(self, work: Work, batch: Batch) -> pa.Table | None:
         """Step 2; the rows that were stored."""
         if work.drops:
             touched = {partition for partition, _ in work.drops}
@@ -249,10 +240,10 @@ class Committer:
             self._store.commit(DROPS, rows, versions)
             for partition, version in versions.items():
                 self.partitions[partition].position.drops_commit = version
-        if not work.scored:
+        if not batch.scored:
             return None
-        rows = score_rows(self._task, self._teacher.name, work.scored)
-        versions = {one.window.partition: one.commit for one in work.scored}
+        rows = score_rows(self._task, batch.teacher, batch.scored)
+        versions = {one.window.partition: one.commit for one in batch.scored}
         self._store.commit(SCORES, rows, versions)
         for partition, version in versions.items():
             self.partitions[partition].position.commit = version
@@ -270,21 +261,21 @@ class Committer:
                 log.warning("%s; trying again in %.1f s", exc, wait_s)
                 await asyncio.sleep(wait_s)
 
-    def _seal(self, work: Work) -> None:
-        for one in work.scored:
-            key = one.window.device, one.window.start
-            self._reports[key] = one.revision + 1
-            self._reports.move_to_end(key)
-            newest = self.partitions[one.window.partition].position.newest
-            newest[one.window.device] = max(newest.get(one.window.device, -1), one.window.start)
-        while len(self._reports) > RECENT:
-            self._reports.popitem(last=False)
+    def _seal(self, work: Work, batch: Batch) -> None:
+        self.scorer.sealed(batch.scored, self._positions())
         for window in work.windows:
             self.partitions[window.partition].seal(window.pieces)
+        for partition, piece in work.unbelieved:
+            self.partitions[partition].seal((piece,))
         for partition, declared in work.drops:
             self.partitions[partition].seal((), [declared])
-        for message in work.parked:
+            size = declared.drop.last - declared.drop.first + 1
+            self.metrics.dropped(declared.drop.reason, size)
+        for message in work.malformed:
             message.unsealed = 0
+        for one in batch.scored:
+            self.metrics.rows_sealed(one.window.rows)
+            self.metrics.window_reported(one.revision > 0)
 
     async def _acknowledge(self) -> None:
         done = [m for state in self.partitions.values() for m in state.acknowledgeable()]
@@ -294,3 +285,12 @@ class Committer:
         self._failpoint("worker-step-4")
         await self._broker.commit_offsets()  # step 5
         self._failpoint("worker-step-5")
+
+    def _after(self, work: Work) -> None:
+        for partition in {window.partition for window in work.windows}:
+            self._committed(partition, self.partitions[partition].position.commit)
+        states = self.partitions.values()
+        self.metrics.buffered(sum(s.rows for s in states), sum(s.in_flight for s in states))
+        now_us = self._now_us()
+        self.metrics.watermark_delay(max((s.delay_us(now_us) for s in states), default=0) / 1e6)
+        self.metrics.flushed()

@@ -4,7 +4,9 @@ What a window gives to count, and the report over the device's last windows, are
 window is scored, and stored with its rows (column `drift`): a segment is in no table, so nothing
 could make them again. What is published is always what is stored.
 
-The counts of a restart come from the store; those of another reference are passed over.
+Counts are kept in the smallest integers that hold them, mostly one byte a cell: a device's last
+windows are most of what a worker knows of it. The counts of a restart come from the store; those of
+another reference are passed over.
 """
 
 import hashlib
@@ -24,12 +26,13 @@ class WindowDrift(Document):
     """The store's column `drift`, on one row of each (device, window, revision).
 
     counts: of this revision's rows alone, one integer per cell of the reference's features in
-    order; reference: which one, by the first 16 hex digits of its SHA-256.
+    order; reference: which one, by the first 16 hex digits of its SHA-256; report: None in a
+    snapshot of positions only.
     """
 
     reference: str
     counts: list[int]
-    report: DriftReport
+    report: DriftReport | None
 
 
 class DriftWatch:
@@ -38,8 +41,11 @@ class DriftWatch:
     def __init__(self, task: Task, reference: Reference) -> None:
         self._task = task
         self._reference = reference
-        self._name = hashlib.sha256(reference.encode()).hexdigest()[:16]
+        self._name = _name(reference)
         self._devices: dict[str, dict[int, np.ndarray]] = {}  # window start -> counts
+
+    def counts_against(self, reference: Reference) -> bool:
+        return self._name == _name(reference)
 
     def clear(self) -> None:
         """The partitions are gone: whoever owns them next starts from the store."""
@@ -63,7 +69,7 @@ class DriftWatch:
         observations = observe(self._task, segments, outputs_of_window(self._task, window))
         counts = self._reference.count(observations)
         windows = self._add(window.device, window.start, counts)
-        total = np.sum(list(windows.values()), axis=0)
+        total = np.asarray(np.sum(list(windows.values()), axis=0, dtype=np.int64))
         report = judge_all(self._reference, total, windows=len(windows))
         drift = WindowDrift(reference=self._name, counts=counts.tolist(), report=report)
         return drift.encode().decode()
@@ -71,7 +77,21 @@ class DriftWatch:
     def _add(self, device: str, start: int, counts: np.ndarray) -> dict[int, np.ndarray]:
         """The device's last windows with these counts; rows of an older one are counted no more."""
         windows = self._devices.setdefault(device, {})
-        windows[start] = windows[start] + counts if start in windows else counts
+        summed = counts + windows[start] if start in windows else counts
+        windows[start] = summed.astype(np.min_scalar_type(int(summed.max(initial=0))))
         while len(windows) > self._reference.windows:
             del windows[min(windows)]
         return windows
+
+
+def without_report(text: str) -> str:
+    """A WindowDrift's text with what a restart needs alone; one that cannot be read as it is."""
+    try:
+        found = WindowDrift.decode(text.encode())
+    except MalformedRecord:
+        return text
+    return found.model_copy(update={"report": None}).encode().decode()
+
+
+def _name(reference: Reference) -> str:
+    return hashlib.sha256(reference.encode()).hexdigest()[:16]

@@ -1,10 +1,17 @@
-"""Dead letters: what could not be understood or scored, whole, with the reason. Pure."""
+"""Dead letters: what could not be understood, believed or scored, whole, with the reason. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.records import Drop, EventBatch, Headers, decode_event_message, encode_events
+from streams.contract.records import (
+    AGAIN,
+    Drop,
+    EventBatch,
+    Headers,
+    decode_event_message,
+    encode_events,
+)
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
 from streams.worker.reports import Outgoing
@@ -38,6 +45,11 @@ def read(task: Task, incoming: Incoming) -> EventBatch | Drop:
         raise MalformedRecord("undecodable", detail) from exc
 
 
+def is_sent_again(incoming: Incoming) -> bool:
+    """Whether the message is a dead letter that was sent to `events` again."""
+    return any(name == AGAIN for name, _ in incoming.headers)
+
+
 def of_message(task: Task, incoming: Incoming, error: MalformedRecord) -> list[Outgoing]:
     """The dead letters of a malformed message: one, or several parts of one too long."""
     headers = _headers(task, error.reason, str(error), incoming.partition, incoming.offset)
@@ -48,7 +60,7 @@ def of_message(task: Task, incoming: Incoming, error: MalformedRecord) -> list[O
 
 
 def of_piece(task: Task, partition: int, piece: Piece, reason: str, detail: str) -> list[Outgoing]:
-    """The dead letters of events that the teacher failed on, as an events/1 message."""
+    """The dead letters of events that are refused, as an events/1 message."""
     key, value, original = encode_events(piece.events)
     headers = _headers(task, reason, detail, partition, piece.message.offset)
     kept = [(f"original-{name}", text) for name, text in original]

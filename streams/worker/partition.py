@@ -2,8 +2,10 @@
 
 Built from the store when the partition is assigned and thrown away when it is revoked:
 
-    taken      per (device, epoch): the seqs that are in the store or in an open window
-    dropped    per (device, epoch): the seqs that the store has as declared drops
+    taken      per (device, epoch): the seqs that are stored, in an open window, or refused
+    refused    of those: what was parked on `dead-letters` and is not in the store; only a letter
+               that is sent again brings it back
+    dropped    per (device, epoch): the seqs that the store has in `drops`, refused ones included
     messages   in flight, in offset order, each with the number of its rows that are not sealed
 
 An event is kept once, whatever is repeated. A message is acknowledged when all of its rows are
@@ -12,14 +14,22 @@ an open window.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
 from streams.contract.records import Drop, EventBatch
 from streams.contract.task import Task
-from streams.worker.windows import DeviceWindows, Message, Piece, Window, split
+from streams.worker.windows import (
+    ANY_TIME,
+    FUTURE,
+    DeviceWindows,
+    Message,
+    Piece,
+    Window,
+    split,
+)
 
 Source = tuple[str, str]  # (device, epoch)
 
@@ -31,6 +41,7 @@ class Position:
     commit: int = 0  # of `scores`
     drops_commit: int = 0
     taken: dict[Source, IntervalSet] = field(default_factory=dict)
+    refused: dict[Source, IntervalSet] = field(default_factory=dict)
     dropped: dict[Source, IntervalSet] = field(default_factory=dict)
     watermark: dict[str, int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)  # the latest window with a report
@@ -52,14 +63,26 @@ class PartitionState:
         self.partition = partition
         self.position = position
         self.rows = 0  # buffered in windows, closing ones included
+        self.bytes = 0  # that the messages in flight hold
         self._task = task
         self._devices: dict[str, DeviceWindows] = {}
         self._messages: deque[Message] = deque()
         self._first: int | None = None  # the lowest offset of this assignment
         self._next = 0
         self._drops: list[DeclaredDrop] = []
+        self._unbelieved: list[Piece] = []
 
-    def track(self, offset: int, token: object) -> Message | None:
+    @property
+    def done(self) -> int | None:
+        """The offset up to which all messages are acknowledged; None before the first message."""
+        return self._messages[0].offset if self._messages else self._next or None
+
+    @property
+    def in_flight(self) -> int:
+        """Messages that are not acknowledged."""
+        return len(self._messages)
+
+    def track(self, offset: int, token: object, size: int = 0) -> Message | None:
         """Note a message that came; None when it came before in this assignment."""
         if self._first is None:
             self._first = self._next = offset
@@ -72,21 +95,43 @@ class PartitionState:
         if offset < self._next:
             return None
         self._next = offset + 1
-        message = Message(offset, token)
+        message = Message(offset, token, size)
         self._messages.append(message)
+        self.bytes += size
         return message
 
-    def add_events(self, message: Message, batch: EventBatch, now_s: float) -> None:
-        """Put the events that are new into their windows."""
-        taken = self.position.taken.setdefault((batch.device, batch.epoch), IntervalSet())
+    def add_events(
+        self,
+        message: Message,
+        batch: EventBatch,
+        now_s: float,
+        *,
+        believed_us: int = ANY_TIME,
+        again: bool = False,
+    ) -> None:
+        """Put the events that are new into their windows; with `again` refused ones are new."""
+        source = batch.device, batch.epoch
+        taken = self.position.taken.setdefault(source, IntervalSet())
+        if again:
+            self._readmit(source, batch.first, batch.last)
         for first, last in _absent((taken,), batch.first, batch.last):
             rows = batch.rows.slice(first - batch.first, last - first + 1)
             fresh = EventBatch(batch.device, batch.epoch, first, rows)
-            for piece in split(self._task, message, fresh):
-                self._windows_of(batch.device, now_s).add(piece, now_s)
+            for piece in split(self._task, message, fresh, believed_us):
+                if piece.window == FUTURE:
+                    self._unbelieved.append(piece)
+                else:
+                    self._windows_of(batch.device, now_s).add(piece, now_s)
                 message.unsealed += piece.rows
             taken.add(first, last)
         self.rows += message.unsealed
+
+    def _readmit(self, source: Source, first: int, last: int) -> None:
+        refused = self.position.refused.get(source, IntervalSet())
+        for low, high in list(refused):
+            if low <= last and high >= first:
+                self.position.taken[source].remove(max(low, first), min(high, last))
+        refused.remove(first, last)
 
     def _windows_of(self, device: str, now_s: float) -> DeviceWindows:
         if device not in self._devices:
@@ -105,22 +150,42 @@ class PartitionState:
             message.unsealed += 1
             dropped.add(first, last)
 
-    def undeclared(self, piece: Piece, reason: str) -> list[Drop]:
-        """Drops of the piece's events, without those that a device has declared already."""
-        events = piece.events
-        dropped = self.position.dropped.get((events.device, events.epoch), IntervalSet())
+    def refuse(self, piece: Piece, reason: str) -> list[Drop]:
+        """What `drops` is to have of events that are parked: all that is not there already."""
+        events, source = piece.events, (piece.events.device, piece.events.epoch)
+        dropped = self.position.dropped.setdefault(source, IntervalSet())
+        holes = list(_absent((dropped,), events.first, events.last))
+        dropped.add(events.first, events.last)
+        self.position.refused.setdefault(source, IntervalSet()).add(events.first, events.last)
+        return [Drop(events.device, events.epoch, first, last, reason) for first, last in holes]
+
+    def take_unbelieved(self) -> list[Piece]:
+        pieces, self._unbelieved = self._unbelieved, []
+        return pieces
+
+    def close(self, now_s: float) -> list[Window]:
+        """Take out the windows that are due."""
+        return self._take(lambda windows: windows.due(self._task, now_s))
+
+    def relieve(self) -> list[Window]:
+        """Take out the windows that hold the older half of the messages in flight."""
+        if not self._messages:
+            return []
+        middle = self._messages[len(self._messages) // 2].offset
+        return self._take(lambda windows: windows.holding(middle))
+
+    def _take(self, chosen: Callable[[DeviceWindows], list[int]]) -> list[Window]:
         return [
-            Drop(events.device, events.epoch, first, last, reason)
-            for first, last in _absent((dropped,), events.first, events.last)
+            Window(self.partition, device, start, windows.take(start))
+            for device, windows in self._devices.items()
+            if windows.open
+            for start in chosen(windows)
         ]
 
-    def close(self, now_s: float, *, everything: bool = False) -> list[Window]:
-        """Take out the windows that are due; every open one when memory is short."""
-        closed = []
-        for device, windows in self._devices.items():
-            for start in sorted(windows.open) if everything else windows.due(self._task, now_s):
-                closed.append(Window(self.partition, device, start, windows.take(start)))
-        return closed
+    def delay_us(self, now_us: int) -> int:
+        """`now_us` less the oldest watermark of a device with open windows; 0 without any."""
+        marks = [windows.watermark for windows in self._devices.values() if windows.open]
+        return max(0, now_us - min(marks)) if marks else 0
 
     def take_drops(self) -> list[DeclaredDrop]:
         drops, self._drops = self._drops, []
@@ -139,7 +204,9 @@ class PartitionState:
         """Take out the messages, from the lowest offset on, of which nothing is unsealed."""
         done = []
         while self._messages and self._messages[0].unsealed == 0:
-            done.append(self._messages.popleft())
+            message = self._messages.popleft()
+            self.bytes -= message.size
+            done.append(message)
         return done
 
 

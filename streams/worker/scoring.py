@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from torch import nn
 
 from streams.contract.artifact import DRIFT, WEIGHTS, Artifact, unpack
@@ -31,10 +32,12 @@ class Teacher:
         name: str,
         *,
         reference: Reference | None = None,
+        digest: str = "",
         rows_per_call: int = ROWS_PER_CALL,
     ) -> None:
         self.name = name
         self.reference = reference
+        self.digest = digest
         self._task = task
         self._model = model.eval()
         self._rows = rows_per_call
@@ -89,36 +92,49 @@ class Teacher:
 
 
 def load_teacher(task: Task, path: Path, trusted: Sequence[Path]) -> Teacher:
-    """Verify the artifact at `path` and build the teacher from it.
-
-    ArtifactError for one that must not be run, or that cannot score an empty window.
-    """
-    torch.set_num_threads(1)
+    """The teacher of the artifact at `path`; see make_teacher."""
     try:
         data = path.read_bytes()
     except OSError as exc:
         raise UsageError(f"cannot read the teacher {path}: {exc}") from exc
-    keys = [load_public_key(key) for key in trusted]
-    artifact = unpack(data, keys, task=task.name, task_version=task.version, kind="teacher")
+    return make_teacher(task, data, [load_public_key(key) for key in trusted], str(path))
+
+
+def make_teacher(
+    task: Task, data: bytes, trusted: Sequence[Ed25519PublicKey], where: str
+) -> Teacher:
+    """Verify an artifact and build the teacher from it.
+
+    ArtifactError for one that must not be run, or that cannot score an empty window.
+    """
+    artifact = unpack(data, trusted, task=task.name, task_version=task.version, kind="teacher")
     if WEIGHTS not in artifact.files:
-        raise ArtifactError("files", f"the teacher {path} has no {WEIGHTS}")
+        raise ArtifactError("files", f"the teacher {where} has no {WEIGHTS}")
     try:
         model = load_weights(build_teacher(task), artifact.files[WEIGHTS])
     except Exception as exc:  # safetensors, torch and the task's own code: all say "does not fit"
         text = f"{type(exc).__name__}: {exc}".splitlines()[0]
-        raise ArtifactError("weights", f"the teacher {path} does not fit the task: {text}") from exc
-    teacher = Teacher(task, model, artifact.model, reference=_reference(artifact, path))
+        raise ArtifactError(
+            "weights", f"the teacher {where} does not fit the task: {text}"
+        ) from exc
+    reference = _reference(artifact, where)
+    teacher = Teacher(task, model, artifact.model, reference=reference, digest=artifact.digest)
     probe = teacher.score([np.zeros((2, *task.segment_shape), np.float32)])[0]
     if isinstance(probe, TeacherFailed):
-        raise ArtifactError("self-test", f"the teacher {path} cannot score a window: {probe}")
+        raise ArtifactError("self-test", f"the teacher {where} cannot score a window: {probe}")
     return teacher
 
 
-def _reference(artifact: Artifact, path: Path) -> Reference | None:
+def use_threads(count: int) -> None:
+    """How many threads one forward pass takes, in the whole process."""
+    torch.set_num_threads(count)
+
+
+def _reference(artifact: Artifact, where: str) -> Reference | None:
     """The artifact's reference for drift; None in one that was made before there were any."""
     if DRIFT not in artifact.files:
         return None
     try:
         return Reference.decode(artifact.files[DRIFT])
     except MalformedRecord as exc:
-        raise ArtifactError("drift", f"the teacher {path}: {exc}") from exc
+        raise ArtifactError("drift", f"the teacher {where}: {exc}") from exc

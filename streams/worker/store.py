@@ -6,7 +6,8 @@
 Both are partitioned by day and Kafka partition. Each commit carries one application transaction
 per Kafka partition it has rows of (`events/<partition>`, `drops/<partition>`), whose version counts
 that partition's commits. That is the fence: an owner that finds another version than its own, or
-whose commit meets another one with the same id, has lost the partition.
+whose commit meets another one with the same id, has lost the partition. Beside them lie snapshots
+of positions (position.py).
 """
 
 import logging
@@ -15,25 +16,21 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.schema import PrimitiveType
 
-from streams.contract.accounting import IntervalSet
-from streams.contract.drift import WINDOWS
 from streams.contract.errors import PartitionLost, TidewheelError
-from streams.worker.partition import DeclaredDrop, Position, Source
+from streams.worker.partition import DeclaredDrop, Position
+from streams.worker.position import read_rows, read_snapshot, snapshot_path, write_snapshot
 from streams.worker.rows import DAY, DAY_US, DRIFT, store_schema
 
 SCORES = "scores"
 DROPS = "drops"
 APPLICATION = {SCORES: "events", DROPS: "drops"}
-TEACHER_FAILED = "teacher-failed"
-COMPACT_EVERY = 256  # commits of one partition
-KEEP = timedelta(days=7)  # how long a reader of an old snapshot finds its files
+KEEP = timedelta(days=1)  # how long a reader of an old version finds its files
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +65,11 @@ def open_table(folder: Path, name: str) -> DeltaTable:
                 schema,
                 mode="ignore",
                 partition_by=["day", "partition"],
-                configuration={"delta.checkpointInterval": "50"},
+                configuration={
+                    "delta.checkpointInterval": "50",
+                    "delta.logRetentionDuration": f"interval {KEEP.days} days",
+                    "delta.deletedFileRetentionDuration": f"interval {KEEP.days} days",
+                },
             )
         return DeltaTable(folder / name)
 
@@ -121,26 +122,19 @@ class Store:
         self._tables = {name: open_table(folder, name) for name in (SCORES, DROPS)}
 
     def position(self, partition: int) -> Position:
-        """Where the store stands with `partition`, read from the rows themselves."""
-        scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)
-        position = Position(
-            commit=scores.transaction_version(f"events/{partition}") or 0,
-            drops_commit=drops.transaction_version(f"drops/{partition}") or 0,
-        )
-        with self._query(scores) as query:
-            for device, epoch, first, last in query(ISLANDS, partition):
-                _add(position.taken, (device, epoch), first, last)
-            for device, time_us, window_us in query(NEWEST, partition):
-                position.watermark[device] = time_us
-                position.newest[device] = window_us
-            for device, window_us, text in query(LAST_DRIFT, partition):
-                position.drift.setdefault(device, []).append((window_us, text))
-        with self._query(drops) as query:
-            for device, epoch, first, last, reason in query(DECLARED, partition):
-                # What the teacher failed on was taken from the topic and is not tried again.
-                failed = reason == TEACHER_FAILED
-                _add(position.taken if failed else position.dropped, (device, epoch), first, last)
+        """Where the store stands with `partition`, read from the rows themselves, as far as no
+        snapshot has them."""
+        scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)  # in this order
+        commit = scores.transaction_version(f"events/{partition}") or 0
+        drops_commit = drops.transaction_version(f"drops/{partition}") or 0
+        path = snapshot_path(self._folder, partition)
+        position = read_snapshot(path, self._ids(), commit, drops_commit)
+        read_rows(position, scores.to_pyarrow_dataset(), drops.to_pyarrow_dataset(), partition)
+        position.commit, position.drops_commit = commit, drops_commit
         return position
+
+    def _ids(self) -> list[str]:
+        return [str(self._tables[name].metadata().id) for name in (SCORES, DROPS)]
 
     def revisions(
         self, partition: int, keys: Sequence[tuple[str, int]]
@@ -187,21 +181,26 @@ class Store:
                 mode="append",
                 commit_properties=CommitProperties(app_transactions=transactions),
             )
-        for partition, version in versions.items():
-            if version % COMPACT_EVERY == 0:
-                self._compact(table, partition)
 
-    def _compact(self, table: str, partition: int) -> None:
-        """Turn a partition's many small files into few, and delete those long out of use.
+    def keep_up(self, partition: int) -> None:
+        """Write a snapshot of the partition's position, turn its many small files into few, and
+        delete files and log entries long out of use.
 
-        Only the partition's owner does it, so two workers never compact the same files.
+        None of it changes what the tables say, and a crash anywhere in it costs the work alone.
         """
-        delta = self._refreshed(table)
-        try:
-            delta.optimize.compact(partition_filters=[("partition", "=", str(partition))])
-            delta.vacuum(retention_hours=int(KEEP.total_seconds() // 3600), dry_run=False)
-        except DeltaError as exc:
-            log.warning("compaction of %s put off: %s", self._folder / table, exc)
+        write_snapshot(
+            snapshot_path(self._folder, partition), self.position(partition), self._ids()
+        )
+        for name in (SCORES, DROPS):
+            table = self._refreshed(name)
+            try:
+                table.optimize.compact(partition_filters=[("partition", "=", str(partition))])
+                hours = int(KEEP.total_seconds() // 3600)
+                table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+                table.cleanup_metadata()
+            except (DeltaError, OSError) as exc:
+                # Another worker was at the same files: the next time will do.
+                log.warning("upkeep of %s put off: %s", self._folder / name, exc)
 
     def _scores(self, wanted: ds.Expression, columns: list[str]) -> pa.Table:
         with translated(self._folder / SCORES):
@@ -211,53 +210,3 @@ class Store:
         with translated(self._folder / table):
             self._tables[table].update_incremental()
         return self._tables[table]
-
-    @contextmanager
-    def _query(self, table: DeltaTable) -> Iterator["Query"]:
-        connection = duckdb.connect(config={"threads": 1})
-        try:
-            connection.register("rows", table.to_pyarrow_dataset())
-            yield Query(connection)
-        except duckdb.Error as exc:
-            raise TidewheelError(f"the store {self._folder} cannot be read: {exc}") from exc
-        finally:
-            connection.close()
-
-
-class Query:
-    """Runs one SQL text over one Kafka partition's `rows`."""
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._connection = connection
-
-    def __call__(self, sql: str, partition: int) -> list[tuple]:  # type: ignore[type-arg]
-        rows: list[tuple] = self._connection.execute(sql, [partition]).fetchall()  # type: ignore[type-arg]
-        return rows
-
-
-def _add(sets: dict[Source, IntervalSet], source: Source, first: int, last: int) -> None:
-    sets.setdefault(source, IntervalSet()).add(first, last)
-
-
-# Consecutive seqs have the same difference to their rank: each such island is one interval.
-# The largest seq alone is no position: a later one may be sealed before an earlier one.
-ISLANDS = """
-    select device, epoch, min(seq), max(seq) from (
-        select device, epoch, seq,
-               seq - row_number() over (partition by device, epoch order by seq) as island
-        from rows where partition = ?
-    ) group by device, epoch, island order by device, epoch, min(seq)
-"""
-NEWEST = """
-    select device, epoch_us(max("time")), epoch_us(max("window"))
-    from rows where partition = ? group by device
-"""
-DECLARED = "select device, epoch, first, last, reason from rows where partition = ?"
-# All revisions of the last windows of each device that have something to count. `is not null` would
-# be left to Arrow, which lets the rows of files from before the column pass.
-LAST_DRIFT = f"""
-    select device, epoch_us("window"), drift
-    from rows where partition = ? and coalesce(drift, '') <> ''
-    qualify dense_rank() over (partition by device order by "window" desc) <= {WINDOWS}
-    order by device, "window", revision
-"""

@@ -137,7 +137,7 @@ def importers(library: str) -> set[str]:
         ("deltalake", {"streams.worker.store"}),
         ("onnxruntime", {"edge_client.inference", "federation.graph"}),
         ("pickle", {"streams.tasks.hapt"}),
-        ("duckdb", {"streams.worker.store", "streams.worker.query", "compose.cli"}),
+        ("duckdb", {"streams.worker.position", "streams.worker.query", "compose.cli"}),
     ],
 )
 def test_a_library_is_imported_behind_its_seam_only(library: str, allowed: set[str]) -> None:

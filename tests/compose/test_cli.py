@@ -133,7 +133,7 @@ def test_a_wrong_device_name_is_named(tmp_path: Path, name: str) -> None:
 def test_a_process_without_its_files_is_told_where_it_looked(tmp_path: Path) -> None:
     done = tidewheel("edge", TINY, "--device", "d0", folder=tmp_path)
     fails(done, 2, "trusted key", ".tidewheel/keys/signing.pub")
-    fails(tidewheel("worker", TINY, folder=tmp_path), 2, ".tidewheel/registry/teacher.twa")
+    fails(tidewheel("worker", TINY, folder=tmp_path), 2, ".tidewheel/keys/signing.pub")
 
 
 def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> None:

@@ -34,6 +34,18 @@ def test_missing_is_the_complement(intervals: list[tuple[int, int]], end: int) -
     assert holes == {n for n in range(end) if n not in found}
 
 
+@given(INTERVALS, INTERVALS)
+def test_remove_takes_out_what_is_there(
+    intervals: list[tuple[int, int]], removed: list[tuple[int, int]]
+) -> None:
+    found = IntervalSet(intervals)
+    gone = {n for first, last in removed for n in range(first, last + 1)}
+    wanted = [(n, n) for first, last in intervals for n in range(first, last + 1) if n not in gone]
+    for first, last in removed:
+        found.remove(first, last)
+    assert found == IntervalSet(wanted)
+
+
 def test_an_account_is_balanced_when_nothing_is_unexplained() -> None:
     assert DeviceAccount(10, 6, {"spool-full": 3}, 1).balanced
     assert not DeviceAccount(10, 6, {"spool-full": 3}, 2).balanced

@@ -66,7 +66,7 @@ def test_a_run_promotes_and_announces_what_sound_devices_learned(
     serving = registry.serving()
     assert serving is not None
     assert (serving.manifest.number, [serving.manifest.base]) == (2, first)
-    offered = release.current(read(kafka, tiny.name, RELEASES), tiny.name)
+    offered = release.current(read(kafka, tiny.name, RELEASES), tiny.name.encode())
     assert offered is not None
     assert (offered.model, offered.number) == (serving.model, 2)
     chunks = [

@@ -14,10 +14,11 @@ from streams.contract.task import Task
 from streams.worker.commit import Committer
 from streams.worker.letters import Incoming
 from streams.worker.partition import Position
+from streams.worker.position import REFUSED
 from streams.worker.reports import Outgoing
 from streams.worker.rows import store_schema
 from streams.worker.scoring import TeacherFailed
-from streams.worker.store import DROPS, SCORES, TEACHER_FAILED, drop_schema
+from streams.worker.store import DROPS, SCORES, drop_schema
 from streams.worker.windows import Message
 
 
@@ -86,9 +87,14 @@ class MemoryStore:
                 start = round(row["window"].timestamp() * 1e6)
                 position.drift.setdefault(row["device"], []).append((start, row["drift"]))
         for row in self.tables[DROPS].to_pylist():
-            sets = position.taken if row["reason"] == TEACHER_FAILED else position.dropped  # type: ignore[assignment]
-            source = row["device"], row["epoch"]
-            sets.setdefault(source, IntervalSet()).add(row["first"], row["last"])  # type: ignore[call-overload]
+            source, span = (row["device"], row["epoch"]), (row["first"], row["last"])
+            position.dropped.setdefault(source, IntervalSet()).add(*span)
+            if row["reason"] in REFUSED:
+                scored = IntervalSet(position.taken.get(source, ()))
+                position.taken.setdefault(source, IntervalSet()).add(*span)
+                position.refused.setdefault(source, IntervalSet()).add(*span)
+                for first, last in scored:
+                    position.refused[source].remove(first, last)
         return position
 
     def revisions(
@@ -121,10 +127,15 @@ class MemoryStore:
 class Doubler:
     """A teacher that answers with ones, and fails on windows of a chosen size."""
 
-    name = "1-teacher"
-
-    def __init__(self, task: Task, fails_on: int = 0) -> None:
+    def __init__(
+        self,
+        task: Task,
+        fails_on: int = 0,
+        reference: Reference | None = None,
+        name: str = "1-teacher",
+    ) -> None:
         self._outputs, self._fails_on = task.outputs, fails_on
+        self.reference, self.name = reference, name
 
     def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
         return [
@@ -143,6 +154,7 @@ def committer(
     fails_on: int = 0,
     crash_at: str = "",
     reference: Reference | None = None,
+    now_us: int = 0,
     **options: int,
 ) -> Committer:
     """A worker's committer; `crash_at` raises Crash at that step's end."""
@@ -153,11 +165,10 @@ def committer(
 
     return Committer(
         task,
-        Doubler(task, fails_on),  # type: ignore[arg-type]
+        Doubler(task, fails_on, reference),
         store,  # type: ignore[arg-type]
         log,
-        now_us=lambda: 0,
-        reference=reference,
+        now_us=lambda: now_us,
         failpoint=failpoint,
         **options,
     )

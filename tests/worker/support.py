@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -36,12 +37,14 @@ SECOND = 1_000_000
 PARTITIONS = 2
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+def until(
+    condition: Callable[[], bool], what: str, timeout_s: float = 60.0, pause_s: float = 0.05
+) -> None:
     """Wait for a condition; fail with `what` when it does not come."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.05)
+        time.sleep(pause_s)
 
 
 def batch(
@@ -105,17 +108,18 @@ def write_teacher(task: Task, folder: Path, *, drift: bytes | None = None) -> tu
 
 
 START = """
-import logging, sys
+import json, logging, sys
 from pathlib import Path
 from streams.contract.bus import BrokerSettings
 from streams.contract.errors import TidewheelError
 from streams.worker.app import run
 from streams.worker.settings import WorkerSettings
 logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
-task, bootstrap, store, teacher, key, instance, partitions = sys.argv[1:]
+task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1:]
 try:
-    run(WorkerSettings(task, BrokerSettings(bootstrap=bootstrap), Path(store), Path(teacher),
-                       (Path(key),), instance, int(partitions), flush_s=0.1))
+    given = dict(teacher=Path(teacher), instance=instance, partitions=int(partitions))
+    run(WorkerSettings(task=task, broker=BrokerSettings(bootstrap=bootstrap), store=Path(store),
+                       trusted=(Path(key),), **given | json.loads(options)))
 except TidewheelError as exc:
     sys.exit(f"error: {exc}")
 """
@@ -129,6 +133,8 @@ class Fleet:
     folder: Path
     task: Task
     partitions: int = PARTITIONS
+    # More of WorkerSettings for each worker that is started, by the setting's name.
+    options: dict[str, int | float | None] = field(default_factory=lambda: {"flush_s": 0.1})
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     sent: dict[tuple[str, str], set[int]] = field(default_factory=dict)
     _producer: Producer | None = None
@@ -147,7 +153,7 @@ class Fleet:
         """A worker process; its log is `<instance>.log`."""
         task_file = self.folder / "task.py"
         argv = [f"{task_file}:task", self.broker.bootstrap, self.store, self.folder / "teacher.tw"]
-        argv += [self.folder / "key.pub", instance, self.partitions]
+        argv += [self.folder / "key.pub", instance, self.partitions, json.dumps(self.options)]
         with (self.folder / f"{instance}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", START, *map(str, argv)],
@@ -269,3 +275,29 @@ def decoded_windows(messages: list[Received]) -> dict[tuple[str, int, int], list
         assert message.key == report.device.encode()
         found.setdefault((report.device, report.window_us, report.revision), []).append(report)
     return found
+
+
+def all_published(served: Fleet) -> bool:
+    """Whether every row in the store is on `scores`, and in a report on `windows`."""
+    count = len(served.scored())
+    reports = decoded_windows(served.read("windows"))
+    if sum(copies[0].events for copies in reports.values()) != count:
+        return False
+    scores = decoded_scores(served.read("scores"))
+    return sum(copies[0].num_rows for copies in scores.values()) == count
+
+
+def check_topics(served: Fleet) -> None:
+    """Each window's revision is on both topics, always with the same content; the rows add up."""
+    scores = decoded_scores(served.read("scores"))
+    windows = decoded_windows(served.read("windows"))
+    assert {(d, int(w), int(r)) for d, w, r, _ in scores} == set(windows)
+    rows = []
+    for copies in scores.values():
+        assert all(copy.equals(copies[0]) for copy in copies)
+        rows += [(r["device"], r["epoch"], r["seq"]) for r in copies[0].to_pylist()]
+    for reports in windows.values():
+        assert all(report == reports[0] for report in reports)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == set(served.scored())
+    assert sum(reports[0].events for reports in windows.values()) == len(rows)

@@ -288,16 +288,17 @@ def test_an_owner_that_finds_another_commit_stops() -> None:
 def test_memory_is_bounded_by_closing_windows_early() -> None:
     log, store = Log(), MemoryStore()
     for i in range(11):
-        log.append(batch("d0", 100 * i, [1.0] * 100))
+        log.append(batch(f"d{i}", 100 * i, [1.0] * 100))
 
     async def live() -> None:
-        made = await resume(log, store, buffer_bytes=1)  # the least: 1000 rows
+        made = await resume(log, store, buffer_bytes=150_000)
         assert made.full
         await made.flush(0.0)
         assert not made.full
 
     asyncio.run(live())
-    assert len(scored(store)) == 1100
+    assert len(scored(store)) == 600
+    assert log.committed == 6
 
 
 def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> None:

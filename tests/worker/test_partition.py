@@ -7,7 +7,7 @@ from streams.contract.errors import ProcessFailed
 from streams.contract.records import Drop
 from streams.worker.partition import PartitionState, Position
 from tests.fakes.tiny_task import task
-from tests.worker.support import batch
+from tests.worker.support import SECOND, batch
 
 Span = tuple[int, int]
 spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1] - 1))
@@ -109,8 +109,59 @@ def test_an_offset_from_before_the_first_ends_the_process() -> None:
         state.track(4, None)
 
 
-def test_short_memory_closes_every_window() -> None:
+def test_short_memory_closes_the_windows_of_the_older_messages() -> None:
     state = PartitionState(task, 0, Position())
-    state.add_events(message(state, 0), batch("d0", 0, [1.0, 2.0]), 0.0)
+    for offset in range(4):
+        state.add_events(message(state, offset), batch(f"d{offset}", 0, [1.0, 2.0]), 0.0)
     assert state.close(0.0) == []
-    assert seqs_of(state.close(0.0, everything=True)) == [0, 1]
+    closed = state.relieve()
+    assert [window.device for window in closed] == ["d0", "d1", "d2"]
+    state.seal([piece for window in closed for piece in window.pieces])
+    assert [m.offset for m in state.acknowledgeable()] == [0, 1, 2]
+    assert [window.device for window in state.relieve()] == ["d3"]
+
+
+def test_what_is_in_flight_is_weighed_until_it_is_acknowledged() -> None:
+    state = PartitionState(task, 0, Position())
+    for offset, size in ((4, 100), (6, 50)):
+        found = state.track(offset, None, size)
+        assert found is not None
+        found.unsealed = 1
+    assert (state.bytes, state.in_flight, state.done) == (150, 2, 4)
+    found.unsealed = 0
+    assert state.acknowledgeable() == []
+    assert state.bytes == 150
+    state._messages[0].unsealed = 0
+    state.acknowledgeable()
+    assert (state.bytes, state.in_flight, state.done) == (0, 0, 7)
+
+
+def test_an_event_from_the_future_is_taken_and_belongs_to_no_window() -> None:
+    state = PartitionState(task, 0, Position())
+    first = message(state, 0)
+    state.add_events(first, batch("d0", 0, [1.0, 500.0, 2.0]), 0.0, believed_us=100 * SECOND)
+    (piece,) = state.take_unbelieved()
+    assert (piece.events.first, piece.rows, first.unsealed) == (1, 1, 3)
+    assert seqs_of(state.close(0.0)) == []  # the watermark is that of what is believed
+    assert [(d.first, d.last, d.reason) for d in state.refuse(piece, "why")] == [(1, 1, "why")]
+    state.seal((piece,))
+    assert seqs_of(state.close(1e9)) == [0, 2]
+    state.add_events(message(state, 1), batch("d0", 1, [500.0]), 0.0)
+    assert seqs_of(state.close(1e9)) == []  # it is not tried again by itself
+
+
+def test_what_was_refused_is_taken_when_it_is_sent_again_and_declared_once() -> None:
+    state = PartitionState(task, 0, Position())
+    state.add_events(message(state, 0), batch("d0", 0, [1.0] * 6), 0.0)
+    (window,) = state.close(1e9)
+    (piece,) = window.pieces
+    state.add_drop(message(state, 1), Drop("d0", "e1", 8, 9, "full"))
+    assert [(d.first, d.last) for d in state.refuse(piece, "why")] == [(0, 5)]
+    state.add_events(message(state, 2), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    (window,) = state.close(1e9)
+    assert seqs_of([window]) == [2, 3]
+    assert state.refuse(window.pieces[0], "why") == []
+    state.add_events(message(state, 3), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    assert seqs_of(state.close(1e9)) == [2, 3]
+    state.add_events(message(state, 4), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    assert seqs_of(state.close(1e9)) == []  # not refused a third time: it is in a window

@@ -1,3 +1,6 @@
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,8 @@ from deltalake import write_deltalake
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
+from streams.worker.partition import Position
+from streams.worker.position import snapshot_path, write_snapshot
 from streams.worker.query import open_store, server_account
 from streams.worker.rows import ScoredWindow, score_rows
 from streams.worker.store import DROPS, SCORES, Store, drop_schema
@@ -52,7 +57,8 @@ def test_the_position_is_read_from_the_rows(tmp_path: Path) -> None:
     position = Store(tmp_path).position(0)
     assert (position.commit, position.drops_commit) == (2, 2)
     assert position.taken == {("d0", "e1"): IntervalSet([(0, 2), (7, 8), (20, 22)])}
-    assert position.dropped == {("d0", "e1"): IntervalSet([(3, 4)])}
+    assert position.refused == {("d0", "e1"): IntervalSet([(20, 22)])}
+    assert position.dropped == {("d0", "e1"): IntervalSet([(3, 4), (20, 22)])}
     assert position.watermark == {"d0": 12 * SECOND}
     assert position.newest == {"d0": 10 * SECOND}
     assert Store(tmp_path).position(1).taken == {}
@@ -136,20 +142,80 @@ def test_revisions_count_the_reports_of_a_window(tmp_path: Path) -> None:
     assert store.revisions(1, keys[:1]) == {keys[0]: 0}
 
 
-def test_compaction_keeps_rows_positions_and_fence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streams.worker.store.COMPACT_EVERY", 8)
+def test_upkeep_keeps_rows_positions_and_fence(tmp_path: Path) -> None:
     store = Store(tmp_path)
+    store.commit(DROPS, drops(100, 104, reason="teacher-failed"), {0: 1})
+    store.commit(DROPS, drops(200, 204, commit=2), {0: 2})
     for commit in range(1, 61):  # beyond a checkpoint of the log
-        store.commit(SCORES, rows(commit, [commit], commit=commit), {0: commit})
-    again = Store(tmp_path)
-    assert again.position(0).taken == {("d0", "e1"): IntervalSet([(1, 60)])}
-    assert again.position(0).commit == 60
+        store.commit(
+            SCORES, rows(commit, [5 * commit], commit=commit, drift=f"d{commit}"), {0: commit}
+        )
+        if commit % 8 == 0:
+            before = Store(tmp_path).position(0)
+            Store(tmp_path).keep_up(0)
+            assert Store(tmp_path).position(0) == dataclasses.replace(
+                before, drift={"d0": before.drift["d0"][-12:]}
+            )
+    store.commit(SCORES, rows(102, [900.0], commit=61), {0: 61})
+    store.commit(DROPS, drops(205, 206, commit=3), {0: 3})
+    again, path = Store(tmp_path), tmp_path / "positions" / "0.jsonl.zst"
+    found = again.position(0)
+    path.unlink()
+    assert found.taken == again.position(0).taken
+    assert found.taken == {("d0", "e1"): IntervalSet([(1, 60), (100, 104)])}
+    assert found.refused == {("d0", "e1"): IntervalSet([(100, 101), (103, 104)])}
+    assert found.dropped == {("d0", "e1"): IntervalSet([(100, 104), (200, 206)])}
+    assert (found.commit, found.drops_commit) == (61, 3)
+    assert found.watermark == {"d0": 900 * SECOND}
     assert again.rows_of(0, 60).column("seq").to_pylist() == [60]
     assert len(again._refreshed(SCORES).file_uris()) < 30
     with pytest.raises(PartitionLost):
         again.commit(SCORES, rows(60, [60], commit=60), {0: 60})
+
+
+@pytest.mark.parametrize("kind", ["garbage", "ahead", "another"])
+def test_a_snapshot_that_does_not_fit_is_passed_over(kind: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "a")
+    store.commit(SCORES, rows(0, [1, 2]), {0: 1})
+    path = snapshot_path(tmp_path / "a", 0)
+    ids = ["other", "tables"] if kind == "another" else store._ids()
+    wrong = Position(
+        commit=9 if kind == "ahead" else 1, taken={("d0", "e1"): IntervalSet([(5, 9)])}
+    )
+    write_snapshot(path, wrong, ids)
+    if kind == "garbage":
+        path.write_bytes(path.read_bytes()[:-3] + b"xxx")
+    assert store.position(0).taken == {("d0", "e1"): IntervalSet([(0, 1)])}
+
+
+def test_upkeep_and_commits_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Two owners commit while upkeep runs all the time: nothing is lost, and nobody is fenced."""
+    Store(tmp_path)
+    ended = threading.Event()
+
+    def keep_up(partition: int) -> None:
+        while not ended.is_set():
+            Store(tmp_path).keep_up(partition)
+
+    def commit(partition: int) -> None:
+        store = Store(tmp_path)
+        for n in range(1, 41):
+            one = rows(n, [n], partition=partition, commit=n)
+            store.commit(SCORES, one, {partition: n})
+
+    with ThreadPoolExecutor() as pool:
+        keeping = [pool.submit(keep_up, p) for p in (0, 1)]
+        for owner in [pool.submit(commit, p) for p in (0, 1)]:
+            owner.result(60)
+        ended.set()
+        for one in keeping:
+            one.result(60)
+    for partition in (0, 1):
+        position = Store(tmp_path).position(partition)
+        assert position.commit == 40
+        assert position.taken == {("d0", "e1"): IntervalSet([(1, 40)])}
+    query = "select count(*), count(distinct (partition, seq)) from scores"
+    assert open_store(tmp_path).execute(query).fetchone() == (80, 80)
 
 
 def test_the_account_counts_an_event_that_came_after_its_drop_as_scored(tmp_path: Path) -> None:

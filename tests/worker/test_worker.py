@@ -13,8 +13,9 @@ from tests.worker.support import (
     PARTITIONS,
     SECOND,
     Fleet,
+    all_published,
     batch,
-    decoded_scores,
+    check_topics,
     decoded_windows,
     device_on,
     fleet,
@@ -39,22 +40,6 @@ def send_seconds(served: Fleet, device: str, first: int, count: int, **epoch: st
         served.send(
             batch(device, at, [float(at + i) for i in range(10)], task=served.task, **epoch)
         )
-
-
-def check_topics(served: Fleet) -> None:
-    """Each window's revision is on both topics, always with the same content; the rows add up."""
-    scores = decoded_scores(served.read("scores"))
-    windows = decoded_windows(served.read("windows"))
-    assert {(d, int(w), int(r)) for d, w, r, _ in scores} == set(windows)
-    rows = []
-    for copies in scores.values():
-        assert all(copy.equals(copies[0]) for copy in copies)
-        rows += [(r["device"], r["epoch"], r["seq"]) for r in copies[0].to_pylist()]
-    for reports in windows.values():
-        assert all(report == reports[0] for report in reports)
-    assert len(rows) == len(set(rows))
-    assert set(rows) == set(served.scored())
-    assert sum(reports[0].events for reports in windows.values()) == len(rows)
 
 
 def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet) -> None:
@@ -119,14 +104,9 @@ def test_sigkill_at_each_step_loses_and_doubles_nothing(served: Fleet, step: int
     send_seconds(served, LEFT, 120, 10)
     again = served.start()
     served.wait_until_scored()
-    until(lambda: stop_would_find_all_published(served), "all revisions are published")
+    until(lambda: all_published(served), "all revisions are published")
     check_topics(served)
     assert stop(again) == 0
-
-
-def stop_would_find_all_published(served: Fleet) -> bool:
-    reports = decoded_windows(served.read("windows"))
-    return sum(copies[0].events for copies in reports.values()) == len(served.scored())
 
 
 def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> None:
@@ -148,7 +128,7 @@ def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> Non
     send_seconds(served, RIGHT, 30, 30)
     served.wait_until_scored()
     served.ready("w1", ALL)
-    until(lambda: stop_would_find_all_published(served), "all revisions are published")
+    until(lambda: all_published(served), "all revisions are published")
     check_topics(served)
 
 

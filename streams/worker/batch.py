@@ -1,0 +1,150 @@
+"""Step 1 of a commit: closed windows become the rows that the store is to have.
+
+Everything here runs on the flush's own thread, one flush at a time; `offer` alone may be called
+from others.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from streams.contract.drift import Reference
+from streams.contract.task import Task
+from streams.worker.drift import DriftWatch
+from streams.worker.partition import Position
+from streams.worker.rows import ScoredWindow, segments_of_window
+from streams.worker.scoring import TeacherFailed
+from streams.worker.windows import Window
+
+RECENT = 50_000  # windows whose number of reports is remembered
+
+log = logging.getLogger(__name__)
+
+
+class Scorer(Protocol):
+    """What a batch needs of scoring.Teacher."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reference(self) -> Reference | None: ...
+
+    def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]: ...
+
+
+class Reports(Protocol):
+    """What a batch needs of the store."""
+
+    def revisions(
+        self, partition: int, keys: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], int]: ...
+
+
+@dataclass
+class Batch:
+    """What became of windows: rows by `teacher`, or the reason why there are none."""
+
+    teacher: str
+    scored: list[ScoredWindow] = field(default_factory=list)
+    failed: list[tuple[Window, str]] = field(default_factory=list)
+
+
+class BatchScorer:
+    """The teacher, the drift of the devices whose partitions are owned, and reports' numbers."""
+
+    def __init__(self, task: Task, teacher: Scorer, store: Reports) -> None:
+        self._task, self._store = task, store
+        self._offered: Scorer | None = None
+        self._drift: DriftWatch | None = None
+        self._reports: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._use(teacher)
+
+    @property
+    def teacher(self) -> str:
+        return self._teacher.name
+
+    def offer(self, teacher: Scorer) -> None:
+        """Use another teacher from the next commit on."""
+        self._offered = teacher
+
+    def take_offer(self) -> bool:
+        """Between two commits: change to the teacher that was offered."""
+        offered, self._offered = self._offered, None
+        if offered is None or offered.name == self._teacher.name:
+            return False
+        log.info("teacher %s instead of %s", offered.name, self._teacher.name)
+        self._use(offered)
+        return True
+
+    def _use(self, teacher: Scorer) -> None:
+        self._teacher, reference = teacher, teacher.reference
+        if reference is None:
+            self._drift = None
+        elif self._drift is None or not self._drift.counts_against(reference):
+            self._drift = DriftWatch(self._task, reference)
+
+    def restore(self, position: Position) -> None:
+        """A partition is owned from now on: the counts of its devices' last windows."""
+        if self._drift is not None:
+            self._drift.restore(position.drift)
+        position.drift.clear()
+
+    def clear(self) -> None:
+        """No partition is owned any more."""
+        self._reports.clear()
+        if self._drift is not None:
+            self._drift.clear()
+
+    def score(self, windows: Sequence[Window], positions: Mapping[int, Position]) -> Batch:
+        """Score all windows in one call of the teacher."""
+        batch = Batch(self._teacher.name)
+        results = self._results(windows)
+        revisions = self._revisions(windows, positions)
+        for window, result in zip(windows, results, strict=True):
+            if isinstance(result, TeacherFailed):
+                batch.failed.append((window, str(result)))
+                continue
+            commit = positions[window.partition].commit + 1
+            revision = revisions[window.device, window.start]
+            drift = None if self._drift is None else self._drift.observe(window)
+            batch.scored.append(ScoredWindow(window, result, revision, commit, drift))
+        return batch
+
+    def _results(self, windows: Sequence[Window]) -> Sequence[np.ndarray | TeacherFailed | None]:
+        if self._task.upload != "segment":
+            return [None] * len(windows)
+        return self._teacher.score([segments_of_window(self._task, w) for w in windows])
+
+    def _revisions(
+        self, windows: Iterable[Window], positions: Mapping[int, Position]
+    ) -> dict[tuple[str, int], int]:
+        """How many reports each window has already."""
+        found: dict[tuple[str, int], int] = {}
+        unknown: dict[int, list[tuple[str, int]]] = {}
+        for window in windows:
+            key = window.device, window.start
+            if key in self._reports:
+                found[key] = self._reports[key]
+            elif window.start > positions[window.partition].newest.get(window.device, -1):
+                found[key] = 0
+            else:
+                unknown.setdefault(window.partition, []).append(key)
+        for partition, keys in unknown.items():
+            found.update(self._store.revisions(partition, keys))
+        return found
+
+    def sealed(self, scored: Iterable[ScoredWindow], positions: Mapping[int, Position]) -> None:
+        """The store has these, and their reports are published."""
+        for one in scored:
+            device, start = one.window.device, one.window.start
+            self._reports[device, start] = one.revision + 1
+            self._reports.move_to_end((device, start))
+            newest = positions[one.window.partition].newest
+            newest[device] = max(newest.get(device, -1), start)
+        while len(self._reports) > RECENT:
+            self._reports.popitem(last=False)

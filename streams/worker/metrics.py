@@ -1,0 +1,259 @@
+"""What a worker tells Prometheus, and whether it is ready and alive.
+
+The numbers are always kept. `serve` answers on loopback, for a scraper or a supervisor on the same
+machine; whoever wants them elsewhere puts a proxy of their own in front:
+
+    /metrics   the numbers, in Prometheus' text format
+    /ready     200 once an assignment is loaded, else 503
+    /live      200 while flushes end in time, else 503
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from streams.contract.errors import UsageError
+
+HOST = "127.0.0.1"
+STALLED_S = 60.0  # without the end of a flush; a flush waits for a broker that is away
+REASONS = 32  # told apart by each counter: a device may give any reason for a drop
+OTHER = "other"
+LABEL_LENGTH = 60
+REQUEST_S = 10.0  # for a client to say what it wants
+CLOSE_S = 0.1  # at most, to end
+FLUSH_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+MAINTENANCE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+log = logging.getLogger(__name__)
+
+
+class Metrics:
+    """The worker's numbers, in a registry of their own. Any thread may call any method."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._flushed_at = clock()
+        self._ready = False
+        self._make_counters(self.registry)
+        self._make_gauges(self.registry)
+        self._make_histograms(self.registry)
+
+    def _make_counters(self, registry: CollectorRegistry) -> None:
+        self._rows = Counter("tidewheel_rows", "Events stored with a verdict.", registry=registry)
+        self._windows = Counter(
+            "tidewheel_windows",
+            "Windows reported; late ones are revisions of an earlier report.",
+            ["late"],
+            registry=registry,
+        )
+        self._letters = _ByReason(
+            Counter("tidewheel_dead_letters", "Letters parked.", ["reason"], registry=registry)
+        )
+        self._dropped = _ByReason(
+            Counter(
+                "tidewheel_dropped_rows",
+                "Events declared dropped, by a device or because they cannot be scored.",
+                ["reason"],
+                registry=registry,
+            )
+        )
+        for late in ("yes", "no"):
+            self._windows.labels(late)
+
+    def _make_gauges(self, registry: CollectorRegistry) -> None:
+        self._open_rows = Gauge(
+            "tidewheel_open_rows", "Events in windows that are not sealed.", registry=registry
+        )
+        self._in_flight = Gauge(
+            "tidewheel_messages_in_flight",
+            "Messages that were read and not acknowledged.",
+            registry=registry,
+        )
+        self._delay = Gauge(
+            "tidewheel_watermark_delay_seconds",
+            "Now less the oldest watermark of a device with open windows.",
+            registry=registry,
+        )
+        self._lag = Gauge(
+            "tidewheel_lag_messages",
+            "Messages from the committed offset to the end of a partition that this worker owns.",
+            ["partition"],
+            registry=registry,
+        )
+        self._teacher = Info("tidewheel_teacher", "The teacher that scores.", registry=registry)
+
+    def _make_histograms(self, registry: CollectorRegistry) -> None:
+        self._scoring = Histogram(
+            "tidewheel_scoring_seconds",
+            "Step 1 of a commit.",
+            registry=registry,
+            buckets=FLUSH_BUCKETS,
+        )
+        self._commit = Histogram(
+            "tidewheel_commit_seconds",
+            "Steps 2 to 5 of a commit.",
+            registry=registry,
+            buckets=FLUSH_BUCKETS,
+        )
+        self._maintenance = Histogram(
+            "tidewheel_maintenance_seconds",
+            "Compaction and vacuum of the store.",
+            registry=registry,
+            buckets=MAINTENANCE_BUCKETS,
+        )
+
+    def rows_sealed(self, count: int) -> None:
+        self._rows.inc(count)
+
+    def window_reported(self, late: bool) -> None:
+        self._windows.labels("yes" if late else "no").inc()
+
+    def dead_letter(self, reason: str) -> None:
+        self._letters.count(reason)
+
+    def dropped(self, reason: str, count: int) -> None:
+        """So many events were declared dropped."""
+        self._dropped.count(reason, count)
+
+    def buffered(self, rows: int, messages: int) -> None:
+        """What is read and not sealed, and not acknowledged, now."""
+        self._open_rows.set(rows)
+        self._in_flight.set(messages)
+
+    def watermark_delay(self, seconds: float) -> None:
+        self._delay.set(seconds)
+
+    def lag(self, partition: int, messages: int) -> None:
+        self._lag.labels(str(partition)).set(messages)
+
+    def forget_partitions(self) -> None:
+        """The partitions belong to others now: this worker says nothing about them any more."""
+        self._lag.clear()
+        self.buffered(0, 0)
+        self.watermark_delay(0)
+
+    def scoring(self, seconds: float) -> None:
+        self._scoring.observe(seconds)
+
+    def commit(self, seconds: float) -> None:
+        self._commit.observe(seconds)
+
+    def maintenance(self, seconds: float) -> None:
+        self._maintenance.observe(seconds)
+
+    def teacher(self, version: str) -> None:
+        """The teacher that scores from now on."""
+        self._teacher.info({"version": version})
+
+    def assigned(self, ready: bool) -> None:
+        """Whether an assignment is loaded."""
+        self._ready = ready
+
+    def flushed(self) -> None:
+        """A flush has ended."""
+        self._flushed_at = self._clock()
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    @property
+    def alive(self) -> bool:
+        return self._clock() - self._flushed_at < STALLED_S
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _ByReason:
+    """A counter by reason. Those beyond the first REASONS count together as OTHER: a series for
+    each text that a device makes up would fill the memory, here and in Prometheus."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._known: set[str] = set()
+
+    def count(self, reason: str, count: int = 1) -> None:
+        label = reason[:LABEL_LENGTH]
+        if len(self._known) < REASONS:
+            self._known.add(label)
+        self._counter.labels(label if label in self._known else OTHER).inc(count)
+
+
+class MetricsServer(ThreadingTCPServer):
+    """Answers on loopback until `close`; `port` is the one that it has.
+
+    No http.server.HTTPServer, which asks the machine's resolver for its own name at start.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, metrics: Metrics, port: int) -> None:
+        self.metrics = metrics
+        super().__init__((HOST, port), _Handler)
+        self.port = int(self.server_address[1])
+        threading.Thread(
+            target=self.serve_forever, args=(CLOSE_S,), name="metrics", daemon=True
+        ).start()
+
+    @property
+    def url(self) -> str:
+        """Where the numbers are, for a person or a scraper."""
+        return f"http://{HOST}:{self.port}/metrics"
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+        log.debug("a request from %s failed", client_address, exc_info=True)  # it went away
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: MetricsServer
+    timeout = REQUEST_S
+
+    def do_GET(self) -> None:
+        metrics = self.server.metrics
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                self._answer(200, metrics.text(), CONTENT_TYPE_PLAIN_0_0_4)
+            case "/ready":
+                self._say(metrics.ready)
+            case "/live":
+                self._say(metrics.alive)
+            case _:
+                self._answer(404, b"/metrics, /ready, /live\n")
+
+    def _say(self, good: bool) -> None:
+        self._answer(200 if good else 503, b"yes\n" if good else b"no\n")
+
+    def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_args: object) -> None:
+        return
+
+
+def serve(metrics: Metrics, port: int) -> MetricsServer:
+    """Answer from now on; 0 picks a free port. UsageError where the port cannot be had."""
+    try:
+        return MetricsServer(metrics, port)
+    except (OSError, OverflowError) as exc:
+        why = (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
+        raise UsageError(
+            f"metrics cannot be served on {HOST}:{port} ({why}): name another port, or 0 for any"
+        ) from exc

@@ -1,0 +1,43 @@
+"""The store's upkeep, on a thread of its own: it never delays a commit, and nothing depends on it.
+
+The process may end, or be killed, in the middle of it.
+"""
+
+import logging
+import queue
+import threading
+import time
+from pathlib import Path
+
+from streams.contract.errors import TidewheelError
+from streams.worker.metrics import Metrics
+from streams.worker.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Upkeep(threading.Thread):
+    """Keeps up a partition at every so many commits of it, one partition at a time."""
+
+    def __init__(self, folder: Path, every: int, metrics: Metrics) -> None:
+        super().__init__(name="upkeep", daemon=True)
+        self._folder, self._every, self._metrics = folder, every, metrics
+        self._due: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def committed(self, partition: int, commit: int) -> None:
+        """The partition's owner has made this commit."""
+        if commit % self._every == 0:
+            self._due.put(partition)
+
+    def run(self) -> None:
+        while True:
+            partition = self._due.get()
+            began = time.monotonic()
+            try:
+                Store(self._folder).keep_up(partition)
+            except TidewheelError as exc:
+                log.warning("upkeep of partition %d put off: %s", partition, exc)
+                continue
+            took = time.monotonic() - began
+            self._metrics.maintenance(took)
+            log.info("upkeep of partition %d took %.1f s", partition, took)

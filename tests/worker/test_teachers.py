@@ -1,0 +1,123 @@
+"""The teacher that the server offers, on a real Kafka: waited for, changed, refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from federation import release
+from federation.registry import Registry
+from federation.teacher import replace_teacher
+from streams.contract.artifact import WEIGHTS, Manifest, pack
+from streams.contract.bus import BrokerSettings, ensure_topics
+from streams.contract.delivery import teacher_key
+from streams.contract.errors import UsageError
+from streams.contract.learning import build_teacher, to_safetensors
+from streams.contract.signing import create_key, load_private_key
+from streams.contract.topics import RELEASES, topic_name, topic_specs
+from streams.worker.query import open_store
+from tests.worker.support import Fleet, batch, fleet, stop, until
+
+pytestmark = pytest.mark.kafka
+D = "d0"
+
+
+@pytest.fixture
+def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(kafka, tmp_path) as made:
+        made.options["teacher"] = None
+        ensure_topics(kafka, topic_specs(made.task.name, made.partitions))
+        yield made
+
+
+@pytest.fixture
+def registry(served: Fleet) -> Registry:
+    key = load_private_key(served.folder / "key.pem")
+    made = Registry(served.folder / "registry", served.task.name, 1, [key.public_key()])
+    made.add_teacher((served.folder / "teacher.tw").read_bytes())
+    return made
+
+
+def weights(served: Fleet, seed: int) -> bytes:
+    torch.manual_seed(seed)
+    return to_safetensors(build_teacher(served.task).state_dict())
+
+
+def scored_by(served: Fleet) -> dict[int, str]:
+    """seq -> the teacher's version."""
+    connection = open_store(served.store)
+    try:
+        return dict(connection.execute("select seq, teacher_model from scores").fetchall())
+    finally:
+        connection.close()
+
+
+def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
+    served: Fleet, registry: Registry
+) -> None:
+    worker = served.start()
+    until(lambda: "waiting for a teacher" in served.log("w0"), "it says what it waits for")
+    first = release.announce_teacher(served.producer, registry, "test")
+    assert first is not None
+    served.ready("w0", [0, 1])
+    served.send(batch(D, 0, [1, 2, 3], task=served.task))
+    served.wait_until_scored()
+
+    # What must not be used is refused by name, and changes nothing: a stranger's signature, and
+    # weights that do not fit.
+    stranger = create_key(served.folder / "stranger.pem")
+    manifest = Manifest(
+        kind="teacher", task=served.task.name, task_version=1, number=7, created_us=1, key="",
+        files=[],
+    )  # fmt: skip
+    key = load_private_key(served.folder / "key.pem")
+    for signer, data in ((stranger, weights(served, 1)), (key, b"no weights")):
+        other = Registry(
+            served.folder / f"other-{len(data)}", served.task.name, 1, [signer.public_key()]
+        )
+        other.add_teacher(pack(manifest, {WEIGHTS: data}, signer))
+        bad = release.announce_teacher(served.producer, other, "test")
+        assert bad is not None
+        until(lambda bad=bad: f"teacher {bad.model} refused" in served.log("w0"), "a refusal")  # type: ignore[misc]
+
+    artifact = replace_teacher(served.task, registry, key, weights(served, 2), "new.safetensors")
+    assert artifact.model.startswith("2-")
+    assert artifact.manifest.base == first.model
+    release.announce_teacher(served.producer, registry, "test")
+    until(lambda: f"teacher {artifact.model} instead of {first.model}" in served.log("w0"), "swap")
+    served.send(batch(D, 3, [11, 12], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served) == {
+        **dict.fromkeys(range(3), first.model), **dict.fromkeys((3, 4), artifact.model)
+    }  # fmt: skip
+    assert stop(worker) == 0
+
+    # A restart begins with the teacher that is offered.
+    served.start()
+    served.send(batch(D, 5, [21], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served)[5] == artifact.model
+
+
+def test_garbage_on_releases_is_passed_over(served: Fleet, registry: Registry) -> None:
+    topic = topic_name(served.task.name, RELEASES)
+    found = release.announce_teacher(served.producer, registry, "test")
+    assert found is not None
+    served.producer.put(topic, teacher_key(served.task.name), b"garbage")
+    served.producer.put(topic, served.task.name.encode(), found.encode())  # a device's, not ours
+    served.start()
+    served.send(batch(D, 0, [1], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served) == {0: found.model}
+
+
+def test_weights_that_do_not_fit_are_not_kept(served: Fleet, registry: Registry) -> None:
+    key, before = load_private_key(served.folder / "key.pem"), registry.teacher_path.read_bytes()
+    for data in (b"", b"garbage", to_safetensors(served.task.build_model().state_dict())):
+        with pytest.raises(UsageError, match=r"w\.safetensors does not fit"):
+            replace_teacher(served.task, registry, key, data, "w.safetensors")
+    empty = Registry(served.folder / "empty", served.task.name, 1, [key.public_key()])
+    with pytest.raises(UsageError, match="no teacher yet"):
+        replace_teacher(served.task, empty, key, weights(served, 1), "w.safetensors")
+    assert registry.teacher_path.read_bytes() == before
