@@ -14,8 +14,8 @@ from streams.contract.drift import (
     frozen_edges,
     minimum_segments,
     observe,
-    stability_index,
 )
+from streams.contract.judging import stability_index
 from streams.contract.task import Task
 
 
@@ -75,4 +75,7 @@ def accumulated(
 
 def _indices(reference: Reference, others: np.ndarray, counts: np.ndarray) -> list[float]:
     pairs = zip(reference.split(others), reference.split(counts), strict=True)
-    return [stability_index(a, b)[0] if a.n and b.n else 0.0 for (_, a), (_, b) in pairs]
+    return [
+        float(stability_index(a.counts, b.counts)) if a.n and b.n else 0.0
+        for (_, a), (_, b) in pairs
+    ]

@@ -1,7 +1,8 @@
 """Distances between two histograms of the same cells, and what PSI is by chance. Pure numpy.
 
-p and q are the shares of the cells, each summing to 1; the counts behind them are integers, so that
-histograms of windows, devices and workers merge by addition before a distance is taken.
+p and q are (..., cells), the shares of the cells, each summing to 1; a distance is (...), one for
+each pair. The counts behind them are integers, so that histograms of windows, devices and workers
+merge by addition before a distance is taken.
 """
 
 import numpy as np
@@ -12,101 +13,108 @@ Z_99 = 2.3263478740408408  # the normal distribution's 99th percentile
 Z_99_TWO_SIDED = 2.5758293035489004  # chi-square of 1 is the square of a normal value
 
 
-def shares(counts: np.ndarray, pseudo_count: float = 0.0) -> np.ndarray:
-    """(cells,) counts -> (cells,) shares; zeros where there is nothing at all."""
-    raised = counts + pseudo_count
-    total = raised.sum()
-    return np.asarray(raised / total if total else np.zeros(len(raised)), dtype=np.float64)
+def shares(counts: np.ndarray) -> np.ndarray:
+    """(..., cells) counts -> (..., cells) shares; zeros where there is nothing at all."""
+    total = counts.sum(axis=-1, keepdims=True)
+    return np.asarray(np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0))
 
 
-def psi(p: np.ndarray, q: np.ndarray) -> float:
+def raised_shares(counts: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Shares with PSEUDO_COUNT more in every cell that is not empty in both counts."""
+    held = (counts > 0) | (others > 0)
+    return shares(np.where(held, counts + PSEUDO_COUNT, 0.0))
+
+
+def psi(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Population stability index: sum of (p - q) ln(p / q), the Jeffreys divergence, in nats.
 
     Source: Siddiqi, Credit Risk Scorecards (2006); Jeffreys (1946). From 0 to infinity, symmetric.
     Cells that are empty on both sides add nothing; one that is empty on one side makes it infinite.
     """
-    held = (p > 0) | (q > 0)
-    p, q = p[held], q[held]
-    with np.errstate(divide="ignore"):
-        return float(np.sum((p - q) * (np.log(p) - np.log(q))))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = (p - q) * (np.log(p) - np.log(q))
+    return np.asarray(np.where((p > 0) | (q > 0), terms, 0.0).sum(axis=-1))
 
 
-def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
+def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Jensen-Shannon distance: sqrt((KL(p||m) + KL(q||m)) / 2) with m = (p + q) / 2, in nats.
 
     Source: Endres and Schindelin (2003). A metric, from 0 to sqrt(ln 2) = 0.8326.
     """
     middle = (p + q) / 2
-    return float(
-        np.sqrt(max(0.0, (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2))
-    )
+    both = _relative_entropy(p, middle) + _relative_entropy(q, middle)
+    return np.asarray(np.sqrt(np.maximum(0.0, both / 2)))
 
 
-def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
-    held = p > 0
-    return float(np.sum(p[held] * np.log(p[held] / q[held])))
+def _relative_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = p * np.log(p / q)
+    return np.asarray(np.where(p > 0, terms, 0.0).sum(axis=-1))
 
 
-def hellinger(p: np.ndarray, q: np.ndarray) -> float:
+def hellinger(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Hellinger distance: sqrt(sum of (sqrt p - sqrt q)^2 / 2). Source: Hellinger (1909).
 
     A metric without a unit, from 0 to 1 (no cell in common).
     """
-    return float(np.sqrt(np.sum((np.sqrt(p) - np.sqrt(q)) ** 2) / 2))
+    return np.asarray(np.sqrt(np.sum((np.sqrt(p) - np.sqrt(q)) ** 2, axis=-1) / 2))
 
 
-def total_variation(p: np.ndarray, q: np.ndarray) -> float:
+def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Total variation: sum of |p - q| / 2, the share of mass that has moved.
 
     A metric without a unit, from 0 to 1 (no cell in common).
     """
-    return float(np.sum(np.abs(p - q)) / 2)
+    return np.asarray(np.sum(np.abs(p - q), axis=-1) / 2)
 
 
-def kolmogorov_smirnov(p: np.ndarray, q: np.ndarray) -> float:
+def kolmogorov_smirnov(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Kolmogorov-Smirnov statistic: the largest |P - Q| of the cumulative shares at the edges.
 
     Source: Smirnov (1948). Needs ordered cells. From 0 to 1, without a unit; never above that of
     the samples themselves, which may differ more between two edges.
     """
-    return float(np.max(np.abs(np.cumsum(p - q)), initial=0.0))
+    return np.asarray(np.max(np.abs(np.cumsum(p - q, axis=-1)), axis=-1, initial=0.0))
 
 
-def wasserstein(p: np.ndarray, q: np.ndarray, edges: np.ndarray) -> float:
+def wasserstein(p: np.ndarray, q: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """First Wasserstein distance: the integral of |P - Q| between the outer edges.
 
-    p and q are (edges + 1,): below the first edge, between the edges, from the last one on. Mass
-    outside counts as lying on the outer edge, mass in a cell as spread evenly. Source: Vallender
-    (1973). In the values' own units, from 0 to the last edge less the first.
+    p and q are (..., edges + 1), edges (..., edges): below the first edge, between the edges, from
+    the last one on. Mass outside counts as lying on the outer edge, mass in a cell as spread
+    evenly. Source: Vallender (1973). In the values' own units, from 0 to the last edge less the
+    first.
     """
-    gap = np.cumsum(p - q)[:-1]  # P - Q at each edge, linear in between
-    left, right, width = gap[:-1], gap[1:], np.diff(edges)
+    gap = np.cumsum(p - q, axis=-1)[..., :-1]  # P - Q at each edge, linear in between
+    left, right, width = gap[..., :-1], gap[..., 1:], np.diff(edges, axis=-1)
     size = np.abs(left) + np.abs(right)
     crossing = left * right < 0
     squares = np.divide(left**2 + right**2, size, out=np.zeros_like(size), where=size > 0)
-    return float(np.sum(width * np.where(crossing, squares, size) / 2))
+    return np.asarray(np.sum(width * np.where(crossing, squares, size) / 2, axis=-1))
 
 
-def chi_square_99(freedom: int) -> float:
-    """The 99th percentile of chi-square, by Wilson and Hilferty (1931).
+def chi_square_99(freedom: np.ndarray | int) -> np.ndarray:
+    """The 99th percentile of chi-square, by Wilson and Hilferty (1931); 0 without freedom.
 
     Within 1 % from 2 degrees of freedom on; 1 degree has the exact value.
     """
-    if freedom < 1:
-        return 0.0
-    if freedom == 1:
-        return Z_99_TWO_SIDED**2
-    spread = 2 / (9 * freedom)
-    return float(freedom * (1 - spread + Z_99 * np.sqrt(spread)) ** 3)
+    degrees = np.asarray(freedom, np.float64)
+    spread = 2 / (9 * np.maximum(degrees, 1))
+    found = degrees * (1 - spread + Z_99 * np.sqrt(spread)) ** 3
+    return np.where(degrees < 1, 0.0, np.where(degrees == 1, Z_99_TWO_SIDED**2, found))
 
 
-def null_percentile(cells: int, n: float, m: float) -> float:
+def null_percentile(
+    cells: np.ndarray | int, n: np.ndarray | float, m: np.ndarray | float
+) -> np.ndarray:
     """The 99th percentile of PSI between independent samples of n and m from one distribution.
 
     PSI is then about (1/n + 1/m) times a chi-square of cells - 1 degrees of freedom; its mean is
     (cells - 1)(1/n + 1/m). Source: Yurdakul and Naranjo, Statistical properties of the population
     stability index (2020). Infinite where one of the samples is empty.
     """
-    if n <= 0 or m <= 0:
-        return float("inf")
-    return (1 / n + 1 / m) * chi_square_99(cells - 1)
+    n, m = np.asarray(n, np.float64), np.asarray(m, np.float64)
+    empty = (n <= 0) | (m <= 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = (1 / n + 1 / m) * chi_square_99(np.asarray(cells) - 1)
+    return np.where(empty, np.inf, found)

@@ -30,18 +30,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from streams.contract.distances import (
-    PSEUDO_COUNT,
-    hellinger,
-    jensen_shannon,
-    kolmogorov_smirnov,
-    null_percentile,
-    psi,
-    shares,
-    total_variation,
-    wasserstein,
-)
-from streams.contract.documents import ChannelDrift, Document, DriftReport
+from streams.contract.documents import Document
 from streams.contract.task import Task
 
 WINDOWS = 12
@@ -50,10 +39,16 @@ EFFECT = 0.25  # the usual rule of credit scoring: "the population has changed"
 MARGIN = 2.0
 BINS, TAIL = 4, 0.03
 CHANNELS = 256  # input channels that are watched, the first of the task
-DIGITS = 6  # of the figures in a report, which is stored with every window
-TOLD = 64  # comparisons that a report names, the worst ones
 
 Kind = Literal["mean", "spread", "answer"]
+
+
+def cells_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(n,) which cell each value falls into."""
+    cells = np.searchsorted(edges, values, side="right")
+    cells[np.isnan(values)] = len(edges) + 1
+    cells[np.isinf(values)] = len(edges) + 2
+    return np.asarray(cells)
 
 
 @dataclass(frozen=True)
@@ -70,10 +65,7 @@ class Histogram:
 
     def add(self, values: Sequence[float | None] | np.ndarray) -> "Histogram":
         """The histogram with these values counted as well; None and NaN are null."""
-        flat = np.asarray(values, np.float64).reshape(-1)
-        cells = np.searchsorted(self.edges, flat, side="right")
-        cells[np.isnan(flat)] = len(self.edges) + 1
-        cells[np.isinf(flat)] = len(self.edges) + 2
+        cells = cells_of(self.edges, np.asarray(values, np.float64).reshape(-1))
         counted = np.bincount(cells, minlength=len(self.counts)).astype(np.int64)
         return Histogram(self.edges, self.counts + counted)
 
@@ -143,11 +135,24 @@ class Reference(Document):
 
     def count(self, observations: "Observations") -> np.ndarray:
         """(cells,) int64 of some segments, feature after feature; 0 for what is not observed."""
-        parts = [
-            Histogram.empty(f.edges).add(observations.get((f.channel, f.kind), ())).counts
-            for f in self.features
-        ]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+        return np.asarray(self.count_by(observations, None, 1)[0])
+
+    def count_by(
+        self, observations: "Observations", owner: np.ndarray | None, owners: int
+    ) -> np.ndarray:
+        """(owners, cells) as `count`; owner (n,) is the row to which each segment counts."""
+        parts = [np.zeros((owners, 0), np.int64)]
+        for feature in self.features:
+            size = len(feature.counts)
+            values = observations.get((feature.channel, feature.kind))
+            if values is None:
+                parts.append(np.zeros((owners, size), np.int64))
+                continue
+            cells = cells_of(np.asarray(feature.edges), values)
+            cells = cells if owner is None else cells + size * owner
+            counted = np.bincount(cells, minlength=owners * size)
+            parts.append(counted.reshape(owners, size).astype(np.int64))
+        return np.concatenate(parts, axis=1)
 
     def split(self, counts: np.ndarray) -> Iterator[tuple[Feature, Histogram]]:
         """The histogram of each feature from a vector of counts."""
@@ -196,63 +201,3 @@ def frozen_edges(task: Task, kind: Kind, values: np.ndarray) -> np.ndarray:
     if high - low < least:
         low, high = low - least, high + least
     return np.linspace(low, high, BINS + 1)
-
-
-def stability_index(reference: Histogram, current: Histogram) -> tuple[float, int]:
-    """PSI with PSEUDO_COUNT in every cell that is not empty on both sides, and their number."""
-    held = (reference.counts > 0) | (current.counts > 0)
-    p = shares(reference.counts[held], PSEUDO_COUNT)
-    q = shares(current.counts[held], PSEUDO_COUNT)
-    return psi(p, q), int(held.sum())
-
-
-def judge(
-    feature: Feature, current: Histogram, *, independent: float = 1.0, decide: bool = True
-) -> ChannelDrift:
-    """Compare one feature; without `decide`, or with nothing to compare, there is no alarm."""
-    reference, n = feature.histogram, current.n
-    index, cells = stability_index(reference, current)
-    p, q = shares(reference.counts), shares(current.counts)
-    inner, outer = (shares(h.counts[:-2]) for h in (reference, current))  # what has a place
-    ordered = feature.ordered and bool(inner.any() and outer.any())
-    chance = null_percentile(cells, n * independent, reference.n * independent)
-    threshold = max(feature.effect, min(chance, 1e9))
-    return ChannelDrift(
-        channel=feature.channel,
-        kind=feature.kind,
-        n=n,
-        psi=round(index, DIGITS),
-        jensen_shannon=round(jensen_shannon(p, q), DIGITS),
-        hellinger=round(hellinger(p, q), DIGITS),
-        total_variation=round(total_variation(p, q), DIGITS),
-        kolmogorov_smirnov=round(kolmogorov_smirnov(inner, outer), DIGITS) if ordered else None,
-        wasserstein=round(wasserstein(inner, outer, reference.edges), DIGITS) if ordered else None,
-        threshold=round(threshold, DIGITS),
-        alarm=bool(decide and n and reference.n and index > threshold),
-    )
-
-
-def judge_all(reference: Reference, counts: np.ndarray, *, windows: int) -> DriftReport:
-    """Compare the summed counts of `windows` windows: every feature, the worst channel, the share.
-
-    The worst has the largest PSI for its threshold. A channel has drifted where its mean or its
-    spread has; the predictions count as one channel, or one for each target.
-    """
-    pairs = list(reference.split(counts))
-    segments = max((current.n for _, current in pairs), default=0)
-    decide = segments >= reference.minimum
-    independent = reference.independent
-    found = [judge(f, current, independent=independent, decide=decide) for f, current in pairs]
-    found = [drift for drift in found if drift.n]
-    found.sort(key=lambda drift: -drift.psi / (drift.threshold or 1e-9))
-    channels = {drift.channel for drift in found}
-    drifted = {drift.channel for drift in found if drift.alarm}
-    return DriftReport(
-        windows=windows,
-        segments=segments,
-        decided=decide,
-        alarm=bool(drifted),
-        worst=found[0].channel if found else None,
-        share=len(drifted) / len(channels) if channels else 0.0,
-        channels=found[:TOLD],
-    )

@@ -210,7 +210,7 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
     seqs = rows.column("seq").to_numpy()
     if len(seqs) != last - first + 1 or not np.array_equal(seqs, np.arange(first, last + 1)):
         raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
-    times = rows.column("time").cast(pa.int64()).to_numpy()
+    times = times_us(rows.column("time"))
     if (times < 0).any() or (times > 2**55).any():
         raise MalformedRecord("bad-time", "an event time is before 1970 or beyond the year 3100")
     for model in pa.compute.unique(rows.column("model")).to_pylist():
@@ -218,13 +218,19 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
             raise MalformedRecord("bad-model", f"no name of a model version: {model[:40]!r}")
     for name in ("outputs", "label", "segment"):
         column = rows.column(name)
-        if not np.isfinite(column.flatten().to_numpy(zero_copy_only=False)).all():
+        whole = column.null_count == 0
+        values = float_rows(column, column.type.list_size) if whole else _known(column)
+        if not np.isfinite(values).all():
             raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
     labels = rows.column("label").flatten().to_numpy(zero_copy_only=False)
     if task.classes and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any():
         raise MalformedRecord("bad-label", f"a label is no class index 0..{task.outputs - 1}")
     if task.upload == "segment" and rows.column("segment").null_count:
         raise MalformedRecord("no-segment", "the teacher needs the segment of every event")
+
+
+def _known(column: pa.Array) -> np.ndarray:
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False))
 
 
 def _text(fields: Mapping[str, bytes], name: str) -> str:
@@ -245,12 +251,16 @@ def _number(fields: Mapping[str, bytes], name: str) -> int:
 
 def float_rows(column: pa.Array, width: int) -> np.ndarray:
     """A list column without nulls as (rows, width) float32, without a copy where possible."""
+    if isinstance(column, pa.FixedSizeListArray):  # `flatten` would copy a slice
+        values = column.values.to_numpy(zero_copy_only=False)
+        begin = column.offset * width
+        return np.asarray(values[begin : begin + len(column) * width].reshape(-1, width))
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), width)
 
 
 def times_us(column: pa.Array) -> np.ndarray:
     """A timestamp column as int64 microseconds."""
-    return np.asarray(column.cast(pa.int64()).to_numpy())
+    return np.asarray(column.view(pa.int64()).to_numpy())
 
 
 def event_rows(

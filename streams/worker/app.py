@@ -6,6 +6,7 @@ store has another owner for a partition, or Faust has failed; whoever supervises
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -59,6 +60,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     upkeep.start()
 
     async def main() -> None:
+        gc.freeze()  # what is loaded stays: collections need not look at it
         app = make_app(task, settings)
         broker = FaustBroker(app, topic_name(task.name, EVENTS))
         committer = Committer(
@@ -282,6 +284,7 @@ class Worker:
             self._measure_lag()
             with contextlib.suppress(TimeoutError):
                 pause = max(0.01, self._settings.flush_s - took)
+                pause = 0.01 if self._committer.behind else pause
                 await asyncio.wait_for(self._stop.wait(), pause)
 
     def _measure_lag(self) -> None:

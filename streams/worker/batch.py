@@ -16,7 +16,7 @@ from streams.contract.drift import Reference
 from streams.contract.task import Task
 from streams.worker.drift import DriftWatch
 from streams.worker.partition import Position
-from streams.worker.rows import ScoredWindow, segments_of_window
+from streams.worker.rows import ScoredWindow, outputs_of, segments_of
 from streams.worker.scoring import TeacherFailed
 from streams.worker.windows import Window
 
@@ -103,22 +103,44 @@ class BatchScorer:
     def score(self, windows: Sequence[Window], positions: Mapping[int, Position]) -> Batch:
         """Score all windows in one call of the teacher."""
         batch = Batch(self._teacher.name)
-        results = self._results(windows)
-        revisions = self._revisions(windows, positions)
+        segments = segments_of(self._task, windows) if self._task.upload == "segment" else None
+        results: Sequence[np.ndarray | TeacherFailed | None] = [None] * len(windows)
+        ends = np.cumsum([window.rows for window in windows])
+        if segments is not None:
+            results = self._teacher.score(np.split(segments, ends[:-1]) if windows else [])
         for window, result in zip(windows, results, strict=True):
             if isinstance(result, TeacherFailed):
                 batch.failed.append((window, str(result)))
-                continue
-            commit = positions[window.partition].commit + 1
-            revision = revisions[window.device, window.start]
-            drift = None if self._drift is None else self._drift.observe(window)
-            batch.scored.append(ScoredWindow(window, result, revision, commit, drift))
+        sound = [not isinstance(result, TeacherFailed) for result in results]
+        batch.scored = self._scored(windows, results, sound, segments, positions)
         return batch
 
-    def _results(self, windows: Sequence[Window]) -> Sequence[np.ndarray | TeacherFailed | None]:
-        if self._task.upload != "segment":
-            return [None] * len(windows)
-        return self._teacher.score([segments_of_window(self._task, w) for w in windows])
+    def _scored(
+        self,
+        windows: Sequence[Window],
+        results: Sequence[np.ndarray | TeacherFailed | None],
+        sound: Sequence[bool],
+        segments: np.ndarray | None,
+        positions: Mapping[int, Position],
+    ) -> list[ScoredWindow]:
+        if segments is not None and not all(sound):
+            segments = segments[np.repeat(sound, [window.rows for window in windows])]
+        kept = [window for window, good in zip(windows, sound, strict=True) if good]
+        drift: Sequence[str | None] = [None] * len(kept)
+        if self._drift is not None:
+            drift = self._drift.observe(kept, segments, outputs_of(self._task, kept))
+        revisions = self._revisions(kept, positions)
+        scored = [result for result in results if not isinstance(result, TeacherFailed)]
+        return [
+            ScoredWindow(
+                window,
+                result,
+                revisions[window.device, window.start],
+                positions[window.partition].commit + 1,
+                text,
+            )
+            for window, result, text in zip(kept, scored, drift, strict=True)
+        ]
 
     def _revisions(
         self, windows: Iterable[Window], positions: Mapping[int, Position]

@@ -48,6 +48,7 @@ from streams.worker.windows import Message, Piece, Window
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
 OVERHEAD = 2000  # bytes of a message in memory beside its value
 LETTERS = 1000  # that may wait for a flush
+FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -116,6 +117,11 @@ class Committer:
     def full(self) -> bool:
         """Whether so much is buffered that no message may be taken in for now."""
         return self._crowded or len(self._letters) >= LETTERS
+
+    @property
+    def behind(self) -> bool:
+        """Whether another flush has work already."""
+        return any(state.behind for state in self.partitions.values())
 
     @property
     def _crowded(self) -> bool:
@@ -189,8 +195,9 @@ class Committer:
 
     def _collect(self, now_s: float) -> Work:
         work = Work()
+        limit = FLUSH_ROWS // max(1, len(self.partitions))
         for partition, state in self.partitions.items():
-            work.windows += state.close(now_s)
+            work.windows += state.close(now_s, limit)
             work.drops += [(partition, declared) for declared in state.take_drops()]
             work.unbelieved += [(partition, piece) for piece in state.take_unbelieved()]
         if self._crowded and not work.windows:  # no window is due: close early, and revise later

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from streams.contract.documents import Document, DriftReport
-from streams.contract.drift import Reference, judge_all, observe
+from streams.contract.drift import Reference, observe
 from streams.contract.errors import MalformedRecord
+from streams.contract.judging import Judge
 from streams.contract.task import Task
-from streams.worker.rows import outputs_of_window, segments_of_window
 from streams.worker.windows import Window
 
 
@@ -41,6 +41,7 @@ class DriftWatch:
     def __init__(self, task: Task, reference: Reference) -> None:
         self._task = task
         self._reference = reference
+        self._judge = Judge(reference)
         self._name = _name(reference)
         self._devices: dict[str, dict[int, np.ndarray]] = {}  # window start -> counts
 
@@ -61,18 +62,31 @@ class DriftWatch:
             if found.reference == self._name and len(found.counts) == self._reference.cells:
                 self._add(device, start, np.asarray(found.counts, np.int64))
 
-    def observe(self, window: Window) -> str:
-        """Count a closed window; what the store is to keep of it."""
-        segments = None
-        if self._task.upload == "segment":
-            segments = segments_of_window(self._task, window)
-        observations = observe(self._task, segments, outputs_of_window(self._task, window))
-        counts = self._reference.count(observations)
-        windows = self._add(window.device, window.start, counts)
-        total = np.asarray(np.sum(list(windows.values()), axis=0, dtype=np.int64))
-        report = judge_all(self._reference, total, windows=len(windows))
-        drift = WindowDrift(reference=self._name, counts=counts.tolist(), report=report)
-        return drift.encode().decode()
+    def observe(
+        self, windows: Sequence[Window], segments: np.ndarray | None, outputs: np.ndarray
+    ) -> list[str]:
+        """Count closed windows, in their order; what the store is to keep of each.
+
+        segments (rows, channels, samples) and outputs (rows, outputs) are of all of them, one after
+        the other; segments is None where the task uploads none.
+        """
+        if not windows:
+            return []
+        owner = np.repeat(np.arange(len(windows)), [window.rows for window in windows])
+        observations = observe(self._task, segments, outputs)
+        counts = self._reference.count_by(observations, owner, len(windows))
+        totals, numbers = [], []
+        for window, own in zip(windows, counts, strict=True):
+            last = self._add(window.device, window.start, own)
+            totals.append(np.sum(list(last.values()), axis=0, dtype=np.int64))
+            numbers.append(len(last))
+        reports = self._judge.reports(np.stack(totals), numbers)
+        return [
+            WindowDrift.model_construct(reference=self._name, counts=own, report=report)
+            .encode()
+            .decode()
+            for own, report in zip(counts.tolist(), reports, strict=True)
+        ]
 
     def _add(self, device: str, start: int, counts: np.ndarray) -> dict[int, np.ndarray]:
         """The device's last windows with these counts; rows of an older one are counted no more."""

@@ -69,6 +69,7 @@ class PartitionState:
         self._messages: deque[Message] = deque()
         self._first: int | None = None  # the lowest offset of this assignment
         self._next = 0
+        self._due: deque[Window] = deque()
         self._drops: list[DeclaredDrop] = []
         self._unbelieved: list[Piece] = []
 
@@ -163,9 +164,26 @@ class PartitionState:
         pieces, self._unbelieved = self._unbelieved, []
         return pieces
 
-    def close(self, now_s: float) -> list[Window]:
-        """Take out the windows that are due."""
-        return self._take(lambda windows: windows.due(self._task, now_s))
+    def close(self, now_s: float, limit: int) -> list[Window]:
+        """Take out windows that are due, in the order in which they came to be, up to about
+        `limit` rows; never two of the same device and start: the second is the next revision."""
+        self._due += self._take(lambda windows: windows.due(self._task, now_s))
+        closed: list[Window] = []
+        seen: set[tuple[str, int]] = set()
+        rows = 0
+        while self._due and rows < limit:
+            key = self._due[0].device, self._due[0].start
+            if key in seen:
+                break
+            seen.add(key)
+            closed.append(self._due.popleft())
+            rows += closed[-1].rows
+        return closed
+
+    @property
+    def behind(self) -> bool:
+        """Whether windows are due that the last flush did not take."""
+        return bool(self._due)
 
     def relieve(self) -> list[Window]:
         """Take out the windows that hold the older half of the messages in flight."""

@@ -3,8 +3,6 @@
 The same rows give the same messages, whether they were just made or are read from the store.
 """
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypedDict
@@ -19,7 +17,7 @@ from streams.contract.documents import (
     TargetError,
     WindowReport,
 )
-from streams.contract.records import SCORES_1, Headers, encode_batch, score_schema
+from streams.contract.records import SCORES_1, Headers, encode_batch, float_rows, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.drift import WindowDrift
@@ -44,25 +42,24 @@ class Outgoing:
 
 def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
     """The messages of one commit's rows: per (device, window, revision) its scores and a report."""
-    messages = []
-    for part in _revisions(rows):
-        report = window_report(task, part)
-        partition = part.column("partition")[0].as_py()
+    if not rows.num_rows:
+        return []
+    columns, messages, step = _columns(task, rows), [], rows_per_message(task)
+    scores_topic, windows_topic = topic_name(task.name, SCORES), topic_name(task.name, WINDOWS)
+    for begin, end in pairwise(columns.edges):
+        report = _report(task, columns, begin, end)
+        partition = columns.rows.column("partition")[begin].as_py()
         device = report.device.encode()
         headers: Headers = [
             ("device", device),
             ("window", str(report.window_us).encode()),
             ("revision", str(report.revision).encode()),
         ]
-        step = rows_per_message(task)
-        scores = part.select(score_schema().names)
-        for i, begin in enumerate(range(0, part.num_rows, step)):
-            value = encode_batch(scores.slice(begin, step).combine_chunks().to_batches()[0])
+        for i, first in enumerate(range(begin, end, step)):
+            value = encode_batch(columns.rows.slice(first, min(step, end - first)))
             extra = [("schema", SCORES_1.encode()), *headers, ("part", str(i).encode())]
-            topic = topic_name(task.name, SCORES)
-            messages.append(Outgoing(topic, partition, device, value, extra))
-        topic = topic_name(task.name, WINDOWS)
-        messages.append(Outgoing(topic, partition, device, report.encode(), headers))
+            messages.append(Outgoing(scores_topic, partition, device, value, extra))
+        messages.append(Outgoing(windows_topic, partition, device, report.encode(), headers))
     return messages
 
 
@@ -71,55 +68,102 @@ def rows_per_message(task: Task) -> int:
     return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 8 * task.outputs + 4 * task.label_size)))
 
 
-def _revisions(rows: pa.Table) -> Iterator[pa.Table]:
-    table = rows.select([*score_schema().names, DRIFT.name]).sort_by(
-        [(name, "ascending") for name in ORDER]
-    )
-    table = table.combine_chunks()
-    if not table.num_rows:
-        return
-    changed = np.zeros(table.num_rows - 1, bool)
+@dataclass(frozen=True)
+class _Columns:
+    """A commit's rows in ORDER, and what the reports of their windows sum over, row by row.
+
+    rows has the columns of `scores`; a window's revision lies between two `edges`. teacher and
+    labels are zeros where `compared` and `labelled` say that there is none.
+    """
+
+    rows: pa.RecordBatch
+    edges: list[int]
+    drift: list[str | None]
+    models: np.ndarray  # codes
+    names: list[str]  # by code
+    outputs: np.ndarray  # (rows, outputs)
+    teacher: np.ndarray  # (rows, outputs)
+    compared: np.ndarray
+    agrees: np.ndarray
+    labelled: np.ndarray
+    correct: np.ndarray
+    teacher_correct: np.ndarray
+
+
+def _columns(task: Task, rows: pa.Table) -> _Columns:
+    table = rows.select([*score_schema().names, DRIFT.name])
+    table = table.sort_by([(name, "ascending") for name in ORDER]).combine_chunks()
+    (batch,) = table.to_batches()
+    changed = np.zeros(batch.num_rows - 1, bool)
     for name in ORDER[:3]:
-        column = table.column(name).combine_chunks().dictionary_encode()
-        codes = column.indices.to_numpy()
+        codes = batch.column(name).dictionary_encode().indices.to_numpy()
         changed |= codes[1:] != codes[:-1]
-    edges = [0, *(np.flatnonzero(changed) + 1).tolist(), table.num_rows]
-    for begin, end in pairwise(edges):
-        yield table.slice(begin, end - begin)
+    models = batch.column("model").dictionary_encode()
+    compared = batch.column("agrees").is_valid().to_numpy(zero_copy_only=False)
+    labelled = batch.column("correct").is_valid().to_numpy(zero_copy_only=False)
+    teacher = _values(batch.column("teacher"), task.outputs)
+    labels = _values(batch.column("label"), task.label_size)
+    return _Columns(
+        rows=batch.select(score_schema().names),
+        edges=[0, *(np.flatnonzero(changed) + 1).tolist(), batch.num_rows],
+        drift=batch.column(DRIFT.name).to_pylist(),
+        models=models.indices.to_numpy(),
+        names=models.dictionary.to_pylist(),
+        outputs=float_rows(batch.column("outputs"), task.outputs),
+        teacher=teacher,
+        compared=compared,
+        agrees=batch.column("agrees").fill_null(False).to_numpy(zero_copy_only=False),
+        labelled=labelled,
+        correct=batch.column("correct").fill_null(False).to_numpy(zero_copy_only=False),
+        teacher_correct=compared & labelled & task.correct(teacher, labels),
+    )
 
 
-def window_report(task: Task, rows: pa.Table) -> WindowReport:
-    """The report of one window's revision from its rows."""
-    first = {name: rows.column(name)[0] for name in ("device", "revision", "teacher_model")}
-    start = int(rows.column("window").cast(pa.int64())[0].as_py())
-    outputs = np.asarray(rows.column("outputs").to_pylist(), np.float32)
+def _values(column: pa.Array, width: int) -> np.ndarray:
+    """(rows, width) float32 of a list column; zeros where a row is null or empty."""
+    found = np.zeros((len(column), width), np.float32)
+    held = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) == width
+    if held.any():
+        found[held] = float_rows(column.filter(pa.array(held)), width)
+    return found
+
+
+def _report(task: Task, columns: _Columns, begin: int, end: int) -> WindowReport:
+    """The report of one window's revision."""
+    first = columns.rows.slice(begin, 1)
+    start = int(first.column("window").view(pa.int64())[0].as_py())
+    revision = first.column("revision")[0].as_py()
+    outputs = columns.outputs[begin:end]
     return WindowReport(
         task=task.name,
-        device=first["device"].as_py(),
+        device=first.column("device")[0].as_py(),
         window_us=start,
         end_us=start + task.window_us,
-        revision=first["revision"].as_py(),
-        events=rows.num_rows,
-        teacher_model=first["teacher_model"].as_py(),
-        models=_by_model(task, rows),
-        late=first["revision"].as_py() > 0,
+        revision=revision,
+        events=end - begin,
+        teacher_model=first.column("teacher_model")[0].as_py(),
+        models=_by_model(columns, begin, end),
+        late=revision > 0,
         confidence=_confidence(outputs) if task.classes else None,
-        drift=_drift(rows),
-        **_against_teacher(task, rows, outputs),
+        drift=_drift(columns.drift[begin:end]),
+        **_against_teacher(task, columns, begin, end),
     )
 
 
-def _by_model(task: Task, rows: pa.Table) -> dict[str, ModelWindow]:
-    models = _named_models(rows.column("model").to_pylist())
-    compared = rows.column("agrees").is_valid().to_numpy()
-    agrees = rows.column("agrees").fill_null(False).to_numpy()
-    labelled = rows.column("correct").is_valid().to_numpy()
-    correct = rows.column("correct").fill_null(False).to_numpy()
-    teacher = _teacher_correct(task, rows, compared & labelled)
-    counted = {}
-    for model in sorted(set(models.tolist())):
-        of = models == model
-        counted[model] = ModelWindow(
+def _by_model(columns: _Columns, begin: int, end: int) -> dict[str, ModelWindow]:
+    """By version; those beyond the most frequent MODELS count as OTHER, so that a report stays
+    small whatever a device calls its models."""
+    codes = columns.models[begin:end]
+    found, events = np.unique(codes, return_counts=True)
+    frequent = found[np.argsort(-events, kind="stable")[:MODELS]].tolist()
+    groups = [(columns.names[code], codes == code) for code in frequent]
+    if len(found) > MODELS:
+        groups.append((OTHER, ~np.isin(codes, frequent)))
+    compared, agrees = columns.compared[begin:end], columns.agrees[begin:end]
+    labelled, correct = columns.labelled[begin:end], columns.correct[begin:end]
+    teacher = columns.teacher_correct[begin:end]
+    return {
+        name: ModelWindow(
             events=int(of.sum()),
             compared=int((of & compared).sum()),
             agreeing=int((of & agrees).sum()),
@@ -127,7 +171,8 @@ def _by_model(task: Task, rows: pa.Table) -> dict[str, ModelWindow]:
             correct=int((of & correct).sum()),
             teacher_correct=int((of & teacher).sum()),
         )
-    return counted
+        for name, of in sorted(groups, key=lambda group: group[0])
+    }
 
 
 def _confidence(outputs: np.ndarray) -> float:
@@ -141,16 +186,16 @@ class _Compared(TypedDict, total=False):
     errors: dict[str, TargetError]
 
 
-def _against_teacher(task: Task, rows: pa.Table, outputs: np.ndarray) -> _Compared:
+def _against_teacher(task: Task, columns: _Columns, begin: int, end: int) -> _Compared:
     """The answers by the teacher's class, or their errors by target, where the teacher scored."""
-    compared = rows.column("agrees").is_valid().to_numpy()
+    compared = columns.compared[begin:end]
     if not compared.any():
         return {}
-    chosen = rows.filter(pa.array(compared))
-    teacher = np.asarray(chosen.column("teacher").to_pylist(), np.float32)
+    teacher = columns.teacher[begin:end][compared]
     if task.targets:
-        return {"errors": _errors(task, outputs[compared].astype(np.float64) - teacher)}
-    classes, agrees = teacher.argmax(axis=1), chosen.column("agrees").to_numpy()
+        outputs = columns.outputs[begin:end][compared]
+        return {"errors": _errors(task, outputs.astype(np.float64) - teacher)}
+    classes, agrees = teacher.argmax(axis=1), columns.agrees[begin:end][compared]
     events = np.bincount(classes, minlength=task.outputs).tolist()
     agreeing = np.bincount(classes[agrees], minlength=task.outputs).tolist()
     return {
@@ -175,27 +220,7 @@ def _errors(task: Task, errors: np.ndarray) -> dict[str, TargetError]:
     }
 
 
-def _drift(rows: pa.Table) -> DriftReport | None:
-    """What was stored with the rows when they were scored."""
-    stored = rows.column(DRIFT.name).drop_null()
-    if not len(stored):
-        return None
-    return WindowDrift.decode(stored[0].as_py().encode()).report
-
-
-def _named_models(models: list[str]) -> np.ndarray:
-    """The rows' model versions; those beyond the most frequent MODELS count as OTHER, so that a
-    report stays small whatever a device calls its models."""
-    frequent = {name for name, _ in Counter(models).most_common(MODELS)}
-    return np.asarray([name if name in frequent else OTHER for name in models])
-
-
-def _teacher_correct(task: Task, rows: pa.Table, where: np.ndarray) -> np.ndarray:
-    """(rows,) whether the teacher's answer is the true label, False where either is missing."""
-    result = np.zeros(rows.num_rows, bool)
-    if where.any():
-        chosen = rows.filter(pa.array(where))
-        answers = np.asarray(chosen.column("teacher").to_pylist(), np.float32)
-        labels = np.asarray(chosen.column("label").to_pylist(), np.float32)
-        result[where] = task.correct(answers, labels)
-    return result
+def _drift(stored: list[str | None]) -> DriftReport | None:
+    """What was stored with one of the rows when they were scored."""
+    text = next((text for text in stored if text is not None), None)
+    return None if text is None else WindowDrift.decode(text.encode()).report

@@ -36,17 +36,21 @@ def store_schema() -> pa.Schema:
     return score_schema().append(DAY).append(DRIFT)
 
 
-def segments_of_window(task: Task, window: Window) -> np.ndarray:
-    """(rows, channels, samples) float32, in the order of the window's pieces."""
+def segments_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
+    """(rows, channels, samples) float32 of windows, one after the other, in the order of their
+    pieces."""
     channels, samples = task.segment_shape
-    parts = [float_rows(p.events.rows.column("segment"), channels * samples) for p in window.pieces]
-    return np.concatenate(parts).reshape(-1, channels, samples)
+    pieces = [piece for window in windows for piece in window.pieces]
+    width = channels * samples
+    parts = [float_rows(piece.events.rows.column("segment"), width) for piece in pieces]
+    return np.concatenate([np.zeros((0, width), np.float32), *parts]).reshape(-1, channels, samples)
 
 
-def outputs_of_window(task: Task, window: Window) -> np.ndarray:
-    """The devices' answers: (rows, outputs) float32, in the order of the window's pieces."""
-    columns = [p.events.rows.column("outputs") for p in window.pieces]
-    return np.concatenate([float_rows(column, task.outputs) for column in columns])
+def outputs_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
+    """The devices' answers: (rows, outputs) float32, in the same order."""
+    columns = [p.events.rows.column("outputs") for window in windows for p in window.pieces]
+    parts = [float_rows(column, task.outputs) for column in columns]
+    return np.concatenate([np.zeros((0, task.outputs), np.float32), *parts])
 
 
 def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -> pa.Table:
@@ -54,7 +58,8 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     pieces = [piece for one in scored for piece in one.window.pieces]
     counts = [piece.rows for piece in pieces]
     windows = [one for one in scored for _ in one.window.pieces]
-    events = pa.Table.from_batches([piece.events.rows for piece in pieces]).combine_chunks()
+    kept = [piece.events.rows.drop_columns(["segment"]) for piece in pieces]
+    events = pa.Table.from_batches(kept).combine_chunks()
     repeat = np.repeat(np.arange(len(pieces)), counts)
     outputs = _matrix(events.column("outputs"), task.outputs)
     labels, known = _labels(events.column("label"), task.label_size)

@@ -15,7 +15,7 @@ from streams.contract.learning import build_teacher, load_weights
 from streams.contract.signing import load_public_key
 from streams.contract.task import Task
 
-ROWS_PER_CALL = 1024  # of padded segments: bounds the memory of one forward pass
+ROWS_PER_CALL = 256  # of padded segments: a forward pass that stays in the processor's cache
 
 
 class TeacherFailed(Exception):

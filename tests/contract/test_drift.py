@@ -20,18 +20,17 @@ from streams.contract.distances import (
     total_variation,
     wasserstein,
 )
+from streams.contract.documents import ChannelDrift, DriftReport
 from streams.contract.drift import (
     Feature,
     Histogram,
     Reference,
     frozen_edges,
-    judge,
-    judge_all,
     minimum_segments,
     observe,
-    stability_index,
 )
 from streams.contract.errors import MalformedRecord
+from streams.contract.judging import Judge, judge_all, stability_index
 from tests.contract.evidently_figures import class_samples, edges, figures, samples
 from tests.fakes.tiny_task import task
 
@@ -194,15 +193,11 @@ def test_the_null_percentile_is_passed_by_chance_once_in_a_hundred_times(n: int,
     p = np.array([0.05, 0.2, 0.25, 0.25, 0.2, 0.05])
     limit = null_percentile(len(p), n, m)
     found = [
-        stability_index(of(noise.multinomial(m, p)), of(noise.multinomial(n, p)))[0]
+        float(stability_index(noise.multinomial(m, p), noise.multinomial(n, p)))
         for _ in range(4000)
     ]
     assert 0.004 < np.mean(np.array(found) > limit) < 0.018
     assert np.mean(found) == pytest.approx((len(p) - 1) * (1 / n + 1 / m), rel=0.15)
-
-
-def of(counts: np.ndarray) -> Histogram:
-    return Histogram(np.arange(len(counts) - 1.0), np.array([*counts, 0, 0], np.int64))
 
 
 # Decisions
@@ -217,6 +212,15 @@ def feature(counts: list[int], effect: float = 0.1, *, ordered: bool = True) -> 
         counts=counts,
         effect=effect,
     )
+
+
+def judge(
+    feature: Feature, current: Histogram, *, independent: float = 1.0, decide: bool = True
+) -> ChannelDrift:
+    minimum = 1 if decide else 1_000_000
+    frozen = Reference(minimum=minimum, independent=independent, features=[feature])
+    (found,) = judge_all(frozen, current.counts, windows=1).channels
+    return found
 
 
 REFERENCE = [50, 200, 250, 300, 200, 0, 0]
@@ -245,8 +249,9 @@ def test_nulls_and_infinite_values_are_drift_like_any_other() -> None:
 
 
 def test_nothing_to_compare_is_no_alarm() -> None:
-    empty = Histogram.empty(EDGES)
-    assert not judge(feature(REFERENCE), empty).alarm
+    frozen = Reference(minimum=1, independent=1.0, features=[feature(REFERENCE)])
+    nobody = judge_all(frozen, Histogram.empty(EDGES).counts, windows=0)
+    assert (nobody.alarm, nobody.worst, nobody.channels) == (False, None, [])
     assert not judge(feature([0] * 7), Histogram(np.array(EDGES), np.array(REFERENCE))).alarm
     nothing = Histogram(np.array(EDGES), np.array([0, 0, 0, 0, 0, 300, 0]))
     assert judge(feature(REFERENCE), nothing).wasserstein is None
@@ -285,6 +290,24 @@ def test_the_report_names_the_worst_channel_and_the_share_that_drifted() -> None
     few = observe(task, segments[:59], outputs[:59])
     early = judge_all(frozen, frozen.count(few), windows=1)
     assert (early.alarm, early.decided, early.worst) == (False, False, "y")
+
+
+def test_many_windows_at_once_are_judged_as_each_alone() -> None:
+    frozen, noise = reference(), np.random.default_rng(7)
+    segments, outputs = noise.normal(size=(900, 2, 20)), noise.normal(size=(900, 3))
+    segments[300:, 0] *= 3
+    owner = np.repeat([0, 1, 3], 300)
+    together = frozen.count_by(observe(task, segments, outputs), owner, 4)
+    alone = [
+        frozen.count(observe(task, segments[owner == i], outputs[owner == i])) for i in range(4)
+    ]
+    assert together.tolist() == [counts.tolist() for counts in alone]
+    reports = Judge(frozen).reports(together, [1, 2, 3, 4])
+    each = [judge_all(frozen, counts, windows=i + 1) for i, counts in enumerate(alone)]
+    assert reports == each
+    assert [report.alarm for report in reports] == [False, True, False, True]
+    for report in reports:
+        assert DriftReport.decode(report.encode()) == report
 
 
 def test_counts_of_windows_add_up_to_those_of_all_their_segments() -> None:

@@ -6,7 +6,8 @@ import pytest
 from federation.dataset import Segments, segments_of_device
 from federation.reference import accumulated, make_reference
 from streams.contract.documents import DriftReport
-from streams.contract.drift import WINDOWS, Reference, judge_all
+from streams.contract.drift import WINDOWS, Reference
+from streams.contract.judging import judge_all
 from streams.tasks.har import task
 
 OTHERWISE = ("person-09", "person-10", "person-16")  # acc-y is turned round from recording 2 on

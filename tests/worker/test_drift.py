@@ -10,6 +10,7 @@ import pytest
 
 from streams.contract.documents import DriftReport, WindowReport
 from streams.worker.drift import DriftWatch, WindowDrift
+from streams.worker.rows import outputs_of, segments_of
 from streams.worker.store import SCORES, Store
 from streams.worker.windows import Message, Window, split
 from tests.fakes.tiny_task import task
@@ -148,23 +149,30 @@ def test_it_is_stored_once_for_each_report_and_sent_to_no_device() -> None:
             assert b"drift" not in message.value
 
 
+def one(watch: DriftWatch, window: Window) -> str:
+    of = watch._task
+    segments = segments_of(of, [window]) if of.upload == "segment" else None
+    (text,) = watch.observe([window], segments, outputs_of(of, [window]))
+    return text
+
+
 def test_counts_of_another_reference_are_not_added() -> None:
     window = Window(0, "d0", 0, tuple(split(task, Message(0, None), batch("d0", 0, times(0)))))
-    text = DriftWatch(task, reference()).observe(window)
+    text = one(DriftWatch(task, reference()), window)
     same, other = DriftWatch(task, reference()), DriftWatch(task, reference(minimum=21))
     for watch in (same, other):
         watch.restore({"d0": [(-5 * SECOND, text), (-10 * SECOND, "garbage")]})
-    assert WindowDrift.decode(same.observe(window).encode()).report.windows == 2
-    assert WindowDrift.decode(other.observe(window).encode()).report.windows == 1
+    assert WindowDrift.decode(one(same, window).encode()).report.windows == 2
+    assert WindowDrift.decode(one(other, window).encode()).report.windows == 1
     same.clear()
-    assert WindowDrift.decode(same.observe(window).encode()).report.windows == 1
+    assert WindowDrift.decode(one(same, window).encode()).report.windows == 1
 
 
 def test_a_task_that_uploads_no_segments_watches_its_predictions() -> None:
     quiet = dataclasses.replace(task, upload="prediction")
     events = batch("d0", 0, times(0), task=quiet)
     window = Window(0, "d0", 0, tuple(split(quiet, Message(0, None), events)))
-    found = WindowDrift.decode(DriftWatch(quiet, reference()).observe(window).encode()).report
+    found = WindowDrift.decode(one(DriftWatch(quiet, reference()), window).encode()).report
     assert [c.channel for c in found.channels] == ["predictions"]
     assert found.decided
 
