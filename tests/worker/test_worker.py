@@ -1,13 +1,17 @@
 """The worker's promises on a real Kafka, with real processes that are really killed."""
 
+import re
 import signal
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from streams.contract.bus import BrokerSettings
-from streams.contract.records import Drop
+from streams.contract.bus import BrokerSettings, ensure_topics
+from streams.contract.records import Drop, encode_events
+from streams.contract.topics import topic_specs
 from streams.worker.query import server_account
 from tests.worker.support import (
     PARTITIONS,
@@ -165,3 +169,69 @@ def test_late_rows_revise_their_window_across_a_restart(served: Fleet) -> None:
     assert reports[LEFT, 0, 0][0].events == 5
     assert reports[LEFT, 0, 1][0].events == 1
     assert reports[LEFT, 0, 1][0].end_us == 5 * SECOND
+
+
+def ask(served: Fleet, path: str) -> str:
+    """What the worker answers on its metrics port."""
+    found = re.search(r"metrics on 127\.0\.0\.1:(\d+)", served.log("w0"))
+    assert found is not None
+    with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def test_what_is_held_in_memory_is_bounded_and_nothing_is_lost(served: Fleet) -> None:
+    """More open windows than the bound allows: they close early, and the rest revises them."""
+    size, devices = 1_000_000, 150
+    ensure_topics(served.broker, topic_specs(served.task.name, PARTITIONS))
+    served.options |= {"metrics_port": 0, "buffer_bytes": size}
+    for first in (0, 32):
+        for n in range(devices):
+            times = [(first + i) / 16 for i in range(32)]  # one window of 5 s
+            served.send(batch(f"d{n}", first, times, task=served.task))
+    value_bytes = len(encode_events(batch("d0", 0, [1.0] * 32, task=served.task))[1])
+    assert 2 * devices * value_bytes > 2 * size
+    served.start()
+    served.ready("w0", ALL)
+    most = 0
+
+    def all_scored() -> bool:
+        nonlocal most
+        line = re.search(r"^tidewheel_messages_in_flight (\S+)", ask(served, "/metrics"), re.M)
+        assert line is not None
+        most = max(most, int(float(line[1])))
+        return len(served.scored()) >= 64 * devices
+
+    until(all_scored, "all are scored")
+    served.wait_until_scored()
+    assert most * value_bytes <= size
+    until(lambda: all_published(served), "all revisions are published")
+    revisions = {revision for _, _, revision in decoded_windows(served.read("windows"))}
+    assert len(revisions) > 1
+    check_topics(served)
+
+
+def test_a_worker_tells_prometheus_what_it_did(served: Fleet) -> None:
+    served.options["metrics_port"] = 0
+    served.start()
+    served.ready("w0", ALL)
+
+    def get(path: str) -> str:
+        return ask(served, path)
+
+    def says(line: str) -> bool:
+        return line in get("/metrics").splitlines()
+
+    send_seconds(served, LEFT, 0, 40)
+    served.send(batch(RIGHT, 0, [1, 2, time.time() + 10_000], task=served.task))
+    served.producer.put(f"{served.task.name}.events", b"d0", b"garbage", [])
+    until(lambda: says("tidewheel_rows_total 42.0"), "the rows")
+    until(lambda: says("tidewheel_open_rows 0.0"), "no open rows")
+    assert says('tidewheel_windows_total{late="no"} 9.0')
+    assert says('tidewheel_dead_letters_total{reason="no-header"} 1.0')
+    assert says('tidewheel_dead_letters_total{reason="from-the-future"} 1.0')
+    assert says('tidewheel_dropped_rows_total{reason="from-the-future"} 1.0')
+    for partition in ALL:
+        until(lambda p=partition: says(f'tidewheel_lag_messages{{partition="{p}"}} 0.0'), "no lag")  # type: ignore[misc]
+    assert 'tidewheel_teacher_info{version="1-' in get("/metrics")
+    assert get("/ready") == get("/live") == "yes\n"
+    assert server_account(served.store)[RIGHT, "e1"] == (2, 1)
