@@ -174,7 +174,9 @@ def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Obs
     found: Observations = {}
     if segments is not None:
         means = segments.mean(axis=2, dtype=np.float64)
-        spreads = segments.std(axis=2, dtype=np.float64)
+        centred = segments - means[:, :, None].astype(segments.dtype)
+        squares = np.einsum("ncs,ncs->nc", centred, centred, dtype=np.float64)
+        spreads = np.sqrt(squares / segments.shape[2])
         for i, channel in enumerate(task.channels[:CHANNELS]):
             found[channel, "mean"], found[channel, "spread"] = means[:, i], spreads[:, i]
     if task.classes:

@@ -77,10 +77,17 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         offers.follow(committer.scorer.offer)
         await Worker(settings, task, app, committer).work()
 
+    failure: TidewheelError | None = None
     try:
         asyncio.run(main())
-    finally:
-        offers.stop()
+    except TidewheelError as exc:
+        failure = exc
+    ended = [offers.stop(STOP_S), upkeep.stop(STOP_S)]
+    if not all(ended):
+        log.error("worker %s: %s; a thread did not end", settings.instance, failure or "stopped")
+        os._exit(failure.exit_code if failure else 0)  # nothing depends on it, see upkeep.py
+    if failure is not None:
+        raise failure
 
 
 class Offers:
@@ -130,9 +137,9 @@ class Offers:
         if self._feed is not None:
             self._feed.start()
 
-    def stop(self) -> None:
-        if self._feed is not None:
-            self._feed.stop()
+    def stop(self, timeout_s: float) -> bool:
+        """Follow no more; whether that was in time."""
+        return self._feed is None or self._feed.stop(timeout_s)
 
 
 def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> None:

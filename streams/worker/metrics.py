@@ -205,11 +205,6 @@ class MetricsServer(ThreadingTCPServer):
             target=self.serve_forever, args=(CLOSE_S,), name="metrics", daemon=True
         ).start()
 
-    @property
-    def url(self) -> str:
-        """Where the numbers are, for a person or a scraper."""
-        return f"http://{HOST}:{self.port}/metrics"
-
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
         log.debug("a request from %s failed", client_address, exc_info=True)  # it went away
 

@@ -55,8 +55,12 @@ class TeacherFeed(threading.Thread):
                 log.debug("teachers: %s", exc)
                 self._ending.wait(random.uniform(1.0, 3.0))
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> bool:
+        """End; whether that was in time."""
         self._ending.set()
+        if self.ident is not None:
+            self.join(timeout_s)
+        return not self.is_alive()
 
     def _follow(self) -> None:
         reader = self._reader()

@@ -1,6 +1,7 @@
 """The store's upkeep, on a thread of its own: it never delays a commit, and nothing depends on it.
 
-The process may end, or be killed, in the middle of it.
+The process may be killed in the middle of it. It must not run on into the interpreter's end, where
+a library that comes back from its own work finds no interpreter: `stop` waits for it.
 """
 
 import logging
@@ -22,16 +23,23 @@ class Upkeep(threading.Thread):
     def __init__(self, folder: Path, every: int, metrics: Metrics) -> None:
         super().__init__(name="upkeep", daemon=True)
         self._folder, self._every, self._metrics = folder, every, metrics
-        self._due: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._due: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._ending = threading.Event()
 
     def committed(self, partition: int, commit: int) -> None:
         """The partition's owner has made this commit."""
         if commit % self._every == 0:
             self._due.put(partition)
 
+    def stop(self, timeout_s: float) -> bool:
+        """End after the partition that is being kept up; whether that was in time."""
+        self._ending.set()
+        self._due.put(None)
+        self.join(timeout_s)
+        return not self.is_alive()
+
     def run(self) -> None:
-        while True:
-            partition = self._due.get()
+        while (partition := self._due.get()) is not None and not self._ending.is_set():
             began = time.monotonic()
             try:
                 Store(self._folder).keep_up(partition)
