@@ -210,7 +210,10 @@ def worker(
     ] = None,
     trust: Trust = None,
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")] = 4,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one forward pass.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads that score; default: the processors, at most 4."),
+    ] = None,
     buffer_mb: Annotated[
         int, typer.Option(min=16, help="Megabytes of messages that wait for their windows.")
     ] = 512,
@@ -229,7 +232,7 @@ def worker(
     ends it between two commits.
     """
     from streams.worker.app import run
-    from streams.worker.settings import WorkerSettings
+    from streams.worker.settings import WorkerSettings, default_threads
 
     layout = Layout(state)
     _log()
@@ -243,7 +246,7 @@ def worker(
             fallback=layout.registry / "teacher.twa",
             instance=instance,
             partitions=partitions,
-            threads=threads,
+            threads=threads or default_threads(),
             buffer_bytes=buffer_mb * 1_000_000,
             metrics_port=metrics_port,
         )

@@ -28,7 +28,7 @@ from streams.worker.agents import FaustBroker, Intake
 from streams.worker.commit import Committer
 from streams.worker.failpoints import read_failpoint
 from streams.worker.metrics import Metrics, serve
-from streams.worker.scoring import Teacher, load_teacher, use_threads
+from streams.worker.scoring import Teacher, load_teacher, pin_threads
 from streams.worker.settings import WorkerSettings
 from streams.worker.store import Store
 from streams.worker.teachers import TeacherFeed
@@ -46,7 +46,7 @@ for library in ("faust", "mode", "aiokafka"):  # they tell every step of their l
 def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> None:
     """Work until told to stop; TidewheelError says why it stopped by itself."""
     task = load_task(settings.task)
-    use_threads(settings.threads)
+    pin_threads()
     offers = Offers(task, settings)
     store = Store(settings.store)
     failpoint = read_failpoint(environ)
@@ -102,10 +102,12 @@ class Offers:
         if file is None and settings.fallback is not None and settings.fallback.exists():
             file = settings.fallback
         if file is not None:
-            self._found = load_teacher(task, file, settings.trusted)
+            self._found = load_teacher(task, file, settings.trusted, settings.threads)
         self._feed = None
         if settings.teacher is None:
-            self._feed = TeacherFeed(task, settings.broker, keys, lambda found: self._take(found))
+            self._feed = TeacherFeed(
+                task, settings.broker, keys, lambda found: self._take(found), settings.threads
+            )
 
     def _keep(self, teacher: Teacher) -> None:
         self._found = teacher

@@ -1,7 +1,10 @@
 """The teacher: scores closed windows as wholes."""
 
+import copy
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -23,7 +26,11 @@ class TeacherFailed(Exception):
 
 
 class Teacher:
-    """A model in evaluation mode, under its version's name, and the reference for drift."""
+    """A model in evaluation mode, under its version's name, and the reference for drift.
+
+    With several threads each has a copy of the model: what a user's model keeps in itself during a
+    forward pass is not shared.
+    """
 
     def __init__(
         self,
@@ -34,27 +41,33 @@ class Teacher:
         reference: Reference | None = None,
         digest: str = "",
         rows_per_call: int = ROWS_PER_CALL,
+        threads: int = 1,
     ) -> None:
         self.name = name
         self.reference = reference
         self.digest = digest
         self._task = task
-        self._model = model.eval()
         self._rows = rows_per_call
+        self._pool = ThreadPoolExecutor(threads, "teacher")
+        self._models: SimpleQueue[nn.Module] = SimpleQueue()
+        for _ in range(threads - 1):
+            self._models.put(copy.deepcopy(model).eval())
+        self._models.put(model.eval())
 
     def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
         """(rows, channels, samples) each -> (rows, outputs) float32 each, or why not.
 
-        Windows of like length share a forward pass, padded and masked. When one makes the pass
-        fail, each is scored alone, so that only the culprit fails.
+        Windows of like length share a forward pass, padded and masked; passes run side by side on
+        the threads. When one window makes a pass fail, each is scored alone, so that only the
+        culprit fails.
         """
         results: list[np.ndarray | TeacherFailed] = [TeacherFailed("not scored")] * len(windows)
         by_length = sorted(range(len(windows)), key=lambda i: len(windows[i]))
-        for group in self._groups(windows, by_length):
-            for i, outputs in zip(
-                group, self._score_group([windows[i] for i in group]), strict=True
-            ):
-                results[i] = outputs
+        groups = self._groups(windows, by_length)
+        scored = self._pool.map(self._score_group, [[windows[i] for i in g] for g in groups])
+        for group, outputs in zip(groups, scored, strict=True):
+            for i, output in zip(group, outputs, strict=True):
+                results[i] = output
         return results
 
     def _groups(self, windows: Sequence[np.ndarray], order: list[int]) -> list[list[int]]:
@@ -75,7 +88,6 @@ class Teacher:
                 return [TeacherFailed(f"{type(exc).__name__}: {text}"[:300])]
         return [result for window in windows for result in self._score_group([window])]
 
-    @torch.no_grad()
     def _forward(self, windows: list[np.ndarray]) -> list[np.ndarray]:
         longest = max(len(window) for window in windows)
         padded = np.zeros((len(windows), longest, *self._task.segment_shape), np.float32)
@@ -83,27 +95,36 @@ class Teacher:
         for i, window in enumerate(windows):
             padded[i, : len(window)] = window
             mask[i, : len(window)] = True
-        outputs = self._model(torch.from_numpy(padded), torch.from_numpy(mask)).numpy()
+        outputs = self._run(torch.from_numpy(padded), torch.from_numpy(mask)).numpy()
         if outputs.shape != (len(windows), longest, self._task.outputs):
             raise TeacherFailed(f"outputs have shape {outputs.shape} for {padded.shape}")
         if not np.isfinite(outputs[mask]).all():
             raise TeacherFailed("outputs are not finite")
         return [outputs[i, : len(w)].astype(np.float32) for i, w in enumerate(windows)]
 
+    @torch.no_grad()
+    def _run(self, padded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        model = self._models.get()
+        try:
+            outputs: torch.Tensor = model(padded, mask)
+        finally:
+            self._models.put(model)
+        return outputs
 
-def load_teacher(task: Task, path: Path, trusted: Sequence[Path]) -> Teacher:
+
+def load_teacher(task: Task, path: Path, trusted: Sequence[Path], threads: int = 1) -> Teacher:
     """The teacher of the artifact at `path`; see make_teacher."""
     try:
         data = path.read_bytes()
     except OSError as exc:
         raise UsageError(f"cannot read the teacher {path}: {exc}") from exc
-    return make_teacher(task, data, [load_public_key(key) for key in trusted], str(path))
+    return make_teacher(task, data, [load_public_key(key) for key in trusted], str(path), threads)
 
 
 def make_teacher(
-    task: Task, data: bytes, trusted: Sequence[Ed25519PublicKey], where: str
+    task: Task, data: bytes, trusted: Sequence[Ed25519PublicKey], where: str, threads: int = 1
 ) -> Teacher:
-    """Verify an artifact and build the teacher from it.
+    """Verify an artifact and build the teacher from it, one that scores on so many threads.
 
     ArtifactError for one that must not be run, or that cannot score an empty window.
     """
@@ -118,16 +139,23 @@ def make_teacher(
             "weights", f"the teacher {where} does not fit the task: {text}"
         ) from exc
     reference = _reference(artifact, where)
-    teacher = Teacher(task, model, artifact.model, reference=reference, digest=artifact.digest)
+    teacher = Teacher(
+        task,
+        model,
+        artifact.model,
+        reference=reference,
+        digest=artifact.digest,
+        threads=threads,
+    )
     probe = teacher.score([np.zeros((2, *task.segment_shape), np.float32)])[0]
     if isinstance(probe, TeacherFailed):
         raise ArtifactError("self-test", f"the teacher {where} cannot score a window: {probe}")
     return teacher
 
 
-def use_threads(count: int) -> None:
-    """How many threads one forward pass takes, in the whole process."""
-    torch.set_num_threads(count)
+def pin_threads() -> None:
+    """One thread a forward pass, in the whole process: a teacher's own threads are the limit."""
+    torch.set_num_threads(1)
 
 
 def _reference(artifact: Artifact, where: str) -> Reference | None:

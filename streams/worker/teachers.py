@@ -33,9 +33,11 @@ class TeacherFeed(threading.Thread):
         settings: BrokerSettings,
         trusted: Sequence[Ed25519PublicKey],
         take: Callable[[Teacher], None],
+        threads: int = 1,
     ) -> None:
         super().__init__(name="teachers", daemon=True)
         self._task, self._settings, self._trusted, self._take = task, settings, trusted, take
+        self._threads = threads
         self._ending = threading.Event()
         self._seen: str | None = None  # the digest of the last one that was tried
 
@@ -79,7 +81,8 @@ class TeacherFeed(threading.Thread):
             return
         try:
             data = fetch(self._settings, release, self._ending)
-            teacher = make_teacher(self._task, data, self._trusted, f"release {release.model}")
+            where = f"release {release.model}"
+            teacher = make_teacher(self._task, data, self._trusted, where, self._threads)
             if teacher.digest != release.digest:
                 raise ArtifactError("digest", f"release {release.model} names another artifact")
         except ArtifactError as exc:

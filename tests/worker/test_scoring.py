@@ -1,4 +1,5 @@
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,30 @@ def test_a_call_has_no_more_rows_than_allowed_unless_one_window_has() -> None:
     results = teacher.score([window(4, 1), window(4, 1), window(4, 1), window(20, 1)])
     assert [len(r) for r in results] == [4, 4, 4, 20]
     assert model.calls == 3
+
+
+class Remembers(nn.Module):
+    """Keeps its input between two layers, as a careless model does, and takes its time."""
+
+    seen: torch.Tensor
+
+    def forward(self, windows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        self.seen = windows
+        time.sleep(0.01)
+        return self.seen[..., 0, 0, None].expand(-1, -1, 3)
+
+
+def test_threads_share_no_model_and_give_the_same_answers() -> None:
+    windows = [window(3, value) for value in range(40)]
+    one = Teacher(task, Remembers(), "1-x", rows_per_call=3)
+    three = Teacher(task, Remembers(), "1-x", rows_per_call=3, threads=3)
+    began = time.monotonic()
+    alone = one.score(windows)
+    between = time.monotonic()
+    together = three.score(windows)
+    assert time.monotonic() - between < between - began
+    assert [r.tolist() for r in together] == [r.tolist() for r in alone]
+    assert [r[0, 0] for r in together] == list(range(40))
 
 
 @pytest.mark.parametrize(("value", "text"), [(13, "ValueError: thirteen"), (99, "not finite")])
