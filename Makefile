@@ -1,11 +1,15 @@
 # make demo   the whole loop on real data, with 6 devices
 # make test   format, lint, types and all tests
+# make chaos  the long form of tests/chaos, a few minutes: more kills of workers, a longer outage of
+#             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
+# make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+QUIX := .tidewheel/bench/quix
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test chaos check format clean bench-streams
 
 install: .venv/installed
 
@@ -22,6 +26,9 @@ demo: install
 test: check
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=10
 
+chaos: install
+	TIDEWHEEL_CHAOS=long $(BIN)/pytest tests/chaos
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -30,6 +37,24 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Quix Streams refuses the others' pydantic: it has a virtualenv of its own, which borrows the rest.
+# Where it cannot be installed the table says so.
+bench-streams: .venv/bench
+	-$(MAKE) $(QUIX)/installed
+	$(BIN)/python -m tests.bench.streams --quix $(QUIX)/bin/python \
+		--json .tidewheel/bench/streams.json --markdown docs/BENCHMARKS.md
+
+.venv/bench: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+$(QUIX)/installed: tests/bench/quix-requirements.txt .venv/installed
+	$(PYTHON) -m venv $(QUIX)
+	$(QUIX)/bin/pip install --quiet --requirement tests/bench/quix-requirements.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(QUIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
+	touch $@
 
 clean:
 	rm -rf .venv .tidewheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

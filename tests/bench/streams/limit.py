@@ -1,0 +1,93 @@
+"""The limit: consume, decode, one teacher; no windows, no store, no output.
+
+`python -m tests.bench.streams.limit PLAN [overlapped]`. The client has the settings that Faust
+gives the worker's. Messages are scored in calls of as many rows as the worker's. In its plain form
+one thread does one thing after the other; overlapped, a second thread scores while the next
+messages are read and decoded, which is as much as two cores can do.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+
+import aiokafka
+import numpy as np
+import torch
+
+from streams.contract.records import EventBatch, decode_event_message, float_rows
+from streams.contract.task import Task
+from streams.worker.scoring import ROWS_PER_CALL, Teacher, TeacherFailed, load_teacher
+from tests.bench.streams.meter import Meter
+from tests.bench.streams.plan import Plan
+
+
+def consumer(plan: Plan) -> aiokafka.AIOKafkaConsumer:
+    return aiokafka.AIOKafkaConsumer(
+        plan.topic,
+        bootstrap_servers=plan.bootstrap,
+        group_id=f"limit-{os.getpid()}",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_poll_records=500,
+        max_partition_fetch_bytes=1024**2,
+        fetch_max_wait_ms=1500,
+        check_crcs=True,
+    )
+
+
+async def batches(
+    plan: Plan, task: Task, messages: aiokafka.AIOKafkaConsumer, meter: Meter
+) -> AsyncIterator[list[np.ndarray]]:
+    """The segments of so many messages as one call of the teacher takes, (rows, channels, samples)
+    each."""
+    left, waiting, rows = plan.rows, list[np.ndarray](), 0
+    width = int(np.prod(task.segment_shape))
+    while left:
+        polled = await messages.getmany(timeout_ms=1000, max_records=500)
+        for message in (m for found in polled.values() for m in found):
+            meter.begin()
+            record = decode_event_message(task, message.key, message.value, message.headers)
+            assert isinstance(record, EventBatch)
+            segments = float_rows(record.rows.column("segment"), width)
+            waiting.append(segments.reshape(-1, *task.segment_shape))
+            left, rows = left - len(segments), rows + len(segments)
+            if rows + len(segments) > ROWS_PER_CALL or not left:
+                yield waiting
+                waiting, rows = [], 0
+
+
+async def run(plan: Plan, task: Task, teacher: Teacher, *, overlapped: bool) -> None:
+    meter, messages, done = Meter(), consumer(plan), 0
+    await messages.start()
+    running: asyncio.Task[int] | None = None
+    async for windows in batches(plan, task, messages, meter):
+        if not overlapped:
+            done += score(teacher, windows)
+            await asyncio.sleep(0)  # the client's own tasks have their turn
+            continue
+        done += await running if running else 0
+        running = asyncio.create_task(asyncio.to_thread(score, teacher, windows))
+    done += await running if running else 0
+    meter.lap()
+    await messages.stop()
+    meter.tell(done)
+
+
+def score(teacher: Teacher, windows: Sequence[np.ndarray]) -> int:
+    """How many rows were scored."""
+    results = teacher.score(windows)
+    assert not any(isinstance(result, TeacherFailed) for result in results)
+    return sum(len(window) for window in windows)
+
+
+def main() -> None:
+    plan = Plan.from_argv()
+    task, folder = plan.load_task(), plan.run_folder
+    torch.set_num_threads(1)
+    teacher = load_teacher(task, folder / "teacher.twa", [folder / "key.pub"])
+    asyncio.run(run(plan, task, teacher, overlapped="overlapped" in sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    main()
