@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import signal
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -24,7 +23,7 @@ from streams.contract.errors import BrokerUnavailable, ProcessFailed, Retryable,
 from streams.contract.signing import load_public_key
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
-from streams.worker.agents import FaustBroker, Intake
+from streams.worker.agents import FaustBroker, Intake, ssl_context
 from streams.worker.commit import Committer
 from streams.worker.failpoints import read_failpoint
 from streams.worker.metrics import Metrics, serve
@@ -62,7 +61,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     async def main() -> None:
         gc.freeze()  # what is loaded stays: collections need not look at it
         app = make_app(task, settings)
-        broker = FaustBroker(app, topic_name(task.name, EVENTS))
+        broker = FaustBroker(app, topic_name(task.name, EVENTS), settings.broker)
         committer = Committer(
             task,
             teacher,
@@ -75,7 +74,11 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             metrics=metrics,
         )
         offers.follow(committer.scorer.offer)
-        await Worker(settings, task, app, committer).work()
+        await broker.start()
+        try:
+            await Worker(settings, task, app, committer).work()
+        finally:
+            await broker.stop()
 
     failure: TidewheelError | None = None
     try:
@@ -186,26 +189,19 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
         broker_heartbeat_interval=2.0,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.instance,
-        producer_acks=-1,
-        producer_max_request_size=2_000_000,
         **options,
     )
 
 
 def credentials(broker: BrokerSettings) -> CredentialsT:
     """The broker settings as Faust's credentials."""
-    context = None
-    if broker.security_protocol in ("SSL", "SASL_SSL"):
-        context = ssl.create_default_context(cafile=broker.cafile)
-        if broker.certfile:
-            context.load_cert_chain(broker.certfile, broker.keyfile)
     if broker.security_protocol == "SSL":
-        return faust.SSLCredentials(context)
+        return faust.SSLCredentials(ssl_context(broker))
     return faust.SASLCredentials(
         mechanism=broker.sasl_mechanism or "PLAIN",
         username=broker.username,
         password=broker.password,
-        ssl_context=context,
+        ssl_context=ssl_context(broker),
     )
 
 

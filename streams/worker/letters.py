@@ -78,11 +78,11 @@ def _headers(task: Task, reason: str, detail: str, partition: int, offset: int) 
 
 
 def _letters(task: Task, key: bytes | None, value: bytes, headers: Headers) -> list[Outgoing]:
-    topic = topic_name(task.name, DEAD_LETTERS)
+    topic = topic_name(task.name, DEAD_LETTERS)  # which has one partition
     parts = [value[at : at + PART_BYTES] for at in range(0, max(len(value), 1), PART_BYTES)]
     if len(parts) == 1:
-        return [Outgoing(topic, None, key, value, headers)]
+        return [Outgoing(topic, 0, key, value, headers)]
     return [
-        Outgoing(topic, None, key, part, [*headers, ("part", f"{i}/{len(parts)}".encode())])
+        Outgoing(topic, 0, key, part, [*headers, ("part", f"{i}/{len(parts)}".encode())])
         for i, part in enumerate(parts)
     ]

@@ -31,10 +31,10 @@ ORDER = ("device", "window", "revision", "time", "epoch", "seq")
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One message to send; `partition` None leaves it to the key."""
+    """One message to send."""
 
     topic: str
-    partition: int | None
+    partition: int
     key: bytes | None
     value: bytes
     headers: Headers
