@@ -9,6 +9,7 @@ from streams.contract.records import Drop, EventBatch, encode_events
 from streams.worker import app, letters
 from streams.worker.failpoints import read_failpoint, unarmed
 from streams.worker.letters import Incoming
+from streams.worker.metrics import Metrics
 from tests.fakes.tiny_task import task
 from tests.worker.support import batch
 
@@ -73,6 +74,7 @@ def test_a_broker_that_is_away_at_start_is_waited_for_and_said_once(
 
     monkeypatch.setattr(app, "ensure_topics", ensure)
     monkeypatch.setattr(app.time, "sleep", lambda _: None)
-    app.wait_for_topics(task, SimpleNamespace(broker=None, partitions=1, instance="w0"))  # type: ignore[arg-type]
+    asked = SimpleNamespace(broker=None, partitions=1, instance="w0")
+    app.wait_for_topics(task, asked, Metrics())  # type: ignore[arg-type]
     assert answers == []
     assert caplog.text.count("waiting: away") == 1

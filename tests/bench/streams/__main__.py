@@ -39,6 +39,7 @@ def main() -> None:
                 began = time.monotonic()
                 SUBJECTS[name](bench, results)
                 print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)  # noqa: T201
+                keep(asked.json, results)  # a run that is ended early leaves what it has
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     results.facts["size"] = "quick" if asked.quick else "full"
@@ -46,12 +47,16 @@ def main() -> None:
         ": **provisional**" if bench.highest_load > 2 * QUIET else ""
     )
     text = render(results)
-    if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(results.to_json() + "\n")
+    keep(asked.json, results)
     if asked.markdown:
         insert(asked.markdown, text)
     print(text)  # noqa: T201
+
+
+def keep(path: Path | None, results: Results) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(results.to_json() + "\n")
 
 
 if __name__ == "__main__":
