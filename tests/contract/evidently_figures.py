@@ -1,10 +1,6 @@
-"""What `evidently` says of fixed samples: prints the figures that test_drift.py holds.
+"""What `evidently` says of fixed samples; test_drift.py compares our distances with it.
 
-Run it in an environment that has evidently beside this project (34 more packages, which the tests
-do not need):
-
-    pip install evidently==0.7.23 "pandas<3"  # it fails on import with pandas 3
-    python -m tests.contract.evidently_figures
+`python -m tests.contract.evidently_figures` prints the figures.
 """
 
 import json

@@ -1,6 +1,5 @@
 """Histograms, distances and decisions; the formulas against figures of evidently and scipy."""
 
-import importlib.util
 import math
 
 import numpy as np
@@ -158,10 +157,6 @@ def test_fine_cells_come_to_the_figures_of_the_samples_themselves() -> None:
     assert kolmogorov_smirnov(p, q) <= KS_2SAMP + 1e-12
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("evidently") is None,
-    reason="evidently is not installed; its figures above were taken from 0.7.23",
-)
 def test_the_figures_are_still_those_of_evidently() -> None:
     found = figures()
     for name, expected in EVIDENTLY.items():
