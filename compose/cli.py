@@ -5,8 +5,6 @@ read here, once, and passed down. An error that we raise on purpose is one line 
 code is 2 for a wrong call and 1 for a failure.
 """
 
-import logging
-import os
 import signal
 import sys
 import threading
@@ -15,12 +13,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
 
+from compose import edge, letters
+from compose.arguments import (
+    DEFAULT_STATE,
+    AsJson,
+    Kafka,
+    State,
+    TaskArgument,
+    Trust,
+    broker_from,
+    broker_of,
+    configure_log,
+    console,
+    trusted_keys,
+)
 from compose.layout import Layout
 from compose.options import UpOptions
-from streams.contract.bus import BrokerSettings
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
 
@@ -34,28 +43,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-TaskArgument = Annotated[
-    str, typer.Argument(metavar="TASK", help="The task: path/to/file.py:task or module:task.")
-]
-State = Annotated[Path, typer.Option("--state", help="The state folder.", envvar="TIDEWHEEL_STATE")]
-Kafka = Annotated[
-    str | None,
-    typer.Option(
-        "--kafka",
-        metavar="HOST:PORT",
-        help="A Kafka cluster; also TIDEWHEEL_KAFKA. For TLS and SASL set "
-        "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL, _SASL_MECHANISM, _USERNAME, _PASSWORD, _CAFILE, "
-        "_CERTFILE and _KEYFILE.",
-    ),
-]
-Trust = Annotated[
-    list[Path] | None,
-    typer.Option("--trust", help="A public key to trust; default: <state>/keys/signing.pub."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Offset = Annotated[int, typer.Argument(help="The letter's offset, as `list` shows it.")]
-DEFAULT_STATE = Path(".tidewheel")
-
 
 class QueryFormat(StrEnum):
     table = "table"
@@ -64,9 +51,11 @@ class QueryFormat(StrEnum):
     parquet = "parquet"
 
 
-letters = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(edge.app, name="edge", help="One device: run it, ask it, drain it, label, wipe.")
 app.add_typer(
-    letters, name="dead-letters", help="What could not be understood or scored: look, send again."
+    letters.app,
+    name="dead-letters",
+    help="What could not be understood or scored: look, send again.",
 )
 
 
@@ -120,7 +109,7 @@ def up(
         timeout_s=timeout,
         json=json,
     )
-    raise typer.Exit(Up(options, _console(stderr=json)).run())
+    raise typer.Exit(Up(options, console(stderr=json)).run())
 
 
 @app.command()
@@ -133,61 +122,16 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
     from compose.references import absolute_reference
     from streams.contract.task import check_model
 
-    reference, console = absolute_reference(task), _console()
+    reference, terminal = absolute_reference(task), console()
     loaded, layout = load_task(reference), Layout(state)
     check_model(loaded)
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        terminal.print(text, markup=False, highlight=False, soft_wrap=True)
 
     model = make_models(reference, loaded, layout, say)
     say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
-
-
-@app.command()
-def edge(
-    task: TaskArgument,
-    device: Annotated[str, typer.Option(help="The device's name.")],
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(help="An artifact for a device that has none; default: the registry's."),
-    ] = None,
-    trust: Trust = None,
-    speed: Annotated[
-        float, typer.Option(help="Replay speed: 1 is real time, 0 as fast as it goes.")
-    ] = 1.0,
-    passes: Annotated[
-        int | None, typer.Option(min=1, help="Passes through the data; default: endless.")
-    ] = None,
-    drain: Annotated[
-        float, typer.Option(help="Seconds to send what is pending at the end.")
-    ] = 10.0,
-) -> None:
-    """Run one device: infer, keep events in the spool, forward them, follow releases.
-
-    Works without a broker in reach. SIGTERM or Ctrl-C drains it.
-    """
-    from edge_client.agent import run
-    from edge_client.settings import EdgeSettings
-
-    layout = Layout(state)
-    _log()
-    run(
-        EdgeSettings(
-            task_ref=task,
-            device=_device_name(device),
-            folder=layout.device(device),
-            broker=_broker(kafka),
-            trusted=_trusted(layout, trust),
-            model=model or _served_model(layout),
-            speed=speed,
-            passes=passes,
-            drain_s=drain,
-        )
-    )
 
 
 @app.command()
@@ -235,13 +179,13 @@ def worker(
     from streams.worker.settings import WorkerSettings, default_threads
 
     layout = Layout(state)
-    _log()
+    configure_log()
     run(
         WorkerSettings(
             task=task,
-            broker=_broker(kafka),
+            broker=broker_from(kafka),
             store=store or layout.store,
-            trusted=_trusted(layout, trust),
+            trusted=trusted_keys(layout, trust),
             teacher=teacher,
             fallback=layout.registry / "teacher.twa",
             instance=instance,
@@ -276,13 +220,13 @@ def teacher(
         data = weights.read_bytes()
     except OSError as exc:
         raise UsageError(f"cannot read {weights}: {exc}") from exc
-    producer = Producer(_broker_of(state, kafka))  # before anything is kept
+    producer = Producer(broker_of(state, kafka))  # before anything is kept
     try:
         artifact = replace_teacher(loaded, registry, key, data, str(weights))
         announce_teacher(producer, registry, "by hand")
     finally:
         producer.close()
-    _console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
+    console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
 
 
 @app.command()
@@ -319,7 +263,7 @@ def controller(
     host, _, port = superlink.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError(f"--superlink {superlink}: write it as HOST:PORT")
-    broker = _broker(kafka)
+    broker = broker_from(kafka)
     config: dict[str, Any] = {
         "task": absolute_reference(task),
         "state": str(state.resolve()),
@@ -331,14 +275,14 @@ def controller(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    _log()
+    configure_log()
     run(
         ControllerSettings(
             task_ref=task,
             broker=broker,
             state=state,
             registry=layout.registry,
-            public_keys=_trusted(layout, None),
+            public_keys=trusted_keys(layout, None),
             submission=flower.submission(state, f"{host}:{port}", config),
             min_events=min_events,
             min_devices=min_devices,
@@ -363,8 +307,8 @@ def status(
     from compose.status import print_status, read_status
 
     name = load_task(task).name
-    found = read_status(_broker_of(state, kafka), name)
-    print_status(found, _console(), as_json=json)
+    found = read_status(broker_of(state, kafka), name)
+    print_status(found, console(), as_json=json)
 
 
 @app.command()
@@ -393,133 +337,11 @@ def query(
         result = connection.sql(sql)
         if result is not None:
             rows = result.to_arrow_table()
-            write_result(rows, "json" if json else form.value, output, _console())
+            write_result(rows, "json" if json else form.value, output, console())
     except duckdb.Error as exc:
         raise UsageError(f"the query fails: {str(exc).splitlines()[0]}") from exc
     finally:
         connection.close()
-
-
-@letters.command("list")
-def letters_list(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
-    json: AsJson = False,
-) -> None:
-    """List the dead letters, oldest first."""
-    from compose import dead_letters
-
-    found = dead_letters.read_letters(_broker_of(state, kafka), load_task(task).name)
-    found = [letter for letter in found if reason in (None, letter.reason)]
-    if json:
-        _console().print_json(data=[dead_letters.to_json(letter) for letter in found])
-    else:
-        dead_letters.print_letters(found, _console())
-
-
-@letters.command("show")
-def letters_show(
-    task: TaskArgument,
-    offset: Offset,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    json: AsJson = False,
-) -> None:
-    """Show one dead letter."""
-    from compose import dead_letters
-
-    found = dead_letters.read_letters(_broker_of(state, kafka), load_task(task).name)
-    letter = dead_letters.find(found, offset)
-    if json:
-        _console().print_json(data=dead_letters.to_json(letter))
-    else:
-        dead_letters.print_letter(letter, _console())
-
-
-@letters.command("replay")
-def letters_replay(
-    task: TaskArgument,
-    offsets: Annotated[list[int] | None, typer.Argument(help="Offsets, as `list` shows.")] = None,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    reason: Annotated[str | None, typer.Option(help="All with this reason.")] = None,
-) -> None:
-    """Send dead letters to `events` again, after what failed on them was mended."""
-    from compose import dead_letters
-
-    if bool(offsets) == bool(reason):
-        raise UsageError("name offsets, or a --reason")
-    settings, name = _broker_of(state, kafka), load_task(task).name
-    found = dead_letters.read_letters(settings, name)
-    if offsets:
-        chosen = [dead_letters.find(found, offset) for offset in offsets]
-    else:
-        chosen = [letter for letter in found if letter.reason == reason]
-    sent = dead_letters.replay(settings, name, chosen)
-    _console().print(f"{sent} letters sent to {name}.events", highlight=False)
-
-
-def _device_name(name: str) -> str:
-    from streams.contract.task import DEVICE_NAME
-
-    if not DEVICE_NAME.fullmatch(name):
-        raise UsageError(f"--device {name!r}: letters, digits, '.', '_' and '-' only, at most 63")
-    return name
-
-
-def _broker(kafka: str | None) -> BrokerSettings:
-    """The cluster's settings from the environment, at `kafka` where that is given."""
-    try:
-        settings = BrokerSettings()  # type: ignore[call-arg]  # pydantic fills it from the alias
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
-    return settings.model_copy(update={"bootstrap": kafka}) if kafka else settings
-
-
-def _broker_of(state: Path, kafka: str | None) -> BrokerSettings:
-    """As _broker, but with the state folder's own broker where nothing else is named."""
-    import json as json_module
-
-    ports = state / "broker" / "ports.json"
-    if kafka is None and "TIDEWHEEL_KAFKA" not in os.environ and ports.exists():
-        try:
-            kafka = f"127.0.0.1:{int(json_module.loads(ports.read_bytes())['broker'])}"
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise UsageError(f"{ports} cannot be read ({exc}): name the broker by --kafka") from exc
-    return _broker(kafka)
-
-
-def _trusted(layout: Layout, given: list[Path] | None) -> tuple[Path, ...]:
-    return tuple(given) if given else (layout.public_key,)
-
-
-def _served_model(layout: Layout) -> Path | None:
-    """The artifact that the registry beside this device serves, where there is one."""
-    import json as json_module
-
-    try:
-        model = json_module.loads((layout.registry / "serving.json").read_bytes())["model"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    path = layout.registry / "models" / f"{model}.twa"
-    return path if path.exists() else None
-
-
-def _console(*, stderr: bool = False) -> Console:
-    """The terminal's width, or enough for our tables where there is none."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=140)
-
-
-def _log() -> None:
-    level = os.environ.get("TIDEWHEEL_LOG_LEVEL", "INFO").upper()
-    if level not in logging.getLevelNamesMapping():
-        raise UsageError(f"TIDEWHEEL_LOG_LEVEL {level}: DEBUG, INFO, WARNING or ERROR")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def main() -> None:

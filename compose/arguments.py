@@ -1,0 +1,93 @@
+"""What several commands take from the command line and the environment, read in one place."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from compose.layout import Layout
+from streams.contract.bus import BrokerSettings
+from streams.contract.errors import UsageError
+
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="TASK", help="The task: path/to/file.py:task or module:task.")
+]
+State = Annotated[Path, typer.Option("--state", help="The state folder.", envvar="TIDEWHEEL_STATE")]
+Kafka = Annotated[
+    str | None,
+    typer.Option(
+        "--kafka",
+        metavar="HOST:PORT",
+        help="A Kafka cluster; also TIDEWHEEL_KAFKA. For TLS and SASL set "
+        "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL, _SASL_MECHANISM, _USERNAME, _PASSWORD, _CAFILE, "
+        "_CERTFILE and _KEYFILE.",
+    ),
+]
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option("--trust", help="A public key to trust; default: <state>/keys/signing.pub."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_STATE = Path(".tidewheel")
+
+
+def device_name(name: str) -> str:
+    from streams.contract.task import DEVICE_NAME
+
+    if not DEVICE_NAME.fullmatch(name):
+        raise UsageError(f"--device {name!r}: letters, digits, '.', '_' and '-' only, at most 63")
+    return name
+
+
+def broker_from(kafka: str | None) -> BrokerSettings:
+    """The cluster's settings from the environment, at `kafka` where that is given."""
+    try:
+        settings = BrokerSettings()  # type: ignore[call-arg]  # pydantic fills it from the alias
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
+    return settings.model_copy(update={"bootstrap": kafka}) if kafka else settings
+
+
+def broker_of(state: Path, kafka: str | None) -> BrokerSettings:
+    """As broker_from, but with the state folder's own broker where nothing else is named."""
+    ports = state / "broker" / "ports.json"
+    if kafka is None and "TIDEWHEEL_KAFKA" not in os.environ and ports.exists():
+        try:
+            kafka = f"127.0.0.1:{int(json.loads(ports.read_bytes())['broker'])}"
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise UsageError(f"{ports} cannot be read ({exc}): name the broker by --kafka") from exc
+    return broker_from(kafka)
+
+
+def trusted_keys(layout: Layout, given: list[Path] | None) -> tuple[Path, ...]:
+    return tuple(given) if given else (layout.public_key,)
+
+
+def served_model(layout: Layout) -> Path | None:
+    """The artifact that the registry beside this device serves, where there is one."""
+    try:
+        model = json.loads((layout.registry / "serving.json").read_bytes())["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    path = layout.registry / "models" / f"{model}.twa"
+    return path if path.exists() else None
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The terminal's width, or enough for our tables where there is none."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=140)
+
+
+def configure_log() -> None:
+    level = os.environ.get("TIDEWHEEL_LOG_LEVEL", "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise UsageError(f"TIDEWHEEL_LOG_LEVEL {level}: DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
