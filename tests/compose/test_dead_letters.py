@@ -60,4 +60,4 @@ def test_a_letter_goes_back_to_events_as_it_was(kafka: BrokerSettings) -> None:
     [back] = reader.read_to_end()
     reader.close()
     assert (back.key, back.value) == (b"d0", b"junk")
-    assert back.headers == [("schema", b"events/1"), ("device", b"d0")]
+    assert back.headers == [("schema", b"events/1"), ("device", b"d0"), ("again", b"1")]
