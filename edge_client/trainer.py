@@ -30,6 +30,7 @@ class Trainer:
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
         self.busy = False
+        self._ended = False
         self._stop_file = folder / "trainer.stop"
         for left in folder.glob("tmp*.arrow"):  # of an agent that was killed
             left.unlink()
@@ -37,8 +38,10 @@ class Trainer:
     def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         """Have a request done; an error in the child comes back as the reply's `error`."""
         with self._lock:
-            self.busy = True
             self._stop_file.unlink(missing_ok=True)
+            if self._ended:  # looked at after the file: a stop is either seen here or by the child
+                return WorkReply(device=self._device, error="trainer: the agent is ending"), b""
+            self.busy = True
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as rows:
                 try:
                     table = encode_batch(self._samples.training_table())
@@ -89,7 +92,8 @@ class Trainer:
             self._child = None
 
     def stop(self) -> None:
-        """Stop a training between two steps and end the child."""
+        """Stop a training between two steps and end the child; no other begins."""
+        self._ended = True
         self._stop_file.touch()
         with self._lock:
             self._reap()
