@@ -1,8 +1,9 @@
 """From Kafka to the device: releases, the artifacts that they name, and the teacher's scores.
 
 A release that is offered to this device and is not what it serves is fetched, verified and
-installed on this thread; the device's loop takes the new engine between two segments. What fails
-verification is refused with its reason, and the same release is not fetched again.
+installed on this thread; the device's loop takes the new engine between two segments. What the
+slots have refused or gone back from is not fetched again. Bytes that do not verify say nothing of
+the version whose name they bear: they are not fetched again by this process.
 """
 
 import logging
@@ -35,6 +36,7 @@ class Downlink(threading.Thread):
         *,
         install: Callable[[bytes, Release], None],
         serving: Callable[[], str | None],
+        refused: Callable[[], dict[str, str]],
         samples: Samples,
     ) -> None:
         super().__init__(name="downlink", daemon=True)
@@ -43,9 +45,10 @@ class Downlink(threading.Thread):
         self._settings = settings
         self._install = install
         self._serving = serving
+        self._refused = refused
         self._samples = samples
         self._ending = threading.Event()
-        self._refused: str | None = None
+        self._unsound: str | None = None
         self.error: str | None = None
 
     def stop(self) -> None:
@@ -101,9 +104,14 @@ class Downlink(threading.Thread):
 
     def _consider(self, release: Release) -> None:
         """Install the latest release unless it is served, refused, or not for this device."""
-        if release.model == self._serving() or release.digest == self._refused:
+        if release.model == self._serving():
+            self.error = None
             return
-        if not release.offered_to(self._device):
+        if release.digest == self._unsound or not release.offered_to(self._device):
+            return
+        reason = self._refused().get(release.model)
+        if reason is not None:
+            self.error = f"release {release.model} refused: {reason}"
             return
         try:
             data = fetch(self._settings, release, self._ending)
@@ -112,6 +120,6 @@ class Downlink(threading.Thread):
         except OSError as exc:  # a full disk: tried again with the next look
             self.error = f"release {release.model} not installed: {exc}"
         except ArtifactError as exc:
-            self._refused = release.digest
+            self._unsound = release.digest
             self.error = f"release {release.model} refused: {exc}"
             log.error("%s; %s goes on serving", self.error, self._serving())

@@ -5,6 +5,7 @@ of "pilot" and "lab" people. Both are evaluated on the people of the fleet and o
 
     <cache>/pilot-<digest>/model.safetensors  model.onnx  teacher.safetensors  heldout.safetensors
                            drift.json         the reference for drift, from pilot and lab
+                           probe.safetensors  the device model's self-test, from the pilot
                            report.json        written last: a folder without it is made again
 
 The digest is over all that the results depend on: the task's sources, torch, the training's
@@ -20,18 +21,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation import export, reference
+from federation import export, probe, reference
 from federation.dataset import Segments, Windows, group, segments_of_device, stack
 from federation.evaluation import HeldOut, score
 from federation.export import export_graph
+from federation.probe import make_probe
 from federation.reference import make_reference
 from federation.registry import Registry
 from streams.contract import drift, learning
-from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS, Manifest, pack
+from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.disk import write_atomic
 from streams.contract.errors import TaskError
 from streams.contract.learning import (
@@ -109,7 +112,7 @@ def _digest(task_ref: str, task: Task, seed: int) -> str:
         path = getattr(value, "__file__", None)
         if path and Path(path).parent == Path(str(module.__file__)).parent:
             sources.add(str(path))
-    sources |= {__file__, *(str(m.__file__) for m in (learning, export, drift, reference))}
+    sources |= {__file__, *(str(m.__file__) for m in (learning, export, probe, drift, reference))}
     settings = [task.version, torch.__version__, asdict(task.training), seed, WINDOWS_PER_BATCH]
     digest = hashlib.sha256(json.dumps([task_ref.rpartition(":")[2], settings]).encode())
     for path in sorted(sources):
@@ -118,7 +121,8 @@ def _digest(task_ref: str, task: Task, seed: int) -> str:
 
 
 def _cached(folder: Path) -> _Result | None:
-    names = ("model.safetensors", "model.onnx", "teacher.safetensors", "heldout.safetensors", DRIFT)
+    trained = ("model.safetensors", "model.onnx", "teacher.safetensors")
+    names = (*trained, "heldout.safetensors", DRIFT, PROBE)
     try:
         figures = json.loads((folder / "report.json").read_text())
         return _Result({name: (folder / name).read_bytes() for name in names}, figures)
@@ -128,10 +132,11 @@ def _cached(folder: Path) -> _Result | None:
 
 def _train(task: Task, seed: int, progress: Progress) -> _Result:
     pilot = _read(task, task.device_names("pilot"), progress)
-    if not len(stack(task, pilot).labels):
+    known = stack(task, pilot)
+    if not len(known.labels):
         raise TaskError(f"task {task.name!r}: no device of role 'pilot' has a labelled segment")
     progress("training the first device model")
-    model = _fit_model(task, stack(task, pilot), seed)
+    model = _fit_model(task, known, seed)
     lab = _read(task, task.device_names("lab"), progress)
     progress("training the teacher")
     teacher = _fit_teacher(task, group(task, pilot + lab), seed)
@@ -141,10 +146,12 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
         "model.onnx": export_graph(task, model),
         "teacher.safetensors": to_safetensors(teacher.state_dict()),
     }
+    weights = safetensors.numpy.load(files["model.safetensors"])
+    files[PROBE] = make_probe(files["model.onnx"], weights, known.segments)
     central = pilot + lab
     answers = [predict(model, device.segments) for device in central]
     files[DRIFT] = make_reference(task, central, answers).encode()
-    del pilot, lab, central
+    del pilot, known, lab, central
     figures = {}
     held = _read(task, task.device_names("held-out"), progress)
     fleet = _read(task, task.device_names("fleet"), progress)
@@ -251,6 +258,7 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
     if serving is not None:
         return serving.model
     files = {WEIGHTS: result.files["model.safetensors"], GRAPH: result.files["model.onnx"]}
-    artifact = registry.add(pack(manifest, {**files, **drift_file}, key))
+    files |= {**drift_file, PROBE: result.files[PROBE]}
+    artifact = registry.add(pack(manifest, files, key))
     registry.set_serving(artifact.model)
     return artifact.model

@@ -27,9 +27,10 @@ from federation.evaluation import Accuracy, HeldOut, Verdict
 from federation.exchange import Answer, Fleet, Tensors, Work
 from federation.graph import run_graph
 from federation.journal import Journal
+from federation.probe import renew_probe
 from federation.registry import Registry
 from federation.strategy import aggregate
-from streams.contract.artifact import GRAPH, WEIGHTS, Artifact, Manifest, pack
+from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import Task
 
@@ -288,7 +289,11 @@ class FederatedRun:
             key="",
             files=[],
         )
-        files = {**base.files, WEIGHTS: safetensors.numpy.save(weights)}  # graph and reference stay
+        files = {  # graph and reference for drift stay
+            **base.files,
+            WEIGHTS: safetensors.numpy.save(weights),
+            PROBE: renew_probe(base, weights),
+        }
         artifact = self.registry.add(pack(manifest, files, self.key))
         self.registry.set_serving(artifact.model)
         reason = verdict.reason

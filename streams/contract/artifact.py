@@ -33,6 +33,7 @@ MAGIC = b"TWARTF01"
 WEIGHTS = "weights.safetensors"
 GRAPH = "graph.onnx"
 DRIFT = "drift.json"  # drift.Reference; artifacts of before it have none
+PROBE = "probe.safetensors"  # of a model: inputs (n, channels, samples), outputs (n, outputs)
 MAX_MANIFEST = 1 << 20
 
 _LENGTHS = struct.Struct("<II")

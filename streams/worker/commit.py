@@ -31,11 +31,11 @@ from typing import ParamSpec, Protocol, TypeVar
 import pyarrow as pa
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
+from streams.contract.failpoints import Failpoint, unarmed
 from streams.contract.records import Drop
 from streams.contract.task import Task
 from streams.worker import letters
 from streams.worker.batch import Batch, BatchScorer, Scorer
-from streams.worker.failpoints import Failpoint, unarmed
 from streams.worker.letters import Incoming
 from streams.worker.metrics import Metrics
 from streams.worker.partition import DeclaredDrop, PartitionState, Position

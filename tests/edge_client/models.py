@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
 from federation.export import export_graph
-from streams.contract.artifact import GRAPH, WEIGHTS, Manifest, pack
-from streams.contract.learning import to_safetensors
+from federation.probe import make_probe
+from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.task import Task, load_task
 
 TINY = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
@@ -50,14 +51,19 @@ def artifact(
     graph: bytes | None = None,
     task: Task = tiny,
     kind: str = "model",
+    lacking: tuple[str, ...] = (),
+    probe: bytes | None = None,
 ) -> bytes:
-    """A model version; `graph` is one exported before, for the same layers."""
+    """A model version; `graph` is one exported before, for the same layers. Its probe holds the
+    model's answers, unless one is given, also where some tensors are `lacking`."""
     manifest = Manifest(
         kind=kind, task=task.name, task_version=task.version, number=number,
         created_us=number, key="", files=[],
     )  # fmt: skip
-    files = {
-        WEIGHTS: to_safetensors(model.state_dict()),
-        GRAPH: graph or export_graph(tiny, model),
-    }
+    graph = graph or export_graph(tiny, model)
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    if probe is None:
+        probe = make_probe(graph, state, segments(8))
+    kept = {name: value for name, value in state.items() if name not in lacking}
+    files = {WEIGHTS: safetensors.numpy.save(kept), GRAPH: graph, PROBE: probe}
     return pack(manifest, files, key)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.dataset import group, segments_of_device, stack
@@ -12,7 +13,7 @@ from federation.pilot import prepare
 from federation.reference import make_reference
 from federation.registry import Registry
 from streams.contract import learning
-from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS
+from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.drift import EFFECT, Reference
 from streams.contract.errors import TaskError
 from streams.contract.task import Task
@@ -44,6 +45,14 @@ def test_it_makes_both_models_once(
     teacher = empty.verify(empty.teacher_path.read_bytes(), "teacher")
     learning.load_weights(learning.build_teacher(tiny), teacher.files[WEIGHTS])
     assert serving.files[DRIFT] == teacher.files[DRIFT]
+    assert PROBE not in teacher.files
+    probe = safetensors.numpy.load(serving.files[PROBE])
+    pilot = segments_of_device(tiny, "pilot-0").segments
+    assert all(any((x == segment).all() for segment in pilot) for x in probe["inputs"])
+    assert len(probe["inputs"]) == len(np.unique(probe["inputs"], axis=0)) == 8
+    model = learning.load_weights(tiny.build_model(), serving.files[WEIGHTS])
+    answers = learning.predict(model.eval(), probe["inputs"])
+    np.testing.assert_allclose(probe["outputs"], answers, atol=1e-5)
 
     assert prepare(TINY, tiny, empty, key, cache) is None  # what serves is left as it is
     again = Registry(tmp_path / "again", tiny.name, tiny.version, [key.public_key()])

@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation import checkpoint, release
 from federation.admission import Update
 from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
+from federation.graph import run_graph
 from federation.journal import Journal
 from federation.registry import Registry
 from federation.rounds import FederatedRun, RunSettings
-from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS
+from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import Release, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.records import Headers
@@ -145,6 +146,11 @@ def test_a_better_model_is_signed_kept_served_and_announced(rig: Rig) -> None:
     after = base_weights(rig.registry)
     for name in before:
         np.testing.assert_allclose(after[name], before[name] + 0.004, atol=1e-6)
+    probes = [safetensors.numpy.load(a.files[PROBE]) for a in (rig.registry.load(base), serving)]
+    np.testing.assert_array_equal(probes[0]["inputs"], probes[1]["inputs"])
+    assert np.abs(probes[0]["outputs"] - probes[1]["outputs"]).max() > 1e-3
+    expected = run_graph(serving.files[GRAPH], probes[1]["inputs"], after)
+    np.testing.assert_array_equal(probes[1]["outputs"], expected)
     announced = [Release.decode(v) for t, _, v in rig.kafka.messages if t == RELEASES]
     assert [(r.model, r.base) for r in announced] == [(serving.model, base)]
     assert rig.kinds()[-3:] == ["evaluated", "promoted", "finished"]

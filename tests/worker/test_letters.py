@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, UsageError
+from streams.contract.failpoints import read_failpoint, unarmed
 from streams.contract.records import Drop, EventBatch, encode_events
 from streams.worker import app, letters
-from streams.worker.failpoints import read_failpoint, unarmed
 from streams.worker.letters import Incoming
 from streams.worker.metrics import Metrics
 from tests.fakes.tiny_task import task
