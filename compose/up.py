@@ -147,7 +147,7 @@ class Up:
 
     def _edge(self, device: str) -> Launch:
         state, speed = str(self._options.state), str(self._options.speed)
-        words = ["edge", self._reference, "--device", device, "--state", state]
+        words = ["edge", "run", self._reference, "--device", device, "--state", state]
         return self._command(*words, "--speed", speed)
 
     def _controller(self, port: int) -> Launch:

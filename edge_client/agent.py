@@ -8,20 +8,22 @@ serve training work; the trainer is a child process. No torch here.
 import fcntl
 import logging
 import os
+import random
 import signal
+import sys
 import threading
 import time
 import zlib
-from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from edge_client.conditions import MachineConditions
 from edge_client.downlink import Downlink
-from edge_client.handoff import WorkReply, WorkRequest
-from edge_client.inference import Engine
+from edge_client.handoff import Answer, Ask, WorkReply, WorkRequest
 from edge_client.recorder import Event, Recorder
 from edge_client.replay import Cut, Replay
 from edge_client.samples import HELD_OUT, Samples, split_of
@@ -29,29 +31,33 @@ from edge_client.scoreboard import Scoreboard
 from edge_client.service import Service, socket_path
 from edge_client.settings import EdgeSettings
 from edge_client.slots import Slots
+from edge_client.sources import lines_of, read_lines
 from edge_client.spool import EVENTS, Spool, SpoolLimits
 from edge_client.trainer import Trainer
 from edge_client.uplink import Uplink
 from streams.contract.bus import Producer, Sender, probe
 from streams.contract.documents import DeviceState, Release
 from streams.contract.errors import ArtifactError, MalformedRecord, SpoolError, UsageError
+from streams.contract.failpoints import Failpoint, read_failpoint, unarmed
 from streams.contract.records import decode_batch, event_schema
 from streams.contract.signing import load_public_key
-from streams.contract.task import Task, load_task
+from streams.contract.task import Reading, Task, label_fits, load_task
 
 log = logging.getLogger("tidewheel.edge")
 
 SAVE_S = 5.0
+RESTART_S = (0.5, 30.0)  # the first and the longest pause before a failed source is taken up again
 
 
 class Agent:
     """One device."""
 
-    def __init__(self, settings: EdgeSettings, task: Task) -> None:
+    def __init__(self, settings: EdgeSettings, task: Task, failpoint: Failpoint = unarmed) -> None:
         self._settings = settings
         self._name = settings.device
         self._task = task
         self._source_error: str | None = None
+        self._drain_s = settings.drain_s
         self._stop = threading.Event()
         folder = settings.folder
         self._lock = hold(folder)
@@ -62,9 +68,8 @@ class Agent:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
         self.samples = Samples(task, folder / "samples.arrow")
         self._scoreboard = Scoreboard(folder / "scoreboard.json")
-        self._slots = Slots(folder / "slots", task, [load_public_key(p) for p in settings.trusted])
-        self._engine = self._first_engine()
-        self._latencies: deque[float] = deque(maxlen=1000)
+        trusted = [load_public_key(path) for path in settings.trusted]
+        self._slots = Slots(folder / "slots", task, trusted, failpoint=failpoint)
         self._rate = Rate()
         self._skipped: dict[str, int] = {}
         self._phase = "running"
@@ -77,12 +82,26 @@ class Agent:
             resume_after_us=self.spool.mark,
             stop=self._stop,
             skip=self._skip,
+            readings=self._standard_input if settings.source == "stdin" else None,
         )
-        self._recorder = Recorder(task, self.spool)
-        self._trainer = Trainer(settings.task_ref, settings.device, folder, self.samples)
-        self._service = Service(socket_path(folder), self._work)
+        self._recorder = Recorder(task, self.spool, metering=settings.metering)
+        self._trainer = Trainer(
+            settings.task_ref,
+            settings.device,
+            folder,
+            self.samples,
+            MachineConditions(settings.minimum_battery, settings.maximum_celsius),
+        )
+        self._service = Service(socket_path(folder), self._work, self._tell)
         self._uplink = Uplink(
-            task, settings.device, self.spool, self._connect, self._reachable, self.state
+            task,
+            settings.device,
+            self.spool,
+            self._connect,
+            self._reachable,
+            self.state,
+            bytes_per_s=settings.uplink_bytes_per_s,
+            holds=settings.metering.mode == "nothing",
         )
         self._downlink = Downlink(
             task,
@@ -90,17 +109,21 @@ class Agent:
             settings.broker,
             install=self._install,
             serving=lambda: self._slots.active,
+            refused=lambda: self._slots.refused,
             samples=self.samples,
         )
+        self._open_slots()  # last: a start that fails before it is not the model's fault
 
-    def _first_engine(self) -> Engine | None:
-        engine = self._slots.open()
-        if engine is None and self._settings.model is not None:
-            try:
-                engine = self._slots.install(self._settings.model.read_bytes())
-            except (OSError, ArtifactError) as exc:
-                raise UsageError(f"model {self._settings.model}: {exc}") from exc
-        return engine
+    def _open_slots(self) -> None:
+        if self._slots.open() is not None or self._settings.model is None:
+            return
+        try:
+            self._slots.install(self._settings.model.read_bytes())
+        except (OSError, ArtifactError) as exc:
+            if isinstance(exc, ArtifactError) and exc.reason == "refused":
+                log.error("%s: %s; another release is waited for", self._name, exc)
+                return
+            raise UsageError(f"model {self._settings.model}: {exc}") from exc
 
     def run(self) -> None:
         """Serve until stop(); then drain for at most `drain_s`."""
@@ -109,7 +132,7 @@ class Agent:
             thread.start()
         keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         keeper.start()
-        log.info("%s: serving %s", self._settings.device, self._engine and self._engine.model)
+        log.info("%s: serving %s", self._settings.device, self._slots.active)
         if self._await_engine():
             self._answer_all()
         self._phase = "idle" if not self._stop.is_set() else "draining"
@@ -121,34 +144,52 @@ class Agent:
 
     def _await_engine(self) -> bool:
         """A device without a model waits for its first release."""
-        while self._engine is None and not self._stop.is_set():
+        while self._slots.engine is None and not self._stop.is_set():
             self._phase = "waiting for a model"
             self._stop.wait(0.2)
         self._phase = "running"
-        return self._engine is not None
+        return self._slots.engine is not None
 
     def _answer_all(self) -> None:
-        """Every segment of the source; a source that fails ends the answers, not the device."""
-        try:
-            for cut in self._replay:
-                self._answer(cut)
-        except Exception as exc:
-            self._source_error = f"readings: {type(exc).__name__}: {exc}"[:300]
-            log.exception("%s: the source has failed; what is pending is sent", self._name)
+        """Every segment of the source. A source that fails is taken up again, after a pause that
+        grows as long as it brings nothing; the rest of the device goes on."""
+        pause_s = RESTART_S[0]
+        while not self._stop.is_set():
+            try:
+                for cut in self._replay:
+                    self._answer(cut)
+                    self._source_error, pause_s = None, RESTART_S[0]
+                return
+            except UsageError:
+                raise  # it will not get better by itself
+            except Exception as exc:  # a user's iterator, a driver: anything
+                self._source_error = f"readings: {type(exc).__name__}: {exc}"[:300]
+                log.exception("%s: the source has failed, again in %.1f s", self._name, pause_s)
+                self._stop.wait(pause_s * random.uniform(0.5, 1.5))
+                pause_s = min(2 * pause_s, RESTART_S[1])
+
+    def _standard_input(self) -> Iterator[Reading]:
+        return read_lines(self._task, lines_of(sys.stdin, self._stop), self._skip)
 
     def _answer(self, cut: Cut) -> None:
         """One segment: infer, hand the event over, remember the sample."""
-        engine = self._engine  # one version for the whole answer
+        engine = self._slots.engine  # one version for the whole answer
         assert engine is not None
         started = time.perf_counter()
-        outputs = engine.run(cut.segment)
+        try:
+            outputs = engine.run(cut.segment)
+        except Exception as exc:
+            if not self._slots.go_back(engine.model, f"failed: {exc}"):
+                raise
+            self._skip("answer-failed", cut.last_us)
+            return
         if not np.isfinite(outputs).all():
             self._skip("answer-not-finite", cut.last_us)
             return
         told = cut.truth if self._told(cut.position_us) else None
         segment = cut.segment if self._task.upload == "segment" else None
         self._recorder.put(Event(cut.last_us, engine.model, outputs, told, segment))
-        self._latencies.append(time.perf_counter() - started)
+        engine.latencies.append(time.perf_counter() - started)
         split = split_of(self._task, cut.first_us, cut.last_us)
         self.samples.add(cut.last_us, cut.segment, outputs, split, told)
         right = None
@@ -171,7 +212,6 @@ class Agent:
         log.info(
             "%s: serving %s, was %s", self._settings.device, engine.model, self._slots.previous
         )
-        self._engine = engine
 
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         if (request.task, request.task_version) != (self._task.name, self._task.version):
@@ -180,6 +220,19 @@ class Agent:
         log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
         return self._trainer.work(request, weights)
 
+    def _tell(self, question: Ask) -> Answer:
+        """What somebody on this machine asks."""
+        if question.op == "drain":
+            self._drain_s = question.drain_s
+            self.stop()
+        labelled = 0
+        for given in question.labels:
+            if not label_fits(self._task, given.label):
+                return Answer(labelled=labelled, error=f"{given.label} is no label of this task")
+            label = np.asarray(given.label, np.float32)
+            labelled += self.samples.label(given.first_us, given.last_us, label)
+        return Answer(state=self.state(), labelled=labelled)
+
     def _connect(self) -> Sender:
         return Producer(self._settings.broker)
 
@@ -187,9 +240,11 @@ class Agent:
         return probe(self._settings.broker)
 
     def _keep(self) -> None:
-        """Write down what may lag a few seconds behind."""
+        """Write down what may lag a few seconds behind, and look at the version on trial."""
         while not self._stop.wait(SAVE_S):
             self._save()
+            self._trainer.watch()
+            self._slots.judge()
 
     def _save(self) -> None:
         try:
@@ -201,13 +256,14 @@ class Agent:
 
     def _drain(self) -> None:
         self._phase = "draining"
+        self._slots.close()
         self._trainer.stop()
         self._service.stop()
         self._downlink.stop()
         self._recorder.stop()
         self._save()
         self._phase = "stopped"
-        drained = self._uplink.stop(self._settings.drain_s)
+        drained = self._uplink.stop(self._drain_s)
         account = self.spool.account()
         left = "" if drained else f"; {account.pending} events stay in the spool"
         log.info("%s: stopped, %d events produced%s", self._settings.device, account.produced, left)
@@ -216,7 +272,8 @@ class Agent:
         """What the device says of itself on `fleet`."""
         account = self.spool.account()
         count, true, taught = self.samples.counts()
-        latencies = np.array(self._latencies or [0.0]) * 1e6
+        engine = self._slots.engine
+        latencies = np.array((engine and list(engine.latencies)) or [0.0]) * 1e6
         return DeviceState(
             device=self._settings.device,
             task=self._task.name,
@@ -235,13 +292,18 @@ class Agent:
             teacher_labels=taught,
             teacher_trust=self.samples.trust(),
             accuracy=self._scoreboard.scores(),
+            refused=self._slots.refused,
+            held_back=self._trainer.held_back,
             phase="training" if self._trainer.busy else self._phase,
             replayed=self._replay.share_of_pass,
             passes=self._replay.passes_done,
             events_per_s=self._rate.per_second(),
             latency_p50_us=float(np.percentile(latencies, 50)),
             latency_p99_us=float(np.percentile(latencies, 99)),
-            error=self._source_error or self._downlink.error or self._recorder.error,
+            error=self._source_error
+            or self._downlink.error
+            or self._recorder.error
+            or self._uplink.error,
         )
 
 
@@ -312,7 +374,7 @@ def _end_process(failed: threading.ExceptHookArgs) -> None:
 def run(settings: EdgeSettings) -> None:
     """The process: one device until SIGTERM or SIGINT."""
     task = load_task(settings.task_ref)
-    agent = Agent(settings, task)
+    agent = Agent(settings, task, read_failpoint(os.environ))
     threading.excepthook = _end_process
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())

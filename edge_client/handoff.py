@@ -1,4 +1,4 @@
-"""Handing work to a device's resident agent over its Unix socket.
+"""Handing work to a device's resident agent, and asking it, over its Unix socket.
 
 The ClientApp of a Flower round holds no torch and no data: it sends what the server sent to the
 agent that already has both, and returns the agent's reply. The socket has mode 0600 and lies in
@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from streams.contract.documents import Document
+from streams.contract.documents import DeviceState, Document
 from streams.contract.errors import MalformedRecord, Retryable
 
 _LENGTHS = struct.Struct(">II")
@@ -55,6 +55,33 @@ class WorkReply(Document):
     error: str | None = None
 
 
+class Label(Document):
+    """The truth of what the device saw from `first_us` to `last_us`, both included: a class index,
+    or one value per target."""
+
+    first_us: int = Field(ge=0)
+    last_us: int = Field(ge=0)
+    label: list[float] = Field(min_length=1)
+
+
+class Ask(Document):
+    """From its own machine: what the agent is doing; that it drain for at most `drain_s` and end;
+    true labels."""
+
+    op: Literal["state", "drain", "label"]
+    labels: list[Label] = []
+    drain_s: float = Field(default=10.0, ge=0)
+
+
+class Answer(Document):
+    """`labelled`: how many of the device's segments got a label. `error` is None when all went
+    well."""
+
+    state: DeviceState | None = None
+    labelled: int = 0
+    error: str | None = None
+
+
 class Job(Document):
     """From the agent to its trainer: a request with where the device's rows are, and which
     file, once it exists, stops the training."""
@@ -78,6 +105,19 @@ def call(
     except OSError as exc:
         raise Retryable(f"the device's agent does not answer at {path}: {exc}") from exc
     return WorkReply.decode(header), reply
+
+
+def ask(path: Path, question: Ask, timeout_s: float = 10.0) -> Answer:
+    """Ask the agent that listens at `path`; Retryable when none answers in time."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(str(path))
+            send_frame(connection, question.encode(), b"")
+            header, _ = receive_frame(connection)
+    except OSError as exc:
+        raise Retryable(f"the device's agent does not answer at {path}: {exc}") from exc
+    return Answer.decode(header)
 
 
 def send_frame(connection: socket.socket, header: bytes, body: bytes) -> None:

@@ -11,7 +11,7 @@ come, neither paced, moved nor repeated.
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_client.samples import split_period_us
 from streams.contract.disk import write_atomic
-from streams.contract.task import Task, segments_of
+from streams.contract.task import Reading, Task, segments_of
 
 LIVE_FROM_US = 10**15  # September 2001
 
@@ -49,9 +49,10 @@ class Replay:
         resume_after_us: int | None,
         stop: threading.Event,
         skip: Callable[[str, int], None],
+        readings: Callable[[], Iterable[Reading]] | None = None,
     ) -> None:
         self._task = task
-        self._device = device
+        self._readings = readings or (lambda: task.readings(device))
         self._speed = speed
         self._passes = passes
         self._resume = -1 if resume_after_us is None else resume_after_us
@@ -88,11 +89,9 @@ class Replay:
             start = self._origin + self.passes_done * (self._span or 0)
             end = 0
             for first, last, segment, truth in segments_of(
-                self._task.readings(self._device), self._task, skip=self._skip
+                self._readings(), self._task, skip=self._skip
             ):
-                if (
-                    first >= LIVE_FROM_US
-                ):  # a sensor: its times are what they are, and so is its pace
+                if first >= LIVE_FROM_US:  # a sensor: its times and its pace are what they are
                     yield Cut(first, last, first, segment, truth)
                     if self._stop.is_set():
                         return
@@ -104,6 +103,7 @@ class Replay:
                 self.share_of_pass = min(1.0, first / self._span) if self._span else 0.0
                 if not self._wait_until(cut.last_us):
                     return
+                self._resume = cut.last_us  # a source that fails is taken up again behind it
                 yield cut
             if not end:  # a sensor that has ended, or no data: nothing to repeat
                 return

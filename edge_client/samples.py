@@ -98,6 +98,17 @@ class Samples:
             self.changed = self.changed or known > 0
             return known
 
+    def label(self, first_us: int, last_us: int, label: np.ndarray) -> int:
+        """Note a true label (label_size,) for the segments whose time lies in first..last; return
+        how many are still remembered."""
+        with self._lock:
+            times = self._times[: self._count]
+            rows = np.flatnonzero((times >= first_us) & (times <= last_us))
+            self.labels_told += int((~_known(self._true[rows])).sum())
+            self._true[rows] = label
+            self.changed = self.changed or len(rows) > 0
+            return len(rows)
+
     def counts(self) -> tuple[int, int, int]:
         """How many segments there are, with a true label, with a teacher's label."""
         with self._lock:

@@ -1,6 +1,7 @@
-"""The agent's Unix socket, where the ClientApp hands in training work (see handoff)."""
+"""The agent's Unix socket: the ClientApp hands in training work, its own machine asks (handoff)."""
 
 import hashlib
+import json
 import logging
 import os
 import socket
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_client.handoff import WorkReply, WorkRequest, receive_frame, send_frame
+from edge_client.handoff import Answer, Ask, WorkReply, WorkRequest, receive_frame, send_frame
 from streams.contract.errors import MalformedRecord
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 MAX_PATH = 100  # the system's limit for a socket's path is 107 bytes
 
 Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
+Tell = Callable[[Ask], Answer]
 
 
 def socket_path(folder: Path) -> Path:
@@ -34,12 +36,15 @@ def socket_path(folder: Path) -> Path:
 
 
 class Service(threading.Thread):
-    """Accepts one connection at a time; a malformed request costs its connection only."""
+    """Takes one request of work at a time; questions are answered meanwhile. A malformed request
+    costs its connection only."""
 
-    def __init__(self, path: Path, work: Work) -> None:
+    def __init__(self, path: Path, work: Work, tell: Tell) -> None:
         super().__init__(name="service", daemon=True)
         self._path = path
         self._work = work
+        self._tell = tell
+        self._working = threading.Lock()
         self._ending = threading.Event()
         path.unlink(missing_ok=True)  # of a killed agent
         self._socket = socket.socket(socket.AF_UNIX)
@@ -57,20 +62,36 @@ class Service(threading.Thread):
                 connection, _ = self._socket.accept()
             except TimeoutError:
                 continue
-            with connection:
-                try:
-                    self._serve(connection)
-                except (OSError, MalformedRecord) as exc:
-                    log.warning("a request on the agent's socket: %s", exc)
+            threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
+
+    def _handle(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self._serve(connection)
+            except (OSError, MalformedRecord) as exc:
+                log.warning("a request on the agent's socket: %s", exc)
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(30.0)
         header, body = receive_frame(connection)
-        reply, weights = self._work(WorkRequest.decode(header), body)
-        send_frame(connection, reply.encode(), weights)
+        if is_work(header):
+            with self._working:
+                reply, weights = self._work(WorkRequest.decode(header), body)
+            send_frame(connection, reply.encode(), weights)
+        else:
+            send_frame(connection, self._tell(Ask.decode(header)).encode(), b"")
 
     def stop(self) -> None:
         self._ending.set()
         self.join(2.0)
         self._socket.close()
         self._path.unlink(missing_ok=True)
+
+
+def is_work(header: bytes) -> bool:
+    """Whether a frame's header has an operation of WorkRequest."""
+    try:
+        found = json.loads(header)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("op") in ("train", "evaluate")

@@ -1,8 +1,10 @@
 """What the device's agent is told when it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from edge_client.metering import Metering
 from streams.contract.bus import BrokerSettings
 
 
@@ -11,7 +13,9 @@ class EdgeSettings:
     """`folder` is the device's own; `model` an artifact file for a device that has none yet.
 
     `speed` paces a replay: 1 is real time, 0 as fast as it goes. `passes` ends it after so many
-    rounds through the data. `drain_s` bounds the stop.
+    rounds through the data. `drain_s` bounds the stop. `source` is where readings come from: the
+    task's own iterator, or lines of standard input (sources.py). `uplink_bytes_per_s` bounds what
+    is sent (uplink.py), `metering` says what of the events is (metering.py).
     """
 
     task_ref: str
@@ -24,3 +28,8 @@ class EdgeSettings:
     passes: int | None = None
     drain_s: float = 10.0
     spool_bytes: int = 256 << 20
+    uplink_bytes_per_s: int | None = None
+    metering: Metering = field(default_factory=Metering)
+    source: Literal["task", "stdin"] = "task"
+    minimum_battery: float = 0.3
+    maximum_celsius: float = 80.0

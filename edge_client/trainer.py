@@ -9,6 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from edge_client.conditions import Conditions
 from edge_client.handoff import Job, WorkReply, WorkRequest, receive_frame, send_frame
 from edge_client.samples import Samples
 from streams.contract.disk import write_atomic
@@ -21,11 +22,20 @@ _START_S = 60.0
 class Trainer:
     """Owns the child process; `work` is called by the socket's thread alone."""
 
-    def __init__(self, reference: str, device: str, folder: Path, samples: Samples) -> None:
+    def __init__(
+        self,
+        reference: str,
+        device: str,
+        folder: Path,
+        samples: Samples,
+        conditions: Conditions | None = None,
+    ) -> None:
         self._reference = reference
         self._device = device
         self._folder = folder
         self._samples = samples
+        self._conditions = conditions
+        self.held_back: str | None = None  # why the last training was not begun, or was ended
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
@@ -41,6 +51,8 @@ class Trainer:
             self._stop_file.unlink(missing_ok=True)
             if self._ended:  # looked at after the file: a stop is either seen here or by the child
                 return WorkReply(device=self._device, error="trainer: the agent is ending"), b""
+            if request.op == "train" and self._against():
+                return WorkReply(device=self._device, error=f"conditions: {self.held_back}"), b""
             self.busy = True
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as rows:
                 try:
@@ -53,6 +65,16 @@ class Trainer:
                     return WorkReply(device=self._device, error=error), b""
                 finally:
                     self.busy = False
+
+    def _against(self) -> bool:
+        self.held_back = self._conditions.against_training() if self._conditions else None
+        return self.held_back is not None
+
+    def watch(self) -> None:
+        """Stop a training between two steps where the device should not train any more; to be
+        called every few seconds. What it has learned by then is its reply."""
+        if self.busy and self._against():
+            self._stop_file.touch()
 
     def _exchange(self, request: WorkRequest, weights: bytes, rows: str) -> tuple[WorkReply, bytes]:
         connection = self._connected()

@@ -78,6 +78,10 @@ def work(task: Task, job: Job, weights: bytes) -> tuple[WorkReply, bytes]:
         batch_size=request.batch_size,
         learning_rate=request.learning_rate,
         seed=request.seed,
+        optimizer=task.training.optimizer,
+        proximal=task.training.proximal,
+        train_only=task.training.train_only,
+        max_steps=task.training.max_steps,
         should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
     )
     if not fitted.steps:

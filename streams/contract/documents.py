@@ -91,6 +91,8 @@ class DeviceState(Document):
     teacher_labels: int = 0
     teacher_trust: float = 0.0
     accuracy: dict[str, ModelScore] = {}
+    refused: dict[str, str] = {}  # model versions that are not installed again, and why
+    held_back: str | None = None
     phase: str = "running"
     replayed: float = 0.0
     passes: int = 0

@@ -5,7 +5,7 @@ measured on one side holds on the other. Needs torch; the device's agent never i
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,25 +43,31 @@ def fit(
     learning_rate: float,
     seed: int,
     optimizer: str = "sgd",
+    proximal: float = 0.0,
+    train_only: Sequence[str] = (),
+    max_steps: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
     """Train `model` in place on `rows` examples; `loss_of(row numbers, generator)` is the mean loss
     of a batch.
 
-    "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero.
-    `should_stop` is asked between steps.
+    "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero. `proximal` is
+    FedProx's mu: mu / 2 times the squared distance from the weights received is added to the loss
+    (Li et al. 2020, arXiv 1812.06127). `train_only` names the modules that learn, as "head" or
+    "features.3"; the others keep weights and statistics. `should_stop` is asked between steps.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optim = _optimizer(optimizer, parameters, learning_rate)
     model.train()
+    parameters = _learning(model, train_only)
+    received = [p.detach().clone() for p in parameters] if proximal else []
+    optim = _optimizer(optimizer, parameters, learning_rate)
     total = max(1, epochs * math.ceil(rows / batch_size))
     step, last = 0, math.nan
     for _ in range(epochs):
         order = torch.randperm(rows, generator=generator)
         for batch in torch.split(order, batch_size):
-            if should_stop():
+            if should_stop() or step == max_steps:
                 return Fit(step, last, stopped=True)
             if optimizer == "adamw":
                 for group in optim.param_groups:
@@ -69,10 +75,29 @@ def fit(
             loss = loss_of(batch, generator)
             optim.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            for parameter, start in zip(parameters, received, strict=False):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach() - start, alpha=proximal)
             nn.utils.clip_grad_norm_(parameters, 5.0)
             optim.step()
             step, last = step + 1, float(loss.detach())
     return Fit(step, last, stopped=False)
+
+
+def _learning(model: nn.Module, train_only: Sequence[str]) -> list[nn.Parameter]:
+    """The parameters that learn; modules that do not are put into evaluation mode."""
+    if not train_only:
+        return [p for p in model.parameters() if p.requires_grad]
+    for name, module in model.named_modules():
+        inside = _under(name, train_only)
+        if not inside and not any(_under(chosen, [name]) for chosen in train_only):
+            module.train(False)
+    return [p for name, p in model.named_parameters() if _under(name, train_only)]
+
+
+def _under(name: str, modules: Sequence[str]) -> bool:
+    """Whether a dotted name is one of `modules` or lies in one; everything lies in ""."""
+    return any(not m or name == m or name.startswith(f"{m}.") for m in modules)
 
 
 def _optimizer(name: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:

@@ -71,11 +71,18 @@ class Device:
 
 @dataclass(frozen=True)
 class Training:
-    """How a device fine-tunes and how the first model and the teacher are made."""
+    """How a device fine-tunes and how the first model and the teacher are made.
+
+    optimizer, proximal, train_only and max_steps are of a device's fine-tuning, see learning.fit.
+    """
 
     learning_rate: float = 0.02
     epochs: int = 3
     batch_size: int = 32
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    proximal: float = 0.0
+    train_only: tuple[str, ...] = ()
+    max_steps: int | None = None
     central_epochs: int = 20
     central_learning_rate: float = 2e-3
     teacher_epochs: int = 20
@@ -109,6 +116,7 @@ class Task:
     tolerance: float = 0.1  # regression: answers within it count as agreeing
     retrain_below: float = 0.9  # agreement with the teacher under which the controller starts a run
     margin: float = 0.01  # by how much a candidate must beat the running model
+    latency_budget_ms: float | None = None  # of an answer (p99); None: the time between segments
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
@@ -130,6 +138,12 @@ class Task:
     def segment_shape(self) -> tuple[int, int]:
         """(channels, samples)"""
         return len(self.channels), self.segment.samples
+
+    @property
+    def latency_budget_s(self) -> float:
+        if self.latency_budget_ms is not None:
+            return self.latency_budget_ms / 1e3
+        return self.segment.hop / self.rate_hz
 
     @property
     def window_us(self) -> int:
@@ -177,11 +191,18 @@ def _problem(task: Task) -> str | None:
     if len(task.channels) * task.segment.samples > MAX_SEGMENT_VALUES:
         return f"a segment holds more than {MAX_SEGMENT_VALUES} values: it would not fit a message"
     positive = {"rate_hz": task.rate_hz, "window_s": task.window_s, "version": task.version}
+    if task.latency_budget_ms is not None:
+        positive["latency_budget_ms"] = task.latency_budget_ms
     for name, value in positive.items():
         if not value > 0:
             return f"{name} must be above 0, not {value}"
     if task.lateness_s < 0 or task.idle_close_s <= 0 or task.future_s < 0:
         return "lateness_s and future_s must be at least 0 and idle_close_s above 0"
+    if task.training.optimizer not in ("sgd", "adamw"):
+        return f"training.optimizer must be 'sgd' or 'adamw', not {task.training.optimizer!r}"
+    steps = task.training.max_steps
+    if task.training.proximal < 0 or (steps is not None and steps < 1):
+        return "training.proximal must be at least 0 and training.max_steps at least 1"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
     for name in ("build_model", "readings", "devices"):
@@ -264,6 +285,20 @@ def check_model(task: Task) -> None:
                 f"task {task.name!r}: {name} gives {shape} for a {given} input; "
                 f"it must give {expected}"
             )
+    _check_trained_modules(task)
+
+
+def _check_trained_modules(task: Task) -> None:
+    if not task.training.train_only:
+        return
+    names = [name for name, _ in task.build_model().named_parameters()]
+    for module in task.training.train_only:
+        if not any(name.startswith(f"{module}.") for name in names):
+            known = ", ".join(sorted({name.partition(".")[0] for name in names}))
+            raise TaskError(
+                f"task {task.name!r}: training.train_only names {module!r}, in which there is "
+                f"nothing to learn; the model's modules are {known}"
+            )
 
 
 def segments_of(
@@ -313,8 +348,10 @@ def _fault(reading: Reading, times: list[int], period_us: float, channels: int) 
     return None
 
 
-def _sound(label: float | Sequence[float], task: Task) -> bool:
+def label_fits(task: Task, label: float | Sequence[float]) -> bool:
     """Whether a label is a class index, or a finite value for every target."""
+    if task.classes and isinstance(label, Sequence):
+        return len(label) == 1 and label_fits(task, label[0])
     if task.classes:
         return isinstance(label, int | float) and 0 <= label < task.outputs and label % 1 == 0
     values = np.asarray(label, dtype=np.float32).reshape(-1)
@@ -322,7 +359,7 @@ def _sound(label: float | Sequence[float], task: Task) -> bool:
 
 
 def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> np.ndarray | None:
-    known = [label for label in labels if label is not None and _sound(label, task)]
+    known = [label for label in labels if label is not None and label_fits(task, label)]
     if len(known) < task.segment.label_share * len(labels):
         return None
     if task.targets:

@@ -49,7 +49,7 @@ def port_without_listener() -> int:
         ("", ["up", "prepare", "edge", "worker", "controller", "status", "query"]),
         ("up", ["--devices", "--state", "--kafka", "--speed", "--workers", "--partitions",
                 "--rounds", "--minutes", "--until-closed", "--timeout", "--json"]),
-        ("edge", ["--device", "--state", "--kafka", "--model", "--trust", "--speed", "--passes",
+        ("edge run", ["--device", "--state", "--kafka", "--model", "--trust", "--speed", "--passes",
                   "--drain"]),
         ("worker", ["--state", "--kafka", "--instance", "--store", "--teacher", "--trust",
                     "--partitions"]),
@@ -126,12 +126,14 @@ def test_a_wrong_number_of_devices_is_named(tmp_path: Path, count: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "../d0", "x" * 64])
 def test_a_wrong_device_name_is_named(tmp_path: Path, name: str) -> None:
-    fails(tidewheel("edge", TINY, "--device", name, folder=tmp_path), 2, "--device", "letters")
+    fails(
+        tidewheel("edge", "run", TINY, "--device", name, folder=tmp_path), 2, "--device", "letters"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_without_its_files_is_told_where_it_looked(tmp_path: Path) -> None:
-    done = tidewheel("edge", TINY, "--device", "d0", folder=tmp_path)
+    done = tidewheel("edge", "run", TINY, "--device", "d0", folder=tmp_path)
     fails(done, 2, "trusted key", ".tidewheel/keys/signing.pub")
     fails(tidewheel("worker", TINY, folder=tmp_path), 2, ".tidewheel/keys/signing.pub")
 
@@ -183,14 +185,14 @@ def test_a_port_in_use_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     assert "in use" in last
 
 
-@pytest.mark.parametrize("words", [["up", TINY], ["edge", TINY, "--device", "d0"]])
+@pytest.mark.parametrize("words", [["up", TINY], ["edge", "run", TINY, "--device", "d0"]])
 def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "file").write_text("")
     done = tidewheel(*words, "--state", "file/state", folder=tmp_path)
     fails(done, 2, "file/state")
 
 
-@pytest.mark.parametrize("words", [["up", TINY], ["edge", TINY, "--device", "d0"]])
+@pytest.mark.parametrize("words", [["up", TINY], ["edge", "run", TINY, "--device", "d0"]])
 def test_a_state_folder_that_no_one_can_make_is_named(tmp_path: Path, words: list[str]) -> None:
     done = tidewheel(*words, "--state", "/proc/self/nothing", folder=tmp_path)
     fails(done, 2, "/proc/self/nothing")

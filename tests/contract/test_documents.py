@@ -62,6 +62,7 @@ def test_broker_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TIDEWHEEL_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
     monkeypatch.setenv("TIDEWHEEL_KAFKA_SASL_MECHANISM", "SCRAM-SHA-512")
     monkeypatch.setenv("TIDEWHEEL_KAFKA_USERNAME", "me")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_PASSWORD", "secret")
     settings = BrokerSettings()  # type: ignore[call-arg]
     options = settings.client_options()
     assert options["bootstrap_servers"] == "kafka.example:9093"

@@ -66,3 +66,61 @@ def test_weights_survive_the_journey_as_safetensors() -> None:
     again = learning.load_weights(task.build_model(), learning.to_safetensors(model.state_dict()))
     segments, _ = data()
     assert np.array_equal(learning.predict(model, segments), learning.predict(again, segments))
+
+
+def distance(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5
+
+
+def fresh() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return task.build_model()
+
+
+def test_the_proximal_term_holds_the_weights_near_those_received() -> None:
+    free, held, bound = (fitted(1, proximal=mu)[0] for mu in (0.0, 1.0, 20.0))
+    assert distance(free, fresh()) > distance(held, fresh()) > distance(bound, fresh()) > 0
+    plain, again = fitted(1)[0], fitted(1, proximal=0.0)[0]
+    assert distance(plain, again) == 0
+
+
+def test_the_proximal_gradient_is_mu_times_the_distance() -> None:
+    """Two steps on a constant loss: the first has no distance to go back over."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+
+    def loss(rows: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        return model.weight.sum() * 1.0
+
+    options = {"epochs": 2, "batch_size": 1, "learning_rate": 0.1, "seed": 0}
+    learning.fit(model, 1, loss, proximal=0.5, **options)  # type: ignore[arg-type]
+    first = 1 - 0.1 * (1 + 1e-4)  # SGD's weight decay is 1e-4
+    gradient = 1 + 0.5 * (first - 1) + 1e-4 * first
+    momentum = 0.9 * (1 + 1e-4) + gradient
+    assert abs(float(model.weight.detach()) - (first - 0.1 * momentum)) < 1e-6
+
+
+def test_only_the_modules_that_are_named_learn_and_keep_statistics() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv1d(2, 4, 3), torch.nn.BatchNorm1d(4), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3),
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    segments, labels = data()
+    loss = learning.segment_loss(task, model, segments, labels)
+    options = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "seed": 1}
+    how = learning.fit(model, len(segments), loss, train_only=("5",), **options)  # type: ignore[arg-type]
+    changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert changed == {"5.weight", "5.bias"}
+    assert how.steps == 12
+    learning.fit(model, len(segments), loss, train_only=("1", "5"), **options)  # type: ignore[arg-type]
+    changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert "0.weight" not in changed
+    assert {"1.running_mean", "1.weight"} <= changed
+
+
+def test_a_number_of_steps_ends_it() -> None:
+    _, how = fitted(1, max_steps=7)
+    assert (how.steps, how.stopped) == (7, True)

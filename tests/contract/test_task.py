@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.errors import TaskError
-from streams.contract.task import Reading, Segment, Task, check_model, load_task, segments_of
+from streams.contract.task import (
+    Reading,
+    Segment,
+    Task,
+    Training,
+    check_model,
+    load_task,
+    segments_of,
+)
 from tests.fakes.tiny_task import task
 
 GOOD = Path(__file__).parent.parent / "fakes" / "tiny_task.py"
@@ -51,13 +59,23 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"segment": Segment(10, 11)}, "hop <= samples"),
         ({"window_s": 0.0}, "window_s must be above 0"),
         ({"lateness_s": -1.0}, "lateness_s"),
+        ({"latency_budget_ms": 0.0}, "latency_budget_ms must be above 0"),
         ({"upload": "everything"}, "upload"),
+        ({"future_s": -1.0}, "future_s"),
+        ({"training": Training(optimizer="adam")}, "training.optimizer"),  # type: ignore[arg-type]
+        ({"training": Training(proximal=-1)}, "training.proximal"),
+        ({"training": Training(max_steps=0)}, "training.max_steps"),
         ({"build_model": None}, "build_model must be a function"),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, object], says: str) -> None:
     with pytest.raises(TaskError, match=says):
         replace(task, **change)  # type: ignore[arg-type]
+
+
+def test_an_answer_may_take_the_time_between_two_segments_unless_the_task_says_otherwise() -> None:
+    assert task.latency_budget_s == 0.5  # 10 samples at 20 Hz
+    assert replace(task, latency_budget_ms=3.0).latency_budget_s == 0.003
 
 
 def test_a_model_of_the_wrong_shape_is_named() -> None:
@@ -79,6 +97,13 @@ def made(**fields: object) -> Task:
 
 def steady(count: int, start: int = 0, label: float | None = 1.0) -> list[Reading]:
     return [Reading(start + i * 50_000, (float(i), -float(i)), label) for i in range(count)]
+
+
+def test_modules_that_are_to_learn_must_be_there() -> None:
+    check_model(replace(task, training=Training(train_only=("4",))))
+    for name in ("head", "3", "4.weight"):
+        with pytest.raises(TaskError, match=f"{name}'?, in which there is nothing to learn"):
+            check_model(replace(task, training=Training(train_only=(name,))))
 
 
 def test_segments_overlap_by_the_hop_and_hold_channels_by_samples() -> None:

@@ -25,7 +25,7 @@ KAFKA = ("kafka.Kafka",)
 
 
 def edge(place: Place, device: str) -> tuple[str, ...]:
-    return ("-m", "compose.cli", "edge", place.task, "--device", device)
+    return ("-m", "compose.cli", "edge", "run", place.task, "--device", device)
 
 
 def comes_back(place: Place, words: tuple[str, ...], killed: int) -> None:
@@ -132,7 +132,7 @@ def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
     for device in devices:
         state = ["--device", device, "--state", place.folder / device, "--model", artifact]
         pace = ["--speed", "200", "--passes", "1"]
-        edges[device] = place.start(device, "edge", place.task, *state, *pace, *where)
+        edges[device] = place.start(device, "edge", "run", place.task, *state, *pace, *where)
 
     expected = {device: len(segments_of_device(task, device).times) for device in devices}
     for device in devices:

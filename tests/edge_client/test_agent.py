@@ -57,7 +57,7 @@ def test_an_agent_tells_of_a_torn_spool_and_stops_without_broker_or_model(tmp_pa
     Spool(folder / "spool").declare_lost(2, "disk-full")
     with next((folder / "spool").glob("*.seg")).open("ab") as stream:
         stream.write(b"half a frame")
-    command = [sys.executable, "-m", "compose.cli", "edge", REFERENCE, "--device", "d0"]
+    command = [sys.executable, "-m", "compose.cli", "edge", "run", REFERENCE, "--device", "d0"]
     command += ["--state", str(tmp_path), "--kafka", "127.0.0.1:1", "--drain", "0.1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
         assert agent.stderr is not None

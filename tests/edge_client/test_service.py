@@ -4,12 +4,14 @@ import contextlib
 import socket
 import stat
 import struct
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from edge_client.handoff import WorkReply, WorkRequest, call
+from edge_client.handoff import Answer, Ask, Label, WorkReply, WorkRequest, ask, call
 from edge_client.service import MAX_PATH, Service, socket_path
 from streams.contract.errors import Retryable
 
@@ -31,8 +33,11 @@ def service(tmp_path: Path) -> Iterator[Path]:
     def work(request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
         return WorkReply(device="d0", samples=len(body), base=request.base), body[::-1]
 
+    def tell(question: Ask) -> Answer:
+        return Answer(labelled=len(question.labels), error=question.op)
+
     path = socket_path(tmp_path)
-    service = Service(path, work)
+    service = Service(path, work, tell)
     service.start()
     yield path
     service.stop()
@@ -42,6 +47,30 @@ def service(tmp_path: Path) -> Iterator[Path]:
 def test_work_is_handed_over_and_comes_back(service: Path) -> None:
     reply, body = call(service, REQUEST, b"weights", timeout_s=5)
     assert (reply.samples, reply.base, body) == (7, "1-aaaaaaaa", b"sthgiew")
+
+
+def test_a_question_is_answered_while_work_is_going_on(tmp_path: Path) -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def work(request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
+        begun.set()
+        assert finish.wait(30)
+        return WorkReply(device="d0"), b""
+
+    service = Service(socket_path(tmp_path), work, lambda question: Answer(error=question.op))
+    service.start()
+    with ThreadPoolExecutor() as pool:
+        working = pool.submit(call, socket_path(tmp_path), REQUEST, b"", 30)
+        assert begun.wait(30)
+        assert ask(socket_path(tmp_path), Ask(op="state")).error == "state"
+        finish.set()
+        assert working.result(30)[0].device == "d0"
+    service.stop()
+
+
+def test_labels_arrive_with_the_question(service: Path) -> None:
+    labels = [Label(first_us=n, last_us=n, label=[1.0]) for n in range(200)]
+    assert ask(service, Ask(op="label", labels=labels)).labelled == 200
 
 
 def test_only_the_owner_may_open_the_socket(service: Path) -> None:

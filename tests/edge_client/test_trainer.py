@@ -75,6 +75,15 @@ def trainer(reference: str, samples: Samples, tmp_path: Path) -> Iterator[Traine
     assert not (tmp_path / "trainer.stop").exists()
 
 
+class Weather:
+    """Conditions that a test changes."""
+
+    why: str | None = None
+
+    def against_training(self) -> str | None:
+        return self.why
+
+
 @pytest.fixture
 def weights(task: Task) -> bytes:
     return to_safetensors(task.build_model().state_dict())
@@ -305,3 +314,42 @@ def test_the_child_ends_when_the_agents_side_is_closed(reference: str) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_device_that_should_not_train_says_why_and_evaluates_all_the_same(
+    reference: str, samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    weather = Weather()
+    trainer = Trainer(reference, "d0", tmp_path, samples, weather)
+    try:
+        weather.why = "on battery at 12%, below 30%"
+        reply, body = trainer.work(request(), weights)
+        assert (reply.error, body) == ("conditions: on battery at 12%, below 30%", b"")
+        assert trainer.held_back == weather.why
+        assert children(reference) == []
+        reply, _ = trainer.work(request("evaluate"), weights)
+        assert (reply.error, reply.samples) == (None, 40)
+        weather.why = None
+        reply, body = trainer.work(request(epochs=1), weights)
+        assert (reply.error, trainer.held_back) == (None, None)
+        assert body
+    finally:
+        trainer.stop()
+
+
+def test_a_training_ends_with_what_it_has_when_the_device_gets_too_hot(
+    reference: str, samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    weather = Weather()
+    trainer = Trainer(reference, "d0", tmp_path, samples, weather)
+    try:
+        trainer.work(request("evaluate"), weights)  # the child is up
+        working = Working(trainer, weights, request(epochs=1_000_000))
+        until(lambda: trainer.busy, "the request is on its way")
+        weather.why = "91 degrees Celsius, above 80"
+        until(lambda: trainer.watch() is None and not trainer.busy, "the training has ended")
+        reply, _ = working.result()
+        assert reply.error is None or reply.error.startswith("stopped: no step")
+        assert trainer.held_back == weather.why
+    finally:
+        trainer.stop()

@@ -1,0 +1,56 @@
+"""Whether the device is in a state to train: on power or charged enough, and not too hot.
+
+What cannot be read is no reason against: most machines have no battery, many tell no temperature.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+
+
+class Conditions(Protocol):
+    """Asked before a training and every few seconds while one goes on."""
+
+    def against_training(self) -> str | None:
+        """Why the device is not to train now, for a person; None when it may."""
+        ...
+
+
+@dataclass(frozen=True)
+class MachineConditions:
+    """Battery and temperatures as psutil reads them.
+
+    minimum_battery: share of the charge, 0 to 1, below which a device on battery does not train;
+    maximum_celsius: of the hottest sensor.
+    """
+
+    minimum_battery: float = 0.3
+    maximum_celsius: float = 80.0
+
+    def against_training(self) -> str | None:
+        return self._battery() or self._heat()
+
+    def _battery(self) -> str | None:
+        battery = _read("sensors_battery")
+        if battery is None or battery.power_plugged:
+            return None
+        share = battery.percent / 100
+        if share >= self.minimum_battery:
+            return None
+        return f"on battery at {share:.0%}, below {self.minimum_battery:.0%}"
+
+    def _heat(self) -> str | None:
+        sensors = _read("sensors_temperatures") or {}
+        hottest = max((s.current for found in sensors.values() for s in found), default=None)
+        if hottest is None or hottest <= self.maximum_celsius:
+            return None
+        return f"{hottest:.0f} degrees Celsius, above {self.maximum_celsius:.0f}"
+
+
+def _read(name: str):  # type: ignore[no-untyped-def]
+    """What psutil has under this name here; None where the system does not tell."""
+    try:
+        return getattr(psutil, name)()
+    except (AttributeError, OSError, RuntimeError):
+        return None
