@@ -2,16 +2,20 @@
 
 Every `SYNC_S` the thread takes what has come, encodes it as one Arrow batch and appends it to the
 spool, which syncs it. While the disk is full events wait in memory, at most `LIMIT`; beyond that
-the oldest are given up and declared lost when the disk writes again.
+the oldest are given up and declared lost when the disk writes again. Events that a metered line
+does not get are declared too, see metering.py.
 """
 
 import logging
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from edge_client.metering import HOLD_ROWS, HOLD_S, REASON, Metering
 from edge_client.spool import Spool
 from streams.contract.records import encode_batch, event_rows
 from streams.contract.task import Task
@@ -45,14 +49,27 @@ def rows_per_frame(task: Task) -> int:
 class Recorder(threading.Thread):
     """Writes events into the spool until it is stopped, then what is left, then ends."""
 
-    def __init__(self, task: Task, spool: Spool, limit: int = LIMIT) -> None:
+    def __init__(
+        self,
+        task: Task,
+        spool: Spool,
+        limit: int = LIMIT,
+        *,
+        metering: Metering | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(name="recorder", daemon=True)
         self._task = task
         self._spool = spool
         self._limit = limit
+        self._metering = metering or Metering()
+        self._clock = clock
         self._rows = rows_per_frame(task)
         self._events: deque[Event] = deque()
         self._given_up = 0
+        self._held = 0  # events that are not sent, behind the spool's last seq
+        self._held_mark = 0
+        self._held_since = 0.0
         self._ending = threading.Event()
         self.error: str | None = None
 
@@ -67,37 +84,42 @@ class Recorder(threading.Thread):
     def run(self) -> None:
         while not self._ending.wait(SYNC_S):
             self.write()
-        self.write()
+        self.write(last=True)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Write what is left and end."""
         self._ending.set()
         self.join(timeout_s)
 
-    def write(self) -> None:
-        """Move all waiting events into the spool, oldest first."""
-        while self._events or self._given_up:
-            while len(self._events) > self._limit:
-                self._events.popleft()
-                self._given_up += 1
-            try:
+    def write(self, *, last: bool = False) -> None:
+        """Move all waiting events into the spool, oldest first; `last`: hold none back longer."""
+        try:
+            while self._events or self._given_up:
+                while len(self._events) > self._limit:
+                    self._events.popleft()
+                    self._given_up += 1
                 if self._given_up:
+                    self._declare_held()
                     self._spool.declare_lost(self._given_up, "disk-full")
                     self._given_up = 0
                 self._write_frame()
-            except OSError as exc:
-                if self.error is None:
-                    log.warning("the spool cannot be written (%s): events wait in memory", exc)
-                self.error = f"spool: {exc}"
-                return
+            waited_s = self._clock() - self._held_since
+            if last or waited_s >= HOLD_S or self._held >= HOLD_ROWS:
+                self._declare_held()
+        except OSError as exc:
+            if self.error is None:
+                log.warning("the spool cannot be written (%s): events wait in memory", exc)
+            self.error = f"spool: {exc}"
+            return
         if self.error is not None:
             log.warning("the spool is written again")
             self.error = None
 
     def _write_frame(self) -> None:
-        events = [self._events[i] for i in range(min(len(self._events), self._rows))]
+        events = self._next_events()
         if not events:
             return
+        self._declare_held()
         allowed = self._task.upload == "segment"
         segments = (
             np.stack([e.segment for e in events if e.segment is not None]) if allowed else None
@@ -114,3 +136,28 @@ class Recorder(threading.Thread):
         self._spool.append(len(events), encode_batch(rows), mark=events[-1].time_us)
         for _ in events:  # only now: a frame that failed keeps its events
             self._events.popleft()
+
+    def _next_events(self) -> list[Event]:
+        """Those that are sent and stand together, at most a frame; what is held back before them
+        is counted and given away."""
+        events: list[Event] = []
+        while len(events) < min(len(self._events), self._rows):
+            event, seq = self._events[len(events)], self._spool.next_seq + self._held + len(events)
+            labelled = event.label is not None
+            if self._metering.sends(self._task, seq, event.outputs, labelled):
+                events.append(event)
+            elif events:
+                break
+            else:
+                self._hold(self._events.popleft())
+        return events
+
+    def _hold(self, event: Event) -> None:
+        self._held_since = self._held_since if self._held else self._clock()
+        self._held_mark = event.time_us
+        self._held += 1
+
+    def _declare_held(self) -> None:
+        if self._held:
+            self._spool.declare_lost(self._held, REASON, self._held_mark)
+            self._held = 0

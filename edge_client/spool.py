@@ -9,9 +9,10 @@ digits, numbers ascending, is a row of frames:
 
 Kind EVENTS: `count` events from `first` on. Kind DROPS: the payload is JSON, a list of
 [first, last, reason]; `count` is how many fresh seqs the frame itself uses up (events that could
-not be written), 0 when it declares older ones. `mark` is an opaque number of the writer (the
-time of the last event). `position.json` is where the reader is: {file, offset, seq, sent_file,
-delivered, dropped}; all before (file, offset) is settled, `seq` is the first one behind it.
+not be written, or are held back, see metering.py), 0 when it declares older ones. `mark` is an
+opaque number of the writer (the time of the last event). `position.json` is where the reader is:
+{file, offset, seq, sent_file, delivered, dropped}; all before (file, offset) is settled, `seq` is
+the first one behind it.
 `reserve` is room for the position on a full disk.
 
 Invariants
@@ -35,6 +36,7 @@ import secrets
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -143,12 +145,14 @@ class Spool:
             self.mark = mark
             return first
 
-    def declare_lost(self, count: int, reason: str) -> None:
-        """Use up `count` seqs for events that could not be written."""
+    def declare_lost(self, count: int, reason: str, mark: int | None = None) -> None:
+        """Use up `count` seqs for events that are not written; OSError as with append()."""
         with self._lock:
+            mark = self.mark if mark is None else mark
             entry = [[self._next, self._next + count - 1, reason]]
-            self._write(DROPS, self._next, count, self.mark or 0, json.dumps(entry).encode())
+            self._write(DROPS, self._next, count, mark or 0, json.dumps(entry).encode())
             self._next += count
+            self.mark = mark
 
     def _write(self, kind: int, first: int, count: int, mark: int, payload: bytes) -> None:
         current = self._files[-1]
@@ -201,7 +205,7 @@ class Spool:
                 entries += frame.declarations()
             else:
                 entries.append(Declared(frame.first, frame.first + frame.count - 1, reason))
-        text = json.dumps(_merge(entries)).encode()
+        text = json.dumps(merged(entries)).encode()
         self._write(DROPS, self._next, 0, self.mark or 0, text)
         self._remove(file)
 
@@ -296,24 +300,22 @@ class Spool:
         }
         write_atomic(self._folder / "position.json", json.dumps(state).encode(), mode=0o600)
 
-    def _frames(self, file: _File, offset: int = 0) -> list[Frame]:
-        """The sound frames of a file from `offset` on, within its known size."""
-        frames = []
+    def _frames(self, file: _File, offset: int = 0) -> Iterator[Frame]:
+        """The sound frames of a file from `offset` on, within its known size; none is read before
+        it is asked for."""
         with file.path.open("rb") as stream:
             stream.seek(offset)
-            data = stream.read(max(file.size - offset, 0))
-        at = 0
-        while at + HEADER <= len(data):
-            length, checksum = _HEAD.unpack_from(data, at)
-            end = at + HEADER + length
-            body = data[at + _HEAD.size : end]
-            if end > len(data) or crc32c(body) != checksum:
-                break
-            kind, first, count, mark = _BODY.unpack_from(body)
-            place = Position(file.number, offset + end)
-            frames.append(Frame(kind, first, count, mark, body[_BODY.size :], place))
-            at = end
-        return frames
+            while offset + HEADER <= file.size:
+                length, checksum = _HEAD.unpack(stream.read(_HEAD.size))
+                offset += HEADER + length
+                if offset > file.size:
+                    return
+                body = stream.read(_BODY.size + length)
+                if crc32c(body) != checksum:
+                    return
+                kind, first, count, mark = _BODY.unpack_from(body)
+                place = Position(file.number, offset)
+                yield Frame(kind, first, count, mark, body[_BODY.size :], place)
 
     # --- recovery ---------------------------------------------------------------------------
 
@@ -343,7 +345,7 @@ class Spool:
         declared = IntervalSet()
         damaged: list[tuple[_File, int, int]] = []  # file, first lost seq, seq behind its end
         for i, file in enumerate(self._files):
-            frames = self._frames(file)
+            frames = list(self._frames(file))
             sound = frames[-1].end.offset if frames else 0
             self._next = frames[-1].first + frames[-1].count if frames else file.first
             self.mark = frames[-1].mark if frames else self.mark
@@ -379,7 +381,7 @@ class Spool:
             text = json.dumps(entries).encode()
             self._write(DROPS, self._next, 0, self.mark or 0, text)
         for file, _, _ in damaged:
-            frames = self._frames(file)
+            frames = list(self._frames(file))
             file.size = frames[-1].end.offset if frames else 0
             os.truncate(file.path, file.size)
 
@@ -406,12 +408,12 @@ class Spool:
         self._settled_seq = self._delivered = self._files[0].first
 
 
-def _merge(entries: list[Declared]) -> list[Declared]:
+def merged(entries: list[Declared]) -> list[Declared]:
     """The same declarations with neighbours of one reason joined, so that they stay few."""
-    merged: list[Declared] = []
+    few: list[Declared] = []
     for entry in sorted(entries):
-        if merged and merged[-1].reason == entry.reason and merged[-1].last + 1 == entry.first:
-            merged[-1] = merged[-1]._replace(last=entry.last)
+        if few and few[-1].reason == entry.reason and few[-1].last + 1 == entry.first:
+            few[-1] = few[-1]._replace(last=entry.last)
         else:
-            merged.append(entry)
-    return merged
+            few.append(entry)
+    return few

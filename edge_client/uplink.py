@@ -1,14 +1,17 @@
 """From the spool to Kafka, in order, with what is on the way bounded.
 
-1. read frames behind the last one sent
-2. join event frames into one `events` message of at most ROWS rows and BYTES bytes; a frame of
-   declared drops becomes one message for each declaration
+1. read frames behind the last one sent, as many as the limit in bytes per second lets leave
+2. join event frames into one `events` message of at most ROWS rows and BYTES bytes; frames of
+   declared drops become one message for each declaration, neighbours of one reason one together
 3. hand the message to the producer; at most IN_FLIGHT are on the way
 4. when the broker has a message and all before it, settle its frames in the spool
 
 A crash after 3 sends again what was not settled; the worker finds its rows sealed. When nothing
 has been acknowledged for STALL_S although a broker answers, the producer is replaced and sending
 starts again behind the last settled frame.
+
+The limit counts keys, values and headers as they are handed to the producer: before compression,
+without what it sends again. Heartbeats are never held up but seldom enough to be a tenth of it.
 """
 
 import logging
@@ -21,7 +24,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from edge_client.spool import DROPS, Frame, Spool
+from edge_client.bucket import Bucket
+from edge_client.spool import DROPS, Frame, Spool, merged
 from streams.contract.bus import Sender
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
@@ -42,7 +46,9 @@ log = logging.getLogger(__name__)
 ROWS, BYTES, IN_FLIGHT = 512, 700_000, 64
 STALL_S = 20.0
 POLL_S = 0.25  # also how long events are collected for one message
+FULL_S = 0.02  # how soon it looks again while IN_FLIGHT are on the way
 HEARTBEAT_S = 1.0
+HEARTBEAT_SHARE = 0.1  # of a limit, at most
 
 
 @dataclass
@@ -56,7 +62,10 @@ class _Sent:
 
 
 class Uplink(threading.Thread):
-    """Forwards the spool and, about once a second, the device's state."""
+    """Forwards the spool and, about once a second, the device's state.
+
+    `holds`: events stay in the spool and the state alone is sent. `bytes_per_s` is the limit.
+    """
 
     def __init__(
         self,
@@ -67,6 +76,9 @@ class Uplink(threading.Thread):
         reachable: Callable[[], bool],
         state: Callable[[], DeviceState],
         *,
+        bytes_per_s: int | None = None,
+        holds: bool = False,
+        stall_s: float = STALL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="uplink", daemon=True)
@@ -76,7 +88,10 @@ class Uplink(threading.Thread):
         self._connect = connect
         self._reachable = reachable
         self._state = state
+        self._holds = holds
+        self._stall_s = stall_s
         self._clock = clock
+        self._bucket = Bucket(bytes_per_s, clock)
         self._schema = event_schema(task)
         self._ending = threading.Event()
         self._sender: Sender | None = None
@@ -92,7 +107,8 @@ class Uplink(threading.Thread):
         while not self._ending.is_set():
             try:
                 if not self.step():
-                    self._ending.wait(POLL_S)
+                    full = len(self._flight) >= IN_FLIGHT
+                    self._ending.wait(FULL_S if full else POLL_S)
             except BrokerUnavailable as exc:
                 self._wait_for_broker(str(exc))
             except OSError as exc:  # a full disk: the position is written down later
@@ -103,7 +119,7 @@ class Uplink(threading.Thread):
     def stop(self, drain_s: float) -> bool:
         """Send what is pending for at most `drain_s`, then end; True when nothing is left."""
         deadline = time.monotonic() + drain_s
-        while self._spool.account().pending and time.monotonic() < deadline:
+        while self._spool.account().pending and time.monotonic() < deadline and not self._holds:
             time.sleep(0.05)
         drained = self._spool.account().pending == 0
         self._ending.set()
@@ -121,14 +137,23 @@ class Uplink(threading.Thread):
         self.connected, self.error = True, None
         self._settle()
         self._heartbeat()
-        more = True
+        more = not self._holds
         while more and len(self._flight) < IN_FLIGHT:
-            frames = self._spool.read(self._next, BYTES)
-            for group in _groups(frames):
-                self._send(group)
-            more = sum(len(frame.payload) for frame in frames) >= BYTES
+            more = self._forward()
         self._watch()
         return more and len(self._flight) < IN_FLIGHT
+
+    def _forward(self) -> bool:
+        """Steps 1 to 3 once; whether there may be more that may leave now."""
+        allowed = self._bucket.allowance(BYTES)
+        if not allowed:
+            return False
+        frames = self._spool.read(self._next, allowed)
+        for group in _groups(frames):
+            if len(self._flight) >= IN_FLIGHT:
+                return False  # what is left of them is read again
+            self._send(group)
+        return sum(len(frame.payload) for frame in frames) >= allowed
 
     def _send(self, frames: list[Frame]) -> None:
         """Steps 2 and 3 for frames that travel together."""
@@ -139,14 +164,15 @@ class Uplink(threading.Thread):
         topic = topic_name(self._task.name, EVENTS)
         assert self._sender is not None
         for key, value, headers in messages:
+            self._bucket.take(_size(key, value, headers))
             self._sender.send(topic, key, value, headers, _delivered(entry))
 
     def _messages(self, frames: list[Frame]) -> list[tuple[bytes, bytes, Headers]]:
         if frames[0].kind == DROPS:
+            declared = [d for frame in frames for d in frame.declarations()]
             return [
                 encode_drop(Drop(self._device, self._spool.epoch, d.first, d.last, d.reason))
-                for frame in frames
-                for d in frame.declarations()
+                for d in merged(declared)
             ]
         parts = [decode_batch(frame.payload, self._schema) for frame in frames]
         joined = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
@@ -167,21 +193,32 @@ class Uplink(threading.Thread):
 
     def _heartbeat(self) -> None:
         now = self._clock()
-        if now < self._heartbeat_at + HEARTBEAT_S or self._heartbeat_waits:
+        if now < self._heartbeat_at or self._heartbeat_waits:
             return  # in an outage one waits, not one a second
-        self._heartbeat_at = now
         self._spool.sync_position()
         assert self._sender is not None
-        topic, state = topic_name(self._task.name, FLEET), self._state()
+        topic = topic_name(self._task.name, FLEET)
+        key, value = self._device.encode(), self._state().encode()
+        self._heartbeat_at = now + HEARTBEAT_S
+        if self._bucket.bytes_per_s is not None:
+            size = _size(key, value, [])
+            self._bucket.take(size)
+            pause_s = size / (self._bucket.bytes_per_s * HEARTBEAT_SHARE)
+            self._heartbeat_at = now + max(HEARTBEAT_S, pause_s)
         self._heartbeat_waits = True
-        self._sender.send(topic, self._device.encode(), state.encode(), [], self._heartbeat_done)
+        self._sender.send(topic, key, value, [], self._heartbeat_done)
 
     def _heartbeat_done(self, _error: Exception | None) -> None:
         self._heartbeat_waits = False
 
     def _watch(self) -> None:
-        if self._flight and self._clock() - self._flight[0].at > STALL_S and self._reachable():
-            raise BrokerUnavailable(f"nothing acknowledged for {STALL_S:.0f} s: a new producer")
+        if not self._flight or self._clock() - self._flight[0].at <= self._stall_s:
+            return
+        if self._reachable():
+            raise BrokerUnavailable(
+                f"nothing acknowledged for {self._stall_s:.0f} s though a broker answers: "
+                "a new producer"
+            )
 
     def _wait_for_broker(self, text: str) -> None:
         if self.connected or self.error is None:
@@ -225,6 +262,10 @@ def _delivered(entry: _Sent) -> Callable[[Exception | None], None]:
             entry.missing -= 1
 
     return done
+
+
+def _size(key: bytes, value: bytes, headers: Headers) -> int:
+    return len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
 
 
 def _groups(frames: list[Frame]) -> list[list[Frame]]:

@@ -9,6 +9,7 @@ import pytest
 from compose import broker
 from streams.contract.bus import BrokerSettings
 from streams.contract.errors import UsageError
+from tests.secure_node import SecureNode, running
 
 SHARED = Path(__file__).parents[2] / "shared" / "kafka"
 
@@ -42,3 +43,15 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerSetting
     choice = broker.choose(state, None, {"PATH": ""})
     with broker.running(choice, state, state / "broker.log"):
         yield choice.settings
+
+
+@pytest.fixture(scope="session")
+def secure_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureNode]:
+    """A real Kafka of our own with TLS and passwords, and a door that leads through a proxy."""
+    environ = {name: text for name, text in os.environ.items() if name != "TIDEWHEEL_KAFKA"}
+    if SHARED.is_dir():
+        environ.setdefault("KAFKA_HOME", str(SHARED))
+    if "KAFKA_HOME" not in environ:
+        pytest.skip("needs a Kafka to start: set KAFKA_HOME")
+    with running(tmp_path_factory.mktemp("secure"), environ) as node:
+        yield node

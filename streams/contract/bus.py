@@ -5,25 +5,29 @@
 where a group is in a topic. The library's errors become BrokerUnavailable here.
 """
 
+import contextlib
 import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.partitioner.default import murmur2
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from streams.contract import refusals
 from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.records import Headers
 from streams.contract.topics import TopicSpec
 
 # The library logs each failed connection attempt; what matters comes back as an error or a metric.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
+_refusals = refusals.listen()
 
 ASK_MS, PAUSE_S = 5, 0.1  # of a Reader that waits for messages
 
@@ -33,7 +37,11 @@ class BrokerSettings(BaseSettings):
     TIDEWHEEL_KAFKA, every other field from TIDEWHEEL_KAFKA_<FIELD>."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TIDEWHEEL_KAFKA_", frozen=True, validate_by_name=True, validate_by_alias=True
+        env_prefix="TIDEWHEEL_KAFKA_",
+        frozen=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        validate_default=True,  # a user is missing where the protocol needs one
     )
 
     bootstrap: str = Field("127.0.0.1:9092", validation_alias="TIDEWHEEL_KAFKA")
@@ -45,12 +53,31 @@ class BrokerSettings(BaseSettings):
     certfile: str | None = None
     keyfile: str | None = None
 
+    @field_validator("username", "password")
+    @classmethod
+    def _given_for_sasl(cls, value: str | None, info: ValidationInfo) -> str | None:
+        protocol = str(info.data.get("security_protocol"))
+        if protocol.startswith("SASL") and not value:
+            raise ValueError(f"is needed for {protocol}")
+        return value
+
+    @field_validator("cafile", "certfile", "keyfile")
+    @classmethod
+    def _can_be_read(cls, value: str | None) -> str | None:
+        if value is not None and not os.access(value, os.R_OK):
+            raise ValueError(f"{value} is no file that can be read")
+        return value
+
+    @property
+    def sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL")
+
     def client_options(self) -> dict[str, Any]:
         """The settings as kafka-python's keyword arguments."""
         options = {
             "bootstrap_servers": self.bootstrap,
             "security_protocol": self.security_protocol,
-            "sasl_mechanism": self.sasl_mechanism,
+            "sasl_mechanism": self.sasl_mechanism or ("PLAIN" if self.sasl else None),
             "sasl_plain_username": self.username,
             "sasl_plain_password": self.password,
             "ssl_cafile": self.cafile,
@@ -108,23 +135,25 @@ class Producer:
     sends nothing ever again. Bounding what is in flight is the caller's part.
     """
 
+    OPTIONS: ClassVar[dict[str, Any]] = {
+        "acks": "all",
+        "enable_idempotence": True,
+        "compression_type": "zstd",
+        "linger_ms": 5,
+        "max_request_size": 4_000_000,
+        "delivery_timeout_ms": 2**31 - 1,
+        "max_block_ms": 2000,
+        "reconnect_backoff_max_ms": 2000,
+        "allow_auto_create_topics": False,
+    }
+
     def __init__(self, settings: BrokerSettings, *, bootstrap_timeout_s: float = 5.0) -> None:
-        try:
+        with _connecting(settings):
             self._producer = KafkaProducer(
                 **settings.client_options(),
-                acks="all",
-                enable_idempotence=True,
-                compression_type="zstd",
-                linger_ms=5,
-                max_request_size=4_000_000,
-                delivery_timeout_ms=2**31 - 1,
-                max_block_ms=2000,
-                reconnect_backoff_max_ms=2000,
+                **self.OPTIONS,
                 bootstrap_timeout_ms=int(bootstrap_timeout_s * 1000),
-                allow_auto_create_topics=False,
             )
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(settings, exc) from exc
         self._settings = settings
 
     def send(
@@ -178,7 +207,7 @@ class Reader:
         timeout_s: float = 10.0,
     ) -> None:
         self._settings = settings
-        try:
+        with _connecting(settings):
             self._consumer = KafkaConsumer(
                 **settings.client_options(),
                 enable_auto_commit=False,
@@ -189,8 +218,6 @@ class Reader:
                 request_timeout_ms=10_000,
                 bootstrap_timeout_ms=int(timeout_s * 1000),
             )
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(settings, exc) from exc
         try:
             self._assign(topics, key, from_beginning, time.monotonic() + timeout_s)
         except BaseException:
@@ -275,6 +302,18 @@ class Reader:
         self._consumer.close(timeout_ms=1000)
 
 
+@contextlib.contextmanager
+def _connecting(settings: BrokerSettings) -> Iterator[None]:
+    """A client is made: what fails is told with the reason, where the broker gave one."""
+    began = time.monotonic()
+    try:
+        yield
+    except (kafka_errors.KafkaError, OSError) as exc:
+        if why := _refusals.since(began) or refusals.explain(exc):
+            raise BrokerUnavailable(f"Kafka at {settings.bootstrap}: {why}") from exc
+        raise unavailable(settings, exc) from exc
+
+
 def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
     """A library error as one line for a person. What the broker refuses is told as that: it may
     be allowed later, so it is tried again all the same."""
@@ -329,10 +368,8 @@ def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
     cleanup policy or retention is an error. Settings that the broker does not tell (it is too old,
     or may not by its ACLs) are passed over."""
     wanted = {spec.name: spec for spec in specs}
-    try:
+    with _connecting(settings):
         admin = KafkaAdminClient(**settings.client_options(), bootstrap_timeout_ms=10_000)
-    except kafka_errors.KafkaError as exc:
-        raise unavailable(settings, exc) from exc
     try:
         missing = set(wanted) - set(admin.list_topics())
         for name in sorted(missing):
@@ -404,10 +441,8 @@ def group_positions(
     place: the broker makes a place for groups when it is first asked, which is waited for."""
     timeout_ms, deadline = int(timeout_s * 1000), time.monotonic() + timeout_s
     options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
-    try:
+    with _connecting(settings):
         admin = KafkaAdminClient(**settings.client_options(), **options)
-    except kafka_errors.KafkaError as exc:
-        raise unavailable(settings, exc) from exc
     try:
         described = admin.describe_topics([topic])[0]["partitions"]
         if not described:
@@ -438,6 +473,7 @@ def _committed(
         except (
             kafka_errors.CoordinatorNotAvailableError,
             kafka_errors.CoordinatorLoadInProgressError,
+            kafka_errors.NotCoordinatorError,
         ):
             if time.monotonic() > deadline:
                 raise

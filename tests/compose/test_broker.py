@@ -39,6 +39,7 @@ def test_an_address_comes_before_everything_else(tmp_path: Path) -> None:
         "KAFKA_HOME": "/nowhere",
         "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
         "TIDEWHEEL_KAFKA_USERNAME": "me",
+        "TIDEWHEEL_KAFKA_PASSWORD": "secret",
     }
     by_flag = broker.choose(tmp_path, "flag:2", environ)
     by_env = broker.choose(tmp_path, None, environ)

@@ -1,62 +1,20 @@
 """The uplink on a fake broker: order, bounds, settlement, outages and the wedged producer."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge_client.bucket import BURST_S
+from edge_client.metering import Metering, sampled
 from edge_client.recorder import Event, Recorder
 from edge_client.spool import Spool, SpoolLimits
 from edge_client.uplink import IN_FLIGHT, STALL_S, Uplink
-from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.records import Drop, EventBatch, Headers, decode_event_message
+from streams.contract.records import Drop, EventBatch
 from tests.fakes.tiny_task import task
-
-Done = Callable[[Exception | None], None]
-
-
-class FakeBroker:
-    """Holds what was sent until it is told to acknowledge it; implements Sender."""
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[tuple[bytes, bytes, Headers], Done]] = []
-        self.taken: list[EventBatch | Drop] = []
-        self.states: list[DeviceState] = []
-        self.closed = 0
-        self.down = False
-
-    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
-        if self.down:
-            raise BrokerUnavailable("no broker")
-        if topic.endswith(".fleet"):
-            self.states.append(DeviceState.decode(value))
-            done(None)
-            return
-        self.waiting.append(((key, value, headers), done))
-
-    def acknowledge(self, count: int | None = None) -> None:
-        ready = self.waiting[:count]
-        self.waiting = self.waiting[len(ready) :]
-        for (key, value, headers), done in ready:
-            self.taken.append(decode_event_message(task, key, value, headers))
-            done(None)
-
-    def close(self, timeout_s: float) -> None:
-        self.closed += 1
-
-    @property
-    def seqs(self) -> IntervalSet:
-        return IntervalSet((batch.first, batch.last) for batch in self.taken)
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.fakes.uplink_broker import Clock, FakeBroker
 
 
 @pytest.fixture
@@ -64,15 +22,24 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path, SpoolLimits(file_bytes=3000, total_bytes=60_000))
 
 
-def fill(spool: Spool, count: int) -> None:
-    recorder = Recorder(task, spool)
+def fill(spool: Spool, count: int, metering: Metering | None = None) -> None:
+    recorder = Recorder(task, spool, metering=metering)
     for i in range(count):
         segment = np.full(task.segment_shape, i, np.float32)
         recorder.put(Event(1_000_000 * i, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
         recorder.write()
+    recorder.write(last=True)
 
 
-def uplink_of(spool: Spool, broker: FakeBroker, clock: Clock, reachable: bool = True) -> Uplink:
+def uplink_of(
+    spool: Spool,
+    broker: FakeBroker,
+    clock: Clock,
+    reachable: bool = True,
+    *,
+    bytes_per_s: int | None = None,
+    holds: bool = False,
+) -> Uplink:
     def state() -> DeviceState:
         account = spool.account()
         return DeviceState(
@@ -86,7 +53,17 @@ def uplink_of(spool: Spool, broker: FakeBroker, clock: Clock, reachable: bool = 
             pending=account.pending,
         )
 
-    return Uplink(task, "d0", spool, lambda: broker, lambda: reachable, state, clock=clock)
+    return Uplink(
+        task,
+        "d0",
+        spool,
+        lambda: broker,
+        lambda: reachable,
+        state,
+        bytes_per_s=bytes_per_s,
+        holds=holds,
+        clock=clock,
+    )
 
 
 def test_events_arrive_in_order_and_are_settled_only_when_acknowledged(spool: Spool) -> None:
@@ -189,3 +166,84 @@ def test_the_state_is_sent_about_once_a_second(spool: Spool) -> None:
         uplink.step()
         clock.now += 0.1
     assert len(broker.states) == 3
+
+
+def test_a_limit_holds_over_a_burst_of_any_size(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    rate = 2000
+    uplink = uplink_of(spool, broker, clock, bytes_per_s=rate)
+    fill(spool, 40)
+    began = clock.now
+    largest = 0
+    while spool.account().pending:
+        uplink.step()
+        largest = max([largest, *broker.sizes])
+        assert sum(broker.sizes) <= rate * (clock.now - began + BURST_S) + largest
+        broker.acknowledge()
+        clock.now += 0.25
+        assert clock.now < began + 600
+    assert sum(broker.sizes) > 5 * rate  # there was something to hold up
+    assert sum(broker.sizes) > 0.8 * rate * (clock.now - began)  # and it was not held up for long
+    assert list(broker.seqs) == [(0, 39)]
+    assert len(broker.states) > 2
+
+
+def test_a_message_larger_than_the_limit_leaves_all_the_same(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock, bytes_per_s=100)
+    fill(spool, 2)
+    for _ in range(400):
+        uplink.step()
+        broker.acknowledge()
+        clock.now += 0.25
+    assert spool.account().pending == 0
+
+
+def test_a_sample_arrives_and_the_rest_is_declared(tmp_path: Path) -> None:
+    spool, broker, clock = Spool(tmp_path), FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    uplink.step()
+    fill(spool, 300, Metering("sampled", share=0.2))
+    while spool.account().pending:
+        uplink.step()
+        broker.acknowledge()
+    wanted = [seq for seq in range(300) if sampled(seq, 0.2)]
+    events = [batch for batch in broker.taken if isinstance(batch, EventBatch)]
+    drops = [batch for batch in broker.taken if isinstance(batch, Drop)]
+    assert [seq for e in events for seq in range(e.first, e.last + 1)] == wanted
+    assert {drop.reason for drop in drops} == {"metered"}
+    assert list(broker.seqs) == [(0, 299)]
+    account = spool.account()
+    assert (account.produced, account.delivered) == (300, len(wanted))
+    assert account.dropped == {"metered": 300 - len(wanted)}
+
+
+def test_nothing_leaves_but_the_state_until_the_setting_changes(
+    spool: Spool, tmp_path: Path
+) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock, holds=True)
+    fill(spool, 30, Metering("nothing"))
+    for _ in range(20):
+        uplink.step()
+        clock.now += 0.5
+    assert (len(broker.states), broker.waiting) == (10, [])
+    uplink.start()
+    assert uplink.stop(drain_s=3600.0) is False  # at once: there is nothing to wait for
+    uplink = uplink_of(spool, broker, clock)
+    uplink.step()
+    broker.acknowledge()
+    uplink.step()
+    assert spool.account().delivered == 30
+
+
+def test_neighbouring_declarations_travel_as_one(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    for _ in range(50):
+        spool.declare_lost(10, "metered")
+    uplink = uplink_of(spool, broker, clock)
+    uplink.step()
+    broker.acknowledge()
+    uplink.step()
+    assert [(d.first, d.last) for d in broker.taken] == [(0, 499)]
+    assert spool.account().dropped == {"metered": 500}

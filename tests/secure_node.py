@@ -1,0 +1,197 @@
+"""A real Kafka node with every way in that a cluster may have, and the certificates for it.
+
+plain     no TLS, no password: what the tests themselves use
+tls       TLS, and the client must have a certificate
+password  TLS and SASL; settings for PLAIN are `plain-password`, those for SCRAM-SHA-512
+          `scram-password`
+proxied   as `plain`, but the broker tells clients to come to another port: a proxy's
+"""
+
+import datetime
+import ipaddress
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from kafka import KafkaAdminClient
+from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
+
+from compose import broker
+from streams.contract.bus import BrokerSettings
+
+PASSWORD = "correct horse"
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Signs certificates; `cafile` is its own."""
+
+    folder: Path
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def create(cls, folder: Path, name: str) -> "Authority":
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _name(name)
+        certificate = _builder(subject, subject, key).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        ).sign(key, hashes.SHA256())  # fmt: skip
+        folder.mkdir()
+        made = cls(folder, key, certificate)
+        made.cafile.write_bytes(certificate.public_bytes(Encoding.PEM))
+        return made
+
+    @property
+    def cafile(self) -> Path:
+        return self.folder / "ca.pem"
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """The files of a certificate for 127.0.0.1 and of its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))])
+        uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        certificate = (
+            _builder(_name(name), self.certificate.subject, key)
+            .add_extension(address, critical=False)
+            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        certfile, keyfile = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        certfile.write_bytes(certificate.public_bytes(Encoding.PEM))
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        keyfile.write_bytes(pem)
+        return certfile, keyfile
+
+
+def _name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    day = datetime.timedelta(days=1)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
+    )
+
+
+@dataclass(frozen=True)
+class SecureNode:
+    """Where the node's doors are, and what opens them."""
+
+    authority: Authority
+    stranger: Authority  # whom nobody trusts
+    ports: Mapping[str, int]
+    controller_port: int
+    proxy_port: int  # where clients of `proxied` are sent
+
+    def settings(self, door: str, **fields: str | None) -> BrokerSettings:
+        """Settings for a door; `fields` replace or add some."""
+        user, _, with_password = door.partition("-")
+        port = self.ports["password" if with_password else door]
+        given: dict[str, str | None] = {"bootstrap": f"{HOST}:{port}"}
+        if door == "tls" or with_password:
+            given["cafile"] = str(self.authority.cafile)
+        if door == "tls":
+            certfile, keyfile = map(str, self.authority.issue("client"))
+            given |= {"security_protocol": "SSL", "certfile": certfile, "keyfile": keyfile}
+        if with_password:
+            given["sasl_mechanism"] = "PLAIN" if user == "plain" else "SCRAM-SHA-512"
+            given |= {"security_protocol": "SASL_SSL", "username": user, "password": PASSWORD}
+        return BrokerSettings.model_validate(given | fields)
+
+
+@contextmanager
+def running(state: Path, environ: Mapping[str, str] = os.environ) -> Iterator[SecureNode]:
+    """Start the node under `state`, wait until it answers, end it on the way out."""
+    choice = broker.choose(state, None, environ)
+    assert choice.kind == "kafka", choice.why
+    plain = int(choice.settings.bootstrap.rpartition(":")[2])
+    tls, password, proxied, proxy = broker._free_ports(4)
+    ports = {"plain": plain, "tls": tls, "password": password, "proxied": proxied}
+    authority = Authority.create(state / "authority", "authority")
+    stranger = Authority.create(state / "stranger", "stranger")
+    controller_port = broker._ports(state)["controller"]
+    node = SecureNode(authority, stranger, ports, controller_port, proxy)
+    launch = broker.command(choice, state)
+    properties = Path(launch.argv[1])
+    properties.write_text(properties.read_text() + _doors(node))
+    log = state / "broker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            launch.argv,
+            env={**environ, **launch.env},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        broker._wait_until_it_answers(choice, process, log, 60.0)
+        _create_user(node)
+        yield node
+    finally:
+        broker.stop(process)
+
+
+def _doors(node: SecureNode) -> str:
+    """What server.properties needs beyond a plain node's own; the last of two lines counts."""
+    certfile, keyfile = node.authority.issue("broker")
+    keystore = certfile.with_name("keystore.pem")
+    keystore.write_bytes(keyfile.read_bytes() + certfile.read_bytes())
+    protocols = {"tls": "SSL", "password": "SASL_SSL", "proxied": "PLAINTEXT"}
+    doors = {name: f"{HOST}:{node.ports[name]}" for name in protocols}
+    told = doors | {"proxied": f"{HOST}:{node.proxy_port}"}
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    settings = {
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
+        + ",".join(f"{name.upper()}:{protocol}" for name, protocol in protocols.items()),
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(keystore),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(node.authority.cafile),
+        "listener.name.tls.ssl.client.auth": "required",
+        "listener.name.password.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+        "listener.name.password.plain.sasl.jaas.config": f"{plain} required "
+        f'user_plain="{PASSWORD}";',
+        "listener.name.password.scram-sha-512.sasl.jaas.config": f"{scram} required;",
+    }
+    plainly = f"PLAINTEXT://{HOST}:{node.ports['plain']}"
+    for name, addresses in (("listeners", doors), ("advertised.listeners", told)):
+        more = [f"{door.upper()}://{address}" for door, address in addresses.items()]
+        settings[name] = ",".join([plainly, *more, f"CONTROLLER://{HOST}:{node.controller_port}"])
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _create_user(node: SecureNode) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=f"{HOST}:{node.ports['plain']}")
+    mechanism = ScramMechanism.SCRAM_SHA_512
+    made = admin.alter_user_scram_credentials(
+        [UserScramCredentialUpsertion("scram", mechanism, PASSWORD)]
+    )
+    admin.close()
+    assert made == {"scram": None}
