@@ -194,10 +194,8 @@ class Committer:
             return sum(window.rows for window in work.windows)
 
     def _collect(self, now_s: float) -> Work:
-        work = Work()
-        limit = FLUSH_ROWS // max(1, len(self.partitions))
+        work = Work(windows=self._due_windows(now_s))
         for partition, state in self.partitions.items():
-            work.windows += state.close(now_s, limit)
             work.drops += [(partition, declared) for declared in state.take_drops()]
             work.unbelieved += [(partition, piece) for piece in state.take_unbelieved()]
         if self._crowded and not work.windows:  # no window is due: close early, and revise later
@@ -211,6 +209,18 @@ class Committer:
         if waiting:
             log.warning("%d malformed messages go to dead-letters", len(waiting))
         return work
+
+    def _due_windows(self, now_s: float) -> list[Window]:
+        """About FLUSH_ROWS rows: the same from every partition, and more from those that have more
+        where others have less."""
+        waiting = sorted((s.queue_due(now_s), p) for p, s in self.partitions.items())
+        found: list[Window] = []
+        left = FLUSH_ROWS
+        for i, (_, partition) in enumerate(waiting):
+            taken = self.partitions[partition].take_due(left // (len(waiting) - i))
+            found += taken
+            left -= sum(window.rows for window in taken)
+        return found
 
     async def _score(self, work: Work) -> Batch:
         """Step 1."""

@@ -164,10 +164,15 @@ class PartitionState:
         pieces, self._unbelieved = self._unbelieved, []
         return pieces
 
-    def close(self, now_s: float, limit: int) -> list[Window]:
-        """Take out windows that are due, in the order in which they came to be, up to about
-        `limit` rows; never two of the same device and start: the second is the next revision."""
+    def queue_due(self, now_s: float) -> int:
+        """Let windows that are due wait for a flush, in the order in which they came to be; how
+        many rows wait."""
         self._due += self._take(lambda windows: windows.due(self._task, now_s))
+        return sum(window.rows for window in self._due)
+
+    def take_due(self, limit: int) -> list[Window]:
+        """Take out windows that wait, up to about `limit` rows; never two of the same device and
+        start: the second is the next revision."""
         closed: list[Window] = []
         seen: set[tuple[str, int]] = set()
         rows = 0

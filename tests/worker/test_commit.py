@@ -340,3 +340,26 @@ def test_a_report_sums_up_its_rows() -> None:
     with pa.ipc.open_stream(scores.value) as stream:
         assert stream.read_all().num_rows == 5
     assert scores.partition == 0
+
+
+def test_a_flush_takes_what_one_partition_has_not_from_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three partitions with 1, 5 and 12 windows of 2 rows, and room for 12 windows."""
+    monkeypatch.setattr("streams.worker.commit.FLUSH_ROWS", 24)
+    taken: list[list[int]] = []
+
+    async def live() -> None:
+        made = committer(task, Log(), MemoryStore())
+        for partition, windows in ((0, 12), (1, 1), (2, 5)):
+            await made.assign(partition)
+            state = made.partitions[partition]
+            for n in range(windows):
+                message = state.track(n, n)
+                assert message is not None
+                state.add_events(message, batch(f"d{partition}-{n}", 0, [1.0, 2.0]), 0.0)
+        while windows := made._due_windows(LATER):
+            taken.append([sum(w.partition == p for w in windows) for p in range(3)])
+
+    asyncio.run(live())
+    assert taken == [[6, 1, 5], [6, 0, 0]]

@@ -6,6 +6,7 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
 from streams.contract.records import Drop
 from streams.worker.partition import PartitionState, Position
+from streams.worker.windows import Window
 from tests.fakes.tiny_task import task
 from tests.worker.support import SECOND, batch
 
@@ -22,6 +23,12 @@ def message(state: PartitionState, offset: int):  # type: ignore[no-untyped-def]
 def seqs_of(windows) -> list[int]:  # type: ignore[no-untyped-def]
     pieces = [piece for window in windows for piece in window.pieces]
     return [s for p in pieces for s in range(p.events.first, p.events.last + 1)]
+
+
+def close(state: PartitionState, now_s: float, limit: int) -> list[Window]:
+    """What one flush takes."""
+    state.queue_due(now_s)
+    return state.take_due(limit)
 
 
 @given(
@@ -43,12 +50,12 @@ def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
         times = [at_s + 0.7 * i for i in range(last - first + 1)]
         state.add_events(message(state, offset), batch("d0", first, times), 0.0)
         if flush:
-            closed = state.close(0.0, 10**9)
+            closed = close(state, 0.0, 10**9)
             sealed += seqs_of(closed)
             state.seal([p for window in closed for p in window.pieces])
         committed += len(state.acknowledgeable())
         assert set().union(*content[:committed], set()) <= set(sealed) | stored
-    rest = state.close(1e9, 10**9)
+    rest = close(state, 1e9, 10**9)
     sealed += seqs_of(rest)
     state.seal([p for window in rest for p in window.pieces])
     committed += len(state.acknowledgeable())
@@ -82,7 +89,7 @@ def test_an_event_that_was_declared_dropped_is_scored_all_the_same() -> None:
     state = PartitionState(task, 0, Position())
     state.add_drop(message(state, 0), Drop("d0", "e1", 0, 9, "full"))
     state.add_events(message(state, 1), batch("d0", 4, [1.0, 1.0]), 0.0)
-    assert seqs_of(state.close(1e9, 10**9)) == [4, 5]
+    assert seqs_of(close(state, 1e9, 10**9)) == [4, 5]
 
 
 def test_a_drop_is_acknowledged_only_when_it_is_stored() -> None:
@@ -113,7 +120,7 @@ def test_short_memory_closes_the_windows_of_the_older_messages() -> None:
     state = PartitionState(task, 0, Position())
     for offset in range(4):
         state.add_events(message(state, offset), batch(f"d{offset}", 0, [1.0, 2.0]), 0.0)
-    assert state.close(0.0, 10**9) == []
+    assert close(state, 0.0, 10**9) == []
     closed = state.relieve()
     assert [window.device for window in closed] == ["d0", "d1", "d2"]
     state.seal([piece for window in closed for piece in window.pieces])
@@ -125,13 +132,13 @@ def test_a_flush_takes_so_many_rows_and_the_rest_in_order() -> None:
     state = PartitionState(task, 0, Position())
     for n in range(4):
         state.add_events(message(state, n), batch(f"d{n}", 0, [1.0, 2.0, 3.0]), 0.0)
-    assert [w.device for w in state.close(1e9, 5)] == ["d0", "d1"]
+    assert [w.device for w in close(state, 1e9, 5)] == ["d0", "d1"]
     assert state.behind
     state.add_events(message(state, 4), batch("d3", 3, [4.0]), 0.0)  # the same window as d3's
     state.add_events(message(state, 5), batch("d0", 3, [4.0]), 0.0)
-    taken = state.close(1e9, 10**9)
+    taken = close(state, 1e9, 10**9)
     assert [(w.device, w.rows) for w in taken] == [("d2", 3), ("d3", 3), ("d0", 1)]
-    assert [(w.device, w.rows) for w in state.close(1e9, 10**9)] == [("d3", 1)]
+    assert [(w.device, w.rows) for w in close(state, 1e9, 10**9)] == [("d3", 1)]
     assert not state.behind
 
 
@@ -156,26 +163,26 @@ def test_an_event_from_the_future_is_taken_and_belongs_to_no_window() -> None:
     state.add_events(first, batch("d0", 0, [1.0, 500.0, 2.0]), 0.0, believed_us=100 * SECOND)
     (piece,) = state.take_unbelieved()
     assert (piece.events.first, piece.rows, first.unsealed) == (1, 1, 3)
-    assert seqs_of(state.close(0.0, 10**9)) == []  # the watermark is that of what is believed
+    assert seqs_of(close(state, 0.0, 10**9)) == []  # the watermark is that of what is believed
     assert [(d.first, d.last, d.reason) for d in state.refuse(piece, "why")] == [(1, 1, "why")]
     state.seal((piece,))
-    assert seqs_of(state.close(1e9, 10**9)) == [0, 2]
+    assert seqs_of(close(state, 1e9, 10**9)) == [0, 2]
     state.add_events(message(state, 1), batch("d0", 1, [500.0]), 0.0)
-    assert seqs_of(state.close(1e9, 10**9)) == []  # it is not tried again by itself
+    assert seqs_of(close(state, 1e9, 10**9)) == []  # it is not tried again by itself
 
 
 def test_what_was_refused_is_taken_when_it_is_sent_again_and_declared_once() -> None:
     state = PartitionState(task, 0, Position())
     state.add_events(message(state, 0), batch("d0", 0, [1.0] * 6), 0.0)
-    (window,) = state.close(1e9, 10**9)
+    (window,) = close(state, 1e9, 10**9)
     (piece,) = window.pieces
     state.add_drop(message(state, 1), Drop("d0", "e1", 8, 9, "full"))
     assert [(d.first, d.last) for d in state.refuse(piece, "why")] == [(0, 5)]
     state.add_events(message(state, 2), batch("d0", 2, [1.0] * 2), 0.0, again=True)
-    (window,) = state.close(1e9, 10**9)
+    (window,) = close(state, 1e9, 10**9)
     assert seqs_of([window]) == [2, 3]
     assert state.refuse(window.pieces[0], "why") == []
     state.add_events(message(state, 3), batch("d0", 2, [1.0] * 2), 0.0, again=True)
-    assert seqs_of(state.close(1e9, 10**9)) == [2, 3]
+    assert seqs_of(close(state, 1e9, 10**9)) == [2, 3]
     state.add_events(message(state, 4), batch("d0", 2, [1.0] * 2), 0.0, again=True)
-    assert seqs_of(state.close(1e9, 10**9)) == []  # not refused a third time: it is in a window
+    assert seqs_of(close(state, 1e9, 10**9)) == []  # not refused a third time: it is in a window

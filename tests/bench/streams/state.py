@@ -49,7 +49,8 @@ def _play(task: Task, state: PartitionState, source: Source, names: list[str], t
             message = state.track((turn * WINDOWS + k) * MANY + number, None)
             assert message is not None
             state.add_events(message, source.events(name, k * ROWS, times), now_s)
-        while closed := state.close(now_s + 1e5, MANY):
+        state.queue_due(now_s + 1e5)
+        while closed := state.take_due(MANY):
             for window in closed:
                 state.position.newest[window.device] = window.start
                 state.seal(window.pieces)
