@@ -55,7 +55,11 @@ class TeacherFeed(threading.Thread):
                 self._follow()
             except Retryable as exc:
                 log.debug("teachers: %s", exc)
-                self._ending.wait(random.uniform(1.0, 3.0))
+            except (
+                Exception
+            ):  # a defect: the teacher in use goes on, and the next offer is looked at
+                log.exception("following the offered teachers failed")
+            self._ending.wait(random.uniform(1.0, 3.0))
 
     def stop(self, timeout_s: float) -> bool:
         """End; whether that was in time."""

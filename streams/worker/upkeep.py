@@ -46,6 +46,9 @@ class Upkeep(threading.Thread):
             except TidewheelError as exc:
                 log.warning("upkeep of partition %d put off: %s", partition, exc)
                 continue
+            except Exception:  # a full disk, a defect: scoring goes on, and so does the next upkeep
+                log.exception("upkeep of partition %d failed", partition)
+                continue
             took = time.monotonic() - began
             self._metrics.maintenance(took)
             log.info("upkeep of partition %d took %.1f s", partition, took)
