@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
 from tests.compose.test_cli import fails, port_without_listener, tidewheel
 from tests.edge_client.models import artifact, plain
+from tests.fakes.own_task import own_task
 from tests.worker.support import until
 
 pytestmark = pytest.mark.kafka
@@ -86,16 +86,11 @@ class Place:
 
 @pytest.fixture
 def place(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Place]:
-    name = f"tiny-{uuid.uuid4().hex[:8]}"
-    (tmp_path / "task.py").write_text(
-        "import dataclasses\nfrom tests.fakes.tiny_task import task as tiny\n"
-        f"task = dataclasses.replace(tiny, name={name!r})\n"
-    )
-    reference = f"{tmp_path / 'task.py'}:task"
+    reference = own_task(tmp_path)
     task = load_task(reference)
     key = create_key(tmp_path / "signing.pem")
     (tmp_path / "model.twa").write_bytes(artifact(key, plain(1), task=task))
-    ensure_topics(kafka, topic_specs(name))
+    ensure_topics(kafka, topic_specs(task.name))
     made = Place(tmp_path, reference, task, kafka)
     yield made
     for agent in made.agents:

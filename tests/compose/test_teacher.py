@@ -1,6 +1,5 @@
 """`tidewheel teacher`: new weights are signed, kept and offered on a real Kafka."""
 
-import uuid
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from streams.contract.signing import load_public_key
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, topic_name, topic_specs
 from tests.compose.test_cli import fails, port_without_listener, tidewheel
+from tests.fakes.own_task import own_task
 from tests.worker.support import write_teacher
 
 pytestmark = pytest.mark.kafka
@@ -24,12 +24,7 @@ pytestmark = pytest.mark.kafka
 @pytest.fixture
 def place(tmp_path: Path) -> tuple[Path, str]:
     """A folder with a state folder as `prepare` leaves it, and a task of its own."""
-    name = f"tiny-{uuid.uuid4().hex[:8]}"
-    (tmp_path / "task.py").write_text(
-        "import dataclasses\nfrom tests.fakes.tiny_task import task as tiny\n"
-        f"task = dataclasses.replace(tiny, name={name!r})\n"
-    )
-    reference = f"{tmp_path / 'task.py'}:task"
+    reference = own_task(tmp_path)
     task = load_task(reference)
     made = tmp_path / "made"
     made.mkdir()

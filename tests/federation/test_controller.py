@@ -1,7 +1,6 @@
 """The controller on a real Kafka, with a stand-in for Flower's command."""
 
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,9 @@ from streams.contract.bus import BrokerSettings, Producer, Reader, ensure_topics
 from streams.contract.documents import ModelWindow, Release, RoundEvent, WindowReport
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.signing import create_key
+from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
+from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import wait_for
 
 
@@ -111,19 +112,15 @@ class Rig:
 
 @pytest.fixture
 def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
-    name = f"t{uuid.uuid4().hex[:8]}"
-    reference = tmp_path / "own_task.py"
-    reference.write_text(
-        "from dataclasses import replace\nfrom tests.fakes.tiny_task import task as tiny\n"
-        f"task = replace(tiny, name={name!r})\n"
-    )
+    reference = own_task(tmp_path)
+    name = load_task(reference).name
     key_path = tmp_path / "signing.pem"
     key = create_key(key_path)
     ensure_topics(kafka, topic_specs(name))
     registry = Registry(tmp_path / "registry", name, 1, [key.public_key()])
     flower = StandInFlower("flwr", tmp_path, "tidewheel")
     settings = controller.ControllerSettings(
-        task_ref=f"{reference}:task",
+        task_ref=reference,
         broker=kafka,
         state=tmp_path,
         registry=registry.folder,

@@ -1,14 +1,12 @@
 """A teacher's artifact, made-up events and real worker processes for the tests of the worker."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +27,9 @@ from streams.contract.records import (
     event_rows,
 )
 from streams.contract.signing import create_key
-from streams.contract.task import Task
+from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
+from tests.fakes.own_task import own_task
 from tests.fakes.tiny_task import task as tiny
 
 SECOND = 1_000_000
@@ -230,13 +229,7 @@ class Fleet:
 @contextlib.contextmanager
 def fleet(broker: BrokerSettings, folder: Path, partitions: int = PARTITIONS) -> Iterator[Fleet]:
     """A Fleet whose task has a name of its own, so that its topics collide with nobody's."""
-    name = f"tiny-{uuid.uuid4().hex[:8]}"
-    (folder / "task.py").write_text(
-        "import dataclasses\n"
-        "from tests.fakes.tiny_task import task as tiny\n"
-        f"task = dataclasses.replace(tiny, name={name!r})\n"
-    )
-    task = dataclasses.replace(tiny, name=name)
+    task = load_task(own_task(folder))
     write_teacher(task, folder)
     made = Fleet(broker, folder, task, partitions)
     try:
