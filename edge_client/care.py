@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_client.agent import hold
+from edge_client.folder import hold
 from edge_client.handoff import Answer, Ask, Label, ask
 from edge_client.scoreboard import Scoreboard
 from edge_client.service import socket_path

@@ -3,8 +3,9 @@
 import json
 
 from edge_client.handoff import Label
+from streams.contract.cutting import label_fits
 from streams.contract.errors import UsageError
-from streams.contract.task import Task, label_fits
+from streams.contract.task import Task
 
 
 def parse_line(task: Task, number: int, line: str) -> Label:

@@ -1,17 +1,17 @@
 """From the device's loop to the spool: the loop puts an event into memory, a thread writes it.
 
-Every `SYNC_S` the thread takes what has come, encodes it as one Arrow batch and appends it to the
-spool, which syncs it. While the disk is full events wait in memory, at most `LIMIT`; beyond that
-the oldest are given up and declared lost when the disk writes again. Events that a metered line
-does not get are declared too, see metering.py.
+Every `SYNC_S` the thread takes what has come, notes it in the device's memory (notebook.py),
+encodes it as one Arrow batch and appends it to the spool, which syncs it. While the disk is full
+events wait in memory, at most `LIMIT`; beyond that the oldest are given up and declared lost when
+the disk writes again. Events that a metered line does not get are declared too, see metering.py.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,15 +28,22 @@ ROWS_PER_FRAME = 128
 FRAME_BYTES = 500_000  # a frame is never split: it must fit into a message
 
 
-@dataclass(frozen=True)
-class Event:
-    """One inference. `segment` (channels, samples) and `label` (label_size,) may be left out."""
+class Event(NamedTuple):
+    """One inference: segment (channels, samples), outputs (outputs,), and the true label
+    (label_size,) that the device was told.
+
+    `first_us` and `time_us` are the event times of the segment's ends. `truth` and `position_us`,
+    the place in the data, are what a replay is measured by; they never leave the device.
+    """
 
     time_us: int
     model: str
     outputs: np.ndarray
     label: np.ndarray | None
-    segment: np.ndarray | None
+    segment: np.ndarray
+    first_us: int = 0
+    position_us: int = 0
+    truth: np.ndarray | None = None
 
 
 def rows_per_frame(task: Task) -> int:
@@ -56,6 +63,7 @@ class Recorder(threading.Thread):
         limit: int = LIMIT,
         *,
         metering: Metering | None = None,
+        note: Callable[[Sequence[Event]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="recorder", daemon=True)
@@ -64,7 +72,9 @@ class Recorder(threading.Thread):
         self._limit = limit
         self._metering = metering or Metering()
         self._clock = clock
+        self._note = note
         self._rows = rows_per_frame(task)
+        self._put: deque[Event] = deque()  # by the loop, not yet seen by the thread
         self._events: deque[Event] = deque()
         self._given_up = 0
         self._held = 0  # events that are not sent, behind the spool's last seq
@@ -75,11 +85,11 @@ class Recorder(threading.Thread):
 
     def put(self, event: Event) -> None:
         """Take an event over; never waits for the disk."""
-        self._events.append(event)
+        self._put.append(event)
 
     @property
     def waiting(self) -> int:
-        return len(self._events)
+        return len(self._put) + len(self._events)
 
     def run(self) -> None:
         while not self._ending.wait(SYNC_S):
@@ -93,6 +103,7 @@ class Recorder(threading.Thread):
 
     def write(self, *, last: bool = False) -> None:
         """Move all waiting events into the spool, oldest first; `last`: hold none back longer."""
+        self._take()
         try:
             while self._events or self._given_up:
                 while len(self._events) > self._limit:
@@ -115,15 +126,20 @@ class Recorder(threading.Thread):
             log.warning("the spool is written again")
             self.error = None
 
+    def _take(self) -> None:
+        """What the loop has put since the last time."""
+        new = [self._put.popleft() for _ in range(len(self._put))]
+        if new and self._note is not None:
+            self._note(new)
+        self._events.extend(new)
+
     def _write_frame(self) -> None:
         events = self._next_events()
         if not events:
             return
         self._declare_held()
-        allowed = self._task.upload == "segment"
-        segments = (
-            np.stack([e.segment for e in events if e.segment is not None]) if allowed else None
-        )
+        leaves = self._task.upload == "segment"  # here it is decided, and nowhere else
+        segments = np.stack([e.segment for e in events]) if leaves else None
         rows = event_rows(
             self._task,
             first=self._spool.next_seq,

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client.samples import split_period_us
+from edge_client.splits import split_period_us
+from streams.contract.cutting import segments_of
 from streams.contract.disk import write_atomic
-from streams.contract.task import Reading, Task, segments_of
+from streams.contract.task import Reading, Task
 
 LIVE_FROM_US = 10**15  # September 2001
 

@@ -1,64 +1,83 @@
 """The segments that a device may learn from, with the labels that it has.
 
-A ring of the latest segments in memory, written whole to one Arrow file now and then (temporary,
-fsync, rename). A segment's label is its user's correction (a true label) or the teacher's answer,
-marked as such.
+At most `Training.samples` segments of at most `samples_mb`, in memory, and written whole to one
+Arrow file now and then (temporary, fsync, rename). The latest RECENT stay as they come: labels
+for them are still on their way. Those before them are a class-balanced reservoir, reservoir.py,
+by the class of the true label, else of the teacher's, else of the device's answer. What is older
+than `samples_age_h` of event time goes first.
 
-Every fourth window of event time is held out: segments that lie wholly in it are never trained on,
-and the device evaluates models on them. Segments that straddle a border are used for neither.
+A segment's label is a true one, with its source and the time at which it came, or the teacher's
+answer, marked as such.
 
 The teacher counts only as far as it has shown itself better than the device, on events whose true
 label is known: with accuracies a_t and a_d its labels weigh (a_t - a_d) / (1 - a_d), between 0
 and 1, and nothing while fewer than `EVIDENCE` such events are known.
+
+The file: one batch with the columns `time`, `split`, `source`, `labelled` (us since 1970),
+`segment`, `answer`, `true` and `teacher`, the reservoir's rows first, then the latest in their
+order. What cannot be read is a cache that fills again.
 """
 
+import json
+import random
 import threading
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from edge_client.reservoir import TAUGHT, TRUE, UNLABELLED, giving_way
+from edge_client.splits import HELD_OUT, TRAIN
 from streams.contract.disk import write_atomic
 from streams.contract.records import encode_batch
 from streams.contract.task import Task
 
 EVIDENCE = 8
-TRAIN, HELD_OUT, NEITHER = 0, 1, 2
-
-
-def split_of(task: Task, first_us: int, last_us: int) -> int:
-    """TRAIN, HELD_OUT or NEITHER for a segment's first and last event time."""
-    held = [(t // task.window_us) % 4 == 3 for t in (first_us, last_us)]
-    if all(held):
-        return HELD_OUT
-    return NEITHER if any(held) else TRAIN
-
-
-def split_period_us(task: Task) -> int:
-    """A shift of event time by this much leaves every segment's split as it is."""
-    return 4 * task.window_us
+RECENT = 256
+SOURCES = ("none", "told", "user", "outcome")  # of a true label: the replay, a person, the task
+TOLD, USER, OUTCOME = 1, 2, 3
 
 
 class Samples:
-    """The ring. Methods may be called from several threads."""
+    """What is remembered. Methods may be called from several threads."""
 
-    def __init__(self, task: Task, path: Path, capacity: int = 2048) -> None:
+    def __init__(
+        self,
+        task: Task,
+        path: Path,
+        *,
+        capacity: int | None = None,
+        dice: random.Random | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._task = task
         self._path = path
+        self._wall = wall
+        self._dice = dice or random.Random()
         self._lock = threading.Lock()
-        channels, samples = task.segment_shape
-        self._capacity = capacity
-        self._at = 0
-        self._count = 0
-        self._times = np.full(capacity, -1, np.int64)
-        self._segments = np.zeros((capacity, channels, samples), np.float32)
-        self._answers = np.zeros((capacity, task.outputs), np.float32)
-        self._split = np.zeros(capacity, np.int8)
-        self._true = np.full((capacity, task.label_size), np.nan, np.float32)
-        self._teacher = np.full((capacity, task.outputs), np.nan, np.float32)
+        n = self._capacity = capacity or _capacity(task)
+        age_h = task.training.samples_age_h
+        self._age_us = None if age_h is None else round(age_h * 3600e6)
+        self._times = np.full(n, -1, np.int64)
+        self._segments = np.zeros((n, *task.segment_shape), np.float32)
+        self._answers = np.zeros((n, task.outputs), np.float32)
+        self._split = np.zeros(n, np.int8)
+        self._source = np.zeros(n, np.int8)
+        self._labelled = np.zeros(n, np.int64)
+        self._true = np.full((n, task.label_size), np.nan, np.float32)
+        self._teacher = np.full((n, task.outputs), np.nan, np.float32)
+        self._recent: deque[int] = deque()
+        self._recent_limit = max(1, min(RECENT, n // 4))
+        self._kept: list[int] = []  # rows of the reservoir
+        self._free = list(range(n - 1, -1, -1))
+        self._seen = [0] * (len(task.classes) or 1)  # by class, of those that came to the reservoir
         self._row_of: dict[int, int] = {}
         self.changed = False
-        self.labels_told = 0  # true labels ever, also those that have left the ring
+        self.urgent = False  # somebody has told a label: not to be lost
+        self.labels_told = 0  # true labels ever, also of segments that are gone
         self.scores_read = 0  # offset behind the last message of `scores` that was seen
         self._load()
 
@@ -72,19 +91,70 @@ class Samples:
     ) -> None:
         """Remember a segment and what the device answered; `label` is a true label or None."""
         with self._lock:
-            row = self._at
-            self._row_of.pop(int(self._times[row]), None)
-            self._at = (row + 1) % self._capacity
-            self._count = min(self._count + 1, self._capacity)
+            self._expire(time_us)
+            if len(self._recent) >= self._recent_limit:
+                self._settle(self._recent.popleft())
+            row = self._free.pop()
+            self._recent.append(row)
             self._times[row] = time_us
             self._segments[row] = segment
             self._answers[row] = answer
             self._split[row] = split
-            self._true[row] = np.nan if label is None else label
+            self._true[row] = np.nan
             self._teacher[row] = np.nan
-            self.labels_told += label is not None
+            self._source[row] = 0
             self._row_of[time_us] = row
+            if label is not None:
+                self._note_label(np.array([row]), label, TOLD)
             self.changed = True
+
+    def _settle(self, row: int) -> None:
+        """One of the latest comes to the reservoir, or goes; a row is free afterwards."""
+        kind = int(self._classes(np.array([row]))[0])
+        self._seen[kind] += 1
+        self._kept.append(row)
+        if self._free:
+            return
+        rows = np.array(self._kept)
+        at = giving_way(
+            self._classes(rows), self._worth(rows), len(rows) - 1, self._seen[kind], self._dice
+        )
+        self._forget(self._kept.pop(at))
+
+    def _expire(self, now_us: int) -> None:
+        """Forget what is too old beside `now_us`."""
+        if self._age_us is None or not self._kept:
+            return
+        rows = np.array(self._kept)
+        old = set(rows[self._times[rows] < now_us - self._age_us].tolist())
+        if old:
+            self._kept = [row for row in self._kept if row not in old]
+            for row in old:
+                self._forget(row)
+
+    def _forget(self, row: int) -> None:
+        if self._row_of.get(int(self._times[row])) == row:
+            del self._row_of[int(self._times[row])]
+        self._free.append(row)
+
+    def _classes(self, rows: np.ndarray) -> np.ndarray:
+        """The class of each row, for the balance; 0 where the task has targets."""
+        if not self._task.classes:
+            return np.zeros(len(rows), np.int64)
+        true, taught = self._true[rows], self._teacher[rows]
+        guess = np.where(
+            _known(taught), np.nan_to_num(taught).argmax(1), self._answers[rows].argmax(1)
+        )
+        found = np.where(_known(true), np.nan_to_num(true[:, 0]), guess)
+        return np.asarray(found, np.int64)
+
+    def _worth(self, rows: np.ndarray) -> np.ndarray:
+        taught = np.where(_known(self._teacher[rows]), TAUGHT, UNLABELLED)
+        return np.where(_known(self._true[rows]), TRUE, taught)
+
+    def _rows(self) -> np.ndarray:
+        """All rows in use, the latest last."""
+        return np.array([*self._kept, *self._recent], np.int64)
 
     def teach(self, times_us: np.ndarray, outputs: np.ndarray) -> int:
         """Note the teacher's outputs (n, outputs); return how many belonged to known segments."""
@@ -98,37 +168,59 @@ class Samples:
             self.changed = self.changed or known > 0
             return known
 
-    def label(self, first_us: int, last_us: int, label: np.ndarray) -> int:
+    def label(self, first_us: int, last_us: int, label: np.ndarray, source: int = USER) -> int:
         """Note a true label (label_size,) for the segments whose time lies in first..last; return
         how many are still remembered."""
         with self._lock:
-            times = self._times[: self._count]
-            rows = np.flatnonzero((times >= first_us) & (times <= last_us))
-            self.labels_told += int((~_known(self._true[rows])).sum())
-            self._true[rows] = label
+            rows = self._rows()
+            times = self._times[rows]
+            rows = rows[(times >= first_us) & (times <= last_us)]
+            self._note_label(rows, label, source)
             self.changed = self.changed or len(rows) > 0
+            self.urgent = self.urgent or len(rows) > 0
             return len(rows)
+
+    def _note_label(self, rows: np.ndarray, label: np.ndarray, source: int) -> None:
+        self.labels_told += int((~_known(self._true[rows])).sum())
+        self._true[rows] = label
+        self._source[rows] = source
+        self._labelled[rows] = int(self._wall() * 1e6)
 
     def counts(self) -> tuple[int, int, int]:
         """How many segments there are, with a true label, with a teacher's label."""
         with self._lock:
-            n = self._count
-            return n, int(_known(self._true[:n]).sum()), int(_known(self._teacher[:n]).sum())
+            rows = self._rows()
+            true, taught = _known(self._true[rows]), _known(self._teacher[rows])
+            return len(rows), int(true.sum()), int(taught.sum())
+
+    def sources(self) -> dict[str, int]:
+        """True labels by where they came from."""
+        with self._lock:
+            found = np.bincount(self._source[self._rows()], minlength=len(SOURCES))
+            return {name: int(found[i]) for i, name in enumerate(SOURCES) if i and found[i]}
 
     def trust(self) -> float:
         """How much a teacher's label weighs beside a true one, 0 to 1."""
         with self._lock:
-            return self._trust()
+            return self._trust(self._rows())
 
-    def _trust(self) -> float:
-        n = self._count
-        both = np.logical_and(_known(self._true[:n]), _known(self._teacher[:n]))
-        if int(both.sum()) < EVIDENCE:
+    def _trust(self, rows: np.ndarray) -> float:
+        both = rows[np.logical_and(_known(self._true[rows]), _known(self._teacher[rows]))]
+        if len(both) < EVIDENCE:
             return 0.0
-        true = self._true[:n][both]
-        teacher = float(self._task.correct(self._teacher[:n][both], true).mean())
-        device = float(self._task.correct(self._answers[:n][both], true).mean())
+        true = self._true[both]
+        teacher = float(self._task.correct(self._teacher[both], true).mean())
+        device = float(self._task.correct(self._answers[both], true).mean())
         return float(np.clip((teacher - device) / max(1.0 - device, 1e-6), 0.0, 1.0))
+
+    def held_out(self, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n, channels, samples) and (n, label_size) of at most `limit` held-out segments with a
+        true label, the latest in event time."""
+        with self._lock:
+            rows = self._rows()
+            rows = rows[(self._split[rows] == HELD_OUT) & _known(self._true[rows])]
+            rows = rows[np.argsort(self._times[rows])][-limit:]
+            return self._segments[rows], self._true[rows]
 
     def training_table(self) -> pa.RecordBatch:
         """The rows to learn from and to evaluate on: segment, label, weight, held_out, source.
@@ -137,71 +229,92 @@ class Samples:
         0); held-out rows have a true label.
         """
         with self._lock:
-            n, trust = self._count, self._trust()
-            true, taught = _known(self._true[:n]), _known(self._teacher[:n])
+            rows = self._rows()
+            trust = self._trust(rows)
+            true, taught = _known(self._true[rows]), _known(self._teacher[rows])
             weight = np.where(true, 1.0, np.where(taught, trust, 0.0)).astype(np.float32)
             labels = np.where(
                 true[:, None],
-                self._true[:n],
-                self._task.labels_from(np.nan_to_num(self._teacher[:n])),
+                self._true[rows],
+                self._task.labels_from(np.nan_to_num(self._teacher[rows])),
             ).astype(np.float32)
-            split = self._split[:n]
-            rows: np.ndarray = ((split == TRAIN) & (weight > 0)) | ((split == HELD_OUT) & true)
-            order = np.flatnonzero(rows)
-            return _table(
-                self._segments[order], labels[order], weight[order], split[order], true[order]
+            split = self._split[rows]
+            used: np.ndarray = ((split == TRAIN) & (weight > 0)) | ((split == HELD_OUT) & true)
+            return pa.RecordBatch.from_pydict(
+                {
+                    "segment": _list(self._segments[rows[used]]),
+                    "label": _list(labels[used]),
+                    "weight": pa.array(weight[used]),
+                    "held_out": pa.array(split[used] == HELD_OUT),
+                    "true": pa.array(true[used]),
+                }
             )
 
     def save(self) -> None:
-        """Write the ring down; called by a slow thread, not by the device's loop."""
+        """Write all down; called by a slow thread, not by the device's loop."""
         with self._lock:
-            n = self._count
-            columns = {
-                "time": self._times[:n],
-                "split": self._split[:n],
-                **{
-                    name: _list(array[:n])
-                    for name, array in (
-                        ("segment", self._segments),
-                        ("answer", self._answers),
-                        ("true", self._true),
-                        ("teacher", self._teacher),
-                    )
-                },
+            rows = self._rows()
+            columns = {name: _list(array[rows]) for name, array in self._columns().items()}
+            metadata = {
+                "seen": self._seen,
+                "labels_told": self.labels_told,
+                "scores_read": self.scores_read,
             }
-            batch = pa.RecordBatch.from_pydict(columns, metadata=self._metadata())
-            self.changed = False
+            text = {name: json.dumps(value) for name, value in metadata.items()}
+            batch = pa.RecordBatch.from_pydict(columns, metadata=text)
+            self.changed = self.urgent = False
         write_atomic(self._path, encode_batch(batch), mode=0o600)
 
-    def _metadata(self) -> dict[str, str]:
-        names = {"at": self._at, "labels_told": self.labels_told, "scores_read": self.scores_read}
-        return {name: str(value) for name, value in names.items()}
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {
+            "time": self._times,
+            "split": self._split,
+            "source": self._source,
+            "labelled": self._labelled,
+            "segment": self._segments,
+            "answer": self._answers,
+            "true": self._true,
+            "teacher": self._teacher,
+        }
 
     def _load(self) -> None:
         try:
             with pa.ipc.open_stream(self._path) as reader:
                 batch = reader.read_next_batch()
-            n = min(batch.num_rows, self._capacity)
-            self._times[:n] = batch.column("time").to_numpy()[:n]
-            self._split[:n] = batch.column("split").to_numpy()[:n]
-            for name, array in (
-                ("segment", self._segments),
-                ("answer", self._answers),
-                ("true", self._true),
-                ("teacher", self._teacher),
-            ):
-                flat = batch.column(name).flatten().to_numpy(zero_copy_only=False)
-                array[:n] = flat.reshape(batch.num_rows, *array.shape[1:])[:n]
-        except (FileNotFoundError, pa.ArrowException, StopIteration, ValueError, KeyError, OSError):
-            return  # samples are a cache of what the device saw: it fills again
-        self._count = n
-        known = {
-            k.decode(): int(v) for k, v in (batch.schema.metadata or {}).items() if v.isdigit()
-        }
-        self._at = known.get("at", n) % self._capacity if n == self._capacity else n
-        self.labels_told = known.get("labels_told", 0)
-        self.scores_read = known.get("scores_read", 0)
-        self._row_of = {int(t): i for i, t in enumerate(self._times[:n])}
+            metadata = {k.decode(): json.loads(v) for k, v in batch.schema.metadata.items()}
+            n = min(batch.num_rows, self._capacity)  # the latest of them
+            for name, array in self._columns().items():
+                column = batch.column(name)
+                flat = column.flatten() if array.ndim > 1 else column
+                whole = flat.to_numpy(zero_copy_only=False).reshape(-1, *array.shape[1:])
+                array[:n] = whole[len(whole) - n :]
+            seen = [int(count) for count in metadata["seen"]]
+            self.labels_told = int(metadata["labels_told"])
+            self.scores_read = int(metadata["scores_read"])
+        except (
+            pa.ArrowException,
+            StopIteration,
+            ValueError,
+            KeyError,
+            OSError,
+            TypeError,
+            AttributeError,
+        ):
+            return
+        recent = min(self._recent_limit, n)
+        self._free = list(range(self._capacity - 1, n - 1, -1))
+        self._kept = list(range(n - recent))
+        self._recent = deque(range(n - recent, n))
+        self._seen = seen if len(seen) == len(self._seen) else self._seen
+        self._row_of = {int(self._times[row]): row for row in self._rows().tolist()}
+
+
+def _capacity(task: Task) -> int:
+    """Segments that fit into the cap, at least 8."""
+    channels, samples = task.segment_shape
+    row = 4 * (channels * samples + 2 * task.outputs + task.label_size) + 18
+    fit = int(task.training.samples_mb * 1e6) // row
+    return max(8, min(task.training.samples, fit))
 
 
 def _known(values: np.ndarray) -> np.ndarray:
@@ -210,23 +323,8 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 
 def _list(array: np.ndarray) -> pa.Array:
+    """(n,) as a plain column, (n, ...) as one of fixed lists."""
+    if array.ndim == 1:
+        return pa.array(array)
     width = int(np.prod(array.shape[1:]))
     return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), width)
-
-
-def _table(
-    segments: np.ndarray,
-    labels: np.ndarray,
-    weight: np.ndarray,
-    split: np.ndarray,
-    true: np.ndarray,
-) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pydict(
-        {
-            "segment": _list(segments),
-            "label": _list(labels),
-            "weight": pa.array(weight),
-            "held_out": pa.array(split == HELD_OUT),
-            "true": pa.array(true),
-        }
-    )

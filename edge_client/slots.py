@@ -98,6 +98,13 @@ class Slots:
         """Versions that are not installed again, and why."""
         return dict(self._state.refused)
 
+    def artifact(self) -> Artifact:
+        """The active version, verified; ArtifactError or OSError where it cannot be read."""
+        model = self.active
+        if model is None:
+            raise ArtifactError("name", "there is no version")
+        return self._verified(self._path(model).read_bytes())
+
     def open(self) -> Engine | None:
         """The active version, or the previous one where the active one is broken or has crashed too
         often, or None."""

@@ -17,6 +17,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.records import encode_batch
 
 _START_S = 60.0
+PERSONAL = "personal"  # the run of a request of the device's own
 
 
 class Trainer:
@@ -40,31 +41,38 @@ class Trainer:
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
         self.busy = False
+        self._yields = False  # what is being done gives way to a round
         self._ended = False
         self._stop_file = folder / "trainer.stop"
         for left in folder.glob("tmp*.arrow"):  # of an agent that was killed
             left.unlink()
 
     def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
-        """Have a request done; an error in the child comes back as the reply's `error`."""
+        """Have a request done; an error in the child comes back as the reply's `error`. A training
+        of the device's own ends when a round comes."""
+        if self._yields:
+            self._stop_file.touch()
         with self._lock:
             self._stop_file.unlink(missing_ok=True)
             if self._ended:  # looked at after the file: a stop is either seen here or by the child
                 return WorkReply(device=self._device, error="trainer: the agent is ending"), b""
             if request.op == "train" and self._against():
                 return WorkReply(device=self._device, error=f"conditions: {self.held_back}"), b""
-            self.busy = True
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as rows:
-                try:
-                    table = encode_batch(self._samples.training_table())
-                    write_atomic(Path(rows.name), table, mode=0o600)
-                    return self._exchange(request, weights, rows.name)
-                except (OSError, MalformedRecord) as exc:
-                    self._reap()
-                    error = f"trainer: {type(exc).__name__}: {exc}"
-                    return WorkReply(device=self._device, error=error), b""
-                finally:
-                    self.busy = False
+            self.busy, self._yields = True, request.run == PERSONAL
+            try:
+                return self._with_rows(request, weights)
+            except (OSError, MalformedRecord) as exc:
+                self._reap()
+                error = f"trainer: {type(exc).__name__}: {exc}"
+                return WorkReply(device=self._device, error=error), b""
+            finally:
+                self.busy = self._yields = False
+
+    def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as rows:
+            table = encode_batch(self._samples.training_table())
+            write_atomic(Path(rows.name), table, mode=0o600)
+            return self._exchange(request, weights, rows.name)
 
     def _against(self) -> bool:
         self.held_back = self._conditions.against_training() if self._conditions else None

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from federation.evaluation import HeldOut
-from streams.contract.task import Task, segments_of
+from streams.contract.cutting import segments_of
+from streams.contract.task import Task
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,18 @@ class ModelScore(Document):
     held_out_correct: int = 0
 
 
+class PersonalState(Document):
+    """A device's own copy of the version that it serves: how many of its held-out samples each of
+    them answers correctly, and whether the copy answers."""
+
+    model: str
+    base: str
+    held_out: int
+    correct: int
+    base_correct: int
+    serving: bool
+
+
 class DeviceState(Document):
     """On `fleet`, key: the device. What a device says of itself, about once a second."""
 
@@ -88,11 +100,13 @@ class DeviceState(Document):
     samples: int = 0
     true_labels: int = 0
     labels_told: int = 0
+    label_sources: dict[str, int] = {}
     teacher_labels: int = 0
     teacher_trust: float = 0.0
     accuracy: dict[str, ModelScore] = {}
     refused: dict[str, str] = {}  # model versions that are not installed again, and why
     held_back: str | None = None
+    personal: PersonalState | None = None
     phase: str = "running"
     replayed: float = 0.0
     passes: int = 0

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import DEVICE_NAME, Task
@@ -65,13 +64,14 @@ class Drop:
     reason: str
 
 
-def _floats(size: int) -> pa.DataType:
-    return pa.list_(pa.float32(), size)
+def _floats(size: int, dtype: str = "float32") -> pa.DataType:
+    return pa.list_(pa.from_numpy_dtype(dtype), size)
 
 
 def event_schema(task: Task) -> pa.Schema:
     """Columns of one event. `segment` is (channels x samples) flattened, channel by channel, and
-    null where the task uploads predictions only; `label` is null where no true label is known."""
+    null where the task uploads predictions only; its values are of the task's `upload_dtype`.
+    `label` is null where no true label is known."""
     channels, samples = task.segment_shape
     return pa.schema(
         [
@@ -80,7 +80,7 @@ def event_schema(task: Task) -> pa.Schema:
             pa.field("model", pa.string(), nullable=False),
             pa.field("outputs", _floats(task.outputs), nullable=False),
             pa.field("label", _floats(task.label_size)),
-            pa.field("segment", _floats(channels * samples)),
+            pa.field("segment", _floats(channels * samples, task.upload_dtype)),
         ]
     )
 
@@ -213,7 +213,7 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
     times = times_us(rows.column("time"))
     if (times < 0).any() or (times > 2**55).any():
         raise MalformedRecord("bad-time", "an event time is before 1970 or beyond the year 3100")
-    for model in pa.compute.unique(rows.column("model")).to_pylist():
+    for model in rows.column("model").unique().to_pylist():
         if not MODEL_NAME.fullmatch(model):
             raise MalformedRecord("bad-model", f"no name of a model version: {model[:40]!r}")
     for name in ("outputs", "label", "segment"):
@@ -250,7 +250,8 @@ def _number(fields: Mapping[str, bytes], name: str) -> int:
 
 
 def float_rows(column: pa.Array, width: int) -> np.ndarray:
-    """A list column without nulls as (rows, width) float32, without a copy where possible."""
+    """A list column without nulls as (rows, width) in its own type, without a copy where
+    possible."""
     if isinstance(column, pa.FixedSizeListArray):  # `flatten` would copy a slice
         values = column.values.to_numpy(zero_copy_only=False)
         begin = column.offset * width
@@ -276,14 +277,15 @@ def event_rows(
     """Build the rows of an EventBatch.
 
     times (n,) int64 us; outputs (n, outputs); labels one (label_size,) or None each;
-    segments (n, channels, samples), left out where the task uploads predictions only.
+    segments (n, channels, samples), left out where the task uploads predictions only. In float16
+    what is beyond +-65,504 becomes that: an infinite value would be refused.
     """
     n = len(times)
     schema = event_schema(task)
-    flat = None if segments is None else np.ascontiguousarray(segments, np.float32).reshape(-1)
+    flat = None if segments is None else _uploaded(segments, task.upload_dtype)
     columns = [
         pa.array(np.arange(first, first + n)),
-        pa.array(times, type=pa.int64()).cast(TIMESTAMP),
+        pa.array(times, type=pa.int64()).view(TIMESTAMP),
         pa.array([model] * n if isinstance(model, str) else model, pa.string()),
         pa.FixedSizeListArray.from_arrays(
             pa.array(np.ascontiguousarray(outputs, np.float32).reshape(-1)), task.outputs
@@ -299,3 +301,11 @@ def event_rows(
         ),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _uploaded(segments: np.ndarray, dtype: str) -> np.ndarray:
+    """Segments flattened, as they leave the device."""
+    if dtype == "float16":
+        most = np.finfo(np.float16).max
+        segments = np.clip(segments, -most, most)
+    return np.ascontiguousarray(segments, dtype).reshape(-1)

@@ -8,10 +8,9 @@ it without torch, so `import torch` belongs inside `build_model` and `build_teac
 import hashlib
 import importlib
 import importlib.util
-import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -21,6 +20,8 @@ import numpy as np
 from streams.contract.errors import TaskError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
@@ -41,6 +42,24 @@ class Reading(NamedTuple):
     time_us: int
     values: Sequence[float]
     label: float | Sequence[float] | None = None
+
+
+class Answered(NamedTuple):
+    """A segment as the device answered it, in event time: (channels, samples) and (outputs,)."""
+
+    first_us: int
+    last_us: int
+    segment: np.ndarray
+    outputs: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """The truth of what a device saw from `first_us` to `last_us`, known only later: the class
+    index, or the value of each target."""
+
+    first_us: int
+    last_us: int
+    label: float | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,8 @@ class Training:
     """How a device fine-tunes and how the first model and the teacher are made.
 
     optimizer, proximal, train_only and max_steps are of a device's fine-tuning, see learning.fit.
+    A device keeps at most `samples` segments of at most `samples_mb` (1,000,000 bytes), none older
+    than `samples_age_h`. `personal`: it may train a copy of its own after each release.
     """
 
     learning_rate: float = 0.02
@@ -90,11 +111,20 @@ class Training:
     label_share: float = 0.1  # of a replay's true labels, those the device is told
     rounds: int = 3
     minimum_samples: int = 32
+    samples: int = 2048
+    samples_mb: float = 16.0
+    samples_age_h: float | None = None
+    personal: bool = False
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a fleet learns. Exactly one of `classes` and `targets` is given."""
+    """What a fleet learns. Exactly one of `classes` and `targets` is given.
+
+    `outcomes(device, answered)` is for labels that become known later: a generator that is given
+    the device's answers as they come, on a thread of its own, and yields what has turned out.
+    `upload_dtype` is that of the segments that leave a device; float16 halves them.
+    """
 
     name: str
     version: int
@@ -112,7 +142,9 @@ class Task:
     lateness_s: float = 5.0
     idle_close_s: float = 10.0
     future_s: float = 3600.0  # an event further ahead of the worker's clock is not believed
+    outcomes: "Callable[[str, Iterator[Answered]], Iterable[Outcome]] | None" = None
     upload: Literal["segment", "prediction"] = "segment"
+    upload_dtype: Literal["float32", "float16"] = "float32"
     tolerance: float = 0.1  # regression: answers within it count as agreeing
     retrain_below: float = 0.9  # agreement with the teacher under which the controller starts a run
     margin: float = 0.01  # by how much a candidate must beat the running model
@@ -205,6 +237,11 @@ def _problem(task: Task) -> str | None:
         return "training.proximal must be at least 0 and training.max_steps at least 1"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
+    if task.upload_dtype not in ("float32", "float16"):
+        return f"upload_dtype must be 'float32' or 'float16', not {task.upload_dtype!r}"
+    kept = task.training
+    if kept.samples < 1 or kept.samples_mb <= 0 or (kept.samples_age_h or 1) <= 0:
+        return "training.samples, samples_mb and samples_age_h must be above 0"
     for name in ("build_model", "readings", "devices"):
         if not callable(getattr(task, name)):
             return f"{name} must be a function"
@@ -299,74 +336,3 @@ def _check_trained_modules(task: Task) -> None:
                 f"task {task.name!r}: training.train_only names {module!r}, in which there is "
                 f"nothing to learn; the model's modules are {known}"
             )
-
-
-def segments_of(
-    readings: Iterable[Reading], task: Task, *, skip: Callable[[str, int], None] | None = None
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
-    """Cut readings into segments.
-
-    Yields first time, last time, segment (channels, samples) float32, and label (label_size,) or
-    None.
-    A segment never spans a gap of more than 2.5 sample periods or a step back in time, and readings
-    with a wrong number of values or a value that is not finite break it the same way;
-    `skip(reason, time_us)` is told each time.
-    """
-    channels, samples = task.segment_shape
-    hop, period_us = task.segment.hop, 1e6 / task.rate_hz
-    values = np.empty((samples, channels), dtype=np.float32)
-    times: list[int] = []
-    labels: list[float | Sequence[float] | None] = []
-    for reading in readings:
-        broken = _fault(reading, times, period_us, channels)
-        if broken:
-            if skip is not None:
-                skip(broken, reading.time_us)
-            times.clear()
-            labels.clear()
-            if broken not in ("gap", "backwards"):
-                continue
-        values[len(times)] = reading.values
-        times.append(reading.time_us)
-        labels.append(reading.label)
-        if len(times) == samples:
-            label = _segment_label(labels, task)
-            yield times[0], times[-1], np.ascontiguousarray(values.T), label
-            values[: samples - hop] = values[hop:].copy()
-            del times[:hop], labels[:hop]
-
-
-def _fault(reading: Reading, times: list[int], period_us: float, channels: int) -> str | None:
-    if len(reading.values) != channels:
-        return "width"
-    if not all(map(math.isfinite, reading.values)):
-        return "not-finite"
-    if times and reading.time_us <= times[-1]:
-        return "backwards"
-    if times and reading.time_us - times[-1] > 2.5 * period_us:
-        return "gap"
-    return None
-
-
-def label_fits(task: Task, label: float | Sequence[float]) -> bool:
-    """Whether a label is a class index, or a finite value for every target."""
-    if task.classes and isinstance(label, Sequence):
-        return len(label) == 1 and label_fits(task, label[0])
-    if task.classes:
-        return isinstance(label, int | float) and 0 <= label < task.outputs and label % 1 == 0
-    values = np.asarray(label, dtype=np.float32).reshape(-1)
-    return len(values) == task.label_size and bool(np.isfinite(values).all())
-
-
-def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> np.ndarray | None:
-    known = [label for label in labels if label is not None and label_fits(task, label)]
-    if len(known) < task.segment.label_share * len(labels):
-        return None
-    if task.targets:
-        rows = np.asarray(known, dtype=np.float32).reshape(len(known), task.label_size)
-        return np.asarray(rows[-1])
-    found, counts = np.unique(np.asarray(known, dtype=np.float32), return_counts=True)
-    best = int(counts.argmax())
-    if counts[best] < task.segment.label_share * len(labels):
-        return None
-    return np.asarray([found[best]], dtype=np.float32)

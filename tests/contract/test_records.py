@@ -122,3 +122,25 @@ def test_no_bytes_whatever_raise_anything_else(data: st.DataObject) -> None:
     assert isinstance(back, EventBatch | Drop)
     if isinstance(back, EventBatch):
         assert back.rows.num_rows == back.last - back.first + 1
+
+
+def test_float16_halves_a_segment_and_keeps_it_finite() -> None:
+    half = replace(task, upload_dtype="float16")
+    segments = np.linspace(-2, 2, 4 * 40, dtype=np.float32).reshape(4, 2, 20)
+    segments[0, 0, 0], segments[0, 0, 1] = 1e9, -1e9
+    fields = {
+        "first": 0, "times": np.arange(4), "model": "1-aaaaaaaa",
+        "outputs": np.ones((4, 3), np.float32), "labels": [None] * 4,
+    }  # fmt: skip
+    rows = event_rows(half, **fields, segments=segments)  # type: ignore[arg-type]
+    whole = event_rows(task, **fields, segments=segments)  # type: ignore[arg-type]
+    sent = encode_events(EventBatch("d0", "e", 0, rows))
+    back = decode_event_message(half, *sent)
+    assert isinstance(back, EventBatch)
+    found = float_rows(back.rows.column("segment"), 40)
+    assert found.dtype == np.float16
+    assert found[0, :2].tolist() == [65504.0, -65504.0]
+    assert np.allclose(found.reshape(-1)[2:], segments.reshape(-1)[2:], atol=2e-3)
+    assert rows.column("segment").nbytes * 2 == whole.column("segment").nbytes
+    with pytest.raises(MalformedRecord, match="segment is"):
+        decode_event_message(task, *sent)

@@ -1,6 +1,7 @@
 """A task file: what is wrong with it is said in one line; how readings become segments."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.contract.cutting import segments_of
 from streams.contract.errors import TaskError
 from streams.contract.task import (
     Reading,
@@ -16,7 +18,6 @@ from streams.contract.task import (
     Training,
     check_model,
     load_task,
-    segments_of,
 )
 from tests.fakes.tiny_task import task
 
@@ -153,3 +154,60 @@ def test_a_segment_never_spans_a_gap(steps: list[int]) -> None:
         inside = [t for t in times if first <= t <= last]
         assert len(inside) == segment.shape[1]
         assert max(np.diff(inside)) <= 2.5 * 50_000
+
+
+@given(
+    samples=st.integers(1, 7), hop=st.integers(1, 7), count=st.integers(0, 120),
+    gaps=st.sets(st.integers(1, 119), max_size=4),
+)  # fmt: skip
+def test_segments_are_the_slices_of_the_readings(
+    samples: int, hop: int, count: int, gaps: set[int]
+) -> None:
+    """Over many lengths of the buffer, with gaps anywhere."""
+    small = replace(task, segment=Segment(samples, min(hop, samples)))
+    period, at, readings = round(1e6 / task.rate_hz), 0, []
+    for i in range(count):
+        at += 10 * period if i in gaps else period
+        readings.append(Reading(at, [i, -i], 0.0))
+    borders = [0, *sorted(g for g in gaps if g < count), count]
+    expected = [
+        list(range(begin, begin + samples))
+        for first, end in pairwise(borders)
+        for begin in range(first, end - samples + 1, min(hop, samples))
+    ]
+    found = list(segments_of(readings, small))
+    assert [segment[0].tolist() for _, _, segment, _ in found] == expected
+    assert [(-segment[1]).tolist() for _, _, segment, _ in found] == expected
+    assert all(
+        (begin, end) == (readings[rows[0]].time_us, readings[rows[-1]].time_us)
+        for (begin, end, _, _), rows in zip(found, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([1.0, 1.0, 1.0, 0.0], [1.0]),
+        ([1.0, 1.0, 0.0, 0.0], None),
+        ([[2], [2], 2, None], [2.0]),
+        ([None, None, None, 1.0], None),
+        ([[], [], [], []], None),
+        ([7, 7, 7, 7], None),
+        (["1", "1", "1", "1"], None),
+        ([float("nan")] * 4, None),
+    ],
+)
+def test_a_segment_has_the_label_of_most_of_its_readings(
+    labels: list[float], expected: list[float] | None
+) -> None:
+    small = replace(task, segment=Segment(4, 4))
+    readings = [Reading(50_000 * i, [0, 0], label) for i, label in enumerate(labels)]
+    [(_, _, _, found)] = segments_of(readings, small)
+    assert (None if found is None else found.tolist()) == expected
+
+
+def test_a_segment_of_one_channel_stays_as_it_was_when_the_next_one_comes() -> None:
+    narrow = replace(task, channels=("x",), segment=Segment(4, 2))
+    readings = [Reading(50_000 * i, [i]) for i in range(200)]
+    found = [segment for _, _, segment, _ in segments_of(readings, narrow)]
+    assert [s.tolist() for s in found] == [[list(range(i, i + 4))] for i in range(0, 197, 2)]

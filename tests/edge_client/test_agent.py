@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client.agent import check_spool, hold
+from edge_client.folder import check_spool, hold
 from edge_client.recorder import Event, Recorder
 from edge_client.spool import Spool
 from streams.contract.errors import UsageError
@@ -20,7 +20,7 @@ REFERENCE = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
 HOLDER = """
 import sys
 from pathlib import Path
-from edge_client.agent import hold
+from edge_client.folder import hold
 handle = hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

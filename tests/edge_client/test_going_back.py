@@ -260,7 +260,8 @@ def test_an_engine_that_raises_gives_its_place_to_the_previous(
 
     monkeypatch.setattr(Engine, "run", broken)
     try:
-        agent._answer_all()
+        agent._answers.run()
+        agent._recorder.write()
         state = agent.state()
     finally:
         agent._service._socket.close()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from edge_client.replay import Cut, Replay
-from edge_client.samples import split_of
+from edge_client.splits import split_of
 from streams.contract.task import Reading
 from tests.fakes.tiny_task import task
 

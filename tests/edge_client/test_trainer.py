@@ -15,7 +15,8 @@ import pytest
 import safetensors.numpy
 
 from edge_client.handoff import WorkReply, WorkRequest
-from edge_client.samples import HELD_OUT, TRAIN, Samples
+from edge_client.samples import Samples
+from edge_client.splits import HELD_OUT, TRAIN
 from edge_client.trainer import Trainer
 from streams.contract.learning import to_safetensors
 from streams.contract.task import Task, load_task

@@ -18,9 +18,10 @@ from edge_client.metering import confidence, sampled
 from edge_client.spool import Spool
 from streams.contract.accounting import IntervalSet
 from streams.contract.bus import BrokerSettings, Reader, Received, ensure_topics
+from streams.contract.cutting import segments_of
 from streams.contract.records import Drop, EventBatch, decode_event_message
 from streams.contract.signing import create_key
-from streams.contract.task import Task, segments_of
+from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name, topic_specs
 from tests.edge_client.models import artifact, plain
 from tests.fakes.tiny_task import task as tiny

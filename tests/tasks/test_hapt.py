@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from streams.contract.cutting import segments_of
 from streams.contract.errors import TidewheelError
-from streams.contract.task import check_model, segments_of
+from streams.contract.task import check_model
 from streams.tasks import hapt, har
 
 

@@ -1,0 +1,100 @@
+"""Cutting a stream of readings into segments.
+
+Readings lie in a buffer a few segments long, one row each. A full segment is copied out once,
+channel by channel, as the model takes it; the next one begins `hop` rows further on, and only where
+the buffer ends are the rows that are still needed moved to its front.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from streams.contract.task import Reading, Task
+
+SEGMENTS_BUFFERED = 8
+
+
+def segments_of(
+    readings: Iterable[Reading], task: Task, *, skip: Callable[[str, int], None] | None = None
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
+    """Cut readings into segments.
+
+    Yields first time, last time, segment (channels, samples) float32, and label (label_size,) or
+    None.
+    A segment never spans a gap of more than 2.5 sample periods or a step back in time, and readings
+    with a wrong number of values or a value that is not finite break it the same way;
+    `skip(reason, time_us)` is told each time.
+    """
+    channels, samples = task.segment_shape
+    hop, period_us = task.segment.hop, 1e6 / task.rate_hz
+    buffer = np.empty((SEGMENTS_BUFFERED * samples, channels), dtype=np.float32)
+    begin = 0  # of the segment that is filling up
+    times: list[int] = []
+    labels: list[float | Sequence[float] | None] = []
+    for reading in readings:
+        broken = _fault(reading, times, period_us, channels)
+        if broken:
+            if skip is not None:
+                skip(broken, reading.time_us)
+            times.clear()
+            labels.clear()
+            if broken not in ("gap", "backwards"):
+                continue
+        buffer[begin + len(times)] = reading.values
+        times.append(reading.time_us)
+        labels.append(reading.label)
+        if len(times) == samples:
+            segment = buffer[begin : begin + samples].T.copy()  # also where a view would do
+            yield times[0], times[-1], segment, _segment_label(labels, task)
+            begin += hop
+            del times[:hop], labels[:hop]
+            if begin + samples > len(buffer):
+                buffer[: len(times)] = buffer[begin : begin + len(times)].copy()
+                begin = 0
+
+
+def _fault(reading: Reading, times: list[int], period_us: float, channels: int) -> str | None:
+    if len(reading.values) != channels:
+        return "width"
+    if not all(map(math.isfinite, reading.values)):
+        return "not-finite"
+    if times and reading.time_us <= times[-1]:
+        return "backwards"
+    if times and reading.time_us - times[-1] > 2.5 * period_us:
+        return "gap"
+    return None
+
+
+def label_fits(task: Task, label: object) -> bool:
+    """Whether a label is a class index, or a finite value for every target."""
+    try:
+        values = np.asarray(label, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError):
+        return False
+    if isinstance(label, str | bytes) or len(values) != task.label_size:
+        return False
+    if task.classes:
+        return bool(0 <= values[0] < task.outputs and values[0] % 1 == 0)
+    return bool(np.isfinite(values).all())
+
+
+def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> np.ndarray | None:
+    """The label (label_size,) that a segment has by those of its readings."""
+    enough = task.segment.label_share * len(labels)
+    if task.targets:
+        rows = [label for label in labels if label_fits(task, label)]
+        return np.asarray(rows[-1], np.float32).reshape(-1) if len(rows) >= enough else None
+    counts = Counter(_single(label) for label in labels)
+    for label, count in counts.most_common(1):
+        if count >= enough and label_fits(task, label):
+            return np.asarray([label], dtype=np.float32)
+    return None
+
+
+def _single(label: float | Sequence[float] | None) -> float | None:
+    """A class index that may stand in a list of one."""
+    if isinstance(label, Sequence):
+        return label[0] if len(label) == 1 else None
+    return label
