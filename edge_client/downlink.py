@@ -24,6 +24,8 @@ from streams.contract.topics import RELEASES, SCORES, topic_name
 
 log = logging.getLogger(__name__)
 
+LOOKING_S = 0.3  # that the end waits while no broker is found
+
 
 class Downlink(threading.Thread):
     """Follows `releases` and this device's part of `scores`."""
@@ -49,11 +51,12 @@ class Downlink(threading.Thread):
         self._samples = samples
         self._ending = threading.Event()
         self._unsound: str | None = None
+        self._connected = False
         self.error: str | None = None
 
     def stop(self) -> None:
         self._ending.set()
-        self.join(5.0)
+        self.join(5.0 if self._connected else LOOKING_S)
 
     def run(self) -> None:
         backoff_s = 0.5
@@ -70,6 +73,7 @@ class Downlink(threading.Thread):
         name = self._task.name
         topics = [topic_name(name, RELEASES), topic_name(name, SCORES)]
         reader = Reader(self._settings, topics, key=self._device)
+        self._connected = True
         release: Release | None = None
         try:
             for partition in reader.partitions(topics[1]) if self._samples.scores_read else []:
@@ -88,6 +92,7 @@ class Downlink(threading.Thread):
                 if release is not None:
                     self._consider(release)
         finally:
+            self._connected = False
             reader.close()
 
     def _read_release(self, key: bytes | None, value: bytes | None) -> Release | None:

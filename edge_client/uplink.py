@@ -47,6 +47,7 @@ ROWS, BYTES, IN_FLIGHT = 512, 700_000, 64
 STALL_S = 20.0
 POLL_S = 0.25  # also how long events are collected for one message
 FULL_S = 0.02  # how soon it looks again while IN_FLIGHT are on the way
+LOOKING_S = 0.3  # that the end waits for one who looks for a broker and has nothing to say to it
 HEARTBEAT_S = 1.0
 HEARTBEAT_SHARE = 0.1  # of a limit, at most
 
@@ -123,7 +124,7 @@ class Uplink(threading.Thread):
             time.sleep(0.05)
         drained = self._spool.account().pending == 0
         self._ending.set()
-        self.join(5.0)
+        self.join(5.0 if self.connected else LOOKING_S)
         return drained
 
     def step(self) -> bool:
