@@ -147,6 +147,11 @@ def status(
         f"{found.teacher_labels} with the teacher's; answers take "
         f"{found.latency_p50_us:.0f} us, {found.latency_p99_us:.0f} us at the 99th percentile",
     ]
+    if (own := found.personal) is not None:
+        lines.append(
+            f"a copy of its own, {own.model}, {'answers' if own.serving else 'does not answer'}: "
+            f"{own.correct} of {own.held_out} held-out samples right, {own.base} {own.base_correct}"
+        )
     for line in lines:
         console().print(line, markup=False, highlight=False, soft_wrap=True)
 

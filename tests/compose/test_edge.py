@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streams.contract.bus import BrokerSettings, Reader, ensure_topics
-from streams.contract.records import decode_event_message
+from streams.contract.records import EventBatch, decode_event_message
 from streams.contract.signing import create_key
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
@@ -73,20 +74,47 @@ class Place:
         done = self.run("status", "--json")
         return -1 if done.returncode else int(json.loads(done.stdout)["produced"])
 
-    def delivered(self) -> list[int]:
-        """The seqs on `events`."""
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows on `events`, by seq."""
         reader = Reader(self.kafka, [topic_name(self.task.name, EVENTS)])
         try:
             messages = reader.read_to_end()
         finally:
             reader.close()
         found = [decode_event_message(self.task, m.key, m.value, m.headers) for m in messages]
-        return sorted(seq for batch in found for seq in range(batch.first, batch.last + 1))
+        batches = [batch for batch in found if isinstance(batch, EventBatch)]
+        rows = [row for batch in batches for row in batch.rows.to_pylist()]
+        return sorted(rows, key=lambda row: row["seq"])
+
+    def delivered(self) -> list[int]:
+        """The seqs on `events`."""
+        return [row["seq"] for row in self.rows()]
+
+
+LEARNER = """
+from dataclasses import replace
+from streams.contract.task import Outcome
+from tests.fakes.tiny_task import task as tiny
+
+def outcomes(device, answered):
+    for one in answered:  # what it was shows in the mean, and is known two segments later
+        yield Outcome(one.first_us, one.last_us, round(float(one.segment.mean()) / 2))
+
+task = replace(
+    tiny, name="learner", outcomes=outcomes, upload_dtype="float16",
+    training=replace(tiny.training, personal=True, epochs=30, learning_rate=0.05, label_share=0.0),
+)
+"""
 
 
 @pytest.fixture
-def place(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Place]:
-    reference = own_task(tmp_path)
+def place(kafka: BrokerSettings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    learner = request.param if hasattr(request, "param") else None
+    if learner is None:
+        reference = own_task(tmp_path)
+    else:
+        (tmp_path / "learner.py").write_text(learner)
+        reference = f"{tmp_path}/learner.py:task"
     task = load_task(reference)
     key = create_key(tmp_path / "signing.pem")
     (tmp_path / "model.twa").write_bytes(artifact(key, plain(1), task=task))
@@ -141,7 +169,7 @@ def test_what_an_offline_device_has_is_sent_later_without_its_agent(place: Place
     agent = place.start(nowhere)
     place.feed(agent, 200)
     until(lambda: place.produced() == 19, "every segment is an event")
-    fails_with = place.run("drain", "--kafka", nowhere, "--timeout", "30")
+    fails_with = place.run("drain", "--kafka", nowhere, "--timeout", "12")
     assert fails_with.returncode == 1
     assert "19 events of d0 are still pending" in fails_with.stderr
     assert agent.wait(30) == 0
@@ -162,3 +190,39 @@ def test_lines_that_are_nothing_end_the_agent_with_what_to_write(place: Place) -
     _, said = agent.communicate("speed,height\n1,2\n", timeout=60)
     assert agent.returncode == 2
     assert "write time_us,x,y[,label]" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", [LEARNER], indirect=True)
+def test_a_device_learns_from_outcomes_and_serves_a_copy_of_its_own(place: Place) -> None:
+    agent = place.start(place.kafka.bootstrap)
+    assert agent.stdin is not None
+
+    def feed(first: int, count: int) -> None:
+        noise = np.random.default_rng(first)
+        for i in range(first, first + count):
+            level = 2 * (i // 200 % 3)  # a class lasts for ten seconds
+            values = noise.normal(level, 0.3, 2).tolist()
+            line = {"time_us": START_US + STEP_US * i, "values": values}
+            assert agent.stdin is not None
+            agent.stdin.write(json.dumps(line) + "\n")
+        agent.stdin.flush()
+
+    feed(0, 6000)
+    until(lambda: place.produced() == 599, "every segment is an event")
+    until(lambda: (place.status()["personal"] or {}).get("serving"), "a copy answers", 90)
+    found = place.status()
+    assert found["label_sources"].keys() == {"outcome"}
+    assert found["personal"]["correct"] > found["personal"]["base_correct"]
+    assert found["personal"]["model"] == f"{found['active']}.p1"
+    shown = place.run("status").stdout
+    assert f"a copy of its own, {found['active']}.p1, answers" in shown
+    feed(6000, 400)
+    until(lambda: place.produced() == 639, "every segment is an event")
+    assert place.run("drain", "--kafka", place.kafka.bootstrap).returncode == 0
+    assert agent.wait(10) == 0
+    rows = place.rows()
+    assert [row["seq"] for row in rows] == list(range(639))
+    assert {row["model"] for row in rows[:599]} == {found["active"]}
+    assert {row["model"] for row in rows[599:]} == {f"{found['active']}.p1"}
+    own = [(round(np.mean(row["segment"]) / 2), np.argmax(row["outputs"])) for row in rows[599:]]
+    assert sum(truth == answer for truth, answer in own) > 30  # of 40, some between two classes
