@@ -53,7 +53,7 @@ class Evidence:
         self._labels_before = dict(self._labels)
 
     def add_window(self, report: WindowReport) -> None:
-        share = report.models.get(self.served or "")
+        share = report.by_release.get(self.served or "")
         if share is None or not share.compared:
             return
         seen, name = self._windows[report.device], (report.window_us, report.revision)

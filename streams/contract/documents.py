@@ -6,7 +6,8 @@ process survives a newer one.
 
 import hashlib
 import math
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +34,9 @@ class Document(BaseModel):
             raise MalformedRecord("bad-document", detail) from exc
 
 
+D = TypeVar("D", bound=Document)
+
+
 class Release(Document):
     """On `releases`, key: the task. The artifact that is offered, and to which share of the fleet.
 
@@ -56,6 +60,24 @@ class Release(Document):
         """Whether `device` is in the share; stable by hash: a growing share only adds devices."""
         digest = hashlib.sha256(f"{self.task}/{device}".encode()).digest()
         return int.from_bytes(digest[:4]) < self.share * 2**32
+
+
+def release_of(model: str) -> str:
+    """The release behind the name that answers bear: a device's own copy of one is
+    `<release>.p<number>`."""
+    return model.partition(".p")[0]
+
+
+def _by_release(models: Mapping[str, D]) -> dict[str, D]:
+    """Counts of releases and of their copies, added up."""
+    found: dict[str, D] = {}
+    for model, counts in models.items():
+        release = release_of(model)
+        if release in found:
+            both = zip(found[release], counts, strict=True)
+            counts = type(counts).model_validate({name: a + b for (name, a), (_, b) in both})
+        found[release] = counts
+    return found
 
 
 class ModelScore(Document):
@@ -114,6 +136,11 @@ class DeviceState(Document):
     latency_p50_us: float = 0.0
     latency_p99_us: float = 0.0
     error: str | None = None
+
+    @property
+    def by_release(self) -> dict[str, ModelScore]:
+        """`accuracy` with the device's own copies counted as the releases that they copy."""
+        return _by_release(self.accuracy)
 
 
 class ModelWindow(Document):
@@ -203,6 +230,11 @@ class WindowReport(Document):
     classes: dict[str, ClassAgreement] = {}
     errors: dict[str, TargetError] = {}
     drift: DriftReport | None = None
+
+    @property
+    def by_release(self) -> dict[str, ModelWindow]:
+        """`models` with devices' own copies counted as the releases that they copy."""
+        return _by_release(self.models)
 
     @property
     def agreement(self) -> float:

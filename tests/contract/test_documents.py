@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.bus import BrokerSettings, partition_of
-from streams.contract.documents import DeviceState, Release
+from streams.contract.documents import (
+    DeviceState,
+    ModelScore,
+    ModelWindow,
+    Release,
+    WindowReport,
+)
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import topic_specs
 
@@ -69,3 +75,30 @@ def test_broker_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPat
     assert options["sasl_plain_username"] == "me"
     assert "ssl_cafile" not in options
     assert settings.model_copy(update={"bootstrap": "other:1"}).bootstrap == "other:1"
+
+
+def test_a_devices_own_copies_count_as_the_release_that_they_copy() -> None:
+    state = DeviceState(
+        device="d0", task="tiny", time_us=0, epoch="e", active="2-aaaaaaaa",
+        produced=0, delivered=0, pending=0,
+        accuracy={
+            "1-cccccccc": ModelScore(answers=9, labelled=4, correct=1),
+            "2-aaaaaaaa": ModelScore(answers=5, labelled=5, correct=2, held_out=3),
+            "2-aaaaaaaa.p1": ModelScore(answers=7, labelled=1, correct=1, held_out_correct=1),
+            "2-aaaaaaaa.p12": ModelScore(answers=1),
+        },
+    )  # fmt: skip
+    assert state.by_release == {
+        "1-cccccccc": ModelScore(answers=9, labelled=4, correct=1),
+        "2-aaaaaaaa": ModelScore(answers=13, labelled=6, correct=3, held_out=3, held_out_correct=1),
+    }
+    report = WindowReport(
+        task="tiny", device="d0", window_us=0, end_us=1, revision=0, events=9, teacher_model="t",
+        models={
+            "2-aaaaaaaa.p1": ModelWindow(events=6, agreeing=5, compared=6),
+            "2-aaaaaaaa": ModelWindow(events=3, agreeing=1, compared=2, labelled=1, correct=1),
+        },
+    )  # fmt: skip
+    assert report.by_release == {
+        "2-aaaaaaaa": ModelWindow(events=9, agreeing=6, compared=8, labelled=1, correct=1)
+    }
