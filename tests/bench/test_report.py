@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from tests.bench.streams.report import BEGIN, END, Goal, Results, Table, insert, render
+from tests.bench.report import Goal, Results, Table, insert, markers, render
+
+BEGIN, END = markers("bench-here")
 
 
 def results() -> Results:
@@ -30,12 +32,12 @@ def test_the_report_has_every_figure_and_says_which_goals_are_missed() -> None:
 def test_a_page_keeps_what_stands_around_the_report(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
-    insert(page, "new")
+    insert(page, "bench-here", "new")
     assert page.read_text() == f"# Before\n\n{BEGIN}\nnew\n{END}\n\nafter\n"
 
 
 def test_a_page_without_markers_gets_them_at_its_end(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
-    insert(page, "first")
-    insert(page, "second")
+    insert(page, "bench-here", "first")
+    insert(page, "bench-here", "second")
     assert page.read_text() == f"# Benchmarks\n\n{BEGIN}\nsecond\n{END}\n"

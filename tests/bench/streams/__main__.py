@@ -8,14 +8,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.bench.machine import QUIET, facts
+from tests.bench.report import Results, insert, render
 from tests.bench.streams.bench import stage
 from tests.bench.streams.delay import delay
-from tests.bench.streams.machine import QUIET, facts
-from tests.bench.streams.report import Results, insert, render
 from tests.bench.streams.scaling import scaling
 from tests.bench.streams.subject import FULL, QUICK, Bench
 from tests.bench.streams.throughput import others, throughput, workers
 
+PACKAGES = ("torch", "numpy", "pyarrow", "deltalake", "faust-streaming", "aiokafka", "kafka-python")
 SUBJECTS = {f.__name__: f for f in (throughput, others, scaling, workers, delay)}
 # Two workers need a backlog that is not done before the second one is there.
 QUICKLY = [name for name in SUBJECTS if name != "workers"]
@@ -33,7 +34,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
     try:
         with stage(folder, patience_s=20 if asked.quick else 300) as place:
-            results = Results(facts(command, place.kafka))
+            results = Results(facts(command, place.kafka, PACKAGES, "streams", "compose"))
             bench = Bench(place, QUICK if asked.quick else FULL, asked.quix)
             for name in asked.only or (QUICKLY if asked.quick else SUBJECTS):
                 began = time.monotonic()
@@ -49,7 +50,7 @@ def main() -> None:
     text = render(results)
     keep(asked.json, results)
     if asked.markdown:
-        insert(asked.markdown, text)
+        insert(asked.markdown, "bench-streams", text)
     print(text)  # noqa: T201
 
 

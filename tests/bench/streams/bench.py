@@ -8,17 +8,17 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose import broker
 from streams.contract.bus import BrokerSettings, ensure_topics
 from streams.contract.task import load_task
 from streams.contract.topics import TopicSpec, topic_specs
-from tests.bench.streams import machine, worker
-from tests.bench.streams.meter import Measure
+from tests.bench import machine
+from tests.bench.kafka import real_kafka
+from tests.bench.meter import Measure
+from tests.bench.streams import worker
 from tests.bench.streams.plan import Plan
 from tests.bench.streams.teacher import write_teacher
 
 ROOT = Path(__file__).parents[3]
-SHARED = ROOT.parent / "shared" / "kafka"
 CONTEND_S = 300.0
 ONCE_S = 30.0  # of the patience for a quiet machine, before one run
 
@@ -147,17 +147,5 @@ def stage(
     folder: Path, *, patience_s: float, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Stage]:
     """A real Kafka for the time of the benchmark: as TIDEWHEEL_KAFKA or KAFKA_HOME names it."""
-    environ = dict(environ)
-    if SHARED.is_dir():
-        environ.setdefault("KAFKA_HOME", str(SHARED))
-    state = folder / "state"
-    choice = broker.choose(state, None, environ)
-    if choice.kind == "embedded":
-        raise SystemExit("the benchmark needs a real Kafka: set KAFKA_HOME or TIDEWHEEL_KAFKA")
-    kafka = "a Kafka at TIDEWHEEL_KAFKA"
-    if choice.program is not None:
-        jar = next((choice.program / "libs").glob("kafka_*.jar"), None)
-        kafka = f"Apache Kafka {jar.stem.rpartition('-')[2]}" if jar else "Apache Kafka"
-    with broker.running(choice, state, folder / "broker.log") as process:
-        pid = process.pid if process is not None else None
-        yield Stage(folder, choice.settings, kafka, pid, patience_s)
+    with real_kafka(folder, environ) as kafka:
+        yield Stage(folder, kafka.settings, kafka.name, kafka.pid, patience_s)

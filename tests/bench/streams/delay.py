@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 import numpy as np
 
 from streams.worker.settings import WorkerSettings
+from tests.bench.report import Cell, Results, Table
 from tests.bench.streams import worker
-from tests.bench.streams.report import Cell, Results, Table
 from tests.bench.streams.sealed import Log
 from tests.bench.streams.subject import DEVICES, HOP_US, Bench
 from tests.bench.streams.tasks import HAR

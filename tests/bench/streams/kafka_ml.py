@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from streams.contract.learning import build_teacher
-from tests.bench.streams.meter import Meter
+from tests.bench.meter import Meter
 from tests.bench.streams.plan import Plan
 
 COMMIT_EVERY = 16  # MAX_MESSAGES_TO_COMMIT of pytorch/inference.py

@@ -17,7 +17,7 @@ from quixstreams.sinks.base import SinkBatch
 from quixstreams.sinks.community.file.formats import ParquetFormat
 from quixstreams.sinks.community.file.local import LocalFileSink
 
-from tests.bench.streams.meter import Meter
+from tests.bench.meter import Meter
 from tests.bench.streams.plan import Plan
 from tests.bench.streams.scored import Row, plan_teacher, rows_of, score
 

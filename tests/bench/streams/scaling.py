@@ -1,9 +1,9 @@
 """What a row and a device cost as devices become many."""
 
 from streams.tasks import har
+from tests.bench.report import Cell, Goal, Results, Table
 from tests.bench.streams import worker
 from tests.bench.streams.plan import Plan
-from tests.bench.streams.report import Cell, Goal, Results, Table
 from tests.bench.streams.state import bytes_per_device
 from tests.bench.streams.subject import MB, Bench
 from tests.bench.streams.tasks import SCALING

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.bench.machine import Load
+from tests.bench.meter import Measure
+from tests.bench.report import Cell
 from tests.bench.streams.bench import Stage
-from tests.bench.streams.machine import Load
-from tests.bench.streams.meter import Measure
 from tests.bench.streams.plan import Plan
-from tests.bench.streams.report import Cell
 from tests.bench.streams.tasks import HAR, TRIVIAL
 
 HOP_US = 1_280_000  # of HAR: a row each 1.28 s, 23 or 24 a window

@@ -4,10 +4,10 @@ import subprocess
 from collections.abc import Callable
 from functools import partial
 
+from tests.bench.meter import Measure
+from tests.bench.report import Cell, Goal, Results, Table
 from tests.bench.streams.bench import ContenderFailed
-from tests.bench.streams.meter import Measure
 from tests.bench.streams.plan import Plan
-from tests.bench.streams.report import Cell, Goal, Results, Table
 from tests.bench.streams.subject import (
     COLUMNS,
     DEVICES,

@@ -23,7 +23,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
-from tests.bench.streams.meter import Meter
+from tests.bench.meter import Meter
 from tests.bench.streams.plan import Plan
 from tests.bench.streams.scored import Row, plan_teacher, rows_of, score
 

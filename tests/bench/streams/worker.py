@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
-from tests.bench.streams.meter import Sample, sample
+from tests.bench.meter import Sample, sample
 from tests.bench.streams.plan import Plan
 from tests.bench.streams.sealed import Log
 

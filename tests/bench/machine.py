@@ -7,37 +7,36 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.streams.meter import TICKS_PER_S, sample
+from tests.bench.meter import TICKS_PER_S, sample
 
-ROOT = Path(__file__).parents[3]
-PACKAGES = ("torch", "numpy", "pyarrow", "deltalake", "faust-streaming", "aiokafka", "kafka-python")
+ROOT = Path(__file__).parents[2]
 QUIET = 0.10  # of one core: what other processes may use
 
 
-def facts(command: str, kafka: str) -> dict[str, str]:
-    """What a reader needs to judge the figures."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+def facts(command: str, kafka: str, packages: Sequence[str], *parts: str) -> dict[str, str]:
+    """What a reader needs to judge the figures; `parts` are the folders that are measured."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     return {
         "command": command,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": _commit(),
+        "commit": _commit(parts),
         "machine": f"{os.cpu_count()} cores, {_processor()}, {memory_gb:.0f} GB, "
-        f"{platform.system()} {platform.release()}; broker and contender share it",
+        f"{platform.system()} {platform.release()}; the broker shares it",
         "versions": f"Python {platform.python_version()}, {kafka}, {versions}",
     }
 
 
-def _commit() -> str:
+def _commit(parts: Sequence[str]) -> str:
     def git(*args: str) -> str:
         done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "streams", "compose")
+    changed = git("status", "--porcelain", "--", *parts)
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (
         ", with changes" if changed else ""
     )

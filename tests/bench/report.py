@@ -7,8 +7,6 @@ from typing import Self
 
 from streams.contract.disk import write_atomic
 
-BEGIN, END = "<!-- bench-streams: begin -->", "<!-- bench-streams: end -->"
-
 Cell = str | float | int | None
 
 
@@ -99,11 +97,17 @@ def number(cell: Cell) -> str:
     return f"{cell:.1f}" if abs(cell) >= 10 else f"{cell:.2f}"
 
 
-def insert(page: Path, text: str) -> None:
+def markers(name: str) -> tuple[str, str]:
+    """What stands around the results of `make <name>` on a page."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def insert(page: Path, name: str, text: str) -> None:
     """Put `text` between the page's markers, which are added to its end where they are missing."""
+    begin, end = markers(name)
     found = page.read_text() if page.exists() else "# Benchmarks\n"
-    if BEGIN not in found:
-        found = f"{found.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, after = found.split(BEGIN)[0], found.split(END)[1]
+    if begin not in found:
+        found = f"{found.rstrip()}\n\n{begin}\n{end}\n"
+    before, after = found.split(begin)[0], found.split(end)[1]
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(page, f"{before}{BEGIN}\n{text.strip()}\n{END}{after}".encode())
+    write_atomic(page, f"{before}{begin}\n{text.strip()}\n{end}{after}".encode())
