@@ -111,3 +111,10 @@ def insert(page: Path, name: str, text: str) -> None:
     before, after = found.split(begin)[0], found.split(end)[1]
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(page, f"{before}{begin}\n{text.strip()}\n{end}{after}".encode())
+
+
+def keep(path: Path | None, results: Results) -> None:
+    """Write the results down as JSON, where a file is named for them."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(results.to_json() + "\n")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.bench.machine import QUIET, facts
-from tests.bench.report import Results, insert, render
+from tests.bench.report import Results, insert, keep, render
 from tests.bench.streams.bench import stage
 from tests.bench.streams.delay import delay
 from tests.bench.streams.scaling import scaling
@@ -52,12 +52,6 @@ def main() -> None:
     if asked.markdown:
         insert(asked.markdown, "bench-streams", text)
     print(text)  # noqa: T201
-
-
-def keep(path: Path | None, results: Results) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(results.to_json() + "\n")
 
 
 if __name__ == "__main__":

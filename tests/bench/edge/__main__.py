@@ -1,0 +1,67 @@
+"""`python -m tests.bench.edge [--quick] [--only NAME] --json PATH --markdown PATH`."""
+
+import argparse
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from streams.contract.bus import ensure_topics
+from streams.contract.task import load_task
+from streams.contract.topics import topic_specs
+from tests.bench.edge.latency import latency
+from tests.bench.edge.model import write_model
+from tests.bench.edge.site import make_site
+from tests.bench.edge.stage import FULL, QUICK, Stage
+from tests.bench.edge.tasks import TASKS
+from tests.bench.kafka import real_kafka
+from tests.bench.machine import QUIET, facts
+from tests.bench.report import Results, insert, keep, render
+
+PACKAGES = ("onnxruntime", "torch", "numpy", "pyarrow", "kafka-python", "pydantic")
+SUBJECTS = {f.__name__: f for f in (latency,)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.edge")
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--only", action="append", choices=list(SUBJECTS), help="may be repeated")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--markdown", type=Path, help="the page whose section is replaced")
+    asked = parser.parse_args()
+    command = shlex.join(["python", "-m", "tests.bench.edge", *sys.argv[1:]])
+    folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
+    size = QUICK if asked.quick else FULL
+    try:
+        write_model(load_task(TASKS["segment"]), folder / "model")
+        edge, train = (make_site(folder / extra, extra) for extra in ("edge", "edge-train"))
+        with real_kafka(folder) as kafka:
+            patience_s = 20 if asked.quick else 120
+            stage = Stage(folder, folder / "model", kafka, edge, train, size, patience_s)
+            results = Results(
+                facts(command, kafka.name, PACKAGES, "edge_client", "streams", "compose")
+            )
+            for reference in TASKS.values():
+                ensure_topics(kafka.settings, topic_specs(load_task(reference).name, 3))
+            for name in asked.only or SUBJECTS:
+                began = time.monotonic()
+                SUBJECTS[name](stage, results)
+                print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)  # noqa: T201
+                keep(asked.json, results)  # a run that is ended early leaves what it has
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    results.facts["size"] = "quick" if asked.quick else "full"
+    results.facts["other load"] = f"at most {stage.highest_load:.0%} of a core during a run" + (
+        ": **provisional**" if stage.highest_load > 2 * QUIET else ""
+    )
+    text = render(results)
+    keep(asked.json, results)
+    if asked.markdown:
+        insert(asked.markdown, "bench-edge", text)
+    print(text)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The agent with a clock in it: `python -m tests.bench.edge.driver PLAN` serves until SIGTERM.
+
+It is the real agent with its threads, its source and its settings. Each segment that comes is
+timed once: most by the agent's own way to answer, the others by a bare onnxruntime call on the same
+segment, which is then answered as well, not timed. So each is the first call after the pause in
+which the machine forgets, and both see the same machine. A pass has an odd number of segments, so
+each segment comes to either in its turn.
+
+What was timed goes to `<folder>/timed.npy` at the end: rows of when (CLOCK_MONOTONIC, which all
+processes share), what (TIMED's place), and seconds.
+"""
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from array import array
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from streams.contract.bus import BrokerSettings
+
+ANSWER, ACCEPTED, BARE = range(3)
+TIMED = ("Agent._answer", "of it to the spool's memory", "bare call")
+BARE_EVERY = 4
+DEVICE = "bench"
+
+
+@dataclass(frozen=True)
+class DriverPlan:
+    """What a driver is told, as JSON on its command line."""
+
+    task: str
+    folder: str  # has model.twa, model.onnx and signing.pub; the device's state goes into it too
+    bootstrap: str
+    speed: float
+    engine: str = "onnxruntime"  # or "eager": torch
+
+    def argument(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_argv(cls) -> Self:
+        return cls(**json.loads(sys.argv[1]))
+
+
+def main() -> None:
+    plan = DriverPlan.from_argv()
+    if plan.engine == "eager":
+        from tests.bench.edge import eager
+
+        eager.replace_onnxruntime()
+    from edge_client.agent import Agent
+    from edge_client.replay import Cut
+    from edge_client.settings import EdgeSettings
+    from streams.contract.task import load_task
+
+    folder = Path(plan.folder)
+    task = load_task(plan.task)
+    if plan.engine == "eager":
+        bare = eager.bare_call(task)
+    else:
+        from tests.bench.edge.bare import bare_call
+
+        bare = bare_call(folder / "model.onnx")
+
+    class Timed(Agent):
+        """Its answers are timed, not changed."""
+
+        def __init__(self, settings: EdgeSettings) -> None:
+            super().__init__(settings, task)
+            self.timed = array("d")
+            self._turn = 0
+
+        def _answer(self, cut: Cut) -> None:
+            self._turn += 1
+            clock, began = time.perf_counter, time.monotonic()
+            if self._turn % BARE_EVERY == 0:
+                start = clock()
+                bare(cut.segment)
+                self.timed.extend((began, BARE, clock() - start))
+                super()._answer(cut)
+                return
+            start = clock()
+            super()._answer(cut)
+            self.timed.extend((began, ANSWER, clock() - start))
+            engine = self._slots.engine
+            if engine is not None and engine.latencies:
+                self.timed.extend((began, ACCEPTED, engine.latencies[-1]))
+
+    logging.basicConfig(level=logging.WARNING)
+    agent = Timed(
+        EdgeSettings(
+            task_ref=plan.task,
+            device=DEVICE,
+            folder=folder / "device",
+            broker=BrokerSettings(bootstrap=plan.bootstrap),
+            trusted=(folder / "signing.pub",),
+            model=folder / "model.twa",
+            speed=plan.speed,
+            drain_s=0,
+        )
+    )
+    signal.signal(signal.SIGTERM, lambda *_: agent.stop())
+    threading.excepthook = threading.__excepthook__
+    agent.run()
+    np.save(folder / "timed.npy", np.array(agent.timed).reshape(-1, 3))
+
+
+if __name__ == "__main__":
+    main()

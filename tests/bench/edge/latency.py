@@ -1,0 +1,197 @@
+"""How long an answer takes, beside a bare onnxruntime call, and what holds it up."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.handoff import Ask, Label, WorkRequest, ask, call
+from streams.contract.errors import Retryable
+from streams.contract.task import load_task
+from tests.bench.edge.driver import ACCEPTED, ANSWER, BARE, DriverPlan
+from tests.bench.edge.model import WEIGHTS_FILE
+from tests.bench.edge.stage import NOWHERE, Device, Stage, full_disk
+from tests.bench.edge.tasks import HOP_S, TASKS
+from tests.bench.report import Cell, Goal, Results, Table
+
+PACES = {50: "50 a second", 0: "full speed"}
+WARM_S = 2.0
+UP, DOWN, FULL_DISK = "broker in reach", "no broker", "disk full"
+US = 1e6
+
+
+@dataclass
+class Phases:
+    """Stretches of time by what went on in them (CLOCK_MONOTONIC)."""
+
+    spans: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    errors: set[str] = field(default_factory=set)
+    trainings: int = 0
+
+    def add(self, name: str, began: float) -> None:
+        self.spans.setdefault(name, []).append((began, time.monotonic()))
+
+    def of(self, name: str, timed: np.ndarray, what: int) -> np.ndarray:
+        """The seconds of what was timed in a phase."""
+        at = timed[:, 0]
+        inside = np.zeros(len(timed), bool)
+        for began, ended in self.spans.get(name, []):
+            inside |= (at >= began) & (at < ended)
+        return np.asarray(timed[inside & (timed[:, 1] == what), 2])
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one driver has timed in one phase, in microseconds."""
+
+    count: int
+    p50: float
+    p99: float
+    accepted_p50: float
+    bare_p50: float
+    bare_p99: float
+
+    @classmethod
+    def of(cls, phases: Phases, name: str, timed: np.ndarray) -> "Timed | None":
+        answers, accepted, bare = (
+            phases.of(name, timed, what) * US for what in (ANSWER, ACCEPTED, BARE)
+        )
+        if not len(answers) or not len(bare):
+            return None
+        p50, p99 = np.percentile(answers, [50, 99])
+        bare_p50, bare_p99 = np.percentile(bare, [50, 99])
+        accepted_p50 = float(np.median(accepted))
+        return cls(
+            len(answers), float(p50), float(p99), accepted_p50, float(bare_p50), float(bare_p99)
+        )
+
+
+COLUMNS = [
+    "", "answers", "p50 us", "p99 us", "bare p50", "bare p99", "p50 to bare", "to memory p50",
+    "p99 to the first", "others' load",
+]  # fmt: skip
+CONDITIONS = (UP, DOWN, FULL_DISK)
+
+
+def latency(stage: Stage, results: Results) -> None:
+    """Alone and while it fine-tunes: with a broker, without, and on a full disk."""
+    remarks: list[str] = []
+    for pace, title in PACES.items():
+        rows: list[list[Cell]] = []
+        first: Timed | None = None
+        for condition in CONDITIONS:
+            with stage.quietly() as load:
+                phases, timed = drive(stage, condition, pace)
+            for name in ("idle", "trainer starts", "fine-tuning"):
+                found = Timed.of(phases, name, timed)
+                if found is None:
+                    continue
+                first = first or found
+                rows.append(cells(f"{condition}, {name}", found, first, load.others))
+                results.goals += goals(f"{condition}, {name}, {title}", found, first)
+            told = "; ".join(sorted(phases.errors)) or "none failed"
+            remarks.append(f"{condition}, {title}: {phases.trainings} trainings, {told}.")
+        text = (
+            "The agent's whole way to answer (`Agent._answer`): infer, hand the event over to the "
+            "spool's memory, remember the sample, count. A bare call is onnxruntime alone, one "
+            "thread, on every fourth segment in the same process. *To memory* is the part until "
+            "the recorder has the event. " + " ".join(remarks)
+        )
+        remarks = []
+        results.tables.append(Table(f"Answers, {title}", text, COLUMNS, rows))
+
+
+def cells(name: str, found: Timed, first: Timed, others: float) -> list[Cell]:
+    return [
+        name, found.count, found.p50, found.p99, found.bare_p50, found.bare_p99,
+        found.p50 / found.bare_p50, found.accepted_p50, found.p99 / first.p99, f"{others:.0%}",
+    ]  # fmt: skip
+
+
+def goals(name: str, found: Timed, first: Timed) -> list[Goal]:
+    if found is first:
+        return [Goal(f"answer / bare call, p50, {name}", found.p50 / found.bare_p50, at_most=1.5)]
+    wanted = None if "trainer starts" in name else 2.0
+    return [Goal(f"p99 / p99 idle, {name}", found.p99 / first.p99, at_most=wanted)]
+
+
+def drive(
+    stage: Stage, condition: str, pace: int, engine: str = "onnxruntime", *, trains: bool = True
+) -> tuple[Phases, np.ndarray]:
+    """Run a driver through its phases; these, and what it has timed."""
+    folder = stage.new_folder(condition.replace(" ", "-"))
+    bootstrap = NOWHERE if condition == DOWN else stage.kafka.settings.bootstrap
+    plan = DriverPlan(TASKS["segment"], str(folder), bootstrap, pace * HOP_S, engine)
+    argv = [str(stage.edge_train), "-m", "tests.bench.edge.driver", plan.argument()]
+    phases = Phases()
+    slice_s = stage.size.slice_s if pace else stage.size.fast_slice_s
+    with ExitStack() as stack:
+        fill = None
+        if condition == FULL_DISK:
+            fill = stack.enter_context(full_disk(folder / "device"))
+        device = stack.enter_context(stage.device(argv, folder, folder / "device"))
+        device.wait(lambda: device.produced() > 0, "a first answer")
+        time.sleep(WARM_S)
+        if fill is not None:
+            stack.enter_context(_kept_full(fill))
+        if trains:
+            _train_for(device, folder, phases, "trainer starts", 0.0)
+        for _ in range(stage.size.slices):
+            began = time.monotonic()
+            time.sleep(slice_s)
+            phases.add("idle", began)
+            if trains:
+                _train_for(device, folder, phases, "fine-tuning", slice_s)
+        device.end()
+        timed = np.load(folder / "timed.npy")
+    return phases, timed
+
+
+@contextmanager
+def _kept_full(fill: Callable[[], None]) -> Iterator[None]:
+    """What the device frees is taken again at once."""
+    ending = threading.Event()
+
+    def keep() -> None:
+        while not ending.wait(0.1):
+            fill()
+
+    fill()
+    thread = threading.Thread(target=keep)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def _train_for(device: Device, folder: Path, phases: Phases, name: str, seconds: float) -> None:
+    """Fine-tune again and again, at least once; all segments that the device has are labelled."""
+    task = load_task(TASKS["segment"])
+    weights = (folder / WEIGHTS_FILE).read_bytes()
+    request = WorkRequest(
+        op="train", run="bench", round=1, task=task.name, task_version=task.version,
+        base="1-bench", epochs=task.training.epochs, batch_size=task.training.batch_size,
+        learning_rate=task.training.learning_rate,
+    )  # fmt: skip
+    everything = Label(first_us=0, last_us=2**62, label=[1.0])
+    ends = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(Retryable):
+            ask(device.socket(), Ask(op="label", labels=[everything]))
+        began = time.monotonic()
+        reply, _ = call(device.socket(), request, weights, 120.0)
+        if reply.error is None:
+            phases.add(name, began)
+            phases.trainings += 1
+        else:
+            phases.errors.add(reply.error.splitlines()[0][:120])
+            time.sleep(0.2)
+        if time.monotonic() > ends:
+            return

@@ -1,0 +1,49 @@
+"""The files that a device is started with: HAR's model with random weights, signed."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import safetensors.numpy
+import torch
+
+from federation.export import export_graph
+from federation.probe import make_probe
+from streams.contract import learning
+from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
+from streams.contract.signing import create_key
+from streams.contract.task import Task, segments_of
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+def write_model(task: Task, folder: Path) -> None:
+    """model.twa, signing.pub, model.onnx (the same weights in the graph) and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    model = task.build_model().eval()
+    graph = export_graph(task, model)
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    segments = np.stack([segment for _, _, segment, _ in segments_of(task.readings("x"), task)])
+    files = {
+        WEIGHTS: safetensors.numpy.save(state),
+        GRAPH: graph,
+        PROBE: make_probe(graph, state, segments),
+    }
+    manifest = Manifest(
+        kind="model", task=task.name, task_version=task.version, number=1,
+        created_us=1, key="", files=[],
+    )  # fmt: skip
+    key = create_key(folder / "signing.pem")
+    (folder / "model.twa").write_bytes(pack(manifest, files, key))
+    (folder / "model.onnx").write_bytes(_filled(graph, state))
+    (folder / WEIGHTS_FILE).write_bytes(learning.to_safetensors(model.state_dict()))
+
+
+def _filled(graph: bytes, state: dict[str, np.ndarray]) -> bytes:
+    """The graph with these weights as its own."""
+    found = onnx.load_from_string(graph)
+    for tensor in found.graph.initializer:
+        if tensor.name in state:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(state[tensor.name], tensor.name))
+    return bytes(found.SerializeToString())

@@ -1,0 +1,55 @@
+"""What is measured: HAR's model on made-up readings of HAR's shape.
+
+The readings are sums of sines with noise, rounded to the steps of the phone's sensors: 1/720 g and
+0.0175 degrees a second. They compress about as people's do, which noise would not.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from streams.contract.task import Device, Reading
+from streams.tasks import har
+
+SEGMENTS = 251  # a pass; odd, so that whoever takes turns on them gets each in the end
+STEPS = np.array([1 / 720] * 3 + [np.pi / 180 * 0.0175] * 3)
+
+
+@functools.cache
+def recording() -> tuple[np.ndarray, np.ndarray]:
+    """The values (n, 6) and labels (n,) of a pass; a new activity each 10 s."""
+    hop, samples = har.task.segment.hop, har.task.segment.samples
+    n = hop * (SEGMENTS - 1) + samples
+    noise = np.random.default_rng(0)
+    spell = int(10 * har.task.rate_hz)
+    labels = np.repeat(noise.integers(0, 6, n // spell + 1), spell)[:n]
+    at = np.arange(n) / har.task.rate_hz
+    hertz, gain = noise.uniform(0.5, 3.0, (6, 6)), noise.uniform(0.05, 0.6, (6, 6))
+    wave = gain[labels] * np.sin(2 * np.pi * hertz[labels] * at[:, None])
+    values = wave + noise.normal(0, 0.05, (n, 6)) + np.array([1.0, 0, 0, 0, 0, 0])
+    return np.round(values / STEPS) * STEPS, labels.astype(np.float64)
+
+
+def readings(_device: str) -> Iterator[Reading]:
+    """Made as they are asked for: a sensor's readings take no memory either."""
+    values, labels = recording()
+    step_us = round(1e6 / har.task.rate_hz)
+    for i, row in enumerate(values):
+        yield Reading(i * step_us, row.tolist(), float(labels[i]))
+
+
+def devices() -> list[Device]:
+    return [Device("bench", "fleet")]
+
+
+segments = dataclasses.replace(
+    har.task, name="bench-edge", readings=readings, devices=devices, upload="segment"
+)
+predictions = dataclasses.replace(segments, name="bench-edge-predictions", upload="prediction")
+HOP_S = segments.segment.hop / segments.rate_hz  # event time from one segment to the next
+TASKS = {
+    "segment": "tests/bench/edge/tasks.py:segments",
+    "prediction": "tests/bench/edge/tasks.py:predictions",
+}
