@@ -11,17 +11,22 @@ from pathlib import Path
 from streams.contract.bus import ensure_topics
 from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
+from tests.bench.edge.eager import eager
+from tests.bench.edge.installed import installed
 from tests.bench.edge.latency import latency
-from tests.bench.edge.model import write_model
+from tests.bench.edge.memory import memory
+from tests.bench.edge.model import write_models
 from tests.bench.edge.site import make_site
 from tests.bench.edge.stage import FULL, QUICK, Stage
-from tests.bench.edge.tasks import TASKS
+from tests.bench.edge.sustained import sustained
+from tests.bench.edge.tasks import TASKS, WIRE_TASKS
+from tests.bench.edge.wire import wire
 from tests.bench.kafka import real_kafka
 from tests.bench.machine import QUIET, facts
 from tests.bench.report import Results, insert, keep, render
 
 PACKAGES = ("onnxruntime", "torch", "numpy", "pyarrow", "kafka-python", "pydantic")
-SUBJECTS = {f.__name__: f for f in (latency,)}
+SUBJECTS = {f.__name__: f for f in (latency, eager, memory, wire, sustained, installed)}
 
 
 def main() -> None:
@@ -35,11 +40,12 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
     size = QUICK if asked.quick else FULL
     try:
-        write_model(load_task(TASKS["segment"]), folder / "model")
+        tasks = [load_task(one) for one in (*TASKS.values(), *WIRE_TASKS.values())]
+        write_models(tasks, folder / "models")
         edge, train = (make_site(folder / extra, extra) for extra in ("edge", "edge-train"))
         with real_kafka(folder) as kafka:
             patience_s = 20 if asked.quick else 120
-            stage = Stage(folder, folder / "model", kafka, edge, train, size, patience_s)
+            stage = Stage(folder, folder / "models", kafka, edge, train, size, patience_s)
             results = Results(
                 facts(command, kafka.name, PACKAGES, "edge_client", "streams", "compose")
             )

@@ -28,6 +28,7 @@ from streams.contract.bus import BrokerSettings
 ANSWER, ACCEPTED, BARE = range(3)
 TIMED = ("Agent._answer", "of it to the spool's memory", "bare call")
 BARE_EVERY = 4
+WEIGHTS_FILE = "model.safetensors"
 DEVICE = "bench"
 
 
@@ -52,9 +53,9 @@ class DriverPlan:
 def main() -> None:
     plan = DriverPlan.from_argv()
     if plan.engine == "eager":
-        from tests.bench.edge import eager
+        from tests.bench.edge import torch_engine
 
-        eager.replace_onnxruntime()
+        torch_engine.take_over()
     from edge_client.agent import Agent
     from edge_client.replay import Cut
     from edge_client.settings import EdgeSettings
@@ -63,7 +64,7 @@ def main() -> None:
     folder = Path(plan.folder)
     task = load_task(plan.task)
     if plan.engine == "eager":
-        bare = eager.bare_call(task)
+        bare = torch_engine.bare_call(task, folder / WEIGHTS_FILE)
     else:
         from tests.bench.edge.bare import bare_call
 

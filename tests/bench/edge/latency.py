@@ -13,8 +13,8 @@ import numpy as np
 from edge_client.handoff import Ask, Label, WorkRequest, ask, call
 from streams.contract.errors import Retryable
 from streams.contract.task import load_task
-from tests.bench.edge.driver import ACCEPTED, ANSWER, BARE, DriverPlan
-from tests.bench.edge.model import WEIGHTS_FILE
+from tests.bench.edge.driver import ACCEPTED, ANSWER, BARE, WEIGHTS_FILE, DriverPlan
+from tests.bench.edge.footprint import Footprint, footprint
 from tests.bench.edge.stage import NOWHERE, Device, Stage, full_disk
 from tests.bench.edge.tasks import HOP_S, TASKS
 from tests.bench.report import Cell, Goal, Results, Table
@@ -71,6 +71,17 @@ class Timed:
         )
 
 
+@dataclass(frozen=True)
+class Drive:
+    """What came of a driver: `timed` as driver.py has it, seconds to its first answer in the spool,
+    its memory at the end."""
+
+    phases: Phases
+    timed: np.ndarray
+    first_s: float
+    memory: Footprint
+
+
 COLUMNS = [
     "", "answers", "p50 us", "p99 us", "bare p50", "bare p99", "p50 to bare", "to memory p50",
     "p99 to the first", "others' load",
@@ -86,16 +97,16 @@ def latency(stage: Stage, results: Results) -> None:
         first: Timed | None = None
         for condition in CONDITIONS:
             with stage.quietly() as load:
-                phases, timed = drive(stage, condition, pace)
+                run = drive(stage, condition, pace)
             for name in ("idle", "trainer starts", "fine-tuning"):
-                found = Timed.of(phases, name, timed)
+                found = Timed.of(run.phases, name, run.timed)
                 if found is None:
                     continue
                 first = first or found
                 rows.append(cells(f"{condition}, {name}", found, first, load.others))
                 results.goals += goals(f"{condition}, {name}, {title}", found, first)
-            told = "; ".join(sorted(phases.errors)) or "none failed"
-            remarks.append(f"{condition}, {title}: {phases.trainings} trainings, {told}.")
+            told = "; ".join(sorted(run.phases.errors)) or "none failed"
+            remarks.append(f"{condition}, {title}: {run.phases.trainings} trainings, {told}.")
         text = (
             "The agent's whole way to answer (`Agent._answer`): infer, hand the event over to the "
             "spool's memory, remember the sample, count. A bare call is onnxruntime alone, one "
@@ -122,9 +133,9 @@ def goals(name: str, found: Timed, first: Timed) -> list[Goal]:
 
 def drive(
     stage: Stage, condition: str, pace: int, engine: str = "onnxruntime", *, trains: bool = True
-) -> tuple[Phases, np.ndarray]:
-    """Run a driver through its phases; these, and what it has timed."""
-    folder = stage.new_folder(condition.replace(" ", "-"))
+) -> Drive:
+    """Run a driver through its phases."""
+    folder = stage.new_folder(condition.replace(" ", "-"), TASKS["segment"])
     bootstrap = NOWHERE if condition == DOWN else stage.kafka.settings.bootstrap
     plan = DriverPlan(TASKS["segment"], str(folder), bootstrap, pace * HOP_S, engine)
     argv = [str(stage.edge_train), "-m", "tests.bench.edge.driver", plan.argument()]
@@ -135,21 +146,22 @@ def drive(
         if condition == FULL_DISK:
             fill = stack.enter_context(full_disk(folder / "device"))
         device = stack.enter_context(stage.device(argv, folder, folder / "device"))
-        device.wait(lambda: device.produced() > 0, "a first answer")
+        first_s = device.first_answer_s()
         time.sleep(WARM_S)
         if fill is not None:
             stack.enter_context(_kept_full(fill))
         if trains:
-            _train_for(device, folder, phases, "trainer starts", 0.0)
+            train_for(device, folder, phases, "trainer starts", 0.0)
         for _ in range(stage.size.slices):
             began = time.monotonic()
             time.sleep(slice_s)
             phases.add("idle", began)
             if trains:
-                _train_for(device, folder, phases, "fine-tuning", slice_s)
+                train_for(device, folder, phases, "fine-tuning", slice_s)
+        memory = footprint(device.pid)
         device.end()
         timed = np.load(folder / "timed.npy")
-    return phases, timed
+    return Drive(phases, timed, first_s, memory)
 
 
 @contextmanager
@@ -171,7 +183,7 @@ def _kept_full(fill: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-def _train_for(device: Device, folder: Path, phases: Phases, name: str, seconds: float) -> None:
+def train_for(device: Device, folder: Path, phases: Phases, name: str, seconds: float) -> None:
     """Fine-tune again and again, at least once; all segments that the device has are labelled."""
     task = load_task(TASKS["segment"])
     weights = (folder / WEIGHTS_FILE).read_bytes()

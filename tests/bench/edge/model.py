@@ -1,5 +1,6 @@
 """The files that a device is started with: HAR's model with random weights, signed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,14 @@ from streams.contract import learning
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.signing import create_key
 from streams.contract.task import Task, segments_of
+from tests.bench.edge.driver import WEIGHTS_FILE
 
-WEIGHTS_FILE = "model.safetensors"
 
-
-def write_model(task: Task, folder: Path) -> None:
-    """model.twa, signing.pub, model.onnx (the same weights in the graph) and model.safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_models(tasks: Sequence[Task], folder: Path) -> None:
+    """A folder by each task's name, with one model in all: model.twa, signing.pub, model.onnx (the
+    weights in the graph) and model.safetensors."""
     torch.manual_seed(0)
+    task = tasks[0]
     model = task.build_model().eval()
     graph = export_graph(task, model)
     state = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -30,14 +31,17 @@ def write_model(task: Task, folder: Path) -> None:
         GRAPH: graph,
         PROBE: make_probe(graph, state, segments),
     }
-    manifest = Manifest(
-        kind="model", task=task.name, task_version=task.version, number=1,
-        created_us=1, key="", files=[],
-    )  # fmt: skip
-    key = create_key(folder / "signing.pem")
-    (folder / "model.twa").write_bytes(pack(manifest, files, key))
-    (folder / "model.onnx").write_bytes(_filled(graph, state))
-    (folder / WEIGHTS_FILE).write_bytes(learning.to_safetensors(model.state_dict()))
+    for task in tasks:
+        place = folder / task.name
+        place.mkdir(parents=True)
+        manifest = Manifest(
+            kind="model", task=task.name, task_version=task.version, number=1,
+            created_us=1, key="", files=[],
+        )  # fmt: skip
+        key = create_key(place / "signing.pem")
+        (place / "model.twa").write_bytes(pack(manifest, files, key))
+        (place / "model.onnx").write_bytes(_filled(graph, state))
+        (place / WEIGHTS_FILE).write_bytes(learning.to_safetensors(model.state_dict()))
 
 
 def _filled(graph: bytes, state: dict[str, np.ndarray]) -> bytes:

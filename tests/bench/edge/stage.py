@@ -9,12 +9,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_client.handoff import Answer, Ask, ask
 from edge_client.service import socket_path
 from streams.contract.errors import Retryable
+from streams.contract.task import load_task
 from tests.bench import machine
 from tests.bench.edge.driver import DEVICE
 from tests.bench.kafka import ROOT, Kafka
@@ -105,7 +106,7 @@ class Stage:
     """Where all runs take place, one at a time."""
 
     folder: Path
-    model: Path  # a folder as model.write_model makes it
+    models: Path  # a folder as model.write_models makes it
     kafka: Kafka
     edge: Path  # the Python of a virtualenv with what [edge] brings
     edge_train: Path
@@ -113,13 +114,12 @@ class Stage:
     patience_s: float  # for a quiet machine, in all
     highest_load: float = 0.0
     runs: int = 0
-    loads: dict[str, float] = field(default_factory=dict)
 
-    def new_folder(self, name: str) -> Path:
-        """A folder for one run, with the model's files in it."""
+    def new_folder(self, name: str, reference: str) -> Path:
+        """A folder for one run, with the files of the task's model in it."""
         self.runs += 1
         folder = self.folder / "runs" / f"{self.runs:02d}-{name}"
-        shutil.copytree(self.model, folder)
+        shutil.copytree(self.models / load_task(reference).name, folder)
         return folder
 
     @contextmanager
@@ -149,7 +149,7 @@ class Stage:
     @contextmanager
     def edge_run(self, python: Path, task: str, *words: str) -> Iterator[Device]:
         """`tidewheel edge run` of a virtualenv."""
-        folder = self.new_folder("run")
+        folder = self.new_folder("run", task)
         name = words[words.index("--device") + 1] if "--device" in words else DEVICE
         argv = [str(python.parent / "tidewheel"), "edge", "run", task, "--state", str(folder)]
         argv += ["--model", str(folder / "model.twa"), "--trust", str(folder / "signing.pub")]

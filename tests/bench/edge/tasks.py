@@ -48,8 +48,16 @@ segments = dataclasses.replace(
     har.task, name="bench-edge", readings=readings, devices=devices, upload="segment"
 )
 predictions = dataclasses.replace(segments, name="bench-edge-predictions", upload="prediction")
+# with topics of their own, whose size is what is measured
+wire_segments = dataclasses.replace(segments, name="bench-wire")
+wire_predictions = dataclasses.replace(predictions, name="bench-wire-predictions")
+
 HOP_S = segments.segment.hop / segments.rate_hz  # event time from one segment to the next
 TASKS = {
     "segment": "tests/bench/edge/tasks.py:segments",
     "prediction": "tests/bench/edge/tasks.py:predictions",
+}
+WIRE_TASKS = {
+    "segment": "tests/bench/edge/tasks.py:wire_segments",
+    "prediction": "tests/bench/edge/tasks.py:wire_predictions",
 }
