@@ -3,13 +3,14 @@
 # make chaos  the long form of tests/chaos, a few minutes: more kills of workers, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
+# make bench-edge      measure a device's agent, about 6 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 QUIX := .tidewheel/bench/quix
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo test chaos check format clean bench-streams
+.PHONY: install demo test chaos check format clean bench-streams bench-edge
 
 install: .venv/installed
 
@@ -44,6 +45,10 @@ bench-streams: .venv/bench
 	-$(MAKE) $(QUIX)/installed
 	$(BIN)/python -m tests.bench.streams --quix $(QUIX)/bin/python \
 		--json .tidewheel/bench/streams.json --markdown docs/BENCHMARKS.md
+
+# As root it also measures on a full disk, a small tmpfs.
+bench-edge: install
+	$(BIN)/python -m tests.bench.edge --json .tidewheel/bench/edge.json --markdown docs/BENCHMARKS.md
 
 .venv/bench: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
