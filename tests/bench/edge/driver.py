@@ -10,6 +10,7 @@ What was timed goes to `<folder>/timed.npy` at the end: rows of when (CLOCK_MONO
 processes share), what (TIMED's place), and seconds.
 """
 
+import itertools
 import json
 import logging
 import signal
@@ -17,16 +18,21 @@ import sys
 import threading
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from streams.contract.bus import BrokerSettings
 
+if TYPE_CHECKING:
+    from edge_client.agent import Agent
+    from edge_client.replay import Cut
+
 ANSWER, ACCEPTED, BARE = range(3)
-TIMED = ("Agent._answer", "of it to the spool's memory", "bare call")
+TIMED = ("Answers.answer", "of it to the spool's memory", "bare call")
 BARE_EVERY = 4
 WEIGHTS_FILE = "model.safetensors"
 DEVICE = "bench"
@@ -57,7 +63,6 @@ def main() -> None:
 
         torch_engine.take_over()
     from edge_client.agent import Agent
-    from edge_client.replay import Cut
     from edge_client.settings import EdgeSettings
     from streams.contract.task import load_task
 
@@ -70,32 +75,8 @@ def main() -> None:
 
         bare = bare_call(folder / "model.onnx")
 
-    class Timed(Agent):
-        """Its answers are timed, not changed."""
-
-        def __init__(self, settings: EdgeSettings) -> None:
-            super().__init__(settings, task)
-            self.timed = array("d")
-            self._turn = 0
-
-        def _answer(self, cut: Cut) -> None:
-            self._turn += 1
-            clock, began = time.perf_counter, time.monotonic()
-            if self._turn % BARE_EVERY == 0:
-                start = clock()
-                bare(cut.segment)
-                self.timed.extend((began, BARE, clock() - start))
-                super()._answer(cut)
-                return
-            start = clock()
-            super()._answer(cut)
-            self.timed.extend((began, ANSWER, clock() - start))
-            engine = self._slots.engine
-            if engine is not None and engine.latencies:
-                self.timed.extend((began, ACCEPTED, engine.latencies[-1]))
-
     logging.basicConfig(level=logging.WARNING)
-    agent = Timed(
+    agent = Agent(
         EdgeSettings(
             task_ref=plan.task,
             device=DEVICE,
@@ -105,12 +86,37 @@ def main() -> None:
             model=folder / "model.twa",
             speed=plan.speed,
             drain_s=0,
-        )
+        ),
+        task,
     )
+    timed = time_answers(agent, bare)
     signal.signal(signal.SIGTERM, lambda *_: agent.stop())
     threading.excepthook = threading.__excepthook__
     agent.run()
-    np.save(folder / "timed.npy", np.array(agent.timed).reshape(-1, 3))
+    np.save(folder / "timed.npy", np.array(timed).reshape(-1, 3))
+
+
+def time_answers(agent: "Agent", bare: Callable[[np.ndarray], object]) -> array[float]:
+    """Put a clock around the agent's way to answer; where the times are collected."""
+    timed, answer, slots = array("d"), agent._answers.answer, agent._slots
+    turns = itertools.count(1)
+
+    def answer_timed(cut: "Cut") -> None:
+        clock, began = time.perf_counter, time.monotonic()
+        if next(turns) % BARE_EVERY == 0:
+            start = clock()
+            bare(cut.segment)
+            timed.extend((began, BARE, clock() - start))
+            answer(cut)
+            return
+        start = clock()
+        answer(cut)
+        timed.extend((began, ANSWER, clock() - start))
+        if slots.engine is not None and slots.engine.latencies:
+            timed.extend((began, ACCEPTED, slots.engine.latencies[-1]))
+
+    agent._answers.answer = answer_timed  # type: ignore[method-assign]
+    return timed
 
 
 if __name__ == "__main__":

@@ -112,8 +112,8 @@ def latency(stage: Stage, results: Results) -> None:
             told = "; ".join(sorted(run.phases.errors)) or "none failed"
             remarks.append(f"{condition}, {title}: {run.phases.trainings} trainings, {told}.")
         text = (
-            "The agent's whole way to answer (`Agent._answer`): infer, hand the event over to the "
-            "spool's memory, remember the sample, count. A bare call is onnxruntime alone, one "
+            "The agent's whole way to answer (`Answers.answer`): infer, hand the event over to the "
+            "spool's memory, count. A bare call is onnxruntime alone, one "
             "thread, on every fourth segment in the same process. *To memory* is the part until "
             "the recorder has the event. " + " ".join(remarks)
         )
