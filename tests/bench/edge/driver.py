@@ -96,7 +96,7 @@ def main() -> None:
     np.save(folder / "timed.npy", np.array(timed).reshape(-1, 3))
 
 
-def time_answers(agent: "Agent", bare: Callable[[np.ndarray], object]) -> array[float]:
+def time_answers(agent: "Agent", bare: Callable[[np.ndarray], object]) -> "array[float]":
     """Put a clock around the agent's way to answer; where the times are collected."""
     timed, answer, slots = array("d"), agent._answers.answer, agent._slots
     turns = itertools.count(1)

@@ -12,8 +12,9 @@ from federation.export import export_graph
 from federation.probe import make_probe
 from streams.contract import learning
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
+from streams.contract.cutting import segments_of
 from streams.contract.signing import create_key
-from streams.contract.task import Task, segments_of
+from streams.contract.task import Task
 from tests.bench.edge.driver import WEIGHTS_FILE
 
 

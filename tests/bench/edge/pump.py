@@ -23,9 +23,10 @@ from edge_client.recorder import Event, Recorder
 from edge_client.spool import Spool
 from edge_client.uplink import IN_FLIGHT, Uplink
 from streams.contract.bus import BrokerSettings, Producer
+from streams.contract.cutting import segments_of
 from streams.contract.documents import DeviceState
 from streams.contract.records import Headers
-from streams.contract.task import Task, load_task, segments_of
+from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name
 
 DEVICE = "pump"
