@@ -13,12 +13,11 @@ The teacher counts only as far as it has shown itself better than the device, on
 label is known: with accuracies a_t and a_d its labels weigh (a_t - a_d) / (1 - a_d), between 0
 and 1, and nothing while fewer than `EVIDENCE` such events are known.
 
-The file: one batch with the columns `time`, `split`, `source`, `labelled` (us since 1970),
+The file: batches with the columns `time`, `split`, `source`, `labelled` (us since 1970),
 `segment`, `answer`, `true` and `teacher`, the reservoir's rows first, then the latest in their
 order. What cannot be read is a cache that fills again.
 """
 
-import json
 import random
 import threading
 import time
@@ -27,12 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from edge_client.reservoir import TAUGHT, TRUE, UNLABELLED, giving_way
+from edge_client.sample_file import ROWS, Columns, read_rows, write_rows
 from edge_client.splits import HELD_OUT, TRAIN
-from streams.contract.disk import write_atomic
-from streams.contract.records import encode_batch
 from streams.contract.task import Task
 
 EVIDENCE = 8
@@ -222,8 +219,8 @@ class Samples:
             rows = rows[np.argsort(self._times[rows])][-limit:]
             return self._segments[rows], self._true[rows]
 
-    def training_table(self) -> pa.RecordBatch:
-        """The rows to learn from and to evaluate on: segment, label, weight, held_out, source.
+    def write_training_rows(self, path: Path) -> None:
+        """The rows to learn from and to evaluate on: segment, label, weight, held_out, true.
 
         Training rows have a true label (weight 1) or a teacher's (weight `trust()`, left out at
         0); held-out rows have a true label.
@@ -231,6 +228,10 @@ class Samples:
         with self._lock:
             rows = self._rows()
             trust = self._trust(rows)
+        write_rows(path, (self._training_rows(part, trust) for part in _parts(rows)), {})
+
+    def _training_rows(self, rows: np.ndarray, trust: float) -> Columns:
+        with self._lock:
             true, taught = _known(self._true[rows]), _known(self._teacher[rows])
             weight = np.where(true, 1.0, np.where(taught, trust, 0.0)).astype(np.float32)
             labels = np.where(
@@ -240,32 +241,32 @@ class Samples:
             ).astype(np.float32)
             split = self._split[rows]
             used: np.ndarray = ((split == TRAIN) & (weight > 0)) | ((split == HELD_OUT) & true)
-            return pa.RecordBatch.from_pydict(
-                {
-                    "segment": _list(self._segments[rows[used]]),
-                    "label": _list(labels[used]),
-                    "weight": pa.array(weight[used]),
-                    "held_out": pa.array(split[used] == HELD_OUT),
-                    "true": pa.array(true[used]),
-                }
-            )
+            return {
+                "segment": self._segments[rows[used]],
+                "label": labels[used],
+                "weight": weight[used],
+                "held_out": split[used] == HELD_OUT,
+                "true": true[used],
+            }
 
     def save(self) -> None:
-        """Write all down; called by a slow thread, not by the device's loop."""
+        """Write all down; called by a slow thread, not by the device's loop. What changes meanwhile
+        is in the file as it was or as it is."""
         with self._lock:
             rows = self._rows()
-            columns = {name: _list(array[rows]) for name, array in self._columns().items()}
             metadata = {
                 "seen": self._seen,
                 "labels_told": self.labels_told,
                 "scores_read": self.scores_read,
             }
-            text = {name: json.dumps(value) for name, value in metadata.items()}
-            batch = pa.RecordBatch.from_pydict(columns, metadata=text)
             self.changed = self.urgent = False
-        write_atomic(self._path, encode_batch(batch), mode=0o600)
+        write_rows(self._path, (self._saved_rows(part) for part in _parts(rows)), metadata)
 
-    def _columns(self) -> dict[str, np.ndarray]:
+    def _saved_rows(self, rows: np.ndarray) -> Columns:
+        with self._lock:
+            return {name: array[rows] for name, array in self._columns().items()}
+
+    def _columns(self) -> Columns:
         return {
             "time": self._times,
             "split": self._split,
@@ -279,27 +280,11 @@ class Samples:
 
     def _load(self) -> None:
         try:
-            with pa.ipc.open_stream(self._path) as reader:
-                batch = reader.read_next_batch()
-            metadata = {k.decode(): json.loads(v) for k, v in batch.schema.metadata.items()}
-            n = min(batch.num_rows, self._capacity)  # the latest of them
-            for name, array in self._columns().items():
-                column = batch.column(name)
-                flat = column.flatten() if array.ndim > 1 else column
-                whole = flat.to_numpy(zero_copy_only=False).reshape(-1, *array.shape[1:])
-                array[:n] = whole[len(whole) - n :]
+            n, metadata = read_rows(self._path, self._columns())
             seen = [int(count) for count in metadata["seen"]]
             self.labels_told = int(metadata["labels_told"])
             self.scores_read = int(metadata["scores_read"])
-        except (
-            pa.ArrowException,
-            StopIteration,
-            ValueError,
-            KeyError,
-            OSError,
-            TypeError,
-            AttributeError,
-        ):
+        except (OSError, ValueError, KeyError, TypeError):
             return
         recent = min(self._recent_limit, n)
         self._free = list(range(self._capacity - 1, n - 1, -1))
@@ -322,9 +307,6 @@ def _known(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.logical_not(np.isnan(values).any(axis=1)))
 
 
-def _list(array: np.ndarray) -> pa.Array:
-    """(n,) as a plain column, (n, ...) as one of fixed lists."""
-    if array.ndim == 1:
-        return pa.array(array)
-    width = int(np.prod(array.shape[1:]))
-    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), width)
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+    """A few hundred rows at a time; one part, perhaps empty, at least."""
+    return [rows[at : at + ROWS] for at in range(0, max(1, len(rows)), ROWS)]

@@ -12,9 +12,7 @@ from pathlib import Path
 from edge_client.conditions import Conditions
 from edge_client.handoff import Job, WorkReply, WorkRequest, receive_frame, send_frame
 from edge_client.samples import Samples
-from streams.contract.disk import write_atomic
 from streams.contract.errors import MalformedRecord
-from streams.contract.records import encode_batch
 
 _START_S = 60.0
 PERSONAL = "personal"  # the run of a request of the device's own
@@ -70,8 +68,7 @@ class Trainer:
 
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as rows:
-            table = encode_batch(self._samples.training_table())
-            write_atomic(Path(rows.name), table, mode=0o600)
+            self._samples.write_training_rows(Path(rows.name))
             return self._exchange(request, weights, rows.name)
 
     def _against(self) -> bool:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 
 from edge_client.handoff import Job, WorkReply, receive_frame, send_frame
+from edge_client.sample_file import values_of
 from streams.contract import learning
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
@@ -32,19 +33,18 @@ class Rows:
 
     def __init__(self, task: Task, path: Path) -> None:
         with pa.ipc.open_stream(path) as reader:
-            batch = reader.read_next_batch()
-        n = batch.num_rows
+            table = reader.read_all()
 
-        def floats(name: str, *shape: int) -> np.ndarray:
-            flat = batch.column(name).flatten().to_numpy(zero_copy_only=False)
-            return np.array(flat, np.float32).reshape(n, *shape)
+        def column(name: str, *shape: int) -> np.ndarray:
+            return np.concatenate([values_of(part, shape) for part in table.column(name).chunks])
 
-        held = batch.column("held_out").to_numpy(zero_copy_only=False)
-        segments, labels = floats("segment", *task.segment_shape), floats("label", task.label_size)
-        weights = np.array(batch.column("weight").to_numpy(), np.float32)
+        segments, labels = (
+            column("segment", *task.segment_shape), column("label", task.label_size)
+        )  # fmt: skip
+        weights, held, true = (column(name) for name in ("weight", "held_out", "true"))
         self.train = segments[~held], labels[~held], weights[~held]
         self.held_out = segments[held], labels[held]
-        self.true_labels = int((batch.column("true").to_numpy(zero_copy_only=False) & ~held).sum())
+        self.true_labels = int((true & ~held).sum())
 
 
 def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Writing files so that a crash leaves the old content or the new, never a part of either."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -23,13 +25,36 @@ def sync_directory(path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` by `data`: temporary file, fsync, rename, fsync of the folder."""
+    with replacing(path, mode=mode) as file:
+        file.write(data)
+
+
+class Replacement:
+    """What `replacing` gives to write into; whole writes, whatever the disk takes at once."""
+
+    closed = False
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: bytes) -> int:
+        write_all(self._fd, data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Replacement]:
+    """As `write_atomic`, in parts. An exception leaves what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        write_all(fd, data)
+        yield Replacement(fd)
         os.fsync(fd)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     finally:

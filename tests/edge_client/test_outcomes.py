@@ -14,6 +14,7 @@ from edge_client.recorder import Event
 from edge_client.samples import Samples
 from edge_client.scoreboard import Scoreboard
 from streams.contract.task import Answered, Outcome, Task
+from tests.edge_client.test_samples import training_table
 from tests.fakes.tiny_task import task as tiny
 from tests.worker.support import until
 
@@ -54,9 +55,11 @@ def test_the_truth_of_a_segment_is_what_came_three_segments_later(tmp_path: Path
     until(lambda: device.samples.sources() == {"outcome": 17}, "17 outcomes are known")
     device.outcomes.stop()
     assert not device.outcomes.is_alive()
-    table = device.samples.training_table()
-    segments = table.column("segment").flatten().to_numpy().reshape(table.num_rows, -1)
-    labels = table.column("label").flatten().to_numpy()
+    table = training_table(device.samples, tmp_path)
+    segments = (
+        table.column("segment").combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+    )
+    labels = table.column("label").combine_chunks().flatten().to_numpy()
     assert len(labels) > 8
     assert labels.tolist() == [(int(x) + 3) % 3 for x in segments[:, 0]]
 
