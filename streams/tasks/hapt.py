@@ -26,8 +26,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy._core import multiarray
 
 from streams.contract.disk import cache_folder, sync_directory
@@ -85,6 +83,8 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 def recordings() -> Path:
     """The Parquet file of all recordings; fetched and converted at the first call."""
+    import pyarrow.parquet as pq  # a device that reads a sensor has no use for it
+
     path = cache_folder() / "hapt-1.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,18 @@ def recordings() -> Path:
 
 def person(number: int) -> pa.Table:
     """One person's rows, in order: recording, row, the six channels, label."""
-    return pq.read_table(recordings(), filters=[("person", "=", number)])
+    import pyarrow.parquet as pq
+
+    parts = []
+    with pq.ParquetFile(recordings()) as file:
+        for i in range(file.num_row_groups):
+            at = file.metadata.row_group(i).column(0).statistics
+            if at.min <= number <= at.max:
+                table = file.read_row_group(i)
+                rows = np.flatnonzero(table.column("person").to_numpy() == number)
+                if len(rows):
+                    parts.append(table.slice(rows[0], len(rows)))  # persons stand one by one
+    return pa.concat_tables(parts)
 
 
 def _fetch(folder: Path) -> bytes:
@@ -161,8 +172,7 @@ def _recording(number: int, recording: int, frame: _Frame) -> pa.Table:
     return pa.table(table)
 
 
-def labels_of(table: pa.Table) -> list[int | None]:
+def labels_of(table: pa.Table | pa.RecordBatch) -> list[int | None]:
     """Class indices 0-5 of the rows; None for transitions and unlabelled rows."""
-    label = table.column("label")
-    activity = pc.and_(pc.greater_equal(label, 1), pc.less_equal(label, 6))
-    return pc.if_else(activity, pc.subtract(label, 1), None).to_pylist()  # type: ignore[no-any-return]
+    labels = table.column("label").to_pylist()
+    return [label - 1 if 1 <= label <= 6 else None for label in labels]

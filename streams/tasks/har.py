@@ -20,11 +20,14 @@ def devices() -> list[Device]:
 
 def readings(device: str) -> Iterator[Reading]:
     """A person's recordings one after the other, 10 s apart; times from 0."""
-    table = hapt.person(int(device.rsplit("-", 1)[1]))
-    columns = [table.column(name).to_pylist() for name in hapt.CHANNELS]
-    parts = table.column("recording").to_pylist()
-    for i, (values, label) in enumerate(zip(zip(*columns), hapt.labels_of(table))):  # noqa: B905
-        yield Reading(i * 20_000 + parts[i] * 10_000_000, values, label)
+    start = 0
+    for batch in hapt.person(int(device.rsplit("-", 1)[1])).to_batches(max_chunksize=1000):
+        values = zip(*(batch.column(name).to_pylist() for name in hapt.CHANNELS))  # noqa: B905
+        parts = batch.column("recording").to_pylist()
+        rows = zip(values, parts, hapt.labels_of(batch))  # noqa: B905
+        for i, (row, part, label) in enumerate(rows, start):
+            yield Reading(i * 20_000 + part * 10_000_000, row, label)
+        start += batch.num_rows
 
 
 def build_model() -> "torch.nn.Module":

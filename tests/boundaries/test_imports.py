@@ -80,7 +80,7 @@ def test_a_task_knows_the_contract_only_and_loads_no_torch(module: str) -> None:
 def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
     modules = loaded("edge_client.agent", "streams.tasks.har")
     assert parts(modules) == {"edge_client", "streams.contract", "streams.tasks"}
-    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx")
+    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx", "pyarrow.compute")
     assert not libraries(modules, *heavy)
 
 
