@@ -49,7 +49,7 @@ class Answers:
         self._put = put
         self._skip = skip
         self._stop = stop
-        self._hangs_s = max(HANGS_S, 100 * task.latency_budget_s)
+        self._hangs_s = max(HANGS_S, 10 * task.latency_budget_s)
         self._began: float | None = None  # of the answer that is being made
         self.rate = Rate()
         self.error: str | None = None

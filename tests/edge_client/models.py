@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import safetensors.numpy
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from federation.export import export_graph
@@ -35,6 +37,44 @@ def with_batch_norm(seed: int) -> nn.Module:
             if value.is_floating_point():
                 value.copy_(torch.rand_like(value) + (0.5 if name.endswith("var") else 0.0))
     return model.eval()
+
+
+def hanging(graph: bytes, most: float = 1000.0) -> bytes:
+    """The same graph, which counts for ever once a value of the segment is above `most`."""
+    model = onnx.load_from_string(graph)
+    inside = model.graph
+    answer = inside.output[0].name
+    for node in inside.node:
+        node.output[:] = ["answer" if name == answer else name for name in node.output]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Identity", ["before"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, []),
+        ],
+    )
+    numbers = {"most": np.float32(most), "turns": np.int64(2**62), "nothing": np.float32(0)}
+    inside.initializer.extend(
+        numpy_helper.from_array(np.array(value), name) for name, value in numbers.items()
+    )
+    inside.node.extend(
+        [
+            helper.make_node("ReduceMax", [inside.input[0].name], ["largest"], keepdims=0),
+            helper.make_node("Greater", ["largest", "most"], ["far"]),
+            helper.make_node("Loop", ["turns", "far", "nothing"], ["still_nothing"], body=body),
+            helper.make_node("Add", ["answer", "still_nothing"], [answer]),
+        ]
+    )
+    return bytes(model.SerializeToString())
 
 
 def segments(count: int, seed: int = 0) -> np.ndarray:

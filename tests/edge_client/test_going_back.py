@@ -18,6 +18,7 @@ from edge_client.agent import Agent
 from edge_client.inference import Engine
 from edge_client.settings import EdgeSettings
 from edge_client.slots import Slots
+from edge_client.spool import Spool
 from federation import release
 from federation.export import export_graph
 from federation.registry import Registry
@@ -26,7 +27,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.signing import create_key
 from streams.contract.task import Task, load_task
 from streams.contract.topics import FLEET, topic_name, topic_specs
-from tests.edge_client.models import TINY, artifact, plain, tiny
+from tests.edge_client.models import TINY, artifact, hanging, plain, tiny
 
 TASK = """
 from dataclasses import replace
@@ -76,13 +77,19 @@ class Place:
         slots.close()
         return slots
 
-    def start(self, *words: str, **environ: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "compose.cli", "edge", "run", self.reference]
+    def start(
+        self, *words: str, program: tuple[str, ...] = ("-m", "compose.cli"), **environ: str
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, *program, "edge", "run", self.reference]
         command += ["--device", "d0", "--state", str(self.state), "--kafka", self.kafka]
         command += ["--drain", "1", *words]
         with (self.state / "agent.log").open("ab") as stream:
             agent = subprocess.Popen(
-                command, cwd=ROOT, stderr=stream, env={**os.environ, **environ}
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stderr=stream,
+                env={**os.environ, **environ},
             )
         self.agents.append(agent)
         return agent
@@ -97,7 +104,7 @@ def place(tmp_path: Path, graph: bytes) -> Iterator[Place]:
     yield found
     for agent in found.agents:
         agent.kill()
-        agent.wait()
+        agent.communicate()
 
 
 def until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
@@ -241,6 +248,49 @@ def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
     producer.close()
     place.start("--speed", "1")
     until(lambda: f"serving {third}, was {first}" in place.log, "another release is installed")
+
+
+IMPATIENT = """
+import sys
+import edge_client.agent, edge_client.answers
+edge_client.agent.LOOK_S, edge_client.answers.HANGS_S = 0.1, 0.5
+sys.argv = sys.argv[1:]
+from compose.cli import main
+main()
+"""
+
+
+def test_an_answer_that_never_comes_ends_the_process_and_counts_against_its_version(
+    place: Place,
+) -> None:
+    place.reference = impatient_task(place.state)
+    slots = place.install(1)
+    place.graph = hanging(place.graph)
+    slots.install(place.version(2))
+    slots.close()
+    old, new = slots.previous, slots.active
+    for life in (1, 2, 3):
+        agent = place.start("--source", "stdin", program=("-c", IMPATIENT, "tidewheel"))
+        lines = [f"{1_760_000_000_000_000 + 50_000 * i},1,2" for i in range(60)]
+        far = [f"{1_760_000_000_000_000 + 50_000 * i},1,2000" for i in range(60, 80)]
+        assert agent.stdin is not None
+        agent.stdin.write("\n".join(["time_us,x,y", *lines, *far]).encode())
+        agent.stdin.close()
+        assert agent.wait(60) == 1
+        assert place.log.count("an answer does not come back") == life
+    assert len(place.found()["crashes_us"]) == 2  # type: ignore[arg-type]
+    agent = place.start()
+    until(lambda: f"serving {old}" in place.log, "the previous version serves")
+    assert f"back from {new} to {old}: crashed: 3 times" in place.log
+    assert ends(agent) == 0
+    assert Spool(place.state / "devices" / "d0" / "spool").account().produced >= 15
+
+
+def impatient_task(folder: Path) -> str:
+    """The tiny task with a budget of 20 ms, the tenth part of what is a hanging answer."""
+    path = folder / "impatient.py"
+    path.write_text(TASK.format(name="tiny", budget=20.0))
+    return f"{path}:task"
 
 
 def test_an_engine_that_raises_gives_its_place_to_the_previous(
