@@ -4,7 +4,8 @@ import fcntl
 from pathlib import Path
 from typing import IO
 
-from edge_client.spool import EVENTS, Spool
+from edge_client.frames import EVENTS
+from edge_client.spool import Spool
 from streams.contract.errors import MalformedRecord, SpoolError, UsageError
 from streams.contract.records import decode_batch, event_schema
 from streams.contract.task import Task

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from edge_client.bucket import Bucket
-from edge_client.spool import DROPS, Frame, Spool, merged
+from edge_client.frames import DROPS, Frame, merged
+from edge_client.spool import Spool
 from streams.contract.bus import Sender
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_client.frames import DROPS, EVENTS
 from edge_client.metering import HOLD_S, Metering, confidence, sampled
 from edge_client.recorder import Event, Recorder
-from edge_client.spool import DROPS, EVENTS, Spool
+from edge_client.spool import Spool
 from streams.contract.accounting import IntervalSet
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock

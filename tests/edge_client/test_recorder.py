@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_client.frames import EVENTS
 from edge_client.recorder import Event, Recorder
-from edge_client.spool import EVENTS, Spool
+from edge_client.spool import Spool
 from streams.contract.records import decode_batch, event_schema
 from tests.fakes.tiny_task import task
 

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_client.spool import DROPS, EVENTS, Frame, Spool, SpoolLimits
+from edge_client.frames import DROPS, EVENTS, Frame
+from edge_client.spool import Spool, SpoolLimits
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import SpoolError
 

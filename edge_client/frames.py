@@ -1,0 +1,152 @@
+"""The spool's files: rows of frames with a length and a checksum each.
+
+Format (little endian). A file is named `<number>-<first seq>.seg`, both 16 digits, numbers
+ascending. A frame is
+
+    u32 length of the payload      u32 CRC32C of all that follows in the frame
+    u8  kind   3 x zero            u64 first seq
+    u32 count of seqs              i64 mark          payload
+
+Kind EVENTS: `count` events from `first` on. Kind DROPS: the payload is JSON, a list of
+[first, last, reason]; `count` is how many fresh seqs the frame itself uses up (events that could
+not be written, or are held back, see metering.py), 0 when it declares older ones. `mark` is an
+opaque number of the writer (the time of the last event).
+
+A frame counts once it is synced. A write that fails leaves the file as it was.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from streams.contract.disk import sync_directory, write_all
+
+EVENTS, DROPS = 1, 2
+_HEAD = struct.Struct("<II")
+_BODY = struct.Struct("<B3xQIq")
+HEADER = _HEAD.size + _BODY.size
+
+
+class Position(NamedTuple):
+    """A place between two frames."""
+
+    file: int
+    offset: int
+
+
+class Declared(NamedTuple):
+    """The seqs first..last are gone, and why."""
+
+    first: int
+    last: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame as it is read; `end` is the position behind it."""
+
+    kind: int
+    first: int
+    count: int
+    mark: int
+    payload: bytes
+    end: Position
+
+    def declarations(self) -> list[Declared]:
+        """What a DROPS frame says; nothing for a frame of events."""
+        return (
+            [Declared(*entry) for entry in json.loads(self.payload)] if self.kind == DROPS else []
+        )
+
+
+@dataclass
+class SegmentFile:
+    """One of the spool's files; `size` counts its whole, synced frames."""
+
+    number: int
+    first: int
+    path: Path
+    size: int = 0
+
+    @classmethod
+    def create(cls, folder: Path, number: int, first: int) -> "SegmentFile":
+        path = folder / f"{number:016d}-{first:016d}.seg"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        sync_directory(folder)
+        return cls(number, first, path)
+
+    def append(self, frame: bytes) -> None:
+        """Write a frame behind the last one and sync it; OSError leaves the file as it was."""
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            write_all(fd, frame)
+            os.fdatasync(fd)
+        except OSError:
+            os.ftruncate(fd, self.size)  # a full disk leaves a part of the frame
+            raise
+        finally:
+            os.close(fd)
+        self.size += len(frame)
+
+    def truncate(self, size: int) -> None:
+        os.truncate(self.path, size)
+        self.size = size
+
+    def frames(self, offset: int = 0) -> Iterator[Frame]:
+        """The sound frames from `offset` on; none is read before it is asked for."""
+        with self.path.open("rb") as stream:
+            stream.seek(offset)
+            while offset + HEADER <= self.size:
+                length, checksum = _HEAD.unpack(stream.read(_HEAD.size))
+                offset += HEADER + length
+                if offset > self.size:
+                    return
+                body = stream.read(_BODY.size + length)
+                if crc32c(body) != checksum:
+                    return
+                kind, first, count, mark = _BODY.unpack_from(body)
+                end = Position(self.number, offset)
+                yield Frame(kind, first, count, mark, body[_BODY.size :], end)
+
+    @property
+    def has_events(self) -> bool:
+        return any(frame.kind == EVENTS for frame in self.frames())
+
+
+def list_files(folder: Path) -> list[SegmentFile]:
+    """The files of a folder in their order."""
+    files = []
+    for path in sorted(folder.glob("*.seg")):
+        number, _, first = path.stem.partition("-")
+        if number.isdigit() and first.isdigit():
+            files.append(SegmentFile(int(number), int(first), path, path.stat().st_size))
+    return files
+
+
+def packed(kind: int, first: int, count: int, mark: int, payload: bytes) -> bytes:
+    """The bytes of one frame."""
+    body = _BODY.pack(kind, first, count, mark) + payload
+    return _HEAD.pack(len(payload), crc32c(body)) + body
+
+
+def encoded(entries: list[Declared]) -> bytes:
+    """The payload of a DROPS frame."""
+    return json.dumps(entries).encode()
+
+
+def merged(entries: list[Declared]) -> list[Declared]:
+    """The same declarations with neighbours of one reason joined, so that they stay few."""
+    few: list[Declared] = []
+    for entry in sorted(entries):
+        if few and few[-1].reason == entry.reason and few[-1].last + 1 == entry.first:
+            few[-1] = few[-1]._replace(last=entry.last)
+        else:
+            few.append(entry)
+    return few
