@@ -12,16 +12,20 @@ Kind EVENTS: `count` events from `first` on. Kind DROPS: the payload is JSON, a 
 not be written, or are held back, see metering.py), 0 when it declares older ones. `mark` is an
 opaque number of the writer (the time of the last event).
 
-A frame counts once it is synced. A write that fails leaves the file as it was.
+A frame counts once it is synced. A write that fails leaves the file as it was. A frame that is
+damaged later is passed over: the next sound one behind it is looked for, and whoever reads sees a
+hole in the seqs. The end of a file may be torn, a write that did not come to its end, or damaged;
+`torn` tells them apart, for the seqs of a torn frame may be handed out again, others never.
 """
 
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from crc32c import crc32c
 
@@ -31,6 +35,8 @@ EVENTS, DROPS = 1, 2
 _HEAD = struct.Struct("<II")
 _BODY = struct.Struct("<B3xQIq")
 HEADER = _HEAD.size + _BODY.size
+_KIND = re.compile(rb"[\x01\x02]\0\0\0")
+MOST_EVENTS = 1024  # in a frame
 
 
 class Position(NamedTuple):
@@ -79,7 +85,11 @@ class SegmentFile:
     def create(cls, folder: Path, number: int, first: int) -> "SegmentFile":
         path = folder / f"{number:016d}-{first:016d}.seg"
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        sync_directory(folder)
+        try:
+            sync_directory(folder)
+        except OSError:
+            path.unlink()  # or its name would be taken at the next attempt
+            raise
         return cls(number, first, path)
 
     def append(self, frame: bytes) -> None:
@@ -102,22 +112,55 @@ class SegmentFile:
     def frames(self, offset: int = 0) -> Iterator[Frame]:
         """The sound frames from `offset` on; none is read before it is asked for."""
         with self.path.open("rb") as stream:
-            stream.seek(offset)
             while offset + HEADER <= self.size:
-                length, checksum = _HEAD.unpack(stream.read(_HEAD.size))
-                offset += HEADER + length
-                if offset > self.size:
+                frame = self._frame(stream, offset) or self._later_frame(stream, offset)
+                if frame is None:
                     return
-                body = stream.read(_BODY.size + length)
-                if crc32c(body) != checksum:
-                    return
-                kind, first, count, mark = _BODY.unpack_from(body)
-                end = Position(self.number, offset)
-                yield Frame(kind, first, count, mark, body[_BODY.size :], end)
+                offset = frame.end.offset
+                yield frame
+
+    def _frame(self, stream: IO[bytes], offset: int) -> Frame | None:
+        """The frame at `offset`, if it is sound."""
+        stream.seek(offset)
+        length, checksum = _HEAD.unpack(stream.read(_HEAD.size))
+        end = offset + HEADER + length
+        if end > self.size:
+            return None
+        body = stream.read(_BODY.size + length)
+        if crc32c(body) != checksum:
+            return None
+        kind, first, count, mark = _BODY.unpack_from(body)
+        return Frame(kind, first, count, mark, body[_BODY.size :], Position(self.number, end))
+
+    def _later_frame(self, stream: IO[bytes], offset: int) -> Frame | None:
+        """The next sound frame behind a damaged one."""
+        stream.seek(offset + _HEAD.size + 1)
+        rest = stream.read(self.size - stream.tell())
+        for match in _KIND.finditer(rest):
+            begin = offset + 1 + match.start()
+            if begin + HEADER <= self.size and (frame := self._frame(stream, begin)):
+                return frame
+        return None
 
     @property
     def has_events(self) -> bool:
         return any(frame.kind == EVENTS for frame in self.frames())
+
+
+def torn(rest: bytes) -> bool:
+    """Whether what stands behind the last sound frame is a write that did not come to its end: a
+    part of a frame, or zeros that a power cut left. Otherwise a whole frame is damaged."""
+    if len(rest) < HEADER or not any(rest):
+        return True
+    length, checksum = _HEAD.unpack_from(rest)
+    if HEADER + length <= len(rest):
+        return False
+    found = 0
+    for at in range(_HEAD.size, len(rest)):  # whole, but for its length?
+        found = crc32c(rest[at : at + 1], found)
+        if found == checksum:
+            return False
+    return True
 
 
 def list_files(folder: Path) -> list[SegmentFile]:

@@ -1,19 +1,34 @@
-"""Where the spool's reader is, and what became of the events before: `position.json`.
+"""Where the spool's reader is, and what became of the events before it.
 
-{file, offset, seq, sent_file, delivered, dropped}: all before (file, offset) is settled, `seq` is
-the first one behind it, `sent_file` the newest file that the reader has begun. `reserve` is room
-for it on a full disk.
+Format of `position.0` and `position.1`: 8 hex digits, the CRC32C of the rest; a line feed; JSON;
+spaces up to a multiple of 4096 bytes. The JSON is
+
+    serial              counts the saves; the sound file with the larger one is true
+    file, offset        all frames before this place are settled
+    seq                 the first seq behind them
+    owed                intervals [first, last] below `seq` that were not in their place: their
+                        declaration stands further on
+    sent_file           the newest file that the reader has begun
+    delivered, dropped  the account of all that is settled, `dropped` by reason
+
+They are overwritten in place, in turn: on a full disk there is no room for another file, and what
+the position has passed could otherwise never be deleted. A crash in one leaves the other.
 """
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_client.frames import EVENTS, Frame, Position, SegmentFile
-from streams.contract.disk import write_atomic
+from crc32c import crc32c
 
-RESERVE = 16_384
+from edge_client.frames import EVENTS, Frame, Position, SegmentFile
+from streams.contract.accounting import IntervalSet
+from streams.contract.disk import sync_directory, write_all
+
+BLOCK = 4096
+NAMES = ("position.0", "position.1")
 
 
 @dataclass
@@ -24,26 +39,47 @@ class Place:
     position: Position
     settled_seq: int
     delivered: int
+    owed: IntervalSet = field(default_factory=IntervalSet)
     sent_file: int = -1
     dropped: dict[str, int] = field(default_factory=dict)
+    serial: int = 0
 
     @classmethod
     def load(cls, folder: Path, oldest: SegmentFile) -> "Place":
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            state = json.loads((folder / "position.json").read_bytes())
-            return cls(
-                folder,
-                Position(int(state["file"]), int(state["offset"])),
-                int(state["seq"]),
-                int(state["delivered"]),
-                int(state["sent_file"]),
-                {str(k): int(v) for k, v in state["dropped"].items()},
-            )
+        found = [place for name in NAMES if (place := cls._read(folder, name)) is not None]
+        if found:
+            return max(found, key=lambda place: place.serial)
         # No position was ever written: nothing is settled, unless files are already gone.
         return cls(folder, Position(oldest.number, 0), oldest.first, oldest.first)
 
+    @classmethod
+    def _read(cls, folder: Path, name: str) -> "Place | None":
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            text = (folder / name).read_bytes()
+            if int(text[:8], 16) != crc32c(text[9:]):
+                return None
+            state = json.loads(text[9:])
+            return cls(
+                folder,
+                Position(state["file"], state["offset"]),
+                state["seq"],
+                state["delivered"],
+                IntervalSet((first, last) for first, last in state["owed"]),
+                state["sent_file"],
+                state["dropped"],
+                state["serial"],
+            )
+        return None
+
+    @staticmethod
+    def forget(folder: Path) -> None:
+        for name in NAMES:
+            (folder / name).unlink(missing_ok=True)
+
     def pass_by(self, frame: Frame) -> None:
         """Count a frame as settled."""
+        if frame.first > self.settled_seq:
+            self.owed.add(self.settled_seq, frame.first - 1)
         self.position = frame.end
         self.settled_seq = max(self.settled_seq, frame.first + frame.count)
         if frame.kind == EVENTS:
@@ -51,6 +87,8 @@ class Place:
         for entry in frame.declarations():
             lost = entry.last - entry.first + 1
             self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + lost
+            if self.owed:
+                self.owed.remove(entry.first, entry.last)
 
     def begin(self, number: int) -> None:
         """Note that the reader begins a file, before it does."""
@@ -62,29 +100,32 @@ class Place:
             raise
 
     def save(self) -> None:
-        """On a full disk the reserve makes room: the files that are to be deleted behind the
-        position could otherwise never go."""
-        try:
-            self._write()
-        except OSError:
-            (self.folder / "reserve").unlink(missing_ok=True)
-            self._write()
-
-    def keep_reserve(self) -> None:
-        """Hold RESERVE bytes back, as far as the disk has them."""
-        path = self.folder / "reserve"
-        if path.exists():
-            return
-        with contextlib.suppress(OSError):
-            write_atomic(path, bytes(RESERVE), mode=0o600)
-
-    def _write(self) -> None:
+        """Overwrite the older of the two files."""
         state = {
+            "serial": self.serial + 1,
             "file": self.position.file,
             "offset": self.position.offset,
             "seq": self.settled_seq,
+            "owed": list(self.owed),
             "sent_file": self.sent_file,
             "delivered": self.delivered,
             "dropped": self.dropped,
         }
-        write_atomic(self.folder / "position.json", json.dumps(state).encode(), mode=0o600)
+        text = json.dumps(state).encode()
+        text += b" " * (-(len(text) + 9) % BLOCK)
+        path = self.folder / NAMES[(self.serial + 1) % 2]
+        new = not path.exists()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            write_all(fd, b"%08x\n" % crc32c(text) + text)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        if new:
+            sync_directory(self.folder)
+        self.serial += 1
+
+    def save_both(self) -> None:
+        """What is deleted after this is missed by neither file."""
+        self.save()
+        self.save()

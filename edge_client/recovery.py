@@ -1,69 +1,103 @@
 """What the spool's files hold when it is opened, and what is to be done about it.
 
-A torn tail of the newest file is cut off. A file that is damaged further back loses its rest,
-which is declared dropped ("corrupt") before it is cut off. A file whose events are all declared
-dropped was to be deleted when the process ended.
+Every seq that is not settled stands in a frame behind the position, or is named by a declaration
+there. What does neither is lost, by damage or with a file that is gone, and is to be declared. A
+torn end of the newest file is cut off; where the end is damaged instead, nobody can tell how many
+seqs it had, and as many are used up as a frame may have.
 """
 
 from dataclasses import dataclass, field
 
-from edge_client.frames import EVENTS, Declared, Position, SegmentFile
+from edge_client.frames import (
+    EVENTS,
+    MOST_EVENTS,
+    Frame,
+    Position,
+    SegmentFile,
+    torn,
+)
 from edge_client.place import Place
 from streams.contract.accounting import IntervalSet
 
 
 @dataclass
 class Survey:
-    """`declared`: seqs that DROPS frames name. `damaged`: files and where their sound part ends."""
+    """`there`: seqs behind the position, as events or declared; `late`: those that are declared
+    behind their place. `lost` are nowhere."""
 
     next_seq: int = 0
     mark: int | None = None
     torn_bytes: int = 0
-    declared: IntervalSet = field(default_factory=IntervalSet)
-    damaged: list[tuple[SegmentFile, int]] = field(default_factory=list)
-    lost: list[Declared] = field(default_factory=list)
+    there: IntervalSet = field(default_factory=IntervalSet)
+    late: IntervalSet = field(default_factory=IntervalSet)
+    lost: list[tuple[int, int]] = field(default_factory=list)
 
 
 def survey(files: list[SegmentFile], place: Place) -> Survey:
-    """Read all files, cut off a torn tail."""
+    """Read all files, cut off a torn end, bring a position that is beyond the end back to it."""
     found = Survey()
-    holes: list[tuple[SegmentFile, int, int]] = []  # file, first lost seq, seq behind its end
-    for i, file in enumerate(files):
-        frames = list(file.frames())
-        sound = frames[-1].end.offset if frames else 0
-        found.next_seq = frames[-1].first + frames[-1].count if frames else file.first
-        found.mark = frames[-1].mark if frames else found.mark
-        for frame in frames:
-            for entry in frame.declarations():
-                found.declared.add(entry.first, entry.last)
-        if sound < file.size and file is files[-1]:
-            found.torn_bytes += file.size - sound
-            file.truncate(sound)
-            if place.position.file == file.number:
-                place.position = Position(file.number, min(place.position.offset, sound))
-        elif sound < file.size:
-            found.damaged.append((file, sound))
-            holes.append((file, found.next_seq, files[i + 1].first))
+    for file in files:
+        sound = 0
+        found.next_seq = max(found.next_seq, file.first)
+        for frame in file.frames():
+            sound = frame.end.offset
+            found.next_seq = max(found.next_seq, frame.first + frame.count)
+            found.mark = frame.mark
+            if frame.end > place.position:
+                _note(found, frame)
+        if file is files[-1] and sound < file.size:
+            _look_at_end(found, file, sound)
     found.next_seq = max(found.next_seq, place.settled_seq)
-    found.lost = _lost(holes, place, found.declared)
+    place.position = min(place.position, Position(files[-1].number, files[-1].size))
+    if not place.serial:
+        _guess(place, found.late)
+    found.lost = _lost(found, place)
     return found
 
 
-def _lost(
-    holes: list[tuple[SegmentFile, int, int]], place: Place, declared: IntervalSet
-) -> list[Declared]:
-    entries: list[Declared] = []
-    for file, first, behind in holes:
-        start = max(first, place.settled_seq) if file.number <= place.position.file else first
-        known = IntervalSet(declared)
-        if start:
-            known.add(0, start - 1)
-        entries += [Declared(a, b, "corrupt") for a, b in known.missing(behind)]
-    return entries
+def _note(found: Survey, frame: Frame) -> None:
+    if frame.kind == EVENTS:
+        found.there.add(frame.first, frame.first + frame.count - 1)
+    for entry in frame.declarations():
+        found.there.add(entry.first, entry.last)
+        if entry.first < frame.first:
+            found.late.add(entry.first, min(entry.last, frame.first - 1))
+
+
+def _look_at_end(found: Survey, file: SegmentFile, sound: int) -> None:
+    with file.path.open("rb") as stream:
+        stream.seek(sound)
+        rest = stream.read()
+    if torn(rest):
+        found.torn_bytes = len(rest)
+        file.truncate(sound)
+    else:
+        found.next_seq += MOST_EVENTS
+
+
+def _guess(place: Place, late: IntervalSet) -> None:
+    """Without a position what is before the oldest file counts as delivered, but for what is still
+    to be declared."""
+    for first, last in late:
+        if first < place.settled_seq:
+            last = min(last, place.settled_seq - 1)
+            place.delivered -= place.owed.add(first, last)
+
+
+def _lost(found: Survey, place: Place) -> list[tuple[int, int]]:
+    wanted = IntervalSet(place.owed)
+    if found.next_seq > place.settled_seq:
+        wanted.add(place.settled_seq, found.next_seq - 1)
+    return [
+        (max(first, low), min(last, high))
+        for first, last in found.there.missing(found.next_seq)
+        for low, high in wanted
+        if first <= high and low <= last
+    ]
 
 
 def is_declared(file: SegmentFile, declared: IntervalSet) -> bool:
-    """Whether all events of a file are declared dropped."""
+    """Whether all events of a file are declared dropped: it was to be deleted."""
     events = [f for f in file.frames() if f.kind == EVENTS]
     return bool(events) and all(
         f.first in declared and f.first + f.count - 1 in declared for f in events

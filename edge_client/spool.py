@@ -1,7 +1,7 @@
 """The durable queue between inference and the network: a folder of append-only segment files.
 
-`epoch` holds the epoch's name, frames.py has the format of the files, place.py that of
-`position.json`, where the reader is.
+`epoch` holds the epoch's name, frames.py has the format of the files, place.py that of the
+position, where the reader is.
 
 Invariants
 1. Seqs are handed out by append() alone, in order, without a hole, over all files.
@@ -12,11 +12,14 @@ Invariants
    arrive. The newest file stays: it carries the next seq and the mark.
 5. delivered + dropped + pending = produced, at every moment and after every crash.
 
-Recovery at open truncates a torn tail of the newest file and counts its bytes. A file that is
-damaged further back loses its rest, which is declared dropped ("corrupt"), see recovery.py. A
-spool whose files are gone starts a new epoch.
+6. A seq that is neither settled nor in a frame nor declared is lost: its frame is damaged, or its
+   file gone. It is declared ("corrupt") at open, and as soon as the reader has passed its place.
+
+Recovery at open, see recovery.py, truncates a torn tail of the newest file and counts its bytes. A
+spool whose files are all gone starts a new epoch.
 """
 
+import contextlib
 import secrets
 import threading
 import time
@@ -27,6 +30,7 @@ from edge_client.frames import (
     DROPS,
     EVENTS,
     HEADER,
+    MOST_EVENTS,
     Declared,
     Frame,
     Position,
@@ -38,9 +42,11 @@ from edge_client.frames import (
 )
 from edge_client.place import Place
 from edge_client.recovery import is_declared, survey
-from streams.contract.accounting import DeviceAccount
+from streams.contract.accounting import DeviceAccount, IntervalSet
 from streams.contract.disk import write_atomic
 from streams.contract.errors import SpoolError
+
+CORRUPT = "corrupt"
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Spool:
         self._limits = limits or SpoolLimits()
         self._lock = threading.RLock()
         self._next = 0
+        self._late = IntervalSet()  # declared behind their place, not settled yet
         self.mark: int | None = None
         self.torn_bytes = 0
         try:
@@ -67,7 +74,6 @@ class Spool:
             self.epoch = self._open_epoch()
             self._place = Place.load(folder, self._files[0])
             self._recover()
-            self._place.keep_reserve()
         except OSError as exc:
             raise SpoolError(
                 f"the spool {folder} cannot be opened: {exc}: check its disk and permissions"
@@ -80,7 +86,7 @@ class Spool:
         for file in self._files:  # no epoch: their seqs belong to nobody
             file.path.unlink()
         self._files.clear()
-        (self._folder / "position.json").unlink(missing_ok=True)
+        Place.forget(self._folder)
         epoch = f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(3)}"
         write_atomic(path, epoch.encode(), mode=0o600)
         self._files.append(SegmentFile.create(self._folder, 0, 0))
@@ -89,13 +95,17 @@ class Spool:
     def _recover(self) -> None:
         found = survey(self._files, self._place)
         self._next, self.mark, self.torn_bytes = found.next_seq, found.mark, found.torn_bytes
+        self._late = found.late
         for file in self._droppable():
-            if is_declared(file, found.declared):
+            if is_declared(file, found.late):
                 self._remove(file)
-        if found.lost:
-            self._write(DROPS, self._next, 0, self.mark or 0, encoded(found.lost))
-        for file, sound in found.damaged:  # only now: a crash before finds the damage again
-            file.truncate(sound)
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk: it is tried again with the next settlement
+            self._declare([Declared(first, last, CORRUPT) for first, last in found.lost])
+        with contextlib.suppress(OSError):
+            self._place.save_both()  # from now on they are only overwritten
+        self._remove_passed()
 
     # --- writing ----------------------------------------------------------------------------
 
@@ -108,6 +118,8 @@ class Spool:
 
         On OSError (a full disk) nothing was written and no seq is used up.
         """
+        if not 0 < count <= MOST_EVENTS:
+            raise ValueError(f"{count} events in a frame, not 1 to {MOST_EVENTS}")
         with self._lock:
             self._make_room(len(payload) + HEADER)
             first = self._next
@@ -151,8 +163,15 @@ class Spool:
                 entries += frame.declarations()
             else:
                 entries.append(Declared(frame.first, frame.first + frame.count - 1, reason))
-        self._write(DROPS, self._next, 0, self.mark or 0, encoded(merged(entries)))
+        self._declare(entries)
         self._remove(file)
+
+    def _declare(self, entries: list[Declared]) -> None:
+        """Declare seqs behind their place."""
+        if entries:
+            self._write(DROPS, self._next, 0, self.mark or 0, encoded(merged(entries)))
+            for entry in entries:
+                self._late.add(entry.first, entry.last)
 
     def _remove(self, file: SegmentFile) -> None:
         file.path.unlink(missing_ok=True)
@@ -187,13 +206,26 @@ class Spool:
         with self._lock:
             for frame in frames:
                 self._place.pass_by(frame)
-            at = self._place.position
-            passed = [f for f in self._files[:-1] if (f.number, f.size) <= (at.file, at.offset)]
-            if passed:
-                self._place.save()  # before the files go: a position never points into nothing
-                for file in passed:
-                    self._remove(file)
-                self._place.keep_reserve()
+                for entry in frame.declarations() if self._late else []:
+                    self._late.remove(entry.first, entry.last)
+            self._declare_holes()
+            self._remove_passed()
+
+    def _declare_holes(self) -> None:
+        """Invariant 6, for what was damaged since the spool was opened."""
+        holes = IntervalSet(self._place.owed)
+        for first, last in self._late:
+            holes.remove(first, last)
+        with contextlib.suppress(OSError):  # a full disk: with the next settlement
+            self._declare([Declared(first, last, CORRUPT) for first, last in holes])
+
+    def _remove_passed(self) -> None:
+        at = self._place.position
+        passed = [f for f in self._files[:-1] if (f.number, f.size) <= (at.file, at.offset)]
+        if passed:
+            self._place.save_both()  # before the files go: a position never points into nothing
+            for file in passed:
+                self._remove(file)
 
     def sync_position(self) -> None:
         """Write the position down. After a crash without it, settled frames are sent once more."""

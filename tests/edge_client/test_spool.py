@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_client.frames import DROPS, EVENTS, Frame
+from edge_client.frames import DROPS, EVENTS, Frame, list_files
 from edge_client.spool import Spool, SpoolLimits
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import SpoolError
@@ -69,6 +69,102 @@ def test_damage_in_an_older_file_is_declared_once(tmp_path: Path) -> None:
     assert [d.reason for d in lost] == ["corrupt"]
     assert seen.add(lost[0].first, lost[0].last) == lost[0].last - lost[0].first + 1
     assert list(seen) == [(0, 11)]
+
+
+def flip(path: Path, at: int) -> None:
+    """Damage one byte."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+def seqs(frames: list[Frame], kind: int = EVENTS) -> list[int]:
+    if kind == EVENTS:
+        spans = [(f.first, f.first + f.count - 1) for f in frames if f.kind == EVENTS]
+    else:
+        spans = [(d.first, d.last) for f in frames for d in f.declarations()]
+    return [seq for first, last in spans for seq in range(first, last + 1)]
+
+
+def test_a_damaged_frame_in_the_newest_file_costs_itself_alone(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for i in range(5):
+        spool.append(2, b"x" * 50, mark=i)
+    flip(next(tmp_path.glob("*.seg")), 2 * 82 + 40)
+    again = Spool(tmp_path)
+    frames = drain(again)
+    assert seqs(frames) == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert [d for f in frames for d in f.declarations()] == [(4, 5, "corrupt")]
+    assert (again.torn_bytes, again.next_seq, again.mark) == (0, 10, 4)
+
+
+@pytest.mark.parametrize("at", range(82, 164))
+def test_seqs_that_were_sent_are_not_handed_out_again_whatever_byte_of_the_end_is_damaged(
+    tmp_path: Path, at: int
+) -> None:
+    spool = Spool(tmp_path)
+    spool.append(2, b"x" * 50, mark=0)
+    spool.append(2, b"x" * 50, mark=1)
+    assert seqs(drain(spool)) == [0, 1, 2, 3]  # on the way
+    flip(next(tmp_path.glob("*.seg")), at)
+    again = Spool(tmp_path)
+    assert again.append(1, b"new", mark=2) >= 4
+    frames = drain(again)
+    again.settle(frames)
+    assert sorted(seqs(frames) + seqs(frames, DROPS)) == list(range(again.next_seq))
+    assert again.account().pending == 0
+    assert again.account().balanced
+
+
+def test_what_is_damaged_while_the_device_runs_is_declared_when_the_reader_has_passed_it(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(tmp_path)
+    for i in range(4):
+        spool.append(1, b"x" * 50, mark=i)
+    flip(next(tmp_path.glob("*.seg")), 82 + 40)
+    spool.settle(drain(spool))
+    spool.settle(drain(spool))  # the declaration
+    account = spool.account()
+    assert (account.delivered, account.dropped, account.pending) == (3, {"corrupt": 1}, 0)
+
+
+def test_a_declaration_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, SMALL)
+    for i in range(14):
+        spool.append(1, b"y" * 60, mark=i)
+    declaring = [
+        (file, frame)
+        for file in list_files(tmp_path)
+        for frame in file.frames()
+        if frame.kind == DROPS
+    ]
+    file, frame = declaring[0]
+    flip(file.path, frame.end.offset - 1)
+    again = Spool(tmp_path, SMALL)
+    again.settle(drain(again))
+    account = again.account()
+    assert account.pending == 0
+    assert account.produced == 14
+    assert account.dropped["corrupt"] == len(seqs([frame], DROPS))
+
+
+@pytest.mark.parametrize("lost", [["position.0"], ["position.1"], ["position.0", "position.1"]])
+def test_a_damaged_position_is_made_good_from_the_other_or_from_the_files(
+    tmp_path: Path, lost: list[str]
+) -> None:
+    spool = Spool(tmp_path, SMALL)
+    for i in range(30):
+        spool.append(1, b"y" * 60, mark=i)
+    spool.settle(drain(spool)[:4])
+    spool.sync_position()
+    for name in lost:
+        flip(tmp_path / name, 20)
+    again = Spool(tmp_path, SMALL)
+    again.settle(drain(again))
+    account = again.account()
+    assert account.balanced
+    assert (account.produced, account.pending) == (30, 0)
 
 
 def test_at_the_cap_the_oldest_unread_file_is_declared_and_dropped(tmp_path: Path) -> None:
