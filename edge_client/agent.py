@@ -26,6 +26,7 @@ from edge_client.handoff import Answer, Ask, WorkReply, WorkRequest
 from edge_client.notebook import Notebook
 from edge_client.outcomes import Outcomes
 from edge_client.personal import Personal
+from edge_client.priorities import by_priority
 from edge_client.recorder import Recorder
 from edge_client.replay import Replay
 from edge_client.samples import Samples
@@ -34,7 +35,7 @@ from edge_client.service import Service, socket_path
 from edge_client.settings import EdgeSettings
 from edge_client.slots import Slots
 from edge_client.sources import lines_of, read_lines
-from edge_client.spool import Spool, SpoolLimits
+from edge_client.spool import Spool
 from edge_client.trainer import Trainer
 from edge_client.uplink import Uplink
 from streams.contract.bus import Producer, Sender, probe
@@ -64,8 +65,8 @@ class Agent:
         self._stop = threading.Event()
         folder = settings.folder
         self._lock = hold(folder)
-        limits = SpoolLimits(total_bytes=settings.spool_bytes)
-        self.spool = Spool(folder / "spool", limits)
+        thin = by_priority(task, settings.metering.uncertain_below)
+        self.spool = Spool(folder / "spool", settings.spool, thin=thin, failpoint=failpoint)
         check_spool(self.spool, task)
         if self.spool.torn_bytes:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)

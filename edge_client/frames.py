@@ -30,12 +30,14 @@ from typing import IO, NamedTuple
 from crc32c import crc32c
 
 from streams.contract.disk import sync_directory, write_all
+from streams.contract.failpoints import Failpoint, unarmed
 
 EVENTS, DROPS = 1, 2
 _HEAD = struct.Struct("<II")
 _BODY = struct.Struct("<B3xQIq")
 HEADER = _HEAD.size + _BODY.size
 _KIND = re.compile(rb"[\x01\x02]\0\0\0")
+TEMPORARY = ".tmp"
 MOST_EVENTS = 1024  # in a frame
 
 
@@ -80,6 +82,7 @@ class SegmentFile:
     first: int
     path: Path
     size: int = 0
+    _has_events: bool | None = None
 
     @classmethod
     def create(cls, folder: Path, number: int, first: int) -> "SegmentFile":
@@ -104,6 +107,34 @@ class SegmentFile:
         finally:
             os.close(fd)
         self.size += len(frame)
+        self._has_events = None
+
+    def replace(self, content: bytes, reached: Failpoint = unarmed) -> None:
+        """Give the file other frames and leave it the time of its last write, atomically:
+
+        1. write the new content beside it and sync it
+        2. rename it to the file's name and sync the folder
+
+        OSError in 1 leaves the file as it was.
+        """
+        temporary = self.path.with_suffix(TEMPORARY)
+        written = self.path.stat().st_mtime_ns
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            write_all(fd, content)
+            os.utime(fd, ns=(written, written))
+            os.fsync(fd)
+        except OSError:
+            temporary.unlink()
+            raise
+        finally:
+            os.close(fd)
+        reached("thin-step-1")
+        temporary.replace(self.path)
+        self.size = len(content)
+        self._has_events = None
+        sync_directory(self.path.parent)
+        reached("thin-step-2")
 
     def truncate(self, size: int) -> None:
         os.truncate(self.path, size)
@@ -144,7 +175,15 @@ class SegmentFile:
 
     @property
     def has_events(self) -> bool:
-        return any(frame.kind == EVENTS for frame in self.frames())
+        """Whether there is an event in it; asked of files that are not written any more."""
+        if self._has_events is None:
+            self._has_events = any(frame.kind == EVENTS for frame in self.frames())
+        return self._has_events
+
+    @property
+    def written_s(self) -> float:
+        """When it was last written, by the wall clock of that moment."""
+        return self.path.stat().st_mtime
 
 
 def torn(rest: bytes) -> bool:
@@ -171,6 +210,12 @@ def list_files(folder: Path) -> list[SegmentFile]:
         if number.isdigit() and first.isdigit():
             files.append(SegmentFile(int(number), int(first), path, path.stat().st_size))
     return files
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a crash left of a replacement."""
+    for path in folder.glob(f"*{TEMPORARY}"):
+        path.unlink()
 
 
 def packed(kind: int, first: int, count: int, mark: int, payload: bytes) -> bytes:

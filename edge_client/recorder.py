@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 SYNC_S = 0.05
 LIMIT = 20_000
 ROWS_PER_FRAME = 128
+EXPIRE_S = 60.0  # how often it looks for events that are too old
 FRAME_BYTES = 500_000  # a frame is never split: it must fit into a message
 
 
@@ -80,6 +81,7 @@ class Recorder(threading.Thread):
         self._held = 0  # events that are not sent, behind the spool's last seq
         self._held_mark = 0
         self._held_since = 0.0
+        self._expired_at = float("-inf")
         self._ending = threading.Event()
         self.error: str | None = None
 
@@ -117,6 +119,9 @@ class Recorder(threading.Thread):
             waited_s = self._clock() - self._held_since
             if last or waited_s >= HOLD_S or self._held >= HOLD_ROWS:
                 self._declare_held()
+            if self._clock() - self._expired_at >= EXPIRE_S:
+                self._spool.expire()
+                self._expired_at = self._clock()
         except OSError as exc:
             if self.error is None:
                 log.warning("the spool cannot be written (%s): events wait in memory", exc)

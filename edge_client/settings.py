@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from edge_client.limits import SpoolLimits
 from edge_client.metering import Metering
 from streams.contract.bus import BrokerSettings
 
@@ -16,6 +17,7 @@ class EdgeSettings:
     rounds through the data. `drain_s` bounds the stop. `source` is where readings come from: the
     task's own iterator, or lines of standard input (sources.py). `uplink_bytes_per_s` bounds what
     is sent (uplink.py), `metering` says what of the events is (metering.py).
+    `spool` bounds what waits (limits.py); what the metering calls uncertain is kept longest.
     """
 
     task_ref: str
@@ -27,7 +29,7 @@ class EdgeSettings:
     speed: float = 1.0
     passes: int | None = None
     drain_s: float = 10.0
-    spool_bytes: int = 256 << 20
+    spool: SpoolLimits = field(default_factory=SpoolLimits)
     uplink_bytes_per_s: int | None = None
     metering: Metering = field(default_factory=Metering)
     source: Literal["task", "stdin"] = "task"

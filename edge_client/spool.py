@@ -8,7 +8,9 @@ Invariants
 2. Only synced frames are read, so nothing that was sent is handed out again after a crash.
 3. A file is deleted when the position has passed it, or after a DROPS frame that names all its
    events, and the older declarations in it, is synced; a crash in between is completed at open.
-4. A file from which the reader has read is never dropped to make room: what is on the way may
+   A file is thinned (thinning.py) by one rename: it has all its events or declares those that it
+   lost.
+4. A file from which the reader has read is never thinned or dropped: what is on the way may
    arrive. The newest file stays: it carries the next seq and the mark.
 5. delivered + dropped + pending = produced, at every moment and after every crash.
 
@@ -23,7 +25,7 @@ import contextlib
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_client.frames import (
@@ -39,30 +41,39 @@ from edge_client.frames import (
     list_files,
     merged,
     packed,
+    remove_leftovers,
 )
+from edge_client.limits import SpoolLimits, aged
 from edge_client.place import Place
 from edge_client.recovery import is_declared, survey
+from edge_client.thinning import Thin, keep_all, thinned
 from streams.contract.accounting import DeviceAccount, IntervalSet
 from streams.contract.disk import write_atomic
 from streams.contract.errors import SpoolError
+from streams.contract.failpoints import Failpoint, unarmed
 
-CORRUPT = "corrupt"
-
-
-@dataclass(frozen=True)
-class SpoolLimits:
-    """Bytes at which a file is closed and the next begun, and that the whole folder may hold."""
-
-    file_bytes: int = 2 << 20
-    total_bytes: int = 256 << 20
+CORRUPT, FULL, AGE = "corrupt", "spool-full", "spool-age"
 
 
 class Spool:
     """See the module's text. One process, one writer thread and one reader thread."""
 
-    def __init__(self, folder: Path, limits: SpoolLimits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: SpoolLimits | None = None,
+        *,
+        thin: Thin = keep_all,
+        clock: Callable[[], float] = time.time,
+        failpoint: Failpoint = unarmed,
+    ) -> None:
         self._folder = folder
         self._limits = limits or SpoolLimits()
+        self._thin_frame = thin
+        self._clock = clock
+        self._reached = failpoint
+        self._thinned: set[int] = set()  # files that would not become smaller
+        self._begun_s: float | None = None  # when the newest file got its first frame
         self._lock = threading.RLock()
         self._next = 0
         self._late = IntervalSet()  # declared behind their place, not settled yet
@@ -70,6 +81,7 @@ class Spool:
         self.torn_bytes = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
             self._files = list_files(folder)
             self.epoch = self._open_epoch()
             self._place = Place.load(folder, self._files[0])
@@ -140,17 +152,68 @@ class Spool:
     def _write(self, kind: int, first: int, count: int, mark: int, payload: bytes) -> None:
         current = self._files[-1]
         if current.size and current.size + HEADER + len(payload) > self._limits.file_bytes:
-            current = SegmentFile.create(self._folder, current.number + 1, self._next)
-            self._files.append(current)
+            current = self._rotate()
+        if not current.size:
+            self._begun_s = self._clock()
         current.append(packed(kind, first, count, mark, payload))
 
+    def _rotate(self) -> SegmentFile:
+        file = SegmentFile.create(self._folder, self._files[-1].number + 1, self._next)
+        self._files.append(file)
+        return file
+
+    # --- making room ------------------------------------------------------------------------
+
     def _make_room(self, needed: int) -> None:
-        """Drop the oldest files that the reader has not begun, until `needed` more bytes fit."""
+        """Thin files, and when there is none left to thin drop some, until `needed` more bytes
+        fit."""
         while sum(f.size for f in self._files) + needed > self._limits.total_bytes:
-            victim = next((f for f in self._droppable() if f.has_events), None)
+            if self._thin_one():
+                continue
+            victim = next((f for f in self._victims() if f.has_events), None)
             if victim is None:
                 return
-            self._drop(victim, "spool-full")
+            self._drop(victim, FULL)
+
+    def expire(self) -> None:
+        """Drop what is older than the limit; to be called about once a minute. OSError as with
+        append().
+
+        An event is as old as the last write to its file, see limits.py, and at most an eighth of
+        the limit older: then the newest file is closed.
+        """
+        with self._lock:
+            limit_s, now = self._limits.age_s, self._clock()
+            if limit_s is None:
+                return
+            begun_s = self._begun_s
+            if self._files[-1].size and (begun_s is None or abs(now - begun_s) > limit_s / 8):
+                self._rotate()
+            old = aged(self._files, now, limit_s)
+            for file in self._droppable():
+                if file in old and file.has_events:
+                    self._drop(file, AGE)
+
+    def _victims(self) -> list[SegmentFile]:
+        files = self._droppable()
+        return files if self._limits.drop == "oldest" else files[::-1]
+
+    def _thin_one(self) -> bool:
+        """Thin the first file that becomes smaller by it, if there is one and the disk has room
+        for the smaller one beside it."""
+        for file in self._victims():
+            if file.number in self._thinned:
+                continue
+            content = thinned(file.frames(), self._thin_frame, FULL)
+            if len(content) < file.size:
+                try:
+                    file.replace(content, self._reached)
+                except OSError:
+                    return False
+                self._thinned.add(file.number)
+                return True
+            self._thinned.add(file.number)
+        return False
 
     def _droppable(self) -> list[SegmentFile]:
         begun = max(self._place.sent_file, self._place.position.file)
@@ -176,6 +239,7 @@ class Spool:
     def _remove(self, file: SegmentFile) -> None:
         file.path.unlink(missing_ok=True)
         self._files.remove(file)
+        self._thinned.discard(file.number)
 
     # --- reading ----------------------------------------------------------------------------
 

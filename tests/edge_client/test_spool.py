@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge_client.frames import DROPS, EVENTS, Frame, list_files
-from edge_client.spool import Spool, SpoolLimits
+from edge_client.limits import SpoolLimits
+from edge_client.spool import Spool
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import SpoolError
 

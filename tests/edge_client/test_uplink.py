@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from edge_client.bucket import BURST_S
+from edge_client.limits import SpoolLimits
 from edge_client.metering import Metering, sampled
 from edge_client.recorder import Event, Recorder
-from edge_client.spool import Spool, SpoolLimits
+from edge_client.spool import Spool
 from edge_client.uplink import IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
