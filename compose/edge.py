@@ -37,6 +37,11 @@ class Source(StrEnum):
     stdin = "stdin"
 
 
+class Drop(StrEnum):
+    oldest = "oldest"
+    newest = "newest"
+
+
 class Metered(StrEnum):
     everything = "everything"
     sampled = "sampled"
@@ -92,14 +97,31 @@ def run(
         float, typer.Option(min=0, max=1, help="The share of --metered sampled.")
     ] = 0.1,
     uncertain_below: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest softmax of --metered uncertain.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Largest softmax of an uncertain event: what --metered uncertain sends and what "
+            "a full spool keeps longest.",
+        ),
     ] = 0.8,
+    spool_mb: Annotated[
+        float, typer.Option(min=0.1, help="MiB that events may take while they wait.")
+    ] = 256.0,
+    spool_age: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Drop events that have waited so many hours; default: never."),
+    ] = None,
+    spool_drop: Annotated[
+        Drop, typer.Option(help="Which events give way first where --spool-mb is reached.")
+    ] = Drop.oldest,
 ) -> None:
     """Run one device: infer, keep events in the spool, forward them, follow releases.
 
     Works without a broker in reach. SIGTERM or Ctrl-C drains it.
     """
     from edge_client.agent import run as serve
+    from edge_client.limits import SpoolLimits
     from edge_client.metering import Metering
     from edge_client.settings import EdgeSettings
 
@@ -121,6 +143,11 @@ def run(
             maximum_celsius=max_temperature,
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
             metering=Metering(metered.value, metered_share, uncertain_below),
+            spool=SpoolLimits.under(
+                round(spool_mb * 2**20),
+                None if spool_age is None else 3600 * spool_age,
+                spool_drop.value,
+            ),
         )
     )
 
