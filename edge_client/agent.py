@@ -123,6 +123,7 @@ class Agent:
             self.state,
             bytes_per_s=settings.uplink_bytes_per_s,
             holds=settings.metering.mode == "nothing",
+            failpoint=failpoint,
         )
         self._downlink = Downlink(
             task,

@@ -95,11 +95,12 @@ class SegmentFile:
             raise
         return cls(number, first, path)
 
-    def append(self, frame: bytes) -> None:
+    def append(self, frame: bytes, reached: Failpoint = unarmed) -> None:
         """Write a frame behind the last one and sync it; OSError leaves the file as it was."""
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
             write_all(fd, frame)
+            reached("spool-step-3")
             os.fdatasync(fd)
         except OSError:
             os.ftruncate(fd, self.size)  # a full disk leaves a part of the frame

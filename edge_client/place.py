@@ -77,18 +77,20 @@ class Place:
             (folder / name).unlink(missing_ok=True)
 
     def pass_by(self, frame: Frame) -> None:
-        """Count a frame as settled."""
-        if frame.first > self.settled_seq:
-            self.owed.add(self.settled_seq, frame.first - 1)
+        """Count a frame as settled, and each seq once: one that was taken for damaged and declared,
+        and arrived all the same, is not also dropped."""
+        behind = frame.first if frame.kind == EVENTS else frame.first + frame.count
+        if behind > self.settled_seq:
+            self.owed.add(self.settled_seq, behind - 1)
         self.position = frame.end
         self.settled_seq = max(self.settled_seq, frame.first + frame.count)
         if frame.kind == EVENTS:
             self.delivered += frame.count
         for entry in frame.declarations():
-            lost = entry.last - entry.first + 1
-            self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + lost
-            if self.owed:
-                self.owed.remove(entry.first, entry.last)
+            owed = len(self.owed)
+            self.owed.remove(entry.first, entry.last)
+            if lost := owed - len(self.owed):
+                self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + lost
 
     def begin(self, number: int) -> None:
         """Note that the reader begins a file, before it does."""

@@ -138,6 +138,7 @@ class Spool:
             self._write(EVENTS, first, count, mark, payload)
             self._next += count
             self.mark = mark
+            self._reached("spool-step-5")
             return first
 
     def declare_lost(self, count: int, reason: str, mark: int | None = None) -> None:
@@ -153,9 +154,11 @@ class Spool:
         current = self._files[-1]
         if current.size and current.size + HEADER + len(payload) > self._limits.file_bytes:
             current = self._rotate()
+            self._reached("spool-step-2")
         if not current.size:
             self._begun_s = self._clock()
-        current.append(packed(kind, first, count, mark, payload))
+        current.append(packed(kind, first, count, mark, payload), self._reached)
+        self._reached("spool-step-4")
 
     def _rotate(self) -> SegmentFile:
         file = SegmentFile.create(self._folder, self._files[-1].number + 1, self._next)
@@ -227,6 +230,7 @@ class Spool:
             else:
                 entries.append(Declared(frame.first, frame.first + frame.count - 1, reason))
         self._declare(entries)
+        self._reached("spool-step-1")
         self._remove(file)
 
     def _declare(self, entries: list[Declared]) -> None:

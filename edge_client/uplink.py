@@ -30,6 +30,7 @@ from edge_client.spool import Spool
 from streams.contract.bus import Sender
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
+from streams.contract.failpoints import Failpoint, unarmed
 from streams.contract.records import (
     Drop,
     EventBatch,
@@ -82,6 +83,7 @@ class Uplink(threading.Thread):
         holds: bool = False,
         stall_s: float = STALL_S,
         clock: Callable[[], float] = time.monotonic,
+        failpoint: Failpoint = unarmed,
     ) -> None:
         super().__init__(name="uplink", daemon=True)
         self._task = task
@@ -93,6 +95,7 @@ class Uplink(threading.Thread):
         self._holds = holds
         self._stall_s = stall_s
         self._clock = clock
+        self._reached = failpoint
         self._bucket = Bucket(bytes_per_s, clock)
         self._schema = event_schema(task)
         self._ending = threading.Event()
@@ -151,6 +154,8 @@ class Uplink(threading.Thread):
         if not allowed:
             return False
         frames = self._spool.read(self._next, allowed)
+        if frames:
+            self._reached("uplink-step-1")
         for group in _groups(frames):
             if len(self._flight) >= IN_FLIGHT:
                 return False  # what is left of them is read again
@@ -160,6 +165,7 @@ class Uplink(threading.Thread):
     def _send(self, frames: list[Frame]) -> None:
         """Steps 2 and 3 for frames that travel together."""
         messages = list(self._messages(frames))
+        self._reached("uplink-step-2")
         entry = _Sent(frames, self._clock(), missing=len(messages))
         self._flight.append(entry)
         self._next = frames[-1].end
@@ -168,6 +174,7 @@ class Uplink(threading.Thread):
         for key, value, headers in messages:
             self._bucket.take(_size(key, value, headers))
             self._sender.send(topic, key, value, headers, _delivered(entry))
+        self._reached("uplink-step-3")
 
     def _messages(self, frames: list[Frame]) -> list[tuple[bytes, bytes, Headers]]:
         if frames[0].kind == DROPS:
@@ -192,6 +199,7 @@ class Uplink(threading.Thread):
             done += self._flight.popleft().frames
         if done:
             self._spool.settle(done)
+            self._reached("uplink-step-4")
 
     def _heartbeat(self) -> None:
         now = self._clock()

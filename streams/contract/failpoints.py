@@ -1,9 +1,15 @@
 """Dying on purpose at a numbered step, so that tests can kill a real process exactly there.
 
 TIDEWHEEL_FAILPOINT=worker-step-2:3 makes the process kill itself with SIGKILL when it comes to the
-end of step 2 for the third time. Without the variable nothing is armed. The worker's steps stand in
-streams.worker.commit, those of installing a model version and
-of going back in edge_client.slots.
+end of step 2 for the third time. Without the variable nothing is armed. Where the steps stand:
+
+    worker-step-1..5   streams.worker.commit
+    slots-step-1..7    edge_client.slots: installing a model version
+    back-step-1..4     edge_client.slots: going back
+    spool-step-1..5    docs/ARCHITECTURE.md, appending a frame; the end of 1 is between the
+                       declaration of a file's events and its deletion
+    thin-step-1..2     edge_client.frames: a file of the spool gets other frames
+    uplink-step-1..4   edge_client.uplink
 """
 
 import os
@@ -13,6 +19,10 @@ from collections.abc import Callable, Mapping
 
 from streams.contract.errors import UsageError
 
+STEPS = (
+    "worker-step-[1-5]|slots-step-[1-7]|back-step-[1-4]|"
+    "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]"
+)
 Failpoint = Callable[[str], None]
 
 
@@ -25,9 +35,7 @@ def read_failpoint(environ: Mapping[str, str]) -> Failpoint:
     text = environ.get("TIDEWHEEL_FAILPOINT")
     if not text:
         return unarmed
-    match = re.fullmatch(
-        r"(worker-step-[1-5]|slots-step-[1-7]|back-step-[1-4]):([1-9][0-9]*)", text
-    )
+    match = re.fullmatch(f"({STEPS}):([1-9][0-9]*)", text)
     if match is None:
         raise UsageError(f"TIDEWHEEL_FAILPOINT={text!r}: write it as worker-step-2:3")
     armed, left = match[1], int(match[2])

@@ -2,14 +2,9 @@
 
 import errno
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge_client.frames import DROPS, EVENTS, Frame, list_files
 from edge_client.limits import SpoolLimits
@@ -23,10 +18,6 @@ SMALL = SpoolLimits(file_bytes=200, total_bytes=1000)
 def drain(spool: Spool) -> list[Frame]:
     """Read everything from the position on, as the uplink does after a restart."""
     return spool.read(spool.position, 1 << 30)
-
-
-def payload(first: int, count: int) -> bytes:
-    return b",".join(str(seq).encode() for seq in range(first, first + count))
 
 
 def test_a_frame_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -221,86 +212,3 @@ def test_a_full_disk_leaves_no_half_frame_and_uses_up_no_seq(
 def test_a_read_only_folder_is_a_one_line_error() -> None:
     with pytest.raises(SpoolError, match="cannot be opened"):
         Spool(Path("/proc/tidewheel-spool"))
-
-
-class SpoolMachine(RuleBasedStateMachine):
-    """Random appends, reads, settlements, crashes with a torn tail; files of 200 bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        self.spool = Spool(self.folder, SMALL)
-        self.produced = 0
-        self.delivered = IntervalSet()
-        self.dropped = IntervalSet()
-        self.unsettled: list[Frame] = []
-
-    def teardown(self) -> None:
-        shutil.rmtree(self.folder)
-
-    @rule(count=st.integers(1, 5))
-    def append(self, count: int) -> None:
-        first = self.spool.append(count, payload(self.produced, count), mark=self.produced + count)
-        assert first == self.produced
-        self.produced += count
-
-    @rule(count=st.integers(1, 3))
-    def lose(self, count: int) -> None:
-        self.spool.declare_lost(count, "disk-full")
-        self.produced += count
-
-    @rule(limit=st.integers(1, 400))
-    def send(self, limit: int) -> None:
-        start = self.unsettled[-1].end if self.unsettled else self.spool.position
-        for frame in self.spool.read(start, limit):
-            self.unsettled.append(frame)
-            for entry in frame.declarations() if frame.kind == DROPS else []:
-                self.dropped.add(entry.first, entry.last)
-            if frame.kind == EVENTS:
-                assert frame.payload == payload(frame.first, frame.count)
-                self.delivered.add(frame.first, frame.first + frame.count - 1)
-
-    @precondition(lambda self: self.unsettled)
-    @rule(data=st.data())
-    def settle(self, data: st.DataObject) -> None:
-        n = data.draw(st.integers(1, len(self.unsettled)))
-        self.spool.settle(self.unsettled[:n])
-        del self.unsettled[:n]
-
-    @rule(junk=st.binary(max_size=60), save=st.booleans())
-    def crash(self, junk: bytes, save: bool) -> None:
-        if save:
-            self.spool.sync_position()
-        newest = max(self.folder.glob("*.seg"))
-        with newest.open("ab") as stream:
-            stream.write(junk)  # what a torn write leaves
-        self.spool = Spool(self.folder, SMALL)
-        self.unsettled.clear()
-
-    @invariant()
-    def nothing_is_lost_unseen(self) -> None:
-        assert self.spool.next_seq == self.produced
-        assert self.spool.account().balanced
-
-    @invariant()
-    def what_is_dropped_was_not_sent(self) -> None:
-        both = IntervalSet(self.delivered)
-        fresh = sum(both.add(first, last) for first, last in self.dropped)
-        assert fresh == len(self.dropped)
-
-    @rule()
-    def drain_all(self) -> None:
-        self.send(1 << 20)
-        self.spool.settle(self.unsettled)
-        self.unsettled.clear()
-        account = self.spool.account()
-        assert account.pending == 0
-        whole = IntervalSet(self.delivered)
-        for first, last in self.dropped:
-            whole.add(first, last)
-        assert list(whole) == ([(0, self.produced - 1)] if self.produced else [])
-        assert account.produced == self.produced
-
-
-TestSpoolModel = SpoolMachine.TestCase
-TestSpoolModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
