@@ -49,8 +49,6 @@ def survey(files: list[SegmentFile], place: Place) -> Survey:
             _look_at_end(found, file, sound)
     found.next_seq = max(found.next_seq, place.settled_seq)
     place.position = min(place.position, Position(files[-1].number, files[-1].size))
-    if not place.serial:
-        _guess(place, found.late)
     found.lost = _lost(found, place)
     return found
 
@@ -73,15 +71,6 @@ def _look_at_end(found: Survey, file: SegmentFile, sound: int) -> None:
         file.truncate(sound)
     else:
         found.next_seq += MOST_EVENTS
-
-
-def _guess(place: Place, late: IntervalSet) -> None:
-    """Without a position what is before the oldest file counts as delivered, but for what is still
-    to be declared."""
-    for first, last in late:
-        if first < place.settled_seq:
-            last = min(last, place.settled_seq - 1)
-            place.delivered -= place.owed.add(first, last)
 
 
 def _lost(found: Survey, place: Place) -> list[tuple[int, int]]:
