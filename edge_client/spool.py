@@ -157,7 +157,16 @@ class Spool:
             self._reached("spool-step-2")
         if not current.size:
             self._begun_s = self._clock()
-        current.append(packed(kind, first, count, mark, payload), self._reached)
+        frame = packed(kind, first, count, mark, payload)
+        try:
+            current.append(frame, self._reached)
+        except OSError:
+            if not current.size or self._place.position < (current.number, current.size):
+                raise
+            current = self._rotate()  # all of the file is settled: it can make room itself
+            self._remove_passed()
+            self._begun_s = self._clock()
+            current.append(frame, self._reached)
         self._reached("spool-step-4")
 
     def _rotate(self) -> SegmentFile:

@@ -111,6 +111,23 @@ def test_a_disk_that_others_have_filled_does_not_keep_the_spool_from_emptying_it
     assert list(broker.seqs) == [(0, made - 1)]
 
 
+def test_a_newest_file_that_is_delivered_makes_room_for_what_comes(small_disk: Path) -> None:
+    spool = Spool(small_disk / "spool")  # whose first file is larger than the disk
+    recorder = Recorder(task, spool)
+    made, seen = produce(recorder, 0, 1000), IntervalSet()
+    fill(small_disk)
+    made = produce(recorder, made, 100)
+    assert recorder.error is not None
+    deliver(spool, seen)
+    recorder.write()
+    assert recorder.error is None
+    assert recorder.waiting == 0
+    deliver(spool, seen)
+    assert list(seen) == [(0, made - 1)]
+    account = spool.account()
+    assert (account.produced, account.pending, account.dropped) == (made, 0, {})
+
+
 def test_a_device_starts_on_a_full_disk_and_delivers_what_it_has(small_disk: Path) -> None:
     spool = Spool(small_disk / "spool", LIMITS)
     recorder = Recorder(task, spool)
