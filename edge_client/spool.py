@@ -111,9 +111,7 @@ class Spool:
         for file in self._droppable():
             if is_declared(file, found.late):
                 self._remove(file)
-        with contextlib.suppress(
-            OSError
-        ):  # a full disk: it is tried again with the next settlement
+        with contextlib.suppress(OSError):  # a full disk: again with the next settlement
             self._declare([Declared(first, last, CORRUPT) for first, last in found.lost])
         with contextlib.suppress(OSError):
             self._place.save_both()  # from now on they are only overwritten
