@@ -23,6 +23,7 @@ from streams.contract.task import Reading, Task
 
 Skip = Callable[[str, int], None]
 MALFORMED = "malformed-line"
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 def lines_of(stream: IO[str], stop: threading.Event) -> Iterator[str]:
@@ -56,16 +57,22 @@ def read_lines(task: Task, lines: Iterable[str], skip: Skip) -> Iterator[Reading
         yield from _csv_lines(task, first, rest, skip)
 
 
+def json_reading(task: Task, found: Any) -> Reading:
+    """A reading from parsed JSON; UNREADABLE for what is none."""
+    values = found["values"] if "values" in found else [found[c] for c in task.channels]
+    return _reading(task, found["time_us"], values, found.get("label"))
+
+
 def _json_lines(task: Task, first: str, rest: Iterator[str], skip: Skip) -> Iterator[Reading]:
     for line in _chained(first, rest):
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
-            values = found["values"] if "values" in found else [found[c] for c in task.channels]
-            yield _reading(task, found["time_us"], values, found.get("label"))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            reading = json_reading(task, json.loads(line))
+        except UNREADABLE:
             skip(MALFORMED, 0)
+            continue
+        yield reading
 
 
 def _csv_lines(task: Task, first: str, rest: Iterator[str], skip: Skip) -> Iterator[Reading]:

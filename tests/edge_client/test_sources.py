@@ -68,6 +68,7 @@ def test_whatever_else_comes_is_counted_and_passed_over(lines: list[str]) -> Non
         '{"time_us": -1, "values": [1, 2]}',
         '{"time_us": true, "values": [1, 2]}',
         '{"time_us": 1e300, "values": [1, 2]}',
+        '{"time_us": Infinity, "values": [1, 2]}',
         '{"values": [1, 2]}',
         '{"time_us": 1, "x": 1}',
         '{"time_us": 1, "values": [1, 2], "label": "NaN"}',
