@@ -24,8 +24,13 @@ demo: install
 	$(BIN)/tidewheel up streams/tasks/har.py:task --devices 6 --until-closed --rounds 2 --speed 30 \
 		--state .tidewheel/demo
 
-test: check
+test: check .venv/mqtt/installed
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=10
+
+# The MQTT broker of the tests wants other versions than the rest has; tests of MQTT are skipped
+# where it cannot be installed.
+.venv/mqtt/installed: tests/mqtt-requirements.txt .venv/installed
+	-$(PYTHON) -m venv .venv/mqtt && .venv/mqtt/bin/pip install --quiet --requirement $< && touch $@
 
 chaos: install
 	TIDEWHEEL_CHAOS=long $(BIN)/pytest tests/chaos

@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,15 +26,13 @@ from compose.layout import Layout
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import load_task
 
+if TYPE_CHECKING:
+    from edge_client.mqtt import MqttSettings
+
 Device = Annotated[str, typer.Option(help="The device's name.")]
 AT_ONCE = 200  # labels in one question
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-
-class Source(StrEnum):
-    task = "task"
-    stdin = "stdin"
 
 
 class Drop(StrEnum):
@@ -56,12 +54,14 @@ def run(
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     source: Annotated[
-        Source,
+        str,
         typer.Option(
-            help="Where readings come from: the task's own iterator, or lines of JSON or CSV on "
-            "standard input."
+            metavar="task|stdin|mqtt://HOST:PORT/TOPIC",
+            help="Where readings come from: the task's own iterator, lines of JSON or CSV on "
+            "standard input, or an MQTT broker (mqtts:// for TLS; TIDEWHEEL_MQTT_USERNAME, "
+            "_PASSWORD, _CAFILE).",
         ),
-    ] = Source.task,
+    ] = "task",
     model: Annotated[
         Path | None,
         typer.Option(help="An artifact for a device that has none; default: the registry's."),
@@ -125,6 +125,7 @@ def run(
     from edge_client.metering import Metering
     from edge_client.settings import EdgeSettings
 
+    kind, mqtt = _source(source)
     layout = Layout(state)
     configure_log()
     serve(
@@ -138,7 +139,8 @@ def run(
             speed=speed,
             passes=passes,
             drain_s=drain,
-            source=source.value,
+            source=kind,
+            mqtt=mqtt,
             minimum_battery=min_battery / 100,
             maximum_celsius=max_temperature,
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
@@ -258,6 +260,19 @@ def wipe(
     load_task(task)
     lost = care.wipe(Layout(state).device(device_name(device)), lose_pending=lose_pending)
     _say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))
+
+
+def _source(text: str) -> "tuple[Literal['task', 'stdin', 'mqtt'], MqttSettings | None]":
+    """The kind of source that --source names, and its broker."""
+    if text == "task":
+        return "task", None
+    if text == "stdin":
+        return "stdin", None
+    if text.startswith(("mqtt:", "mqtts:")):
+        from edge_client.mqtt import settings_of
+
+        return "mqtt", settings_of(text)
+    raise UsageError(f"--source {text}: task, stdin, or mqtt://HOST:PORT/TOPIC")
 
 
 def _say(text: str) -> None:

@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +33,7 @@ from edge_client.scoreboard import Scoreboard
 from edge_client.service import Service, socket_path
 from edge_client.settings import EdgeSettings
 from edge_client.slots import Slots
-from edge_client.sources import lines_of, read_lines
+from edge_client.sources import outside
 from edge_client.spool import Spool
 from edge_client.trainer import Trainer
 from edge_client.uplink import Uplink
@@ -44,7 +43,7 @@ from streams.contract.documents import DeviceState, Release
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.failpoints import Failpoint, read_failpoint, unarmed
 from streams.contract.signing import load_public_key
-from streams.contract.task import Reading, Task, load_task
+from streams.contract.task import Task, load_task
 
 log = logging.getLogger("tidewheel.edge")
 
@@ -86,7 +85,7 @@ class Agent:
             resume_after_us=self.spool.mark,
             stop=self._stop,
             skip=self._skip,
-            readings=self._standard_input if settings.source == "stdin" else None,
+            readings=outside(settings, task, self._stop, self._skip),
         )
         self._outcomes = (
             Outcomes(task, self._name, self.samples, self._skip) if task.outcomes else None
@@ -173,9 +172,6 @@ class Agent:
             self._stop.wait(0.2)
         self._phase = "running"
         return self._slots.engine is not None
-
-    def _standard_input(self) -> Iterator[Reading]:
-        return read_lines(self._task, lines_of(sys.stdin, self._stop), self._skip)
 
     def _skip(self, reason: str, _time_us: int) -> None:
         self._skipped[reason] = self._skipped.get(reason, 0) + 1

@@ -18,7 +18,7 @@ from edge_client.personal import Personal
 from edge_client.recorder import Event
 from edge_client.replay import Cut, Replay
 from edge_client.slots import Slots
-from streams.contract.errors import UsageError
+from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Task
 
 log = logging.getLogger("tidewheel.edge")
@@ -66,10 +66,21 @@ class Answers:
             except UsageError:
                 raise  # it will not get better by itself
             except Exception as exc:  # a user's iterator, a driver: anything
-                self.error = f"readings: {type(exc).__name__}: {exc}"[:300]
-                log.exception("%s: the source has failed, again in %.1f s", self._device, pause_s)
+                self._tell(exc)
                 self._stop.wait(pause_s * random.uniform(0.5, 1.5))
                 pause_s = min(2 * pause_s, RESTART_S[1])
+
+    def _tell(self, exc: Exception) -> None:
+        """Say why the source has failed, once and not at every attempt; where from, if nobody has
+        thought of it."""
+        before = self.error
+        if isinstance(exc, Retryable):
+            self.error = f"readings: {exc}"[:300]
+        else:
+            self.error = f"readings: {type(exc).__name__}: {exc}"[:300]
+        if self.error != before:
+            known = isinstance(exc, Retryable)
+            log.warning("%s: %s; tried again", self._device, self.error, exc_info=not known)
 
     def answer(self, cut: Cut) -> None:
         """One segment: infer and hand the event over."""

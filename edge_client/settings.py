@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edge_client.limits import SpoolLimits
 from edge_client.metering import Metering
 from streams.contract.bus import BrokerSettings
+
+if TYPE_CHECKING:
+    from edge_client.mqtt import MqttSettings  # needs paho-mqtt, which few devices have
 
 
 @dataclass(frozen=True)
@@ -15,9 +18,10 @@ class EdgeSettings:
 
     `speed` paces a replay: 1 is real time, 0 as fast as it goes. `passes` ends it after so many
     rounds through the data. `drain_s` bounds the stop. `source` is where readings come from: the
-    task's own iterator, or lines of standard input (sources.py). `uplink_bytes_per_s` bounds what
-    is sent (uplink.py), `metering` says what of the events is (metering.py).
-    `spool` bounds what waits (limits.py); what the metering calls uncertain is kept longest.
+    task's own iterator, lines of standard input (sources.py), or the broker `mqtt` (mqtt.py).
+    `uplink_bytes_per_s` bounds what is sent (uplink.py), `metering` says what of the events is
+    (metering.py). `spool` bounds what waits (limits.py); what the metering calls uncertain is kept
+    longest.
     """
 
     task_ref: str
@@ -32,6 +36,7 @@ class EdgeSettings:
     spool: SpoolLimits = field(default_factory=SpoolLimits)
     uplink_bytes_per_s: int | None = None
     metering: Metering = field(default_factory=Metering)
-    source: Literal["task", "stdin"] = "task"
+    source: Literal["task", "stdin", "mqtt"] = "task"
+    mqtt: "MqttSettings | None" = None
     minimum_battery: float = 0.3
     maximum_celsius: float = 80.0

@@ -136,6 +136,7 @@ def importers(library: str) -> set[str]:
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
         ("deltalake", {"streams.worker.store"}),
         ("onnxruntime", {"edge_client.inference", "federation.graph"}),
+        ("paho", {"edge_client.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),
         ("duckdb", {"streams.worker.position", "streams.worker.query", "compose.cli"}),
     ],

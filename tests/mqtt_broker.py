@@ -1,0 +1,91 @@
+"""An MQTT broker for tests: amqtt as a process of its own, on the loopback address."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+PYTHON = Path(__file__).parents[1] / ".venv" / "mqtt" / "bin" / "python"
+START_S = 30.0
+
+
+def broker_python() -> str:
+    """A Python that has amqtt: TIDEWHEEL_MQTT_PYTHON, or the one that `make test` makes."""
+    named = os.environ.get("TIDEWHEEL_MQTT_PYTHON")
+    if named is None and not PYTHON.exists():
+        pytest.skip("needs an MQTT broker: make .venv/mqtt/installed, or TIDEWHEEL_MQTT_PYTHON")
+    return named or str(PYTHON)
+
+
+class MqttBroker:
+    """Listens on a port that stays the same when it is started again."""
+
+    def __init__(self, folder: Path, user: str | None = None, password: str = "") -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        self._python, self._folder = broker_python(), folder
+        self._user, self._password = user, password
+        self._process: subprocess.Popen[bytes] | None = None
+        plugin: tuple[str, dict[str, object]] = "AnonymousAuthPlugin", {"allow_anonymous": True}
+        if user is not None:
+            file = folder / "passwords"
+            file.write_text(f"{user}:{self._hashed(password)}\n")
+            plugin = "FileAuthPlugin", {"password_file": str(file)}
+        plugins = {f"amqtt.plugins.authentication.{plugin[0]}": plugin[1]}
+        config = {
+            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}},
+            "plugins": plugins,
+        }
+        (folder / "amqtt.yaml").write_text(json.dumps(config))  # JSON is YAML
+
+    def _hashed(self, password: str) -> str:
+        code = "from pwdlib.hashers.argon2 import Argon2Hasher as H; print(H().hash(input()))"
+        command = [self._python, "-c", code]
+        done = subprocess.run(command, input=password, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def start(self) -> None:
+        program = Path(self._python).parent / "amqtt"
+        with (self._folder / "amqtt.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(program), "-c", str(self._folder / "amqtt.yaml")], stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + START_S
+        while not self._listens():
+            assert self._process.poll() is None, self.log[-2000:]
+            assert time.monotonic() < deadline, self.log[-2000:]
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "amqtt.log").read_text()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def publish(self, topic: str, payloads: list[bytes], *, retain: bool = False) -> None:
+        """Send messages, in order, and wait until the broker has each."""
+        client = paho.Client(CallbackAPIVersion.VERSION2)
+        if self._user is not None:
+            client.username_pw_set(self._user, self._password)
+        client.connect("127.0.0.1", self.port)
+        client.loop_start()
+        try:
+            for payload in payloads:
+                client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10.0)
+        finally:
+            client.disconnect()
+            client.loop_stop()
