@@ -21,12 +21,13 @@ from faust.types.auth import CredentialsT
 from streams.contract.bus import BrokerSettings, ensure_topics
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, Retryable, TidewheelError
 from streams.contract.failpoints import read_failpoint
+from streams.contract.health import serve
 from streams.contract.signing import load_public_key
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
 from streams.worker.agents import FaustBroker, Intake, ssl_context
 from streams.worker.commit import Committer
-from streams.worker.metrics import Metrics, serve
+from streams.worker.metrics import Metrics
 from streams.worker.scoring import Teacher, load_teacher, pin_threads
 from streams.worker.settings import WorkerSettings
 from streams.worker.store import Store

@@ -1,36 +1,21 @@
 """What a worker tells Prometheus, and whether it is ready and alive.
 
-The numbers are always kept. `serve` answers on loopback, for a scraper or a supervisor on the same
-machine; whoever wants them elsewhere puts a proxy of their own in front:
-
-    /metrics   the numbers, in Prometheus' text format
-    /ready     200 once an assignment is loaded, else 503
-    /live      200 while flushes end in time, else 503
+The numbers are always kept. streams.contract.health serves them: ready once an assignment is
+loaded, alive while flushes end in time.
 """
 
-import logging
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingTCPServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import generate_latest
 
-from streams.contract.errors import UsageError
-
-HOST = "127.0.0.1"
 STALLED_S = 60.0  # without the end of a flush; a flush waits for a broker that is away
 REASONS = 32  # told apart by each counter: a device may give any reason for a drop
 OTHER = "other"
 LABEL_LENGTH = 60
-REQUEST_S = 10.0  # for a client to say what it wants
-CLOSE_S = 0.1  # at most, to end
 FLUSH_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 MAINTENANCE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-log = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -186,69 +171,3 @@ class _ByReason:
         if len(self._known) < REASONS:
             self._known.add(label)
         self._counter.labels(label if label in self._known else OTHER).inc(count)
-
-
-class MetricsServer(ThreadingTCPServer):
-    """Answers on loopback until `close`; `port` is the one that it has.
-
-    No http.server.HTTPServer, which asks the machine's resolver for its own name at start.
-    """
-
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self, metrics: Metrics, port: int) -> None:
-        self.metrics = metrics
-        super().__init__((HOST, port), _Handler)
-        self.port = int(self.server_address[1])
-        threading.Thread(
-            target=self.serve_forever, args=(CLOSE_S,), name="metrics", daemon=True
-        ).start()
-
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
-        log.debug("a request from %s failed", client_address, exc_info=True)  # it went away
-
-    def close(self) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: MetricsServer
-    timeout = REQUEST_S
-
-    def do_GET(self) -> None:
-        metrics = self.server.metrics
-        match self.path.partition("?")[0]:
-            case "/metrics":
-                self._answer(200, metrics.text(), CONTENT_TYPE_PLAIN_0_0_4)
-            case "/ready":
-                self._say(metrics.ready)
-            case "/live":
-                self._say(metrics.alive)
-            case _:
-                self._answer(404, b"/metrics, /ready, /live\n")
-
-    def _say(self, good: bool) -> None:
-        self._answer(200 if good else 503, b"yes\n" if good else b"no\n")
-
-    def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_args: object) -> None:
-        return
-
-
-def serve(metrics: Metrics, port: int) -> MetricsServer:
-    """Answer from now on; 0 picks a free port. UsageError where the port cannot be had."""
-    try:
-        return MetricsServer(metrics, port)
-    except (OSError, OverflowError) as exc:
-        why = (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
-        raise UsageError(
-            f"metrics cannot be served on {HOST}:{port} ({why}): name another port, or 0 for any"
-        ) from exc

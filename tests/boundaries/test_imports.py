@@ -52,6 +52,7 @@ CONTRACT = [
         "disk",
         "documents",
         "errors",
+        "health",
         "records",
         "signing",
         "task",
@@ -80,8 +81,9 @@ def test_a_task_knows_the_contract_only_and_loads_no_torch(module: str) -> None:
 def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
     modules = loaded("edge_client.agent", "streams.tasks.har")
     assert parts(modules) == {"edge_client", "streams.contract", "streams.tasks"}
-    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx", "pyarrow.compute")
-    assert not libraries(modules, *heavy)
+    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx")
+    seldom = ("pyarrow.compute", "paho", "prometheus_client")
+    assert not libraries(modules, *heavy, *seldom)
 
 
 def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
@@ -136,6 +138,7 @@ def importers(library: str) -> set[str]:
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
         ("deltalake", {"streams.worker.store"}),
         ("onnxruntime", {"edge_client.inference", "federation.graph"}),
+        ("prometheus_client", {"streams.worker.metrics", "edge_client.metrics"}),
         ("paho", {"edge_client.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),
         ("duckdb", {"streams.worker.position", "streams.worker.query", "compose.cli"}),

@@ -9,7 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.contract.errors import UsageError
-from streams.worker.metrics import OTHER, REASONS, STALLED_S, Metrics, MetricsServer, serve
+from streams.contract.health import HealthServer, serve
+from streams.worker.metrics import OTHER, REASONS, STALLED_S, Metrics
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -32,13 +33,13 @@ def metrics(clock: Clock) -> Metrics:
 
 
 @pytest.fixture
-def server(metrics: Metrics) -> Iterator[MetricsServer]:
+def server(metrics: Metrics) -> Iterator[HealthServer]:
     made = serve(metrics, 0)
     yield made
     made.close()
 
 
-def get(server: MetricsServer, path: str) -> tuple[int, str, str]:
+def get(server: HealthServer, path: str) -> tuple[int, str, str]:
     """Status, content type and body."""
     try:
         answer = urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10)
@@ -48,7 +49,7 @@ def get(server: MetricsServer, path: str) -> tuple[int, str, str]:
         return answer.status, answer.headers["Content-Type"], answer.read().decode()
 
 
-def samples(server: MetricsServer) -> Samples:
+def samples(server: HealthServer) -> Samples:
     """The numbers by name and label values, as Prometheus reads them."""
     status, kind, body = get(server, "/metrics")
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
@@ -60,7 +61,7 @@ def samples(server: MetricsServer) -> Samples:
     }
 
 
-def test_a_new_worker_tells_zeros(server: MetricsServer) -> None:
+def test_a_new_worker_tells_zeros(server: HealthServer) -> None:
     found = samples(server)
     names = {name for name, _ in found}
     assert names >= {
@@ -74,7 +75,7 @@ def test_a_new_worker_tells_zeros(server: MetricsServer) -> None:
     assert set(told.values()) == {0}
 
 
-def test_what_is_counted_is_told(metrics: Metrics, server: MetricsServer) -> None:
+def test_what_is_counted_is_told(metrics: Metrics, server: HealthServer) -> None:
     metrics.rows_sealed(100)
     metrics.rows_sealed(20)
     metrics.window_reported(late=False)
@@ -96,7 +97,7 @@ def test_what_is_counted_is_told(metrics: Metrics, server: MetricsServer) -> Non
     assert found["tidewheel_watermark_delay_seconds", ()] == 2.5
 
 
-def test_times_are_told_as_histograms(metrics: Metrics, server: MetricsServer) -> None:
+def test_times_are_told_as_histograms(metrics: Metrics, server: HealthServer) -> None:
     metrics.scoring(0.02)
     metrics.scoring(3)
     metrics.commit(0.2)
@@ -111,7 +112,7 @@ def test_times_are_told_as_histograms(metrics: Metrics, server: MetricsServer) -
     assert found["tidewheel_maintenance_seconds_bucket", ("60.0",)] == 1
 
 
-def test_the_teacher_is_the_last_one_named(metrics: Metrics, server: MetricsServer) -> None:
+def test_the_teacher_is_the_last_one_named(metrics: Metrics, server: HealthServer) -> None:
     metrics.teacher("1-aaaaaaaa")
     metrics.teacher("2-bbbbbbbb")
     found = samples(server)
@@ -120,7 +121,7 @@ def test_the_teacher_is_the_last_one_named(metrics: Metrics, server: MetricsServ
 
 
 def test_partitions_that_were_taken_away_are_not_told(
-    metrics: Metrics, server: MetricsServer
+    metrics: Metrics, server: HealthServer
 ) -> None:
     metrics.lag(0, 5)
     metrics.lag(3, 7)
@@ -139,7 +140,7 @@ def test_partitions_that_were_taken_away_are_not_told(
 
 
 def test_a_device_that_makes_up_reasons_makes_no_more_series(
-    metrics: Metrics, server: MetricsServer
+    metrics: Metrics, server: HealthServer
 ) -> None:
     for n in range(1000):
         metrics.dropped(f'"\n{n}' + 10_000 * "x", 2)
@@ -151,7 +152,7 @@ def test_a_device_that_makes_up_reasons_makes_no_more_series(
     assert sum(found.values()) == 2001
 
 
-def test_it_is_ready_while_an_assignment_is_loaded(metrics: Metrics, server: MetricsServer) -> None:
+def test_it_is_ready_while_an_assignment_is_loaded(metrics: Metrics, server: HealthServer) -> None:
     assert get(server, "/ready")[::2] == (503, "no\n")
     metrics.assigned(True)
     assert get(server, "/ready")[::2] == (200, "yes\n")
@@ -160,7 +161,7 @@ def test_it_is_ready_while_an_assignment_is_loaded(metrics: Metrics, server: Met
 
 
 def test_it_is_alive_while_flushes_end_in_time(
-    metrics: Metrics, server: MetricsServer, clock: Clock
+    metrics: Metrics, server: HealthServer, clock: Clock
 ) -> None:
     assert get(server, "/live")[::2] == (200, "yes\n")
     clock.now_s += STALLED_S
@@ -170,24 +171,24 @@ def test_it_is_alive_while_flushes_end_in_time(
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/../etc/passwd", "/Ready"])
-def test_anything_else_is_not_found(server: MetricsServer, path: str) -> None:
+def test_anything_else_is_not_found(server: HealthServer, path: str) -> None:
     assert get(server, path)[0] == 404
 
 
-def test_a_query_in_the_address_is_passed_over(server: MetricsServer) -> None:
+def test_a_query_in_the_address_is_passed_over(server: HealthServer) -> None:
     assert get(server, "/metrics?name=x")[0] == 200
 
 
-def test_a_client_that_says_nothing_keeps_nobody_from_an_answer(server: MetricsServer) -> None:
+def test_a_client_that_says_nothing_keeps_nobody_from_an_answer(server: HealthServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port)):
         assert get(server, "/live")[0] == 200
 
 
-def test_only_this_machine_is_answered(server: MetricsServer) -> None:
+def test_only_this_machine_is_answered(server: HealthServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
 
 
-def test_a_port_that_is_taken_is_named(server: MetricsServer) -> None:
+def test_a_port_that_is_taken_is_named(server: HealthServer) -> None:
     with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{server.port} \(.*in use\): name another"):
         serve(Metrics(), server.port)
 
