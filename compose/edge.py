@@ -115,6 +115,14 @@ def run(
     spool_drop: Annotated[
         Drop, typer.Option(help="Which events give way first where --spool-mb is reached.")
     ] = Drop.oldest,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Serve /metrics (Prometheus), /ready and /live on 127.0.0.1; 0: a free port.",
+        ),
+    ] = None,
 ) -> None:
     """Run one device: infer, keep events in the spool, forward them, follow releases.
 
@@ -150,6 +158,7 @@ def run(
                 None if spool_age is None else 3600 * spool_age,
                 spool_drop.value,
             ),
+            metrics_port=metrics_port,
         )
     )
 

@@ -48,6 +48,7 @@ from streams.contract.task import Task, load_task
 log = logging.getLogger("tidewheel.edge")
 
 LOOK_S = 5.0  # at versions, hanging answers, conditions, labels that were told
+ALIVE_S = 60.0  # without the keeper's turn, which waits for the disk
 SAVE_S = 60.0  # between two writings of the samples: megabytes each
 M_ARENA_MAX = -8  # malloc.h
 SWITCH_S = 0.0005  # a thread that holds the interpreter gives it to the loop after so long
@@ -76,6 +77,7 @@ class Agent:
         self._slots = Slots(folder / "slots", task, trusted, failpoint=failpoint)
         self._skipped: dict[str, int] = {}
         self._phase = "running"
+        self._kept_at = time.monotonic()
         self._replay = Replay(
             task,
             settings.device,
@@ -215,6 +217,7 @@ class Agent:
             self._trainer.watch()
             self._slots.judge()
             self._personal.consider()
+            self._kept_at = time.monotonic()
             if self._answers.hangs:
                 log.critical("%s: an answer does not come back", self._name)
                 logging.shutdown()
@@ -247,6 +250,21 @@ class Agent:
         account = self.spool.account()
         left = "" if drained else f"; {account.pending} events stay in the spool"
         log.info("%s: stopped, %d events produced%s", self._settings.device, account.produced, left)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the uplink has a broker."""
+        return self._uplink.connected
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a model to answer with, and no end in sight."""
+        return self._slots.engine is not None and not self._stop.is_set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its own upkeep goes on."""
+        return time.monotonic() - self._kept_at < ALIVE_S
 
     def state(self) -> DeviceState:
         """What the device says of itself on `fleet`."""
@@ -315,4 +333,16 @@ def run(settings: EdgeSettings) -> None:
     threading.excepthook = _end_process
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
+    if settings.metrics_port is not None:
+        _serve_metrics(agent, settings)
     agent.run()
+
+
+def _serve_metrics(agent: Agent, settings: EdgeSettings) -> None:
+    """Until the process ends."""
+    from edge_client.metrics import DeviceMetrics
+    from streams.contract.health import serve
+
+    assert settings.metrics_port is not None
+    server = serve(DeviceMetrics(agent, settings.folder / "spool"), settings.metrics_port)
+    log.info("%s: metrics on 127.0.0.1:%d", settings.device, server.port)

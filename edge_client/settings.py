@@ -22,6 +22,7 @@ class EdgeSettings:
     `uplink_bytes_per_s` bounds what is sent (uplink.py), `metering` says what of the events is
     (metering.py). `spool` bounds what waits (limits.py); what the metering calls uncertain is kept
     longest.
+    (metering.py). `metrics_port` is on loopback, 0 for a free one.
     """
 
     task_ref: str
@@ -40,3 +41,4 @@ class EdgeSettings:
     mqtt: "MqttSettings | None" = None
     minimum_battery: float = 0.3
     maximum_celsius: float = 80.0
+    metrics_port: int | None = None
