@@ -1,0 +1,99 @@
+"""The unit of a device: what systemd says of it, and its command line, run as systemd would."""
+
+import configparser
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_client.handoff import Ask, ask
+from edge_client.service import socket_path
+from streams.contract.errors import Retryable
+from streams.contract.signing import create_key
+from tests.compose.test_cli import port_without_listener
+from tests.edge_client.models import TINY, artifact, plain
+from tests.worker.support import until
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "compose" / "systemd" / "tidewheel-edge@.service"
+PROGRAM = "/opt/tidewheel/bin/tidewheel"
+
+
+def service() -> configparser.SectionProxy:
+    unit = configparser.ConfigParser(strict=False, interpolation=None, comment_prefixes="#")
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(UNIT)
+    return unit["Service"]
+
+
+def command(state: Path, environ: dict[str, str]) -> list[str]:
+    """What systemd makes of ExecStart for the device d0, of its specifiers and its variables."""
+    text = service()["ExecStart"].replace("%i", "d0").replace("%S", str(state))
+    words: list[str] = []
+    for word in shlex.split(text):
+        if word.startswith("${"):
+            words.append(environ[word[2:-1]])
+        elif word.startswith("$"):
+            words += environ.get(word[1:], "").split()
+        else:
+            words.append(word)
+    return words
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
+    copy = tmp_path / UNIT.name
+    copy.write_text(UNIT.read_text().replace(PROGRAM, sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "tidewheel-edge@d0.service")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_its_command_line_serves_a_device_and_drains_on_its_signal(tmp_path: Path) -> None:
+    key = create_key(tmp_path / "signing.pem")
+    (tmp_path / "model.twa").write_bytes(artifact(key, plain(1)))
+    options = f"--model {tmp_path}/model.twa --trust {tmp_path}/signing.pub --speed 50"
+    environ = {"TASK": TINY, "OPTIONS": options}
+    program, *words = command(tmp_path, environ)
+    assert program == PROGRAM
+    words[words.index("--drain") + 1] = "0"  # there is nobody to send to
+    environ["TIDEWHEEL_KAFKA"] = f"127.0.0.1:{port_without_listener()}"
+    device = subprocess.Popen(
+        [sys.executable, "-m", "compose.cli", *words], cwd=ROOT, env={**os.environ, **environ}
+    )
+    folder = tmp_path / "tidewheel" / "d0" / "devices" / "d0"
+
+    def answers() -> bool:
+        assert device.poll() is None
+        try:
+            state = ask(socket_path(folder), Ask(op="state")).state
+        except Retryable:
+            return False
+        return state is not None and state.produced > 0
+
+    try:
+        until(answers, "it answers")
+        device.send_signal(signal.Signals[service()["KillSignal"]])
+        assert device.wait(30) == 0
+    finally:
+        device.kill()
+        device.wait(10)
+
+
+def test_it_waits_for_the_drain_and_is_started_again() -> None:
+    unit = service()
+    words = unit["ExecStart"].split()
+    drain_s = float(words[words.index("--drain") + 1])
+    assert float(unit["TimeoutStopSec"]) >= drain_s + 30
+    assert unit["Restart"] == "always"
+    assert unit["RestartPreventExitStatus"] == "2"  # that of a UsageError
+    assert unit["StateDirectory"] == "tidewheel/%i"  # each instance has a user of its own
