@@ -19,7 +19,7 @@ def eager(stage: Stage, results: Results) -> None:
         import_s, import_bytes = _import(stage, module)
         for pace, title in PACES.items():
             with stage.quietly() as load:
-                run = drive(stage, UP, pace, engine, trains=False)
+                run = drive(stage, UP, pace, engine, slices=1, trains=False)
             found = Timed.of(run.phases, "idle", run.timed)
             assert found is not None
             rows.append([

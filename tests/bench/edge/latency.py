@@ -136,7 +136,13 @@ def goals(name: str, found: Timed, first: Timed) -> list[Goal]:
 
 
 def drive(
-    stage: Stage, condition: str, pace: int, engine: str = "onnxruntime", *, trains: bool = True
+    stage: Stage,
+    condition: str,
+    pace: int,
+    engine: str = "onnxruntime",
+    *,
+    slices: int | None = None,
+    trains: bool = True,
 ) -> Drive:
     """Run a driver through its phases."""
     folder = stage.new_folder(condition.replace(" ", "-"), TASKS["segment"])
@@ -156,7 +162,7 @@ def drive(
             stack.enter_context(_kept_full(fill))
         if trains:
             train_for(device, folder, phases, "trainer starts", 0.0)
-        for _ in range(stage.size.slices):
+        for _ in range(slices or stage.size.slices):
             began = time.monotonic()
             time.sleep(slice_s)
             phases.add("idle", began)

@@ -38,11 +38,9 @@ SEND_S = 10.0
 
 def wire(stage: Stage, results: Results) -> None:
     rows: list[list[Cell]] = []
+    _send(stage)
     for upload, reference in WIRE_TASKS.items():
         task = load_task(reference)
-        names = [_device(place) for place in range(len(RATES))]
-        ensure_topics(stage.kafka.settings, topic_specs(task.name, len(RATES)))
-        _send(stage, reference, names)
         topic, other = topic_name(task.name, EVENTS), f"{topic_name(task.name, EVENTS)}-json"
         ensure_topics(stage.kafka.settings, [TopicSpec(other, len(RATES), "delete", -1)])
         messages = _messages(stage.kafka.settings, topic)
@@ -73,14 +71,16 @@ def _device(place: int) -> str:
     return next(name for name in names if partition_of(name, len(RATES)) == place)
 
 
-def _send(stage: Stage, reference: str, names: list[str]) -> None:
+def _send(stage: Stage) -> None:
     """All devices at once: time is not measured."""
     with ExitStack() as stack:
         devices = []
-        for name, rate in zip(names, RATES.values(), strict=True):
-            words = ["--device", name, "--kafka", stage.kafka.settings.bootstrap]
-            words += ["--speed", str(rate * HOP_S), "--drain", "20", "--passes", PASSES]
-            devices.append(stack.enter_context(stage.edge_run(stage.edge, reference, *words)))
+        for reference in WIRE_TASKS.values():
+            ensure_topics(stage.kafka.settings, topic_specs(load_task(reference).name, len(RATES)))
+            for place, rate in enumerate(RATES.values()):
+                words = ["--device", _device(place), "--kafka", stage.kafka.settings.bootstrap]
+                words += ["--speed", str(rate * HOP_S), "--drain", "20", "--passes", PASSES]
+                devices.append(stack.enter_context(stage.edge_run(stage.edge, reference, *words)))
         for device in devices:
             device.first_answer_s()
         time.sleep(SEND_S)
