@@ -32,6 +32,7 @@ Trust = Annotated[
     list[Path] | None,
     typer.Option("--trust", help="A public key to trust; default: <state>/keys/signing.pub."),
 ]
+Device = Annotated[str, typer.Option(help="The device's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STATE = Path(".tidewheel")
 

@@ -325,8 +325,8 @@ def _spare_memory() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
-def run(settings: EdgeSettings) -> None:
-    """The process: one device until SIGTERM or SIGINT."""
+def run(settings: EdgeSettings) -> DeviceState:
+    """The process: one device until SIGTERM or SIGINT; its last state."""
     _spare_memory()
     task = load_task(settings.task_ref)
     agent = Agent(settings, task, read_failpoint(os.environ))
@@ -336,6 +336,7 @@ def run(settings: EdgeSettings) -> None:
     if settings.metrics_port is not None:
         _serve_metrics(agent, settings)
     agent.run()
+    return agent.state()
 
 
 def _serve_metrics(agent: Agent, settings: EdgeSettings) -> None:

@@ -144,9 +144,11 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     fails(done, 2, "'quick' is no label of this task: slow, middle, fast")
 
     fails(place.run("wipe"), 2, "another agent serves the device")
-    done = place.run("drain", "--kafka", place.kafka.bootstrap)
+    words = ("label", "--from", str(START_US), "--to", str(end), "--value", "slow", "--json")
+    assert json.loads(place.run(*words).stdout) == {"device": "d0", "labelled": expected}
+    done = place.run("drain", "--kafka", place.kafka.bootstrap, "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "d0: nothing is pending"
+    assert json.loads(done.stdout) == {"device": "d0", "pending": 0}
     assert agent.wait(10) == 0
     assert place.delivered() == list(range(expected))
     stopped = place.status()
@@ -154,8 +156,8 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     assert stopped["active"] == found["active"]
 
     fails(place.run("label", "--from", "1", "--value", "fast"), 1, "no agent serves the device")
-    done = place.run("wipe")
-    assert (done.returncode, done.stdout) == (0, "d0: wiped\n")
+    done = place.run("wipe", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"device": "d0", "lost": 0})
     fails(place.run("status"), 2, "there is no device in")
     agent = place.start(place.kafka.bootstrap)  # without --model it would serve its slot as well
     until(lambda: place.produced() == 0, "the device is there again")

@@ -11,6 +11,7 @@ import pytest
 from edge_client.folder import check_spool, hold
 from edge_client.recorder import Event, Recorder
 from edge_client.spool import Spool
+from streams.contract.documents import DeviceState
 from streams.contract.errors import UsageError
 from streams.contract.signing import create_key
 from tests.fakes.tiny_task import task
@@ -58,15 +59,19 @@ def test_an_agent_tells_of_a_torn_spool_and_stops_without_broker_or_model(tmp_pa
     with next((folder / "spool").glob("*.seg")).open("ab") as stream:
         stream.write(b"half a frame")
     command = [sys.executable, "-m", "compose.cli", "edge", "run", REFERENCE, "--device", "d0"]
-    command += ["--state", str(tmp_path), "--kafka", "127.0.0.1:1", "--drain", "0.1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
+    command += ["--state", str(tmp_path), "--kafka", "127.0.0.1:1", "--drain", "0.1", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as agent:
         assert agent.stderr is not None
         said = [agent.stderr.readline()]
         while said[-1] and "serving None" not in said[-1]:
             said.append(agent.stderr.readline())
         agent.terminate()
-        said += agent.communicate(timeout=30)[1].splitlines()
+        told, rest = agent.communicate(timeout=30)
+        said += rest.splitlines()
     assert agent.returncode == 0
     assert any("a torn end of 12 bytes cut off" in line for line in said)
     assert any("2 events stay in the spool" in line for line in said)
     assert not (folder / "agent.sock").exists()
+    last = DeviceState.decode(told.encode())
+    assert (last.phase, last.produced, last.pending) == ("stopped", 2, 2)
