@@ -6,6 +6,7 @@ events wait in memory, at most `LIMIT`; beyond that the oldest are given up and 
 the disk writes again. Events that a metered line does not get are declared too, see metering.py.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -77,6 +78,8 @@ class Recorder(threading.Thread):
         self._rows = rows_per_frame(task)
         self._put: deque[Event] = deque()  # by the loop, not yet seen by the thread
         self._events: deque[Event] = deque()
+        # Times of events that gave way while a write did not come back: a deque, for two threads.
+        self._overrun: deque[int] = deque()
         self._given_up = 0
         self._held = 0  # events that are not sent, behind the spool's last seq
         self._held_mark = 0
@@ -86,8 +89,11 @@ class Recorder(threading.Thread):
         self.error: str | None = None
 
     def put(self, event: Event) -> None:
-        """Take an event over; never waits for the disk."""
+        """Take an event over; never waits for the disk, also where a write does not come back."""
         self._put.append(event)
+        if len(self._put) > self._limit:
+            with contextlib.suppress(IndexError):  # the thread has just taken them
+                self._overrun.append(self._put.popleft().time_us)
 
     @property
     def waiting(self) -> int:
@@ -133,6 +139,7 @@ class Recorder(threading.Thread):
 
     def _take(self) -> None:
         """What the loop has put since the last time."""
+        self._given_up += len([self._overrun.popleft() for _ in range(len(self._overrun))])
         new = [self._put.popleft() for _ in range(len(self._put))]
         if new and self._note is not None:
             self._note(new)

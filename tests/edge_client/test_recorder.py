@@ -66,3 +66,16 @@ def test_the_thread_writes_what_is_left_when_it_is_stopped(tmp_path: Path) -> No
         recorder.put(event(i))
     recorder.stop()
     assert spool.next_seq == 10
+
+
+def test_a_write_that_does_not_come_back_bounds_what_waits_for_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    recorder = Recorder(task, spool, limit=50)
+    for i in range(80):  # nobody writes
+        recorder.put(event(i))
+    assert recorder.waiting == 50
+    recorder.write()
+    frames = spool.read(spool.position, 1 << 30)
+    assert frames[0].declarations() == [(0, 29, "disk-full")]
+    assert sum(f.count for f in frames if f.kind == EVENTS) == 50
+    assert frames[-1].mark == 79_000
