@@ -38,11 +38,11 @@ class PhaseClock:
             self._enter("new model")
         self.closed = all(
             s.active == release.model
-            and s.by_release[release.model].held_out
-            >= max(score.held_out for model, score in s.by_release.items())
+            and s.accuracy[release.model].held_out
+            >= max(score.held_out for model, score in s.accuracy.items())
             for s in states
-            if release.model in s.by_release
-        ) and all(release.model in s.by_release for s in states)
+            if release.model in s.accuracy
+        ) and all(release.model in s.accuracy for s in states)
 
     def _enter(self, phase: str) -> None:
         self.now = phase

@@ -97,7 +97,7 @@ class Screen:
             if state is None:
                 table.add_row(device, "starting")
                 continue
-            score = state.by_release.get(state.active)
+            score = state.accuracy.get(state.active)
             right = f"{score.correct / score.labelled:.3f}" if score and score.labelled else "-"
             table.add_row(
                 device,

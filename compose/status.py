@@ -112,7 +112,7 @@ def _table(status: Status) -> Table:
         table.add_column(name, justify="right")
     for _, state in sorted(view.devices.items()):
         age = status.now_s - state.time_us / 1e6
-        score = state.by_release.get(state.active)
+        score = state.accuracy.get(state.active)
         right = score.correct / score.labelled if score and score.labelled else None
         table.add_row(
             state.device,

@@ -138,7 +138,7 @@ def _line(
 ) -> DeviceLine:
     scored, dropped_seen = server.get((state.device, state.epoch), (0, 0))
     none = ModelScore()
-    before, after = (state.by_release.get(m or "", none) for m in (first, last))
+    before, after = (state.accuracy.get(m or "", none) for m in (first, last))
     if first == last:
         after = none
     return DeviceLine(

@@ -104,7 +104,7 @@ class View:
     @property
     def first_model(self) -> str | None:
         """The version with the lowest number among those that devices report."""
-        models = {m for state in self.devices.values() for m in state.by_release}
+        models = {m for state in self.devices.values() for m in state.accuracy}
         return min(models, key=model_number, default=None)
 
     @property

@@ -10,6 +10,7 @@ from edge_client.recorder import Event
 from edge_client.samples import Samples
 from edge_client.scoreboard import Scoreboard
 from edge_client.splits import HELD_OUT, split_of
+from streams.contract.documents import release_of
 from streams.contract.task import Answered, Task
 
 
@@ -31,7 +32,8 @@ class Notebook:
             right = None
             if event.truth is not None:
                 right = bool(self._task.correct(event.outputs[None], event.truth[None])[0])
-            self._scoreboard.count(event.model, event.position_us, right, split == HELD_OUT)
+            release = release_of(event.model)  # a copy's answers are those of its release
+            self._scoreboard.count(release, event.position_us, right, split == HELD_OUT)
             if self._outcomes is not None:
                 answered = Answered(event.first_us, event.time_us, event.segment, event.outputs)
                 self._outcomes.put(answered)

@@ -1,4 +1,4 @@
-"""How right a device's answers were, by model version, as far as the truth is known.
+"""How right a device's answers were, by release, as far as the truth is known.
 
 On the held-out segments each place in the data counts once for a version, with its latest answer,
 so that two versions that have both seen all of a replay are compared on the same segments.

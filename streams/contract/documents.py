@@ -6,8 +6,7 @@ process survives a newer one.
 
 import hashlib
 import math
-from collections.abc import Mapping
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,9 +31,6 @@ class Document(BaseModel):
             where = ".".join(str(part) for part in first["loc"]) or "document"
             detail = f"{cls.__name__} {where}: {first['msg']}"[:300]
             raise MalformedRecord("bad-document", detail) from exc
-
-
-D = TypeVar("D", bound=Document)
 
 
 class Release(Document):
@@ -68,20 +64,9 @@ def release_of(model: str) -> str:
     return model.partition(".p")[0]
 
 
-def _by_release(models: Mapping[str, D]) -> dict[str, D]:
-    """Counts of releases and of their copies, added up."""
-    found: dict[str, D] = {}
-    for model, counts in models.items():
-        release = release_of(model)
-        if release in found:
-            both = zip(found[release], counts, strict=True)
-            counts = type(counts).model_validate({name: a + b for (name, a), (_, b) in both})
-        found[release] = counts
-    return found
-
-
 class ModelScore(Document):
-    """What one device counted of one model version's answers: all, and on held-out segments only.
+    """What one device counted of one release's answers, those of its own copies among them: all,
+    and on held-out segments only.
 
     The held-out segments are never trained on; `labelled` ones have a known truth.
     """
@@ -136,11 +121,6 @@ class DeviceState(Document):
     latency_p50_us: float = 0.0
     latency_p99_us: float = 0.0
     error: str | None = None
-
-    @property
-    def by_release(self) -> dict[str, ModelScore]:
-        """`accuracy` with the device's own copies counted as the releases that they copy."""
-        return _by_release(self.accuracy)
 
 
 class ModelWindow(Document):
@@ -234,7 +214,12 @@ class WindowReport(Document):
     @property
     def by_release(self) -> dict[str, ModelWindow]:
         """`models` with devices' own copies counted as the releases that they copy."""
-        return _by_release(self.models)
+        found: dict[str, ModelWindow] = {}
+        for model, counts in self.models.items():
+            before = found.get(release_of(model), ModelWindow(events=0, agreeing=0))
+            sums = {name: value + getattr(before, name) for name, value in counts}
+            found[release_of(model)] = ModelWindow.model_validate(sums)
+        return found
 
     @property
     def agreement(self) -> float:

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from streams.contract.bus import BrokerSettings, partition_of
 from streams.contract.documents import (
     DeviceState,
-    ModelScore,
     ModelWindow,
     Release,
     WindowReport,
@@ -78,20 +77,6 @@ def test_broker_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_devices_own_copies_count_as_the_release_that_they_copy() -> None:
-    state = DeviceState(
-        device="d0", task="tiny", time_us=0, epoch="e", active="2-aaaaaaaa",
-        produced=0, delivered=0, pending=0,
-        accuracy={
-            "1-cccccccc": ModelScore(answers=9, labelled=4, correct=1),
-            "2-aaaaaaaa": ModelScore(answers=5, labelled=5, correct=2, held_out=3),
-            "2-aaaaaaaa.p1": ModelScore(answers=7, labelled=1, correct=1, held_out_correct=1),
-            "2-aaaaaaaa.p12": ModelScore(answers=1),
-        },
-    )  # fmt: skip
-    assert state.by_release == {
-        "1-cccccccc": ModelScore(answers=9, labelled=4, correct=1),
-        "2-aaaaaaaa": ModelScore(answers=13, labelled=6, correct=3, held_out=3, held_out_correct=1),
-    }
     report = WindowReport(
         task="tiny", device="d0", window_us=0, end_us=1, revision=0, events=9, teacher_model="t",
         models={

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_client.notebook import Notebook
+from edge_client.recorder import Event
 from edge_client.reservoir import giving_way
 from edge_client.samples import OUTCOME, Samples
+from edge_client.scoreboard import Scoreboard
 from edge_client.splits import HELD_OUT, NEITHER, TRAIN, split_of, split_period_us
 from tests.fakes.tiny_task import task
 
@@ -209,3 +212,15 @@ def test_each_of_a_class_stays_with_the_same_probability() -> None:
     assert stayed.sum() == 6000
     assert stayed.min() > 500  # 600 expected; below 500 once in a million
     assert stayed.max() < 700
+
+
+def test_answers_of_a_copy_are_scored_as_those_of_its_release(tmp_path: Path) -> None:
+    samples, board = Samples(task, tmp_path / "s.arrow"), Scoreboard(tmp_path / "board.json")
+    note = Notebook(task, samples, board, None).note
+    truth = np.array([1], np.float32)
+    for i, model in enumerate(("1-aaaaaaaa", "1-aaaaaaaa.p1", "1-aaaaaaaa.p2")):
+        segment, outputs = np.zeros(task.segment_shape, np.float32), one_hot(1 if i else 0)
+        note([Event(i, model, outputs, None, segment, i, i, truth)])
+    (name, score), *rest = board.scores().items()
+    assert (name, rest) == ("1-aaaaaaaa", [])
+    assert (score.answers, score.labelled, score.correct) == (3, 3, 2)
