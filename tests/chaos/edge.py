@@ -1,0 +1,196 @@
+"""A real device process, and what its spool, the topic and the store say of its events."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_client.care import state_of
+from edge_client.frames import EVENTS
+from edge_client.service import socket_path
+from edge_client.spool import Spool
+from streams.contract.accounting import IntervalSet
+from streams.contract.bus import BrokerSettings
+from streams.contract.documents import DeviceState
+from streams.contract.signing import create_key
+from streams.contract.task import Reading
+from streams.worker.query import open_store
+from tests.edge_client.models import artifact, plain
+from tests.worker.support import Fleet, until
+
+Wait = Callable[[Callable[[], bool], str, float], None]
+STORED_S = 120.0
+FILE = 10**7
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Edge:
+    """`tidewheel edge run` with a fleet's task and a state folder of its own."""
+
+    def __init__(self, served: Fleet, name: str, folder: Path) -> None:
+        self.served, self.name, self.folder = served, name, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        key = create_key(folder / "keys" / "signing.pem")
+        (folder / "model.twa").write_bytes(artifact(key, plain(1), task=served.task))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.produced = 0
+
+    def start(
+        self, broker: BrokerSettings, *words: str, failpoint: str = "", stdin: int | None = None
+    ) -> None:
+        command = [sys.executable, "-m", "compose.cli", "edge", "run"]
+        command += [f"{self.served.folder / 'task.py'}:task", "--device", self.name]
+        command += ["--state", str(self.folder), "--kafka", broker.bootstrap]
+        command += ["--model", str(self.folder / "model.twa"), "--drain", "60", *words]
+        with self._log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, "TIDEWHEEL_FAILPOINT": failpoint},
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+            )
+
+    @property
+    def _log_path(self) -> Path:
+        return self.served.folder / f"edge-{self.name}.log"
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace")
+
+    def serving(self) -> bool:
+        """Whether it answers questions."""
+        return socket_path(self.spool_folder.parent).exists()
+
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def dies(self) -> None:
+        """Wait for the death that its failpoint brings."""
+        assert self.process is not None
+        assert self.process.wait(60) == -signal.SIGKILL, self.log[-3000:]
+        self.look()
+
+    @property
+    def state(self) -> DeviceState:
+        """What the running device says of itself."""
+        return state_of(self.served.task, self.name, self.spool_folder.parent)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        assert self.running(), self.log[-3000:]
+        self.process.kill()
+        self.process.wait(10)
+        self.look()
+
+    def stop(self) -> None:
+        """SIGTERM, and the drain."""
+        assert self.process is not None
+        assert self.running(), self.log[-3000:]
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(90) == 0, self.log[-3000:]
+
+    @property
+    def spool_folder(self) -> Path:
+        return self.folder / "devices" / self.name / "spool"
+
+    def written(self) -> int:
+        """Grows with every frame of the spool; FILE more is a file more."""
+        with contextlib.suppress(ValueError, FileNotFoundError):  # none yet, or gone by now
+            newest = max(self.spool_folder.glob("*.seg"))
+            return int(newest.stem.partition("-")[0]) * FILE + newest.stat().st_size
+        return 0
+
+    def goes_on(self, count: int = 3, timeout_s: float = 60.0) -> None:
+        """Wait until so many more frames were written."""
+        for _ in range(count):
+            before = self.written()
+            until(lambda before=before: self.written() > before, f"{self.name} goes on", timeout_s)
+
+    def look(self) -> set[str]:
+        """The spool of a dead device, in a copy: every event that is pending is there or declared,
+        and what was produced stays so. The reasons of what is declared."""
+        copy = self.served.folder / f"copy-{self.name}"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self.spool_folder, copy)
+        spool = Spool(copy)
+        account = spool.account()
+        there, reasons = IntervalSet(), set()
+        for frame in spool.read(spool.position, 1 << 30):
+            if frame.kind == EVENTS:
+                there.add(frame.first, frame.first + frame.count - 1)
+            for entry in frame.declarations():
+                there.add(entry.first, entry.last)
+                reasons.add(entry.reason)
+        assert account.balanced
+        assert len(there) == account.pending
+        assert account.produced >= self.produced
+        assert "corrupt" not in reasons
+        self.produced = account.produced
+        return reasons
+
+    def check(self, wait: Wait = until) -> dict[str, int]:
+        """After the drain: the device's account is closed, and the store has each event that was
+        delivered once, and each declaration. What was dropped, by reason."""
+        spool = Spool(self.spool_folder)
+        account = spool.account()
+        assert account.balanced
+        assert (account.produced, account.pending) == (spool.next_seq, 0)
+        assert account.produced >= self.produced
+        closed = {"rows": account.delivered, **account.dropped}
+        wait(lambda: self.stored(spool.epoch) == closed, f"{closed} in the store", STORED_S)
+        scored, dropped = self._seqs(spool.epoch)
+        whole = IntervalSet(dropped)
+        fresh = [whole.add(seq) for seq in scored]
+        assert all(fresh), "an event twice in the store, or scored and dropped"
+        assert list(whole) == [(0, account.produced - 1)]
+        return account.dropped
+
+    def stored(self, epoch: str) -> dict[str, int]:
+        """How many rows the store has of this device, and how many events were dropped why."""
+        return self._ask(
+            "select 'rows', count(*) from scores where device = ? and epoch = ? union all "
+            "select reason, sum(last - first + 1)::bigint from drops "
+            "where device = ? and epoch = ? group by reason",
+            [self.name, epoch] * 2,
+        )
+
+    def _seqs(self, epoch: str) -> tuple[list[int], list[tuple[int, int]]]:
+        connection = open_store(self.served.store)
+        try:
+            mine = [self.name, epoch]
+            rows = connection.execute(
+                "select seq from scores where device = ? and epoch = ?", mine
+            ).fetchall()
+            drops = connection.execute(
+                "select first, last from drops where device = ? and epoch = ?", mine
+            ).fetchall()
+        finally:
+            connection.close()
+        return [int(seq) for (seq,) in rows], [(int(a), int(b)) for a, b in drops]
+
+    def _ask(self, sql: str, values: list[str]) -> dict[str, int]:
+        if not (self.served.store / "drops" / "_delta_log").is_dir():
+            return {}
+        connection = open_store(self.served.store)
+        try:
+            return {str(name): int(n) for name, n in connection.execute(sql, values).fetchall()}
+        finally:
+            connection.close()
+
+    def end(self) -> None:
+        if self.process is not None and self.running():
+            self.process.kill()
+            self.process.wait(10)
+
+
+def line(reading: Reading) -> bytes:
+    """A reading as a line of standard input."""
+    return json.dumps({"time_us": reading.time_us, "values": list(reading.values)}).encode() + b"\n"
