@@ -1,6 +1,6 @@
 # make demo   the whole loop on real data, with 6 devices
 # make test   format, lint, types and all tests
-# make chaos  the long form of tests/chaos, a few minutes: more kills of workers, a longer outage of
+# make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
 # make bench-edge      measure a device's agent, about 6 minutes

@@ -12,7 +12,8 @@ spaces up to a multiple of 4096 bytes. The JSON is
     delivered, dropped  the account of all that is settled, `dropped` by reason
 
 They are overwritten in place, in turn: on a full disk there is no room for another file, and what
-the position has passed could otherwise never be deleted. A crash in one leaves the other.
+the position has passed could otherwise never be deleted. A crash in one leaves the other. (A file
+system that copies on write may want room all the same.)
 """
 
 import contextlib
@@ -120,6 +121,7 @@ class Place:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             write_all(fd, b"%08x\n" % crc32c(text) + text)
+            os.ftruncate(fd, 9 + len(text))
             os.fdatasync(fd)
         finally:
             os.close(fd)

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 
 from edge_client.frames import HEADER, Frame
-from edge_client.metering import confidence
 from edge_client.thinning import Piece, Thin
 from streams.contract.errors import MalformedRecord
 from streams.contract.records import decode_batch, encode_batch, event_schema, float_rows
@@ -49,9 +48,9 @@ def worth_keeping(task: Task, rows: pa.RecordBatch, below: float) -> np.ndarray:
     labelled = np.asarray(rows.column("label").is_valid().to_numpy(zero_copy_only=False))
     if task.targets:
         return labelled
-    outputs = float_rows(rows.column("outputs"), task.outputs)
-    unsure = np.array([confidence(row) < below for row in outputs])
-    return np.asarray(labelled | unsure)
+    outputs = float_rows(rows.column("outputs"), task.outputs).astype(np.float64)
+    largest = 1 / np.exp(outputs - outputs.max(axis=1, keepdims=True)).sum(axis=1)
+    return np.asarray(labelled | (largest < below))
 
 
 def _bridged(kept: np.ndarray, gap: int) -> np.ndarray:

@@ -108,7 +108,7 @@ class Spool:
         found = survey(self._files, self._place)
         self._next, self.mark, self.torn_bytes = found.next_seq, found.mark, found.torn_bytes
         self._late = found.late
-        for file in self._droppable():
+        for file in self._droppable() if found.late else []:
             if is_declared(file, found.late):
                 self._remove(file)
         with contextlib.suppress(OSError):  # a full disk: again with the next settlement

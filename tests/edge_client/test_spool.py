@@ -8,6 +8,7 @@ import pytest
 
 from edge_client.frames import DROPS, EVENTS, Frame, list_files
 from edge_client.limits import SpoolLimits
+from edge_client.place import BLOCK, NAMES, Place
 from edge_client.spool import Spool
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import SpoolError
@@ -157,6 +158,23 @@ def test_a_damaged_position_is_made_good_from_the_other_or_from_the_files(
     account = again.account()
     assert account.balanced
     assert (account.produced, account.pending) == (30, 0)
+
+
+def test_a_position_that_was_long_and_is_short_is_read_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    place = spool._place
+    place.settled_seq = 4000
+    place.owed = IntervalSet((i, i) for i in range(0, 4000, 2))
+    place.save_both()
+    assert (tmp_path / "position.0").stat().st_size > 2 * BLOCK
+    place.owed = IntervalSet([(7, 9)])
+    place.delivered = 3997
+    place.save_both()
+    for name in NAMES:
+        assert (tmp_path / name).stat().st_size == BLOCK
+        read = Place._read(tmp_path, name)
+        assert read is not None
+        assert (read.delivered, list(read.owed)) == (3997, [(7, 9)])
 
 
 def test_at_the_cap_the_oldest_unread_file_is_declared_and_dropped(tmp_path: Path) -> None:
