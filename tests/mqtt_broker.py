@@ -11,6 +11,8 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.secure_node import Authority
+
 PYTHON = Path(__file__).parents[1] / ".venv" / "mqtt" / "bin" / "python"
 START_S = 30.0
 
@@ -26,7 +28,15 @@ def broker_python() -> str:
 class MqttBroker:
     """Listens on a port that stays the same when it is started again."""
 
-    def __init__(self, folder: Path, user: str | None = None, password: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        user: str | None = None,
+        password: str = "",
+        *,
+        authority: Authority | None = None,
+    ) -> None:
+        """With an authority it speaks TLS, with a user it lets nobody else in."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         self._python, self._folder = broker_python(), folder
@@ -38,10 +48,12 @@ class MqttBroker:
             file.write_text(f"{user}:{self._hashed(password)}\n")
             plugin = "FileAuthPlugin", {"password_file": str(file)}
         plugins = {f"amqtt.plugins.authentication.{plugin[0]}": plugin[1]}
-        config = {
-            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}},
-            "plugins": plugins,
-        }
+        listener: dict[str, object] = {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}
+        self._cafile = authority.cafile if authority is not None else None
+        if authority is not None:
+            certificate, key = authority.issue("mqtt")
+            listener |= {"ssl": True, "certfile": str(certificate), "keyfile": str(key)}
+        config = {"listeners": {"default": listener}, "plugins": plugins}
         (folder / "amqtt.yaml").write_text(json.dumps(config))  # JSON is YAML
 
     def _hashed(self, password: str) -> str:
@@ -81,6 +93,8 @@ class MqttBroker:
         client = paho.Client(CallbackAPIVersion.VERSION2)
         if self._user is not None:
             client.username_pw_set(self._user, self._password)
+        if self._cafile is not None:
+            client.tls_set(ca_certs=str(self._cafile))
         client.connect("127.0.0.1", self.port)
         client.loop_start()
         try:

@@ -25,6 +25,7 @@ from tests.compose.test_cli import fails, port_without_listener, tidewheel
 from tests.edge_client.models import TINY, artifact, plain
 from tests.fakes.tiny_task import task
 from tests.mqtt_broker import MqttBroker
+from tests.secure_node import Authority
 from tests.worker.support import until
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +180,30 @@ def test_what_is_published_while_a_device_is_away_comes_when_it_is_back(
     again = Device(tmp_path, url(guarded), **USER)
     devices.append(again)
     until(lambda: again.answers() == 1, "it has the readings")
+
+
+def test_a_broker_with_tls_is_read_where_its_authority_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority.create(tmp_path / "tls", "ours")
+    broker = MqttBroker(tmp_path, authority=authority)
+    broker.start()
+    stop = threading.Event()
+
+    def source() -> Source:
+        address = url(broker).replace("mqtt:", "mqtts:")
+        return Source(settings_of(address), task, "d0", stop, lambda *_: None)
+
+    try:
+        with pytest.raises(Retryable, match="certificate verify failed"):
+            next(iter(source()))
+        monkeypatch.setenv("TIDEWHEEL_MQTT_CAFILE", str(authority.cafile))
+        broker.publish(TOPIC, [payload(5)], retain=True)
+        found = iter(source())
+        assert next(found).time_us == START_US + 5 * STEP_US
+        found.close()  # type: ignore[attr-defined]
+    finally:
+        broker.kill()
 
 
 def test_what_is_not_read_in_time_is_lost_and_counted(mqtt: MqttBroker) -> None:
