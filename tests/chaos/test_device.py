@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.contract.task import segments_of
+from streams.contract.cutting import segments_of
 from tests.chaos.edge import FILE, Edge, line
 from tests.chaos.node import Node
 from tests.chaos.test_chaos import Crew
