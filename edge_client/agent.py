@@ -76,6 +76,7 @@ class Agent:
         trusted = [load_public_key(path) for path in settings.trusted]
         self._slots = Slots(folder / "slots", task, trusted, failpoint=failpoint)
         self._skipped: dict[str, int] = {}
+        self._skipping = threading.Lock()
         self._phase = "running"
         self._kept_at = time.monotonic()
         self._replay = Replay(
@@ -176,7 +177,8 @@ class Agent:
         return self._slots.engine is not None
 
     def _skip(self, reason: str, _time_us: int) -> None:
-        self._skipped[reason] = self._skipped.get(reason, 0) + 1
+        with self._skipping:  # sources and outcomes have threads of their own
+            self._skipped[reason] = self._skipped.get(reason, 0) + 1
 
     def _install(self, data: bytes, release: Release) -> None:
         engine = self._slots.install(data, release.digest)

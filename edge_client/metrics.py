@@ -102,6 +102,8 @@ def _learning(state: DeviceState) -> Iterator[Metric]:
     yield _gauge("training", "1 while the trainer works.", training)
     held_back = state.held_back is not None
     yield _gauge("training_held_back", "1 where the last training was not to be.", held_back)
+    personal = state.personal is not None and state.personal.serving
+    yield _gauge("personal_copy_answers", "1 while a copy of the device's own answers.", personal)
     yield _gauge("refused_models", "Versions that are not installed again.", len(state.refused))
 
 
