@@ -25,7 +25,7 @@ demo: install
 		--state .tidewheel/demo
 
 test: check .venv/mqtt/installed
-	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=10
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered --durations=10
 
 # The MQTT broker of the tests wants other versions than the rest has; tests of MQTT are skipped
 # where it cannot be installed.
