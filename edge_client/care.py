@@ -22,7 +22,7 @@ from streams.contract.errors import ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
 
 PAUSE_S = 0.1
-OF_THE_SPOOL = ("spool", "samples.arrow", "scoreboard.json", "replay.json")
+SEEN = ("spool", "samples.arrow", "personal.safetensors", "scoreboard.json", "replay.json")
 
 
 def exists(folder: Path) -> Path:
@@ -153,7 +153,7 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
                 f"{pending} events are pending and would be lost: `tidewheel edge drain` first, "
                 "or say --lose-pending"
             )
-        for name in OF_THE_SPOOL:
+        for name in SEEN:
             path = folder / name
             if path.is_dir():
                 shutil.rmtree(path)

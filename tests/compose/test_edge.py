@@ -226,5 +226,8 @@ def test_a_device_learns_from_outcomes_and_serves_a_copy_of_its_own(place: Place
     assert [row["seq"] for row in rows] == list(range(639))
     assert {row["model"] for row in rows[:599]} == {found["active"]}
     assert {row["model"] for row in rows[599:]} == {f"{found['active']}.p1"}
+    assert (place.folder / ".tidewheel" / "devices" / "d0" / "personal.safetensors").exists()
+    assert place.run("wipe").returncode == 0
+    assert not (place.folder / ".tidewheel" / "devices" / "d0" / "personal.safetensors").exists()
     own = [(round(np.mean(row["segment"]) / 2), np.argmax(row["outputs"])) for row in rows[599:]]
     assert sum(truth == answer for truth, answer in own) > 30  # of 40, some between two classes
