@@ -34,8 +34,10 @@ def memory(stage: Stage, results: Results) -> None:
     ]
     text = (
         "`tidewheel edge run` in a virtualenv with nothing but what the extra brings, with a full "
-        f"ring of {RING:,} samples and a broker, from /proc/PID/smaps_rollup. PSS halves what two "
-        "processes map of the same files; a trainer ends after 2 minutes without work."
+        f"ring of {RING:,} samples and a broker, from /proc/PID/smaps_rollup. PSS shares out what "
+        "several processes map of the same files, and the benchmark's own process maps some: "
+        "without it the PSS of an agent alone is nearly its RSS. A trainer ends after 2 minutes "
+        "without work."
     )
     columns = ["", "RSS MB", "PSS MB", "private MB"]
     results.tables.append(Table("Memory", text, columns, rows))
