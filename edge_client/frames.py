@@ -95,11 +95,12 @@ class SegmentFile:
             raise
         return cls(number, first, path)
 
-    def append(self, frame: bytes, reached: Failpoint = unarmed) -> None:
+    def append(self, head: bytes, payload: bytes, reached: Failpoint = unarmed) -> None:
         """Write a frame behind the last one and sync it; OSError leaves the file as it was."""
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
-            write_all(fd, frame)
+            write_all(fd, head)
+            write_all(fd, payload)
             reached("spool-step-3")
             os.fdatasync(fd)
         except OSError:
@@ -107,7 +108,7 @@ class SegmentFile:
             raise
         finally:
             os.close(fd)
-        self.size += len(frame)
+        self.size += len(head) + len(payload)
         self._has_events = None
 
     def replace(self, content: bytes, reached: Failpoint = unarmed) -> None:
@@ -154,15 +155,16 @@ class SegmentFile:
     def _frame(self, stream: IO[bytes], offset: int) -> Frame | None:
         """The frame at `offset`, if it is sound."""
         stream.seek(offset)
-        length, checksum = _HEAD.unpack(stream.read(_HEAD.size))
+        head = stream.read(HEADER)
+        length, checksum = _HEAD.unpack_from(head)
         end = offset + HEADER + length
         if end > self.size:
             return None
-        body = stream.read(_BODY.size + length)
-        if crc32c(body) != checksum:
+        payload = stream.read(length)
+        if crc32c(payload, crc32c(head[_HEAD.size :])) != checksum:
             return None
-        kind, first, count, mark = _BODY.unpack_from(body)
-        return Frame(kind, first, count, mark, body[_BODY.size :], Position(self.number, end))
+        kind, first, count, mark = _BODY.unpack_from(head, _HEAD.size)
+        return Frame(kind, first, count, mark, payload, Position(self.number, end))
 
     def _later_frame(self, stream: IO[bytes], offset: int) -> Frame | None:
         """The next sound frame behind a damaged one."""
@@ -219,10 +221,10 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def packed(kind: int, first: int, count: int, mark: int, payload: bytes) -> bytes:
-    """The bytes of one frame."""
-    body = _BODY.pack(kind, first, count, mark) + payload
-    return _HEAD.pack(len(payload), crc32c(body)) + body
+def head_of(kind: int, first: int, count: int, mark: int, payload: bytes) -> bytes:
+    """What stands before the payload in a frame."""
+    body = _BODY.pack(kind, first, count, mark)
+    return _HEAD.pack(len(payload), crc32c(payload, crc32c(body))) + body
 
 
 def encoded(entries: list[Declared]) -> bytes:

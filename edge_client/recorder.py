@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 SYNC_S = 0.05
 LIMIT = 20_000
-ROWS_PER_FRAME = 128
+ROWS_PER_FRAME = 512  # a whole message, where so many come at once
 EXPIRE_S = 60.0  # how often it looks for events that are too old
 FRAME_BYTES = 500_000  # a frame is never split: it must fit into a message
 

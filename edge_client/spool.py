@@ -38,9 +38,9 @@ from edge_client.frames import (
     Position,
     SegmentFile,
     encoded,
+    head_of,
     list_files,
     merged,
-    packed,
     remove_leftovers,
 )
 from edge_client.limits import SpoolLimits, aged
@@ -155,16 +155,16 @@ class Spool:
             self._reached("spool-step-2")
         if not current.size:
             self._begun_s = self._clock()
-        frame = packed(kind, first, count, mark, payload)
+        head = head_of(kind, first, count, mark, payload)
         try:
-            current.append(frame, self._reached)
+            current.append(head, payload, self._reached)
         except OSError:
             if not current.size or self._place.position < (current.number, current.size):
                 raise
             current = self._rotate()  # all of the file is settled: it can make room itself
             self._remove_passed()
             self._begun_s = self._clock()
-            current.append(frame, self._reached)
+            current.append(head, payload, self._reached)
         self._reached("spool-step-4")
 
     def _rotate(self) -> SegmentFile:

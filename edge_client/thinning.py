@@ -10,7 +10,7 @@ remembered.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from edge_client.frames import DROPS, EVENTS, Declared, Frame, encoded, merged, packed
+from edge_client.frames import DROPS, EVENTS, Declared, Frame, encoded, head_of, merged
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,9 @@ class _Part:
     entries: list[Declared]
 
     def packed(self) -> bytes:
-        if self.payload is not None:
-            return packed(EVENTS, self.first, self.count, self.mark, self.payload)
-        payload = encoded(merged(self.entries))
-        return packed(DROPS, self.first, self.count, self.mark, payload)
+        kind = DROPS if self.payload is None else EVENTS
+        payload = encoded(merged(self.entries)) if self.payload is None else self.payload
+        return head_of(kind, self.first, self.count, self.mark, payload) + payload
 
 
 def thinned(frames: Iterable[Frame], thin: Thin, reason: str) -> bytes:

@@ -1,9 +1,10 @@
 """From the spool to Kafka, in order, with what is on the way bounded.
 
 1. read frames behind the last one sent, as many as the limit in bytes per second lets leave
-2. join event frames into one `events` message of at most ROWS rows and BYTES bytes; frames of
-   declared drops become one message for each declaration, neighbours of one reason one together
-3. hand the message to the producer; at most IN_FLIGHT are on the way
+2. join event frames into one `events` message of at most ROWS rows and BYTES bytes, a frame that
+   is alone goes as it is; frames of declared drops become one message for each declaration,
+   neighbours of one reason one together
+3. hand the message to the producer; at most IN_FLIGHT, of IN_FLIGHT_BYTES, are on the way
 4. when the broker has a message and all before it, settle its frames in the spool
 
 A crash after 3 sends again what was not settled; the worker finds its rows sealed. When nothing
@@ -33,19 +34,20 @@ from streams.contract.errors import BrokerUnavailable
 from streams.contract.failpoints import Failpoint, unarmed
 from streams.contract.records import (
     Drop,
-    EventBatch,
     Headers,
     decode_batch,
+    encode_batch,
     encode_drop,
-    encode_events,
     event_schema,
+    events_message,
 )
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name
 
 log = logging.getLogger(__name__)
 
-ROWS, BYTES, IN_FLIGHT = 512, 700_000, 64
+ROWS, BYTES = 512, 700_000
+IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
 POLL_S = 0.25  # also how long events are collected for one message
 FULL_S = 0.02  # how soon it looks again while IN_FLIGHT are on the way
@@ -61,6 +63,7 @@ class _Sent:
     frames: list[Frame]
     at: float
     missing: int
+    size: int = 0
     failed: Exception | None = None
 
 
@@ -102,6 +105,7 @@ class Uplink(threading.Thread):
         self._sender: Sender | None = None
         self._next = spool.position
         self._flight: deque[_Sent] = deque()
+        self._flight_bytes = 0
         self._heartbeat_at = 0.0
         self._heartbeat_waits = False
         self._backoff_s = 0.2
@@ -112,8 +116,7 @@ class Uplink(threading.Thread):
         while not self._ending.is_set():
             try:
                 if not self.step():
-                    full = len(self._flight) >= IN_FLIGHT
-                    self._ending.wait(FULL_S if full else POLL_S)
+                    self._ending.wait(FULL_S if self._full else POLL_S)
             except BrokerUnavailable as exc:
                 self._wait_for_broker(str(exc))
             except OSError as exc:  # a full disk: the position is written down later
@@ -137,16 +140,22 @@ class Uplink(threading.Thread):
             self._sender = self._connect()
             self._next = self._spool.position
             self._flight.clear()
+            self._flight_bytes = 0
             self._heartbeat_waits = False
             self._backoff_s = 0.2
         self.connected, self.error = True, None
         self._settle()
         self._heartbeat()
         more = not self._holds
-        while more and len(self._flight) < IN_FLIGHT:
+        while more and not self._full:
             more = self._forward()
         self._watch()
-        return more and len(self._flight) < IN_FLIGHT
+        return more and not self._full
+
+    @property
+    def _full(self) -> bool:
+        """Whether as much is on the way as may be."""
+        return len(self._flight) >= IN_FLIGHT or self._flight_bytes >= IN_FLIGHT_BYTES
 
     def _forward(self) -> bool:
         """Steps 1 to 3 once; whether there may be more that may leave now."""
@@ -157,7 +166,7 @@ class Uplink(threading.Thread):
         if frames:
             self._reached("uplink-step-1")
         for group in _groups(frames):
-            if len(self._flight) >= IN_FLIGHT:
+            if self._full:
                 return False  # what is left of them is read again
             self._send(group)
         return sum(len(frame.payload) for frame in frames) >= allowed
@@ -166,8 +175,10 @@ class Uplink(threading.Thread):
         """Steps 2 and 3 for frames that travel together."""
         messages = list(self._messages(frames))
         self._reached("uplink-step-2")
-        entry = _Sent(frames, self._clock(), missing=len(messages))
+        size = sum(_size(*message) for message in messages)
+        entry = _Sent(frames, self._clock(), missing=len(messages), size=size)
         self._flight.append(entry)
+        self._flight_bytes += size
         self._next = frames[-1].end
         topic = topic_name(self._task.name, EVENTS)
         assert self._sender is not None
@@ -183,10 +194,12 @@ class Uplink(threading.Thread):
                 encode_drop(Drop(self._device, self._spool.epoch, d.first, d.last, d.reason))
                 for d in merged(declared)
             ]
-        parts = [decode_batch(frame.payload, self._schema) for frame in frames]
-        joined = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
-        batch = EventBatch(self._device, self._spool.epoch, frames[0].first, joined)
-        return [encode_events(batch)]
+        first, count = frames[0].first, sum(frame.count for frame in frames)
+        body = frames[0].payload
+        if len(frames) > 1:
+            parts = [decode_batch(frame.payload, self._schema) for frame in frames]
+            body = encode_batch(pa.concat_batches(parts))
+        return [events_message(self._device, self._spool.epoch, first, count, body)]
 
     def _settle(self) -> None:
         """Step 4, in order; a failed message brings a new producer."""
@@ -196,6 +209,7 @@ class Uplink(threading.Thread):
             if entry.failed is not None:
                 self._spool.settle(done)
                 raise BrokerUnavailable(f"a batch was not taken: {entry.failed}")
+            self._flight_bytes -= entry.size
             done += self._flight.popleft().frames
         if done:
             self._spool.settle(done)

@@ -69,10 +69,11 @@ def _floats(size: int, dtype: str = "float32") -> pa.DataType:
 
 
 def event_schema(task: Task) -> pa.Schema:
-    """Columns of one event. `segment` is (channels x samples) flattened, channel by channel, and
-    null where the task uploads predictions only; its values are of the task's `upload_dtype`.
-    `label` is null where no true label is known."""
+    """Columns of one event. `segment` is (channels x samples) flattened, channel by channel, of the
+    task's `upload_dtype`; where the task uploads predictions only it is of Arrow's type null, which
+    takes no room. `label` is null where no true label is known."""
     channels, samples = task.segment_shape
+    whole = _floats(channels * samples, task.upload_dtype)
     return pa.schema(
         [
             pa.field("seq", pa.int64(), nullable=False),
@@ -80,7 +81,7 @@ def event_schema(task: Task) -> pa.Schema:
             pa.field("model", pa.string(), nullable=False),
             pa.field("outputs", _floats(task.outputs), nullable=False),
             pa.field("label", _floats(task.label_size)),
-            pa.field("segment", _floats(channels * samples, task.upload_dtype)),
+            pa.field("segment", whole if task.upload == "segment" else pa.null()),
         ]
     )
 
@@ -157,22 +158,30 @@ def _difference(found: pa.Schema, expected: pa.Schema) -> str:
 
 def encode_events(batch: EventBatch) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of an events/1 message."""
-    return batch.device.encode(), encode_batch(batch.rows), _headers(EVENTS_1, batch)
+    body = encode_batch(batch.rows)
+    return events_message(batch.device, batch.epoch, batch.first, batch.rows.num_rows, body)
+
+
+def events_message(
+    device: str, epoch: str, first: int, count: int, body: bytes
+) -> tuple[bytes, bytes, Headers]:
+    """(key, value, headers) of an events/1 message whose body is encoded already."""
+    return device.encode(), body, _headers(EVENTS_1, device, epoch, first, first + count - 1)
 
 
 def encode_drop(drop: Drop) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of a drops/1 message."""
-    headers = [*_headers(DROPS_1, drop), ("reason", drop.reason.encode())]
-    return drop.device.encode(), b"", headers
+    headers = _headers(DROPS_1, drop.device, drop.epoch, drop.first, drop.last)
+    return drop.device.encode(), b"", [*headers, ("reason", drop.reason.encode())]
 
 
-def _headers(schema: str, record: EventBatch | Drop) -> Headers:
+def _headers(schema: str, device: str, epoch: str, first: int, last: int) -> Headers:
     return [
         ("schema", schema.encode()),
-        ("device", record.device.encode()),
-        ("epoch", record.epoch.encode()),
-        ("first", str(record.first).encode()),
-        ("last", str(record.last).encode()),
+        ("device", device.encode()),
+        ("epoch", epoch.encode()),
+        ("first", str(first).encode()),
+        ("last", str(last).encode()),
     ]
 
 
@@ -218,6 +227,8 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
             raise MalformedRecord("bad-model", f"no name of a model version: {model[:40]!r}")
     for name in ("outputs", "label", "segment"):
         column = rows.column(name)
+        if pa.types.is_null(column.type):
+            continue
         whole = column.null_count == 0
         values = float_rows(column, column.type.list_size) if whole else _known(column)
         if not np.isfinite(values).all():
@@ -282,25 +293,37 @@ def event_rows(
     """
     n = len(times)
     schema = event_schema(task)
-    flat = None if segments is None else _uploaded(segments, task.upload_dtype)
+    models = [model] * n if isinstance(model, str) else model
+    same = models and models.count(models[0]) == n
     columns = [
         pa.array(np.arange(first, first + n)),
         pa.array(times, type=pa.int64()).view(TIMESTAMP),
-        pa.array([model] * n if isinstance(model, str) else model, pa.string()),
+        pa.repeat(models[0], n) if same else pa.array(models, pa.string()),
         pa.FixedSizeListArray.from_arrays(
             pa.array(np.ascontiguousarray(outputs, np.float32).reshape(-1)), task.outputs
         ),
-        pa.array(
-            [None if x is None else np.asarray(x, np.float32).tolist() for x in labels],
-            schema.field("label").type,
-        ),
+        _labels(labels, task.label_size),
         pa.nulls(n, schema.field("segment").type)
-        if flat is None
+        if segments is None
         else pa.FixedSizeListArray.from_arrays(
-            pa.array(flat), schema.field("segment").type.list_size
+            pa.array(_uploaded(segments, task.upload_dtype)), segments[0].size if n else 1
         ),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _labels(labels: list[np.ndarray | None], size: int) -> pa.Array:
+    """Labels, null where there is none; without Arrow's compute functions, which cost a device
+    9 MB."""
+    values = np.zeros((len(labels), size), np.float32)
+    known = np.zeros(len(labels), bool)
+    for i, label in enumerate(labels):
+        if label is not None:
+            values[i], known[i] = label, True
+    bits = pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(
+        _floats(size), len(labels), [bits], children=[pa.array(values.reshape(-1))]
+    )
 
 
 def _uploaded(segments: np.ndarray, dtype: str) -> np.ndarray:

@@ -18,15 +18,17 @@ from streams.contract.records import (
     encode_drop,
     encode_events,
     event_rows,
+    events_message,
     float_rows,
     times_us,
 )
+from streams.contract.task import Task
 from tests.fakes.tiny_task import task
 
 Message = tuple[bytes, bytes, Headers]
 
 
-def batch(n: int = 4, first: int = 10, **change: object) -> EventBatch:
+def batch(n: int = 4, first: int = 10, task: Task = task, **change: object) -> EventBatch:
     fields: dict[str, object] = {
         "first": first,
         "times": np.arange(n) * 500_000,
@@ -95,9 +97,21 @@ def test_what_is_wrong_is_named(message: Message, reason: str) -> None:
 
 def test_a_prediction_task_needs_no_segment() -> None:
     private = replace(task, upload="prediction")
-    back = decode_event_message(private, *encode_events(batch(segments=None)))
+    sent = encode_events(batch(segments=None, task=private))
+    back = decode_event_message(private, *sent)
     assert isinstance(back, EventBatch)
     assert back.rows.column("segment").null_count == 4
+    assert back == batch(segments=None, task=private)
+    many = encode_events(batch(n=1000, segments=None, task=private))[1]
+    assert len(many) < 1000 * 60  # nothing stands in the segments' place
+    with pytest.raises(MalformedRecord, match="segment is"):  # nor is it taken from who sends them
+        decode_event_message(private, *encode_events(batch()))
+
+
+def test_rows_that_are_encoded_already_travel_as_they_are() -> None:
+    sent = batch()
+    body = encode_batch(sent.rows)
+    assert events_message("d0", "e-1", 10, 4, body) == encode_events(sent)
 
 
 GOOD = encode_events(batch())

@@ -22,16 +22,16 @@ def event(i: int, label: float | None = None) -> Event:
 def test_events_are_written_as_batches_with_their_seqs(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     recorder = Recorder(task, spool)
-    for i in range(300):
+    for i in range(1200):
         recorder.put(event(i, label=1.0 if i % 2 else None))
     recorder.write()
     frames = spool.read(spool.position, 1 << 30)
     rows = [decode_batch(f.payload, event_schema(task)) for f in frames]
-    assert [f.first for f in frames] == [0, 128, 256]
-    assert [int(s) for r in rows for s in r.column("seq").to_numpy()] == list(range(300))
+    assert [f.first for f in frames] == [0, 512, 1024]
+    assert [int(s) for r in rows for s in r.column("seq").to_numpy()] == list(range(1200))
     labels = [x for r in rows for x in r.column("label").to_pylist()]
     assert labels[:3] == [None, [1.0], None]
-    assert spool.mark == 299_000
+    assert spool.mark == 1_199_000
 
 
 def test_a_full_disk_keeps_events_in_memory_and_declares_what_was_too_much(

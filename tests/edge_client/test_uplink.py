@@ -90,6 +90,23 @@ def test_what_is_on_the_way_is_bounded(spool: Spool) -> None:
     assert len(broker.waiting) == IN_FLIGHT
 
 
+def test_what_is_on_the_way_is_bounded_in_bytes_too(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_client.uplink.IN_FLIGHT_BYTES", 10_000)
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    for _ in range(20):
+        fill(spool, 1)
+        uplink.step()
+    waiting = sum(len(value) for (_, value, _), _ in broker.waiting)
+    assert 8_000 < waiting < 12_000
+    while spool.account().pending:
+        broker.acknowledge()
+        uplink.step()
+    assert list(broker.seqs) == [(0, 19)]
+
+
 def test_events_stay_when_the_broker_is_down_and_go_when_it_is_back(spool: Spool) -> None:
     broker, clock = FakeBroker(), Clock()
     uplink = uplink_of(spool, broker, clock)

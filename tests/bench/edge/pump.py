@@ -77,16 +77,13 @@ class Kept:
 def made(task: Task, count: int) -> list[Event]:
     """A device's events, ready to be handed over."""
     cuts = list(segments_of(task.readings(DEVICE), task))
-    sent = task.upload == "segment"
     hop_us = round(task.segment.hop / task.rate_hz * 1e6)
     found = []
     for number in range(count):
         _, _, segment, truth = cuts[number % len(cuts)]
         outputs = segment[:, 0].copy()  # six floats, as a model's
         label = truth if number % 10 == 0 else None
-        found.append(
-            Event(number * hop_us, "1-aaaaaaaa", outputs, label, segment if sent else None)
-        )
+        found.append(Event(number * hop_us, "1-aaaaaaaa", outputs, label, segment))
     return found
 
 
