@@ -49,7 +49,7 @@ def numbers(text: str) -> Numbers:
 def test_each_number_of_the_state_is_told(tmp_path: Path) -> None:
     agent = Agent()
     (tmp_path / "1.seg").write_bytes(b"x" * 70)
-    (tmp_path / "position.json").write_bytes(b"x" * 30)
+    (tmp_path / "position.0").write_bytes(b"x" * 30)
     metrics = DeviceMetrics(agent, tmp_path)
     agent.told = agent.told.model_copy(
         update={
