@@ -7,12 +7,13 @@ the disk writes again. Events that a metered line does not get are declared too,
 """
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from streams.contract.records import encode_batch, event_rows
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SYNC_S = 0.05
 LIMIT = 20_000
@@ -100,7 +103,7 @@ class Recorder(threading.Thread):
         return len(self._put) + len(self._events)
 
     def run(self) -> None:
-        while not self._ending.wait(SYNC_S):
+        while not self._ending.wait(SYNC_S if len(self._put) < self._rows else 0.0):
             self.write()
         self.write(last=True)
 
@@ -139,8 +142,8 @@ class Recorder(threading.Thread):
 
     def _take(self) -> None:
         """What the loop has put since the last time."""
-        self._given_up += len([self._overrun.popleft() for _ in range(len(self._overrun))])
-        new = [self._put.popleft() for _ in range(len(self._put))]
+        self._given_up += len(_drained(self._overrun))
+        new = _drained(self._put)
         if new and self._note is not None:
             self._note(new)
         self._events.extend(new)
@@ -168,6 +171,8 @@ class Recorder(threading.Thread):
     def _next_events(self) -> list[Event]:
         """Those that are sent and stand together, at most a frame; what is held back before them
         is counted and given away."""
+        if self._metering.mode in ("everything", "nothing"):
+            return list(itertools.islice(self._events, self._rows))
         events: list[Event] = []
         while len(events) < min(len(self._events), self._rows):
             event, seq = self._events[len(events)], self._spool.next_seq + self._held + len(events)
@@ -189,3 +194,12 @@ class Recorder(threading.Thread):
         if self._held:
             self._spool.declare_lost(self._held, REASON, self._held_mark)
             self._held = 0
+
+
+def _drained(queue: deque[T]) -> list[T]:
+    """What stands in a queue now; another thread may put into it, and take from it, meanwhile."""
+    found = []
+    with contextlib.suppress(IndexError):
+        for _ in range(len(queue)):
+            found.append(queue.popleft())
+    return found

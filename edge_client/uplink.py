@@ -50,7 +50,7 @@ ROWS, BYTES = 512, 700_000
 IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
 POLL_S = 0.25  # also how long events are collected for one message
-FULL_S = 0.02  # how soon it looks again while IN_FLIGHT are on the way
+FULL_S = 0.02  # how soon it looks again while as much as may be is on the way, or much comes
 LOOKING_S = 0.3  # that the end waits for one who looks for a broker and has nothing to say to it
 HEARTBEAT_S = 1.0
 HEARTBEAT_SHARE = 0.1  # of a limit, at most
@@ -106,6 +106,7 @@ class Uplink(threading.Thread):
         self._next = spool.position
         self._flight: deque[_Sent] = deque()
         self._flight_bytes = 0
+        self._busy = False  # much has come since the last look: the next one is soon
         self._heartbeat_at = 0.0
         self._heartbeat_waits = False
         self._backoff_s = 0.2
@@ -116,7 +117,7 @@ class Uplink(threading.Thread):
         while not self._ending.is_set():
             try:
                 if not self.step():
-                    self._ending.wait(FULL_S if self._full else POLL_S)
+                    self._ending.wait(FULL_S if self._full or self._busy else POLL_S)
             except BrokerUnavailable as exc:
                 self._wait_for_broker(str(exc))
             except OSError as exc:  # a full disk: the position is written down later
@@ -169,7 +170,9 @@ class Uplink(threading.Thread):
             if self._full:
                 return False  # what is left of them is read again
             self._send(group)
-        return sum(len(frame.payload) for frame in frames) >= allowed
+        size = sum(len(frame.payload) for frame in frames)
+        self._busy = size > BYTES / 8
+        return size >= allowed
 
     def _send(self, frames: list[Frame]) -> None:
         """Steps 2 and 3 for frames that travel together."""
