@@ -21,7 +21,7 @@ class SpoolLimits:
     """`file_bytes` closes a file and begins the next, `total_bytes` is the cap of all files,
     `age_s` that of an event. At the cap files give way in the order that `drop` says."""
 
-    file_bytes: int = 2 << 20
+    file_bytes: int = 4 << 20
     total_bytes: int = 256 << 20
     age_s: float | None = None
     drop: Order = "oldest"

@@ -30,6 +30,7 @@ from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name
 
 DEVICE = "pump"
+PENDING = 60_000_000  # bytes in the spool at most: what is sustained does not let it grow
 AHEAD = 5000  # events that wait in memory at most; the recorder gives up some beyond 20,000
 
 Message = tuple[str, bytes, bytes, Headers]
@@ -92,6 +93,7 @@ def through_the_device(
 ) -> tuple[float, list[Message]]:
     """Seconds, and the messages that were sent."""
     kept = Kept(settings, topic_name(task.name, EVENTS))
+    size = 60 + (events[0].segment.nbytes if task.upload == "segment" else 0)
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder) / "spool")
         recorder = Recorder(task, spool)
@@ -105,9 +107,11 @@ def through_the_device(
         while not uplink.connected:
             time.sleep(0.01)
         began = time.perf_counter()
-        for event in events:
+        for number, event in enumerate(events):
             recorder.put(event)
-            while recorder.waiting > AHEAD:
+            while recorder.waiting > AHEAD or (
+                number % 1000 == 0 and spool.account().pending * size > PENDING
+            ):
                 time.sleep(0.001)
         while spool.account().delivered < len(events):
             if spool.account().dropped or uplink.error or recorder.error:

@@ -42,7 +42,7 @@ class Size:
     predictions: int
 
 
-FULL = Size(2, 8.0, 4.0, 5, 3, 60_000, 300_000)
+FULL = Size(2, 8.0, 4.0, 5, 3, 150_000, 500_000)
 QUICK = Size(1, 4.0, 2.0, 1, 1, 2_000, 5_000)
 
 
