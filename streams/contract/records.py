@@ -293,12 +293,10 @@ def event_rows(
     """
     n = len(times)
     schema = event_schema(task)
-    models = [model] * n if isinstance(model, str) else model
-    same = models and models.count(models[0]) == n
     columns = [
         pa.array(np.arange(first, first + n)),
         pa.array(times, type=pa.int64()).view(TIMESTAMP),
-        pa.repeat(models[0], n) if same else pa.array(models, pa.string()),
+        pa.array([model] * n if isinstance(model, str) else model, pa.string()),
         pa.FixedSizeListArray.from_arrays(
             pa.array(np.ascontiguousarray(outputs, np.float32).reshape(-1)), task.outputs
         ),
