@@ -4,7 +4,7 @@ copy in memory would be as large as all that a device remembers."""
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +16,29 @@ ROWS = 256
 Columns = dict[str, np.ndarray]  # each (rows, ...)
 
 
+class File(Protocol):
+    """What rows are written into."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
 def write_rows(path: Path, chunks: Iterable[Columns], metadata: dict[str, Any]) -> None:
     """Replace `path` by the chunks, at least one; OSError leaves what was there."""
-    text = {name: json.dumps(value) for name, value in metadata.items()}
     with replacing(path, mode=0o600) as file:
-        writer = None
-        for columns in chunks:
-            arrays = {name: _array(values) for name, values in columns.items()}
-            batch = pa.RecordBatch.from_pydict(arrays, metadata=text)
-            writer = writer or pa.ipc.new_stream(pa.PythonFile(file, mode="w"), batch.schema)
-            writer.write_batch(batch)
-        if writer is not None:
-            writer.close()
+        write_stream(file, chunks, metadata)
+
+
+def write_stream(file: File, chunks: Iterable[Columns], metadata: dict[str, Any]) -> None:
+    """The chunks, at least one, as a stream."""
+    text = {name: json.dumps(value) for name, value in metadata.items()}
+    writer = None
+    for columns in chunks:
+        arrays = {name: _array(values) for name, values in columns.items()}
+        batch = pa.RecordBatch.from_pydict(arrays, metadata=text)
+        writer = writer or pa.ipc.new_stream(pa.PythonFile(file, mode="w"), batch.schema)
+        writer.write_batch(batch)
+    if writer is not None:
+        writer.close()
 
 
 def read_rows(path: Path, columns: Columns) -> tuple[int, dict[str, Any]]:

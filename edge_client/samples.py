@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_client.reservoir import TAUGHT, TRUE, UNLABELLED, giving_way
-from edge_client.sample_file import ROWS, Columns, read_rows, write_rows
+from edge_client.sample_file import ROWS, Columns, File, read_rows, write_rows, write_stream
 from edge_client.splits import HELD_OUT, TRAIN
 from streams.contract.task import Task
 
@@ -219,7 +219,7 @@ class Samples:
             rows = rows[np.argsort(self._times[rows])][-limit:]
             return self._segments[rows], self._true[rows]
 
-    def write_training_rows(self, path: Path) -> None:
+    def write_training_rows(self, file: File) -> None:
         """The rows to learn from and to evaluate on: segment, label, weight, held_out, true.
 
         Training rows have a true label (weight 1) or a teacher's (weight `trust()`, left out at
@@ -228,7 +228,7 @@ class Samples:
         with self._lock:
             rows = self._rows()
             trust = self._trust(rows)
-        write_rows(path, (self._training_rows(part, trust) for part in _parts(rows)), {})
+        write_stream(file, (self._training_rows(part, trust) for part in _parts(rows)), {})
 
     def _training_rows(self, rows: np.ndarray, trust: float) -> Columns:
         with self._lock:

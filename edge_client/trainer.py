@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from edge_client.conditions import Conditions
 from edge_client.handoff import Job, WorkReply, WorkRequest, receive_frame, send_frame
@@ -49,7 +51,7 @@ class Trainer:
         """Have a request done; an error in the child comes back as the reply's `error`. A training
         of the device's own ends when a round comes."""
         if self._yields:
-            self._stop_file.touch()
+            self._tell_to_stop()
         with self._lock:
             self._stop_file.unlink(missing_ok=True)
             if self._ended:  # looked at after the file: a stop is either seen here or by the child
@@ -67,9 +69,10 @@ class Trainer:
                 self.busy = self._yields = False
 
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
-        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as rows:
-            self._samples.write_training_rows(Path(rows.name))
-            return self._exchange(request, weights, rows.name)
+        with _rows_file(self._folder) as (file, name):
+            self._samples.write_training_rows(file)
+            file.flush()
+            return self._exchange(request, weights, name)
 
     def _against(self) -> bool:
         self.held_back = self._conditions.against_training() if self._conditions else None
@@ -79,6 +82,11 @@ class Trainer:
         """Stop a training between two steps where the device should not train any more; to be
         called every few seconds. What it has learned by then is its reply."""
         if self.busy and self._against():
+            self._tell_to_stop()
+
+    def _tell_to_stop(self) -> None:
+        """On a full disk nobody can be told: a training ends by its budget, or with the agent."""
+        with contextlib.suppress(OSError):
             self._stop_file.touch()
 
     def _exchange(self, request: WorkRequest, weights: bytes, rows: str) -> tuple[WorkReply, bytes]:
@@ -121,7 +129,19 @@ class Trainer:
     def stop(self) -> None:
         """Stop a training between two steps and end the child; no other begins."""
         self._ended = True
-        self._stop_file.touch()
+        self._tell_to_stop()
         with self._lock:
             self._reap()
         self._stop_file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _rows_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
+    """A file that the child opens by its name, gone afterwards: in memory where the system can, so
+    that a full disk is no reason not to train and raw data is not written a second time."""
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("tidewheel-rows"), "wb") as file:
+            yield file, f"/proc/{os.getpid()}/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".arrow") as file:
+            yield file, file.name

@@ -33,7 +33,8 @@ def add(samples: Samples, i: int, answer: int, truth: int | None, split: int = T
 
 
 def training_table(samples: Samples, folder: Path) -> pa.Table:
-    samples.write_training_rows(folder / "rows.arrow")
+    with (folder / "rows.arrow").open("wb") as file:
+        samples.write_training_rows(file)
     with pa.ipc.open_stream(folder / "rows.arrow") as reader:
         return reader.read_all()
 

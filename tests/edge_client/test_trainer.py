@@ -21,6 +21,9 @@ from edge_client.trainer import Trainer
 from streams.contract.learning import to_safetensors
 from streams.contract.task import Task, load_task
 from tests.edge_client.models import TINY
+from tests.small_disk import fill, small_disk
+
+__all__ = ["small_disk"]
 
 TASK = f"""
 import dataclasses
@@ -354,3 +357,17 @@ def test_a_training_ends_with_what_it_has_when_the_device_gets_too_hot(
         assert trainer.held_back == weather.why
     finally:
         trainer.stop()
+
+
+def test_a_full_disk_is_no_reason_not_to_train(
+    reference: str, samples: Samples, small_disk: Path, weights: bytes
+) -> None:
+    trainer = Trainer(reference, "d0", small_disk, samples)
+    fill(small_disk)
+    try:
+        reply, trained = trainer.work(request(), weights)
+    finally:
+        trainer.stop()
+    assert reply.error is None
+    assert reply.samples == 120
+    assert trained
