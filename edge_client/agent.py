@@ -319,7 +319,7 @@ def _end_process(failed: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def _spare_memory() -> None:
+def spare_memory() -> None:
     """glibc makes a heap for each thread and Arrow's own allocator keeps what it has had: together
     20 MB of a device that handles little at a time."""
     pa.set_memory_pool(pa.system_memory_pool())
@@ -329,7 +329,7 @@ def _spare_memory() -> None:
 
 def run(settings: EdgeSettings) -> DeviceState:
     """The process: one device until SIGTERM or SIGINT; its last state."""
-    _spare_memory()
+    spare_memory()
     task = load_task(settings.task_ref)
     agent = Agent(settings, task, read_failpoint(os.environ))
     threading.excepthook = _end_process

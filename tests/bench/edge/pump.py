@@ -1,5 +1,6 @@
 """`python -m tests.bench.edge.pump PLAN`: events through recorder, spool and uplink, then the same
-messages through a bare kafka-python producer with the same options, in one process.
+messages through a bare kafka-python producer with the same options, in one process that has the
+agent's settings of the interpreter.
 
 The clock of the first starts as the first event is handed to the recorder, and stops when the spool
 knows that all are delivered. The clock of the second starts with the first message, and stops with
@@ -19,6 +20,7 @@ from typing import Self
 
 from kafka import KafkaProducer
 
+from edge_client.agent import SWITCH_S, spare_memory
 from edge_client.recorder import Event, Recorder
 from edge_client.spool import Spool
 from edge_client.uplink import IN_FLIGHT, Uplink
@@ -147,6 +149,8 @@ def main() -> None:
     plan = PumpPlan.from_argv()
     task, settings = load_task(plan.task), BrokerSettings(bootstrap=plan.bootstrap)
     events = made(task, plan.events)
+    spare_memory()
+    sys.setswitchinterval(SWITCH_S)
     device_s, messages = through_the_device(task, settings, events)
     found = {
         "events": len(events),
