@@ -7,6 +7,7 @@ first, and counted. A generator that raises begins anew after a pause; what it h
 after a restart of the agent.
 """
 
+import contextlib
 import logging
 import queue
 import random
@@ -39,18 +40,17 @@ class Outcomes(threading.Thread):
         self._skip = skip
         self._answers: queue.Queue[Answered] = queue.Queue(WAITING)
         self._ending = threading.Event()
+        self._ended = False  # the generator wants no more
         self.error: str | None = None
 
     def put(self, answered: Answered) -> None:
         """Hand an answer over; never waits."""
-        while True:
-            try:
-                return self._answers.put_nowait(answered)
-            except queue.Full:
-                try:
-                    self._skip(OVERFLOW, self._answers.get_nowait().last_us)
-                except queue.Empty:
-                    continue
+        while not self._ended:
+            with contextlib.suppress(queue.Full):
+                self._answers.put_nowait(answered)
+                break
+            with contextlib.suppress(queue.Empty):
+                self._skip(OVERFLOW, self._answers.get_nowait().last_us)
 
     def stop(self) -> None:
         self._ending.set()
@@ -64,6 +64,7 @@ class Outcomes(threading.Thread):
                 for outcome in self._task.outcomes(self._device, self._given()):
                     self._note(outcome.first_us, outcome.last_us, outcome.label)
                     self.error, pause_s = None, RESTART_S[0]
+                self._ended = True
                 return
             except Exception as exc:  # a user's generator: anything
                 self.error = f"outcomes: {type(exc).__name__}: {exc}"[:300]

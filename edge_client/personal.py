@@ -153,31 +153,37 @@ class Personal:
 
     def _judge(self) -> None:
         """Step 4."""
-        if self._pair is None:
+        pair = self._pair
+        if pair is None:
             return
         segments, labels = self._samples.held_out(COMPARED)
         now = len(labels), self._samples.labels_told
         if now == self._judged:
             return
         self._judged = now
-        right = [
-            int(self._task.correct(np.stack([engine.run(x) for x in segments]), labels).sum())
-            if len(labels)
-            else 0
-            for engine in self._pair
-        ]
-        better = len(labels) >= EVIDENCE and right[1] > right[0]
-        if better != (self._serving is self._pair):
+        try:
+            base, own = (self._right(engine, segments, labels) for engine in pair)
+        except Exception as exc:  # a copy may have weights that an engine does not survive
+            self.drop(f"failed: {exc}")
+            return
+        better = len(labels) >= EVIDENCE and own > base
+        if better != (self._serving is pair):
             log.info(
-                "%s %s: %d of %d held-out samples, %s has %d", self._pair.own.model,
-                "answers" if better else "does not answer", right[1], len(labels),
-                self._pair.base.model, right[0],
+                "%s %s: %d of %d held-out samples, %s has %d", pair.own.model,
+                "answers" if better else "does not answer", own, len(labels), pair.base.model, base,
             )  # fmt: skip
-        self._serving = self._pair if better else None
-        self.state = PersonalState(
-            model=self._pair.own.model, base=self._pair.base.model, held_out=len(labels),
-            correct=right[1], base_correct=right[0], serving=better,
-        )  # fmt: skip
+        if self._pair is pair:  # the loop has not dropped it meanwhile
+            self._serving = pair if better else None
+            self.state = PersonalState(
+                model=pair.own.model, base=pair.base.model, held_out=len(labels),
+                correct=own, base_correct=base, serving=better,
+            )  # fmt: skip
+
+    def _right(self, engine: Engine, segments: np.ndarray, labels: np.ndarray) -> int:
+        if not len(labels):
+            return 0
+        outputs = np.stack([engine.run(segment) for segment in segments])
+        return int(self._task.correct(outputs, labels).sum())
 
     def _due(self, base: Engine) -> bool:
         if self._training is not None and self._training.is_alive():
