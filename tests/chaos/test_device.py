@@ -166,7 +166,7 @@ def test_with_a_clock_that_is_set_back(edge: Edge, node: Node) -> None:
     written before the device's clock was set back: nothing of them is too old. Then the clock is
     right again and they are."""
     task, now_us = edge.served.task, time.time_ns() // 1000
-    rows = list(task.readings("d0"))[:3000]
+    rows = list(task.readings("d0"))
     readings = [
         row._replace(time_us=start_us + row.time_us)
         for start_us in (now_us - 2 * HOUR_US, now_us - 3 * HOUR_US)
@@ -181,7 +181,7 @@ def test_with_a_clock_that_is_set_back(edge: Edge, node: Node) -> None:
     made = len(list(segments_of(readings, task)))
     until(lambda: edge.running() and edge.serving() and edge.state.produced == made, "all events")
     edge.kill()
-    assert len(list(edge.spool_folder.glob("*.seg"))) > 3
+    assert len(list(edge.spool_folder.glob("*.seg"))) > 2
 
     for hours, reasons in ((24, set()), (-2, {"spool-age"})):
         at_s = time.time() + 3600 * hours
