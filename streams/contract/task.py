@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -30,6 +30,10 @@ DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limit of 1 MB
 
 Role = Literal["pilot", "lab", "fleet", "held-out"]
+Strategy = Literal[
+    "fedavg", "fedprox", "fedadam", "fedyogi", "median", "trimmed-mean", "krum", "multi-krum"
+]
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
 class Reading(NamedTuple):
@@ -89,10 +93,26 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Aggregation:
+    """Parameters of `Training.strategy`: learning_rate, betas and tau of fedadam's and fedyogi's
+    optimiser, `trim` of trimmed-mean (the share cut off at each end), `byzantine` of krum and
+    multi-krum (how many devices may be bad)."""
+
+    learning_rate: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    tau: float = 1e-3
+    trim: float = 0.2
+    byzantine: int = 1
+
+
+@dataclass(frozen=True)
 class Training:
     """How a device fine-tunes and how the first model and the teacher are made.
 
     optimizer, proximal, train_only and max_steps are of a device's fine-tuning, see learning.fit.
+    `strategy` is how the server makes one model of the devices' (fedprox is fedavg there, and needs
+    `proximal`). `shared` names the modules that it averages, as "features"; the others stay as they
+    were sent out. Empty: all.
     A device keeps at most `samples` segments of at most `samples_mb` (1,000,000 bytes), none older
     than `samples_age_h`. `personal`: it may train a copy of its own after each release.
     """
@@ -115,6 +135,9 @@ class Training:
     samples_mb: float = 16.0
     samples_age_h: float | None = None
     personal: bool = False
+    strategy: Strategy = "fedavg"
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -242,9 +265,29 @@ def _problem(task: Task) -> str | None:
     kept = task.training
     if kept.samples < 1 or kept.samples_mb <= 0 or (kept.samples_age_h or 1) <= 0:
         return "training.samples, samples_mb and samples_age_h must be above 0"
+    if found := strategy_problem(task.training.strategy, task.training):
+        return f"training.{found}"
     for name in ("build_model", "readings", "devices"):
         if not callable(getattr(task, name)):
             return f"{name} must be a function"
+    return None
+
+
+def strategy_problem(strategy: str, training: Training) -> str | None:
+    """What is wrong with running `strategy` on a task that is trained so; None when all is well."""
+    options = training.aggregation
+    if strategy not in STRATEGIES:
+        return f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
+    if strategy == "fedprox" and not training.proximal > 0:
+        return "strategy fedprox needs training.proximal above 0: the term is in the devices' loss"
+    if not (options.learning_rate > 0 and options.tau > 0):
+        return "aggregation: learning_rate and tau must be above 0"
+    if len(options.betas) != 2 or not all(0 <= beta < 1 for beta in options.betas):
+        return f"aggregation: betas must be two numbers from 0 to under 1, not {options.betas}"
+    if not 0.01 <= options.trim <= 0.49:
+        return f"aggregation: trim must be from 0.01 to 0.49, not {options.trim}"
+    if options.byzantine < 0:
+        return f"aggregation: byzantine must be at least 0, not {options.byzantine}"
     return None
 
 
@@ -322,17 +365,28 @@ def check_model(task: Task) -> None:
                 f"task {task.name!r}: {name} gives {shape} for a {given} input; "
                 f"it must give {expected}"
             )
-    _check_trained_modules(task)
+    _check_named_modules(task)
 
 
-def _check_trained_modules(task: Task) -> None:
-    if not task.training.train_only:
+def _check_named_modules(task: Task) -> None:
+    """Each module of train_only and shared holds parameters, and some are both trained and shared
+    where both are given."""
+    training = task.training
+    if not training.train_only and not training.shared:
         return
     names = [name for name, _ in task.build_model().named_parameters()]
-    for module in task.training.train_only:
-        if not any(name.startswith(f"{module}.") for name in names):
-            known = ", ".join(sorted({name.partition(".")[0] for name in names}))
-            raise TaskError(
-                f"task {task.name!r}: training.train_only names {module!r}, in which there is "
-                f"nothing to learn; the model's modules are {known}"
-            )
+    found: dict[str, set[str]] = {}
+    for setting in ("train_only", "shared"):
+        modules: tuple[str, ...] = getattr(training, setting)
+        for module in modules:
+            if not any(name.startswith(f"{module}.") for name in names):
+                known = ", ".join(sorted({name.partition(".")[0] for name in names}))
+                raise TaskError(
+                    f"task {task.name!r}: training.{setting} names {module!r}, in which there is "
+                    f"nothing to learn; the model's modules are {known}"
+                )
+        found[setting] = {n for n in names if any(n.startswith(f"{m}.") for m in modules)}
+    if training.train_only and training.shared and not found["train_only"] & found["shared"]:
+        raise TaskError(
+            f"task {task.name!r}: nothing that training.train_only trains is in training.shared"
+        )

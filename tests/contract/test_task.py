@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from streams.contract.cutting import segments_of
 from streams.contract.errors import TaskError
 from streams.contract.task import (
+    Aggregation,
     Reading,
     Segment,
     Task,
@@ -66,6 +67,12 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"training": Training(optimizer="adam")}, "training.optimizer"),  # type: ignore[arg-type]
         ({"training": Training(proximal=-1)}, "training.proximal"),
         ({"training": Training(max_steps=0)}, "training.max_steps"),
+        ({"training": Training(strategy="sgd")}, "training.strategy"),  # type: ignore[arg-type]
+        ({"training": Training(strategy="fedprox")}, "needs training.proximal"),
+        ({"training": Training(aggregation=Aggregation(learning_rate=0))}, "learning_rate"),
+        ({"training": Training(aggregation=Aggregation(betas=(0.9, 1.0)))}, "betas"),
+        ({"training": Training(aggregation=Aggregation(trim=0.5))}, "trim"),
+        ({"training": Training(aggregation=Aggregation(byzantine=-1))}, "byzantine"),
         ({"build_model": None}, "build_model must be a function"),
     ],
 )
@@ -105,6 +112,15 @@ def test_modules_that_are_to_learn_must_be_there() -> None:
     for name in ("head", "3", "4.weight"):
         with pytest.raises(TaskError, match=f"{name}'?, in which there is nothing to learn"):
             check_model(replace(task, training=Training(train_only=(name,))))
+
+
+def test_modules_that_are_to_be_shared_must_be_there_and_some_trained() -> None:
+    check_model(replace(task, training=Training(shared=("0",))))
+    with pytest.raises(TaskError, match=r"training.shared names 'body', in which there is nothing"):
+        check_model(replace(task, training=Training(shared=("body",))))
+    check_model(replace(task, training=Training(train_only=("4",), shared=("0", "4"))))
+    with pytest.raises(TaskError, match=r"nothing that training.train_only trains"):
+        check_model(replace(task, training=Training(train_only=("4",), shared=("0",))))
 
 
 def test_segments_overlap_by_the_hop_and_hold_channels_by_samples() -> None:
