@@ -1,0 +1,134 @@
+"""What a round does with its admitted updates: the seam, and how each kind of tensor is treated.
+
+learned       floats of the shared modules. The rule of a paper sees their differences from the
+              weights that were sent out, in double precision: in float32 the squares of whole
+              weights would swallow the distances that Krum compares.
+statistics    running mean and variance of batch norm. No optimiser and no distance knows them;
+              they take the mean weighted by samples, or with a robust rule the median, as a
+              mean would let one device undo what the rule keeps out.
+integers      counters keep the value that was sent out: there is no meaningful mean.
+not shared    tensors outside of `Training.shared` keep the value that was sent out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from federation.admission import Update, Weights
+
+SAMPLES_CAP = 2048  # no device weighs more than this many samples
+STATISTICS = ("running_mean", "running_var")  # as torch names them
+
+State = dict[str, np.ndarray]
+
+
+class Aggregator(Protocol):
+    """Makes the next weights; `state` is what it remembers between rounds, for a checkpoint.
+
+    `least` is the number of updates below which a rule keeps nothing of what it promises: a round
+    with fewer is to keep its weights.
+    """
+
+    name: str
+    least: int
+
+    def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]: ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None: ...
+
+
+class Move(NamedTuple):
+    """One device's differences from the weights that were sent out, and its samples, capped."""
+
+    tensors: dict[str, np.ndarray]
+    samples: int
+
+
+class Rule(Protocol):
+    """The arithmetic of one paper on float64 differences; `statistics` is that for batch norm."""
+
+    name: str
+    least: int
+
+    def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
+
+    def statistics(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None: ...
+
+
+class Memoryless:
+    """A rule without a state between rounds."""
+
+    name = ""
+
+    def state(self) -> State:
+        return {}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        if state:
+            raise ValueError(f"{self.name} has no state, this is another strategy's: {min(state)}")
+
+
+class Treated:
+    """An Aggregator: a rule for what is learned, and the treatment above for all else."""
+
+    def __init__(
+        self, rule: Rule, shared: Sequence[str] = (), samples_cap: int = SAMPLES_CAP
+    ) -> None:
+        self.name, self.least = rule.name, rule.least
+        self._rule, self._shared, self._cap = rule, tuple(shared), samples_cap
+
+    def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]:
+        """The next weights, with the keys, shapes and dtypes of `base`, in its order; the order of
+        the updates does not matter."""
+        if not updates:
+            raise ValueError("nothing to aggregate: no update was admitted")
+        updates = sorted(updates, key=lambda update: update.device)
+        floats = [n for n in base if base[n].dtype.kind == "f" and is_under(n, self._shared)]
+        statistics = [name for name in floats if is_statistic(name)]
+        learned = [name for name in floats if not is_statistic(name)]
+        steps: dict[str, np.ndarray] = {}
+        if learned:
+            steps |= self._rule.step(self._moves(updates, base, learned))
+        if statistics:
+            steps |= self._rule.statistics(self._moves(updates, base, statistics))
+        return {name: _moved(before, steps.get(name)) for name, before in base.items()}
+
+    def state(self) -> State:
+        return self._rule.state()
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        self._rule.load(state)
+
+    def _moves(self, updates: Sequence[Update], base: Weights, names: Sequence[str]) -> list[Move]:
+        before = {name: base[name].astype(np.float64) for name in names}
+        return [
+            Move(
+                {name: np.asarray(update.weights[name] - before[name]) for name in names},
+                min(update.samples, self._cap),
+            )
+            for update in updates
+        ]
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor is a batch norm's running mean or variance."""
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def is_under(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor lies in one of `modules`; every one does where none is named."""
+    return not modules or any(name == m or name.startswith(f"{m}.") for m in modules)
+
+
+def _moved(before: np.ndarray, step: np.ndarray | None) -> np.ndarray:
+    if step is None:
+        return before
+    after = before.astype(np.float64) + step.reshape(before.shape)
+    return np.asarray(after.astype(before.dtype))
