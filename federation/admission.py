@@ -7,14 +7,18 @@
     keys              has tensors that the model has not, or lacks some
     shape, dtype      has a tensor of another shape or type
     not-finite        has a NaN or an infinity
-    samples           was trained on no sample, or on more than a device can have
+    variance          has a batch norm's variance below zero, of which inference takes the root
+    samples           was trained on no sample, or on more than a device can have or says it has
+    replay            is to the byte what any device sent in an earlier round of the run
     norm              moves the weights more than NORM_FACTOR times as far as the usual update
 
 The norm is judged against the median of all updates known in the run, as soon as there are three:
-fewer than half of the devices cannot move a median past the others.
+fewer than half of the devices cannot move a median past the others. How a node's refusals add up is
+in `federation.conduct`.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,7 +47,11 @@ class Update:
 
 @dataclass(frozen=True)
 class Round:
-    """What an update has to fit: the weights that were sent out, and what is known of the round."""
+    """What an update has to fit: the weights that were sent out, and what is known of the round.
+
+    `reported` is how many samples devices said that they have, where that is known; `earlier` are
+    digests of what earlier rounds of the run received.
+    """
 
     task: str
     task_version: int
@@ -51,6 +59,8 @@ class Round:
     weights: Weights
     devices: frozenset[str] = frozenset()
     norms: Sequence[float] = ()
+    reported: Mapping[str, int] = field(default_factory=dict)
+    earlier: Set[bytes] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class Refusal:
 
 def admit(update: Update, expected: Round) -> Refusal | None:
     """The first thing that is wrong with `update`; None when it may be averaged."""
-    for check in (_origin, _tensors, _finite, _samples, _distance):
+    for check in (_origin, _tensors, _finite, _variance, _samples, _replay, _distance):
         if refusal := check(update, expected):
             return refusal
     return None
@@ -72,6 +82,16 @@ def admit(update: Update, expected: Round) -> Refusal | None:
 def well_formed(update: Update, expected: Round) -> bool:
     """Whether the update's norm can be computed and may count towards the median."""
     return _tensors(update, expected) is None and _finite(update, expected) is None
+
+
+def digest(weights: Weights) -> bytes:
+    """A name for these very bytes, shapes and types, in whatever order the tensors came."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name]
+        found.update(f"{name!r} {tensor.dtype} {tensor.shape} ".encode())
+        found.update(np.ascontiguousarray(tensor).tobytes())
+    return found.digest()
 
 
 def norm(update: Weights, base: Weights) -> float:
@@ -118,9 +138,25 @@ def _finite(update: Update, _expected: Round) -> Refusal | None:
     return None
 
 
-def _samples(update: Update, _expected: Round) -> Refusal | None:
+def _variance(update: Update, _expected: Round) -> Refusal | None:
+    for name, tensor in update.weights.items():
+        if name.rpartition(".")[2] == "running_var" and (tensor < 0).any():
+            return Refusal("variance", f"{name} has a variance below zero")
+    return None
+
+
+def _samples(update: Update, expected: Round) -> Refusal | None:
     if not 1 <= update.samples <= MAX_SAMPLES:
         return Refusal("samples", f"{update.samples} samples; 1 to {MAX_SAMPLES} are possible")
+    said = expected.reported.get(update.device)
+    if said is not None and update.samples > said:
+        return Refusal("samples", f"{update.samples} samples; the device said that it has {said}")
+    return None
+
+
+def _replay(update: Update, expected: Round) -> Refusal | None:
+    if expected.earlier and digest(update.weights) in expected.earlier:
+        return Refusal("replay", "to the byte what an earlier round received")
     return None
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from federation.admission import MAX_SAMPLES, Round, Update, admit, norm, well_formed
+from federation.admission import MAX_SAMPLES, Round, Update, admit, digest, norm, well_formed
 
 BASE = {
     "w": np.ones((3, 2), np.float32),
@@ -90,3 +90,40 @@ def test_any_number_of_samples_is_judged(samples: int) -> None:
 
 def test_the_norm_is_over_all_floating_tensors_together() -> None:
     assert norm(SOUND.weights, BASE) == pytest.approx(np.sqrt(8))
+
+
+def test_a_variance_below_zero_is_refused() -> None:
+    base = {**BASE, "bn.running_var": np.ones(2, np.float32)}
+    expected = replace(ROUND, weights=base)
+    sound = replace(SOUND, weights={**SOUND.weights, "bn.running_var": np.zeros(2, np.float32)})
+    assert reason(sound, expected) is None
+    below = np.array([1, -1e-6], np.float32)
+    bad = replace(sound, weights={**sound.weights, "bn.running_var": below})
+    assert reason(bad, expected) == "variance"
+
+
+@pytest.mark.parametrize(("said", "slug"), [(39, "samples"), (40, None), (41, None)])
+def test_samples_are_judged_by_what_the_device_said_that_it_has(said: int, slug: str) -> None:
+    assert reason(SOUND, replace(ROUND, reported={"d0": said})) == slug
+    assert reason(SOUND, replace(ROUND, reported={"d1": 1})) is None
+
+
+def test_what_an_earlier_round_received_is_a_replay_whoever_sends_it() -> None:
+    earlier = frozenset({digest(SOUND.weights)})
+    expected = replace(ROUND, earlier=earlier)
+    assert reason(SOUND, expected) == "replay"
+    other_order = dict(reversed(list(SOUND.weights.items())))
+    assert reason(replace(SOUND, device="d1", weights=other_order), expected) == "replay"
+    assert reason(with_tensor("b", np.full(2, 1.5, np.float32)), expected) is None
+
+
+def test_a_digest_tells_shapes_types_and_names_apart() -> None:
+    zeros = np.zeros(4, np.float32)
+    alike = [
+        {"a": zeros},
+        {"b": zeros},
+        {"a": zeros.reshape(2, 2)},
+        {"a": zeros.view(np.int32)},
+        {"a": zeros[:2], "b": zeros[2:]},
+    ]
+    assert len({digest(weights) for weights in alike}) == len(alike)
