@@ -1,0 +1,47 @@
+"""How nodes behave in one run: who sits out, and what has been sent before.
+
+A node whose updates are refused OFFENCES times gets no work in the next SITS_OUT rounds; then it
+counts anew. A `name` or a `duplicate` is no offence: of two nodes under one name it cannot be told
+which one lies, and the honest one must not be made to sit out by the other. Errors are none either.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from federation.admission import digest
+
+OFFENCES = 2
+SITS_OUT = 3  # rounds
+NO_OFFENCE = frozenset({"name", "duplicate"})
+
+
+@dataclass
+class Conduct:
+    """By node, not by name: a refused update may lie about its name."""
+
+    refused: set[int] = field(default_factory=set)  # nodes that were, for whatever reason
+    received: set[bytes] = field(default_factory=set)  # digests, of all rounds so far
+    _offences: Counter[int] = field(default_factory=Counter)
+    _until: dict[int, int] = field(default_factory=dict)  # node -> last round that it sits out
+
+    def refuse(self, node: int, reason: str, number: int) -> None:
+        """An answer of `node` was refused in round `number`."""
+        self.refused.add(node)
+        if reason in NO_OFFENCE:
+            return
+        self._offences[node] += 1
+        if self._offences[node] >= OFFENCES:
+            del self._offences[node]
+            self._until[node] = number + SITS_OUT
+
+    def sits_out_until(self, node: int, number: int) -> int | None:
+        """The last round that `node` sits out, when round `number` is one of those."""
+        until = self._until.get(node, 0)
+        return until if number <= until else None
+
+    def remember(self, sent: Iterable[Mapping[str, np.ndarray]]) -> None:
+        """What a round received, admitted or not; after the round, as two devices may agree."""
+        self.received.update(digest(weights) for weights in sent)
