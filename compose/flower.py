@@ -50,6 +50,7 @@ RUN_CONFIG: dict[str, ConfigValue] = {
     "epochs": 0,
     "batch-size": 0,
     "learning-rate": 0.0,
+    "strategy": "",
     "margin": -1.0,
     "seed": 0,
 }

@@ -13,6 +13,7 @@ announced by the controller.
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,13 +24,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation import checkpoint, evaluation, release
 from federation.admission import Refusal, Round, Update, admit, norm, well_formed
+from federation.aggregator import Aggregator
+from federation.conduct import Conduct
 from federation.evaluation import Accuracy, HeldOut, Verdict
 from federation.exchange import Answer, Fleet, Tensors, Work
 from federation.graph import run_graph
 from federation.journal import Journal
 from federation.probe import renew_probe
 from federation.registry import Registry
-from federation.strategy import aggregate
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import Task
@@ -65,13 +67,16 @@ class FederatedRun:
     key: Ed25519PrivateKey
     fleet: Fleet
     journal: Journal
+    aggregator: Aggregator
+    reported: Callable[[], Mapping[str, int]] = dict  # samples that devices said they have
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _norms: list[float] = field(default_factory=list)
     _fleet_base: dict[str, Accuracy] = field(default_factory=dict)
-    _barred: set[int] = field(default_factory=set)  # nodes, as a refused one may lie about its name
+    _conduct: Conduct = field(default_factory=Conduct)
     _node_of: dict[str, int] = field(default_factory=dict)  # who first trained under a name
     _counts: dict[str, int] = field(default_factory=lambda: {"admitted": 0, "refused": 0})
+    _refusals: Counter[str] = field(default_factory=Counter)  # of the round, by reason
 
     def run(self) -> Verdict:
         """All rounds and the gate; ends with a `finished` event whatever happens."""
@@ -96,6 +101,9 @@ class FederatedRun:
         for number in range(1, self.settings.rounds + 1):
             weights = self._round(number, weights, base, held_out)
         if weights is first:
+            if (least := self.aggregator.least) > 1:
+                name = self.aggregator.name
+                raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
         verdict, metrics = self._judge(first, weights, base, held_out)
         serving = self.registry.serving()
@@ -119,21 +127,26 @@ class FederatedRun:
     def _round(self, number: int, weights: Tensors, base: Artifact, held_out: HeldOut) -> Tensors:
         """One round; the weights after it, or those given where no update was admitted."""
         began = self.clock()
-        nodes = self._wait_for_nodes()
+        online = self._wait_for_nodes()
         about: dict[str, Any] = {
             "round": number,
             "rounds": self.settings.rounds,
             "base": base.model,
         }
-        self.journal.publish("started", metrics={"nodes": float(len(nodes))}, **about)
+        self.journal.publish("started", metrics={"nodes": float(len(online))}, **about)
+        self._refusals.clear()
+        nodes = [node for node in online if not self._sits_out(node, about)]
         work, deadline = self._work(number, base), self.settings.round_deadline_s
         answers = self.fleet.exchange("train", nodes, work, weights, deadline)
         updates = self._admit(answers, weights, about)
-        if not updates:
-            self.journal.publish("failed", reason="no update was admitted", **about)
+        refusals = {f"refused_{slug}"[:40]: float(n) for slug, n in self._refusals.items()}
+        if len(updates) < self.aggregator.least:
+            few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs "
+            reason = f"{few}{self.aggregator.least}" if updates else "no update was admitted"
+            self.journal.publish("failed", reason=reason, metrics=refusals, **about)
             return weights
         averaged, metrics = self._average(updates, weights)
-        metrics["seconds"] = self.clock() - began
+        metrics |= {"seconds": self.clock() - began, **refusals}
         samples = sum(update.samples for update in updates)
         self.journal.publish("aggregated", samples=samples, metrics=metrics, **about)
         checkpoint.save(self.settings.runs, self.settings.run, number, averaged)
@@ -151,7 +164,7 @@ class FederatedRun:
         if not self._norms:
             self._fleet_base = figures
         self._norms += [norm(update.weights, weights) for update in updates]
-        averaged = aggregate(updates, weights)
+        averaged = self.aggregator.aggregate(updates, weights)
         return averaged, {
             "admitted": float(len(updates)),
             "devices_before": evaluation.total(list(figures.values())).share,
@@ -161,11 +174,14 @@ class FederatedRun:
     def _wait_for_nodes(self) -> list[int]:
         """The nodes online, as soon as there are enough; ProcessFailed when there never are."""
         deadline = self.clock() + self.settings.node_wait_s
-        while len(nodes := self.fleet.nodes()) < self.settings.minimum_nodes:
+        needed = max(self.settings.minimum_nodes, self.aggregator.least)
+        while len(nodes := self.fleet.nodes()) < needed:
             if self.clock() > deadline:
+                lower = "lower minimum-nodes"
+                if needed == self.aggregator.least:
+                    lower = f"choose another strategy than {self.aggregator.name}"
                 raise ProcessFailed(
-                    f"{len(nodes)} devices are online, {self.settings.minimum_nodes} are needed: "
-                    "start more, or lower minimum-nodes"
+                    f"{len(nodes)} devices are online, {needed} are needed: start more, or {lower}"
                 )
             self.sleep(NODE_POLL_S)
         return nodes
@@ -190,7 +206,14 @@ class FederatedRun:
         self, answers: Sequence[Answer], weights: Tensors, about: dict[str, Any]
     ) -> list[Update]:
         """The updates that may be averaged, by device; every other answer is an event."""
-        expected = Round(self.task.name, self.task.version, str(about["base"]), weights)
+        expected = Round(
+            self.task.name,
+            self.task.version,
+            str(about["base"]),
+            weights,
+            reported=self.reported(),
+            earlier=self._conduct.received,
+        )
         updates = [a.update for a in answers if a.update is not None]
         measurable = [u for u in updates if well_formed(u, expected)]
         norms = [*self._norms, *(norm(u.weights, weights) for u in measurable)]
@@ -216,6 +239,7 @@ class FederatedRun:
             self.journal.publish(
                 "admitted", device=update.device, samples=update.samples, metrics=metrics, **about
             )
+        self._conduct.remember(update.weights for update in updates)
         return [admitted[device] for device in sorted(admitted)]
 
     def _taken(self, device: str, node: int, admitted: Mapping[str, Update]) -> bool:
@@ -223,10 +247,21 @@ class FederatedRun:
         one round is a duplicate."""
         return device not in admitted and self._node_of.get(device, node) != node
 
+    def _sits_out(self, node: int, about: dict[str, Any]) -> bool:
+        """Whether `node` gets no work in this round for its earlier updates; that is an event."""
+        until = self._conduct.sits_out_until(node, int(about["round"]))
+        if until is None:
+            return False
+        self._refusals["sitting-out"] += 1
+        reason = f"sitting-out: its updates were refused, it sits out until round {until}"
+        self.journal.publish("refused", device=f"node {node}", reason=reason, **about)
+        return True
+
     def _refuse(self, answer: Answer, refusal: Refusal, about: dict[str, Any]) -> None:
         device = (answer.device or f"node {answer.node}")[:63]
-        self._barred.add(answer.node)
+        self._conduct.refuse(answer.node, refusal.reason, int(about["round"]))
         self._counts["refused"] += 1
+        self._refusals[refusal.reason] += 1
         reason = f"{refusal.reason}: {refusal.detail}"
         self.journal.publish("refused", device=device, reason=reason, **about)
 
@@ -249,7 +284,7 @@ class FederatedRun:
             for a in answers
             if a.error is None
             and a.update is not None
-            and a.node not in self._barred
+            and a.node not in self._conduct.refused
             and self._node_of.get(a.update.device) == a.node  # the node that trained under the name
             and (figures := evaluation.reported(a.update.metrics))
         }

@@ -16,7 +16,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
+from federation import strategies
 from federation.admission import Refusal, Update
+from federation.aggregator import Aggregator
 from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
 from federation.journal import Journal
 from federation.registry import Registry
@@ -24,7 +26,7 @@ from federation.rounds import FederatedRun, RunSettings
 from streams.contract.bus import BrokerSettings, Producer
 from streams.contract.errors import UsageError
 from streams.contract.signing import load_private_key, load_public_key
-from streams.contract.task import Task, load_task
+from streams.contract.task import Task, load_task, strategy_problem
 
 POLL_S = 0.2  # each look costs the SuperLink about 5 ms
 TTL_SPARE_S = 5.0  # a message outlives its deadline a little, and no longer: a device that comes
@@ -62,7 +64,17 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
         task.name, run, settings.runs / run / "rounds.jsonl", lambda: Producer(broker)
     )
     registry = Registry(folder, task.name, task.version, trusted)
-    return FederatedRun(task, settings, registry, key, FlowerFleet(grid), journal)
+    fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config)
+    return FederatedRun(task, settings, registry, key, fleet, journal, aggregator)
+
+
+def run_aggregator(task: Task, config: RunConfig) -> Aggregator:
+    """That of the setting `strategy`, or the task's, with the task's parameters."""
+    training = task.training
+    strategy = str(config.get("strategy") or training.strategy)
+    if problem := strategy_problem(strategy, training):
+        raise UsageError(f"run setting {problem}")
+    return strategies.make(strategy, training.aggregation, training.shared)
 
 
 def run_settings(task: Task, run: str, config: RunConfig, runs: Path) -> RunSettings:

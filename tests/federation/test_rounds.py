@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation import checkpoint, release
+from federation import checkpoint, release, strategies
 from federation.admission import Update
 from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
 from federation.graph import run_graph
@@ -99,6 +99,7 @@ class Rig:
     key: Ed25519PrivateKey
     runs: Path
     kafka: FakeKafka = field(default_factory=FakeKafka)
+    strategy: str = "fedavg"
 
     def run(self, fleet: FakeFleet, rounds: int = 2, **changes: object) -> FederatedRun:
         journal = Journal("tiny", "7", self.runs / "7" / "rounds.jsonl", lambda: self.kafka)
@@ -112,6 +113,7 @@ class Rig:
             self.key,
             fleet,
             journal,
+            strategies.make(self.strategy),
             clock=lambda: float(next(times)),
             sleep=lambda _s: None,
         )
@@ -188,6 +190,100 @@ def test_a_hostile_device_changes_nothing_but_its_own_count(
     for name in before:
         np.testing.assert_allclose(weights[name], before[name] + 0.001, atol=1e-6)
     assert len([e for e in rig.kafka.events if e.kind == "admitted"]) == 4
+
+
+def refusals(rig: Rig) -> list[tuple[int, str | None, str]]:
+    """(round, device, reason) of each refused event."""
+    return [
+        (e.round, e.device, e.reason.partition(":")[0])
+        for e in rig.kafka.events
+        if e.kind == "refused"
+    ]
+
+
+def test_a_node_refused_twice_gets_no_work_for_three_rounds(rig: Rig) -> None:
+    asked: list[int] = []
+
+    def greedy(op: Op, work: Work, weights: Tensors) -> Update:
+        if op == "train":
+            asked.append(work.round)
+        answer = sound("e", 0.002)(op, work, weights)
+        assert isinstance(answer, Update)
+        return replace(answer, samples=0)
+
+    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003), greedy]), rounds=7).run()
+    assert asked == [1, 2, 6, 7]
+    out = [(number, "node 2", "sitting-out") for number in (3, 4, 5)]
+    lies = [(number, "e", "samples") for number in (1, 2, 6, 7)]
+    assert refusals(rig) == [*lies[:2], *out, *lies[2:]]
+    events = [e for e in rig.kafka.events if e.kind == "aggregated"]
+    told = [{k: v for k, v in e.metrics.items() if k.startswith("refused")} for e in events]
+    assert told[1:3] == [{"refused_samples": 1.0}, {"refused_sitting-out": 1.0}]
+    serving = rig.registry.serving()
+    assert serving is not None
+    assert serving.manifest.refused == 4  # updates, not rounds without one
+
+
+def test_an_update_of_an_earlier_round_is_no_update_of_this_one(rig: Rig) -> None:
+    heard: list[Tensors] = []
+
+    def parrot(op: Op, work: Work, weights: Tensors) -> Update | str:
+        """Listens to "a" in the first round and repeats it in the second."""
+        if op == "train" and work.round == 1:
+            answer = sound("a", 0.001)(op, work, weights)
+            assert isinstance(answer, Update)
+            heard.append(dict(answer.weights))
+            return "busy"
+        answer = sound("e", 0.001)(op, work, weights)
+        assert isinstance(answer, Update)
+        return replace(answer, weights=heard[0]) if op == "train" else answer
+
+    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003), parrot])).run()
+    assert refusals(rig) == [(2, "e", "replay")]
+
+
+def test_two_devices_that_send_the_same_in_one_round_are_both_admitted(rig: Rig) -> None:
+    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)]), rounds=1).run()
+    assert refusals(rig) == []
+
+
+def test_no_more_samples_are_believed_than_the_device_reported(rig: Rig) -> None:
+    run = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), sound("c", 0.001)]), rounds=1)
+    run.reported = lambda: {"a": 49, "b": 50}
+    run.run()
+    assert refusals(rig) == [(1, "a", "samples")]
+
+
+def test_a_rule_with_too_few_updates_for_its_promise_keeps_the_weights(rig: Rig) -> None:
+    rig.strategy = "krum"
+    liars = [hostile(name, lambda u: replace(u, samples=0)) for name in ("d", "e")]
+    fleet = FakeFleet([*(sound(name, 0.001) for name in ("a", "b", "c")), *liars])
+    with pytest.raises(ProcessFailed, match="no round had the 5 updates that krum needs"):
+        rig.run(fleet, rounds=1).run()
+    failed = [e.reason for e in rig.kafka.events if e.kind == "failed"]
+    assert failed == ["3 updates were admitted, krum needs 5"]
+
+
+def test_a_rule_waits_for_as_many_devices_as_it_needs(rig: Rig) -> None:
+    rig.strategy = "krum"
+    with pytest.raises(ProcessFailed, match=r"2 devices are online, 5 are needed.*than krum"):
+        rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)])).run()
+
+
+@pytest.mark.parametrize("strategy", ["median", "trimmed-mean", "krum", "multi-krum"])
+def test_a_run_with_a_robust_rule_goes_where_the_honest_go(rig: Rig, strategy: str) -> None:
+    before, rig.strategy = base_weights(rig.registry), strategy
+    back = hostile(
+        "z",
+        lambda u: replace(
+            u, weights={k: 2 * before[k] - v for k, v in u.weights.items()}, samples=2048
+        ),
+    )
+    fleet = FakeFleet([*(sound(name, 0.001) for name in ("a", "b", "c", "d")), back])
+    rig.run(fleet, rounds=1).run()
+    (_, weights) = checkpoint.latest(rig.runs, "7") or (0, {})
+    for name in before:
+        np.testing.assert_allclose(weights[name], before[name] + 0.001, atol=1e-6)
 
 
 def test_a_refused_device_has_no_say_at_the_gate(rig: Rig) -> None:

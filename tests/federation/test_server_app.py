@@ -1,5 +1,6 @@
 """What a device's reply may do to the server, and how a run's settings are read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from compose.flower import RUN_CONFIG
 from federation import server_app
 from federation.exchange import Answer, Work
-from federation.server_app import read_reply, run_settings
+from federation.server_app import read_reply, run_aggregator, run_settings
 from streams.contract.errors import UsageError
-from streams.contract.task import Task
+from streams.contract.task import Aggregation, Task
 
 ABOUT = {"device": "d0", "task": "tiny", "task_version": 1, "base": "1-a", "error": ""}
 METRICS = {"num-examples": 40, "correct": 3.0, "evaluated": 4.0}
@@ -140,6 +141,26 @@ def test_zero_means_what_the_task_says(tiny: Task) -> None:
 def test_an_impossible_setting_is_named(tiny: Task, change: dict[str, int | str | float]) -> None:
     with pytest.raises(UsageError, match="run setting"):
         run_settings(tiny, "7", {**RUN_CONFIG, **change}, Path("runs"))
+
+
+def test_the_strategy_is_the_settings_or_the_tasks(tiny: Task) -> None:
+    assert run_aggregator(tiny, dict(RUN_CONFIG)).name == "fedavg"
+    careful = replace(
+        tiny,
+        training=replace(
+            tiny.training, strategy="krum", aggregation=Aggregation(byzantine=2), shared=("0",)
+        ),
+    )
+    assert run_aggregator(careful, dict(RUN_CONFIG)).least == 7
+    assert run_aggregator(careful, {**RUN_CONFIG, "strategy": "median"}).name == "median"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "says"), [("sgd", "one of fedavg"), ("fedprox", "training.proximal")]
+)
+def test_a_strategy_that_cannot_be_is_named(tiny: Task, strategy: str, says: str) -> None:
+    with pytest.raises(UsageError, match=f"run setting strategy.*{says}"):
+        run_aggregator(tiny, {**RUN_CONFIG, "strategy": strategy})
 
 
 class FakeGrid:
