@@ -13,6 +13,7 @@ from rich.console import Console
 from compose.layout import Layout
 from streams.contract.bus import BrokerSettings
 from streams.contract.errors import UsageError
+from streams.contract.task import Task, strategy_problem
 
 TaskArgument = Annotated[
     str, typer.Argument(metavar="TASK", help="The task: path/to/file.py:task or module:task.")
@@ -32,6 +33,15 @@ Trust = Annotated[
     list[Path] | None,
     typer.Option("--trust", help="A public key to trust; default: <state>/keys/signing.pub."),
 ]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        metavar="NAME",
+        help="How updates become one model: fedavg, fedprox, fedadam, fedyogi, median, "
+        "trimmed-mean, krum, multi-krum; default: the task's.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="The device's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STATE = Path(".tidewheel")
@@ -43,6 +53,13 @@ def device_name(name: str) -> str:
     if not DEVICE_NAME.fullmatch(name):
         raise UsageError(f"--device {name!r}: letters, digits, '.', '_' and '-' only, at most 63")
     return name
+
+
+def checked_strategy(task: Task, strategy: str) -> str:
+    """`strategy` where the task can be trained so; UsageError says what is wrong."""
+    if problem := strategy_problem(strategy, task.training):
+        raise UsageError(f"--strategy {strategy}: {problem}")
+    return strategy
 
 
 def broker_from(kafka: str | None) -> BrokerSettings:

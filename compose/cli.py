@@ -20,10 +20,12 @@ from compose.arguments import (
     AsJson,
     Kafka,
     State,
+    Strategy,
     TaskArgument,
     Trust,
     broker_from,
     broker_of,
+    checked_strategy,
     configure_log,
     console,
     trusted_keys,
@@ -73,6 +75,7 @@ def up(
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
     ] = None,
+    strategy: Strategy = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes; default: at Ctrl-C.")
     ] = None,
@@ -104,6 +107,7 @@ def up(
         workers=workers,
         partitions=partitions,
         rounds=rounds,
+        strategy=strategy,
         minutes=minutes,
         until_closed=until_closed,
         timeout_s=timeout,
@@ -240,6 +244,7 @@ def controller(
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds of a run; default: the task's.")
     ] = None,
+    strategy: Strategy = None,
     min_devices: Annotated[int, typer.Option(help="Devices that a run needs.")] = 2,
     min_events: Annotated[int, typer.Option(help="Scored events before a run.")] = 200,
     min_interval: Annotated[float, typer.Option(help="Seconds between two runs.")] = 60.0,
@@ -272,6 +277,8 @@ def controller(
     }
     if rounds is not None:
         config["rounds"] = rounds
+    if strategy is not None:
+        config["strategy"] = checked_strategy(load_task(task), strategy)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

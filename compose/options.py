@@ -17,6 +17,7 @@ class UpOptions:
     workers: int = 1
     partitions: int = 4
     rounds: int | None = None
+    strategy: str | None = None
     minutes: float | None = None
     until_closed: bool = False
     timeout_s: float = 600.0

@@ -21,6 +21,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from compose import broker, flower
+from compose.arguments import checked_strategy
 from compose.broker import BrokerChoice, Launch
 from compose.follower import Follower
 from compose.layout import Layout
@@ -55,6 +56,8 @@ class Up:
         self._options = options
         self._reference = absolute_reference(options.task_ref)
         self._task = load_task(self._reference)
+        if options.strategy is not None:
+            checked_strategy(self._task, options.strategy)
         self._layout = Layout(options.state)
         self._devices = chosen_devices(self._task, options.devices)
         self._supervisor = Supervisor(self._layout.logs)
@@ -158,6 +161,8 @@ class Up:
         words += ["--min-interval", "120"]
         if self._options.rounds is not None:
             words += ["--rounds", str(self._options.rounds)]
+        if self._options.strategy is not None:
+            words += ["--strategy", self._options.strategy]
         return self._command(*words)
 
     def _await(self, ready: Callable[[], bool], name: str, what: str) -> None:
