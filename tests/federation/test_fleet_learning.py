@@ -1,0 +1,97 @@
+"""The tiny task learned by five devices in a few rounds, by each strategy, with torch and no
+network: the sixth device is hostile where the strategy bears one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from federation import strategies
+from federation.admission import Update
+from federation.dataset import segments_of_device, stack
+from federation.evaluation import HeldOut
+from streams.contract import learning
+from streams.contract.task import STRATEGIES, Aggregation
+from tests.fakes.tiny_task import task
+
+ROWS, ROUNDS = 200, 3
+Tensors = dict[str, np.ndarray]
+
+
+def rows(device: str) -> HeldOut:
+    whole = stack(task, [segments_of_device(task, device)])
+    return HeldOut(whole.segments[:ROWS], whole.labels[:ROWS])
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, HeldOut]:
+    return {device: rows(device) for device in task.device_names("fleet", "held-out")}
+
+
+def model_of(weights: Tensors) -> torch.nn.Module:
+    model = task.build_model()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return model
+
+
+def weights_of(model: torch.nn.Module) -> Tensors:
+    return {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+
+
+def trained(name: str, weights: Tensors, data: HeldOut, seed: int, proximal: float) -> Update:
+    model = model_of(weights)
+    loss = learning.segment_loss(task, model, data.segments, data.labels)
+    learning.fit(
+        model, len(data.labels), loss, epochs=4, batch_size=32, learning_rate=0.05, seed=seed,
+        proximal=proximal,
+    )  # fmt: skip
+    return Update(name, task.name, 1, "1", len(data.labels), weights_of(model))
+
+
+def hostile(update: Update, weights: Tensors) -> Update:
+    """As far as admission allows, the other way."""
+    away = {n: before - 9 * (update.weights[n] - before) for n, before in weights.items()}
+    return replace(update, samples=2048, weights=away)
+
+
+def held_out_share(weights: Tensors, data: dict[str, HeldOut]) -> float:
+    parts = [data[device] for device in task.device_names("held-out")]
+    model = model_of(weights).eval()
+    right = [task.correct(learning.predict(model, p.segments), p.labels).mean() for p in parts]
+    return float(np.mean(right))
+
+
+def learn(strategy: str, data: dict[str, HeldOut], attacked: bool) -> tuple[float, float]:
+    """The share of correct answers on the people held out, before and after the rounds."""
+    torch.manual_seed(0)
+    weights = weights_of(task.build_model())
+    before = held_out_share(weights, data)
+    aggregator = strategies.make(strategy, Aggregation(learning_rate=0.05))
+    proximal = 0.1 if strategy == "fedprox" else 0.0
+    names = task.device_names("fleet")
+    for number in range(ROUNDS):
+        updates = [trained(n, weights, data[n], number, proximal) for n in names]
+        if attacked:
+            updates[0] = hostile(updates[0], weights)
+        weights = aggregator.aggregate(updates, weights)
+    return before, held_out_share(weights, data)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_learns(strategy: str, data: dict[str, HeldOut]) -> None:
+    before, after = learn(strategy, data, attacked=False)
+    assert after > before + 0.3
+
+
+@pytest.mark.parametrize("strategy", ["median", "trimmed-mean", "krum", "multi-krum"])
+def test_a_robust_one_learns_in_spite_of_a_hostile_device(
+    strategy: str, data: dict[str, HeldOut]
+) -> None:
+    before, after = learn(strategy, data, attacked=True)
+    assert after > before + 0.3
+
+
+def test_which_the_mean_does_not(data: dict[str, HeldOut]) -> None:
+    before, after = learn("fedavg", data, attacked=True)
+    assert after < before + 0.3
