@@ -32,6 +32,7 @@ from federation.graph import run_graph
 from federation.journal import Journal
 from federation.probe import renew_probe
 from federation.registry import Registry
+from federation.reports import Reports
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import Task
@@ -68,7 +69,7 @@ class FederatedRun:
     fleet: Fleet
     journal: Journal
     aggregator: Aggregator
-    reported: Callable[[], Mapping[str, int]] = dict  # samples that devices said they have
+    reports: Reports | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _norms: list[float] = field(default_factory=list)
@@ -91,6 +92,8 @@ class FederatedRun:
         finally:
             self.journal.publish("finished", rounds=self.settings.rounds, reason=outcome)
             self.journal.close()
+            if self.reports is not None:
+                self.reports.close()
 
     def _run(self) -> Verdict:
         base = self.registry.serving()
@@ -137,8 +140,10 @@ class FederatedRun:
         self._refusals.clear()
         nodes = [node for node in online if not self._sits_out(node, about)]
         work, deadline = self._work(number, base), self.settings.round_deadline_s
+        sent_us = time.time_ns() // 1000
         answers = self.fleet.exchange("train", nodes, work, weights, deadline)
-        updates = self._admit(answers, weights, about)
+        reported = self.reports.since(sent_us) if self.reports is not None else {}
+        updates = self._admit(answers, weights, reported, about)
         refusals = {f"refused_{slug}"[:40]: float(n) for slug, n in self._refusals.items()}
         if len(updates) < self.aggregator.least:
             few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs "
@@ -203,7 +208,11 @@ class FederatedRun:
         )
 
     def _admit(
-        self, answers: Sequence[Answer], weights: Tensors, about: dict[str, Any]
+        self,
+        answers: Sequence[Answer],
+        weights: Tensors,
+        reported: Mapping[str, int],
+        about: dict[str, Any],
     ) -> list[Update]:
         """The updates that may be averaged, by device; every other answer is an event."""
         expected = Round(
@@ -211,7 +220,7 @@ class FederatedRun:
             self.task.version,
             str(about["base"]),
             weights,
-            reported=self.reported(),
+            reported=reported,
             earlier=self._conduct.received,
         )
         updates = [a.update for a in answers if a.update is not None]

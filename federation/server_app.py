@@ -22,11 +22,13 @@ from federation.aggregator import Aggregator
 from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
 from federation.journal import Journal
 from federation.registry import Registry
+from federation.reports import Reports
 from federation.rounds import FederatedRun, RunSettings
-from streams.contract.bus import BrokerSettings, Producer
+from streams.contract.bus import BrokerSettings, Producer, Reader
 from streams.contract.errors import UsageError
 from streams.contract.signing import load_private_key, load_public_key
 from streams.contract.task import Task, load_task, strategy_problem
+from streams.contract.topics import FLEET, topic_name
 
 POLL_S = 0.2  # each look costs the SuperLink about 5 ms
 TTL_SPARE_S = 5.0  # a message outlives its deadline a little, and no longer: a device that comes
@@ -65,7 +67,9 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     )
     registry = Registry(folder, task.name, task.version, trusted)
     fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config)
-    return FederatedRun(task, settings, registry, key, fleet, journal, aggregator)
+    topic = topic_name(task.name, FLEET)
+    reports = Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
+    return FederatedRun(task, settings, registry, key, fleet, journal, aggregator, reports)
 
 
 def run_aggregator(task: Task, config: RunConfig) -> Aggregator:

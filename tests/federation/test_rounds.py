@@ -15,6 +15,7 @@ from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
 from federation.graph import run_graph
 from federation.journal import Journal
 from federation.registry import Registry
+from federation.reports import Reports
 from federation.rounds import FederatedRun, RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import Release, RoundEvent
@@ -22,6 +23,7 @@ from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.records import Headers
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, ROUNDS
+from tests.federation.test_reports import FakeFollower, state
 
 Device = Callable[[Op, Work, Tensors], Update | str]
 
@@ -249,9 +251,12 @@ def test_two_devices_that_send_the_same_in_one_round_are_both_admitted(rig: Rig)
 
 def test_no_more_samples_are_believed_than_the_device_reported(rig: Rig) -> None:
     run = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), sound("c", 0.001)]), rounds=1)
-    run.reported = lambda: {"a": 49, "b": 50}
+    said = [state("a", 49), state("b", 50), state("c", 49, time_us=5)]
+    kafka = FakeFollower([[], said])
+    run.reports = Reports(lambda: kafka)
     run.run()
     assert refusals(rig) == [(1, "a", "samples")]
+    assert kafka.closed
 
 
 def test_a_rule_with_too_few_updates_for_its_promise_keeps_the_weights(rig: Rig) -> None:

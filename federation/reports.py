@@ -1,0 +1,80 @@
+"""How many samples devices say on `fleet` that they have, to judge what they claim by.
+
+Only what a device said after the round's work was sent, by its own clock, says how many it can have
+trained on: an older figure may be too low. About a device that said nothing since (it is cut off
+from Kafka, its clock is behind) there is no figure, and its claim is held to the cap alone.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from streams.contract.bus import Received
+from streams.contract.documents import DeviceState
+from streams.contract.errors import BrokerUnavailable, MalformedRecord
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 30.0  # between two attempts to reach the broker
+READ_S = 5.0  # at most, for what waits on the topic
+
+
+class Follower(Protocol):
+    """A Reader of `fleet`, from its end."""
+
+    def poll(self, timeout_s: float = 0.5) -> Sequence[Received]: ...
+
+    def close(self) -> None: ...
+
+
+class Reports:
+    """Follows `fleet` while a run goes on; `connect` may raise BrokerUnavailable."""
+
+    def __init__(
+        self, connect: Callable[[], Follower], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._connect, self._clock = connect, clock
+        self._follower: Follower | None = None
+        self._retry_at = clock()
+        self._read(READ_S)
+
+    def since(self, time_us: int) -> Mapping[str, int]:
+        """The most samples that each device said it has since `time_us`, microseconds."""
+        most: dict[str, int] = defaultdict(int)
+        for state in self._read(READ_S):
+            if state.time_us >= time_us:
+                most[state.device] = max(most[state.device], state.samples)
+        return most
+
+    def close(self) -> None:
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+
+    def _read(self, within_s: float) -> list[DeviceState]:
+        """What came since the last call; nothing while the broker is away."""
+        found: list[DeviceState] = []
+        deadline = self._clock() + within_s
+        try:
+            if self._follower is None:
+                if self._clock() < self._retry_at:
+                    return []
+                self._retry_at = self._clock() + RETRY_S
+                self._follower = self._connect()
+            while (messages := self._follower.poll(0.2)) and self._clock() < deadline:
+                found += [state for message in messages if (state := _state(message))]
+        except BrokerUnavailable as exc:
+            log.warning("%s: samples are not judged by what devices report", exc)
+            self.close()
+        return found
+
+
+def _state(message: Received) -> DeviceState | None:
+    if message.value is None:
+        return None
+    try:
+        return DeviceState.decode(message.value)
+    except MalformedRecord:
+        return None  # the controller tells of it
