@@ -1,6 +1,7 @@
-"""The tiny task learned by five devices in a few rounds, by each strategy, with torch and no
-network: the sixth device is hostile where the strategy bears one."""
+"""The tiny task learned by six devices in a few rounds, by each strategy, with torch and without
+Flower's processes; then again with one of the six hostile."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,15 @@ Tensors = dict[str, np.ndarray]
 def rows(device: str) -> HeldOut:
     whole = stack(task, [segments_of_device(task, device)])
     return HeldOut(whole.segments[:ROWS], whole.labels[:ROWS])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The arrays are tiny, and other tests run beside this one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
