@@ -85,6 +85,19 @@ def test_a_wrong_task_is_named(tmp_path: Path, command: str, reference: str, tex
 
 
 @pytest.mark.parametrize(
+    ("strategy", "text"),
+    [("sgd", "must be one of fedavg, fedprox"), ("fedprox", "needs training.proximal above 0")],
+)
+@pytest.mark.parametrize("command", ["up", "controller"])
+def test_a_strategy_that_cannot_be_is_named_before_anything_starts(
+    tmp_path: Path, command: str, strategy: str, text: str
+) -> None:
+    done = tidewheel(command, TINY, "--strategy", strategy, folder=tmp_path)
+    fails(done, 2, f"--strategy {strategy}", text)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("line", "text"),
     [
         ("raise ValueError('first\\nsecond')", "ValueError: first"),
