@@ -100,7 +100,8 @@ class FederatedRun:
         if base is None:
             raise UsageError(f"{self.registry.folder} serves no model yet: run `tidewheel up`")
         held_out = HeldOut.load(self.registry.heldout_path, self.task)
-        first = weights = safetensors.numpy.load(base.files[WEIGHTS])
+        # safetensors gives tensors in another order each time: sums over them differ in last bits.
+        first = weights = dict(sorted(safetensors.numpy.load(base.files[WEIGHTS]).items()))
         for number in range(1, self.settings.rounds + 1):
             weights = self._round(number, weights, base, held_out)
         if weights is first:
