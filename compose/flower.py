@@ -53,6 +53,7 @@ RUN_CONFIG: dict[str, ConfigValue] = {
     "strategy": "",
     "margin": -1.0,
     "seed": 0,
+    "resume": "",  # the earlier run to go on with
 }
 
 _APP = """\

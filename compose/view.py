@@ -140,6 +140,7 @@ def round_line(event: RoundEvent) -> str | None:
     where = f"round {event.round}/{event.rounds}" if event.rounds else f"round {event.round}"
     lines = {
         "requested": f"run {event.run}: requested: {event.reason}",
+        "resumed": f"run {event.run}: {event.reason}",
         "refused": f"{where}: update of {event.device} refused: {event.reason}",
         "failed": f"{where}: {event.device or 'run'} failed: {event.reason}",
         "aggregated": f"{where}: aggregated {event.samples} samples",

@@ -10,12 +10,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from pydantic import ConfigDict
 
 from federation.admission import digest
+from streams.contract.documents import Document
 
 OFFENCES = 2
 SITS_OUT = 3  # rounds
 NO_OFFENCE = frozenset({"name", "duplicate"})
+
+
+class Kept(Document):
+    """A Conduct as a checkpoint keeps it: digests in hexadecimal, counts by node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    refused: list[int] = []
+    received: list[str] = []
+    offences: list[tuple[int, int]] = []
+    until: list[tuple[int, int]] = []
 
 
 @dataclass
@@ -45,3 +58,21 @@ class Conduct:
     def remember(self, sent: Iterable[Mapping[str, np.ndarray]]) -> None:
         """What a round received, admitted or not; after the round, as two devices may agree."""
         self.received.update(digest(weights) for weights in sent)
+
+    def kept(self) -> Kept:
+        return Kept(
+            refused=sorted(self.refused),
+            received=sorted(found.hex() for found in self.received),
+            offences=sorted(self._offences.items()),
+            until=sorted(self._until.items()),
+        )
+
+    @classmethod
+    def from_kept(cls, kept: Kept) -> "Conduct":
+        """ValueError where a digest is none."""
+        return cls(
+            set(kept.refused),
+            {bytes.fromhex(text) for text in kept.received},
+            Counter(dict(kept.offences)),
+            dict(kept.until),
+        )

@@ -42,11 +42,18 @@ class Journal:
         self._producer: ClosablePublisher | None = None
         self._pending: deque[RoundEvent] = deque()
         self._retry_at = 0.0
+        self.resumed_from = ""  # told with every event
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def publish(self, kind: RoundKind, **fields: Any) -> RoundEvent:
         """Record an event and send what waits, unless the broker was away a moment ago."""
-        event = RoundEvent(run=self._run, kind=kind, time_us=time.time_ns() // 1000, **fields)
+        event = RoundEvent(
+            run=self._run,
+            kind=kind,
+            time_us=time.time_ns() // 1000,
+            resumed_from=self.resumed_from,
+            **fields,
+        )
         with self._path.open("ab") as file:
             file.write(event.encode() + b"\n")
         self._pending.append(event)

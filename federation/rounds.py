@@ -1,14 +1,22 @@
 """A federated run: rounds of training on devices, the gate, and the release. Knows no Flower.
 
-    1 wait until enough devices are online
-    2 for each round: send the weights, collect updates until the deadline, admit, average,
-      save a checkpoint, evaluate on the people held out
-    3 evaluate the last weights on the devices, decide, and if they are better: sign, keep, serve,
-      announce
+    1 take up the run that `resume` names, or begin; save a checkpoint
+    in each round:
+    2 wait until enough devices are online, send the weights, collect updates until the deadline
+    3 admit, average
+    4 save a checkpoint
+    5 evaluate on the people held out
+    with the last weights:
+    6 evaluate on the devices, decide; if they are better:
+    7 sign, keep
+    8 serve
+    9 announce
 
 The devices' figures for the model that is served come with their first update. A run that dies
-before 3 changes nothing but its checkpoints; one that dies between serving and announcing is
-announced by the controller.
+is taken up by the controller, in a run that goes on from its last checkpoint: after 1 to 3 the
+round is done again, from the same weights and the same seed; after 4 and 5 the next one follows;
+after 6 and 7 the gate is gone through again (7: a version's number is used up); after 8 and 9 all
+is done but the announcement, which is made again.
 """
 
 import hashlib
@@ -22,7 +30,7 @@ from typing import Any
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation import checkpoint, evaluation, release
+from federation import checkpoint, evaluation, release, resume
 from federation.admission import Refusal, Round, Update, admit, norm, well_formed
 from federation.aggregator import Aggregator
 from federation.conduct import Conduct
@@ -34,7 +42,14 @@ from federation.probe import renew_probe
 from federation.registry import Registry
 from federation.reports import Reports
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest, pack
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
+from streams.contract.errors import (
+    BrokerUnavailable,
+    ProcessFailed,
+    Retryable,
+    TidewheelError,
+    UsageError,
+)
+from streams.contract.failpoints import Failpoint, unarmed
 from streams.contract.task import Task
 
 NODE_POLL_S = 0.2
@@ -43,7 +58,8 @@ METRICS = 20  # figures of one update that are told
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What one run does. Folders: `registry` of the task, `runs` for checkpoints and journals."""
+    """What one run does. `runs` is the folder of checkpoints and journals, `resume` the earlier run
+    to go on with, "" for none."""
 
     run: str
     rounds: int
@@ -56,6 +72,7 @@ class RunSettings:
     margin: float
     seed: int
     runs: Path
+    resume: str = ""
 
 
 @dataclass
@@ -72,25 +89,33 @@ class FederatedRun:
     reports: Reports | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    failpoint: Failpoint = unarmed
     _norms: list[float] = field(default_factory=list)
     _fleet_base: dict[str, Accuracy] = field(default_factory=dict)
     _conduct: Conduct = field(default_factory=Conduct)
     _node_of: dict[str, int] = field(default_factory=dict)  # who first trained under a name
-    _counts: dict[str, int] = field(default_factory=lambda: {"admitted": 0, "refused": 0})
+    _counts: dict[str, int] = field(
+        default_factory=lambda: {"admitted": 0, "refused": 0, "aggregated": 0}
+    )
     _refusals: Counter[str] = field(default_factory=Counter)  # of the round, by reason
 
     def run(self) -> Verdict:
-        """All rounds and the gate; ends with a `finished` event whatever happens."""
-        outcome = "the run was stopped"
+        """All rounds and the gate. A verdict, or an error that would come again, is a `finished`
+        event; without one the controller takes the run up again."""
+        outcome = None
         try:
             verdict = self._run()
             outcome = "promoted" if verdict.promote else f"rejected: {verdict.reason}"
             return verdict
-        except Exception as exc:
-            outcome = f"failed: {exc}"[:300]
+        except BaseException as exc:
+            if isinstance(exc, TidewheelError) and not isinstance(exc, Retryable):
+                outcome = f"failed: {exc}"[:300]
+            else:
+                self.journal.publish("failed", reason=f"the run is broken off: {exc!r}"[:300])
             raise
         finally:
-            self.journal.publish("finished", rounds=self.settings.rounds, reason=outcome)
+            if outcome is not None:
+                self.journal.publish("finished", rounds=self.settings.rounds, reason=outcome)
             self.journal.close()
             if self.reports is not None:
                 self.reports.close()
@@ -100,16 +125,21 @@ class FederatedRun:
         if base is None:
             raise UsageError(f"{self.registry.folder} serves no model yet: run `tidewheel up`")
         held_out = HeldOut.load(self.registry.heldout_path, self.task)
+        if self.settings.resume and base.manifest.run == self.settings.resume:
+            return self._promoted_already(base)
         # safetensors gives tensors in another order each time: sums over them differ in last bits.
-        first = weights = dict(sorted(safetensors.numpy.load(base.files[WEIGHTS]).items()))
-        for number in range(1, self.settings.rounds + 1):
+        first = dict(sorted(safetensors.numpy.load(base.files[WEIGHTS]).items()))
+        done, weights = self._take_up(first, base)
+        self.failpoint("round-step-1")
+        for number in range(done + 1, self.settings.rounds + 1):
             weights = self._round(number, weights, base, held_out)
-        if weights is first:
+        if not self._counts["aggregated"]:
             if (least := self.aggregator.least) > 1:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
         verdict, metrics = self._judge(first, weights, base, held_out)
+        self.failpoint("round-step-6")
         serving = self.registry.serving()
         if verdict.promote and (serving is None or serving.model != base.model):
             other = serving.model if serving else "nothing"
@@ -143,6 +173,7 @@ class FederatedRun:
         work, deadline = self._work(number, base), self.settings.round_deadline_s
         sent_us = time.time_ns() // 1000
         answers = self.fleet.exchange("train", nodes, work, weights, deadline)
+        self.failpoint("round-step-2")
         reported = self.reports.since(sent_us) if self.reports is not None else {}
         updates = self._admit(answers, weights, reported, about)
         refusals = {f"refused_{slug}"[:40]: float(n) for slug, n in self._refusals.items()}
@@ -150,16 +181,81 @@ class FederatedRun:
             few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs "
             reason = f"{few}{self.aggregator.least}" if updates else "no update was admitted"
             self.journal.publish("failed", reason=reason, metrics=refusals, **about)
+            self._save(number, weights, base)
             return weights
         averaged, metrics = self._average(updates, weights)
         metrics |= {"seconds": self.clock() - began, **refusals}
         samples = sum(update.samples for update in updates)
+        self._counts["aggregated"] += 1
         self.journal.publish("aggregated", samples=samples, metrics=metrics, **about)
-        checkpoint.save(self.settings.runs, self.settings.run, number, averaged)
+        self.failpoint("round-step-3")
+        self._save(number, averaged, base)
+        self.failpoint("round-step-4")
         central = self._central(averaged, base, held_out)
         metrics = {"held_out": central.share, "held_out_segments": central.evaluated}
         self.journal.publish("evaluated", metrics=metrics, **about)
+        self.failpoint("round-step-5")
         return averaged
+
+    def _take_up(self, first: Tensors, base: Artifact) -> tuple[int, Tensors]:
+        """The last round that is done, and the weights after it: 0 and `first` in a new run."""
+        s = self.settings
+        done, weights = 0, first
+        if s.resume:
+            task = self.task.name, self.task.version
+            found = resume.find(s.runs, s.resume, task, base.model, first, self.aggregator.name)
+            if not isinstance(found, str) and (why := resume.unfit(s, found.about.settings)):
+                found = f"run {s.resume} cannot be gone on with: {why}"
+            if isinstance(found, str):
+                self.journal.publish("failed", reason=f"{found}: begun anew", base=base.model)
+            else:
+                done, weights = self._restore(found), found.weights
+        self._save(done, weights, base)  # under this run's name: it can be taken up as well
+        if self.journal.resumed_from:
+            reason = f"goes on after round {done} of run {s.resume}"
+            about: dict[str, Any] = {"round": done, "rounds": self.settings.rounds}
+            self.journal.publish("resumed", reason=reason, base=base.model, **about)
+        return done, weights
+
+    def _save(self, number: int, weights: Tensors, base: Artifact) -> None:
+        about = checkpoint.About(
+            run=self.settings.run,
+            resumed_from=self.journal.resumed_from,
+            round=number,
+            task=self.task.name,
+            task_version=self.task.version,
+            base=base.model,
+            settings=resume.lasting(self.settings),
+            counts=self._counts,
+            norms=self._norms,
+            fleet_base={d: (a.correct, a.evaluated) for d, a in self._fleet_base.items()},
+            node_of=self._node_of,
+            strategy=self.aggregator.name,
+            conduct=self._conduct.kept(),
+        )
+        found = checkpoint.Checkpoint(about, weights, self.aggregator.state())
+        checkpoint.save(self.settings.runs, found)
+
+    def _restore(self, found: checkpoint.Checkpoint) -> int:
+        """Know what the earlier run knew; the round that it had done. The name of a node that is
+        gone is free again: a SuperNode that was restarted is another node."""
+        about, online = found.about, set(self.fleet.nodes())
+        self.journal.resumed_from = about.run
+        self.settings = resume.as_before(self.settings, about.settings)
+        self._counts = {**self._counts, **about.counts}
+        self._norms = list(about.norms)
+        self.aggregator.load(found.server)
+        self._fleet_base = {d: Accuracy(*figures) for d, figures in about.fleet_base.items()}
+        self._node_of = {d: node for d, node in about.node_of.items() if node in online}
+        self._conduct = Conduct.from_kept(about.conduct)
+        return about.round
+
+    def _promoted_already(self, served: Artifact) -> Verdict:
+        """The run that is resumed came to serve its model, and died before it said so."""
+        self.journal.resumed_from = self.settings.resume
+        reason = self._announce(served.model, f"run {self.settings.resume} had served it")
+        self.journal.publish("promoted", model=served.model, reason=reason)
+        return Verdict(True, reason)
 
     def _average(
         self, updates: Sequence[Update], weights: Tensors
@@ -295,7 +391,8 @@ class FederatedRun:
             if a.error is None
             and a.update is not None
             and a.node not in self._conduct.refused
-            and self._node_of.get(a.update.device) == a.node  # the node that trained under the name
+            # The node that trained under the name; only names that trained have figures before.
+            and self._node_of.get(a.update.device, a.node) == a.node
             and (figures := evaluation.reported(a.update.metrics))
         }
         fleet_base, fleet_candidate = evaluation.paired(self._fleet_base, after)
@@ -340,12 +437,11 @@ class FederatedRun:
             PROBE: renew_probe(base, weights),
         }
         artifact = self.registry.add(pack(manifest, files, self.key))
+        self.failpoint("round-step-7")
         self.registry.set_serving(artifact.model)
-        reason = verdict.reason
-        try:
-            release.announce(self.journal.producer(), self.registry, artifact.model, reason)
-        except BrokerUnavailable as exc:
-            reason += f"; not announced yet: {exc}"
+        self.failpoint("round-step-8")
+        reason = self._announce(artifact.model, verdict.reason)
+        self.failpoint("round-step-9")
         self.journal.publish(
             "promoted",
             round=s.rounds,
@@ -355,3 +451,11 @@ class FederatedRun:
             reason=reason,
             metrics=metrics,
         )
+
+    def _announce(self, model: str, reason: str) -> str:
+        """Offer the model to the fleet; the reason, with what kept it from being offered."""
+        try:
+            release.announce(self.journal.producer(), self.registry, model, reason)
+        except BrokerUnavailable as exc:
+            return f"{reason}; not announced yet: {exc}"
+        return reason

@@ -5,6 +5,8 @@ POLL_S. What a device's reply may hold is in `edge_client.client_app`; nothing i
 """
 
 import logging
+import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,6 +28,7 @@ from federation.reports import Reports
 from federation.rounds import FederatedRun, RunSettings
 from streams.contract.bus import BrokerSettings, Producer, Reader
 from streams.contract.errors import UsageError
+from streams.contract.failpoints import read_failpoint
 from streams.contract.signing import load_private_key, load_public_key
 from streams.contract.task import Task, load_task, strategy_problem
 from streams.contract.topics import FLEET, topic_name
@@ -34,6 +37,7 @@ POLL_S = 0.2  # each look costs the SuperLink about 5 ms
 TTL_SPARE_S = 5.0  # a message outlives its deadline a little, and no longer: a device that comes
 # back later would train for nobody
 MAX_REPLY_BYTES = 1 << 28
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # it is a folder's name
 
 app = ServerApp()
 
@@ -69,7 +73,10 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config)
     topic = topic_name(task.name, FLEET)
     reports = Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
-    return FederatedRun(task, settings, registry, key, fleet, journal, aggregator, reports)
+    return FederatedRun(
+        task, settings, registry, key, fleet, journal, aggregator, reports,
+        failpoint=read_failpoint(os.environ),
+    )  # fmt: skip
 
 
 def run_aggregator(task: Task, config: RunConfig) -> Aggregator:
@@ -98,6 +105,7 @@ def run_settings(task: Task, run: str, config: RunConfig, runs: Path) -> RunSett
             margin=task.margin if margin < 0 else margin,
             seed=int(config["seed"]),
             runs=runs,
+            resume=str(config.get("resume") or ""),
         )
     except (KeyError, ValueError, TypeError) as exc:
         raise UsageError(f"run setting: {exc!r}") from exc
@@ -105,6 +113,8 @@ def run_settings(task: Task, run: str, config: RunConfig, runs: Path) -> RunSett
     for name, value in {**least, "round-deadline-s": settings.round_deadline_s}.items():
         if value < 1:
             raise UsageError(f"run setting {name} must be at least 1, not {value}")
+    if not RUN_ID.fullmatch(settings.resume):
+        raise UsageError(f"run setting resume: {settings.resume!r} is no run's id")
     return settings
 
 

@@ -230,6 +230,7 @@ class WindowReport(Document):
 
 RoundKind = Literal[
     "requested",
+    "resumed",
     "started",
     "admitted",
     "refused",
@@ -243,7 +244,10 @@ RoundKind = Literal[
 
 
 class RoundEvent(Document):
-    """On `rounds`, key: the run. One step of a federated run, with the reason or the figures."""
+    """On `rounds`, key: the run. One step of a federated run, with the reason or the figures.
+
+    resumed_from: the run that this one goes on with.
+    """
 
     run: str
     kind: RoundKind
@@ -255,4 +259,5 @@ class RoundEvent(Document):
     samples: int = 0
     base: str = ""
     model: str | None = None
+    resumed_from: str = ""
     metrics: dict[str, float] = {}

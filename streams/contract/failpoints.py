@@ -10,6 +10,8 @@ end of step 2 for the third time. Without the variable nothing is armed. Where t
                        declaration of a file's events and its deletion
     thin-step-1..2     edge_client.frames: a file of the spool gets other frames
     uplink-step-1..4   edge_client.uplink
+    round-step-1..9    federation.rounds: one run
+    resume-step-1..4   federation.controller: a dead run is taken up again
 """
 
 import os
@@ -21,7 +23,8 @@ from streams.contract.errors import UsageError
 
 STEPS = (
     "worker-step-[1-5]|slots-step-[1-7]|back-step-[1-4]|"
-    "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]"
+    "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|"
+    "round-step-[1-9]|resume-step-[1-4]"
 )
 Failpoint = Callable[[str], None]
 
