@@ -1,24 +1,34 @@
 """`tidewheel controller TASK`: announces the served model, and starts runs when there is cause.
 
 It follows `windows` and `fleet` from now on and `rounds` from the beginning: what caused earlier
-runs is past, but whether one is still going on has to be known. Its only own memory is what it
-has seen; what is served stands in the registry, what is announced on `releases`.
+runs is past, but whether one is still going on has to be known. A run that died without a word is
+taken up again, see `federation.lineage`, which is all that a controller keeps on disk; what is
+served stands in the registry, what is announced on `releases`.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from federation import release
+from federation.lineage import RESUMES, Resumer
 from federation.registry import Registry
-from federation.submission import UNKNOWN, ConfigValue, Submission
+from federation.submission import COMPLETED, UNKNOWN, ConfigValue, Submission
 from federation.triggers import Evidence, Rules, RunsSoFar, reason_to_run
 from streams.contract.bus import BrokerSettings, Producer, Reader, Received
 from streams.contract.delivery import teacher_key
-from streams.contract.documents import DeviceState, Release, RoundEvent, WindowReport
+from streams.contract.documents import (
+    DeviceState,
+    Release,
+    RoundEvent,
+    RoundKind,
+    WindowReport,
+)
 from streams.contract.errors import (
     BrokerUnavailable,
     MalformedRecord,
@@ -26,6 +36,7 @@ from streams.contract.errors import (
     Retryable,
     UsageError,
 )
+from streams.contract.failpoints import Failpoint, read_failpoint, unarmed
 from streams.contract.signing import load_public_key
 from streams.contract.task import Task, load_task
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
@@ -61,7 +72,8 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
 
     While the broker is away it backs off and begins again. UsageError when nothing can be served.
     """
-    controller = Controller(settings, load_task(settings.task_ref))
+    failpoint = read_failpoint(os.environ)
+    controller = Controller(settings, load_task(settings.task_ref), failpoint=failpoint)
     failures = 0
     while not stop.is_set():
         began = time.monotonic()
@@ -84,6 +96,7 @@ class Controller:
         settings: ControllerSettings,
         task: Task,
         clock: Callable[[], float] = time.monotonic,
+        failpoint: Failpoint = unarmed,
     ) -> None:
         keys = [load_public_key(path) for path in settings.public_keys]
         self._settings, self._task, self._clock = settings, task, clock
@@ -97,6 +110,11 @@ class Controller:
             schedule_s=settings.schedule_s,
             max_runs=settings.max_runs,
         )
+        self._config = {"task": settings.task_ref, **settings.run_config}
+        self._folder = settings.state / "controller"
+        runs, submission = settings.state / "runs", settings.submission
+        self._resumer = Resumer(self._folder, runs, submission, self._config, failpoint)
+        self._reached = failpoint
         self.evidence = Evidence()
         self._since = self._heard = clock()
         self._run: str | None = None
@@ -121,6 +139,7 @@ class Controller:
             news = Reader(settings.broker, topics, from_beginning=False)
             past = Reader(settings.broker, [topic_name(name, ROUNDS)])
             self._take(past.read_to_end(), producer, live=False)
+            self._catch_up(producer)
             self._check_run(producer)
             while not stop.is_set():
                 self._take(news.poll(0.5), producer)
@@ -179,8 +198,11 @@ class Controller:
 
     def _take_round(self, event: RoundEvent, producer: release.Publisher, live: bool) -> None:
         """Follow any run, whoever started it: by hand counts too."""
-        if event.run in self._finished:
-            return  # "requested" may come after all else that a short run says
+        if event.run in self._finished or event.run in self._resumer.earlier:
+            # "requested" may come after all else that a short run says; and one that another goes
+            # on with may have a last word.
+            self._finished |= {event.run} if event.kind == "finished" else set()
+            return
         self._heard = self._clock()
         if event.kind != "finished":
             if live and self._run is None:
@@ -190,6 +212,7 @@ class Controller:
             self._run = event.run
             return
         self._finished.add(event.run)
+        self._resumer.forget(event.run)
         if event.run == self._run:
             self._run = None
         if live:
@@ -197,21 +220,52 @@ class Controller:
             self.reconcile(producer)
 
     def _check_run(self, producer: Producer) -> None:
-        """Ask the SuperLink for a run that says nothing, and report one that died."""
+        """Ask the SuperLink for a run that says nothing; take up one that died."""
         if self._run is None:
             return
         self._heard = self._clock()
         try:
-            status = self._settings.submission.status(self._run)
+            known = self._settings.submission.runs()
+            status = known.get(self._run, UNKNOWN)
+            if not (status.startswith("finished") or status == UNKNOWN):
+                return
+            reason = f"the run ended without a word ({status})"
+            log.warning("run %s: %s", self._run, reason)
+            new = None
+            if status != COMPLETED:
+                new = self._resumer.resume(self._run, reason, known)
+                reason += f"; taken up {RESUMES} times, given up" if new is None else ""
         except ProcessFailed as exc:
             log.warning("%s", exc)  # the SuperLink may be starting: asked again after a silence
             return
-        if status.startswith("finished") or status == UNKNOWN:
-            reason = f"the run ended without a word ({status})"
-            log.warning("run %s: %s", self._run, reason)
-            run, self._run = self._run, None
-            self._publish(producer, run, "finished", reason)
-            self.reconcile(producer)
+        dead, self._run = self._run, new
+        if new is None:
+            self._publish(producer, dead, "finished", reason)
+            self._resumer.forget(dead)
+        else:
+            self._catch_up(producer)
+        self.reconcile(producer)
+
+    def _catch_up(self, producer: Producer) -> None:
+        """Follow the run that goes on with others, and tell of it, unless that was done: step 4 of
+        taking up a run."""
+        kept = self._resumer.lineage
+        if kept is None:
+            return
+        last = kept.runs[-1]
+        if last in self._finished:
+            self._resumer.forget(last)
+            return
+        if self._run is None or self._run in kept.runs:
+            self._run = last
+        for dead, new in pairwise(kept.runs):
+            if dead not in self._finished:
+                reason = f"goes on with run {dead}: {kept.reason}"
+                log.info("run %s %s", new, reason)
+                self._publish(producer, new, "requested", reason, resumed_from=dead)
+                self._publish(producer, dead, "finished", f"{kept.reason}; run {new} goes on")
+                self._finished.add(dead)
+        self._reached("resume-step-4")
 
     def _start_if_due(self, producer: Producer) -> None:
         now = self._clock()
@@ -220,9 +274,8 @@ class Controller:
             return
         self._began = now  # also when it fails: the next attempt waits for the interval
         self.evidence.run_began()
-        config = {"task": self._settings.task_ref, **self._settings.run_config}
         try:
-            run = self._settings.submission.start(config, self._settings.state / "controller")
+            run = self._settings.submission.start(self._config, self._folder)
         except ProcessFailed as exc:
             log.error("no run although %s: %s", reason, exc)
             return
@@ -230,10 +283,11 @@ class Controller:
         log.info("run %s: %s", run, reason)
         self._publish(producer, run, "requested", reason)
 
-    def _publish(self, producer: Producer, run: str, kind: str, reason: str) -> None:
-        event = RoundEvent.model_validate(
-            {"run": run, "kind": kind, "time_us": time.time_ns() // 1000, "reason": reason}
-        )
+    def _publish(
+        self, producer: Producer, run: str, kind: RoundKind, reason: str, **fields: str
+    ) -> None:
+        about = {"run": run, "kind": kind, "time_us": time.time_ns() // 1000, "reason": reason}
+        event = RoundEvent.model_validate({**about, **fields})
         producer.put(topic_name(self._task.name, ROUNDS), run.encode(), event.encode())
 
 

@@ -17,6 +17,7 @@ from streams.contract.errors import ProcessFailed
 ConfigValue = str | int | float | bool
 
 COMMAND_TIMEOUT_S = 60.0
+COMPLETED = "finished:completed"
 UNKNOWN = "unknown"  # the SuperLink has no such run: its database is another one
 
 
@@ -48,9 +49,14 @@ class Submission:
         write_atomic(path, toml(config).encode())
         return parse_run(self._call(self.run_command(path)))
 
+    def runs(self) -> dict[str, str]:
+        """The newest runs and their statuses: `pending`, `starting`, `running`,
+        `finished:<how>`."""
+        return parse_list(self._call(self.list_command()))
+
     def status(self, run: str) -> str:
-        """`pending`, `starting`, `running`, `finished:<how>` or UNKNOWN."""
-        return parse_list(self._call(self.list_command()), run)
+        """One run's status; UNKNOWN where it is not among the newest."""
+        return self.runs().get(run, UNKNOWN)
 
     def _call(self, argv: Sequence[str]) -> str:
         try:
@@ -86,13 +92,11 @@ def parse_run(text: str) -> str:
     return str(answer["run-id"])
 
 
-def parse_list(text: str, run: str) -> str:
-    """The status of `run` in the output of `flwr list --format json`."""
+def parse_list(text: str) -> dict[str, str]:
+    """Runs and statuses in the output of `flwr list --format json`, in its order."""
     runs = _answer(text, "list").get("runs")
-    for row in runs if isinstance(runs, list) else []:
-        if isinstance(row, dict) and str(row.get("run-id")) == run:
-            return str(row.get("status"))
-    return UNKNOWN
+    rows = [row for row in runs if isinstance(row, dict)] if isinstance(runs, list) else []
+    return {str(row.get("run-id")): str(row.get("status")) for row in rows}
 
 
 def _answer(text: str, verb: str) -> dict[str, object]:

@@ -14,11 +14,16 @@ from streams.contract.artifact import Manifest, pack
 from streams.contract.bus import BrokerSettings, Producer, Reader, ensure_topics
 from streams.contract.documents import ModelWindow, Release, RoundEvent, WindowReport
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
+from streams.contract.failpoints import unarmed
 from streams.contract.signing import create_key
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
 from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import wait_for
+
+
+class Killed(BaseException):
+    """The process ends here."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,9 @@ class StandInFlower(Submission):
         self.started.append(config)
         return f"r{len(self.started)}"
 
-    def status(self, run: str) -> str:
-        return self.answers.get(run, "running")
+    def runs(self) -> dict[str, str]:
+        started = {f"r{n}": "running" for n in range(len(self.started), 0, -1)}
+        return started | {run: answer for run, answer in self.answers.items() if answer}
 
 
 @dataclass
@@ -109,6 +115,9 @@ class Rig:
     def kinds(self) -> list[tuple[str, str]]:
         return [(event.run, event.kind) for event in self.events]
 
+    def reasons(self, kind: str) -> dict[str, str]:
+        return {event.run: event.reason for event in self.events if event.kind == kind}
+
 
 @pytest.fixture
 def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
@@ -139,13 +148,21 @@ def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def start(rig: Rig) -> Iterator[Callable[..., threading.Event]]:
-    """Run a controller in a thread; it is stopped at the end at the latest."""
+    """Run a controller in a thread; it is stopped at the end at the latest. The event is set when
+    it dies, too."""
     running: list[tuple[threading.Thread, threading.Event]] = []
 
     def begin(**changes: object) -> threading.Event:
         settings = replace(rig.settings, **changes)  # type: ignore[arg-type]
         stop = threading.Event()
-        thread = threading.Thread(target=controller.run, args=(settings, stop))
+
+        def work() -> None:
+            try:
+                controller.run(settings, stop)
+            except Killed:
+                stop.set()
+
+        thread = threading.Thread(target=work)
         thread.start()
         running.append((thread, stop))
         return stop
@@ -188,17 +205,98 @@ def test_what_is_announced_already_is_not_announced_again(
 
 
 @pytest.mark.kafka
-def test_a_run_that_died_is_reported_and_another_may_start(
+def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
     rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(controller, "SILENCE_S", 0.2)
     first = rig.serve(1)
-    rig.flower.answers["r1"] = "finished:failed"
-    start()
+    rig.flower.answers.update(dict.fromkeys(("r1", "r2", "r4"), "finished:failed"))
+    rig.flower.answers["r3"] = "finished:stopped"
+    stop = start(max_runs=1)
+    rig.disagree_until(first, lambda: ("r4", "finished") in rig.kinds())
+    assert [config.get("resume") for config in rig.flower.started] == [None, "r1", "r2", "r3"]
+    assert all(config["rounds"] == 2 for config in rig.flower.started)
+    word = "the run ended without a word"
+    assert rig.reasons("finished") == {
+        "r1": f"{word} (finished:failed); run r2 goes on",
+        "r2": f"{word} (finished:failed); run r3 goes on",
+        "r3": f"{word} (finished:stopped); run r4 goes on",
+        "r4": f"{word} (finished:failed); taken up 3 times, given up",
+    }
+    assert rig.reasons("requested")["r4"] == f"goes on with run r3: {word} (finished:stopped)"
+    assert {e.run: e.resumed_from for e in rig.events if e.resumed_from} == {
+        "r2": "r1",
+        "r3": "r2",
+        "r4": "r3",
+    }
+    stop.set()
+    start()  # it knows of no run that could be taken up
+    rig.disagree_until(first, lambda: len(rig.flower.started) == 5)
+    assert "resume" not in rig.flower.started[4]
+
+
+@pytest.mark.kafka
+def test_a_run_that_ended_well_but_could_not_say_so_is_only_reported(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "SILENCE_S", 0.2)
+    first = rig.serve(1)
+    rig.flower.answers["r1"] = "finished:completed"
+    start(max_runs=1)
     rig.disagree_until(first, lambda: ("r1", "finished") in rig.kinds())
-    (end,) = [e for e in rig.events if e.kind == "finished"]
-    assert end.reason == "the run ended without a word (finished:failed)"
-    rig.disagree_until(first, lambda: len(rig.flower.started) == 2)
+    assert rig.reasons("finished")["r1"] == "the run ended without a word (finished:completed)"
+    assert len(rig.flower.started) == 1
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_controller_that_dies_takes_a_run_up_once(
+    rig: Rig,
+    start: Callable[..., threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    def reached(point: str) -> None:
+        if point == f"resume-step-{step}":
+            raise Killed
+
+    rig.serve(1)
+    rig.say("started", "r9")
+    rig.flower.answers["r9"] = "finished:failed"
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: reached)
+    died = start()
+    rig.wait("the controller dies", died.is_set)
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
+    start()
+    rig.wait("the end is told", lambda: ("r9", "finished") in rig.kinds())
+    rig.say("rejected", "r1")
+    rig.say("finished", "r1")
+    rig.wait("the run ends", lambda: ("r1", "finished") in rig.kinds())
+    lineage = rig.settings.state / "controller" / "lineage.json"
+    rig.wait("nothing is left to do", lambda: not lineage.exists())
+    assert [config["resume"] for config in rig.flower.started] == ["r9"]
+    assert rig.reasons("requested") == {
+        "r1": "goes on with run r9: the run ended without a word (finished:failed)"
+    }
+
+
+@pytest.mark.kafka
+def test_a_run_that_cannot_be_taken_up_yet_is_tried_again(
+    rig: Rig,
+    start: Callable[..., threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(controller, "SILENCE_S", 0.2)
+    rig.serve(1)
+    rig.say("started", "r9")
+    rig.flower.answers["refuse"] = ""
+    start()
+    rig.wait("it was tried", lambda: "no route" in caplog.text)
+    del rig.flower.answers["refuse"]
+    rig.wait("it is taken up", lambda: ("r9", "finished") in rig.kinds())
+    assert rig.reasons("finished")["r9"].startswith("the run ended without a word (unknown)")
+    assert [config["resume"] for config in rig.flower.started] == ["r9"]
 
 
 @pytest.mark.kafka
@@ -207,6 +305,7 @@ def test_a_restart_finds_the_run_that_is_going_on(
 ) -> None:
     first = rig.serve(1)
     rig.say("started", "r9")
+    rig.flower.answers["r9"] = "running"
     stop = start(schedule_s=0.0)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     stop.set()

@@ -18,9 +18,9 @@ def test_the_run_id_is_read_from_what_flwr_prints() -> None:
     assert parse_run('a note\n{"success": true, "run-id": "7"}') == "7"
 
 
-def test_a_status_is_read_and_a_missing_run_is_unknown() -> None:
-    assert parse_list(RUNS, "7") == "finished:failed"
-    assert parse_list(RUNS, "8") == "unknown"
+def test_statuses_are_read() -> None:
+    assert parse_list(RUNS) == {"7": "finished:failed"}
+    assert parse_list('{"success": true}') == {}
 
 
 @pytest.mark.parametrize(
