@@ -1,15 +1,17 @@
-"""One federated run on real Flower processes and a real Kafka."""
+"""Federated runs on real Flower processes and a real Kafka."""
 
+import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from compose import flower
-from federation import release
+from federation import controller, release
 from federation.registry import Registry
 from streams.contract.artifact import unpack
 from streams.contract.bus import BrokerSettings, Reader, Received, ensure_topics
@@ -17,7 +19,7 @@ from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
 from streams.contract.topics import ARTIFACTS, RELEASES, ROUNDS, topic_name, topic_specs
 from tests.federation.conftest import TINY
-from tests.federation.flower_stack import FlowerStack, wait_for
+from tests.federation.flower_stack import FlowerStack, group_members, wait_for
 from tests.federation.stand_in_agent import StandInAgent
 
 
@@ -92,3 +94,110 @@ def check_events(events: list[RoundEvent]) -> None:
     kinds = [e.kind for e in events if e.kind not in ("admitted", "refused")]
     one_round = ["started", "aggregated", "evaluated"]
     assert kinds == [*one_round, *one_round, "evaluated", "promoted", "finished"]
+
+
+@contextmanager
+def controlled(settings: controller.ControllerSettings) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=controller.run, args=(settings, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def server_apps(processes: FlowerStack) -> list[int]:
+    """ServerApps that are alive; the SuperExec starts them."""
+    found = []
+    for pid in group_members(processes.processes["superexec"].pid):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"flwr-serverapp" in command:
+            found.append(pid)
+    return found
+
+
+def journals(state: Path) -> list[list[RoundEvent]]:
+    """The events of each run that has begun, oldest first."""
+    lines = [path.read_bytes().splitlines() for path in state.glob("runs/*/rounds.jsonl")]
+    runs = [[RoundEvent.decode(line) for line in run] for run in lines if run]
+    return sorted(runs, key=lambda run: run[0].time_us)
+
+
+def end_lease(processes: FlowerStack) -> None:
+    """The SuperLink waits up to a minute for a word of a ServerApp; let that have passed."""
+    with closing(sqlite3.connect(processes.state / "flower" / "superlink.db")) as database:
+        database.execute(
+            "UPDATE task SET active_until = '2000-01-01 00:00:00.000000' "
+            "WHERE active_until IS NOT NULL"
+        )
+        database.commit()
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_a_killed_server_app_is_gone_on_with_by_itself(
+    kafka: BrokerSettings,
+    tiny: Task,
+    registry: Registry,
+    tmp_path: Path,
+    sockets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It dies when it has written the checkpoint of round 2 of 3."""
+    ensure_topics(kafka, topic_specs(tiny.name))
+    devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1")}
+    with ExitStack() as stack:
+        for name, path in devices.items():
+            stack.enter_context(StandInAgent(tiny, name, path))
+        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap, "TIDEWHEEL_FAILPOINT": "round-step-4:2"}
+        processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
+        config = {"task": TINY, "state": str(tmp_path), "rounds": 3, "epochs": 6}
+        submission = flower.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
+        settings = controller.ControllerSettings(
+            task_ref=TINY,
+            broker=kafka,
+            state=tmp_path,
+            registry=registry.folder,
+            public_keys=(tmp_path / "keys" / "signing.pub",),
+            submission=submission,
+            schedule_s=0.0,
+            max_runs=1,
+        )
+        stack.enter_context(controlled(settings))
+
+        def dead() -> bool:
+            last = [run[-1].kind for run in journals(tmp_path)]
+            return last == ["aggregated"] and not server_apps(processes)
+
+        def ended() -> bool:
+            return [run[-1].kind for run in journals(tmp_path)][1:] == ["finished"]
+
+        wait_for("the ServerApp dies", dead, 60)
+        end_lease(processes)
+        monkeypatch.setattr(controller, "SILENCE_S", 1.0)  # each question costs a second of a core
+        wait_for("the run that goes on ends", ended, 60)
+    assert processes.members() == []
+
+    first, second = journals(tmp_path)
+    runs = first[0].run, second[0].run
+    trained = [[e.round for e in run if e.kind == "started"] for run in (first, second)]
+    assert trained == [[1, 2], [3]]
+    serving = registry.serving()
+    assert serving is not None
+    manifest = serving.manifest
+    assert (manifest.run, manifest.number, manifest.round) == (runs[1], 2, 3)
+    assert (manifest.admitted, manifest.refused) == (6, 0)
+    told = [RoundEvent.decode(message.value) for message in read(kafka, tiny.name, ROUNDS)]
+    told = [event for event in told if event.run in runs]
+    assert {e.resumed_from for e in told if e.run == runs[1]} == {runs[0]}
+    ends = [event.reason for event in told if event.kind == "finished"]
+    assert ends == [
+        f"the run ended without a word (finished:failed); run {runs[1]} goes on",
+        "promoted",
+    ]
