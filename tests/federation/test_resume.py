@@ -265,7 +265,7 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(rig: Rig) -> None:
         anew = checkpoint.latest(rig.runs, f"{run}-on")
         assert anew is not None
         assert anew.about.round == 0
-            assert set(anew.about.counts.values()) == {0}
+        assert set(anew.about.counts.values()) == {0}
 
 
 def test_what_would_come_again_ends_a_run_and_what_may_pass_does_not(rig: Rig) -> None:
