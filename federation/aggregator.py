@@ -1,8 +1,8 @@
 """What a round does with its admitted updates: the seam, and how each kind of tensor is treated.
 
 learned       floats of the shared modules. The rule of a paper sees their differences from the
-              weights that were sent out, in double precision: in float32 the squares of whole
-              weights would swallow the distances that Krum compares.
+              weights that were sent out, in double precision: beside the squares of whole
+              float32 weights, small distances between updates would be lost to Krum.
 statistics    running mean and variance of batch norm. No optimiser and no distance knows them;
               they take the mean weighted by samples, or with a robust rule the median, as a
               mean would let one device undo what the rule keeps out.

@@ -159,7 +159,7 @@ class FederatedRun:
         return verdict
 
     def _round(self, number: int, weights: Tensors, base: Artifact, held_out: HeldOut) -> Tensors:
-        """One round; the weights after it, or those given where no update was admitted."""
+        """One round; the weights after it, or those given where too few updates were admitted."""
         began = self.clock()
         online = self._wait_for_nodes()
         about: dict[str, Any] = {

@@ -129,14 +129,14 @@ class TestAll:
         np.testing.assert_array_equal(found["n"], base["n"])
 
     def test_small_moves_of_large_weights_are_not_lost(self, name: str) -> None:
-        """In float32 the square of 1e4 would swallow a distance of 1e-2."""
-        base = {"w": np.full(50, 1e4, np.float64)}
+        """Beside the square of 1e6, even in float64, the distances of Krum would be lost."""
+        base = {"w": np.full(50, 1e6, np.float64)}
         moves = np.random.default_rng(1).normal(0, 1e-3, (7, 50))
         given_ = [replace(update(i), weights={"w": base["w"] + m}) for i, m in enumerate(moves)]
         zero = [replace(u, weights={"w": m}) for u, m in zip(given_, moves, strict=True)]
         far = strategies.make(name).aggregate(given_, base)["w"] - base["w"]
         near = strategies.make(name).aggregate(zero, {"w": np.zeros(50)})["w"]
-        np.testing.assert_allclose(far, near, atol=1e-8)
+        np.testing.assert_allclose(far, near, atol=1e-7)
 
     def test_a_state_that_was_saved_goes_on_as_if_never_stopped(self, name: str) -> None:
         one, other = strategies.make(name), strategies.make(name)
