@@ -319,6 +319,33 @@ def status(
 
 
 @app.command()
+def rounds(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    json: AsJson = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw accuracy and updates; needs tidewheel[plot]."),
+    ] = None,
+) -> None:
+    """Show the federated runs: rounds, nodes, updates admitted and refused, accuracy, outcome.
+
+    From the journals in the state folder; with --kafka also from the topic.
+    """
+    from compose import rounds as shown
+
+    name = load_task(task).name
+    events = shown.from_journals(state / "runs")
+    if kafka is not None:
+        events += shown.from_topic(broker_from(kafka), name)
+    runs = shown.history(events)
+    if plot is not None:
+        shown.plot(name, runs, plot)
+    shown.print_rounds(name, runs, console(), as_json=json)
+
+
+@app.command()
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over `scores` and `drops`.")],
     state: State = DEFAULT_STATE,
