@@ -136,7 +136,13 @@ def test_zero_means_what_the_task_says(tiny: Task) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"rounds": -1}, {"rounds": "many"}, {"minimum-nodes": 0}, {"round-deadline-s": 0.0}],
+    [
+        {"rounds": -1},
+        {"rounds": "many"},
+        {"minimum-nodes": 0},
+        {"round-deadline-s": 0.0},
+        {"resume": "../7"},
+    ],
 )
 def test_an_impossible_setting_is_named(tiny: Task, change: dict[str, int | str | float]) -> None:
     with pytest.raises(UsageError, match="run setting"):
