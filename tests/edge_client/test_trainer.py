@@ -260,7 +260,8 @@ def test_a_child_killed_while_idle_is_replaced(
     trainer.work(request("evaluate"), weights)
     [child] = children(reference)
     os.kill(child, signal.SIGKILL)
-    until(lambda: has_ended(child), "the child is gone")
+    assert trainer._child is not None
+    until(lambda: trainer._child.poll() is not None, "the child is gone, with all its threads")
     assert trainer.work(request(), weights)[0].error is None
 
 
