@@ -21,29 +21,28 @@ is done but the announcement, which is made again.
 
 import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation import checkpoint, evaluation, release, resume
-from federation.admission import Refusal, Round, Update, admit, norm, well_formed
+from federation import checkpoint, evaluation, resume
+from federation.admission import Update, norm
 from federation.aggregator import Aggregator
 from federation.conduct import Conduct
 from federation.evaluation import Accuracy, HeldOut, Verdict
-from federation.exchange import Answer, Fleet, Tensors, Work
+from federation.exchange import Fleet, Tensors, Work
 from federation.graph import run_graph
+from federation.intake import Intake
 from federation.journal import Journal
-from federation.probe import renew_probe
+from federation.promotion import Promotion
 from federation.registry import Registry
 from federation.reports import Reports
-from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest, pack
+from streams.contract.artifact import GRAPH, WEIGHTS, Artifact
 from streams.contract.errors import (
-    BrokerUnavailable,
     ProcessFailed,
     Retryable,
     TidewheelError,
@@ -53,7 +52,6 @@ from streams.contract.failpoints import Failpoint, unarmed
 from streams.contract.task import Task
 
 NODE_POLL_S = 0.2
-METRICS = 20  # figures of one update that are told
 
 
 @dataclass(frozen=True)
@@ -90,14 +88,13 @@ class FederatedRun:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     failpoint: Failpoint = unarmed
-    _norms: list[float] = field(default_factory=list)
     _fleet_base: dict[str, Accuracy] = field(default_factory=dict)
-    _conduct: Conduct = field(default_factory=Conduct)
-    _node_of: dict[str, int] = field(default_factory=dict)  # who first trained under a name
-    _counts: dict[str, int] = field(
-        default_factory=lambda: {"admitted": 0, "refused": 0, "aggregated": 0}
-    )
-    _refusals: Counter[str] = field(default_factory=Counter)  # of the round, by reason
+
+    def __post_init__(self) -> None:
+        self._intake = Intake(self.task, self.journal)
+        self._promotion = Promotion(
+            self.task, self.registry, self.key, self.journal, self.failpoint
+        )
 
     def run(self) -> Verdict:
         """All rounds and the gate. A verdict, or an error that would come again, is a `finished`
@@ -133,7 +130,7 @@ class FederatedRun:
         self.failpoint("round-step-1")
         for number in range(done + 1, self.settings.rounds + 1):
             weights = self._round(number, weights, base, held_out)
-        if not self._counts["aggregated"]:
+        if not self._intake.counts["aggregated"]:
             if (least := self.aggregator.least) > 1:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
@@ -155,7 +152,10 @@ class FederatedRun:
                 metrics=metrics,
             )
             return verdict
-        self._promote(weights, base, verdict, metrics)
+        run, rounds = self.settings.run, self.settings.rounds
+        self._promotion.promote(
+            weights, base, verdict, metrics, self._intake.counts, run=run, rounds=rounds
+        )
         return verdict
 
     def _round(self, number: int, weights: Tensors, base: Artifact, held_out: HeldOut) -> Tensors:
@@ -168,15 +168,14 @@ class FederatedRun:
             "base": base.model,
         }
         self.journal.publish("started", metrics={"nodes": float(len(online))}, **about)
-        self._refusals.clear()
-        nodes = [node for node in online if not self._sits_out(node, about)]
+        nodes = self._intake.begin_round(online, about)
         work, deadline = self._work(number, base), self.settings.round_deadline_s
         sent_us = time.time_ns() // 1000
         answers = self.fleet.exchange("train", nodes, work, weights, deadline)
         self.failpoint("round-step-2")
         reported = self.reports.since(sent_us) if self.reports is not None else {}
-        updates = self._admit(answers, weights, reported, about)
-        refusals = {f"refused_{slug}"[:40]: float(n) for slug, n in self._refusals.items()}
+        updates = self._intake.admit(answers, weights, reported, about)
+        refusals = self._intake.told()
         if len(updates) < self.aggregator.least:
             few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs "
             reason = f"{few}{self.aggregator.least}" if updates else "no update was admitted"
@@ -186,7 +185,7 @@ class FederatedRun:
         averaged, metrics = self._average(updates, weights)
         metrics |= {"seconds": self.clock() - began, **refusals}
         samples = sum(update.samples for update in updates)
-        self._counts["aggregated"] += 1
+        self._intake.counts["aggregated"] += 1
         self.journal.publish("aggregated", samples=samples, metrics=metrics, **about)
         self.failpoint("round-step-3")
         self._save(number, averaged, base)
@@ -226,12 +225,12 @@ class FederatedRun:
             task_version=self.task.version,
             base=base.model,
             settings=resume.lasting(self.settings),
-            counts=self._counts,
-            norms=self._norms,
+            counts=self._intake.counts,
+            norms=self._intake.norms,
             fleet_base={d: (a.correct, a.evaluated) for d, a in self._fleet_base.items()},
-            node_of=self._node_of,
+            node_of=self._intake.node_of,
             strategy=self.aggregator.name,
-            conduct=self._conduct.kept(),
+            conduct=self._intake.conduct.kept(),
         )
         found = checkpoint.Checkpoint(about, weights, self.aggregator.state())
         checkpoint.save(self.settings.runs, found)
@@ -242,18 +241,18 @@ class FederatedRun:
         about, online = found.about, set(self.fleet.nodes())
         self.journal.resumed_from = about.run
         self.settings = resume.as_before(self.settings, about.settings)
-        self._counts = {**self._counts, **about.counts}
-        self._norms = list(about.norms)
+        self._intake.counts = {**self._intake.counts, **about.counts}
+        self._intake.norms = list(about.norms)
         self.aggregator.load(found.server)
         self._fleet_base = {d: Accuracy(*figures) for d, figures in about.fleet_base.items()}
-        self._node_of = {d: node for d, node in about.node_of.items() if node in online}
-        self._conduct = Conduct.from_kept(about.conduct)
+        self._intake.node_of = {d: node for d, node in about.node_of.items() if node in online}
+        self._intake.conduct = Conduct.from_kept(about.conduct)
         return about.round
 
     def _promoted_already(self, served: Artifact) -> Verdict:
         """The run that is resumed came to serve its model, and died before it said so."""
         self.journal.resumed_from = self.settings.resume
-        reason = self._announce(served.model, f"run {self.settings.resume} had served it")
+        reason = self._promotion.announce(served.model, f"run {self.settings.resume} had served it")
         self.journal.publish("promoted", model=served.model, reason=reason)
         return Verdict(True, reason)
 
@@ -263,9 +262,9 @@ class FederatedRun:
         """The average, and the round's figures. Until the first average the devices are sent the
         model that is served, so the figures of their first updates are that model's."""
         figures = {u.device: a for u in updates if (a := evaluation.reported(u.metrics))}
-        if not self._norms:
+        if not self._intake.norms:
             self._fleet_base = figures
-        self._norms += [norm(update.weights, weights) for update in updates]
+        self._intake.norms += [norm(update.weights, weights) for update in updates]
         averaged = self.aggregator.aggregate(updates, weights)
         return averaged, {
             "admitted": float(len(updates)),
@@ -304,73 +303,6 @@ class FederatedRun:
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
         )
 
-    def _admit(
-        self,
-        answers: Sequence[Answer],
-        weights: Tensors,
-        reported: Mapping[str, int],
-        about: dict[str, Any],
-    ) -> list[Update]:
-        """The updates that may be averaged, by device; every other answer is an event."""
-        expected = Round(
-            self.task.name,
-            self.task.version,
-            str(about["base"]),
-            weights,
-            reported=reported,
-            earlier=self._conduct.received,
-        )
-        updates = [a.update for a in answers if a.update is not None]
-        measurable = [u for u in updates if well_formed(u, expected)]
-        norms = [*self._norms, *(norm(u.weights, weights) for u in measurable)]
-        admitted: dict[str, Update] = {}
-        for answer in answers:
-            if answer.error is not None:
-                who = (answer.device or f"node {answer.node}")[:63]
-                self.journal.publish("failed", device=who, reason=answer.error[:300], **about)
-                continue
-            refusal, update = answer.refusal, answer.update
-            if update is not None and self._taken(update.device, answer.node, admitted):
-                refusal, update = Refusal("name", f"{update.device[:63]} is another node"), None
-            if update is not None:
-                facts = replace(expected, devices=frozenset(admitted), norms=norms)
-                refusal = admit(update, facts)
-            if refusal is not None or update is None:
-                self._refuse(answer, refusal or Refusal("malformed", "an empty reply"), about)
-                continue
-            admitted[update.device] = update
-            self._node_of.setdefault(update.device, answer.node)
-            self._counts["admitted"] += 1
-            metrics = {n[:40]: float(v) for n, v in list(update.metrics.items())[:METRICS]}
-            self.journal.publish(
-                "admitted", device=update.device, samples=update.samples, metrics=metrics, **about
-            )
-        self._conduct.remember(update.weights for update in updates)
-        return [admitted[device] for device in sorted(admitted)]
-
-    def _taken(self, device: str, node: int, admitted: Mapping[str, Update]) -> bool:
-        """Whether another node trained under this name in an earlier round; who comes second in
-        one round is a duplicate."""
-        return device not in admitted and self._node_of.get(device, node) != node
-
-    def _sits_out(self, node: int, about: dict[str, Any]) -> bool:
-        """Whether `node` gets no work in this round for its earlier updates; that is an event."""
-        until = self._conduct.sits_out_until(node, int(about["round"]))
-        if until is None:
-            return False
-        self._refusals["sitting-out"] += 1
-        reason = f"sitting-out: its updates were refused, it sits out until round {until}"
-        self.journal.publish("refused", device=f"node {node}", reason=reason, **about)
-        return True
-
-    def _refuse(self, answer: Answer, refusal: Refusal, about: dict[str, Any]) -> None:
-        device = (answer.device or f"node {answer.node}")[:63]
-        self._conduct.refuse(answer.node, refusal.reason, int(about["round"]))
-        self._counts["refused"] += 1
-        self._refusals[refusal.reason] += 1
-        reason = f"{refusal.reason}: {refusal.detail}"
-        self.journal.publish("refused", device=device, reason=reason, **about)
-
     def _central(self, weights: Tensors, base: Artifact, held_out: HeldOut) -> Accuracy:
         if not len(held_out.labels):
             return Accuracy()
@@ -385,16 +317,7 @@ class FederatedRun:
         work, deadline = self._work(number, base), self.settings.round_deadline_s
         nodes = self.fleet.nodes()
         answers = self.fleet.exchange("evaluate", nodes, work, candidate, deadline)
-        after = {
-            a.update.device: figures
-            for a in answers
-            if a.error is None
-            and a.update is not None
-            and a.node not in self._conduct.refused
-            # The node that trained under the name; only names that trained have figures before.
-            and self._node_of.get(a.update.device, a.node) == a.node
-            and (figures := evaluation.reported(a.update.metrics))
-        }
+        after = self._intake.figures(answers)
         fleet_base, fleet_candidate = evaluation.paired(self._fleet_base, after)
         central_base, central = (self._central(w, base, held_out) for w in (first, candidate))
         margin = self.settings.margin
@@ -411,51 +334,3 @@ class FederatedRun:
             "evaluated", round=number, rounds=number, base=base.model, metrics=metrics
         )
         return verdict, metrics
-
-    def _promote(
-        self, weights: Tensors, base: Artifact, verdict: Verdict, metrics: dict[str, float]
-    ) -> None:
-        """Sign, keep, serve, announce; in this order, so that what is announced is kept."""
-        s = self.settings
-        manifest = Manifest(
-            task=self.task.name,
-            task_version=self.task.version,
-            number=self.registry.next_number(),
-            base=base.model,
-            run=s.run,
-            round=s.rounds,
-            created_us=time.time_ns() // 1000,
-            metrics=metrics,
-            admitted=self._counts["admitted"],
-            refused=self._counts["refused"],
-            key="",
-            files=[],
-        )
-        files = {  # graph and reference for drift stay
-            **base.files,
-            WEIGHTS: safetensors.numpy.save(weights),
-            PROBE: renew_probe(base, weights),
-        }
-        artifact = self.registry.add(pack(manifest, files, self.key))
-        self.failpoint("round-step-7")
-        self.registry.set_serving(artifact.model)
-        self.failpoint("round-step-8")
-        reason = self._announce(artifact.model, verdict.reason)
-        self.failpoint("round-step-9")
-        self.journal.publish(
-            "promoted",
-            round=s.rounds,
-            rounds=s.rounds,
-            base=base.model,
-            model=artifact.model,
-            reason=reason,
-            metrics=metrics,
-        )
-
-    def _announce(self, model: str, reason: str) -> str:
-        """Offer the model to the fleet; the reason, with what kept it from being offered."""
-        try:
-            release.announce(self.journal.producer(), self.registry, model, reason)
-        except BrokerUnavailable as exc:
-            return f"{reason}; not announced yet: {exc}"
-        return reason
