@@ -215,15 +215,15 @@ class Agent:
     def _keep(self) -> None:
         """Write down what may lag behind, and look at versions and conditions."""
         while not self._stop.wait(LOOK_S):
+            if self._answers.hangs:  # first: what follows may wait for the disk, or for a model
+                log.critical("%s: an answer does not come back", self._name)
+                logging.shutdown()
+                os._exit(1)  # counts against the version, slots.py; the spool has everything
             self._save()
             self._trainer.watch()
             self._slots.judge()
             self._personal.consider()
             self._kept_at = time.monotonic()
-            if self._answers.hangs:
-                log.critical("%s: an answer does not come back", self._name)
-                logging.shutdown()
-                os._exit(1)  # counts against the version, slots.py; the spool has everything
 
     def _save(self, *, last: bool = False) -> None:
         """Write samples and scores: once a minute, and soon where a label was told."""
