@@ -75,6 +75,7 @@ class Agent:
         self._scoreboard = Scoreboard(folder / "scoreboard.json")
         trusted = [load_public_key(path) for path in settings.trusted]
         self._slots = Slots(folder / "slots", task, trusted, failpoint=failpoint)
+        self._node: int | None = None  # Flower's, of the last work
         self._skipped: dict[str, int] = {}
         self._skipping = threading.Lock()
         self._phase = "running"
@@ -191,6 +192,7 @@ class Agent:
             have = f"{self._task.name} version {self._task.version}"
             return WorkReply(device=self._settings.device, error=f"wrong-task: have {have}"), b""
         log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
+        self._node = request.node
         return self._trainer.work(request, weights)
 
     def _tell(self, question: Ask) -> Answer:
@@ -296,6 +298,7 @@ class Agent:
             refused=self._slots.refused,
             held_back=self._trainer.held_back,
             personal=self._personal.state,
+            node=self._node,
             phase="training" if self._trainer.busy else self._phase,
             replayed=self._replay.share_of_pass,
             passes=self._replay.passes_done,

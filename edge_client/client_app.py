@@ -1,10 +1,12 @@
 """The Flower ClientApp of a device: hands each message to the device's agent and returns its reply.
 
 Flower starts a fresh process for every message, so this module imports no torch and holds no data:
-the agent has both and answers over its Unix socket. What the server and this app say to each other:
+the agent has both and answers over its Unix socket. Nor does it look into the weights: they pass as
+one block of bytes (streams.contract.payload). What the server and this app say to each other:
 
-    message   "weights" ArrayRecord, "work" ConfigRecord (the fields of WorkRequest but `op`)
-    reply     "weights" ArrayRecord (after "train"), "metrics" MetricRecord,
+    message   "weights" ArrayRecord with the one array BLOCK, "work" ConfigRecord (the fields of
+              WorkRequest but `op` and `node`)
+    reply     "weights" ArrayRecord (empty after "evaluate"), "metrics" MetricRecord,
               "device"  ConfigRecord: device, task, task_version, base, error ("" when all is well)
 
 A failure is a reply with its reason, not an exception: Flower's error replies name no device.
@@ -13,16 +15,15 @@ A failure is a reply with its reason, not an exception: Flower's error replies n
 from pathlib import Path
 from typing import Literal
 
-import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from safetensors import SafetensorError
 
 from edge_client.handoff import WorkReply, WorkRequest, call
 from streams.contract.errors import TidewheelError
 
 Op = Literal["train", "evaluate"]
 
+BLOCK = "tidewheel.payload"  # as in federation.server_app
 SPARE_S = 10.0  # beyond the training's own budget: loading, evaluating, and the way
 
 app = ClientApp()
@@ -42,12 +43,12 @@ def _answer(message: Message, context: Context, op: Op) -> Message:
     device = str(context.node_config.get("device", ""))
     request: WorkRequest | None = None
     try:
-        request, weights = _request(message, op)
+        request, weights = _request(message, context, op)
         reply, body = call(
             _socket(context), request, weights, timeout_s=request.time_budget_s + SPARE_S
         )
         return Message(_content(request, reply, body), reply_to=message)
-    except (TidewheelError, SafetensorError, ValueError, KeyError, TypeError) as exc:
+    except (TidewheelError, ValueError, KeyError, TypeError) as exc:
         failed = WorkReply(device=device, error=f"{type(exc).__name__}: {exc}"[:500])
         return Message(_content(request, failed, b""), reply_to=message)
 
@@ -62,16 +63,14 @@ def _socket(context: Context) -> Path:
         ) from None
 
 
-def _request(message: Message, op: Op) -> tuple[WorkRequest, bytes]:
-    """The server's message as a request to the agent and its weights as safetensors."""
+def _request(message: Message, context: Context, op: Op) -> tuple[WorkRequest, bytes]:
+    """The server's message as a request to the agent, and its block of weights."""
     work = dict(message.content.config_records["work"])
-    arrays = message.content.array_records["weights"]
-    weights = safetensors.numpy.save({name: array.numpy() for name, array in arrays.items()})
-    return WorkRequest.model_validate({**work, "op": op}), weights
+    block = message.content.array_records["weights"][BLOCK].data
+    return WorkRequest.model_validate({**work, "op": op, "node": context.node_id}), block
 
 
 def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> RecordDict:
-    weights = safetensors.numpy.load(body) if body else {}
     metrics = {name: float(value) for name, value in reply.metrics.items()}
     about: dict[str, str | int] = {
         "device": reply.device,
@@ -80,9 +79,10 @@ def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> Reco
         "base": reply.base,
         "error": reply.error or "",
     }
+    block = {BLOCK: Array("uint8", (len(body),), BLOCK, body)} if body else {}
     return RecordDict(
         {
-            "weights": ArrayRecord({name: Array(value) for name, value in weights.items()}),
+            "weights": ArrayRecord(block),
             "metrics": MetricRecord({**metrics, "num-examples": reply.samples}),
             "device": ConfigRecord(dict(about)),
         }

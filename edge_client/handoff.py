@@ -25,7 +25,10 @@ MAX_BODY = 1 << 28
 
 class WorkRequest(Document):
     """Train from, or evaluate, the weights in the body. `base` is the model version served when
-    the run started, `seed` makes the training repeatable."""
+    the run started, `seed` makes the training repeatable. Body and reply are blocks of
+    streams.contract.payload; `clip` is how far the reply may be from what was received, 0 for any
+    distance; `node` is the Flower node that hands the work over.
+    """
 
     op: Literal["train", "evaluate"]
     run: str
@@ -38,6 +41,9 @@ class WorkRequest(Document):
     learning_rate: float = Field(gt=0)
     seed: int = 0
     time_budget_s: float = Field(default=60.0, gt=0)
+    payload: Literal["float32", "float16"] = "float32"
+    clip: float = Field(default=0.0, ge=0)
+    node: int | None = None
 
 
 class WorkReply(Document):

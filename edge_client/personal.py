@@ -33,10 +33,11 @@ from edge_client.inference import Engine
 from edge_client.samples import Samples
 from edge_client.slots import Slots
 from edge_client.trainer import PERSONAL
+from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.disk import write_atomic
 from streams.contract.documents import PersonalState
-from streams.contract.errors import ArtifactError
+from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
@@ -218,15 +219,15 @@ class Personal:
             data = with_header(weights, base.model, number)
             write_atomic(self._path, data, mode=0o600)
             self._build(base, data, number)
-        except (OSError, ArtifactError) as exc:
+        except (OSError, ArtifactError, MalformedRecord) as exc:
             log.warning("no copy of %s: %s", base.model, exc)
             return
         self._tried_for, self._labels_then = base.model, told
 
 
-def with_header(weights: bytes, base: str, number: int) -> bytes:
-    """safetensors with the version that they were made from."""
-    tensors = safetensors.numpy.load(weights)
+def with_header(block: bytes, base: str, number: int) -> bytes:
+    """The trainer's block as safetensors with the version that they were made from."""
+    tensors = payload.unpack(block)
     return safetensors.numpy.save(tensors, metadata={"base": base, "number": str(number)})
 
 

@@ -4,7 +4,8 @@
 
 FD is its end of a socket pair. Each request is a frame of handoff's form: a Job as header, the
 weights received as body; the reply is a WorkReply with the new weights. It ends when the agent
-closes the socket, or when it has had nothing to do for IDLE_S.
+closes the socket, or when it has had nothing to do for IDLE_S. The weights are blocks of
+streams.contract.payload.
 """
 
 import math
@@ -21,7 +22,8 @@ import torch
 
 from edge_client.handoff import Job, WorkReply, receive_frame, send_frame
 from edge_client.sample_file import values_of
-from streams.contract import learning
+from streams.contract import learning, payload
+from streams.contract.clipping import clipped
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
 
@@ -56,11 +58,12 @@ def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]
     return {"evaluated": float(len(segments)), "correct": float(right.sum())}
 
 
-def work(task: Task, job: Job, weights: bytes) -> tuple[WorkReply, bytes]:
+def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
     """Do one request: evaluate what came, and for "train" fine-tune it on the training rows."""
     request = job.request
     rows = Rows(task, Path(job.samples))
-    model = learning.load_weights(task.build_model(), weights)
+    received = payload.restored(payload.unpack(block))
+    model = learning.load_state(task.build_model(), received)
     metrics = evaluate(task, model, rows)
     reply = WorkReply(device=job.device, base=request.base, metrics=metrics)
     if request.op == "evaluate":
@@ -95,7 +98,10 @@ def work(task: Task, job: Job, weights: bytes) -> tuple[WorkReply, bytes]:
         "true_labels": float(rows.true_labels),
     }
     reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
-    return reply, learning.to_safetensors(model.state_dict())
+    trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if request.clip:
+        trained = clipped(trained, received, request.clip)
+    return reply, payload.up(trained, received, request.payload)
 
 
 def main(reference: str, fd: int) -> None:
@@ -108,12 +114,12 @@ def main(reference: str, fd: int) -> None:
         connection.settimeout(IDLE_S)
         while True:
             try:
-                header, weights = receive_frame(connection)
+                header, block = receive_frame(connection)
             except (TimeoutError, TidewheelError, OSError):
                 return
             job = Job.decode(header)
             try:
-                reply, body = work(task, job, weights)
+                reply, body = work(task, job, block)
             except Exception as exc:  # whatever the server sent or the task does: tell, go on
                 text = f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
                 reply, body = WorkReply(device=job.device, error=text), b""

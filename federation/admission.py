@@ -1,6 +1,7 @@
 """Whether a device's update may enter the average: pure, one reason per refusal.
 
     reason            the update
+    stale             answers work of too long ago (in `federation.intake`)
     task              is for another task, task version, or base model
     device-name       names no device
     duplicate         is the second of one device in this round
@@ -10,7 +11,8 @@
     variance          has a batch norm's variance below zero, of which inference takes the root
     samples           was trained on no sample, or on more than a device can have or says it has
     replay            is to the byte what any device sent in an earlier round of the run
-    norm              moves the weights more than NORM_FACTOR times as far as the usual update
+    norm              moves the weights more than NORM_FACTOR times as far as the usual update, or
+                      further than a private run lets it
 
 The norm is judged against the median of all updates known in the run, as soon as there are three:
 fewer than half of the devices cannot move a median past the others. How a node's refusals add up is
@@ -23,18 +25,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from streams.contract.clipping import length
 from streams.contract.task import DEVICE_NAME
 
 MAX_SAMPLES = 1_000_000
 NORM_FACTOR = 10.0
 NORMS_NEEDED = 3
+CLIP_SLACK = 1.001  # float32 and float16 round
 
 Weights = Mapping[str, np.ndarray]
+
+norm = length  # of an update, from what was sent
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one device sent back; nothing in it is to be trusted."""
+    """What one device sent back; nothing in it is to be trusted.
+
+    `staleness` is how many rounds ago its work was sent, and `sent` the weights that it then began
+    with: None for those of the round. Both are the server's.
+    """
 
     device: str
     task: str
@@ -43,6 +53,8 @@ class Update:
     samples: int
     weights: Weights
     metrics: Mapping[str, float] = field(default_factory=dict)
+    staleness: int = 0
+    sent: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,8 @@ class Round:
     """What an update has to fit: the weights that were sent out, and what is known of the round.
 
     `reported` is how many samples devices said that they have, where that is known; `earlier` are
-    digests of what earlier rounds of the run received.
+    digests of what earlier rounds of the run received; `clip` is how far a private run lets an
+    update go, 0 for any distance.
     """
 
     task: str
@@ -61,6 +74,7 @@ class Round:
     norms: Sequence[float] = ()
     reported: Mapping[str, int] = field(default_factory=dict)
     earlier: Set[bytes] = frozenset()
+    clip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,17 +106,6 @@ def digest(weights: Weights) -> bytes:
         found.update(f"{name!r} {tensor.dtype} {tensor.shape} ".encode())
         found.update(np.ascontiguousarray(tensor).tobytes())
     return found.digest()
-
-
-def norm(update: Weights, base: Weights) -> float:
-    """The Euclidean length of the update over all floating-point tensors."""
-    total = 0.0
-    for name, before in base.items():
-        if before.dtype.kind == "f":
-            with np.errstate(over="ignore"):
-                step = update[name].astype(np.float64) - before.astype(np.float64)
-                total += float(np.square(step).sum())
-    return float(np.sqrt(total))
 
 
 def _origin(update: Update, expected: Round) -> Refusal | None:
@@ -161,6 +164,8 @@ def _replay(update: Update, expected: Round) -> Refusal | None:
 
 
 def _distance(update: Update, expected: Round) -> Refusal | None:
+    if expected.clip and not norm(update.weights, expected.weights) <= CLIP_SLACK * expected.clip:
+        return Refusal("norm", f"it is longer than {expected.clip:.3g}, to which it was to be cut")
     if len(expected.norms) < NORMS_NEEDED:
         return None
     usual = float(np.median(expected.norms))

@@ -6,19 +6,22 @@ learned       floats of the shared modules. The rule of a paper sees their diffe
 statistics    running mean and variance of batch norm. No optimiser and no distance knows them;
               they take the mean weighted by samples, or with a robust rule the median, as a
               mean would let one device undo what the rule keeps out.
+late updates  differ from the weights that were sent out to them; s rounds late they count for
+              1 / sqrt(1 + s) of their length (Nguyen et al. 2022, arXiv 2106.06639, section 5).
 integers      counters keep the value that was sent out: there is no meaningful mean.
 not shared    tensors outside of `Training.shared` keep the value that was sent out.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from federation.admission import Update, Weights
+from streams.contract.clipping import is_statistic
 
 SAMPLES_CAP = 2048  # no device weighs more than this many samples
-STATISTICS = ("running_mean", "running_var")  # as torch names them
 
 State = dict[str, np.ndarray]
 
@@ -27,13 +30,23 @@ class Aggregator(Protocol):
     """Makes the next weights; `state` is what it remembers between rounds, for a checkpoint.
 
     `least` is the number of updates below which a rule keeps nothing of what it promises: a round
-    with fewer is to keep its weights.
+    with fewer is to keep its weights. `clip` is the longest update that a device may send, 0 for
+    any.
     """
 
     name: str
     least: int
+    clip: float
 
     def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]: ...
+
+    def exhausted(self) -> str | None:
+        """Why there may be no further round; None while there may."""
+        ...
+
+    def told(self) -> dict[str, float]:
+        """Figures of the last round."""
+        ...
 
     def state(self) -> State: ...
 
@@ -78,6 +91,8 @@ class Memoryless:
 class Treated:
     """An Aggregator: a rule for what is learned, and the treatment above for all else."""
 
+    clip = 0.0
+
     def __init__(
         self, rule: Rule, shared: Sequence[str] = (), samples_cap: int = SAMPLES_CAP
     ) -> None:
@@ -100,6 +115,12 @@ class Treated:
             steps |= self._rule.statistics(self._moves(updates, base, statistics))
         return {name: _moved(before, steps.get(name)) for name, before in base.items()}
 
+    def exhausted(self) -> str | None:
+        return None
+
+    def told(self) -> dict[str, float]:
+        return {}
+
     def state(self) -> State:
         return self._rule.state()
 
@@ -107,19 +128,20 @@ class Treated:
         self._rule.load(state)
 
     def _moves(self, updates: Sequence[Update], base: Weights, names: Sequence[str]) -> list[Move]:
-        before = {name: base[name].astype(np.float64) for name in names}
         return [
-            Move(
-                {name: np.asarray(update.weights[name] - before[name]) for name in names},
-                min(update.samples, self._cap),
-            )
+            Move(_differences(update, base, names), min(update.samples, self._cap))
             for update in updates
         ]
 
 
-def is_statistic(name: str) -> bool:
-    """Whether a tensor is a batch norm's running mean or variance."""
-    return name.rpartition(".")[2] in STATISTICS
+def _differences(update: Update, base: Weights, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """In float64, from what the device began with."""
+    before = update.sent if update.sent is not None else base
+    scale = 1 / math.sqrt(1 + update.staleness)
+    return {
+        name: np.asarray(scale * (update.weights[name] - before[name].astype(np.float64)))
+        for name in names
+    }
 
 
 def is_under(name: str, modules: Sequence[str]) -> bool:

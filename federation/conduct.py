@@ -2,7 +2,8 @@
 
 A node whose updates are refused OFFENCES times gets no work in the next SITS_OUT rounds; then it
 counts anew. A `name` or a `duplicate` is no offence: of two nodes under one name it cannot be told
-which one lies, and the honest one must not be made to sit out by the other. Errors are none either.
+which one lies, and the honest one must not be made to sit out by the other. To be `stale` is none,
+and errors are none either.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ from streams.contract.documents import Document
 
 OFFENCES = 2
 SITS_OUT = 3  # rounds
-NO_OFFENCE = frozenset({"name", "duplicate"})
+NO_OFFENCE = frozenset({"name", "duplicate", "stale"})
 
 
 class Kept(Document):

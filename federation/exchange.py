@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from federation.admission import Refusal, Update
+from streams.contract.payload import Payload
 
 Op = Literal["train", "evaluate"]
 Tensors = dict[str, np.ndarray]
@@ -18,7 +19,8 @@ LEAST_PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Work:
-    """What every device is told with the weights; the fields of a device's WorkRequest."""
+    """What every device is told with the weights; the fields of a device's WorkRequest. `clip` is
+    the longest update that it may send, 0 for any."""
 
     run: str
     round: int
@@ -30,30 +32,39 @@ class Work:
     learning_rate: float
     seed: int
     time_budget_s: float
+    payload: Payload = "float32"
+    clip: float = 0.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One node's answer: an update, or a refusal of what could not be read, or an error."""
+    """One node's answer to the work of `round`: an update, or a refusal of what could not be read,
+    or an error."""
 
     node: int
     device: str | None = None
     update: Update | None = None
     refusal: Refusal | None = None
     error: str | None = None
+    round: int = 0
+    op: Op = "train"
 
 
 class Fleet(Protocol):
-    """The devices of one run."""
+    """The devices of one run, to send to and to hear from; neither call waits."""
 
     def nodes(self) -> list[int]:
         """Those online now."""
         ...
 
-    def exchange(
-        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
-    ) -> list[Answer]:
-        """Send to all `nodes`; one answer each, an error for those without a reply in time."""
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        """Send to all `nodes`; what a node has not answered in `ttl_s` seconds it need not do."""
+        ...
+
+    def receive(self) -> list[Answer]:
+        """The answers that have come since the last call, to whatever round's work."""
         ...
 
 

@@ -19,11 +19,14 @@ METRICS = 20  # figures of one update that are told
 
 @dataclass
 class Intake:
-    """norms: of the updates admitted so far; node_of: which node trained first under a device's
-    name; refusals: of the round, by reason."""
+    """max_staleness: rounds by which an update may be late; clip: how far it may go, 0 for any
+    distance; norms: of the updates admitted so far; node_of: which node trained first under a
+    device's name; refusals: of the round, by reason."""
 
     task: Task
     journal: Journal
+    max_staleness: int = 0
+    clip: float = 0.0
     norms: list[float] = field(default_factory=list)
     conduct: Conduct = field(default_factory=Conduct)
     node_of: dict[str, int] = field(default_factory=dict)
@@ -31,33 +34,29 @@ class Intake:
         default_factory=lambda: {"admitted": 0, "refused": 0, "aggregated": 0}
     )
     refusals: Counter[str] = field(default_factory=Counter)
+    _sent: dict[int, Tensors] = field(default_factory=dict)  # by round
 
-    def begin_round(self, online: Sequence[int], about: dict[str, Any]) -> list[int]:
-        """The nodes that get work in this round."""
+    def begin_round(
+        self, nodes: Sequence[int], weights: Tensors, about: dict[str, Any]
+    ) -> list[int]:
+        """The nodes that may get work in this round, which sends out `weights`."""
         self.refusals.clear()
-        return [node for node in online if not self._sits_out(node, about)]
+        number = int(about["round"])
+        self._sent[number] = weights
+        for old in [n for n in self._sent if n < number - self.max_staleness]:
+            del self._sent[old]
+        return [node for node in nodes if not self._sits_out(node, about)]
 
     def admit(
-        self,
-        answers: Sequence[Answer],
-        weights: Tensors,
-        reported: Mapping[str, int],
-        about: dict[str, Any],
+        self, answers: Sequence[Answer], reported: Mapping[str, int], about: dict[str, Any]
     ) -> list[Update]:
         """The updates that may be averaged, by device; every other answer is an event."""
-        expected = Round(
-            self.task.name,
-            self.task.version,
-            str(about["base"]),
-            weights,
-            reported=reported,
-            earlier=self.conduct.received,
-        )
-        updates = [a.update for a in answers if a.update is not None]
-        measurable = [u for u in updates if well_formed(u, expected)]
-        norms = [*self.norms, *(norm(u.weights, weights) for u in measurable)]
+        number = int(about["round"])
+        found = [self._dated(answer, number) for answer in answers if answer.op == "train"]
+        fits = {n: self._expected(n, number, reported, about) for n in self._sent}
+        norms = [*self.norms, *self._norms(found, fits)]
         admitted: dict[str, Update] = {}
-        for answer in answers:
+        for answer in found:
             if answer.error is not None:
                 who = (answer.device or f"node {answer.node}")[:63]
                 self.journal.publish("failed", device=who, reason=answer.error[:300], **about)
@@ -66,20 +65,55 @@ class Intake:
             if update is not None and self._taken(update.device, answer.node, admitted):
                 refusal, update = Refusal("name", f"{update.device[:63]} is another node"), None
             if update is not None:
+                expected = fits[answer.round]
                 facts = replace(expected, devices=frozenset(admitted), norms=norms)
                 refusal = admit(update, facts)
             if refusal is not None or update is None:
                 self._refuse(answer, refusal or Refusal("malformed", "an empty reply"), about)
                 continue
             admitted[update.device] = update
-            self.node_of.setdefault(update.device, answer.node)
-            self.counts["admitted"] += 1
-            metrics = {n[:40]: float(v) for n, v in list(update.metrics.items())[:METRICS]}
-            self.journal.publish(
-                "admitted", device=update.device, samples=update.samples, metrics=metrics, **about
-            )
-        self.conduct.remember(update.weights for update in updates)
+            self._tell_admitted(update, answer.node, about)
+        self.conduct.remember(a.update.weights for a in answers if a.update is not None)
         return [admitted[device] for device in sorted(admitted)]
+
+    def _dated(self, answer: Answer, number: int) -> Answer:
+        """With the weights that its node was sent; a refusal where that is too long ago."""
+        if answer.update is None:
+            return answer
+        staleness, sent = number - answer.round, self._sent.get(answer.round)
+        if sent is None or not 0 <= staleness <= self.max_staleness:
+            detail = f"it answers round {answer.round}, {self.max_staleness} rounds ago are allowed"
+            return replace(answer, update=None, refusal=Refusal("stale", detail))
+        return replace(answer, update=replace(answer.update, staleness=staleness, sent=sent))
+
+    def _expected(
+        self, sent_in: int, number: int, reported: Mapping[str, int], about: dict[str, Any]
+    ) -> Round:
+        """What an update has to fit that was begun in round `sent_in`. What devices reported since
+        this round began says nothing of what an earlier one was trained on."""
+        return Round(
+            self.task.name,
+            self.task.version,
+            str(about["base"]),
+            self._sent[sent_in],
+            reported=reported if sent_in == number else {},
+            earlier=self.conduct.received,
+            clip=self.clip,
+        )
+
+    def _norms(self, answers: Sequence[Answer], fits: Mapping[int, Round]) -> list[float]:
+        pairs = [(a.update, fits[a.round]) for a in answers if a.update is not None]
+        return [norm(u.weights, fit.weights) for u, fit in pairs if well_formed(u, fit)]
+
+    def _tell_admitted(self, update: Update, node: int, about: dict[str, Any]) -> None:
+        self.node_of.setdefault(update.device, node)
+        self.counts["admitted"] += 1
+        metrics = {n[:40]: float(v) for n, v in list(update.metrics.items())[:METRICS]}
+        if update.staleness:
+            metrics["staleness"] = float(update.staleness)
+        self.journal.publish(
+            "admitted", device=update.device, samples=update.samples, metrics=metrics, **about
+        )
 
     def _taken(self, device: str, node: int, admitted: Mapping[str, Update]) -> bool:
         """Whether another node trained under this name in an earlier round; who comes second in

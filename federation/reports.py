@@ -1,4 +1,5 @@
-"""How many samples devices say on `fleet` that they have, to judge what they claim by.
+"""What devices say of themselves on `fleet`: whom to ask, and how many samples they have, to judge
+what they claim by.
 
 Only what a device said after the round's work was sent, by its own clock, says how many it can have
 trained on: an older figure may be too low. About a device that said nothing since (it is cut off
@@ -18,6 +19,7 @@ from streams.contract.errors import BrokerUnavailable, MalformedRecord
 log = logging.getLogger(__name__)
 
 RETRY_S = 30.0  # between two attempts to reach the broker
+FRESH_S = 60.0  # what a device said before that may hold no longer
 READ_S = 5.0  # at most, for what waits on the topic
 
 
@@ -30,7 +32,8 @@ class Follower(Protocol):
 
 
 class Reports:
-    """Follows `fleet` while a run goes on; `connect` may raise BrokerUnavailable."""
+    """Follows `fleet` while a run goes on; `connect` may raise BrokerUnavailable, `clock` is in
+    seconds."""
 
     def __init__(
         self, connect: Callable[[], Follower], clock: Callable[[], float] = time.monotonic
@@ -38,20 +41,36 @@ class Reports:
         self._connect, self._clock = connect, clock
         self._follower: Follower | None = None
         self._retry_at = clock()
+        self._unread: list[DeviceState] = []
+        self._last: dict[str, tuple[DeviceState, float]] = {}
         self._read(READ_S)
 
     def since(self, time_us: int) -> Mapping[str, int]:
         """The most samples that each device said it has since `time_us`, microseconds."""
         most: dict[str, int] = defaultdict(int)
-        for state in self._read(READ_S):
+        self._take()
+        for state in self._unread:
             if state.time_us >= time_us:
                 most[state.device] = max(most[state.device], state.samples)
+        self._unread.clear()
         return most
+
+    def by_node(self) -> dict[int, DeviceState]:
+        """The last that was heard, not longer ago than FRESH_S, from each device that knows which
+        Flower node is its."""
+        self._take()
+        oldest = self._clock() - FRESH_S
+        return {s.node: s for s, at in self._last.values() if s.node is not None and at > oldest}
 
     def close(self) -> None:
         if self._follower is not None:
             self._follower.close()
             self._follower = None
+
+    def _take(self) -> None:
+        for state in self._read(READ_S):
+            self._unread.append(state)
+            self._last[state.device] = state, self._clock()
 
     def _read(self, within_s: float) -> list[DeviceState]:
         """What came since the last call; nothing while the broker is away."""

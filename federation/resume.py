@@ -16,7 +16,7 @@ from federation import checkpoint
 from federation.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from federation.rounds import RunSettings
+    from federation.settings import RunSettings
 
 OWN = {"run", "runs", "resume", "minimum_nodes", "node_wait_s", "round_deadline_s"}
 

@@ -2,7 +2,7 @@
 
     1 take up the run that `resume` names, or begin; save a checkpoint
     in each round:
-    2 wait until enough devices are online, send the weights, collect updates until the deadline
+    2 wait until enough devices are online, send them the weights, gather updates (collecting.py)
     3 admit, average
     4 save a checkpoint
     5 evaluate on the people held out
@@ -21,27 +21,29 @@ is done but the announcement, which is made again.
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation import checkpoint, evaluation, resume
-from federation.admission import Update, norm
+from federation import checkpoint, resume, selection
+from federation.admission import norm
 from federation.aggregator import Aggregator
+from federation.collecting import Collector, Policy
 from federation.conduct import Conduct
 from federation.evaluation import Accuracy, HeldOut, Verdict
 from federation.exchange import Fleet, Tensors, Work
-from federation.graph import run_graph
 from federation.intake import Intake
 from federation.journal import Journal
+from federation.judge import Judge
 from federation.promotion import Promotion
 from federation.registry import Registry
 from federation.reports import Reports
-from streams.contract.artifact import GRAPH, WEIGHTS, Artifact
+from federation.settings import RunSettings
+from streams.contract import payload
+from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.errors import (
     ProcessFailed,
     Retryable,
@@ -52,25 +54,6 @@ from streams.contract.failpoints import Failpoint, unarmed
 from streams.contract.task import Task
 
 NODE_POLL_S = 0.2
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What one run does. `runs` is the folder of checkpoints and journals, `resume` the earlier run
-    to go on with, "" for none."""
-
-    run: str
-    rounds: int
-    minimum_nodes: int
-    node_wait_s: float
-    round_deadline_s: float
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    margin: float
-    seed: int
-    runs: Path
-    resume: str = ""
 
 
 @dataclass
@@ -85,13 +68,16 @@ class FederatedRun:
     journal: Journal
     aggregator: Aggregator
     reports: Reports | None = None
+    policy: Policy = field(default_factory=Policy)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     failpoint: Failpoint = unarmed
-    _fleet_base: dict[str, Accuracy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._intake = Intake(self.task, self.journal)
+        self._collector = Collector(self.fleet, self.policy, self.clock, self.sleep)
+        self._intake = Intake(
+            self.task, self.journal, self.policy.max_staleness, self.aggregator.clip
+        )
         self._promotion = Promotion(
             self.task, self.registry, self.key, self.journal, self.failpoint
         )
@@ -121,113 +107,117 @@ class FederatedRun:
         base = self.registry.serving()
         if base is None:
             raise UsageError(f"{self.registry.folder} serves no model yet: run `tidewheel up`")
-        held_out = HeldOut.load(self.registry.heldout_path, self.task)
+        judge = Judge(self.task, base, HeldOut.load(self.registry.heldout_path, self.task))
         if self.settings.resume and base.manifest.run == self.settings.resume:
             return self._promoted_already(base)
         # safetensors gives tensors in another order each time: sums over them differ in last bits.
         first = dict(sorted(safetensors.numpy.load(base.files[WEIGHTS]).items()))
-        done, weights = self._take_up(first, base)
+        done, weights = self._take_up(first, judge)
         self.failpoint("round-step-1")
         for number in range(done + 1, self.settings.rounds + 1):
-            weights = self._round(number, weights, base, held_out)
+            if why := self.aggregator.exhausted():
+                self.journal.publish("failed", round=number, reason=f"no more rounds: {why}")
+                break
+            weights = self._round(number, weights, judge)
         if not self._intake.counts["aggregated"]:
             if (least := self.aggregator.least) > 1:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
-        verdict, metrics = self._judge(first, weights, base, held_out)
+        verdict, metrics = self._judge(first, weights, judge)
         self.failpoint("round-step-6")
         serving = self.registry.serving()
         if verdict.promote and (serving is None or serving.model != base.model):
             other = serving.model if serving else "nothing"
             verdict = Verdict(False, f"{base.model} was the base and {other} is served by now")
-        if not verdict.promote:
-            last = self.settings.rounds
-            self.journal.publish(
-                "rejected",
-                round=last,
-                rounds=last,
-                reason=verdict.reason,
-                base=base.model,
-                metrics=metrics,
-            )
-            return verdict
-        run, rounds = self.settings.run, self.settings.rounds
-        self._promotion.promote(
-            weights, base, verdict, metrics, self._intake.counts, run=run, rounds=rounds
-        )
+        run, rounds, reason = self.settings.run, self.settings.rounds, verdict.reason
+        if verdict.promote:
+            counts = self._intake.counts
+            self._promotion.promote(weights, base, verdict, metrics, counts, run=run, rounds=rounds)
+        else:
+            about: dict[str, Any] = {"round": rounds, "rounds": rounds, "base": base.model}
+            self.journal.publish("rejected", reason=reason, metrics=metrics, **about)
         return verdict
 
-    def _round(self, number: int, weights: Tensors, base: Artifact, held_out: HeldOut) -> Tensors:
+    def _round(self, number: int, weights: Tensors, judge: Judge) -> Tensors:
         """One round; the weights after it, or those given where too few updates were admitted."""
-        began = self.clock()
+        began, sent_us = self.clock(), time.time_ns() // 1000
+        base = judge.base.model
+        about: dict[str, Any] = {"round": number, "rounds": self.settings.rounds, "base": base}
         online = self._wait_for_nodes()
-        about: dict[str, Any] = {
-            "round": number,
-            "rounds": self.settings.rounds,
-            "base": base.model,
-        }
-        self.journal.publish("started", metrics={"nodes": float(len(online))}, **about)
-        nodes = self._intake.begin_round(online, about)
+        asked = self._asked(online, number, base)
+        sent = payload.rounded(weights, self.task.training.payload)
+        metrics = {"nodes": float(len(asked)), "online": float(len(online))}
+        self.journal.publish("started", metrics=metrics, **about)
+        asked = self._intake.begin_round(asked, sent, about)
         work, deadline = self._work(number, base), self.settings.round_deadline_s
-        sent_us = time.time_ns() // 1000
-        answers = self.fleet.exchange("train", nodes, work, weights, deadline)
+        least = self.aggregator.least
+        answers = self._collector.train(asked, work, sent, deadline, len(online), least)
         self.failpoint("round-step-2")
         reported = self.reports.since(sent_us) if self.reports is not None else {}
-        updates = self._intake.admit(answers, weights, reported, about)
+        updates = self._intake.admit(answers, reported, about)
         refusals = self._intake.told()
-        if len(updates) < self.aggregator.least:
-            few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs "
-            reason = f"{few}{self.aggregator.least}" if updates else "no update was admitted"
+        if len(updates) < least:
+            few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs {least}"
+            reason = few if updates else "no update was admitted"
             self.journal.publish("failed", reason=reason, metrics=refusals, **about)
-            self._save(number, weights, base)
+            self._save(number, weights, judge)
             return weights
-        averaged, metrics = self._average(updates, weights)
-        metrics |= {"seconds": self.clock() - began, **refusals}
+        before = judge.note(updates, number)
+        self._intake.norms += [norm(u.weights, u.sent or weights) for u in updates]
+        averaged = self.aggregator.aggregate(updates, weights)
+        metrics = {
+            "admitted": float(len(updates)),
+            "devices_before": before,
+            "norm": norm(averaged, weights),
+            "seconds": self.clock() - began,
+            **self.aggregator.told(),
+            **refusals,
+        }
         samples = sum(update.samples for update in updates)
         self._intake.counts["aggregated"] += 1
         self.journal.publish("aggregated", samples=samples, metrics=metrics, **about)
         self.failpoint("round-step-3")
-        self._save(number, averaged, base)
+        self._save(number, averaged, judge)
         self.failpoint("round-step-4")
-        central = self._central(averaged, base, held_out)
+        central = judge.central(averaged)
         metrics = {"held_out": central.share, "held_out_segments": central.evaluated}
         self.journal.publish("evaluated", metrics=metrics, **about)
         self.failpoint("round-step-5")
         return averaged
 
-    def _take_up(self, first: Tensors, base: Artifact) -> tuple[int, Tensors]:
+    def _take_up(self, first: Tensors, judge: Judge) -> tuple[int, Tensors]:
         """The last round that is done, and the weights after it: 0 and `first` in a new run."""
-        s = self.settings
+        s, base = self.settings, judge.base.model
         done, weights = 0, first
         if s.resume:
             task = self.task.name, self.task.version
-            found = resume.find(s.runs, s.resume, task, base.model, first, self.aggregator.name)
+            found = resume.find(s.runs, s.resume, task, base, first, self.aggregator.name)
             if not isinstance(found, str) and (why := resume.unfit(s, found.about.settings)):
                 found = f"run {s.resume} cannot be gone on with: {why}"
             if isinstance(found, str):
-                self.journal.publish("failed", reason=f"{found}: begun anew", base=base.model)
+                self.journal.publish("failed", reason=f"{found}: begun anew", base=base)
             else:
-                done, weights = self._restore(found), found.weights
-        self._save(done, weights, base)  # under this run's name: it can be taken up as well
+                done, weights = self._restore(found, judge), found.weights
+        self._save(done, weights, judge)  # under this run's name: it can be taken up as well
         if self.journal.resumed_from:
             reason = f"goes on after round {done} of run {s.resume}"
             about: dict[str, Any] = {"round": done, "rounds": self.settings.rounds}
-            self.journal.publish("resumed", reason=reason, base=base.model, **about)
+            self.journal.publish("resumed", reason=reason, base=base, **about)
         return done, weights
 
-    def _save(self, number: int, weights: Tensors, base: Artifact) -> None:
+    def _save(self, number: int, weights: Tensors, judge: Judge) -> None:
         about = checkpoint.About(
             run=self.settings.run,
             resumed_from=self.journal.resumed_from,
             round=number,
             task=self.task.name,
             task_version=self.task.version,
-            base=base.model,
+            base=judge.base.model,
             settings=resume.lasting(self.settings),
             counts=self._intake.counts,
             norms=self._intake.norms,
-            fleet_base={d: (a.correct, a.evaluated) for d, a in self._fleet_base.items()},
+            fleet_base={d: (a.correct, a.evaluated) for d, a in judge.fleet_base.items()},
             node_of=self._intake.node_of,
             strategy=self.aggregator.name,
             conduct=self._intake.conduct.kept(),
@@ -235,7 +225,7 @@ class FederatedRun:
         found = checkpoint.Checkpoint(about, weights, self.aggregator.state())
         checkpoint.save(self.settings.runs, found)
 
-    def _restore(self, found: checkpoint.Checkpoint) -> int:
+    def _restore(self, found: checkpoint.Checkpoint, judge: Judge) -> int:
         """Know what the earlier run knew; the round that it had done. The name of a node that is
         gone is free again: a SuperNode that was restarted is another node."""
         about, online = found.about, set(self.fleet.nodes())
@@ -244,7 +234,8 @@ class FederatedRun:
         self._intake.counts = {**self._intake.counts, **about.counts}
         self._intake.norms = list(about.norms)
         self.aggregator.load(found.server)
-        self._fleet_base = {d: Accuracy(*figures) for d, figures in about.fleet_base.items()}
+        judge.fleet_base = {d: Accuracy(*figures) for d, figures in about.fleet_base.items()}
+        judge.base_until = 0 if about.norms else None
         self._intake.node_of = {d: node for d, node in about.node_of.items() if node in online}
         self._intake.conduct = Conduct.from_kept(about.conduct)
         return about.round
@@ -256,81 +247,68 @@ class FederatedRun:
         self.journal.publish("promoted", model=served.model, reason=reason)
         return Verdict(True, reason)
 
-    def _average(
-        self, updates: Sequence[Update], weights: Tensors
-    ) -> tuple[Tensors, dict[str, float]]:
-        """The average, and the round's figures. Until the first average the devices are sent the
-        model that is served, so the figures of their first updates are that model's."""
-        figures = {u.device: a for u in updates if (a := evaluation.reported(u.metrics))}
-        if not self._intake.norms:
-            self._fleet_base = figures
-        self._intake.norms += [norm(update.weights, weights) for update in updates]
-        averaged = self.aggregator.aggregate(updates, weights)
-        return averaged, {
-            "admitted": float(len(updates)),
-            "devices_before": evaluation.total(list(figures.values())).share,
-            "norm": norm(averaged, weights),
-        }
-
     def _wait_for_nodes(self) -> list[int]:
-        """The nodes online, as soon as there are enough; ProcessFailed when there never are."""
+        """The nodes online, as soon as there are enough, and enough of them free or, in a buffered
+        run, at work; ProcessFailed when there never are."""
         deadline = self.clock() + self.settings.node_wait_s
         needed = max(self.settings.minimum_nodes, self.aggregator.least)
-        while len(nodes := self.fleet.nodes()) < needed:
+        while True:
+            nodes = self.fleet.nodes()
+            free = self._collector.free(nodes)
+            if len(nodes) >= needed and (self.policy.buffered or len(free) >= needed):
+                return nodes
             if self.clock() > deadline:
                 lower = "lower minimum-nodes"
                 if needed == self.aggregator.least:
                     lower = f"choose another strategy than {self.aggregator.name}"
+                busy = len(nodes) - len(free)
+                work = f", {busy} of them at work," if busy and len(nodes) >= needed else ","
                 raise ProcessFailed(
-                    f"{len(nodes)} devices are online, {needed} are needed: start more, or {lower}"
+                    f"{len(nodes)} devices are online{work} {needed} are needed: "
+                    f"start more, or {lower}"
                 )
             self.sleep(NODE_POLL_S)
-        return nodes
 
-    def _work(self, number: int, base: Artifact) -> Work:
+    def _asked(self, online: list[int], number: int, base: str) -> list[int]:
+        """Who gets work in this round. Where too few say that they can, all are asked: what a
+        device cannot do it answers."""
+        free = self._collector.free(online)
+        said = self.reports.by_node() if self.reports is not None else {}
+        training = self.task.training
+        fit = [n for n in free if n not in said or not selection.unfit(said[n], base, training)]
+        fit = fit if len(fit) >= self.settings.minimum_nodes else free
+        return selection.choose(fit, said, base, self.policy.asked, self._seed(number))
+
+    def _seed(self, number: int) -> int:
+        digest = hashlib.sha256(f"{self.settings.seed}/{number}".encode()).digest()
+        return int.from_bytes(digest[:4])
+
+    def _work(self, number: int, base: str) -> Work:
         s = self.settings
-        digest = hashlib.sha256(f"{s.seed}/{number}".encode()).digest()
         return Work(
             run=s.run,
             round=number,
             task=self.task.name,
             task_version=self.task.version,
-            base=base.model,
+            base=base,
             epochs=s.epochs,
             batch_size=s.batch_size,
             learning_rate=s.learning_rate,
-            seed=int.from_bytes(digest[:4]),
+            seed=self._seed(number),
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
+            payload=self.task.training.payload,
+            clip=self.aggregator.clip,
         )
-
-    def _central(self, weights: Tensors, base: Artifact, held_out: HeldOut) -> Accuracy:
-        if not len(held_out.labels):
-            return Accuracy()
-        outputs = run_graph(base.files[GRAPH], held_out.segments, weights)
-        return evaluation.score(self.task, outputs, held_out.labels)
 
     def _judge(
-        self, first: Tensors, candidate: Tensors, base: Artifact, held_out: HeldOut
+        self, first: Tensors, candidate: Tensors, judge: Judge
     ) -> tuple[Verdict, dict[str, float]]:
         """Evaluate the candidate on the devices and centrally, and decide."""
-        number = self.settings.rounds
+        number, base = self.settings.rounds, judge.base.model
         work, deadline = self._work(number, base), self.settings.round_deadline_s
-        nodes = self.fleet.nodes()
-        answers = self.fleet.exchange("evaluate", nodes, work, candidate, deadline)
-        after = self._intake.figures(answers)
-        fleet_base, fleet_candidate = evaluation.paired(self._fleet_base, after)
-        central_base, central = (self._central(w, base, held_out) for w in (first, candidate))
-        margin = self.settings.margin
-        verdict = evaluation.decide(central_base, central, fleet_base, fleet_candidate, margin)
-        metrics = {
-            "held_out_base": central_base.share,
-            "held_out": central.share,
-            "held_out_segments": central.evaluated,
-            "devices_base": fleet_base.share,
-            "devices": fleet_candidate.share,
-            "device_segments": fleet_candidate.evaluated,
-        }
-        self.journal.publish(
-            "evaluated", round=number, rounds=number, base=base.model, metrics=metrics
+        answers = self._collector.evaluate(self.fleet.nodes(), work, candidate, deadline)
+        verdict, metrics = judge.decide(
+            first, candidate, answers, self._intake, self.settings.margin
         )
+        self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
         return verdict, metrics

@@ -1,17 +1,16 @@
 """The Flower ServerApp: a run's settings, and its fleet as messages through Flower's grid.
 
-The grid's own `send_and_receive` sleeps 3 s between two looks for replies; this one looks every
-POLL_S. What a device's reply may hold is in `edge_client.client_app`; nothing in it is trusted.
+The grid's own `send_and_receive` sleeps 3 s between two looks for replies; `collecting` looks more
+often. What a device's reply may hold is in `edge_client.client_app`; nothing in it is trusted.
 """
 
 import logging
 import os
-import re
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
@@ -21,11 +20,13 @@ from flwr.serverapp import Grid, ServerApp
 from federation import strategies
 from federation.admission import Refusal, Update
 from federation.aggregator import Aggregator
-from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
+from federation.exchange import Answer, Op, Tensors, Work
 from federation.journal import Journal
 from federation.registry import Registry
 from federation.reports import Reports
-from federation.rounds import FederatedRun, RunSettings
+from federation.rounds import FederatedRun
+from federation.settings import policy, run_settings
+from streams.contract import payload
 from streams.contract.bus import BrokerSettings, Producer, Reader
 from streams.contract.errors import UsageError
 from streams.contract.failpoints import read_failpoint
@@ -33,11 +34,7 @@ from streams.contract.signing import load_private_key, load_public_key
 from streams.contract.task import Task, load_task, strategy_problem
 from streams.contract.topics import FLEET, topic_name
 
-POLL_S = 0.2  # each look costs the SuperLink about 5 ms
-TTL_SPARE_S = 5.0  # a message outlives its deadline a little, and no longer: a device that comes
-# back later would train for nobody
-MAX_REPLY_BYTES = 1 << 28
-RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # it is a folder's name
+BLOCK = "tidewheel.payload"  # the name of the one array in "weights", and its serialization type
 
 app = ServerApp()
 
@@ -75,7 +72,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     reports = Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
     return FederatedRun(
         task, settings, registry, key, fleet, journal, aggregator, reports,
-        failpoint=read_failpoint(os.environ),
+        policy(task, aggregator.name), failpoint=read_failpoint(os.environ),
     )  # fmt: skip
 
 
@@ -88,82 +85,68 @@ def run_aggregator(task: Task, config: RunConfig) -> Aggregator:
     return strategies.make(strategy, training.aggregation, training.shared)
 
 
-def run_settings(task: Task, run: str, config: RunConfig, runs: Path) -> RunSettings:
-    """The run's settings; zero (or a negative margin) means what the task says."""
-    training = task.training
-    try:
-        margin = float(config["margin"])
-        settings = RunSettings(
-            run=run,
-            rounds=int(config["rounds"]) or training.rounds,
-            minimum_nodes=int(config["minimum-nodes"]),
-            node_wait_s=float(config["node-wait-s"]),
-            round_deadline_s=float(config["round-deadline-s"]),
-            epochs=int(config["epochs"]) or training.epochs,
-            batch_size=int(config["batch-size"]) or training.batch_size,
-            learning_rate=float(config["learning-rate"]) or training.learning_rate,
-            margin=task.margin if margin < 0 else margin,
-            seed=int(config["seed"]),
-            runs=runs,
-            resume=str(config.get("resume") or ""),
-        )
-    except (KeyError, ValueError, TypeError) as exc:
-        raise UsageError(f"run setting: {exc!r}") from exc
-    least = {"rounds": settings.rounds, "minimum-nodes": settings.minimum_nodes}
-    for name, value in {**least, "round-deadline-s": settings.round_deadline_s}.items():
-        if value < 1:
-            raise UsageError(f"run setting {name} must be at least 1, not {value}")
-    if not RUN_ID.fullmatch(settings.resume):
-        raise UsageError(f"run setting resume: {settings.resume!r} is no run's id")
-    return settings
-
-
 def _path(config: RunConfig, name: str, default: Path) -> Path:
     return Path(str(config.get(name) or default))
 
 
-class FlowerFleet:
-    """The SuperNodes of this run."""
+class _Waiting(NamedTuple):
+    node: int
+    op: Op
+    round: int
+    until: float
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+
+class FlowerFleet:
+    """The SuperNodes of this run. `clock` in seconds."""
+
+    def __init__(self, grid: Grid, clock: Callable[[], float] = time.monotonic) -> None:
+        self._grid, self._clock = grid, clock
+        self._waiting: dict[str, _Waiting] = {}  # by message
+        self._sent: dict[int, Tensors] = {}  # by round, while someone is at work on it
 
     def nodes(self) -> list[int]:
         return sorted(self._grid.get_node_ids())
 
-    def exchange(
-        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
-    ) -> list[Answer]:
-        """Push to all nodes, pull until all have replied, most have and the rest are late, or the
-        deadline. Replies carry no node when they are errors: the message replied to tells."""
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        """The weights are one array of bytes, streams.contract.payload: Flower moves each array in
+        requests of its own."""
         kind = MessageType.TRAIN if op == "train" else MessageType.EVALUATE
-        content = RecordDict(
-            {
-                "weights": ArrayRecord({name: Array(value) for name, value in weights.items()}),
-                "work": ConfigRecord(asdict(work)),
-            }
-        )
-        ttl, group = deadline_s + TTL_SPARE_S, str(work.round)
-        messages = [Message(content, node, kind, ttl=ttl, group_id=group) for node in nodes]
-        began = time.monotonic()
-        sent = zip(self._grid.push_messages(messages), nodes, strict=True)
-        waiting = {message: node for message, node in sent if message}
-        answers: list[Answer] = []
-        replied: list[float] = []
-        while waiting and time.monotonic() - began < cutoff_s(replied, len(nodes), deadline_s):
-            for reply in self._grid.pull_messages(list(waiting)):
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    answers.append(read_reply(node, reply))
-                    replied.append(time.monotonic() - began)
-            time.sleep(POLL_S)
-        answered = {answer.node for answer in answers}
-        late = f"no reply within {time.monotonic() - began:.0f} s"
-        return answers + [Answer(node, error=late) for node in nodes if node not in answered]
+        block = payload.down(weights, work.payload)
+        content = RecordDict({"weights": as_record(block), "work": ConfigRecord(asdict(work))})
+        group = str(work.round)
+        messages = [Message(content, node, kind, ttl=ttl_s, group_id=group) for node in nodes]
+        until = self._clock() + ttl_s
+        for message, node in zip(self._grid.push_messages(messages), nodes, strict=True):
+            if message:
+                self._waiting[message] = _Waiting(node, op, work.round, until)
+        self._sent[work.round] = weights
+
+    def receive(self) -> list[Answer]:
+        """Replies carry no node when they are errors: the message replied to tells."""
+        now = self._clock()
+        self._waiting = {m: w for m, w in self._waiting.items() if w.until > now}
+        answers = []
+        replies = self._grid.pull_messages(list(self._waiting)) if self._waiting else []
+        for reply in replies:
+            found = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+            if found is not None:
+                answer = read_reply(found.node, reply, self._sent[found.round])
+                answers.append(replace(answer, round=found.round, op=found.op))
+        used = {waiting.round for waiting in self._waiting.values()}
+        self._sent = {number: sent for number, sent in self._sent.items() if number in used}
+        return answers
 
 
-def read_reply(node: int, reply: Message) -> Answer:
-    """Take a reply apart; one that is not as agreed is a refusal, whatever it holds."""
+def as_record(block: bytes) -> ArrayRecord:
+    """A block of bytes in the one kind of record that Flower moves in chunks."""
+    return ArrayRecord({BLOCK: Array("uint8", (len(block),), BLOCK, block)})
+
+
+def read_reply(node: int, reply: Message, sent: Tensors) -> Answer:
+    """Take a reply apart; one that is not as agreed is a refusal, whatever it holds. `sent` are the
+    weights that it answers."""
     if reply.has_error():
         return Answer(node, error=f"Flower error {reply.error.code}: {reply.error.reason}")
     device: str | None = None
@@ -178,7 +161,7 @@ def read_reply(node: int, reply: Message) -> Answer:
             task_version=_whole(about, "task_version"),
             base=_text(about, "base"),
             samples=_whole(reply.content.metric_records["metrics"], "num-examples"),
-            weights=_tensors(reply.content.array_records["weights"]),
+            weights=_tensors(reply.content.array_records["weights"], sent),
             metrics=_metrics(reply.content.metric_records["metrics"]),
         )
     except Exception as exc:  # numpy's reader alone raises a dozen kinds on hostile bytes
@@ -186,10 +169,13 @@ def read_reply(node: int, reply: Message) -> Answer:
     return Answer(node, device, update)
 
 
-def _tensors(record: ArrayRecord) -> Tensors:
-    if sum(len(array.data) for array in record.values()) > MAX_REPLY_BYTES:
-        raise ValueError(f"more than {MAX_REPLY_BYTES} bytes of weights")
-    return {str(name): np.asarray(array.numpy()) for name, array in record.items()}
+def _tensors(record: ArrayRecord, sent: Tensors) -> Tensors:
+    """None came where the record is empty, as after "evaluate"."""
+    if not record:
+        return {}
+    if list(record) != [BLOCK]:
+        raise ValueError(f"{sorted(map(str, record))[:3]} in place of one block of weights")
+    return payload.completed(payload.unpack(record[BLOCK].data), sent)
 
 
 def _text(record: Any, name: str) -> str:

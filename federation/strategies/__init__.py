@@ -16,6 +16,7 @@ from streams.contract.task import Aggregation
 RULES: dict[str, Callable[[Aggregation], Rule]] = {
     "fedavg": lambda _: FedAvg(),
     "fedprox": lambda _: FedAvg("fedprox"),
+    "fedbuff": lambda _: FedAvg("fedbuff"),
     "fedadam": fedadam,
     "fedyogi": fedyogi,
     "median": lambda _: Median(),

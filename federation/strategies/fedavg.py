@@ -2,6 +2,9 @@
 
 FedProx (Li et al. 2020, arXiv:1812.06127) is the same on the server; its proximal term is in the
 devices' loss, see `Training.proximal` and learning.fit.
+
+FedBuff (Nguyen et al. 2022, arXiv:2106.06639) is the same of a buffer's updates, each shortened by
+how late it is; the buffer is `federation.collecting`'s. In the paper all updates weigh the same.
 """
 
 from collections.abc import Sequence

@@ -91,7 +91,10 @@ class PersonalState(Document):
 
 
 class DeviceState(Document):
-    """On `fleet`, key: the device. What a device says of itself, about once a second."""
+    """On `fleet`, key: the device. What a device says of itself, about once a second.
+
+    node: the Flower node that last handed it work, None before the first.
+    """
 
     device: str
     task: str
@@ -114,6 +117,7 @@ class DeviceState(Document):
     refused: dict[str, str] = {}  # model versions that are not installed again, and why
     held_back: str | None = None
     personal: PersonalState | None = None
+    node: int | None = None
     phase: str = "running"
     replayed: float = 0.0
     passes: int = 0

@@ -193,6 +193,10 @@ def to_safetensors(state: Mapping[str, Tensor | np.ndarray]) -> bytes:
 
 def load_weights(model: nn.Module, data: bytes) -> nn.Module:
     """Load safetensors bytes into `model`; keys and shapes must match exactly."""
-    arrays = safetensors.numpy.load(data)
+    return load_state(model, safetensors.numpy.load(data))
+
+
+def load_state(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> nn.Module:
+    """Load tensors into `model`; keys and shapes must match exactly."""
     model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
     return model

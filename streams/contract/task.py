@@ -31,8 +31,9 @@ MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limi
 
 Role = Literal["pilot", "lab", "fleet", "held-out"]
 Strategy = Literal[
-    "fedavg", "fedprox", "fedadam", "fedyogi", "median", "trimmed-mean", "krum", "multi-krum"
-]
+    "fedavg", "fedprox", "fedbuff", "fedadam", "fedyogi",
+    "median", "trimmed-mean", "krum", "multi-krum",
+]  # fmt: skip
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
@@ -96,13 +97,20 @@ class Device:
 class Aggregation:
     """Parameters of `Training.strategy`: learning_rate, betas and tau of fedadam's and fedyogi's
     optimiser, `trim` of trimmed-mean (the share cut off at each end), `byzantine` of krum and
-    multi-krum (how many devices may be bad)."""
+    multi-krum (how many devices may be bad).
+
+    An update that comes up to `max_staleness` rounds late still counts, s rounds late for
+    1 / sqrt(1 + s) of its length. With a `buffer` no round waits for anyone: each ends with so many
+    updates, of whatever round; 0: none, and fedbuff's 10.
+    """
 
     learning_rate: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     tau: float = 1e-3
     trim: float = 0.2
     byzantine: int = 1
+    max_staleness: int = 4
+    buffer: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,9 @@ class Training:
     were sent out. Empty: all.
     A device keeps at most `samples` segments of at most `samples_mb` (1,000,000 bytes), none older
     than `samples_age_h`. `personal`: it may train a copy of its own after each release.
+    A round ends with `devices_per_round` updates, of `over_selection` times as many devices that
+    are asked, drawn by lot; 0: all are asked. `payload` is that of floats on their way:
+    float16 halves what devices receive and send.
     """
 
     learning_rate: float = 0.02
@@ -138,6 +149,9 @@ class Training:
     strategy: Strategy = "fedavg"
     aggregation: Aggregation = field(default_factory=Aggregation)
     shared: tuple[str, ...] = ()
+    devices_per_round: int = 0
+    over_selection: float = 1.25
+    payload: Literal["float32", "float16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -265,6 +279,10 @@ def _problem(task: Task) -> str | None:
     kept = task.training
     if kept.samples < 1 or kept.samples_mb <= 0 or (kept.samples_age_h or 1) <= 0:
         return "training.samples, samples_mb and samples_age_h must be above 0"
+    if kept.devices_per_round < 0 or not kept.over_selection >= 1:
+        return "training.devices_per_round must be at least 0 and over_selection at least 1"
+    if kept.payload not in ("float32", "float16"):
+        return f"training.payload must be 'float32' or 'float16', not {kept.payload!r}"
     if found := strategy_problem(task.training.strategy, task.training):
         return f"training.{found}"
     for name in ("build_model", "readings", "devices"):
@@ -288,6 +306,8 @@ def strategy_problem(strategy: str, training: Training) -> str | None:
         return f"aggregation: trim must be from 0.01 to 0.49, not {options.trim}"
     if options.byzantine < 0:
         return f"aggregation: byzantine must be at least 0, not {options.byzantine}"
+    if options.max_staleness < 0 or options.buffer < 0:
+        return "aggregation: max_staleness and buffer must be at least 0"
     return None
 
 

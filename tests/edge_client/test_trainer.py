@@ -18,6 +18,7 @@ from edge_client.handoff import WorkReply, WorkRequest
 from edge_client.samples import Samples
 from edge_client.splits import HELD_OUT, TRAIN
 from edge_client.trainer import Trainer
+from streams.contract import payload
 from streams.contract.learning import to_safetensors
 from streams.contract.task import Task, load_task
 from tests.edge_client.models import TINY
@@ -164,7 +165,7 @@ def test_training_gives_other_weights_of_the_same_form(trainer: Trainer, weights
     assert reply.metrics["evaluated"] == 40
     assert 0 <= reply.metrics["correct"] <= 40
     assert (reply.metrics["steps"], reply.metrics["true_labels"]) == (160, 120)
-    sent, found = safetensors.numpy.load(weights), safetensors.numpy.load(body)
+    sent, found = safetensors.numpy.load(weights), payload.unpack(body)
     assert set(found) == set(sent)
     for name, tensor in sent.items():
         assert (found[name].shape, found[name].dtype) == (tensor.shape, tensor.dtype), name
@@ -283,7 +284,7 @@ def test_a_training_that_diverges_is_told_by_its_weights_not_by_a_broken_reply(
     reply, body = trainer.work(asked, weights)
     assert reply.error is None
     assert "loss" not in reply.metrics
-    found = safetensors.numpy.load(body)
+    found = payload.unpack(body)
     assert not all(np.isfinite(tensor).all() for tensor in found.values())
 
 

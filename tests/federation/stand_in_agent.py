@@ -8,12 +8,11 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import safetensors.numpy
 
 from edge_client.handoff import WorkReply, WorkRequest, receive_frame, send_frame
 from federation.dataset import segments_of_device, stack
 from federation.evaluation import score
-from streams.contract import learning
+from streams.contract import learning, payload
 from streams.contract.task import Task
 
 Trick = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -62,7 +61,8 @@ class StandInAgent:
                 send_frame(connection, reply.encode(), weights)
 
     def _work(self, request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
-        model = learning.load_weights(self.task.build_model(), body)
+        received = payload.restored(payload.unpack(body))
+        model = learning.load_state(self.task.build_model(), received)
         result = score(self.task, learning.predict(model, self.held_x), self.held_y)
         metrics = {"correct": result.correct, "evaluated": result.evaluated}
         if request.op == "train":
@@ -75,10 +75,12 @@ class StandInAgent:
                 learning_rate=request.learning_rate,
                 seed=request.seed,
             )
-        weights = learning.to_safetensors(model.state_dict()) if request.op == "train" else b""
-        if self.trick is not None and weights:
-            weights = safetensors.numpy.save(self.trick(safetensors.numpy.load(weights)))
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        if self.trick is not None:
+            weights = self.trick(weights)
         reply = WorkReply(
             device=self.device, samples=len(self.y), base=request.base, metrics=metrics
         )
-        return reply, weights
+        if request.op == "evaluate":
+            return reply, b""
+        return reply, payload.up(weights, received, request.payload)

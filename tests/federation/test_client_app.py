@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import (
-    Array,
-    ArrayRecord,
     ConfigRecord,
     Context,
     Message,
@@ -22,7 +20,8 @@ from flwr.app import (
 
 from edge_client.client_app import app
 from federation.exchange import Work
-from federation.server_app import read_reply
+from federation.server_app import as_record, read_reply
+from streams.contract import payload
 from streams.contract.task import Task
 from tests.federation.stand_in_agent import StandInAgent
 
@@ -41,10 +40,10 @@ def weights(task: Task) -> dict[str, np.ndarray]:
 
 
 def message(task: Task, kind: str = MessageType.TRAIN, **changes: object) -> Message:
-    arrays = {name: Array(value) for name, value in weights(task).items()}
+    record = as_record(payload.down(weights(task), "float32"))
     work = ConfigRecord({**asdict(WORK), **changes})  # type: ignore[dict-item]
     about = Metadata(7, "m1", 1, 5, "", "1", 0.0, 60.0, kind)
-    content = RecordDict({"weights": ArrayRecord(arrays), "work": work})
+    content = RecordDict({"weights": record, "work": work})
     return Message(content=content, metadata=about)
 
 
@@ -57,7 +56,7 @@ def context(path: Path | None) -> Context:
 
 def test_training_comes_back_as_an_update(tiny: Task, path: Path) -> None:
     with StandInAgent(tiny, "d0", path) as agent:
-        update = read_reply(5, app(message(tiny), context(path))).update
+        update = read_reply(5, app(message(tiny), context(path)), weights(tiny)).update
     assert update is not None
     assert [request.op for request in agent.requests] == ["train"]
     assert agent.requests[0].seed == 3
@@ -72,20 +71,20 @@ def test_training_comes_back_as_an_update(tiny: Task, path: Path) -> None:
 def test_evaluating_comes_back_without_weights(tiny: Task, path: Path) -> None:
     with StandInAgent(tiny, "d0", path) as agent:
         reply = app(message(tiny, MessageType.EVALUATE), context(path))
-    update = read_reply(5, reply).update
+    update = read_reply(5, reply, {}).update
     assert update is not None
     assert [request.op for request in agent.requests] == ["evaluate"]
     assert (update.weights, update.metrics["evaluated"]) == ({}, len(agent.held_y))
 
 
 def test_a_device_without_its_agent_says_so(tiny: Task, path: Path) -> None:
-    answer = read_reply(5, app(message(tiny), context(path)))
+    answer = read_reply(5, app(message(tiny), context(path)), weights(tiny))
     assert answer.device == "d0"
     assert "agent does not answer" in (answer.error or "")
 
 
 def test_a_supernode_without_a_socket_says_what_to_do(tiny: Task) -> None:
-    answer = read_reply(5, app(message(tiny), context(None)))
+    answer = read_reply(5, app(message(tiny), context(None)), {})
     assert "without socket=" in (answer.error or "")
 
 
@@ -93,7 +92,7 @@ def test_a_request_that_is_not_as_agreed_is_an_error_of_that_message(
     tiny: Task, path: Path
 ) -> None:
     with StandInAgent(tiny, "d0", path) as agent:
-        answer = read_reply(5, app(message(tiny, epochs=0), context(path)))
+        answer = read_reply(5, app(message(tiny, epochs=0), context(path)), {})
     assert "epochs" in (answer.error or "")
     assert agent.requests == []
 

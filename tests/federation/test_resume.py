@@ -1,7 +1,7 @@
 """A run that dies at any step, and the run that goes on with it: the result is an undisturbed
 run's, bit for bit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from federation.admission import Update
 from federation.exchange import Answer, Op, Tensors, Work
 from federation.journal import Journal
 from federation.registry import Registry
-from federation.rounds import FederatedRun, RunSettings
+from federation.rounds import FederatedRun
+from federation.settings import RunSettings
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.documents import Release
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
@@ -221,10 +222,11 @@ def test_restarted_nodes_are_known_by_their_names_again(rig: Rig, undisturbed: A
         def nodes(self) -> list[int]:
             return [node + 100 for node in super().nodes()]
 
-        def exchange(self, op: Op, nodes: object, *rest: object) -> list[Answer]:  # type: ignore[override]
-            plain = [node - 100 for node in nodes]  # type: ignore[attr-defined]
-            found = super().exchange(op, plain, *rest)  # type: ignore[arg-type]
-            return [replace(answer, node=answer.node + 100) for answer in found]
+        def send(self, op: Op, nodes: Sequence[int], *rest: object) -> None:  # type: ignore[override]
+            super().send(op, [node - 100 for node in nodes], *rest)  # type: ignore[arg-type]
+
+        def receive(self) -> list[Answer]:
+            return [replace(answer, node=answer.node + 100) for answer in super().receive()]
 
     for run, (point, time) in {"r1": ("round-step-4", 2), "r2": ("round-step-6", 1)}.items():
         first = rig.served().model

@@ -16,7 +16,8 @@ from federation.graph import run_graph
 from federation.journal import Journal
 from federation.registry import Registry
 from federation.reports import Reports
-from federation.rounds import FederatedRun, RunSettings
+from federation.rounds import FederatedRun
+from federation.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import Release, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
@@ -56,20 +57,27 @@ class FakeFleet:
     devices: list[Device]
     online_after: int = 0  # looks at nodes() before anybody is there
     sent: list[tuple[Op, Tensors]] = field(default_factory=list)
+    _answers: list[Answer] = field(default_factory=list)
 
     def nodes(self) -> list[int]:
         self.online_after -= 1
         return [] if self.online_after >= 0 else list(range(len(self.devices)))
 
-    def exchange(
-        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
-    ) -> list[Answer]:
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
         self.sent.append((op, weights))
-        found = [(node, self.devices[node](op, work, weights)) for node in nodes]
-        return [
-            Answer(node, error=a) if isinstance(a, str) else Answer(node, a.device, a)
-            for node, a in found
-        ]
+        for node in nodes:
+            found = self.devices[node](op, work, weights)
+            answer = Answer(node, round=work.round, op=op)
+            if isinstance(found, str):
+                self._answers.append(replace(answer, error=found))
+            else:
+                self._answers.append(replace(answer, device=found.device, update=found))
+
+    def receive(self) -> list[Answer]:
+        found, self._answers = self._answers, []
+        return found
 
 
 def sound(name: str, step: float, gain: float = 0.1) -> Device:
@@ -331,7 +339,7 @@ def test_a_run_without_any_update_fails_and_says_so(rig: Rig) -> None:
 
 
 def test_it_waits_for_enough_devices_but_not_for_ever(rig: Rig) -> None:
-    assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)], online_after=3)).run().promote
+    assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)], online_after=2)).run().promote
     with pytest.raises(ProcessFailed, match="0 devices are online, 2 are needed"):
         rig.run(FakeFleet([], online_after=10_000)).run()
 

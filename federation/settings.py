@@ -1,0 +1,76 @@
+"""What one run does: its settings, read from `flwr run`'s configuration."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from federation import selection
+from federation.collecting import Policy
+from streams.contract.errors import UsageError
+from streams.contract.task import Task
+
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # it is a folder's name
+
+BUFFER = 10  # updates of a step of fedbuff, as in its paper
+
+Config = Mapping[str, str | int | float | bool]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What one run does. `runs` is the folder of checkpoints and journals, `resume` the earlier run
+    to go on with, "" for none."""
+
+    run: str
+    rounds: int
+    minimum_nodes: int
+    node_wait_s: float
+    round_deadline_s: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    margin: float
+    seed: int
+    runs: Path
+    resume: str = ""
+
+
+def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSettings:
+    """The run's settings; zero (or a negative margin) means what the task says."""
+    training = task.training
+    try:
+        margin = float(config["margin"])
+        settings = RunSettings(
+            run=run,
+            rounds=int(config["rounds"]) or training.rounds,
+            minimum_nodes=int(config["minimum-nodes"]),
+            node_wait_s=float(config["node-wait-s"]),
+            round_deadline_s=float(config["round-deadline-s"]),
+            epochs=int(config["epochs"]) or training.epochs,
+            batch_size=int(config["batch-size"]) or training.batch_size,
+            learning_rate=float(config["learning-rate"]) or training.learning_rate,
+            margin=task.margin if margin < 0 else margin,
+            seed=int(config["seed"]),
+            runs=runs,
+            resume=str(config.get("resume") or ""),
+        )
+    except (KeyError, ValueError, TypeError) as exc:
+        raise UsageError(f"run setting: {exc!r}") from exc
+    least = {"rounds": settings.rounds, "minimum-nodes": settings.minimum_nodes}
+    for name, value in {**least, "round-deadline-s": settings.round_deadline_s}.items():
+        if value < 1:
+            raise UsageError(f"run setting {name} must be at least 1, not {value}")
+    if not RUN_ID.fullmatch(settings.resume):
+        raise UsageError(f"run setting resume: {settings.resume!r} is no run's id")
+    return settings
+
+
+def policy(task: Task, strategy: str) -> Policy:
+    """How a round gathers its answers, with this strategy."""
+    options, training = task.training.aggregation, task.training
+    buffer = options.buffer or (BUFFER if strategy == "fedbuff" else 0)
+    if buffer:
+        return Policy(True, target=buffer, max_staleness=options.max_staleness)
+    asked, target = selection.to_ask(training), training.devices_per_round
+    return Policy(False, asked, target, options.max_staleness)

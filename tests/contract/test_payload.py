@@ -1,0 +1,115 @@
+"""Weights as blocks of bytes: what goes in comes out, and nothing else comes in."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from streams.contract import payload
+from streams.contract.errors import MalformedRecord
+from streams.contract.payload import Payload
+
+NAMES = st.text(min_size=1, max_size=8)
+FLOATS = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=5),
+    elements=st.floats(-100, 100, width=32),
+)
+COUNTS = hnp.arrays(np.int64, (), elements=st.integers(-(2**40), 2**40))
+TENSORS = st.dictionaries(NAMES, FLOATS | COUNTS, max_size=4)
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(
+        value.dtype == other[name].dtype and np.array_equal(value, other[name])
+        for name, value in one.items()
+    )
+
+
+@given(TENSORS)
+def test_what_is_packed_comes_out(tensors: dict[str, np.ndarray]) -> None:
+    assert same(payload.unpack(payload.pack(tensors)), tensors)
+
+
+@given(TENSORS, st.sampled_from(["float32", "float16"]))
+def test_a_device_trains_from_what_the_server_says_it_sent(
+    tensors: dict[str, np.ndarray], kind: Payload
+) -> None:
+    received = payload.restored(payload.unpack(payload.down(tensors, kind)))
+    assert same(received, payload.rounded(tensors, kind))
+
+
+@given(TENSORS)
+def test_an_update_in_float32_comes_back_to_the_bit(tensors: dict[str, np.ndarray]) -> None:
+    back = payload.unpack(payload.up(tensors, tensors, "float32"))
+    assert same(payload.completed(back, tensors), tensors)
+
+
+@given(FLOATS, st.floats(-0.125, 0.125, width=32))
+def test_an_update_in_float16_loses_a_thousandth_of_the_step(before: np.ndarray, by: float) -> None:
+    trained = {"w": np.asarray(before + np.float32(by))}
+    step = trained["w"] - before
+    back = payload.completed(
+        payload.unpack(payload.up(trained, {"w": before}, "float16")), {"w": before}
+    )
+    assert back["w"].dtype == np.float32
+    lost = np.abs(back["w"] - trained["w"])
+    assert (lost <= np.abs(step) / 1000 + 1e-7 + np.abs(before) * 1e-6).all()
+
+
+def test_what_does_not_fit_what_was_sent_stays_as_it_came() -> None:
+    sent = {"a": np.zeros(2, np.float32), "n": np.zeros((), np.int64)}
+    came = {
+        "a": np.ones(3, np.float16),
+        "n": np.ones((), np.float16),
+        "z": np.ones(1, np.float16),
+    }
+    assert same(payload.completed(came, sent), came)
+
+
+def test_a_step_too_large_for_float16_is_infinite() -> None:
+    before = {"w": np.zeros(1, np.float32)}
+    block = payload.up({"w": np.full(1, 1e6, np.float32)}, before, "float16")
+    assert np.isinf(payload.completed(payload.unpack(block), before)["w"]).all()
+
+
+def test_zeros_travel_small_and_float16_in_half() -> None:
+    noise = {"w": np.random.default_rng(0).standard_normal(10_000).astype(np.float32)}
+    whole, half = (len(payload.down(noise, kind)) for kind in ("float32", "float16"))
+    assert half < 0.55 * whole
+    assert len(payload.pack({"w": np.zeros(10_000, np.float32)})) < 500
+
+
+def unpack_or_refuse(data: bytes) -> None:
+    """Any error but MalformedRecord fails the test."""
+    with contextlib.suppress(MalformedRecord):
+        found = payload.unpack(data)
+        assert all(isinstance(tensor, np.ndarray) for tensor in found.values())
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_block_or_refused(data: bytes) -> None:
+    unpack_or_refuse(data)
+
+
+@given(TENSORS, st.data())
+def test_a_block_with_a_byte_altered_or_cut_off_is_a_block_or_refused(
+    tensors: dict[str, np.ndarray], data: st.DataObject
+) -> None:
+    block = bytearray(payload.pack(tensors))
+    at = data.draw(st.integers(0, len(block) - 1))
+    block[at] ^= data.draw(st.integers(1, 255))
+    for broken in (bytes(block), bytes(block[:at])):
+        unpack_or_refuse(broken)
+
+
+def test_no_block_grows_beyond_the_limit() -> None:
+    bomb = zstandard.compress(bytes(10_000))
+    unsaid = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(10_000))
+    for data in (bomb, unsaid, payload.pack({"w": np.zeros(5000, np.float32)})):
+        with pytest.raises(MalformedRecord, match="payload"):
+            payload.unpack(data, limit=1000)
