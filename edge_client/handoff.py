@@ -26,8 +26,7 @@ MAX_BODY = 1 << 28
 class WorkRequest(Document):
     """Train from, or evaluate, the weights in the body. `base` is the model version served when
     the run started, `seed` makes the training repeatable. Body and reply are blocks of
-    streams.contract.payload; `clip` is how far the reply may be from what was received, 0 for any
-    distance; `node` is the Flower node that hands the work over.
+    streams.contract.payload; `node` is the Flower node that hands the work over.
     """
 
     op: Literal["train", "evaluate"]
@@ -42,7 +41,6 @@ class WorkRequest(Document):
     seed: int = 0
     time_budget_s: float = Field(default=60.0, gt=0)
     payload: Literal["float32", "float16"] = "float32"
-    clip: float = Field(default=0.0, ge=0)
     node: int | None = None
 
 

@@ -99,8 +99,8 @@ def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
     }
     reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    if request.clip:
-        trained = clipped(trained, received, request.clip)
+    if (privacy := task.training.privacy) is not None:
+        trained = clipped(trained, received, privacy.clip)
     return reply, payload.up(trained, received, request.payload)
 
 

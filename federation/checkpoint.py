@@ -77,7 +77,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write it, then forget all but the last KEPT of its run."""
     about = checkpoint.about
     path = folder / about.run / f"round-{about.round:04d}.safetensors"
-    write_atomic(path, encode(checkpoint))
+    write_atomic(path, encode(checkpoint), mode=0o600)  # of private runs it has a secret
     for old in sorted(path.parent.glob("round-*.safetensors"))[:-KEPT]:
         old.unlink()
     return path

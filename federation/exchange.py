@@ -19,8 +19,7 @@ LEAST_PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Work:
-    """What every device is told with the weights; the fields of a device's WorkRequest. `clip` is
-    the longest update that it may send, 0 for any."""
+    """What every device is told with the weights; the fields of a device's WorkRequest."""
 
     run: str
     round: int
@@ -33,7 +32,6 @@ class Work:
     seed: int
     time_budget_s: float
     payload: Payload = "float32"
-    clip: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,8 @@ class FederatedRun:
                 break
             weights = self._round(number, weights, judge)
         if not self._intake.counts["aggregated"]:
+            if why := self.aggregator.exhausted():
+                raise ProcessFailed(f"no round: {why}")
             if (least := self.aggregator.least) > 1:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
@@ -297,7 +299,6 @@ class FederatedRun:
             seed=self._seed(number),
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
             payload=self.task.training.payload,
-            clip=self.aggregator.clip,
         )
 
     def _judge(

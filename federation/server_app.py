@@ -22,6 +22,7 @@ from federation.admission import Refusal, Update
 from federation.aggregator import Aggregator
 from federation.exchange import Answer, Op, Tensors, Work
 from federation.journal import Journal
+from federation.privacy import Ledger, private
 from federation.registry import Registry
 from federation.reports import Reports
 from federation.rounds import FederatedRun
@@ -67,7 +68,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
         task.name, run, settings.runs / run / "rounds.jsonl", lambda: Producer(broker)
     )
     registry = Registry(folder, task.name, task.version, trusted)
-    fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config)
+    fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config, folder)
     topic = topic_name(task.name, FLEET)
     reports = Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
     return FederatedRun(
@@ -76,12 +77,15 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     )  # fmt: skip
 
 
-def run_aggregator(task: Task, config: RunConfig) -> Aggregator:
-    """That of the setting `strategy`, or the task's, with the task's parameters."""
+def run_aggregator(task: Task, config: RunConfig, registry: Path) -> Aggregator:
+    """That of the setting `strategy`, or the task's, with the task's parameters; what privacy has
+    been spent stands in the registry's folder."""
     training = task.training
     strategy = str(config.get("strategy") or training.strategy)
     if problem := strategy_problem(strategy, training):
         raise UsageError(f"run setting {problem}")
+    if training.privacy is not None:
+        return private(strategy, training, Ledger(registry / "privacy.json"))
     return strategies.make(strategy, training.aggregation, training.shared)
 
 

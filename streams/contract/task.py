@@ -35,6 +35,7 @@ Strategy = Literal[
     "median", "trimmed-mean", "krum", "multi-krum",
 ]  # fmt: skip
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
+PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
 
 
 class Reading(NamedTuple):
@@ -114,6 +115,19 @@ class Aggregation:
 
 
 @dataclass(frozen=True)
+class Privacy:
+    """Central differential privacy of a device: its update is cut to the length `clip` on the
+    device, the server adds noise of standard deviation noise_multiplier * clip to the sum. Rounds
+    end when `epsilon` would be exceeded, over all runs of the task; None: it is only shown.
+    """
+
+    clip: float
+    noise_multiplier: float
+    epsilon: float | None = None
+    delta: float = 1e-5
+
+
+@dataclass(frozen=True)
 class Training:
     """How a device fine-tunes and how the first model and the teacher are made.
 
@@ -152,6 +166,7 @@ class Training:
     devices_per_round: int = 0
     over_selection: float = 1.25
     payload: Literal["float32", "float16"] = "float32"
+    privacy: Privacy | None = None
 
 
 @dataclass(frozen=True)
@@ -306,6 +321,13 @@ def strategy_problem(strategy: str, training: Training) -> str | None:
         return f"aggregation: trim must be from 0.01 to 0.49, not {options.trim}"
     if options.byzantine < 0:
         return f"aggregation: byzantine must be at least 0, not {options.byzantine}"
+    if (privacy := training.privacy) is not None:
+        if strategy not in PRIVATE:
+            return f"strategy {strategy} cannot be private: {', '.join(PRIVATE)} can"
+        if not (privacy.clip > 0 and privacy.noise_multiplier > 0 and 0 < privacy.delta < 1):
+            return "privacy: clip and noise_multiplier must be above 0, delta between 0 and 1"
+        if privacy.epsilon is not None and not privacy.epsilon > 0:
+            return f"privacy: epsilon must be above 0, not {privacy.epsilon}"
     if options.max_staleness < 0 or options.buffer < 0:
         return "aggregation: max_staleness and buffer must be at least 0"
     return None

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation import checkpoint, release, strategies
 from federation.admission import Update
+from federation.collecting import Policy
 from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
 from federation.graph import run_graph
 from federation.journal import Journal
@@ -19,7 +20,8 @@ from federation.reports import Reports
 from federation.rounds import FederatedRun
 from federation.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
-from streams.contract.documents import Release, RoundEvent
+from streams.contract.bus import Received
+from streams.contract.documents import DeviceState, Release, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.records import Headers
 from streams.contract.task import Task
@@ -376,3 +378,98 @@ def test_chunks_carry_all_bytes_in_order() -> None:
     assert [part for part, _ in parts] == [b"0123", b"4567", b"89"]
     assert [dict(headers)["index"] for _, headers in parts] == [b"0", b"1", b"2"]
     assert {dict(headers)["chunks"] for _, headers in parts} == {b"3"}
+
+
+class SlowFleet(FakeFleet):
+    """The last node's answer to the work of round 1 comes in round `until` only."""
+
+    def __init__(self, devices: list[Device], until: int) -> None:
+        super().__init__(devices)
+        self.until, self.held, self.now = until, [], 0  # type: ignore[var-annotated]
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        super().send(op, nodes, work, weights, ttl_s)
+        self.now = work.round
+        late = [a for a in self._answers if a.node == len(self.devices) - 1 and a.round == 1]
+        if op == "train" and late:
+            self.held += late
+            self._answers = [answer for answer in self._answers if answer not in late]
+        if self.now >= self.until:
+            self._answers, self.held = [*self.held, *self._answers], []
+
+
+@pytest.mark.parametrize(("until", "stale"), [(2, None), (4, None), (6, "stale"), (9, None)])
+def test_a_late_update_counts_shortened_or_is_refused_as_stale(
+    rig: Rig, until: int, stale: str | None
+) -> None:
+    devices = [sound("a", 0.001), sound("b", 0.001), sound("c", 0.003)]
+    before = base_weights(rig.registry)
+    run = rig.run(SlowFleet(devices, until), rounds=7, round_deadline_s=10_000.0)
+    run = replace(run, policy=Policy(max_staleness=4))
+    run.run()
+    admitted = [e for e in rig.kafka.events if e.kind == "admitted" and e.metrics.get("staleness")]
+    failed = [e for e in rig.kafka.events if e.kind == "failed"]
+    assert [e.round for e in failed] == [1]
+    if until == 2:
+        assert [(e.round, e.device, e.metrics["staleness"]) for e in admitted] == [(2, "c", 1.0)]
+        found = checkpoint.latest(rig.runs, "7")
+        assert found is not None
+        # rounds of a, b: 0.001; the second has c's 0.003 / sqrt(2) too; then c trains as the others
+        second = (0.001 + 0.001 + 0.003 / np.sqrt(2)) / 3
+        total = 0.001 + second + 5 * 0.005 / 3
+        np.testing.assert_allclose(found.weights["4.bias"], before["4.bias"] + total, atol=1e-6)
+    else:
+        assert [(e.round, e.metrics["staleness"]) for e in admitted] == (
+            [(4, 3.0)] if until == 4 else []
+        )
+    assert [slug for _, _, slug in refusals(rig)] == ([stale] if stale else [])
+
+
+def test_a_buffered_run_waits_for_half_of_a_small_fleet(rig: Rig) -> None:
+    rig.strategy = "fedbuff"
+    devices = [sound(name, 0.001 * (i + 1)) for i, name in enumerate("abcd")]
+    run = rig.run(FakeFleet(devices), rounds=3)
+    run = replace(run, policy=Policy(True, target=10, max_staleness=4))
+    run.run()
+    events = [e for e in rig.kafka.events if e.kind == "aggregated"]
+    assert [e.metrics["admitted"] for e in events] == [4.0, 4.0, 4.0]  # all were there at once
+    assert rig.kinds()[-1] == "finished"
+
+
+def test_devices_that_say_they_cannot_are_not_asked(rig: Rig) -> None:
+    fleet = FakeFleet([sound("a", 0.001), sound("b", 0.001), sound("c", 0.001)])
+    run = rig.run(fleet, rounds=1)
+    said = [
+        node_state("a", 0, samples=3),
+        node_state("b", 1),
+        node_state("c", 2),
+    ]
+    kafka = FakeFollower([[], said])
+    run.reports = Reports(lambda: kafka)
+    run.run()
+    admitted = [e.device for e in rig.kafka.events if e.kind == "admitted"]
+    assert admitted == ["b", "c"]
+    (started,) = [e for e in rig.kafka.events if e.kind == "started"]
+    assert started.metrics == {"nodes": 2.0, "online": 3.0}
+
+
+def node_state(device: str, node: int, samples: int = 500) -> Received:
+    said = DeviceState.decode(state(device, samples).value)
+    value = said.model_copy(update={"node": node}).encode()
+    return Received("t", 0, 0, device.encode(), value, [])
+
+
+def test_more_are_asked_than_a_round_takes(rig: Rig) -> None:
+    fleet = FakeFleet([sound(name, 0.001) for name in "abcdefgh"])
+    run = replace(rig.run(fleet, rounds=2), policy=Policy(asked=5, target=4))
+    run.run()
+    started = [e.metrics for e in rig.kafka.events if e.kind == "started"]
+    assert started == [{"nodes": 5.0, "online": 8.0}] * 2
+    asked = [
+        {e.device for e in rig.kafka.events if e.kind == "admitted" and e.round == n}
+        for n in (1, 2)
+    ]
+    assert [len(devices) for devices in asked] == [5, 5]
+    assert asked[0] != asked[1]

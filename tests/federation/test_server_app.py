@@ -154,15 +154,15 @@ def test_an_impossible_setting_is_named(tiny: Task, change: dict[str, int | str 
 
 
 def test_the_strategy_is_the_settings_or_the_tasks(tiny: Task) -> None:
-    assert run_aggregator(tiny, dict(RUN_CONFIG)).name == "fedavg"
+    assert run_aggregator(tiny, dict(RUN_CONFIG), Path()).name == "fedavg"
     careful = replace(
         tiny,
         training=replace(
             tiny.training, strategy="krum", aggregation=Aggregation(byzantine=2), shared=("0",)
         ),
     )
-    assert run_aggregator(careful, dict(RUN_CONFIG)).least == 7
-    assert run_aggregator(careful, {**RUN_CONFIG, "strategy": "median"}).name == "median"
+    assert run_aggregator(careful, dict(RUN_CONFIG), Path()).least == 7
+    assert run_aggregator(careful, {**RUN_CONFIG, "strategy": "median"}, Path()).name == "median"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_strategy_is_the_settings_or_the_tasks(tiny: Task) -> None:
 )
 def test_a_strategy_that_cannot_be_is_named(tiny: Task, strategy: str, says: str) -> None:
     with pytest.raises(UsageError, match=f"run setting strategy.*{says}"):
-        run_aggregator(tiny, {**RUN_CONFIG, "strategy": strategy})
+        run_aggregator(tiny, {**RUN_CONFIG, "strategy": strategy}, Path())
 
 
 class FakeGrid:

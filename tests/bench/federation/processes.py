@@ -1,0 +1,182 @@
+"""The real processes of a measurement, each in its own process group: ours, and those of a stock
+Flower app with Flower's own settings."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from compose import flower
+from compose.broker import Launch
+from federation.submission import ConfigValue, Submission
+from streams.contract.disk import write_atomic
+from streams.contract.documents import RoundEvent
+from tests.bench.federation.devices import Planned
+from tests.bench.kafka import ROOT
+
+STOCK = Path(__file__).parent / "stock"
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run's rounds: when each ended, seconds since 1970, and the accuracy of the people held out;
+    round 0 is where it began."""
+
+    rounds: list[tuple[int, float, float]]
+
+    @property
+    def seconds_per_round(self) -> float:
+        """The mean from the end of the first round to that of the last: without what only the first
+        has, whichever side has more of it."""
+        (first, began, _), (last, ended, _) = self.rounds[1], self.rounds[-1]
+        return (ended - began) / (last - first)
+
+    def seconds_to(self, accuracy: float) -> float | None:
+        began = self.rounds[0][1]
+        reached = [at - began for _, at, share in self.rounds if share >= accuracy]
+        return reached[0] if reached else None
+
+
+@dataclass
+class Processes:
+    folder: Path
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, name: str, launch: Launch) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running.append(
+                subprocess.Popen(
+                    launch.argv, env={**os.environ, **launch.env},
+                    stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                )
+            )  # fmt: skip
+
+    def stop(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in reversed(self.running):
+                if _alive(process.pid):
+                    os.killpg(process.pid, number)
+            deadline = time.monotonic() + 10
+            while any(_alive(p.pid) for p in self.running) and time.monotonic() < deadline:
+                for process in self.running:
+                    process.poll()
+                time.sleep(0.05)
+        for process in self.running:
+            process.wait(10)
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(what: str, condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what}: not within {timeout_s:.0f} s")
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def ours(
+    folder: Path, reference: str, plan: Sequence[Planned], kafka: str
+) -> Iterator[tuple[int, Processes]]:
+    """SuperLink, SuperExec, a SuperNode for each device, and the devices; the SuperLink's port."""
+    processes = Processes(folder)
+    path = folder / "plan.json"
+    path.write_text(json.dumps([asdict(one) for one in plan]))
+    port, *ports = flower.free_ports(1 + len(plan))
+    try:
+        argv = [sys.executable, "-m", "tests.bench.federation.devices", reference, str(path)]
+        processes.start("devices", Launch(argv, {"PYTHONPATH": str(ROOT)}))
+        processes.start("superlink", flower.superlink(folder, port))
+        wait_for("the SuperLink", lambda: flower.is_ready(port), 60)
+        processes.start("superexec", flower.superexec(folder, port, {"TIDEWHEEL_KAFKA": kafka}))
+        for own, one in zip(ports, plan, strict=True):
+            launch = flower.supernode(folder, port, one.device, Path(one.socket), own)
+            processes.start(one.device, launch)
+        wait_for("the devices", path.with_suffix(".ready").exists, 120)
+        yield port, processes
+    finally:
+        processes.stop()
+
+
+@contextmanager
+def stock(folder: Path, plan: Sequence[Planned]) -> Iterator[tuple[int, Processes]]:
+    """As Flower's documentation starts them, but for the ports."""
+    processes = Processes(folder)
+    port, *ports = flower.free_ports(1 + len(plan))
+    try:
+        argv = [flower.program("flower-superlink"), "--insecure", "--host", "127.0.0.1"]
+        processes.start("superlink", Launch([*argv, "--port", str(port)], _env(folder, "home")))
+        wait_for("the SuperLink", lambda: flower.is_ready(port), 60)
+        for own, one in zip(ports, plan, strict=True):
+            argv = [flower.program("flower-supernode"), "--insecure"]
+            argv += ["--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port", str(own)]
+            config = f'device="{one.device}" data="{one.data}" slow={one.slow:.1f} '
+            argv += ["--node-config", f"{config}drop={one.drop:.2f} away={one.away_s:.1f}"]
+            processes.start(one.device, Launch(argv, _env(folder, one.device)))
+        yield port, processes
+    finally:
+        processes.stop()
+
+
+def _env(folder: Path, home: str) -> dict[str, str]:
+    """Of Flower's settings only those that keep it off the network, and one thread as ours has."""
+    kept = flower.environment(folder / "homes" / home)
+    del kept["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+def run_ours(folder: Path, port: int, config: dict[str, ConfigValue], timeout_s: float) -> Ended:
+    submission = flower.submission(folder, f"127.0.0.1:{port}", config)
+    run = submission.start({}, folder)
+    journal = folder / "runs" / run / "rounds.jsonl"
+
+    def events() -> list[RoundEvent]:
+        lines = journal.read_bytes().splitlines() if journal.exists() else []
+        return [RoundEvent.decode(line) for line in lines]
+
+    def over() -> bool:
+        return any(event.kind == "finished" for event in events())
+
+    wait_for(f"our run ({folder})", over, timeout_s)
+    found = events()
+    began = next(e.time_us for e in found if e.kind == "started") / 1e6
+    rounds = [
+        (e.round, e.time_us / 1e6, e.metrics["held_out"])
+        for e in found
+        if e.kind == "evaluated" and "held_out_base" not in e.metrics
+    ]
+    return Ended([(0, began, 0.0), *rounds])
+
+
+def run_stock(folder: Path, port: int, config: dict[str, ConfigValue], timeout_s: float) -> Ended:
+    app, times = folder / "app", folder / "times.jsonl"
+    shutil.copytree(STOCK, app)
+    home = folder / "homes" / "home"
+    text = f'[superlink]\ndefault = "bench"\n\n[superlink.bench]\naddress = "127.0.0.1:{port}"\n'
+    write_atomic(home / "config.toml", f"{text}insecure = true\n".encode())
+    submission = Submission(flower.program("flwr"), app, "bench", _env(folder, "home"))
+    submission.start({**config, "times": str(times)}, folder)
+    last = int(config["rounds"])
+
+    def rounds() -> list[tuple[int, float, float]]:
+        lines = times.read_text().splitlines() if times.exists() else []
+        found = [json.loads(line) for line in lines]
+        return [(one["round"], one["at"], one["held_out"]) for one in found]
+
+    wait_for(f"the stock run ({folder})", lambda: any(r[0] == last for r in rounds()), timeout_s)
+    return Ended(rounds())
