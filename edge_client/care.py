@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_client.folder import hold
-from edge_client.handoff import Answer, Ask, Label, ask
+from edge_client.handoff import OWN, Answer, Ask, Label, ask
 from edge_client.scoreboard import Scoreboard
 from edge_client.service import socket_path
 from edge_client.spool import Spool
@@ -22,7 +22,7 @@ from streams.contract.errors import ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
 
 PAUSE_S = 0.1
-SEEN = ("spool", "samples.arrow", "personal.safetensors", "scoreboard.json", "replay.json")
+SEEN = ("spool", "samples.arrow", "personal.safetensors", OWN, "scoreboard.json", "replay.json")
 
 
 def exists(folder: Path) -> Path:

@@ -20,6 +20,8 @@ from streams.contract.errors import MalformedRecord, Retryable
 
 _LENGTHS = struct.Struct(">II")
 MAX_HEADER = 1 << 16
+PERSONAL = "personal"  # the run of a request of the device's own
+OWN = "own.safetensors"  # the file of tensors that the device keeps for itself
 MAX_BODY = 1 << 28
 
 
@@ -87,13 +89,14 @@ class Answer(Document):
 
 
 class Job(Document):
-    """From the agent to its trainer: a request with where the device's rows are, and which
-    file, once it exists, stops the training."""
+    """From the agent to its trainer: a request with where the device's rows are, which file, once
+    it exists, stops the training, and where the tensors are kept that are the device's own."""
 
     device: str
     request: WorkRequest
     samples: str
     stop: str
+    own: str = ""
 
 
 def call(

@@ -28,11 +28,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from edge_client.handoff import WorkReply, WorkRequest
+from edge_client.handoff import PERSONAL, WorkReply, WorkRequest
 from edge_client.inference import Engine
 from edge_client.samples import Samples
 from edge_client.slots import Slots
-from edge_client.trainer import PERSONAL
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.disk import write_atomic

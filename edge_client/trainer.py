@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import IO
 
 from edge_client.conditions import Conditions
-from edge_client.handoff import Job, WorkReply, WorkRequest, receive_frame, send_frame
+from edge_client.handoff import (
+    OWN,
+    PERSONAL,
+    Job,
+    WorkReply,
+    WorkRequest,
+    receive_frame,
+    send_frame,
+)
 from edge_client.samples import Samples
 from streams.contract.errors import MalformedRecord
 
 _START_S = 60.0
-PERSONAL = "personal"  # the run of a request of the device's own
 
 
 class Trainer:
@@ -91,7 +98,13 @@ class Trainer:
 
     def _exchange(self, request: WorkRequest, weights: bytes, rows: str) -> tuple[WorkReply, bytes]:
         connection = self._connected()
-        job = Job(device=self._device, request=request, samples=rows, stop=str(self._stop_file))
+        job = Job(
+            device=self._device,
+            request=request,
+            samples=rows,
+            stop=str(self._stop_file),
+            own=str(self._folder / OWN),
+        )
         connection.settimeout(request.time_budget_s + _START_S)
         send_frame(connection, job.encode(), weights)
         header, body = receive_frame(connection)

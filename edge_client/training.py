@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from edge_client.handoff import Job, WorkReply, receive_frame, send_frame
+from edge_client import own
+from edge_client.handoff import PERSONAL, Job, WorkReply, receive_frame, send_frame
 from edge_client.sample_file import values_of
 from streams.contract import learning, payload
 from streams.contract.clipping import clipped
@@ -73,6 +74,7 @@ def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
         text = f"{len(segments)} samples, {task.training.minimum_samples} are needed"
         return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
     started, stop = time.monotonic(), Path(job.stop)
+    learning.load_state(model, received | own.read(task, Path(job.own), received))
     fitted = learning.fit(
         model,
         len(segments),
@@ -99,8 +101,10 @@ def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
     }
     reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    if (privacy := task.training.privacy) is not None:
-        trained = clipped(trained, received, privacy.clip)
+    if request.run != PERSONAL:  # it leaves the device
+        trained = own.keep(task, Path(job.own), trained, received)
+        if (privacy := task.training.privacy) is not None:
+            trained = clipped(trained, received, privacy.clip)
     return reply, payload.up(trained, received, request.payload)
 
 

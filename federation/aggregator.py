@@ -20,6 +20,7 @@ import numpy as np
 
 from federation.admission import Update, Weights
 from streams.contract.clipping import is_statistic
+from streams.contract.task import is_under
 
 SAMPLES_CAP = 2048  # no device weighs more than this many samples
 
@@ -142,11 +143,6 @@ def _differences(update: Update, base: Weights, names: Sequence[str]) -> dict[st
         name: np.asarray(scale * (update.weights[name] - before[name].astype(np.float64)))
         for name in names
     }
-
-
-def is_under(name: str, modules: Sequence[str]) -> bool:
-    """Whether a tensor lies in one of `modules`; every one does where none is named."""
-    return not modules or any(name == m or name.startswith(f"{m}.") for m in modules)
 
 
 def _moved(before: np.ndarray, step: np.ndarray | None) -> np.ndarray:

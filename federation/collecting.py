@@ -6,8 +6,8 @@ answers later counts in the round that goes on then, as an update that is stale 
 
 Two ways to end a round (`Policy`):
 
-synchronous  with the first of: everyone asked has answered; `target` updates; two thirds have
-             answered and the rest have had three times as long; the deadline
+synchronous  with the first of: everyone asked has answered; `target` updates; half have answered
+             and the rest have had three times as long; the deadline
 buffered     with the first of: `target` updates, whatever round they began in; nobody is at work;
              the deadline. Each round sends its weights to whoever is free, and leaves the others at
              their work (FedBuff: Nguyen et al. 2022, arXiv 2106.06639)

@@ -12,7 +12,7 @@ from streams.contract.payload import Payload
 Op = Literal["train", "evaluate"]
 Tensors = dict[str, np.ndarray]
 
-QUORUM = 2 / 3
+QUORUM = 1 / 2
 PATIENCE = 3.0
 LEAST_PATIENCE_S = 10.0
 
@@ -69,8 +69,8 @@ class Fleet(Protocol):
 def cutoff_s(replied_s: Sequence[float], expected: int, deadline_s: float) -> float:
     """When to stop waiting, in seconds since the messages were sent.
 
-    Once two thirds have replied the rest get three times as long as those took, at most until
-    the deadline: a node that died stays listed for a minute and would cost each round its whole
+    Once half have replied the rest get three times as long as those took, at most until the
+    deadline: a node that died stays listed for a minute and would cost each round its whole
     deadline. `replied_s` are the times of the replies so far, in order.
     """
     quorum = max(1, round(QUORUM * expected))

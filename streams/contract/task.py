@@ -333,6 +333,11 @@ def strategy_problem(strategy: str, training: Training) -> str | None:
     return None
 
 
+def is_under(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor lies in one of `modules`; every one does where none is named."""
+    return not modules or any(name == m or name.startswith(f"{m}.") for m in modules)
+
+
 def load_task(reference: str) -> Task:
     """Import the task named by `path/to/file.py:attribute` or `package.module:attribute`.
 

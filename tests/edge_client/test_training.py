@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from edge_client import training
-from edge_client.handoff import Job, WorkRequest
+from edge_client.handoff import OWN, PERSONAL, Job, WorkRequest
 from edge_client.samples import Samples
 from edge_client.splits import HELD_OUT, TRAIN
 from streams.contract import payload
@@ -22,8 +23,10 @@ def task() -> Task:
     return replace(load_task(TINY), build_model=lambda: with_batch_norm(0).train())
 
 
-def work(task: Task, folder: Path, kind: Payload = "float32") -> tuple[dict[str, np.ndarray], ...]:
-    """What was received, and what came back, both as weights."""
+def work(
+    task: Task, folder: Path, kind: Payload = "float32", run: str = "7"
+) -> tuple[dict[str, np.ndarray], ...]:
+    """What was received, and what came back as weights and as it came."""
     samples, noise = Samples(task, folder / "samples.arrow"), np.random.default_rng(0)
     for i in range(80):
         label = np.array([i % task.outputs], np.float32)
@@ -34,10 +37,13 @@ def work(task: Task, folder: Path, kind: Payload = "float32") -> tuple[dict[str,
     with rows.open("wb") as file:
         samples.write_training_rows(file)
     request = WorkRequest(
-        op="train", run="7", round=1, task=task.name, task_version=1, base="1-a", epochs=5,
+        op="train", run=run, round=1, task=task.name, task_version=1, base="1-a", epochs=5,
         batch_size=16, learning_rate=0.05, payload=kind,
     )  # fmt: skip
-    job = Job(device="d0", request=request, samples=str(rows), stop=str(folder / "stop"))
+    job = Job(
+        device="d0", request=request, samples=str(rows), stop=str(folder / "stop"),
+        own=str(folder / OWN),
+    )  # fmt: skip
     first = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
     sent = payload.rounded(first, kind)
     reply, block = training.work(task, job, payload.down(first, kind))
@@ -68,3 +74,49 @@ def test_a_private_update_is_cut_on_the_device_and_has_no_statistics(
     for name, tensor in sent.items():
         if "running" in name or "num_batches" in name:
             np.testing.assert_array_equal(weights[name], tensor)
+
+
+HEAD = {"5.weight", "5.bias"}  # of with_batch_norm
+
+
+def test_the_head_of_a_shared_body_stays_on_the_device_and_goes_on_learning(
+    task: Task, tmp_path: Path
+) -> None:
+    made = replace(task, training=replace(task.training, shared=("0", "1")))
+    heads = []
+    for _ in range(2):
+        sent, weights, _ = work(made, tmp_path)
+        for name in HEAD:
+            np.testing.assert_array_equal(weights[name], sent[name])
+        assert not np.array_equal(weights["0.weight"], sent["0.weight"])
+        heads.append(safetensors.numpy.load((tmp_path / OWN).read_bytes()))
+    assert set(heads[0]) == HEAD
+    first = {name: sent[name] for name in HEAD}
+    assert length(heads[1], first) > 1.2 * length(heads[0], first)
+    assert (tmp_path / OWN).stat().st_mode & 0o077 == 0
+
+
+def test_a_copy_of_ones_own_begins_with_ones_own_head_and_is_not_cut(
+    task: Task, tmp_path: Path
+) -> None:
+    privacy = Privacy(clip=1e-3, noise_multiplier=1.0)
+    training_ = replace(task.training, shared=("0", "1"), privacy=privacy)
+    made = replace(task, training=training_)
+    work(made, tmp_path)
+    own = safetensors.numpy.load((tmp_path / OWN).read_bytes())
+    sent, weights, _ = work(made, tmp_path, run=PERSONAL)
+    assert length(weights, sent) > length(own, {n: sent[n] for n in HEAD}) > 0.1
+    after = safetensors.numpy.load((tmp_path / OWN).read_bytes())
+    assert all(np.array_equal(after[name], own[name]) for name in HEAD)
+
+
+@pytest.mark.parametrize("broken", [b"", b"no tensors", b"other"])
+def test_a_head_that_is_none_of_this_model_is_passed_over(
+    task: Task, tmp_path: Path, broken: bytes
+) -> None:
+    if broken == b"other":
+        broken = safetensors.numpy.save({"5.weight": np.zeros((9, 9), np.float32)})
+    (tmp_path / OWN).write_bytes(broken)
+    made = replace(task, training=replace(task.training, shared=("0", "1")))
+    work(made, tmp_path)
+    assert set(safetensors.numpy.load((tmp_path / OWN).read_bytes())) == HEAD

@@ -140,7 +140,10 @@ def _env(folder: Path, home: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT)}
 
 
-def run_ours(folder: Path, port: int, config: dict[str, ConfigValue], timeout_s: float) -> Ended:
+def run_ours(
+    folder: Path, port: int, config: dict[str, ConfigValue], timeout_s: float, until: float = 1.0
+) -> Ended:
+    """Until the run ends, or its model is `until` accurate."""
     submission = flower.submission(folder, f"127.0.0.1:{port}", config)
     run = submission.start({}, folder)
     journal = folder / "runs" / run / "rounds.jsonl"
@@ -149,21 +152,30 @@ def run_ours(folder: Path, port: int, config: dict[str, ConfigValue], timeout_s:
         lines = journal.read_bytes().splitlines() if journal.exists() else []
         return [RoundEvent.decode(line) for line in lines]
 
+    def rounds() -> list[tuple[int, float, float]]:
+        return [
+            (e.round, e.time_us / 1e6, e.metrics["held_out"])
+            for e in events()
+            if e.kind == "evaluated" and "held_out_base" not in e.metrics
+        ]
+
     def over() -> bool:
-        return any(event.kind == "finished" for event in events())
+        ended = any(event.kind == "finished" for event in events())
+        return ended or _reached(rounds(), until)
 
     wait_for(f"our run ({folder})", over, timeout_s)
-    found = events()
-    began = next(e.time_us for e in found if e.kind == "started") / 1e6
-    rounds = [
-        (e.round, e.time_us / 1e6, e.metrics["held_out"])
-        for e in found
-        if e.kind == "evaluated" and "held_out_base" not in e.metrics
-    ]
-    return Ended([(0, began, 0.0), *rounds])
+    began = next(e.time_us for e in events() if e.kind == "started") / 1e6
+    return Ended([(0, began, 0.0), *rounds()])
 
 
-def run_stock(folder: Path, port: int, config: dict[str, ConfigValue], timeout_s: float) -> Ended:
+def _reached(rounds: list[tuple[int, float, float]], accuracy: float) -> bool:
+    return any(share >= accuracy for _, _, share in rounds)
+
+
+def run_stock(
+    folder: Path, port: int, config: dict[str, ConfigValue], timeout_s: float, until: float = 1.0
+) -> Ended:
+    """Until the run ends, or its model is `until` accurate."""
     app, times = folder / "app", folder / "times.jsonl"
     shutil.copytree(STOCK, app)
     home = folder / "homes" / "home"
@@ -178,5 +190,8 @@ def run_stock(folder: Path, port: int, config: dict[str, ConfigValue], timeout_s
         found = [json.loads(line) for line in lines]
         return [(one["round"], one["at"], one["held_out"]) for one in found]
 
-    wait_for(f"the stock run ({folder})", lambda: any(r[0] == last for r in rounds()), timeout_s)
+    def over() -> bool:
+        return any(number == last for number, _, _ in rounds()) or _reached(rounds(), until)
+
+    wait_for(f"the stock run ({folder})", over, timeout_s)
     return Ended(rounds())

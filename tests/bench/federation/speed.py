@@ -2,6 +2,7 @@
 same devices, data and training."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
@@ -17,27 +18,33 @@ DEVICES = (4, 8)
 TIMEOUT_S = 900.0
 
 
-def our_config(stage: Stage, folder: str, nodes: int, rounds: int) -> dict[str, ConfigValue]:
+def our_config(stage: Stage, folder: Path, nodes: int, rounds: int) -> dict[str, ConfigValue]:
     return {
-        "task": stage.reference, "state": folder, "rounds": rounds, "minimum-nodes": nodes,
+        "task": stage.reference, "state": str(folder), "rounds": rounds, "minimum-nodes": nodes,
         "epochs": stage.task.training.epochs, "kafka": stage.kafka.settings.bootstrap,
+    }  # fmt: skip
+
+
+def stock_config(stage: Stage, folder: Path, nodes: int, rounds: int) -> dict[str, ConfigValue]:
+    return {
+        "task": stage.reference, "weights": str(folder / "first.safetensors"),
+        "heldout": str(stage.heldout(folder)), "nodes": nodes, "rounds": rounds,
+        "epochs": stage.task.training.epochs,
     }  # fmt: skip
 
 
 def run_pair(stage: Stage, count: int, rounds: int) -> tuple[Ended, Ended]:
     """A stock run, then ours."""
-    with stage.state(f"stock-{count}") as folder:
-        config: dict[str, ConfigValue] = {
-            "task": stage.reference, "weights": str(folder / "first.safetensors"),
-            "heldout": str(stage.heldout(folder)), "nodes": count, "rounds": rounds,
-            "epochs": stage.task.training.epochs,
-        }  # fmt: skip
-        with stock(folder, stage.plan(folder, count)) as (port, _):
-            theirs = run_stock(folder, port, config, TIMEOUT_S)
+    with (
+        stage.state(f"stock-{count}") as folder,
+        stock(folder, stage.plan(folder, count)) as (port, _),
+    ):
+        config = stock_config(stage, folder, count, rounds)
+        theirs = run_stock(folder, port, config, TIMEOUT_S)
     with stage.state(f"ours-{count}") as folder:
         plan = stage.plan(folder, count)
         with ours(folder, stage.reference, plan, stage.kafka.settings.bootstrap) as (port, _):
-            config = our_config(stage, str(folder), count, rounds)
+            config = our_config(stage, folder, count, rounds)
             mine = run_ours(folder, port, config, TIMEOUT_S)
     return theirs, mine
 

@@ -1,0 +1,225 @@
+"""Wall time to an accuracy with 200 devices, in simulated time: the product's rounds, admission and
+aggregation, and real training, on a clock that jumps from one event to the next.
+
+What is simulated is how long things take: MESSAGE_S on the way (Flower's SuperNode looks for work
+every 3 s and starts a process for it), TRAIN_S to train, five times that on a slow device; and a
+device that drops out is silent for a minute. Stock FedAvg is Flower's arithmetic of all updates
+that come at all, when the last of them has come: its grid waits for every node.
+"""
+
+import contextlib
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from federation import settings, strategies
+from federation.admission import Update
+from federation.evaluation import HeldOut, score
+from federation.exchange import Answer, Op, Tensors, Work
+from federation.journal import Journal
+from federation.registry import Registry
+from federation.rounds import FederatedRun
+from streams.contract import learning
+from streams.contract.documents import RoundEvent
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.signing import load_private_key
+from streams.contract.task import Task
+from tests.bench.federation.dropouts import DROP, SHARE, SLOW, TARGET
+from tests.bench.federation.stage import SECONDS_AWAY, Stage
+from tests.bench.report import Goal, Results, Table
+
+DEVICES, SEGMENTS = 200, 48
+MESSAGE_S, TRAIN_S = (1.0, 4.5), 2.0
+STOCK_ROUNDS, ROUNDS, STEPS = 8, 12, 60
+BUFFER = 20
+
+
+@dataclass
+class Crowd:
+    """A fleet of `DEVICES`, each with SEGMENTS of a person's segments. Implements exchange.Fleet on
+    its own clock, seconds; everyone is always online."""
+
+    task: Task
+    people: list[dict[str, np.ndarray]]
+    now: float = 0.0
+    trained: int = 0
+    _due: list[tuple[float, Answer, Work, Tensors]] = field(default_factory=list)
+
+    def nodes(self) -> list[int]:
+        return list(range(DEVICES))
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        for node in nodes:
+            dice = random.Random(f"{node}/{work.round}/{op}")
+            gone = op == "train" and dice.random() < DROP
+            slow = SLOW if node % round(1 / SHARE) == 0 else 1.0
+            takes = dice.uniform(*MESSAGE_S) + slow * TRAIN_S
+            answer = Answer(node, f"device-{node}", round=work.round, op=op)
+            if gone:
+                answer, takes = replace(answer, error="the device was away"), SECONDS_AWAY
+            if takes <= ttl_s:
+                self._due.append((self.now + takes, answer, work, weights))
+
+    def receive(self) -> list[Answer]:
+        come = [one for one in self._due if one[0] <= self.now]
+        self._due = [one for one in self._due if one[0] > self.now]
+        return [self._answered(answer, work, weights) for _, answer, work, weights in come]
+
+    def _answered(self, answer: Answer, work: Work, weights: Tensors) -> Answer:
+        """Only now, as it may never be asked for: the training."""
+        if answer.error is not None:
+            return answer
+        if answer.op == "evaluate":
+            return replace(answer, error="not evaluated")
+        self.trained += 1
+        update = self.update(answer.node, work, weights)
+        return replace(answer, update=update)
+
+    def update(self, node: int, work: Work, weights: Tensors) -> Update:
+        person, dice = self.people[node % len(self.people)], np.random.default_rng(node)
+        rows = dice.permutation(len(person["y"]))[:SEGMENTS]
+        model = learning.load_state(self.task.build_model(), weights)
+        x, y = person["x"][rows], person["y"][rows]
+        learning.fit(
+            model, len(x), learning.segment_loss(self.task, model, x, y), epochs=work.epochs,
+            batch_size=work.batch_size, learning_rate=work.learning_rate, seed=work.seed,
+        )  # fmt: skip
+        found = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        name = f"device-{node}"
+        return Update(name, work.task, work.task_version, work.base, len(x), found)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class _Reached(Exception):
+    """The accuracy that was asked for."""
+
+
+@dataclass
+class _Watched:
+    """Round, seconds of the crowd's clock, accuracy; stops a run at TARGET."""
+
+    crowd: Crowd
+    rounds: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def note(self, number: int, share: float) -> None:
+        self.rounds.append((number, self.crowd.now, share))
+        if share >= TARGET:
+            raise _Reached
+
+
+def virtual(stage: Stage, results: Results) -> None:
+    people = [dict(np.load(stage.person(name))) for name in stage.task.device_names("fleet")]
+    with stage.state("virtual") as folder:
+        found = {"stock FedAvg": _stock(stage, folder, Crowd(stage.task, people))}
+        half = replace(stage.task.training, devices_per_round=DEVICES // 2, over_selection=2.0)
+        plans = {
+            "synchronous, all": (stage.task.training, "fedavg", ROUNDS),
+            f"synchronous, the first {DEVICES // 2}": (half, "fedavg", ROUNDS),
+            f"buffered, {BUFFER}": (
+                replace(
+                    stage.task.training,
+                    aggregation=replace(stage.task.training.aggregation, buffer=BUFFER),
+                ),
+                "fedbuff",
+                STEPS,
+            ),
+        }
+        for name, (training, strategy, rounds) in plans.items():
+            task = replace(stage.task, training=training)
+            found[name] = _ours(stage, folder, Crowd(task, people), strategy, rounds)
+    _tell(found, results)
+
+
+def _tell(found: dict[str, _Watched], results: Results) -> None:
+    def seconds(watched: _Watched) -> float | None:
+        return next((at for _, at, share in watched.rounds if share >= TARGET), None)
+
+    theirs, rows = seconds(found["stock FedAvg"]), []
+    for name, watched in found.items():
+        took = seconds(watched)
+        faster = theirs / took if theirs and took else None
+        last = watched.rounds[-1]
+        rows.append([name, took, faster, last[0], watched.crowd.trained, last[2]])
+        if name != "stock FedAvg":
+            text = f"times faster to {TARGET:.2f} than stock with {DEVICES} devices, {name}"
+            results.goals.append(Goal(text, faster or 0.0, at_least=3.0))
+    text = (
+        f"Simulated time, real training: {DEVICES} devices with {SEGMENTS} segments each of the "
+        f"fleet's people; drop-outs and slow devices as above, {TRAIN_S:.0f} s to train, "
+        f"{MESSAGE_S[0]:.0f} to {MESSAGE_S[1]:.1f} s on the way. Seconds until {TARGET:.0%} of the "
+        "segments of the people held out are right."
+    )
+    columns = ["", "seconds", "times faster", "rounds", "trainings", "held out at the end"]
+    results.tables.append(Table("Two hundred devices, simulated", text, columns, rows))
+
+
+def _ours(stage: Stage, folder: Path, crowd: Crowd, strategy: str, rounds: int) -> _Watched:
+    watched, key = _Watched(crowd), load_private_key(folder / "keys" / "signing.pem")
+    with tempfile.TemporaryDirectory(dir=folder) as runs:
+        journal = _Told(crowd.task.name, "1", Path(runs) / "1" / "rounds.jsonl", _nowhere)
+        journal.watched = watched
+        training = crowd.task.training
+        chosen = settings.RunSettings(
+            "1", rounds, DEVICES // 2, 60.0, 60.0, training.epochs, training.batch_size,
+            training.learning_rate, 0.01, 0, Path(runs),
+        )  # fmt: skip
+        registry = Registry(folder / "registry", crowd.task.name, 1, [key.public_key()])
+        run = FederatedRun(
+            crowd.task, chosen, registry, key, crowd, journal, strategies.make(strategy),
+            policy=settings.policy(crowd.task, strategy), clock=lambda: crowd.now,
+            sleep=crowd.sleep,
+        )  # fmt: skip
+        with contextlib.suppress(_Reached):
+            run.run()
+    return watched
+
+
+def _nowhere() -> None:
+    raise BrokerUnavailable("no broker is needed")
+
+
+class _Told(Journal):
+    """A journal that looks at what is evaluated."""
+
+    watched: _Watched
+
+    def publish(self, kind, **fields):  # type: ignore[no-untyped-def]
+        event: RoundEvent = super().publish(kind, **fields)
+        if event.kind == "evaluated" and "held_out_base" not in event.metrics:
+            self.watched.note(event.round, event.metrics["held_out"])
+        return event
+
+
+def _stock(stage: Stage, folder: Path, crowd: Crowd) -> _Watched:
+    watched, task, training = _Watched(crowd), stage.task, stage.task.training
+    weights = safetensors.numpy.load((folder / "first.safetensors").read_bytes())
+    held = HeldOut.load(stage.heldout(folder), task)
+    mean = strategies.make("fedavg")
+    try:
+        for number in range(1, STOCK_ROUNDS + 1):
+            work = Work(
+                "1", number, task.name, 1, "-", training.epochs, training.batch_size,
+                training.learning_rate, number, 60.0,
+            )  # fmt: skip
+            crowd.send("train", crowd.nodes(), work, weights, 3600.0)
+            answers: list[Answer] = []
+            while len(answers) < DEVICES:
+                crowd.sleep(3.0)
+                answers += crowd.receive()
+            updates = [a.update for a in answers if a.update is not None]
+            weights = mean.aggregate(updates, weights)
+            model = learning.load_state(task.build_model(), weights)
+            outputs = learning.predict(model, held.segments)
+            watched.note(number, score(task, outputs, held.labels).share)
+    except _Reached:
+        pass
+    return watched
