@@ -35,9 +35,11 @@ class Child:
     name: str
     launch: Launch
     stop_s: float
+    patience_s: float  # of quick deaths in a row, at the least
     process: subprocess.Popen[bytes]
     started: float
     quick_deaths: int = 0
+    failing_since: float = 0.0  # the first of those
     restart_at: float | None = None
 
 
@@ -50,9 +52,12 @@ class Supervisor:
     children: dict[str, Child] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
 
-    def start(self, name: str, launch: Launch, stop_s: float = 10.0) -> None:
+    def start(
+        self, name: str, launch: Launch, stop_s: float = 10.0, patience_s: float = 0.0
+    ) -> None:
+        """`patience_s` is for what may have to wait before it can come up again."""
         process = self._spawn(name, launch)
-        self.children[name] = Child(name, launch, stop_s, process, time.monotonic())
+        self.children[name] = Child(name, launch, stop_s, patience_s, process, time.monotonic())
 
     def log_path(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -80,14 +85,17 @@ class Supervisor:
                 continue
             self._kill_group(child)  # what it may have left behind
             quick = now - child.started < QUICK_S
-            child.quick_deaths = child.quick_deaths + 1 if quick else 1
+            if not quick or child.quick_deaths == 0:
+                child.quick_deaths, child.failing_since = 0, now
+            child.quick_deaths += 1
             how = (
                 f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             )
-            if child.quick_deaths >= QUICK_DEATHS:
+            patient = now - child.failing_since < child.patience_s
+            if child.quick_deaths >= QUICK_DEATHS and not patient:
                 raise ProcessFailed(
-                    f"{child.name} {how} {QUICK_DEATHS} times: {self.last_words(child.name)} "
-                    f"(see {self.log_path(child.name)})"
+                    f"{child.name} {how} {child.quick_deaths} times: "
+                    f"{self.last_words(child.name)} (see {self.log_path(child.name)})"
                 )
             child.restart_at = now + min(0.2 * 2**child.quick_deaths, 10.0)
             said.append(f"{child.name} {how}; it is started again")

@@ -124,6 +124,14 @@ def test_it_gives_up_after_six_quick_deaths_with_the_last_words(
     )
 
 
+def test_what_may_have_to_wait_is_given_its_time(supervisor: Supervisor, clock: Clock) -> None:
+    supervisor.start("broken", python("exit(3)"), patience_s=605.0)
+    for _ in range(10):
+        assert die(supervisor, clock, 0.5)
+    with pytest.raises(ProcessFailed, match="ended with code 3 11 times"):
+        die(supervisor, clock, 0.5)
+
+
 def test_deaths_after_a_while_are_never_too_many(supervisor: Supervisor, clock: Clock) -> None:
     supervisor.start("broken", python("exit(3)"))
     for _ in range(2 * QUICK_DEATHS):
