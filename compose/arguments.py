@@ -42,6 +42,14 @@ Strategy = Annotated[
         "trimmed-mean, krum, multi-krum; default: the task's.",
     ),
 ]
+SuperlinkCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--superlink-ca",
+        metavar="FILE",
+        help="The CA certificate (PEM) to check the SuperLink by; default: plain text.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="The device's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STATE = Path(".tidewheel")
@@ -53,6 +61,14 @@ def device_name(name: str) -> str:
     if not DEVICE_NAME.fullmatch(name):
         raise UsageError(f"--device {name!r}: letters, digits, '.', '_' and '-' only, at most 63")
     return name
+
+
+def address(superlink: str) -> str:
+    """`superlink` where it is HOST:PORT."""
+    host, _, port = superlink.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"--superlink {superlink}: write it as HOST:PORT")
+    return superlink
 
 
 def checked_strategy(task: Task, strategy: str) -> str:

@@ -14,15 +14,17 @@ from typing import Annotated, Any
 
 import typer
 
-from compose import edge, letters
+from compose import edge, letters, node
 from compose.arguments import (
     DEFAULT_STATE,
     AsJson,
     Kafka,
     State,
     Strategy,
+    SuperlinkCa,
     TaskArgument,
     Trust,
+    address,
     broker_from,
     broker_of,
     checked_strategy,
@@ -59,6 +61,7 @@ app.add_typer(
     name="dead-letters",
     help="What could not be understood or scored: look, send again.",
 )
+app.add_typer(node.app, name="node", help="Which devices may take part: add, list, remove.")
 
 
 @app.command()
@@ -76,6 +79,12 @@ def up(
         int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
     ] = None,
     strategy: Strategy = None,
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure", help="TLS to the SuperLink, and a registered key for every SuperNode."
+        ),
+    ] = False,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes; default: at Ctrl-C.")
     ] = None,
@@ -108,6 +117,7 @@ def up(
         partitions=partitions,
         rounds=rounds,
         strategy=strategy,
+        secure=secure,
         minutes=minutes,
         until_closed=until_closed,
         timeout_s=timeout,
@@ -239,6 +249,7 @@ def controller(
     superlink: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The SuperLink.")
     ] = "127.0.0.1:8000",
+    superlink_ca: SuperlinkCa = None,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     rounds: Annotated[
@@ -265,9 +276,7 @@ def controller(
     from federation.controller import ControllerSettings, run
 
     layout = Layout(state)
-    host, _, port = superlink.rpartition(":")
-    if not host or not port.isdigit():
-        raise UsageError(f"--superlink {superlink}: write it as HOST:PORT")
+    where = address(superlink)
     broker = broker_from(kafka)
     config: dict[str, Any] = {
         "task": absolute_reference(task),
@@ -290,7 +299,7 @@ def controller(
             state=state,
             registry=layout.registry,
             public_keys=trusted_keys(layout, None),
-            submission=flower.submission(state, f"{host}:{port}", config),
+            submission=flower.submission(state, where, config, superlink_ca),
             min_events=min_events,
             min_devices=min_devices,
             min_interval_s=min_interval,

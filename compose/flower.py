@@ -6,6 +6,9 @@
     <state>/flower/home            FLWR_HOME of SuperLink, SuperExec and `flwr`
     <state>/flower/nodes/<device>  FLWR_HOME of one device's SuperNode
 
+With TLS the SuperLink takes SuperNodes with a registered key only (`compose.nodes`); the path of
+the CA's certificate is what everybody else is told of it.
+
 Order: superlink, wait until `is_ready`, superexec, supernodes. The SuperExec starts the ServerApp
 of each run; a SuperNode starts a SuperExec of its own, which starts a ClientApp for each message.
 Those children are found on PATH and look for their parent every 0.2 s, so that they end soon after
@@ -15,6 +18,7 @@ it even when it is killed; a ClientApp or ServerApp at work ends at its next sig
 import os
 import secrets
 import socket
+import ssl
 import sys
 import tomllib
 import urllib.error
@@ -23,7 +27,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compose.broker import Launch
-from federation.submission import ConfigValue, Submission, toml
+from compose.certificates import Tls
+from federation.submission import ConfigValue, Flwr, Submission, toml
 from streams.contract.disk import write_atomic
 from streams.contract.errors import UsageError
 from streams.contract.task import DEVICE_NAME
@@ -78,30 +83,47 @@ clientapp = "edge_client.client_app:app"
 _README = "Settings of a run. The code is the installed package's on every machine.\n"
 
 
-def superlink(state: Path, port: int) -> Launch:
+def superlink(state: Path, port: int, tls: Tls | None = None) -> Launch:
     """The SuperLink: control, fleet and run-time API on one loopback port."""
     folder = _folder(state)
-    argv = [program("flower-superlink"), "--insecure", "--host", HOST, "--port", str(port)]
+    argv = [program("flower-superlink"), "--host", HOST, "--port", str(port)]
+    if tls is None:
+        argv += ["--insecure"]
+    else:
+        argv += ["--ssl-ca-certfile", str(tls.ca), "--ssl-certfile", str(tls.certificate)]
+        argv += ["--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]
     argv += ["--database", str(folder / "superlink.db"), "--isolation", "process"]
     argv += ["--disable-runtime-dependency-installation"]
     argv += ["--superexec-auth-secret-file", str(_secret(folder))]
     return Launch(argv, environment(folder / "home"))
 
 
-def superexec(state: Path, port: int, extra: Mapping[str, str] | None = None) -> Launch:
+def superexec(
+    state: Path, port: int, extra: Mapping[str, str] | None = None, ca: Path | None = None
+) -> Launch:
     """The SuperExec that starts ServerApps; `extra` is environment for them (the broker's)."""
     folder = _folder(state)
-    argv = [program("flower-superexec"), "--insecure", "--runtime-api-address", f"{HOST}:{port}"]
+    argv = [program("flower-superexec"), *_trust(ca), "--runtime-api-address", f"{HOST}:{port}"]
     argv += ["--superexec-auth-secret-file", str(_secret(folder))]
     return Launch(argv, {**environment(folder / "home"), **(extra or {})})
 
 
-def supernode(state: Path, port: int, device: str, agent: Path, own_port: int) -> Launch:
+def supernode(
+    state: Path,
+    port: int,
+    device: str,
+    agent: Path,
+    own_port: int,
+    ca: Path | None = None,
+    key: Path | None = None,
+) -> Launch:
     """One device's SuperNode. `agent` is the Unix socket of the device's agent; `own_port` a free
-    loopback port, where the SuperNode meets its ClientApps."""
+    loopback port, where the SuperNode meets its ClientApps; `key` its private key, only with TLS.
+    """
     if not DEVICE_NAME.fullmatch(device) or '"' in str(agent):
         raise UsageError(f"device {device!r} with socket {agent} cannot be named to Flower")
-    argv = [program("flower-supernode"), "--insecure", "--superlink", f"{HOST}:{port}"]
+    argv = [program("flower-supernode"), *_trust(ca), "--superlink", f"{HOST}:{port}"]
+    argv += ["--auth-supernode-private-key", str(key)] if key is not None else []
     argv += ["--host", HOST, "--port", str(own_port)]
     argv += ["--node-config", f'device="{device}" socket="{agent}"']
     return Launch(argv, environment(_folder(state) / "nodes" / device))
@@ -123,7 +145,9 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def submission(state: Path, address: str, config: Mapping[str, ConfigValue]) -> Submission:
+def submission(
+    state: Path, address: str, config: Mapping[str, ConfigValue], ca: Path | None = None
+) -> Submission:
     """Write the app's folder and the connection to the SuperLink at `address` (HOST:PORT); return
     how to start and watch runs.
 
@@ -139,17 +163,45 @@ def submission(state: Path, address: str, config: Mapping[str, ConfigValue]) -> 
     tomllib.loads(text)  # a value that TOML cannot hold must fail here, not at the first run
     write_atomic(app / "pyproject.toml", text.encode())
     write_atomic(app / "README.md", _README.encode())
-    home = folder / "home"
-    connection = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-    connection += toml({"address": address, "insecure": True})
-    write_atomic(home / "config.toml", connection.encode())
-    return Submission(program("flwr"), app, CONNECTION, environment(home))
+    return Submission(flwr(state, address, ca), app)
 
 
-def is_ready(port: int, timeout_s: float = 1.0) -> bool:
-    """Whether the SuperLink answers on its port."""
+def flwr(state: Path, address: str | None = None, ca: Path | None = None) -> Flwr:
+    """The `flwr` command with a connection to the SuperLink at `address` (HOST:PORT), whose
+    certificate `ca` has signed; None: plain text.
+
+    Without an address it is the connection that this state folder had last.
+    """
+    home = _folder(state) / "home"
+    path = home / "config.toml"
+    if address is not None:
+        connection: dict[str, ConfigValue] = {"address": address}
+        if ca is None:
+            connection["insecure"] = True
+        else:
+            connection["root-certificates"] = str(readable(ca).absolute())
+        text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+        write_atomic(path, (text + toml(connection)).encode())
+    elif not path.exists():
+        raise UsageError(f"{state} has met no SuperLink yet: name it by --superlink HOST:PORT")
+    return Flwr(program("flwr"), CONNECTION, environment(home))
+
+
+def readable(ca: Path) -> Path:
+    """`ca` where it is a file of certificates; UsageError says what it is."""
     try:
-        with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=timeout_s) as answer:
+        ssl.create_default_context(cafile=ca)
+    except OSError as exc:  # ssl.SSLError is one
+        raise UsageError(f"{ca} holds no CA certificate (PEM): {exc}") from exc
+    return ca
+
+
+def is_ready(port: int, timeout_s: float = 1.0, ca: Path | None = None) -> bool:
+    """Whether the SuperLink answers on its port, with TLS where there is a `ca`."""
+    url = f"{'http' if ca is None else 'https'}://{HOST}:{port}/health"
+    context = None if ca is None else ssl.create_default_context(cafile=ca)
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s, context=context) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
@@ -173,6 +225,10 @@ def program(name: str) -> str:
     if not path.exists():
         raise UsageError(f"there is no {path}: pip install 'tidewheel[federation]'")
     return str(path)
+
+
+def _trust(ca: Path | None) -> list[str]:
+    return ["--insecure"] if ca is None else ["--root-certificates", str(ca)]
 
 
 def _bin() -> Path:

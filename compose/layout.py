@@ -16,12 +16,16 @@ class Layout:
     state: Path
 
     @property
+    def keys(self) -> Path:
+        return self.state / "keys"
+
+    @property
     def signing_key(self) -> Path:
-        return self.state / "keys" / "signing.pem"
+        return self.keys / "signing.pem"
 
     @property
     def public_key(self) -> Path:
-        return self.state / "keys" / "signing.pub"
+        return self.keys / "signing.pub"
 
     @property
     def registry(self) -> Path:

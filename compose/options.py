@@ -18,6 +18,7 @@ class UpOptions:
     partitions: int = 4
     rounds: int | None = None
     strategy: str | None = None
+    secure: bool = False
     minutes: float | None = None
     until_closed: bool = False
     timeout_s: float = 600.0

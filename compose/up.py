@@ -17,14 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
 from compose import broker, flower
 from compose.arguments import checked_strategy
 from compose.broker import BrokerChoice, Launch
+from compose.certificates import Tls, make_certificates
 from compose.follower import Follower
 from compose.layout import Layout
+from compose.nodes import Nodes
 from compose.options import UpOptions
 from compose.phases import PhaseClock
 from compose.preparation import make_models
@@ -43,6 +47,8 @@ from streams.worker.query import server_account
 
 READY_S = 60.0
 TICK_S = 0.25
+# A SuperNode with a key that was killed is let in again once its last word is a minute old.
+SUPERNODE_PATIENCE_S = 90.0
 
 
 class Interrupted(BaseException):
@@ -67,6 +73,7 @@ class Up:
         self._topics_gone = False
         self._signals_seen = 0
         self._patient = False  # a signal sets the flag instead of breaking off
+        self._tls: Tls | None = None
         self._phases: dict[str, float] = {}
         self._began_us = time.time_ns() // 1000
 
@@ -104,7 +111,9 @@ class Up:
         if choice.kind != "external":
             self._supervisor.start("broker", broker.command(choice, self._options.state), 20.0)
         [port] = flower.free_ports(1)
-        self._supervisor.start("superlink", flower.superlink(self._options.state, port))
+        if self._options.secure:
+            self._tls = make_certificates(self._layout.keys)
+        self._supervisor.start("superlink", flower.superlink(self._options.state, port, self._tls))
         self._choice = choice
         return choice, port
 
@@ -118,14 +127,33 @@ class Up:
             self._supervisor.start(name, self._worker(name), stop_s=20.0)
         for device in self._devices:
             self._supervisor.start(f"edge-{device}", self._edge(device), stop_s=25.0)
-        self._await(lambda: flower.is_ready(port), "superlink", f"the SuperLink on port {port}")
-        launch = flower.superexec(self._options.state, port, self._environment)
+        ready = partial(flower.is_ready, port, ca=self._ca)
+        self._await(ready, "superlink", f"the SuperLink on port {port}")
+        launch = flower.superexec(self._options.state, port, self._environment, self._ca)
         self._supervisor.start("superexec", launch)
-        for device, own in zip(self._devices, flower.free_ports(len(self._devices)), strict=True):
-            agent = socket_path(self._layout.device(device))
-            launch = flower.supernode(self._options.state, port, device, agent, own)
-            self._supervisor.start(f"supernode-{device}", launch)
+        self._start_supernodes(port)
         self._supervisor.start("controller", self._controller(port))
+
+    def _start_supernodes(self, port: int) -> None:
+        state, keys = self._options.state, self._node_keys(port)
+        for device, own in zip(self._devices, flower.free_ports(len(self._devices)), strict=True):
+            agent, key = socket_path(self._layout.device(device)), keys.get(device)
+            launch = flower.supernode(state, port, device, agent, own, self._ca, key)
+            patience_s = SUPERNODE_PATIENCE_S if key else 0.0
+            self._supervisor.start(f"supernode-{device}", launch, patience_s=patience_s)
+
+    def _node_keys(self, port: int) -> dict[str, Path]:
+        """The devices' private keys, registered; none where everybody is let in."""
+        if self._tls is None:
+            return {}
+        flwr = flower.flwr(self._options.state, f"{flower.HOST}:{port}", self._ca)
+        nodes = Nodes(self._layout.keys, flwr)
+        nodes.add_all(self._devices)
+        return {device: nodes.key(device) for device in self._devices}
+
+    @property
+    def _ca(self) -> Path | None:
+        return None if self._tls is None else self._tls.ca
 
     @property
     def _bootstrap(self) -> str:
@@ -155,7 +183,8 @@ class Up:
 
     def _controller(self, port: int) -> Launch:
         words = ["controller", self._reference, "--state", str(self._options.state)]
-        words += ["--superlink", f"127.0.0.1:{port}"]
+        words += ["--superlink", f"{flower.HOST}:{port}"]
+        words += ["--superlink-ca", str(self._ca)] if self._ca else []
         words += ["--min-devices", str(min(2, len(self._devices)))]
         words += ["--min-events", str(first_pass_events(self._task, len(self._devices)))]
         words += ["--min-interval", "120"]

@@ -1,4 +1,4 @@
-"""Handing a federated run to the SuperLink with Flower's own `flwr` command, and asking how it is.
+"""Flower's own `flwr` command: handing a federated run to the SuperLink, and asking how it is.
 
 The command reads the connection's address from `config.toml` in its FLWR_HOME, so that a user's
 own ~/.flwr is neither read nor written. `compose.flower` writes that folder and the app's.
@@ -7,7 +7,7 @@ own ~/.flwr is neither read nor written. `compose.flower` writes that folder and
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,43 +22,17 @@ UNKNOWN = "unknown"  # the SuperLink has no such run: its database is another on
 
 
 @dataclass(frozen=True)
-class Submission:
-    """How `flwr` reaches one SuperLink: the program, the app's folder, the connection's name."""
+class Flwr:
+    """The `flwr` command for one SuperLink: the program, the connection's name, the environment."""
 
     program: str
-    app: Path
     connection: str
     env: Mapping[str, str] = field(default_factory=dict)
 
-    def run_command(self, config: Path) -> list[str]:
-        """`flwr run` with the run's settings in the TOML file `config`."""
-        head = [self.program, "run", str(self.app), self.connection]
-        return [*head, "--run-config", str(config), "--format", "json"]
-
-    def list_command(self) -> list[str]:
-        """`flwr list` of the newest runs: asked for one that it has not it only fails."""
-        return [self.program, "list", self.connection, "--limit", "100", "--format", "json"]
-
-    def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
-        """Submit a run and return its id; ProcessFailed says why there is none.
-
-        The settings pass through a file in `folder`: on a command line a quote in a path would
-        end the value.
-        """
-        path = folder / "run-config.toml"
-        write_atomic(path, toml(config).encode())
-        return parse_run(self._call(self.run_command(path)))
-
-    def runs(self) -> dict[str, str]:
-        """The newest runs and their statuses: `pending`, `starting`, `running`,
-        `finished:<how>`."""
-        return parse_list(self._call(self.list_command()))
-
-    def status(self, run: str) -> str:
-        """One run's status; UNKNOWN where it is not among the newest."""
-        return self.runs().get(run, UNKNOWN)
-
-    def _call(self, argv: Sequence[str]) -> str:
+    def call(self, verb: str, *words: str) -> dict[str, object]:
+        """The answer of `flwr <verb> <words> --format json`; the connection stands among the words.
+        ProcessFailed says why there is none."""
+        argv = [self.program, *verb.split(), *words, "--format", "json"]
         try:
             done = subprocess.run(
                 argv,
@@ -69,9 +43,39 @@ class Submission:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
-            raise ProcessFailed(f"`flwr {argv[1]}` cannot be run: {exc}") from exc
+            raise ProcessFailed(f"`flwr {verb}` cannot be run: {exc}") from exc
         # Flower reports a failure as JSON on standard output and exits 1.
-        return done.stdout or json.dumps({"success": False, "error-message": done.stderr})
+        text = done.stdout or json.dumps({"success": False, "error-message": done.stderr})
+        return parse_answer(text, verb)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """How runs are started and watched: the command and the app's folder."""
+
+    flwr: Flwr
+    app: Path
+
+    def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
+        """Submit a run and return its id; ProcessFailed says why there is none.
+
+        The settings pass through a file in `folder`: on a command line a quote in a path would
+        end the value.
+        """
+        path = folder / "run-config.toml"
+        write_atomic(path, toml(config).encode())
+        where = [str(self.app), self.flwr.connection]
+        return run_id(self.flwr.call("run", *where, "--run-config", str(path)))
+
+    def runs(self) -> dict[str, str]:
+        """The newest runs and their statuses: `pending`, `starting`, `running`,
+        `finished:<how>`."""
+        # Asked for a run that it has not, `flwr list` only fails.
+        return statuses(self.flwr.call("list", self.flwr.connection, "--limit", "100"))
+
+    def status(self, run: str) -> str:
+        """One run's status; UNKNOWN where it is not among the newest."""
+        return self.runs().get(run, UNKNOWN)
 
 
 def toml(config: Mapping[str, ConfigValue]) -> str:
@@ -84,22 +88,26 @@ def _toml(value: ConfigValue) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def parse_run(text: str) -> str:
-    """The run id in the output of `flwr run --format json`."""
-    answer = _answer(text, "run")
+def run_id(answer: Mapping[str, object]) -> str:
+    """The run's id in the answer of `flwr run`."""
     if not answer.get("run-id"):
         raise ProcessFailed("`flwr run` gave no run id")
     return str(answer["run-id"])
 
 
-def parse_list(text: str) -> dict[str, str]:
-    """Runs and statuses in the output of `flwr list --format json`, in its order."""
-    runs = _answer(text, "list").get("runs")
-    rows = [row for row in runs if isinstance(row, dict)] if isinstance(runs, list) else []
-    return {str(row.get("run-id")): str(row.get("status")) for row in rows}
+def statuses(answer: Mapping[str, object]) -> dict[str, str]:
+    """Runs and statuses in the answer of `flwr list`, in its order."""
+    return {str(row.get("run-id")): str(row.get("status")) for row in rows(answer, "runs")}
 
 
-def _answer(text: str, verb: str) -> dict[str, object]:
+def rows(answer: Mapping[str, object], name: str) -> list[dict[str, object]]:
+    """A table in an answer; empty where it has none of this name."""
+    found = answer.get(name)
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+
+
+def parse_answer(text: str, verb: str) -> dict[str, object]:
+    """The JSON in what `flwr` printed; ProcessFailed, in one line, where it reports a failure."""
     start = text.find("{")
     try:
         answer = json.loads(text[start:]) if start >= 0 else None

@@ -46,15 +46,21 @@ def port_without_listener() -> int:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("", ["up", "prepare", "edge", "worker", "controller", "status", "query"]),
+        ("", ["up", "prepare", "edge", "worker", "controller", "node", "status", "query"]),
         ("up", ["--devices", "--state", "--kafka", "--speed", "--workers", "--partitions",
-                "--rounds", "--strategy", "--minutes", "--until-closed", "--timeout", "--json"]),
+                "--rounds", "--strategy", "--secure", "--minutes", "--until-closed", "--timeout",
+                "--json"]),
         ("edge run", ["--device", "--state", "--kafka", "--model", "--trust", "--speed", "--passes",
                   "--drain"]),
         ("worker", ["--state", "--kafka", "--instance", "--store", "--teacher", "--trust",
                     "--partitions"]),
-        ("controller", ["--superlink", "--rounds", "--strategy", "--min-devices", "--min-events",
-                        "--min-interval", "--new-labels", "--schedule", "--max-runs"]),
+        ("node add", ["DEVICE", "--state", "--superlink", "--superlink-ca", "--public-key",
+                      "--renew"]),
+        ("node list", ["--state", "--superlink", "--superlink-ca", "--json"]),
+        ("node remove", ["DEVICE", "--state", "--superlink", "--superlink-ca"]),
+        ("controller", ["--superlink", "--superlink-ca", "--rounds", "--strategy", "--min-devices",
+                        "--min-events", "--min-interval", "--new-labels", "--schedule",
+                        "--max-runs"]),
         ("prepare", ["TASK", "--state"]),
         ("status", ["TASK", "--state", "--kafka", "--json"]),
         ("query", ["SQL", "--state", "--store", "--json"]),
@@ -155,6 +161,15 @@ def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> N
     fails(tidewheel("controller", TINY, folder=tmp_path), 2, "signing.pub")
     done = tidewheel("controller", TINY, "--superlink", "nowhere", folder=tmp_path)
     fails(done, 2, "--superlink nowhere", "HOST:PORT")
+
+
+def test_a_superlink_that_is_not_told_is_asked_for(tmp_path: Path) -> None:
+    fails(tidewheel("node", "list", folder=tmp_path), 2, ".tidewheel", "--superlink HOST:PORT")
+    fails(tidewheel("node", "add", "a/b", folder=tmp_path), 2, "--superlink HOST:PORT")
+    words = ["node", "list", "--superlink", "127.0.0.1:1", "--superlink-ca"]
+    fails(tidewheel(*words, "none.pem", folder=tmp_path), 2, "none.pem", "no CA certificate")
+    done = tidewheel("node", "list", "--superlink-ca", "ca.pem", folder=tmp_path)
+    fails(done, 2, "--superlink-ca", "--superlink HOST:PORT")
 
 
 def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from compose import flower
+from compose.certificates import make_certificates
 from streams.contract.errors import UsageError
 
 
@@ -49,9 +50,26 @@ def test_the_app_holds_settings_and_no_code(tmp_path: Path) -> None:
     assert app["fab-include"] == ["README.md"]
     assert app["config"] == {**flower.RUN_CONFIG, "task": 'odd "name".py:task', "rounds": 2}
     assert not list(submission.app.rglob("*.py"))
-    home = Path(submission.env["FLWR_HOME"])
+    home = Path(submission.flwr.env["FLWR_HOME"])
     connection = tomllib.loads((home / "config.toml").read_text())["superlink"]["tidewheel"]
     assert connection == {"address": "127.0.0.1:4001", "insecure": True}
+
+
+def test_with_tls_everybody_is_told_whom_to_trust(tmp_path: Path) -> None:
+    tls = make_certificates(tmp_path / "keys")
+    superlink = flower.superlink(tmp_path, 1, tls).argv
+    assert "--enable-supernode-auth" in superlink
+    key = tmp_path / "key"
+    node = flower.supernode(tmp_path, 1, "d0", Path("/a"), 2, tls.ca, key).argv
+    assert node[node.index("--auth-supernode-private-key") + 1] == str(key)
+    for argv in (node, flower.superexec(tmp_path, 1, ca=tls.ca).argv):
+        assert argv[argv.index("--root-certificates") + 1] == str(tls.ca)
+    assert not any("--insecure" in argv for argv in (superlink, node))
+    flwr = flower.flwr(tmp_path, "127.0.0.1:1", tls.ca)
+    home = Path(flwr.env["FLWR_HOME"])
+    connection = tomllib.loads((home / "config.toml").read_text())["superlink"]["tidewheel"]
+    assert connection == {"address": "127.0.0.1:1", "root-certificates": str(tls.ca)}
+    assert flower.flwr(tmp_path) == flwr  # the one that the state folder had last
 
 
 def test_an_unknown_setting_is_named(tmp_path: Path) -> None:

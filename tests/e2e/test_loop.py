@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compose import flower
-from tests.e2e.support import Place, Running, check_account
+from tests.e2e.support import Place, Running, check_account, until
 
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
 
@@ -28,9 +28,18 @@ def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Pla
 def test_a_task_in_one_file_runs_the_whole_loop_on_the_embedded_broker(
     embedded_place: Place,
 ) -> None:
-    running = embedded_place.up("up", *LOOP)
+    """With TLS and registered keys for Flower's part."""
+    running = embedded_place.up("up", *LOOP, "--secure")
     running.until_said("keeps everything in memory", 60)  # what it is not is said at start
+    running.until_said("served by 3", 150)
+    until(lambda: nodes_online(embedded_place) == ["d0", "d1", "d2"], "all nodes are let in", 60)
     check_closed(embedded_place, running)
+
+
+def nodes_online(place: Place) -> list[str]:
+    """As `tidewheel node list` finds them, which knows the SuperLink from the state folder."""
+    found = json.loads(place.tidewheel("node", "list", "--state", place.state, "--json"))
+    return [line["device"] for line in found if line["status"] == "online"]
 
 
 def check_status(place: Place) -> None:

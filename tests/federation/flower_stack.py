@@ -11,6 +11,9 @@ from typing import Self
 
 from compose import flower
 from compose.broker import Launch
+from compose.certificates import make_certificates
+from compose.nodes import Nodes
+from streams.contract.documents import RoundEvent
 
 
 def wait_for(what: str, condition: Callable[[], bool], timeout_s: float) -> None:
@@ -35,26 +38,64 @@ def group_members(group: int) -> list[int]:
     return found
 
 
-class FlowerStack:
-    """Starts the processes in order, each in its own process group, and ends all of them."""
+def journals(state: Path) -> list[list[RoundEvent]]:
+    """The events of each run that has begun, oldest first."""
+    lines = [path.read_bytes().splitlines() for path in state.glob("runs/*/rounds.jsonl")]
+    runs = [[RoundEvent.decode(line) for line in run] for run in lines if run]
+    return sorted(runs, key=lambda run: run[0].time_us)
 
-    def __init__(self, state: Path, devices: dict[str, Path], env: dict[str, str]) -> None:
+
+class FlowerStack:
+    """Starts the processes in order, each in its own process group, and ends all of them.
+
+    `secure`: with TLS, and a registered key for each device.
+    """
+
+    def __init__(
+        self, state: Path, devices: dict[str, Path], env: dict[str, str], secure: bool = False
+    ) -> None:
         self.state, self.devices, self.env = state, devices, env
-        self.port, *self.node_ports = flower.free_ports(1 + len(devices))
+        self.port, *ports = flower.free_ports(1 + len(devices))
+        self.node_ports = dict(zip(devices, ports, strict=True))
+        self.tls = make_certificates(state / "keys") if secure else None
+        self.ca = self.tls.ca if self.tls else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def address(self) -> str:
+        return f"{flower.HOST}:{self.port}"
+
+    @property
+    def nodes(self) -> Nodes:
+        return Nodes(self.state / "keys", flower.flwr(self.state, self.address, self.ca))
 
     def __enter__(self) -> Self:
         try:
-            self.start("superlink", flower.superlink(self.state, self.port))
-            wait_for("the SuperLink answers", lambda: flower.is_ready(self.port), 60)
-            self.start("superexec", flower.superexec(self.state, self.port, self.env))
-            for port, (device, path) in zip(self.node_ports, self.devices.items(), strict=True):
-                launch = flower.supernode(self.state, self.port, device, path, port)
-                self.start(device, launch)
+            self.start_superlink()
+            self.start("superexec", flower.superexec(self.state, self.port, self.env, self.ca))
+            if self.tls is not None:
+                self.nodes.add_all(list(self.devices))
+            for device in self.devices:
+                self.start_node(device)
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def start_superlink(self) -> None:
+        self.start("superlink", flower.superlink(self.state, self.port, self.tls))
+        wait_for("the SuperLink answers", lambda: flower.is_ready(self.port, ca=self.ca), 60)
+
+    def start_node(self, device: str) -> None:
+        key = self.nodes.key(device) if self.tls is not None else None
+        agent, own = self.devices[device], self.node_ports[device]
+        launch = flower.supernode(self.state, self.port, device, agent, own, self.ca, key)
+        self.start(device, launch)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to the whole group of a process, as the supervisor does it."""
+        os.killpg(self.processes[name].pid, signal.SIGKILL)
+        self.processes[name].wait(10)
 
     def start(self, name: str, launch: Launch) -> None:
         log = self.state / f"{name}.log"

@@ -9,7 +9,7 @@ import pytest
 
 from federation import controller, release
 from federation.registry import Registry
-from federation.submission import ConfigValue, Submission
+from federation.submission import ConfigValue, Flwr, Submission
 from streams.contract.artifact import Manifest, pack
 from streams.contract.bus import BrokerSettings, Producer, Reader, ensure_topics
 from streams.contract.documents import ModelWindow, Release, RoundEvent, WindowReport
@@ -127,7 +127,7 @@ def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
     key = create_key(key_path)
     ensure_topics(kafka, topic_specs(name))
     registry = Registry(tmp_path / "registry", name, 1, [key.public_key()])
-    flower = StandInFlower("flwr", tmp_path, "tidewheel")
+    flower = StandInFlower(Flwr("flwr", "tidewheel"), tmp_path)
     settings = controller.ControllerSettings(
         task_ref=reference,
         broker=kafka,

@@ -19,7 +19,7 @@ from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
 from streams.contract.topics import ARTIFACTS, RELEASES, ROUNDS, topic_name, topic_specs
 from tests.federation.conftest import TINY
-from tests.federation.flower_stack import FlowerStack, group_members, wait_for
+from tests.federation.flower_stack import FlowerStack, group_members, journals, wait_for
 from tests.federation.stand_in_agent import StandInAgent
 
 
@@ -120,13 +120,6 @@ def server_apps(processes: FlowerStack) -> list[int]:
         if b"flwr-serverapp" in command:
             found.append(pid)
     return found
-
-
-def journals(state: Path) -> list[list[RoundEvent]]:
-    """The events of each run that has begun, oldest first."""
-    lines = [path.read_bytes().splitlines() for path in state.glob("runs/*/rounds.jsonl")]
-    runs = [[RoundEvent.decode(line) for line in run] for run in lines if run]
-    return sorted(runs, key=lambda run: run[0].time_us)
 
 
 def end_lease(processes: FlowerStack) -> None:

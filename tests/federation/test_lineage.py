@@ -11,7 +11,7 @@ import pytest
 from federation import checkpoint
 from federation.checkpoint import About, Checkpoint
 from federation.lineage import RESUMES, Lineage, Resumer
-from federation.submission import ConfigValue, Submission
+from federation.submission import ConfigValue, Flwr, Submission
 from streams.contract.errors import ProcessFailed
 
 
@@ -34,7 +34,7 @@ class Flower(Submission):
 
 @pytest.fixture
 def flower() -> Flower:
-    return Flower("flwr", Path(), "tidewheel")
+    return Flower(Flwr("flwr", "tidewheel"), Path())
 
 
 def resumer(folder: Path, flower: Flower) -> Resumer:

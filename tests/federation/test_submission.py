@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.submission import Submission, parse_list, parse_run, toml
+from federation.submission import Flwr, Submission, parse_answer, run_id, statuses, toml
 from streams.contract.errors import ProcessFailed
 
 RUNS = json.dumps({"success": True, "runs": [{"run-id": "7", "status": "finished:failed"}]})
 
 
 def test_the_run_id_is_read_from_what_flwr_prints() -> None:
-    assert parse_run('{"success": true, "run-id": "7"}') == "7"
-    assert parse_run('a note\n{"success": true, "run-id": "7"}') == "7"
+    for note in ("", "a note\n"):
+        assert run_id(parse_answer(note + '{"success": true, "run-id": "7"}', "run")) == "7"
 
 
 def test_statuses_are_read() -> None:
-    assert parse_list(RUNS) == {"7": "finished:failed"}
-    assert parse_list('{"success": true}') == {}
+    assert statuses(parse_answer(RUNS, "list")) == {"7": "finished:failed"}
+    assert statuses({"success": True}) == {}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_statuses_are_read() -> None:
 )
 def test_what_flwr_did_not_do_is_one_line(text: str, said: str) -> None:
     with pytest.raises(ProcessFailed, match=said) as caught:
-        parse_run(text)
+        run_id(parse_answer(text, "run"))
     assert "\n" not in str(caught.value)
 
 
@@ -59,7 +59,7 @@ def test_a_run_is_given_its_settings_in_a_file(tmp_path: Path) -> None:
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     env = {"HOME_OF_TEST": str(tmp_path)}
-    submission = Submission(str(program), tmp_path / "app", "tidewheel", env)
+    submission = Submission(Flwr(str(program), "tidewheel", env), tmp_path / "app")
     assert submission.start({"task": 'a "b"', "rounds": 2}, tmp_path) == "7"
     seen = tomllib.loads((tmp_path / "seen").read_text())
     assert seen == {"task": 'a "b"', "rounds": 2}
@@ -67,4 +67,4 @@ def test_a_run_is_given_its_settings_in_a_file(tmp_path: Path) -> None:
 
 def test_a_missing_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProcessFailed, match="`flwr list` cannot be run"):
-        Submission(str(tmp_path / "none"), tmp_path, "tidewheel").status("7")
+        Submission(Flwr(str(tmp_path / "none"), "tidewheel"), tmp_path).status("7")

@@ -1,0 +1,155 @@
+"""Who may take part where the SuperLink has TLS and knows its SuperNodes: real Flower processes."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from compose import flower
+from compose.certificates import make_certificates
+from compose.node_keys import make_key, public_path
+from federation.registry import Registry
+from federation.submission import Submission
+from streams.contract.bus import BrokerSettings, ensure_topics
+from streams.contract.errors import ProcessFailed
+from streams.contract.task import Task
+from streams.contract.topics import topic_specs
+from tests.federation.conftest import TINY
+from tests.federation.flower_stack import FlowerStack, journals, wait_for
+from tests.federation.stand_in_agent import StandInAgent
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """A short path: a Unix socket's name has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="tw-") as folder:
+        yield Path(folder)
+
+
+def node(state: Path, *words: str | Path, code: int = 0) -> str:
+    """`tidewheel node …`: what it says, on standard output or in its one line of error."""
+    command = [sys.executable, "-m", "compose.cli", "node", *map(str, words), "--state", str(state)]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == (1 if code else 0), done.stderr
+    return done.stderr or done.stdout
+
+
+def online(processes: FlowerStack) -> list[str]:
+    return [line.device for line in processes.nodes.lines() if line.status == "online"]
+
+
+def start_stranger(
+    processes: FlowerStack, name: str, ca: Path | None, key: Path | None = None
+) -> None:
+    """A SuperNode that calls itself d0."""
+    [port] = flower.free_ports(1)
+    agent = Path("/nobody.sock")
+    launch = flower.supernode(processes.state, processes.port, "d0", agent, port, ca, key)
+    processes.start(name, launch)
+
+
+def test_who_is_not_known_is_refused(tmp_path: Path) -> None:
+    with FlowerStack(tmp_path, {}, {}, secure=True) as processes:
+        make_key(tmp_path / "unknown")
+        foreign = make_certificates(tmp_path / "foreign").ca
+        start_stranger(processes, "without-key", processes.ca)
+        start_stranger(processes, "unknown", processes.ca, tmp_path / "unknown")
+        start_stranger(processes, "plain-text", None)
+        start_stranger(processes, "other-ca", foreign, tmp_path / "unknown")
+        for name, said in {
+            "without-key": "All SuperNodes must be registered",
+            "unknown": "Failed to activate SuperNode",
+            "other-ca": "certificate verify failed",
+        }.items():
+            assert processes.processes[name].wait(60) == 1
+            assert said in processes.log(name)
+        again = "Connection attempt failed, retrying"
+        wait_for("plain text gets nowhere", lambda: again in processes.log("plain-text"), 30)
+        assert processes.nodes.lines() == []
+        for ca in (None, foreign):
+            flwr = flower.flwr(tmp_path / "elsewhere", processes.address, ca)
+            with pytest.raises(ProcessFailed, match="`flwr list` failed") as caught:
+                Submission(flwr, tmp_path).runs()
+            assert "\n" not in str(caught.value)
+        assert not flower.is_ready(processes.port)
+        assert not flower.is_ready(processes.port, ca=foreign)
+
+
+def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
+    with FlowerStack(tmp_path, {"d0": Path("/nobody.sock")}, {}, secure=True) as processes:
+        assert processes.ca is not None
+        wait_for("d0 is in", lambda: online(processes) == ["d0"], 30)
+        where = ["--superlink", processes.address, "--superlink-ca", processes.ca]
+        made = tmp_path / "made" / "key"
+        make_key(made)
+        server = tmp_path / "server"  # a state folder of another hand
+        assert "has met no SuperLink yet" in node(server, "list", code=2)
+        added = node(server, "add", "pump", "--public-key", public_path(made), *where)
+        assert added == "pump is registered\n"
+        assert "is registered already" in node(server, "add", "pump", "--public-key",
+                                               public_path(made))  # fmt: skip
+        assert "is registered: flower-supernode --auth-supernode-private-key" in node(
+            server, "add", "crane"
+        )
+        key = server / "keys" / "nodes" / "crane" / "key"
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        listed = json.loads(node(server, "list", "--json"))
+        assert [(line["device"], line["status"]) for line in listed] == [
+            ("crane", "registered"), ("pump", "registered"), ("", "online"),
+        ]  # fmt: skip
+        assert listed[0]["fingerprint"].startswith("SHA256:")
+        assert "registered" in node(server, "list")
+        assert "another key" in node(server, "add", "pump", code=2)
+        assert node(server, "remove", "pump") == "pump is registered no more\n"
+        assert "has not been added" in node(server, "remove", "pump", code=2)
+        nobody = ["--superlink", f"127.0.0.1:{flower.free_ports(1)[0]}"]
+        assert "`flwr supernode list` failed" in node(server, "list", *nobody, code=1)
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_who_is_registered_takes_part_and_who_was_removed_does_not(
+    kafka: BrokerSettings, tiny: Task, registry: Registry, tmp_path: Path, sockets: Path
+) -> None:
+    ensure_topics(kafka, topic_specs(tiny.name))
+    devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1", "d2")}
+    with ExitStack() as stack:
+        for name, path in devices.items():
+            stack.enter_context(StandInAgent(tiny, name, path))
+        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
+        processes = stack.enter_context(FlowerStack(tmp_path, devices, env, secure=True))
+        config = {"task": TINY, "state": str(tmp_path), "rounds": 1, "epochs": 1}
+        submission = flower.submission(tmp_path, processes.address, config, processes.ca)
+
+        def run(**settings: int) -> None:
+            started = submission.start(settings, tmp_path)
+            wait_for("the run ends", lambda: submission.status(started).startswith("fin"), 90)
+            assert submission.status(started) == "finished:completed", processes.log("superexec")
+
+        run(**{"minimum-nodes": 3})
+        wait_for("all are in", lambda: online(processes) == ["d0", "d1", "d2"], 30)
+        node(tmp_path, "remove", "d2")
+        processes.processes["d2"].wait(30)  # it ends when it is refused
+        processes.start("d2", flower.supernode(
+            tmp_path, processes.port, "d2", devices["d2"], processes.node_ports["d2"],
+            processes.ca, made_anew(tmp_path / "new"),
+        ))  # fmt: skip
+        assert processes.processes["d2"].wait(30) == 1
+        run(**{"minimum-nodes": 2})
+    assert processes.members() == []
+    trained = [sorted(e.device for e in run if e.kind == "admitted") for run in journals(tmp_path)]
+    assert trained == [["d0", "d1", "d2"], ["d0", "d1"]]
+
+
+def made_anew(path: Path) -> Path:
+    make_key(path)
+    return path
