@@ -18,7 +18,7 @@ from pathlib import Path
 from federation import release
 from federation.lineage import RESUMES, Resumer
 from federation.registry import Registry
-from federation.submission import COMPLETED, UNKNOWN, ConfigValue, Submission
+from federation.submission import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
 from federation.triggers import Evidence, Rules, RunsSoFar, reason_to_run
 from streams.contract.bus import BrokerSettings, Producer, Reader, Received
 from streams.contract.delivery import teacher_key
@@ -230,9 +230,11 @@ class Controller:
             if not (status.startswith("finished") or status == UNKNOWN):
                 return
             reason = f"the run ended without a word ({status})"
+            if status == STOPPED:
+                reason = f"stopped by hand ({status})"  # `flwr stop`: not to be undone by us
             log.warning("run %s: %s", self._run, reason)
             new = None
-            if status != COMPLETED:
+            if status not in (COMPLETED, STOPPED):
                 new = self._resumer.resume(self._run, reason, known)
                 reason += f"; taken up {RESUMES} times, given up" if new is None else ""
         except ProcessFailed as exc:

@@ -18,6 +18,7 @@ ConfigValue = str | int | float | bool
 
 COMMAND_TIMEOUT_S = 60.0
 COMPLETED = "finished:completed"
+STOPPED = "finished:stopped"  # by `flwr stop`
 UNKNOWN = "unknown"  # the SuperLink has no such run: its database is another one
 
 

@@ -210,8 +210,7 @@ def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
 ) -> None:
     monkeypatch.setattr(controller, "SILENCE_S", 0.2)
     first = rig.serve(1)
-    rig.flower.answers.update(dict.fromkeys(("r1", "r2", "r4"), "finished:failed"))
-    rig.flower.answers["r3"] = "finished:stopped"
+    rig.flower.answers.update(dict.fromkeys(("r1", "r2", "r3", "r4"), "finished:failed"))
     stop = start(max_runs=1)
     rig.disagree_until(first, lambda: ("r4", "finished") in rig.kinds())
     assert [config.get("resume") for config in rig.flower.started] == [None, "r1", "r2", "r3"]
@@ -220,10 +219,10 @@ def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
     assert rig.reasons("finished") == {
         "r1": f"{word} (finished:failed); run r2 goes on",
         "r2": f"{word} (finished:failed); run r3 goes on",
-        "r3": f"{word} (finished:stopped); run r4 goes on",
+        "r3": f"{word} (finished:failed); run r4 goes on",
         "r4": f"{word} (finished:failed); taken up 3 times, given up",
     }
-    assert rig.reasons("requested")["r4"] == f"goes on with run r3: {word} (finished:stopped)"
+    assert rig.reasons("requested")["r4"] == f"goes on with run r3: {word} (finished:failed)"
     assert {e.run: e.resumed_from for e in rig.events if e.resumed_from} == {
         "r2": "r1",
         "r3": "r2",
@@ -233,6 +232,25 @@ def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
     start()  # it knows of no run that could be taken up
     rig.disagree_until(first, lambda: len(rig.flower.started) == 5)
     assert "resume" not in rig.flower.started[4]
+
+
+@pytest.mark.kafka
+def test_a_run_that_was_stopped_by_hand_is_not_taken_up(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that goes on with another."""
+    monkeypatch.setattr(controller, "SILENCE_S", 0.3)
+    rig.flower.answers.update({"r1": "finished:failed", "r2": "finished:stopped"})
+    rig.serve(1)
+    rig.say("started", "r0")
+    rig.flower.answers["r0"] = "finished:stopped"
+    start(max_runs=1, schedule_s=0.0)
+    rig.wait("both are over", lambda: {"r0", "r2"} <= rig.reasons("finished").keys())
+    word = "stopped by hand (finished:stopped)"
+    told = rig.reasons("finished")
+    assert (told["r0"], told["r2"]) == (word, word)
+    assert [config.get("resume") for config in rig.flower.started] == [None, "r1"]
+    assert not (rig.settings.state / "controller" / "lineage.json").exists()
 
 
 @pytest.mark.kafka
