@@ -1,5 +1,7 @@
 """A signing key, and a registry with a first model of the tiny task."""
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,3 +38,10 @@ def registry(tmp_path: Path, key: Ed25519PrivateKey, tiny: Task, pilot_cache: Pa
     young = replace(tiny, training=replace(tiny.training, central_epochs=1))
     prepare(TINY, young, found, key, pilot_cache)
     return found
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """A short path: a Unix socket's name has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="tw-") as folder:
+        yield Path(folder)

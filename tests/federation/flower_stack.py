@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +15,10 @@ from compose import flower
 from compose.broker import Launch
 from compose.certificates import make_certificates
 from compose.nodes import Nodes
+from federation import controller
+from streams.contract.bus import BrokerSettings, Reader, Received
 from streams.contract.documents import RoundEvent
+from streams.contract.topics import topic_name
 
 
 def wait_for(what: str, condition: Callable[[], bool], timeout_s: float) -> None:
@@ -43,6 +48,14 @@ def journals(state: Path) -> list[list[RoundEvent]]:
     lines = [path.read_bytes().splitlines() for path in state.glob("runs/*/rounds.jsonl")]
     runs = [[RoundEvent.decode(line) for line in run] for run in lines if run]
     return sorted(runs, key=lambda run: run[0].time_us)
+
+
+def read(broker: BrokerSettings, task: str, topic: str) -> list[Received]:
+    reader = Reader(broker, [topic_name(task, topic)])
+    try:
+        return reader.read_to_end()
+    finally:
+        reader.close()
 
 
 class FlowerStack:
@@ -133,3 +146,29 @@ class FlowerStack:
             if group_members(process.pid):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
+
+
+@contextmanager
+def controlled(settings: controller.ControllerSettings) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=controller.run, args=(settings, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def server_apps(processes: FlowerStack) -> list[int]:
+    """ServerApps that are alive; the SuperExec starts them."""
+    found = []
+    for pid in group_members(processes.processes["superexec"].pid):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"flwr-serverapp" in command:
+            found.append(pid)
+    return found

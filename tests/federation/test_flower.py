@@ -1,10 +1,7 @@
 """Federated runs on real Flower processes and a real Kafka."""
 
 import sqlite3
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +11,24 @@ from compose import flower
 from federation import controller, release
 from federation.registry import Registry
 from streams.contract.artifact import unpack
-from streams.contract.bus import BrokerSettings, Reader, Received, ensure_topics
+from streams.contract.bus import BrokerSettings, ensure_topics
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
-from streams.contract.topics import ARTIFACTS, RELEASES, ROUNDS, topic_name, topic_specs
+from streams.contract.topics import ARTIFACTS, RELEASES, ROUNDS, topic_specs
 from tests.federation.conftest import TINY
-from tests.federation.flower_stack import FlowerStack, group_members, journals, wait_for
+from tests.federation.flower_stack import (
+    FlowerStack,
+    controlled,
+    journals,
+    read,
+    server_apps,
+    wait_for,
+)
 from tests.federation.stand_in_agent import StandInAgent
-
-
-@pytest.fixture
-def sockets() -> Iterator[Path]:
-    """A short path: a Unix socket's name has at most 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="tw-") as folder:
-        yield Path(folder)
 
 
 def not_a_number(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.full_like(value, np.nan) for name, value in weights.items()}
-
-
-def read(broker: BrokerSettings, task: str, topic: str) -> list[Received]:
-    reader = Reader(broker, [topic_name(task, topic)])
-    try:
-        return reader.read_to_end()
-    finally:
-        reader.close()
 
 
 @pytest.mark.kafka
@@ -94,32 +83,6 @@ def check_events(events: list[RoundEvent]) -> None:
     kinds = [e.kind for e in events if e.kind not in ("admitted", "refused")]
     one_round = ["started", "aggregated", "evaluated"]
     assert kinds == [*one_round, *one_round, "evaluated", "promoted", "finished"]
-
-
-@contextmanager
-def controlled(settings: controller.ControllerSettings) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=controller.run, args=(settings, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-def server_apps(processes: FlowerStack) -> list[int]:
-    """ServerApps that are alive; the SuperExec starts them."""
-    found = []
-    for pid in group_members(processes.processes["superexec"].pid):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"flwr-serverapp" in command:
-            found.append(pid)
-    return found
 
 
 def end_lease(processes: FlowerStack) -> None:

@@ -5,8 +5,6 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,13 +22,6 @@ from streams.contract.topics import topic_specs
 from tests.federation.conftest import TINY
 from tests.federation.flower_stack import FlowerStack, journals, wait_for
 from tests.federation.stand_in_agent import StandInAgent
-
-
-@pytest.fixture
-def sockets() -> Iterator[Path]:
-    """A short path: a Unix socket's name has at most 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="tw-") as folder:
-        yield Path(folder)
 
 
 def node(state: Path, *words: str | Path, code: int = 0) -> str:
