@@ -1,0 +1,97 @@
+"""The rule of compose/proxy/nginx.conf with a real SuperLink behind it: devices take part through
+it, and control and run time are not there."""
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from flwr.superlink.routers.fleet.router import router
+
+from compose import flower
+from compose.node_keys import make_key, public_path
+from federation.registry import Registry
+from streams.contract.bus import BrokerSettings, ensure_topics
+from streams.contract.errors import ProcessFailed
+from streams.contract.task import Task
+from streams.contract.topics import topic_specs
+from tests.federation.conftest import TINY
+from tests.federation.flower_stack import FlowerStack, journals, wait_for
+from tests.federation.rule_proxy import Proxy, allowed, ask, nginx, stand_in
+from tests.federation.stand_in_agent import StandInAgent
+
+NGINX = shutil.which("nginx")  # in no test's requirements: the stand-in is everywhere
+LETS_ITSELF_IN = {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
+
+
+def test_the_rule_passes_on_what_a_keyed_node_calls() -> None:
+    """A Flower with another call of SuperNodes shows here."""
+    paths = {route.path for route in router.routes}  # type: ignore[attr-defined]
+    assert paths > LETS_ITSELF_IN
+    assert {path for path in paths if allowed().search(path)} == paths - LETS_ITSELF_IN
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["stand-in", *(["nginx"] if NGINX else [])])
+def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
+    kafka: BrokerSettings, tiny: Task, registry: Registry, tmp_path: Path, sockets: Path, kind: str
+) -> None:
+    ensure_topics(kafka, topic_specs(tiny.name))
+    names = ["d0", "d1"]
+    with ExitStack() as stack:
+        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
+        processes = stack.enter_context(FlowerStack(tmp_path, {}, env, secure=True))
+        assert processes.ca is not None
+        where = (tmp_path / "proxy", processes.port, processes.ca)
+        way = nginx(NGINX, *where) if kind == "nginx" and NGINX else stand_in(*where)
+        proxy = stack.enter_context(way)
+        processes.nodes.add_all(names)
+        for name, port in zip(names, flower.free_ports(2), strict=True):
+            agent, key = sockets / f"{name}.sock", processes.nodes.key(name)
+            stack.enter_context(StandInAgent(tiny, name, agent))
+            launch = flower.supernode(tmp_path, proxy.port, name, agent, port, proxy.ca, key)
+            processes.start(name, launch)
+        config = {"task": TINY, "state": str(tmp_path), "rounds": 1, "epochs": 6}
+        submission = flower.submission(tmp_path, processes.address, config, processes.ca)
+        run = submission.start({"minimum-nodes": 2}, tmp_path)
+        wait_for("the run ends", lambda: submission.status(run).startswith("finished"), 120)
+        assert submission.status(run) == "finished:completed", processes.log("superexec")
+        check_what_is_hidden(processes, proxy, tmp_path / "hostile")
+        assert list(submission.runs()) == [run]
+    [events] = journals(tmp_path)
+    assert sorted(e.device for e in events if e.kind == "admitted") == names
+
+
+def check_what_is_hidden(processes: FlowerStack, proxy: Proxy, folder: Path) -> None:
+    """What someone who reaches the proxy alone can do: nothing."""
+    known = len(processes.nodes.statuses())
+    at = f"{flower.HOST}:{proxy.port}"
+    submission = flower.submission(folder, at, {}, proxy.ca)
+    make_key(folder / "key")
+    with pytest.raises(ProcessFailed, match="403"):
+        submission.start({}, folder)
+    with pytest.raises(ProcessFailed, match="403"):
+        submission.runs()
+    public = str(public_path(folder / "key"))
+    with pytest.raises(ProcessFailed, match="403"):
+        submission.flwr.call("supernode register", public, flower.CONNECTION)
+    processes.start("hostile", flower.superexec(folder, proxy.port, ca=proxy.ca))
+    wait_for("the SuperExec is refused", lambda: "403" in processes.log("hostile"), 60)
+    [port] = flower.free_ports(1)
+    nobody = flower.supernode(folder, proxy.port, "d0", folder / "a.sock", port, proxy.ca)
+    processes.start("keyless", nobody)
+    # It dies of this error, but for its threads.
+    refused = "RunNotRunningException"
+    wait_for("a keyless node is refused", lambda: refused in processes.log("keyless"), 60)
+    assert len(processes.nodes.statuses()) == known
+    for path in (
+        "/", "/health", "/docs", "/openapi.json", "/v1/control/list-runs", "/v1/runtime/pull-logs",
+        "/v1/fleet/register-node", "/v1/fleet/../control/list-runs", "/v1/fleet/pull-messages/",
+        "/v1/fleet/get-run/../../control/list-runs", "/v1/control/list-runs?/v1/fleet/get-run",
+        "/v1/fleet/%2e%2e/control/list-runs", "/v1/fleet/..%2fcontrol/list-runs",
+        "//v1/control/list-runs", "/v1/control/list-runs%00/v1/fleet/get-run",
+    ):  # fmt: skip
+        assert ask(proxy, "POST", path) in (400, 403), path
+    assert ask(proxy, "GET", "/v1/fleet/pull-messages") == 403
+    assert ask(proxy, "POST", "/v1/fleet/pull-messages") in (400, 401, 415, 422)
