@@ -4,13 +4,15 @@
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
 # make bench-edge      measure a device's agent, about 6 minutes
+# make bench-federation  what the fleet learns, also under attack, about 20 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 QUIX := .tidewheel/bench/quix
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo test chaos check format clean bench-streams bench-edge
+.PHONY: install demo test chaos check format clean bench-streams bench-edge \
+	bench-federation
 
 install: .venv/installed
 
@@ -53,6 +55,9 @@ bench-streams: .venv/bench
 # As root it also measures on a full disk, a small tmpfs.
 bench-edge: install
 	$(BIN)/python -m tests.bench.edge --json .tidewheel/bench/edge.json --markdown docs/BENCHMARKS.md
+
+bench-federation: install
+	$(BIN)/python -m tests.bench.federation --json .tidewheel/bench/federation.json --markdown docs/BENCHMARKS.md
 
 .venv/bench: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -136,7 +136,7 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     if not len(known.labels):
         raise TaskError(f"task {task.name!r}: no device of role 'pilot' has a labelled segment")
     progress("training the first device model")
-    model = _fit_model(task, known, seed)
+    model = fit_model(task, known, seed)
     lab = _read(task, task.device_names("lab"), progress)
     progress("training the teacher")
     teacher = _fit_teacher(task, group(task, pilot + lab), seed)
@@ -173,7 +173,7 @@ def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments
     return found
 
 
-def _fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
+def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
     """The first device model, on the pilot's data as they are: what varies between devices, which
     the task's augmentation stands for, is what the fleet has yet to learn."""
     task = replace(task, augment=None)

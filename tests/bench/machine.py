@@ -18,7 +18,8 @@ QUIET = 0.10  # of one core: what other processes may use
 
 
 def facts(command: str, kafka: str, packages: Sequence[str], *parts: str) -> dict[str, str]:
-    """What a reader needs to judge the figures; `parts` are the folders that are measured."""
+    """What a reader needs to judge the figures; `kafka` names the broker, "" where there is none,
+    `parts` are the folders that are measured."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     return {
@@ -26,8 +27,10 @@ def facts(command: str, kafka: str, packages: Sequence[str], *parts: str) -> dic
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "commit": _commit(parts),
         "machine": f"{os.cpu_count()} cores, {_processor()}, {memory_gb:.0f} GB, "
-        f"{platform.system()} {platform.release()}; the broker shares it",
-        "versions": f"Python {platform.python_version()}, {kafka}, {versions}",
+        f"{platform.system()} {platform.release()}" + ("; the broker shares it" if kafka else ""),
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", *filter(None, [kafka]), versions]
+        ),
     }
 
 

@@ -1,0 +1,62 @@
+"""`python -m tests.bench.federation [--quick] [--only NAME,...] --json PATH --markdown PATH`."""
+
+import argparse
+import logging
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from streams.contract.task import load_task
+from tests.bench.federation.attacks import attacks
+from tests.bench.federation.learning import learning
+from tests.bench.federation.study import FULL, QUICK, Study
+from tests.bench.machine import facts
+from tests.bench.report import Results, insert, keep, render
+
+PACKAGES = ("torch", "numpy", "flwr")
+TASK = "streams.tasks.har:task"
+SECTIONS = {f.__name__: f for f in (learning, attacks)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.federation")
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--only", type=_chosen, help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--markdown", type=Path, help="the page whose section is replaced")
+    asked = parser.parse_args()
+    command = shlex.join(["python", "-m", "tests.bench.federation", *sys.argv[1:]])
+    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every aggregation
+    folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
+    study = Study(folder, load_task(TASK), QUICK if asked.quick else FULL)
+    results = Results(facts(command, "", PACKAGES, "federation", "edge_client", "streams"))
+    results.facts["size"] = "quick" if asked.quick else "full"
+    try:
+        for name in asked.only or SECTIONS:
+            began = time.monotonic()
+            SECTIONS[name](study, results)
+            study.say(f"{name}: {time.monotonic() - began:.0f} s")
+            keep(asked.json, results)  # a run that is ended early leaves what it has
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    text = render(results)
+    if asked.markdown:
+        insert(asked.markdown, "bench-federation", text)
+    print(text)  # noqa: T201
+
+
+def _chosen(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SECTIONS)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Rounds without Flower's processes: devices train one after the other; the server's intake and
+strategy do what they do in a run."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+from federation.admission import Update, norm
+from federation.aggregator import Aggregator
+from federation.exchange import Answer
+from federation.intake import Intake
+from federation.journal import Journal
+from streams.contract.task import Task
+from tests.bench.federation.trainees import BASE, Tensors
+
+Answering = Callable[[str, Tensors, int], Update]  # device, weights sent out, round
+
+
+class Tally:
+    """A run's journal that only counts: refusals by device and reason."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[tuple[str, str]] = Counter()
+        self.failed_rounds = 0
+
+    def publish(self, kind: str, device: str = "", reason: str = "", **_fields: Any) -> None:
+        if kind == "refused":
+            self.refused[device, reason.partition(":")[0]] += 1
+
+
+def round_seed(seed: int, number: int) -> int:
+    """As federation.rounds has it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4])
+
+
+def rounds(
+    task: Task,
+    names: Sequence[str],
+    weights: Tensors,
+    count: int,
+    aggregator: Aggregator,
+    answer: Answering,
+    tally: Tally,
+) -> Iterator[Tensors]:
+    """The weights after each round; those before where too few updates were admitted."""
+    intake = Intake(task, cast(Journal, tally))
+    for number in range(1, count + 1):
+        about = {"round": number, "rounds": count, "base": BASE}
+        asked = intake.begin_round(range(len(names)), weights, about)
+        answers = [
+            Answer(node, names[node], answer(names[node], weights, number), round=number)
+            for node in asked
+        ]
+        updates = intake.admit(answers, {}, about)
+        if len(updates) >= aggregator.least:
+            intake.norms += [norm(update.weights, weights) for update in updates]
+            weights = aggregator.aggregate(updates, weights)
+        else:
+            tally.failed_rounds += 1
+        yield weights

@@ -1,0 +1,102 @@
+"""The benchmark of the federation: what hostile devices send, and how rounds are run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from federation import strategies
+from federation.admission import Round, Update, admit, norm
+from tests.bench.federation.hostile import ATTACKS
+from tests.bench.federation.loop import Tally, round_seed, rounds
+from tests.bench.federation.people import every_label, read_people
+from tests.bench.federation.plain import RunEnds, plain_rounds
+from tests.bench.federation.trainees import BASE, Tensors, Trainees, share
+from tests.fakes.tiny_task import task
+
+NAMES = ["a", "b", "c", "d"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The arrays are tiny, and other tests run beside this one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def sent() -> Tensors:
+    torch.manual_seed(0)
+    state = task.build_model().state_dict()
+    return {name: tensor.numpy().copy() for name, tensor in sorted(state.items())}
+
+
+def honest(name: str, weights: Tensors, number: int) -> Update:
+    """A small step that differs from device to device and round to round."""
+    dice = np.random.default_rng([ord(name), number])
+    moved = {n: (v + 0.01 * dice.normal(size=v.shape)).astype(v.dtype) for n, v in weights.items()}
+    return Update(name, task.name, task.version, BASE, 100, moved)
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        ("NaN", "not-finite"),
+        ("odd shapes", "shape"),
+        ("100-fold", "norm"),
+        ("signs flipped", None),
+        ("signs flipped, 9-fold", None),
+        ("labels flipped", None),
+    ],
+)
+def test_an_attack_is_refused_for_what_it_is(
+    attack: str, reason: str | None, sent: Tensors
+) -> None:
+    update = honest("a", sent, 1)
+    found = admit(
+        ATTACKS[attack](update, sent, 1, update),
+        Round(task.name, task.version, BASE, sent, norms=[norm(update.weights, sent)] * 3),
+    )
+    assert (found and found.reason) == reason
+
+
+def test_a_replay_is_refused_from_the_second_round_on(sent: Tensors) -> None:
+    tally, first = Tally(), honest("d", sent, 1)
+
+    def answer(name: str, weights: Tensors, number: int) -> Update:
+        return first if name == "d" else honest(name, weights, number)
+
+    list(rounds(task, NAMES, sent, 2, strategies.make("fedavg"), answer, tally))
+    assert dict(tally.refused) == {("d", "replay"): 1}
+
+
+def test_nothing_is_between_devices_and_plain_fedavg(sent: Tensors) -> None:
+    def answer(name: str, weights: Tensors, number: int) -> Update:
+        update = honest(name, weights, number)
+        return ATTACKS[attack](update, weights, number, update) if name == "d" else update
+
+    attack = "NaN"
+    (after,) = plain_rounds(NAMES, sent, 1, answer)
+    assert all(np.isnan(v).all() for v in after.values() if v.dtype.kind == "f")
+    attack = "odd shapes"
+    with pytest.raises(RunEnds):
+        list(plain_rounds(NAMES, sent, 1, answer))
+
+
+def test_devices_learn_from_their_rows(tmp_path: Path, sent: Tensors) -> None:
+    people = read_people(task, "fleet")[:3]
+    dice = np.random.default_rng(0)
+    devices = Trainees(task, people, {p.name: every_label(p, dice) for p in people}, tmp_path)
+
+    def answer(name: str, weights: Tensors, number: int) -> Update:
+        return devices.train(name, weights, round_seed(1, number), learning_rate=0.05)
+
+    *_, after = rounds(
+        task, devices.names, sent, 3, strategies.make("fedavg"), answer, tally := Tally()
+    )
+    assert not tally.refused
+    assert share(task, after, people) > share(task, sent, people) + 20
