@@ -27,7 +27,7 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Ended:
-    """A run's rounds: when each ended, seconds since 1970, and the accuracy of the people held out;
+    """A run's rounds: when each ended, seconds since 1970, and the accuracy then;
     round 0 is where it began."""
 
     rounds: list[tuple[int, float, float]]

@@ -12,6 +12,7 @@ import numpy as np
 
 from edge_client.splits import HELD_OUT, TRAIN, split_of
 from federation.dataset import segments_of_device
+from federation.evaluation import HeldOut
 from federation.pilot import prepare
 from federation.registry import Registry
 from streams.contract.artifact import WEIGHTS
@@ -37,7 +38,8 @@ class Stage:
 
     @contextmanager
     def state(self, name: str) -> Iterator[Path]:
-        """A state folder with a registry that serves the first model."""
+        """A state folder with a registry that serves the first model, and judges by the segments
+        that the fleet's people hold out."""
         folder = self.folder / name
         folder.mkdir()
         key = create_key(folder / "keys" / "signing.pem")
@@ -46,11 +48,16 @@ class Stage:
         serving = registry.serving()
         assert serving is not None
         (folder / "first.safetensors").write_bytes(serving.files[WEIGHTS])
+        registry.heldout_path.write_bytes(self._fleet().encode())
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 
     def _registry(self, folder: Path, keys: list) -> Registry:  # type: ignore[type-arg]
         return Registry(folder / "registry", self.task.name, self.task.version, keys)
+
+    def _fleet(self) -> HeldOut:
+        people = [np.load(self.person(name)) for name in self.task.device_names("fleet")]
+        return HeldOut(*(np.concatenate([p[key] for p in people]) for key in ("held_x", "held_y")))
 
     def heldout(self, folder: Path) -> Path:
         return self._registry(folder, []).heldout_path

@@ -156,9 +156,9 @@ def _tell(found: dict[str, _Watched], results: Results) -> None:
         f"Simulated time, real training: {DEVICES} devices with {SEGMENTS} segments each of the "
         f"fleet's people; drop-outs and slow devices as above, {TRAIN_S:.0f} s to train, "
         f"{MESSAGE_S[0]:.0f} to {MESSAGE_S[1]:.1f} s on the way. Seconds until {TARGET:.0%} of the "
-        "segments of the people held out are right."
+        "segments that the fleet's people hold out are right."
     )
-    columns = ["", "seconds", "times faster", "rounds", "trainings", "held out at the end"]
+    columns = ["", "seconds", "times faster", "rounds", "trainings", "accuracy at the end"]
     results.tables.append(Table("Two hundred devices, simulated", text, columns, rows))
 
 
@@ -188,9 +188,12 @@ def _nowhere() -> None:
 
 
 class _Told(Journal):
-    """A journal that looks at what is evaluated."""
+    """A journal that looks at what is evaluated, and is read by nobody else."""
 
     watched: _Watched
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        pass
 
     def publish(self, kind, **fields):  # type: ignore[no-untyped-def]
         event: RoundEvent = super().publish(kind, **fields)
