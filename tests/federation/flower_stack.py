@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -172,3 +173,13 @@ def server_apps(processes: FlowerStack) -> list[int]:
         if b"flwr-serverapp" in command:
             found.append(pid)
     return found
+
+
+def end_lease(processes: FlowerStack) -> None:
+    """The SuperLink waits up to a minute for a word of a ServerApp; let that have passed."""
+    with closing(sqlite3.connect(processes.state / "flower" / "superlink.db")) as database:
+        database.execute(
+            "UPDATE task SET active_until = '2000-01-01 00:00:00.000000' "
+            "WHERE active_until IS NOT NULL"
+        )
+        database.commit()

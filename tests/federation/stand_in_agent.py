@@ -1,5 +1,6 @@
 """A stand-in for a device's agent: answers hand-offs with real training of tiny models."""
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -53,7 +54,8 @@ class StandInAgent:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            with connection:
+            # A ClientApp may be killed meanwhile.
+            with connection, contextlib.suppress(OSError):
                 header, body = receive_frame(connection)
                 request = WorkRequest.decode(header)
                 self.requests.append(request)

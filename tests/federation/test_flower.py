@@ -1,7 +1,6 @@
 """Federated runs on real Flower processes and a real Kafka."""
 
-import sqlite3
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from tests.federation.conftest import TINY
 from tests.federation.flower_stack import (
     FlowerStack,
     controlled,
+    end_lease,
     journals,
     read,
     server_apps,
@@ -83,16 +83,6 @@ def check_events(events: list[RoundEvent]) -> None:
     kinds = [e.kind for e in events if e.kind not in ("admitted", "refused")]
     one_round = ["started", "aggregated", "evaluated"]
     assert kinds == [*one_round, *one_round, "evaluated", "promoted", "finished"]
-
-
-def end_lease(processes: FlowerStack) -> None:
-    """The SuperLink waits up to a minute for a word of a ServerApp; let that have passed."""
-    with closing(sqlite3.connect(processes.state / "flower" / "superlink.db")) as database:
-        database.execute(
-            "UPDATE task SET active_until = '2000-01-01 00:00:00.000000' "
-            "WHERE active_until IS NOT NULL"
-        )
-        database.commit()
 
 
 @pytest.mark.kafka
