@@ -31,7 +31,8 @@ def dropouts(stage: Stage, results: Results) -> None:
         f"HAR, {DEVICES} devices; each drops out of a round with probability {DROP} and is silent "
         f"for {SECONDS_AWAY:.0f} s (Flower itself takes up to a minute to give up a node), the "
         f"same rounds for all; {SHARE:.0%} of the devices take {SLOW:.0f} times as long. Seconds "
-        f"until {TARGET:.0%} of the segments that the fleet's 15 people hold out are right."
+        f"until {TARGET:.0%} of the segments that the fleet's 15 people hold out are right, twice "
+        "in a row."
     )
     columns = ["", "seconds", "times faster", "rounds", "s a round", "accuracy at the end"]
     results.tables.append(Table("Drop-outs and slow devices", text, columns, rows))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from compose import flower
@@ -40,9 +41,16 @@ class Ended:
         return (ended - began) / (last - first)
 
     def seconds_to(self, accuracy: float) -> float | None:
-        began = self.rounds[0][1]
-        reached = [at - began for _, at, share in self.rounds if share >= accuracy]
-        return reached[0] if reached else None
+        found = reached(self.rounds, accuracy)
+        return None if found is None else found - self.rounds[0][1]
+
+
+def reached(rounds: Sequence[tuple[int, float, float]], accuracy: float) -> float | None:
+    """When a model had been so accurate twice in a row: once may be luck."""
+    for (_, _, before), (_, at, share) in pairwise(rounds):
+        if min(before, share) >= accuracy:
+            return at
+    return None
 
 
 @dataclass
@@ -161,15 +169,11 @@ def run_ours(
 
     def over() -> bool:
         ended = any(event.kind == "finished" for event in events())
-        return ended or _reached(rounds(), until)
+        return ended or reached(rounds(), until) is not None
 
     wait_for(f"our run ({folder})", over, timeout_s)
     began = next(e.time_us for e in events() if e.kind == "started") / 1e6
     return Ended([(0, began, 0.0), *rounds()])
-
-
-def _reached(rounds: list[tuple[int, float, float]], accuracy: float) -> bool:
-    return any(share >= accuracy for _, _, share in rounds)
 
 
 def run_stock(
@@ -191,7 +195,7 @@ def run_stock(
         return [(one["round"], one["at"], one["held_out"]) for one in found]
 
     def over() -> bool:
-        return any(number == last for number, _, _ in rounds()) or _reached(rounds(), until)
+        return any(number == last for number, _, _ in rounds()) or bool(reached(rounds(), until))
 
     wait_for(f"the stock run ({folder})", over, timeout_s)
     return Ended(rounds())
