@@ -4,6 +4,7 @@ import argparse
 import logging
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -11,16 +12,24 @@ from pathlib import Path
 
 import torch
 
+from streams.contract.disk import cache_folder
 from streams.contract.task import load_task
 from tests.bench.federation.attacks import attacks
+from tests.bench.federation.dropouts import dropouts
 from tests.bench.federation.learning import learning
+from tests.bench.federation.speed import size, speed
+from tests.bench.federation.stage import Stage
 from tests.bench.federation.study import FULL, QUICK, Study
+from tests.bench.federation.virtual import virtual
+from tests.bench.kafka import real_kafka
 from tests.bench.machine import facts
 from tests.bench.report import Results, insert, keep, render
 
 PACKAGES = ("torch", "numpy", "flwr")
 TASK = "streams.tasks.har:task"
-SECTIONS = {f.__name__: f for f in (learning, attacks)}
+STUDIES = {f.__name__: f for f in (learning, attacks)}
+STAGED = {f.__name__: f for f in (speed, size, dropouts, virtual)}  # with processes and a registry
+SECTIONS = [*STAGED, *STUDIES]
 
 
 def main() -> None:
@@ -32,17 +41,27 @@ def main() -> None:
     asked = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.bench.federation", *sys.argv[1:]])
     torch.set_num_threads(1)
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every aggregation
+    for name in ("flwr", "federation"):  # they tell of every aggregation
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended on the way
     folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
-    study = Study(folder, load_task(TASK), QUICK if asked.quick else FULL)
-    results = Results(facts(command, "", PACKAGES, "federation", "edge_client", "streams"))
-    results.facts["size"] = "quick" if asked.quick else "full"
+    task = load_task(TASK)
+    study = Study(folder, task, QUICK if asked.quick else FULL)
     try:
-        for name in asked.only or SECTIONS:
-            began = time.monotonic()
-            SECTIONS[name](study, results)
-            study.say(f"{name}: {time.monotonic() - began:.0f} s")
-            keep(asked.json, results)  # a run that is ended early leaves what it has
+        with real_kafka(folder) as kafka:
+            stage = Stage(folder, cache_folder(), folder / "people", TASK, task, kafka)
+            results = Results(
+                facts(command, kafka.name, PACKAGES, "federation", "edge_client", "streams")
+            )
+            results.facts["size"] = "quick" if asked.quick else "full"
+            for name in asked.only or SECTIONS:
+                began = time.monotonic()
+                if name in STAGED:
+                    STAGED[name](stage, results)
+                else:
+                    STUDIES[name](study, results)
+                study.say(f"{name}: {time.monotonic() - began:.0f} s")
+                keep(asked.json, results)  # a run that is ended early leaves what it has
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     text = render(results)
