@@ -38,7 +38,7 @@ Strategy = Annotated[
     typer.Option(
         "--strategy",
         metavar="NAME",
-        help="How updates become one model: fedavg, fedprox, fedadam, fedyogi, median, "
+        help="How updates become one model: fedavg, fedprox, fedbuff, fedadam, fedyogi, median, "
         "trimmed-mean, krum, multi-krum; default: the task's.",
     ),
 ]
@@ -48,6 +48,14 @@ SuperlinkCa = Annotated[
         "--superlink-ca",
         metavar="FILE",
         help="The CA certificate (PEM) to check the SuperLink by; default: plain text.",
+    ),
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65_535,
+        help="Serve /metrics (Prometheus), /ready and /live on 127.0.0.1; 0: a free port.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="The device's name.")]

@@ -19,6 +19,7 @@ from compose.arguments import (
     DEFAULT_STATE,
     AsJson,
     Kafka,
+    MetricsPort,
     State,
     Strategy,
     SuperlinkCa,
@@ -175,14 +176,7 @@ def worker(
     buffer_mb: Annotated[
         int, typer.Option(min=16, help="Megabytes of messages that wait for their windows.")
     ] = 512,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="Serve /metrics (Prometheus), /ready and /live on 127.0.0.1; 0: a free port.",
-        ),
-    ] = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Run a scoring worker: close event-time windows and score them with the teacher.
 
@@ -266,6 +260,7 @@ def controller(
         float | None, typer.Option(help="Seconds after which a run starts anyway.")
     ] = None,
     max_runs: Annotated[int | None, typer.Option(help="Runs at the most.")] = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Decide when the fleet learns: start a federated run when the windows say so.
 
@@ -306,6 +301,7 @@ def controller(
             new_labels=new_labels,
             schedule_s=schedule,
             max_runs=max_runs,
+            metrics_port=metrics_port,
         ),
         stop,
     )

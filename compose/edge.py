@@ -12,6 +12,7 @@ from compose.arguments import (
     AsJson,
     Device,
     Kafka,
+    MetricsPort,
     State,
     TaskArgument,
     Trust,
@@ -114,14 +115,7 @@ def run(
     spool_drop: Annotated[
         Drop, typer.Option(help="Which events give way first where --spool-mb is reached.")
     ] = Drop.oldest,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65_535,
-            help="Serve /metrics (Prometheus), /ready and /live on 127.0.0.1; 0: a free port.",
-        ),
-    ] = None,
+    metrics_port: MetricsPort = None,
     json: AsJson = False,
 ) -> None:
     """Run one device: infer, keep events in the spool, forward them, follow releases.

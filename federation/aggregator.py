@@ -62,10 +62,15 @@ class Move(NamedTuple):
 
 
 class Rule(Protocol):
-    """The arithmetic of one paper on float64 differences; `statistics` is that for batch norm."""
+    """The arithmetic of one paper on float64 differences; `statistics` is that for batch norm.
+
+    `by_tensor`: a tensor's step depends on that tensor alone, so that one after the other can be
+    given, and only one of each device is held in double precision.
+    """
 
     name: str
     least: int
+    by_tensor: bool
 
     def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
 
@@ -80,6 +85,7 @@ class Memoryless:
     """A rule without a state between rounds."""
 
     name = ""
+    by_tensor = True
 
     def state(self) -> State:
         return {}
@@ -110,10 +116,10 @@ class Treated:
         statistics = [name for name in floats if is_statistic(name)]
         learned = [name for name in floats if not is_statistic(name)]
         steps: dict[str, np.ndarray] = {}
-        if learned:
-            steps |= self._rule.step(self._moves(updates, base, learned))
-        if statistics:
-            steps |= self._rule.statistics(self._moves(updates, base, statistics))
+        for names in self._parts(learned):
+            steps |= self._rule.step(self._moves(updates, base, names))
+        for name in statistics:
+            steps |= self._rule.statistics(self._moves(updates, base, [name]))
         return {name: _moved(before, steps.get(name)) for name, before in base.items()}
 
     def exhausted(self) -> str | None:
@@ -127,6 +133,11 @@ class Treated:
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         self._rule.load(state)
+
+    def _parts(self, names: list[str]) -> list[list[str]]:
+        if self._rule.by_tensor:
+            return [[name] for name in names]
+        return [names] if names else []
 
     def _moves(self, updates: Sequence[Update], base: Weights, names: Sequence[str]) -> list[Move]:
         return [

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 from federation import release
 from federation.lineage import RESUMES, Resumer
@@ -65,6 +66,7 @@ class ControllerSettings:
     new_labels: int | None = None
     schedule_s: float | None = None
     max_runs: int | None = None
+    metrics_port: int | None = None
 
 
 def run(settings: ControllerSettings, stop: threading.Event) -> None:
@@ -74,6 +76,8 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
     """
     failpoint = read_failpoint(os.environ)
     controller = Controller(settings, load_task(settings.task_ref), failpoint=failpoint)
+    if settings.metrics_port is not None:
+        _serve_metrics(controller, settings.metrics_port)
     failures = 0
     while not stop.is_set():
         began = time.monotonic()
@@ -86,6 +90,14 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
             log.warning("%s; trying again in %.0f s", exc, wait)
             stop.wait(wait)
             failures += 1
+
+
+class Watcher(Protocol):
+    """Sees what the controller reads."""
+
+    def looked(self) -> None: ...
+
+    def take(self, event: RoundEvent) -> None: ...
 
 
 class Controller:
@@ -117,6 +129,7 @@ class Controller:
         self._reached = failpoint
         self.evidence = Evidence()
         self._since = self._heard = clock()
+        self.watcher: Watcher | None = None
         self._run: str | None = None
         self._finished: set[str] = set()
         self._count = 0
@@ -142,6 +155,8 @@ class Controller:
             self._catch_up(producer)
             self._check_run(producer)
             while not stop.is_set():
+                if self.watcher is not None:
+                    self.watcher.looked()
                 self._take(news.poll(0.5), producer)
                 self._take(past.poll(0.05), producer)
                 if self._run is not None and self._clock() - self._heard > SILENCE_S:
@@ -198,6 +213,8 @@ class Controller:
 
     def _take_round(self, event: RoundEvent, producer: release.Publisher, live: bool) -> None:
         """Follow any run, whoever started it: by hand counts too."""
+        if self.watcher is not None and event.kind != "requested":
+            self.watcher.take(event)
         if event.run in self._finished or event.run in self._resumer.earlier:
             # "requested" may come after all else that a short run says; and one that another goes
             # on with may have a last word.
@@ -291,6 +308,16 @@ class Controller:
         about = {"run": run, "kind": kind, "time_us": time.time_ns() // 1000, "reason": reason}
         event = RoundEvent.model_validate({**about, **fields})
         producer.put(topic_name(self._task.name, ROUNDS), run.encode(), event.encode())
+
+
+def _serve_metrics(controller: Controller, port: int) -> None:
+    """Until the process ends."""
+    from federation.metrics import FederationMetrics
+    from streams.contract.health import serve
+
+    controller.watcher = metrics = FederationMetrics()
+    server = serve(metrics, port)
+    log.info("metrics on 127.0.0.1:%d", server.port)
 
 
 def _close(producer: Producer) -> None:

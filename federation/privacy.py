@@ -91,6 +91,7 @@ class NoisyMean:
     """The rule; `name` is that of the strategy whose mean it is."""
 
     least = 1
+    by_tensor = False  # one vector of noise
 
     def __init__(self, name: str, privacy: Privacy) -> None:
         self.name, self._privacy = name, privacy

@@ -29,6 +29,7 @@ class FedOpt:
     """What FedAdam and FedYogi share: all but Flower's class."""
 
     least = 1
+    by_tensor = False  # it counts its steps
 
     def __init__(
         self, name: str, kind: Callable[..., FlowerFedAdam | FlowerFedYogi], options: Aggregation

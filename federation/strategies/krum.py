@@ -17,6 +17,8 @@ from federation.strategies import flower
 class Krum(Memoryless):
     """`byzantine` is f; `many` takes the mean of the best instead of the one best."""
 
+    by_tensor = False
+
     def __init__(self, byzantine: int, many: bool = False) -> None:
         self.name = "multi-krum" if many else "krum"
         self.least = 2 * byzantine + 3

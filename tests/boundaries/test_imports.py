@@ -147,7 +147,10 @@ def importers(library: str) -> set[str]:
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
         ("deltalake", {"streams.worker.store"}),
         ("onnxruntime", {"edge_client.inference", "federation.graph"}),
-        ("prometheus_client", {"streams.worker.metrics", "edge_client.metrics"}),
+        (
+            "prometheus_client",
+            {"streams.worker.metrics", "edge_client.metrics", "federation.metrics"},
+        ),
         ("paho", {"edge_client.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),
         ("duckdb", {"streams.worker.position", "streams.worker.query", "compose.cli"}),

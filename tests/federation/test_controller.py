@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from federation import controller, release
+from federation.metrics import FederationMetrics
 from federation.registry import Registry
 from federation.submission import ConfigValue, Flwr, Submission
 from streams.contract.artifact import Manifest, pack
@@ -369,3 +370,23 @@ def test_it_waits_for_a_broker_that_is_away(
 def test_nothing_to_serve_is_said_at_the_start(rig: Rig) -> None:
     with pytest.raises(UsageError, match="serves no model"):
         controller.run(rig.settings, threading.Event())
+
+
+@pytest.mark.kafka
+def test_whoever_watches_sees_every_run_and_that_it_looks(rig: Rig) -> None:
+    rig.serve(1)
+    metrics = FederationMetrics()
+    task = load_task(rig.settings.task_ref)
+    stop, made = threading.Event(), controller.Controller(rig.settings, task)
+    made.watcher = metrics
+    thread = threading.Thread(target=made.follow, args=(stop,))
+    thread.start()
+    try:
+        rig.say("started", "77")
+        rig.say("finished", "77", "promoted")
+        counted = b'tidewheel_federation_runs_total{outcome="promoted"} 1.0'
+        rig.wait("it is counted", lambda: counted in metrics.text())
+        assert metrics.alive
+    finally:
+        stop.set()
+        thread.join(30)

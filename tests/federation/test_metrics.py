@@ -1,0 +1,85 @@
+"""What Prometheus is told of runs, counted once however often the topic is read."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+
+from federation.metrics import SILENT_S, FederationMetrics
+from streams.contract.documents import RoundEvent, RoundKind
+from streams.contract.health import serve
+
+
+def event(kind: RoundKind, at: int, **fields: object) -> RoundEvent:
+    return RoundEvent.model_validate({"run": "7", "kind": kind, "time_us": at, **fields})
+
+
+EVENTS = [
+    event("started", 1, round=1),
+    event("admitted", 2, device="a", metrics={"epsilon": 9.0}),
+    event("admitted", 3, device="b"),
+    event("refused", 4, device="c", reason="norm: 9 is over 10 times the usual 0.1"),
+    event("refused", 5, device="node 9", reason="sitting-out: its updates were refused"),
+    event("failed", 6, device="d", reason="no reply within 10 s"),
+    event("aggregated", 7, metrics={"seconds": 4.5, "admitted": 2.0, "epsilon": 1.5}),
+    event("evaluated", 8, metrics={"held_out": 0.9}),
+    event("failed", 9, reason="no update was admitted"),
+]
+LINES = {
+    'tidewheel_federation_updates_total{outcome="admitted",reason=""} 2.0',
+    'tidewheel_federation_updates_total{outcome="refused",reason="norm"} 1.0',
+    'tidewheel_federation_updates_total{outcome="refused",reason="sitting-out"} 1.0',
+    'tidewheel_federation_updates_total{outcome="failed",reason=""} 1.0',
+    'tidewheel_federation_rounds_total{outcome="aggregated"} 1.0',
+    'tidewheel_federation_rounds_total{outcome="failed"} 1.0',
+    "tidewheel_federation_seconds 4.5",
+    "tidewheel_federation_admitted 2.0",
+    "tidewheel_federation_held_out 0.9",
+    "tidewheel_federation_epsilon 1.5",
+    "tidewheel_federation_runs_going 1.0",
+}
+
+
+def told(metrics: FederationMetrics) -> set[str]:
+    lines = metrics.text().decode().splitlines()
+    return {line for line in lines if not line.startswith("#") and "_created" not in line}
+
+
+def test_each_event_counts_once_whatever_is_read_again() -> None:
+    metrics = FederationMetrics()
+    for _ in range(2):
+        for one in EVENTS:
+            metrics.take(one)
+    assert told(metrics) == LINES
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [("promoted", "promoted"), ("rejected: no better", "rejected"), ("stopped by hand", "failed")],
+)
+def test_a_finished_run_goes_no_longer(reason: str, outcome: str) -> None:
+    metrics = FederationMetrics()
+    for one in (event("started", 1), event("finished", 2, reason=reason)):
+        metrics.take(one)
+    assert told(metrics) == {
+        f'tidewheel_federation_runs_total{{outcome="{outcome}"}} 1.0',
+        "tidewheel_federation_runs_going 0.0",
+    }
+
+
+def test_it_is_ready_while_the_controller_looks_at_its_topics() -> None:
+    now = [0.0]
+    metrics = FederationMetrics(lambda: now[0])
+    server = serve(metrics, 0)
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/ready", timeout=5)
+        metrics.looked()
+        for path in ("ready", "live"):
+            url = f"http://127.0.0.1:{server.port}/{path}"
+            assert urllib.request.urlopen(url, timeout=5).status == 200
+        now[0] = SILENT_S
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/live", timeout=5)
+    finally:
+        server.close()
