@@ -36,6 +36,11 @@ class Intake:
     refusals: Counter[str] = field(default_factory=Counter)
     _sent: dict[int, Tensors] = field(default_factory=dict)  # by round
 
+    def free_names(self, online: Sequence[int]) -> None:
+        """A name whose node is gone may be another's: without a key of its own a SuperNode that was
+        restarted is another node."""
+        self.node_of = {name: node for name, node in self.node_of.items() if node in online}
+
     def begin_round(
         self, nodes: Sequence[int], weights: Tensors, about: dict[str, Any]
     ) -> list[int]:

@@ -147,6 +147,7 @@ class FederatedRun:
         base = judge.base.model
         about: dict[str, Any] = {"round": number, "rounds": self.settings.rounds, "base": base}
         online = self._wait_for_nodes()
+        self._intake.free_names(online)
         asked = self._asked(online, number, base)
         sent = payload.rounded(weights, self.task.training.payload)
         metrics = {"nodes": float(len(asked)), "online": float(len(online))}
@@ -228,9 +229,8 @@ class FederatedRun:
         checkpoint.save(self.settings.runs, found)
 
     def _restore(self, found: checkpoint.Checkpoint, judge: Judge) -> int:
-        """Know what the earlier run knew; the round that it had done. The name of a node that is
-        gone is free again: a SuperNode that was restarted is another node."""
-        about, online = found.about, set(self.fleet.nodes())
+        """Know what the earlier run knew; the round that it had done."""
+        about = found.about
         self.journal.resumed_from = about.run
         self.settings = resume.as_before(self.settings, about.settings)
         self._intake.counts = {**self._intake.counts, **about.counts}
@@ -238,7 +238,8 @@ class FederatedRun:
         self.aggregator.load(found.server)
         judge.fleet_base = {d: Accuracy(*figures) for d, figures in about.fleet_base.items()}
         judge.base_until = 0 if about.norms else None
-        self._intake.node_of = {d: node for d, node in about.node_of.items() if node in online}
+        self._intake.node_of = dict(about.node_of)
+        self._intake.free_names(self.fleet.nodes())
         self._intake.conduct = Conduct.from_kept(about.conduct)
         return about.round
 

@@ -380,6 +380,39 @@ def test_chunks_carry_all_bytes_in_order() -> None:
     assert {dict(headers)["chunks"] for _, headers in parts} == {b"3"}
 
 
+class RestartingFleet(FakeFleet):
+    """From the third round on its last device is another node, and the one before is offline from
+    the fourth on."""
+
+    def nodes(self) -> list[int]:
+        plain, last = super().nodes(), len(self.devices) - 1
+        started = sum(op == "train" for op, _ in self.sent)
+        if started < 2:
+            return plain
+        return [*(plain if started == 2 else plain[:-1]), last + 100]
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        last = len(self.devices) - 1
+        alive = [n for n in nodes if n != last or work.round < 3]
+        super().send(op, [n % 100 for n in alive], work, weights, ttl_s)
+        if work.round >= 3:
+            self._answers = [
+                replace(a, node=last + 100) if a.node == last else a for a in self._answers
+            ]
+
+
+def test_a_node_that_comes_back_as_another_has_its_name_again_once_the_old_one_is_gone(
+    rig: Rig,
+) -> None:
+    devices = [sound("a", 0.001), sound("b", 0.002), sound("c", 0.003)]
+    rig.run(RestartingFleet(devices), rounds=4, round_deadline_s=10_000.0).run()
+    admitted = [(e.round, e.device) for e in rig.kafka.events if e.kind == "admitted"]
+    assert [number for number, device in admitted if device == "c"] == [1, 2, 4]
+    assert refusals(rig) == [(3, "c", "name")]
+
+
 class SlowFleet(FakeFleet):
     """The last node's answer to the work of round 1 comes in round `until` only."""
 

@@ -17,10 +17,11 @@ from streams.contract.task import load_task
 from tests.bench.federation.attacks import attacks
 from tests.bench.federation.dropouts import dropouts
 from tests.bench.federation.learning import learning
+from tests.bench.federation.memory import memory
 from tests.bench.federation.speed import size, speed
 from tests.bench.federation.stage import Stage
 from tests.bench.federation.study import FULL, QUICK, Study
-from tests.bench.federation.virtual import virtual
+from tests.bench.federation.virtual import halves, virtual
 from tests.bench.kafka import real_kafka
 from tests.bench.machine import facts
 from tests.bench.report import Results, insert, keep, render
@@ -28,7 +29,9 @@ from tests.bench.report import Results, insert, keep, render
 PACKAGES = ("torch", "numpy", "flwr")
 TASK = "streams.tasks.har:task"
 STUDIES = {f.__name__: f for f in (learning, attacks)}
-STAGED = {f.__name__: f for f in (speed, size, dropouts, virtual)}  # with processes and a registry
+STAGED = {
+    f.__name__: f for f in (speed, dropouts, virtual, halves, size, memory)
+}  # with processes and a registry
 SECTIONS = [*STAGED, *STUDIES]
 
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import safetensors.numpy
@@ -24,7 +25,7 @@ from federation.exchange import Answer, Op, Tensors, Work
 from federation.journal import Journal
 from federation.registry import Registry
 from federation.rounds import FederatedRun
-from streams.contract import learning
+from streams.contract import learning, payload
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.signing import load_private_key
@@ -32,9 +33,10 @@ from streams.contract.task import Task
 from tests.bench.federation.dropouts import DROP, SHARE, SLOW
 from tests.bench.federation.processes import reached
 from tests.bench.federation.stage import SECONDS_AWAY, Stage
-from tests.bench.report import Goal, Results, Table
+from tests.bench.report import Cell, Goal, Results, Table
 
 DEVICES, SEGMENTS = 200, 48
+HALF_ROUNDS, HALF_SEEDS = 10, (1, 2, 3)
 MESSAGE_S, TRAIN_S = (1.0, 4.5), 2.0
 STOCK_ROUNDS, ROUNDS, STEPS = 8, 12, 60
 TARGET = 0.88
@@ -43,24 +45,27 @@ BUFFER = 20
 
 @dataclass
 class Crowd:
-    """A fleet of `DEVICES`, each with SEGMENTS of a person's segments. Implements exchange.Fleet on
+    """A fleet of `size`, each with `segments` of a person's segments. Implements exchange.Fleet on
     its own clock, seconds; everyone is always online."""
 
     task: Task
     people: list[dict[str, np.ndarray]]
+    size: int = DEVICES
+    segments: int = SEGMENTS
+    drop: float = DROP
     now: float = 0.0
     trained: int = 0
     _due: list[tuple[float, Answer, Work, Tensors]] = field(default_factory=list)
 
     def nodes(self) -> list[int]:
-        return list(range(DEVICES))
+        return list(range(self.size))
 
     def send(
         self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
     ) -> None:
         for node in nodes:
             dice = random.Random(f"{node}/{work.round}/{op}")
-            gone = op == "train" and dice.random() < DROP
+            gone = op == "train" and dice.random() < self.drop
             slow = SLOW if node % round(1 / SHARE) == 0 else 1.0
             takes = dice.uniform(*MESSAGE_S) + slow * TRAIN_S
             answer = Answer(node, f"device-{node}", round=work.round, op=op)
@@ -86,15 +91,16 @@ class Crowd:
 
     def update(self, node: int, work: Work, weights: Tensors) -> Update:
         person, dice = self.people[node % len(self.people)], np.random.default_rng(node)
-        rows = dice.permutation(len(person["y"]))[:SEGMENTS]
+        rows = dice.permutation(len(person["y"]))[: self.segments]
         model = learning.load_state(self.task.build_model(), weights)
         x, y = person["x"][rows], person["y"][rows]
         learning.fit(
             model, len(x), learning.segment_loss(self.task, model, x, y), epochs=work.epochs,
             batch_size=work.batch_size, learning_rate=work.learning_rate, seed=work.seed,
         )  # fmt: skip
-        found = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-        name = f"device-{node}"
+        trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        block = payload.up(trained, weights, work.payload)
+        found, name = payload.completed(payload.unpack(block), weights), f"device-{node}"
         return Update(name, work.task, work.task_version, work.base, len(x), found)
 
     def sleep(self, seconds: float) -> None:
@@ -107,14 +113,15 @@ class _Reached(Exception):
 
 @dataclass
 class _Watched:
-    """Round, seconds of the crowd's clock, accuracy; stops a run at TARGET."""
+    """Round, seconds of the crowd's clock, accuracy; stops a run at `target`."""
 
     crowd: Crowd
+    target: float = TARGET
     rounds: list[tuple[int, float, float]] = field(default_factory=list)
 
     def note(self, number: int, share: float) -> None:
         self.rounds.append((number, self.crowd.now, share))
-        if reached(self.rounds, TARGET) is not None:
+        if reached(self.rounds, self.target) is not None:
             raise _Reached
 
 
@@ -161,15 +168,48 @@ def _tell(found: dict[str, _Watched], results: Results) -> None:
     results.tables.append(Table("Two hundred devices, simulated", text, columns, rows))
 
 
-def _ours(stage: Stage, folder: Path, crowd: Crowd, strategy: str, rounds: int) -> _Watched:
-    watched, key = _Watched(crowd), load_private_key(folder / "keys" / "signing.pem")
+def halves(stage: Stage, results: Results) -> None:
+    """Whether float16 on the way costs accuracy: the fleet's people with all their segments, nobody
+    missing."""
+    people = [dict(np.load(stage.person(name))) for name in stage.task.device_names("fleet")]
+    rows: list[list[Cell]] = []
+    with stage.state("halves") as folder:
+        for kind in get_args(payload.Payload):
+            task = replace(stage.task, training=replace(stage.task.training, payload=kind))
+            last = []
+            for seed in HALF_SEEDS:
+                crowd = Crowd(task, people, len(people), 1 << 20, 0.0)
+                found = _ours(stage, folder, crowd, "fedavg", HALF_ROUNDS, seed, 1.0)
+                last.append(float(np.mean([share for _, _, share in found.rounds[-3:]])))
+            rows.append([kind, float(np.mean(last)), float(np.std(last))])
+    text = (
+        f"Accuracy of the segments that the {len(people)} people hold out, the mean of the last 3 "
+        f"of {HALF_ROUNDS} rounds, over {len(HALF_SEEDS)} seeds; all of a person's labels."
+    )
+    columns = ["payload", "mean", "spread"]
+    results.tables.append(Table("float16 on the way", text, columns, rows))
+    results.goals.append(
+        Goal("accuracy lost by float16", rows[0][1] - rows[1][1], at_most=0.01)  # type: ignore[operator]
+    )
+
+
+def _ours(
+    stage: Stage,
+    folder: Path,
+    crowd: Crowd,
+    strategy: str,
+    rounds: int,
+    seed: int = 0,
+    target: float = TARGET,
+) -> _Watched:
+    watched, key = _Watched(crowd, target), load_private_key(folder / "keys" / "signing.pem")
     with tempfile.TemporaryDirectory(dir=folder) as runs:
         journal = _Told(crowd.task.name, "1", Path(runs) / "1" / "rounds.jsonl", _nowhere)
         journal.watched = watched
         training = crowd.task.training
         chosen = settings.RunSettings(
-            "1", rounds, DEVICES // 2, 60.0, 60.0, training.epochs, training.batch_size,
-            training.learning_rate, 0.01, 0, Path(runs),
+            "1", rounds, crowd.size // 2, 60.0, 60.0, training.epochs, training.batch_size,
+            training.learning_rate, 0.01, seed, Path(runs),
         )  # fmt: skip
         registry = Registry(folder / "registry", crowd.task.name, 1, [key.public_key()])
         run = FederatedRun(
