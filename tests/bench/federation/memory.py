@@ -1,5 +1,5 @@
-"""`python -m tests.bench.federation.memory KIND COUNT`: peak memory of a server that makes one model
-of COUNT updates of HAR's; COUNT 0 is what the process takes without any."""
+"""`python -m tests.bench.federation.memory KIND COUNT`: peak memory of a server that makes one
+model of COUNT updates of HAR's; COUNT 0 is what the process takes without any."""
 
 import json
 import os
@@ -53,7 +53,8 @@ def main(kind: str, count: int) -> None:
 
     def moved() -> dict[str, np.ndarray]:
         return {
-            n: (t + 1e-3 * dice.standard_normal(t.shape)).astype(t.dtype) for n, t in first.items()
+            n: np.asarray(t + 1e-3 * dice.standard_normal(t.shape)).astype(t.dtype)
+            for n, t in first.items()
         }
 
     if kind == "stock FedAvg":

@@ -77,7 +77,7 @@ def size(stage: Stage, results: Results) -> None:
         first = safetensors.numpy.load((folder / "first.safetensors").read_bytes())
     dice = np.random.default_rng(0)
     moved = {
-        name: (t + 1e-3 * dice.standard_normal(t.shape)).astype(t.dtype)
+        name: np.asarray(t + 1e-3 * dice.standard_normal(t.shape)).astype(t.dtype)
         for name, t in first.items()
     }
     plain = _as_stock(first)
