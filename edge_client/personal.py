@@ -207,8 +207,8 @@ class Personal:
         request = WorkRequest(
             op="train", run=PERSONAL, round=0,
             task=self._task.name, task_version=self._task.version,
-            base=base.model, epochs=training.epochs, batch_size=training.batch_size,
-            learning_rate=training.learning_rate, seed=number, time_budget_s=BUDGET_S,
+            base=base.model, epochs=training.personal_epochs, batch_size=training.batch_size,
+            learning_rate=training.personal_learning_rate, seed=number, time_budget_s=BUDGET_S,
         )  # fmt: skip
         try:
             reply, weights = self._work(request, self._artifact(base).files[WEIGHTS])

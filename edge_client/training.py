@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +76,11 @@ def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
         return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
     started, stop = time.monotonic(), Path(job.stop)
     learning.load_state(model, received | own.read(task, Path(job.own), received))
+    mine = replace(task, augment=None) if request.run == PERSONAL else task
     fitted = learning.fit(
         model,
         len(segments),
-        learning.segment_loss(task, model, segments, labels, row_weights),
+        learning.segment_loss(mine, model, segments, labels, row_weights),
         epochs=request.epochs,
         batch_size=request.batch_size,
         learning_rate=request.learning_rate,

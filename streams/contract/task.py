@@ -136,7 +136,9 @@ class Training:
     `proximal`). `shared` names the modules that it averages, as "features"; the others stay as they
     were sent out. Empty: all.
     A device keeps at most `samples` segments of at most `samples_mb` (1,000,000 bytes), none older
-    than `samples_age_h`. `personal`: it may train a copy of its own after each release.
+    than `samples_age_h`. `personal`: it may train a copy of its own after each release, for
+    `personal_epochs` at `personal_learning_rate` and without the task's augmentation, which is for
+    what others do.
     A round ends with `devices_per_round` updates, of `over_selection` times as many devices that
     are asked, drawn by lot; 0: all are asked. `payload` is that of floats on their way:
     float16 halves what devices receive and send.
@@ -160,6 +162,8 @@ class Training:
     samples_mb: float = 16.0
     samples_age_h: float | None = None
     personal: bool = False
+    personal_epochs: int = 10
+    personal_learning_rate: float = 0.005
     strategy: Strategy = "fedavg"
     aggregation: Aggregation = field(default_factory=Aggregation)
     shared: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_client.handoff import PERSONAL
 from edge_client.personal import EVIDENCE
 from edge_client.splits import HELD_OUT
 from federation import strategies
@@ -25,8 +26,6 @@ class Shares(NamedTuple):
     own: float
     others: float | None
 
-
-PLAIN = {"epochs": 10, "learning_rate": 0.005}
 
 Measured = dict[str, list[Shares]]  # by how the model was made; one of each seed
 
@@ -57,11 +56,10 @@ def _one(study: Study, setting: str, seed: int) -> Iterator[tuple[str, Shares]]:
     for number, fleet in enumerate(_federated(devices, first, seed, last), 1):
         if number in study.size.rounds:
             yield f"federated, {_rounds(number)}", _of_one(study, fleet)
-    for kind, plain in (("copy", False), ("plain copy", True)):
-        copies = _personal(devices, fleet, plain)
-        yield f"federated, then a {kind}", _of_each(study, copies)
-        chosen = _where_better(devices, fleet, copies)
-        yield f"federated, then a {kind} where it is better", Shares(chosen, None)
+    copies = _personal(devices, fleet)
+    yield "federated, then a copy", _of_each(study, copies)
+    chosen = _where_better(devices, fleet, copies)
+    yield "federated, then a copy where it is better", Shares(chosen, None)
     yield "central", _of_one(study, _central(devices, first, seed, last))
 
 
@@ -91,15 +89,14 @@ def _each(devices: Trainees, weights: Tensors, seed: int, epochs: int) -> dict[s
     }
 
 
-def _personal(devices: Trainees, weights: Tensors, plain: bool) -> dict[str, Tensors]:
-    """The first copy that each device makes of a version, as edge_client.personal asks for it; a
-    plain one is trained without the task's augmentation, longer and slower."""
-    task = replace(devices.task, augment=None) if plain else devices.task
-    changes = PLAIN if plain else {}
-    return {
-        name: dict(devices.train(name, weights, 1, task, **changes).weights)
-        for name in devices.names
-    }
+def _personal(devices: Trainees, weights: Tensors) -> dict[str, Tensors]:
+    """The first copy that each device makes of a version, as edge_client.personal asks for it."""
+    training = devices.task.training
+    asked = {
+        "run": PERSONAL, "epochs": training.personal_epochs,
+        "learning_rate": training.personal_learning_rate,
+    }  # fmt: skip
+    return {name: dict(devices.train(name, weights, 1, **asked).weights) for name in devices.names}
 
 
 def _where_better(devices: Trainees, fleet: Tensors, copies: Mapping[str, Tensors]) -> float:
@@ -173,8 +170,7 @@ def _table(study: Study, setting: str, measured: Measured) -> Table:
         f"Own: {segments} segments that {len(study.fleet)} devices hold out, of all classes. "
         f"Others: {outside} segments of {len(study.held_out)} people who are not of the fleet; of "
         "models that each device has for itself, their mean. A copy is made as `Training.personal` "
-        "does it; a plain one is trained without augmentation, for 10 epochs at a rate of 0.005. "
-        f"{_LABELS[setting]}"
+        f"does it. {_LABELS[setting]}"
     )
     columns = ["", "own", "deviation", "least", "others", "deviation"]
     return Table(f"Learning, {setting}", text, columns, rows)
