@@ -27,14 +27,15 @@ class ClosablePublisher(Publisher, Protocol):
 
 
 class Journal:
-    """Publishes RoundEvents of one run; `connect` makes the producer and may raise."""
+    """Publishes RoundEvents of one run; `connect` makes the producer and may raise. Without it the
+    events go into the file alone."""
 
     def __init__(
         self,
         task: str,
         run: str,
         path: Path,
-        connect: Callable[[], ClosablePublisher],
+        connect: Callable[[], ClosablePublisher] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topic, self._run, self._path = topic_name(task, ROUNDS), run, path
@@ -56,10 +57,11 @@ class Journal:
         )
         with self._path.open("ab") as file:
             file.write(event.encode() + b"\n")
-        self._pending.append(event)
+        if self._connect is not None:
+            self._pending.append(event)
         who = f" {event.device}" if event.device else ""
         log.info("round %d %s%s %s", event.round, kind, who, event.reason)
-        if self._clock() >= self._retry_at:
+        if self._pending and self._clock() >= self._retry_at:
             self._send()
         return event
 
@@ -69,6 +71,8 @@ class Journal:
 
     def producer(self) -> ClosablePublisher:
         """The connected producer; BrokerUnavailable when there is no broker."""
+        if self._connect is None:
+            raise BrokerUnavailable(f"the run has no broker: its events stand in {self._path}")
         if self._producer is None:
             self._producer = self._connect()
         return self._producer
@@ -76,7 +80,8 @@ class Journal:
     def close(self, timeout_s: float = 30.0) -> None:
         """Send what still waits, for at most `timeout_s`."""
         deadline = self._clock() + timeout_s
-        self._send()
+        if self._pending:
+            self._send()
         while self._pending and self._clock() < deadline:
             time.sleep(0.5)
             self._send()

@@ -37,6 +37,8 @@ from streams.contract.topics import FLEET, topic_name
 
 BLOCK = "tidewheel.payload"  # the name of the one array in "weights", and its serialization type
 
+NO_KAFKA = "none"  # the setting `kafka` of a run that tells nobody: a simulation
+
 app = ServerApp()
 
 
@@ -62,19 +64,28 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
         trusted.append(load_public_key(Path(str(config["trusted-key"]))))
     folder = _path(config, "registry", state / "registry")
     settings = run_settings(task, run, config, state / "runs")
-    kafka = str(config.get("kafka") or "")
-    broker = BrokerSettings.model_validate({"bootstrap": kafka} if kafka else {})
-    journal = Journal(
-        task.name, run, settings.runs / run / "rounds.jsonl", lambda: Producer(broker)
-    )
+    broker = _broker(str(config.get("kafka") or ""))
+    connect = None if broker is None else lambda: Producer(broker)
+    journal = Journal(task.name, run, settings.runs / run / "rounds.jsonl", connect)
     registry = Registry(folder, task.name, task.version, trusted)
     fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config, folder)
-    topic = topic_name(task.name, FLEET)
-    reports = Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
+    reports = None if broker is None else _reports(task, broker)
     return FederatedRun(
         task, settings, registry, key, fleet, journal, aggregator, reports,
         policy(task, aggregator.name), failpoint=read_failpoint(os.environ),
     )  # fmt: skip
+
+
+def _broker(kafka: str) -> BrokerSettings | None:
+    """None where the run has no Kafka."""
+    if kafka == NO_KAFKA:
+        return None
+    return BrokerSettings.model_validate({"bootstrap": kafka} if kafka else {})
+
+
+def _reports(task: Task, broker: BrokerSettings) -> Reports:
+    topic = topic_name(task.name, FLEET)
+    return Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
 
 
 def run_aggregator(task: Task, config: RunConfig, registry: Path) -> Aggregator:

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from federation.journal import RETRY_S, Journal
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable
@@ -66,3 +68,14 @@ def test_a_broker_that_never_comes_does_not_stop_a_run(tmp_path: Path) -> None:
     journal.publish("started", round=1)
     journal.close(timeout_s=0.0)
     assert journal.pending == 1
+
+
+def test_a_run_without_a_broker_writes_its_file_and_waits_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "7" / "rounds.jsonl"
+    journal = Journal("tiny", "7", path, None)
+    journal.publish("started", round=1)
+    assert journal.pending == 0
+    with pytest.raises(BrokerUnavailable, match="has no broker"):
+        journal.producer()
+    journal.close()
+    assert [RoundEvent.decode(line).kind for line in path.read_bytes().splitlines()] == ["started"]
