@@ -197,12 +197,12 @@ def _goals(measured: Measured, last: int) -> list[Goal]:
 
     federated = f"federated, {_rounds(last)}"
     alone = f"local only, as long as {_rounds(last)}"
-    copy = "federated, then a copy where it is better"
+    copy = "federated, then a copy"
     return [
         Goal(f"{federated}, own, %", own(federated), at_least=86.8),
         Goal(f"{federated}, others, %", others(federated), at_least=92.1),
         Goal(f"{copy}, own, %", own(copy), at_least=90.1),
-        Goal(f"{copy}, less local only, own, points", own(copy) - own(alone), at_least=0.0),
-        Goal(f"{copy}, less central, own, points", own(copy) - own("central")),
+        Goal(f"{federated}, less local only, own, points", own(federated) - own(alone)),
+        Goal(f"{federated}, less central, own, points", own(federated) - own("central")),
         Goal(f"{federated}, less central, others, points", others(federated) - others("central")),
     ]

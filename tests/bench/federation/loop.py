@@ -11,6 +11,7 @@ from federation.aggregator import Aggregator
 from federation.exchange import Answer
 from federation.intake import Intake
 from federation.journal import Journal
+from streams.contract import payload
 from streams.contract.task import Task
 from tests.bench.federation.trainees import BASE, Tensors
 
@@ -47,14 +48,15 @@ def rounds(
     intake = Intake(task, cast(Journal, tally))
     for number in range(1, count + 1):
         about = {"round": number, "rounds": count, "base": BASE}
-        asked = intake.begin_round(range(len(names)), weights, about)
+        sent = payload.rounded(weights, task.training.payload)
+        asked = intake.begin_round(range(len(names)), sent, about)
         answers = [
-            Answer(node, names[node], answer(names[node], weights, number), round=number)
+            Answer(node, names[node], answer(names[node], sent, number), round=number)
             for node in asked
         ]
         updates = intake.admit(answers, {}, about)
         if len(updates) >= aggregator.least:
-            intake.norms += [norm(update.weights, weights) for update in updates]
+            intake.norms += [norm(update.weights, sent) for update in updates]
             weights = aggregator.aggregate(updates, weights)
         else:
             tally.failed_rounds += 1

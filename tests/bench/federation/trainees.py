@@ -47,13 +47,14 @@ class Trainees:
         request = WorkRequest(
             op="train", run="bench", round=1, task=task.name, task_version=task.version, base=BASE,
             epochs=t.epochs, batch_size=t.batch_size, learning_rate=t.learning_rate, seed=seed,
-            time_budget_s=3600.0,
+            time_budget_s=3600.0, payload=t.payload,
         ).model_copy(update=changes)  # fmt: skip
         job = Job(device=name, request=request, samples=str(self._path(name)), stop=str(self._stop))
         reply, block = training.work(task, job, payload.down(weights, request.payload))
         if reply.error is not None:
             raise RuntimeError(f"{name}: {reply.error}")
-        trained = payload.completed(payload.unpack(block), weights)
+        received = payload.rounded(weights, request.payload)
+        trained = payload.completed(payload.unpack(block), received)
         return Update(name, task.name, task.version, BASE, reply.samples, trained, reply.metrics)
 
     def pooled(self) -> tuple[np.ndarray, np.ndarray]:
