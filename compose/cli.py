@@ -127,6 +127,46 @@ def up(
     raise typer.Exit(Up(options, console(stderr=json)).run())
 
 
+@app.command("simulate")
+def simulation(
+    task: TaskArgument,
+    devices: Annotated[
+        int, typer.Option(min=2, help="How many; more than the task's fleet share recordings.")
+    ] = 100,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of the run; default: the task's.")
+    ] = None,
+    strategy: Strategy = None,
+    seed: Annotated[int, typer.Option(help="Another one trains in another order.")] = 0,
+    state: Annotated[
+        Path,
+        typer.Option(help="A state folder of its own: a better model is served from it."),
+    ] = DEFAULT_STATE / "simulation",
+    json: AsJson = False,
+) -> None:
+    """Learn in federated rounds with simulated devices: no Kafka, no agents, no SuperNodes.
+
+    The same ServerApp and the same training as in a fleet, in Flower's simulation engine; needs
+    tidewheel[simulation].
+    """
+    from compose import rounds as shown
+    from compose.simulation import Simulation, simulate
+
+    loaded, terminal = load_task(task), console(stderr=json)
+    config: dict[str, Any] = {"seed": seed}
+    if rounds is not None:
+        config["rounds"] = rounds
+    if strategy is not None:
+        config["strategy"] = checked_strategy(loaded, strategy)
+
+    def say(text: str) -> None:
+        terminal.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: Ray is to go as well
+    run = simulate(Simulation(task, devices, state, config), say)
+    shown.print_rounds(loaded.name, [run], console(), as_json=json)
+
+
 @app.command()
 def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
     """Make the signing key, the first model and the teacher; `up` does it by itself.

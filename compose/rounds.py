@@ -54,10 +54,11 @@ class RunSummary:
     rounds: list[RoundSummary] = field(default_factory=list)
 
 
-def from_journals(runs: Path) -> list[RoundEvent]:
-    """The events in runs/<run>/rounds.jsonl; a line that a kill cut off is passed over."""
+def from_journals(runs: Path, run: str = "*") -> list[RoundEvent]:
+    """The events in runs/<run>/rounds.jsonl, of all runs or of one; a line that a kill cut off is
+    passed over."""
     found = []
-    for path in sorted(runs.glob("*/rounds.jsonl")):
+    for path in sorted(runs.glob(f"{run}/rounds.jsonl")):
         for line in path.read_bytes().splitlines():
             try:
                 found.append(RoundEvent.decode(line))

@@ -12,6 +12,7 @@ one block of bytes (streams.contract.payload). What the server and this app say 
 A failure is a reply with its reason, not an exception: Flower's error replies name no device.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from edge_client.handoff import WorkReply, WorkRequest, call
 from streams.contract.errors import TidewheelError
 
 Op = Literal["train", "evaluate"]
+Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 
 BLOCK = "tidewheel.payload"  # as in federation.server_app
 SPARE_S = 10.0  # beyond the training's own budget: loading, evaluating, and the way
@@ -31,22 +33,29 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    return _answer(message, context, "train")
+    return _handed_over(message, context, "train")
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    return _answer(message, context, "evaluate")
+    return _handed_over(message, context, "evaluate")
 
 
-def _answer(message: Message, context: Context, op: Op) -> Message:
+def _handed_over(message: Message, context: Context, op: Op) -> Message:
+    def work(request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        timeout_s = request.time_budget_s + SPARE_S
+        return call(_socket(context), request, weights, timeout_s=timeout_s)
+
     device = str(context.node_config.get("device", ""))
+    return answer(message, context, op, device, work)
+
+
+def answer(message: Message, context: Context, op: Op, device: str, work: Work) -> Message:
+    """The reply to the server's message, whose request `work` does."""
     request: WorkRequest | None = None
     try:
         request, weights = _request(message, context, op)
-        reply, body = call(
-            _socket(context), request, weights, timeout_s=request.time_budget_s + SPARE_S
-        )
+        reply, body = work(request, weights)
         return Message(_content(request, reply, body), reply_to=message)
     except (TidewheelError, ValueError, KeyError, TypeError) as exc:
         failed = WorkReply(device=device, error=f"{type(exc).__name__}: {exc}"[:500])

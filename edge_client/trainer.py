@@ -76,7 +76,7 @@ class Trainer:
                 self.busy = self._yields = False
 
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
-        with _rows_file(self._folder) as (file, name):
+        with rows_file(self._folder) as (file, name):
             self._samples.write_training_rows(file)
             file.flush()
             return self._exchange(request, weights, name)
@@ -149,7 +149,7 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _rows_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
+def rows_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
     """A file that the child opens by its name, gone afterwards: in memory where the system can, so
     that a full disk is no reason not to train and raw data is not written a second time."""
     if hasattr(os, "memfd_create"):

@@ -33,9 +33,19 @@ class Flwr:
     def call(self, verb: str, *words: str) -> dict[str, object]:
         """The answer of `flwr <verb> <words> --format json`; the connection stands among the words.
         ProcessFailed says why there is none."""
-        argv = [self.program, *verb.split(), *words, "--format", "json"]
+        done = self._run(verb, *words, "--format", "json")
+        # Flower reports a failure as JSON on standard output and exits 1.
+        text = done.stdout or json.dumps({"success": False, "error-message": done.stderr})
+        return parse_answer(text, verb)
+
+    def log(self, run: str) -> str:
+        """What the processes of a run have written."""
+        return self._run("log", run, self.connection, "--show").stdout
+
+    def _run(self, verb: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        argv = [self.program, *verb.split(), *words]
         try:
-            done = subprocess.run(
+            return subprocess.run(
                 argv,
                 env={**os.environ, **self.env},
                 capture_output=True,
@@ -45,17 +55,17 @@ class Flwr:
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
             raise ProcessFailed(f"`flwr {verb}` cannot be run: {exc}") from exc
-        # Flower reports a failure as JSON on standard output and exits 1.
-        text = done.stdout or json.dumps({"success": False, "error-message": done.stderr})
-        return parse_answer(text, verb)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """How runs are started and watched: the command and the app's folder."""
+    """How runs are started and watched: the command and the app's folder. `federation` is what a
+    simulation consists of, as `flwr run --federation-config` takes it; "" where there are devices.
+    """
 
     flwr: Flwr
     app: Path
+    federation: str = ""
 
     def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
         """Submit a run and return its id; ProcessFailed says why there is none.
@@ -65,8 +75,10 @@ class Submission:
         """
         path = folder / "run-config.toml"
         write_atomic(path, toml(config).encode())
-        where = [str(self.app), self.flwr.connection]
-        return run_id(self.flwr.call("run", *where, "--run-config", str(path)))
+        words = [str(self.app), self.flwr.connection, "--run-config", str(path)]
+        if self.federation:
+            words += ["--federation-config", self.federation]
+        return run_id(self.flwr.call("run", *words))
 
     def runs(self) -> dict[str, str]:
         """The newest runs and their statuses: `pending`, `starting`, `running`,

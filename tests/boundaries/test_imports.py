@@ -117,6 +117,9 @@ STRATEGIES = {  # the files of algorithms that name a class of Flower's, and wha
     f"federation.strategies.{name}" for name in ("flower", "fedopt", "krum", "yin")
 }
 
+CLIENTS = {"edge_client.client_app", "edge_client.simulation"}
+FLOWER = {"federation.server_app", *CLIENTS, *STRATEGIES}
+
 
 def importers(library: str) -> set[str]:
     """Our modules whose source imports `library`."""
@@ -141,7 +144,7 @@ def importers(library: str) -> set[str]:
         ("faust", {"streams.worker.app", "streams.worker.agents"}),
         (
             "flwr",
-            {"federation.server_app", "edge_client.client_app", *STRATEGIES},
+            FLOWER,
         ),
         ("kafka", {"streams.contract.bus"}),
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
@@ -162,11 +165,7 @@ def test_a_library_is_imported_behind_its_seam_only(library: str, allowed: set[s
 
 def test_nothing_of_flower_but_its_public_modules_is_used() -> None:
     for part in ("app", "clientapp", "serverapp"):
-        assert importers(f"flwr.{part}") <= {
-            "federation.server_app",
-            "edge_client.client_app",
-            *STRATEGIES,
-        }
+        assert importers(f"flwr.{part}") <= FLOWER
     private = ("server", "client", "common", "supercore", "supernode", "superlink", "proto", "cli")
     for part in private:
         assert not importers(f"flwr.{part}")
