@@ -58,13 +58,15 @@ def main(kind: str, count: int) -> None:
         }
 
     if kind == "stock FedAvg":
+        from flwr.serverapp.strategy import FedAvg
+
         from federation.aggregator import Move
         from federation.strategies import flower
 
         # Flower's own: one message a node, each tensor as a numpy file
         messages = [flower._reply(Move(moved(), 50)) for _ in range(count)]
         if messages:
-            flower.FedAvg().aggregate_train(1, messages)
+            FedAvg().aggregate_train(1, messages)
     elif count:
         blocks = [payload.up(moved(), first, "float32") for _ in range(count)]
         updates = [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from compose import flower
 from compose.broker import Launch
-from federation.submission import ConfigValue, Submission
+from federation.submission import ConfigValue, Flwr, Submission
 from streams.contract.disk import write_atomic
 from streams.contract.documents import RoundEvent
 from tests.bench.federation.devices import Planned
@@ -185,7 +185,8 @@ def run_stock(
     home = folder / "homes" / "home"
     text = f'[superlink]\ndefault = "bench"\n\n[superlink.bench]\naddress = "127.0.0.1:{port}"\n'
     write_atomic(home / "config.toml", f"{text}insecure = true\n".encode())
-    submission = Submission(flower.program("flwr"), app, "bench", _env(folder, "home"))
+    flwr = Flwr(flower.program("flwr"), "bench", _env(folder, "home"))
+    submission = Submission(flwr, app)
     submission.start({**config, "times": str(times)}, folder)
     last = int(config["rounds"])
 
