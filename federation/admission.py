@@ -29,7 +29,7 @@ from streams.contract.clipping import length
 from streams.contract.task import DEVICE_NAME
 
 MAX_SAMPLES = 1_000_000
-NORM_FACTOR = 10.0
+NORM_FACTOR = 5.0
 NORMS_NEEDED = 3
 CLIP_SLACK = 1.001  # float32 and float16 round
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from federation.exchange import Answer, Fleet, Op, Tensors, Work, cutoff_s
 
-POLL_S = 0.2  # each look costs the SuperLink about 5 ms
+POLL_S = 0.1  # each look costs the SuperLink about 5 ms
 TTL_SPARE_S = 5.0  # work outlives its deadline a little, and no longer: a device that comes back
 # later would train for nobody
 

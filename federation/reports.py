@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 30.0  # between two attempts to reach the broker
 FRESH_S = 60.0  # what a device said before that may hold no longer
+POLL_S = 0.05  # for what is on the way; a round waits for it twice
 READ_S = 5.0  # at most, for what waits on the topic
 
 
@@ -82,7 +83,7 @@ class Reports:
                     return []
                 self._retry_at = self._clock() + RETRY_S
                 self._follower = self._connect()
-            while (messages := self._follower.poll(0.2)) and self._clock() < deadline:
+            while (messages := self._follower.poll(POLL_S)) and self._clock() < deadline:
                 found += [state for message in messages if (state := _state(message))]
         except BrokerUnavailable as exc:
             log.warning("%s: samples are not judged by what devices report", exc)

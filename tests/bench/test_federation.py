@@ -49,7 +49,7 @@ def honest(name: str, weights: Tensors, number: int) -> Update:
         ("odd shapes", "shape"),
         ("100-fold", "norm"),
         ("signs flipped", None),
-        ("signs flipped, 9-fold", None),
+        ("signs flipped, 4.5-fold", None),
         ("labels flipped", None),
     ],
 )

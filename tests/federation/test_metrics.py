@@ -18,7 +18,7 @@ EVENTS = [
     event("started", 1, round=1),
     event("admitted", 2, device="a", metrics={"epsilon": 9.0}),
     event("admitted", 3, device="b"),
-    event("refused", 4, device="c", reason="norm: 9 is over 10 times the usual 0.1"),
+    event("refused", 4, device="c", reason="norm: 9 is over 5 times the usual 0.1"),
     event("refused", 5, device="node 9", reason="sitting-out: its updates were refused"),
     event("failed", 6, device="d", reason="no reply within 10 s"),
     event("aggregated", 7, metrics={"seconds": 4.5, "admitted": 2.0, "epsilon": 1.5}),

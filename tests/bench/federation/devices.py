@@ -53,14 +53,14 @@ class Device:
         self._service.start()
 
     def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
-        began, plan = time.monotonic(), self._plan
+        plan = self._plan
         reply = self._trainer.work(request, block)
         if request.op == "train":
             dice = random.Random(f"{plan.device}/{request.round}")
             if dice.random() < plan.drop:
                 time.sleep(plan.away_s)
                 raise ConnectionError("the device was away")
-            time.sleep((plan.slow - 1) * (time.monotonic() - began))
+            time.sleep((plan.slow - 1) * reply[0].metrics.get("seconds", 0.0))
         return reply
 
     def stop(self) -> None:

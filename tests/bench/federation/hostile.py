@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from federation.admission import Update
+from federation.admission import NORM_FACTOR, Update
 from streams.contract.clipping import is_statistic
 from tests.bench.federation.trainees import Tensors
 
@@ -28,9 +28,9 @@ def sign_flipped(update: Update, sent: Tensors, _number: int, _first: Update) ->
     return _scaled(update, sent, -1.0)
 
 
-def ninefold_flipped(update: Update, sent: Tensors, _number: int, _first: Update) -> Update:
-    """The other way, as far as admission lets an update go: ten times the usual."""
-    return _scaled(update, sent, -9.0)
+def far_flipped(update: Update, sent: Tensors, _number: int, _first: Update) -> Update:
+    """The other way, about as far as admission lets an update go."""
+    return _scaled(update, sent, -0.9 * NORM_FACTOR)
 
 
 def odd_shaped(update: Update, _sent: Tensors, _number: int, _first: Update) -> Update:
@@ -55,7 +55,7 @@ ATTACKS: Mapping[str, Attack] = {
     "replayed": replayed,
     "labels flipped": none,
     "signs flipped": sign_flipped,
-    "signs flipped, 9-fold": ninefold_flipped,
+    "signs flipped, 4.5-fold": far_flipped,
 }
 
 

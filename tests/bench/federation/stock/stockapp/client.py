@@ -26,9 +26,9 @@ def _begin(message: Message, context: Context):
 @app.train()
 def train(message: Message, context: Context) -> Message:
     node, number = context.node_config, int(message.content["config"]["server-round"])
-    began = time.monotonic()
     task, data, model = _begin(message, context)
     x, y = data["x"], data["y"]
+    began = time.monotonic()
     learning.fit(
         model, len(x), learning.segment_loss(task, model, x, y),
         epochs=int(context.run_config["epochs"]), batch_size=task.training.batch_size,
