@@ -3,7 +3,6 @@ model of COUNT updates of HAR's; COUNT 0 is what the process takes without any."
 
 import json
 import os
-import resource
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ from streams.contract import payload
 from streams.contract.task import load_task
 from tests.bench.federation.stage import Stage
 from tests.bench.kafka import ROOT
+from tests.bench.meter import sample
 from tests.bench.report import Results, Table
 
 COUNTS = (0, 250, 1000)
@@ -75,7 +75,7 @@ def main(kind: str, count: int) -> None:
         ]
         del blocks
         strategies.make(kind).aggregate(updates, first)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # noqa: T201
+    print(sample(os.getpid()).peak_bytes)  # noqa: T201
 
 
 if __name__ == "__main__":

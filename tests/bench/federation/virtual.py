@@ -30,7 +30,7 @@ from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.signing import load_private_key
 from streams.contract.task import Task
-from tests.bench.federation.dropouts import DROP, SHARE, SLOW
+from tests.bench.federation.dropouts import DEADLINE_S, DROP, SHARE, SLOW
 from tests.bench.federation.processes import reached
 from tests.bench.federation.stage import SECONDS_AWAY, Stage
 from tests.bench.report import Cell, Goal, Results, Table
@@ -131,7 +131,7 @@ def virtual(stage: Stage, results: Results) -> None:
         found = {"stock FedAvg": _stock(stage, folder, Crowd(stage.task, people))}
         half = replace(stage.task.training, devices_per_round=DEVICES // 2, over_selection=2.0)
         plans = {
-            "synchronous, all": (stage.task.training, "fedavg", ROUNDS),
+            f"synchronous, {DEADLINE_S:.0f} s at most": (stage.task.training, "fedavg", ROUNDS),
             f"synchronous, the first {DEVICES // 2}": (half, "fedavg", ROUNDS),
             f"buffered, {BUFFER}": (
                 replace(
@@ -207,8 +207,9 @@ def _ours(
         journal = _Told(crowd.task.name, "1", Path(runs) / "1" / "rounds.jsonl", _nowhere)
         journal.watched = watched
         training = crowd.task.training
+        deadline_s = 60.0 if strategy == "fedbuff" else DEADLINE_S
         chosen = settings.RunSettings(
-            "1", rounds, crowd.size // 2, 60.0, 60.0, training.epochs, training.batch_size,
+            "1", rounds, crowd.size // 2, 60.0, deadline_s, training.epochs, training.batch_size,
             training.learning_rate, 0.01, seed, Path(runs),
         )  # fmt: skip
         registry = Registry(folder / "registry", crowd.task.name, 1, [key.public_key()])
