@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation import strategies
-from federation.admission import Round, Update, admit, norm
+from federation.admission import NORM_FACTOR, Round, Update, admit, norm
 from federation.aggregator import SAMPLES_CAP
 from streams.contract.task import STRATEGIES, Aggregation
 
@@ -329,12 +329,12 @@ def test_a_rule_says_how_many_updates_it_needs(name: str, options: Aggregation, 
 
 
 def scaled(u: Update) -> Update:
-    """Nine times as far: just under what admission allows."""
-    return moved(u, lambda step: 9 * step)
+    """Just under what admission allows."""
+    return moved(u, lambda step: 0.9 * NORM_FACTOR * step)
 
 
 def flipped(u: Update) -> Update:
-    return moved(u, lambda step: -9 * step)
+    return moved(u, lambda step: -0.9 * NORM_FACTOR * step)
 
 
 def poisoned(u: Update) -> Update:
