@@ -1,6 +1,7 @@
 """The real processes of a measurement, each in its own process group: ours, and those of a stock
 Flower app with Flower's own settings."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -79,6 +80,21 @@ class Processes:
                 time.sleep(0.05)
         for process in self.running:
             process.wait(10)
+        for pid in _children_of(
+            self.folder
+        ):  # a ServerApp outlives its SuperLink, in another group
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _children_of(folder: Path) -> list[int]:
+    """Processes whose FLWR_HOME lies in `folder`."""
+    home, found = f"FLWR_HOME={folder}/".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if any(one.startswith(home) for one in path.read_bytes().split(b"\0")):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _alive(group: int) -> bool:
