@@ -72,7 +72,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     reports = None if broker is None else _reports(task, broker)
     return FederatedRun(
         task, settings, registry, key, fleet, journal, aggregator, reports,
-        policy(task, aggregator.name), failpoint=read_failpoint(os.environ),
+        policy(task, run_strategy(task, config)), failpoint=read_failpoint(os.environ),
     )  # fmt: skip
 
 
@@ -88,13 +88,18 @@ def _reports(task: Task, broker: BrokerSettings) -> Reports:
     return Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
 
 
-def run_aggregator(task: Task, config: RunConfig, registry: Path) -> Aggregator:
-    """That of the setting `strategy`, or the task's, with the task's parameters; what privacy has
-    been spent stands in the registry's folder."""
-    training = task.training
-    strategy = str(config.get("strategy") or training.strategy)
-    if problem := strategy_problem(strategy, training):
+def run_strategy(task: Task, config: RunConfig) -> str:
+    """The setting `strategy`, or the task's."""
+    strategy = str(config.get("strategy") or task.training.strategy)
+    if problem := strategy_problem(strategy, task.training):
         raise UsageError(f"run setting {problem}")
+    return strategy
+
+
+def run_aggregator(task: Task, config: RunConfig, registry: Path) -> Aggregator:
+    """That of the run's strategy, with the task's parameters; what privacy has been spent stands in
+    the registry's folder."""
+    training, strategy = task.training, run_strategy(task, config)
     if training.privacy is not None:
         return private(strategy, training, Ledger(registry / "privacy.json"))
     return strategies.make(strategy, training.aggregation, training.shared)

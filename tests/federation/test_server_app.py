@@ -26,7 +26,9 @@ from federation.server_app import as_record, read_reply, run_aggregator
 from federation.settings import run_settings
 from streams.contract import payload
 from streams.contract.errors import UsageError
+from streams.contract.signing import create_key
 from streams.contract.task import Aggregation, Task
+from tests.federation.conftest import TINY
 
 ABOUT = {"device": "d0", "task": "tiny", "task_version": 1, "base": "1-a", "error": ""}
 METRICS = {"num-examples": 40, "correct": 3.0, "evaluated": 4.0}
@@ -163,6 +165,26 @@ def test_the_strategy_is_the_settings_or_the_tasks(tiny: Task) -> None:
     )
     assert run_aggregator(careful, dict(RUN_CONFIG), Path()).least == 7
     assert run_aggregator(careful, {**RUN_CONFIG, "strategy": "median"}, Path()).name == "median"
+
+
+@pytest.mark.parametrize(("strategy", "buffered"), [("fedavg", False), ("fedbuff", True)])
+def test_a_private_run_gathers_as_its_strategy_does(
+    tmp_path: Path, strategy: str, buffered: bool
+) -> None:
+    file = tmp_path / "private.py"
+    file.write_text(
+        f"from dataclasses import replace\nfrom streams.contract.task import Privacy, load_task\n"
+        f"tiny = load_task({TINY!r})\n"
+        "training = replace(tiny.training, privacy=Privacy(1.0, 1.0))\n"
+        "task = replace(tiny, training=training)\n"
+    )
+    create_key(tmp_path / "keys" / "signing.pem")
+    changes = {"task": f"{file}:task", "state": str(tmp_path), "kafka": "none"}
+    config = {**RUN_CONFIG, **changes, "strategy": strategy}
+    run = server_app.federated_run(FakeGrid(), "7", config)  # type: ignore[arg-type]
+    assert run.policy.buffered == buffered
+    assert run.aggregator.name == f"private {strategy}"
+    assert run.aggregator.clip == 1.0
 
 
 @pytest.mark.parametrize(
