@@ -6,8 +6,9 @@ of the head the server gets back what it sent. What the server sends is evaluate
 release is served as it is; a device's copy of one (`Training.personal`) is trained from its own
 head.
 
-The file own.safetensors (0600) is written whole or not at all after each training. One that cannot
-be read, or is of another model, is passed over: the head received is as good as any to begin with.
+The file own.safetensors (0600) is written whole or not at all after each training; on a full disk
+the one before stays. One that cannot be read, or is of another model, is passed over: the head
+received is as good as any to begin with.
 """
 
 import logging
@@ -46,7 +47,11 @@ def keep(task: Task, path: Path, trained: Tensors, received: Tensors) -> dict[st
     """Write the device's own tensors down; what may leave: `trained`, with those as received."""
     names = _own(task, received)
     if names:
-        write_atomic(path, safetensors.numpy.save({n: trained[n] for n in names}), mode=0o600)
+        data = safetensors.numpy.save({n: trained[n] for n in names})
+        try:
+            write_atomic(path, data, mode=0o600)
+        except OSError as exc:  # a full disk is no reason not to train
+            log.warning("%s is not written: %s", path, exc)
     return {name: received[name] if name in names else value for name, value in trained.items()}
 
 

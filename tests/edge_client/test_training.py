@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from edge_client import training
+from edge_client import own, training
 from edge_client.handoff import OWN, PERSONAL, Job, WorkRequest
 from edge_client.samples import Samples
 from edge_client.splits import HELD_OUT, TRAIN
@@ -103,11 +103,11 @@ def test_a_copy_of_ones_own_begins_with_ones_own_head_and_is_not_cut(
     training_ = replace(task.training, shared=("0", "1"), privacy=privacy)
     made = replace(task, training=training_)
     work(made, tmp_path)
-    own = safetensors.numpy.load((tmp_path / OWN).read_bytes())
+    head = safetensors.numpy.load((tmp_path / OWN).read_bytes())
     sent, weights, _ = work(made, tmp_path, run=PERSONAL)
-    assert length(weights, sent) > length(own, {n: sent[n] for n in HEAD}) > 0.1
+    assert length(weights, sent) > length(head, {n: sent[n] for n in HEAD}) > 0.1
     after = safetensors.numpy.load((tmp_path / OWN).read_bytes())
-    assert all(np.array_equal(after[name], own[name]) for name in HEAD)
+    assert all(np.array_equal(after[name], head[name]) for name in HEAD)
 
 
 @pytest.mark.parametrize("broken", [b"", b"no tensors", b"other"])
@@ -120,3 +120,13 @@ def test_a_head_that_is_none_of_this_model_is_passed_over(
     made = replace(task, training=replace(task.training, shared=("0", "1")))
     work(made, tmp_path)
     assert set(safetensors.numpy.load((tmp_path / OWN).read_bytes())) == HEAD
+
+
+def test_a_head_that_cannot_be_written_hinders_no_training(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = replace(task, training=replace(task.training, shared=("0", "1")))
+    sent = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
+    trained = {name: tensor + 1 for name, tensor in sent.items()}
+    found = own.keep(made, tmp_path / "file" / OWN, trained, sent)
+    assert all(np.array_equal(found[name], sent[name]) for name in HEAD)
+    assert np.array_equal(found["0.weight"], trained["0.weight"])
