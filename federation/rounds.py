@@ -252,7 +252,8 @@ class FederatedRun:
 
     def _wait_for_nodes(self) -> list[int]:
         """The nodes online, as soon as there are enough, and enough of them free or, in a buffered
-        run, at work; ProcessFailed when there never are."""
+        run, at work; ProcessFailed when there never are enough. Who is at work is free again at the
+        latest when its work's time is over, so that is waited for."""
         deadline = self.clock() + self.settings.node_wait_s
         needed = max(self.settings.minimum_nodes, self.aggregator.least)
         while True:
@@ -260,15 +261,12 @@ class FederatedRun:
             free = self._collector.free(nodes)
             if len(nodes) >= needed and (self.policy.buffered or len(free) >= needed):
                 return nodes
-            if self.clock() > deadline:
+            if len(nodes) < needed and self.clock() > deadline:
                 lower = "lower minimum-nodes"
                 if needed == self.aggregator.least:
                     lower = f"choose another strategy than {self.aggregator.name}"
-                busy = len(nodes) - len(free)
-                work = f", {busy} of them at work," if busy and len(nodes) >= needed else ","
                 raise ProcessFailed(
-                    f"{len(nodes)} devices are online{work} {needed} are needed: "
-                    f"start more, or {lower}"
+                    f"{len(nodes)} devices are online, {needed} are needed: start more, or {lower}"
                 )
             self.sleep(NODE_POLL_S)
 

@@ -460,15 +460,60 @@ def test_a_late_update_counts_shortened_or_is_refused_as_stale(
     assert [slug for _, _, slug in refusals(rig)] == ([stale] if stale else [])
 
 
-def test_a_buffered_run_waits_for_half_of_a_small_fleet(rig: Rig) -> None:
+class HalfFleet(FakeFleet):
+    """The answers to trainings of its second half come when somebody is sent work the next time."""
+
+    def __init__(self, devices: list[Device]) -> None:
+        super().__init__(devices)
+        self.held: list[Answer] = []
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        come, self.held = self.held, []
+        super().send(op, nodes, work, weights, ttl_s)
+        if op == "train":
+            late = [a for a in self._answers if a.node >= len(self.devices) // 2]
+            self._answers = [answer for answer in self._answers if answer not in late]
+            self.held = late
+        self._answers += come
+
+
+def test_a_buffered_run_takes_half_of_a_small_fleet_and_leaves_the_others_at_work(rig: Rig) -> None:
     rig.strategy = "fedbuff"
     devices = [sound(name, 0.001 * (i + 1)) for i, name in enumerate("abcd")]
-    run = rig.run(FakeFleet(devices), rounds=3)
+    run = rig.run(HalfFleet(devices), rounds=3, round_deadline_s=10_000.0)
     run = replace(run, policy=Policy(True, target=10, max_staleness=4))
     run.run()
-    events = [e for e in rig.kafka.events if e.kind == "aggregated"]
-    assert [e.metrics["admitted"] for e in events] == [4.0, 4.0, 4.0]  # all were there at once
-    assert rig.kinds()[-1] == "finished"
+    admitted = [
+        (e.round, e.device, e.metrics.get("staleness", 0.0))
+        for e in rig.kafka.events
+        if e.kind == "admitted"
+    ]
+    assert admitted == [
+        (1, "a", 0.0), (1, "b", 0.0),
+        (2, "a", 0.0), (2, "b", 0.0), (2, "c", 1.0), (2, "d", 1.0),
+        (3, "a", 0.0), (3, "b", 0.0),
+    ]  # fmt: skip
+    assert [e for e in rig.kafka.events if e.kind == "failed"] == []
+
+
+class SilentOnce(FakeFleet):
+    """Its last device says nothing to the work of round 1."""
+
+    def receive(self) -> list[Answer]:
+        last = len(self.devices) - 1
+        return [a for a in super().receive() if (a.node, a.round, a.op) != (last, 1, "train")]
+
+
+def test_who_is_at_work_is_waited_for_where_the_minimum_needs_it(rig: Rig) -> None:
+    """Longer than for devices that are not online: its work's time is over some time."""
+    devices = [sound("a", 0.001), sound("b", 0.002), sound("c", 0.003)]
+    run = rig.run(SilentOnce(devices), minimum_nodes=3, node_wait_s=5.0, round_deadline_s=60.0)
+    run.run()
+    admitted = [(e.round, e.device) for e in rig.kafka.events if e.kind == "admitted"]
+    assert admitted == [(1, "a"), (1, "b"), (2, "a"), (2, "b"), (2, "c")]
+    assert [(e.round, e.device) for e in rig.kafka.events if e.kind == "failed"] == [(1, "node 2")]
 
 
 def test_devices_that_say_they_cannot_are_not_asked(rig: Rig) -> None:
