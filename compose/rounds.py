@@ -36,6 +36,7 @@ class RoundSummary:
     held_out: float | None = None
     devices_before: float | None = None
     seconds: float | None = None
+    epsilon: float | None = None  # what the task's private rounds have cost up to this one
     outcome: str = "not finished"
 
 
@@ -129,6 +130,7 @@ def _add_to_round(current: RoundSummary, event: RoundEvent) -> None:
         current.outcome = "averaged"
         current.devices_before = figures.get("devices_before")
         current.seconds = figures.get("seconds")
+        current.epsilon = figures.get("epsilon")
     elif event.kind == "evaluated" and figures.get("held_out_segments"):
         current.held_out = figures.get("held_out")
 
@@ -152,12 +154,12 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
     for name in ("round", "nodes", "admitted"):
         table.add_column(name, justify="right")
     table.add_column("refused")
-    for name in ("held-out", "devices before", "seconds"):
+    for name in ("held-out", "devices before", "seconds", "epsilon"):
         table.add_column(name, justify="right")
     table.add_column("outcome")
     for run in runs:
         if not run.rounds:
-            table.add_row(run.run, *[""] * 7, run.outcome)
+            table.add_row(run.run, *[""] * 8, run.outcome)
         for index, each in enumerate(run.rounds):
             refused = [f"{reason} {count}" for reason, count in sorted(each.refused.items())]
             last = each is run.rounds[-1]
@@ -170,6 +172,7 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
                 share(each.held_out),
                 share(each.devices_before),
                 "" if each.seconds is None else f"{each.seconds:.1f}",
+                "" if each.epsilon is None else f"{each.epsilon:.2f}",
                 run.outcome if last else each.outcome,
             )
         table.add_section()

@@ -23,7 +23,7 @@ def event(run: str, kind: str, number: int = 0, **fields: Any) -> RoundEvent:
 
 
 def one_round(run: str, number: int, **fields: Any) -> list[RoundEvent]:
-    figures = {"devices_before": 0.6 + number / 100, "seconds": 7.25}
+    figures = {"devices_before": 0.6 + number / 100, "seconds": 7.25, "epsilon": 1.5 * number}
     return [
         event(run, "started", number, metrics={"nodes": 3}, base="1-a", **fields),
         event(run, "admitted", number, device="d0", **fields),
@@ -70,6 +70,8 @@ def test_each_round_is_told_with_its_figures() -> None:
     done = first.rounds[0]
     assert (done.nodes, done.admitted, done.failed, done.refused) == (3, 2, 1, {"norm": 2})
     assert (done.held_out, done.devices_before, done.seconds) == (0.7, 0.61, 7.25)
+    assert done.epsilon == 1.5
+    assert "3.00" in printed([second])
     assert (first.rounds[1].held_out, first.rounds[1].seconds) == (None, None)
     assert (second.resumed_from, second.model, second.outcome) == ("r1", "2-b", "promoted 2-b")
     assert second.gate == {"held_out_base": 0.5, "held_out": 0.75}
@@ -97,7 +99,7 @@ def test_the_table_and_the_json_say_the_same() -> None:
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()[4:]]
     told = [row for row in rows if row and row[1]]
     assert told[0][:4] == ["r1", "1", "3", "2"]
-    assert told[0][4:] == ["norm 2, no answer 1", "0.700", "0.610", "7.2", "averaged"]
+    assert told[0][4:] == ["norm 2, no answer 1", "0.700", "0.610", "7.2", "1.50", "averaged"]
     assert (told[1][0], told[1][-1]) == ("", "run r2 goes on")
     assert (told[2][0], told[2][-1]) == ("r2", "promoted 2-b")
     found = json.loads(printed(runs, as_json=True))
