@@ -81,16 +81,16 @@ def size(stage: Stage, results: Results) -> None:
         for name, t in first.items()
     }
     plain = _as_stock(first)
-    rows = [["stock: an ArrayRecord of numpy files", plain, plain, len(first) + 1, 1.0]]
+    rows = [["stock: an ArrayRecord of numpy files", plain, plain, 1.0]]
     for kind in ("float32", "float16"):
         sent = payload.rounded(first, kind)
         began = time.perf_counter()
         down, up = len(payload.down(first, kind)), len(payload.up(moved, sent, kind))
         spent_ms = 1e3 * (time.perf_counter() - began)
         name = f"ours, {kind} ({spent_ms:.1f} ms to pack both)"
-        rows.append([name, down, up, 2, (down + up) / (2 * plain)])
-    text = "HAR's device model, after a training: bytes, objects that Flower moves, and the ratio."
-    columns = ["", "down", "up", "objects", "bytes to stock"]
+        rows.append([name, down, up, (down + up) / (2 * plain)])
+    text = "HAR's device model, after a training."
+    columns = ["", "down", "up", "bytes to stock"]
     results.tables.append(Table("Bytes per device and round", text, columns, rows))
 
 
