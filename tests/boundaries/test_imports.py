@@ -154,6 +154,7 @@ def importers(library: str) -> set[str]:
             "prometheus_client",
             {"streams.worker.metrics", "edge_client.metrics", "federation.metrics"},
         ),
+        ("opacus", {"federation.privacy"}),
         ("paho", {"edge_client.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),
         ("duckdb", {"streams.worker.position", "streams.worker.query", "compose.cli"}),
