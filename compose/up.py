@@ -10,9 +10,7 @@
 
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from compose.arguments import checked_strategy
 from compose.broker import BrokerChoice, Launch
 from compose.certificates import Tls, make_certificates
 from compose.follower import Follower
+from compose.interrupts import Interrupted, Interrupts
 from compose.layout import Layout
 from compose.nodes import Nodes
 from compose.options import UpOptions
@@ -51,10 +50,6 @@ TICK_S = 0.25
 SUPERNODE_PATIENCE_S = 90.0
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM while something is being waited for."""
-
-
 class Up:
     """One run of the launcher."""
 
@@ -69,10 +64,8 @@ class Up:
         self._supervisor = Supervisor(self._layout.logs)
         self._screen = Screen(console, self._devices)
         self._console = console
-        self._stop = threading.Event()
+        self._interrupts = Interrupts()
         self._topics_gone = False
-        self._signals_seen = 0
-        self._patient = False  # a signal sets the flag instead of breaking off
         self._tls: Tls | None = None
         self._phases: dict[str, float] = {}
         self._began_us = time.time_ns() // 1000
@@ -80,25 +73,27 @@ class Up:
     def run(self) -> int:
         """The six steps; the exit code."""
         check_model(self._task)
-        with self._layout.lock(), self._signals():
+        with self._layout.lock(), self._interrupts:
             follower: Follower | None = None
             try:
                 with self._phase("first model"):
                     choice, port = self._start_servers()
-                    make_models(self._reference, self._task, self._layout, self._screen.say)
+                    make_models(self._reference, self._task, self._layout, self._make_ready)
                 with self._phase("start"):
                     self._start_fleet(choice, port)
                     follower = Follower(choice.settings, self._task.name)
                     follower.start()
+                self._interrupts.check()
                 closed = self._watch(follower)
                 with self._phase("drain"):
                     self._drain(follower)
                 return self._report(follower, closed)
             except Interrupted:
+                self._interrupts.patient = True
                 self._screen.say("stopped before the fleet had started")
                 return 130
             finally:
-                self._patient = True
+                self._interrupts.patient = True
                 if follower is not None:
                     follower.stop()
                 self._supervisor.stop_all()
@@ -116,6 +111,11 @@ class Up:
         self._supervisor.start("superlink", flower.superlink(self._options.state, port, self._tls))
         self._choice = choice
         return choice, port
+
+    def _make_ready(self, text: str) -> None:
+        """Tell of a step of the set-up, unless a signal has come."""
+        self._interrupts.check()
+        self._screen.say(text)
 
     # --- 3: the fleet ---------------------------------------------------------------------------
 
@@ -198,8 +198,7 @@ class Up:
         """Probe until ready; ProcessFailed with the process's last line when it is not in time."""
         deadline = time.monotonic() + READY_S
         while not ready():
-            if self._stop.is_set():
-                raise Interrupted
+            self._interrupts.check()
             for text in self._supervisor.check():
                 self._screen.say(text)
             if time.monotonic() > deadline:
@@ -212,14 +211,14 @@ class Up:
     def _watch(self, follower: Follower) -> bool:
         """Show and mend until it is time to end; whether the loop has closed."""
         o = self._options
-        self._patient = True
+        self._interrupts.patient = True
         began = time.monotonic()
         closed = False
         self._screen.say(f"fleet     {len(self._devices)} devices; Ctrl-C stops everything")
         phases = PhaseClock(self._devices, self._began_us)
         with self._screen as screen:
             follower.read(screen.skip_news)
-            while not self._stop.wait(TICK_S):
+            while not self._interrupts.stop.wait(TICK_S):
                 self._mend(screen.say)
 
                 def look(view: View) -> None:
@@ -256,8 +255,8 @@ class Up:
         self._supervisor.stop("controller")
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
         deadline = time.monotonic() + self._task.idle_close_s + 30.0
-        patience = max(self._signals_seen, 1)  # one more Ctrl-C ends the waiting
-        while time.monotonic() < deadline and self._signals_seen <= patience:
+        patience = max(self._interrupts.seen, 1)  # one more Ctrl-C ends the waiting
+        while time.monotonic() < deadline and self._interrupts.seen <= patience:
             self._mend(self._screen.say)
             if self._summary(follower).balanced:
                 return
@@ -291,23 +290,7 @@ class Up:
             0 if summary.balanced and complete and (closed or not self._options.until_closed) else 1
         )
 
-    # --- signals and time -----------------------------------------------------------------------
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def handle(_number: int, _frame: object) -> None:
-            self._stop.set()
-            self._signals_seen += 1
-            if not self._patient:
-                self._patient = True
-                raise Interrupted
-
-        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    # --- time -------------------------------------------------------------------------------------
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

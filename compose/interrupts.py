@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM for a command that has things to take down.
+
+While it makes something ready a signal breaks that off where it stands, by an exception. Python
+swallows an exception that is raised while a destructor or a weak reference's callback runs, so
+whoever gets on with something asks `check` at each step. Once `patient`, a signal sets flags alone.
+"""
+
+import signal
+import threading
+from types import TracebackType
+from typing import Self
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM while something is being made ready."""
+
+
+class Interrupts:
+    """Handles the two signals inside its `with`. `stop` is set by the first one; `seen` counts."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.seen = 0
+        self.patient = False
+
+    def check(self) -> None:
+        """Interrupted where a signal has come that nobody has heard."""
+        if self.stop.is_set() and not self.patient:
+            raise Interrupted
+
+    def __enter__(self) -> Self:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {n: signal.signal(n, self._handle) for n in numbers}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, _number: int, _frame: object) -> None:
+        first = not self.stop.is_set()
+        self.stop.set()
+        self.seen += 1
+        if first and not self.patient:
+            raise Interrupted
