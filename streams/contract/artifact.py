@@ -109,6 +109,13 @@ def unpack(
     found = hashlib.sha256(text).hexdigest()
     if digest is not None and found != digest:
         raise ArtifactError("digest", f"the manifest has {found[:12]}…, {digest[:12]}… was offered")
+    manifest = read_manifest(text, signature, trusted)
+    _check_use(manifest, task, task_version, kind)
+    return Artifact(manifest, found, _files(manifest, body))
+
+
+def read_manifest(text: bytes, signature: bytes, trusted: Sequence[Ed25519PublicKey]) -> Manifest:
+    """The manifest, if a trusted key has signed it; ArtifactError."""
     keys = {key_id(key): key for key in trusted}
     try:
         signer = str(json.loads(text)["key"])
@@ -119,11 +126,30 @@ def unpack(
     if not verify(keys[signer], signature, MAGIC + text):
         raise ArtifactError("signature", f"the signature is not by key {signer}")
     try:
-        manifest = Manifest.decode(text)
+        return Manifest.decode(text)
     except MalformedRecord as exc:
         raise ArtifactError("manifest", str(exc)) from exc
-    _check_use(manifest, task, task_version, kind)
-    return Artifact(manifest, found, _files(manifest, body))
+
+
+def head_of(data: bytes) -> bytes:
+    """An artifact's bytes up to its files."""
+    text, signature, _ = _split(data)
+    return data[: len(MAGIC) + _LENGTHS.size + len(text) + len(signature)]
+
+
+def take_head(head: bytes) -> tuple[bytes, bytes]:
+    """What `head_of` gave, as manifest and signature, neither looked at yet."""
+    text, signature, rest = _split(head)
+    if rest:
+        raise ArtifactError("truncated", f"{len(rest)} bytes after the manifest's signature")
+    return text, signature
+
+
+def files_of(data: bytes) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the files of an artifact that was verified before."""
+    text, _, body = _split(data)
+    manifest = Manifest.decode(text)
+    return manifest, _files(manifest, body)
 
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:

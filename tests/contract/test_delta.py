@@ -1,0 +1,119 @@
+"""A delta gives the artifact to the bit, or an ArtifactError."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import zstandard
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from streams.contract import delta
+from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack, unpack
+from streams.contract.errors import ArtifactError
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+TRUSTED = [KEY.public_key()]
+
+
+def artifact(
+    weights: bytes, number: int = 1, key: Ed25519PrivateKey = KEY, **files: bytes
+) -> bytes:
+    manifest = Manifest(
+        task="tiny", task_version=1, number=number, created_us=1, key="", files=[]
+    )  # fmt: skip
+    return pack(manifest, {WEIGHTS: weights, GRAPH: b"graph" * 500, **files}, key)
+
+
+def files_of(data: bytes) -> dict[str, bytes]:
+    return dict(unpack(data, TRUSTED, task="tiny", task_version=1).files)
+
+
+def weights(step: float = 0.0, kind: type = np.float32) -> bytes:
+    noise = np.random.default_rng(0)
+    tensors = {
+        "conv.weight": noise.normal(0, 1, (30, 20, 5)).astype(np.float32),
+        "norm.weight": noise.normal(1, 0.1, 30).astype(np.float32),
+    }
+    moved = {n: (t + step * noise.normal(0, 1, t.shape)).astype(kind) for n, t in tensors.items()}
+    return safetensors.numpy.save({**moved, "norm.batches": np.array([7], np.int64)})
+
+
+BASE, NEXT = artifact(weights()), artifact(weights(0.02, np.float16), 2)
+DELTA = delta.make(NEXT, files_of(BASE))
+
+
+def test_it_gives_the_artifact_to_the_bit_and_is_smaller() -> None:
+    assert delta.apply(DELTA, files_of(BASE), TRUSTED) == NEXT
+    assert len(DELTA) < 0.5 * len(weights())  # the graph does not travel again
+    again = artifact(weights(0.02), 3)
+    same = delta.make(again, files_of(artifact(weights(0.02), 2)))
+    assert delta.apply(same, files_of(artifact(weights(0.02), 2)), TRUSTED) == again
+    assert len(same) < 1000
+
+
+@given(
+    hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32)),
+    hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32)),
+    st.sampled_from([np.float32, np.float16, np.float64]),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_numbers_come_back(before: np.ndarray, after: np.ndarray, kind: type) -> None:
+    """Also infinite ones, NaNs with any bits, other shapes and other types."""
+    with np.errstate(over="ignore"):
+        new = safetensors.numpy.save({"w": after.astype(kind), "v": before})
+    base = {WEIGHTS: safetensors.numpy.save({"w": before, "v": after})}
+    data = artifact(new, **{PROBE: new})
+    assert delta.apply(delta.make(data, base), base, TRUSTED) == data
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+@settings(deadline=None)
+def test_any_files_come_back(before: bytes, after: bytes) -> None:
+    base = {WEIGHTS: before, GRAPH: after}
+    data = artifact(after)
+    assert delta.apply(delta.make(data, base), base, TRUSTED) == data
+    assert delta.apply(delta.make(data, {}), {}, TRUSTED) == data
+
+
+@given(st.integers(0, len(DELTA) - 1), st.integers(1, 255))
+@settings(max_examples=200, deadline=None)
+def test_an_altered_delta_never_gives_another_model(at: int, change: int) -> None:
+    bad = bytearray(DELTA)
+    bad[at] ^= change
+    try:
+        made = delta.apply(bytes(bad), files_of(BASE), TRUSTED)
+        files_of(made)
+    except ArtifactError:
+        return
+    assert made == NEXT  # a bit that zstd does not look at
+
+
+@given(st.integers(0, len(DELTA) - 1))
+@settings(deadline=None)
+def test_a_truncated_delta_is_refused(size: int) -> None:
+    with pytest.raises(ArtifactError):
+        files_of(delta.apply(DELTA[:size], files_of(BASE), TRUSTED))
+
+
+def test_another_base_gives_no_model() -> None:
+    for base in (files_of(artifact(weights(0.5))), {}):
+        with pytest.raises(ArtifactError):
+            files_of(delta.apply(DELTA, base, TRUSTED))
+
+
+def test_nothing_is_unpacked_that_no_trusted_key_has_signed() -> None:
+    stranger = Ed25519PrivateKey.generate()
+    bad = delta.make(artifact(weights(), 2, stranger), {})
+    with pytest.raises(ArtifactError, match="not trusted"):
+        delta.apply(bad, {}, TRUSTED)
+
+
+def test_a_part_that_unpacks_to_more_than_the_manifest_says_is_refused() -> None:
+    """A hundred megabytes of zeros are some kilobytes of zstd."""
+    bomb = zstandard.ZstdCompressor().compress(bytes(100_000_000))
+    head = DELTA[: 12 + int.from_bytes(DELTA[8:12], "little")]
+    bad = head + b"\x01" + len(bomb).to_bytes(4, "little") + bomb
+    with pytest.raises(ArtifactError, match="100000000 bytes"):
+        delta.apply(bad, files_of(BASE), TRUSTED)
