@@ -1,14 +1,13 @@
-"""The small JSON documents: releases, fleet, windows and rounds.
+"""The small JSON documents: fleet, windows and rounds; releases are in decisions.py.
 
 Each is validated when it is read; a reader ignores fields that it does not know, so that an older
 process survives a newer one.
 """
 
-import hashlib
 import math
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streams.contract.errors import MalformedRecord
 
@@ -31,31 +30,6 @@ class Document(BaseModel):
             where = ".".join(str(part) for part in first["loc"]) or "document"
             detail = f"{cls.__name__} {where}: {first['msg']}"[:300]
             raise MalformedRecord("bad-document", detail) from exc
-
-
-class Release(Document):
-    """On `releases`, key: the task. The artifact that is offered, and to which share of the fleet.
-
-    The artifact's bytes stand on `artifacts` from `offset` on, in `chunks` messages.
-    """
-
-    task: str
-    task_version: int
-    number: int = Field(ge=1)
-    model: str
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=1)
-    chunks: int = Field(ge=1)
-    offset: int = Field(ge=0)
-    share: float = Field(default=1.0, ge=0, le=1)
-    base: str | None = None
-    reason: str = ""
-    announced_us: int = 0
-
-    def offered_to(self, device: str) -> bool:
-        """Whether `device` is in the share; stable by hash: a growing share only adds devices."""
-        digest = hashlib.sha256(f"{self.task}/{device}".encode()).digest()
-        return int.from_bytes(digest[:4]) < self.share * 2**32
 
 
 def release_of(model: str) -> str:
@@ -93,7 +67,8 @@ class PersonalState(Document):
 class DeviceState(Document):
     """On `fleet`, key: the device. What a device says of itself, about once a second.
 
-    node: the Flower node that last handed it work, None before the first.
+    node: the Flower node that last handed it work, None before the first. release: the number of
+    the last decision that it has accepted.
     """
 
     device: str
@@ -118,6 +93,7 @@ class DeviceState(Document):
     held_back: str | None = None
     personal: PersonalState | None = None
     node: int | None = None
+    release: int | None = None
     phase: str = "running"
     replayed: float = 0.0
     passes: int = 0
