@@ -280,6 +280,31 @@ class Reader:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
+    def seek_back(self, time_ms: int) -> None:
+        """Begin with the first messages that are not older, wall-clock milliseconds."""
+        try:
+            asked = dict.fromkeys(self._consumer.assignment(), time_ms)
+            for tp, found in self._consumer.offsets_for_times(asked).items():
+                if found is not None:
+                    self._consumer.seek(tp, found.offset)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def position(self, topic: str, partition: int) -> int:
+        """The offset of the next message."""
+        try:
+            return int(self._consumer.position(TopicPartition(topic, partition), timeout_ms=5000))
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def end(self, topic: str, partition: int) -> int:
+        """The offset that the next message of all will have."""
+        try:
+            tp = TopicPartition(topic, partition)
+            return int(self._consumer.end_offsets([tp])[tp])
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
     def read_to_end(self, timeout_s: float = 15.0) -> list[Received]:
         """Everything up to the end that the topics have now."""
         deadline = time.monotonic() + timeout_s

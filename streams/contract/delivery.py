@@ -1,44 +1,128 @@
-"""Fetching an artifact that a release names, from its chunks on `artifacts`."""
+"""Fetching bytes that a release delivers, from their chunks on `artifacts` or from a URL.
 
+`artifacts` has one partition; a message holds a part of some bytes, its key is their SHA-256, its
+headers are `index` and `chunks`. Parts of different bytes may interleave, and each may stand there
+twice: whoever fetches begins at the delivery's offset and takes those with its key, by index.
+"""
+
+import hashlib
+import logging
 import threading
 import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
 
-from streams.contract.bus import BrokerSettings, Reader
-from streams.contract.documents import Release
+from streams.contract.bus import BrokerSettings, Reader, Received
+from streams.contract.decisions import Delivery
 from streams.contract.errors import ArtifactError, Retryable
 from streams.contract.topics import ARTIFACTS, topic_name
 
 FETCH_S = 60.0
+URL_S = 10.0  # for each answer
+MAX_BYTES = 1 << 30
+
+log = logging.getLogger(__name__)
 
 
-def teacher_key(task: str) -> bytes:
-    """The key on `releases` of the teacher that the workers are to use; the device's model has the
-    task's name as its key."""
-    return f"{task}/teacher".encode()
+@dataclass
+class Download:
+    """The parts of one delivery that have come: kept over a cut, so that it goes on from there."""
+
+    delivery: Delivery
+    parts: dict[int, bytes] = field(default_factory=dict)
+    next_offset: int = 0
+
+    def __post_init__(self) -> None:
+        self.next_offset = self.delivery.offset
+
+    @property
+    def missing(self) -> int:
+        return self.delivery.chunks - len(self.parts)
+
+    def take(self, message: Received) -> None:
+        """A message of `artifacts`, whether it is a part or not."""
+        self.next_offset = message.offset + 1
+        if message.key != self.delivery.sha256.encode() or message.value is None:
+            return
+        index = dict(message.headers).get("index", b"")
+        if index.isdigit() and len(index) < 10 and int(index) < self.delivery.chunks:
+            self.parts.setdefault(int(index), message.value)
+
+    def data(self) -> bytes:
+        """All of it, checked; ArtifactError, and nothing is kept, where it is not what was said."""
+        data = b"".join(self.parts[i] for i in range(self.delivery.chunks))
+        want = self.delivery
+        if len(data) != want.size:
+            self.parts.clear()
+            raise ArtifactError("truncated", f"{len(data)} bytes, {want.size} were announced")
+        if hashlib.sha256(data).hexdigest() != want.sha256:
+            self.parts.clear()
+            raise ArtifactError("digest", "the bytes differ from the digest that was announced")
+        return data
 
 
 def fetch(
-    settings: BrokerSettings, release: Release, ending: threading.Event, timeout_s: float = FETCH_S
+    settings: BrokerSettings,
+    task: str,
+    download: Download,
+    ending: threading.Event,
+    timeout_s: float = FETCH_S,
 ) -> bytes:
-    """The artifact's bytes, not verified yet; Retryable when they do not come in time or `ending`
-    is set, ArtifactError when they are not as long as announced."""
-    topic = topic_name(release.task, ARTIFACTS)
-    reader = Reader(settings, [topic])
-    chunks: dict[int, bytes] = {}
+    """The bytes. Retryable when they do not come in time or `ending` is set, what has come stays in
+    the download; ArtifactError when they are not there, or not what was announced."""
+    topic, want = topic_name(task, ARTIFACTS), download.delivery
     deadline = time.monotonic() + timeout_s
+    reader = Reader(settings, [topic])
     try:
-        reader.seek(topic, 0, release.offset)
-        while len(chunks) < release.chunks:
-            if time.monotonic() > deadline or ending.is_set():
-                raise Retryable(f"{release.model}: {len(chunks)} of {release.chunks} chunks")
-            for message in reader.poll(0.25):
-                if message.key == release.digest.encode() and message.value is not None:
-                    index = dict(message.headers).get("index", b"")
-                    if index.isdigit() and int(index) < release.chunks:
-                        chunks[int(index)] = message.value
+        end = reader.end(topic, 0)
+        reader.seek(topic, 0, min(download.next_offset, end))
+        while download.missing:
+            if ending.is_set() or time.monotonic() > deadline:
+                have = want.chunks - download.missing
+                raise Retryable(f"{want.model}: {have} of {want.chunks} chunks")
+            messages = reader.poll(0.25)
+            for message in messages:
+                download.take(message)
+            if not messages and download.missing and reader.position(topic, 0) >= end:
+                have, download.next_offset = want.chunks - download.missing, want.offset
+                raise ArtifactError(
+                    "missing",
+                    f"{have} of {want.chunks} chunks of {want.model} are on {topic} from offset "
+                    f"{want.offset} on",
+                )
     finally:
         reader.close()
-    data = b"".join(chunks[i] for i in range(release.chunks))
-    if len(data) != release.size:
-        raise ArtifactError("truncated", f"{len(data)} bytes, {release.size} were announced")
-    return data
+    return download.data()
+
+
+def fetch_url(url: str, limit: int = MAX_BYTES) -> bytes:
+    """The bytes at `url`, at most `limit`, taken up again where a connection was cut; Retryable.
+    http and https alone: what comes is as untrusted as what Kafka gives."""
+    if not url.startswith(("https://", "http://")):
+        raise ArtifactError("url", f"{url[:80]} is neither https nor http")
+    data = bytearray()
+    while True:
+        request = urllib.request.Request(url)
+        if data:
+            request.add_header("Range", f"bytes={len(data)}-")
+        before = len(data)
+        try:
+            with urllib.request.urlopen(request, timeout=URL_S) as answer:
+                if data and answer.status != 206:  # it knows of no ranges: from the beginning
+                    data.clear()
+                whole = _told_length(answer.headers.get("Content-Length"), len(data))
+                while chunk := answer.read(1 << 16):
+                    data += chunk
+                    if len(data) > limit:
+                        raise ArtifactError("url", f"{url} gives more than {limit} bytes")
+        except (OSError, ValueError) as exc:
+            raise Retryable(f"{url}: {exc}") from exc
+        if whole is None or len(data) >= whole:
+            return bytes(data)
+        if len(data) <= before:
+            raise Retryable(f"{url}: cut after {len(data)} of {whole} bytes")
+
+
+def _told_length(header: str | None, have: int) -> int | None:
+    return have + int(header) if header and header.isdigit() else None

@@ -10,8 +10,9 @@ end of step 2 for the third time. Without the variable nothing is armed. Where t
                        declaration of a file's events and its deletion
     thin-step-1..2     edge_client.frames: a file of the spool gets other frames
     uplink-step-1..4   edge_client.uplink
-    round-step-1..9    federation.rounds: one run
-    resume-step-1..4   federation.controller: a dead run is taken up again
+    round-step-1..8    federation.rounds: one run
+    resume-step-1..4   federation.lineage: a dead run is taken up again
+    release-step-1..4  federation.release: a decision is made and told
 """
 
 import os
@@ -24,7 +25,7 @@ from streams.contract.errors import UsageError
 STEPS = (
     "worker-step-[1-5]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|"
-    "round-step-[1-9]|resume-step-[1-4]"
+    "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]"
 )
 Failpoint = Callable[[str], None]
 

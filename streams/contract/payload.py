@@ -54,9 +54,19 @@ def rounded(tensors: Tensors, payload: Payload) -> dict[str, np.ndarray]:
 
 def down(tensors: Tensors, payload: Payload) -> bytes:
     """The server's block; `rounded` of the same tensors is what it says."""
+    return pack(_halved(tensors, payload))
+
+
+def whole(tensors: Tensors, payload: Payload) -> bytes:
+    """The same as a safetensors file, which an artifact holds."""
+    halved = _halved(tensors, payload)
+    return safetensors.numpy.save({n: np.asarray(t, order="C") for n, t in halved.items()})
+
+
+def _halved(tensors: Tensors, payload: Payload) -> dict[str, np.ndarray]:
     if payload == "float32":
-        return pack(tensors)
-    return pack({n: _half(t) if _is_float(t) else t for n, t in tensors.items()})
+        return dict(tensors)
+    return {n: _half(t) if _is_float(t) else t for n, t in tensors.items()}
 
 
 def restored(tensors: Tensors) -> dict[str, np.ndarray]:

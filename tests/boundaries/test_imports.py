@@ -146,7 +146,7 @@ def importers(library: str) -> set[str]:
             "flwr",
             FLOWER,
         ),
-        ("kafka", {"streams.contract.bus"}),
+        ("kafka", {"streams.contract.bus", "streams.contract.election"}),
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
         ("deltalake", {"streams.worker.store"}),
         ("onnxruntime", {"edge_client.inference", "federation.graph"}),

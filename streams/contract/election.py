@@ -1,0 +1,56 @@
+"""One at a time, of several processes that do the same: by membership in a Kafka group.
+
+The group shares one topic of one partition, so that one member has it and the others have nothing.
+Nothing is read. A member that ends gives it up at once; one that was killed, or cut off, loses it
+when its session is over, and another has it then. Whoever lost it hears so when it can: what must
+not be done twice needs a fence of its own beside this.
+"""
+
+import logging
+
+from kafka import KafkaConsumer
+from kafka import errors as kafka_errors
+
+from streams.contract.bus import BrokerSettings, unavailable
+
+SESSION_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Election:
+    """One member's; `leads` has to be asked again and again."""
+
+    def __init__(self, settings: BrokerSettings, group: str, topic: str) -> None:
+        self._settings = settings
+        try:
+            self._consumer = KafkaConsumer(
+                topic,
+                **settings.client_options(),
+                group_id=group,
+                enable_auto_commit=False,
+                allow_auto_create_topics=False,
+                session_timeout_ms=int(SESSION_S * 1000),
+                heartbeat_interval_ms=2000,
+                reconnect_backoff_max_ms=2000,
+                bootstrap_timeout_ms=10_000,
+            )
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(settings, exc) from exc
+
+    def leads(self) -> bool:
+        """Whether this member has the partition; BrokerUnavailable when nobody can say."""
+        try:
+            if mine := self._consumer.assignment():
+                self._consumer.pause(*mine)
+            self._consumer.poll(timeout_ms=50)
+            return bool(self._consumer.assignment())
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def close(self) -> None:
+        """Leave: another may lead at once."""
+        try:
+            self._consumer.close(timeout_ms=2000)
+        except kafka_errors.KafkaError as exc:
+            log.warning("%s", exc)
