@@ -6,7 +6,6 @@ device keeps out of its training, counted by the devices themselves.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
@@ -48,12 +47,12 @@ class HeldOut:
         return safetensors.numpy.save({"segments": self.segments, "labels": self.labels})
 
     @classmethod
-    def load(cls, path: Path, task: Task) -> "HeldOut":
-        """The segments stored at `path`; none where the task has no people held out."""
-        if not path.exists():
+    def decode(cls, data: bytes | None, task: Task) -> "HeldOut":
+        """What `encode` gave; nothing where the task has no people held out."""
+        if data is None:
             shape = (0, *task.segment_shape)
             return cls(np.zeros(shape, np.float32), np.zeros((0, task.label_size), np.float32))
-        tensors = safetensors.numpy.load(path.read_bytes())
+        tensors = safetensors.numpy.load(data)
         return cls(tensors["segments"], tensors["labels"])
 
 

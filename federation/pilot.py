@@ -86,7 +86,7 @@ def prepare(
     seed: int = SEED,
 ) -> PilotReport | None:
     """Make model 1 and the teacher, sign and serve them; None where a model is served already."""
-    if registry.serving() is not None and registry.teacher_path.exists():
+    if registry.serving() is not None and registry.teacher() is not None:
         return None
     began = time.monotonic()
     folder = cache / f"pilot-{task.name}-{_digest(task_ref, task, seed)}"
@@ -244,7 +244,7 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
         key="",
         files=[],
     )
-    write_atomic(registry.heldout_path, result.files["heldout.safetensors"])
+    registry.set_heldout(result.files["heldout.safetensors"])
     teacher = manifest.model_copy(
         update={
             "kind": "teacher",
@@ -260,5 +260,5 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
     files = {WEIGHTS: result.files["model.safetensors"], GRAPH: result.files["model.onnx"]}
     files |= {**drift_file, PROBE: result.files[PROBE]}
     artifact = registry.add(pack(manifest, files, key))
-    registry.set_serving(artifact.model)
+    registry.serve(artifact.model, key, "the first model")
     return artifact.model

@@ -9,7 +9,7 @@ What is spent is that of Gaussian mechanisms in turn, one a round, for two fleet
 device's update replaced by zero; that only some devices take part in a round is not counted in its
 favour. The accountant is opacus' (Renyi differential privacy, Mironov 2017, arXiv 1702.07476).
 
-    <registry>/privacy.json   noise multipliers and how many rounds were averaged with each, over
+    <state>/privacy.json   noise multipliers and how many rounds were averaged with each, over
                               all runs of the task. Written before a round's average is used: a
                               death between the two counts a round that nobody saw.
 

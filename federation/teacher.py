@@ -26,7 +26,7 @@ def replace_teacher(
     """
     before = registry.teacher()
     if before is None:
-        raise UsageError(f"{registry.folder} has no teacher yet: run `tidewheel prepare` first")
+        raise UsageError(f"{registry.where} has no teacher yet: run `tidewheel prepare` first")
     _check(task, weights, where)
     manifest = Manifest(
         kind="teacher",

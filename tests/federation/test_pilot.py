@@ -39,10 +39,10 @@ def test_it_makes_both_models_once(
     assert serving is not None
     assert (serving.model, serving.manifest.number) == (report.model, 1)
 
-    held = HeldOut.load(empty.heldout_path, tiny)
+    held = HeldOut.decode(empty.heldout(), tiny)
     found = score(tiny, run_graph(serving.files[GRAPH], held.segments), held.labels)
     assert found.share == pytest.approx(report.model_held_out, abs=1e-3)
-    teacher = empty.verify(empty.teacher_path.read_bytes(), "teacher")
+    teacher = empty.verify(empty.read_teacher(), "teacher")
     learning.load_weights(learning.build_teacher(tiny), teacher.files[WEIGHTS])
     assert serving.files[DRIFT] == teacher.files[DRIFT]
     assert PROBE not in teacher.files
