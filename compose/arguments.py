@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,8 @@ from rich.console import Console
 
 from compose.layout import Layout
 from streams.contract.bus import BrokerSettings
-from streams.contract.errors import UsageError
+from streams.contract.decisions import Release
+from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task import Task, strategy_problem
 
 TaskArgument = Annotated[
@@ -48,6 +50,16 @@ SuperlinkCa = Annotated[
         "--superlink-ca",
         metavar="FILE",
         help="The CA certificate (PEM) to check the SuperLink by; default: plain text.",
+    ),
+]
+RegistryPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        metavar="FOLDER|URL",
+        envvar="TIDEWHEEL_REGISTRY",
+        help="Where models and decisions are kept: a folder, or what fsspec opens, as "
+        "s3://bucket/prefix; default: <state>/registry.",
     ),
 ]
 MetricsPort = Annotated[
@@ -114,11 +126,12 @@ def trusted_keys(layout: Layout, given: list[Path] | None) -> tuple[Path, ...]:
 
 def served_model(layout: Layout) -> Path | None:
     """The artifact that the registry beside this device serves, where there is one."""
+    decided = sorted((layout.registry / "history").glob("[0-9]*.json"))
     try:
-        model = json.loads((layout.registry / "serving.json").read_bytes())["model"]
-    except (OSError, ValueError, KeyError, TypeError):
+        stable = Release.decode(decided[-1].read_bytes()).decision.standing.stable
+    except (IndexError, OSError, MalformedRecord):
         return None
-    path = layout.registry / "models" / f"{model}.twa"
+    path = layout.registry / "models" / f"{stable.model if stable else ''}.twa"
     return path if path.exists() else None
 
 
@@ -133,3 +146,21 @@ def configure_log() -> None:
     if level not in logging.getLevelNamesMapping():
         raise UsageError(f"TIDEWHEEL_LOG_LEVEL {level}: DEBUG, INFO, WARNING or ERROR")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def known_keys(layout: Layout) -> tuple[Path, ...]:
+    """All public keys of a state folder: what was signed by one that has been revoked since is
+    still what it was."""
+    return tuple(sorted(layout.keys.glob("*.pub"))) or (layout.public_key,)
+
+
+def shares_of(text: str) -> tuple[float, ...]:
+    """The shares of a rollout's stages, each above the one before, the last 1."""
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    growing = all(a < b for a, b in pairwise((0.0, *shares)))
+    if not shares or not growing or shares[-1] != 1:
+        raise UsageError(f"--stages {text}: write growing shares that end with 1, as 0.05,0.25,1")
+    return shares

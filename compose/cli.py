@@ -20,6 +20,7 @@ from compose.arguments import (
     AsJson,
     Kafka,
     MetricsPort,
+    RegistryPlace,
     State,
     Strategy,
     SuperlinkCa,
@@ -31,6 +32,8 @@ from compose.arguments import (
     checked_strategy,
     configure_log,
     console,
+    known_keys,
+    shares_of,
     trusted_keys,
 )
 from compose.layout import Layout
@@ -256,7 +259,7 @@ def teacher(
 ) -> None:
     """Sign new weights for the teacher and offer them: workers change between two commits."""
     from federation.registry import Registry
-    from federation.release import announce_teacher
+    from federation.release import announce, read_told
     from federation.teacher import replace_teacher
     from streams.contract.bus import Producer
     from streams.contract.signing import load_private_key
@@ -268,10 +271,12 @@ def teacher(
         data = weights.read_bytes()
     except OSError as exc:
         raise UsageError(f"cannot read {weights}: {exc}") from exc
-    producer = Producer(broker_of(state, kafka))  # before anything is kept
+    broker = broker_of(state, kafka)
+    producer = Producer(broker)  # before anything is kept
     try:
         artifact = replace_teacher(loaded, registry, key, data, str(weights))
-        announce_teacher(producer, registry, "by hand")
+        registry.offer_teacher(key, "by hand")
+        announce(producer, registry, read_told(broker, loaded.name))
     finally:
         producer.close()
     console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
@@ -300,17 +305,39 @@ def controller(
         float | None, typer.Option(help="Seconds after which a run starts anyway.")
     ] = None,
     max_runs: Annotated[int | None, typer.Option(help="Runs at the most.")] = None,
+    stages: Annotated[
+        str, typer.Option(help="Shares of the fleet that a candidate is offered to in turn.")
+    ] = "0.05,0.25,1",
+    min_windows: Annotated[
+        int, typer.Option(min=1, help="Windows by a candidate before a stage may pass.")
+    ] = 6,
+    max_wait: Annotated[
+        float, typer.Option(help="Seconds after which an undecided stage is held.")
+    ] = 6 * 3600.0,
+    false_rollbacks: Annotated[
+        float, typer.Option(help="The share of equally good candidates that may be rolled back.")
+    ] = 0.05,
+    registry: RegistryPlace = None,
+    artifact_url: Annotated[
+        str, typer.Option(metavar="URL", help="Where devices get the registry's files as well.")
+    ] = "",
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Decide when the fleet learns: start a federated run when the windows say so.
+    """Decide when the fleet learns, and move what it has learned to the devices or back.
 
-    Announces the model that the registry serves. Ctrl-C ends it; a run goes on by itself.
+    Starts a federated run when the windows say so. A candidate that has passed the gate is offered
+    to a share of the fleet, then to more, then to all, or taken back, as its windows say. Of
+    several controllers one is at work. Ctrl-C ends it; a run goes on by itself.
     """
     from compose import flower
     from compose.references import absolute_reference
+    from federation.canary import Rules
     from federation.controller import ControllerSettings, run
+    from federation.rollout import Plan
 
     layout = Layout(state)
+    place = registry or str(layout.registry)
+    rules = Rules(alpha=false_rollbacks, minimum_windows=min_windows, max_wait_s=max_wait)
     where = address(superlink)
     broker = broker_from(kafka)
     config: dict[str, Any] = {
@@ -319,6 +346,8 @@ def controller(
         "kafka": broker.bootstrap,
         "minimum-nodes": min_devices,
     }
+    if registry is not None:
+        config["registry"] = registry
     if rounds is not None:
         config["rounds"] = rounds
     if strategy is not None:
@@ -332,8 +361,11 @@ def controller(
             task_ref=task,
             broker=broker,
             state=state,
-            registry=layout.registry,
-            public_keys=trusted_keys(layout, None),
+            registry=place,
+            public_keys=known_keys(layout),
+            signing_key=layout.signing_key,
+            plan=Plan(shares_of(stages), rules),
+            url=artifact_url.rstrip("/"),
             submission=flower.submission(state, where, config, superlink_ca),
             min_events=min_events,
             min_devices=min_devices,

@@ -6,10 +6,10 @@ from compose.view import View, model_number
 
 
 class PhaseClock:
-    """Where the loop is: first answers, rounds, the new version's answers; and when it has closed.
+    """Where the loop is: first answers, rounds, canary, all on the new version; when it has closed.
 
-    It has closed when every device serves a version that a federated run made, and has answered as
-    many held-out segments with it as with the version before.
+    It has closed when a federated run's version has come through its rollout, and every device has
+    answered as many held-out segments with it as with the version before.
     """
 
     def __init__(self, devices: list[str], began_us: int) -> None:
@@ -31,18 +31,20 @@ class PhaseClock:
         run = view.current_run
         if self.now == "inference" and run and run[-1].time_us >= self._began_us:
             self._enter("federated run")
-        release = view.release
-        if release is None or len(states) < len(self._devices) or release.model == self._first:
+        standing = view.standing
+        if standing.offered is not None and self.now == "federated run":
+            self._enter("canary")
+        stable = standing.stable.model if standing.stable else self._first
+        if len(states) < len(self._devices) or stable == self._first or standing.offered:
             return
-        if self.now != "new model" and all(s.active == release.model for s in states):
+        if self.now != "new model" and all(s.active == stable for s in states):
             self._enter("new model")
         self.closed = all(
-            s.active == release.model
-            and s.accuracy[release.model].held_out
-            >= max(score.held_out for model, score in s.accuracy.items())
+            s.active == stable
+            and stable in s.accuracy
+            and s.accuracy[stable].held_out >= max(x.held_out for x in s.accuracy.values())
             for s in states
-            if release.model in s.accuracy
-        ) and all(release.model in s.accuracy for s in states)
+        )
 
     def _enter(self, phase: str) -> None:
         self.now = phase

@@ -73,8 +73,10 @@ class Screen:
             f"{sum(s.pending for s in states)} pending",
             f"{view.windows} windows",
         ]
-        if view.release is not None:
-            model = view.release.model
+        standing = view.standing
+        newest = standing.offered or standing.stable
+        if newest is not None:
+            model = newest.model
             serving = sum(s.active == model for s in states)
             parts.append(f"{model} served by {serving}")
             agreement = view.agreement.get(model)

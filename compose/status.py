@@ -21,6 +21,7 @@ from compose.lag import to_json as lag_to_json
 from compose.summary import share
 from compose.view import View
 from streams.contract.bus import BrokerSettings, Reader
+from streams.contract.decisions import Standing
 from streams.contract.documents import DeviceState
 
 SILENT_S = 15.0
@@ -73,7 +74,7 @@ def to_json(status: Status) -> dict[str, Any]:
     view = status.view
     return {
         "task": view.task,
-        "release": view.release.model_dump() if view.release else None,
+        "release": view.standing.model_dump(),
         "devices": [state.model_dump() for _, state in sorted(view.devices.items())],
         "windows": view.windows,
         "agreement": {m: a.share for m, a in view.agreement.items()},
@@ -130,8 +131,7 @@ def _table(status: Status) -> Table:
 
 def _lines(status: Status) -> Iterator[str]:
     view = status.view
-    release = view.release.model if view.release else "none"
-    yield f"release {release}; {view.windows} windows closed"
+    yield f"{release_line(view.standing)}; {view.windows} windows closed"
     yield (
         f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
@@ -156,3 +156,15 @@ def _drift_line(status: Status) -> str:
         return "drift is not watched: no window's report has any"
     worst = ", ".join(f"{device} ({channel})" for device, channel in alarms.items())
     return f"drift alarms on {len(alarms)} of {watched} devices" + (f": {worst}" if worst else "")
+
+
+def release_line(standing: Standing) -> str:
+    """What devices are to serve."""
+    if standing.stable is None:
+        return "nothing is released"
+    line = f"{standing.stable.model} is released"
+    if standing.offered is not None:
+        line += f", {standing.offered.model} offered to {standing.share:.1%} of the fleet"
+    if standing.candidate is not None:
+        line += f", {standing.candidate.model} waits for its rollout"
+    return line

@@ -66,6 +66,7 @@ class Summary:
     phases: dict[str, float]
     store: str
     sql: str
+    decisions: list[str] = field(default_factory=list)  # about models, in their order
     restarts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -120,6 +121,11 @@ def summarize(
         phases=dict(phases),
         store=str(store / "scores"),
         sql=query_line(state),
+        decisions=[
+            f"{d.kind} {d.model}"
+            for _, d in sorted(view.decisions.items())
+            if d.kind not in ("keys", "teacher")
+        ],
     )
 
 
@@ -217,6 +223,7 @@ def _figures(summary: Summary) -> Table:
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
         "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
         f"{summary.refused} refused, {summary.failed} failed",
+        "releases": ", ".join(summary.decisions) or "-",
         "account": _account(summary),
         "seconds": ", ".join(f"{name} {s:.1f}" for name, s in summary.phases.items()),
     }

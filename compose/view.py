@@ -8,7 +8,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from streams.contract.bus import Received
-from streams.contract.documents import DeviceState, DriftReport, Release, RoundEvent, WindowReport
+from streams.contract.decisions import Decision, Release, Standing
+from streams.contract.documents import DeviceState, DriftReport, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
 
@@ -40,8 +41,7 @@ class View:
     windows_late: int = 0
     latest: dict[str, WindowReport] = field(default_factory=dict)  # of each device, by event time
     scored: Counter[int] = field(default_factory=Counter)  # events, by the second of their report
-    release: Release | None = None
-    releases: list[Release] = field(default_factory=list)
+    decisions: dict[int, Decision] = field(default_factory=dict)  # by number
     rounds: list[RoundEvent] = field(default_factory=list)
     news: deque[str] = field(default_factory=lambda: deque(maxlen=200))
     unreadable: int = 0
@@ -60,8 +60,8 @@ class View:
                 self.devices[state.device] = state
             elif kind == WINDOWS:
                 self._window(WindowReport.decode(message.value), message.time_ms // 1000)
-            elif kind == RELEASES and message.key == self.task.encode():
-                self._release(Release.decode(message.value))
+            elif kind == RELEASES:
+                self._decision(Release.decode(message.value).decision)
             elif kind == ROUNDS:
                 self._round(RoundEvent.decode(message.value))
         except MalformedRecord:
@@ -87,11 +87,15 @@ class View:
             total.labelled += part.labelled
             total.correct += part.correct
 
-    def _release(self, release: Release) -> None:
-        if self.release is None or release.digest != self.release.digest:
-            self.news.append(f"release {release.model}: {release.reason or 'announced'}")
-            self.releases.append(release)
-        self.release = release
+    def _decision(self, decision: Decision) -> None:
+        if decision.seq not in self.decisions:
+            self.news.append(decision_line(decision))
+        self.decisions[decision.seq] = decision
+
+    @property
+    def standing(self) -> Standing:
+        """What the last decision says; as it says of itself."""
+        return self.decisions[max(self.decisions)].standing if self.decisions else Standing()
 
     def _round(self, event: RoundEvent) -> None:
         if event in self.rounds[-500:]:
@@ -149,3 +153,10 @@ def round_line(event: RoundEvent) -> str | None:
         "rejected": f"run {event.run}: candidate not promoted: {event.reason}",
     }
     return lines.get(event.kind)
+
+
+def decision_line(decision: Decision) -> str:
+    """A decision for a person."""
+    about = {"keys": "keys", "teacher": f"teacher {decision.model}"}
+    what = about.get(decision.kind, f"{decision.kind} {decision.model}")
+    return f"release {what}: {decision.reason}"

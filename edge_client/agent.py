@@ -37,9 +37,10 @@ from edge_client.sources import outside
 from edge_client.spool import Spool
 from edge_client.trainer import Trainer
 from edge_client.uplink import Uplink
+from streams.contract.acceptance import Acceptance
 from streams.contract.bus import Producer, Sender, probe
 from streams.contract.cutting import label_fits
-from streams.contract.documents import DeviceState, Release
+from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.failpoints import Failpoint, read_failpoint, unarmed
 from streams.contract.signing import load_public_key
@@ -74,7 +75,14 @@ class Agent:
         self._saved_at = time.monotonic()
         self._scoreboard = Scoreboard(folder / "scoreboard.json")
         trusted = [load_public_key(path) for path in settings.trusted]
-        self._slots = Slots(folder / "slots", task, trusted, failpoint=failpoint)
+        self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
+        self._slots = Slots(
+            folder / "slots",
+            task,
+            lambda: self._acceptance.trusted,
+            known=lambda: self._acceptance.known,
+            failpoint=failpoint,
+        )
         self._node: int | None = None  # Flower's, of the last work
         self._skipped: dict[str, int] = {}
         self._skipping = threading.Lock()
@@ -132,9 +140,8 @@ class Agent:
             task,
             settings.device,
             settings.broker,
-            install=self._install,
-            serving=lambda: self._slots.active,
-            refused=lambda: self._slots.refused,
+            slots=self._slots,
+            acceptance=self._acceptance,
             samples=self.samples,
         )
         self._open_slots()  # last: a start that fails before it is not the model's fault
@@ -180,12 +187,6 @@ class Agent:
     def _skip(self, reason: str, _time_us: int) -> None:
         with self._skipping:  # sources and outcomes have threads of their own
             self._skipped[reason] = self._skipped.get(reason, 0) + 1
-
-    def _install(self, data: bytes, release: Release) -> None:
-        engine = self._slots.install(data, release.digest)
-        log.info(
-            "%s: serving %s, was %s", self._settings.device, engine.model, self._slots.previous
-        )
 
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         if (request.task, request.task_version) != (self._task.name, self._task.version):
@@ -299,6 +300,7 @@ class Agent:
             held_back=self._trainer.held_back,
             personal=self._personal.state,
             node=self._node,
+            release=self._acceptance.seq or None,
             phase="training" if self._trainer.busy else self._phase,
             replayed=self._replay.share_of_pass,
             passes=self._replay.passes_done,

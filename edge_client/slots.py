@@ -40,7 +40,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -55,23 +55,31 @@ from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
 
+Keys = Sequence[Ed25519PublicKey] | Callable[[], Sequence[Ed25519PublicKey]]
+WITHDRAWN = "withdrawn"
+
 
 class Slots:
-    """The two slots of one device; `engine` is what answers now. Safe for several threads."""
+    """The two slots of one device; `engine` is what answers now. Safe for several threads.
+
+    trusted: whose versions are installed; known: whose versions go on being served that were
+    installed before, also where the key has been revoked since.
+    """
 
     def __init__(
         self,
         folder: Path,
         task: Task,
-        trusted: Sequence[Ed25519PublicKey],
+        trusted: Keys,
         *,
+        known: Keys | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         failpoint: Failpoint = unarmed,
     ) -> None:
         self._folder = folder
         self._task = task
-        self._trusted = trusted
+        self._trusted, self._known = trusted, known or trusted
         self._clock = clock
         self._wall = wall
         self._failpoint = failpoint
@@ -103,7 +111,17 @@ class Slots:
         model = self.active
         if model is None:
             raise ArtifactError("name", "there is no version")
-        return self._verified(self._path(model).read_bytes())
+        return self.kept(model)
+
+    def kept(self, model: str) -> Artifact:
+        """One of the two versions, verified; ArtifactError or OSError where it cannot be read."""
+        if model not in (self.active, self.previous):
+            raise ArtifactError("name", f"{model} is in no slot")
+        return self._verified(self._path(model).read_bytes(), kept=True)
+
+    def reinstall(self, model: str) -> Engine:
+        """Activate the previous version, as if it had come anew."""
+        return self._install(self._path(model).read_bytes(), None, kept=True)
 
     def open(self) -> Engine | None:
         """The active version, or the previous one where the active one is broken or has crashed too
@@ -126,8 +144,24 @@ class Slots:
 
     def install(self, data: bytes, digest: str | None = None) -> Engine:
         """Verify and activate an artifact; ArtifactError and OSError leave the old one serving."""
+        return self._install(data, digest)
+
+    def withdraw(self, withdrawn: Mapping[str, str], stable: str | None) -> None:
+        """These are served by no device, with the reasons: not by this one either, where it has
+        `stable` to go back to; and none of them is gone back to. What was withdrawn before and is
+        not any more may be installed again."""
         with self._lock:
-            artifact = self._verified(data, digest)
+            told = {m: f"{WITHDRAWN}: {why}" for m, why in withdrawn.items()}
+            state = self._state.withdrawn(told, f"{WITHDRAWN}:")
+            if state != self._state:
+                self._remember(state)
+            active, previous = self._state.active, self._state.previous
+            if active is not None and active in withdrawn and previous and previous == stable:
+                self._go_back(told[active])
+
+    def _install(self, data: bytes, digest: str | None, *, kept: bool = False) -> Engine:
+        with self._lock:
+            artifact = self._verified(data, digest, kept=kept)
             model = artifact.model
             if model in self._state.refused:
                 raise ArtifactError("refused", f"{model}: {self._state.refused[model]}")
@@ -241,7 +275,7 @@ class Slots:
             return None
         self._mark(model)
         try:
-            artifact = self._verified(self._path(model).read_bytes())
+            artifact = self._verified(self._path(model).read_bytes(), kept=True)
             if artifact.model != model:
                 raise ArtifactError("name", f"its file holds {artifact.model}")
             return Engine(self._task, artifact)
@@ -276,10 +310,11 @@ class Slots:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def _verified(self, data: bytes, digest: str | None = None) -> Artifact:
+    def _verified(self, data: bytes, digest: str | None = None, *, kept: bool = False) -> Artifact:
+        keys = self._known if kept else self._trusted
         return unpack(
             data,
-            self._trusted,
+            keys() if callable(keys) else keys,
             task=self._task.name,
             task_version=self._task.version,
             digest=digest,

@@ -6,7 +6,7 @@ its last ANSWERS answers is above the task's latency budget. Once confirmed it i
 more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Self
 
 import numpy as np
@@ -55,13 +55,26 @@ class SlotState(Document):
         """`model` goes on trial. One that is not confirmed itself takes the previous version's
         place only where there is none: what is gone back to has proved itself where possible."""
         order = [self.active if self.confirmed else None, self.previous, self.active]
-        kept = next((other for other in order if other not in (None, model)), None)
+        kept = next((m for m in order if m not in (None, model) and m not in self.refused), None)
         return SlotState(active=model, previous=kept, refused=self.refused)
 
     def gone_back(self, reason: str | None = None) -> "SlotState":
         """The previous version is active; with a reason the one before is not installed again."""
         refused = self if reason is None else self.refuse(str(self.active), reason)
         return SlotState(active=self.previous, refused=refused.refused)
+
+    def withdrawn(self, told: Mapping[str, str], mark: str) -> "SlotState":
+        """With the versions `told` refused, whose reasons begin with `mark`, and no others refused
+        for such a reason; none of them is gone back to."""
+        state = self.model_copy(
+            update={"refused": {m: w for m, w in self.refused.items() if not w.startswith(mark)}}
+        )
+        for model, reason in told.items():
+            if model not in state.refused:
+                state = state.refuse(model, reason)
+        if state.previous in told:
+            state = state.model_copy(update={"previous": None})
+        return state
 
     def refuse(self, model: str, reason: str) -> "SlotState":
         others = {m: why for m, why in self.refused.items() if m != model}

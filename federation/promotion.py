@@ -1,34 +1,37 @@
-"""Making a version of what a run has learned: sign, keep, serve, announce; in this order, so that
-what is announced is kept. The steps are those of rounds.py."""
+"""Making a version of what a run has learned: sign, keep, decide, tell; in this order, so that
+what is decided on is kept. The steps are those of rounds.py."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation import release
 from federation.evaluation import Verdict
 from federation.exchange import Tensors
 from federation.journal import Journal
 from federation.probe import renew_probe
-from federation.registry import Registry
+from federation.registry import Registry, Stale
+from streams.contract import payload
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, Manifest, pack
-from streams.contract.errors import BrokerUnavailable
+from streams.contract.decisions import Ref
 from streams.contract.failpoints import Failpoint
 from streams.contract.task import Task
+
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """Of one run's task, by one key, into one registry."""
+    """Of one run's task, by one key, into one registry. Without `rollout` there is no controller to
+    move it: all devices are to serve what has passed the gate."""
 
     task: Task
     registry: Registry
     key: Ed25519PrivateKey
     journal: Journal
     failpoint: Failpoint
+    rollout: bool = True
 
     def promote(
         self,
@@ -41,7 +44,7 @@ class Promotion:
         run: str,
         rounds: int,
     ) -> None:
-        """Steps 7 to 9."""
+        """Steps 7 and 8, and what is told of them."""
         manifest = Manifest(
             task=self.task.name,
             task_version=self.task.version,
@@ -58,29 +61,40 @@ class Promotion:
         )
         files = {  # graph and reference for drift stay
             **base.files,
-            WEIGHTS: safetensors.numpy.save(weights),
+            WEIGHTS: payload.whole(weights, self.task.training.payload),
             PROBE: renew_probe(base, weights),
         }
         artifact = self.registry.add(pack(manifest, files, self.key))
         self.failpoint("round-step-7")
-        self.registry.set_serving(artifact.model)
+        self._decide(artifact, verdict.reason, metrics, run)
         self.failpoint("round-step-8")
-        reason = self.announce(artifact.model, verdict.reason)
-        self.failpoint("round-step-9")
         self.journal.publish(
             "promoted",
             round=rounds,
             rounds=rounds,
             base=base.model,
             model=artifact.model,
-            reason=reason,
+            reason=verdict.reason,
             metrics=metrics,
         )
 
-    def announce(self, model: str, reason: str) -> str:
-        """Offer the model to the fleet; the reason, with what kept it from being offered."""
-        try:
-            release.announce(self.journal.producer(), self.registry, model, reason)
-        except BrokerUnavailable as exc:
-            return f"{reason}; not announced yet: {exc}"
-        return reason
+    def _decide(
+        self, artifact: Artifact, reason: str, evidence: Mapping[str, float], run: str
+    ) -> None:
+        """One that waits already gives way: it was made of the same base, and earlier."""
+        if not self.rollout:
+            self.registry.serve(artifact.model, self.key, reason, evidence=evidence, run=run)
+            return
+        ref = Ref(model=artifact.model, digest=artifact.digest)
+        for _ in range(ATTEMPTS):
+            after = self.registry.last()
+            standing = self.registry.standing().model_copy(update={"candidate": ref})
+            try:
+                self.registry.decide(
+                    self.key, "candidate", standing, after,
+                    model=artifact.model, reason=reason, evidence=evidence, run=run,
+                )  # fmt: skip
+            except Stale:
+                continue
+            return
+        raise Stale(f"{ATTEMPTS} decisions in a row were made by somebody else")

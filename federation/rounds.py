@@ -9,14 +9,13 @@
     with the last weights:
     6 evaluate on the devices, decide; if they are better:
     7 sign, keep
-    8 serve
-    9 announce
+    8 decide that it is a candidate, which the controller offers to a few devices first (rollout.py)
 
 The devices' figures for the model that is served come with their first update. A run that dies
 is taken up by the controller, in a run that goes on from its last checkpoint: after 1 to 3 the
 round is done again, from the same weights and the same seed; after 4 and 5 the next one follows;
-after 6 and 7 the gate is gone through again (7: a version's number is used up); after 8 and 9 all
-is done but the announcement, which is made again.
+after 6 and 7 the gate is gone through again (7: a version's number is used up); after 8 all is done
+but the telling.
 """
 
 import hashlib
@@ -43,7 +42,7 @@ from federation.registry import Registry
 from federation.reports import Reports
 from federation.settings import RunSettings
 from streams.contract import payload
-from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import (
     ProcessFailed,
     Retryable,
@@ -72,6 +71,7 @@ class FederatedRun:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     failpoint: Failpoint = unarmed
+    rollout: bool = True
 
     def __post_init__(self) -> None:
         self._collector = Collector(self.fleet, self.policy, self.clock, self.sleep)
@@ -79,7 +79,7 @@ class FederatedRun:
             self.task, self.journal, self.policy.max_staleness, self.aggregator.clip
         )
         self._promotion = Promotion(
-            self.task, self.registry, self.key, self.journal, self.failpoint
+            self.task, self.registry, self.key, self.journal, self.failpoint, self.rollout
         )
 
     def run(self) -> Verdict:
@@ -106,12 +106,12 @@ class FederatedRun:
     def _run(self) -> Verdict:
         base = self.registry.serving()
         if base is None:
-            raise UsageError(f"{self.registry.folder} serves no model yet: run `tidewheel up`")
-        judge = Judge(self.task, base, HeldOut.load(self.registry.heldout_path, self.task))
-        if self.settings.resume and base.manifest.run == self.settings.resume:
-            return self._promoted_already(base)
+            raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
+        judge = Judge(self.task, base, HeldOut.decode(self.registry.heldout(), self.task))
+        if self.settings.resume and (made := self._made_by(self.settings.resume)):
+            return self._promoted_already(made)
         # safetensors gives tensors in another order each time: sums over them differ in last bits.
-        first = dict(sorted(safetensors.numpy.load(base.files[WEIGHTS]).items()))
+        first = dict(sorted(payload.restored(safetensors.numpy.load(base.files[WEIGHTS])).items()))
         done, weights = self._take_up(first, judge)
         self.failpoint("round-step-1")
         for number in range(done + 1, self.settings.rounds + 1):
@@ -126,6 +126,7 @@ class FederatedRun:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
+        weights = payload.rounded(weights, self.task.training.payload)  # as they are released
         verdict, metrics = self._judge(first, weights, judge)
         self.failpoint("round-step-6")
         serving = self.registry.serving()
@@ -243,11 +244,16 @@ class FederatedRun:
         self._intake.conduct = Conduct.from_kept(about.conduct)
         return about.round
 
-    def _promoted_already(self, served: Artifact) -> Verdict:
-        """The run that is resumed came to serve its model, and died before it said so."""
+    def _made_by(self, run: str) -> str | None:
+        """The version that a run's candidate became, whatever has become of that."""
+        made = (d.model for d in self.registry.decisions() if d.run == run)
+        return next(made, None)
+
+    def _promoted_already(self, model: str) -> Verdict:
+        """The run that is resumed had decided on its candidate, and died before it said so."""
         self.journal.resumed_from = self.settings.resume
-        reason = self._promotion.announce(served.model, f"run {self.settings.resume} had served it")
-        self.journal.publish("promoted", model=served.model, reason=reason)
+        reason = f"run {self.settings.resume} had decided on it"
+        self.journal.publish("promoted", model=model, reason=reason)
         return Verdict(True, reason)
 
     def _wait_for_nodes(self) -> list[int]:

@@ -59,20 +59,21 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     task = load_task(str(config["task"]))
     state = Path(str(config["state"]))
     key = load_private_key(_path(config, "signing-key", state / "keys" / "signing.pem"))
-    trusted = [key.public_key()]
+    trusted = [key.public_key(), *map(load_public_key, sorted((state / "keys").glob("*.pub")))]
     if config.get("trusted-key"):
         trusted.append(load_public_key(Path(str(config["trusted-key"]))))
-    folder = _path(config, "registry", state / "registry")
+    place = str(config.get("registry") or state / "registry")
     settings = run_settings(task, run, config, state / "runs")
     broker = _broker(str(config.get("kafka") or ""))
     connect = None if broker is None else lambda: Producer(broker)
     journal = Journal(task.name, run, settings.runs / run / "rounds.jsonl", connect)
-    registry = Registry(folder, task.name, task.version, trusted)
-    fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config, folder)
+    registry = Registry(place, task.name, task.version, trusted)
+    fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config, state)
     reports = None if broker is None else _reports(task, broker)
     return FederatedRun(
         task, settings, registry, key, fleet, journal, aggregator, reports,
         policy(task, run_strategy(task, config)), failpoint=read_failpoint(os.environ),
+        rollout=broker is not None,
     )  # fmt: skip
 
 
@@ -96,12 +97,12 @@ def run_strategy(task: Task, config: RunConfig) -> str:
     return strategy
 
 
-def run_aggregator(task: Task, config: RunConfig, registry: Path) -> Aggregator:
+def run_aggregator(task: Task, config: RunConfig, state: Path) -> Aggregator:
     """That of the run's strategy, with the task's parameters; what privacy has been spent stands in
-    the registry's folder."""
+    the state folder."""
     training, strategy = task.training, run_strategy(task, config)
     if training.privacy is not None:
-        return private(strategy, training, Ledger(registry / "privacy.json"))
+        return private(strategy, training, Ledger(state / "privacy.json"))
     return strategies.make(strategy, training.aggregation, training.shared)
 
 

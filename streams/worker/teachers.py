@@ -1,7 +1,7 @@
 """The teacher that the server offers: read at start, followed on a thread of its own.
 
-A release on `releases` under `delivery.teacher_key` names the artifact. What does not verify, does
-not fit the task or cannot score a window is refused with its reason; the teacher in use goes on.
+The last decision on `releases` names the teacher. What does not verify, does not fit the task or
+cannot score a window is refused with its reason; the teacher in use goes on.
 """
 
 import logging
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from streams.contract.acceptance import Acceptance
 from streams.contract.bus import BrokerSettings, Reader, Received
-from streams.contract.delivery import fetch, teacher_key
-from streams.contract.documents import Release
+from streams.contract.decisions import Release
+from streams.contract.delivery import Download, fetch
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
@@ -36,9 +37,10 @@ class TeacherFeed(threading.Thread):
         threads: int = 1,
     ) -> None:
         super().__init__(name="teachers", daemon=True)
-        self._task, self._settings, self._trusted, self._take = task, settings, trusted, take
+        self._task, self._settings, self._take = task, settings, take
         self._threads = threads
         self._ending = threading.Event()
+        self._acceptance = Acceptance(None, task, trusted)
         self._seen: str | None = None  # the digest of the last one that was tried
 
     def look(self) -> None:
@@ -80,28 +82,33 @@ class TeacherFeed(threading.Thread):
         return Reader(self._settings, [topic_name(self._task.name, RELEASES)])
 
     def _consider(self, messages: list[Received]) -> None:
-        release = self._last(messages)
-        if release is None or release.digest == self._seen:
+        """Decisions are accepted in their order; the last that tells where its bytes are counts."""
+        last = None
+        for message in messages:
+            try:
+                release = Release.decode(message.value)
+                self._acceptance.accept(release)
+                last = release if release.deliveries else last
+            except (ArtifactError, MalformedRecord) as exc:
+                log.warning("%s offset %d: %s", message.topic, message.offset, exc)
+        if last is not None:
+            self._look_at(last)
+
+    def _look_at(self, release: Release) -> None:
+        ref = release.decision.standing.teacher
+        if ref is None or ref.digest == self._seen:
             return
         try:
-            data = fetch(self._settings, release, self._ending)
-            where = f"release {release.model}"
-            teacher = make_teacher(self._task, data, self._trusted, where, self._threads)
-            if teacher.digest != release.digest:
-                raise ArtifactError("digest", f"release {release.model} names another artifact")
+            delivery = next((d for d in release.deliveries if d.model == ref.model), None)
+            if delivery is None:
+                raise ArtifactError("missing", f"teacher {ref.model} is delivered nowhere")
+            data = fetch(self._settings, self._task.name, Download(delivery), self._ending)
+            where = f"release {ref.model}"
+            teacher = make_teacher(self._task, data, self._acceptance.trusted, where, self._threads)
+            if teacher.digest != ref.digest:
+                raise ArtifactError("digest", f"release {ref.model} names another artifact")
         except ArtifactError as exc:
-            log.error("teacher %s refused: %s", release.model, exc)
+            log.error("teacher %s refused: %s", ref.model, exc)
         else:
             self._take(teacher)
-        self._seen = release.digest
-
-    def _last(self, messages: list[Received]) -> Release | None:
-        found = None
-        for message in messages:
-            if message.key != teacher_key(self._task.name) or message.value is None:
-                continue
-            try:
-                found = Release.decode(message.value)
-            except MalformedRecord as exc:
-                log.warning("%s offset %d: %s", message.topic, message.offset, exc)
-        return found
+        self._seen = ref.digest

@@ -2,17 +2,20 @@
 
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from streams.contract.bus import Received
+from streams.contract.decisions import ZERO, Decision, Ref, Standing, sign
 from streams.contract.documents import (
     DeviceState,
     Document,
     ModelWindow,
-    Release,
     RoundEvent,
     WindowReport,
 )
 
 TASK = "tiny"
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
 def received(topic: str, key: str, document: Document | bytes) -> Received:
@@ -41,12 +44,13 @@ def window(
     return received("windows", device, report)
 
 
-def release(model: str, digit: str = "a", key: str = TASK) -> Received:
-    document = Release(
-        task=TASK, task_version=1, number=int(model.partition("-")[0]), model=model,
-        digest=digit * 64, size=1, chunks=1, offset=0, reason="served",
+def release(model: str, seq: int = 1, key: str = TASK) -> Received:
+    """A decision that all devices serve `model`."""
+    decision = Decision(
+        task=TASK, task_version=1, seq=seq, prev=ZERO, kind="served", model=model, reason="a test",
+        time_us=1, key="0" * 16, standing=Standing(stable=Ref(model=model, digest="a" * 64)),
     )  # fmt: skip
-    return received("releases", key, document)
+    return received("releases", key, sign(decision, KEY))
 
 
 def step(kind: str, run: str = "7", **fields: Any) -> Received:

@@ -8,8 +8,7 @@ import torch
 from federation.registry import Registry
 from streams.contract.artifact import WEIGHTS
 from streams.contract.bus import BrokerSettings, Reader, ensure_topics
-from streams.contract.delivery import teacher_key
-from streams.contract.documents import Release
+from streams.contract.decisions import Ref, Release
 from streams.contract.learning import build_teacher, to_safetensors
 from streams.contract.signing import load_public_key
 from streams.contract.task import load_task
@@ -54,11 +53,13 @@ def test_new_weights_are_kept_and_offered(kafka: BrokerSettings, place: tuple[Pa
     assert kept.model in done.stdout
     reader = Reader(kafka, [topic_name(task.name, RELEASES)])
     try:
-        (message,) = reader.read_to_end()
+        _, message = reader.read_to_end()  # under its own key, then under the task's name
     finally:
         reader.close()
-    assert message.key == teacher_key(task.name)
-    assert Release.decode(message.value).digest == kept.digest
+    assert message.key == task.name.encode()
+    found = Release.decode(message.value)
+    assert found.decision.standing.teacher == Ref(model=kept.model, digest=kept.digest)
+    assert [d.model for d in found.deliveries] == [kept.model]
 
 
 def test_what_is_wrong_is_named_and_nothing_is_kept(

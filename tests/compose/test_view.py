@@ -50,7 +50,7 @@ def test_garbage_is_counted_and_changes_nothing(topic: str, value: bytes) -> Non
     found = view(state("d0"), received(topic, TASK, value), window("d0", 0))
     assert found.unreadable == 1
     assert (list(found.devices), found.windows) == (["d0"], 1)
-    assert (found.rounds, found.release) == ([], None)
+    assert (found.rounds, found.decisions) == ([], {})
 
 
 def test_the_last_word_of_a_device_counts() -> None:
@@ -59,12 +59,14 @@ def test_the_last_word_of_a_device_counts() -> None:
 
 
 def test_a_release_is_news_once() -> None:
-    first, second = release("1-aaaaaaaa", "a"), release("2-bbbbbbbb", "b")
-    found = view(first, first, second, release("9-zzzzzzzz", "c", key="other"))
-    assert found.release is not None
-    assert found.release.model == "2-bbbbbbbb"
-    assert [r.model for r in found.releases] == ["1-aaaaaaaa", "2-bbbbbbbb"]
-    assert len(found.news) == 2
+    first, second = release("1-aaaaaaaa", 1), release("2-bbbbbbbb", 2)
+    found = view(first, release("1-aaaaaaaa", 1, key="tiny/00000001"), second)
+    assert found.standing.stable is not None
+    assert found.standing.stable.model == "2-bbbbbbbb"
+    assert [d.model for d in found.decisions.values()] == ["1-aaaaaaaa", "2-bbbbbbbb"]
+    assert list(found.news) == [
+        "release served 1-aaaaaaaa: a test", "release served 2-bbbbbbbb: a test"
+    ]  # fmt: skip
 
 
 def test_the_first_and_the_last_version() -> None:
@@ -76,7 +78,7 @@ def test_the_first_and_the_last_version() -> None:
         state("d1", active="2-b", accuracy={"2-b": score}),
     )
     assert (devices.first_model, devices.last_model) == ("2-b", "10-c")  # numbers, not text
-    devices.absorb(release("11-dddddddd"))
+    devices.absorb(release("11-dddddddd", 3))
     assert devices.last_model == "10-c"  # offered, but no device serves it yet
 
 

@@ -210,10 +210,11 @@ def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
     ensure_topics(kafka, topic_specs(task.name))
     registry = Registry(place.state / "registry", task.name, task.version, [place.key.public_key()])
     first = registry.add(place.version(1)).model
-    registry.set_serving(first)
+    registry.serve(first, place.key, "the first")
     new = registry.add(place.version(2)).model
     producer = Producer(kafka)
-    release.announce(producer, registry, new, "a test")
+    registry.serve(new, place.key, "a test")
+    announced = release.announce(producer, registry, None)
 
     def said() -> DeviceState | None:
         reader = Reader(kafka, [topic_name(task.name, FLEET)])
@@ -244,7 +245,8 @@ def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
     assert not (place.slots / f"{new}.twa").exists()
 
     third = registry.add(place.version(3)).model
-    release.announce(producer, registry, third, "a test")
+    registry.serve(third, place.key, "a test")
+    release.announce(producer, registry, announced)
     producer.close()
     place.start("--speed", "1")
     until(lambda: f"serving {third}, was {first}" in place.log, "another release is installed")

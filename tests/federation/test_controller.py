@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from federation import controller, release
+from federation import controller, release, running
 from federation.metrics import FederationMetrics
 from federation.registry import Registry
 from federation.submission import ConfigValue, Flwr, Submission
 from streams.contract.artifact import Manifest, pack
 from streams.contract.bus import BrokerSettings, Producer, Reader, ensure_topics
-from streams.contract.documents import ModelWindow, Release, RoundEvent, WindowReport
+from streams.contract.decisions import Decision, Release
+from streams.contract.documents import ModelWindow, RoundEvent, WindowReport
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.failpoints import unarmed
 from streams.contract.signing import create_key
@@ -58,7 +59,7 @@ class Rig:
     reader: Reader
     key_path: Path
     events: list[RoundEvent] = field(default_factory=list)
-    releases: list[Release] = field(default_factory=list)
+    releases: list[Decision] = field(default_factory=list)
 
     def serve(self, number: int) -> str:
         """Keep and serve a new model version."""
@@ -67,15 +68,15 @@ class Rig:
         )
         data = pack(manifest, {"weights.safetensors": b"w"}, create_key(self.key_path))
         model = self.registry.add(data).model
-        self.registry.set_serving(model)
+        self.registry.serve(model, create_key(self.key_path), f"version {number}")
         return model
 
     def look(self) -> None:
         for message in self.reader.poll(0.1):
             if message.topic.endswith(ROUNDS):
                 self.events.append(RoundEvent.decode(message.value))
-            else:
-                self.releases.append(Release.decode(message.value))
+            elif message.key == self.name.encode():
+                self.releases.append(Release.decode(message.value).decision)
 
     def wait(self, what: str, condition: Callable[[], bool]) -> None:
         def held() -> bool:
@@ -135,6 +136,7 @@ def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
         state=tmp_path,
         registry=registry.folder,
         public_keys=(key_path.with_suffix(".pub"),),
+        signing_key=key_path,
         submission=flower,
         run_config={"rounds": 2},
         min_events=20,
@@ -190,7 +192,7 @@ def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it
     second = rig.serve(2)
     rig.say("finished", "r1", "promoted")
     rig.wait("the new model is announced", lambda: len(rig.releases) == 2)
-    assert (rig.releases[1].model, rig.releases[1].number) == (second, 2)
+    assert (rig.releases[1].model, rig.releases[1].seq) == (second, 2)
 
 
 @pytest.mark.kafka
@@ -198,18 +200,18 @@ def test_what_is_announced_already_is_not_announced_again(
     rig: Rig, start: Callable[..., threading.Event]
 ) -> None:
     first = rig.serve(1)
-    release.announce(rig.producer, rig.registry, first, "by hand")
+    release.announce(rig.producer, rig.registry, None)
     start()
     rig.disagree_until(first, lambda: bool(rig.flower.started))
     rig.look()
-    assert [r.reason for r in rig.releases] == ["by hand"]
+    assert [r.reason for r in rig.releases] == ["version 1"]
 
 
 @pytest.mark.kafka
 def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
     rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller, "SILENCE_S", 0.2)
+    monkeypatch.setattr(running, "SILENCE_S", 0.2)
     first = rig.serve(1)
     rig.flower.answers.update(dict.fromkeys(("r1", "r2", "r3", "r4"), "finished:failed"))
     stop = start(max_runs=1)
@@ -240,7 +242,7 @@ def test_a_run_that_was_stopped_by_hand_is_not_taken_up(
     rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one that goes on with another."""
-    monkeypatch.setattr(controller, "SILENCE_S", 0.3)
+    monkeypatch.setattr(running, "SILENCE_S", 0.3)
     rig.flower.answers.update({"r1": "finished:failed", "r2": "finished:stopped"})
     rig.serve(1)
     rig.say("started", "r0")
@@ -258,7 +260,7 @@ def test_a_run_that_was_stopped_by_hand_is_not_taken_up(
 def test_a_run_that_ended_well_but_could_not_say_so_is_only_reported(
     rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller, "SILENCE_S", 0.2)
+    monkeypatch.setattr(running, "SILENCE_S", 0.2)
     first = rig.serve(1)
     rig.flower.answers["r1"] = "finished:completed"
     start(max_runs=1)
@@ -306,7 +308,7 @@ def test_a_run_that_cannot_be_taken_up_yet_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(controller, "SILENCE_S", 0.2)
+    monkeypatch.setattr(running, "SILENCE_S", 0.2)
     rig.serve(1)
     rig.say("started", "r9")
     rig.flower.answers["refuse"] = ""

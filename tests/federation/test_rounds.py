@@ -21,11 +21,11 @@ from federation.rounds import FederatedRun
 from federation.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.bus import Received
-from streams.contract.documents import DeviceState, Release, RoundEvent
+from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.records import Headers
 from streams.contract.task import Task
-from streams.contract.topics import RELEASES, ROUNDS
+from streams.contract.topics import ROUNDS
 from tests.federation.test_reports import FakeFollower, state
 
 Device = Callable[[Op, Work, Tensors], Update | str]
@@ -112,6 +112,7 @@ class Rig:
     runs: Path
     kafka: FakeKafka = field(default_factory=FakeKafka)
     strategy: str = "fedavg"
+    rollout: bool = False
 
     def run(self, fleet: FakeFleet, rounds: int = 2, **changes: object) -> FederatedRun:
         journal = Journal("tiny", "7", self.runs / "7" / "rounds.jsonl", lambda: self.kafka)
@@ -128,6 +129,7 @@ class Rig:
             strategies.make(self.strategy),
             clock=lambda: float(next(times)),
             sleep=lambda _s: None,
+            rollout=self.rollout,
         )
 
     def kinds(self) -> list[str]:
@@ -136,7 +138,7 @@ class Rig:
 
 @pytest.fixture
 def rig(tiny: Task, registry: Registry, key: Ed25519PrivateKey, tmp_path: Path) -> Rig:
-    registry.heldout_path.unlink()  # random steps do the people held out no good
+    registry.store.remove("heldout.safetensors")  # random steps do the people held out no good
     return Rig(tiny, registry, key, tmp_path / "runs")
 
 
@@ -146,7 +148,7 @@ def base_weights(registry: Registry) -> Tensors:
     return safetensors.numpy.load(serving.files[WEIGHTS])
 
 
-def test_a_better_model_is_signed_kept_served_and_announced(rig: Rig) -> None:
+def test_a_better_model_is_signed_kept_and_served(rig: Rig) -> None:
     before = base_weights(rig.registry)
     (base,) = rig.registry.models()
     verdict = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003)])).run()
@@ -165,9 +167,26 @@ def test_a_better_model_is_signed_kept_served_and_announced(rig: Rig) -> None:
     assert np.abs(probes[0]["outputs"] - probes[1]["outputs"]).max() > 1e-3
     expected = run_graph(serving.files[GRAPH], probes[1]["inputs"], after)
     np.testing.assert_array_equal(probes[1]["outputs"], expected)
-    announced = [Release.decode(v) for t, _, v in rig.kafka.messages if t == RELEASES]
-    assert [(r.model, r.base) for r in announced] == [(serving.model, base)]
     assert rig.kinds()[-3:] == ["evaluated", "promoted", "finished"]
+
+
+def test_where_there_is_a_controller_a_better_model_is_a_candidate(rig: Rig) -> None:
+    rig.rollout, (base,) = True, rig.registry.models()
+    assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003)])).run().promote
+    standing = rig.registry.standing()
+    assert standing.stable is not None
+    assert standing.candidate is not None
+    assert standing.stable.model == base
+    assert standing.offered is None
+    assert standing.candidate.model.startswith("2-")
+    last = rig.registry.decisions()[-1]
+    assert (last.kind, last.model, last.run) == ("candidate", standing.candidate.model, "7")
+    assert last.evidence["devices"] > last.evidence["devices_base"]
+    # one that comes later takes its place
+    assert rig.run(FakeFleet([sound("a", 0.002), sound("b", 0.004)])).run().promote
+    found = rig.registry.standing().candidate
+    assert found is not None
+    assert found.model.startswith("3-")
 
 
 def test_a_model_that_devices_find_no_better_is_not_served(rig: Rig) -> None:
@@ -176,7 +195,7 @@ def test_a_model_that_devices_find_no_better_is_not_served(rig: Rig) -> None:
     assert not verdict.promote
     assert rig.registry.models() == before
     assert rig.kinds()[-2:] == ["rejected", "finished"]
-    assert not [t for t, _, _ in rig.kafka.messages if t == RELEASES]
+    assert [d.kind for d in rig.registry.decisions()] == ["served"]
 
 
 @pytest.mark.parametrize(
@@ -351,7 +370,7 @@ def test_a_registry_that_serves_nothing_or_damage_stops_the_run(rig: Rig) -> Non
     (rig.registry.folder / "models" / f"{model}.twa").write_bytes(b"TWARTF01")
     with pytest.raises(ArtifactError):
         rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)])).run()
-    (rig.registry.folder / "serving.json").unlink()
+    next((rig.registry.folder / "history").iterdir()).unlink()
     with pytest.raises(UsageError, match="serves no model"):
         rig.run(FakeFleet([])).run()
 
@@ -374,7 +393,7 @@ def test_late_devices_get_three_times_what_most_took(
 
 
 def test_chunks_carry_all_bytes_in_order() -> None:
-    parts = list(release.chunks(b"0123456789", "d" * 64, size=4))
+    parts = list(release.chunks(b"0123456789", size=4))
     assert [part for part, _ in parts] == [b"0123", b"4567", b"89"]
     assert [dict(headers)["index"] for _, headers in parts] == [b"0", b"1", b"2"]
     assert {dict(headers)["chunks"] for _, headers in parts} == {b"3"}

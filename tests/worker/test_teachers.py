@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation import release
 from federation.registry import Registry
 from federation.teacher import replace_teacher
 from streams.contract.artifact import WEIGHTS, Manifest, pack
 from streams.contract.bus import BrokerSettings, ensure_topics
-from streams.contract.delivery import teacher_key
+from streams.contract.decisions import Ref
 from streams.contract.errors import UsageError
 from streams.contract.learning import build_teacher, to_safetensors
 from streams.contract.signing import create_key, load_private_key
@@ -39,6 +40,17 @@ def registry(served: Fleet) -> Registry:
     return made
 
 
+def offer(served: Fleet, registry: Registry, key: Ed25519PrivateKey | None = None) -> Ref:
+    """Decide on the kept teacher, and tell of it."""
+    key = key or load_private_key(served.folder / "key.pem")
+    assert registry.offer_teacher(key, "test")
+    told = release.announce(served.producer, registry, None)
+    assert told is not None
+    found = told.decision.standing.teacher
+    assert found is not None
+    return found
+
+
 def weights(served: Fleet, seed: int) -> bytes:
     torch.manual_seed(seed)
     return to_safetensors(build_teacher(served.task).state_dict())
@@ -58,8 +70,7 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
 ) -> None:
     worker = served.start()
     until(lambda: "waiting for a teacher" in served.log("w0"), "it says what it waits for")
-    first = release.announce_teacher(served.producer, registry, "test")
-    assert first is not None
+    first = offer(served, registry)
     served.ready("w0", [0, 1])
     served.send(batch(D, 0, [1, 2, 3], task=served.task))
     served.wait_until_scored()
@@ -77,14 +88,14 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
             served.folder / f"other-{len(data)}", served.task.name, 1, [signer.public_key()]
         )
         other.add_teacher(pack(manifest, {WEIGHTS: data}, signer))
-        bad = release.announce_teacher(served.producer, other, "test")
-        assert bad is not None
-        until(lambda bad=bad: f"teacher {bad.model} refused" in served.log("w0"), "a refusal")  # type: ignore[misc]
+        offer(served, other, signer)
+        what = {stranger: "not trusted here", key: "refused: "}[signer]
+        until(lambda what=what: what in served.log("w0"), "a refusal")  # type: ignore[misc]
 
     artifact = replace_teacher(served.task, registry, key, weights(served, 2), "new.safetensors")
     assert artifact.model.startswith("2-")
     assert artifact.manifest.base == first.model
-    release.announce_teacher(served.producer, registry, "test")
+    offer(served, registry)
     until(lambda: f"teacher {artifact.model} instead of {first.model}" in served.log("w0"), "swap")
     served.send(batch(D, 3, [11, 12], task=served.task))
     served.wait_until_scored()
@@ -102,10 +113,9 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
 
 def test_garbage_on_releases_is_passed_over(served: Fleet, registry: Registry) -> None:
     topic = topic_name(served.task.name, RELEASES)
-    found = release.announce_teacher(served.producer, registry, "test")
-    assert found is not None
-    served.producer.put(topic, teacher_key(served.task.name), b"garbage")
-    served.producer.put(topic, served.task.name.encode(), found.encode())  # a device's, not ours
+    found = offer(served, registry)
+    for garbage in (b"garbage", b"", b'{"text": "{}", "signature": "' + b"0" * 128 + b'"}'):
+        served.producer.put(topic, served.task.name.encode(), garbage)
     served.start()
     served.send(batch(D, 0, [1], task=served.task))
     served.wait_until_scored()
@@ -113,11 +123,11 @@ def test_garbage_on_releases_is_passed_over(served: Fleet, registry: Registry) -
 
 
 def test_weights_that_do_not_fit_are_not_kept(served: Fleet, registry: Registry) -> None:
-    key, before = load_private_key(served.folder / "key.pem"), registry.teacher_path.read_bytes()
+    key, before = load_private_key(served.folder / "key.pem"), registry.read_teacher()
     for data in (b"", b"garbage", to_safetensors(served.task.build_model().state_dict())):
         with pytest.raises(UsageError, match=r"w\.safetensors does not fit"):
             replace_teacher(served.task, registry, key, data, "w.safetensors")
     empty = Registry(served.folder / "empty", served.task.name, 1, [key.public_key()])
     with pytest.raises(UsageError, match="no teacher yet"):
         replace_teacher(served.task, empty, key, weights(served, 1), "w.safetensors")
-    assert registry.teacher_path.read_bytes() == before
+    assert registry.read_teacher() == before
