@@ -6,6 +6,7 @@ twice: whoever fetches begins at the delivery's offset and takes those with its 
 """
 
 import hashlib
+import http.client
 import logging
 import threading
 import time
@@ -116,7 +117,10 @@ def fetch_url(url: str, limit: int = MAX_BYTES) -> bytes:
                     data += chunk
                     if len(data) > limit:
                         raise ArtifactError("url", f"{url} gives more than {limit} bytes")
-        except (OSError, ValueError) as exc:
+        except urllib.error.HTTPError as exc:
+            exc.close()  # it holds the connection
+            raise Retryable(f"{url}: {exc}") from exc
+        except (OSError, ValueError, http.client.HTTPException) as exc:
             raise Retryable(f"{url}: {exc}") from exc
         if whole is None or len(data) >= whole:
             return bytes(data)
