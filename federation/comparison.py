@@ -25,10 +25,10 @@ of the Iterated Logarithm"). A stage passes by the mirrored test, that of no shi
 
 The differences are taken for normal, and the past for typical; tests.bench.release.rollouts says
 what comes of that on real data. Ranks among the past's windows (conformal test martingales, Vovk
-2021) need no such assumption, but at most n in n + 1 can be told by n windows of the past, and one
-device's two windows cannot tell a useless version then; consecutive windows are not exchangeable
-either. Nothing here is random, and the order of arrival changes nothing: a controller that reads
-the same reports again comes to the same finding.
+2021) need no normal distribution, but a rank among n windows has a p-value of 1 / (n + 1) at the
+least, too coarse for two windows of a useless version to tell; and consecutive windows, which go
+together, are not exchangeable. Nothing here is random, and the order of arrival changes nothing: a
+controller that reads the same reports again comes to the same finding.
 """
 
 import math
