@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from federation import release
+from federation.quiet import QuietHours
 from federation.registry import Registry, Stale
 from federation.rollout import Fleet, Plan, Rollout
 from federation.running import Runs
@@ -62,6 +63,9 @@ class ControllerSettings:
     new_labels: int | None = None
     schedule_s: float | None = None
     max_runs: int | None = None
+    drift_devices: int | None = 2
+    runs_per_day: int | None = None
+    quiet: QuietHours | None = None
     metrics_port: int | None = None
 
 
@@ -120,6 +124,9 @@ class Controller:
             new_labels=settings.new_labels,
             schedule_s=settings.schedule_s,
             max_runs=settings.max_runs,
+            drift_devices=settings.drift_devices,
+            runs_per_day=settings.runs_per_day,
+            quiet=settings.quiet,
         )
         config = {"task": settings.task_ref, **settings.run_config}
         self._runs = Runs(

@@ -14,7 +14,7 @@ from pathlib import Path
 from federation import release
 from federation.lineage import RESUMES, Resumer
 from federation.submission import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
-from federation.triggers import Evidence, Rules, RunsSoFar, reason_to_run
+from federation.triggers import Evidence, Rules, RunsSoFar, decide
 from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.errors import ProcessFailed
 from streams.contract.failpoints import Failpoint
@@ -37,24 +37,34 @@ class Runs:
         rules: Rules,
         clock: Callable[[], float],
         failpoint: Failpoint,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._task, self._submission, self._config = task, submission, config
-        self._rules, self._clock, self._reached = rules, clock, failpoint
+        self._rules, self._clock, self._wall, self._reached = rules, clock, wall, failpoint
         self._folder = state / "controller"
         self._resumer = Resumer(self._folder, state / "runs", submission, config, failpoint)
-        self.evidence = Evidence()
-        self._since = self._heard = clock()
+        self.evidence = Evidence(rules)
+        self._since, self._heard = wall(), clock()
         self._run: str | None = None
         self._finished: set[str] = set()
         self._count = 0
-        self._began: float | None = None
+        self._starts: dict[
+            str, float
+        ] = {}  # by run, wall time; 0 for one that goes on with another
+        self._failed: float | None = None
+        self._held_back: str | None = None
 
     @property
     def so_far(self) -> RunsSoFar:
-        return RunsSoFar(self._count, self._run is not None, self._began)
+        starts = tuple(filter(None, self._starts.values()))
+        return RunsSoFar(self._count, self._run is not None, starts, self._failed)
 
     def take(self, event: RoundEvent, *, live: bool = True) -> None:
         """An event of `rounds`; not live: of before this controller."""
+        if event.kind == "asked":
+            self.evidence.ask(event.reason, event.time_us / 1e6)
+            return
+        self._note_start(event)
         if event.run in self._finished or event.run in self._resumer.earlier:
             # "requested" may come after all else that a short run says; and one that another goes
             # on with may have a last word.
@@ -64,8 +74,6 @@ class Runs:
         if event.kind != "finished":
             if live and self._run is None:
                 log.info("run %s was started by another hand", event.run)
-                self._began = self._clock()
-                self.evidence.run_began()
             self._run = event.run
             return
         self._finished.add(event.run)
@@ -128,22 +136,36 @@ class Runs:
                 self._finished.add(dead)
         self._reached("resume-step-4")
 
+    def _note_start(self, event: RoundEvent) -> None:
+        """When the run of `event` began, for the budgets of a day; one that goes on with another
+        did not."""
+        resumed = event.resumed_from or event.kind == "resumed"
+        if resumed or event.run in self._resumer.earlier:
+            self._starts[event.run] = 0.0
+        elif event.run not in self._starts:
+            self._starts[event.run] = at = event.time_us / 1e6
+            self.evidence.run_began(at)
+
     def start_if_due(self, producer: release.Publisher) -> None:
-        """Start a run where there is cause for one."""
-        now = self._clock()
-        reason = reason_to_run(self._rules, self.evidence, self.so_far, now, self._since)
-        if reason is None:
+        """Start a run where there is cause for one, and nothing holds it back."""
+        now = self._wall()
+        found = decide(self._rules, self.evidence, self.so_far, now, self._since)
+        if found.held_back not in (None, self._held_back):
+            log.info("no run yet although %s: %s", found.cause, found.held_back)
+        self._held_back = found.held_back
+        if not found.start:
             return
-        self._began = now  # also when it fails: the next attempt waits for the interval
-        self.evidence.run_began()
         try:
             run = self._submission.start(self._config, self._folder)
         except ProcessFailed as exc:
-            log.error("no run although %s: %s", reason, exc)
+            log.error("no run although %s: %s", found.cause, exc)
+            self._failed = now
             return
+        self.evidence.run_began(now)
+        self._starts[run] = now
         self._run, self._count, self._heard = run, self._count + 1, self._clock()
-        log.info("run %s: %s", run, reason)
-        self._publish(producer, run, "requested", reason)
+        log.info("run %s: %s", run, found.cause)
+        self._publish(producer, run, "requested", found.cause or "")
 
     def _publish(
         self, producer: release.Publisher, run: str, kind: RoundKind, reason: str, **fields: str

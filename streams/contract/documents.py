@@ -209,6 +209,7 @@ class WindowReport(Document):
 
 
 RoundKind = Literal[
+    "asked",
     "requested",
     "resumed",
     "started",
