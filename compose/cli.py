@@ -321,6 +321,16 @@ def controller(
     artifact_url: Annotated[
         str, typer.Option(metavar="URL", help="Where devices get the registry's files as well.")
     ] = "",
+    drift_devices: Annotated[
+        int, typer.Option(min=0, help="Devices whose inputs drift that start a run; 0: never.")
+    ] = 2,
+    runs_per_day: Annotated[
+        int | None, typer.Option(min=0, help="Runs in 24 hours at the most; by hand passes it.")
+    ] = None,
+    quiet_hours: Annotated[
+        str | None,
+        typer.Option(metavar="FROM-TO", help="No run begins then, as 22:00-06:00, local time."),
+    ] = None,
     metrics_port: MetricsPort = None,
 ) -> None:
     """Decide when the fleet learns, and move what it has learned to the devices or back.
@@ -333,8 +343,10 @@ def controller(
     from compose.references import absolute_reference
     from federation.canary import Rules
     from federation.controller import ControllerSettings, run
+    from federation.quiet import QuietHours
     from federation.rollout import Plan
 
+    quiet = None if quiet_hours is None else QuietHours.parse(quiet_hours)
     layout = Layout(state)
     place = registry or str(layout.registry)
     rules = Rules(alpha=false_rollbacks, minimum_windows=min_windows, max_wait_s=max_wait)
@@ -373,10 +385,27 @@ def controller(
             new_labels=new_labels,
             schedule_s=schedule,
             max_runs=max_runs,
+            drift_devices=drift_devices or None,
+            runs_per_day=runs_per_day,
+            quiet=quiet,
             metrics_port=metrics_port,
         ),
         stop,
     )
+
+
+@app.command()
+def train(
+    task: TaskArgument,
+    reason: Annotated[str, typer.Option(help="Why, for those who look at the runs later.")] = "",
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+) -> None:
+    """Ask the controller for a federated run. No budget forbids it; one that goes on ends first."""
+    from compose.asking import ask_for_run
+
+    said = ask_for_run(broker_of(state, kafka), load_task(task).name, reason)
+    console().print(said)
 
 
 @app.command()

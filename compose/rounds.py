@@ -85,7 +85,7 @@ def from_topic(settings: BrokerSettings, task: str) -> list[RoundEvent]:
 
 def history(events: Iterable[RoundEvent]) -> list[RunSummary]:
     """Runs in the order in which they began; an event that was told twice counts once."""
-    unique = {event.encode(): event for event in events}
+    unique = {event.encode(): event for event in events if event.run}  # "asked" is of none
     runs: dict[str, RunSummary] = {}
     for event in sorted(unique.values(), key=lambda event: event.time_us):
         run = runs.setdefault(event.run, RunSummary(event.run, event.time_us))

@@ -143,6 +143,7 @@ def round_line(event: RoundEvent) -> str | None:
     figures = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
     where = f"round {event.round}/{event.rounds}" if event.rounds else f"round {event.round}"
     lines = {
+        "asked": f"a run was asked for: {event.reason}",
         "requested": f"run {event.run}: requested: {event.reason}",
         "resumed": f"run {event.run}: {event.reason}",
         "refused": f"{where}: update of {event.device} refused: {event.reason}",

@@ -1,5 +1,6 @@
 """The controller on a real Kafka, with a stand-in for Flower's command."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compose.asking import ask_for_run
 from federation import controller, release, running
 from federation.metrics import FederationMetrics
 from federation.registry import Registry
@@ -346,6 +348,43 @@ def test_a_run_that_flower_refuses_is_tried_again_later(
     rig.disagree_until(first, lambda: "no route" in caplog.text)
     del rig.flower.answers["refuse"]
     rig.disagree_until(first, lambda: bool(rig.flower.started))
+
+
+@pytest.mark.kafka
+def test_by_hand_a_run_starts_whatever_the_budgets_once(
+    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rig.serve(1)
+    stop = start(runs_per_day=0, max_runs=0)
+    said = ask_for_run(rig.broker, rig.name, "new phones")
+    assert said.startswith(f"asked for a run of {rig.name}: by hand: new phones")
+    rig.wait("the run is told", lambda: ("r1", "requested") in rig.kinds())
+    assert rig.reasons("requested")["r1"] == "by hand: new phones"
+    rig.say("finished", "r1", "rejected")
+    stop.set()
+    caplog.clear()
+    start(runs_per_day=0, schedule_s=0.0)  # it reads of what was asked, and of the run
+    rig.wait("it is held back", lambda: "no run yet" in caplog.text)
+    assert len(rig.flower.started) == 1
+
+
+@pytest.mark.kafka
+def test_a_restarted_controller_knows_todays_runs(
+    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = rig.serve(1)
+    stop = start(runs_per_day=1)
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    rig.say("finished", "r1", "rejected")
+    rig.wait("it has ended", lambda: "run r1 finished" in caplog.text)
+    stop.set()
+    start(runs_per_day=1)
+    held = "1 runs began in the last 24 hours, 1 are allowed"
+    rig.disagree_until(first, lambda: held in caplog.text)
+    assert len(rig.flower.started) == 1
+    assert caplog.text.count(held) == 1
 
 
 @pytest.mark.kafka
