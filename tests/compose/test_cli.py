@@ -60,7 +60,8 @@ def port_without_listener() -> int:
         ("node remove", ["DEVICE", "--state", "--superlink", "--superlink-ca"]),
         ("controller", ["--superlink", "--superlink-ca", "--rounds", "--strategy", "--min-devices",
                         "--min-events", "--min-interval", "--new-labels", "--schedule",
-                        "--max-runs"]),
+                        "--max-runs", "--drift-devices", "--runs-per-day", "--quiet-hours"]),
+        ("train", ["TASK", "--reason", "--state", "--kafka"]),
         ("prepare", ["TASK", "--state"]),
         ("status", ["TASK", "--state", "--kafka", "--json"]),
         ("query", ["SQL", "--state", "--store", "--json"]),
@@ -161,6 +162,8 @@ def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> N
     fails(tidewheel("controller", TINY, folder=tmp_path), 2, "signing.pub")
     done = tidewheel("controller", TINY, "--superlink", "nowhere", folder=tmp_path)
     fails(done, 2, "--superlink nowhere", "HOST:PORT")
+    done = tidewheel("controller", TINY, "--quiet-hours", "22-6", folder=tmp_path)
+    fails(done, 2, "'22-6'", "22:00-06:00")
 
 
 def test_a_superlink_that_is_not_told_is_asked_for(tmp_path: Path) -> None:
@@ -177,6 +180,7 @@ def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
     done = tidewheel("status", TINY, "--kafka", address, folder=tmp_path)
     fails(done, 1, address, "--kafka HOST:PORT")
     fails(tidewheel("status", TINY, folder=tmp_path, TIDEWHEEL_KAFKA=address), 1, address)
+    fails(tidewheel("train", TINY, "--kafka", address, folder=tmp_path), 1, address)
 
 
 def test_the_state_folders_broker_is_asked_when_none_is_named(tmp_path: Path) -> None:

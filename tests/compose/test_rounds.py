@@ -92,6 +92,11 @@ def test_a_run_that_came_to_nothing_tells_why() -> None:
     assert "failed: no update" in printed([run])
 
 
+def test_what_was_asked_for_is_no_run() -> None:
+    asked = event("", "asked", reason="by hand")
+    assert [run.run for run in history([asked, *two_runs()])] == ["r1", "r2"]
+
+
 def test_the_table_and_the_json_say_the_same() -> None:
     runs = history(two_runs())
     text = printed(runs)
