@@ -88,10 +88,21 @@ class Device:
     lab       central data; trains the teacher
     fleet     a device of the fleet
     held-out  never trained on; the candidate is evaluated on it
+
+    Devices of one `group` (a site, a model of machine) are a cohort: no candidate is served that
+    does worse for them. Those without one are none.
     """
 
     name: str
     role: Role
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if self.group and not DEVICE_NAME.fullmatch(self.group):
+            raise TaskError(
+                f"device {self.name!r}: group {self.group!r} must be letters, digits, '.', '_' "
+                "or '-', and start with a letter or a digit"
+            )
 
 
 @dataclass(frozen=True)
