@@ -323,6 +323,43 @@ class Reader:
             raise unavailable(self._settings, exc) from exc
         return found
 
+    def read_back(self, timeout_s: float = 5.0, step: int = 16) -> Iterator[list[Received]]:
+        """What the topics have now, from their ends backwards: of each partition the last `step`
+        messages, then those before them, until all are told or `timeout_s` is over."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            followed = list(self._consumer.assignment())
+            begins = self._consumer.beginning_offsets(followed)
+            ends = self._consumer.end_offsets(followed)
+            while before := {tp: end for tp, end in ends.items() if end > begins[tp]}:
+                starts = {tp: max(begins[tp], end - step) for tp, end in before.items()}
+                found = self._between(starts, before, deadline)
+                if found is None:
+                    return
+                yield found
+                ends = starts
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def _between(
+        self,
+        starts: dict[TopicPartition, int],
+        ends: dict[TopicPartition, int],
+        deadline: float,
+    ) -> list[Received] | None:
+        """The messages from `starts` to before `ends`; None where they did not come in time."""
+        self._consumer.pause(*self._consumer.assignment())
+        self._consumer.resume(*ends)
+        for tp, start in starts.items():
+            self._consumer.seek(tp, start)
+        found: list[Received] = []
+        while any(self._consumer.position(tp, timeout_ms=5000) < end for tp, end in ends.items()):
+            if time.monotonic() > deadline:
+                return None
+            polled = self.poll(0.2)
+            found += [m for m in polled if m.offset < ends[TopicPartition(m.topic, m.partition)]]
+        return found
+
     def close(self) -> None:
         self._consumer.close(timeout_ms=1000)
 
