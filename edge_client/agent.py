@@ -35,7 +35,7 @@ from edge_client.settings import EdgeSettings
 from edge_client.slots import Slots
 from edge_client.sources import outside
 from edge_client.spool import Spool
-from edge_client.trainer import Trainer
+from edge_client.trainer import Trainer, served_by
 from edge_client.uplink import Uplink
 from streams.contract.acceptance import Acceptance
 from streams.contract.bus import Producer, Sender, probe
@@ -110,6 +110,7 @@ class Agent:
             folder,
             self.samples,
             MachineConditions(settings.minimum_battery, settings.maximum_celsius),
+            served_by(self._slots),
         )
         self._personal = Personal(
             task, self._name, folder, self._slots, self.samples, self._trainer.work

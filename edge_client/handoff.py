@@ -49,8 +49,9 @@ class WorkRequest(Document):
 class WorkReply(Document):
     """What the device did. After "train" the body holds the new weights.
 
-    `samples` were trained on (or evaluated); metrics of "train" include the evaluation of the
-    weights received on the device's held-out labelled segments: `correct` of `evaluated`.
+    `samples` were trained on (or evaluated); metrics include the evaluation of the weights
+    received on the device's held-out labelled segments: `correct` of `evaluated`. After "evaluate"
+    they are also compared with the version that the device serves, see training.compare.
     `error` is None when all went well.
     """
 
@@ -90,13 +91,15 @@ class Answer(Document):
 
 class Job(Document):
     """From the agent to its trainer: a request with where the device's rows are, which file, once
-    it exists, stops the training, and where the tensors are kept that are the device's own."""
+    it exists, stops the training, and where the tensors are kept that are the device's own.
+    served: the file of the weights of the request's base, "" where the device does not serve it."""
 
     device: str
     request: WorkRequest
     samples: str
     stop: str
     own: str = ""
+    served: str = ""
 
 
 def call(

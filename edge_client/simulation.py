@@ -9,6 +9,8 @@ the round and the node's number added. With `Training.shared`, what a node keeps
 
     <state>/simulated/<run>/<device>.safetensors
 
+and beside it, in `served.base`, lies the version that all of them serve, to compare with.
+
 Torch stays loaded between two messages: the engine, Ray, keeps its processes.
 """
 
@@ -17,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -25,12 +28,15 @@ from edge_client.client_app import Op, answer
 from edge_client.handoff import Job, WorkReply, WorkRequest
 from edge_client.sample_file import Columns, write_stream
 from edge_client.splits import HELD_OUT, NEITHER, split_of
-from edge_client.trainer import rows_file
+from edge_client.trainer import handed_file
 from edge_client.training import work
+from streams.contract import payload
 from streams.contract.cutting import segments_of
+from streams.contract.disk import write_atomic
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 
+SERVED = "served.base"  # no name of a device's file
 RECORDINGS = 64  # devices whose rows are kept between messages
 
 app = ClientApp()
@@ -69,14 +75,23 @@ class Simulated:
     def work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
         torch.set_num_threads(1)  # many nodes train at the same time
         own = request.model_copy(update={"seed": request.seed + self._node})
-        with rows_file(self._folder) as (file, name):
+        served = self._served(request, block)
+        with handed_file(self._folder) as (file, name):
             write_stream(file, [self.rows()], {})
             file.flush()
             job = Job(
                 device=self.device, request=own, samples=name, stop=str(self._folder / "stop"),
-                own=str(self._folder / f"{self.device}.safetensors"),
+                own=str(self._folder / f"{self.device}.safetensors"), served=served,
             )  # fmt: skip
             return work(self._task, job, block)
+
+    def _served(self, request: WorkRequest, block: bytes) -> str:
+        """The file of the version that all of these devices serve: what the first round sends."""
+        path = self._folder / SERVED
+        if request.op == "train" and request.round == 1 and not path.exists():
+            weights = payload.restored(payload.unpack(block))
+            write_atomic(path, safetensors.numpy.save(weights))
+        return str(path) if path.exists() else ""
 
     def rows(self) -> Columns:
         """What a device writes for its trainer."""

@@ -1,13 +1,14 @@
 """The agent's side of the trainer: start the child on demand, hand it one request at a time."""
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -22,13 +23,20 @@ from edge_client.handoff import (
     send_frame,
 )
 from edge_client.samples import Samples
-from streams.contract.errors import MalformedRecord
+from edge_client.slots import Slots
+from streams.contract.artifact import WEIGHTS
+from streams.contract.errors import ArtifactError, MalformedRecord
+
+log = logging.getLogger(__name__)
 
 _START_S = 60.0
 
+Served = Callable[[str], bytes | None]
+
 
 class Trainer:
-    """Owns the child process; `work` is called by the socket's thread alone."""
+    """Owns the child process; `work` is called by the socket's thread alone. `served` gives the
+    verified weights of a version, None where the device does not serve it."""
 
     def __init__(
         self,
@@ -37,12 +45,14 @@ class Trainer:
         folder: Path,
         samples: Samples,
         conditions: Conditions | None = None,
+        served: Served = lambda _model: None,
     ) -> None:
         self._reference = reference
         self._device = device
         self._folder = folder
         self._samples = samples
         self._conditions = conditions
+        self._served = served
         self.held_back: str | None = None  # why the last training was not begun, or was ended
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
@@ -76,10 +86,13 @@ class Trainer:
                 self.busy = self._yields = False
 
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
-        with rows_file(self._folder) as (file, name):
+        served = self._served(request.base) if request.op == "evaluate" else None
+        with handed_file(self._folder) as (file, name), handed_file(self._folder) as (base, path):
             self._samples.write_training_rows(file)
             file.flush()
-            return self._exchange(request, weights, name)
+            base.write(served or b"")
+            base.flush()
+            return self._exchange(request, weights, name, path if served else "")
 
     def _against(self) -> bool:
         self.held_back = self._conditions.against_training() if self._conditions else None
@@ -96,7 +109,9 @@ class Trainer:
         with contextlib.suppress(OSError):
             self._stop_file.touch()
 
-    def _exchange(self, request: WorkRequest, weights: bytes, rows: str) -> tuple[WorkReply, bytes]:
+    def _exchange(
+        self, request: WorkRequest, weights: bytes, rows: str, served: str
+    ) -> tuple[WorkReply, bytes]:
         connection = self._connected()
         job = Job(
             device=self._device,
@@ -104,6 +119,7 @@ class Trainer:
             samples=rows,
             stop=str(self._stop_file),
             own=str(self._folder / OWN),
+            served=served,
         )
         connection.settimeout(request.time_budget_s + _START_S)
         send_frame(connection, job.encode(), weights)
@@ -148,12 +164,29 @@ class Trainer:
         self._stop_file.unlink(missing_ok=True)
 
 
+def served_by(slots: Slots) -> Served:
+    """For a Trainer: what the device serves. Where its file cannot be read any more a candidate has
+    nothing to be compared with."""
+
+    def served(model: str) -> bytes | None:
+        if model != slots.active:
+            return None
+        try:
+            artifact = slots.artifact()
+        except (OSError, ArtifactError) as exc:
+            log.warning("%s is not compared with: %s", model, exc)
+            return None
+        return artifact.files.get(WEIGHTS) if artifact.model == model else None
+
+    return served
+
+
 @contextlib.contextmanager
-def rows_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
+def handed_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
     """A file that the child opens by its name, gone afterwards: in memory where the system can, so
     that a full disk is no reason not to train and raw data is not written a second time."""
     if hasattr(os, "memfd_create"):
-        with os.fdopen(os.memfd_create("tidewheel-rows"), "wb") as file:
+        with os.fdopen(os.memfd_create("tidewheel-job"), "wb") as file:
             yield file, f"/proc/{os.getpid()}/fd/{file.fileno()}"
     else:
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".arrow") as file:

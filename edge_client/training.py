@@ -60,13 +60,56 @@ def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]
     return {"evaluated": float(len(segments)), "correct": float(right.sum())}
 
 
+def compare(
+    task: Task,
+    served: torch.nn.Module,
+    model: torch.nn.Module,
+    segments: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, float]:
+    """How both answer the held-out rows: how many of `evaluated` are `correct` by the model and
+    `base_correct` by the version that is served, how many the model has `gained` (only it is right)
+    and `lost`. The same of each class as `class-3-evaluated`, with the rows of other classes that
+    it, `false`, and the version served, `base_false`, take for this one; but where an update is
+    private: how many rows of a class a device has, it keeps for itself then."""
+    if not len(segments):
+        return {"evaluated": 0.0, "correct": 0.0}
+    outputs = [learning.predict(each, segments) for each in (served, model)]
+    base, right = (task.correct(each, labels) for each in outputs)
+    found = _paired("", base, right)
+    if not task.classes or task.training.privacy is not None:
+        return found
+    classes, answers = labels[:, 0].astype(np.int64), [each.argmax(axis=1) for each in outputs]
+    for index in np.unique(np.concatenate([classes, *answers])):
+        of, prefix = classes == index, f"class-{index}-"
+        found |= _paired(prefix, base[of], right[of])
+        for name, answer in zip(("base_false", "false"), answers, strict=True):
+            found[prefix + name] = float((answer[~of] == index).sum())
+    return found
+
+
+def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    parts = {
+        "evaluated": np.ones(len(right), np.bool_),
+        "correct": right,
+        "base_correct": base,
+        "gained": right & ~base,
+        "lost": base & ~right,
+    }
+    return {prefix + name: float(rows.sum()) for name, rows in parts.items()}
+
+
 def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
     """Do one request: evaluate what came, and for "train" fine-tune it on the training rows."""
     request = job.request
     rows = Rows(task, Path(job.samples))
     received = payload.restored(payload.unpack(block))
     model = learning.load_state(task.build_model(), received)
-    metrics = evaluate(task, model, rows)
+    if request.op == "evaluate" and job.served:
+        served = learning.load_weights(task.build_model(), Path(job.served).read_bytes())
+        metrics = compare(task, served, model, *rows.held_out)
+    else:
+        metrics = evaluate(task, model, rows)
     reply = WorkReply(device=job.device, base=request.base, metrics=metrics)
     if request.op == "evaluate":
         return reply.model_copy(update={"samples": int(metrics["evaluated"])}), b""

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from edge_client.handoff import WorkReply, WorkRequest, receive_frame, send_frame
+from edge_client.training import compare
 from federation.dataset import segments_of_device, stack
 from federation.evaluation import score
 from streams.contract import learning, payload
@@ -25,6 +26,7 @@ class StandInAgent:
     def __init__(self, task: Task, device: str, path: Path, trick: Trick | None = None) -> None:
         self.task, self.device, self.path, self.trick = task, device, path, trick
         self.requests: list[WorkRequest] = []
+        self._served: dict[str, np.ndarray] = {}
         data = stack(task, [segments_of_device(task, device)])
         cut = len(data.labels) * 3 // 4
         self.x, self.y = data.segments[:cut], data.labels[:cut]
@@ -65,24 +67,25 @@ class StandInAgent:
     def _work(self, request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
         received = payload.restored(payload.unpack(body))
         model = learning.load_state(self.task.build_model(), received)
+        reply = WorkReply(device=self.device, samples=len(self.y), base=request.base)
+        if request.op == "evaluate":
+            served = learning.load_state(self.task.build_model(), self._served or received)
+            metrics = compare(self.task, served, model, self.held_x, self.held_y)
+            return reply.model_copy(update={"metrics": metrics}), b""
+        self._served = self._served or received  # what the first round sends
         result = score(self.task, learning.predict(model, self.held_x), self.held_y)
         metrics = {"correct": result.correct, "evaluated": result.evaluated}
-        if request.op == "train":
-            learning.fit(
-                model,
-                len(self.y),
-                learning.segment_loss(self.task, model, self.x, self.y),
-                epochs=request.epochs,
-                batch_size=request.batch_size,
-                learning_rate=request.learning_rate,
-                seed=request.seed,
-            )
+        learning.fit(
+            model,
+            len(self.y),
+            learning.segment_loss(self.task, model, self.x, self.y),
+            epochs=request.epochs,
+            batch_size=request.batch_size,
+            learning_rate=request.learning_rate,
+            seed=request.seed,
+        )
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         if self.trick is not None:
             weights = self.trick(weights)
-        reply = WorkReply(
-            device=self.device, samples=len(self.y), base=request.base, metrics=metrics
-        )
-        if request.op == "evaluate":
-            return reply, b""
+        reply = reply.model_copy(update={"metrics": metrics})
         return reply, payload.up(weights, received, request.payload)
