@@ -41,9 +41,8 @@ Tensors = dict[str, np.ndarray]
 class About(Document):
     """What belongs to the tensors. `settings` are the run's, as far as its result depends on them.
 
-    norms: of the updates admitted so far; fleet_base: by device, correct and evaluated answers of
-    the base; node_of: which node trained first under a device's name; strategy: what `server` is
-    the state of; conduct: how the nodes behaved.
+    norms: of the updates admitted so far; node_of: which node trained first under a device's name;
+    strategy: what `server` is the state of; conduct: how the nodes behaved.
     """
 
     model_config = ConfigDict(
@@ -60,7 +59,6 @@ class About(Document):
     settings: dict[str, bool | int | float | str]
     counts: dict[str, int] = {}
     norms: list[float] = []
-    fleet_base: dict[str, tuple[float, float]] = {}
     node_of: dict[str, int] = {}
     strategy: str = ""
     conduct: Kept = Kept()

@@ -1,21 +1,14 @@
-"""How good a candidate is, and whether that is good enough: figures and the gate.
+"""How many answers of a model are right: of the people held out centrally, and as devices say."""
 
-Two kinds of evidence: the people held out centrally, evaluated here, and the segments that each
-device keeps out of its training, counted by the devices themselves.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import safetensors.numpy
 
+from federation.figures import DEVICE_CAP
+from federation.gate import Comparison, Paired
 from streams.contract.task import Task
-
-CENTRAL_TOLERANCE = 0.01  # by how much held-out people may do worse while the fleet gains
-DEVICE_CAP = 2048  # no device's figures weigh more than this many segments
-ROUNDING = 1e-9  # a gain of exactly the margin passes, whatever its last bit
-EVALUATED_NEEDED = 20  # segments on all devices together, fewer decide nothing
 
 
 @dataclass(frozen=True)
@@ -28,12 +21,6 @@ class Accuracy:
     @property
     def share(self) -> float:
         return self.correct / self.evaluated if self.evaluated else 0.0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    promote: bool
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -72,39 +59,47 @@ def reported(metrics: Mapping[str, float]) -> Accuracy | None:
     return Accuracy(correct * scale, evaluated * scale)
 
 
-def paired(
-    base: Mapping[str, Accuracy], candidate: Mapping[str, Accuracy]
-) -> tuple[Accuracy, Accuracy]:
-    """Both models over the devices that evaluated both: one that came or went biases nothing."""
-    devices = sorted(set(base) & set(candidate))
-    return total([base[d] for d in devices]), total([candidate[d] for d in devices])
-
-
 def total(parts: list[Accuracy]) -> Accuracy:
     return Accuracy(sum(p.correct for p in parts), sum(p.evaluated for p in parts))
 
 
-def decide(
-    central_base: Accuracy,
-    central_candidate: Accuracy,
-    fleet_base: Accuracy,
-    fleet_candidate: Accuracy,
-    margin: float,
-) -> Verdict:
-    """The gate. The fleet's own segments have to gain `margin` while the people held out do not
-    lose; where too little was evaluated on devices, the people held out have to gain it."""
-    central_gain = central_candidate.share - central_base.share
-    central = f"held-out {central_base.share:.3f} to {central_candidate.share:.3f}"
-    if min(fleet_base.evaluated, fleet_candidate.evaluated) >= EVALUATED_NEEDED:
-        gain = fleet_candidate.share - fleet_base.share
-        fleet = f"on devices {fleet_base.share:.3f} to {fleet_candidate.share:.3f}"
-        if gain < margin - ROUNDING:
-            return Verdict(False, f"{fleet} gains less than {margin:.3f}")
-        if central_base.evaluated and central_gain < -CENTRAL_TOLERANCE - ROUNDING:
-            return Verdict(False, f"{central} loses more than {CENTRAL_TOLERANCE:.3f}")
-        return Verdict(True, f"{fleet}, {central}" if central_base.evaluated else fleet)
-    if not central_base.evaluated:
-        return Verdict(False, "nothing was evaluated: no held-out people and no device's segments")
-    if central_gain < margin - ROUNDING:
-        return Verdict(False, f"{central} gains less than {margin:.3f}; no device evaluated both")
-    return Verdict(True, f"{central}; no device evaluated both")
+def compare(
+    task: Task,
+    outputs: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    groups: Mapping[str, np.ndarray] | None = None,
+) -> Comparison:
+    """What the served version and the candidate answer to the same rows, (n, outputs) each, against
+    (n, label_size). clusters: (n,) numbers of what falls together, see gate; groups: (n,) bool by
+    name."""
+    right = [task.correct(each, labels) for each in outputs]
+    cohorts = {
+        f"group {name}": _paired(right, clusters, rows) for name, rows in (groups or {}).items()
+    }
+    classes = labels[:, 0].astype(np.int64)
+    for index, name in enumerate(task.classes):
+        of = classes == index
+        false = [int((each.argmax(axis=1)[~of] == index).sum()) for each in outputs]
+        cohorts[f"class {name}"] = replace(
+            _paired(right, clusters, of), base_false=false[0], false=false[1]
+        )
+    return Comparison(_paired(right, clusters, np.ones(len(labels), np.bool_)), cohorts)
+
+
+def _paired(right: Sequence[np.ndarray], clusters: np.ndarray, rows: np.ndarray) -> Paired:
+    base, candidate = (each[rows] for each in right)
+    gained, lost = candidate & ~base, base & ~candidate
+    nets = np.bincount(clusters[rows], gained.astype(np.int64) - lost.astype(np.int64))
+    down, squares = np.maximum(-nets, 0).sum(), (nets**2).sum()
+    return Paired(
+        len(base), int(base.sum()), int(gained.sum()), int(lost.sum()),
+        down=int(down), squares=int(squares),
+    )  # fmt: skip
+
+
+def spells(task: Task, labels: np.ndarray) -> np.ndarray:
+    """(n,) numbers of the runs of rows of one class; for targets each row is one of its own."""
+    if not task.classes or not len(labels):
+        return np.arange(len(labels))
+    return np.cumsum(np.concatenate([[0], labels[1:, 0] != labels[:-1, 0]])).astype(np.int64)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from federation import evaluation
+from federation import figures
 from federation.admission import Refusal, Round, Update, admit, norm, well_formed
 from federation.conduct import Conduct
-from federation.evaluation import Accuracy
 from federation.exchange import Answer, Tensors
+from federation.gate import Comparison
 from federation.journal import Journal
-from streams.contract.task import Task
+from streams.contract.task import DEVICE_NAME, Task
 
 METRICS = 20  # figures of one update that are told
 
@@ -143,18 +143,21 @@ class Intake:
         reason = f"{refusal.reason}: {refusal.detail}"
         self.journal.publish("refused", device=device, reason=reason, **about)
 
-    def figures(self, answers: Sequence[Answer]) -> dict[str, Accuracy]:
+    def figures(self, answers: Sequence[Answer]) -> dict[str, Comparison]:
         """What devices found at the end, by name: of nodes without a refusal, and of the node that
-        trained under the name; only names that trained have figures before."""
-        return {
-            a.update.device: figures
+        trained under the name. A name that two others give is nobody's."""
+        said = [
+            (a.update.device, found)
             for a in answers
             if a.error is None
             and a.update is not None
+            and DEVICE_NAME.fullmatch(a.update.device)
             and a.node not in self.conduct.refused
             and self.node_of.get(a.update.device, a.node) == a.node
-            and (figures := evaluation.reported(a.update.metrics))
-        }
+            and (found := figures.read(self.task, a.update.metrics))
+        ]
+        names = Counter(name for name, _ in said)
+        return {name: found for name, found in said if names[name] == 1}
 
     def told(self) -> dict[str, float]:
         """The round's refusals as figures."""

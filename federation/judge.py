@@ -1,65 +1,89 @@
-"""What speaks for a candidate: the people held out, and the devices before and after."""
+"""What speaks for a candidate and against it: the devices, the people held out, the teacher."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from federation import evaluation
-from federation.admission import Update
-from federation.evaluation import Accuracy, HeldOut, Verdict
-from federation.exchange import Answer, Tensors
+import numpy as np
+
+from federation import evaluation, figures, gate
+from federation.evaluation import Accuracy, HeldOut
+from federation.exchange import Tensors
+from federation.gate import Comparison, Evidence, Rules, Verdict
 from federation.graph import run_graph
-from federation.intake import Intake
+from federation.recent import Recent
 from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
 
 
-@dataclass
+@dataclass(frozen=True)
 class Judge:
-    """fleet_base: what each device found for the model that is served; base_until: the round that
-    first averaged, 0 when it lies in a run before, None when there was none yet. Work of the rounds
-    up to it has carried the model that is served."""
+    """`base` is the version that is served; `recent` reads the stored windows, None where there
+    are none to read."""
 
     task: Task
     base: Artifact
     held_out: HeldOut
-    fleet_base: dict[str, Accuracy] = field(default_factory=dict)
-    base_until: int | None = None
-
-    def note(self, updates: Sequence[Update], number: int) -> float:
-        """Keep the figures that devices sent with their updates; their accuracy before training."""
-        figures = {u.device: a for u in updates if (a := evaluation.reported(u.metrics))}
-        if self.base_until is None:
-            self.base_until = number
-        for update in updates:
-            if update.device in figures and number - update.staleness <= self.base_until:
-                self.fleet_base.setdefault(update.device, figures[update.device])
-        return evaluation.total(list(figures.values())).share
+    recent: Callable[[], Recent | None] | None = None
 
     def central(self, weights: Tensors) -> Accuracy:
         """Of the people held out."""
         if not len(self.held_out.labels):
             return Accuracy()
-        outputs = run_graph(self.base.files[GRAPH], self.held_out.segments, weights)
+        outputs = self._outputs(self.held_out.segments, weights)
         return evaluation.score(self.task, outputs, self.held_out.labels)
 
     def decide(
         self,
         first: Tensors,
         candidate: Tensors,
-        answers: Sequence[Answer],
-        intake: Intake,
+        devices: Mapping[str, Comparison],
         margin: float,
-    ) -> tuple[Verdict, dict[str, float]]:
-        """The gate. answers: the devices' figures for the candidate; first: the served weights."""
-        after = intake.figures(answers)
-        fleet_base, fleet_candidate = evaluation.paired(self.fleet_base, after)
-        central_base, central = self.central(first), self.central(candidate)
-        verdict = evaluation.decide(central_base, central, fleet_base, fleet_candidate, margin)
-        return verdict, {
-            "held_out_base": central_base.share,
-            "held_out": central.share,
-            "held_out_segments": central.evaluated,
-            "devices_base": fleet_base.share,
-            "devices": fleet_candidate.share,
-            "device_segments": fleet_candidate.evaluated,
-        }
+    ) -> Verdict:
+        """The gate. first: the served weights; devices: what each of them found."""
+        evidence = Evidence(
+            figures.pool(self.task, devices),
+            self._on_held_out(first, candidate),
+            self._on_recent(first, candidate),
+        )
+        return gate.decide(evidence, Rules(margin))
+
+    def _on_held_out(self, first: Tensors, candidate: Tensors) -> Comparison:
+        segments, labels = self.held_out.segments, self.held_out.labels
+        if not len(labels):
+            return Comparison()
+        clusters = evaluation.spells(self.task, labels)
+        return self._compared(first, candidate, segments, labels, clusters)
+
+    def _on_recent(self, first: Tensors, candidate: Tensors) -> Comparison:
+        found = self.recent() if self.recent is not None else None
+        if found is None:
+            return Comparison()
+        labels = self.task.labels_from(found.teacher)
+        groups, clusters = (
+            self._groups(found.devices),
+            np.unique(found.devices, return_inverse=True)[1],
+        )
+        return self._compared(first, candidate, found.segments, labels, clusters, groups)
+
+    def _compared(
+        self,
+        first: Tensors,
+        candidate: Tensors,
+        segments: np.ndarray,
+        labels: np.ndarray,
+        clusters: np.ndarray,
+        groups: Mapping[str, np.ndarray] | None = None,
+    ) -> Comparison:
+        outputs = self._outputs(segments, first), self._outputs(segments, candidate)
+        return evaluation.compare(self.task, outputs, labels, clusters, groups)
+
+    def _groups(self, devices: np.ndarray) -> dict[str, np.ndarray]:
+        """Which rows are of a device of which group."""
+        members: dict[str, list[str]] = {}
+        for device in self.task.devices():
+            if device.group:
+                members.setdefault(device.group, []).append(device.name)
+        return {group: np.isin(devices, names) for group, names in members.items()}
+
+    def _outputs(self, segments: np.ndarray, weights: Tensors) -> np.ndarray:
+        return run_graph(self.base.files[GRAPH], segments, weights)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.evaluation import Verdict
 from federation.exchange import Tensors
+from federation.gate import Verdict
 from federation.journal import Journal
 from federation.probe import renew_probe
 from federation.registry import Registry, Stale

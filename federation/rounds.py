@@ -11,33 +11,34 @@
     7 sign, keep
     8 decide that it is a candidate, which the controller offers to a few devices first (rollout.py)
 
-The devices' figures for the model that is served come with their first update. A run that dies
-is taken up by the controller, in a run that goes on from its last checkpoint: after 1 to 3 the
-round is done again, from the same weights and the same seed; after 4 and 5 the next one follows;
-after 6 and 7 the gate is gone through again (7: a version's number is used up); after 8 all is done
-but the telling.
+A run that dies is taken up by the controller, in a run that goes on from its last checkpoint: after
+1 to 3 the round is done again, from the same weights and the same seed; after 4 and 5 the next one
+follows; after 6 and 7 the gate is gone through again (7: a version's number is used up); after 8
+all is done but the telling.
 """
 
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation import checkpoint, resume, selection
+from federation import checkpoint, evaluation, resume, selection
 from federation.admission import norm
 from federation.aggregator import Aggregator
 from federation.collecting import Collector, Policy
 from federation.conduct import Conduct
-from federation.evaluation import Accuracy, HeldOut, Verdict
+from federation.evaluation import HeldOut
 from federation.exchange import Fleet, Tensors, Work
+from federation.gate import Verdict
 from federation.intake import Intake
 from federation.journal import Journal
 from federation.judge import Judge
 from federation.promotion import Promotion
+from federation.recent import Recent
 from federation.registry import Registry
 from federation.reports import Reports
 from federation.settings import RunSettings
@@ -57,7 +58,8 @@ NODE_POLL_S = 0.2
 
 @dataclass
 class FederatedRun:
-    """One run of a task, from the model that is served to a verdict."""
+    """One run of a task, from the model that is served to a verdict. `recent` reads the latest
+    stored windows."""
 
     task: Task
     settings: RunSettings
@@ -68,6 +70,7 @@ class FederatedRun:
     aggregator: Aggregator
     reports: Reports | None = None
     policy: Policy = field(default_factory=Policy)
+    recent: Callable[[], Recent | None] | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     failpoint: Failpoint = unarmed
@@ -107,7 +110,8 @@ class FederatedRun:
         base = self.registry.serving()
         if base is None:
             raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
-        judge = Judge(self.task, base, HeldOut.decode(self.registry.heldout(), self.task))
+        held_out = HeldOut.decode(self.registry.heldout(), self.task)
+        judge = Judge(self.task, base, held_out, self.recent)
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
         # safetensors gives tensors in another order each time: sums over them differ in last bits.
@@ -127,19 +131,20 @@ class FederatedRun:
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
         weights = payload.rounded(weights, self.task.training.payload)  # as they are released
-        verdict, metrics = self._judge(first, weights, judge)
+        verdict = self._judge(first, weights, judge)
         self.failpoint("round-step-6")
         serving = self.registry.serving()
         if verdict.promote and (serving is None or serving.model != base.model):
             other = serving.model if serving else "nothing"
-            verdict = Verdict(False, f"{base.model} was the base and {other} is served by now")
-        run, rounds, reason = self.settings.run, self.settings.rounds, verdict.reason
+            reason = f"{base.model} was the base and {other} is served by now"
+            verdict = replace(verdict, promote=False, reason=reason)
+        run, rounds, metrics = self.settings.run, self.settings.rounds, dict(verdict.evidence)
         if verdict.promote:
             counts = self._intake.counts
             self._promotion.promote(weights, base, verdict, metrics, counts, run=run, rounds=rounds)
         else:
             about: dict[str, Any] = {"round": rounds, "rounds": rounds, "base": base.model}
-            self.journal.publish("rejected", reason=reason, metrics=metrics, **about)
+            self.journal.publish("rejected", reason=verdict.reason, metrics=metrics, **about)
         return verdict
 
     def _round(self, number: int, weights: Tensors, judge: Judge) -> Tensors:
@@ -167,12 +172,12 @@ class FederatedRun:
             self.journal.publish("failed", reason=reason, metrics=refusals, **about)
             self._save(number, weights, judge)
             return weights
-        before = judge.note(updates, number)
+        told = [accuracy for u in updates if (accuracy := evaluation.reported(u.metrics))]
         self._intake.norms += [norm(u.weights, u.sent or weights) for u in updates]
         averaged = self.aggregator.aggregate(updates, weights)
         metrics = {
             "admitted": float(len(updates)),
-            "devices_before": before,
+            "devices_before": evaluation.total(told).share,
             "norm": norm(averaged, weights),
             "seconds": self.clock() - began,
             **self.aggregator.told(),
@@ -202,7 +207,7 @@ class FederatedRun:
             if isinstance(found, str):
                 self.journal.publish("failed", reason=f"{found}: begun anew", base=base)
             else:
-                done, weights = self._restore(found, judge), found.weights
+                done, weights = self._restore(found), found.weights
         self._save(done, weights, judge)  # under this run's name: it can be taken up as well
         if self.journal.resumed_from:
             reason = f"goes on after round {done} of run {s.resume}"
@@ -221,7 +226,6 @@ class FederatedRun:
             settings=resume.lasting(self.settings),
             counts=self._intake.counts,
             norms=self._intake.norms,
-            fleet_base={d: (a.correct, a.evaluated) for d, a in judge.fleet_base.items()},
             node_of=self._intake.node_of,
             strategy=self.aggregator.name,
             conduct=self._intake.conduct.kept(),
@@ -229,7 +233,7 @@ class FederatedRun:
         found = checkpoint.Checkpoint(about, weights, self.aggregator.state())
         checkpoint.save(self.settings.runs, found)
 
-    def _restore(self, found: checkpoint.Checkpoint, judge: Judge) -> int:
+    def _restore(self, found: checkpoint.Checkpoint) -> int:
         """Know what the earlier run knew; the round that it had done."""
         about = found.about
         self.journal.resumed_from = about.run
@@ -237,8 +241,6 @@ class FederatedRun:
         self._intake.counts = {**self._intake.counts, **about.counts}
         self._intake.norms = list(about.norms)
         self.aggregator.load(found.server)
-        judge.fleet_base = {d: Accuracy(*figures) for d, figures in about.fleet_base.items()}
-        judge.base_until = 0 if about.norms else None
         self._intake.node_of = dict(about.node_of)
         self._intake.free_names(self.fleet.nodes())
         self._intake.conduct = Conduct.from_kept(about.conduct)
@@ -306,15 +308,13 @@ class FederatedRun:
             payload=self.task.training.payload,
         )
 
-    def _judge(
-        self, first: Tensors, candidate: Tensors, judge: Judge
-    ) -> tuple[Verdict, dict[str, float]]:
+    def _judge(self, first: Tensors, candidate: Tensors, judge: Judge) -> Verdict:
         """Evaluate the candidate on the devices and centrally, and decide."""
         number, base = self.settings.rounds, judge.base.model
         work, deadline = self._work(number, base), self.settings.round_deadline_s
         answers = self._collector.evaluate(self.fleet.nodes(), work, candidate, deadline)
-        verdict, metrics = judge.decide(
-            first, candidate, answers, self._intake, self.settings.margin
-        )
+        devices = self._intake.figures(answers)
+        verdict = judge.decide(first, candidate, devices, self.settings.margin)
+        metrics = dict(verdict.evidence)
         self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
-        return verdict, metrics
+        return verdict

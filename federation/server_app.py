@@ -17,12 +17,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
-from federation import strategies
+from federation import recent, strategies
 from federation.admission import Refusal, Update
 from federation.aggregator import Aggregator
 from federation.exchange import Answer, Op, Tensors, Work
 from federation.journal import Journal
 from federation.privacy import Ledger, private
+from federation.recent import Recent
 from federation.registry import Registry
 from federation.reports import Reports
 from federation.rounds import FederatedRun
@@ -72,7 +73,9 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     reports = None if broker is None else _reports(task, broker)
     return FederatedRun(
         task, settings, registry, key, fleet, journal, aggregator, reports,
-        policy(task, run_strategy(task, config)), failpoint=read_failpoint(os.environ),
+        policy(task, run_strategy(task, config)),
+        recent=None if broker is None else lambda: _recent(task, broker),
+        failpoint=read_failpoint(os.environ),
         rollout=broker is not None,
     )  # fmt: skip
 
@@ -87,6 +90,10 @@ def _broker(kafka: str) -> BrokerSettings | None:
 def _reports(task: Task, broker: BrokerSettings) -> Reports:
     topic = topic_name(task.name, FLEET)
     return Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
+
+
+def _recent(task: Task, broker: BrokerSettings) -> Recent | None:
+    return recent.read(task, lambda topic: Reader(broker, [topic], timeout_s=3.0))
 
 
 def run_strategy(task: Task, config: RunConfig) -> str:

@@ -16,12 +16,14 @@ import safetensors.numpy
 
 from edge_client.handoff import WorkReply, WorkRequest
 from edge_client.samples import Samples
+from edge_client.slots import Slots
 from edge_client.splits import HELD_OUT, TRAIN
-from edge_client.trainer import Trainer
+from edge_client.trainer import Trainer, served_by
 from streams.contract import payload
 from streams.contract.learning import to_safetensors
+from streams.contract.signing import create_key
 from streams.contract.task import Task, load_task
-from tests.edge_client.models import TINY
+from tests.edge_client.models import TINY, artifact, plain, tiny
 from tests.small_disk import fill, small_disk
 
 __all__ = ["small_disk"]
@@ -198,6 +200,42 @@ def test_one_child_of_low_priority_serves_all_requests(
     trainer.work(request("evaluate"), weights)
     assert children(reference) == [child]
     assert os.getpriority(os.PRIO_PROCESS, child) == 10
+
+
+def test_a_candidate_is_compared_with_the_version_served_where_that_is_the_runs_base(
+    reference: str, samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    trainer = Trainer(reference, "d0", tmp_path, samples, served={"1-aaaaaaaa": weights}.get)
+    try:
+        trained = trainer.work(request(), weights)[1]
+        reply, _ = trainer.work(request("evaluate"), trained)
+        other = request("evaluate").model_copy(update={"base": "2-bbbbbbbb"})
+        alone, _ = trainer.work(other, trained)
+    finally:
+        trainer.stop()
+    metrics = reply.metrics
+    assert metrics["evaluated"] == 40
+    assert metrics["gained"] > 10
+    assert metrics["correct"] == metrics["base_correct"] + metrics["gained"] - metrics["lost"]
+    assert sum(metrics[f"class-{n}-evaluated"] for n in range(3)) == 40
+    assert alone.metrics == {name: metrics[name] for name in ("evaluated", "correct")}
+
+
+def test_what_a_device_serves_is_handed_over_verified_or_not_at_all(tmp_path: Path) -> None:
+    key = create_key(tmp_path / "signing.pem")
+    slots = Slots(tmp_path / "slots", tiny, [key.public_key()])
+    served = served_by(slots)
+    assert served("") is None
+    slots.install(artifact(key, plain(0)))
+    model = slots.active
+    assert model is not None
+    found = served(model)
+    assert found is not None
+    assert set(safetensors.numpy.load(found)) == set(plain(0).state_dict())
+    assert served("2-bbbbbbbb") is None
+    path = tmp_path / "slots" / f"{model}.twa"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert served(model) is None
 
 
 def test_too_few_samples_are_an_error_in_the_reply(

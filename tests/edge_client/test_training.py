@@ -11,6 +11,8 @@ from edge_client import own, training
 from edge_client.handoff import OWN, PERSONAL, Job, WorkRequest
 from edge_client.samples import Samples
 from edge_client.splits import HELD_OUT, TRAIN
+from federation import figures
+from federation.gate import Paired
 from streams.contract import payload
 from streams.contract.clipping import length
 from streams.contract.payload import Payload
@@ -49,6 +51,79 @@ def work(
     reply, block = training.work(task, job, payload.down(first, kind))
     assert reply.error is None
     return sent, payload.completed(payload.unpack(block), sent), payload.unpack(block)
+
+
+def rows_file(task: Task, folder: Path) -> Path:
+    """24 labelled segments to learn from and 8 held out, of the first two classes."""
+    samples, noise = Samples(task, folder / "samples.arrow"), np.random.default_rng(0)
+    for i in range(32):
+        segment = noise.normal(0, 1, task.segment_shape).astype(np.float32)
+        answer, label = np.zeros(task.outputs, np.float32), np.array([i // 4 % 2], np.float32)
+        samples.add(i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
+    path = folder / "rows.arrow"
+    with path.open("wb") as file:
+        samples.write_training_rows(file)
+    return path
+
+
+def always(index: int) -> dict[str, np.ndarray]:
+    """The weights of a model that answers one class to everything."""
+    tensors = {n: np.zeros_like(t) for n, t in with_batch_norm(0).state_dict().items()}
+    return {
+        **{n: np.asarray(t) for n, t in tensors.items()},
+        "5.bias": np.eye(3)[index].astype(np.float32),
+    }
+
+
+def compared(task: Task, folder: Path, served: bool = True) -> dict[str, float]:
+    """What a device that serves a model of class 0 finds for one of class 2."""
+    base = folder / "base.safetensors"
+    base.write_bytes(safetensors.numpy.save(always(0)))
+    request = WorkRequest(
+        op="evaluate", run="7", round=1, task=task.name, task_version=1, base="1-a", epochs=1,
+        batch_size=16, learning_rate=0.05,
+    )  # fmt: skip
+    job = Job(
+        device="d0", request=request, samples=str(rows_file(task, folder)), stop="",
+        served=str(base) if served else "",
+    )  # fmt: skip
+    reply, block = training.work(task, job, payload.down(always(2), "float32"))
+    assert (reply.error, reply.samples, block) == (None, 8, b"")
+    return reply.metrics
+
+
+def test_a_candidate_is_compared_with_the_version_served_row_by_row(
+    task: Task, tmp_path: Path
+) -> None:
+    metrics = compared(task, tmp_path)
+    assert metrics == {
+        "evaluated": 8, "correct": 0, "base_correct": 4, "gained": 0, "lost": 4,
+        "class-0-evaluated": 4, "class-0-correct": 0, "class-0-base_correct": 4,
+        "class-0-gained": 0, "class-0-lost": 4, "class-0-base_false": 4, "class-0-false": 0,
+        "class-1-evaluated": 4, "class-1-correct": 0, "class-1-base_correct": 0,
+        "class-1-gained": 0, "class-1-lost": 0, "class-1-base_false": 0, "class-1-false": 0,
+        "class-2-evaluated": 0, "class-2-correct": 0, "class-2-base_correct": 0,
+        "class-2-gained": 0, "class-2-lost": 0, "class-2-base_false": 0, "class-2-false": 8,
+    }  # fmt: skip
+    found = figures.read(task, metrics)
+    assert found is not None
+    assert found.rows == Paired(8, 4, 0, 4)
+
+
+def test_a_device_that_serves_something_else_tells_of_the_candidate_alone(
+    task: Task, tmp_path: Path
+) -> None:
+    metrics = compared(task, tmp_path, served=False)
+    assert metrics == {"evaluated": 8, "correct": 0}
+    assert figures.read(task, metrics) is None
+
+
+def test_a_private_device_keeps_for_itself_which_classes_it_has(task: Task, tmp_path: Path) -> None:
+    privacy = Privacy(clip=0.05, noise_multiplier=1.0)
+    made = replace(task, training=replace(task.training, privacy=privacy))
+    metrics = compared(made, tmp_path)
+    assert set(metrics) == {"evaluated", "correct", "base_correct", "gained", "lost"}
+    assert figures.read(made, metrics) is not None
 
 
 def test_in_float32_the_weights_come_back_whole(task: Task, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ def sample(number: int = 1, run: str = "7") -> Checkpoint:
         settings={"rounds": 3, "learning_rate": 0.1, "strategy": "mean", "clip": True},
         counts={"admitted": 5, "refused": 1},
         norms=[0.1, 1 / 3, float("inf")],
-        fleet_base={"d0": (3.5, 2048.0)},
         node_of={"d0": 2**64 - 1},
         strategy="fedadam",
         conduct=Kept(refused=[3], received=["00ff"], offences=[(3, 1)], until=[(4, 9)]),

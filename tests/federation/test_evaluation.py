@@ -2,60 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from federation.evaluation import (
-    CENTRAL_TOLERANCE,
-    DEVICE_CAP,
-    Accuracy,
-    HeldOut,
-    decide,
-    paired,
-    reported,
-    score,
-)
+from federation.evaluation import Accuracy, HeldOut, compare, reported, score, spells
+from federation.figures import DEVICE_CAP
+from federation.gate import Comparison, Paired
 from streams.contract.task import Task
-
-NONE = Accuracy()
-
-
-def of(share: float, n: float = 1000) -> Accuracy:
-    return Accuracy(share * n, n)
-
-
-@pytest.mark.parametrize(
-    ("central", "fleet", "promoted", "why"),
-    [
-        ((of(0.8), of(0.8)), (of(0.7), of(0.71)), True, "on devices"),
-        ((of(0.8), of(0.8)), (of(0.7), of(0.705)), False, "gains less"),
-        ((of(0.8), of(0.79)), (of(0.7), of(0.8)), True, "held-out"),
-        ((of(0.8), of(0.78)), (of(0.7), of(0.8)), False, "loses more"),
-        ((NONE, NONE), (of(0.7), of(0.8)), True, "on devices"),
-        ((of(0.8), of(0.81)), (NONE, NONE), True, "no device evaluated both"),
-        ((of(0.8), of(0.805)), (NONE, NONE), False, "gains less"),
-        ((of(0.8), of(0.9)), (of(0.7, 5), of(0.1, 5)), True, "no device evaluated both"),
-        ((NONE, NONE), (NONE, NONE), False, "nothing was evaluated"),
-    ],
-)
-def test_the_gate(
-    central: tuple[Accuracy, Accuracy], fleet: tuple[Accuracy, Accuracy], promoted: bool, why: str
-) -> None:
-    verdict = decide(*central, *fleet, margin=0.01)
-    assert (verdict.promote, why in verdict.reason) == (promoted, True), verdict.reason
-
-
-share = st.floats(0, 1)
-
-
-@given(share, share, share, share, st.floats(0, 0.2))
-def test_nothing_is_promoted_that_the_devices_find_worse(
-    cb: float, cc: float, fb: float, fc: float, margin: float
-) -> None:
-    verdict = decide(of(cb), of(cc), of(fb), of(fc), margin)
-    if verdict.promote:
-        assert fc - fb >= margin - 1e-6
-        assert cc - cb >= -CENTRAL_TOLERANCE - 1e-6
 
 
 @pytest.mark.parametrize(
@@ -79,11 +30,6 @@ def test_no_device_outweighs_the_others() -> None:
     assert (found.evaluated, found.share) == (DEVICE_CAP, 0.5)
 
 
-def test_only_devices_that_evaluated_both_models_are_compared() -> None:
-    base, after = {"a": of(0.5), "gone": of(0.1)}, {"a": of(0.6), "new": of(0.9)}
-    assert paired(base, after) == (of(0.5), of(0.6))
-
-
 def test_a_regression_is_correct_within_its_tolerance(tiny: Task) -> None:
     task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
     outputs = np.array([[1.0], [2.0], [3.0]], np.float32)
@@ -95,3 +41,32 @@ def test_held_out_segments_survive_the_disk(tiny: Task) -> None:
     assert len(HeldOut.decode(None, tiny).labels) == 0
     data = HeldOut(np.ones((4, 2, 20), np.float32), np.zeros((4, 1), np.float32))
     np.testing.assert_array_equal(HeldOut.decode(data.encode(), tiny).segments, data.segments)
+
+
+def test_two_models_are_compared_row_by_row_and_by_cohort(tiny: Task) -> None:
+    labels, north = np.array([[0], [0], [1], [1], [1]], np.float32), np.arange(5) < 3
+    outputs = np.eye(3)[[0, 0, 0, 2, 1]], np.eye(3)[[0, 1, 1, 2, 1]]
+    found = compare(tiny, outputs, labels, np.arange(5), {"north": north})
+    assert found.rows == Paired(5, 3, 1, 1, down=1, squares=2)
+    assert found.cohorts == {
+        "group north": Paired(3, 2, 1, 1, down=1, squares=2),
+        "class slow": Paired(2, 2, 0, 1, base_false=1, down=1, squares=1),
+        "class middle": Paired(3, 1, 1, 0, false=1, squares=1),
+        "class fast": Paired(base_false=1, false=1),
+    }
+    together = compare(tiny, outputs, labels, np.array([0, 0, 0, 1, 1]))
+    assert together.rows == Paired(5, 3, 1, 1)
+
+
+def test_targets_are_no_cohorts(tiny: Task) -> None:
+    task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
+    labels = np.array([[1.0], [2.0]], np.float32)
+    found = compare(task, (labels + 1, labels), labels, np.zeros(2, np.int64))
+    assert found == Comparison(Paired(2, 0, 2, 0, squares=4))
+
+
+def test_a_spell_is_a_run_of_one_class(tiny: Task) -> None:
+    labels = np.array([[0], [0], [1], [1], [0]], np.float32)
+    assert spells(tiny, labels).tolist() == [0, 0, 1, 1, 2]
+    assert spells(replace(tiny, classes=(), targets=("speed",)), labels).tolist() == [0, 1, 2, 3, 4]
+    assert len(spells(tiny, labels[:0])) == 0

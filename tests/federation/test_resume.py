@@ -20,7 +20,7 @@ from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.failpoints import Failpoint, unarmed
 from streams.contract.task import Task
-from tests.federation.test_rounds import FakeFleet, FakeKafka
+from tests.federation.test_rounds import FakeFleet, FakeKafka, compared
 
 ROUNDS = 3
 IN_ROUNDS = [(f"round-step-{n}", time) for n in (2, 3, 4, 5) for time in (1, 2, 3)]
@@ -48,13 +48,14 @@ def learner(name: str, scale: float = 0.001) -> Callable[[Op, Work, Tensors], Up
 
     def answer(op: Op, work: Work, weights: Tensors) -> Update:
         noise = np.random.default_rng([work.seed, *name.encode()])
-        share = 0.5 if op == "train" and work.round == 1 else 0.7
         moved = {
             key: (value + scale * noise.standard_normal(value.shape)).astype(value.dtype)
             for key, value in weights.items()
         }
         tensors = moved if op == "train" else {}
-        metrics = {"correct": 100 * share, "evaluated": 100.0}
+        metrics = {"correct": 50.0, "evaluated": 100.0}
+        if op == "evaluate":
+            metrics = compared(100, 50, 20)
         samples = int(noise.integers(20, 200))
         return Update(name, work.task, work.task_version, work.base, samples, tensors, metrics)
 
@@ -232,7 +233,7 @@ def test_restarted_nodes_are_known_by_their_names_again(rig: Rig, undisturbed: A
         rig.kill(run, point, time, devices=FakeFleet([*sound]))
         assert rig.run(f"{run}-on", run, devices=Restarted([*sound])).run().promote
         last = [e for e in rig.kafka.events if e.kind == "evaluated"][-1]
-        assert last.metrics["device_segments"] == 300
+        assert last.metrics["devices_segments"] == 300
         assert rig.kinds(f"{run}-on").count("refused") == 0
         rig.forget(first)
 

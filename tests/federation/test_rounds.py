@@ -82,12 +82,19 @@ class FakeFleet:
         return found
 
 
+def compared(n: int, base: int, gained: int, lost: int = 0) -> dict[str, float]:
+    """A device's figures for the candidate beside the served version."""
+    parts = {"evaluated": n, "correct": base + gained - lost, "base_correct": base}
+    return {name: float(v) for name, v in {**parts, "gained": gained, "lost": lost}.items()}
+
+
 def sound(name: str, step: float, gain: float = 0.1) -> Device:
     """Moves all weights by `step`; finds the candidate better by `gain` than the base."""
 
     def answer(op: Op, work: Work, weights: Tensors) -> Update:
-        share = 0.5 if op == "train" and work.round == 1 else 0.5 + gain
-        metrics = {"correct": 100 * share, "evaluated": 100.0}
+        metrics = {"correct": 50.0, "evaluated": 100.0}
+        if op == "evaluate":
+            metrics = compared(100, 50, round(100 * gain))
         moved = {key: value + np.float32(step) for key, value in weights.items()}
         weights = moved if op == "train" else {}
         return Update(name, work.task, work.task_version, work.base, 50, weights, metrics)
@@ -324,16 +331,17 @@ def test_a_run_with_a_robust_rule_goes_where_the_honest_go(rig: Rig, strategy: s
 
 
 def test_a_refused_device_has_no_say_at_the_gate(rig: Rig) -> None:
-    liar = hostile("e", lambda u: replace(u, samples=0, metrics={"correct": 0, "evaluated": 2000}))
+    lies = compared(2000, 2000, 0, 2000)
+    liar = hostile("e", lambda u: replace(u, samples=0, metrics=lies))
     verdict = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), liar])).run()
     assert verdict.promote
 
 
 def test_whoever_takes_another_devices_name_does_not_silence_it(rig: Rig) -> None:
-    thief = hostile("e", lambda u: replace(u, device="a", metrics={"correct": 0, "evaluated": 9}))
+    thief = hostile("e", lambda u: replace(u, device="a", metrics=compared(9, 9, 0, 9)))
     assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), thief])).run().promote
     last = [event for event in rig.kafka.events if event.kind == "evaluated"][-1]
-    assert last.metrics["device_segments"] == 200
+    assert last.metrics["devices_segments"] == 200
 
 
 def test_a_failure_is_told_and_the_rest_is_averaged(rig: Rig) -> None:
