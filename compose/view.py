@@ -140,7 +140,8 @@ def model_number(model: str) -> int:
 
 def round_line(event: RoundEvent) -> str | None:
     """One step of a run for a person; None for what is too small to tell."""
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
+    metrics = {n: v for n, v in event.metrics.items() if "/" not in n}  # cohorts are for who looks
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
     where = f"round {event.round}/{event.rounds}" if event.rounds else f"round {event.round}"
     lines = {
         "asked": f"a run was asked for: {event.reason}",
