@@ -38,9 +38,9 @@ def _one_thread() -> Iterator[None]:
 
 def test_a_first_round_of_devices_with_3_of_6_classes_is_refused(tmp_path: Path) -> None:
     """Fifteen people, each with the labels of three classes drawn for it, one round of FedAvg from
-    the first model: it forgets what most of them have not. How far it falls depends on the draw; of
-    the seeds 0 to 4 all but the last come to a refusal, and 1 and 3 to a model that is worse both
-    on the devices and for people held out. This is seed 3."""
+    the first model: it forgets what most of them have not. How far it falls depends on the draw.
+    Of the seeds 0 to 4 two come to a better model and three to a refusal; with 1 and 3 it is worse
+    both on the devices and for people held out. This is 3."""
     task = load_task(HAR)
     key = create_key(tmp_path / "signing.pem")
     registry = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])

@@ -15,6 +15,7 @@ from federation.collecting import Policy
 from federation.exchange import Answer, Op, Tensors, Work, cutoff_s
 from federation.graph import run_graph
 from federation.journal import Journal
+from federation.recent import Recent
 from federation.registry import Registry
 from federation.reports import Reports
 from federation.rounds import FederatedRun
@@ -24,6 +25,7 @@ from streams.contract.bus import Received
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.records import Headers
+from streams.contract.task import Device as DeviceOf
 from streams.contract.task import Task
 from streams.contract.topics import ROUNDS
 from tests.federation.test_reports import FakeFollower, state
@@ -203,6 +205,86 @@ def test_a_model_that_devices_find_no_better_is_not_served(rig: Rig) -> None:
     assert rig.registry.models() == before
     assert rig.kinds()[-2:] == ["rejected", "finished"]
     assert [d.kind for d in rig.registry.decisions()] == ["served"]
+
+
+def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
+    """What one class loses is told by the devices, and is the reason."""
+
+    def poor(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update:
+            update = sound(name, 0.001, 0.3)(op, work, weights)
+            assert isinstance(update, Update)
+            rows = [compared(70, 20, 40), compared(30, 30, 0, 10), compared(0, 0, 0)]
+            false = [(0, 0), (50, 0), (0, 20)]
+            said = {
+                f"class-{index}-{part}": value
+                for index, (row, (before, after)) in enumerate(zip(rows, false, strict=True))
+                for part, value in {**row, "base_false": before, "false": after}.items()
+            }
+            said |= compared(100, 50, 40, 10)
+            return replace(update, metrics=said) if op == "evaluate" else update
+
+        return answer
+
+    grouped = [DeviceOf(name, "fleet", "north") for name in "abcdefgh"]
+    rig.task = replace(rig.task, devices=lambda: grouped)
+    assert rig.run(FakeFleet([poor(name) for name in "abcdefgh"])).run().promote
+    first = rig.registry.models()[0]
+    rig.registry.set_serving(first)
+    lie = poor("x")
+
+    def worse(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update:
+            update = lie(op, work, weights)
+            assert isinstance(update, Update)
+            metrics = {**update.metrics}
+            if op == "evaluate":  # fewer alarms before: it had no bias for the class
+                metrics["class-1-base_false"], metrics["class-0-base_false"] = 0.0, 0.0
+                metrics["class-2-base_false"] = 50.0
+            return replace(update, device=name, metrics=metrics)
+
+        return answer
+
+    verdict = rig.run(FakeFleet([worse(name) for name in "abcdefgh"])).run()
+    title = "class middle on devices 1.000 to 0.667 loses more than 0.050"
+    assert (verdict.promote, verdict.reason) == (False, title)
+    (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
+    assert told.reason == title
+    assert told.metrics == verdict.evidence
+    assert told.metrics["devices/class middle/p"] == 2**-8
+    assert told.metrics["devices/group north"] == pytest.approx(0.3)
+    (kept,) = [event for event in rig.kafka.events if event.kind == "promoted"]
+    assert kept.metrics == rig.registry.load(rig.registry.models()[1]).manifest.metrics
+    assert kept.metrics["devices/class middle"] == pytest.approx(-1 / 3)
+
+
+def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(rig: Rig) -> None:
+    serving = rig.registry.serving()
+    assert serving is not None
+    dice = np.random.default_rng(0)
+    segments = dice.normal(0, 2, (200, *rig.task.segment_shape)).astype(np.float32)
+    served = run_graph(serving.files[GRAPH], segments)
+    devices = np.array([f"d{n % 20}" for n in range(200)])
+
+    def turned(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update:
+            update = sound(name, 0.001)(op, work, weights)
+            assert isinstance(update, Update)
+            return replace(update, weights={n: -w for n, w in weights.items()})
+
+        return answer
+
+    fleet = FakeFleet([turned("a"), turned("b")])
+    run = rig.run(fleet, rounds=1)
+    run.recent = lambda: Recent(segments, served, devices)
+    verdict = run.run()
+    assert not verdict.promote
+    assert "recent windows 1.000 to 0." in verdict.reason
+    (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
+    assert told.metrics["recent_segments"] == 200
+    run = rig.run(fleet, rounds=1)
+    run.recent = lambda: None
+    assert run.run().promote
 
 
 @pytest.mark.parametrize(
