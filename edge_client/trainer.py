@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from edge_client.conditions import Conditions
 from edge_client.handoff import (
@@ -23,9 +23,11 @@ from edge_client.handoff import (
     send_frame,
 )
 from edge_client.samples import Samples
-from edge_client.slots import Slots
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import ArtifactError, MalformedRecord
+
+if TYPE_CHECKING:  # onnxruntime, which a simulation has no need of
+    from edge_client.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +166,7 @@ class Trainer:
         self._stop_file.unlink(missing_ok=True)
 
 
-def served_by(slots: Slots) -> Served:
+def served_by(slots: "Slots") -> Served:
     """For a Trainer: what the device serves. Where its file cannot be read any more a candidate has
     nothing to be compared with."""
 

@@ -426,6 +426,19 @@ def test_whoever_takes_another_devices_name_does_not_silence_it(rig: Rig) -> Non
     assert last.metrics["devices_segments"] == 200
 
 
+def test_who_has_not_trained_has_a_say_unless_two_give_one_name(rig: Rig) -> None:
+    def late(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update | str:
+            return "busy" if op == "train" else sound(name, 0.0)(op, work, weights)
+
+        return answer
+
+    others = [late("c"), late("x"), late("x"), late("no device")]
+    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), *others])).run()
+    last = [event for event in rig.kafka.events if event.kind == "evaluated"][-1]
+    assert last.metrics["devices_segments"] == 300
+
+
 def test_a_failure_is_told_and_the_rest_is_averaged(rig: Rig) -> None:
     fleet = FakeFleet([sound("a", 0.001), sound("b", 0.001), lambda *_: "no reply within 30 s"])
     assert rig.run(fleet).run().promote
