@@ -71,7 +71,7 @@ def test_a_first_round_of_devices_with_3_of_6_classes_is_refused(tmp_path: Path)
         said = training.compare(task, served, model, person.segments[rows], person.labels[rows])
         found[person.name] = figures.read(task, said)
     assert all(found.values())
-    judge = Judge(task, base, HeldOut.load(registry.heldout_path, task))
+    judge = Judge(task, base, HeldOut.decode(registry.heldout(), task))
     verdict = judge.decide(first, candidate, found, task.margin)  # type: ignore[arg-type]
 
     told = verdict.evidence

@@ -230,7 +230,7 @@ def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
     rig.task = replace(rig.task, devices=lambda: grouped)
     assert rig.run(FakeFleet([poor(name) for name in "abcdefgh"])).run().promote
     first = rig.registry.models()[0]
-    rig.registry.set_serving(first)
+    rig.registry.serve(first, rig.key, "a test")
     lie = poor("x")
 
     def worse(name: str) -> Device:
