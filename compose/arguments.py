@@ -44,6 +44,14 @@ Strategy = Annotated[
         "trimmed-mean, krum, multi-krum; default: the task's.",
     ),
 ]
+Stages = Annotated[
+    str,
+    typer.Option(
+        metavar="SHARES",
+        help="Shares of the fleet that a candidate is offered to in turn, at least one device.",
+    ),
+]
+STAGES = "0.05,0.25,1"
 SuperlinkCa = Annotated[
     Path | None,
     typer.Option(

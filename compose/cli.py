@@ -17,10 +17,12 @@ import typer
 from compose import edge, letters, node
 from compose.arguments import (
     DEFAULT_STATE,
+    STAGES,
     AsJson,
     Kafka,
     MetricsPort,
     RegistryPlace,
+    Stages,
     State,
     Strategy,
     SuperlinkCa,
@@ -83,6 +85,7 @@ def up(
         int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
     ] = None,
     strategy: Strategy = None,
+    stages: Stages = STAGES,
     secure: Annotated[
         bool,
         typer.Option(
@@ -111,6 +114,7 @@ def up(
     """
     from compose.up import Up
 
+    shares_of(stages)
     options = UpOptions(
         task_ref=task,
         devices=devices,
@@ -121,6 +125,7 @@ def up(
         partitions=partitions,
         rounds=rounds,
         strategy=strategy,
+        stages=stages,
         secure=secure,
         minutes=minutes,
         until_closed=until_closed,
@@ -305,9 +310,7 @@ def controller(
         float | None, typer.Option(help="Seconds after which a run starts anyway.")
     ] = None,
     max_runs: Annotated[int | None, typer.Option(help="Runs at the most.")] = None,
-    stages: Annotated[
-        str, typer.Option(help="Shares of the fleet that a candidate is offered to in turn.")
-    ] = "0.05,0.25,1",
+    stages: Stages = STAGES,
     min_windows: Annotated[
         int, typer.Option(min=1, help="Windows by a candidate before a stage may pass.")
     ] = 6,

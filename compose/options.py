@@ -18,6 +18,7 @@ class UpOptions:
     partitions: int = 4
     rounds: int | None = None
     strategy: str | None = None
+    stages: str = "0.05,0.25,1"
     secure: bool = False
     minutes: float | None = None
     until_closed: bool = False

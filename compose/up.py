@@ -187,7 +187,7 @@ class Up:
         words += ["--superlink-ca", str(self._ca)] if self._ca else []
         words += ["--min-devices", str(min(2, len(self._devices)))]
         words += ["--min-events", str(first_pass_events(self._task, len(self._devices)))]
-        words += ["--min-interval", "120"]
+        words += ["--min-interval", "120", "--stages", self._options.stages]
         if self._options.rounds is not None:
             words += ["--rounds", str(self._options.rounds)]
         if self._options.strategy is not None:

@@ -127,7 +127,8 @@ class Rollout:
         self, last: Release, standing: Standing, offered: Ref, fleet: Fleet, finding: Finding
     ) -> Release:
         reason, evidence = finding.reason, finding.evidence
-        among = sum(place_of(self.registry.task, d) < standing.share for d in fleet.heard)
+        task, there = self.registry.task, fleet.present(self.clock())
+        among = sum(place_of(task, s.device) < standing.share for s in there)
         found = self._next_stage(fleet, standing.stage, among) if standing.share < 1 else None
         if found is None:
             after = standing.model_copy(
@@ -146,11 +147,10 @@ class Rollout:
         if not places:
             return None
         for number, wanted in enumerate(self.plan.shares[stage:], stage + 1):
-            if wanted >= 1:
-                return number, 1.0, len(places)
             count = max(1, math.ceil(wanted * len(places)))
             if count > among:
-                return number, min(1.0, places[count - 1] + 2**-32), count
+                share = 1.0 if wanted >= 1 else min(1.0, places[count - 1] + 2**-32)
+                return number, share, count
         return None
 
     def _finding(

@@ -10,6 +10,7 @@ import logging
 
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from streams.contract.bus import BrokerSettings, unavailable
 
@@ -28,12 +29,13 @@ class Election:
                 topic,
                 **settings.client_options(),
                 group_id=group,
+                partition_assignment_strategy=[StickyPartitionAssignor],  # who leads goes on
                 enable_auto_commit=False,
                 allow_auto_create_topics=False,
                 session_timeout_ms=int(SESSION_S * 1000),
                 heartbeat_interval_ms=2000,
                 reconnect_backoff_max_ms=2000,
-                bootstrap_timeout_ms=10_000,
+                bootstrap_timeout_ms=5_000,
             )
         except kafka_errors.KafkaError as exc:
             raise unavailable(settings, exc) from exc
