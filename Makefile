@@ -26,12 +26,12 @@ demo: install
 	$(BIN)/tidewheel up streams/tasks/har.py:task --devices 6 --until-closed --rounds 2 --speed 30 \
 		--state .tidewheel/demo
 
-test: check .venv/mqtt/installed
+test: check .venv/servers/installed
 	$(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered --durations=10
 
-# The MQTT broker of the tests wants other versions than the rest has.
-.venv/mqtt/installed: tests/mqtt-requirements.txt .venv/installed
-	$(PYTHON) -m venv .venv/mqtt && .venv/mqtt/bin/pip install --quiet --requirement $< && touch $@
+# The servers of the tests want other versions than the rest has.
+.venv/servers/installed: tests/servers-requirements.txt .venv/installed
+	$(PYTHON) -m venv .venv/servers && .venv/servers/bin/pip install --quiet --requirement $< && touch $@
 
 chaos: install
 	TIDEWHEEL_CHAOS=long $(BIN)/pytest tests/chaos

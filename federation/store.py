@@ -8,6 +8,7 @@ know `mode="create"`, as s3fs does.
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,7 +58,7 @@ class FolderStore:
 
     def create(self, name: str, data: bytes) -> None:
         path = self._folder / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         write_atomic(temporary, data)
         try:
             os.link(temporary, path)

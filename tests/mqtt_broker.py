@@ -1,28 +1,18 @@
 """An MQTT broker for tests: amqtt as a process of its own, on the loopback address."""
 
 import json
-import os
 import socket
 import subprocess
 import time
 from pathlib import Path
 
 import paho.mqtt.client as paho
-import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.secure_node import Authority
+from tests.servers import servers_python
 
-PYTHON = Path(__file__).parents[1] / ".venv" / "mqtt" / "bin" / "python"
 START_S = 30.0
-
-
-def broker_python() -> str:
-    """A Python that has amqtt: TIDEWHEEL_MQTT_PYTHON, or the one that `make test` makes."""
-    named = os.environ.get("TIDEWHEEL_MQTT_PYTHON")
-    if named is None and not PYTHON.exists():
-        pytest.skip("needs an MQTT broker: make .venv/mqtt/installed, or TIDEWHEEL_MQTT_PYTHON")
-    return named or str(PYTHON)
 
 
 class MqttBroker:
@@ -39,7 +29,7 @@ class MqttBroker:
         """With an authority it speaks TLS, with a user it lets nobody else in."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
-        self._python, self._folder = broker_python(), folder
+        self._python, self._folder = servers_python(), folder
         self._user, self._password = user, password
         self._process: subprocess.Popen[bytes] | None = None
         plugin: tuple[str, dict[str, object]] = "AnonymousAuthPlugin", {"allow_anonymous": True}

@@ -48,14 +48,16 @@ def check_status(place: Place) -> None:
     status = json.loads(text)
     assert status["task"] == "tiny"
     assert [device["device"] for device in status["devices"]] == ["d0", "d1", "d2"]
-    assert {device["active"] for device in status["devices"]} == {status["release"]["model"]}
+    assert {device["active"] for device in status["devices"]} == {
+        status["release"]["stable"]["model"]
+    }
     for device in status["devices"]:
         lost = sum(device["dropped"].values())
         assert device["produced"] == device["delivered"] + lost + device["pending"]
         assert device["produced"] > 0
     counted = {"aggregated", "admitted", "refused", "promoted", "rejected"}
     assert set(status["rounds"]) == counted
-    assert set(status["agreement"]) <= {status["release"]["model"]}
+    assert set(status["agreement"]) <= {status["release"]["stable"]["model"]}
 
 
 def check_flwr_list(place: Place, running: Running) -> None:
