@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 LOOK_BACK_S = 7200.0  # at windows, after a restart
 LOOK_S = 2.0  # at the registry, where others decide as well
+JUDGE_S = 1.0  # a rollout, and whether a run is due
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Controller:
         self._fleet, self._windows = Fleet(), Windows()
         self._told: Release | None = None  # what `releases` has
         self._last: Release | None = None  # what the registry has
-        self._looked = -LOOK_S
+        self._looked = self._judged = -LOOK_S
         self.watcher: Watcher | None = None
         if self._registry.serving() is None:
             raise UsageError(f"{settings.registry} serves no model: run `tidewheel up` first")
@@ -193,8 +194,9 @@ class Controller:
         if self._clock() - self._looked >= LOOK_S:
             self.announce(producer)
         last = self._last
-        if last is None:
+        if last is None or self._clock() - self._judged < JUDGE_S:
             return
+        self._judged = self._clock()
         try:
             decided = self._rollout.step(last, self._fleet, self._windows)
         except Stale as exc:
@@ -204,8 +206,7 @@ class Controller:
         if decided is not None:
             self._reached("release-step-1")
             self.announce(producer)
-        standing = last.decision.standing
-        if standing.candidate is None and standing.offered is None and decided is None:
+        elif self._rollout.is_free(last):
             self._runs.start_if_due(producer)
 
     def announce(self, producer: release.Publisher) -> None:

@@ -13,6 +13,7 @@ The last decision says what holds. A new one is created under the next number, w
 alone can do; whoever comes second reads on and decides anew (`Stale`).
 """
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class Registry:
 
     def last(self) -> Release | None:
         """The last decision; None before the first. ArtifactError where it is not one of ours."""
-        names = self.store.names("history")
+        names = self._numbered()
         return self._decided(names[-1]) if names else None
 
     def decisions(self) -> list[Decision]:
@@ -156,8 +157,8 @@ class Registry:
     def history(self, after: int = 0) -> list[Release]:
         """The decisions with a number above `after`, as they were signed; checked as a chain."""
         found: list[Release] = []
-        for name in self.store.names("history"):
-            if not name[:-5].isdecimal() or int(name[:-5]) <= after:
+        for name in self._numbered():
+            if int(name[:-5]) <= after:
                 continue
             release = self._decided(name)
             seq = release.decision.seq
@@ -251,6 +252,10 @@ class Registry:
                 f"{self.task_version}",
             )
         return release
+
+    def _numbered(self) -> list[str]:
+        """The files that are decisions by their names, in order."""
+        return [n for n in self.store.names("history") if re.fullmatch(r"[0-9]{8}\.json", n)]
 
     def _kept(self, folder: str) -> list[str]:
         names = [n.removesuffix(".twa") for n in self.store.names(folder) if n.endswith(".twa")]

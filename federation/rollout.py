@@ -81,6 +81,14 @@ class Rollout:
             return self._begun(last, standing, standing.candidate, fleet)
         return None
 
+    def is_free(self, last: Release) -> bool:
+        """Whether another candidate has room: none waits, and none is offered but one that is
+        held, whose place it takes."""
+        standing = last.decision.standing
+        if standing.candidate is not None:
+            return False
+        return standing.offered is None or self._words(last, standing.offered)[-1].kind == "held"
+
     def _begun(
         self, last: Release, standing: Standing, candidate: Ref, fleet: Fleet
     ) -> Release | None:
@@ -105,7 +113,7 @@ class Rollout:
     def _judged(
         self, last: Release, standing: Standing, offered: Ref, fleet: Fleet, windows: Windows
     ) -> Release | None:
-        words = [d for d in self._decisions(last) if d.model == offered.model]
+        words = self._words(last, offered)
         stages = [d.time_us for d in words if d.kind == "stage"]
         held = words[-1].kind == "held"
         if held and standing.candidate is not None:
@@ -179,10 +187,11 @@ class Rollout:
             offered=max(len(states), 1),
         )
 
-    def _decisions(self, last: Release) -> list[Decision]:
+    def _words(self, last: Release, offered: Ref) -> list[Decision]:
+        """The decisions about what is offered, up to `last`."""
         if self._read[0] != last.digest:
             self._read = last.digest, self.registry.decisions()
-        return self._read[1]
+        return [d for d in self._read[1] if d.model == offered.model]
 
     def _rolled_back(
         self,

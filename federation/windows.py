@@ -54,7 +54,8 @@ class Windows:
         revisions = seen[report.window_us]
         before = revisions.get(report.revision)
         if before is None or heard_us < before[0]:
-            revisions[report.revision] = heard_us, report
+            slim = report.model_copy(update={"drift": None, "errors": {}})  # most of its size
+            revisions[report.revision] = heard_us, slim
             made = _window(revisions)
             self._made[report.device, report.window_us] = made
 
