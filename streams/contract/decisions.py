@@ -28,6 +28,7 @@ from streams.contract.signing import key_id, verify
 
 ZERO = "0" * 64
 SIGNED = b"TWDECISION1\n"
+MAX_BYTES = 1 << 30  # of an artifact
 WITHDRAWN_KEPT = 10  # the latest
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -118,8 +119,8 @@ class Delivery(Document):
     model: Model
     base: Model | None = None
     sha256: Digest
-    size: int = Field(ge=1)
-    chunks: int = Field(ge=1)
+    size: int = Field(ge=1, le=MAX_BYTES)
+    chunks: int = Field(ge=1, le=MAX_BYTES)
     offset: int = Field(ge=0)
 
 

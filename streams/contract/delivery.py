@@ -15,13 +15,12 @@ import urllib.request
 from dataclasses import dataclass, field
 
 from streams.contract.bus import BrokerSettings, Reader, Received
-from streams.contract.decisions import Delivery
+from streams.contract.decisions import MAX_BYTES, Delivery
 from streams.contract.errors import ArtifactError, Retryable
 from streams.contract.topics import ARTIFACTS, topic_name
 
 FETCH_S = 60.0
 URL_S = 10.0  # for each answer
-MAX_BYTES = 1 << 30
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,9 @@ def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Pla
     check_status(kafka_place)
     running.until_said("requested: 1-")
     check_flwr_list(kafka_place, running)
-    check_closed(kafka_place, running)
+    running.until_said("release stage 2-", 200)
+    kafka_place.kill("-m", "compose.cli", "controller")  # another goes on with the rollout
+    check_closed(kafka_place, running, restarts={"controller": 1})
 
 
 @pytest.mark.timeout(400)
@@ -69,7 +71,7 @@ def check_flwr_list(place: Place, running: Running) -> None:
     assert [str(entry["run-id"]) for entry in listed["runs"]] == [run]
 
 
-def check_closed(place: Place, running: Running) -> None:
+def check_closed(place: Place, running: Running, restarts: dict[str, int] | None = None) -> None:
     """The loop has closed: the fleet learned, every device serves it, the account adds up."""
     assert running.ends(300) == 0, running.said
     place.nothing_is_left()
@@ -78,7 +80,11 @@ def check_closed(place: Place, running: Running) -> None:
     assert summary["closed"] is True
     check_learning(summary)
     check_account(place, summary)
-    assert summary["restarts"] == {}
+    assert summary["restarts"] == (restarts or {})
+    kinds = [text.partition(" ")[0] for text in summary["decisions"]]
+    assert kinds[:3] == ["served", "candidate", "stage"]
+    assert kinds[-1] == "served"
+    assert kinds.count("candidate") == 1
     totals = {name: sum(d[name] for d in summary["devices"]) for name in ("produced", "scored")}
     assert totals["produced"] == totals["scored"] > 0
     check_query(place, totals["scored"])
