@@ -125,7 +125,7 @@ def wipe(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Delete what a stopped device has seen: spool, samples, counts; its models stay.
+    """Delete what a stopped device has seen: spool, samples, counts, decisions; its models stay.
 
     The next run begins a new epoch.
     """

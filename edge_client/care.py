@@ -16,6 +16,7 @@ from edge_client.scoreboard import Scoreboard
 from edge_client.service import socket_path
 from edge_client.spool import Spool
 from edge_client.uplink import Uplink
+from streams.contract.acceptance import forget
 from streams.contract.bus import BrokerSettings, Producer, probe
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, UsageError
@@ -143,8 +144,8 @@ def drain(
 
 
 def wipe(folder: Path, *, lose_pending: bool) -> int:
-    """Delete what the device has seen and not its models: the next run begins a new epoch. How many
-    pending events were lost; UsageError where there are some and they were not to be lost."""
+    """Delete what the device has seen, decisions too, and not its models: the next run begins a new
+    epoch. How many pending events were lost; UsageError where there are some and they were not to be lost."""
     handle = hold(exists(folder))
     try:
         pending = Spool(folder / "spool").account().pending
@@ -159,6 +160,7 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+        forget(folder / "slots" / "accepted.json")
         return pending
     finally:
         handle.close()

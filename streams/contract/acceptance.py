@@ -1,7 +1,7 @@
 """Which decisions a device or a worker accepts, and whose keys it trusts by now.
 
 accepted.json beside a device's slots, written whole or not at all before anything is done about a
-decision: its number and digest, and the keys that it named. A decision is accepted
+decision: its number and digest, the keys that it named and those that were named before. A decision is accepted
 
 1. if it is signed by a key that is trusted: one that the device was started with or that an
    accepted decision named, and that none revoked
@@ -25,7 +25,7 @@ from streams.contract.decisions import Decision, Digest, KeyId, Release
 from streams.contract.disk import write_atomic
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id
+from streams.contract.signing import key_id, named
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,18 @@ class Accepted(Document):
     digest: str = ""
     keys: dict[KeyId, Digest] = {}
     revoked: list[KeyId] = []
+    past: dict[KeyId, Digest] = {}  # named once, and no more
+
+
+def forget(path: Path) -> None:
+    """A stopped device's decisions count no more: it takes those of another history. Whose keys it
+    trusts stays."""
+    try:
+        before = Accepted.decode(path.read_bytes())
+    except (OSError, MalformedRecord):
+        path.unlink(missing_ok=True)
+        return
+    write_atomic(path, before.model_copy(update={"seq": 0, "digest": ""}).encode())
 
 
 class Acceptance:
@@ -61,7 +73,7 @@ class Acceptance:
     @property
     def known(self) -> list[Ed25519PublicKey]:
         """Those that count or have counted: what is installed stays, whoever signed it."""
-        return list(self._all_keys().values())
+        return list({**named(self._state.past), **self._all_keys()}.values())
 
     def is_last(self, release: Release) -> bool:
         return release.digest == self._state.digest
@@ -87,13 +99,14 @@ class Acceptance:
                 "history",
                 f"decision {decision.seq} does not follow the decision {before.seq} known here",
             )
-        standing = decision.standing
+        standing, once = decision.standing, {**before.past, **before.keys}
         self._remember(
             Accepted(
                 seq=decision.seq,
                 digest=release.digest,
                 keys=standing.keys,
                 revoked=standing.revoked,
+                past={n: raw for n, raw in once.items() if n not in standing.keys},
             )
         )
         return decision
@@ -103,11 +116,7 @@ class Acceptance:
         return {name: key for name, key in keys.items() if name not in self._state.revoked}
 
     def _all_keys(self) -> dict[str, Ed25519PublicKey]:
-        named = {}
-        for raw in self._state.keys.values():
-            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(raw))
-            named[key_id(key)] = key  # by what it is, not by what it is called
-        return {**self._given, **named}
+        return {**self._given, **named(self._state.keys)}
 
     def _remember(self, state: Accepted) -> None:
         self._state = state

@@ -5,6 +5,7 @@ named by the first 16 hex digits of the SHA-256 of its 32 raw public bytes.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -20,6 +21,12 @@ def key_id(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
+def named(raws: Mapping[str, str]) -> dict[str, Ed25519PublicKey]:
+    """Raw public keys in hex, by what they are and not by what they are called."""
+    keys = [Ed25519PublicKey.from_public_bytes(bytes.fromhex(raw)) for raw in raws.values()]
+    return {key_id(key): key for key in keys}
+
+
 def create_key(path: Path) -> Ed25519PrivateKey:
     """Make a private key at `path` (0600) and its public half at `path` with suffix `.pub`.
 
@@ -28,17 +35,26 @@ def create_key(path: Path) -> Ed25519PrivateKey:
     if path.exists():
         return load_private_key(path)
     key = Ed25519PrivateKey.generate()
+    write_public_key(key.public_key(), path.with_suffix(".pub"))
+    write_private_key(key, path)
+    return key
+
+
+def write_private_key(key: Ed25519PrivateKey, path: Path) -> None:
+    """Put the key at `path` (0600), whatever was there."""
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    public = key.public_key().public_bytes(
+    write_atomic(path, pem, mode=0o600)
+
+
+def write_public_key(key: Ed25519PublicKey, path: Path) -> None:
+    pem = key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    write_atomic(path.with_suffix(".pub"), public)
-    write_atomic(path, pem, mode=0o600)
-    return key
+    write_atomic(path, pem)
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.acceptance import Acceptance
+from streams.contract.acceptance import Acceptance, forget
 from streams.contract.decisions import (
     WITHDRAWN_KEPT,
     ZERO,
@@ -110,6 +110,33 @@ def test_keys_are_rotated_by_decisions_and_a_revoked_one_counts_no_more(path: Pa
         assert [key_id(k) for k in life.trusted] == [key_id(NEW.public_key())]
         assert {key_id(k) for k in life.known} == set(KEYS)  # what is installed goes on
     assert device.accept(decision(3, second.digest, NEW)).seq == 3
+
+
+def test_a_key_that_is_named_no_more_is_known_still(path: Path) -> None:
+    """What it signed and a device has installed is served after a restart as well."""
+    new = key_id(NEW.public_key())
+    device = opened(path)
+    device.accept(decision(1, kind="keys", standing=Standing(keys=KEYS)))
+    device.accept(decision(3, "a" * 64, kind="keys", standing=Standing(revoked=[new])))
+    for life in (device, opened(path)):
+        refused(life, decision(4, "a" * 64, NEW), "untrusted-key")
+        assert [key_id(k) for k in life.trusted] == [key_id(OLD.public_key())]
+        assert {key_id(k) for k in life.known} == set(KEYS)
+        life.accept(decision(9, "a" * 64, kind="keys", standing=Standing(revoked=[new])))
+
+
+def test_a_device_that_is_wiped_takes_another_history_by_the_keys_it_knows(path: Path) -> None:
+    device = opened(path)
+    old = key_id(OLD.public_key())
+    device.accept(decision(7, kind="keys", standing=Standing(keys=KEYS, revoked=[old])))
+    refused(device, decision(1, key=NEW, reason="of another registry"), "replayed")
+    forget(path)
+    refused(opened(path), decision(1), "untrusted-key")
+    assert opened(path).accept(decision(1, key=NEW, reason="of another registry")).seq == 1
+    path.write_bytes(b"garbage")
+    forget(path)
+    assert not path.exists()
+    forget(path)
 
 
 def test_a_key_under_another_ones_name_does_not_take_its_place(path: Path) -> None:
