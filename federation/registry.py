@@ -27,8 +27,8 @@ from federation.store import Store, open_store
 from streams.contract import delta
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.decisions import ZERO, Decision, Kind, Ref, Release, Standing, sign
-from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
-from streams.contract.signing import key_id
+from streams.contract.errors import ArtifactError, MalformedRecord, Retryable, UsageError
+from streams.contract.signing import key_id, named
 
 TEACHER = "teacher.twa"
 
@@ -54,13 +54,28 @@ class Registry:
     def where(self) -> str:
         return str(self.place)
 
+    @cached_property
+    def keys(self) -> dict[str, Ed25519PublicKey]:
+        """By name: the trusted ones, and those that sound decisions have named since."""
+        return {key_id(key): key for key in self.trusted}
+
     @property
     def folder(self) -> Path:
         """Of a registry that is a folder."""
         return Path(self.place)
 
     def verify(self, data: bytes, kind: str = "model") -> Artifact:
-        return unpack(data, self.trusted, task=self.task, task_version=self.task_version, kind=kind)
+        about: dict[str, Any] = {"task": self.task, "task_version": self.task_version, "kind": kind}
+        known = dict(self.keys)
+        try:
+            return unpack(data, list(known.values()), **about)
+        except ArtifactError as exc:
+            if exc.reason != "untrusted-key":
+                raise
+            self.decisions()  # which may name its key
+            if self.keys == known:
+                raise
+        return unpack(data, list(self.keys.values()), **about)
 
     # --- artifacts ------------------------------------------------------------------------------
 
@@ -191,7 +206,11 @@ class Registry:
         evidence: Mapping[str, float] | None = None,
         run: str = "",
     ) -> Release:
-        """Write down the decision that follows `after`; Stale where another one follows it."""
+        """Write down the decision that follows `after`; Stale where another one follows it. A key
+        that has been revoked decides nothing: UsageError."""
+        signer = key_id(key.public_key())
+        if after is not None and signer in after.decision.standing.revoked:
+            raise UsageError(f"key {signer} is revoked, devices take nothing from it: use another")
         decision = Decision(
             task=self.task,
             task_version=self.task_version,
@@ -203,7 +222,7 @@ class Registry:
             evidence=dict(evidence or {}),
             run=run,
             time_us=time.time_ns() // 1000,
-            key=key_id(key.public_key()),
+            key=signer,
             standing=standing,
         )
         release = sign(decision, key)
@@ -236,11 +255,16 @@ class Registry:
         return artifact
 
     def _decided(self, name: str) -> Release:
+        """By a key that counts here, or that a decision before names."""
         where = f"history/{name}"
         try:
             release = Release.decode(self.store.read(where))
-            keys = {key_id(key): key for key in self.trusted}
-            decision = release.verified(keys, self.task)
+            if str(release.decision.key) not in self.keys:
+                for before in self.store.names("history"):
+                    if before >= name or release.decision.key in self.keys:
+                        break
+                    self._decided(before)
+            decision = release.verified(self.keys, self.task)
         except (MalformedRecord, ArtifactError) as exc:
             raise ArtifactError("history", f"{self.where}/{where}: {exc}") from exc
         if f"{decision.seq:08d}.json" != name:
@@ -251,6 +275,7 @@ class Registry:
                 f"{self.where} is of version {decision.task_version} of task {self.task}, not "
                 f"{self.task_version}",
             )
+        self.keys.update(named(decision.standing.keys))
         return release
 
     def _numbered(self) -> list[str]:

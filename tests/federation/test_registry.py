@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from federation.registry import Registry
 from streams.contract.artifact import Manifest, pack, unpack
-from streams.contract.errors import ArtifactError
+from streams.contract.decisions import Standing
+from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.signing import key_id
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 MANIFEST = Manifest(task="tiny", task_version=1, number=1, created_us=1, key="", files=[])
@@ -95,3 +97,31 @@ def test_a_teacher_is_no_model(empty: Registry) -> None:
     assert empty.read_teacher() == teacher
     with pytest.raises(ArtifactError, match="a teacher, not a model"):
         empty.add(teacher)
+
+
+def test_a_key_that_a_decision_names_counts_in_the_registry_too(empty: Registry) -> None:
+    """Whoever has read on, and whoever comes later, knows it without a file of it."""
+    first = empty.serve(empty.add(DATA).model, KEY, "a test")
+    new = Ed25519PrivateKey.generate()
+    stranger = pack(MANIFEST.model_copy(update={"number": 2}), FILES, new)
+    with pytest.raises(ArtifactError, match="not trusted"):
+        empty.add(stranger)
+    raw = {key_id(new.public_key()): new.public_key().public_bytes_raw().hex()}
+    standing = empty.standing().model_copy(update={"keys": raw})
+    later = Registry(empty.place, "tiny", 1, [KEY.public_key()])
+    second = empty.decide(KEY, "keys", standing, first)
+    model = empty.add(stranger).model
+    empty.decide(new, "keys", standing, second)
+    for registry in (empty, later, Registry(empty.place, "tiny", 1, [KEY.public_key()])):
+        last = registry.last()
+        assert last is not None
+        assert last.decision.seq == 3
+        assert registry.load(model).model == model
+
+
+def test_a_revoked_key_decides_nothing(empty: Registry) -> None:
+    first = empty.serve(empty.add(DATA).model, KEY, "a test")
+    gone = Standing(revoked=[key_id(KEY.public_key())])
+    second = empty.decide(KEY, "keys", gone, first)
+    with pytest.raises(UsageError, match="is revoked"):
+        empty.decide(KEY, "keys", gone, second)
