@@ -212,6 +212,7 @@ class Controller:
     def announce(self, producer: release.Publisher) -> None:
         """Tell on `releases` what it has not of the registry's decisions."""
         self._looked = self._clock()
+        self._key = self._rollout.key = load_private_key(self._settings.signing_key)
         self._reconcile()
         self._last = self._registry.last()
         self._told = release.announce(producer, self._registry, self._told, self._reached)

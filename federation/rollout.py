@@ -93,12 +93,15 @@ class Rollout:
         self, last: Release, standing: Standing, candidate: Ref, fleet: Fleet
     ) -> Release | None:
         try:
-            base = self.registry.load(candidate.model).manifest.base
+            manifest = self.registry.load(candidate.model).manifest
         except ArtifactError as exc:
             return self._dropped(last, standing, candidate, f"it cannot be offered: {exc}")
         stable = standing.stable.model if standing.stable else None
-        if base != stable:
-            reason = f"it was made of {base}, and {stable} is served by now"
+        if manifest.key in standing.revoked:
+            reason = f"it is signed by key {manifest.key}, which has been revoked"
+            return self._dropped(last, standing, candidate, reason)
+        if manifest.base != stable:
+            reason = f"it was made of {manifest.base}, and {stable} is served by now"
             return self._dropped(last, standing, candidate, reason)
         found = self._next_stage(fleet, 0, 0)
         if found is None:
