@@ -13,7 +13,7 @@ from rich.console import Console
 
 from compose.layout import Layout
 from streams.contract.bus import BrokerSettings
-from streams.contract.decisions import Release
+from streams.contract.decisions import Release, Standing
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task import Task, strategy_problem
 
@@ -129,18 +129,29 @@ def broker_of(state: Path, kafka: str | None) -> BrokerSettings:
 
 
 def trusted_keys(layout: Layout, given: list[Path] | None) -> tuple[Path, ...]:
-    return tuple(given) if given else (layout.public_key,)
+    """Those given, or the one in use and those that the registry beside names: what is served may
+    be signed by the one before."""
+    if given:
+        return tuple(given)
+    count = _standing(layout).keys
+    others = [path for path in sorted(layout.keys.glob("*.pub")) if path.stem in count]
+    return (layout.public_key, *others)
 
 
 def served_model(layout: Layout) -> Path | None:
     """The artifact that the registry beside this device serves, where there is one."""
-    decided = sorted((layout.registry / "history").glob("[0-9]*.json"))
-    try:
-        stable = Release.decode(decided[-1].read_bytes()).decision.standing.stable
-    except (IndexError, OSError, MalformedRecord):
-        return None
+    stable = _standing(layout).stable
     path = layout.registry / "models" / f"{stable.model if stable else ''}.twa"
     return path if path.exists() else None
+
+
+def _standing(layout: Layout) -> Standing:
+    """What the registry's last decision says of itself; nothing where there is none."""
+    decided = sorted((layout.registry / "history").glob("[0-9]*.json"))
+    try:
+        return Release.decode(decided[-1].read_bytes()).decision.standing
+    except (IndexError, OSError, MalformedRecord):
+        return Standing()
 
 
 def console(*, stderr: bool = False) -> Console:

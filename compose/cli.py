@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compose import edge, letters, node
+from compose import edge, keys, letters, node
 from compose.arguments import (
     DEFAULT_STATE,
     STAGES,
@@ -67,6 +67,7 @@ app.add_typer(
     name="dead-letters",
     help="What could not be understood or scored: look, send again.",
 )
+app.add_typer(keys.app, name="keys", help="Whose signatures count: list, new, trust, use, revoke.")
 app.add_typer(node.app, name="node", help="Which devices may take part: add, list, remove.")
 
 
@@ -267,11 +268,12 @@ def teacher(
     from federation.release import announce, read_told
     from federation.teacher import replace_teacher
     from streams.contract.bus import Producer
-    from streams.contract.signing import load_private_key
+    from streams.contract.signing import load_private_key, load_public_key
 
     loaded, layout = load_task(task), Layout(state)
     key = load_private_key(layout.signing_key)
-    registry = Registry(layout.registry, loaded.name, loaded.version, [key.public_key()])
+    known = [load_public_key(path) for path in known_keys(layout)]
+    registry = Registry(layout.registry, loaded.name, loaded.version, known)
     try:
         data = weights.read_bytes()
     except OSError as exc:

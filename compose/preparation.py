@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+from compose.arguments import known_keys
 from compose.layout import Layout
 from federation.pilot import PilotReport, prepare
 from federation.registry import Registry
 from streams.contract.disk import cache_folder
 from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.signing import create_key
+from streams.contract.signing import create_key, load_public_key
 from streams.contract.task import Task
 
 Say = Callable[[str], None]
@@ -16,7 +17,8 @@ Say = Callable[[str], None]
 def make_models(reference: str, task: Task, layout: Layout, say: Say) -> str:
     """Make what is missing and tell of it; the served model's name."""
     key = create_key(layout.signing_key)
-    registry = Registry(layout.registry, task.name, task.version, [key.public_key()])
+    known = [load_public_key(path) for path in known_keys(layout)]
+    registry = Registry(layout.registry, task.name, task.version, known)
     report = prepare(
         reference,
         task,
