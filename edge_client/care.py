@@ -145,7 +145,8 @@ def drain(
 
 def wipe(folder: Path, *, lose_pending: bool) -> int:
     """Delete what the device has seen, decisions too, and not its models: the next run begins a new
-    epoch. How many pending events were lost; UsageError where there are some and they were not to be lost."""
+    epoch. How many pending events were lost; UsageError where there are some and they were not to
+    be lost."""
     handle = hold(exists(folder))
     try:
         pending = Spool(folder / "spool").account().pending

@@ -1,7 +1,8 @@
 """Which decisions a device or a worker accepts, and whose keys it trusts by now.
 
 accepted.json beside a device's slots, written whole or not at all before anything is done about a
-decision: its number and digest, the keys that it named and those that were named before. A decision is accepted
+decision: its number and digest, the keys that it named and those that were named before. A decision
+is accepted
 
 1. if it is signed by a key that is trusted: one that the device was started with or that an
    accepted decision named, and that none revoked
