@@ -5,7 +5,7 @@ import logging
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -15,7 +15,11 @@ from compose.layout import Layout
 from streams.contract.bus import BrokerSettings
 from streams.contract.decisions import Release, Standing
 from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.signing import load_public_key
 from streams.contract.task import Task, strategy_problem
+
+if TYPE_CHECKING:
+    from federation.registry import Registry
 
 TaskArgument = Annotated[
     str, typer.Argument(metavar="TASK", help="The task: path/to/file.py:task or module:task.")
@@ -136,6 +140,15 @@ def trusted_keys(layout: Layout, given: list[Path] | None) -> tuple[Path, ...]:
     count = _standing(layout).keys
     others = [path for path in sorted(layout.keys.glob("*.pub")) if path.stem in count]
     return (layout.public_key, *others)
+
+
+def registry_of(task: Task, state: Path, place: str | None) -> "Registry":
+    """The registry at --registry, else the state folder's."""
+    from federation.registry import Registry
+
+    layout = Layout(state)
+    keys = [load_public_key(path) for path in known_keys(layout)]
+    return Registry(place or layout.registry, task.name, task.version, keys)
 
 
 def served_model(layout: Layout) -> Path | None:

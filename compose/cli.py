@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compose import edge, keys, letters, node
+from compose import edge, keys, letters, models, node
 from compose.arguments import (
     DEFAULT_STATE,
     STAGES,
@@ -68,6 +68,11 @@ app.add_typer(
     help="What could not be understood or scored: look, send again.",
 )
 app.add_typer(keys.app, name="keys", help="Whose signatures count: list, new, trust, use, revoke.")
+app.add_typer(
+    models.app,
+    name="models",
+    help="The versions in the registry: list, show, verify, diff, promote, rollback, prune.",
+)
 app.add_typer(node.app, name="node", help="Which devices may take part: add, list, remove.")
 
 

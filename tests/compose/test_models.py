@@ -1,0 +1,104 @@
+"""`tidewheel models` on a state folder, without a broker."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compose.layout import Layout
+from federation.registry import Registry
+from streams.contract.decisions import Ref
+from streams.contract.signing import create_key
+from tests.compose.test_cli import TINY, fails, tidewheel
+from tests.federation.registries import model, offer, serve
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    layout = Layout(tmp_path / ".tidewheel")
+    key = create_key(layout.signing_key)
+    return Registry(layout.registry, "tiny", 1, [key.public_key()])
+
+
+@pytest.fixture
+def refs(tmp_path: Path, registry: Registry) -> list[Ref]:
+    """Two served one after the other, a third on offer."""
+    key = create_key(tmp_path / ".tidewheel" / "keys" / "signing.pem")
+    found = [model(registry, n, key, metrics={"held_out": n / 10}) for n in (1, 2, 3)]
+    serve(registry, found[0], key)
+    serve(registry, found[1], key)
+    offer(registry, found[2], key)
+    return found
+
+
+def told(folder: Path, *words: str) -> str:
+    verb, *rest = words
+    done = tidewheel("models", verb, TINY, *rest, folder=folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_versions_are_listed_shown_and_compared(tmp_path: Path, refs: list[Ref]) -> None:
+    first, second, third = (ref.model for ref in refs)
+    rows = json.loads(told(tmp_path, "list", "--json"))
+    assert [(row["model"], row["holds"]) for row in rows] == [
+        (first, "-"), (second, "stable"), (third, "offered to 5.0%"),
+    ]  # fmt: skip
+    assert "offered to 5.0%" in told(tmp_path, "list")
+    shown = json.loads(told(tmp_path, "show", third, "--json"))
+    assert (shown["manifest"]["number"], shown["decisions"][0]["kind"]) == (3, "stage")
+    text = told(tmp_path, "show", second)
+    assert f"{second}: stable" in text
+    assert "served: a test" in text
+    found = json.loads(told(tmp_path, "diff", first, second, "--json"))
+    assert found["metrics"] == {"held_out": [0.1, 0.2]}
+    text = told(tmp_path, "diff", first, second)
+    assert "bytes as a delta" in text
+    assert "largest change" in text
+
+
+def test_versions_are_moved_and_removed_by_hand(
+    tmp_path: Path, registry: Registry, refs: list[Ref]
+) -> None:
+    first, second, third = (ref.model for ref in refs)
+    text = told(tmp_path, "rollback", "--reason", "late")
+    assert f"decision 4: {third} is taken back" in text
+    assert "within 2 s" in text
+    assert "nothing to do" in told(tmp_path, "rollback")
+    assert "served by all devices" in told(tmp_path, "rollback", "--to", first)
+    assert "served by all devices" in told(tmp_path, "promote", third)
+    assert "nothing to do" in told(tmp_path, "promote", third)
+    last = registry.last()
+    assert last is not None
+    assert (last.decision.kind, last.decision.seq, last.decision.reason) == ("served", 6, "by hand")
+    would = json.loads(told(tmp_path, "prune", "--keep", "1", "--dry-run", "--json"))
+    assert would == {"removed": [second], "dry_run": True}
+    assert f"{second} is removed" in told(tmp_path, "prune", "--keep", "1")
+    assert told(tmp_path, "prune", "--keep", "1") == "nothing to remove\n"
+    assert "all is as decided" in told(tmp_path, "verify")
+    assert first in registry.models()
+
+
+def test_problems_are_one_line_each_and_exit_1(tmp_path: Path, refs: list[Ref]) -> None:
+    assert "3 decisions, 3 models: all is as decided" in told(tmp_path, "verify")
+    folder = tmp_path / ".tidewheel" / "registry" / "models"
+    (folder / f"{refs[0].model}.twa").write_bytes(b"x")
+    done = tidewheel("models", "verify", TINY, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[-1] == "3 decisions, 3 models: 1 problems"
+    done = tidewheel("models", "verify", TINY, "--json", folder=tmp_path)
+    assert done.returncode == 1
+    assert refs[0].model in json.loads(done.stdout)["problems"][0]
+    told(tmp_path, "verify", refs[1].model)
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path, refs: list[Ref]) -> None:
+    fails(tidewheel("models", "show", TINY, "9-00000000", folder=tmp_path), 1, "no model 9-")
+    done = tidewheel("models", "promote", TINY, "9-00000000", folder=tmp_path)
+    fails(done, 2, "9-00000000", "models list")
+    done = tidewheel("models", "promote", TINY, "../x", folder=tmp_path)
+    fails(done, 2, "is no model version's name")
+    done = tidewheel("models", "list", TINY, "--state", "none", folder=tmp_path)
+    fails(done, 2, "none/keys/signing.pub")
+    done = tidewheel("models", "rollback", TINY, "--registry", "empty", folder=tmp_path)
+    fails(done, 2, "nothing is decided in empty", "tidewheel prepare")
