@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -171,6 +172,13 @@ def console(*, stderr: bool = False) -> Console:
     """The terminal's width, or enough for our tables where there is none."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=140)
+
+
+def moment(time_us: int | None) -> str:
+    """Local time for a person."""
+    if time_us is None:
+        return "-"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us / 1e6))
 
 
 def configure_log() -> None:

@@ -1,6 +1,5 @@
 """`tidewheel models`: the versions that the registry keeps; no broker is needed."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ from compose.arguments import (
     State,
     TaskArgument,
     console,
+    moment,
     registry_of,
 )
 from compose.layout import Layout
@@ -215,13 +215,6 @@ def prune(
         _say(f"{model} {'would be removed' if dry_run else 'is removed'}")
     if not gone:
         _say("nothing to remove")
-
-
-def moment(time_us: int | None) -> str:
-    """Local time."""
-    if time_us is None:
-        return "-"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us / 1e6))
 
 
 def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:
