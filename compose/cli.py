@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compose import edge, keys, letters, models, node
+from compose import edge, keys, letters, models, node, releases, timeline
 from compose.arguments import (
     DEFAULT_STATE,
     STAGES,
@@ -73,6 +73,8 @@ app.add_typer(
     name="models",
     help="The versions in the registry: list, show, verify, diff, promote, rollback, prune.",
 )
+app.command("releases")(releases.releases)
+app.command("timeline")(timeline.timeline)
 app.add_typer(node.app, name="node", help="Which devices may take part: add, list, remove.")
 
 
