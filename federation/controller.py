@@ -97,9 +97,15 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
 class Watcher(Protocol):
     """Sees what the controller reads and decides."""
 
-    def looked(self) -> None: ...
+    def looked(self, *, leading: bool) -> None: ...
 
     def take(self, event: RoundEvent) -> None: ...
+
+    def heard(self, state: DeviceState) -> None: ...
+
+    def decided(self, registry: Registry, last: Release) -> None:
+        """`last` is the registry's last decision, and has been told."""
+        ...
 
 
 class Controller:
@@ -165,7 +171,7 @@ class Controller:
                 if not election.leads():
                     raise Retryable("another controller has taken over")
                 if self.watcher is not None:
-                    self.watcher.looked()
+                    self.watcher.looked(leading=True)
                 self._take(news.poll(0.4), began_ms)
                 self._take(past.poll(0.05), began_ms)
                 self._act(producer)
@@ -185,6 +191,8 @@ class Controller:
             if not told and self._clock() > deadline:
                 log.info("another controller of %s is at work: waiting", self._task.name)
                 told = True
+            if self.watcher is not None:
+                self.watcher.looked(leading=False)
             stop.wait(0.1)
         return False
 
@@ -216,6 +224,8 @@ class Controller:
         self._reconcile()
         self._last = self._registry.last()
         self._told = release.announce(producer, self._registry, self._told, self._reached)
+        if self.watcher is not None and self._last is not None:
+            self.watcher.decided(self._registry, self._last)
         stable = self._registry.standing().stable
         if stable is not None:
             self._runs.evidence.serve(stable.model)
@@ -245,6 +255,8 @@ class Controller:
                     state = DeviceState.decode(message.value)
                     self._fleet.add(state, message.time_ms / 1000)
                     self._runs.evidence.add_device(state)
+                    if self.watcher is not None:
+                        self.watcher.heard(state)
                 elif message.topic.endswith(f".{ROUNDS}"):
                     self._take_round(RoundEvent.decode(message.value), live)
             except MalformedRecord as exc:

@@ -1,5 +1,6 @@
-"""What the controller tells Prometheus, made of the events on `rounds`; whoever started a run, its
-events count. Loaded where `--metrics-port` is given only."""
+"""What the controller tells Prometheus: of runs, made of the events on `rounds`, whoever started
+them; of the rollout, made of the registry's decisions, whoever made them, and of what devices say.
+Loaded where `--metrics-port` is given only."""
 
 import threading
 import time
@@ -11,7 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from streams.contract.documents import RoundEvent
+from federation.registry import Registry
+from streams.contract.decisions import Decision, Release
+from streams.contract.documents import DeviceState, RoundEvent
 
 PREFIX = "tidewheel_federation"
 SILENT_S = 60.0  # without a look at the topics: it hangs, or waits for the broker
@@ -25,23 +28,48 @@ LAST = {
 
 
 class FederationMetrics(Collector):
-    """Counts since the controller began to read, which is the beginning of the topic."""
+    """Counts since the beginning of the topic, and since the first decision."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock, self._wall, self._lock = clock, wall, threading.Lock()
         self._looked = -SILENT_S
+        self._leading = False
+        self._decisions: Counter[str] = Counter()
+        self._last: Decision | None = None
+        self._stage_us = 0
+        self._devices: dict[str, DeviceState] = {}
         self._runs: Counter[str] = Counter()
         self._rounds: Counter[str] = Counter()
         self._updates: Counter[tuple[str, str]] = Counter()
-        self._last: dict[str, float] = {}
+        self._figures: dict[str, float] = {}
         self._going: set[str] = set()
         self._seen: set[int] = set()  # the topic is read again after an outage of the broker
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def looked(self) -> None:
-        """The controller has seen to its topics."""
-        self._looked = self._clock()
+    def looked(self, *, leading: bool) -> None:
+        """The controller has seen to its topics, or to whether another one leads still."""
+        self._looked, self._leading = self._clock(), leading
+
+    def heard(self, state: DeviceState) -> None:
+        with self._lock:
+            self._devices[state.device] = state
+
+    def decided(self, registry: Registry, last: Release) -> None:
+        """Take in the decisions up to `last` that are not counted yet."""
+        seq = self._last.seq if self._last else 0
+        if last.decision.seq <= seq:
+            return
+        fresh = [release.decision for release in registry.history(after=seq)]
+        with self._lock:
+            for decision in fresh:
+                self._decisions[decision.kind] += 1
+                self._stage_us = decision.time_us if decision.kind == "stage" else self._stage_us
+                self._last = decision
 
     def take(self, event: RoundEvent) -> None:
         slug = event.reason.partition(":")[0][:40]
@@ -61,7 +89,7 @@ class FederationMetrics(Collector):
                 self._updates["failed", ""] += 1
             if event.kind in ("admitted", "refused"):
                 self._updates[event.kind, slug if event.kind == "refused" else ""] += 1
-            self._last |= {n: v for n, v in event.metrics.items() if self._tells(event, n)}
+            self._figures |= {n: v for n, v in event.metrics.items() if self._tells(event, n)}
 
     @staticmethod
     def _tells(event: RoundEvent, name: str) -> bool:
@@ -81,7 +109,8 @@ class FederationMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             runs, rounds, updates = dict(self._runs), dict(self._rounds), dict(self._updates)
-            last, going = dict(self._last), len(self._going)
+            last, going = dict(self._figures), len(self._going)
+            rollout = list(self._rollout())
         found = CounterMetricFamily(
             f"{PREFIX}_runs", "Runs that have finished.", labels=["outcome"]
         )
@@ -101,3 +130,36 @@ class FederationMetrics(Collector):
         for name, text in LAST.items():
             if name in last:
                 yield GaugeMetricFamily(f"{PREFIX}_{name}", text, last[name])
+        yield from rollout
+
+    def _rollout(self) -> Iterator[Metric]:
+        """Of the decisions, and of who refuses what they say."""
+        leads = float(self._leading and self.alive)
+        yield GaugeMetricFamily(f"{PREFIX}_leads", "Whether this controller is at work.", leads)
+        found = CounterMetricFamily(f"{PREFIX}_decisions", "Since the first.", labels=["kind"])
+        for kind, count in self._decisions.items():
+            found.add_metric([kind], count)
+        yield found
+        if self._last is None:
+            return
+        standing = self._last.standing
+        offered = standing.offered
+        began = self._stage_us / 1e6
+        for name, text, value in (
+            ("decision", "The number of the last decision.", self._last.seq),
+            ("offered_share", "Of the fleet that a version is offered to.", standing.share),
+            ("stage", "Of the version on offer; 0: there is none.", standing.stage),
+            (
+                "stage_seconds",
+                "Since the stage began; 0: nothing is on offer.",
+                self._wall() - began if offered else 0.0,
+            ),
+        ):
+            yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value)
+        text = "Devices that do not serve what is decided, by version."
+        gauge = GaugeMetricFamily(f"{PREFIX}_devices_refusing", text, labels=["model"])
+        for ref in (standing.stable, offered):
+            if ref is not None:
+                who = [s for s in self._devices.values() if ref.model in s.refused]
+                gauge.add_metric([ref.model], len(who))
+        yield gauge

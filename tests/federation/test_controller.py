@@ -7,23 +7,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compose.asking import ask_for_run
-from federation import controller, release, running
+from federation import controller, release, rotation, running
 from federation.metrics import FederationMetrics
 from federation.registry import Registry
 from federation.submission import ConfigValue, Flwr, Submission
+from streams.contract.acceptance import Acceptance
 from streams.contract.artifact import Manifest, pack
 from streams.contract.bus import BrokerSettings, Producer, Reader, ensure_topics
 from streams.contract.decisions import Decision, Release
 from streams.contract.documents import ModelWindow, RoundEvent, WindowReport
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.failpoints import unarmed
-from streams.contract.signing import create_key
+from streams.contract.signing import create_key, key_id, write_private_key
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
 from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import wait_for
+from tests.federation.registries import model
 
 
 class Killed(BaseException):
@@ -428,6 +431,40 @@ def test_whoever_watches_sees_every_run_and_that_it_looks(rig: Rig) -> None:
         counted = b'tidewheel_federation_runs_total{outcome="promoted"} 1.0'
         rig.wait("it is counted", lambda: counted in metrics.text())
         assert metrics.alive
+        told = metrics.text()
+        assert b"tidewheel_federation_leads 1.0" in told
+        assert b'tidewheel_federation_decisions_total{kind="served"} 1.0' in told
     finally:
         stop.set()
         thread.join(30)
+
+
+@pytest.mark.kafka
+def test_a_controller_follows_a_rotation_of_keys_while_it_runs(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    """It has no file of the new key, and signs with it as soon as that is in use."""
+    rig.serve(1)
+    model(rig.registry, 9, create_key(rig.key_path), kind="teacher")
+    start()
+    rig.wait("the teacher is told of", lambda: len(rig.releases) == 1)
+    old, new = create_key(rig.key_path), Ed25519PrivateKey.generate()
+    rotation.trust(rig.registry, old, new.public_key())
+    write_private_key(new, rig.key_path)
+    rotation.hand_over(rig.registry, new)
+    rotation.revoke(rig.registry, new, key_id(old.public_key()))
+    rig.wait("it is told", lambda: bool(rig.releases[-1].standing.revoked))
+    rig.registry.add_teacher(signed_teacher(rig, new))
+    rig.wait("the controller decides", lambda: rig.releases[-1].kind == "teacher")
+    assert rig.releases[-1].key == key_id(new.public_key())
+    device = Acceptance(None, load_task(rig.settings.task_ref), [old.public_key()])
+    accepted = [device.accept(said).seq for said in rig.registry.history()]
+    assert accepted == list(range(1, len(accepted) + 1))
+    assert [key_id(key) for key in device.trusted] == [key_id(new.public_key())]
+
+
+def signed_teacher(rig: Rig, key: Ed25519PrivateKey) -> bytes:
+    manifest = Manifest(
+        kind="teacher", task=rig.name, task_version=1, number=20, created_us=1, key="", files=[]
+    )
+    return pack(manifest, {"weights.safetensors": b"t"}, key)

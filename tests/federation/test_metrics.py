@@ -2,12 +2,16 @@
 
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
+from federation import by_hand
 from federation.metrics import SILENT_S, FederationMetrics
-from streams.contract.documents import RoundEvent, RoundKind
+from streams.contract.documents import DeviceState, RoundEvent, RoundKind
 from streams.contract.health import serve
+from tests.federation.registries import OLD, model, offer, registry_in
+from tests.federation.registries import serve as let_serve
 
 
 def event(kind: RoundKind, at: int, **fields: object) -> RoundEvent:
@@ -42,7 +46,8 @@ LINES = {
 
 def told(metrics: FederationMetrics) -> set[str]:
     lines = metrics.text().decode().splitlines()
-    return {line for line in lines if not line.startswith("#") and "_created" not in line}
+    found = {line for line in lines if not line.startswith("#") and "_created" not in line}
+    return found - {"tidewheel_federation_leads 0.0"}
 
 
 def test_each_event_counts_once_whatever_is_read_again() -> None:
@@ -74,7 +79,7 @@ def test_it_is_ready_while_the_controller_looks_at_its_topics() -> None:
     try:
         with pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(f"http://127.0.0.1:{server.port}/ready", timeout=5)
-        metrics.looked()
+        metrics.looked(leading=True)
         for path in ("ready", "live"):
             url = f"http://127.0.0.1:{server.port}/{path}"
             assert urllib.request.urlopen(url, timeout=5).status == 200
@@ -83,3 +88,47 @@ def test_it_is_ready_while_the_controller_looks_at_its_topics() -> None:
             urllib.request.urlopen(f"http://127.0.0.1:{server.port}/live", timeout=5)
     finally:
         server.close()
+
+
+def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Path) -> None:
+    registry = registry_in(tmp_path)
+    first, second = model(registry, 1), model(registry, 2)
+    let_serve(registry, first)
+    offered = offer(registry, second)
+    metrics = FederationMetrics(lambda: 0.0, lambda: offered.decision.time_us / 1e6 + 30)
+    metrics.looked(leading=True)
+    for device, refused in (("d0", second.model), ("d1", "9-00000000"), ("d2", first.model)):
+        metrics.heard(heard(device, refused))
+    for _ in range(2):
+        metrics.decided(registry, offered)
+    lines = {
+        "tidewheel_federation_leads 1.0",
+        'tidewheel_federation_decisions_total{kind="served"} 1.0',
+        'tidewheel_federation_decisions_total{kind="stage"} 1.0',
+        "tidewheel_federation_decision 2.0",
+        "tidewheel_federation_offered_share 0.05",
+        "tidewheel_federation_stage 1.0",
+        "tidewheel_federation_stage_seconds 30.0",
+        f'tidewheel_federation_devices_refusing{{model="{first.model}"}} 1.0',
+        f'tidewheel_federation_devices_refusing{{model="{second.model}"}} 1.0',
+    }
+    assert lines <= told(metrics)
+    by_hand.roll_back(registry, OLD)
+    last = registry.last()
+    assert last is not None
+    metrics.decided(registry, last)
+    metrics.looked(leading=False)
+    after = told(metrics)
+    assert 'tidewheel_federation_decisions_total{kind="rolled-back"} 1.0' in after
+    assert {
+        "tidewheel_federation_offered_share 0.0",
+        "tidewheel_federation_stage_seconds 0.0",
+    } <= after
+    assert "tidewheel_federation_leads 1.0" not in after
+
+
+def heard(device: str, refused: str) -> DeviceState:
+    return DeviceState(
+        device=device, task="tiny", time_us=1, epoch="e", active="1-a", produced=0, delivered=0,
+        pending=0, refused={refused: "late"},
+    )  # fmt: skip
