@@ -5,6 +5,7 @@
     teacher.twa                    the teacher
     history/<seq>.json             decisions, see streams.contract.decisions: Release documents
     heldout.safetensors            central segments and labels that candidates are judged by
+    pruned/<model>.json            a version's bytes were removed on purpose, see federation.by_hand
 
 in a folder, or any store that fsspec opens. Every artifact is verified when it is added and again
 when it is loaded: what was altered is an ArtifactError, never a model.
@@ -66,15 +67,12 @@ class Registry:
 
     def verify(self, data: bytes, kind: str = "model") -> Artifact:
         about: dict[str, Any] = {"task": self.task, "task_version": self.task_version, "kind": kind}
-        known = dict(self.keys)
         try:
-            return unpack(data, list(known.values()), **about)
+            return unpack(data, list(self.keys.values()), **about)
         except ArtifactError as exc:
             if exc.reason != "untrusted-key":
                 raise
-            self.decisions()  # which may name its key
-            if self.keys == known:
-                raise
+        self.decisions()  # which may name its key
         return unpack(data, list(self.keys.values()), **about)
 
     # --- artifacts ------------------------------------------------------------------------------
@@ -261,9 +259,8 @@ class Registry:
             release = Release.decode(self.store.read(where))
             if str(release.decision.key) not in self.keys:
                 for before in self.store.names("history"):
-                    if before >= name or release.decision.key in self.keys:
-                        break
-                    self._decided(before)
+                    if before < name and release.decision.key not in self.keys:
+                        self._decided(before)
             decision = release.verified(self.keys, self.task)
         except (MalformedRecord, ArtifactError) as exc:
             raise ArtifactError("history", f"{self.where}/{where}: {exc}") from exc
