@@ -15,7 +15,7 @@ from edge_client import downlink as downlink_module
 from edge_client.downlink import Downlink
 from edge_client.samples import Samples
 from edge_client.slots import Slots
-from federation import release
+from federation import release, rotation
 from federation.export import export_graph
 from federation.registry import Registry
 from streams.contract.acceptance import Acceptance
@@ -436,3 +436,24 @@ def test_decisions_under_their_own_keys_are_taken_in_their_order(rig: Rig) -> No
     assert rig.acceptance.seq == 4
     assert decision_key("t", 4) == b"t/00000004"
     assert WEIGHTS in rig.registry.load(model).files
+
+
+def test_a_device_follows_a_rotation_of_keys_and_goes_on_after_a_restart(rig: Rig) -> None:
+    """What it serves is signed anew; what the old key signed stays in its slot."""
+    before = str(rig.slots.active)
+    new = Ed25519PrivateKey.generate()
+    rotation.trust(rig.registry, rig.key, new.public_key())
+    rotation.hand_over(rig.registry, new)
+    rotation.revoke(rig.registry, new, key_id(rig.key.public_key()))
+    rig.told = release.announce(rig.producer, rig.registry, rig.told)
+    renewed = rig.registry.serving()
+    assert renewed is not None
+    rig.serves(renewed.model)
+    rig.stop()
+    rig.start()
+    rig.serves(renewed.model)
+    assert rig.slots.previous == before
+    second = rig.registry.add(rig.version(5, new)).model
+    rig.registry.serve(second, new, "by the new key")
+    rig.told = release.announce(rig.producer, rig.registry, rig.told)
+    rig.serves(second)
