@@ -204,8 +204,7 @@ class Registry:
         evidence: Mapping[str, float] | None = None,
         run: str = "",
     ) -> Release:
-        """Write down the decision that follows `after`; Stale where another one follows it. A key
-        that has been revoked decides nothing: UsageError."""
+        """Write down what follows `after`; Stale where another does, UsageError for a revoked key."""
         signer = key_id(key.public_key())
         if after is not None and signer in after.decision.standing.revoked:
             raise UsageError(f"key {signer} is revoked, devices take nothing from it: use another")
@@ -253,7 +252,6 @@ class Registry:
         return artifact
 
     def _decided(self, name: str) -> Release:
-        """By a key that counts here, or that a decision before names."""
         where = f"history/{name}"
         try:
             release = Release.decode(self.store.read(where))

@@ -430,9 +430,10 @@ def test_whoever_watches_sees_every_run_and_that_it_looks(rig: Rig) -> None:
         rig.say("finished", "77", "promoted")
         counted = b'tidewheel_federation_runs_total{outcome="promoted"} 1.0'
         rig.wait("it is counted", lambda: counted in metrics.text())
+        leads = b"tidewheel_federation_leads 1.0"
+        rig.wait("it is told who leads", lambda: leads in metrics.text())
         assert metrics.alive
         told = metrics.text()
-        assert b"tidewheel_federation_leads 1.0" in told
         assert b'tidewheel_federation_decisions_total{kind="served"} 1.0' in told
     finally:
         stop.set()
