@@ -66,7 +66,7 @@ class Registry:
         return Path(self.place)
 
     def verify(self, data: bytes, kind: str = "model") -> Artifact:
-        about: dict[str, Any] = {"task": self.task, "task_version": self.task_version, "kind": kind}
+        about: Any = {"task": self.task, "task_version": self.task_version, "kind": kind}
         try:
             return unpack(data, list(self.keys.values()), **about)
         except ArtifactError as exc:
@@ -204,7 +204,7 @@ class Registry:
         evidence: Mapping[str, float] | None = None,
         run: str = "",
     ) -> Release:
-        """Write down what follows `after`; Stale where another does, UsageError for a revoked key."""
+        """Write down what follows `after`; Stale where another does; UsageError: a revoked key."""
         signer = key_id(key.public_key())
         if after is not None and signer in after.decision.standing.revoked:
             raise UsageError(f"key {signer} is revoked, devices take nothing from it: use another")
