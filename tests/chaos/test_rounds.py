@@ -17,7 +17,7 @@ import pytest
 
 from compose import flower
 from edge_client.handoff import WorkReply, WorkRequest
-from federation import controller
+from federation import controller, running
 from federation.registry import Registry
 from federation.submission import Submission
 from streams.contract.bus import BrokerSettings, ensure_topics
@@ -99,7 +99,7 @@ def rig(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Rig]:
     """Three devices and a controller that starts one run and takes it up when it dies."""
-    monkeypatch.setattr(controller, "SILENCE_S", 2.0)
+    monkeypatch.setattr(running, "SILENCE_S", 2.0)
     ensure_topics(kafka, topic_specs(tiny.name))
     devices = {name: sockets / f"{name}.sock" for name in DEVICES}
     may = threading.Event()
@@ -127,6 +127,7 @@ def start(rig: Rig, kafka: BrokerSettings, stack: ExitStack) -> None:
                 state=rig.state,
                 registry=rig.registry.folder,
                 public_keys=(rig.state / "keys" / "signing.pub",),
+                signing_key=rig.state / "keys" / "signing.pem",
                 submission=rig.submission,
                 schedule_s=0.0,
                 max_runs=1,

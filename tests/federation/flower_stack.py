@@ -17,6 +17,8 @@ from compose.broker import Launch
 from compose.certificates import make_certificates
 from compose.nodes import Nodes
 from federation import controller
+from federation.registry import Registry
+from streams.contract.artifact import Artifact
 from streams.contract.bus import BrokerSettings, Reader, Received
 from streams.contract.documents import RoundEvent
 from streams.contract.topics import topic_name
@@ -49,6 +51,13 @@ def journals(state: Path) -> list[list[RoundEvent]]:
     lines = [path.read_bytes().splitlines() for path in state.glob("runs/*/rounds.jsonl")]
     runs = [[RoundEvent.decode(line) for line in run] for run in lines if run]
     return sorted(runs, key=lambda run: run[0].time_us)
+
+
+def candidate(registry: Registry) -> Artifact:
+    """What a run has made, and no device is there to be offered."""
+    found = registry.standing().candidate
+    assert found is not None
+    return registry.load(found.model)
 
 
 def read(broker: BrokerSettings, task: str, topic: str) -> list[Received]:

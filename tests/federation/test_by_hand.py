@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compose import flower
-from federation import controller
+from federation import controller, running
 from federation.registry import Registry
 from streams.contract.bus import BrokerSettings, ensure_topics
 from streams.contract.documents import RoundEvent
@@ -19,6 +19,7 @@ from streams.contract.topics import ROUNDS, topic_specs
 from tests.federation.conftest import TINY
 from tests.federation.flower_stack import (
     FlowerStack,
+    candidate,
     controlled,
     journals,
     read,
@@ -66,7 +67,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
     sockets: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(controller, "SILENCE_S", QUIET_S)
+    monkeypatch.setattr(running, "SILENCE_S", QUIET_S)
     ensure_topics(kafka, topic_specs(tiny.name))
     devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1", "d2")}
     with ExitStack() as stack:
@@ -84,6 +85,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
                     state=tmp_path,
                     registry=registry.folder,
                     public_keys=(tmp_path / "keys" / "signing.pub",),
+                    signing_key=tmp_path / "keys" / "signing.pem",
                     submission=submission,
                     max_runs=0,
                 )
@@ -94,8 +96,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
         check_stopped(call, tmp_path, kafka, processes)
         assert len(submission.runs()) == 2
     assert processes.members() == []
-    serving = registry.serving()
-    assert serving is not None
+    serving = candidate(registry)
     assert serving.manifest.number == 2
 
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from compose import flower
-from federation import controller, release
+from federation import controller, running
 from federation.registry import Registry
-from streams.contract.artifact import unpack
 from streams.contract.bus import BrokerSettings, ensure_topics
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
-from streams.contract.topics import ARTIFACTS, RELEASES, ROUNDS, topic_specs
+from streams.contract.topics import RELEASES, ROUNDS, topic_specs
 from tests.federation.conftest import TINY
 from tests.federation.flower_stack import (
     FlowerStack,
+    candidate,
     controlled,
     end_lease,
     journals,
@@ -54,20 +54,12 @@ def test_a_run_promotes_and_announces_what_sound_devices_learned(
 
     events = [RoundEvent.decode(message.value) for message in read(kafka, tiny.name, ROUNDS)]
     check_events([event for event in events if event.run == run])
-    serving = registry.serving()
-    assert serving is not None
+    serving = candidate(registry)
     assert (serving.manifest.number, [serving.manifest.base]) == (2, first)
-    offered = release.current(read(kafka, tiny.name, RELEASES), tiny.name.encode())
-    assert offered is not None
-    assert (offered.model, offered.number) == (serving.model, 2)
-    chunks = [
-        message.value or b""
-        for message in read(kafka, tiny.name, ARTIFACTS)
-        if message.offset >= offered.offset and message.key == offered.digest.encode()
-    ]
-    data = b"".join(chunks[: offered.chunks])
-    assert len(data) == offered.size
-    unpack(data, registry.trusted, task="tiny", task_version=1, digest=offered.digest)
+    assert read(kafka, tiny.name, RELEASES) == []  # the controller's to tell
+    (decision,) = [d for d in registry.decisions() if d.model == serving.model]
+    assert (decision.kind, decision.run) == ("candidate", run)
+    assert decision.evidence == serving.manifest.metrics
 
 
 def check_events(events: list[RoundEvent]) -> None:
@@ -111,6 +103,7 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
             state=tmp_path,
             registry=registry.folder,
             public_keys=(tmp_path / "keys" / "signing.pub",),
+            signing_key=tmp_path / "keys" / "signing.pem",
             submission=submission,
             schedule_s=0.0,
             max_runs=1,
@@ -126,7 +119,7 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
 
         wait_for("the ServerApp dies", dead, 60)
         end_lease(processes)
-        monkeypatch.setattr(controller, "SILENCE_S", 1.0)  # each question costs a second of a core
+        monkeypatch.setattr(running, "SILENCE_S", 1.0)  # each question costs a second of a core
         wait_for("the run that goes on ends", ended, 60)
     assert processes.members() == []
 
@@ -134,8 +127,7 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
     runs = first[0].run, second[0].run
     trained = [[e.round for e in run if e.kind == "started"] for run in (first, second)]
     assert trained == [[1, 2], [3]]
-    serving = registry.serving()
-    assert serving is not None
+    serving = candidate(registry)
     manifest = serving.manifest
     assert (manifest.run, manifest.number, manifest.round) == (runs[1], 2, 3)
     assert (manifest.admitted, manifest.refused) == (6, 0)
