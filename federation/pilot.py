@@ -105,13 +105,17 @@ def prepare(
 
 
 def _digest(task_ref: str, task: Task, seed: int) -> str:
-    """Over the bytes of the task's module and of those of ours that it uses, and all settings."""
-    module = sys.modules[task.build_model.__module__]
-    sources = {str(module.__file__)}
-    for value in vars(module).values():  # `from streams.tasks import hapt`, and modules beside it
-        path = getattr(value, "__file__", None)
-        if path and Path(path).parent == Path(str(module.__file__)).parent:
-            sources.add(str(path))
+    """Over the bytes of the task's modules and of those that lie beside them and are used, and all
+    settings. A task that is made of another one has functions of both."""
+    functions = (task.build_model, task.build_teacher, task.readings, task.devices, task.augment)
+    sources = set()
+    for name in {function.__module__ for function in functions if function is not None}:
+        module = sys.modules[name]
+        sources.add(str(module.__file__))
+        for value in vars(module).values():  # `from streams.tasks import hapt`
+            path = getattr(value, "__file__", None)
+            if path and Path(path).parent == Path(str(module.__file__)).parent:
+                sources.add(str(path))
     sources |= {__file__, *(str(m.__file__) for m in (learning, export, probe, drift, reference))}
     settings = [task.version, torch.__version__, asdict(task.training), seed, WINDOWS_PER_BATCH]
     digest = hashlib.sha256(json.dumps([task_ref.rpartition(":")[2], settings]).encode())

@@ -1,0 +1,341 @@
+"""`python -m compose.drift_demo`: a fleet mends itself, and refuses what would harm it.
+
+A whole fleet runs (`tidewheel up`) on streams/tasks/har_remounted.py, where three people wear their
+phones otherwise from some time on. Nobody intervenes until they are served well again:
+
+1 the fleet serves; the phones are worn otherwise, the windows show it
+2 a run starts, its candidate passes the gate and the canary, every device serves it
+3 agreement and accuracy on those people have recovered
+
+Then, on the same fleet:
+
+4 a candidate that is bad on the canary's person alone is put behind the gate: it is taken back
+5 poisoned candidates come to the gate: none passes
+
+Exits 0 only when all of it happened.
+"""
+
+import contextlib
+import json as json_module
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from compose import spoiled
+from compose.arguments import broker_of, console
+from compose.layout import Layout
+from compose.recovery import Answered, Moment, Recovery
+from compose.summary import share
+from compose.up import chosen_devices
+from compose.view import View
+from federation.evaluation import HeldOut
+from federation.registry import Registry
+from streams.contract.artifact import Artifact
+from streams.contract.bus import Reader
+from streams.contract.decisions import place_of
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
+from streams.contract.signing import load_private_key
+from streams.contract.task import load_task
+from streams.tasks import har_remounted
+
+TASK = "streams.tasks.har_remounted:task"
+DEVICES = 5
+WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
+REGAINED = 0.5  # of the agreement and accuracy lost
+SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
+SEEN_US = (har_remounted.AFTER_S + 480) * 1_000_000  # one pass of the later recordings
+
+
+@dataclass
+class Outcome:
+    """What was seen; `missing` is what should have happened and did not."""
+
+    before: Answered = field(default_factory=Answered)
+    otherwise: Answered = field(default_factory=Answered)
+    recovered: Answered = field(default_factory=Answered)
+    moments: list[Moment] = field(default_factory=list)
+    canary: str = ""
+    canary_before: float = 0.0
+    canary_bad: float = 0.0
+    others_before: float = 0.0
+    others_bad: float = 0.0
+    bad_windows: int = 0
+    bad_seconds: float = 0.0
+    gate: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+class Demo:
+    """One run, against a fleet that this process starts and ends."""
+
+    def __init__(self, state: Path, speed: float, timeout_s: float, terminal: Console) -> None:
+        self._state, self._speed, self._console = state, speed, terminal
+        self._deadline = time.monotonic() + timeout_s
+        self._task = load_task(TASK)
+        self._devices = chosen_devices(self._task, DEVICES)
+        self._worn = [d for d in self._devices if d in har_remounted.REMOUNTED]
+        self._recovery = Recovery(self._task.name, self._worn, har_remounted.AFTER_S * 1_000_000)
+        self._outcome = Outcome(canary=min(self._devices, key=self._place))
+        self._told = 0
+
+    def run(self) -> Outcome:
+        with self._fleet() as up:
+            self._up = up
+            self._reader = self._connected()
+            try:
+                self._mends_itself()
+                self._refuses()
+            except ProcessFailed as exc:
+                self._outcome.missing.append(str(exc))
+            finally:
+                self._figures()
+                self._reader.close()
+        return self._outcome
+
+    # --- steps 1 to 3 ---------------------------------------------------------------------------
+
+    def _mends_itself(self) -> None:
+        look = self._recovery
+        self._until(lambda: look.began_s, "a phone is worn otherwise")
+        self._say(f"{', '.join(self._worn)} wear their phones otherwise from now on")
+        for request in look.view.rounds:
+            if request.kind == "requested":
+                raise ProcessFailed(f"a run began before the phones were moved: {request.reason}")
+        self._until(look.alarm_s, "the windows show that inputs have drifted")
+        self._until(lambda: look.view.count("requested"), "a run starts by itself")
+        self._until(lambda: look.decided("stage"), "a candidate passes the gate")
+        self._until(lambda: look.decided("served"), "its canary is judged, and it is served")
+        self._until(self._all_serve_it, "every device serves it")
+        served_s = time.time()
+        self._until(self._seen_enough, "windows by it of all those people")
+        self._figures()
+        self._served = look.moment("every device serves it", served_s)
+        o = self._outcome
+        for name in ("agreement", "accuracy"):
+            first, low, now = (getattr(a, name) for a in (o.before, o.otherwise, o.recovered))
+            if None in (first, low, now) or now - low < REGAINED * (first - low) or first <= low:
+                o.missing.append(f"{name} went {share(first)}, {share(low)}, {share(now)}")
+
+    @property
+    def _stable(self) -> str:
+        stable = self._recovery.view.standing.stable
+        return stable.model if stable else ""
+
+    def _all_serve_it(self) -> bool:
+        return all(self._serves(device) == self._stable for device in self._devices)
+
+    def _serves(self, device: str) -> str | None:
+        state = self._recovery.view.devices.get(device)
+        return state.active if state else None
+
+    def _seen_enough(self) -> bool:
+        by = self._recovery.windows_by
+        return all(by(self._stable, device) >= WINDOWS for device in self._worn)
+
+    def _figures(self) -> None:
+        look, o = self._recovery, self._outcome
+        decided = look.decided("served")
+        if not o.recovered.windows and decided is not None and decided.model:
+            o.before = look.before()
+            o.otherwise = look.otherwise(decided.model, by=False)
+            o.recovered = look.otherwise(decided.model, by=True)
+        o.moments = list(look.moments())
+        if hasattr(self, "_served"):
+            o.moments = sorted([*o.moments, self._served], key=lambda m: m.seconds)
+
+    # --- steps 4 and 5 --------------------------------------------------------------------------
+
+    def _refuses(self) -> None:
+        key = load_private_key(Layout(self._state).signing_key)
+        registry = self._registry = Registry(
+            Layout(self._state).registry, self._task.name, self._task.version, [key.public_key()]
+        )
+        base = registry.serving()
+        assert base is not None
+        first = registry.load(registry.models()[0])
+        recordings = spoiled.Recordings.read(self._task, self._devices, SEEN_US)
+        bad = spoiled.against(recordings, spoiled.weights_of(base), self._outcome.canary)
+        self._note_shares(recordings, base, bad)
+        offered = spoiled.offer(registry, key, base, bad, "by hand: good on average")
+        name = offered.decision.model or ""
+        self._taken_back(name, offered.decision.seq, base.model)
+        self._poisoned(recordings, first, base)
+
+    def _note_shares(
+        self, recordings: spoiled.Recordings, base: Artifact, bad: spoiled.Tensors
+    ) -> None:
+        o = self._outcome
+        was = spoiled.shares(recordings, base, spoiled.weights_of(base))
+        now = spoiled.shares(recordings, base, bad)
+        others = [device for device in self._devices if device != o.canary]
+        o.canary_before, o.canary_bad = was[o.canary], now[o.canary]
+        o.others_before, o.others_bad = (
+            sum(x[d] for d in others) / len(others) for x in (was, now)
+        )
+
+    def _taken_back(self, bad: str, seq: int, base: str) -> None:
+        look, o = self._recovery, self._outcome
+
+        def back() -> bool:
+            decided = look.decided("rolled-back", seq)
+            return decided is not None and decided.model == bad
+
+        self._until(lambda: look.windows_by(bad, o.canary), f"{o.canary} answers with {bad}")
+        began_s = time.monotonic()
+        self._until(back, f"{bad} is taken back")
+        decided = look.decided("rolled-back", seq)
+        assert decided is not None
+        o.bad_windows = int(decided.evidence["windows"])
+        if o.bad_windows > SOON:
+            o.missing.append(f"{bad} was taken back after {o.bad_windows} windows, not {SOON}")
+
+        def withdrawn() -> bool:
+            states = [look.view.devices[device] for device in self._devices]
+            refused = bad in look.view.devices[o.canary].refused
+            return refused and all(state.active == base for state in states)
+
+        self._until(withdrawn, f"every device serves {base}, {o.canary} refuses {bad}")
+        o.bad_seconds = time.monotonic() - began_s
+
+    def _poisoned(self, recordings: spoiled.Recordings, first: Artifact, base: Artifact) -> None:
+        held_out = HeldOut.decode(self._registry.heldout(), self._task)
+        candidates = spoiled.poisoned(
+            recordings, spoiled.weights_of(first), spoiled.weights_of(base)
+        )
+        for name, weights in candidates.items():
+            verdict = spoiled.at_the_gate(recordings, base, held_out, weights)
+            self._outcome.gate[name] = verdict.reason
+            self._say(f"the gate, {name}: {'passes' if verdict.promote else verdict.reason}")
+            if verdict.promote:
+                self._outcome.missing.append(f"poisoned, {name}: the gate lets it pass")
+
+    # --- the fleet ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _fleet(self) -> Iterator[subprocess.Popen[bytes]]:
+        """`tidewheel up` until the end of the block; it is given its time to drain."""
+        words = ["up", TASK, "--devices", str(DEVICES), "--speed", str(self._speed)]
+        words += ["--state", str(self._state), "--rounds", "2"]
+        log = Layout(self._state).logs / "up.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._say(f"fleet: tidewheel {' '.join(words)}, which writes {log}")
+        with log.open("ab") as output:
+            up = subprocess.Popen(
+                [sys.executable, "-m", "compose.cli", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield up
+        finally:
+            self._say("the fleet is drained and ended")
+            with contextlib.suppress(ProcessLookupError):
+                up.send_signal(signal.SIGINT)
+            code = up.wait()
+            if code != 0:
+                self._outcome.missing.append(f"tidewheel up ended with {code}: see {log}")
+
+    def _connected(self) -> Reader:
+        while True:
+            self._look_after()
+            with contextlib.suppress(BrokerUnavailable):
+                broker = broker_of(self._state, None)
+                return Reader(broker, View.topics(self._task.name), timeout_s=1.0)
+            time.sleep(0.2)
+
+    def _until(self, happened: Callable[[], Any], what: str) -> None:
+        """Read on until it has happened; ProcessFailed when it does not in time."""
+        while not happened():
+            self._look_after(what)
+            try:
+                messages = self._reader.poll(0.25)
+            except BrokerUnavailable:
+                continue
+            for message in messages:
+                self._recovery.take(message)
+            for moment in list(self._recovery.moments())[self._told :]:
+                self._told += 1
+                self._say(f"{moment.seconds:+7.1f} s  {moment.what}")
+
+    def _look_after(self, what: str = "the fleet starts") -> None:
+        if self._up.poll() is not None:
+            raise ProcessFailed(f"tidewheel up ended before {what}")
+        if time.monotonic() > self._deadline:
+            raise ProcessFailed(f"not in time: {what}")
+
+    def _place(self, device: str) -> float:
+        return place_of(self._task.name, device)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(outcome: Outcome, terminal: Console) -> None:
+    """The table at the end."""
+    table = Table(title="people who wear the phone otherwise")
+    for name in ("", "agreement with the teacher", "accuracy", "windows"):
+        table.add_column(name, justify="right" if name else "left")
+    rows = {
+        "before": outcome.before,
+        "worn otherwise": outcome.otherwise,
+        "the new version": outcome.recovered,
+    }
+    for name, found in rows.items():
+        accuracy = share(found.accuracy, found.labelled)
+        table.add_row(name, share(found.agreement), accuracy, str(found.windows))
+    terminal.print(table)
+    times = Table(title="since the phones are worn otherwise", show_lines=False)
+    for name in ("seconds", "windows a phone", "what"):
+        times.add_column(name, justify="left" if name == "what" else "right")
+    for moment in outcome.moments:
+        times.add_row(f"{moment.seconds:.1f}", f"{moment.windows:.1f}", moment.what)
+    terminal.print(times)
+    o = outcome
+    lines = [
+        f"bad for {o.canary} alone: right on {o.canary_before:.3f} of its segments, then on "
+        f"{o.canary_bad:.3f}; on the others' {o.others_before:.3f}, then {o.others_bad:.3f}; taken "
+        f"back everywhere after {o.bad_windows} windows, {o.bad_seconds:.1f} s after the first",
+        *(f"poisoned, {name}: refused at the gate: {why}" for name, why in o.gate.items()),
+        *(f"MISSING: {text}" for text in o.missing),
+    ]
+    for line in lines:
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def main(
+    state: Annotated[Path, typer.Option(help="A state folder of its own.")] = Path(
+        ".tidewheel/drift-demo"
+    ),
+    speed: Annotated[float, typer.Option(help="Replay speed: 1 is real time.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which it fails.")] = 600.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run the scenario and print what was measured; exits 1 where something did not happen."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    terminal = console(stderr=json)
+    try:
+        outcome = Demo(state, speed, timeout, terminal).run()
+    except TidewheelError as exc:
+        print(f"drift-demo: {exc}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(exc.exit_code) from exc
+    if json:
+        print(json_module.dumps(asdict(outcome), indent=1))  # noqa: T201
+    else:
+        show(outcome, terminal)
+    raise typer.Exit(1 if outcome.missing else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
