@@ -49,7 +49,7 @@ from streams.contract.task import load_task
 from streams.tasks import har_remounted
 
 TASK = "streams.tasks.har_remounted:task"
-DEVICES = 5
+DEVICES = len(har_remounted.FLEET)
 WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
 REGAINED = 0.5  # of the agreement and accuracy lost
 SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
@@ -225,7 +225,7 @@ class Demo:
     def _fleet(self) -> Iterator[subprocess.Popen[bytes]]:
         """`tidewheel up` until the end of the block; it is given its time to drain."""
         words = ["up", TASK, "--devices", str(DEVICES), "--speed", str(self._speed)]
-        words += ["--state", str(self._state), "--rounds", "2"]
+        words += ["--state", str(self._state)]
         log = Layout(self._state).logs / "up.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         self._say(f"fleet: tidewheel {' '.join(words)}, which writes {log}")

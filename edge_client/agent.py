@@ -302,6 +302,7 @@ class Agent:
             personal=self._personal.state,
             node=self._node,
             release=self._acceptance.seq or None,
+            received_bytes=self._downlink.received_bytes,
             phase="training" if self._trainer.busy else self._phase,
             replayed=self._replay.share_of_pass,
             passes=self._replay.passes_done,

@@ -68,7 +68,7 @@ class DeviceState(Document):
     """On `fleet`, key: the device. What a device says of itself, about once a second.
 
     node: the Flower node that last handed it work, None before the first. release: the number of
-    the last decision that it has accepted.
+    the last decision that it has accepted. received_bytes: of artifacts and deltas, since its start.
     """
 
     device: str
@@ -94,6 +94,7 @@ class DeviceState(Document):
     personal: PersonalState | None = None
     node: int | None = None
     release: int | None = None
+    received_bytes: int = 0
     phase: str = "running"
     replayed: float = 0.0
     passes: int = 0
