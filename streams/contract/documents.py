@@ -68,7 +68,7 @@ class DeviceState(Document):
     """On `fleet`, key: the device. What a device says of itself, about once a second.
 
     node: the Flower node that last handed it work, None before the first. release: the number of
-    the last decision that it has accepted. received_bytes: of artifacts and deltas, since its start.
+    the last decision that it has accepted. received_bytes: of artifacts since its start.
     """
 
     device: str

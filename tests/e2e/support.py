@@ -78,10 +78,14 @@ class Place:
 
     def start(self, name: str, *words: str | Path) -> "Running":
         """A `tidewheel` command; its output goes to `<name>.out` and `<name>.err`."""
+        return self.start_module(name, "compose.cli", *words)
+
+    def start_module(self, name: str, module: str, *words: str | Path) -> "Running":
+        """As `python -m`."""
         out, err = self.folder / f"{name}.out", self.folder / f"{name}.err"
         with out.open("ab") as stdout, err.open("ab") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "compose.cli", *map(str, words)],
+                [sys.executable, "-m", module, *map(str, words)],
                 cwd=self.folder,
                 env=self._environ(),
                 stdin=subprocess.DEVNULL,

@@ -1,0 +1,70 @@
+"""`python -m tests.bench.release [--quick] [--only NAME,...] --json PATH --markdown PATH`."""
+
+import argparse
+import logging
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from streams.contract.task import load_task
+from tests.bench.kafka import real_kafka
+from tests.bench.machine import facts
+from tests.bench.release.cost import cost
+from tests.bench.release.drift import drift
+from tests.bench.release.recovery import recovery
+from tests.bench.release.spread import spread
+from tests.bench.release.stage import Stage
+from tests.bench.release.verdicts import verdicts
+from tests.bench.report import Results, insert, keep, render
+
+PACKAGES = ("onnxruntime", "torch", "numpy", "kafka-python", "cryptography")
+TASK = "streams.tasks.har:task"
+SECTIONS = {f.__name__: f for f in (spread, cost, drift, verdicts, recovery)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.release")
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--only", type=_chosen, help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--markdown", type=Path, help="the page whose section is replaced")
+    asked = parser.parse_args()
+    command = shlex.join(["python", "-m", "tests.bench.release", *sys.argv[1:]])
+    torch.set_num_threads(1)
+    logging.getLogger("federation").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended on the way
+    folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
+    try:
+        with real_kafka(folder) as kafka:
+            stage = Stage(folder, TASK, load_task(TASK), kafka, asked.quick)
+            parts = ("federation", "edge_client", "streams", "compose")
+            results = Results(facts(command, kafka.name, PACKAGES, *parts))
+            results.facts["size"] = "quick" if asked.quick else "full"
+            for name in asked.only or SECTIONS:
+                began = time.monotonic()
+                SECTIONS[name](stage, results)
+                stage.say(f"{name}: {time.monotonic() - began:.0f} s")
+                keep(asked.json, results)  # a run that is ended early leaves what it has
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    text = render(results)
+    if asked.markdown:
+        insert(asked.markdown, "bench-release", text)
+    print(text)  # noqa: T201
+
+
+def _chosen(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SECTIONS)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

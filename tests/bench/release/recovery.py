@@ -1,0 +1,66 @@
+"""The loop by itself on real processes: from phones that are worn otherwise to a fleet that is
+served well again, and a bad release to its end everywhere."""
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.bench.release.stage import Stage
+from tests.bench.report import Cell, Goal, Results, Table
+
+SPEED = 30.0
+
+
+def recovery(stage: Stage, results: Results) -> None:
+    """`make drift-demo`, as it is."""
+    command = [sys.executable, "-m", "compose.drift_demo", "--json", "--speed", str(SPEED)]
+    command += ["--state", str(stage.folder / "drift-demo")]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_KAFKA")}
+    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=False)
+    found = json.loads(done.stdout)
+    rows: list[list[Cell]] = []
+    for name, key in (
+        ("before", "before"),
+        ("worn otherwise", "otherwise"),
+        ("the new version", "recovered"),
+    ):
+        one = found[key]
+        agreement = one["agreeing"] / max(one["compared"], 1)
+        rows.append([name, agreement, one["correct"] / max(one["labelled"], 1), one["windows"]])
+    results.tables.append(
+        Table(
+            "People who wear the phone otherwise",
+            "`make drift-demo`: real recordings of three people in a fleet of six, replayed "
+            f"{SPEED:g} times as fast as life. Accuracy is that on the events whose truth a device "
+            "was told.",
+            ["", "agreement with the teacher", "accuracy", "windows"],
+            rows,
+        )
+    )
+    results.tables.append(
+        Table(
+            "From there to a fleet that serves another version",
+            "Seconds and windows of such a phone, from the first closed window on.",
+            ["what", "seconds", "windows"],
+            [[_short(m["what"]), m["seconds"], m["windows"]] for m in found["moments"]],
+        )
+    )
+    results.tables.append(
+        Table(
+            "A candidate that is bad for the canary alone",
+            f"Right on {found['others_before']:.3f} of the others' segments as served, on "
+            f"{found['others_bad']:.3f} by it; of the canary's, {found['canary']}, on "
+            f"{found['canary_before']:.3f} and {found['canary_bad']:.3f}.",
+            ["canary's windows until it was taken back", "seconds until it was so everywhere"],
+            [[found["bad_windows"], found["bad_seconds"]]],
+        )
+    )
+    results.goals += [
+        Goal("a bad release: the canary's windows", found["bad_windows"], at_most=2),
+        Goal("of the drift-demo's steps, missing", len(found["missing"]), at_most=0),
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) < 160 else text[:157] + "..."
