@@ -324,6 +324,8 @@ def main(
 ) -> None:
     """Run the scenario and print what was measured; exits 1 where something did not happen."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for number in (signal.SIGTERM, signal.SIGINT):  # the fleet is to go as well
+        signal.signal(number, signal.default_int_handler)
     terminal = console(stderr=json)
     try:
         outcome = Demo(state, speed, timeout, terminal).run()

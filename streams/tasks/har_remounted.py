@@ -2,8 +2,11 @@
 
 Three people of the fleet (9, 10, 16) wear the phone otherwise in their later recordings: acc-y is
 turned round. Nothing is altered, the recordings are replayed as they are. The first model knows
-four people who wear it as the fleet does at first; the teacher thirteen more, and people mirrored
+three people who wear it as the fleet does at first; the teacher fourteen more, and people mirrored
 left to right, as if each phone were worn at the other side of the body as well.
+
+Nobody is held out: all who could be wear the phone as ever, and what three people's phones have to
+say costs them more than the gate allows (sitting). The fleet's own held-out segments decide.
 """
 
 from collections.abc import Iterator
@@ -24,14 +27,14 @@ REMOUNTED = ("person-09", "person-10", "person-16")
 AFTER_S = 720  # of event time, everybody's later recordings follow
 LASTS_S = 14_400
 REPEATED_S = 120  # recordings begin at its multiples: held-out segments stay held out
-PILOT = (1, 3, 5, 7)
+PILOT = (1, 5, 7)
 
 
 def devices() -> list[Device]:
-    """Six in the fleet, four pilots, the same seven held out as ever, thirteen in the lab."""
+    """Six in the fleet, three pilots, fourteen in the lab."""
     role = dict.fromkeys(FLEET, "fleet") | dict.fromkeys(PILOT, "pilot")
-    role |= dict.fromkeys(har.ROLES["held-out"], "held-out")
-    return [Device(f"person-{n:02d}", role.get(n, "lab")) for n in range(1, 31)]  # type: ignore[arg-type]
+    known = [n for n in range(1, 31) if n not in har.ROLES["held-out"]]
+    return [Device(f"person-{n:02d}", role.get(n, "lab")) for n in known]  # type: ignore[arg-type]
 
 
 def readings(device: str) -> Iterator[Reading]:
@@ -89,7 +92,7 @@ task = replace(
     har.task,
     name="har-remounted",
     readings=readings, devices=devices, augment=either_side,
-    retrain_below=0.7,  # the first model agrees with this teacher on 0.8 before
+    retrain_below=0.5,  # agreement is 0.8 before; drift is to be the cause
     training=Training(
         learning_rate=0.005, payload="float16", teacher_epochs=12, label_share=0.4, rounds=2
     ),
