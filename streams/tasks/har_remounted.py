@@ -26,7 +26,7 @@ FLEET = (4, 6, 9, 10, 16, 19)
 REMOUNTED = ("person-09", "person-10", "person-16")
 AFTER_S = 720  # of event time, everybody's later recordings follow
 LASTS_S = 14_400
-REPEATED_S = 120  # recordings begin at its multiples: held-out segments stay held out
+REPEATED_S = 120  # or a multiple: held-out segments stay held out
 PILOT = (1, 5, 7)
 
 
@@ -62,7 +62,7 @@ def _repeated(table: pa.Table, begin_s: int, end_s: int) -> Iterator[Reading]:
             if at_us >= end_us:
                 return
             yield Reading(at_us, row, label)
-        begin_us = (at_us // period_us + 1) * period_us
+        begin_us += ((at_us - begin_us) // period_us + 1) * period_us
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[int, tuple[float, ...], int | None]]:
