@@ -1,18 +1,20 @@
 # make demo   the whole loop on real data, with 6 devices
+# make drift-demo  phones that are worn otherwise, and a fleet that mends itself, some minutes
 # make test   format, lint, types and all tests
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
 # make bench-edge      measure a device's agent, about 6 minutes
 # make bench-federation  what the fleet learns, also under attack, about 20 minutes
+# make bench-release   from an announced version to 50 devices, and back, about 15 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 QUIX := .tidewheel/bench/quix
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo test chaos check format clean bench-streams bench-edge \
-	bench-federation
+.PHONY: install demo drift-demo test chaos check format clean bench-streams bench-edge \
+	bench-federation bench-release
 
 install: .venv/installed
 
@@ -25,6 +27,10 @@ demo: install
 	rm -rf .tidewheel/demo
 	$(BIN)/tidewheel up streams/tasks/har.py:task --devices 6 --until-closed --rounds 2 --speed 30 \
 		--state .tidewheel/demo
+
+drift-demo: install
+	rm -rf .tidewheel/drift-demo
+	$(BIN)/python -m compose.drift_demo --state .tidewheel/drift-demo
 
 test: check .venv/servers/installed
 	$(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered --durations=10
@@ -58,6 +64,9 @@ bench-edge: install
 
 bench-federation: install
 	$(BIN)/python -m tests.bench.federation --json .tidewheel/bench/federation.json --markdown docs/BENCHMARKS.md
+
+bench-release: install
+	$(BIN)/python -m tests.bench.release --json .tidewheel/bench/release.json --markdown docs/BENCHMARKS.md
 
 .venv/bench: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
