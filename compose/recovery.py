@@ -52,24 +52,22 @@ class Recovery:
     after_us: int
     view: View = field(init=False)
     _reports: dict[tuple[str, int, int], tuple[float, WindowReport]] = field(default_factory=dict)
-    _decided: dict[int, float] = field(default_factory=dict)  # by number, when it was heard
+    _origin_us: dict[str, int] = field(default_factory=dict)  # of each device's event time
 
     def __post_init__(self) -> None:
         self.view = View(self.task)
 
     def take(self, message: Received) -> None:
-        known = len(self.view.decisions)
         self.view.absorb(message)
-        heard_s = message.time_ms / 1000
-        if len(self.view.decisions) > known:
-            self._decided[max(self.view.decisions)] = heard_s
         if message.topic == topic_name(self.task, WINDOWS):
             try:
                 report = WindowReport.decode(message.value)
             except MalformedRecord:
                 return
             name = report.device, report.window_us, report.revision
-            self._reports.setdefault(name, (heard_s, report))
+            self._reports.setdefault(name, (message.time_ms / 1000, report))
+            before_us = self._origin_us.get(report.device, report.window_us)
+            self._origin_us[report.device] = min(before_us, report.window_us)
 
     # --- what was answered ----------------------------------------------------------------------
 
@@ -148,5 +146,4 @@ class Recovery:
         return [found for (device, *_), found in self._reports.items() if device in devices]
 
     def _otherwise(self, report: WindowReport) -> bool:
-        origin_us = min(w for device, w, _ in self._reports if device == report.device)
-        return report.window_us >= origin_us + self.after_us
+        return report.window_us >= self._origin_us[report.device] + self.after_us
