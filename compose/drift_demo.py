@@ -86,7 +86,7 @@ class Demo:
         self._worn = [d for d in self._devices if d in har_remounted.REMOUNTED]
         self._recovery = Recovery(self._task.name, self._worn, har_remounted.AFTER_S * 1_000_000)
         self._outcome = Outcome(canary=min(self._devices, key=self._place))
-        self._told = 0
+        self._told: set[str] = set()
 
     def run(self) -> Outcome:
         with self._fleet() as up:
@@ -265,9 +265,10 @@ class Demo:
                 continue
             for message in messages:
                 self._recovery.take(message)
-            for moment in list(self._recovery.moments())[self._told :]:
-                self._told += 1
-                self._say(f"{moment.seconds:+7.1f} s  {moment.what}")
+            for moment in self._recovery.moments():
+                if moment.what not in self._told:
+                    self._told.add(moment.what)
+                    self._say(f"{moment.seconds:+7.1f} s  {moment.what}")
 
     def _look_after(self, what: str = "the fleet starts") -> None:
         if self._up.poll() is not None:
