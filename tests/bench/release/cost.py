@@ -19,7 +19,7 @@ def cost(stage: Stage, results: Results) -> None:
     """The steps of installing, each by itself, in one process."""
     base = stage.registry.serving()
     assert base is not None
-    model = stage.made(base, stage.second)
+    model = stage.made(base, stage.version(0))
     stage.offer_to_all(model)
     release = stage.registry.last()
     assert release is not None
