@@ -111,6 +111,8 @@ def _digest(task_ref: str, task: Task, seed: int) -> str:
     sources = set()
     for name in {function.__module__ for function in functions if function is not None}:
         module = sys.modules[name]
+        if getattr(module, "__file__", None) is None:  # `devices=list`, a function in a notebook
+            continue
         sources.add(str(module.__file__))
         for value in vars(module).values():  # `from streams.tasks import hapt`
             path = getattr(value, "__file__", None)

@@ -6,6 +6,7 @@ import pytest
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from federation import pilot
 from federation.dataset import group, segments_of_device, stack
 from federation.evaluation import HeldOut, score
 from federation.graph import run_graph
@@ -17,6 +18,7 @@ from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.drift import EFFECT, Reference
 from streams.contract.errors import TaskError
 from streams.contract.task import Task
+from streams.tasks import har, har_remounted
 from tests.federation.conftest import TINY
 
 
@@ -128,3 +130,9 @@ def test_windows_without_any_label_are_left_out(tiny: Task) -> None:
     assert len(group(tiny, [unknown]).mask) == 0
     assert len(stack(tiny, [unknown]).labels) == 0
     assert len(group(tiny, []).mask) == 0
+
+
+def test_a_task_made_of_another_one_has_first_models_of_its_own() -> None:
+    """The cache knows the task's own file, not only the one that its model comes from."""
+    same = replace(har.task, readings=har_remounted.readings)
+    assert pilot._digest("x:task", har.task, 1) != pilot._digest("x:task", same, 1)
