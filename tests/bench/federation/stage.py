@@ -48,7 +48,7 @@ class Stage:
         serving = registry.serving()
         assert serving is not None
         (folder / "first.safetensors").write_bytes(serving.files[WEIGHTS])
-        registry.heldout_path.write_bytes(self._fleet().encode())
+        registry.set_heldout(self._fleet().encode())
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -60,7 +60,7 @@ class Stage:
         return HeldOut(*(np.concatenate([p[key] for p in people]) for key in ("held_x", "held_y")))
 
     def heldout(self, folder: Path) -> Path:
-        return self._registry(folder, []).heldout_path
+        return self._registry(folder, []).folder / "heldout.safetensors"
 
     def plan(self, folder: Path, count: int) -> list[Planned]:
         """The first `count` people of the fleet."""

@@ -245,7 +245,7 @@ class _Told(Journal):
 def _stock(stage: Stage, folder: Path, crowd: Crowd) -> _Watched:
     watched, task, training = _Watched(crowd), stage.task, stage.task.training
     weights = safetensors.numpy.load((folder / "first.safetensors").read_bytes())
-    held = HeldOut.load(stage.heldout(folder), task)
+    held = HeldOut.decode(stage.heldout(folder).read_bytes(), task)
     mean = strategies.make("fedavg")
     try:
         for number in range(1, STOCK_ROUNDS + 1):
