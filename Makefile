@@ -25,7 +25,7 @@ install: .venv/installed
 
 demo: install
 	rm -rf .tidewheel/demo
-	$(BIN)/tidewheel up streams/tasks/har.py:task --devices 6 --until-closed --rounds 2 --speed 30 \
+	$(BIN)/tidewheel up streams/tasks/har.py:task --devices 6 --until-closed --rounds 2 --speed 30 --stages 0.5,1 \
 		--state .tidewheel/demo
 
 drift-demo: install
