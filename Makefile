@@ -11,6 +11,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 QUIX := .tidewheel/bench/quix
+# Four minutes, and more where its first model has to be trained: part of chaos, not of test.
+RECOVERY := tests/e2e/test_recovery.py
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo test chaos check format clean bench-streams bench-edge \
@@ -33,14 +35,15 @@ drift-demo: install
 	$(BIN)/python -m compose.drift_demo --state .tidewheel/drift-demo
 
 test: check .venv/servers/installed
-	$(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered --durations=10
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --ignore $(RECOVERY) --cov \
+		--cov-report=term:skip-covered --durations=10
 
 # The servers of the tests want other versions than the rest has.
 .venv/servers/installed: tests/servers-requirements.txt .venv/installed
 	$(PYTHON) -m venv .venv/servers && .venv/servers/bin/pip install --quiet --requirement $< && touch $@
 
 chaos: install
-	TIDEWHEEL_CHAOS=long $(BIN)/pytest tests/chaos
+	TIDEWHEEL_CHAOS=long $(BIN)/pytest tests/chaos $(RECOVERY)
 
 check: install
 	$(BIN)/ruff format --check .
