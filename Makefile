@@ -34,8 +34,9 @@ drift-demo: install
 	rm -rf .tidewheel/drift-demo
 	$(BIN)/python -m compose.drift_demo --state .tidewheel/drift-demo
 
+# Two processes of two cores: threads of torch would only wait for each other.
 test: check .venv/servers/installed
-	$(BIN)/pytest --numprocesses 2 --dist worksteal --ignore $(RECOVERY) --cov \
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --ignore $(RECOVERY) --cov \
 		--cov-report=term:skip-covered --durations=10
 
 # The servers of the tests want other versions than the rest has.

@@ -7,14 +7,16 @@ not be done twice needs a fence of its own beside this.
 """
 
 import logging
+import time
 
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from streams.contract.bus import BrokerSettings, unavailable
+from streams.contract.bus import BrokerSettings, absent, unavailable
 
 SESSION_S = 10.0
+TOPIC_S = 10.0  # for a topic that was just created
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +37,21 @@ class Election:
                 session_timeout_ms=int(SESSION_S * 1000),
                 heartbeat_interval_ms=2000,
                 reconnect_backoff_max_ms=2000,
+                metadata_max_age_ms=5_000,  # a topic that was not there yet is found soon
                 bootstrap_timeout_ms=5_000,
             )
+            self._await(topic)
         except kafka_errors.KafkaError as exc:
             raise unavailable(settings, exc) from exc
+
+    def _await(self, topic: str) -> None:
+        """Who joins before the topic is known gets nothing, also where nobody else is."""
+        deadline = time.monotonic() + TOPIC_S
+        while not self._consumer.partitions_for_topic(topic):
+            if time.monotonic() > deadline:
+                self._consumer.close(timeout_ms=500)
+                raise absent(self._settings, topic)
+            time.sleep(0.1)
 
     def leads(self) -> bool:
         """Whether this member has the partition; BrokerUnavailable when nobody can say."""

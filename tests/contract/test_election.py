@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,10 @@ def test_one_leads_and_another_takes_over(kafka: BrokerSettings) -> None:
     first = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     try:
         assert first.stdout is not None
-        assert first.stdout.readline() == b"leads\n"
+        found: list[bytes] = []
+        reader = threading.Thread(target=lambda: found.append(first.stdout.readline()))  # type: ignore[union-attr]
+        reader.start()
+        until(lambda: found == [b"leads\n"], "the first leads")
         second = Election(kafka, "g-elected", "elected.releases")
         third = Election(kafka, "g-elected", "elected.releases")
         looks = [(second.leads(), third.leads()) for _ in range(60)]

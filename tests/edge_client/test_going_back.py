@@ -211,10 +211,9 @@ def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
     registry = Registry(place.state / "registry", task.name, task.version, [place.key.public_key()])
     first = registry.add(place.version(1)).model
     registry.serve(first, place.key, "the first")
-    new = registry.add(place.version(2)).model
     producer = Producer(kafka)
-    registry.serve(new, place.key, "a test")
     announced = release.announce(producer, registry, None)
+    new = registry.add(place.version(2)).model
 
     def said() -> DeviceState | None:
         reader = Reader(kafka, [topic_name(task.name, FLEET)])
@@ -235,6 +234,9 @@ def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
         )
 
     agent = place.start("--speed", "50")
+    until(lambda: f"serving {first}" in place.log, "it serves the first version")
+    registry.serve(new, place.key, "a test")
+    announced = release.announce(producer, registry, announced)
     until(lambda: told("running"), "the fleet is told")
     assert ends(agent) == 0
     agent = place.start("--speed", "50")

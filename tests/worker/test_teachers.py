@@ -75,8 +75,8 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
     served.send(batch(D, 0, [1, 2, 3], task=served.task))
     served.wait_until_scored()
 
-    # What must not be used is refused by name, and changes nothing: a stranger's signature, and
-    # weights that do not fit.
+    # What must not be used is refused, and changes nothing: a stranger's signature, and another
+    # history by the same key.
     stranger = create_key(served.folder / "stranger.pem")
     manifest = Manifest(
         kind="teacher", task=served.task.name, task_version=1, number=7, created_us=1, key="",
@@ -89,7 +89,7 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
         )
         other.add_teacher(pack(manifest, {WEIGHTS: data}, signer))
         offer(served, other, signer)
-        what = {stranger: "not trusted here", key: "refused: "}[signer]
+        what = "not trusted here" if signer is stranger else "replayed"
         until(lambda what=what: what in served.log("w0"), "a refusal")  # type: ignore[misc]
 
     artifact = replace_teacher(served.task, registry, key, weights(served, 2), "new.safetensors")
@@ -109,6 +109,14 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
     served.send(batch(D, 5, [21], task=served.task))
     served.wait_until_scored()
     assert scored_by(served)[5] == artifact.model
+
+    # Weights that do not fit are refused by name.
+    bad = registry.add_teacher(pack(manifest, {WEIGHTS: b"no weights"}, key))
+    offer(served, registry)
+    until(lambda: f"teacher {bad.model} refused" in served.log("w0"), "a refusal")
+    served.send(batch(D, 6, [31], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served)[6] == artifact.model
 
 
 def test_garbage_on_releases_is_passed_over(served: Fleet, registry: Registry) -> None:
