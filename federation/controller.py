@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 LOOK_BACK_S = 7200.0  # at windows, after a restart
 LOOK_S = 2.0  # at the registry, where others decide as well
-JUDGE_S = 1.0  # a rollout, and whether a run is due
+JUDGE_S = 0.25  # a rollout, and whether a run is due: a replay closes windows every second
 
 
 @dataclass(frozen=True)
