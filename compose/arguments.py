@@ -204,3 +204,8 @@ def shares_of(text: str) -> tuple[float, ...]:
     if not shares or not growing or shares[-1] != 1:
         raise UsageError(f"--stages {text}: write growing shares that end with 1, as 0.05,0.25,1")
     return shares
+
+
+def say(text: str) -> None:
+    """One line for a person, as it is."""
+    console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -17,14 +17,13 @@ from rich.console import Console
 
 from compose.arguments import moment
 from streams.contract.bus import BrokerSettings, Reader, Received
-from streams.contract.decisions import Decision, Release
+from streams.contract.decisions import WITHDRAWN, Decision, Release
 from streams.contract.documents import DeviceState, ModelWindow, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
 
 CONNECT_S = 2.0
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-WITHDRAWN = "withdrawn:"  # a device does what it was told to
 
 RUNS = {
     "asked": "a run was asked for",

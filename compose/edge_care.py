@@ -15,6 +15,7 @@ from compose.arguments import (
     broker_of,
     console,
     device_name,
+    say,
 )
 from compose.layout import Layout
 from streams.contract.errors import ProcessFailed, UsageError
@@ -68,8 +69,8 @@ def drain(
     from edge_client import care
 
     loaded, folder = load_task(task), Layout(state).device(device_name(device))
-    say = _nothing if json else _say
-    left = care.drain(loaded, device, folder, broker_of(state, kafka), timeout, say)
+    tell = _nothing if json else say
+    left = care.drain(loaded, device, folder, broker_of(state, kafka), timeout, tell)
     if json:
         console().print_json(data={"device": device, "pending": left})
     if left:
@@ -113,7 +114,7 @@ def label(
     if json:
         console().print_json(data={"device": device, "labelled": labelled})
         return
-    _say(f"{device}: {labelled} segments have a true label")
+    say(f"{device}: {labelled} segments have a true label")
 
 
 def wipe(
@@ -136,11 +137,7 @@ def wipe(
     if json:
         console().print_json(data={"device": device, "lost": lost})
         return
-    _say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+    say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))
 
 
 def _nothing(_text: str) -> None:

@@ -13,6 +13,7 @@ from compose.arguments import (
     State,
     console,
     known_keys,
+    say,
 )
 from compose.layout import Layout
 from streams.contract.errors import UsageError
@@ -73,7 +74,7 @@ def new(
     if json:
         console().print_json(data={"id": made, "path": str(path)})
         return
-    _say(f"key {made} is in {path}; next: tidewheel keys trust {path.with_suffix('.pub')}")
+    say(f"key {made} is in {path}; next: tidewheel keys trust {path.with_suffix('.pub')}")
 
 
 @app.command("trust")
@@ -93,7 +94,7 @@ def trust(
     made = rotation.settled(lambda: rotation.trust(where, signer, public, reason))
     keep_public(layout.keys, public)
     if made is None:
-        _say(f"devices are told to trust key {key_id(public)} already")
+        say(f"devices are told to trust key {key_id(public)} already")
     else:
         _told(f"devices are to trust key {key_id(public)}", [made])
 
@@ -119,7 +120,7 @@ def use(
     made = rotation.settled(lambda: rotation.hand_over(where, key))
     text = f"key {key_id(key.public_key())} signs from now on"
     if made is None:
-        _say(f"{text}, as it has before")
+        say(f"{text}, as it has before")
     else:
         _told(text, [made])
 
@@ -143,7 +144,7 @@ def revoke(
     signer, where = load_private_key(layout.signing_key), _registry(layout, registry)
     made = rotation.revoke(where, signer, key, reason)
     if not made:
-        _say(f"key {key} is revoked already, and nothing that is served is signed by it")
+        say(f"key {key} is revoked already, and nothing that is served is signed by it")
     else:
         _told(f"key {key} counts no more", made)
 
@@ -163,9 +164,5 @@ def _told(text: str, made: "list[Release]") -> None:
     for release in made:
         decision = release.decision
         about = f"{decision.kind} {decision.model or ''}".rstrip()
-        _say(f"decision {decision.seq}: {about}: {decision.reason}")
-    _say(f"{text}; {TOLD}")
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+        say(f"decision {decision.seq}: {about}: {decision.reason}")
+    say(f"{text}; {TOLD}")

@@ -16,6 +16,7 @@ from compose.arguments import (
     console,
     moment,
     registry_of,
+    say,
 )
 from compose.layout import Layout
 from streams.contract.task import load_task
@@ -76,20 +77,20 @@ def show(
         console().print_json(data=found)
         return
     manifest = found["manifest"]
-    _say(f"{model}: {found['holds']}; {found['size']:,} bytes, digest {found['digest']}")
+    say(f"{model}: {found['holds']}; {found['size']:,} bytes, digest {found['digest']}")
     for name, value in manifest.items():
         if name not in ("files", "metrics", "created_us"):
-            _say(f"  {name:14} {value}")
-    _say(f"  {'made':14} {moment(manifest['created_us'])}")
+            say(f"  {name:14} {value}")
+    say(f"  {'made':14} {moment(manifest['created_us'])}")
     for name, value in sorted(manifest["metrics"].items()):
-        _say(f"  metric {name} {value:.6g}")
+        say(f"  metric {name} {value:.6g}")
     for entry in manifest["files"]:
-        _say(f"  file {entry['name']} {entry['size']:,} bytes, sha256 {entry['sha256']}")
+        say(f"  file {entry['name']} {entry['size']:,} bytes, sha256 {entry['sha256']}")
     for decision in found["decisions"]:
         when = moment(decision["time_us"])
-        _say(f"decision {decision['seq']}, {when}: {decision['kind']}: {decision['reason']}")
+        say(f"decision {decision['seq']}, {when}: {decision['kind']}: {decision['reason']}")
         for name, value in sorted(decision["evidence"].items()):
-            _say(f"  {name} {value:.6g}")
+            say(f"  {name} {value:.6g}")
 
 
 @app.command("verify")
@@ -118,11 +119,11 @@ def verify(
         console().print_json(data=asdict(report))
     else:
         for line in report.problems:
-            _say(line)
+            say(line)
         for line in report.notes:
-            _say(f"note: {line}")
+            say(f"note: {line}")
         verdict = f"{len(report.problems)} problems" if report.problems else "all is as decided"
-        _say(f"{report.decisions} decisions, {report.models} models: {verdict}")
+        say(f"{report.decisions} decisions, {report.models} models: {verdict}")
     raise typer.Exit(1 if report.problems else 0)
 
 
@@ -143,7 +144,7 @@ def diff(
         console().print_json(data=found)
         return
     for name, (old, new) in found["manifest"].items():
-        _say(f"{name:14} {old} -> {new}")
+        say(f"{name:14} {old} -> {new}")
     for title, rows, form in (
         ("metric", found["metrics"], lambda pair: pair),
         ("tensor", found["tensors"], lambda change: [change["largest"], change["mean"]]),
@@ -154,8 +155,8 @@ def diff(
             table.add_row(name, *(_figure(figure) for figure in form(value)))
         if rows:
             console().print(table)
-    _say(f"files that differ: {', '.join(found['files']) or 'none'}")
-    _say(f"{found['delta_bytes']:,} bytes as a delta, {found['whole_bytes']:,} as a whole")
+    say(f"files that differ: {', '.join(found['files']) or 'none'}")
+    say(f"{found['delta_bytes']:,} bytes as a delta, {found['whole_bytes']:,} as a whole")
 
 
 @app.command("promote")
@@ -212,9 +213,9 @@ def prune(
         console().print_json(data={"removed": gone, "dry_run": dry_run})
         return
     for model in gone:
-        _say(f"{model} {'would be removed' if dry_run else 'is removed'}")
+        say(f"{model} {'would be removed' if dry_run else 'is removed'}")
     if not gone:
-        _say("nothing to remove")
+        say("nothing to remove")
 
 
 def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:
@@ -225,14 +226,10 @@ def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:
     key = load_private_key(Layout(state).signing_key)
     outcome: Outcome = settled(lambda: decide(where, key))
     if outcome.made is None:
-        _say(outcome.text)
+        say(outcome.text)
     else:
-        _say(f"decision {outcome.made.decision.seq}: {outcome.text}; {TOLD}")
+        say(f"decision {outcome.made.decision.seq}: {outcome.text}; {TOLD}")
 
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.6g}"
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -48,6 +48,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from edge_client.inference import Engine
 from edge_client.trial import ANSWERS, CRASH_S, CRASHES, TRIAL_S, SlotState, too_late
 from streams.contract.artifact import Artifact, unpack
+from streams.contract.decisions import WITHDRAWN
 from streams.contract.disk import write_atomic
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.failpoints import Failpoint, unarmed
@@ -56,7 +57,6 @@ from streams.contract.task import Task
 log = logging.getLogger(__name__)
 
 Keys = Sequence[Ed25519PublicKey] | Callable[[], Sequence[Ed25519PublicKey]]
-WITHDRAWN = "withdrawn"
 
 
 class Slots:
@@ -151,8 +151,8 @@ class Slots:
         `stable` to go back to; and none of them is gone back to. What was withdrawn before and is
         not any more may be installed again."""
         with self._lock:
-            told = {m: f"{WITHDRAWN}: {why}" for m, why in withdrawn.items()}
-            state = self._state.withdrawn(told, f"{WITHDRAWN}:")
+            told = {m: f"{WITHDRAWN}{why}" for m, why in withdrawn.items()}
+            state = self._state.withdrawn(told, WITHDRAWN)
             if state != self._state:
                 self._remember(state)
             active, previous = self._state.active, self._state.previous

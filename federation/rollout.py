@@ -25,14 +25,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.canary import Finding, Rules, judge
 from federation.registry import Registry
 from federation.windows import Windows
-from streams.contract.decisions import Decision, Kind, Ref, Release, Standing, place_of
+from streams.contract.decisions import WITHDRAWN, Decision, Kind, Ref, Release, Standing, place_of
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 
 HEARD_S = 60.0  # a device that said nothing for so long is not counted
-WITHDRAWN = "withdrawn"  # a device's reason for what it was told to take back
 
 
 @dataclass(frozen=True)

@@ -276,14 +276,6 @@ def decide(
     return Decision(cause, None if asked is not None else _budget(rules, runs, now_s))
 
 
-def reason_to_run(
-    rules: Rules, evidence: Evidence, runs: RunsSoFar, now_s: float, since_s: float
-) -> str | None:
-    """Why a run should start now; None when it should not."""
-    found = decide(rules, evidence, runs, now_s, since_s)
-    return found.cause if found.start else None
-
-
 def _cause(
     rules: Rules, evidence: Evidence, runs: RunsSoFar, now_s: float, since_s: float
 ) -> str | None:

@@ -29,6 +29,7 @@ from streams.contract.signing import key_id, verify
 ZERO = "0" * 64
 SIGNED = b"TWDECISION1\n"
 MAX_BYTES = 1 << 30  # of an artifact
+WITHDRAWN = "withdrawn: "  # so begins a device's reason for refusing what a decision withdraws
 WITHDRAWN_KEPT = 10  # the latest
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

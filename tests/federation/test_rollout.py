@@ -16,6 +16,7 @@ from federation.windows import Windows
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import Decision, Ref, Release, place_of
 from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, WindowReport
+from streams.contract.errors import ArtifactError
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
@@ -282,5 +283,5 @@ def test_a_release_that_is_no_decision_of_ours_is_named(rig: Rig) -> None:
     path = rig.registry.folder / "history" / "00000001.json"
     for bad in (b"", b"{}", path.read_bytes().replace(b"served", b"staged")):
         path.write_bytes(bad)
-        with pytest.raises(Exception, match=r"history/00000001\.json"):
+        with pytest.raises(ArtifactError, match=r"history/00000001\.json"):
             rig.registry.standing()

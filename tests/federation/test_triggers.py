@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.quiet import QuietHours
-from federation.triggers import RECENT, Decision, Evidence, Rules, RunsSoFar, decide, reason_to_run
+from federation.triggers import RECENT, Decision, Evidence, Rules, RunsSoFar, decide
 from streams.contract.documents import DeviceState, DriftReport, ModelWindow, WindowReport
 
 RULES = Rules(retrain_below=0.9, min_events=100, min_devices=2, patience=2)
@@ -66,7 +66,8 @@ LOW = (*both(0, 40), *both(1, 40))
 
 
 def reason(seen: Evidence, runs: RunsSoFar | None = None, now_s: float = NOW) -> str | None:
-    return reason_to_run(seen.rules, seen, runs or RunsSoFar(), now_s, NOW)
+    found = decide(seen.rules, seen, runs or RunsSoFar(), now_s, NOW)
+    return found.cause if found.start else None
 
 
 def test_low_agreement_of_enough_devices_is_a_cause() -> None:
@@ -171,7 +172,7 @@ def test_drift_ends_with_a_report_that_decides_so_and_can_be_no_cause() -> None:
     seen.add_window(drifting("d0", 3, alarm=False, decided=False))
     assert len(seen.drifting) == 2
     rules = Rules(retrain_below=0.9, min_events=100, drift_devices=None)
-    assert reason_to_run(rules, seen, RunsSoFar(), NOW, NOW) is None
+    assert not decide(rules, seen, RunsSoFar(), NOW, NOW).start
     seen.add_window(drifting("d0", 3, alarm=False))  # it comes again
     assert len(seen.drifting) == 2
     seen.add_window(drifting("d0", 4, alarm=False))
