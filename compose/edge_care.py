@@ -15,7 +15,6 @@ from compose.arguments import (
     broker_of,
     console,
     device_name,
-    say,
 )
 from compose.layout import Layout
 from streams.contract.errors import ProcessFailed, UsageError
@@ -69,8 +68,8 @@ def drain(
     from edge_client import care
 
     loaded, folder = load_task(task), Layout(state).device(device_name(device))
-    tell = _nothing if json else say
-    left = care.drain(loaded, device, folder, broker_of(state, kafka), timeout, tell)
+    say = _nothing if json else _say
+    left = care.drain(loaded, device, folder, broker_of(state, kafka), timeout, say)
     if json:
         console().print_json(data={"device": device, "pending": left})
     if left:
@@ -114,7 +113,7 @@ def label(
     if json:
         console().print_json(data={"device": device, "labelled": labelled})
         return
-    say(f"{device}: {labelled} segments have a true label")
+    _say(f"{device}: {labelled} segments have a true label")
 
 
 def wipe(
@@ -137,7 +136,11 @@ def wipe(
     if json:
         console().print_json(data={"device": device, "lost": lost})
         return
-    say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))
+    _say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))
+
+
+def _say(text: str) -> None:
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _nothing(_text: str) -> None:
