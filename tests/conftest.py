@@ -10,6 +10,7 @@ from compose import broker
 from streams.contract.bus import BrokerSettings
 from streams.contract.errors import UsageError
 from tests.secure_node import SecureNode, running
+from tests.servers import s3_server
 
 SHARED = Path(__file__).parents[2] / "shared" / "kafka"
 
@@ -55,3 +56,30 @@ def secure_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureNode
         pytest.skip("needs a Kafka to start: set KAFKA_HOME")
     with running(tmp_path_factory.mktemp("secure"), environ) as node:
         yield node
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 API."""
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def s3_environ(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """How s3fs and everybody else finds it, here and in processes that are started; there is an
+    empty bucket `models`."""
+    import fsspec
+    import s3fs
+
+    settings = {"ENDPOINT_URL": s3, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}
+    for name, value in {**settings, "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    files = fsspec.filesystem("s3")
+    if not files.exists("models"):
+        files.mkdir("models")
+    yield
+    if files.exists("models"):
+        files.rm("models", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -1,6 +1,5 @@
 """One suite for the places that a registry may lie in: a folder, and a real S3 API."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,42 +11,16 @@ from federation.store import FolderStore, RemoteStore, Store, open_store
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import Standing
 from streams.contract.errors import ArtifactError, Retryable, UsageError
-from tests.servers import s3_server
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 BUCKET = "s3://models"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
-
-
-@pytest.fixture
-def environ(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """How s3fs and everybody else finds an S3 API."""
-    import fsspec
-    import s3fs
-
-    settings = {"ENDPOINT_URL": s3, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}
-    for name, value in {**settings, "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    files = fsspec.filesystem("s3")
-    if not files.exists("models"):
-        files.mkdir("models")
-    yield
-    if files.exists("models"):
-        files.rm("models", recursive=True)
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=["folder", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return FolderStore(tmp_path / "registry")
-    request.getfixturevalue("environ")
+    request.getfixturevalue("s3_environ")
     return RemoteStore(f"{BUCKET}/{tmp_path.name}")
 
 
@@ -107,7 +80,7 @@ def test_a_registry_decides_once_and_its_history_is_a_chain(store: Store) -> Non
 
 
 def test_a_store_that_cannot_be_reached_is_tried_again(
-    environ: None, monkeypatch: pytest.MonkeyPatch
+    s3_environ: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import s3fs
 
