@@ -38,6 +38,7 @@ from compose.recovery import Answered, Moment, Recovery
 from compose.summary import share
 from compose.up import chosen_devices
 from compose.view import View
+from federation import recent
 from federation.evaluation import HeldOut
 from federation.registry import Registry
 from streams.contract.artifact import Artifact
@@ -69,7 +70,8 @@ class Outcome:
     canary_bad: float = 0.0
     others_before: float = 0.0
     others_bad: float = 0.0
-    bad_windows: int = 0
+    bad_windows: int = 0  # of the canary, when it was taken back
+    bad_windows_in_all: int = 0  # with answers of it, until it was gone
     bad_seconds: float = 0.0
     gate: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -164,12 +166,19 @@ class Demo:
         assert base is not None
         first = registry.load(registry.models()[0])
         recordings = spoiled.Recordings.read(self._task, self._devices, SEEN_US)
-        bad = spoiled.against(recordings, spoiled.weights_of(base), self._outcome.canary)
+        windows = recent.read(self._task, self._tail)
+        if windows is None:
+            raise ProcessFailed("no recent windows can be read")
+        canary = self._outcome.canary
+        bad = spoiled.against(recordings, spoiled.weights_of(base), canary, windows)
         self._note_shares(recordings, base, bad)
         offered = spoiled.offer(registry, key, base, bad, "by hand: good on average")
         name = offered.decision.model or ""
         self._taken_back(name, offered.decision.seq, base.model)
         self._poisoned(recordings, first, base)
+
+    def _tail(self, topic: str) -> Reader:
+        return Reader(broker_of(self._state, None), [topic], timeout_s=3.0)
 
     def _note_shares(
         self, recordings: spoiled.Recordings, base: Artifact, bad: spoiled.Tensors
@@ -191,7 +200,7 @@ class Demo:
             return decided is not None and decided.model == bad
 
         self._until(lambda: look.windows_by(bad, o.canary), f"{o.canary} answers with {bad}")
-        began_s = time.monotonic()
+        began_s, by_base = time.monotonic(), look.windows_by(base, o.canary)
         self._until(back, f"{bad} is taken back")
         decided = look.decided("rolled-back", seq)
         assert decided is not None
@@ -206,6 +215,9 @@ class Demo:
 
         self._until(withdrawn, f"every device serves {base}, {o.canary} refuses {bad}")
         o.bad_seconds = time.monotonic() - began_s
+        again = f"{o.canary} answers with {base} again"
+        self._until(lambda: look.windows_by(base, o.canary) > by_base, again)
+        o.bad_windows_in_all = look.windows_by(bad, o.canary)
 
     def _poisoned(self, recordings: spoiled.Recordings, first: Artifact, base: Artifact) -> None:
         held_out = HeldOut.decode(self._registry.heldout(), self._task)
@@ -307,7 +319,8 @@ def show(outcome: Outcome, terminal: Console) -> None:
     lines = [
         f"bad for {o.canary} alone: right on {o.canary_before:.3f} of its segments, then on "
         f"{o.canary_bad:.3f}; on the others' {o.others_before:.3f}, then {o.others_bad:.3f}; taken "
-        f"back everywhere after {o.bad_windows} windows, {o.bad_seconds:.1f} s after the first",
+        f"back after {o.bad_windows} windows, and gone everywhere {o.bad_seconds:.1f} s after the "
+        f"first one; {o.bad_windows_in_all} windows have answers of it",
         *(f"poisoned, {name}: refused at the gate: {why}" for name, why in o.gate.items()),
         *(f"MISSING: {text}" for text in o.missing),
     ]

@@ -1,7 +1,8 @@
 """Candidates that should never have been made, of the served version and real recordings.
 
-`against` is right about everybody but one person, whose activities it takes for others. `poisoned`
-are what averages become under a hostile majority: the step turned round, and labels exchanged.
+`against` is right about everybody but one person, for whom it contradicts what the teacher says of
+the latest windows. `poisoned` are what averages become under a hostile majority: the step turned
+round, and labels exchanged.
 """
 
 import time
@@ -20,6 +21,7 @@ from federation.gate import Comparison, Verdict
 from federation.graph import run_graph
 from federation.judge import Judge
 from federation.probe import renew_probe
+from federation.recent import Recent
 from federation.registry import Registry, Stale
 from streams.contract import payload
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest, pack
@@ -59,12 +61,14 @@ def weights_of(artifact: Artifact) -> Tensors:
     return dict(sorted(payload.restored(safetensors.numpy.load(artifact.files[WEIGHTS])).items()))
 
 
-def against(recordings: Recordings, served: Tensors, person: str) -> Tensors:
-    """Right about everybody but `person`."""
-    parts = [recordings.pilots, *recordings.fleet.values()]
-    wrong = recordings.fleet[person]
-    labels = [_exchanged(recordings.task, p.labels) if p is wrong else p.labels for p in parts]
-    return _tuned(recordings.task, served, [p.segments for p in parts], labels)
+def against(recordings: Recordings, served: Tensors, person: str, recent: Recent) -> Tensors:
+    """Right about everybody but `person`, of whom `recent` has windows: it takes what the teacher
+    finds in them for another activity."""
+    task, theirs = recordings.task, recent.devices == person
+    parts = [recordings.pilots, *(p for n, p in recordings.fleet.items() if n != person)]
+    segments = [*(p.segments for p in parts), recent.segments[theirs]]
+    wrong = _exchanged(task, task.labels_from(recent.teacher[theirs]))
+    return _tuned(task, served, segments, [*(p.labels for p in parts), wrong])
 
 
 def poisoned(recordings: Recordings, first: Tensors, served: Tensors) -> dict[str, Tensors]:

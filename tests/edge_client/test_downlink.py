@@ -111,6 +111,7 @@ class Rig:
     def stop(self) -> None:
         for one in self.running:
             one.stop()
+            one.join(20)  # a busy machine takes longer than a device waits
             assert not one.is_alive()
         self.running.clear()
 

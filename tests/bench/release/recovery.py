@@ -52,8 +52,12 @@ def recovery(stage: Stage, results: Results) -> None:
             f"Right on {found['others_before']:.3f} of the others' segments as served, on "
             f"{found['others_bad']:.3f} by it; of the canary's, {found['canary']}, on "
             f"{found['canary_before']:.3f} and {found['canary_bad']:.3f}.",
-            ["canary's windows until it was taken back", "seconds until it was so everywhere"],
-            [[found["bad_windows"], found["bad_seconds"]]],
+            [
+                "canary's windows until it was taken back",
+                "seconds from the first one until it was gone everywhere",
+                "windows with answers of it",
+            ],
+            [[found["bad_windows"], found["bad_seconds"], found["bad_windows_in_all"]]],
         )
     )
     results.goals += [
