@@ -66,9 +66,10 @@ def _counted(windows: Sequence[Window], devices: Sequence[str], classes: Sequenc
     columns = {name: i for i, name in enumerate(classes)}
     n = np.zeros((len(windows), len(classes)))
     a = np.zeros_like(n)
-    for i, window in enumerate(windows):
-        for name, (events, agreeing) in window.counts.items():
-            n[i, columns[name]], a[i, columns[name]] = events, agreeing
+    found = [(i, columns[c], *sums) for i, w in enumerate(windows) for c, sums in w.counts]
+    if found:
+        at, column, events, agreeing = np.array(found).T
+        n[at, column], a[at, column] = events, agreeing
     return _Counted(np.array([rows[w.device] for w in windows], np.int64), n, a)
 
 
@@ -128,7 +129,7 @@ def compare(
     """The figures of a finding: agreement expected and found, and what they are evidence of."""
     everything = [*own, *now, *tests]
     devices = sorted({window.device for window in everything})
-    classes = sorted({name for window in everything for name in window.counts})
+    classes = sorted({name for window in everything for name, _ in window.counts})
     earlier, others, seen = (_counted(w, devices, classes) for w in (own, now, tests))
     past = _Past.of(earlier, len(devices))
     dispersion = _dispersion(past, earlier)

@@ -40,6 +40,7 @@ BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 LOOK_BACK_S = 7200.0  # at windows, after a restart
 LOOK_S = 2.0  # at the registry, where others decide as well
 JUDGE_S = 0.25  # a rollout, and whether a run is due: a replay closes windows every second
+JUDGE_SHARE = 0.1  # of the time, at most, goes into judging: a large fleet's takes longer
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Controller:
         self._fleet, self._windows = Fleet(), Windows()
         self._told: Release | None = None  # what `releases` has
         self._last: Release | None = None  # what the registry has
-        self._looked = self._judged = -LOOK_S
+        self._looked = self._judge_at = -LOOK_S
         self.watcher: Watcher | None = None
         if self._registry.serving() is None:
             raise UsageError(f"{settings.registry} serves no model: run `tidewheel up` first")
@@ -202,15 +203,17 @@ class Controller:
         if self._clock() - self._looked >= LOOK_S:
             self.announce(producer)
         last = self._last
-        if last is None or self._clock() - self._judged < JUDGE_S:
+        began = self._clock()
+        if last is None or began < self._judge_at:
             return
-        self._judged = self._clock()
         try:
             decided = self._rollout.step(last, self._fleet, self._windows)
         except Stale as exc:
             log.info("%s", exc)
             self.announce(producer)
             return
+        finally:
+            self._judge_at = began + max(JUDGE_S, (self._clock() - began) / JUDGE_SHARE)
         if decided is not None:
             self._reached("release-step-1")
             self.announce(producer)

@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -166,7 +167,7 @@ class Rollout:
     def _finding(
         self, standing: Standing, offered: Ref, fleet: Fleet, windows: Windows, stages: list[int]
     ) -> Finding:
-
+        @cache
         def canary(device: str) -> bool:
             return place_of(self.registry.task, device) < standing.share
 
