@@ -144,6 +144,7 @@ class Agent:
             slots=self._slots,
             acceptance=self._acceptance,
             samples=self.samples,
+            downloads=folder / "downloads",
         )
         self._open_slots()  # last: a start that fails before it is not the model's fault
 

@@ -12,9 +12,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from edge_client.downloads import Downloads
 from edge_client.fetching import Fetching
 from edge_client.samples import Samples
 from edge_client.slots import Slots
@@ -44,6 +46,7 @@ class Downlink(threading.Thread):
         slots: Slots,
         acceptance: Acceptance,
         samples: Samples,
+        downloads: Path,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="downlink", daemon=True)
@@ -61,6 +64,7 @@ class Downlink(threading.Thread):
             bases=lambda: [m for m in (slots.active, slots.previous) if m],
             kept=slots.kept,
             trusted=lambda: acceptance.trusted,
+            downloads=Downloads(downloads),
             ending=self._ending,
         )
         self._connected = False

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from edge_client.downloads import Downloads
 from streams.contract import delta
 from streams.contract.artifact import Artifact, head_of, take_head
 from streams.contract.bus import BrokerSettings
 from streams.contract.decisions import Delivery, Ref
-from streams.contract.delivery import Download, fetch, fetch_url
+from streams.contract.delivery import fetch, fetch_url
 from streams.contract.errors import ArtifactError, Retryable
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,12 @@ class Fetching:
         bases: Callable[[], Sequence[str]],
         kept: Callable[[str], Artifact],
         trusted: Callable[[], Sequence[Ed25519PublicKey]],
+        downloads: Downloads,
         ending: threading.Event,
     ) -> None:
         self._task, self._settings, self._ending = task, settings, ending
         self._bases, self._kept, self._trusted = bases, kept, trusted
-        self._download: Download | None = None
+        self._downloads = downloads
         self.received = 0  # bytes, of all that was fetched
 
     def fetch(self, ref: Ref, deliveries: Sequence[Delivery], url: str) -> bytes:
@@ -46,6 +48,7 @@ class Fetching:
         way's reason where none gives it, Retryable where that may pass."""
         bases = self._bases()
         offered = [d for d in deliveries if d.model == ref.model]
+        self._downloads.keep(offered)
         ways: list[Callable[[], bytes]] = [
             lambda d=d: self._made(self._from_kafka(d), str(d.base))  # type: ignore[misc]
             for d in offered
@@ -68,6 +71,7 @@ class Fetching:
                 if self._ending.is_set():
                     break
             else:
+                self._downloads.keep([])
                 return data
         raise problem
 
@@ -75,11 +79,7 @@ class Fetching:
         return delta.apply(data, self._kept(base).files, self._trusted())
 
     def _from_kafka(self, delivery: Delivery) -> bytes:
-        """Goes on where the last attempt at the same bytes was cut off."""
-        if self._download is None or self._download.delivery != delivery:
-            self._download = Download(delivery)
-        data = fetch(self._settings, self._task, self._download, self._ending)
-        self._download = None
+        data = fetch(self._settings, self._task, self._downloads.of(delivery), self._ending)
         self.received += len(data)
         return data
 

@@ -46,18 +46,32 @@ class Download:
         if message.key != self.delivery.sha256.encode() or message.value is None:
             return
         index = dict(message.headers).get("index", b"")
-        if index.isdigit() and len(index) < 10 and int(index) < self.delivery.chunks:
-            self.parts.setdefault(int(index), message.value)
+        if index.isdigit() and len(index) < 10:
+            self.add(int(index), message.value)
+
+    def add(self, index: int, part: bytes) -> bool:
+        """Keep a part that is missing; False where it is none, or more than was announced."""
+        have = sum(map(len, self.parts.values()))
+        known = index in self.parts or index >= self.delivery.chunks
+        if known or have + len(part) > self.delivery.size:
+            return False
+        self.parts[index] = part
+        return True
+
+    def restart(self) -> None:
+        """Forget all that has come."""
+        self.parts.clear()
+        self.next_offset = self.delivery.offset
 
     def data(self) -> bytes:
         """All of it, checked; ArtifactError, and nothing is kept, where it is not what was said."""
         data = b"".join(self.parts[i] for i in range(self.delivery.chunks))
         want = self.delivery
         if len(data) != want.size:
-            self.parts.clear()
+            self.restart()
             raise ArtifactError("truncated", f"{len(data)} bytes, {want.size} were announced")
         if hashlib.sha256(data).hexdigest() != want.sha256:
-            self.parts.clear()
+            self.restart()
             raise ArtifactError("digest", "the bytes differ from the digest that was announced")
         return data
 

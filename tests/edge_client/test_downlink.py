@@ -1,6 +1,7 @@
 """What a device does about decisions on a real Kafka, sound ones and all others: what it served
 before goes on, and the reason is told."""
 
+import hashlib
 import http.server
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
 
 from edge_client import downlink as downlink_module
 from edge_client.downlink import Downlink
@@ -80,8 +83,6 @@ class Rig:
         return made.model_copy(update={"deliveries": [self.delivered(data, model, base)]})
 
     def delivered(self, data: bytes, model: str, base: str | None = None) -> Delivery:
-        import hashlib
-
         sha = hashlib.sha256(data).hexdigest()
         topic = topic_name(self.task.name, ARTIFACTS)
         parts = list(release.chunks(data, 20_000))
@@ -104,6 +105,7 @@ class Rig:
             slots=self.slots,
             acceptance=self.acceptance,
             samples=Samples(self.task, self.folder / "samples.arrow"),
+            downloads=self.folder / "downloads",
         )
         self.downlink.start()
         self.running.append(self.downlink)
@@ -261,8 +263,6 @@ def rig_probe(rig: Rig) -> bytes:
     "what", ["truncated", "altered", "stranger", "other task", "probe", "not onnx"]
 )
 def test_bytes_that_do_not_verify_are_not_served(rig: Rig, what: str) -> None:
-    import hashlib
-
     from streams.contract.artifact import head_of, model_name, take_head
 
     (rig.folder / "elsewhere").mkdir()
@@ -280,8 +280,6 @@ def test_chunks_out_of_order_twice_and_among_others_make_a_version(rig: Rig) -> 
     data = rig.version(2)
     made = rig.registry.add(data)
     topic = topic_name(rig.task.name, ARTIFACTS)
-    import hashlib
-
     sha = hashlib.sha256(data).hexdigest()
     parts = list(enumerate(release.chunks(data, 5_000)))
     assert len(parts) > 3
@@ -317,6 +315,31 @@ def test_a_version_that_nobody_has_is_told_of_and_taken_when_it_comes(rig: Rig) 
     assert rig.slots.active == first
     rig.say(said.model_copy(update={"deliveries": [whole]}))
     rig.serves(made.model)
+
+
+def test_what_came_before_the_end_of_the_process_is_not_fetched_again(rig: Rig) -> None:
+    """Kafka has it no more: whoever began again would have nothing."""
+    data = rig.version(2)
+    made = rig.registry.add(data)
+    topic, parts = topic_name(rig.task.name, ARTIFACTS), list(release.chunks(data, 5_000))
+    sha, half = hashlib.sha256(data).hexdigest(), len(parts) // 2
+    offsets = [rig.producer.put(topic, sha.encode(), p, h) for p, h in parts[:half]]
+    delivery = Delivery(
+        model=made.model, sha256=sha, size=len(data), chunks=len(parts), offset=offsets[0]
+    )
+    said = rig.registry.serve(made.model, rig.key, "a test")
+    rig.say(said.model_copy(update={"deliveries": [delivery]}))
+    rig.complains(f"{half} of {len(parts)} chunks")
+    rig.stop()
+    admin = KafkaAdminClient(**rig.broker.client_options())
+    admin.delete_records({TopicPartition(topic, 0): offsets[-1] + 1})
+    admin.close()
+    rig.start()
+    rig.complains(f"{half} of {len(parts)} chunks")
+    for part, headers in parts[half:]:
+        rig.producer.put(topic, sha.encode(), part, headers)
+    rig.serves(made.model)
+    assert not list((rig.folder / "downloads").iterdir())
 
 
 def test_a_delta_that_is_wrong_costs_the_whole(rig: Rig) -> None:
