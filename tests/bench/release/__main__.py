@@ -17,6 +17,7 @@ from tests.bench.kafka import real_kafka
 from tests.bench.machine import facts
 from tests.bench.release.cost import cost
 from tests.bench.release.drift import drift
+from tests.bench.release.judging import judging
 from tests.bench.release.recovery import recovery
 from tests.bench.release.spread import spread
 from tests.bench.release.stage import Stage
@@ -25,7 +26,7 @@ from tests.bench.report import Results, insert, keep, render
 
 PACKAGES = ("onnxruntime", "torch", "numpy", "kafka-python", "cryptography")
 TASK = "streams.tasks.har:task"
-SECTIONS = {f.__name__: f for f in (spread, cost, drift, verdicts, recovery)}
+SECTIONS = {f.__name__: f for f in (spread, cost, drift, judging, verdicts, recovery)}
 
 
 def main() -> None:

@@ -138,17 +138,13 @@ def roll_out(
     return Outcome(finding, t - began + 1, soon)
 
 
-def rollouts(count: int = 100, quick: bool = False) -> dict[str, dict[str, float]]:
+def rollouts(count: int, kinds: Sequence[Rollout]) -> dict[str, dict[str, float]]:
     """By rollout and candidate: verdicts of `count` rollouts, windows a device, agreements."""
     fleet, agreements, stable = _fleet()
-    kinds = [USUAL] if quick else [USUAL, *OTHERS]
     found = {}
     for kind in kinds:
         for candidate, agreement in agreements.items():
-            done = [
-                roll_out(fleet, kind, stable, candidate, seed)
-                for seed in range(min(count, 20) if quick else count)
-            ]
+            done = [roll_out(fleet, kind, stable, candidate, seed) for seed in range(count)]
             took = sorted(outcome.windows for outcome in done)
             verdicts = [outcome.finding.verdict for outcome in done]
             found[f"{candidate}; {kind.name}"] = {
@@ -201,7 +197,8 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=100, help="of each kind and candidate")
     parser.add_argument("--json", type=Path, help="where the figures go")
     asked = parser.parse_args()
-    found = rollouts(asked.rollouts, asked.quick)
+    kinds = [USUAL] if asked.quick else [USUAL, *OTHERS]
+    found = rollouts(20 if asked.quick else asked.rollouts, kinds)
     if asked.json is not None:
         asked.json.write_text(json.dumps(found, indent=2))
 

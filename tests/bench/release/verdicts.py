@@ -5,19 +5,17 @@ from tests.bench.release.stage import Stage
 from tests.bench.report import Cell, Goal, Results, Table
 
 COUNT = 100
-CANARIES = (3, 5)
+KINDS = (USUAL, *(rollout for rollout in OTHERS if rollout.canary == 5))
 EQUAL, WORSE = "the same weights", "worse by 5 points"
 
 
 def verdicts(stage: Stage, results: Results) -> None:
     """Canaries of 3 and 5 devices; candidates that are equally good, and worse."""
-    found = rollouts(20 if stage.quick else COUNT, quick=stage.quick)
-    kinds = {k.name: k.canary for k in (USUAL, *OTHERS) if k.canary in CANARIES}
+    kinds = KINDS[:1] if stage.quick else KINDS
+    found = rollouts(20 if stage.quick else COUNT, kinds)
     rows: list[list[Cell]] = []
     for name, one in found.items():
         candidate, _, kind = name.partition("; ")
-        if kind not in kinds:
-            continue
         fields = ("rollouts", "agreement", "went_back", "passed", "undecided")
         rows.append(
             [candidate, kind, *(one[f] for f in fields), one["windows_median"], one["windows_95"]]
