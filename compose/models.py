@@ -1,4 +1,4 @@
-"""`tidewheel models`: the versions that the registry keeps; no broker is needed."""
+"""`tidewheel models`: the versions that the registry keeps; only `restore` needs a broker."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +10,11 @@ from rich.table import Table
 from compose.arguments import (
     DEFAULT_STATE,
     AsJson,
+    Kafka,
     RegistryPlace,
     State,
     TaskArgument,
+    broker_of,
     console,
     moment,
     registry_of,
@@ -216,6 +218,44 @@ def prune(
         say(f"{model} {'would be removed' if dry_run else 'is removed'}")
     if not gone:
         say("nothing to remove")
+
+
+@app.command("restore")
+def restore(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    kafka: Kafka = None,
+    json: AsJson = False,
+) -> None:
+    """Make a registry that was lost again, from what devices were told by Kafka.
+
+    The state folder has to have the keys. Decisions that were not told yet are lost, and candidates
+    that nobody was offered. Exits 1 where a version is missing that holds now.
+    """
+    from federation.pilot import held_out
+    from federation.restoring import restore as make_again
+
+    loaded = load_task(task)
+    where = registry_of(loaded, state, registry)
+    found = make_again(where, broker_of(state, kafka), lambda: held_out(loaded).encode())
+    if json:
+        console().print_json(data=asdict(found))
+    else:
+        for model in found.missing:
+            said = "which holds now" if model in found.needed else "which nobody serves"
+            say(f"{model}, {said}, is not on Kafka")
+        for key in found.strangers:
+            say(
+                f"later decisions are there by key {key}: if it is yours, put it in keys/ and look "
+                "again, for devices have accepted them"
+            )
+        teacher = f", teacher {found.teacher}" if found.teacher else ""
+        say(
+            f"{found.decisions} decisions, {len(found.models)} models{teacher} are in "
+            f"{where.where} again; `tidewheel models verify` checks them"
+        )
+    raise typer.Exit(1 if found.needed else 0)
 
 
 def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:

@@ -167,8 +167,14 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
         outputs = predict(model, segments.segments) if len(segments.labels) else segments.labels
         figures[f"model_{name}"] = score(task, outputs, segments.labels).share
         figures[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
-    files["heldout.safetensors"] = _held_out(stack(task, held)).encode()
+    files["heldout.safetensors"] = _capped(stack(task, held)).encode()
     return _Result(files, figures)
+
+
+def held_out(task: Task) -> HeldOut:
+    """The people held out, as `prepare` keeps them."""
+    names = task.device_names("held-out")
+    return _capped(stack(task, [segments_of_device(task, name) for name in names]))
 
 
 def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments]:
@@ -231,7 +237,7 @@ def _teacher_share(task: Task, teacher: nn.Module, data: Windows) -> float:
     return score(task, np.concatenate(outputs), np.concatenate(labels)).share
 
 
-def _held_out(data: HeldOut) -> HeldOut:
+def _capped(data: HeldOut) -> HeldOut:
     """At most HELD_OUT_CAP segments, the same at every call."""
     if len(data.labels) <= HELD_OUT_CAP:
         return data

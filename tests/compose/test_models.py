@@ -1,15 +1,22 @@
-"""`tidewheel models` on a state folder, without a broker."""
+"""`tidewheel models` on a state folder."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compose.layout import Layout
+from federation import release
 from federation.registry import Registry
+from streams.contract.bus import BrokerSettings, Producer, ensure_topics
 from streams.contract.decisions import Ref
 from streams.contract.signing import create_key
-from tests.compose.test_cli import TINY, fails, tidewheel
+from streams.contract.task import load_task
+from streams.contract.topics import topic_specs
+from tests.compose.test_cli import ROOT, TINY, fails, tidewheel
+from tests.fakes.own_task import own_task
 from tests.federation.registries import model, offer, serve
 
 
@@ -102,3 +109,30 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, refs: list[Ref]) -> None:
     fails(done, 2, "none/keys/signing.pub")
     done = tidewheel("models", "rollback", TINY, "--registry", "empty", folder=tmp_path)
     fails(done, 2, "nothing is decided in empty", "tidewheel prepare")
+
+
+@pytest.mark.kafka
+def test_a_lost_registry_is_made_again_from_kafka(tmp_path: Path, kafka: BrokerSettings) -> None:
+    task = own_task(tmp_path)
+    name, layout = load_task(task).name, Layout(tmp_path / ".tidewheel")
+    key = create_key(layout.signing_key)
+    before = Registry(layout.registry, name, 1, [key.public_key()])
+    ensure_topics(kafka, topic_specs(name))
+    words = ("models", "restore", task, "--kafka", kafka.bootstrap)
+    where: Any = {"folder": tmp_path, "PYTHONPATH": str(ROOT)}
+    fails(tidewheel(*words, **where), 2, "has no decision about", "--kafka")
+    for number in (1, 2):
+        serve(before, model(before, number, key), key)
+        told = release.read_told(kafka, name)
+        release.announce(Producer(kafka), before, told)
+    shutil.rmtree(layout.registry)
+    done = tidewheel(*words, **where)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.stdout.startswith("2 decisions, 2 models are in ")
+    done = tidewheel("models", "verify", task, **where)
+    assert done.stdout == "2 decisions, 2 models: all is as decided\n"
+    found = json.loads(tidewheel(*words, "--json", **where).stdout)
+    assert found["models"] == before.models()
+    (layout.registry / "history" / "00000002.json").unlink()
+    serve(before, model(before, 3, key), key)
+    fails(tidewheel(*words, **where), 2, "has a decision 2 of its own")

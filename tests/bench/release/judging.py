@@ -37,9 +37,9 @@ def judging(stage: Stage, results: Results) -> None:
         Table(
             "What judging a rollout takes",
             f"The newest {KEPT} windows of each device, {EVENTS} events of one class each, drawn "
-            "by lot; 5 % of the devices have 40 windows by the candidate. One core. Decoding is what "
-            "reading `windows` costs anyhow. The controller looks again after ten times as long as "
-            "judging took, at the least after 0.25 s.",
+            "by lot; 5 % of the devices have 40 windows by the candidate. One core. Decoding is "
+            "what reading `windows` costs anyhow. The controller looks again after ten times as "
+            "long as judging took, at the least after 0.25 s.",
             [
                 "devices", "windows", "decode a report, µs", "take it in, µs", "judge, ms",
                 "memory of the windows, MB",
