@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -240,12 +241,23 @@ def test_what_comes_again_is_not_read_again(mqtt: MqttBroker) -> None:
     found = iter(source)
     assert next(found).time_us == START_US + 5 * STEP_US
     found.close()  # type: ignore[attr-defined]
-    again = iter(source)  # the broker gives what it has retained once more
     mqtt_thread = threading.Timer(0.0, lambda: mqtt.publish(TOPIC, [payload(6)]))
     mqtt_thread.start()
-    assert next(again).time_us == START_US + 6 * STEP_US
+    # the broker gives what it has retained once more
+    assert _next_of(source).time_us == START_US + 6 * STEP_US
     mqtt_thread.join()
-    again.close()  # type: ignore[attr-defined]
+
+
+def _next_of(source: Source) -> Reading:
+    """The source is taken up again as by an agent: while a session changes hands, the broker of
+    these tests may end the new connection with the old one."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            for reading in source:
+                return reading
+        except Retryable:
+            assert time.monotonic() < deadline
 
 
 def test_an_inbox_holds_so_many_messages_and_bytes_and_keeps_their_order() -> None:
