@@ -1,5 +1,6 @@
 """The controller moves a candidate on a real Kafka: each decision once, whatever dies meanwhile."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from streams.contract.decisions import Decision, Delivery, Ref, Release, decisio
 from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, WindowReport
 from streams.contract.failpoints import unarmed
 from streams.contract.signing import create_key
+from streams.contract.task import load_task
 from streams.contract.topics import FLEET, RELEASES, WINDOWS, topic_name
 from tests.federation.test_controller import Killed, Rig, rig, start
 
@@ -92,6 +94,28 @@ def told(rig: Rig) -> tuple[Decision | None, list[Decision], list[Delivery]]:
             own[message.key] = release.decision
     decisions = [own[key] for key in sorted(own)]
     return (last.decision, decisions, last.deliveries) if last else (None, decisions, [])
+
+
+def test_judging_takes_a_tenth_of_the_time_at_most(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at this large fleet takes 2 s."""
+    now, looks = [1000.0], list[float]()
+
+    def slow(*_given: object) -> None:
+        looks.append(now[0])
+        now[0] += 2.0
+
+    rig.serve(1)
+    monkeypatch.setattr(controller.Rollout, "step", slow)
+    task = load_task(rig.settings.task_ref)
+    made = controller.Controller(rig.settings, task, clock=lambda: now[0])
+    made.announce(rig.producer)
+    while now[0] < 1100:
+        made._act(rig.producer)
+        now[0] += 0.1
+    assert 4 < len(looks) <= 6
+    assert min(b - a for a, b in itertools.pairwise(looks)) >= 19.9
 
 
 def test_a_candidate_is_offered_judged_and_served_or_taken_back(

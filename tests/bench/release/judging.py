@@ -4,11 +4,13 @@
 """
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -55,10 +57,11 @@ def _reports(devices: int) -> Iterator[tuple[bytes, int]]:
     for number in range(KEPT):
         for device in range(devices):
             agreeing, kind = int(dice.binomial(EVENTS, 0.85)), int(dice.integers(CLASSES))
-            model = CANDIDATE if number >= SINCE and _canary(device, devices) else STABLE
+            name = f"device-{device:04d}"
+            model = CANDIDATE if number >= SINCE and name in _canary(devices) else STABLE
             report = WindowReport(
                 task="t",
-                device=f"device-{device:04d}",
+                device=name,
                 window_us=number * SECOND,
                 end_us=(number + 1) * SECOND,
                 revision=0,
@@ -70,12 +73,15 @@ def _reports(devices: int) -> Iterator[tuple[bytes, int]]:
             yield report.encode(), number * SECOND
 
 
-def _canary(device: int, devices: int) -> bool:
-    return device < max(1, devices // 20)
+@cache
+def _canary(devices: int) -> frozenset[str]:
+    return frozenset(f"device-{device:04d}" for device in range(max(1, devices // 20)))
 
 
 def _memory_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Resident now; a child's maximum has its parent's in it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def measure(devices: int) -> dict[str, float]:
@@ -99,9 +105,9 @@ def measure(devices: int) -> dict[str, float]:
             began_us=SINCE * SECOND,
             stage_began_us=SINCE * SECOND,
             now_us=KEPT * SECOND,
-            canary=lambda name: _canary(int(name[-4:]), devices),
+            canary=_canary(devices).__contains__,
             refusals={},
-            offered=max(1, devices // 20),
+            offered=len(_canary(devices)),
         )
     judge_s = (time.perf_counter() - began) / TIMES
     return {
