@@ -160,7 +160,7 @@ class Registry:
 
     def last(self) -> Release | None:
         """The last decision; None before the first. ArtifactError where it is not one of ours."""
-        names = self._numbered()
+        names = self.numbered()
         return self._decided(names[-1]) if names else None
 
     def decisions(self) -> list[Decision]:
@@ -170,7 +170,7 @@ class Registry:
     def history(self, after: int = 0) -> list[Release]:
         """The decisions with a number above `after`, as they were signed; checked as a chain."""
         found: list[Release] = []
-        for name in self._numbered():
+        for name in self.numbered():
             if int(name[:-5]) <= after:
                 continue
             release = self._decided(name)
@@ -273,7 +273,7 @@ class Registry:
         self.keys.update(named(decision.standing.keys))
         return release
 
-    def _numbered(self) -> list[str]:
+    def numbered(self) -> list[str]:
         """The files that are decisions by their names, in order."""
         return [n for n in self.store.names("history") if re.fullmatch(r"[0-9]{8}\.json", n)]
 

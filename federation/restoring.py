@@ -6,8 +6,8 @@ told, `artifacts` the bytes of all that they were offered.
 3. write the decisions, the first one first
 
 A crash before 3 leaves versions that no decision names; one during 3 a shorter history. Doing it
-again goes on with both. Where a history is there that is not the beginning of this one, nothing is
-written.
+again goes on with both, and what was lost in part is filled up. Where a decision is there that was
+not told, nothing is written.
 """
 
 import hashlib
@@ -61,9 +61,11 @@ def restore(
     _keep_bytes(registry, history, messages(settings, topic_name(registry.task, ARTIFACTS)), found)
     if registry.heldout() is None:
         registry.set_heldout(held_out())
-    for release in history[len(_numbers(registry)) :]:
-        whole = release.model_copy(update={"deliveries": []})
-        registry.store.create(f"history/{release.decision.seq:08d}.json", whole.encode())
+    there = set(registry.numbered())
+    for release in history:
+        if (name := _file(release.decision.seq)) not in there:
+            plain = release.model_copy(update={"deliveries": []})
+            registry.store.create(f"history/{name}", plain.encode())
     _note_missing(registry, history, found)
     return found
 
@@ -140,18 +142,23 @@ def _check_lost(registry: Registry, history: Sequence[Release]) -> None:
             f"`releases` has no decision about {registry.task} that a key of this state folder "
             "signed: name the right --kafka, and put the keys back first"
         )
-    there = _numbers(registry)
-    for seq in there:
-        kept = Release.decode(registry.store.read(f"history/{seq:08d}.json"))
-        if seq > len(history) or kept.digest != history[seq - 1].digest:
+    told = {_file(release.decision.seq): release.digest for release in history}
+    for name in registry.numbered():
+        try:
+            kept = Release.decode(registry.store.read(f"history/{name}"))
+        except MalformedRecord as exc:
             raise UsageError(
-                f"{registry.where} has a decision {seq} of its own: it is not lost; name an empty "
-                "place by --registry, or put it away first"
+                f"{registry.where}/history/{name} is damaged: remove it first"
+            ) from exc
+        if told.get(name) != kept.digest:
+            raise UsageError(
+                f"{registry.where} has a decision {int(name[:8])} of its own: it is not lost; name "
+                "an empty place by --registry, or put it away first"
             )
 
 
-def _numbers(registry: Registry) -> list[int]:
-    return [int(name[:8]) for name in registry.store.names("history") if name[:8].isdecimal()]
+def _file(seq: int) -> str:
+    return f"{seq:08d}.json"
 
 
 def _keep_bytes(

@@ -135,6 +135,19 @@ def test_killed_at_any_write_it_goes_on_when_it_is_done_again(
 
 
 @pytest.mark.kafka
+def test_what_was_lost_in_part_is_filled_up(lost: Lost) -> None:
+    made, _ = lost.restored()
+    for name in ("history/00000002.json", f"models/{lost.models[0]}.twa", "teacher.twa"):
+        made.store.remove(name)
+    assert verify(made, {}).problems != []
+    lost.restored()
+    assert verify(lost.registry("after"), {}).problems == []
+    made.store.write("history/00000002.json", b"x")
+    with pytest.raises(UsageError, match=r"history/00000002.json is damaged: remove it"):
+        lost.restored()
+
+
+@pytest.mark.kafka
 def test_a_candidate_that_nobody_was_offered_is_lost(lost: Lost) -> None:
     serve(lost.before, model(lost.before, 4, NEW), NEW)
     fifth = model(lost.before, 5, NEW)
