@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,11 +119,21 @@ def test_judging_takes_a_tenth_of_the_time_at_most(
     assert min(b - a for a, b in itertools.pairwise(looks)) >= 19.9
 
 
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the registry lies."""
+    if request.param == "folder":
+        return str(tmp_path / "registry")
+    request.getfixturevalue("s3_environ")
+    return "s3://models/registry"
+
+
 def test_a_candidate_is_offered_judged_and_served_or_taken_back(
-    rig: Rig, start: Callable[..., threading.Event]
+    place: str, rig: Rig, start: Callable[..., threading.Event]
 ) -> None:
+    rig.registry = replace(rig.registry, place=place)
     first = rig.serve(1)
-    start(plan=PLAN, max_runs=0)
+    start(plan=PLAN, max_runs=0, registry=place)
     names, windows = devices(rig), Windows(rig)
     for name in names:
         for _ in range(20):
