@@ -40,11 +40,12 @@ class KeptDownload(Download):
             log.warning("%s: its download begins anew: %s", delivery.model, exc)
 
     def add(self, index: int, part: bytes) -> bool:
-        """As ever, and write it down."""
+        """As ever, and write it down where others are still to come."""
         if not super().add(index, part):
             return False
         try:
-            self._append(frame(index, self.next_offset, part))
+            if self.missing:
+                self._append(frame(index, self.next_offset, part))
         except OSError as exc:
             log.debug("%s: a part is not written down: %s", self.delivery.model, exc)
         return True
