@@ -14,7 +14,7 @@ import torch
 
 from streams.contract.disk import cache_folder
 from streams.contract.task import load_task
-from tests.bench.federation.attacks import attacks
+from tests.bench.federation.attacks import attack, attacks
 from tests.bench.federation.dropouts import dropouts
 from tests.bench.federation.learning import learning
 from tests.bench.federation.memory import memory
@@ -28,7 +28,7 @@ from tests.bench.report import Results, insert, keep, render
 
 PACKAGES = ("torch", "numpy", "flwr")
 TASK = "streams.tasks.har:task"
-STUDIES = {f.__name__: f for f in (learning, attacks)}
+STUDIES = {f.__name__: f for f in (learning, attack, attacks)}
 STAGED = {
     f.__name__: f for f in (speed, dropouts, virtual, halves, size, memory)
 }  # with processes and a registry

@@ -85,19 +85,27 @@ class Answers:
         return self._known[key]
 
 
+def attack(study: Study, results: Results) -> None:
+    """One device of ten is hostile."""
+    _measured(study, results, hostile=1)
+
+
 def attacks(study: Study, results: Results) -> None:
-    """Two tables of accuracies and one of refusals for each number of attackers."""
-    answers = Answers(study)
-    for hostile in study.size.attackers:
-        found = {}
-        for rule in (PLAIN, *RULES):
-            answers.forget()
-            found[rule] = dict(_attacked(study, answers, rule, hostile))
-        results.tables += [
-            _table(study, hostile, found, "own"),
-            _table(study, hostile, found, "others"),
-            _refusals(study, hostile, found["fedavg"]),
-        ]
+    """Three of ten are."""
+    _measured(study, results, hostile=3)
+
+
+def _measured(study: Study, results: Results, hostile: int) -> None:
+    """Two tables of accuracies and one of refusals."""
+    answers, found = Answers(study), {}
+    for rule in (PLAIN, *RULES):
+        answers.forget()
+        found[rule] = dict(_attacked(study, answers, rule, hostile))
+    results.tables += [
+        _table(study, hostile, found, "own"),
+        _table(study, hostile, found, "others"),
+        _refusals(study, hostile, found["fedavg"]),
+    ]
 
 
 def _attacked(

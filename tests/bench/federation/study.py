@@ -23,11 +23,10 @@ class Size:
     seeds: Sequence[int]
     rounds: Sequence[int]
     attack_rounds: int
-    attackers: Sequence[int]
 
 
-FULL = Size((1, 2, 3, 4, 5), (1, 5, 10, 20), 10, (1, 3))
-QUICK = Size((1, 2), (1, 3), 3, (3,))
+FULL = Size((1, 2, 3, 4, 5), (1, 5, 10, 20), 10)
+QUICK = Size((1, 2), (1, 3), 3)
 
 
 @dataclass
