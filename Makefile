@@ -1,12 +1,13 @@
 # make demo   the whole loop on real data, with 6 devices
 # make drift-demo  phones that are worn otherwise, and a fleet that mends itself, some minutes
 # make test   format, lint, types and all tests
+# make coverage  all tests again, with what they reach
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
 # make bench-edge      measure a device's agent, about 6 minutes
 # make bench-federation  what the fleet learns, also under attack, about 20 minutes
-# make bench-release   from an announced version to 50 devices, and back, about 20 minutes
+# make bench-release   from an announced version to 50 devices, and back, about 9 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -15,7 +16,7 @@ QUIX := .tidewheel/bench/quix
 RECOVERY := tests/e2e/test_recovery.py
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo test chaos check format clean bench-streams bench-edge \
+.PHONY: install demo drift-demo test coverage chaos check format clean bench-streams bench-edge \
 	bench-federation bench-release
 
 install: .venv/installed
@@ -36,8 +37,13 @@ drift-demo: install
 
 # Three processes on two cores, for tests wait a lot; threads of torch would only wait for each other.
 test: check .venv/servers/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal --ignore $(RECOVERY) \
+		--durations=10
+
+# The same with what the tests reach, which takes longer.
+coverage: install .venv/servers/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal --ignore $(RECOVERY) --cov \
-		--cov-report=term:skip-covered --durations=10
+		--cov-report=term:skip-covered
 
 # The servers of the tests want other versions than the rest has.
 .venv/servers/installed: tests/servers-requirements.txt .venv/installed

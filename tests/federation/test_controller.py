@@ -258,7 +258,8 @@ def test_a_run_that_was_stopped_by_hand_is_not_taken_up(
     told = rig.reasons("finished")
     assert (told["r0"], told["r2"]) == (word, word)
     assert [config.get("resume") for config in rig.flower.started] == [None, "r1"]
-    assert not (rig.settings.state / "controller" / "lineage.json").exists()
+    kept = rig.settings.state / "controller" / "lineage.json"
+    rig.wait("it is forgotten, once that is told", lambda: not kept.exists())
 
 
 @pytest.mark.kafka
