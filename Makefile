@@ -35,14 +35,14 @@ drift-demo: install
 	rm -rf .tidewheel/drift-demo
 	$(BIN)/python -m compose.drift_demo --state .tidewheel/drift-demo
 
-# Three processes on two cores, for tests wait a lot; threads of torch would only wait for each other.
+# Two processes of two cores: threads of torch would only wait for each other.
 test: check .venv/servers/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal --ignore $(RECOVERY) \
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --ignore $(RECOVERY) \
 		--durations=10
 
 # The same with what the tests reach, which takes longer.
 coverage: install .venv/servers/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal --ignore $(RECOVERY) --cov \
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --ignore $(RECOVERY) --cov \
 		--cov-report=term:skip-covered
 
 # The servers of the tests want other versions than the rest has.

@@ -79,7 +79,7 @@ def check_events(events: list[RoundEvent]) -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_a_killed_server_app_is_gone_on_with_by_itself(
     kafka: BrokerSettings,
     tiny: Task,
@@ -118,10 +118,10 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
         def ended() -> bool:
             return [run[-1].kind for run in journals(tmp_path)][1:] == ["finished"]
 
-        wait_for("the ServerApp dies", dead, 60)
+        wait_for("the ServerApp dies", dead, 120)
         end_lease(processes)
         monkeypatch.setattr(running, "SILENCE_S", 1.0)  # each question costs a second of a core
-        wait_for("the run that goes on ends", ended, 60)
+        wait_for("the run that goes on ends", ended, 120)
     assert processes.members() == []
 
     first, second = journals(tmp_path)
