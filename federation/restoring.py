@@ -1,7 +1,8 @@
 """A registry that was lost, made again from Kafka: `releases` has every decision that devices were
 told, `artifacts` the bytes of all that they were offered.
 
-1. read `releases`: the decisions from the first on, each signed by a key that counted then
+1. read `releases`: what was told last, and the decisions before it down to the first, each signed
+   by a key that counted then
 2. read `artifacts`, and keep what one of them names: models/, teacher.twa; read the people held out
 3. write the decisions, the first one first
 
@@ -14,21 +15,21 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from federation.by_hand import Pruned, needed
 from federation.registry import Registry
+from federation.told import chain, releases, strangers
 from streams.contract.artifact import head_of, take_head
 from streams.contract.bus import BrokerSettings, Reader, Received
-from streams.contract.decisions import MAX_BYTES, ZERO, Ref, Release
+from streams.contract.decisions import MAX_BYTES, Ref, Release
 from streams.contract.errors import (
     ArtifactError,
     BrokerUnavailable,
     MalformedRecord,
     UsageError,
 )
-from streams.contract.signing import key_id, named
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
 
 SILENCE_S = 15.0
@@ -54,10 +55,10 @@ def restore(
 ) -> Restored:
     """Do it; `held_out` reads the people held out. UsageError where the registry is not lost or
     nothing was told; ArtifactError where a decision is missing; BrokerUnavailable."""
-    told = _by_number(messages(settings, topic_name(registry.task, RELEASES)))
+    told = releases(messages(settings, topic_name(registry.task, RELEASES)))
     history = chain(registry, told)
     _check_lost(registry, history)
-    found = Restored(len(history), strangers=_strangers(registry, told, len(history)))
+    found = Restored(len(history), strangers=strangers(registry, told, len(history)))
     _keep_bytes(registry, history, messages(settings, topic_name(registry.task, ARTIFACTS)), found)
     if registry.heldout() is None:
         registry.set_heldout(held_out())
@@ -83,57 +84,6 @@ def messages(settings: BrokerSettings, topic: str) -> Iterator[Received]:
                 raise BrokerUnavailable(f"{settings.bootstrap} gives no more of {topic}")
     finally:
         reader.close()
-
-
-def _by_number(told: Iterable[Received]) -> dict[int, list[Release]]:
-    found: dict[int, list[Release]] = {}
-    for message in told:
-        try:
-            release = Release.decode(message.value)
-            found.setdefault(release.decision.seq, []).append(release)
-        except MalformedRecord:
-            continue
-    return found
-
-
-def chain(registry: Registry, told: Mapping[int, Sequence[Release]]) -> list[Release]:
-    """The decisions from the first on, whatever else is told under their numbers. The registry's
-    trusted keys have to hold that of the first; ArtifactError where one is missing."""
-    found: list[Release] = []
-    keys, revoked, prev = {key_id(key): key for key in registry.trusted}, set[str](), ZERO
-
-    def sound(release: Release) -> bool:
-        try:
-            decision = release.verified(
-                {name: key for name, key in keys.items() if name not in revoked}, registry.task
-            )
-        except ArtifactError:
-            return False
-        return decision.task_version == registry.task_version
-
-    def follows(release: Release) -> bool:
-        return release.decision.prev == prev and sound(release)
-
-    while following := list(filter(follows, told.get(len(found) + 1, []))):
-        found.append(following[0])
-        standing, prev = following[0].decision.standing, following[0].digest
-        keys |= named(standing.keys)
-        revoked = set(standing.revoked)
-    later = [n for n, releases in told.items() if n > len(found) and any(map(sound, releases))]
-    if later:
-        raise ArtifactError(
-            "history",
-            f"decision {len(found) + 1} of {registry.task} is not on `releases` as it was made, "
-            f"decision {max(later)} is: restore a backup",
-        )
-    registry.keys.update(keys)
-    return found
-
-
-def _strangers(registry: Registry, told: Mapping[int, Sequence[Release]], last: int) -> list[str]:
-    """Whose decisions were told behind the last one, and cannot be checked."""
-    later = (release for n, releases in told.items() if n > last for release in releases)
-    return sorted({release.decision.key for release in later} - set(registry.keys))
 
 
 def _check_lost(registry: Registry, history: Sequence[Release]) -> None:

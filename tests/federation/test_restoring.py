@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from federation import release, rotation
 from federation.registry import Registry
-from federation.restoring import Restored, chain, restore, whole
+from federation.restoring import Restored, restore, whole
+from federation.told import chain
 from federation.verification import verify
 from streams.contract.acceptance import Acceptance
 from streams.contract.bus import BrokerSettings, Producer, Received, ensure_topics
@@ -193,16 +194,34 @@ def test_what_others_put_there_changes_nothing(lost: Lost) -> None:
     assert verify(made, {}).problems == []
 
 
-def test_a_gap_in_the_decisions_is_told(tmp_path: Path) -> None:
-    registry = registry_in(tmp_path / "before")
-    for number in (1, 2, 3, 4):
+def history_of(folder: Path, *numbers: int) -> list[Release]:
+    registry = registry_in(folder)
+    for number in numbers:
         serve_new(registry, number)
-    first, second, third, fourth = registry.history()
-    told = {1: [first], 2: [third], 3: [third], 4: [fourth]}
+    return registry.history()
+
+
+def test_a_gap_in_the_decisions_is_told(tmp_path: Path) -> None:
+    first, second, third, fourth = history_of(tmp_path / "before", 1, 2, 3, 4)
+    after = registry_in(tmp_path / "after")
     with pytest.raises(ArtifactError, match=r"decision 2 of tiny is not on `releases`"):
-        chain(registry_in(tmp_path / "after"), told)
-    told[2] = [fourth, first, second]
-    assert chain(registry_in(tmp_path / "after"), told) == [first, second, third, fourth]
+        chain(after, [first, third, third, fourth])
+    assert chain(after, [fourth, third, first, second]) == [first, second, third, fourth]
+    assert chain(after, []) == []
+
+
+def test_of_two_histories_the_one_that_was_told_last_counts(tmp_path: Path) -> None:
+    """Compaction has left of the older one what the newer one has no number for."""
+    older = history_of(tmp_path / "older", 1, 2, 3, 4, 5)
+    newer = history_of(tmp_path / "newer", 6, 7, 8)
+    after = registry_in(tmp_path / "after")
+    assert chain(after, [*older, *newer]) == newer
+    assert chain(after, [*older[3:], *newer, newer[-1]]) == newer
+
+
+def test_an_old_decision_that_is_told_again_hides_nothing(tmp_path: Path) -> None:
+    told = history_of(tmp_path / "before", 1, 2, 3, 4)
+    assert chain(registry_in(tmp_path / "after"), [*told, told[1]]) == told
 
 
 @pytest.mark.kafka
@@ -228,8 +247,9 @@ def test_what_a_revoked_key_signs_later_does_not_follow(tmp_path: Path) -> None:
     assert last is not None
     fields = {"seq": 4, "prev": last.digest, "key": key_id(OLD.public_key())}
     stolen = sign(last.decision.model_copy(update=fields), OLD)
-    told = {n: [said] for n, said in enumerate([*registry.history(), stolen], 1)}
-    assert chain(registry_in(tmp_path / "after"), told) == registry.history()
+    assert chain(registry_in(tmp_path / "after"), [*registry.history(), stolen]) == (
+        registry.history()
+    )
 
 
 @given(st.lists(st.binary(max_size=50), max_size=4, unique=True), st.integers(0, 2**32))
