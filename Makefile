@@ -7,7 +7,7 @@
 # make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
 # make bench-edge      measure a device's agent, about 6 minutes
 # make bench-federation  what the fleet learns, also under attack, about 20 minutes
-# make bench-release   from an announced version to 50 devices, and back, about 9 minutes
+# make bench-release   from an announced version to 50 devices, and back, about 7 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
