@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from compose import edge, keys, letters, models, node, releases, serving, timeline
 from compose.arguments import (
@@ -276,6 +277,7 @@ def query(
 
 def main() -> None:
     """The command `tidewheel`."""
+    typer.core.HAS_RICH = False  # or plain help has the brackets that are escaped for rich
     try:
         app()
     except TidewheelError as exc:

@@ -67,6 +67,7 @@ def port_without_listener() -> int:
         ("models", ["list", "show", "verify", "diff", "promote", "rollback", "prune"]),
         ("models rollback", ["TASK", "--to", "--state", "--registry", "--reason"]),
         ("models prune", ["TASK", "--keep", "--dry-run", "--json"]),
+        ("models restore", ["TASK", "--registry", "--kafka", "--json"]),
         ("models verify", ["TASK", "MODEL", "--trust", "--registry", "--json"]),
         ("releases", ["TASK", "--kafka", "--registry", "--offline", "--follow", "--json"]),
         ("timeline", ["TASK", "--state", "--kafka", "--since", "--json"]),
@@ -80,6 +81,7 @@ def test_help_names_every_option(tmp_path: Path, command: str, options: list[str
     done = tidewheel(*command.split(), "--help", folder=tmp_path)
     assert done.returncode == 0
     assert [option for option in options if option not in done.stdout] == []
+    assert "\\[" not in done.stdout
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
 
