@@ -1,7 +1,7 @@
 # make demo   the whole loop on real data, with 6 devices
 # make drift-demo  phones that are worn otherwise, and a fleet that mends itself, some minutes
-# make test   format, lint, types and all tests
-# make coverage  all tests again, with what they reach
+# make test   format, lint, types, and the tests but for the long ones of make chaos
+# make coverage  the tests again, with what they reach
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md

@@ -1,4 +1,5 @@
-"""The history that is told on `releases`, among whatever else is told there. Pure."""
+"""The history that is told on `releases`, among whatever else is told there. Nothing is read or
+written."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ def releases(told: Iterable[Received]) -> list[Release]:
 
 @dataclass
 class _Counting:
-    """The keys that count after some decisions; `trusted` is the first one's."""
+    """The keys that count after some decisions; at first those that are trusted."""
 
     registry: Registry
     keys: dict[str, Ed25519PublicKey]
@@ -51,7 +52,8 @@ class _Counting:
 def chain(registry: Registry, told: Sequence[Release]) -> list[Release]:
     """The decisions from the first on that lead to what was told last, and on from there, whatever
     else stands on `releases`; none where no key of ours has signed any. The registry's trusted keys
-    have to hold that of the first. ArtifactError where one is missing."""
+    have to hold that of the first; it knows the others' keys afterwards. ArtifactError where a
+    decision is missing."""
     trusted = {key_id(key): key for key in registry.trusted}
     ours = _signed_by_us(registry, dict(trusted), told)
     by_digest = {release.digest: release for release in ours}

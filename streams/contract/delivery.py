@@ -50,11 +50,13 @@ class Download:
             self.add(int(index), message.value)
 
     def add(self, index: int, part: bytes) -> bool:
-        """Keep a part that is missing; False where it is none, or more than was announced."""
-        have = sum(map(len, self.parts.values()))
-        known = index in self.parts or index >= self.delivery.chunks
-        if known or have + len(part) > self.delivery.size:
+        """Keep a part that is missing; False where it is none. Where all together are more than was
+        announced, one of those before is not what it says: they are forgotten."""
+        size, known = self.delivery.size, index in self.parts or index >= self.delivery.chunks
+        if known or len(part) > size:
             return False
+        if sum(map(len, self.parts.values())) + len(part) > size:
+            self.restart()
         self.parts[index] = part
         return True
 

@@ -111,6 +111,19 @@ def test_more_than_was_announced_is_not_kept(folder: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_part_that_is_too_large_does_not_keep_the_others_out(folder: Path) -> None:
+    """Also where it is what the process before has left."""
+    wrong = Received("t", 0, 8, SHA.encode(), bytes(len(DATA) - 50), [("index", b"3")])
+    KeptDownload(delivery(), folder).take(wrong)
+    again = KeptDownload(delivery(), folder)
+    assert sorted(again.parts) == [3]
+    take(again, *range(len(PARTS)))
+    again = KeptDownload(delivery(), folder)
+    assert again.missing == 1
+    take(again, *range(len(PARTS)))
+    assert again.data() == DATA
+
+
 def test_on_a_full_disk_parts_stay_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_given: object) -> None:
         raise OSError(28, "No space left on device")

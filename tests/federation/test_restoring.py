@@ -32,7 +32,7 @@ class Lost:
         self.folder, self.broker = folder, broker
         self.task: Task = load_task(own_task(folder))
         ensure_topics(broker, topic_specs(self.task.name))
-        self.producer, self.told = Producer(broker), None
+        self.producer = Producer(broker)
         self.before = registry = self.registry("before")
         self.models = [serve_new(registry, 1)]
         self.teacher = model(registry, 1, kind="teacher").model
