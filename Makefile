@@ -36,7 +36,7 @@ demo: install
 
 drift-demo: install
 	rm -rf .tidewheel/drift-demo
-	$(BIN)/python -m compose.drift_demo --state .tidewheel/drift-demo
+	$(BIN)/python -m examples.drift.demo --state .tidewheel/drift-demo
 
 # Two processes of two cores: threads of torch would only wait for each other.
 test: check .venv/servers/installed

@@ -1,1 +1,9 @@
-"""How the parts are put together: the command line, the local launcher and the broker choice."""
+"""How the parts are put together: the only package that imports all the others.
+
+cli        one module a command group
+launcher   everything on one machine: processes, broker, screen
+reports    what commands read from the topics, and how they show it
+security   certificates, signing keys, node keys
+
+`proxy/` and `systemd/` hold configuration for real deployments.
+"""

@@ -17,34 +17,36 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from edge_client.answers import Answers
-from edge_client.conditions import MachineConditions
-from edge_client.downlink import Downlink
-from edge_client.folder import check_spool, hold
-from edge_client.handoff import Answer, Ask, WorkReply, WorkRequest
-from edge_client.notebook import Notebook
-from edge_client.outcomes import Outcomes
-from edge_client.personal import Personal
-from edge_client.priorities import by_priority
-from edge_client.recorder import Recorder
-from edge_client.replay import Replay
-from edge_client.samples import Samples
-from edge_client.scoreboard import Scoreboard
-from edge_client.service import Service, socket_path
+from edge_client.control.device_lock import check_spool, hold
+from edge_client.control.ipc import AgentReply, AgentRequest
+from edge_client.control.socket_server import SocketServer, socket_path
+from edge_client.inference.loop import InferenceLoop
+from edge_client.inference.slots import Slots
+from edge_client.releases.downlink import Downlink
+from edge_client.samples.accuracy import AccuracyTracker
+from edge_client.samples.delayed_labels import DelayedLabels
+from edge_client.samples.notebook import AnswerRecorder
+from edge_client.samples.samples import Samples
 from edge_client.settings import EdgeSettings
-from edge_client.slots import Slots
-from edge_client.sources import outside
-from edge_client.spool import Spool
-from edge_client.trainer import Trainer, served_by
-from edge_client.uplink import Uplink
-from streams.contract.acceptance import Acceptance
-from streams.contract.bus import Producer, Sender, probe
-from streams.contract.cutting import label_fits
+from edge_client.sources.replay import Replay
+from edge_client.sources.stdin import outside
+from edge_client.spool.eviction import by_priority
+from edge_client.spool.queue import Spool
+from edge_client.spool.writer import SpoolWriter
+from edge_client.training.conditions import MachineConditions
+from edge_client.training.personalization import Personalization
+from edge_client.training.trainer_client import Trainer, served_by
+from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.failpoints import Failpoint, read_failpoint, unarmed
-from streams.contract.signing import load_public_key
 from streams.contract.task import Task, load_task
+from streams.contract.work import WorkReply, WorkRequest
+from streams.kafka.admin import probe
+from streams.kafka.producer import Producer, Sender
+from streams.runtime.acceptance import Acceptance
+from streams.runtime.failpoints import Failpoint, read_failpoint, unarmed
+from streams.runtime.key_files import load_public_key
+from streams.segments.segmentation import label_fits
 
 log = logging.getLogger("tidewheel.edge")
 
@@ -73,7 +75,7 @@ class Agent:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
         self.samples = Samples(task, folder / "samples.arrow")
         self._saved_at = time.monotonic()
-        self._scoreboard = Scoreboard(folder / "scoreboard.json")
+        self._scoreboard = AccuracyTracker(folder / "scoreboard.json")
         trusted = [load_public_key(path) for path in settings.trusted]
         self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
         self._slots = Slots(
@@ -100,10 +102,12 @@ class Agent:
             readings=outside(settings, task, self._stop, self._skip),
         )
         self._outcomes = (
-            Outcomes(task, self._name, self.samples, self._skip) if task.outcomes else None
+            DelayedLabels(task, self._name, self.samples, self._skip) if task.outcomes else None
         )
-        notebook = Notebook(task, self.samples, self._scoreboard, self._outcomes)
-        self._recorder = Recorder(task, self.spool, metering=settings.metering, note=notebook.note)
+        notebook = AnswerRecorder(task, self.samples, self._scoreboard, self._outcomes)
+        self._recorder = SpoolWriter(
+            task, self.spool, metering=settings.metering, note=notebook.note
+        )
         self._trainer = Trainer(
             settings.task_ref,
             settings.device,
@@ -112,10 +116,10 @@ class Agent:
             MachineConditions(settings.minimum_battery, settings.maximum_celsius),
             served_by(self._slots),
         )
-        self._personal = Personal(
+        self._personal = Personalization(
             task, self._name, folder, self._slots, self.samples, self._trainer.work
         )
-        self._answers = Answers(
+        self._answers = InferenceLoop(
             task,
             self._name,
             self._replay,
@@ -125,7 +129,7 @@ class Agent:
             self._skip,
             self._stop,
         )
-        self._service = Service(socket_path(folder), self._work, self._tell)
+        self._service = SocketServer(socket_path(folder), self._work, self._tell)
         self._uplink = Uplink(
             task,
             settings.device,
@@ -198,7 +202,7 @@ class Agent:
         self._node = request.node
         return self._trainer.work(request, weights)
 
-    def _tell(self, question: Ask) -> Answer:
+    def _tell(self, question: AgentRequest) -> AgentReply:
         """What somebody on this machine asks."""
         if question.op == "drain":
             self._drain_s = question.drain_s
@@ -206,10 +210,12 @@ class Agent:
         labelled = 0
         for given in question.labels:
             if not label_fits(self._task, given.label):
-                return Answer(labelled=labelled, error=f"{given.label} is no label of this task")
+                return AgentReply(
+                    labelled=labelled, error=f"{given.label} is no label of this task"
+                )
             label = np.asarray(given.label, np.float32)
             labelled += self.samples.label(given.first_us, given.last_us, label)
-        return Answer(state=self.state(), labelled=labelled)
+        return AgentReply(state=self.state(), labelled=labelled)
 
     def _connect(self) -> Sender:
         return Producer(self._settings.broker)
@@ -352,7 +358,7 @@ def run(settings: EdgeSettings) -> DeviceState:
 def _serve_metrics(agent: Agent, settings: EdgeSettings) -> None:
     """Until the process ends."""
     from edge_client.metrics import DeviceMetrics
-    from streams.contract.health import serve
+    from streams.runtime.health import serve
 
     assert settings.metrics_port is not None
     server = serve(DeviceMetrics(agent, settings.folder / "spool"), settings.metrics_port)

@@ -1,31 +1,22 @@
 """The Flower ClientApp of a device: hands each message to the device's agent and returns its reply.
 
 Flower starts a fresh process for every message, so this module imports no torch and holds no data:
-the agent has both and answers over its Unix socket. Nor does it look into the weights: they pass as
-one block of bytes (streams.contract.payload). What the server and this app say to each other:
-
-    message   "weights" ArrayRecord with the one array BLOCK, "work" ConfigRecord (the fields of
-              WorkRequest but `op` and `node`)
-    reply     "weights" ArrayRecord (empty after "evaluate"), "metrics" MetricRecord,
-              "device"  ConfigRecord: device, task, task_version, base, error ("" when all is well)
-
-A failure is a reply with its reason, not an exception: Flower's error replies name no device.
+the agent has both and answers over its Unix socket. Nor does it look into the weights: they pass
+as one block of bytes. The records of both directions are described in streams.contract.work.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from edge_client.handoff import WorkReply, WorkRequest, call
+from edge_client.control.ipc import call
 from streams.contract.errors import TidewheelError
+from streams.contract.work import BLOCK, SAMPLES, Op, WorkReply, WorkRequest
 
-Op = Literal["train", "evaluate"]
-Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
+Worker = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 
-BLOCK = "tidewheel.payload"  # as in federation.server_app
 SPARE_S = 10.0  # beyond the training's own budget: loading, evaluating, and the way
 
 app = ClientApp()
@@ -50,7 +41,7 @@ def _handed_over(message: Message, context: Context, op: Op) -> Message:
     return answer(message, context, op, device, work)
 
 
-def answer(message: Message, context: Context, op: Op, device: str, work: Work) -> Message:
+def answer(message: Message, context: Context, op: Op, device: str, work: Worker) -> Message:
     """The reply to the server's message, whose request `work` does."""
     request: WorkRequest | None = None
     try:
@@ -92,7 +83,7 @@ def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> Reco
     return RecordDict(
         {
             "weights": ArrayRecord(block),
-            "metrics": MetricRecord({**metrics, "num-examples": reply.samples}),
+            "metrics": MetricRecord({**metrics, SAMPLES: reply.samples}),
             "device": ConfigRecord(dict(about)),
         }
     )

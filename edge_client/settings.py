@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edge_client.limits import SpoolLimits
-from edge_client.metering import Metering
-from streams.contract.bus import BrokerSettings
+from edge_client.spool.limits import SpoolLimits
+from edge_client.uplink.sampling import Sampling
+from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
-    from edge_client.mqtt import MqttSettings  # needs paho-mqtt, which few devices have
+    from edge_client.sources.mqtt import MqttSettings  # needs paho-mqtt, which few devices have
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EdgeSettings:
     drain_s: float = 10.0
     spool: SpoolLimits = field(default_factory=SpoolLimits)
     uplink_bytes_per_s: int | None = None
-    metering: Metering = field(default_factory=Metering)
+    metering: Sampling = field(default_factory=Sampling)
     source: Literal["task", "stdin", "mqtt"] = "task"
     mqtt: "MqttSettings | None" = None
     minimum_battery: float = 0.3

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,26 +17,28 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
-from federation import recent, strategies
-from federation.admission import Refusal, Update
-from federation.aggregator import Aggregator
-from federation.exchange import Answer, Op, Tensors, Work
-from federation.journal import Journal
-from federation.privacy import Ledger, private
-from federation.recent import Recent
-from federation.registry import Registry
-from federation.reports import Reports
-from federation.rounds import FederatedRun
+from federation.aggregation import strategies
+from federation.aggregation.aggregator import Aggregator
+from federation.aggregation.privacy import Ledger, private
+from federation.evaluation import recent_windows
+from federation.evaluation.recent_windows import RecentWindows
+from federation.registry.registry import Registry
+from federation.rounds.admission import Refusal, Update
+from federation.rounds.event_log import EventLog
+from federation.rounds.fleet_reports import FleetReports
+from federation.rounds.messages import Reply, Tensors
+from federation.rounds.run import FederatedRun
 from federation.settings import policy, run_settings
 from streams.contract import payload
-from streams.contract.bus import BrokerSettings, Producer, Reader
 from streams.contract.errors import UsageError
-from streams.contract.failpoints import read_failpoint
-from streams.contract.signing import load_private_key, load_public_key
 from streams.contract.task import Task, load_task, strategy_problem
 from streams.contract.topics import FLEET, topic_name
-
-BLOCK = "tidewheel.payload"  # the name of the one array in "weights", and its serialization type
+from streams.contract.work import BLOCK, SAMPLES, Op, Work
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.failpoints import read_failpoint
+from streams.runtime.key_files import load_private_key, load_public_key
 
 NO_KAFKA = "none"  # the setting `kafka` of a run that tells nobody: a simulation
 
@@ -67,7 +69,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     settings = run_settings(task, run, config, state / "runs")
     broker = _broker(str(config.get("kafka") or ""))
     connect = None if broker is None else lambda: Producer(broker)
-    journal = Journal(task.name, run, settings.runs / run / "rounds.jsonl", connect)
+    journal = EventLog(task.name, run, settings.runs / run / "rounds.jsonl", connect)
     registry = Registry(place, task.name, task.version, trusted)
     fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config, state)
     reports = None if broker is None else _reports(task, broker)
@@ -87,13 +89,13 @@ def _broker(kafka: str) -> BrokerSettings | None:
     return BrokerSettings.model_validate({"bootstrap": kafka} if kafka else {})
 
 
-def _reports(task: Task, broker: BrokerSettings) -> Reports:
+def _reports(task: Task, broker: BrokerSettings) -> FleetReports:
     topic = topic_name(task.name, FLEET)
-    return Reports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
+    return FleetReports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
 
 
-def _recent(task: Task, broker: BrokerSettings) -> Recent | None:
-    return recent.read(task, lambda topic: Reader(broker, [topic], timeout_s=3.0))
+def _recent(task: Task, broker: BrokerSettings) -> RecentWindows | None:
+    return recent_windows.read(task, lambda topic: Reader(broker, [topic], timeout_s=3.0))
 
 
 def run_strategy(task: Task, config: RunConfig) -> str:
@@ -142,7 +144,7 @@ class FlowerFleet:
         requests of its own."""
         kind = MessageType.TRAIN if op == "train" else MessageType.EVALUATE
         block = payload.down(weights, work.payload)
-        content = RecordDict({"weights": as_record(block), "work": ConfigRecord(asdict(work))})
+        content = RecordDict({"weights": as_record(block), "work": ConfigRecord(work.model_dump())})
         group = str(work.round)
         messages = [Message(content, node, kind, ttl=ttl_s, group_id=group) for node in nodes]
         until = self._clock() + ttl_s
@@ -151,7 +153,7 @@ class FlowerFleet:
                 self._waiting[message] = _Waiting(node, op, work.round, until)
         self._sent[work.round] = weights
 
-    def receive(self) -> list[Answer]:
+    def receive(self) -> list[Reply]:
         """Replies carry no node when they are errors: the message replied to tells."""
         now = self._clock()
         self._waiting = {m: w for m, w in self._waiting.items() if w.until > now}
@@ -172,29 +174,29 @@ def as_record(block: bytes) -> ArrayRecord:
     return ArrayRecord({BLOCK: Array("uint8", (len(block),), BLOCK, block)})
 
 
-def read_reply(node: int, reply: Message, sent: Tensors) -> Answer:
+def read_reply(node: int, reply: Message, sent: Tensors) -> Reply:
     """Take a reply apart; one that is not as agreed is a refusal, whatever it holds. `sent` are the
     weights that it answers."""
     if reply.has_error():
-        return Answer(node, error=f"Flower error {reply.error.code}: {reply.error.reason}")
+        return Reply(node, error=f"Flower error {reply.error.code}: {reply.error.reason}")
     device: str | None = None
     try:
         about = reply.content.config_records["device"]
         device = _text(about, "device")
         if error := _text(about, "error"):
-            return Answer(node, device, error=error)
+            return Reply(node, device, error=error)
         update = Update(
             device=device,
             task=_text(about, "task"),
             task_version=_whole(about, "task_version"),
             base=_text(about, "base"),
-            samples=_whole(reply.content.metric_records["metrics"], "num-examples"),
+            samples=_whole(reply.content.metric_records["metrics"], SAMPLES),
             weights=_tensors(reply.content.array_records["weights"], sent),
             metrics=_metrics(reply.content.metric_records["metrics"]),
         )
     except Exception as exc:  # numpy's reader alone raises a dozen kinds on hostile bytes
-        return Answer(node, device, refusal=Refusal("malformed", repr(exc)[:200]))
-    return Answer(node, device, update)
+        return Reply(node, device, refusal=Refusal("malformed", repr(exc)[:200]))
+    return Reply(node, device, update)
 
 
 def _tensors(record: ArrayRecord, sent: Tensors) -> Tensors:
@@ -224,6 +226,6 @@ def _metrics(record: Any) -> dict[str, float]:
     """The finite single numbers of a metric record; anything else is passed over."""
     found = {}
     for name, value in record.items():
-        if name != "num-examples" and isinstance(value, int | float) and np.isfinite(value):
+        if name != SAMPLES and isinstance(value, int | float) and np.isfinite(value):
             found[str(name)[:60]] = float(value)
     return found

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from federation import selection
-from federation.collecting import Policy
+from federation.rounds import client_sampling
+from federation.rounds.collector import Policy
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
@@ -72,5 +72,5 @@ def policy(task: Task, strategy: str) -> Policy:
     buffer = options.buffer or (BUFFER if strategy == "fedbuff" else 0)
     if buffer:
         return Policy(True, target=buffer, max_staleness=options.max_staleness)
-    asked, target = selection.to_ask(training), training.devices_per_round
+    asked, target = client_sampling.to_ask(training), training.devices_per_round
     return Policy(False, asked, target, options.max_staleness)

@@ -1,1 +1,14 @@
-"""The stream half of Tidewheel: what all processes agree on, the tasks, and the scoring worker."""
+"""Events, windows and models: what every process shares, the scoring worker and the built-in tasks.
+
+contract   what passes between processes: bytes, schemas, errors
+kafka      the seam to Kafka
+runtime    disk, keys on disk, health over HTTP, failpoints, which decisions a process accepts
+segments   cutting a stream of readings into segments
+drift      distances between histograms, and when they mean drift
+learning   plain torch loops: fit, predict, clip
+worker     the Faust worker: windows, teacher, store, publication
+tasks      the built-in tasks
+
+`worker` and `tasks` may import the others; no other one imports them. Nothing here knows of
+federation, edge_client or compose.
+"""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from compose import broker
-from streams.contract.bus import BrokerSettings
+from compose.launcher import broker
 from streams.contract.errors import UsageError
+from streams.kafka.settings import BrokerSettings
 from tests.secure_node import SecureNode, running
 from tests.servers import s3_server
 

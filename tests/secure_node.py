@@ -28,8 +28,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kafka import KafkaAdminClient
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
-from compose import broker
-from streams.contract.bus import BrokerSettings
+from compose.launcher import broker
+from streams.kafka.settings import BrokerSettings
 
 PASSWORD = "correct horse"
 HOST = "127.0.0.1"

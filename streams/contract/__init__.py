@@ -1,1 +1,8 @@
-"""What every process agrees on. Imports nothing else of ours, no faust and no flwr."""
+"""What passes between processes, defined once: bytes and schemas, no behaviour.
+
+task (what users write), records (Arrow on `events` and `scores`), documents (JSON on `fleet`,
+`windows`, `rounds`), decisions (signed, on `releases`), artifact and delta (model versions as
+bytes), payload and work (what Flower carries), topics, accounting, signing, errors.
+
+Imports nothing else of Tidewheel, and no torch, faust, flwr or Kafka client.
+"""

@@ -55,7 +55,7 @@ class Ref(Document):
     digest: Digest
 
 
-class Standing(Document):
+class DesiredState(Document):
     """Everything that holds after a decision.
 
     `stable` is what devices serve that are not in the `share` (0 to 1) that `offered` is offered
@@ -81,7 +81,7 @@ class Standing(Document):
             return self.offered
         return self.stable
 
-    def without(self, model: str, reason: str) -> "Standing":
+    def without(self, model: str, reason: str) -> "DesiredState":
         """`model` is withdrawn; the latest WITHDRAWN_KEPT are kept."""
         others = {m: why for m, why in self.withdrawn.items() if m != model}
         latest = dict([*others.items(), (model, reason[:300])][-WITHDRAWN_KEPT:])
@@ -110,7 +110,7 @@ class Decision(Document):
     run: str = ""
     time_us: int
     key: KeyId
-    standing: Standing
+    standing: DesiredState
 
 
 class Delivery(Document):

@@ -1,19 +1,13 @@
-"""Ed25519 signatures (RFC 8032) and the files that hold keys.
+"""Ed25519 signatures (RFC 8032) and the names of keys.
 
-A private key is a PEM file (PKCS 8) with mode 0600, a public key a PEM file beside it. A key is
-named by the first 16 hex digits of the SHA-256 of its 32 raw public bytes.
+A key's name is the first 16 hex digits of the SHA-256 of its 32 raw public bytes.
 """
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
-from streams.contract.disk import write_atomic
-from streams.contract.errors import UsageError
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
 def key_id(key: Ed25519PublicKey) -> str:
@@ -25,60 +19,6 @@ def named(raws: Mapping[str, str]) -> dict[str, Ed25519PublicKey]:
     """Raw public keys in hex, by what they are and not by what they are called."""
     keys = [Ed25519PublicKey.from_public_bytes(bytes.fromhex(raw)) for raw in raws.values()]
     return {key_id(key): key for key in keys}
-
-
-def create_key(path: Path) -> Ed25519PrivateKey:
-    """Make a private key at `path` (0600) and its public half at `path` with suffix `.pub`.
-
-    An existing key is loaded, never replaced.
-    """
-    if path.exists():
-        return load_private_key(path)
-    key = Ed25519PrivateKey.generate()
-    write_public_key(key.public_key(), path.with_suffix(".pub"))
-    write_private_key(key, path)
-    return key
-
-
-def write_private_key(key: Ed25519PrivateKey, path: Path) -> None:
-    """Put the key at `path` (0600), whatever was there."""
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    write_atomic(path, pem, mode=0o600)
-
-
-def write_public_key(key: Ed25519PublicKey, path: Path) -> None:
-    pem = key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    write_atomic(path, pem)
-
-
-def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Read the signing key at `path`; a key that others can read is refused."""
-    try:
-        if path.stat().st_mode & 0o077:
-            raise UsageError(f"signing key {path} can be read by others: chmod 600 it")
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise UsageError(f"cannot read the signing key {path}: {exc}") from exc
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError(f"{path} holds no ed25519 key: make one with `tidewheel up` or openssl")
-    return key
-
-
-def load_public_key(path: Path) -> Ed25519PublicKey:
-    """Read a public key that this process is to trust."""
-    try:
-        key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as exc:
-        raise UsageError(f"cannot read the trusted key {path}: {exc}") from exc
-    if not isinstance(key, Ed25519PublicKey):
-        raise UsageError(f"{path} holds no ed25519 public key")
-    return key
 
 
 def verify(key: Ed25519PublicKey, signature: bytes, data: bytes) -> bool:

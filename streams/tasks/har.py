@@ -51,7 +51,7 @@ def build_teacher() -> "torch.nn.Module":
         conv = nn.Conv1d(before, after, 5, padding=2, bias=False)
         layers += [conv, nn.BatchNorm1d(after), nn.ReLU(), nn.MaxPool1d(2)]
 
-    class Teacher(nn.Module):
+    class HarTeacher(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.features = nn.Sequential(*layers)
@@ -64,7 +64,7 @@ def build_teacher() -> "torch.nn.Module":
             outputs[mask] = self.head(pooled)
             return outputs
 
-    return Teacher()
+    return HarTeacher()
 
 
 def rotate(batch: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":

@@ -1,1 +1,11 @@
-"""The Faust worker: closes event-time windows, scores them, and writes the store."""
+"""The Faust worker: reads `events`, closes windows, scores them, writes the store, publishes.
+
+app and agents (the only modules that import faust), settings, metrics, and
+
+windows   which events belong together, and when a window is closed
+scoring   the teacher, and closed windows as scored rows
+commit    the numbered commit: store, publish, acknowledge
+store     the Delta tables, their fence, and where a partition stands
+
+Knows streams.contract and the shared parts of streams, never federation or edge_client.
+"""

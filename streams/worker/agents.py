@@ -19,13 +19,13 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.types import EventT, StreamT
 
-from streams.contract.bus import BrokerSettings
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.topics import MAX_MESSAGE_BYTES
-from streams.worker.commit import Committer
-from streams.worker.letters import Incoming
-from streams.worker.reports import Outgoing
-from streams.worker.windows import Message
+from streams.kafka.settings import BrokerSettings
+from streams.worker.commit.committer import Committer
+from streams.worker.commit.dead_letters import Incoming
+from streams.worker.commit.publications import Outgoing
+from streams.worker.windows.tumbling import Message
 
 PUBLISH_TIMEOUT_S = 30.0
 STOP_S = 5.0
@@ -103,7 +103,7 @@ class FaustBroker:
             log.warning("committing offsets failed: %s: %s", type(exc).__name__, exc)
 
 
-class Intake:
+class EventIntake:
     """Feeds one agent's messages to the committer, and stops taking when it is full."""
 
     def __init__(

@@ -18,21 +18,22 @@ import faust
 from faust.types import TP
 from faust.types.auth import CredentialsT
 
-from streams.contract.bus import BrokerSettings, ensure_topics
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, Retryable, TidewheelError
-from streams.contract.failpoints import read_failpoint
-from streams.contract.health import serve
-from streams.contract.signing import load_public_key
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
-from streams.worker.agents import FaustBroker, Intake, ssl_context
-from streams.worker.commit import Committer
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.failpoints import read_failpoint
+from streams.runtime.health import serve
+from streams.runtime.key_files import load_public_key
+from streams.worker.agents import EventIntake, FaustBroker, ssl_context
+from streams.worker.commit.committer import Committer
 from streams.worker.metrics import Metrics
-from streams.worker.scoring import Teacher, load_teacher, pin_threads
+from streams.worker.scoring.teacher import Teacher, load_teacher, pin_threads
+from streams.worker.scoring.teacher_updates import TeacherUpdates
 from streams.worker.settings import WorkerSettings
-from streams.worker.store import Store
-from streams.worker.teachers import TeacherFeed
-from streams.worker.upkeep import Upkeep
+from streams.worker.store.delta_store import DeltaStore
+from streams.worker.store.maintenance import Maintenance
 
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance: less than the session
@@ -47,8 +48,8 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     """Work until told to stop; TidewheelError says why it stopped by itself."""
     task = load_task(settings.task)
     pin_threads()
-    offers = Offers(task, settings)
-    store = Store(settings.store)
+    offers = TeacherSource(task, settings)
+    store = DeltaStore(settings.store)
     failpoint = read_failpoint(environ)
     metrics = Metrics()
     server = None if settings.metrics_port is None else serve(metrics, settings.metrics_port)
@@ -56,7 +57,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         log.info("worker %s: metrics on 127.0.0.1:%d", settings.instance, server.port)
     wait_for_topics(task, settings, metrics)
     teacher = offers.first(metrics)
-    upkeep = Upkeep(settings.store, settings.upkeep_every, metrics)
+    upkeep = Maintenance(settings.store, settings.upkeep_every, metrics)
     upkeep.start()
 
     async def main() -> None:
@@ -94,7 +95,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         raise failure
 
 
-class Offers:
+class TeacherSource:
     """Where the teacher comes from: the settings' own, or what the server offers."""
 
     def __init__(self, task: Task, settings: WorkerSettings) -> None:
@@ -109,7 +110,7 @@ class Offers:
             self._found = load_teacher(task, file, settings.trusted, settings.threads)
         self._feed = None
         if settings.teacher is None:
-            self._feed = TeacherFeed(
+            self._feed = TeacherUpdates(
                 task, settings.broker, keys, lambda found: self._take(found), settings.threads
             )
 
@@ -218,7 +219,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._topic = topic_name(task.name, EVENTS)
-        self._intake = Intake(app, committer, self._fail)
+        self._intake = EventIntake(app, committer, self._fail)
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="score")(self._intake.consume)
         app.on_partitions_assigned.connect(cast(Any, self._assigned), weak=False)

@@ -1,6 +1,6 @@
 """What a worker tells Prometheus, and whether it is ready and alive.
 
-The numbers are always kept. streams.contract.health serves them: ready once an assignment is
+The numbers are always kept. streams.runtime.health serves them: ready once an assignment is
 loaded, alive while flushes end in time.
 """
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streams.contract.bus import BrokerSettings
+from streams.kafka.settings import BrokerSettings
 
 MAX_THREADS = 4
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose import broker
-from streams.contract.bus import BrokerSettings
+from compose.launcher import broker
+from streams.kafka.settings import BrokerSettings
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "kafka"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from streams.contract.disk import write_atomic
+from streams.runtime.disk import write_atomic
 
 Cell = str | float | int | None
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from federation import strategies
-from federation.admission import Round, Update, admit, norm
+from federation.aggregation import strategies
+from federation.rounds.admission import Round, Update, admit, norm
 from tests.bench.federation.hostile import ATTACKS
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import every_label, read_people

@@ -62,7 +62,7 @@ CONTRACT = [
 
 
 def test_the_contract_knows_nothing_else_of_ours() -> None:
-    modules = loaded(*CONTRACT, "streams.contract.learning")
+    modules = loaded(*CONTRACT, "streams.learning.learning")
     assert parts(modules) == {"streams.contract"}
     assert not libraries(modules, "faust", "flwr", "onnxruntime", "deltalake")
 
@@ -98,7 +98,7 @@ def test_the_worker_knows_neither_devices_nor_federation() -> None:
     assert not libraries(modules, "flwr", "onnxruntime")
 
 
-@pytest.mark.parametrize("module", ["federation.server_app", "federation.controller"])
+@pytest.mark.parametrize("module", ["federation.server_app", "federation.controller.controller"])
 def test_the_federation_knows_neither_devices_nor_the_worker(module: str) -> None:
     modules = loaded(module)
     assert parts(modules) == {"federation", "streams.contract"}
@@ -106,18 +106,20 @@ def test_the_federation_knows_neither_devices_nor_the_worker(module: str) -> Non
 
 
 def test_the_rounds_and_the_treatment_of_tensors_know_no_flower() -> None:
-    assert not libraries(loaded("federation.rounds", "federation.aggregator"), "flwr", "torch")
+    assert not libraries(
+        loaded("federation.rounds.run", "federation.aggregation.aggregator"), "flwr", "torch"
+    )
 
 
 def test_the_controller_needs_neither_flower_nor_torch() -> None:
-    assert not libraries(loaded("federation.controller"), "flwr", "torch")
+    assert not libraries(loaded("federation.controller.controller"), "flwr", "torch")
 
 
 STRATEGIES = {  # the files of algorithms that name a class of Flower's, and what makes its messages
-    f"federation.strategies.{name}" for name in ("flower", "fedopt", "krum", "yin")
+    f"federation.aggregation.strategies.{name}" for name in ("flower", "fedopt", "krum", "yin")
 }
 
-CLIENTS = {"edge_client.client_app", "edge_client.simulation"}
+CLIENTS = {"edge_client.client_app", "edge_client.simulation_app"}
 FLOWER = {"federation.server_app", *CLIENTS, *STRATEGIES}
 
 
@@ -146,18 +148,21 @@ def importers(library: str) -> set[str]:
             "flwr",
             FLOWER,
         ),
-        ("kafka", {"streams.contract.bus", "streams.contract.election"}),
+        ("kafka", {"streams.kafka.bus", "streams.kafka.election"}),
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
-        ("deltalake", {"streams.worker.store"}),
-        ("onnxruntime", {"edge_client.inference", "federation.graph"}),
+        ("deltalake", {"streams.worker.store.delta_store"}),
+        ("onnxruntime", {"edge_client.inference.engine", "federation.evaluation.onnx_runner"}),
         (
             "prometheus_client",
-            {"streams.worker.metrics", "edge_client.metrics", "federation.metrics"},
+            {"streams.worker.metrics", "edge_client.metrics", "federation.controller.metrics"},
         ),
-        ("opacus", {"federation.privacy"}),
-        ("paho", {"edge_client.mqtt"}),
+        ("opacus", {"federation.aggregation.privacy"}),
+        ("paho", {"edge_client.sources.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),
-        ("duckdb", {"streams.worker.position", "streams.worker.query", "compose.cli"}),
+        (
+            "duckdb",
+            {"streams.worker.store.position", "streams.worker.store.query", "compose.cli.main"},
+        ),
     ],
 )
 def test_a_library_is_imported_behind_its_seam_only(library: str, allowed: set[str]) -> None:

@@ -10,18 +10,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_client.care import state_of
-from edge_client.frames import EVENTS
-from edge_client.service import socket_path
-from edge_client.spool import Spool
+from edge_client.control.maintenance import state_of
+from edge_client.control.socket_server import socket_path
+from edge_client.spool.frames import EVENTS
+from edge_client.spool.queue import Spool
 from streams.contract.accounting import IntervalSet
-from streams.contract.bus import BrokerSettings
 from streams.contract.documents import DeviceState
-from streams.contract.signing import create_key
 from streams.contract.task import Reading
-from streams.worker.query import open_store
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.key_files import create_key
+from streams.worker.store.query import open_store
 from tests.edge_client.models import artifact, plain
-from tests.worker.support import Fleet, until
+from tests.streams.worker.support import Fleet, until
 
 Wait = Callable[[Callable[[], bool], str, float], None]
 STORED_S = 120.0
@@ -43,7 +43,7 @@ class Edge:
     def start(
         self, broker: BrokerSettings, *words: str, failpoint: str = "", stdin: int | None = None
     ) -> None:
-        command = [sys.executable, "-m", "compose.cli", "edge", "run"]
+        command = [sys.executable, "-m", "compose.cli.main", "edge", "run"]
         command += [f"{self.served.folder / 'task.py'}:task", "--device", self.name]
         command += ["--state", str(self.folder), "--kafka", broker.bootstrap]
         command += ["--model", str(self.folder / "model.twa"), "--drain", "60", *words]

@@ -18,12 +18,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from streams.contract.bus import BrokerSettings, Producer
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.records import Drop, EventBatch, encode_drop, encode_events
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name
-from tests.worker.support import batch, until
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
+from tests.streams.worker.support import batch, until
 
 ROWS, STEP_S = 12, 0.5  # a batch is longer than a window of the tiny task
 TURN_S = 0.25  # in which each device makes one batch

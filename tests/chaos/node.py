@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from compose import broker
-from streams.contract.bus import BrokerSettings
+from compose.launcher import broker
+from streams.kafka.settings import BrokerSettings
 from tests.conftest import SHARED
 
 HOST = "127.0.0.1"

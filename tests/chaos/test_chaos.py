@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from compose import broker
-from streams.contract.bus import BrokerSettings, partition_of
-from streams.worker.query import open_store, server_account
+from compose.launcher import broker
+from streams.kafka.reader import partition_of
+from streams.kafka.settings import BrokerSettings
+from streams.worker.store.query import open_store, server_account
 from tests.chaos.load import Load
 from tests.conftest import SHARED
-from tests.worker.support import Fleet, all_published, check_topics, fleet, stop, until
+from tests.streams.worker.support import Fleet, all_published, check_topics, fleet, stop, until
 
 LONG = os.environ.get("TIDEWHEEL_CHAOS") == "long"
 KILLS = 30 if LONG else 5

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from streams.contract.cutting import segments_of
+from streams.segments.segmentation import segments_of
 from tests.chaos.edge import FILE, Edge, line
 from tests.chaos.node import Node
 from tests.chaos.test_chaos import Crew
-from tests.edge_client.test_uplink_processes import typical_confidence
+from tests.edge_client.uplink.test_uplink_processes import typical_confidence
 from tests.fakes.proxy import Proxy
 from tests.small_disk import fill, small_disk
-from tests.worker.support import Fleet, fleet, until
+from tests.streams.worker.support import Fleet, fleet, until
 
 __all__ = ["small_disk"]
 LONG = os.environ.get("TIDEWHEEL_CHAOS") == "long"

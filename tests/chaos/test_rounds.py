@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from compose import flower
-from edge_client.handoff import WorkReply, WorkRequest
-from federation import controller, running
-from federation.registry import Registry
-from federation.submission import Submission
-from streams.contract.bus import BrokerSettings, ensure_topics
+from compose.launcher import flower_processes
+from federation.controller import controller, run_tracker
+from federation.controller.flwr_cli import Submission
+from federation.registry.registry import Registry
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
 from streams.contract.topics import topic_specs
+from streams.contract.work import WorkReply, WorkRequest
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
 from tests.e2e.conftest import cache, kafka_place
 from tests.e2e.support import Place, until
 from tests.federation.conftest import TINY, key, pilot_cache, registry, sockets, tiny
@@ -99,7 +100,7 @@ def rig(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Rig]:
     """Three devices and a controller that starts one run and takes it up when it dies."""
-    monkeypatch.setattr(running, "SILENCE_S", 2.0)
+    monkeypatch.setattr(run_tracker, "SILENCE_S", 2.0)
     ensure_topics(kafka, topic_specs(tiny.name))
     devices = {name: sockets / f"{name}.sock" for name in DEVICES}
     may = threading.Event()
@@ -111,7 +112,7 @@ def rig(
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
         stack.callback(may.set)
         config = {"task": TINY, "state": str(tmp_path), "rounds": ROUNDS, "epochs": 6}
-        submission = flower.submission(
+        submission = flower_processes.submission(
             tmp_path, processes.address, {**config, "minimum-nodes": len(DEVICES)}
         )
         yield Rig(tmp_path, registry, processes, submission, agents, may)
@@ -203,7 +204,7 @@ def trainer_of(place: Place, device: str) -> int | None:
     """The child of a device's agent that trains, which is there once a request has come."""
     agent = place.find("--device", device)
     for pid, words in place.marked().items():
-        if "edge_client.training" in words and parent(pid) == agent:
+        if "edge_client.training.trainer_process" in words and parent(pid) == agent:
             return pid
     return None
 

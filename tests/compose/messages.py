@@ -4,8 +4,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from streams.contract.bus import Received
-from streams.contract.decisions import ZERO, Decision, Ref, Standing, sign
+from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
 from streams.contract.documents import (
     DeviceState,
     Document,
@@ -13,6 +12,7 @@ from streams.contract.documents import (
     RoundEvent,
     WindowReport,
 )
+from streams.kafka.reader import Received
 
 TASK = "tiny"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -48,7 +48,7 @@ def release(model: str, seq: int = 1, key: str = TASK) -> Received:
     """A decision that all devices serve `model`."""
     decision = Decision(
         task=TASK, task_version=1, seq=seq, prev=ZERO, kind="served", model=model, reason="a test",
-        time_us=1, key="0" * 16, standing=Standing(stable=Ref(model=model, digest="a" * 64)),
+        time_us=1, key="0" * 16, standing=DesiredState(stable=Ref(model=model, digest="a" * 64)),
     )  # fmt: skip
     return received("releases", key, sign(decision, KEY))
 

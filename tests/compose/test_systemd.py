@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.handoff import Ask, ask
-from edge_client.service import socket_path
+from edge_client.control.ipc import AgentRequest, ask
+from edge_client.control.socket_server import socket_path
 from streams.contract.errors import Retryable
-from streams.contract.signing import create_key
-from tests.compose.test_cli import port_without_listener
+from streams.runtime.key_files import create_key
+from tests.compose.cli.test_cli import port_without_listener
 from tests.edge_client.models import TINY, artifact, plain
-from tests.worker.support import until
+from tests.streams.worker.support import until
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "compose" / "systemd" / "tidewheel-edge@.service"
@@ -68,14 +68,14 @@ def test_its_command_line_serves_a_device_and_drains_on_its_signal(tmp_path: Pat
     words[words.index("--drain") + 1] = "0"  # there is nobody to send to
     environ["TIDEWHEEL_KAFKA"] = f"127.0.0.1:{port_without_listener()}"
     device = subprocess.Popen(
-        [sys.executable, "-m", "compose.cli", *words], cwd=ROOT, env={**os.environ, **environ}
+        [sys.executable, "-m", "compose.cli.main", *words], cwd=ROOT, env={**os.environ, **environ}
     )
     folder = tmp_path / "tidewheel" / "d0" / "devices" / "d0"
 
     def answers() -> bool:
         assert device.poll() is None
         try:
-            state = ask(socket_path(folder), Ask(op="state")).state
+            state = ask(socket_path(folder), AgentRequest(op="state")).state
         except Retryable:
             return False
         return state is not None and state.produced > 0

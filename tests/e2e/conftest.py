@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compose import broker
+from compose.launcher import broker
 from tests.e2e.support import Place, with_kafka, without_kafka
 
 

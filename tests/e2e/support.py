@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from compose.summary import DeviceLine
+from compose.reports.summary import DeviceLine
 from streams.contract.accounting import IntervalSet
-from streams.worker.query import open_store
+from streams.worker.store.query import open_store
 
 TINY = Path(__file__).parents[1] / "fakes" / "tiny_task.py"
 SHARED = Path(__file__).parents[3] / "shared" / "kafka"
@@ -78,7 +78,7 @@ class Place:
 
     def start(self, name: str, *words: str | Path) -> "Running":
         """A `tidewheel` command; its output goes to `<name>.out` and `<name>.err`."""
-        return self.start_module(name, "compose.cli", *words)
+        return self.start_module(name, "compose.cli.main", *words)
 
     def start_module(self, name: str, module: str, *words: str | Path) -> "Running":
         """As `python -m`."""
@@ -114,7 +114,7 @@ class Place:
         return done.stdout
 
     def tidewheel(self, *words: str | Path) -> str:
-        return self.run(sys.executable, "-m", "compose.cli", *words)
+        return self.run(sys.executable, "-m", "compose.cli.main", *words)
 
     def _environ(self) -> dict[str, str]:
         return {**self.environ, "TIDEWHEEL_CACHE": str(self.cache), MARK: self.mark}

@@ -9,23 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from compose import broker
-from compose.layout import Layout
-from compose.preparation import make_models
-from edge_client.spool import Spool
-from federation.dataset import segments_of_device
-from streams.contract.bus import BrokerSettings, Reader
+from compose.launcher import broker
+from compose.launcher.preparation import make_models
+from compose.launcher.state_dir import StateDir
+from edge_client.spool.queue import Spool
+from federation.bootstrap.dataset import segments_of_device
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.contract.topics import FLEET, topic_name
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
 from tests.e2e.support import Place, Running, check_account, until
 
-WORKER = ("-m", "compose.cli", "worker")
+WORKER = ("-m", "compose.cli.main", "worker")
 KAFKA = ("kafka.Kafka",)
 
 
 def edge(place: Place, device: str) -> tuple[str, ...]:
-    return ("-m", "compose.cli", "edge", "run", place.task, "--device", device)
+    return ("-m", "compose.cli.main", "edge", "run", place.task, "--device", device)
 
 
 def comes_back(place: Place, words: tuple[str, ...], killed: int) -> None:
@@ -121,7 +122,7 @@ def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
 ) -> None:
     place, devices = kafka_place, ("d0", "d1")
     task = load_task(place.task)
-    prepared = Layout(place.folder / "prepared")
+    prepared = StateDir(place.folder / "prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEWHEEL_CACHE", str(place.cache))
         model = make_models(place.task, task, prepared, lambda _text: None)
@@ -136,7 +137,7 @@ def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
 
     expected = {device: len(segments_of_device(task, device).times) for device in devices}
     for device in devices:
-        spool = Layout(place.folder / device).device(device) / "spool"
+        spool = StateDir(place.folder / device).device(device) / "spool"
         until(
             lambda s=spool, d=device: produced_in_spool(s, place.folder / "copy") == expected[d],  # type: ignore[misc]
             f"{device} has answered {expected[device]} segments without a broker",

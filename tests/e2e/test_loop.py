@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compose import flower
+from compose.launcher import flower_processes
 from tests.e2e.support import Place, Running, check_account, until
 
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
@@ -22,7 +22,7 @@ def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Pla
     running.until_said("requested: 1-")
     check_flwr_list(kafka_place, running)
     running.until_said("release stage 2-", 200)
-    kafka_place.kill("-m", "compose.cli", "controller")  # another goes on with the rollout
+    kafka_place.kill("-m", "compose.cli.main", "controller")  # another goes on with the rollout
     check_closed(kafka_place, running, restarts={"controller": 1})
 
 
@@ -66,7 +66,7 @@ def check_flwr_list(place: Place, running: Running) -> None:
     """Flower's own command sees the run that is going on."""
     run = running.said.partition(": requested: 1-")[0].rpartition("run ")[2]
     home = str(place.state / "flower" / "home")
-    command = [flower.program("flwr"), "list", "tidewheel", "--format", "json"]
+    command = [flower_processes.program("flwr"), "list", "tidewheel", "--format", "json"]
     listed = json.loads(place.run(*command, FLWR_HOME=home, FLWR_TELEMETRY_ENABLED="0"))
     assert [str(entry["run-id"]) for entry in listed["runs"]] == [run]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from streams.contract.disk import cache_folder
+from streams.runtime.disk import cache_folder
 from tests.e2e.support import Place
 
 
@@ -19,7 +19,7 @@ def kept_cache(kafka_place: Place) -> Place:
 @pytest.mark.timeout(500)
 def test_a_fleet_whose_phones_are_worn_otherwise_is_served_well_again(kept_cache: Place) -> None:
     place = kept_cache
-    running = place.start_module("demo", "compose.drift_demo", "--json", "--state", place.state)
+    running = place.start_module("demo", "examples.drift.demo", "--json", "--state", place.state)
     assert running.ends(480) == 0, running.said
     place.nothing_is_left()
     found = running.summary()

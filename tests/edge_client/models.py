@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from federation.export import export_graph
-from federation.probe import make_probe
+from federation.bootstrap.onnx_export import export_graph
+from federation.bootstrap.self_test import make_probe
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.task import Task, load_task
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client.folder import check_spool, hold
-from edge_client.recorder import Event, Recorder
-from edge_client.spool import Spool
+from edge_client.control.device_lock import check_spool, hold
+from edge_client.spool.queue import Spool
+from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.documents import DeviceState
 from streams.contract.errors import UsageError
-from streams.contract.signing import create_key
+from streams.runtime.key_files import create_key
 from tests.fakes.tiny_task import task
 
 REFERENCE = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
@@ -21,7 +21,7 @@ REFERENCE = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
 HOLDER = """
 import sys
 from pathlib import Path
-from edge_client.folder import hold
+from edge_client.control.device_lock import hold
 handle = hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -43,7 +43,7 @@ def test_one_agent_owns_a_devices_folder_as_long_as_it_lives(tmp_path: Path) -> 
 def test_a_spool_of_another_shape_is_refused_with_what_to_do(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     check_spool(spool, task)
-    recorder = Recorder(task, spool)
+    recorder = SpoolWriter(task, spool)
     segment = np.zeros(task.segment_shape, np.float32)
     recorder.put(Event(0, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
     recorder.write()
@@ -58,7 +58,7 @@ def test_an_agent_tells_of_a_torn_spool_and_stops_without_broker_or_model(tmp_pa
     Spool(folder / "spool").declare_lost(2, "disk-full")
     with next((folder / "spool").glob("*.seg")).open("ab") as stream:
         stream.write(b"half a frame")
-    command = [sys.executable, "-m", "compose.cli", "edge", "run", REFERENCE, "--device", "d0"]
+    command = [sys.executable, "-m", "compose.cli.main", "edge", "run", REFERENCE, "--device", "d0"]
     command += ["--state", str(tmp_path), "--kafka", "127.0.0.1:1", "--drain", "0.1", "--json"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as agent:

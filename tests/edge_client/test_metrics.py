@@ -15,10 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edge_client.metrics import DeviceMetrics
 from streams.contract.documents import DeviceState
-from streams.contract.signing import create_key
-from tests.compose.test_cli import fails, port_without_listener, tidewheel
+from streams.runtime.key_files import create_key
+from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
 from tests.edge_client.models import TINY, artifact, plain
-from tests.worker.support import until
+from tests.streams.worker.support import until
 
 ROOT = Path(__file__).parents[2]
 Numbers = dict[tuple[str, tuple[str, ...]], float]
@@ -90,7 +90,7 @@ class Served:
 
     def __init__(self, folder: Path, *words: str) -> None:
         self.log = folder / "log"
-        command = [sys.executable, "-m", "compose.cli", "edge", "run", TINY, "--device", "d0"]
+        command = [sys.executable, "-m", "compose.cli.main", "edge", "run", TINY, "--device", "d0"]
         command += ["--state", str(folder), "--kafka", f"127.0.0.1:{port_without_listener()}"]
         command += ["--drain", "0", "--metrics-port", "0", *words]
         with self.log.open("wb") as log:

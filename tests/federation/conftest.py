@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.pilot import prepare
-from federation.registry import Registry
-from streams.contract.signing import create_key
+from federation.bootstrap.initial_model import prepare
+from federation.registry.registry import Registry
 from streams.contract.task import Task, load_task
+from streams.runtime.key_files import create_key
 
 TINY = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
 

@@ -12,16 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from compose import flower
-from compose.broker import Launch
-from compose.certificates import make_certificates
-from compose.nodes import Nodes
-from federation import controller
-from federation.registry import Registry
+from compose.launcher import flower_processes
+from compose.launcher.broker import Launch
+from compose.security.certificates import make_certificates
+from compose.security.node_registry import Nodes
+from federation.controller import controller
+from federation.registry.registry import Registry
 from streams.contract.artifact import Artifact
-from streams.contract.bus import BrokerSettings, Reader, Received
 from streams.contract.documents import RoundEvent
 from streams.contract.topics import topic_name
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
 
 
 def wait_for(what: str, condition: Callable[[], bool], timeout_s: float) -> None:
@@ -78,7 +79,7 @@ class FlowerStack:
         self, state: Path, devices: dict[str, Path], env: dict[str, str], secure: bool = False
     ) -> None:
         self.state, self.devices, self.env = state, devices, env
-        self.port, *ports = flower.free_ports(1 + len(devices))
+        self.port, *ports = flower_processes.free_ports(1 + len(devices))
         self.node_ports = dict(zip(devices, ports, strict=True))
         self.tls = make_certificates(state / "keys") if secure else None
         self.ca = self.tls.ca if self.tls else None
@@ -86,16 +87,18 @@ class FlowerStack:
 
     @property
     def address(self) -> str:
-        return f"{flower.HOST}:{self.port}"
+        return f"{flower_processes.HOST}:{self.port}"
 
     @property
     def nodes(self) -> Nodes:
-        return Nodes(self.state / "keys", flower.flwr(self.state, self.address, self.ca))
+        return Nodes(self.state / "keys", flower_processes.flwr(self.state, self.address, self.ca))
 
     def __enter__(self) -> Self:
         try:
             self.start_superlink()
-            self.start("superexec", flower.superexec(self.state, self.port, self.env, self.ca))
+            self.start(
+                "superexec", flower_processes.superexec(self.state, self.port, self.env, self.ca)
+            )
             if self.tls is not None:
                 self.nodes.add_all(list(self.devices))
             for device in self.devices:
@@ -106,13 +109,15 @@ class FlowerStack:
         return self
 
     def start_superlink(self) -> None:
-        self.start("superlink", flower.superlink(self.state, self.port, self.tls))
-        wait_for("the SuperLink answers", lambda: flower.is_ready(self.port, ca=self.ca), 60)
+        self.start("superlink", flower_processes.superlink(self.state, self.port, self.tls))
+        wait_for(
+            "the SuperLink answers", lambda: flower_processes.is_ready(self.port, ca=self.ca), 60
+        )
 
     def start_node(self, device: str) -> None:
         key = self.nodes.key(device) if self.tls is not None else None
         agent, own = self.devices[device], self.node_ports[device]
-        launch = flower.supernode(self.state, self.port, device, agent, own, self.ca, key)
+        launch = flower_processes.supernode(self.state, self.port, device, agent, own, self.ca, key)
         self.start(device, launch)
 
     def kill(self, name: str) -> None:

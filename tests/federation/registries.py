@@ -7,7 +7,7 @@ import numpy as np
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.registry import Registry
+from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS, Manifest, pack
 from streams.contract.decisions import Ref, Release
 

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-from compose import flower
-from compose.certificates import Tls, make_certificates
+from compose.launcher import flower_processes
+from compose.security.certificates import Tls, make_certificates
 from tests.federation.flower_stack import wait_for
 
 RULE = Path(__file__).parents[2] / "compose" / "proxy" / "nginx.conf"
@@ -41,7 +41,7 @@ def allowed() -> re.Pattern[str]:
 def nginx(program: str, folder: Path, superlink: int, ca: Path) -> Iterator[Proxy]:
     """The real thing, with the rule as it is but for names of files and ports."""
     tls = make_certificates(folder)
-    [port] = flower.free_ports(1)
+    [port] = flower_processes.free_ports(1)
     rule = RULE.read_text()
     for old, new in {
         "127.0.0.1:8000": f"127.0.0.1:{superlink}",
@@ -81,7 +81,9 @@ def answers(port: int, ca: Path) -> bool:
 def ask(proxy: Proxy, method: str, path: str) -> int:
     """The status of a bare request."""
     context = ssl.create_default_context(cafile=proxy.ca)
-    connection = http.client.HTTPSConnection(flower.HOST, proxy.port, context=context, timeout=10)
+    connection = http.client.HTTPSConnection(
+        flower_processes.HOST, proxy.port, context=context, timeout=10
+    )
     try:
         connection.request(method, path, b"" if method == "POST" else None)
         return connection.getresponse().status
@@ -104,7 +106,7 @@ def stand_in(folder: Path, superlink: int, ca: Path) -> Iterator[Proxy]:
             if not pattern.search(unquote(self.path.partition("?")[0])):
                 self.reply(403, {}, b"")
                 return
-            there = http.client.HTTPSConnection(flower.HOST, superlink, context=trusted)
+            there = http.client.HTTPSConnection(flower_processes.HOST, superlink, context=trusted)
             headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
             try:
                 there.request("POST", self.path, body, headers)
@@ -142,7 +144,7 @@ def secure_server(handler: type[BaseHTTPRequestHandler], tls: Tls) -> Iterator[T
         def handle_error(self, request: object, client_address: object) -> None:
             pass  # a client that went away
 
-    server = Server((flower.HOST, 0), handler)
+    server = Server((flower_processes.HOST, 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tls.certificate, tls.key)
     server.socket = context.wrap_socket(

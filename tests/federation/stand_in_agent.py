@@ -10,12 +10,14 @@ from typing import Self
 
 import numpy as np
 
-from edge_client.handoff import WorkReply, WorkRequest, receive_frame, send_frame
-from edge_client.training import compare
-from federation.dataset import segments_of_device, stack
-from federation.evaluation import score
-from streams.contract import learning, payload
+from edge_client.control.ipc import receive_frame, send_frame
+from edge_client.training.trainer_process import compare
+from federation.bootstrap.dataset import segments_of_device, stack
+from federation.evaluation.accuracy import score
+from streams.contract import payload
 from streams.contract.task import Task
+from streams.contract.work import WorkReply, WorkRequest
+from streams.learning import learning
 
 Trick = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 

@@ -19,10 +19,10 @@ from flwr.app import (
 )
 
 from edge_client.client_app import app
-from federation.exchange import Work
 from federation.server_app import as_record, read_reply
 from streams.contract import payload
 from streams.contract.task import Task
+from streams.contract.work import Work
 from tests.federation.stand_in_agent import StandInAgent
 
 WORK = Work("7", 1, "tiny", 1, "1-a", 1, 32, 0.02, 3, 20.0)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from federation import strategies
-from federation.admission import Update
-from federation.dataset import segments_of_device, stack
-from federation.evaluation import HeldOut
-from streams.contract import learning
+from federation.aggregation import strategies
+from federation.bootstrap.dataset import segments_of_device, stack
+from federation.evaluation.accuracy import HeldOut
+from federation.rounds.admission import Update
 from streams.contract.task import STRATEGIES, Aggregation
+from streams.learning import learning
 from tests.fakes.tiny_task import task
 
 ROWS, ROUNDS = 200, 3

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compose import flower
-from federation import controller, running
-from federation.registry import Registry
-from streams.contract.bus import BrokerSettings, ensure_topics
+from compose.launcher import flower_processes
+from federation.controller import controller, run_tracker
+from federation.registry.registry import Registry
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, ROUNDS, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
 from tests.federation.conftest import TINY
 from tests.federation.flower_stack import (
     FlowerStack,
@@ -46,7 +47,7 @@ def test_a_run_promotes_and_announces_what_sound_devices_learned(
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
         config = {"task": TINY, "state": str(tmp_path), "minimum-nodes": 3, "rounds": 2}
-        submission = flower.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
+        submission = flower_processes.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
         run = submission.start({"epochs": 6}, tmp_path)
         wait_for("the run ends", lambda: submission.status(run).startswith("finished"), 300)
         assert submission.status(run) == "finished:completed", processes.log("superlink")
@@ -97,7 +98,7 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap, "TIDEWHEEL_FAILPOINT": "round-step-4:2"}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
         config = {"task": TINY, "state": str(tmp_path), "rounds": 3, "epochs": 6}
-        submission = flower.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
+        submission = flower_processes.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
         settings = controller.ControllerSettings(
             task_ref=TINY,
             broker=kafka,
@@ -120,7 +121,7 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
 
         wait_for("the ServerApp dies", dead, 120)
         end_lease(processes)
-        monkeypatch.setattr(running, "SILENCE_S", 1.0)  # each question costs a second of a core
+        monkeypatch.setattr(run_tracker, "SILENCE_S", 1.0)  # each question costs a second of a core
         wait_for("the run that goes on ends", ended, 120)
     assert processes.members() == []
 

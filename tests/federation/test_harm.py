@@ -8,18 +8,19 @@ import pytest
 import safetensors.numpy
 import torch
 
-from edge_client import training
-from edge_client.splits import HELD_OUT
-from federation import figures, strategies
-from federation.evaluation import HeldOut
-from federation.judge import Judge
-from federation.pilot import prepare
-from federation.registry import Registry
-from streams.contract import learning
+from edge_client.samples.splits import HELD_OUT
+from edge_client.training import trainer_process
+from federation.aggregation import strategies
+from federation.bootstrap.initial_model import prepare
+from federation.evaluation import device_metrics
+from federation.evaluation.accuracy import HeldOut
+from federation.evaluation.evidence import CandidateEvaluation
+from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
-from streams.contract.disk import cache_folder
-from streams.contract.signing import create_key
 from streams.contract.task import load_task
+from streams.learning import learning
+from streams.runtime.disk import cache_folder
+from streams.runtime.key_files import create_key
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import half_of_classes, read_people
 from tests.bench.federation.trainees import Tensors, Trainees, share
@@ -68,10 +69,12 @@ def test_a_first_round_of_devices_with_3_of_6_classes_is_refused(tmp_path: Path)
     found = {}
     for person in people:
         rows = (person.split == HELD_OUT) & labelled[person.name]
-        said = training.compare(task, served, model, person.segments[rows], person.labels[rows])
-        found[person.name] = figures.read(task, said)
+        said = trainer_process.compare(
+            task, served, model, person.segments[rows], person.labels[rows]
+        )
+        found[person.name] = device_metrics.read(task, said)
     assert all(found.values())
-    judge = Judge(task, base, HeldOut.decode(registry.heldout(), task))
+    judge = CandidateEvaluation(task, base, HeldOut.decode(registry.heldout(), task))
     verdict = judge.decide(first, candidate, found, task.margin)  # type: ignore[arg-type]
 
     told = verdict.evidence

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from compose import flower
-from compose.certificates import make_certificates
-from compose.node_keys import make_key, public_path
-from federation.registry import Registry
-from federation.submission import Submission
-from streams.contract.bus import BrokerSettings, ensure_topics
+from compose.launcher import flower_processes
+from compose.security.certificates import make_certificates
+from compose.security.node_keys import make_key, public_path
+from federation.controller.flwr_cli import Submission
+from federation.registry.registry import Registry
 from streams.contract.errors import ProcessFailed
 from streams.contract.task import Task
 from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
 from tests.federation.conftest import TINY
 from tests.federation.flower_stack import FlowerStack, journals, wait_for
 from tests.federation.stand_in_agent import StandInAgent
@@ -26,7 +27,15 @@ from tests.federation.stand_in_agent import StandInAgent
 
 def node(state: Path, *words: str | Path, code: int = 0) -> str:
     """`tidewheel node …`: what it says, on standard output or in its one line of error."""
-    command = [sys.executable, "-m", "compose.cli", "node", *map(str, words), "--state", str(state)]
+    command = [
+        sys.executable,
+        "-m",
+        "compose.cli.main",
+        "node",
+        *map(str, words),
+        "--state",
+        str(state),
+    ]
     environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
     assert done.returncode == code, done.stderr
@@ -42,9 +51,9 @@ def start_stranger(
     processes: FlowerStack, name: str, ca: Path | None, key: Path | None = None
 ) -> None:
     """A SuperNode that calls itself d0."""
-    [port] = flower.free_ports(1)
+    [port] = flower_processes.free_ports(1)
     agent = Path("/nobody.sock")
-    launch = flower.supernode(processes.state, processes.port, "d0", agent, port, ca, key)
+    launch = flower_processes.supernode(processes.state, processes.port, "d0", agent, port, ca, key)
     processes.start(name, launch)
 
 
@@ -67,12 +76,12 @@ def test_who_is_not_known_is_refused(tmp_path: Path) -> None:
         wait_for("plain text gets nowhere", lambda: again in processes.log("plain-text"), 30)
         assert processes.nodes.lines() == []
         for ca in (None, foreign):
-            flwr = flower.flwr(tmp_path / "elsewhere", processes.address, ca)
+            flwr = flower_processes.flwr(tmp_path / "elsewhere", processes.address, ca)
             with pytest.raises(ProcessFailed, match="`flwr list` failed") as caught:
                 Submission(flwr, tmp_path).runs()
             assert "\n" not in str(caught.value)
-        assert not flower.is_ready(processes.port)
-        assert not flower.is_ready(processes.port, ca=foreign)
+        assert not flower_processes.is_ready(processes.port)
+        assert not flower_processes.is_ready(processes.port, ca=foreign)
 
 
 def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
@@ -102,7 +111,7 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
         assert "another key" in node(server, "add", "pump", code=2)
         assert node(server, "remove", "pump") == "pump is registered no more\n"
         assert "has not been added" in node(server, "remove", "pump", code=2)
-        nobody = ["--superlink", f"127.0.0.1:{flower.free_ports(1)[0]}"]
+        nobody = ["--superlink", f"127.0.0.1:{flower_processes.free_ports(1)[0]}"]
         assert "`flwr supernode list` failed" in node(server, "list", *nobody, code=1)
 
 
@@ -119,7 +128,7 @@ def test_who_is_registered_takes_part_and_who_was_removed_does_not(
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env, secure=True))
         config = {"task": TINY, "state": str(tmp_path), "rounds": 1, "epochs": 1}
-        submission = flower.submission(tmp_path, processes.address, config, processes.ca)
+        submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
 
         def run(**settings: int) -> None:
             started = submission.start(settings, tmp_path)
@@ -130,7 +139,7 @@ def test_who_is_registered_takes_part_and_who_was_removed_does_not(
         wait_for("all are in", lambda: online(processes) == ["d0", "d1", "d2"], 30)
         node(tmp_path, "remove", "d2")
         processes.processes["d2"].wait(30)  # it ends when it is refused
-        processes.start("d2", flower.supernode(
+        processes.start("d2", flower_processes.supernode(
             tmp_path, processes.port, "d2", devices["d2"], processes.node_ports["d2"],
             processes.ca, made_anew(tmp_path / "new"),
         ))  # fmt: skip

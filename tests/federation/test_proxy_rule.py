@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from flwr.superlink.routers.fleet.router import router
 
-from compose import flower
-from compose.node_keys import make_key, public_path
-from federation.registry import Registry
-from streams.contract.bus import BrokerSettings, ensure_topics
+from compose.launcher import flower_processes
+from compose.security.node_keys import make_key, public_path
+from federation.registry.registry import Registry
 from streams.contract.errors import ProcessFailed
 from streams.contract.task import Task
 from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
 from tests.federation.conftest import TINY
 from tests.federation.flower_stack import FlowerStack, journals, wait_for
 from tests.federation.rule_proxy import Proxy, allowed, ask, nginx, stand_in
@@ -47,13 +48,15 @@ def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
         way = nginx(NGINX, *where) if kind == "nginx" and NGINX else stand_in(*where)
         proxy = stack.enter_context(way)
         processes.nodes.add_all(names)
-        for name, port in zip(names, flower.free_ports(2), strict=True):
+        for name, port in zip(names, flower_processes.free_ports(2), strict=True):
             agent, key = sockets / f"{name}.sock", processes.nodes.key(name)
             stack.enter_context(StandInAgent(tiny, name, agent))
-            launch = flower.supernode(tmp_path, proxy.port, name, agent, port, proxy.ca, key)
+            launch = flower_processes.supernode(
+                tmp_path, proxy.port, name, agent, port, proxy.ca, key
+            )
             processes.start(name, launch)
         config = {"task": TINY, "state": str(tmp_path), "rounds": 1, "epochs": 6}
-        submission = flower.submission(tmp_path, processes.address, config, processes.ca)
+        submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
         run = submission.start({"minimum-nodes": 2}, tmp_path)
         wait_for("the run ends", lambda: submission.status(run).startswith("finished"), 120)
         assert submission.status(run) == "finished:completed", processes.log("superexec")
@@ -66,8 +69,8 @@ def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
 def check_what_is_hidden(processes: FlowerStack, proxy: Proxy, folder: Path) -> None:
     """What someone who reaches the proxy alone can do: nothing."""
     known = len(processes.nodes.statuses())
-    at = f"{flower.HOST}:{proxy.port}"
-    submission = flower.submission(folder, at, {}, proxy.ca)
+    at = f"{flower_processes.HOST}:{proxy.port}"
+    submission = flower_processes.submission(folder, at, {}, proxy.ca)
     make_key(folder / "key")
     with pytest.raises(ProcessFailed, match="403"):
         submission.start({}, folder)
@@ -75,11 +78,11 @@ def check_what_is_hidden(processes: FlowerStack, proxy: Proxy, folder: Path) -> 
         submission.runs()
     public = str(public_path(folder / "key"))
     with pytest.raises(ProcessFailed, match="403"):
-        submission.flwr.call("supernode register", public, flower.CONNECTION)
-    processes.start("hostile", flower.superexec(folder, proxy.port, ca=proxy.ca))
+        submission.flwr.call("supernode register", public, flower_processes.CONNECTION)
+    processes.start("hostile", flower_processes.superexec(folder, proxy.port, ca=proxy.ca))
     wait_for("the SuperExec is refused", lambda: "403" in processes.log("hostile"), 60)
-    [port] = flower.free_ports(1)
-    nobody = flower.supernode(folder, proxy.port, "d0", folder / "a.sock", port, proxy.ca)
+    [port] = flower_processes.free_ports(1)
+    nobody = flower_processes.supernode(folder, proxy.port, "d0", folder / "a.sock", port, proxy.ca)
     processes.start("keyless", nobody)
     # It dies of this error, but for its threads.
     refused = "RunNotRunningException"

@@ -19,15 +19,17 @@ from flwr.app import (
 )
 from flwr.supercore.task_identity import TaskIdentity
 
-from compose.flower import RUN_CONFIG
-from federation import collecting, server_app
-from federation.exchange import Answer, Work
+from compose.launcher.flower_processes import RUN_CONFIG
+from federation import server_app
+from federation.rounds import collector
+from federation.rounds.messages import Reply
 from federation.server_app import as_record, read_reply, run_aggregator
 from federation.settings import run_settings
 from streams.contract import payload
 from streams.contract.errors import UsageError
-from streams.contract.signing import create_key
 from streams.contract.task import Aggregation, Task
+from streams.contract.work import Work
+from streams.runtime.key_files import create_key
 from tests.federation.conftest import TINY
 
 ABOUT = {"device": "d0", "task": "tiny", "task_version": 1, "base": "1-a", "error": ""}
@@ -47,7 +49,7 @@ def answer(
     arrays: dict[str, Array] | None = None,
     leave_out: str = "",
     block: bytes = ONES,
-) -> Answer:
+) -> Reply:
     content = RecordDict(
         {
             "weights": ArrayRecord(arrays) if arrays is not None else as_record(block),
@@ -237,15 +239,15 @@ class FakeGrid:
 
 
 def test_every_node_is_answered_for_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "POLL_S", 0.01)
-    monkeypatch.setattr(collecting, "TTL_SPARE_S", 1.0)
+    monkeypatch.setattr(collector, "POLL_S", 0.01)
+    monkeypatch.setattr(collector, "TTL_SPARE_S", 1.0)
     for name in ("_run_id", "_task_id", "_node_id"):  # as in a ServerApp's process
         monkeypatch.setattr(TaskIdentity, name, 1)
     grid = FakeGrid()
     fleet = server_app.FlowerFleet(grid)  # type: ignore[arg-type]
     work = Work("7", 1, "tiny", 1, "1-a", 1, 32, 0.02, 3, 20.0)
-    collector = collecting.Collector(fleet, collecting.Policy())
-    answers = collector.train(fleet.nodes(), work, SENT, deadline_s=0.2)
+    gathering = collector.Collector(fleet, collector.Policy())
+    answers = gathering.train(fleet.nodes(), work, SENT, deadline_s=0.2)
     by_node = {answer.node: answer for answer in answers}
     assert sorted(by_node) == [1, 2, 3]
     assert by_node[1].update is not None
@@ -253,6 +255,6 @@ def test_every_node_is_answered_for_by_the_deadline(monkeypatch: pytest.MonkeyPa
     assert (by_node[3].error or "").startswith("no reply within")
     assert {message.metadata.message_type for message in grid.sent} == {"train"}
     assert [message.metadata.ttl for message in grid.sent] == [1.2] * 3
-    assert collector.free(fleet.nodes()) == [1, 2]
+    assert gathering.free(fleet.nodes()) == [1, 2]
     sent = grid.sent[0].content.config_records["work"]
     assert (sent["base"], sent["seed"], sent["epochs"]) == ("1-a", 3, 1)

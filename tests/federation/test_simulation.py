@@ -9,16 +9,17 @@ import pytest
 import safetensors.numpy
 import torch
 
-from compose.simulation import Simulation, simulate
-from edge_client.handoff import WorkRequest
-from edge_client.simulation import Simulated
-from federation import checkpoint, strategies
-from federation.admission import Update
-from federation.registry import Registry
+from compose.launcher.simulation import Simulation, simulate
+from edge_client.simulation_app import Simulated
+from federation.aggregation import strategies
+from federation.registry.registry import Registry
+from federation.rounds import checkpoint
+from federation.rounds.admission import Update
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import Task
+from streams.contract.work import WorkRequest
 from tests.bench.federation.loop import round_seed
 from tests.federation.conftest import TINY
 

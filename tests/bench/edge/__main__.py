@@ -8,9 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from streams.contract.bus import ensure_topics
 from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics
 from tests.bench.edge.eager import eager
 from tests.bench.edge.installed import installed
 from tests.bench.edge.latency import latency

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from streams.contract.bus import BrokerSettings
+from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from edge_client.agent import Agent
-    from edge_client.replay import Cut
+    from edge_client.sources.replay import Cut
 
 ANSWER, ACCEPTED, BARE = range(3)
 TIMED = ("Answers.answer", "of it to the spool's memory", "bare call")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client.handoff import Ask, Label, WorkRequest, ask, call
+from edge_client.control.ipc import AgentRequest, Label, ask, call
 from streams.contract.errors import Retryable
 from streams.contract.task import load_task
+from streams.contract.work import WorkRequest
 from tests.bench.edge.driver import ACCEPTED, ANSWER, BARE, WEIGHTS_FILE, DriverPlan
 from tests.bench.edge.footprint import Footprint, footprint
 from tests.bench.edge.stage import NOWHERE, Device, Stage, full_disk
@@ -206,7 +207,7 @@ def train_for(device: Device, folder: Path, phases: Phases, name: str, seconds: 
     ends = time.monotonic() + seconds
     while True:
         with contextlib.suppress(Retryable):
-            ask(device.socket(), Ask(op="label", labels=[everything]))
+            ask(device.socket(), AgentRequest(op="label", labels=[everything]))
         began = time.monotonic()
         reply, _ = call(device.socket(), request, weights, 120.0)
         if reply.error is None:

@@ -8,13 +8,13 @@ import onnx
 import safetensors.numpy
 import torch
 
-from federation.export import export_graph
-from federation.probe import make_probe
-from streams.contract import learning
+from federation.bootstrap.onnx_export import export_graph
+from federation.bootstrap.self_test import make_probe
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
-from streams.contract.cutting import segments_of
-from streams.contract.signing import create_key
 from streams.contract.task import Task
+from streams.learning import learning
+from streams.runtime.key_files import create_key
+from streams.segments.segmentation import segments_of
 from tests.bench.edge.driver import WEIGHTS_FILE
 
 

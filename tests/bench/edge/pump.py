@@ -21,15 +21,16 @@ from typing import Self
 from kafka import KafkaProducer
 
 from edge_client.agent import SWITCH_S, spare_memory
-from edge_client.recorder import Event, Recorder
-from edge_client.spool import Spool
-from edge_client.uplink import IN_FLIGHT, Uplink
-from streams.contract.bus import BrokerSettings, Producer
-from streams.contract.cutting import segments_of
+from edge_client.spool.queue import Spool
+from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.uplink import IN_FLIGHT, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.records import Headers
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
+from streams.segments.segmentation import segments_of
 
 DEVICE = "pump"
 PENDING = 60_000_000  # bytes in the spool at most: what is sustained does not let it grow
@@ -98,7 +99,7 @@ def through_the_device(
     size = 60 + (events[0].segment.nbytes if task.upload == "segment" else 0)
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder) / "spool")
-        recorder = Recorder(task, spool)
+        recorder = SpoolWriter(task, spool)
         state = DeviceState(
             device=DEVICE, task=task.name, time_us=0, epoch=spool.epoch, active="",
             produced=0, delivered=0, pending=0,

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_client.handoff import Answer, Ask, ask
-from edge_client.service import socket_path
+from edge_client.control.ipc import AgentReply, AgentRequest, ask
+from edge_client.control.socket_server import socket_path
 from streams.contract.errors import Retryable
 from streams.contract.task import load_task
 from tests.bench import machine
@@ -71,10 +71,10 @@ class Device:
                 raise DeviceEnded(f"not reached: {what}: {end}")
             time.sleep(pause_s)
 
-    def asked(self) -> Answer | None:
+    def asked(self) -> AgentReply | None:
         """What the agent says of itself; None while it is still starting."""
         try:
-            return ask(self.socket(), Ask(op="state"))
+            return ask(self.socket(), AgentRequest(op="state"))
         except Retryable:
             return None
 

@@ -10,22 +10,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from streams.contract import learning
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.task import Task
+from streams.learning import learning
 
 
 def take_over() -> None:
     """Agents that are made from now on answer with torch, and onnxruntime is not loaded."""
     torch.set_num_threads(1)
     sys.modules["onnxruntime"] = types.ModuleType("onnxruntime")
-    from edge_client import slots
+    from edge_client.inference import slots
 
     slots.Engine = Engine  # type: ignore[assignment, misc]
 
 
 class Engine:
-    """Looks like edge_client.inference.Engine."""
+    """Looks like edge_client.inference.engine.Engine."""
 
     def __init__(self, task: Task, artifact: Artifact) -> None:
         self.model = artifact.model

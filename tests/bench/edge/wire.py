@@ -16,17 +16,13 @@ from typing import Any
 import numpy as np
 from kafka import KafkaAdminClient
 
-from streams.contract.bus import (
-    BrokerSettings,
-    Producer,
-    Reader,
-    Received,
-    ensure_topics,
-    partition_of,
-)
 from streams.contract.records import EventBatch, decode_event_message, times_us
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, TopicSpec, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader, Received, partition_of
+from streams.kafka.settings import BrokerSettings
 from tests.bench.edge.stage import Stage
 from tests.bench.edge.tasks import HOP_S, WIRE_TASKS
 from tests.bench.report import Cell, Goal, Results, Table

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from streams.contract.disk import cache_folder
 from streams.contract.task import load_task
+from streams.runtime.disk import cache_folder
 from tests.bench.federation.attacks import attack, attacks
 from tests.bench.federation.dropouts import dropouts
 from tests.bench.federation.learning import learning

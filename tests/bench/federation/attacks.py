@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from federation import strategies
-from federation.admission import Update, digest
+from federation.aggregation import strategies
+from federation.rounds.admission import Update, digest
 from streams.contract.task import Aggregation
 from tests.bench.federation.hostile import ATTACKS, flipped_labels
 from tests.bench.federation.loop import Answering, Tally, round_seed, rounds

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client.handoff import WorkReply, WorkRequest
-from edge_client.samples import Samples
-from edge_client.service import Service
-from edge_client.splits import HELD_OUT, TRAIN
-from edge_client.trainer import Trainer
+from edge_client.control.socket_server import SocketServer
+from edge_client.samples.samples import Samples
+from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.training.trainer_client import Trainer
 from streams.contract.task import Task, load_task
+from streams.contract.work import WorkReply, WorkRequest
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Device:
                 at += 1
                 samples.add(at, segment, answer, split, label)
         self._trainer = Trainer(reference, plan.device, folder, samples)
-        self._service = Service(Path(plan.socket), self._work, lambda _: None)  # type: ignore[arg-type,return-value]
+        self._service = SocketServer(Path(plan.socket), self._work, lambda _: None)  # type: ignore[arg-type,return-value]
         self._service.start()
 
     def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from federation.admission import NORM_FACTOR, Update
-from streams.contract.clipping import is_statistic
+from federation.rounds.admission import NORM_FACTOR, Update
+from streams.learning.clipping import is_statistic
 from tests.bench.federation.trainees import Tensors
 
 # The update that the device would send, the weights that it was sent, the round, and the update

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_client.handoff import PERSONAL
-from edge_client.personal import EVIDENCE
-from edge_client.splits import HELD_OUT
-from federation import strategies
-from streams.contract import learning as torch_loops
+from edge_client.control.ipc import PERSONAL
+from edge_client.samples.splits import HELD_OUT
+from edge_client.training.personalization import EVIDENCE
+from federation.aggregation import strategies
+from streams.learning import learning as torch_loops
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import SETTINGS
 from tests.bench.federation.study import Study
@@ -90,7 +90,7 @@ def _each(devices: Trainees, weights: Tensors, seed: int, epochs: int) -> dict[s
 
 
 def _personal(devices: Trainees, weights: Tensors) -> dict[str, Tensors]:
-    """The first copy that each device makes of a version, as edge_client.personal asks for it."""
+    """The first copy that each device makes of a version, as `personalization` asks for it."""
     training = devices.task.training
     asked = {
         "run": PERSONAL, "epochs": training.personal_epochs,
@@ -101,7 +101,7 @@ def _personal(devices: Trainees, weights: Tensors) -> dict[str, Tensors]:
 
 def _where_better(devices: Trainees, fleet: Tensors, copies: Mapping[str, Tensors]) -> float:
     """Percent of own segments right where a copy answers only if it is better, as
-    edge_client.personal decides it, on held-out segments with a known label.
+    edge_client.training.personalization decides it, on held-out segments with a known label.
 
     Each window is answered by what is better on the other ones: what is measured has no say.
     """

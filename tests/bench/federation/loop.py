@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-from federation.admission import Update, norm
-from federation.aggregator import Aggregator
-from federation.exchange import Answer
-from federation.intake import Intake
-from federation.journal import Journal
+from federation.aggregation.aggregator import Aggregator
+from federation.rounds.admission import Update, norm
+from federation.rounds.event_log import EventLog
+from federation.rounds.messages import Reply
+from federation.rounds.update_intake import UpdateIntake
 from streams.contract import payload
 from streams.contract.task import Task
 from tests.bench.federation.trainees import BASE, Tensors
@@ -31,7 +31,7 @@ class Tally:
 
 
 def round_seed(seed: int, number: int) -> int:
-    """As federation.rounds has it."""
+    """As federation.rounds.run has it."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4])
 
 
@@ -45,13 +45,13 @@ def rounds(
     tally: Tally,
 ) -> Iterator[Tensors]:
     """The weights after each round; those before where too few updates were admitted."""
-    intake = Intake(task, cast(Journal, tally))
+    intake = UpdateIntake(task, cast(EventLog, tally))
     for number in range(1, count + 1):
         about = {"round": number, "rounds": count, "base": BASE}
         sent = payload.rounded(weights, task.training.payload)
         asked = intake.begin_round(range(len(names)), sent, about)
         answers = [
-            Answer(node, names[node], answer(names[node], sent, number), round=number)
+            Reply(node, names[node], answer(names[node], sent, number), round=number)
             for node in asked
         ]
         updates = intake.admit(answers, {}, about)

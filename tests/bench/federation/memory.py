@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 
-from federation import strategies
-from federation.admission import Update
+from federation.aggregation import strategies
+from federation.rounds.admission import Update
 from streams.contract import payload
 from streams.contract.task import load_task
 from tests.bench.federation.stage import Stage
@@ -60,11 +60,11 @@ def main(kind: str, count: int) -> None:
     if kind == "stock FedAvg":
         from flwr.serverapp.strategy import FedAvg
 
-        from federation.aggregator import Move
-        from federation.strategies import flower
+        from federation.aggregation.aggregator import Move
+        from tests.flower_arithmetic import reply
 
         # Flower's own: one message a node, each tensor as a numpy file
-        messages = [flower._reply(Move(moved(), 50)) for _ in range(count)]
+        messages = [reply(Move(moved(), 50)) for _ in range(count)]
         if messages:
             FedAvg().aggregate_train(1, messages)
     elif count:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_client.splits import HELD_OUT, NEITHER, TRAIN, split_of
-from streams.contract.cutting import segments_of
+from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of
 from streams.contract.task import Role, Task
+from streams.segments.segmentation import segments_of
 
 
 @dataclass(frozen=True)
 class Person:
     """Segments (n, channels, samples) and labels (n, label_size) float32; split (n,) as
-    edge_client.splits has it; windows (n,), the number of the one in which a segment begins."""
+    edge_client.samples.splits has it; windows (n,), the number of the one in which a segment
+    begins."""
 
     name: str
     segments: np.ndarray

@@ -4,12 +4,13 @@ by whatever number of samples a device claims."""
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from flwr.serverapp.strategy import FedAvg
 
-from federation.admission import Update
-from federation.aggregator import Move
-from federation.strategies import flower
+from federation.aggregation.aggregator import Move
+from federation.rounds.admission import Update
 from tests.bench.federation.loop import Answering
 from tests.bench.federation.trainees import Tensors
+from tests.flower_arithmetic import aggregated
 
 
 class RunEnds(Exception):
@@ -28,7 +29,7 @@ def plain_rounds(
 def _average(updates: Sequence[Update], base: Tensors) -> Tensors:
     moves = [Move(dict(update.weights), update.samples) for update in updates]
     try:
-        found = flower.weighted_mean(moves)
+        found = aggregated(FedAvg(), moves)
     except Exception as exc:  # whichever kind it is, Flower's ServerApp does not catch it
         raise RunEnds(f"{type(exc).__name__}: {exc}".splitlines()[0][:200]) from exc
     return {name: np.asarray(found[name]).astype(old.dtype) for name, old in base.items()}

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from compose import flower
-from compose.broker import Launch
-from federation.submission import ConfigValue, Flwr, Submission
-from streams.contract.disk import write_atomic
+from compose.launcher import flower_processes
+from compose.launcher.broker import Launch
+from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from streams.contract.documents import RoundEvent
+from streams.runtime.disk import write_atomic
 from tests.bench.federation.devices import Planned
 from tests.bench.kafka import ROOT
 
@@ -121,15 +121,17 @@ def ours(
     processes = Processes(folder)
     path = folder / "plan.json"
     path.write_text(json.dumps([asdict(one) for one in plan]))
-    port, *ports = flower.free_ports(1 + len(plan))
+    port, *ports = flower_processes.free_ports(1 + len(plan))
     try:
         argv = [sys.executable, "-m", "tests.bench.federation.devices", reference, str(path)]
         processes.start("devices", Launch(argv, {"PYTHONPATH": str(ROOT)}))
-        processes.start("superlink", flower.superlink(folder, port))
-        wait_for("the SuperLink", lambda: flower.is_ready(port), 60)
-        processes.start("superexec", flower.superexec(folder, port, {"TIDEWHEEL_KAFKA": kafka}))
+        processes.start("superlink", flower_processes.superlink(folder, port))
+        wait_for("the SuperLink", lambda: flower_processes.is_ready(port), 60)
+        processes.start(
+            "superexec", flower_processes.superexec(folder, port, {"TIDEWHEEL_KAFKA": kafka})
+        )
         for own, one in zip(ports, plan, strict=True):
-            launch = flower.supernode(folder, port, one.device, Path(one.socket), own)
+            launch = flower_processes.supernode(folder, port, one.device, Path(one.socket), own)
             processes.start(one.device, launch)
         wait_for("the devices", path.with_suffix(".ready").exists, 120)
         yield port, processes
@@ -141,13 +143,13 @@ def ours(
 def stock(folder: Path, plan: Sequence[Planned]) -> Iterator[tuple[int, Processes]]:
     """As Flower's documentation starts them, but for the ports."""
     processes = Processes(folder)
-    port, *ports = flower.free_ports(1 + len(plan))
+    port, *ports = flower_processes.free_ports(1 + len(plan))
     try:
-        argv = [flower.program("flower-superlink"), "--insecure", "--host", "127.0.0.1"]
+        argv = [flower_processes.program("flower-superlink"), "--insecure", "--host", "127.0.0.1"]
         processes.start("superlink", Launch([*argv, "--port", str(port)], _env(folder, "home")))
-        wait_for("the SuperLink", lambda: flower.is_ready(port), 60)
+        wait_for("the SuperLink", lambda: flower_processes.is_ready(port), 60)
         for own, one in zip(ports, plan, strict=True):
-            argv = [flower.program("flower-supernode"), "--insecure"]
+            argv = [flower_processes.program("flower-supernode"), "--insecure"]
             argv += ["--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port", str(own)]
             config = f'device="{one.device}" data="{one.data}" slow={one.slow:.1f} '
             argv += ["--node-config", f"{config}drop={one.drop:.2f} away={one.away_s:.1f}"]
@@ -159,7 +161,7 @@ def stock(folder: Path, plan: Sequence[Planned]) -> Iterator[tuple[int, Processe
 
 def _env(folder: Path, home: str) -> dict[str, str]:
     """Of Flower's settings only those that keep it off the network, and one thread as ours has."""
-    kept = flower.environment(folder / "homes" / home)
+    kept = flower_processes.environment(folder / "homes" / home)
     del kept["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]
     return {**kept, "PYTHONPATH": str(ROOT)}
 
@@ -168,7 +170,7 @@ def run_ours(
     folder: Path, port: int, config: dict[str, ConfigValue], timeout_s: float, until: float = 1.0
 ) -> Ended:
     """Until the run ends, or its model is `until` accurate."""
-    submission = flower.submission(folder, f"127.0.0.1:{port}", config)
+    submission = flower_processes.submission(folder, f"127.0.0.1:{port}", config)
     run = submission.start({}, folder)
     journal = folder / "runs" / run / "rounds.jsonl"
 
@@ -201,7 +203,7 @@ def run_stock(
     home = folder / "homes" / "home"
     text = f'[superlink]\ndefault = "bench"\n\n[superlink.bench]\naddress = "127.0.0.1:{port}"\n'
     write_atomic(home / "config.toml", f"{text}insecure = true\n".encode())
-    flwr = Flwr(flower.program("flwr"), "bench", _env(folder, "home"))
+    flwr = Flwr(flower_processes.program("flwr"), "bench", _env(folder, "home"))
     submission = Submission(flwr, app)
     submission.start({**config, "times": str(times)}, folder)
     last = int(config["rounds"])

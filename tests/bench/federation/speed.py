@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from federation.submission import ConfigValue
+from federation.controller.flwr_cli import ConfigValue
 from streams.contract import payload
 from tests.bench.federation.processes import Ended, ours, run_ours, run_stock, stock
 from tests.bench.federation.stage import Stage

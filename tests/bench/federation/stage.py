@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client.splits import HELD_OUT, TRAIN, split_of
-from federation.dataset import segments_of_device
-from federation.evaluation import HeldOut
-from federation.pilot import prepare
-from federation.registry import Registry
+from edge_client.samples.splits import HELD_OUT, TRAIN, split_of
+from federation.bootstrap.dataset import segments_of_device
+from federation.bootstrap.initial_model import prepare
+from federation.evaluation.accuracy import HeldOut
+from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
-from streams.contract.signing import create_key
 from streams.contract.task import Task
+from streams.runtime.key_files import create_key
 from tests.bench.federation.devices import Planned
 from tests.bench.kafka import Kafka
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from federation.evaluation import HeldOut
-from federation.pilot import fit_model
+from federation.bootstrap.initial_model import fit_model
+from federation.evaluation.accuracy import HeldOut
 from streams.contract.task import Task
 from tests.bench.federation.people import Person, read_people
 from tests.bench.federation.trainees import Tensors

@@ -1,4 +1,4 @@
-"""Devices without their processes: each trains by `edge_client.training.work`, as the trainer of an
+"""Devices without their processes: each trains by `trainer_process.work`, as the trainer of an
 agent does, on rows that are written as an agent writes them."""
 
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from edge_client import training
-from edge_client.handoff import Job, WorkRequest
-from edge_client.sample_file import write_stream
-from edge_client.splits import HELD_OUT, TRAIN
-from federation.admission import Update
-from streams.contract import learning, payload
+from edge_client.control.ipc import Job
+from edge_client.samples.sample_file import write_stream
+from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.training import trainer_process
+from federation.rounds.admission import Update
+from streams.contract import payload
 from streams.contract.task import Task
+from streams.contract.work import WorkRequest
+from streams.learning import learning
 from tests.bench.federation.people import Person
 
 BASE = "1"  # the version that all work is said to begin from
@@ -50,7 +52,7 @@ class Trainees:
             time_budget_s=3600.0, payload=t.payload,
         ).model_copy(update=changes)  # fmt: skip
         job = Job(device=name, request=request, samples=str(self._path(name)), stop=str(self._stop))
-        reply, block = training.work(task, job, payload.down(weights, request.payload))
+        reply, block = trainer_process.work(task, job, payload.down(weights, request.payload))
         if reply.error is not None:
             raise RuntimeError(f"{name}: {reply.error}")
         received = payload.rounded(weights, request.payload)

@@ -18,18 +18,21 @@ from typing import get_args
 import numpy as np
 import safetensors.numpy
 
-from federation import settings, strategies
-from federation.admission import Update
-from federation.evaluation import HeldOut, score
-from federation.exchange import Answer, Op, Tensors, Work
-from federation.journal import Journal
-from federation.registry import Registry
-from federation.rounds import FederatedRun
-from streams.contract import learning, payload
+from federation import settings
+from federation.aggregation import strategies
+from federation.evaluation.accuracy import HeldOut, score
+from federation.registry.registry import Registry
+from federation.rounds.admission import Update
+from federation.rounds.event_log import EventLog
+from federation.rounds.messages import Reply, Tensors
+from federation.rounds.run import FederatedRun
+from streams.contract import payload
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.signing import load_private_key
 from streams.contract.task import Task
+from streams.contract.work import Op, Work
+from streams.learning import learning
+from streams.runtime.key_files import load_private_key
 from tests.bench.federation.dropouts import DEADLINE_S, DROP, SHARE, SLOW
 from tests.bench.federation.processes import reached
 from tests.bench.federation.stage import SECONDS_AWAY, Stage
@@ -55,7 +58,7 @@ class Crowd:
     drop: float = DROP
     now: float = 0.0
     trained: int = 0
-    _due: list[tuple[float, Answer, Work, Tensors]] = field(default_factory=list)
+    _due: list[tuple[float, Reply, Work, Tensors]] = field(default_factory=list)
 
     def nodes(self) -> list[int]:
         return list(range(self.size))
@@ -68,18 +71,18 @@ class Crowd:
             gone = op == "train" and dice.random() < self.drop
             slow = SLOW if node % round(1 / SHARE) == 0 else 1.0
             takes = dice.uniform(*MESSAGE_S) + slow * TRAIN_S
-            answer = Answer(node, f"device-{node}", round=work.round, op=op)
+            answer = Reply(node, f"device-{node}", round=work.round, op=op)
             if gone:
                 answer, takes = replace(answer, error="the device was away"), SECONDS_AWAY
             if takes <= ttl_s:
                 self._due.append((self.now + takes, answer, work, weights))
 
-    def receive(self) -> list[Answer]:
+    def receive(self) -> list[Reply]:
         come = [one for one in self._due if one[0] <= self.now]
         self._due = [one for one in self._due if one[0] > self.now]
         return [self._answered(answer, work, weights) for _, answer, work, weights in come]
 
-    def _answered(self, answer: Answer, work: Work, weights: Tensors) -> Answer:
+    def _answered(self, answer: Reply, work: Work, weights: Tensors) -> Reply:
         """Only now, as it may never be asked for: the training."""
         if answer.error is not None:
             return answer
@@ -227,7 +230,7 @@ def _nowhere() -> None:
     raise BrokerUnavailable("no broker is needed")
 
 
-class _Told(Journal):
+class _Told(EventLog):
     """A journal that looks at what is evaluated, and is read by nobody else."""
 
     watched: _Watched
@@ -254,7 +257,7 @@ def _stock(stage: Stage, folder: Path, crowd: Crowd) -> _Watched:
                 training.learning_rate, number, 60.0,
             )  # fmt: skip
             crowd.send("train", crowd.nodes(), work, weights, 3600.0)
-            answers: list[Answer] = []
+            answers: list[Reply] = []
             while len(answers) < DEVICES:
                 crowd.sleep(3.0)
                 answers += crowd.receive()

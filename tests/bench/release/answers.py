@@ -11,13 +11,13 @@ import safetensors.numpy
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.dataset import Segments, segments_of_device, stack
-from federation.graph import run_graph
-from federation.pilot import prepare
-from federation.registry import Registry
+from federation.bootstrap.dataset import Segments, segments_of_device, stack
+from federation.bootstrap.initial_model import prepare
+from federation.evaluation.onnx_runner import run_graph
+from federation.registry.registry import Registry
 from streams.contract.artifact import GRAPH, WEIGHTS
-from streams.contract.learning import build_teacher, fit, load_weights, segment_loss
 from streams.contract.task import Task
+from streams.learning.learning import build_teacher, fit, load_weights, segment_loss
 
 Tensors = dict[str, np.ndarray]
 FINE_TUNING = ("lab", "pilot")  # whose labels a fine-tuned model has seen

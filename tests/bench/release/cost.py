@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from edge_client.inference import Engine
+from edge_client.inference.engine import Engine
 from streams.contract import delta
-from streams.contract.acceptance import Acceptance
 from streams.contract.artifact import unpack
-from streams.contract.disk import write_atomic
+from streams.runtime.acceptance import Acceptance
+from streams.runtime.disk import write_atomic
 from tests.bench.release.stage import Stage
 from tests.bench.report import Results, Table
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from federation.dataset import segments_of_device
-from federation.reference import accumulated, make_reference
-from streams.contract.drift import WINDOWS
-from streams.contract.judging import judge_all
+from examples.drift.har_remounted import REMOUNTED
+from federation.bootstrap.dataset import segments_of_device
+from federation.bootstrap.drift_reference import accumulated, make_reference
+from streams.drift.detector import judge_all
+from streams.drift.reference import WINDOWS
 from streams.tasks import hapt
-from streams.tasks.har_remounted import REMOUNTED
 from tests.bench.release.stage import Stage
 from tests.bench.report import Results, Table
 

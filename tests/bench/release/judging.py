@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from federation.canary import Rules, judge
-from federation.windows import KEPT, Windows
+from federation.rollout.stage_policy import StageRules, judge
+from federation.rollout.window_history import KEPT, WindowHistory
 from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
 from tests.bench.release.stage import Stage
 from tests.bench.report import Cell, Results, Table
@@ -85,7 +85,7 @@ def _memory_mb() -> float:
 
 
 def measure(devices: int) -> dict[str, float]:
-    windows, before_mb = Windows(), _memory_mb()
+    windows, before_mb = WindowHistory(), _memory_mb()
     decode_s = add_s = 0.0
     for data, heard_us in _reports(devices):
         began = time.perf_counter()
@@ -98,7 +98,7 @@ def measure(devices: int) -> dict[str, float]:
     began = time.perf_counter()
     for _ in range(TIMES):
         judge(
-            Rules(),
+            StageRules(),
             windows,
             candidate=CANDIDATE,
             stable=STABLE,

@@ -14,7 +14,7 @@ SPEED = 30.0
 
 def recovery(stage: Stage, results: Results) -> None:
     """`make drift-demo`, as it is."""
-    command = [sys.executable, "-m", "compose.drift_demo", "--json", "--speed", str(SPEED)]
+    command = [sys.executable, "-m", "examples.drift.demo", "--json", "--speed", str(SPEED)]
     command += ["--state", str(stage.folder / "drift-demo")]
     environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_KAFKA")}
     done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=False)

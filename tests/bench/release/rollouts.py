@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from federation.canary import Finding, Rules, judge
-from federation.windows import Windows
-from streams.contract.disk import cache_folder
+from federation.rollout.stage_policy import StageRules, StageVerdict, judge
+from federation.rollout.window_history import WindowHistory
 from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
 from streams.contract.task import load_task
+from streams.runtime.disk import cache_folder
 from tests.bench.release.answers import People, Window, fine_tuned, read, share, worse_by
 
 TASK = "streams.tasks.har:task"
@@ -51,7 +51,7 @@ class Outcome:
     """windows: of each canary device, that the verdict took. bad_soon: whether the first SOON were
     VERY_BAD points below what was expected, and no verdict came before."""
 
-    finding: Finding
+    finding: StageVerdict
     windows: int
     bad_soon: bool
 
@@ -110,7 +110,7 @@ def roll_out(
     canary = {names[i] for i in dice.permutation(len(names))[: rollout.canary]}
     begins = {name: int(dice.integers(0, 1000)) for name in names}
     began = int(dice.integers(*rollout.before))
-    heard, soon = Windows(), False
+    heard, soon = WindowHistory(), False
     for t in range(began):
         for name in names:
             heard.add(fleet.report(name, begins[name] + t, stable, STABLE), t * SECOND)
@@ -120,7 +120,7 @@ def roll_out(
             model, version = (candidate, CANDIDATE) if new else (stable, STABLE)
             heard.add(fleet.report(name, begins[name] + t, model, version), t * SECOND)
         finding = judge(
-            rules=Rules(max_wait_s=1e9),
+            rules=StageRules(max_wait_s=1e9),
             windows=heard,
             candidate=CANDIDATE,
             stable=STABLE,

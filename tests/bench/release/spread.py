@@ -11,11 +11,12 @@ from statistics import median
 
 import safetensors.numpy
 
-from compose.layout import Layout
-from federation.release import Publisher, announce, read_told
-from streams.contract.bus import Reader, ensure_topics
+from compose.launcher.state_dir import StateDir
+from federation.registry.publisher import Publisher, announce, read_told
 from streams.contract.documents import DeviceState
 from streams.contract.topics import FLEET, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.reader import Reader
 from tests.bench.release.stage import Stage
 from tests.bench.report import Goal, Results, Table
 
@@ -100,7 +101,7 @@ def devices(stage: Stage, names: Sequence[str]) -> Iterator[None]:
             for i, name in enumerate(names):
                 words = ["edge", "run", stage.reference, "--device", name]
                 words += ["--state", str(stage.state), "--speed", str(SPEED), "--drain", "1"]
-                command = [sys.executable, "-m", "compose.cli", *words]
+                command = [sys.executable, "-m", "compose.cli.main", *words]
                 running.append(subprocess.Popen(command, env=environ, stdout=output, stderr=output))
                 if i >= AT_ONCE:
                     await_all(stage, names[: i - AT_ONCE + 1], None, READY_S)
@@ -120,7 +121,7 @@ def await_all(
     stage: Stage, names: Sequence[str], model: str | None, timeout_s: float
 ) -> list[float]:
     """When each was first seen to serve `model`, or any: monotonic seconds."""
-    paths = {name: Layout(stage.state).device(name) / "slots" / "serving" for name in names}
+    paths = {name: StateDir(stage.state).device(name) / "slots" / "serving" for name in names}
     found: dict[str, float] = {}
     deadline = time.monotonic() + timeout_s
     while len(found) < len(names):

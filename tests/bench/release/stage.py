@@ -12,16 +12,16 @@ from pathlib import Path
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.pilot import prepare
-from federation.probe import renew_probe
-from federation.registry import Registry
+from federation.bootstrap.initial_model import prepare
+from federation.bootstrap.self_test import renew_probe
+from federation.registry.registry import Registry
 from streams.contract import payload
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, pack
-from streams.contract.bus import Producer
 from streams.contract.decisions import Ref
-from streams.contract.disk import cache_folder
-from streams.contract.signing import create_key
 from streams.contract.task import Task
+from streams.kafka.producer import Producer
+from streams.runtime.disk import cache_folder
+from streams.runtime.key_files import create_key
 from tests.bench.kafka import Kafka
 from tests.bench.release.answers import People, Tensors, fine_tuned, read
 

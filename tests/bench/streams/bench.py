@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streams.contract.bus import BrokerSettings, ensure_topics
 from streams.contract.task import load_task
 from streams.contract.topics import TopicSpec, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
 from tests.bench import machine
 from tests.bench.kafka import real_kafka
 from tests.bench.meter import Measure

@@ -6,9 +6,10 @@ import time
 
 import numpy as np
 
-from streams.contract.bus import BrokerSettings, Producer
 from streams.contract.records import EventBatch, Headers, encode_events, event_rows
 from streams.contract.task import Task
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
 from tests.bench.streams.plan import Plan
 
 EPOCH = "1767571200000-bench0"

@@ -17,7 +17,7 @@ import kafka
 import numpy as np
 import torch
 
-from streams.contract.learning import build_teacher
+from streams.learning.learning import build_teacher
 from tests.bench.meter import Meter
 from tests.bench.streams.plan import Plan
 

@@ -17,7 +17,7 @@ import torch
 
 from streams.contract.records import EventBatch, decode_event_message, float_rows
 from streams.contract.task import Task
-from streams.worker.scoring import ROWS_PER_CALL, Teacher, TeacherFailed, load_teacher
+from streams.worker.scoring.teacher import ROWS_PER_CALL, Teacher, TeacherFailed, load_teacher
 from tests.bench.meter import Meter
 from tests.bench.streams.plan import Plan
 

@@ -8,7 +8,7 @@ import torch
 
 from streams.contract.records import EventBatch, decode_event_message, float_rows, times_us
 from streams.contract.task import Task
-from streams.worker.scoring import Teacher, TeacherFailed, load_teacher
+from streams.worker.scoring.teacher import Teacher, TeacherFailed, load_teacher
 from tests.bench.streams.plan import Plan
 
 Row = dict[str, Any]

@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 
 from streams.contract.task import Task
-from streams.worker.drift import DriftWatch, WindowDrift
-from streams.worker.partition import PartitionState, Position
+from streams.worker.scoring.drift_watch import DriftWatch, WindowDrift
+from streams.worker.windows.partition import PartitionState, StorePosition
 from tests.bench.streams.generator import Source
 from tests.bench.streams.plan import ORIGIN_US
 from tests.bench.streams.teacher import reference
@@ -22,7 +22,7 @@ def bytes_per_device(task: Task, devices: int = 1000) -> tuple[int, int]:
     """(of the partition's state, of the drift watch) for a device without open rows and with 12
     windows behind it, all of its messages sealed."""
     names = [f"device-{number:05d}" for number in range(devices)]
-    state, watch = PartitionState(task, 0, Position()), DriftWatch(task, reference(task))
+    state, watch = PartitionState(task, 0, StorePosition()), DriftWatch(task, reference(task))
     source, texts = Source(task, ROWS), _history(task)
     _play(task, state, source, ["warm-up"], 0)  # what is made once is no device's
     watch.restore({"warm-up": texts})

@@ -22,7 +22,7 @@ def linear_teacher(task: Task) -> "torch.nn.Module":
     """One linear layer for each segment."""
     from torch import nn
 
-    from streams.contract.learning import PerSegment
+    from streams.learning.learning import PerSegment
 
     channels, samples = task.segment_shape
     return PerSegment(nn.Sequential(nn.Flatten(), nn.Linear(channels * samples, task.outputs)))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from streams.contract.drift import MINIMUM, WINDOWS, Reference
 from streams.contract.task import Task
-from tests.worker import support
+from streams.drift.reference import MINIMUM, WINDOWS, Reference
+from tests.streams.worker import support
 
 
 def write_teacher(task: Task, folder: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from streams.contract import learning
 from streams.contract.task import load_task
+from streams.learning import learning
 
 app = ClientApp()
 

@@ -12,8 +12,8 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from streams.contract import learning
 from streams.contract.task import load_task
+from streams.learning import learning
 
 app = ServerApp()
 

@@ -1,0 +1,82 @@
+"""`tidewheel dead-letters`: look at what could not be understood or scored, and send it again."""
+
+from typing import Annotated
+
+import typer
+
+from compose.cli.arguments import (
+    DEFAULT_STATE,
+    AsJson,
+    Kafka,
+    State,
+    TaskArgument,
+    broker_of,
+    console,
+)
+from streams.contract.errors import UsageError
+from streams.contract.task import load_task
+
+Offset = Annotated[int, typer.Argument(help="The letter's offset, as `list` shows it.")]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_letters(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the dead letters, oldest first."""
+    from compose.reports import dead_letters
+
+    found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
+    found = [letter for letter in found if reason in (None, letter.reason)]
+    if json:
+        console().print_json(data=[dead_letters.to_json(letter) for letter in found])
+    else:
+        dead_letters.print_letters(found, console())
+
+
+@app.command("show")
+def show(
+    task: TaskArgument,
+    offset: Offset,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    json: AsJson = False,
+) -> None:
+    """Show one dead letter."""
+    from compose.reports import dead_letters
+
+    found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
+    letter = dead_letters.find(found, offset)
+    if json:
+        console().print_json(data=dead_letters.to_json(letter))
+    else:
+        dead_letters.print_letter(letter, console())
+
+
+@app.command("replay")
+def replay(
+    task: TaskArgument,
+    offsets: Annotated[list[int] | None, typer.Argument(help="Offsets, as `list` shows.")] = None,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    reason: Annotated[str | None, typer.Option(help="All with this reason.")] = None,
+) -> None:
+    """Send dead letters to `events` again, after what failed on them was mended."""
+    from compose.reports import dead_letters
+
+    if bool(offsets) == bool(reason):
+        raise UsageError("name offsets, or a --reason")
+    settings, name = broker_of(state, kafka), load_task(task).name
+    found = dead_letters.read_letters(settings, name)
+    if offsets:
+        chosen = [dead_letters.find(found, offset) for offset in offsets]
+    else:
+        chosen = [letter for letter in found if letter.reason == reason]
+    sent = dead_letters.replay(settings, name, chosen)
+    console().print(f"{sent} letters sent to {name}.events", highlight=False)

@@ -1,0 +1,169 @@
+"""`tidewheel keys`: whose signatures count, and which key signs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from compose.cli.arguments import (
+    DEFAULT_STATE,
+    AsJson,
+    RegistryPlace,
+    State,
+    console,
+    known_keys,
+    say,
+)
+from compose.launcher.state_dir import StateDir
+from streams.contract.errors import UsageError
+
+if TYPE_CHECKING:
+    from federation.registry.registry import Registry
+    from streams.contract.decisions import Release
+
+Reason = Annotated[str, typer.Option(help="Why, for those who look at the history later.")]
+TOLD = "a controller that runs tells the devices within 2 s"
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_keys(
+    state: State = DEFAULT_STATE, registry: RegistryPlace = None, json: AsJson = False
+) -> None:
+    """List the keys of the state folder and those that the registry's decisions name.
+
+    Devices: trusted, revoked, or not told of it.
+    """
+    from compose.security.keyring import StoredKey, kept_keys
+    from federation.registry.key_rotation import keys_of
+
+    layout = StateDir(state)
+    kept = {key.id: key for key in kept_keys(layout.keys)}
+    counting: set[str] = set()
+    revoked: set[str] = set()
+    if kept and (registry or (layout.registry / "history").is_dir()):
+        keys = keys_of(_registry(layout, registry))
+        counting, revoked = set(keys.counting), set(keys.revoked)
+    rows = []
+    for name in sorted({*kept, *counting, *revoked}):
+        key = kept.get(name, StoredKey(name))
+        told = "revoked" if name in revoked else "trusted" if name in counting else "not told"
+        rows.append({**vars(key), "devices": told})
+    if json:
+        console().print_json(data=rows)
+        return
+    table = Table("id", "files", "private half", "devices", "signs")
+    for row in rows:
+        names, private = ", ".join(row["names"]), "here" if row["private"] else "-"
+        table.add_row(row["id"], names, private, row["devices"], "now" if row["in_use"] else "-")
+    console().print(table)
+
+
+@app.command("new")
+def new(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: its id.")] = None,
+    state: State = DEFAULT_STATE,
+    json: AsJson = False,
+) -> None:
+    """Make a key for later: <state>/keys/NAME.pem (0600) and NAME.pub. It signs nothing yet."""
+    from compose.security.keyring import make
+
+    made, path = make(StateDir(state).keys, name)
+    if json:
+        console().print_json(data={"id": made, "path": str(path)})
+        return
+    say(f"key {made} is in {path}; next: tidewheel keys trust {path.with_suffix('.pub')}")
+
+
+@app.command("trust")
+def trust(
+    file: Annotated[Path, typer.Argument(metavar="FILE.pub", help="The public key.")],
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    reason: Reason = "",
+) -> None:
+    """Tell devices and workers to trust a key beside those that they trust already."""
+    from compose.security.keyring import keep_public
+    from federation.registry import key_rotation
+    from streams.contract.signing import key_id
+    from streams.runtime.key_files import load_private_key, load_public_key
+
+    layout, public = StateDir(state), load_public_key(file)
+    signer, where = load_private_key(layout.signing_key), _registry(layout, registry)
+    made = key_rotation.settled(lambda: key_rotation.trust(where, signer, public, reason))
+    keep_public(layout.keys, public)
+    if made is None:
+        say(f"devices are told to trust key {key_id(public)} already")
+    else:
+        _told(f"devices are to trust key {key_id(public)}", [made])
+
+
+@app.command("use")
+def use(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name or id.")],
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+) -> None:
+    """Sign with another key from now on; the one before is kept under its id.
+
+    A controller takes it within 2 s; a federated run that goes on signs with the one before.
+    """
+    from compose.security.keyring import private_key, take_over
+    from federation.registry import key_rotation
+    from streams.contract.signing import key_id
+
+    layout = StateDir(state)
+    key, where = private_key(layout.keys, name), _registry(layout, registry)
+    key_rotation.keys_of(where).check(key)
+    take_over(layout.keys, key)
+    made = key_rotation.settled(lambda: key_rotation.hand_over(where, key))
+    text = f"key {key_id(key.public_key())} signs from now on"
+    if made is None:
+        say(f"{text}, as it has before")
+    else:
+        _told(text, [made])
+
+
+@app.command("revoke")
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")],
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    reason: Reason = "",
+) -> None:
+    """Tell devices that a key counts no more; what they serve is signed anew before.
+
+    A version on offer or a candidate that it has signed is taken back. The key in use cannot be
+    revoked: use another one first.
+    """
+    from federation.registry import key_rotation
+    from streams.runtime.key_files import load_private_key
+
+    layout = StateDir(state)
+    signer, where = load_private_key(layout.signing_key), _registry(layout, registry)
+    made = key_rotation.revoke(where, signer, key, reason)
+    if not made:
+        say(f"key {key} is revoked already, and nothing that is served is signed by it")
+    else:
+        _told(f"key {key} counts no more", made)
+
+
+def _registry(layout: StateDir, place: str | None) -> "Registry":
+    from federation.registry.key_rotation import open_registry
+    from streams.runtime.key_files import load_public_key
+
+    keys = [load_public_key(path) for path in known_keys(layout)]
+    try:
+        return open_registry(place or layout.registry, keys)
+    except OSError as exc:
+        raise UsageError(f"the registry {place or layout.registry} cannot be read: {exc}") from exc
+
+
+def _told(text: str, made: "list[Release]") -> None:
+    for release in made:
+        decision = release.decision
+        about = f"{decision.kind} {decision.model or ''}".rstrip()
+        say(f"decision {decision.seq}: {about}: {decision.reason}")
+    say(f"{text}; {TOLD}")

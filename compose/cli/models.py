@@ -1,0 +1,276 @@
+"""`tidewheel models`: the versions that the registry keeps; only `restore` needs a broker."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from compose.cli.arguments import (
+    DEFAULT_STATE,
+    AsJson,
+    Kafka,
+    RegistryPlace,
+    State,
+    TaskArgument,
+    broker_of,
+    console,
+    moment,
+    registry_of,
+    say,
+)
+from compose.launcher.state_dir import StateDir
+from streams.contract.task import load_task
+
+if TYPE_CHECKING:
+    from federation.registry.manual import ManualDecision
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A version, as `list` shows it.")]
+Reason = Annotated[str, typer.Option(help="Why, for those who look at the history later.")]
+TOLD = "a controller that runs tells the devices within 2 s"
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_models(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    json: AsJson = False,
+) -> None:
+    """List the kept versions, oldest first, and what holds of each."""
+    from federation.registry.catalog import versions
+
+    found = versions(registry_of(load_task(task), state, registry))
+    if json:
+        console().print_json(data=[asdict(version) for version in found])
+        return
+    table = Table("version", "made", "base", "run", "held-out", "size", "key", "holds")
+    for version in found:
+        run = f"{version.run}, round {version.round}" if version.run else "-"
+        table.add_row(
+            version.model,
+            moment(version.created_us),
+            version.base or "-",
+            run,
+            "-" if version.accuracy is None else f"{version.accuracy:.3f}",
+            f"{version.size:,}",
+            version.key or "-",
+            version.problem or version.holds,
+        )
+    console().print(table)
+
+
+@app.command("show")
+def show(
+    task: TaskArgument,
+    model: Model,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    json: AsJson = False,
+) -> None:
+    """Show a version's manifest, its files, and the decisions about it with their evidence."""
+    from federation.registry.catalog import described
+
+    found = described(registry_of(load_task(task), state, registry), model)
+    if json:
+        console().print_json(data=found)
+        return
+    manifest = found["manifest"]
+    say(f"{model}: {found['holds']}; {found['size']:,} bytes, digest {found['digest']}")
+    for name, value in manifest.items():
+        if name not in ("files", "metrics", "created_us"):
+            say(f"  {name:14} {value}")
+    say(f"  {'made':14} {moment(manifest['created_us'])}")
+    for name, value in sorted(manifest["metrics"].items()):
+        say(f"  metric {name} {value:.6g}")
+    for entry in manifest["files"]:
+        say(f"  file {entry['name']} {entry['size']:,} bytes, sha256 {entry['sha256']}")
+    for decision in found["decisions"]:
+        when = moment(decision["time_us"])
+        say(f"decision {decision['seq']}, {when}: {decision['kind']}: {decision['reason']}")
+        for name, value in sorted(decision["evidence"].items()):
+            say(f"  {name} {value:.6g}")
+
+
+@app.command("verify")
+def verify(
+    task: TaskArgument,
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option("--trust", help="A key that devices were started with beside the first one."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Check the chain of decisions from the first, and each file that a decision names.
+
+    With MODEL the chain and that version. One line per problem; exits 1 where there is one.
+    """
+    from federation.registry.audit import verify as look
+    from streams.contract.signing import key_id
+    from streams.runtime.key_files import load_public_key
+
+    given = [load_public_key(path) for path in trust or []]
+    where = registry_of(load_task(task), state, registry)
+    report = look(where, {key_id(key): key for key in given}, model)
+    if json:
+        console().print_json(data=asdict(report))
+    else:
+        for line in report.problems:
+            say(line)
+        for line in report.notes:
+            say(f"note: {line}")
+        verdict = f"{len(report.problems)} problems" if report.problems else "all is as decided"
+        say(f"{report.decisions} decisions, {report.models} models: {verdict}")
+    raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command("diff")
+def diff(
+    task: TaskArgument,
+    before: Annotated[str, typer.Argument(metavar="A")],
+    after: Annotated[str, typer.Argument(metavar="B")],
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    json: AsJson = False,
+) -> None:
+    """Tell how two versions differ: manifests, metrics, each tensor, and what a delta costs."""
+    from federation.registry.catalog import difference
+
+    found = difference(registry_of(load_task(task), state, registry), before, after)
+    if json:
+        console().print_json(data=found)
+        return
+    for name, (old, new) in found["manifest"].items():
+        say(f"{name:14} {old} -> {new}")
+    for title, rows, form in (
+        ("metric", found["metrics"], lambda pair: pair),
+        ("tensor", found["tensors"], lambda change: [change["largest"], change["mean"]]),
+    ):
+        columns = (before, after) if title == "metric" else ("largest change", "mean change")
+        table = Table(title, *columns)
+        for name, value in rows.items():
+            table.add_row(name, *(_figure(figure) for figure in form(value)))
+        if rows:
+            console().print(table)
+    say(f"files that differ: {', '.join(found['files']) or 'none'}")
+    say(f"{found['delta_bytes']:,} bytes as a delta, {found['whole_bytes']:,} as a whole")
+
+
+@app.command("promote")
+def promote(
+    task: TaskArgument,
+    model: Model,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    reason: Reason = "",
+) -> None:
+    """Let all devices serve a version, also one that was withdrawn; another offer is withdrawn."""
+    from federation.registry import manual
+
+    _decide(task, state, registry, lambda r, key: manual.promote(r, key, model, reason))
+
+
+@app.command("rollback")
+def rollback(
+    task: TaskArgument,
+    to: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The version to go back to.")
+    ] = None,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    reason: Reason = "",
+) -> None:
+    """Take back the version on offer; with none, the stable one, for the one before it.
+
+    Asks nothing. A second call in a row says that nothing is to do; --to goes further back.
+    """
+    from federation.registry import manual
+
+    _decide(task, state, registry, lambda r, key: manual.roll_back(r, key, to, reason))
+
+
+@app.command("prune")
+def prune(
+    task: TaskArgument,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest stay.")],
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Remove the bytes of versions that nobody needs; what was decided about them stays.
+
+    What is stable, offered or waits stays, what those were made of, and what a rollback goes to.
+    """
+    from federation.registry import manual
+
+    where = registry_of(load_task(task), state, registry)
+    gone = manual.to_prune(where, keep) if dry_run else manual.prune(where, keep)
+    if json:
+        console().print_json(data={"removed": gone, "dry_run": dry_run})
+        return
+    for model in gone:
+        say(f"{model} {'would be removed' if dry_run else 'is removed'}")
+    if not gone:
+        say("nothing to remove")
+
+
+@app.command("restore")
+def restore(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    kafka: Kafka = None,
+    json: AsJson = False,
+) -> None:
+    """Make a registry that was lost again, from what devices were told by Kafka.
+
+    The state folder has to have the keys. Decisions that were not told yet are lost, and candidates
+    that nobody was offered. Exits 1 where a version is missing that holds now.
+    """
+    from federation.bootstrap.initial_model import held_out
+    from federation.registry.restore import restore as make_again
+
+    loaded = load_task(task)
+    where = registry_of(loaded, state, registry)
+    found = make_again(where, broker_of(state, kafka), lambda: held_out(loaded).encode())
+    if json:
+        console().print_json(data=asdict(found))
+    else:
+        for model in found.missing:
+            said = "which holds now" if model in found.needed else "which nobody serves"
+            say(f"{model}, {said}, is not on Kafka")
+        for key in found.strangers:
+            say(
+                f"later decisions are there by key {key}: if it is yours, put it in keys/ and look "
+                "again, for devices have accepted them"
+            )
+        teacher = f", teacher {found.teacher}" if found.teacher else ""
+        say(
+            f"{found.decisions} decisions, {len(found.models)} models{teacher} are in "
+            f"{where.where} again; `tidewheel models verify` checks them"
+        )
+    raise typer.Exit(1 if found.needed else 0)
+
+
+def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:
+    from federation.registry.key_rotation import settled
+    from streams.runtime.key_files import load_private_key
+
+    where = registry_of(load_task(task), state, place)
+    key = load_private_key(StateDir(state).signing_key)
+    outcome: ManualDecision = settled(lambda: decide(where, key))
+    if outcome.made is None:
+        say(outcome.text)
+    else:
+        say(f"decision {outcome.made.decision.seq}: {outcome.text}; {TOLD}")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"

@@ -1,0 +1,97 @@
+"""`tidewheel node`: which devices' SuperNodes may take part."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from compose.cli.arguments import DEFAULT_STATE, AsJson, State, SuperlinkCa, console
+from compose.launcher.state_dir import StateDir
+from streams.contract.errors import UsageError
+
+if TYPE_CHECKING:
+    from compose.security.node_registry import Nodes
+
+DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's name.")]
+Superlink = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="The SuperLink; default: this state folder's last."),
+]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("add")
+def add(
+    device: DeviceArgument,
+    state: State = DEFAULT_STATE,
+    superlink: Superlink = None,
+    superlink_ca: SuperlinkCa = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The key that the device has made (`ssh-keygen -t ecdsa -b 384`); default: a pair "
+            "is made here.",
+        ),
+    ] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Put another key in the place of the one that it has.")
+    ] = False,
+) -> None:
+    """Let a device's SuperNode in, by its key. A second time it changes nothing.
+
+    Prints where the private key lies that the SuperNode is to be given.
+    """
+    nodes = _nodes(state, superlink, superlink_ca)
+    done = nodes.add(device, public_key, renew=renew)
+    what = {"kept": "is registered already", "added": "is registered", "replaced": "has a new key"}
+    where = (
+        "" if public_key else f": flower-supernode --auth-supernode-private-key {nodes.key(device)}"
+    )
+    console().print(f"{device} {what[done]}{where}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_nodes(
+    state: State = DEFAULT_STATE,
+    superlink: Superlink = None,
+    superlink_ca: SuperlinkCa = None,
+    json: AsJson = False,
+) -> None:
+    """List the devices that were added and the nodes that the SuperLink has.
+
+    Status: registered (never seen), online, offline, unregistered, or unknown to this SuperLink.
+    """
+    found = _nodes(state, superlink, superlink_ca).lines()
+    if json:
+        console().print_json(data=[vars(line) for line in found])
+        return
+    table = Table("device", "node", "status", "key")
+    for line in found:
+        table.add_row(line.device or "-", line.node, line.status, line.fingerprint or "-")
+    console().print(table)
+
+
+@app.command("remove")
+def remove(
+    device: DeviceArgument,
+    state: State = DEFAULT_STATE,
+    superlink: Superlink = None,
+    superlink_ca: SuperlinkCa = None,
+) -> None:
+    """Let a device's SuperNode in no more, and forget its key; it ends within seconds."""
+    _nodes(state, superlink, superlink_ca).remove(device)
+    console().print(f"{device} is registered no more", highlight=False, markup=False)
+
+
+def _nodes(state: Path, superlink: str | None, ca: Path | None) -> "Nodes":
+    from compose.cli.arguments import address
+    from compose.launcher import flower_processes
+    from compose.security.node_registry import Nodes
+
+    if superlink is None and ca is not None:
+        raise UsageError("--superlink-ca says nothing without --superlink HOST:PORT")
+    where = None if superlink is None else address(superlink)
+    return Nodes(StateDir(state).keys, flower_processes.flwr(state, where, ca))

@@ -1,0 +1,245 @@
+"""The server's side of the command line: `tidewheel worker`, `teacher`, `controller`, `train`."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compose.cli.arguments import (
+    DEFAULT_STATE,
+    STAGES,
+    Kafka,
+    MetricsPort,
+    RegistryPlace,
+    Stages,
+    State,
+    Strategy,
+    SuperlinkCa,
+    TaskArgument,
+    Trust,
+    address,
+    broker_from,
+    broker_of,
+    checked_strategy,
+    configure_log,
+    console,
+    known_keys,
+    shares_of,
+    trusted_keys,
+)
+from compose.launcher.state_dir import StateDir
+from streams.contract.errors import UsageError
+from streams.contract.task import load_task
+
+
+def worker(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    instance: Annotated[
+        str, typer.Option(help="This worker's stable name within its group.")
+    ] = "worker",
+    store: Annotated[
+        Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            help="Use this teacher's artifact whatever is offered; default: the one that the "
+            "controller offers on Kafka, and <state>/registry/teacher.twa until then."
+        ),
+    ] = None,
+    trust: Trust = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")] = 4,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads that score; default: the processors, at most 4."),
+    ] = None,
+    buffer_mb: Annotated[
+        int, typer.Option(min=16, help="Megabytes of messages that wait for their windows.")
+    ] = 512,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Run a scoring worker: close event-time windows and score them with the teacher.
+
+    Workers of one task share its partitions, each under an --instance of its own. SIGTERM or Ctrl-C
+    ends it between two commits.
+    """
+    from streams.worker.app import run
+    from streams.worker.settings import WorkerSettings, default_threads
+
+    layout = StateDir(state)
+    configure_log()
+    run(
+        WorkerSettings(
+            task=task,
+            broker=broker_from(kafka),
+            store=store or layout.store,
+            trusted=trusted_keys(layout, trust),
+            teacher=teacher,
+            fallback=layout.registry / "teacher.twa",
+            instance=instance,
+            partitions=partitions,
+            threads=threads or default_threads(),
+            buffer_bytes=buffer_mb * 1_000_000,
+            metrics_port=metrics_port,
+        )
+    )
+
+
+def teacher(
+    task: TaskArgument,
+    weights: Annotated[
+        Path, typer.Argument(help="The state dict of the task's teacher, as safetensors.")
+    ],
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+) -> None:
+    """Sign new weights for the teacher and offer them: workers change between two commits."""
+    from federation.bootstrap.teacher import replace_teacher
+    from federation.registry.publisher import announce, read_told
+    from federation.registry.registry import Registry
+    from streams.kafka.producer import Producer
+    from streams.runtime.key_files import load_private_key, load_public_key
+
+    loaded, layout = load_task(task), StateDir(state)
+    key = load_private_key(layout.signing_key)
+    known = [load_public_key(path) for path in known_keys(layout)]
+    registry = Registry(layout.registry, loaded.name, loaded.version, known)
+    try:
+        data = weights.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"cannot read {weights}: {exc}") from exc
+    broker = broker_of(state, kafka)
+    producer = Producer(broker)  # before anything is kept
+    try:
+        artifact = replace_teacher(loaded, registry, key, data, str(weights))
+        registry.offer_teacher(key, "by hand")
+        announce(producer, registry, read_told(broker, loaded.name))
+    finally:
+        producer.close()
+    console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
+
+
+def controller(
+    task: TaskArgument,
+    superlink: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The SuperLink.")
+    ] = "127.0.0.1:8000",
+    superlink_ca: SuperlinkCa = None,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of a run; default: the task's.")
+    ] = None,
+    strategy: Strategy = None,
+    min_devices: Annotated[int, typer.Option(help="Devices that a run needs.")] = 2,
+    min_events: Annotated[int, typer.Option(help="Scored events before a run.")] = 200,
+    min_interval: Annotated[float, typer.Option(help="Seconds between two runs.")] = 60.0,
+    new_labels: Annotated[
+        int | None, typer.Option(help="New true labels that start a run; default: never.")
+    ] = None,
+    schedule: Annotated[
+        float | None, typer.Option(help="Seconds after which a run starts anyway.")
+    ] = None,
+    max_runs: Annotated[int | None, typer.Option(help="Runs at the most.")] = None,
+    stages: Stages = STAGES,
+    min_windows: Annotated[
+        int, typer.Option(min=1, help="Windows by a candidate before a stage may pass.")
+    ] = 6,
+    max_wait: Annotated[
+        float, typer.Option(help="Seconds after which an undecided stage is held.")
+    ] = 6 * 3600.0,
+    false_rollbacks: Annotated[
+        float, typer.Option(help="The share of equally good candidates that may be rolled back.")
+    ] = 0.05,
+    registry: RegistryPlace = None,
+    artifact_url: Annotated[
+        str, typer.Option(metavar="URL", help="Where devices get the registry's files as well.")
+    ] = "",
+    drift_devices: Annotated[
+        int, typer.Option(min=0, help="Devices whose inputs drift that start a run; 0: never.")
+    ] = 2,
+    runs_per_day: Annotated[
+        int | None, typer.Option(min=0, help="Runs in 24 hours at the most; by hand passes it.")
+    ] = None,
+    quiet_hours: Annotated[
+        str | None,
+        typer.Option(metavar="FROM-TO", help="No run begins then, as 22:00-06:00, local time."),
+    ] = None,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Decide when the fleet learns, and move what it has learned to the devices or back.
+
+    Starts a federated run when the windows say so. A candidate that has passed the gate is offered
+    to a share of the fleet, then to more, then to all, or taken back, as its windows say. Of
+    several controllers one is at work. Ctrl-C ends it; a run goes on by itself.
+    """
+    from compose.launcher import flower_processes
+    from compose.launcher.references import absolute_reference
+    from federation.controller.controller import ControllerSettings, run
+    from federation.controller.quiet_hours import QuietHours
+    from federation.rollout.rollout import Plan
+    from federation.rollout.stage_policy import StageRules
+
+    quiet = None if quiet_hours is None else QuietHours.parse(quiet_hours)
+    layout = StateDir(state)
+    place = registry or str(layout.registry)
+    rules = StageRules(alpha=false_rollbacks, minimum_windows=min_windows, max_wait_s=max_wait)
+    where = address(superlink)
+    broker = broker_from(kafka)
+    config: dict[str, Any] = {
+        "task": absolute_reference(task),
+        "state": str(state.resolve()),
+        "kafka": broker.bootstrap,
+        "minimum-nodes": min_devices,
+    }
+    if registry is not None:
+        config["registry"] = registry
+    if rounds is not None:
+        config["rounds"] = rounds
+    if strategy is not None:
+        config["strategy"] = checked_strategy(load_task(task), strategy)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    configure_log()
+    run(
+        ControllerSettings(
+            task_ref=task,
+            broker=broker,
+            state=state,
+            registry=place,
+            public_keys=known_keys(layout),
+            signing_key=layout.signing_key,
+            plan=Plan(shares_of(stages), rules),
+            url=artifact_url.rstrip("/"),
+            submission=flower_processes.submission(state, where, config, superlink_ca),
+            min_events=min_events,
+            min_devices=min_devices,
+            min_interval_s=min_interval,
+            new_labels=new_labels,
+            schedule_s=schedule,
+            max_runs=max_runs,
+            drift_devices=drift_devices or None,
+            runs_per_day=runs_per_day,
+            quiet=quiet,
+            metrics_port=metrics_port,
+        ),
+        stop,
+    )
+
+
+def train(
+    task: TaskArgument,
+    reason: Annotated[str, typer.Option(help="Why, for those who look at the runs later.")] = "",
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+) -> None:
+    """Ask the controller for a federated run. No budget forbids it; one that goes on ends first."""
+    from compose.cli.run_request import ask_for_run
+
+    said = ask_for_run(broker_of(state, kafka), load_task(task).name, reason)
+    console().print(said)

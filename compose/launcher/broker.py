@@ -1,0 +1,334 @@
+"""Which Kafka is used, and starting one where nobody brought any.
+
+`choose` decides in this order and says why: an address given by the user; a real single KRaft
+node where Kafka's scripts and a Java are found; the embedded broker. A broker that we start
+listens on the loopback address only and keeps all of its own under `<state>/broker`:
+
+    ports.json                 the ports, chosen free once: a restart has the same address
+    server.properties          written again at each start
+    data/                      Kafka's log directory; it exists only once it is formatted whole
+    embedded/                  the embedded broker's folder
+    pid                        the process last started
+"""
+
+import base64
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
+from streams.kafka.admin import probe
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.disk import write_atomic
+
+HOST = "127.0.0.1"
+HEAP = "-Xmx512m -XX:+UseSerialGC"
+# Below the range from which systems pick ports of outgoing connections (32768 on Linux): a port
+# from that range could be in use by chance when the broker comes back.
+PORTS = range(20_000, 32_000)
+PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class BrokerChoice:
+    """The broker to use; `why` is a line for a person."""
+
+    kind: Literal["external", "kafka", "embedded"]
+    settings: BrokerSettings
+    why: str
+    program: Path | None = None  # Kafka's home, or the embedded broker's command
+    java: Path | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command to run, and what to add to its environment."""
+
+    argv: list[str]
+    env: dict[str, str]
+
+
+def choose(state: Path, kafka: str | None, environ: Mapping[str, str]) -> BrokerChoice:
+    """Decide which broker to use; UsageError says what to do when there is none.
+
+    kafka: the value of `--kafka`; environ: the process's environment.
+    """
+    if address := kafka or environ.get("TIDEWHEEL_KAFKA"):
+        why = f"Kafka at {address}, named by " + ("--kafka" if kafka else "TIDEWHEEL_KAFKA")
+        return BrokerChoice("external", _external(address, environ), why)
+    home, java = _kafka_home(environ), _java(environ)
+    if home and java:
+        settings = _local(_ports(state)["broker"])
+        why = f"a Kafka node of our own at {settings.bootstrap}, from {home}, kept in {state}"
+        return BrokerChoice("kafka", settings, why, home, java)
+    lacking = f"{home} needs a Java, and there is none on PATH or in JAVA_HOME; " if home else ""
+    if command := _embedded_command(environ):
+        settings = _local(_ports(state)["broker"])
+        why = (
+            f"{lacking}the embedded broker at {settings.bootstrap}, for trying out only: it keeps "
+            "everything in memory and loses acknowledged data when it is killed"
+        )
+        return BrokerChoice("embedded", settings, why, command)
+    raise UsageError(
+        f"{lacking}no Kafka: name a cluster with --kafka HOST:PORT, or set KAFKA_HOME to an "
+        "unpacked Apache Kafka and install a Java 17, or pip install 'tidewheel[embedded]'"
+    )
+
+
+def _external(address: str, environ: Mapping[str, str]) -> BrokerSettings:
+    fields = {
+        name: environ.get(f"TIDEWHEEL_KAFKA_{name.upper()}") or field.default
+        for name, field in BrokerSettings.model_fields.items()
+    }
+    try:
+        return BrokerSettings.model_validate({**fields, "bootstrap": address})
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        name = str(first["loc"][0]).upper()
+        raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
+
+
+def _local(port: int) -> BrokerSettings:
+    """Settings of a broker of ours: no credentials, whatever the environment holds."""
+    fields = {name: field.default for name, field in BrokerSettings.model_fields.items()}
+    return BrokerSettings.model_validate({**fields, "bootstrap": f"{HOST}:{port}"})
+
+
+def _kafka_home(environ: Mapping[str, str]) -> Path | None:
+    if named := environ.get("KAFKA_HOME"):
+        home = Path(named).expanduser().absolute()
+        for script in ("kafka-storage.sh", "kafka-server-start.sh"):
+            if not (home / "bin" / script).is_file():
+                raise UsageError(
+                    f"KAFKA_HOME={named} has no bin/{script}: set it to an unpacked Apache Kafka"
+                )
+        return home
+    found = shutil.which("kafka-server-start.sh", path=environ.get("PATH", ""))
+    if found is None:
+        return None
+    folder = Path(found).resolve().parent
+    return folder.parent if (folder / "kafka-storage.sh").is_file() else None
+
+
+def _java(environ: Mapping[str, str]) -> Path | None:
+    if home := environ.get("JAVA_HOME"):
+        java = Path(home) / "bin" / "java"
+        if java.is_file():
+            return java
+    found = shutil.which("java", path=environ.get("PATH", ""))
+    return Path(found) if found else None
+
+
+def _embedded_command(environ: Mapping[str, str]) -> Path | None:
+    beside = Path(sys.executable).parent / "noida-db"  # a virtualenv need not be on PATH
+    if beside.is_file():
+        return beside
+    found = shutil.which("noida-db", path=environ.get("PATH", ""))
+    return Path(found) if found else None
+
+
+def _ports(state: Path) -> dict[str, int]:
+    """The ports of this state folder's broker, chosen when it is first asked for."""
+    path = state / "broker" / "ports.json"
+    try:
+        known = json.loads(path.read_text())
+        return {name: int(known[name]) for name in ("broker", "controller")}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise UsageError(f"{path} cannot be read ({exc}): remove it to have new ports") from exc
+    broker, controller = _free_ports(2)
+    ports = {"broker": broker, "controller": controller}
+    try:
+        write_atomic(path, json.dumps(ports).encode())
+    except OSError as exc:
+        raise UsageError(f"the state folder {state} cannot be written: {exc}") from exc
+    return ports
+
+
+def _free_ports(count: int) -> list[int]:
+    candidates = random.SystemRandom().sample(PORTS, len(PORTS))
+    found = [port for _, port in zip(range(count), filter(_is_free, candidates), strict=False)]
+    if len(found) < count:
+        raise UsageError(f"no free port between {PORTS.start} and {PORTS.stop}")
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probed:
+        probed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probed.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def command(choice: BrokerChoice, state: Path) -> Launch:
+    """What to run for `choice`, after preparing its folder; a real Kafka is formatted once."""
+    if choice.program is None:
+        raise UsageError(f"{choice.why}: it is not ours to start")
+    folder, ports = (state / "broker").absolute(), _ports(state)
+    _check_ports(folder, ports)
+    if choice.kind == "embedded":
+        argv = [str(choice.program), "start", "--only", "kafka", "--host", HOST]
+        argv += ["--kafka-port", str(ports["broker"]), "--data-dir", str(folder / "embedded")]
+        return Launch(argv, {})
+    env = {"KAFKA_HEAP_OPTS": HEAP, "LOG_DIR": str(folder / "logs")}
+    if choice.java is not None and choice.java.parent.name == "bin":
+        env["JAVA_HOME"] = str(choice.java.parent.parent)
+    scripts = choice.program / "bin"
+    if not (folder / "data").is_dir():
+        _format(scripts / "kafka-storage.sh", folder, ports, env)
+    properties = folder / "server.properties"
+    write_atomic(properties, _properties(ports, folder / "data").encode("ascii"))
+    return Launch([str(scripts / "kafka-server-start.sh"), str(properties)], env)
+
+
+def _check_ports(folder: Path, ports: Mapping[str, int]) -> None:
+    for port in ports.values():
+        if not _is_free(port):
+            left = _left_over(folder)
+            raise UsageError(
+                f"port {port} of the broker in {folder} is in use"
+                + (f" by its own process {left}, which an earlier run left: end it" if left else "")
+                + ("" if left else f": free it, or remove {folder / 'ports.json'} to have another")
+            )
+
+
+def _left_over(folder: Path) -> int | None:
+    """The process of an earlier run, where it still runs."""
+    try:
+        pid = int((folder / "pid").read_text())
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return None
+    return pid
+
+
+def _format(script: Path, folder: Path, ports: Mapping[str, int], env: Mapping[str, str]) -> None:
+    """Format the storage beside its place and rename it, so that a crash leaves none or all."""
+    fresh, properties = folder / "data.new", folder / "format.properties"
+    shutil.rmtree(fresh, ignore_errors=True)
+    write_atomic(properties, _properties(ports, fresh).encode("ascii"))
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # "=": an identifier that starts with "-" would be taken for a flag.
+    argv = [str(script), "format", f"--cluster-id={cluster}", "-c", str(properties), "--standalone"]
+    done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True)
+    if done.returncode or not fresh.is_dir():
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise ProcessFailed(f"{script} could not format {fresh}: {' '.join(last)}")
+    fresh.rename(folder / "data")
+    properties.unlink()
+
+
+def _properties(ports: Mapping[str, int], data: Path) -> str:
+    """server.properties of a single node that only this machine reaches."""
+    broker, controller = f"{HOST}:{ports['broker']}", f"{HOST}:{ports['controller']}"
+    if "," in str(data):
+        raise UsageError(f"Kafka takes no comma in its folder's name: {data}")
+    settings = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.bootstrap.servers": controller,
+        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+        "log.dirs": _escaped(str(data)),
+        "num.partitions": PARTITIONS,
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": 1,
+        "offsets.topic.num.partitions": PARTITIONS,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.num.partitions": PARTITIONS,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        "group.initial.rebalance.delay.ms": 0,
+    }
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _escaped(text: str) -> str:
+    """Text as the value of a Java property, which is Latin-1 with escapes in UTF-16 units."""
+    units = text.replace("\\", "\\\\").encode("utf-16-be")
+    codes = [int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2)]
+    return "".join(chr(code) if 32 <= code < 127 else f"\\u{code:04x}" for code in codes)
+
+
+@contextlib.contextmanager
+def running(
+    choice: BrokerChoice, state: Path, log: Path, timeout_s: float = 60.0
+) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Start the chosen broker, wait until it answers, and end it on the way out.
+
+    Gives its process, or None for a broker that is not ours. ProcessFailed has the log's last line.
+    """
+    if choice.kind == "external":
+        if not probe(choice.settings, timeout_s):
+            raise BrokerUnavailable(f"no broker answers: {choice.why}")
+        yield None
+        return
+    launch = command(choice, state)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            launch.argv,
+            env={**os.environ, **launch.env},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C in the terminal is for us, who end the broker last
+        )
+    try:
+        write_atomic(state / "broker" / "pid", str(process.pid).encode())
+        _wait_until_it_answers(choice, process, log, timeout_s)
+        yield process
+    finally:
+        stop(process)
+
+
+def _wait_until_it_answers(
+    choice: BrokerChoice, process: subprocess.Popen[bytes], log: Path, timeout_s: float
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    port = int(choice.settings.bootstrap.rpartition(":")[2])
+    while _is_free(port) or not probe(choice.settings, 1.0):
+        code = process.poll()
+        if code is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            continue
+        lines = log.read_text(errors="replace").strip().splitlines()
+        last = lines[-1] if lines else "it wrote nothing"
+        how = f"did not answer in {timeout_s:.0f} s" if code is None else f"ended with code {code}"
+        raise ProcessFailed(
+            f"the broker at {choice.settings.bootstrap} {how}; the end of {log}: {last}"
+        )
+
+
+def stop(process: subprocess.Popen[bytes], patience_s: float = 15.0) -> None:
+    """End a process group: SIGTERM, time to flush, then SIGKILL."""
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait_s)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # what the group's leader may have left behind

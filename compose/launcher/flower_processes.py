@@ -1,0 +1,272 @@
+"""How Flower's own processes are started: command lines, environment, folders and probes.
+
+    <state>/flower/superlink.db    the SuperLink's runs and messages: a restart keeps them
+    <state>/flower/secret          shared by SuperLink and SuperExec, 0600
+    <state>/flower/app             what `flwr run` bundles: settings only, no code of ours
+    <state>/flower/home            FLWR_HOME of SuperLink, SuperExec and `flwr`
+    <state>/flower/nodes/<device>  FLWR_HOME of one device's SuperNode
+
+With TLS the SuperLink takes SuperNodes with a registered key only
+(`compose.security.node_registry`); the path of
+the CA's certificate is what everybody else is told of it.
+
+Order: superlink, wait until `is_ready`, superexec, supernodes. The SuperExec starts the ServerApp
+of each run; a SuperNode starts a SuperExec of its own, which starts a ClientApp for each message.
+Those children are found on PATH and look for their parent every 0.2 s, so that they end soon after
+it even when it is killed; a ClientApp or ServerApp at work ends at its next signal check.
+"""
+
+import os
+import secrets
+import socket
+import ssl
+import sys
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from compose.launcher.broker import Launch
+from compose.security.certificates import Tls
+from federation.controller.flwr_cli import ConfigValue, Flwr, Submission, toml
+from streams.contract.errors import UsageError
+from streams.contract.task import DEVICE_NAME
+from streams.runtime.disk import write_atomic
+
+HOST = "127.0.0.1"
+CONNECTION = "tidewheel"
+# Of a SuperExec asking for work, of which half is paid once per message; Flower's default is 1 s.
+# At 0.1 s a device that only waits costs 3.4 % of a core, at 0.5 s 0.9 %.
+POLL_INTERVAL_S = 0.3
+
+# Every key that a run understands, with its default; `flwr run` refuses keys that the app does not
+# name. Zero and "" mean: what the task says, or the environment.
+RUN_CONFIG: dict[str, ConfigValue] = {
+    "task": "streams.tasks.har:task",
+    "state": ".tidewheel",
+    "registry": "",  # default: <state>/registry
+    "signing-key": "",  # default: <state>/keys/signing.pem
+    "trusted-key": "",  # another public key whose models are trusted
+    "kafka": "",
+    "rounds": 0,
+    "minimum-nodes": 2,
+    "node-wait-s": 60.0,
+    "round-deadline-s": 60.0,
+    "epochs": 0,
+    "batch-size": 0,
+    "learning-rate": 0.0,
+    "strategy": "",
+    "margin": -1.0,
+    "seed": 0,
+    "resume": "",  # the earlier run to go on with
+}
+
+_APP = """\
+[project]
+name = "tidewheel"
+version = "1.0.0"
+description = "Federated rounds of a Tidewheel task."
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "tidewheel"
+fab-include = ["README.md"]
+
+[tool.flwr.app.components]
+serverapp = "federation.server_app:app"
+clientapp = "{clientapp}"
+
+[tool.flwr.app.config]
+"""
+DEVICES = "edge_client.client_app:app"  # hands work to the agents of devices
+SIMULATED = "edge_client.simulation_app:app"  # is the devices
+
+_README = "Settings of a run. The code is the installed package's on every machine.\n"
+
+
+def superlink(state: Path, port: int, tls: Tls | None = None) -> Launch:
+    """The SuperLink: control, fleet and run-time API on one loopback port."""
+    folder = _folder(state)
+    argv = [program("flower-superlink"), "--host", HOST, "--port", str(port)]
+    if tls is None:
+        argv += ["--insecure"]
+    else:
+        argv += ["--ssl-ca-certfile", str(tls.ca), "--ssl-certfile", str(tls.certificate)]
+        argv += ["--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]
+    argv += ["--database", str(folder / "superlink.db"), "--isolation", "process"]
+    argv += ["--disable-runtime-dependency-installation"]
+    argv += ["--superexec-auth-secret-file", str(_secret(folder))]
+    return Launch(argv, environment(folder / "home"))
+
+
+def simulation(state: Path, port: int) -> tuple[Launch, Launch]:
+    """A SuperLink without nodes, and the SuperExec that starts a process for each run, which makes
+    the nodes with Ray.
+
+    Ray would listen on all addresses and take work from whoever reaches it: it gets a token, and is
+    kept to the loopback by its setting for systems where it would have to ask for more.
+    """
+    link = superlink(state, port)
+    ray = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    return Launch([*link.argv, "--simulation"], link.env), superexec(state, port, ray)
+
+
+def superexec(
+    state: Path, port: int, extra: Mapping[str, str] | None = None, ca: Path | None = None
+) -> Launch:
+    """The SuperExec that starts ServerApps; `extra` is environment for them (the broker's)."""
+    folder = _folder(state)
+    argv = [program("flower-superexec"), *_trust(ca), "--runtime-api-address", f"{HOST}:{port}"]
+    argv += ["--superexec-auth-secret-file", str(_secret(folder))]
+    return Launch(argv, {**environment(folder / "home"), **(extra or {})})
+
+
+def supernode(
+    state: Path,
+    port: int,
+    device: str,
+    agent: Path,
+    own_port: int,
+    ca: Path | None = None,
+    key: Path | None = None,
+) -> Launch:
+    """One device's SuperNode. `agent` is the Unix socket of the device's agent; `own_port` a free
+    loopback port, where the SuperNode meets its ClientApps; `key` its private key, only with TLS.
+    """
+    if not DEVICE_NAME.fullmatch(device) or '"' in str(agent):
+        raise UsageError(f"device {device!r} with socket {agent} cannot be named to Flower")
+    argv = [program("flower-supernode"), *_trust(ca), "--superlink", f"{HOST}:{port}"]
+    argv += ["--auth-supernode-private-key", str(key)] if key is not None else []
+    argv += ["--host", HOST, "--port", str(own_port)]
+    argv += ["--node-config", f'device="{device}" socket="{agent}"']
+    return Launch(argv, environment(_folder(state) / "nodes" / device))
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What every process of Flower's gets: its own home, no network but the SuperLink."""
+    return {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(POLL_INTERVAL_S),
+        # flower-superexec, flwr-serverapp and flwr-clientapp are started by their bare names.
+        "PATH": f"{_bin()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        # Two cores are shared by many small processes; their arrays are small.
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def submission(
+    state: Path,
+    address: str,
+    config: Mapping[str, ConfigValue],
+    ca: Path | None = None,
+    clientapp: str = DEVICES,
+    federation: str = "",
+) -> Submission:
+    """Write the app's folder and the connection to the SuperLink at `address` (HOST:PORT); return
+    how to start and watch runs.
+
+    `config` are the settings of this installation (task, state, minimum-nodes, …); each run may
+    change them. `federation` is what a simulation consists of.
+    """
+    folder = _folder(state)
+    unknown = sorted(set(config) - set(RUN_CONFIG))
+    if unknown:
+        raise UsageError(f"a run has no setting {unknown[0]!r}; it has: {', '.join(RUN_CONFIG)}")
+    app = folder / "app"
+    text = _APP.replace("{clientapp}", clientapp) + toml({**RUN_CONFIG, **config})
+    tomllib.loads(text)  # a value that TOML cannot hold must fail here, not at the first run
+    write_atomic(app / "pyproject.toml", text.encode())
+    write_atomic(app / "README.md", _README.encode())
+    return Submission(flwr(state, address, ca), app, federation)
+
+
+def flwr(state: Path, address: str | None = None, ca: Path | None = None) -> Flwr:
+    """The `flwr` command with a connection to the SuperLink at `address` (HOST:PORT), whose
+    certificate `ca` has signed; None: plain text.
+
+    Without an address it is the connection that this state folder had last.
+    """
+    home = _folder(state) / "home"
+    path = home / "config.toml"
+    if address is not None:
+        connection: dict[str, ConfigValue] = {"address": address}
+        if ca is None:
+            connection["insecure"] = True
+        else:
+            connection["root-certificates"] = str(readable(ca).absolute())
+        text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+        write_atomic(path, (text + toml(connection)).encode())
+    elif not path.exists():
+        raise UsageError(f"{state} has met no SuperLink yet: name it by --superlink HOST:PORT")
+    return Flwr(program("flwr"), CONNECTION, environment(home))
+
+
+def readable(ca: Path) -> Path:
+    """`ca` where it is a file of certificates; UsageError says what it is."""
+    try:
+        ssl.create_default_context(cafile=ca)
+    except OSError as exc:  # ssl.SSLError is one
+        raise UsageError(f"{ca} holds no CA certificate (PEM): {exc}") from exc
+    return ca
+
+
+def is_ready(port: int, timeout_s: float = 1.0, ca: Path | None = None) -> bool:
+    """Whether the SuperLink answers on its port, with TLS where there is a `ca`."""
+    url = f"{'http' if ca is None else 'https'}://{HOST}:{port}/health"
+    context = None if ca is None else ssl.create_default_context(cafile=ca)
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s, context=context) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nothing uses now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def program(name: str) -> str:
+    """A command of Flower's, installed beside this Python."""
+    path = _bin() / name
+    if not path.exists():
+        raise UsageError(f"there is no {path}: pip install 'tidewheel[federation]'")
+    return str(path)
+
+
+def _trust(ca: Path | None) -> list[str]:
+    return ["--insecure"] if ca is None else ["--root-certificates", str(ca)]
+
+
+def _bin() -> Path:
+    return Path(sys.executable).absolute().parent
+
+
+def _folder(state: Path) -> Path:
+    return (state / "flower").absolute()
+
+
+def _secret(folder: Path) -> Path:
+    """The secret without which no local process may take a ServerApp's work from the SuperLink."""
+    path = folder / "secret"
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(32).encode(), mode=0o600)
+    return path

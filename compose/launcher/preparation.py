@@ -1,0 +1,57 @@
+"""The signing key, the first model and the teacher of a state folder."""
+
+from collections.abc import Callable
+
+from compose.cli.arguments import known_keys
+from compose.launcher.state_dir import StateDir
+from federation.bootstrap.initial_model import PilotReport, prepare
+from federation.registry.registry import Registry
+from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.task import Task
+from streams.runtime.disk import cache_folder
+from streams.runtime.key_files import create_key, load_public_key
+
+Say = Callable[[str], None]
+
+
+def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
+    """Make what is missing and tell of it; the served model's name."""
+    key = create_key(layout.signing_key)
+    known = [load_public_key(path) for path in known_keys(layout)]
+    registry = Registry(layout.registry, task.name, task.version, known)
+    report = prepare(
+        reference,
+        task,
+        registry,
+        key,
+        cache_folder(),
+        progress=lambda text: say(f"model     {text}"),
+    )
+    try:
+        serving = registry.serving()
+    except ArtifactError as exc:
+        raise UsageError(
+            f"the registry {layout.registry} cannot be used: {exc}: "
+            "it belongs to another task or key; name another folder with --state"
+        ) from exc
+    if serving is None:
+        raise UsageError(f"the registry {layout.registry} serves no model: remove it")
+    if report is None:
+        say(f"model     {serving.model} from {layout.registry}")
+    else:
+        for line in model_lines(report):
+            say(line)
+    return serving.model
+
+
+def model_lines(report: PilotReport) -> list[str]:
+    """What was made, for a person."""
+    how = "from the cache" if report.cached else "trained"
+    lines = [
+        f"model     {report.model} and the teacher {how} in {report.seconds:.1f} s",
+        f"          accuracy on the fleet {report.model_fleet:.3f}, "
+        f"the teacher's {report.teacher_fleet:.3f}",
+        f"          on people held out {report.model_held_out:.3f}, "
+        f"the teacher's {report.teacher_held_out:.3f}",
+    ]
+    return [*lines, f"          warning: {report.warning}"] if report.warning else lines

@@ -1,0 +1,118 @@
+"""Progress of `tidewheel up`: a live screen on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from compose.reports.fleet_view import FleetView, model_number
+
+LINE_S = 5.0
+
+
+class Screen:
+    """Told of news and, several times a second, of the view."""
+
+    def __init__(self, console: Console, devices: Sequence[str]) -> None:
+        self._console = console
+        self._devices = devices
+        self._live: Live | None = None
+        self._line_at = 0.0
+        self._news_seen = 0
+        self._last = (0.0, 0)
+        self._rate = 0.0
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> "Screen":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, view: FleetView, phase: str) -> None:
+        """Draw, or write a line every LINE_S; news are written as they come."""
+        news = list(view.news)
+        for text in news[self._news_seen :]:
+            self.say(text)
+        self._news_seen = len(news)
+        self._measure(view)
+        if self._live is not None:
+            self._live.update(Group(self._table(view), Text(self._status(view, phase))))
+        elif time.monotonic() - self._line_at >= LINE_S:
+            self._line_at = time.monotonic()
+            self.say(self._status(view, phase))
+
+    def skip_news(self, view: FleetView) -> None:
+        """What was on the topics before this run is not news."""
+        self._news_seen = len(view.news)
+
+    def _measure(self, view: FleetView) -> None:
+        now, produced = time.monotonic(), sum(s.produced for s in view.devices.values())
+        at, before = self._last
+        if now - at >= 1.0:
+            self._rate = max(0.0, (produced - before) / (now - at)) if at else 0.0
+            self._last = (now, produced)
+
+    def _status(self, view: FleetView, phase: str) -> str:
+        states = list(view.devices.values())
+        parts = [
+            phase,
+            f"{len(states)}/{len(self._devices)} devices",
+            f"{sum(s.produced for s in states)} events ({self._rate:.0f}/s)",
+            f"{sum(s.pending for s in states)} pending",
+            f"{view.windows} windows",
+        ]
+        standing = view.standing
+        newest = standing.offered or standing.stable
+        if newest is not None:
+            model = newest.model
+            serving = sum(s.active == model for s in states)
+            parts.append(f"{model} served by {serving}")
+            agreement = view.agreement.get(model)
+            if agreement and agreement.share is not None:
+                parts.append(f"agreement {agreement.share:.3f}")
+        run = view.current_run
+        if run and run[-1].kind != "finished":
+            last = run[-1]
+            parts.append(f"run: round {last.round}/{last.rounds} {last.kind}")
+        return "  ".join(parts)
+
+    def _table(self, view: FleetView) -> Table:
+        table = Table(expand=False)
+        for name in ("device", "doing", "serves", "replayed", "events/s"):
+            table.add_column(name)
+        for name in ("produced", "pending", "labels", "teacher's", "accuracy", "p99 us"):
+            table.add_column(name, justify="right")
+        for device in self._devices:
+            state = view.devices.get(device)
+            if state is None:
+                table.add_row(device, "starting")
+                continue
+            score = state.accuracy.get(state.active)
+            right = f"{score.correct / score.labelled:.3f}" if score and score.labelled else "-"
+            table.add_row(
+                device,
+                state.error or state.phase,
+                state.active,
+                f"pass {state.passes + 1}, {100 * state.replayed:.0f} %"
+                if state.replayed
+                else f"pass {state.passes + 1}",
+                f"{state.events_per_s:.0f}",
+                *(str(x) for x in (state.produced, state.pending, state.true_labels)),
+                str(state.teacher_labels),
+                right,
+                f"{state.latency_p99_us:.0f}",
+                style="green" if model_number(state.active) > 1 else "",
+            )
+        return table

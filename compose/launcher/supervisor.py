@@ -1,0 +1,162 @@
+"""Starts the local processes, restarts what dies, and takes everything down.
+
+Every process leads a group of its own, with its output in `<logs>/<name>.log`. It is told to end
+with SIGTERM and, after its time, with SIGKILL, as a whole group. On Linux the kernel kills it when
+we are killed.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from compose.launcher.broker import Launch
+from streams.contract.errors import ProcessFailed
+
+log = logging.getLogger("tidewheel.up")
+
+QUICK_S = 5.0  # a process that lives shorter than this has failed to start
+QUICK_DEATHS = 6  # in a row, before we give up
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass
+class Child:
+    """One supervised process."""
+
+    name: str
+    launch: Launch
+    stop_s: float
+    patience_s: float  # of quick deaths in a row, at the least
+    process: subprocess.Popen[bytes]
+    started: float
+    quick_deaths: int = 0
+    failing_since: float = 0.0  # the first of those
+    restart_at: float | None = None
+
+
+@dataclass
+class Supervisor:
+    """Children by name, in the order in which they were started; `restarts` also of those that
+    have been stopped since."""
+
+    logs: Path
+    children: dict[str, Child] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+
+    def start(
+        self, name: str, launch: Launch, stop_s: float = 10.0, patience_s: float = 0.0
+    ) -> None:
+        """`patience_s` is for what may have to wait before it can come up again."""
+        process = self._spawn(name, launch)
+        self.children[name] = Child(name, launch, stop_s, patience_s, process, time.monotonic())
+
+    def log_path(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def last_words(self, name: str) -> str:
+        """The last line that a process wrote."""
+        try:
+            lines = self.log_path(name).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1][:300] if lines else "it wrote nothing"
+
+    def check(self) -> list[str]:
+        """Restart what has died; return a line for each death. ProcessFailed when one will not stay
+        up."""
+        said = []
+        now = time.monotonic()
+        for child in self.children.values():
+            if child.restart_at is not None:
+                if now >= child.restart_at:
+                    self._restart(child)
+                continue
+            code = child.process.poll()
+            if code is None:
+                continue
+            self._kill_group(child)  # what it may have left behind
+            quick = now - child.started < QUICK_S
+            if not quick or child.quick_deaths == 0:
+                child.quick_deaths, child.failing_since = 0, now
+            child.quick_deaths += 1
+            how = (
+                f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            )
+            patient = now - child.failing_since < child.patience_s
+            if child.quick_deaths >= QUICK_DEATHS and not patient:
+                raise ProcessFailed(
+                    f"{child.name} {how} {child.quick_deaths} times: "
+                    f"{self.last_words(child.name)} (see {self.log_path(child.name)})"
+                )
+            child.restart_at = now + min(0.2 * 2**child.quick_deaths, 10.0)
+            said.append(f"{child.name} {how}; it is started again")
+        return said
+
+    def _restart(self, child: Child) -> None:
+        child.process = self._spawn(child.name, child.launch)
+        child.started = time.monotonic()
+        child.restart_at = None
+        self.restarts[child.name] = self.restarts.get(child.name, 0) + 1
+
+    def terminate(self, *names: str) -> None:
+        """Ask processes to end; stop() waits for them."""
+        for name in names:
+            child = self.children.get(name)
+            if child is not None and child.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.process.pid, signal.SIGTERM)
+
+    def stop(self, *names: str) -> None:
+        """End processes, all at the same time, and forget them."""
+        self.terminate(*names)
+        for name in names:
+            child = self.children.pop(name, None)
+            if child is None:
+                continue
+            try:
+                child.process.wait(child.stop_s)
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not end in %.0f s and is killed", name, child.stop_s)
+            self._kill_group(child)
+            child.process.wait()
+
+    def stop_all(self) -> None:
+        """End everything, the last started first."""
+        names = list(reversed(self.children))
+        brokers = [name for name in names if name == "broker"]
+        self.stop(*[name for name in names if name != "broker"])
+        self.stop(*brokers)
+
+    def _kill_group(self, child: Child) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.process.pid, signal.SIGKILL)
+
+    def _spawn(self, name: str, launch: Launch) -> subprocess.Popen[bytes]:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with self.log_path(name).open("ab") as output:
+            try:
+                return subprocess.Popen(
+                    launch.argv,
+                    env={**os.environ, **launch.env},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on
+                    preexec_fn=_die_with_parent,
+                )
+            except OSError as exc:
+                raise ProcessFailed(f"{name} cannot be started: {exc}") from exc
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,322 @@
+"""`tidewheel up`: everything on one machine, in one terminal, until one Ctrl-C.
+
+1 hold the state folder, choose the broker, start it and the SuperLink
+2 make the first model and the teacher (cached), sign and keep them
+3 create the topics; start worker, devices, SuperExec, SuperNodes and the controller
+4 watch: restart what dies, show progress, until told or until the loop has closed
+5 drain: devices send what they have, the worker scores it
+6 take everything down; say what was measured, and whether the account adds up
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from compose.cli.arguments import checked_strategy
+from compose.launcher import broker, flower_processes
+from compose.launcher.broker import BrokerChoice, Launch
+from compose.launcher.interrupts import Interrupted, Interrupts
+from compose.launcher.options import UpOptions
+from compose.launcher.phases import PhaseClock
+from compose.launcher.preparation import make_models
+from compose.launcher.references import absolute_reference
+from compose.launcher.screen import Screen
+from compose.launcher.state_dir import StateDir
+from compose.launcher.supervisor import Supervisor
+from compose.reports.fleet_view import FleetView
+from compose.reports.follower import Follower
+from compose.reports.summary import ServerCounts, Summary, render, summarize
+from compose.security.certificates import Tls, make_certificates
+from compose.security.node_registry import Nodes
+from edge_client.control.socket_server import socket_path
+from streams.contract.errors import ProcessFailed, UsageError
+from streams.contract.task import Task, check_model, load_task
+from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics, probe
+from streams.runtime.disk import write_atomic
+from streams.worker.store.query import server_account
+
+READY_S = 60.0
+TICK_S = 0.25
+# A SuperNode with a key that was killed is let in again once its last word is a minute old.
+SUPERNODE_PATIENCE_S = 90.0
+
+
+class Up:
+    """One run of the launcher."""
+
+    def __init__(self, options: UpOptions, console: Console) -> None:
+        self._options = options
+        self._reference = absolute_reference(options.task_ref)
+        self._task = load_task(self._reference)
+        if options.strategy is not None:
+            checked_strategy(self._task, options.strategy)
+        self._layout = StateDir(options.state)
+        self._devices = chosen_devices(self._task, options.devices)
+        self._supervisor = Supervisor(self._layout.logs)
+        self._screen = Screen(console, self._devices)
+        self._console = console
+        self._interrupts = Interrupts()
+        self._topics_gone = False
+        self._tls: Tls | None = None
+        self._phases: dict[str, float] = {}
+        self._began_us = time.time_ns() // 1000
+
+    def run(self) -> int:
+        """The six steps; the exit code."""
+        check_model(self._task)
+        with self._layout.lock(), self._interrupts:
+            follower: Follower | None = None
+            try:
+                with self._phase("first model"):
+                    choice, port = self._start_servers()
+                    make_models(self._reference, self._task, self._layout, self._make_ready)
+                with self._phase("start"):
+                    self._start_fleet(choice, port)
+                    follower = Follower(choice.settings, self._task.name)
+                    follower.start()
+                self._interrupts.check()
+                closed = self._watch(follower)
+                with self._phase("drain"):
+                    self._drain(follower)
+                return self._report(follower, closed)
+            except Interrupted:
+                self._interrupts.patient = True
+                self._screen.say("stopped before the fleet had started")
+                return 130
+            finally:
+                self._interrupts.patient = True
+                if follower is not None:
+                    follower.stop()
+                self._supervisor.stop_all()
+
+    # --- 1, 2: servers and models ---------------------------------------------------------------
+
+    def _start_servers(self) -> tuple[BrokerChoice, int]:
+        choice = broker.choose(self._options.state, self._options.kafka, os.environ)
+        self._screen.say(f"broker    {choice.why}")
+        if choice.kind != "external":
+            self._supervisor.start("broker", broker.command(choice, self._options.state), 20.0)
+        [port] = flower_processes.free_ports(1)
+        if self._options.secure:
+            self._tls = make_certificates(self._layout.keys)
+        self._supervisor.start(
+            "superlink", flower_processes.superlink(self._options.state, port, self._tls)
+        )
+        self._choice = choice
+        return choice, port
+
+    def _make_ready(self, text: str) -> None:
+        """Tell of a step of the set-up, unless a signal has come."""
+        self._interrupts.check()
+        self._screen.say(text)
+
+    # --- 3: the fleet ---------------------------------------------------------------------------
+
+    def _start_fleet(self, choice: BrokerChoice, port: int) -> None:
+        self._await(lambda: probe(choice.settings, 1.0), "broker", f"Kafka at {self._bootstrap}")
+        ensure_topics(choice.settings, topic_specs(self._task.name, self._options.partitions))
+        for i in range(self._options.workers):
+            name = f"worker-{i}" if self._options.workers > 1 else "worker"
+            self._supervisor.start(name, self._worker(name), stop_s=20.0)
+        for device in self._devices:
+            self._supervisor.start(f"edge-{device}", self._edge(device), stop_s=25.0)
+        ready = partial(flower_processes.is_ready, port, ca=self._ca)
+        self._await(ready, "superlink", f"the SuperLink on port {port}")
+        launch = flower_processes.superexec(self._options.state, port, self._environment, self._ca)
+        self._supervisor.start("superexec", launch)
+        self._start_supernodes(port)
+        self._supervisor.start("controller", self._controller(port))
+
+    def _start_supernodes(self, port: int) -> None:
+        state, keys = self._options.state, self._node_keys(port)
+        for device, own in zip(
+            self._devices, flower_processes.free_ports(len(self._devices)), strict=True
+        ):
+            agent, key = socket_path(self._layout.device(device)), keys.get(device)
+            launch = flower_processes.supernode(state, port, device, agent, own, self._ca, key)
+            patience_s = SUPERNODE_PATIENCE_S if key else 0.0
+            self._supervisor.start(f"supernode-{device}", launch, patience_s=patience_s)
+
+    def _node_keys(self, port: int) -> dict[str, Path]:
+        """The devices' private keys, registered; none where everybody is let in."""
+        if self._tls is None:
+            return {}
+        flwr = flower_processes.flwr(
+            self._options.state, f"{flower_processes.HOST}:{port}", self._ca
+        )
+        nodes = Nodes(self._layout.keys, flwr)
+        nodes.add_all(self._devices)
+        return {device: nodes.key(device) for device in self._devices}
+
+    @property
+    def _ca(self) -> Path | None:
+        return None if self._tls is None else self._tls.ca
+
+    @property
+    def _bootstrap(self) -> str:
+        return self._choice.settings.bootstrap
+
+    def _command(self, *words: str) -> Launch:
+        argv = [sys.executable, "-m", "compose.cli.main", *words]
+        return Launch(argv, {**self._environment, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"})
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """How children reach the broker: one of our own speaks plain text, whatever is set."""
+        found = {"TIDEWHEEL_KAFKA": self._bootstrap}
+        if self._choice.kind != "external":
+            found["TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
+        return found
+
+    def _worker(self, name: str) -> Launch:
+        state = str(self._options.state)
+        words = ["worker", self._reference, "--state", state, "--instance", name]
+        return self._command(*words, "--partitions", str(self._options.partitions))
+
+    def _edge(self, device: str) -> Launch:
+        state, speed = str(self._options.state), str(self._options.speed)
+        words = ["edge", "run", self._reference, "--device", device, "--state", state]
+        return self._command(*words, "--speed", speed)
+
+    def _controller(self, port: int) -> Launch:
+        words = ["controller", self._reference, "--state", str(self._options.state)]
+        words += ["--superlink", f"{flower_processes.HOST}:{port}"]
+        words += ["--superlink-ca", str(self._ca)] if self._ca else []
+        words += ["--min-devices", str(min(2, len(self._devices)))]
+        words += ["--min-events", str(first_pass_events(self._task, len(self._devices)))]
+        words += ["--min-interval", "120", "--stages", self._options.stages]
+        if self._options.rounds is not None:
+            words += ["--rounds", str(self._options.rounds)]
+        if self._options.strategy is not None:
+            words += ["--strategy", self._options.strategy]
+        return self._command(*words)
+
+    def _await(self, ready: Callable[[], bool], name: str, what: str) -> None:
+        """Probe until ready; ProcessFailed with the process's last line when it is not in time."""
+        deadline = time.monotonic() + READY_S
+        while not ready():
+            self._interrupts.check()
+            for text in self._supervisor.check():
+                self._screen.say(text)
+            if time.monotonic() > deadline:
+                words = self._supervisor.last_words(name)
+                raise ProcessFailed(f"{what} does not answer after {READY_S:.0f} s: {words}")
+            time.sleep(0.1)
+
+    # --- 4: watch -------------------------------------------------------------------------------
+
+    def _watch(self, follower: Follower) -> bool:
+        """Show and mend until it is time to end; whether the loop has closed."""
+        o = self._options
+        self._interrupts.patient = True
+        began = time.monotonic()
+        closed = False
+        self._screen.say(f"fleet     {len(self._devices)} devices; Ctrl-C stops everything")
+        phases = PhaseClock(self._devices, self._began_us)
+        with self._screen as screen:
+            follower.read(screen.skip_news)
+            while not self._interrupts.stop.wait(TICK_S):
+                self._mend(screen.say)
+
+                def look(view: FleetView) -> None:
+                    phases.look(view)
+                    screen.show(view, phases.now)
+
+                follower.read(look)
+                elapsed = time.monotonic() - began
+                closed = phases.closed
+                if (o.until_closed and closed) or (o.minutes and elapsed > 60 * o.minutes):
+                    break
+                if o.until_closed and elapsed > o.timeout_s:
+                    screen.say(f"the loop has not closed in {o.timeout_s:.0f} s")
+                    break
+        self._phases |= phases.seconds()
+        return closed
+
+    def _mend(self, say: Callable[[str], None]) -> None:
+        """Restart what has died. A broker that keeps nothing needs its topics again."""
+        for text in self._supervisor.check():
+            say(text)
+            self._topics_gone |= text.startswith("broker ") and self._choice.kind == "embedded"
+        if self._topics_gone and probe(self._choice.settings, 0.5):
+            ensure_topics(
+                self._choice.settings, topic_specs(self._task.name, self._options.partitions)
+            )
+            self._topics_gone = False
+
+    # --- 5, 6: drain and report -----------------------------------------------------------------
+
+    def _drain(self, follower: Follower) -> None:
+        """End the devices, then wait until the worker has scored what they have sent."""
+        self._screen.say("drain     devices send what they have; the worker scores it")
+        self._supervisor.stop("controller")
+        self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
+        deadline = time.monotonic() + self._task.idle_close_s + 30.0
+        patience = max(self._interrupts.seen, 1)  # one more Ctrl-C ends the waiting
+        while time.monotonic() < deadline and self._interrupts.seen <= patience:
+            self._mend(self._screen.say)
+            if self._summary(follower).balanced:
+                return
+            time.sleep(0.5)
+
+    def _summary(self, follower: Follower) -> Summary:
+        server: ServerCounts = {}
+        if self._layout.store.exists():
+            server = server_account(self._layout.store)
+        found: list[Summary] = []
+
+        def look(view: FleetView) -> None:
+            known = {n: s for n, s in view.devices.items() if n in self._devices}
+            mine = replace(view, devices=known)
+            state = self._options.state
+            found.append(summarize(mine, server, self._phases, self._layout.store, state))
+
+        follower.read(look)
+        return replace(found[0], restarts=dict(self._supervisor.restarts))
+
+    def _report(self, follower: Follower, closed: bool) -> int:
+        summary = self._summary(follower)
+        text = json.dumps({**summary.to_json(), "closed": closed}, indent=1)
+        write_atomic(self._options.state / "summary.json", text.encode())
+        if self._options.json:
+            print(text)  # noqa: T201
+        else:
+            render(summary, self._console)
+        complete = len(summary.devices) == len(self._devices)
+        return (
+            0 if summary.balanced and complete and (closed or not self._options.until_closed) else 1
+        )
+
+    # --- time -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._phases[name] = time.monotonic() - began
+
+
+def chosen_devices(task: Task, count: int) -> list[str]:
+    """The first `count` devices of the task's fleet."""
+    fleet = task.device_names("fleet")
+    if not 1 <= count <= len(fleet):
+        raise UsageError(
+            f"--devices {count}: task {task.name!r} has 1 to {len(fleet)} in its fleet"
+        )
+    return fleet[:count]
+
+
+def first_pass_events(task: Task, devices: int) -> int:
+    """How many scored events a run should wait for: 18 windows of every device, so that each has
+    labels to learn from and evidence of how far to trust the teacher."""
+    per_window = task.window_s * task.rate_hz / task.segment.hop
+    return max(50, int(18 * per_window * devices))

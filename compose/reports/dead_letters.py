@@ -1,0 +1,143 @@
+"""Looking at what could not be understood or scored, and sending it again.
+
+A letter is named by its offset on `dead-letters` (of its first part, where it was split). Replaying
+puts the original key, value and headers on `events` again, with the header `again`: what the worker
+refused is tried once more. An event that has been stored in the meantime is not stored twice, and
+one that was counted as dropped counts as scored then.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from streams.contract.errors import UsageError
+from streams.contract.records import AGAIN, Headers
+from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+
+PREFIX = "original-"
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One dead letter, its parts joined. `source` is partition/offset on `events`."""
+
+    offset: int
+    key: bytes | None
+    value: bytes
+    reason: str
+    detail: str
+    source: str
+    headers: Headers
+    whole: bool
+
+
+def read_letters(settings: BrokerSettings, task: str) -> list[DeadLetter]:
+    """All letters that the topic still has, oldest first."""
+    reader = Reader(settings, [topic_name(task, DEAD_LETTERS)])
+    try:
+        return join_parts(reader.read_to_end())
+    finally:
+        reader.close()
+
+
+def join_parts(messages: Iterable[Received]) -> list[DeadLetter]:
+    """Messages to letters. Parts of one follow each other under the same source and count."""
+    letters: list[DeadLetter] = []
+    parts: dict[tuple[str, str], list[Received]] = {}
+    for message in messages:
+        fields = {name: text.decode(errors="replace") for name, text in message.headers}
+        part = fields.get("part")
+        source = f"{fields.get('source-partition', '?')}/{fields.get('source-offset', '?')}"
+        if part is None:
+            letters.append(_letter([message], fields, source, whole=True))
+            continue
+        index, _, count = part.partition("/")
+        key = source, count
+        if index == "0":
+            parts[key] = []
+        parts.setdefault(key, []).append(message)
+        if str(len(parts[key])) == count:
+            letters.append(_letter(parts.pop(key), fields, source, whole=True))
+    for (source, _), rest in parts.items():
+        fields = {name: text.decode(errors="replace") for name, text in rest[0].headers}
+        letters.append(_letter(rest, fields, source, whole=False))
+    return sorted(letters, key=lambda letter: letter.offset)
+
+
+def _letter(
+    messages: list[Received], fields: dict[str, str], source: str, *, whole: bool
+) -> DeadLetter:
+    headers = messages[0].headers
+    return DeadLetter(
+        offset=messages[0].offset,
+        key=messages[0].key,
+        value=b"".join(message.value or b"" for message in messages),
+        reason=fields.get("reason", "?"),
+        detail=fields.get("detail", ""),
+        source=source,
+        headers=[(n.removeprefix(PREFIX), v) for n, v in headers if n.startswith(PREFIX)],
+        whole=whole,
+    )
+
+
+def find(letters: list[DeadLetter], offset: int) -> DeadLetter:
+    """The letter at an offset; UsageError where there is none."""
+    for letter in letters:
+        if letter.offset == offset:
+            return letter
+    raise UsageError(f"no dead letter at offset {offset}: `tidewheel dead-letters list` has them")
+
+
+def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -> int:
+    """Send letters to `events` again, in their order; return how many."""
+    producer = Producer(settings)
+    sent = 0
+    try:
+        for letter in letters:
+            if not letter.whole:
+                raise UsageError(f"the letter at offset {letter.offset} lacks a part")
+            headers = [*letter.headers, (AGAIN, b"1")]
+            producer.put(topic_name(task, EVENTS), letter.key, letter.value, headers)
+            sent += 1
+    finally:
+        producer.close()
+    return sent
+
+
+def to_json(letter: DeadLetter) -> dict[str, object]:
+    return {
+        "offset": letter.offset,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "source": letter.source,
+        "key": None if letter.key is None else letter.key.decode(errors="replace"),
+        "bytes": len(letter.value),
+        "headers": {name: value.decode(errors="replace") for name, value in letter.headers},
+        "whole": letter.whole,
+    }
+
+
+def print_letters(letters: list[DeadLetter], console: Console) -> None:
+    table = Table(title=f"{len(letters)} dead letters")
+    for name in ("offset", "reason", "key", "from events", "bytes", "detail"):
+        table.add_column(name)
+    for letter in letters:
+        key = "" if letter.key is None else letter.key.decode(errors="replace")
+        cells = (str(letter.offset), letter.reason, key, letter.source, str(len(letter.value)))
+        table.add_row(*cells, letter.detail)
+    console.print(table)
+
+
+def print_letter(letter: DeadLetter, console: Console) -> None:
+    for name, value in to_json(letter).items():
+        if name != "headers":
+            console.print(f"{name:10} {value}", markup=False, highlight=False)
+    for header, text in letter.headers:
+        line = f"  {header:10} {text.decode(errors='replace')}"
+        console.print(line, markup=False, highlight=False)
+    console.print(f"value      {letter.value[:200]!r}", markup=False, highlight=False)

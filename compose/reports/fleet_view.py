@@ -1,0 +1,164 @@
+"""What the topics say, summed up: the fleet, windows by model version, runs and releases.
+
+Pure: messages go in, figures come out. `tidewheel status` fills it once, the live screen all the
+time. Windows are reported at least once: a report is counted once by device, window and revision.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from streams.contract.decisions import Decision, DesiredState, Release
+from streams.contract.documents import DeviceState, DriftReport, RoundEvent, WindowReport
+from streams.contract.errors import MalformedRecord
+from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.kafka.reader import Received
+
+
+@dataclass
+class Agreement:
+    """Events of one model version in closed windows."""
+
+    windows: int = 0
+    events: int = 0
+    compared: int = 0
+    agreeing: int = 0
+    labelled: int = 0
+    correct: int = 0
+
+    @property
+    def share(self) -> float | None:
+        return self.agreeing / self.compared if self.compared else None
+
+
+@dataclass
+class FleetView:
+    """All that has been read of one task's topics."""
+
+    task: str
+    devices: dict[str, DeviceState] = field(default_factory=dict)
+    agreement: dict[str, Agreement] = field(default_factory=dict)
+    windows: int = 0
+    windows_late: int = 0
+    latest: dict[str, WindowReport] = field(default_factory=dict)  # of each device, by event time
+    scored: Counter[int] = field(default_factory=Counter)  # events, by the second of their report
+    decisions: dict[int, Decision] = field(default_factory=dict)  # by number
+    rounds: list[RoundEvent] = field(default_factory=list)
+    news: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    unreadable: int = 0
+    _reports: set[tuple[str, int, int]] = field(default_factory=set)
+
+    @staticmethod
+    def topics(task: str) -> list[str]:
+        return [topic_name(task, name) for name in (FLEET, WINDOWS, RELEASES, ROUNDS)]
+
+    def absorb(self, message: Received) -> None:
+        """Take one message in; one that cannot be read is counted."""
+        kind = message.topic.removeprefix(f"{self.task}.")
+        try:
+            if kind == FLEET:
+                state = DeviceState.decode(message.value)
+                self.devices[state.device] = state
+            elif kind == WINDOWS:
+                self._window(WindowReport.decode(message.value), message.time_ms // 1000)
+            elif kind == RELEASES:
+                self._decision(Release.decode(message.value).decision)
+            elif kind == ROUNDS:
+                self._round(RoundEvent.decode(message.value))
+        except MalformedRecord:
+            self.unreadable += 1
+
+    def _window(self, report: WindowReport, second: int) -> None:
+        identity = (report.device, report.window_us, report.revision)
+        if identity in self._reports:
+            return
+        self._reports.add(identity)
+        self.windows += report.revision == 0
+        self.windows_late += report.revision > 0
+        self.scored[second] += report.events
+        last = self.latest.get(report.device)
+        if last is None or (report.window_us, report.revision) > (last.window_us, last.revision):
+            self.latest[report.device] = report
+        for model, part in report.models.items():
+            total = self.agreement.setdefault(model, Agreement())
+            total.windows += 1
+            total.events += part.events
+            total.compared += part.compared
+            total.agreeing += part.agreeing
+            total.labelled += part.labelled
+            total.correct += part.correct
+
+    def _decision(self, decision: Decision) -> None:
+        if decision.seq not in self.decisions:
+            self.news.append(decision_line(decision))
+        self.decisions[decision.seq] = decision
+
+    @property
+    def standing(self) -> DesiredState:
+        """What the last decision says; as it says of itself."""
+        return self.decisions[max(self.decisions)].standing if self.decisions else DesiredState()
+
+    def _round(self, event: RoundEvent) -> None:
+        if event in self.rounds[-500:]:
+            return  # told twice: its first acknowledgement was lost
+        self.rounds.append(event)
+        text = round_line(event)
+        if text:
+            self.news.append(text)
+
+    @property
+    def first_model(self) -> str | None:
+        """The version with the lowest number among those that devices report."""
+        models = {m for state in self.devices.values() for m in state.accuracy}
+        return min(models, key=model_number, default=None)
+
+    @property
+    def last_model(self) -> str | None:
+        """The highest version that a device serves."""
+        models = {state.active for state in self.devices.values() if state.active}
+        return max(models, key=model_number, default=None)
+
+    @property
+    def drift(self) -> dict[str, DriftReport]:
+        """Drift by device, as its latest report has it; devices that are not watched are not in."""
+        return {name: r.drift for name, r in sorted(self.latest.items()) if r.drift is not None}
+
+    def count(self, kind: str) -> int:
+        return sum(event.kind == kind for event in self.rounds)
+
+    @property
+    def current_run(self) -> list[RoundEvent]:
+        """The events of the latest run."""
+        run = next((e.run for e in reversed(self.rounds) if e.run), None)
+        return [e for e in self.rounds if e.run == run]
+
+
+def model_number(model: str) -> int:
+    """The number in a version's name, `3-1f2e3d4c`; -1 where there is none."""
+    head = model.partition("-")[0]
+    return int(head) if head.isdigit() else -1
+
+
+def round_line(event: RoundEvent) -> str | None:
+    """One step of a run for a person; None for what is too small to tell."""
+    metrics = {n: v for n, v in event.metrics.items() if "/" not in n}  # cohorts are for who looks
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    where = f"round {event.round}/{event.rounds}" if event.rounds else f"round {event.round}"
+    lines = {
+        "asked": f"a run was asked for: {event.reason}",
+        "requested": f"run {event.run}: requested: {event.reason}",
+        "resumed": f"run {event.run}: {event.reason}",
+        "refused": f"{where}: update of {event.device} refused: {event.reason}",
+        "failed": f"{where}: {event.device or 'run'} failed: {event.reason}",
+        "aggregated": f"{where}: aggregated {event.samples} samples",
+        "evaluated": f"{where}: {figures}",
+        "promoted": f"run {event.run}: promoted {event.model}: {event.reason}",
+        "rejected": f"run {event.run}: candidate not promoted: {event.reason}",
+    }
+    return lines.get(event.kind)
+
+
+def decision_line(decision: Decision) -> str:
+    """A decision for a person."""
+    about = {"keys": "keys", "teacher": f"teacher {decision.model}"}
+    what = about.get(decision.kind, f"{decision.kind} {decision.model}")
+    return f"release {what}: {decision.reason}"

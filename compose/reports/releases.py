@@ -1,0 +1,111 @@
+"""What has been decided about a task's models, as devices are told it.
+
+From the topic `releases`; where no broker answers, or with --offline, from the registry.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from compose.cli.arguments import moment, registry_of
+from federation.registry.catalog import told
+from streams.contract.decisions import Decision, Release
+from streams.contract.errors import BrokerUnavailable, MalformedRecord
+from streams.contract.task import Task
+from streams.contract.topics import RELEASES, topic_name
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+
+CONNECT_S = 2.0  # a person waits
+
+
+def decisions_of(messages: Iterable[Received]) -> list[Decision]:
+    """Those on `releases`, by number; as they say of themselves. What cannot be read is none."""
+    found: dict[int, Decision] = {}
+    for message in messages:
+        try:
+            decision = Release.decode(message.value).decision
+        except MalformedRecord:
+            continue
+        found[decision.seq] = decision
+    return [found[seq] for seq in sorted(found)]
+
+
+def read_decisions(
+    task: Task, broker: BrokerSettings | None, state: Path, registry: str | None
+) -> list[Decision]:
+    """From Kafka, or without a broker from the registry, which is said where one was wanted."""
+    if broker is not None:
+        try:
+            reader = Reader(broker, [topic_name(task.name, RELEASES)], timeout_s=CONNECT_S)
+            try:
+                return decisions_of(reader.read_to_end())
+            finally:
+                reader.close()
+        except BrokerUnavailable as exc:
+            kept = registry_of(task, state, registry)
+            print(f"tidewheel: {exc}; read from {kept.where}", file=sys.stderr)  # noqa: T201
+            return kept.decisions()
+    return registry_of(task, state, registry).decisions()
+
+
+def follow(task: Task, broker: BrokerSettings) -> Iterator[Decision]:
+    """All decisions on `releases`, then new ones as they come, each once."""
+    reader, seen = Reader(broker, [topic_name(task.name, RELEASES)], timeout_s=CONNECT_S), set()
+    try:
+        for decision in decisions_of(reader.read_to_end()):
+            seen.add((decision.seq, decision.prev, decision.time_us))
+            yield decision
+        while True:
+            for decision in decisions_of(reader.poll(0.5)):
+                identity = decision.seq, decision.prev, decision.time_us
+                if identity not in seen:
+                    seen.add(identity)
+                    yield decision
+    finally:
+        reader.close()
+
+
+def print_decisions(task: str, found: list[Decision], console: Console, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(json.dumps({"task": task, "decisions": [told(d) for d in found]}))
+        return
+    table = Table(title=f"{task}: {len(found)} decisions")
+    table.add_column("no.", justify="right")
+    for name in ("when", "kind", "model"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("share", justify="right")
+    table.add_column("reason")
+    for decision in found:
+        table.add_row(
+            str(decision.seq),
+            moment(decision.time_us),
+            decision.kind,
+            decision.model or "-",
+            share_of(decision),
+            decision.reason,
+        )
+    console.print(table)
+
+
+def print_decision(decision: Decision, console: Console, *, as_json: bool) -> None:
+    """One line."""
+    if as_json:
+        line = json.dumps(told(decision))
+    else:
+        about = f"{decision.seq} {decision.kind} {decision.model or '-'} {share_of(decision)}"
+        line = f"{moment(decision.time_us)} {about}: {decision.reason}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def share_of(decision: Decision) -> str:
+    """Of the fleet, that serves the decision's version after it; "-" where that says nothing."""
+    standing = decision.standing
+    if standing.offered is not None and standing.offered.model == decision.model:
+        return f"{standing.share:.1%}"
+    stable = standing.stable is not None and standing.stable.model == decision.model
+    return "100%" if stable else "-"

@@ -1,0 +1,217 @@
+"""`tidewheel rounds`: what became of each federated run and its rounds.
+
+The events come from the journals in the state folder, and from `rounds` where a broker is named:
+a journal lacks what the controller says of a run, the topic what came while the broker was away.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from compose.reports.summary import share
+from streams.contract.documents import RoundEvent
+from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.topics import ROUNDS, topic_name
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.disk import write_atomic
+
+CONNECT_S = 2.0
+
+
+@dataclass
+class RoundSummary:
+    """One round; a figure that is not known yet is None. Shares are of correct answers."""
+
+    number: int
+    nodes: int | None = None
+    admitted: int = 0
+    failed: int = 0
+    refused: dict[str, int] = field(default_factory=dict)  # by reason
+    held_out: float | None = None
+    devices_before: float | None = None
+    seconds: float | None = None
+    epsilon: float | None = None  # what the task's private rounds have cost up to this one
+    outcome: str = "not finished"
+
+
+@dataclass
+class RunSummary:
+    """One run; `gate` holds the last evaluation's figures."""
+
+    run: str
+    began_us: int
+    resumed_from: str = ""
+    base: str = ""
+    requested: str = ""
+    model: str | None = None
+    outcome: str = "not finished"
+    gate: dict[str, float] = field(default_factory=dict)
+    rounds: list[RoundSummary] = field(default_factory=list)
+
+
+def from_journals(runs: Path, run: str = "*") -> list[RoundEvent]:
+    """The events in runs/<run>/rounds.jsonl, of all runs or of one; a line that a kill cut off is
+    passed over."""
+    found = []
+    for path in sorted(runs.glob(f"{run}/rounds.jsonl")):
+        for line in path.read_bytes().splitlines():
+            try:
+                found.append(RoundEvent.decode(line))
+            except MalformedRecord:
+                continue
+    return found
+
+
+def from_topic(settings: BrokerSettings, task: str) -> list[RoundEvent]:
+    """The events on `rounds`; BrokerUnavailable when it cannot be read."""
+    reader = Reader(settings, [topic_name(task, ROUNDS)], timeout_s=CONNECT_S)
+    found = []
+    try:
+        for message in reader.read_to_end():
+            try:
+                found.append(RoundEvent.decode(message.value))
+            except MalformedRecord:
+                continue
+    finally:
+        reader.close()
+    return found
+
+
+def history(events: Iterable[RoundEvent]) -> list[RunSummary]:
+    """Runs in the order in which they began; an event that was told twice counts once."""
+    unique = {event.encode(): event for event in events if event.run}  # "asked" is of none
+    runs: dict[str, RunSummary] = {}
+    for event in sorted(unique.values(), key=lambda event: event.time_us):
+        run = runs.setdefault(event.run, RunSummary(event.run, event.time_us))
+        run.base = event.base or run.base
+        run.resumed_from = event.resumed_from or run.resumed_from
+        _add(run, event)
+    for run in runs.values():
+        before = runs.get(run.resumed_from)
+        if before is not None and before.outcome == "not finished":
+            before.outcome = f"run {run.run} goes on"
+    return list(runs.values())
+
+
+def _add(run: RunSummary, event: RoundEvent) -> None:
+    if event.kind == "requested":
+        run.requested = event.reason
+    elif event.kind == "promoted":
+        run.model = event.model
+    elif event.kind == "finished":
+        run.outcome = f"promoted {run.model}" if run.model else event.reason
+    elif event.kind == "started":
+        nodes = event.metrics.get("nodes")
+        run.rounds.append(RoundSummary(event.round, None if nodes is None else int(nodes)))
+    elif event.kind == "evaluated" and "held_out_base" in event.metrics:
+        run.gate = dict(event.metrics)
+    elif run.rounds:
+        _add_to_round(run.rounds[-1], event)
+
+
+def _add_to_round(current: RoundSummary, event: RoundEvent) -> None:
+    figures = event.metrics
+    if event.kind == "admitted":
+        current.admitted += 1
+    elif event.kind == "refused":
+        reason = event.reason.partition(":")[0]
+        current.refused[reason] = current.refused.get(reason, 0) + 1
+    elif event.kind == "failed" and event.device:
+        current.failed += 1
+    elif event.kind == "failed":
+        current.outcome = event.reason
+    elif event.kind == "aggregated":
+        current.outcome = "averaged"
+        current.devices_before = figures.get("devices_before")
+        current.seconds = figures.get("seconds")
+        current.epsilon = figures.get("epsilon")
+    elif event.kind == "evaluated" and figures.get("held_out_segments"):
+        current.held_out = figures.get("held_out")
+
+
+def to_json(task: str, runs: Sequence[RunSummary]) -> dict[str, Any]:
+    return {"task": task, "runs": [asdict(run) for run in runs]}
+
+
+def print_rounds(task: str, runs: Sequence[RunSummary], console: Console, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(json.dumps(to_json(task, runs)))
+        return
+    console.print(_table(task, runs))
+
+
+def _table(task: str, runs: Sequence[RunSummary]) -> Table:
+    """A row a round; a run's name stands in its first row, what became of it in its last."""
+    rounds = sum(len(run.rounds) for run in runs)
+    table = Table(title=f"{task}: {len(runs)} runs, {rounds} rounds")
+    table.add_column("run", no_wrap=True)
+    for name in ("round", "nodes", "admitted"):
+        table.add_column(name, justify="right")
+    table.add_column("refused")
+    for name in ("held-out", "devices before", "seconds", "epsilon"):
+        table.add_column(name, justify="right")
+    table.add_column("outcome")
+    for run in runs:
+        if not run.rounds:
+            table.add_row(run.run, *[""] * 8, run.outcome)
+        for index, each in enumerate(run.rounds):
+            refused = [f"{reason} {count}" for reason, count in sorted(each.refused.items())]
+            last = each is run.rounds[-1]
+            table.add_row(
+                "" if index else run.run,
+                str(each.number),
+                "" if each.nodes is None else str(each.nodes),
+                str(each.admitted),
+                ", ".join(refused + ([f"no answer {each.failed}"] if each.failed else [])),
+                share(each.held_out),
+                share(each.devices_before),
+                "" if each.seconds is None else f"{each.seconds:.1f}",
+                "" if each.epsilon is None else f"{each.epsilon:.2f}",
+                run.outcome if last else each.outcome,
+            )
+        table.add_section()
+    return table
+
+
+def plot(task: str, runs: Sequence[RunSummary], path: Path) -> None:
+    """Accuracy and updates over all rounds as a PNG; a dotted line where a run begins."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise UsageError('--plot needs matplotlib: pip install "tidewheel[plot]"') from exc
+    rounds = [each for run in runs for each in run.rounds]
+    at = list(range(len(rounds)))
+    figure = Figure(figsize=(max(6.0, 0.4 * len(rounds) + 3), 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for label, values in (
+        ("people held out, after the round", [each.held_out for each in rounds]),
+        ("devices, before the round", [each.devices_before for each in rounds]),
+    ):
+        known = [(x, value) for x, value in zip(at, values, strict=True) if value is not None]
+        above.plot([x for x, _ in known], [value for _, value in known], "o-", label=label)
+    above.set(title=task, ylabel="accuracy", ylim=(0, 1))
+    above.legend(loc="lower right")
+    admitted = [each.admitted for each in rounds]
+    below.bar(at, admitted, label="admitted")
+    below.bar(at, [sum(each.refused.values()) for each in rounds], bottom=admitted, label="refused")
+    below.set(xlabel="round", ylabel="updates")
+    below.set_xticks(at, [str(each.number) for each in rounds])
+    below.legend(loc="lower right")
+    begins = 0
+    for run in runs:
+        for axes in (above, below):
+            axes.axvline(begins - 0.5, color="grey", linestyle=":")
+        begins += len(run.rounds)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    try:
+        write_atomic(path, data.getvalue())
+    except OSError as exc:
+        raise UsageError(f"cannot write {path}: {exc}") from exc

@@ -1,0 +1,171 @@
+"""`tidewheel status`: the fleet as its topics tell it, and how far the workers are behind.
+
+Two rates, both as they are known without waiting. **Produced**: the sum of what the devices said
+last of the events that they answered per second, of those heard of in the last SILENT_S that have
+not stopped. **Scored**: the events of the windows that were reported in the last RATE_S, by the
+reports' timestamps, divided by RATE_S, also where the fleet has run for less. Windows are reported
+as a whole, so the second rate follows the first by a window's length and its lateness.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from compose.reports.fleet_view import FleetView
+from compose.reports.lag import PartitionLag, lag_line, read_lag
+from compose.reports.lag import to_json as lag_to_json
+from compose.reports.summary import share
+from streams.contract.decisions import DesiredState
+from streams.contract.documents import DeviceState
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+
+SILENT_S = 15.0
+RATE_S = 60
+CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
+
+
+@dataclass(frozen=True)
+class Status:
+    """What was found at one moment, `now_s` of the wall clock."""
+
+    view: FleetView
+    lag: Sequence[PartitionLag]
+    now_s: float
+
+    @property
+    def produced_per_s(self) -> float:
+        states = self.view.devices.values()
+        return sum(s.events_per_s for s in states if s.phase != "stopped" and not self.silent(s))
+
+    @property
+    def scored_per_s(self) -> float:
+        since = self.now_s - RATE_S
+        return sum(n for second, n in self.view.scored.items() if second >= since) / RATE_S
+
+    def silent(self, state: DeviceState) -> bool:
+        """Whether a device that should be heard of is not."""
+        return state.phase != "stopped" and self.now_s - state.time_us / 1e6 > SILENT_S
+
+    @property
+    def alarms(self) -> dict[str, str]:
+        """The channel that has drifted most, by device, where the latest report alarms."""
+        return {name: d.worst or "" for name, d in self.view.drift.items() if d.alarm}
+
+
+def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_S) -> Status:
+    """All that the topics hold now; BrokerUnavailable when they cannot be read. The broker has
+    `timeout_s` to answer."""
+    reader = Reader(settings, FleetView.topics(task), timeout_s=timeout_s)
+    view = FleetView(task)
+    try:
+        for message in reader.read_to_end():
+            view.absorb(message)
+    finally:
+        reader.close()
+    return Status(view, read_lag(settings, task, timeout_s), time.time())
+
+
+def to_json(status: Status) -> dict[str, Any]:
+    view = status.view
+    return {
+        "task": view.task,
+        "release": view.standing.model_dump(),
+        "devices": [state.model_dump() for _, state in sorted(view.devices.items())],
+        "windows": view.windows,
+        "agreement": {m: a.share for m, a in view.agreement.items()},
+        "rounds": {
+            kind: view.count(kind)
+            for kind in ("aggregated", "admitted", "refused", "promoted", "rejected")
+        },
+        "rates": {
+            "produced_per_s": round(status.produced_per_s, 3),
+            "scored_per_s": round(status.scored_per_s, 3),
+        },
+        "lag": lag_to_json(status.lag),
+        "drift": {
+            "watched": len(view.drift),
+            "alarming": len(status.alarms),
+            "worst": status.alarms,
+        },
+    }
+
+
+def print_status(status: Status, console: Console, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(json.dumps(to_json(status)))
+        return
+    console.print(_table(status))
+    for line in _lines(status):
+        console.print(line, highlight=False, markup=False)
+
+
+def _table(status: Status) -> Table:
+    view = status.view
+    table = Table(title=f"{view.task}: {len(view.devices)} devices")
+    for name in ("device", "doing", "serves", "was"):
+        table.add_column(name)
+    for name in ("produced", "delivered", "dropped", "pending", "accuracy", "seen"):
+        table.add_column(name, justify="right")
+    for _, state in sorted(view.devices.items()):
+        age = status.now_s - state.time_us / 1e6
+        score = state.accuracy.get(state.active)
+        right = score.correct / score.labelled if score and score.labelled else None
+        table.add_row(
+            state.device,
+            state.error or ("silent" if status.silent(state) else state.phase),
+            state.active,
+            state.previous or "",
+            *(str(x) for x in (state.produced, state.delivered)),
+            str(sum(state.dropped.values())),
+            str(state.pending),
+            share(right),
+            f"{age:.0f} s ago",
+        )
+    return table
+
+
+def _lines(status: Status) -> Iterator[str]:
+    view = status.view
+    yield f"{release_line(view.standing)}; {view.windows} windows closed"
+    yield (
+        f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
+        f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
+    )
+    yield lag_line(status.lag)
+    for model, agreement in view.agreement.items():
+        yield (
+            f"agreement of {model} with the teacher {share(agreement.share)} "
+            f"in {agreement.events} events"
+        )
+    yield _drift_line(status)
+    yield (
+        f"rounds {view.count('aggregated')}: updates admitted {view.count('admitted')}, "
+        f"refused {view.count('refused')}; runs promoted {view.count('promoted')}, "
+        f"rejected {view.count('rejected')}"
+    )
+
+
+def _drift_line(status: Status) -> str:
+    watched, alarms = len(status.view.drift), status.alarms
+    if not watched:
+        return "drift is not watched: no window's report has any"
+    worst = ", ".join(f"{device} ({channel})" for device, channel in alarms.items())
+    return f"drift alarms on {len(alarms)} of {watched} devices" + (f": {worst}" if worst else "")
+
+
+def release_line(standing: DesiredState) -> str:
+    """What devices are to serve."""
+    if standing.stable is None:
+        return "nothing is released"
+    line = f"{standing.stable.model} is released"
+    if standing.offered is not None:
+        line += f", {standing.offered.model} offered to {standing.share:.1%} of the fleet"
+    if standing.candidate is not None:
+        line += f", {standing.candidate.model} waits for its rollout"
+    return line

@@ -1,0 +1,255 @@
+"""What a run of `tidewheel up` ends with: the account, and what the fleet has learned.
+
+Pure but for the rendering: figures come from the devices' last words on `fleet`, from `windows` and
+`rounds`, and from the store.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from compose.reports.fleet_view import FleetView
+from streams.contract.documents import DeviceState, ModelScore
+
+ServerCounts = Mapping[tuple[str, str], tuple[int, int]]  # (device, epoch) -> (scored, dropped)
+
+
+@dataclass(frozen=True)
+class DeviceLine:
+    """One device: its account on both sides, its answers under the first and the last version."""
+
+    device: str
+    epoch: str
+    produced: int
+    delivered: int
+    dropped: int
+    pending: int
+    scored: int
+    dropped_seen: int
+    first: str
+    last: str
+    before: float | None
+    after: float | None
+    before_of: int
+    after_of: int
+
+    @property
+    def balanced(self) -> bool:
+        """Both sides agree to the event; what waits on the device is all that is missing."""
+        device_side = self.produced == self.delivered + self.dropped + self.pending
+        server_side = self.delivered + self.dropped == self.scored + self.dropped_seen
+        return device_side and server_side
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole run."""
+
+    task: str
+    devices: list[DeviceLine]
+    agreement_before: float | None
+    agreement_after: float | None
+    windows: int
+    windows_late: int
+    rounds: int
+    admitted: int
+    refused: int
+    failed: int
+    first_model: str | None
+    last_model: str | None
+    held_out_before: float | None
+    held_out_after: float | None
+    phases: dict[str, float]
+    store: str
+    sql: str
+    decisions: list[str] = field(default_factory=list)  # about models, in their order
+    restarts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def balanced(self) -> bool:
+        return all(line.balanced for line in self.devices)
+
+    def total(self, name: str) -> int:
+        return sum(int(getattr(line, name)) for line in self.devices)
+
+    def fleet_accuracy(self, when: str) -> float | None:
+        """Over all devices' held-out segments, before or after."""
+        pairs = [
+            (getattr(line, when), getattr(line, f"{when}_of"))
+            for line in self.devices
+            if getattr(line, when) is not None
+        ]
+        of = sum(n for _, n in pairs)
+        return sum(share * n for share, n in pairs) / of if of else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "balanced": self.balanced,
+            "fleet_before": self.fleet_accuracy("before"),
+            "fleet_after": self.fleet_accuracy("after"),
+        }
+
+
+def summarize(
+    view: FleetView, server: ServerCounts, phases: Mapping[str, float], store: Path, state: Path
+) -> Summary:
+    """Put the figures together."""
+    first, last = view.first_model, view.last_model
+    promoted = [e for e in view.rounds if e.kind == "promoted"]
+    before, after = (view.agreement.get(m or "") for m in (first, last))
+    newer = last != first
+    return Summary(
+        task=view.task,
+        devices=[_line(s, server, first, last) for _, s in sorted(view.devices.items())],
+        agreement_before=before.share if before else None,
+        agreement_after=after.share if after and newer else None,
+        windows=view.windows,
+        windows_late=view.windows_late,
+        rounds=view.count("aggregated"),
+        admitted=view.count("admitted"),
+        refused=view.count("refused"),
+        failed=view.count("failed"),
+        first_model=first,
+        last_model=last,
+        held_out_before=promoted[0].metrics.get("held_out_base") if promoted else None,
+        held_out_after=promoted[-1].metrics.get("held_out") if promoted else None,
+        phases=dict(phases),
+        store=str(store / "scores"),
+        sql=query_line(state),
+        decisions=[
+            f"{d.kind} {d.model}"
+            for _, d in sorted(view.decisions.items())
+            if d.kind not in ("keys", "teacher")
+        ],
+    )
+
+
+def query_line(state: Path) -> str:
+    """A command that looks at the results with DuckDB."""
+    sql = (
+        "SELECT device, model, count(*) AS events, round(avg(agrees::INT), 3) AS agreement "
+        "FROM scores GROUP BY ALL ORDER BY ALL"
+    )
+    where = "" if str(state) == ".tidewheel" else f" --state {state}"
+    return f'tidewheel query{where} "{sql}"'
+
+
+def _line(
+    state: DeviceState, server: ServerCounts, first: str | None, last: str | None
+) -> DeviceLine:
+    scored, dropped_seen = server.get((state.device, state.epoch), (0, 0))
+    none = ModelScore()
+    before, after = (state.accuracy.get(m or "", none) for m in (first, last))
+    if first == last:
+        after = none
+    return DeviceLine(
+        device=state.device,
+        epoch=state.epoch,
+        produced=state.produced,
+        delivered=state.delivered,
+        dropped=sum(state.dropped.values()),
+        pending=state.pending,
+        scored=scored,
+        dropped_seen=dropped_seen,
+        first=first or "",
+        last=state.active,
+        before=before.held_out_correct / before.held_out if before.held_out else None,
+        after=after.held_out_correct / after.held_out if after.held_out else None,
+        before_of=before.held_out,
+        after_of=after.held_out,
+    )
+
+
+def render(summary: Summary, console: Console) -> None:
+    """The tables at the end."""
+    console.print(_device_table(summary))
+    console.print(_figures(summary))
+    console.print(
+        f"results   {summary.store} (a Delta Lake table)", highlight=False, soft_wrap=True
+    )
+    console.print(f"look      {summary.sql}", highlight=False, soft_wrap=True, markup=False)
+    if not summary.balanced:
+        wrong = [line.device for line in summary.devices if not line.balanced]
+        console.print(f"[red]the account does not add up for {', '.join(wrong)}[/red]")
+
+
+def _device_table(summary: Summary) -> Table:
+    table = Table(title=f"{summary.task}: devices and the account of their events")
+    table.add_column("device")
+    table.add_column("serves")
+    for name in ("before", "after", "produced", "delivered", "dropped", "pending", "scored"):
+        table.add_column(name, justify="right")
+    for line in summary.devices:
+        table.add_row(
+            line.device,
+            line.last,
+            share(line.before, line.before_of),
+            share(line.after, line.after_of),
+            *(str(x) for x in (line.produced, line.delivered, line.dropped, line.pending)),
+            str(line.scored),
+            style="" if line.balanced else "red",
+        )
+    table.add_section()
+    totals = [summary.total(n) for n in ("produced", "delivered", "dropped", "pending", "scored")]
+    before, after = summary.fleet_accuracy("before"), summary.fleet_accuracy("after")
+    counts = summary.total("before_of"), summary.total("after_of")
+    table.add_row(
+        "all",
+        "",
+        share(before, counts[0]),
+        share(after, counts[1]),
+        *(str(x) for x in totals),
+        style="bold",
+    )
+    table.caption = (
+        "before, after: accuracy of the device's answers under the first and the last version, "
+        "on its held-out segments (how many)"
+    )
+    return table
+
+
+def _figures(summary: Summary) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = {
+        "model served": f"{summary.first_model or '-'} first, {summary.last_model or '-'} last",
+        "people held out": change(summary.held_out_before, summary.held_out_after),
+        "agreement": change(summary.agreement_before, summary.agreement_after)
+        + " with the teacher",
+        "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
+        "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
+        f"{summary.refused} refused, {summary.failed} failed",
+        "releases": ", ".join(summary.decisions) or "-",
+        "account": _account(summary),
+        "seconds": ", ".join(f"{name} {s:.1f}" for name, s in summary.phases.items()),
+    }
+    if summary.restarts:
+        rows["restarted"] = ", ".join(f"{k} {n} times" for k, n in summary.restarts.items())
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
+
+
+def _account(summary: Summary) -> str:
+    produced, delivered = summary.total("produced"), summary.total("delivered")
+    dropped, pending = summary.total("dropped"), summary.total("pending")
+    scored, seen = summary.total("scored"), summary.total("dropped_seen")
+    verdict = "adds up" if summary.balanced else "DOES NOT ADD UP"
+    return (
+        f"{produced} produced = {delivered} delivered + {dropped} dropped + {pending} pending; "
+        f"{scored} scored + {seen} declared dropped: {verdict}"
+    )
+
+
+def share(value: float | None, of: int = 0) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f} ({of})" if of else f"{value:.3f}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    return f"{share(before)} before, {share(after)} after"

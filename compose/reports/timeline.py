@@ -1,0 +1,220 @@
+"""What happened to a task's models, when, why, and on what evidence.
+
+Pure: messages of `rounds`, `releases`, `fleet` and `windows` go in, entries in order of time come
+out. A message that was told twice counts once. Times are wall clock: runs' and decisions' own,
+otherwise the message's timestamp, for readings may be older than their windows' reports. `fleet`
+keeps a device's last word alone: that it has gone back is known by then at the latest.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from compose.cli.arguments import moment
+from streams.contract.decisions import WITHDRAWN, Decision, Release
+from streams.contract.documents import DeviceState, ModelWindow, RoundEvent, WindowReport
+from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+
+CONNECT_S = 2.0
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+RUNS = {
+    "asked": "a run was asked for",
+    "requested": "run {run} requested",
+    "resumed": "run {run} goes on with run {resumed_from}",
+    "promoted": "run {run} made {model}",
+    "rejected": "run {run} made nothing better",
+    "finished": "run {run} finished",
+}
+DECISIONS = {
+    "served": "{model} is served by all",
+    "candidate": "{model} has passed the gate and waits",
+    "stage": "{model} goes on",
+    "held": "{model} is held",
+    "rolled-back": "{model} is taken back",
+    "dropped": "{model} is dropped",
+    "teacher": "teacher {model} scores from now on",
+    "keys": "keys",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that happened. `kind` is "run", "round", "decision", "device", "drift" or
+    "agreement"; `about` the run, the version or the device."""
+
+    time_us: int
+    kind: str
+    about: str
+    text: str
+    reason: str = ""
+    evidence: dict[str, float] = field(default_factory=dict)
+
+
+def entries(task: str, messages: Iterable[Received]) -> list[Entry]:
+    """What the messages tell, oldest first; what cannot be read tells nothing."""
+    found: list[Entry] = []
+    reports: list[tuple[int, WindowReport]] = []
+    refused: set[tuple[str, str, str]] = set()
+    for message in messages:
+        kind = message.topic.removeprefix(f"{task}.")
+        try:
+            if kind == ROUNDS:
+                found += _of_run(RoundEvent.decode(message.value))
+            elif kind == RELEASES:
+                found.append(_of_decision(Release.decode(message.value).decision))
+            elif kind == FLEET and message.value is not None:
+                found += _of_device(DeviceState.decode(message.value), refused)
+            elif kind == WINDOWS:
+                report = WindowReport.decode(message.value)
+                reports.append((message.time_ms * 1000 or report.end_us, report))
+        except MalformedRecord:
+            continue
+    found += _of_windows(reports)
+    unique = {json.dumps(asdict(entry)): entry for entry in found}
+    return sorted(unique.values(), key=lambda entry: entry.time_us)
+
+
+def seconds(text: str) -> float:
+    """ "2h", "30m", "90s" or "7d" in seconds; UsageError."""
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text, re.ASCII)
+    if found is None:
+        raise UsageError(f"--since {text}: write it as 90s, 30m, 2h or 7d")
+    return int(found[1]) * UNITS_S[found[2]]
+
+
+def since(found: Iterable[Entry], ago_s: float | None, now_s: float | None = None) -> list[Entry]:
+    """Those of the last `ago_s`; None: all."""
+    if ago_s is None:
+        return list(found)
+    begin = ((time.time() if now_s is None else now_s) - ago_s) * 1e6
+    return [entry for entry in found if entry.time_us >= begin]
+
+
+def line(entry: Entry) -> str:
+    text = f"{moment(entry.time_us)}  {entry.text}" + (f": {entry.reason}" if entry.reason else "")
+    figures = ", ".join(f"{n} {v:.4g}" for n, v in entry.evidence.items() if "/" not in n)
+    return f"{text} [{figures}]" if figures else text
+
+
+def read_timeline(settings: BrokerSettings, task: str) -> list[Entry]:
+    """All that the topics have; BrokerUnavailable when they cannot be read."""
+    topics = [topic_name(task, name) for name in (ROUNDS, RELEASES, FLEET, WINDOWS)]
+    reader = Reader(settings, topics, timeout_s=CONNECT_S)
+    try:
+        return entries(task, reader.read_to_end())
+    finally:
+        reader.close()
+
+
+def print_timeline(found: Iterable[Entry], console: Console, *, as_json: bool) -> None:
+    for entry in found:
+        text = json.dumps(asdict(entry)) if as_json else line(entry)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _of_run(event: RoundEvent) -> list[Entry]:
+    """Evidence stands with what was made of it, and with each round's figures."""
+    if event.kind in RUNS:
+        text = RUNS[event.kind].format(**event.model_dump())
+        return [_entry(event, "run", text, event.reason)]
+    where = f"run {event.run}, round {event.round}"
+    if event.kind == "aggregated":
+        return [_entry(event, "round", f"{where}: aggregated {event.samples} samples")]
+    if event.kind == "evaluated":
+        return [_entry(event, "round", f"{where}: evaluated")]
+    if event.kind == "failed" and not event.device:
+        return [_entry(event, "round", f"{where}: failed", event.reason)]
+    return []
+
+
+def _entry(event: RoundEvent, kind: str, text: str, reason: str = "") -> Entry:
+    return Entry(event.time_us, kind, event.run, text, reason, event.metrics)
+
+
+def _of_decision(decision: Decision) -> Entry:
+    text = DECISIONS[decision.kind].format(model=decision.model)
+    if decision.kind == "stage":
+        text += f" to stage {decision.standing.stage}"
+    return Entry(
+        decision.time_us, "decision", decision.model or "", f"decision {decision.seq}: {text}",
+        decision.reason, decision.evidence,
+    )  # fmt: skip
+
+
+def _of_device(state: DeviceState, known: set[tuple[str, str, str]]) -> list[Entry]:
+    found = []
+    for model, reason in state.refused.items():
+        identity = state.device, model, reason
+        if reason.startswith(WITHDRAWN) or identity in known:
+            continue
+        known.add(identity)
+        text = f"device {state.device} does not serve {model}"
+        found.append(Entry(state.time_us, "device", state.device, text, reason))
+    return found
+
+
+def _of_windows(reports: Iterable[tuple[int, WindowReport]]) -> list[Entry]:
+    """Drift that begins and ends by device, and by day what each served version agrees on."""
+    found: list[Entry] = []
+    seen: set[tuple[str, int, int]] = set()
+    latest: dict[str, tuple[int, int]] = {}
+    alarming: set[str] = set()
+    days: dict[tuple[str, str], list[tuple[int, str, ModelWindow]]] = {}
+    for at_us, report in sorted(reports, key=lambda pair: pair[0]):
+        identity = report.device, report.window_us, report.revision
+        if identity in seen:
+            continue
+        seen.add(identity)
+        day = time.strftime("%Y-%m-%d", time.localtime(at_us / 1e6))
+        for model, part in report.by_release.items():
+            days.setdefault((day, model), []).append((at_us, report.device, part))
+        place = report.window_us, report.revision
+        if place < latest.get(report.device, (-1, -1)):
+            continue  # a late row revises the past
+        latest[report.device] = place
+        found += _of_drift(at_us, report, alarming)
+    return found + [_of_day(day, model, parts) for (day, model), parts in days.items()]
+
+
+def _of_drift(at_us: int, report: WindowReport, alarming: set[str]) -> list[Entry]:
+    drift, device = report.drift, report.device
+    if drift is None or drift.alarm == (device in alarming):
+        return []
+    evidence = {"share": drift.share, "segments": float(drift.segments)}
+    if not drift.alarm:
+        alarming.discard(device)
+        text = f"device {device}: inputs drift no longer"
+        return [Entry(at_us, "drift", device, text, "", evidence)]
+    alarming.add(device)
+    worst = next((c for c in drift.channels if c.channel == drift.worst), None)
+    evidence |= {} if worst is None else {"psi": worst.psi, "threshold": worst.threshold}
+    text = f"device {device}: inputs drift"
+    return [Entry(at_us, "drift", device, text, f"{drift.worst} most", evidence)]
+
+
+def _of_day(day: str, model: str, parts: list[tuple[int, str, ModelWindow]]) -> Entry:
+    """At the last report of the day."""
+    evidence: dict[str, Any] = {
+        "windows": len(parts),
+        "devices": len({device for _, device, _ in parts}),
+        **{
+            name: sum(getattr(part, name) for _, _, part in parts)
+            for name in ("events", "compared", "agreeing", "labelled", "correct")
+        },
+    }
+    compared = evidence["compared"]
+    if compared:
+        evidence["agreement"] = evidence["agreeing"] / compared
+    said = f"{evidence['agreement']:.3f} of {compared} events" if compared else "no event compared"
+    text = f"{model} agrees with the teacher on {day}: {said}"
+    figures = {name: float(value) for name, value in evidence.items()}
+    return Entry(max(at for at, _, _ in parts), "agreement", model, text, "", figures)

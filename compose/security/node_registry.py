@@ -1,0 +1,209 @@
+"""The SuperNodes that a SuperLink with authentication lets in: their keys and their registration.
+
+    <state>/keys/nodes/<device>/key        private, 0600; none for a key that was made elsewhere
+    <state>/keys/nodes/<device>/key.pub    public
+    <state>/keys/nodes/<device>/node.json  what is registered: device, public key, Flower's node id
+
+To add a device:
+
+    1 make its key, or take the public key that it has made
+    2 register the key at the SuperLink
+    3 write node.json
+
+To remove it: 1 unregister the node, 2 delete the folder. A crash costs nothing: the step before is
+found done. But a SuperLink takes a public key once only, whatever became of it. So after a crash
+between 2 and 3 a key of our own is made anew, and the node of the one before is never used.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from compose.security.node_keys import fingerprint, make_key, own_key, public_path, read_public_key
+from federation.controller.flwr_cli import Flwr, rows
+from streams.contract.documents import Document
+from streams.contract.errors import MalformedRecord, ProcessFailed, UsageError
+from streams.contract.task import DEVICE_NAME
+from streams.runtime.disk import write_atomic
+
+UNKNOWN = "unknown"  # to this SuperLink: it has another database
+UNREGISTERED = "unregistered"
+KEY_IN_USE, NO_SUCH_NODE = "[code: 23]", "[code: 24]"  # Flower's, in the text of the error
+
+Done = Literal["kept", "added", "replaced"]
+
+
+class Node(Document):
+    """A device, its public key (OpenSSH, without comment) and the id that Flower gave it."""
+
+    device: str
+    public_key: str
+    node: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Of `tidewheel node list`; a node that was registered by other hands has no device and key."""
+
+    device: str
+    node: str
+    status: str
+    fingerprint: str
+
+
+# --- pure ---------------------------------------------------------------------------------------
+
+
+def is_registered(node: Node | None, statuses: Mapping[str, str]) -> bool:
+    """Whether the SuperLink, which has these nodes, lets `node` in."""
+    status = statuses.get(node.node, UNKNOWN) if node is not None else UNKNOWN
+    return status not in (UNKNOWN, UNREGISTERED)
+
+
+def lines(known: list[Node], statuses: Mapping[str, str]) -> list[Line]:
+    """Devices by name, then what the SuperLink has beside them."""
+    ours = {node.node for node in known}
+    found = [
+        Line(n.device, n.node, statuses.get(n.node, UNKNOWN), fingerprint(n.public_key))
+        for n in sorted(known, key=lambda n: n.device)
+    ]
+    others = sorted(statuses.items())
+    return found + [
+        Line("", node, status, "")
+        for node, status in others
+        if node not in ours and status != UNREGISTERED
+    ]
+
+
+# --- files and Flower ---------------------------------------------------------------------------
+
+
+class Nodes:
+    """The nodes of one state folder and of the SuperLink that `flwr` is connected to."""
+
+    def __init__(self, keys: Path, flwr: Flwr) -> None:
+        self._folder, self._flwr = keys.absolute() / "nodes", flwr
+
+    def key(self, device: str) -> Path:
+        """Where the private key of a device lies."""
+        return self._of(device) / "key"
+
+    def statuses(self) -> dict[str, str]:
+        """What the SuperLink has: node id and `registered`, `online`, `offline`, `unregistered`."""
+        answer = self._flwr.call("supernode list", self._flwr.connection)
+        return {str(row.get("node-id")): str(row.get("status")) for row in rows(answer, "nodes")}
+
+    def lines(self) -> list[Line]:
+        """What is known here and at the SuperLink."""
+        names = [path.parent.name for path in self._folder.glob("*/node.json")]
+        return lines([n for n in map(self._read, names) if n is not None], self.statuses())
+
+    def add(
+        self,
+        device: str,
+        public_key: Path | None = None,
+        *,
+        renew: bool = False,
+        statuses: Mapping[str, str] | None = None,
+    ) -> Done:
+        """Let a device in, by a key of ours or by its own; nothing where it is in by that key.
+
+        statuses: as of self.statuses(), when they are known. UsageError where it is in by another
+        key and not to be renewed, or where the SuperLink has had this key before.
+        """
+        kept = self._read(device)
+        given = read_public_key(public_key) if public_key is not None else None
+        inside = is_registered(kept, self.statuses() if statuses is None else statuses)
+        if inside and kept is not None:
+            if kept.public_key == given or (given is None and not renew and self._is_own(kept)):
+                return "kept"
+            if not renew:
+                raise UsageError(
+                    f"{device} is registered with another key, {fingerprint(kept.public_key)}: "
+                    "--renew puts the new one in its place"
+                )
+            self._unregister(kept.node)
+        entry = self._take(device, given) if given else self._make(device, anew=inside)
+        write_atomic(self._of(device) / "node.json", entry.encode())
+        return "replaced" if inside else "added"
+
+    def add_all(self, devices: Sequence[str]) -> None:
+        """Let these in, by keys of ours, two at a time: each costs most of a second of a core."""
+        statuses = self.statuses()
+        with ThreadPoolExecutor(2) as pool:
+            for _ in pool.map(lambda device: self.add(device, statuses=statuses), devices):
+                pass
+
+    def remove(self, device: str) -> None:
+        """Let a device in no more; its SuperNode ends within seconds. UsageError where it is not
+        known here."""
+        kept = self._read(device)
+        if kept is None:
+            raise UsageError(f"{device} has not been added: see `tidewheel node list`")
+        self._unregister(kept.node)
+        shutil.rmtree(self._of(device))
+
+    def _take(self, device: str, public: str) -> Node:
+        """Register the key that a device has made."""
+        key = self.key(device)
+        key.unlink(missing_ok=True)  # a key of ours would not be its any more
+        write_atomic(public_path(key), f"{public}\n".encode())
+        node = self._register(public_path(key))
+        if node is None:
+            raise UsageError(
+                f"the SuperLink has had the key {fingerprint(public)} before and takes a key once: "
+                f"make another on {device}"
+            )
+        return Node(device=device, public_key=public, node=node)
+
+    def _make(self, device: str, *, anew: bool) -> Node:
+        """Register a key of ours, the one that is there unless `anew`."""
+        key = self.key(device)
+        public = own_key(key) if key.exists() and not anew else make_key(key)
+        node = self._register(public_path(key))
+        if node is None:
+            public = make_key(key)
+            node = self._register(public_path(key))
+        if node is None:
+            raise ProcessFailed(f"the SuperLink has had the new key of {device} before")
+        return Node(device=device, public_key=public, node=node)
+
+    def _register(self, public: Path) -> str | None:
+        """The node's id; None where the SuperLink has had this key before."""
+        try:
+            answer = self._flwr.call("supernode register", str(public), self._flwr.connection)
+        except ProcessFailed as exc:
+            if KEY_IN_USE in str(exc):
+                return None
+            raise
+        return str(answer["node-id"])
+
+    def _unregister(self, node: str) -> None:
+        try:
+            self._flwr.call("supernode unregister", node, self._flwr.connection)
+        except ProcessFailed as exc:
+            if NO_SUCH_NODE not in str(exc):
+                raise
+
+    def _is_own(self, node: Node) -> bool:
+        key = self.key(node.device)
+        return key.exists() and own_key(key) == node.public_key
+
+    def _of(self, device: str) -> Path:
+        if not DEVICE_NAME.fullmatch(device):
+            raise UsageError(
+                f"device {device!r}: letters, digits, '.', '_' and '-' only, at most 63"
+            )
+        return self._folder / device
+
+    def _read(self, device: str) -> Node | None:
+        path = self._of(device) / "node.json"
+        try:
+            return Node.decode(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, MalformedRecord) as exc:
+            raise UsageError(f"{path} cannot be read: {exc}: remove it and add it again") from exc

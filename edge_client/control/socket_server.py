@@ -1,0 +1,98 @@
+"""The agent's Unix socket: the ClientApp hands in training work, its own machine asks (handoff)."""
+
+import hashlib
+import json
+import logging
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_client.control.ipc import AgentReply, AgentRequest, receive_frame, send_frame
+from streams.contract.errors import MalformedRecord
+from streams.contract.work import WorkReply, WorkRequest
+
+log = logging.getLogger(__name__)
+
+MAX_PATH = 100  # the system's limit for a socket's path is 107 bytes
+
+Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
+Tell = Callable[[AgentRequest], AgentReply]
+
+
+def socket_path(folder: Path) -> Path:
+    """The socket of the device with this folder; a path too long for a socket gets a short one
+    in a private folder (0700) of the temporary directory."""
+    path = folder.resolve() / "agent.sock"
+    if len(os.fsencode(path)) <= MAX_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    short = Path(tempfile.gettempdir()) / f"tidewheel-{os.getuid()}-{digest}"
+    short.mkdir(mode=0o700, exist_ok=True)
+    if short.stat().st_uid != os.getuid() or short.stat().st_mode & 0o077:
+        raise PermissionError(f"{short} belongs to somebody else: remove it")
+    return short / "agent.sock"
+
+
+class SocketServer(threading.Thread):
+    """Takes one request of work at a time; questions are answered meanwhile. A malformed request
+    costs its connection only."""
+
+    def __init__(self, path: Path, work: Work, tell: Tell) -> None:
+        super().__init__(name="service", daemon=True)
+        self._path = path
+        self._work = work
+        self._tell = tell
+        self._working = threading.Lock()
+        self._ending = threading.Event()
+        path.unlink(missing_ok=True)  # of a killed agent
+        self._socket = socket.socket(socket.AF_UNIX)
+        before = os.umask(0o177)  # the socket is born with mode 0600
+        try:
+            self._socket.bind(str(path))
+        finally:
+            os.umask(before)
+        self._socket.listen(4)
+        self._socket.settimeout(0.2)
+
+    def run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                connection, _ = self._socket.accept()
+            except TimeoutError:
+                continue
+            threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
+
+    def _handle(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self._serve(connection)
+            except (OSError, MalformedRecord) as exc:
+                log.warning("a request on the agent's socket: %s", exc)
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(30.0)
+        header, body = receive_frame(connection)
+        if is_work(header):
+            with self._working:
+                reply, weights = self._work(WorkRequest.decode(header), body)
+            send_frame(connection, reply.encode(), weights)
+        else:
+            send_frame(connection, self._tell(AgentRequest.decode(header)).encode(), b"")
+
+    def stop(self) -> None:
+        self._ending.set()
+        self.join(2.0)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+
+def is_work(header: bytes) -> bool:
+    """Whether a frame's header has an operation of WorkRequest."""
+    try:
+        found = json.loads(header)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("op") in ("train", "evaluate")

@@ -1,0 +1,143 @@
+"""The device's loop: a segment comes, an answer is given, an event is put into memory. No I/O.
+
+A source of readings that fails is taken up again, after a pause that grows as long as it brings
+nothing; the rest of the device goes on.
+"""
+
+import logging
+import math
+import random
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_client.inference.engine import Engine
+from edge_client.inference.slots import Slots
+from edge_client.sources.replay import Cut, Replay
+from edge_client.spool.writer import Event
+from edge_client.training.personalization import Personalization
+from streams.contract.errors import Retryable, UsageError
+from streams.contract.task import Task
+
+log = logging.getLogger("tidewheel.edge")
+
+RESTART_S = (0.5, 30.0)  # the first and the longest pause before a failed source is taken up again
+HANGS_S = 10.0  # at least; an answer that takes so long never comes
+
+
+class InferenceLoop:
+    """Answers every segment of the source, on the thread that calls `run`."""
+
+    def __init__(
+        self,
+        task: Task,
+        device: str,
+        replay: Replay,
+        slots: Slots,
+        personal: Personalization,
+        put: Callable[[Event], None],
+        skip: Callable[[str, int], None],
+        stop: threading.Event,
+    ) -> None:
+        self._task = task
+        self._device = device
+        self._replay = replay
+        self._slots = slots
+        self._personal = personal
+        self._put = put
+        self._skip = skip
+        self._stop = stop
+        self._hangs_s = max(HANGS_S, 10 * task.latency_budget_s)
+        self._began: float | None = None  # of the answer that is being made
+        self.rate = Rate()
+        self.error: str | None = None
+
+    def run(self) -> None:
+        """Until the source ends or the device is stopped."""
+        pause_s = RESTART_S[0]
+        while not self._stop.is_set():
+            try:
+                for cut in self._replay:
+                    self.answer(cut)
+                    self.error, pause_s = None, RESTART_S[0]
+                return
+            except UsageError:
+                raise  # it will not get better by itself
+            except Exception as exc:  # a user's iterator, a driver: anything
+                self._tell(exc)
+                self._stop.wait(pause_s * random.uniform(0.5, 1.5))
+                pause_s = min(2 * pause_s, RESTART_S[1])
+
+    def _tell(self, exc: Exception) -> None:
+        """Say why the source has failed, once and not at every attempt; where from, if nobody has
+        thought of it."""
+        before = self.error
+        if isinstance(exc, Retryable):
+            self.error = f"readings: {exc}"[:300]
+        else:
+            self.error = f"readings: {type(exc).__name__}: {exc}"[:300]
+        if self.error != before:
+            known = isinstance(exc, Retryable)
+            log.warning("%s: %s; tried again", self._device, self.error, exc_info=not known)
+
+    def answer(self, cut: Cut) -> None:
+        """One segment: infer and hand the event over."""
+        base = self._slots.engine  # one version for the whole answer
+        assert base is not None
+        engine = self._personal.over(base)
+        self._began = began = time.perf_counter()
+        try:
+            outputs = engine.run(cut.segment)
+        except Exception as exc:
+            self._failed(base, engine, exc)
+            self._skip("answer-failed", cut.last_us)
+            return
+        finally:
+            self._began = None
+        if not math.isfinite(sum(outputs.tolist())):  # a tenth of what numpy takes for six values
+            self._skip("answer-not-finite", cut.last_us)
+            return
+        told = cut.truth if cut.truth is not None and self._told(cut.position_us) else None
+        self._put(
+            Event(
+                cut.last_us, engine.model, outputs, told, cut.segment,
+                cut.first_us, cut.position_us, cut.truth,
+            )
+        )  # fmt: skip
+        engine.latencies.append(time.perf_counter() - began)
+        self.rate.events += 1
+
+    def _failed(self, base: Engine, engine: Engine, exc: Exception) -> None:
+        """Go back to what has answered before; the error itself where there is nothing."""
+        if engine is not base:
+            self._personal.drop(f"failed: {exc}")
+        elif not self._slots.go_back(engine.model, f"failed: {exc}"):
+            raise exc
+
+    def _told(self, position_us: int) -> bool:
+        """Whether the device is told this segment's truth: a stable share, like a user's
+        corrections. The rest of a replay's truth is only measured against."""
+        digest = zlib.crc32(f"{self._device}/{position_us}".encode())
+        return digest < self._task.training.label_share * 2**32
+
+    @property
+    def hangs(self) -> bool:
+        """Whether an answer was begun long ago and is not there: native code does not return."""
+        began = self._began
+        return began is not None and time.perf_counter() - began > self._hangs_s
+
+
+@dataclass
+class Rate:
+    """Events per second since it was last asked."""
+
+    events: int = 0
+    at: float = 0.0
+
+    def per_second(self) -> float:
+        now, events = time.monotonic(), self.events
+        rate = events / (now - self.at) if self.at else 0.0
+        self.at, self.events = now, 0
+        return rate

@@ -1,0 +1,205 @@
+"""From Kafka to the device: decisions, the versions that they name, and the teacher's scores.
+
+Each decision on `releases` is accepted or not (acceptance.py), in their order. The last one that
+was says which version this device is to serve; one that it does not have is fetched (fetching.py),
+verified and installed on this thread; the device's loop takes the new engine between two segments.
+A version that the slots have refused or gone back from is not fetched again: the stable one is
+served in its place. What cannot be had now is tried again, each time later.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.inference.slots import Slots
+from edge_client.releases.fetch import Fetching
+from edge_client.releases.partial_download import Downloads
+from edge_client.samples.samples import Samples
+from streams.contract.decisions import Ref, Release
+from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
+from streams.contract.records import decode_batch, score_schema, times_us
+from streams.contract.task import Task
+from streams.contract.topics import RELEASES, SCORES, topic_name
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.acceptance import Acceptance
+
+log = logging.getLogger(__name__)
+
+LOOKING_S = 0.3  # that the end waits while no broker is found
+RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts at a version
+
+
+class Downlink(threading.Thread):
+    """Follows `releases` and this device's part of `scores`."""
+
+    def __init__(
+        self,
+        task: Task,
+        device: str,
+        settings: BrokerSettings,
+        *,
+        slots: Slots,
+        acceptance: Acceptance,
+        samples: Samples,
+        downloads: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name="downlink", daemon=True)
+        self._task = task
+        self._device = device
+        self._settings = settings
+        self._slots = slots
+        self._acceptance = acceptance
+        self._samples = samples
+        self._clock = clock
+        self._ending = threading.Event()
+        self._fetching = Fetching(
+            task.name,
+            settings,
+            bases=lambda: [m for m in (slots.active, slots.previous) if m],
+            kept=slots.kept,
+            trusted=lambda: acceptance.trusted,
+            downloads=Downloads(downloads),
+            ending=self._ending,
+        )
+        self._connected = False
+        self._release: Release | None = None  # the last that was accepted
+        self._withdrawn_by = -1  # the decision whose withdrawals the slots know
+        self._failures = 0
+        self._retry_at = 0.0
+        self._not_accepted: str | None = None
+        self._not_installed: str | None = None
+
+    @property
+    def error(self) -> str | None:
+        """What keeps the device from what was decided."""
+        return self._not_accepted or self._not_installed
+
+    @property
+    def received_bytes(self) -> int:
+        """Of artifacts and deltas, since the start."""
+        return self._fetching.received
+
+    def stop(self) -> None:
+        self._ending.set()
+        self.join(5.0 if self._connected else LOOKING_S)
+
+    def run(self) -> None:
+        backoff_s = 0.5
+        while not self._ending.is_set():
+            try:
+                self._follow()
+                backoff_s = 0.5
+            except Retryable as exc:
+                log.debug("downlink: %s", exc)
+                self._ending.wait(backoff_s * random.uniform(0.5, 1.5))
+                backoff_s = min(backoff_s * 2, 5.0)
+
+    def _follow(self) -> None:
+        name = self._task.name
+        topics = [topic_name(name, RELEASES), topic_name(name, SCORES)]
+        reader = Reader(self._settings, topics, key=self._device)
+        self._connected = True
+        try:
+            for partition in reader.partitions(topics[1]) if self._samples.scores_read else []:
+                reader.seek(topics[1], partition, self._samples.scores_read)
+            while not self._ending.is_set():
+                messages = reader.poll(0.25)
+                self._accept([m for m in messages if m.topic == topics[0]])
+                for message in messages:
+                    if message.topic != topics[0]:
+                        self._read_scores_of(message)
+                self._consider()
+        finally:
+            self._connected = False
+            reader.close()
+
+    def _accept(self, messages: Sequence[Received]) -> None:
+        """Take decisions in; of those that are not accepted, the last under the task's name is
+        told of: earlier ones may be the past of one that was accepted."""
+        for message in messages:
+            try:
+                release = Release.decode(message.value)
+                self._acceptance.accept(release)
+            except (ArtifactError, MalformedRecord) as exc:
+                if message.key == self._task.name.encode():
+                    self._not_accepted = f"release refused: {exc}"
+                continue
+            self._take(release)
+
+    def _take(self, release: Release) -> None:
+        self._not_accepted = None
+        again = self._release is not None and self._release.digest == release.digest
+        if again and not release.deliveries:
+            return  # the same decision under its own key
+        self._release = release
+        self._failures, self._retry_at = 0, 0.0
+
+    def _read_scores_of(self, message: Received) -> None:
+        try:
+            if message.key == self._device.encode():
+                self._read_scores(message.value)
+        except MalformedRecord as exc:
+            log.warning("%s offset %d: %s", message.topic, message.offset, exc)
+        self._samples.scores_read = message.offset + 1
+
+    def _read_scores(self, value: bytes | None) -> None:
+        rows = decode_batch(value or b"", score_schema())
+        teacher = rows.column("teacher")
+        known = [i for i, x in enumerate(teacher.to_pylist()) if len(x) == self._task.outputs]
+        if known:
+            taken = rows.take(known)
+            outputs = np.array(taken.column("teacher").to_pylist(), np.float32)
+            self._samples.teach(times_us(taken.column("time")), outputs)
+
+    def _consider(self) -> None:
+        """Serve what the last decision says, where that can be had now."""
+        release = self._release
+        if release is None or self._clock() < self._retry_at:
+            return
+        slots, standing = self._slots, release.decision.standing
+        stable = standing.stable
+        if self._withdrawn_by != release.decision.seq:
+            slots.withdraw(standing.withdrawn, stable.model if stable else None)
+            self._withdrawn_by = release.decision.seq
+        wanted, refused = standing.target(self._task.name, self._device), None
+        if wanted is not None and (why := slots.refused.get(wanted.model)):
+            refused = f"release {wanted.model} refused: {why}"
+            wanted = stable if stable and stable.model not in slots.refused else None
+        if wanted is None or wanted.model == slots.active:
+            self._not_installed = refused
+            return
+        if not release.deliveries and wanted.model != slots.previous:
+            return  # where its bytes are comes with the next message
+        try:
+            self._serve(wanted, release)
+            self._not_installed = refused
+        except OSError as exc:  # a full disk
+            self._again_later(f"release {wanted.model} not installed: {exc}")
+        except Retryable as exc:
+            self._again_later(f"release {wanted.model} not fetched: {exc}")
+        except ArtifactError as exc:
+            self._again_later(f"release {wanted.model} refused: {exc}")
+            log.error("%s; %s goes on serving", self._not_installed, slots.active)
+
+    def _serve(self, wanted: Ref, release: Release) -> None:
+        slots = self._slots
+        if wanted.model == slots.previous:
+            slots.reinstall(wanted.model)
+        else:
+            url = release.decision.standing.url
+            data = self._fetching.fetch(wanted, release.deliveries, url)
+            slots.install(data, wanted.digest)
+        log.info("%s: serving %s, was %s", self._device, slots.active, slots.previous)
+
+    def _again_later(self, problem: str) -> None:
+        self._not_installed = problem
+        wait_s = min(RETRY_S * 2**self._failures, RETRY_MOST_S)
+        self._failures += 1
+        self._retry_at = self._clock() + wait_s * random.uniform(0.75, 1.25)

@@ -1,0 +1,93 @@
+"""Getting a version's bytes onto the device: as a delta where it has the base, else whole; from
+Kafka, or from the URL where artifacts lie as well.
+
+What a way cannot give is asked of the next: delta from Kafka, whole from Kafka; where Kafka has
+none, delta and whole from the URL. A delta whose result is not the artifact that was decided on is
+as good as none.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from edge_client.releases.partial_download import Downloads
+from streams.contract import delta
+from streams.contract.artifact import Artifact, head_of, take_head
+from streams.contract.decisions import Delivery, Ref
+from streams.contract.errors import ArtifactError, Retryable
+from streams.kafka.artifact_download import fetch, fetch_url
+from streams.kafka.settings import BrokerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Fetching:
+    """Of one device. kept: a version that it has, by name; trusted: whose manifests are read."""
+
+    def __init__(
+        self,
+        task: str,
+        settings: BrokerSettings,
+        *,
+        bases: Callable[[], Sequence[str]],
+        kept: Callable[[str], Artifact],
+        trusted: Callable[[], Sequence[Ed25519PublicKey]],
+        downloads: Downloads,
+        ending: threading.Event,
+    ) -> None:
+        self._task, self._settings, self._ending = task, settings, ending
+        self._bases, self._kept, self._trusted = bases, kept, trusted
+        self._downloads = downloads
+        self.received = 0  # bytes, of all that was fetched
+
+    def fetch(self, ref: Ref, deliveries: Sequence[Delivery], url: str) -> bytes:
+        """The artifact's bytes, whose manifest has the digest of `ref`. ArtifactError with the last
+        way's reason where none gives it, Retryable where that may pass."""
+        bases = self._bases()
+        offered = [d for d in deliveries if d.model == ref.model]
+        self._downloads.keep(offered)
+        ways: list[Callable[[], bytes]] = [
+            lambda d=d: self._made(self._from_kafka(d), str(d.base))  # type: ignore[misc]
+            for d in offered
+            if d.base in bases
+        ]
+        ways += [lambda d=d: self._from_kafka(d) for d in offered if d.base is None]  # type: ignore[misc]
+        if url:
+            ways += [lambda b=b: self._made(self._from_url(_delta(url, ref, b)), b) for b in bases]  # type: ignore[misc]
+            ways.append(lambda: self._from_url(f"{url}/models/{ref.model}.twa"))
+        problem: Exception = ArtifactError("missing", f"{ref.model} is delivered nowhere")
+        for way in ways:
+            try:
+                data = way()
+                text, _ = take_head(head_of(data))
+                if hashlib.sha256(text).hexdigest() != ref.digest:
+                    raise ArtifactError("digest", f"the bytes are not {ref.model}")
+            except (ArtifactError, Retryable, OSError) as exc:
+                log.warning("%s: %s", ref.model, exc)
+                problem = exc
+                if self._ending.is_set():
+                    break
+            else:
+                self._downloads.keep([])
+                return data
+        raise problem
+
+    def _made(self, data: bytes, base: str) -> bytes:
+        return delta.apply(data, self._kept(base).files, self._trusted())
+
+    def _from_kafka(self, delivery: Delivery) -> bytes:
+        data = fetch(self._settings, self._task, self._downloads.of(delivery), self._ending)
+        self.received += len(data)
+        return data
+
+    def _from_url(self, url: str) -> bytes:
+        data = fetch_url(url)
+        self.received += len(data)
+        return data
+
+
+def _delta(url: str, ref: Ref, base: str) -> str:
+    return f"{url}/deltas/{ref.model}.from.{base}.twd"

@@ -1,0 +1,121 @@
+"""What a device has of a version that it is fetching: parts outlast the process.
+
+    downloads/<sha256>.part   line 1: JSON, {sha256, size, chunks} of the bytes
+                              then frames: index u32, offset behind it on `artifacts` i64, size
+                              u32, CRC-32 u32 of these and the part, little-endian; the part
+
+Frames are appended as parts come, without fsync: what follows the first frame that is not whole and
+sound is cut off when the file is opened, and all parts together have the digest that was announced,
+or are forgotten. What cannot be written, on a full disk, is kept in memory alone.
+"""
+
+import json
+import logging
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from streams.contract.decisions import Delivery
+from streams.kafka.artifact_download import Download
+
+log = logging.getLogger(__name__)
+
+FRAME = struct.Struct("<IqI")
+CHECK = struct.Struct("<I")
+
+
+class KeptDownload(Download):
+    """A download whose parts stand in a file of `folder` as well; those of an earlier process are
+    taken up."""
+
+    def __init__(self, delivery: Delivery, folder: Path) -> None:
+        super().__init__(delivery)
+        self._path = folder / f"{delivery.sha256}.part"
+        about = {name: getattr(delivery, name) for name in ("sha256", "size", "chunks")}
+        self._head = json.dumps(about).encode() + b"\n"
+        try:
+            self._read_back()
+        except OSError as exc:
+            log.warning("%s: its download begins anew: %s", delivery.model, exc)
+
+    def add(self, index: int, part: bytes) -> bool:
+        """As ever, and write it down where others are still to come."""
+        if not super().add(index, part):
+            return False
+        try:
+            if self.missing:
+                self._append(frame(index, self.next_offset, part))
+        except OSError as exc:
+            log.debug("%s: a part is not written down: %s", self.delivery.model, exc)
+        return True
+
+    def restart(self) -> None:
+        super().restart()
+        self._path.unlink(missing_ok=True)
+
+    def _append(self, data: bytes) -> None:
+        if not self._path.exists():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            data = self._head + data
+        with self._path.open("ab") as file:
+            file.write(data)
+
+    def _read_back(self) -> None:
+        if not self._path.exists():
+            return
+        data = self._path.read_bytes()
+        if not data.startswith(self._head):
+            self._path.unlink()
+            return
+        sound = len(self._head)
+        for index, offset, part in frames(data, sound):
+            super().add(index, part)
+            self.next_offset = max(self.next_offset, offset)
+            sound += FRAME.size + CHECK.size + len(part)
+        if sound < len(data):
+            with self._path.open("r+b") as file:
+                file.truncate(sound)
+
+
+def frame(index: int, offset: int, part: bytes) -> bytes:
+    """offset: where to read on behind the part."""
+    head = FRAME.pack(index, offset, len(part))
+    return head + CHECK.pack(zlib.crc32(part, zlib.crc32(head))) + part
+
+
+def frames(data: bytes, begin: int) -> Iterator[tuple[int, int, bytes]]:
+    """Index, offset and part of the frames from `begin` on, up to the first that is not sound."""
+    while begin + FRAME.size + CHECK.size <= len(data):
+        at = begin + FRAME.size + CHECK.size
+        head = data[begin : begin + FRAME.size]
+        index, offset, size = FRAME.unpack(head)
+        (check,) = CHECK.unpack_from(data, begin + FRAME.size)
+        part = data[at : at + size]
+        if len(part) < size or zlib.crc32(part, zlib.crc32(head)) != check:
+            return
+        yield index, offset, part
+        begin = at + size
+
+
+class Downloads:
+    """Of one device, in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, KeptDownload] = {}
+
+    def of(self, delivery: Delivery) -> KeptDownload:
+        """Goes on where the last attempt at the same bytes was cut off."""
+        found = self._open.get(delivery.sha256)
+        if found is None or found.delivery != delivery:
+            found = self._open[delivery.sha256] = KeptDownload(delivery, self._folder)
+        return found
+
+    def keep(self, deliveries: Sequence[Delivery]) -> None:
+        """Forget what is none of these."""
+        wanted = {delivery.sha256 for delivery in deliveries}
+        self._open = {sha: one for sha, one in self._open.items() if sha in wanted}
+        for path in self._folder.glob("*.part"):
+            if path.stem not in wanted:
+                path.unlink(missing_ok=True)

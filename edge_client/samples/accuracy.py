@@ -1,0 +1,75 @@
+"""How right a device's answers were, by release, as far as the truth is known.
+
+On the held-out segments each place in the data counts once for a version, with its latest answer,
+so that two versions that have both seen all of a replay are compared on the same segments.
+"""
+
+import json
+import threading
+from pathlib import Path
+
+from streams.contract.documents import ModelScore
+
+KEPT = 4  # versions
+
+
+class AccuracyTracker:
+    """Counts of the latest versions; written to `path` by save()."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._counts: dict[str, list[int]] = {}  # answers, labelled, correct
+        self._held_out: dict[str, dict[int, bool]] = {}
+        try:
+            state = json.loads(path.read_bytes())
+            self._counts = {m: [int(x) for x in c] for m, c in state["counts"].items()}
+            self._held_out = {
+                m: {int(p): bool(right) for p, right in places.items()}
+                for m, places in state["held_out"].items()
+            }
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            self._counts, self._held_out = {}, {}
+
+    def count(self, model: str, position_us: int, right: bool | None, held_out: bool) -> None:
+        """One answer; `right` is None where the truth is not known."""
+        with self._lock:
+            self._count(model, position_us, right, held_out)
+
+    def _count(self, model: str, position_us: int, right: bool | None, held_out: bool) -> None:
+        counts = self._counts.get(model)
+        if counts is None:
+            counts = self._counts[model] = [0, 0, 0]
+            self._held_out[model] = {}
+            for old in list(self._counts)[:-KEPT]:
+                if old != next(iter(self._counts)):  # the first version stays for the comparison
+                    del self._counts[old], self._held_out[old]
+        counts[0] += 1
+        if right is None:
+            return
+        counts[1] += 1
+        counts[2] += right
+        if held_out:
+            self._held_out[model][position_us] = right
+
+    def scores(self) -> dict[str, ModelScore]:
+        with self._lock:
+            return {
+                model: ModelScore(
+                    answers=answers,
+                    labelled=labelled,
+                    correct=correct,
+                    held_out=len(self._held_out[model]),
+                    held_out_correct=sum(self._held_out[model].values()),
+                )
+                for model, (answers, labelled, correct) in self._counts.items()
+            }
+
+    def save(self) -> None:
+        """Write the counts down. A crash between two saves loses a few seconds of them: they are a
+        measurement, not the account."""
+        with self._lock:
+            text = json.dumps({"counts": self._counts, "held_out": self._held_out})
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(self._path)

@@ -1,0 +1,43 @@
+"""What a device remembers of its answers beside the events: samples, scores, outcomes to come.
+
+On the recorder's thread: the loop itself does nothing of it.
+"""
+
+from collections.abc import Sequence
+
+from edge_client.samples.accuracy import AccuracyTracker
+from edge_client.samples.delayed_labels import DelayedLabels
+from edge_client.samples.samples import Samples
+from edge_client.samples.splits import HELD_OUT, split_of
+from edge_client.spool.writer import Event
+from streams.contract.documents import release_of
+from streams.contract.task import Answered, Task
+
+
+class AnswerRecorder:
+    """Takes the events that the loop has put."""
+
+    def __init__(
+        self,
+        task: Task,
+        samples: Samples,
+        scoreboard: AccuracyTracker,
+        outcomes: DelayedLabels | None,
+    ) -> None:
+        self._task = task
+        self._samples = samples
+        self._scoreboard = scoreboard
+        self._outcomes = outcomes
+
+    def note(self, events: Sequence[Event]) -> None:
+        for event in events:
+            split = split_of(self._task, event.first_us, event.time_us)
+            self._samples.add(event.time_us, event.segment, event.outputs, split, event.label)
+            right = None
+            if event.truth is not None:
+                right = bool(self._task.correct(event.outputs[None], event.truth[None])[0])
+            release = release_of(event.model)  # a copy's answers are those of its release
+            self._scoreboard.count(release, event.position_us, right, split == HELD_OUT)
+            if self._outcomes is not None:
+                answered = Answered(event.first_us, event.time_us, event.segment, event.outputs)
+                self._outcomes.put(answered)

@@ -1,0 +1,312 @@
+"""The segments that a device may learn from, with the labels that it has.
+
+At most `Training.samples` segments of at most `samples_mb`, in memory, and written whole to one
+Arrow file now and then (temporary, fsync, rename). The latest RECENT stay as they come: labels
+for them are still on their way. Those before them are a class-balanced reservoir, reservoir.py,
+by the class of the true label, else of the teacher's, else of the device's answer. What is older
+than `samples_age_h` of event time goes first.
+
+A segment's label is a true one, with its source and the time at which it came, or the teacher's
+answer, marked as such.
+
+The teacher counts only as far as it has shown itself better than the device, on events whose true
+label is known: with accuracies a_t and a_d its labels weigh (a_t - a_d) / (1 - a_d), between 0
+and 1, and nothing while fewer than `EVIDENCE` such events are known.
+
+The file: batches with the columns `time`, `split`, `source`, `labelled` (us since 1970),
+`segment`, `answer`, `true` and `teacher`, the reservoir's rows first, then the latest in their
+order. What cannot be read is a cache that fills again.
+"""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED, giving_way
+from edge_client.samples.sample_file import ROWS, Columns, File, read_rows, write_rows, write_stream
+from edge_client.samples.splits import HELD_OUT, TRAIN
+from streams.contract.task import Task
+
+EVIDENCE = 8
+RECENT = 256
+SOURCES = ("none", "told", "user", "outcome")  # of a true label: the replay, a person, the task
+TOLD, USER, OUTCOME = 1, 2, 3
+
+
+class Samples:
+    """What is remembered. Methods may be called from several threads."""
+
+    def __init__(
+        self,
+        task: Task,
+        path: Path,
+        *,
+        capacity: int | None = None,
+        dice: random.Random | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._task = task
+        self._path = path
+        self._wall = wall
+        self._dice = dice or random.Random()
+        self._lock = threading.Lock()
+        n = self._capacity = capacity or _capacity(task)
+        age_h = task.training.samples_age_h
+        self._age_us = None if age_h is None else round(age_h * 3600e6)
+        self._times = np.full(n, -1, np.int64)
+        self._segments = np.zeros((n, *task.segment_shape), np.float32)
+        self._answers = np.zeros((n, task.outputs), np.float32)
+        self._split = np.zeros(n, np.int8)
+        self._source = np.zeros(n, np.int8)
+        self._labelled = np.zeros(n, np.int64)
+        self._true = np.full((n, task.label_size), np.nan, np.float32)
+        self._teacher = np.full((n, task.outputs), np.nan, np.float32)
+        self._recent: deque[int] = deque()
+        self._recent_limit = max(1, min(RECENT, n // 4))
+        self._kept: list[int] = []  # rows of the reservoir
+        self._free = list(range(n - 1, -1, -1))
+        self._seen = [0] * (len(task.classes) or 1)  # by class, of those that came to the reservoir
+        self._row_of: dict[int, int] = {}
+        self.changed = False
+        self.urgent = False  # somebody has told a label: not to be lost
+        self.labels_told = 0  # true labels ever, also of segments that are gone
+        self.scores_read = 0  # offset behind the last message of `scores` that was seen
+        self._load()
+
+    def add(
+        self,
+        time_us: int,
+        segment: np.ndarray,
+        answer: np.ndarray,
+        split: int,
+        label: np.ndarray | None,
+    ) -> None:
+        """Remember a segment and what the device answered; `label` is a true label or None."""
+        with self._lock:
+            self._expire(time_us)
+            if len(self._recent) >= self._recent_limit:
+                self._settle(self._recent.popleft())
+            row = self._free.pop()
+            self._recent.append(row)
+            self._times[row] = time_us
+            self._segments[row] = segment
+            self._answers[row] = answer
+            self._split[row] = split
+            self._true[row] = np.nan
+            self._teacher[row] = np.nan
+            self._source[row] = 0
+            self._row_of[time_us] = row
+            if label is not None:
+                self._note_label(np.array([row]), label, TOLD)
+            self.changed = True
+
+    def _settle(self, row: int) -> None:
+        """One of the latest comes to the reservoir, or goes; a row is free afterwards."""
+        kind = int(self._classes(np.array([row]))[0])
+        self._seen[kind] += 1
+        self._kept.append(row)
+        if self._free:
+            return
+        rows = np.array(self._kept)
+        at = giving_way(
+            self._classes(rows), self._worth(rows), len(rows) - 1, self._seen[kind], self._dice
+        )
+        self._forget(self._kept.pop(at))
+
+    def _expire(self, now_us: int) -> None:
+        """Forget what is too old beside `now_us`."""
+        if self._age_us is None or not self._kept:
+            return
+        rows = np.array(self._kept)
+        old = set(rows[self._times[rows] < now_us - self._age_us].tolist())
+        if old:
+            self._kept = [row for row in self._kept if row not in old]
+            for row in old:
+                self._forget(row)
+
+    def _forget(self, row: int) -> None:
+        if self._row_of.get(int(self._times[row])) == row:
+            del self._row_of[int(self._times[row])]
+        self._free.append(row)
+
+    def _classes(self, rows: np.ndarray) -> np.ndarray:
+        """The class of each row, for the balance; 0 where the task has targets."""
+        if not self._task.classes:
+            return np.zeros(len(rows), np.int64)
+        true, taught = self._true[rows], self._teacher[rows]
+        guess = np.where(
+            _known(taught), np.nan_to_num(taught).argmax(1), self._answers[rows].argmax(1)
+        )
+        found = np.where(_known(true), np.nan_to_num(true[:, 0]), guess)
+        return np.asarray(found, np.int64)
+
+    def _worth(self, rows: np.ndarray) -> np.ndarray:
+        taught = np.where(_known(self._teacher[rows]), TAUGHT, UNLABELLED)
+        return np.where(_known(self._true[rows]), TRUE, taught)
+
+    def _rows(self) -> np.ndarray:
+        """All rows in use, the latest last."""
+        return np.array([*self._kept, *self._recent], np.int64)
+
+    def teach(self, times_us: np.ndarray, outputs: np.ndarray) -> int:
+        """Note the teacher's outputs (n, outputs); return how many belonged to known segments."""
+        with self._lock:
+            known = 0
+            for time_us, row_outputs in zip(times_us.tolist(), outputs, strict=True):
+                row = self._row_of.get(time_us)
+                if row is not None:
+                    self._teacher[row] = row_outputs
+                    known += 1
+            self.changed = self.changed or known > 0
+            return known
+
+    def label(self, first_us: int, last_us: int, label: np.ndarray, source: int = USER) -> int:
+        """Note a true label (label_size,) for the segments whose time lies in first..last; return
+        how many are still remembered."""
+        with self._lock:
+            rows = self._rows()
+            times = self._times[rows]
+            rows = rows[(times >= first_us) & (times <= last_us)]
+            self._note_label(rows, label, source)
+            self.changed = self.changed or len(rows) > 0
+            self.urgent = self.urgent or len(rows) > 0
+            return len(rows)
+
+    def _note_label(self, rows: np.ndarray, label: np.ndarray, source: int) -> None:
+        self.labels_told += int((~_known(self._true[rows])).sum())
+        self._true[rows] = label
+        self._source[rows] = source
+        self._labelled[rows] = int(self._wall() * 1e6)
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many segments there are, with a true label, with a teacher's label."""
+        with self._lock:
+            rows = self._rows()
+            true, taught = _known(self._true[rows]), _known(self._teacher[rows])
+            return len(rows), int(true.sum()), int(taught.sum())
+
+    def sources(self) -> dict[str, int]:
+        """True labels by where they came from."""
+        with self._lock:
+            found = np.bincount(self._source[self._rows()], minlength=len(SOURCES))
+            return {name: int(found[i]) for i, name in enumerate(SOURCES) if i and found[i]}
+
+    def trust(self) -> float:
+        """How much a teacher's label weighs beside a true one, 0 to 1."""
+        with self._lock:
+            return self._trust(self._rows())
+
+    def _trust(self, rows: np.ndarray) -> float:
+        both = rows[np.logical_and(_known(self._true[rows]), _known(self._teacher[rows]))]
+        if len(both) < EVIDENCE:
+            return 0.0
+        true = self._true[both]
+        teacher = float(self._task.correct(self._teacher[both], true).mean())
+        device = float(self._task.correct(self._answers[both], true).mean())
+        return float(np.clip((teacher - device) / max(1.0 - device, 1e-6), 0.0, 1.0))
+
+    def held_out(self, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n, channels, samples) and (n, label_size) of at most `limit` held-out segments with a
+        true label, the latest in event time."""
+        with self._lock:
+            rows = self._rows()
+            rows = rows[(self._split[rows] == HELD_OUT) & _known(self._true[rows])]
+            rows = rows[np.argsort(self._times[rows])][-limit:]
+            return self._segments[rows], self._true[rows]
+
+    def write_training_rows(self, file: File) -> None:
+        """The rows to learn from and to evaluate on: segment, label, weight, held_out, true.
+
+        Training rows have a true label (weight 1) or a teacher's (weight `trust()`, left out at
+        0); held-out rows have a true label.
+        """
+        with self._lock:
+            rows = self._rows()
+            trust = self._trust(rows)
+        write_stream(file, (self._training_rows(part, trust) for part in _parts(rows)), {})
+
+    def _training_rows(self, rows: np.ndarray, trust: float) -> Columns:
+        with self._lock:
+            true, taught = _known(self._true[rows]), _known(self._teacher[rows])
+            weight = np.where(true, 1.0, np.where(taught, trust, 0.0)).astype(np.float32)
+            labels = np.where(
+                true[:, None],
+                self._true[rows],
+                self._task.labels_from(np.nan_to_num(self._teacher[rows])),
+            ).astype(np.float32)
+            split = self._split[rows]
+            used: np.ndarray = ((split == TRAIN) & (weight > 0)) | ((split == HELD_OUT) & true)
+            return {
+                "segment": self._segments[rows[used]],
+                "label": labels[used],
+                "weight": weight[used],
+                "held_out": split[used] == HELD_OUT,
+                "true": true[used],
+            }
+
+    def save(self) -> None:
+        """Write all down; called by a slow thread, not by the device's loop. What changes meanwhile
+        is in the file as it was or as it is."""
+        with self._lock:
+            rows = self._rows()
+            metadata = {
+                "seen": self._seen,
+                "labels_told": self.labels_told,
+                "scores_read": self.scores_read,
+            }
+            self.changed = self.urgent = False
+        write_rows(self._path, (self._saved_rows(part) for part in _parts(rows)), metadata)
+
+    def _saved_rows(self, rows: np.ndarray) -> Columns:
+        with self._lock:
+            return {name: array[rows] for name, array in self._columns().items()}
+
+    def _columns(self) -> Columns:
+        return {
+            "time": self._times,
+            "split": self._split,
+            "source": self._source,
+            "labelled": self._labelled,
+            "segment": self._segments,
+            "answer": self._answers,
+            "true": self._true,
+            "teacher": self._teacher,
+        }
+
+    def _load(self) -> None:
+        try:
+            n, metadata = read_rows(self._path, self._columns())
+            seen = [int(count) for count in metadata["seen"]]
+            self.labels_told = int(metadata["labels_told"])
+            self.scores_read = int(metadata["scores_read"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        recent = min(self._recent_limit, n)
+        self._free = list(range(self._capacity - 1, n - 1, -1))
+        self._kept = list(range(n - recent))
+        self._recent = deque(range(n - recent, n))
+        self._seen = seen if len(seen) == len(self._seen) else self._seen
+        self._row_of = {int(self._times[row]): row for row in self._rows().tolist()}
+
+
+def _capacity(task: Task) -> int:
+    """Segments that fit into the cap, at least 8."""
+    channels, samples = task.segment_shape
+    row = 4 * (channels * samples + 2 * task.outputs + task.label_size) + 18
+    fit = int(task.training.samples_mb * 1e6) // row
+    return max(8, min(task.training.samples, fit))
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """(n, width) -> (n,) bool: rows that hold a label, not NaN."""
+    return np.asarray(np.logical_not(np.isnan(values).any(axis=1)))
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+    """A few hundred rows at a time; one part, perhaps empty, at least."""
+    return [rows[at : at + ROWS] for at in range(0, max(1, len(rows)), ROWS)]

@@ -1,0 +1,129 @@
+"""The Flower ClientApp of a simulation: a node trains in this process, on recordings, and needs no
+agent, no Kafka and no device.
+
+Node n stands for the n-th device of the task's fleet. Where there are more nodes than devices, they
+begin again with the first one as `<device>.1`, then `<device>.2`; each node that shares a device's
+recordings learns from a half of its rows, drawn by a seed of its own. Every segment has its true
+label. What is done with the rows is what a device's trainer does, `training.work`, with the seed of
+the round and the node's number added. With `Training.shared`, what a node keeps for itself is
+
+    <state>/simulated/<run>/<device>.safetensors
+
+and beside it, in `served.base`, lies the version that all of them serve, to compare with.
+
+Torch stays loaded between two messages: the engine, Ray, keeps its processes.
+"""
+
+import itertools
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from edge_client.client_app import answer
+from edge_client.control.ipc import Job
+from edge_client.samples.sample_file import Columns, write_stream
+from edge_client.samples.splits import HELD_OUT, NEITHER, split_of
+from edge_client.training.trainer_client import handed_file
+from edge_client.training.trainer_process import work
+from streams.contract import payload
+from streams.contract.errors import UsageError
+from streams.contract.task import load_task
+from streams.contract.work import Op, WorkReply, WorkRequest
+from streams.runtime.disk import write_atomic
+from streams.segments.segmentation import segments_of
+
+SERVED = "served.base"  # no name of a device's file
+RECORDINGS = 64  # devices whose rows are kept between messages
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    return _done(message, context, "train")
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    return _done(message, context, "evaluate")
+
+
+def _done(message: Message, context: Context, op: Op) -> Message:
+    reference, state = (str(context.run_config[name]) for name in ("task", "state"))
+    node, nodes = (int(context.node_config[name]) for name in ("partition-id", "num-partitions"))
+    simulated = Simulated(reference, node, nodes, Path(state) / "simulated" / str(context.run_id))
+    return answer(message, context, op, simulated.device, simulated.work)
+
+
+class Simulated:
+    """Node `node` of `nodes`, counted from 0."""
+
+    def __init__(self, reference: str, node: int, nodes: int, folder: Path) -> None:
+        self._reference, self._node, self._folder = reference, node, folder
+        self._task = load_task(reference)
+        fleet = self._task.device_names("fleet")
+        if not fleet:
+            raise UsageError(f"task {self._task.name!r} has no device of role 'fleet'")
+        again, number = divmod(node, len(fleet))
+        self._recorded, self._alone = fleet[number], nodes <= len(fleet)
+        self.device = f"{fleet[number]}.{again}" if again else fleet[number]
+
+    def work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
+        torch.set_num_threads(1)  # many nodes train at the same time
+        own = request.model_copy(update={"seed": request.seed + self._node})
+        served = self._served(request, block)
+        with handed_file(self._folder) as (file, name):
+            write_stream(file, [self.rows()], {})
+            file.flush()
+            job = Job(
+                device=self.device, request=own, samples=name, stop=str(self._folder / "stop"),
+                own=str(self._folder / f"{self.device}.safetensors"), served=served,
+            )  # fmt: skip
+            return work(self._task, job, block)
+
+    def _served(self, request: WorkRequest, block: bytes) -> str:
+        """The file of the version that all of these devices serve: what the first round sends."""
+        path = self._folder / SERVED
+        if request.op == "train" and request.round == 1 and not path.exists():
+            weights = payload.restored(payload.unpack(block))
+            write_atomic(path, safetensors.numpy.save(weights))
+        return str(path) if path.exists() else ""
+
+    def rows(self) -> Columns:
+        """What a device writes for its trainer."""
+        rows = _recorded(self._reference, self._recorded)
+        if self._alone:
+            return rows
+        train = np.flatnonzero(~rows["held_out"])
+        drawn = np.random.default_rng(self._node).permutation(train)[: (len(train) + 1) // 2]
+        used = rows["held_out"].copy()
+        used[drawn] = True
+        return {name: column[used] for name, column in rows.items()}
+
+
+@lru_cache(maxsize=RECORDINGS)
+def _recorded(reference: str, device: str) -> Columns:
+    """A device's labelled segments, split as the device splits them: as many as it would keep."""
+    task = load_task(reference)
+    kept = itertools.islice(segments_of(task.readings(device), task), task.training.samples)
+    rows = [
+        (segment, label, split_of(task, first, last))
+        for first, last, segment, label in kept
+        if label is not None
+    ]
+    used = [row for row in rows if row[2] != NEITHER]
+    count = len(used)
+    return {
+        "segment": np.array([row[0] for row in used], np.float32).reshape(
+            count, *task.segment_shape
+        ),
+        "label": np.array([row[1] for row in used], np.float32).reshape(count, task.label_size),
+        "weight": np.ones(count, np.float32),
+        "held_out": np.array([row[2] == HELD_OUT for row in used], np.bool_),
+        "true": np.ones(count, np.bool_),
+    }

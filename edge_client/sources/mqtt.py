@@ -1,0 +1,260 @@
+"""Readings from an MQTT broker: `mqtt://HOST:PORT/TOPIC`, or `mqtts://` over TLS.
+
+The topic may have wildcards. A message is one reading as JSON, or an array of readings, in the
+form of sources.py; what cannot be read is counted. MQTT 3.1.1, QoS 1, and a session that the broker
+keeps under the name tidewheel-<task>-<device>: what is published while the device is away comes
+when it is back, as far as the broker keeps it.
+
+A message is acknowledged when it is in the inbox, which holds MESSAGES and BYTES; what does not fit
+is lost and counted. What the broker sends again, or has retained, is passed over where it is not
+newer than the last reading. A connection that fails or is lost ends the iteration with an error:
+the agent takes the source up again, after a pause.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from edge_client.sources.stdin import MALFORMED, UNREADABLE, Skip, json_reading
+from streams.contract.errors import Retryable, UsageError
+from streams.contract.task import Reading, Task
+
+try:
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+except ImportError as exc:
+    raise UsageError("readings from MQTT need a library: pip install 'tidewheel[mqtt]'") from exc
+
+log = logging.getLogger(__name__)
+
+OVERFLOW = "source-overflow"
+MESSAGES, BYTES = 1000, 16_000_000
+ANSWER_S = 10.0  # for the broker to say something about a connection or a subscription
+LOOK_S = 0.2
+KEEPALIVE_S = 30
+REFUSED = 128  # reason codes from here on are failures
+URL = re.compile(r"(mqtts?)://([^/@:\[\]]+|\[[^/@\]]+\])(?::(\d{1,5}))?/(.+)")
+
+
+class MqttSettings(BaseSettings):
+    """Where readings are published and how to get them: the address is an option of the command,
+    the rest is read from TIDEWHEEL_MQTT_<FIELD>. `cafile` is for a CA that the system lacks."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEWHEEL_MQTT_", frozen=True)
+
+    host: str
+    port: int = Field(gt=0, lt=65_536)
+    topic: str
+    tls: bool
+    username: str | None = None
+    password: str | None = None
+    cafile: str | None = None
+
+    @field_validator("cafile")
+    @classmethod
+    def _can_be_read(cls, value: str | None) -> str | None:
+        if value is not None and not os.access(value, os.R_OK):
+            raise ValueError(f"{value} is no file that can be read")
+        return value
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def settings_of(url: str) -> MqttSettings:
+    """The settings that a URL and the environment make; UsageError says what is wrong with them."""
+    found = URL.fullmatch(url)
+    if found is None:
+        secret = "; TIDEWHEEL_MQTT_USERNAME and _PASSWORD name the user" if "@" in url else ""
+        shown = re.sub(r"//[^/]*@", "//...@", url)
+        raise UsageError(f"--source {shown}: mqtt://HOST:PORT/TOPIC is the form{secret}")
+    scheme, host, port, topic = found.groups()
+    if not _is_filter(topic):
+        raise UsageError(f"--source {url}: + and # stand for whole levels, # for the last ones")
+    tls = scheme == "mqtts"
+    number = int(port) if port else 8883 if tls else 1883
+    try:
+        return MqttSettings(host=host.strip("[]"), port=number, topic=topic, tls=tls)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        what = f"--source {url}: its port" if name == "port" else f"TIDEWHEEL_MQTT_{name.upper()}"
+        raise UsageError(f"{what}: {first['msg']}") from exc
+
+
+def _is_filter(topic: str) -> bool:
+    levels = topic.split("/")
+    plain = all(level in ("+", "#") or not {"+", "#"} & set(level) for level in levels)
+    return plain and "#" not in levels[:-1] and "\0" not in topic and len(topic.encode()) < 65_536
+
+
+class Inbox:
+    """Payloads that have come and are not read, each with whether it may have come before."""
+
+    def __init__(self, messages: int = MESSAGES, size: int = BYTES) -> None:
+        self._limits = messages, size
+        self._waiting: deque[tuple[bytes, bool]] = deque()
+        self._bytes = 0
+        self._ready = threading.Condition()
+
+    def put(self, payload: bytes, old: bool) -> bool:
+        """Never waits; whether there was room."""
+        messages, size = self._limits
+        with self._ready:
+            if len(self._waiting) >= messages or self._bytes + len(payload) > size:
+                return False
+            self._waiting.append((payload, old))
+            self._bytes += len(payload)
+            self._ready.notify()
+            return True
+
+    def get(self, timeout_s: float) -> tuple[bytes, bool] | None:
+        """The oldest one; None where none comes."""
+        with self._ready:
+            if not self._ready.wait_for(lambda: self._waiting, timeout_s):
+                return None
+            payload, old = self._waiting.popleft()
+            self._bytes -= len(payload)
+            return payload, old
+
+
+class Connection:
+    """One connection with its subscription. `lost` is why it has ended."""
+
+    def __init__(self, settings: MqttSettings, name: str, skip: Skip) -> None:
+        """Retryable where the broker is not there or refuses."""
+        self.inbox = Inbox()
+        self.lost: str | None = None
+        self._settings = settings
+        self._skip = skip
+        self._answered = threading.Event()
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=name,
+            clean_session=False,
+            reconnect_on_failure=False,
+        )
+        self._client.connect_timeout = ANSWER_S
+        if settings.username is not None:
+            self._client.username_pw_set(settings.username, settings.password)
+        self._client.on_connect = self._on_connect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_message = self._on_message
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        settings = self._settings
+        try:
+            if settings.tls:
+                self._client.tls_set(ca_certs=settings.cafile)
+            self._client.connect(settings.host, settings.port, keepalive=KEEPALIVE_S)
+        except (OSError, ValueError) as exc:
+            raise Retryable(f"MQTT at {settings.address}: {exc}") from exc
+        self._client.loop_start()
+        if not self._answered.wait(ANSWER_S):
+            self.lost = self.lost or f"no answer in {ANSWER_S:.0f} s"
+        if self.lost is not None:
+            raise Retryable(f"MQTT at {settings.address}: {self.lost}")
+
+    def _on_connect(self, client: Any, _data: Any, _flags: Any, code: Any, _more: Any) -> None:
+        if code.is_failure:
+            user = self._settings.username
+            who = "a client without a user" if user is None else f"the user {user!r}"
+            self._end(
+                f"it refuses {who} ({code}): look at TIDEWHEEL_MQTT_USERNAME and "
+                "TIDEWHEEL_MQTT_PASSWORD"
+            )
+            return
+        client.subscribe(self._settings.topic, qos=1)
+
+    def _on_subscribe(
+        self, _client: Any, _data: Any, _mid: Any, codes: list[Any], _more: Any
+    ) -> None:
+        if any(code.value >= REFUSED for code in codes):
+            self._end(f"it refuses a subscription to {self._settings.topic}")
+        else:
+            log.info("MQTT at %s: subscribed to %s", self._settings.address, self._settings.topic)
+        self._answered.set()
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _more: Any) -> None:
+        self._end(f"the connection was lost ({code})")
+
+    def _end(self, why: str) -> None:
+        self.lost = self.lost or why
+        self._answered.set()
+
+    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        if not self.inbox.put(message.payload, message.dup or message.retain):
+            self._skip(OVERFLOW, 0)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._client.disconnect()
+        self._client.loop_stop()
+
+
+class Source:
+    """What is published, until `stop`. It can be iterated again, after an error: Retryable when
+    the connection cannot be had or is lost."""
+
+    def __init__(
+        self, settings: MqttSettings, task: Task, device: str, stop: threading.Event, skip: Skip
+    ) -> None:
+        self._settings = settings
+        self._task = task
+        self._name = f"tidewheel-{task.name}-{device}"
+        self._stop = stop
+        self._skip = skip
+        self._last_us = -1
+
+    def __iter__(self) -> Iterator[Reading]:
+        connection = Connection(self._settings, self._name, self._skip)
+        try:
+            for payload, old in self._payloads(connection):
+                for reading in read_payload(self._task, payload, self._skip):
+                    if old and reading.time_us <= self._last_us:
+                        continue
+                    self._last_us = reading.time_us
+                    yield reading
+        finally:
+            connection.close()
+
+    def _payloads(self, connection: Connection) -> Iterator[tuple[bytes, bool]]:
+        while not self._stop.is_set():
+            lost = connection.lost  # looked at first: what came before is read
+            found = connection.inbox.get(0.0 if lost else LOOK_S)
+            if found is not None:
+                yield found
+            elif lost:
+                raise Retryable(f"MQTT at {self._settings.address}: {lost}")
+
+
+def read_payload(task: Task, payload: bytes, skip: Skip) -> Iterator[Reading]:
+    """The readings of one message; what is none is counted."""
+    try:
+        found = json.loads(payload)
+    except UNREADABLE:
+        skip(MALFORMED, 0)
+        return
+    for one in found if isinstance(found, list) else [found]:
+        try:
+            reading = json_reading(task, one)
+        except UNREADABLE:
+            skip(MALFORMED, 0)
+            continue
+        yield reading

@@ -1,0 +1,135 @@
+"""Where the spool's reader is, and what became of the events before it.
+
+Format of `position.0` and `position.1`: 8 hex digits, the CRC32C of the rest; a line feed; JSON;
+spaces up to a multiple of 4096 bytes. The JSON is
+
+    serial              counts the saves; the sound file with the larger one is true
+    file, offset        all frames before this place are settled
+    seq                 the first seq behind them
+    owed                intervals [first, last] below `seq` that were not in their place: their
+                        declaration stands further on
+    sent_file           the newest file that the reader has begun
+    delivered, dropped  the account of all that is settled, `dropped` by reason
+
+They are overwritten in place, in turn: on a full disk there is no room for another file, and what
+the position has passed could otherwise never be deleted. A crash in one leaves the other. (A file
+system that copies on write may want room all the same.)
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crc32c import crc32c
+
+from edge_client.spool.frames import EVENTS, Frame, SegmentFile, SpoolPosition
+from streams.contract.accounting import IntervalSet
+from streams.runtime.disk import sync_directory, write_all
+
+BLOCK = 4096
+NAMES = ("position.0", "position.1")
+
+
+@dataclass
+class Cursor:
+    """The reader's place in memory; `save` writes it down."""
+
+    folder: Path
+    position: SpoolPosition
+    settled_seq: int
+    delivered: int
+    owed: IntervalSet = field(default_factory=IntervalSet)
+    sent_file: int = -1
+    dropped: dict[str, int] = field(default_factory=dict)
+    serial: int = 0
+
+    @classmethod
+    def load(cls, folder: Path, oldest: SegmentFile) -> "Cursor":
+        found = [place for name in NAMES if (place := cls._read(folder, name)) is not None]
+        if found:
+            return max(found, key=lambda place: place.serial)
+        # No position was ever written: nothing is settled, unless files are already gone.
+        return cls(folder, SpoolPosition(oldest.number, 0), oldest.first, oldest.first)
+
+    @classmethod
+    def _read(cls, folder: Path, name: str) -> "Cursor | None":
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            text = (folder / name).read_bytes()
+            if int(text[:8], 16) != crc32c(text[9:]):
+                return None
+            state = json.loads(text[9:])
+            return cls(
+                folder,
+                SpoolPosition(state["file"], state["offset"]),
+                state["seq"],
+                state["delivered"],
+                IntervalSet((first, last) for first, last in state["owed"]),
+                state["sent_file"],
+                state["dropped"],
+                state["serial"],
+            )
+        return None
+
+    @staticmethod
+    def forget(folder: Path) -> None:
+        for name in NAMES:
+            (folder / name).unlink(missing_ok=True)
+
+    def pass_by(self, frame: Frame) -> None:
+        """Count a frame as settled, and each seq once: one that was taken for damaged and declared,
+        and arrived all the same, is not also dropped."""
+        behind = frame.first if frame.kind == EVENTS else frame.first + frame.count
+        if behind > self.settled_seq:
+            self.owed.add(self.settled_seq, behind - 1)
+        self.position = frame.end
+        self.settled_seq = max(self.settled_seq, frame.first + frame.count)
+        if frame.kind == EVENTS:
+            self.delivered += frame.count
+        for entry in frame.declarations():
+            owed = len(self.owed)
+            self.owed.remove(entry.first, entry.last)
+            if lost := owed - len(self.owed):
+                self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + lost
+
+    def begin(self, number: int) -> None:
+        """Note that the reader begins a file, before it does."""
+        self.sent_file, before = number, self.sent_file
+        try:
+            self.save()
+        except OSError:
+            self.sent_file = before
+            raise
+
+    def save(self) -> None:
+        """Overwrite the older of the two files."""
+        state = {
+            "serial": self.serial + 1,
+            "file": self.position.file,
+            "offset": self.position.offset,
+            "seq": self.settled_seq,
+            "owed": list(self.owed),
+            "sent_file": self.sent_file,
+            "delivered": self.delivered,
+            "dropped": self.dropped,
+        }
+        text = json.dumps(state).encode()
+        text += b" " * (-(len(text) + 9) % BLOCK)
+        path = self.folder / NAMES[(self.serial + 1) % 2]
+        new = not path.exists()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            write_all(fd, b"%08x\n" % crc32c(text) + text)
+            os.ftruncate(fd, 9 + len(text))
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        if new:
+            sync_directory(self.folder)
+        self.serial += 1
+
+    def save_both(self) -> None:
+        """What is deleted after this is missed by neither file."""
+        self.save()
+        self.save()

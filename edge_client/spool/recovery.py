@@ -1,0 +1,86 @@
+"""What the spool's files hold when it is opened, and what is to be done about it.
+
+Every seq that is not settled stands in a frame behind the position, or is named by a declaration
+there. What does neither is lost, by damage or with a file that is gone, and is to be declared. A
+torn end of the newest file is cut off; where the end is damaged instead, nobody can tell how many
+seqs it had, and as many are used up as a frame may have.
+"""
+
+from dataclasses import dataclass, field
+
+from edge_client.spool.cursor import Cursor
+from edge_client.spool.frames import EVENTS, MOST_EVENTS, Frame, SegmentFile, SpoolPosition, torn
+from streams.contract.accounting import IntervalSet
+
+
+@dataclass
+class Survey:
+    """`there`: seqs behind the position, as events or declared; `late`: those that are declared
+    behind their place. `lost` are nowhere."""
+
+    next_seq: int = 0
+    mark: int | None = None
+    torn_bytes: int = 0
+    there: IntervalSet = field(default_factory=IntervalSet)
+    late: IntervalSet = field(default_factory=IntervalSet)
+    lost: list[tuple[int, int]] = field(default_factory=list)
+
+
+def survey(files: list[SegmentFile], place: Cursor) -> Survey:
+    """Read all files, cut off a torn end, bring a position that is beyond the end back to it."""
+    found = Survey()
+    for file in files:
+        sound = 0
+        found.next_seq = max(found.next_seq, file.first)
+        for frame in file.frames():
+            sound = frame.end.offset
+            found.next_seq = max(found.next_seq, frame.first + frame.count)
+            found.mark = frame.mark
+            if frame.end > place.position:
+                _note(found, frame)
+        if file is files[-1] and sound < file.size:
+            _look_at_end(found, file, sound)
+    found.next_seq = max(found.next_seq, place.settled_seq)
+    place.position = min(place.position, SpoolPosition(files[-1].number, files[-1].size))
+    found.lost = _lost(found, place)
+    return found
+
+
+def _note(found: Survey, frame: Frame) -> None:
+    if frame.kind == EVENTS:
+        found.there.add(frame.first, frame.first + frame.count - 1)
+    for entry in frame.declarations():
+        found.there.add(entry.first, entry.last)
+        if entry.first < frame.first:
+            found.late.add(entry.first, min(entry.last, frame.first - 1))
+
+
+def _look_at_end(found: Survey, file: SegmentFile, sound: int) -> None:
+    with file.path.open("rb") as stream:
+        stream.seek(sound)
+        rest = stream.read()
+    if torn(rest):
+        found.torn_bytes = len(rest)
+        file.truncate(sound)
+    else:
+        found.next_seq += MOST_EVENTS
+
+
+def _lost(found: Survey, place: Cursor) -> list[tuple[int, int]]:
+    wanted = IntervalSet(place.owed)
+    if found.next_seq > place.settled_seq:
+        wanted.add(place.settled_seq, found.next_seq - 1)
+    return [
+        (max(first, low), min(last, high))
+        for first, last in found.there.missing(found.next_seq)
+        for low, high in wanted
+        if first <= high and low <= last
+    ]
+
+
+def is_declared(file: SegmentFile, declared: IntervalSet) -> bool:
+    """Whether all events of a file are declared dropped: it was to be deleted."""
+    events = [f for f in file.frames() if f.kind == EVENTS]
+    return bool(events) and all(
+        f.first in declared and f.first + f.count - 1 in declared for f in events
+    )

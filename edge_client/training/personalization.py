@@ -1,0 +1,241 @@
+"""A device's own copy of the version that it serves, fine-tuned on its own samples.
+
+With `Training.personal`, after a release and again after every RENEW true labels:
+
+1. the trainer fine-tunes the served version's weights on this device's samples
+2. write them to `personal.safetensors` (temporary, fsync, rename), whose header names the version
+   and the number of the copy
+3. build an engine from them and the version's graph
+4. compare the two on the device's held-out samples with a true label: the copy answers only while
+   it is right more often, on EVIDENCE of them or more. Looked at again whenever there are others
+
+A crash after 1 trains again; after 2, 3 or 4 the file is found at the next start and compared
+anew. Another version ends the copy. Its answers bear the name `<version>.p<number>`, so that
+windows, scores and everybody who reads them see it as a version of its own; what the device says
+it serves on `fleet` is the release. Weights of a copy never leave the device.
+"""
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from edge_client.control.ipc import PERSONAL
+from edge_client.inference.engine import Engine
+from edge_client.inference.slots import Slots
+from edge_client.samples.samples import Samples
+from streams.contract import payload
+from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.documents import PersonalState
+from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.task import Task
+from streams.contract.work import WorkReply, WorkRequest
+from streams.runtime.disk import write_atomic
+
+log = logging.getLogger(__name__)
+
+EVIDENCE, COMPARED = 8, 200
+RENEW = 64
+PAUSE_S = 60.0
+BUDGET_S = 30.0
+
+Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
+
+
+class Pair(NamedTuple):
+    """A served version and the copy of it."""
+
+    base: Engine
+    own: Engine
+
+
+class Personalization:
+    """`over` is called by the loop, `consider` by a slow thread."""
+
+    def __init__(
+        self,
+        task: Task,
+        device: str,
+        folder: Path,
+        slots: Slots,
+        samples: Samples,
+        work: Work,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._task = task
+        self._device = device
+        self._path = folder / "personal.safetensors"
+        self._slots = slots
+        self._samples = samples
+        self._work = work
+        self._clock = clock
+        self._pair: Pair | None = None
+        self._serving: Pair | None = None
+        self._number = 0
+        self._judged = (-1, -1)  # held-out samples with a label, true labels ever
+        self._tried_for: str | None = None  # the version that the last training began from
+        self._labels_then = 0
+        self._tried_at = float("-inf")
+        self._training: threading.Thread | None = None
+        self.state: PersonalState | None = None
+
+    def over(self, base: Engine) -> Engine:
+        """What answers where `base` is served."""
+        serving = self._serving
+        return serving.own if serving is not None and serving.base is base else base
+
+    def drop(self, reason: str) -> None:
+        """The copy has failed: its version answers again."""
+        pair, self._pair, self._serving = self._pair, None, None
+        self.state = None
+        if pair is not None:
+            log.warning("%s is dropped: %s", pair.own.model, reason)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def consider(self) -> None:
+        """Follow the served version, compare, and begin a training where one is due."""
+        base = self._slots.engine
+        if base is None or not self._task.training.personal:
+            return
+        if self._pair is None or self._pair.base is not base:
+            self._take_up(base)
+        self._judge()
+        if self._due(base):
+            self._begin(base)
+
+    def stop(self) -> None:
+        """Wait for a training that the trainer has been told to end."""
+        if self._training is not None:
+            self._training.join(5.0)
+
+    def _take_up(self, base: Engine) -> None:
+        """The copy on disk, if it is one of this version."""
+        self._pair = self._serving = self.state = None
+        try:
+            data = self._path.read_bytes()
+            made_from, number = read_header(data)
+            if made_from != base.model:
+                self._path.unlink(missing_ok=True)
+                return
+            self._build(base, data, number)
+            self._tried_for = base.model
+            self._labels_then = self._samples.labels_told
+        except FileNotFoundError:
+            return
+        except (OSError, ArtifactError) as exc:
+            log.warning("%s is not used: %s", self._path, exc)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def _build(self, base: Engine, data: bytes, number: int) -> None:
+        """Step 3."""
+        artifact = self._artifact(base)
+        own = Engine(self._task, artifact, own=data)
+        own.model = f"{base.model}.p{number}"
+        own.latencies = base.latencies  # a version on trial is judged by them
+        self._number, self._judged = number, (-1, -1)
+        self._pair = Pair(base, own)
+
+    def _artifact(self, base: Engine) -> Artifact:
+        artifact = self._slots.artifact()
+        if artifact.model != base.model:
+            raise ArtifactError("name", f"{artifact.model} is served now, not {base.model}")
+        return artifact
+
+    def _judge(self) -> None:
+        """Step 4."""
+        pair = self._pair
+        if pair is None:
+            return
+        segments, labels = self._samples.held_out(COMPARED)
+        now = len(labels), self._samples.labels_told
+        if now == self._judged:
+            return
+        self._judged = now
+        try:
+            base, own = (self._right(engine, segments, labels) for engine in pair)
+        except Exception as exc:  # a copy may have weights that an engine does not survive
+            self.drop(f"failed: {exc}")
+            return
+        better = len(labels) >= EVIDENCE and own > base
+        if better != (self._serving is pair):
+            log.info(
+                "%s %s: %d of %d held-out samples, %s has %d", pair.own.model,
+                "answers" if better else "does not answer", own, len(labels), pair.base.model, base,
+            )  # fmt: skip
+        if self._pair is pair:  # the loop has not dropped it meanwhile
+            self._serving = pair if better else None
+            self.state = PersonalState(
+                model=pair.own.model, base=pair.base.model, held_out=len(labels),
+                correct=own, base_correct=base, serving=better,
+            )  # fmt: skip
+
+    def _right(self, engine: Engine, segments: np.ndarray, labels: np.ndarray) -> int:
+        if not len(labels):
+            return 0
+        outputs = np.stack([engine.run(segment) for segment in segments])
+        return int(self._task.correct(outputs, labels).sum())
+
+    def _due(self, base: Engine) -> bool:
+        if self._training is not None and self._training.is_alive():
+            return False
+        fresh = self._samples.labels_told - self._labels_then
+        wanted = base.model != self._tried_for or fresh >= RENEW
+        return wanted and self._clock() - self._tried_at >= PAUSE_S
+
+    def _begin(self, base: Engine) -> None:
+        """Step 1 on a thread of its own, for it takes long."""
+        self._tried_at = self._clock()
+        self._training = threading.Thread(
+            target=self._train, args=(base,), name="personal", daemon=True
+        )
+        self._training.start()
+
+    def _train(self, base: Engine) -> None:
+        """Steps 1 to 3; what fails is tried again after PAUSE_S."""
+        told, training = self._samples.labels_told, self._task.training
+        number = self._number + 1 if self._tried_for == base.model else 1
+        request = WorkRequest(
+            op="train", run=PERSONAL, round=0,
+            task=self._task.name, task_version=self._task.version,
+            base=base.model, epochs=training.personal_epochs, batch_size=training.batch_size,
+            learning_rate=training.personal_learning_rate, seed=number, time_budget_s=BUDGET_S,
+        )  # fmt: skip
+        try:
+            reply, weights = self._work(request, self._artifact(base).files[WEIGHTS])
+            if reply.error is not None:
+                log.debug("no copy of %s: %s", base.model, reply.error)
+                return
+            data = with_header(weights, base.model, number)
+            write_atomic(self._path, data, mode=0o600)
+            self._build(base, data, number)
+        except (OSError, ArtifactError, MalformedRecord) as exc:
+            log.warning("no copy of %s: %s", base.model, exc)
+            return
+        self._tried_for, self._labels_then = base.model, told
+
+
+def with_header(block: bytes, base: str, number: int) -> bytes:
+    """The trainer's block as safetensors with the version that they were made from."""
+    tensors = payload.unpack(block)
+    return safetensors.numpy.save(tensors, metadata={"base": base, "number": str(number)})
+
+
+def read_header(data: bytes) -> tuple[str, int]:
+    """The version and the number of the copy; ArtifactError where there are none."""
+    try:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        return str(metadata["base"]), int(metadata["number"])
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ArtifactError("not-runnable", "no copy of a version") from exc

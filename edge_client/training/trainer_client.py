@@ -1,0 +1,193 @@
+"""The agent's side of the trainer: start the child on demand, hand it one request at a time."""
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from edge_client.control.ipc import OWN, PERSONAL, Job, receive_frame, send_frame
+from edge_client.samples.samples import Samples
+from edge_client.training.conditions import Conditions
+from streams.contract.artifact import WEIGHTS
+from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.work import WorkReply, WorkRequest
+
+if TYPE_CHECKING:  # onnxruntime, which a simulation has no need of
+    from edge_client.inference.slots import Slots
+
+log = logging.getLogger(__name__)
+
+_START_S = 60.0
+
+Served = Callable[[str], bytes | None]
+
+
+class Trainer:
+    """Owns the child process; `work` is called by the socket's thread alone. `served` gives the
+    verified weights of a version, None where the device does not serve it."""
+
+    def __init__(
+        self,
+        reference: str,
+        device: str,
+        folder: Path,
+        samples: Samples,
+        conditions: Conditions | None = None,
+        served: Served = lambda _model: None,
+    ) -> None:
+        self._reference = reference
+        self._device = device
+        self._folder = folder
+        self._samples = samples
+        self._conditions = conditions
+        self._served = served
+        self.held_back: str | None = None  # why the last training was not begun, or was ended
+        self._child: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._lock = threading.Lock()
+        self.busy = False
+        self._yields = False  # what is being done gives way to a round
+        self._ended = False
+        self._stop_file = folder / "trainer.stop"
+        for left in folder.glob("tmp*.arrow"):  # of an agent that was killed
+            left.unlink()
+
+    def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        """Have a request done; an error in the child comes back as the reply's `error`. A training
+        of the device's own ends when a round comes."""
+        if self._yields:
+            self._tell_to_stop()
+        with self._lock:
+            self._stop_file.unlink(missing_ok=True)
+            if self._ended:  # looked at after the file: a stop is either seen here or by the child
+                return WorkReply(device=self._device, error="trainer: the agent is ending"), b""
+            if request.op == "train" and self._against():
+                return WorkReply(device=self._device, error=f"conditions: {self.held_back}"), b""
+            self.busy, self._yields = True, request.run == PERSONAL
+            try:
+                return self._with_rows(request, weights)
+            except (OSError, MalformedRecord) as exc:
+                self._reap()
+                error = f"trainer: {type(exc).__name__}: {exc}"
+                return WorkReply(device=self._device, error=error), b""
+            finally:
+                self.busy = self._yields = False
+
+    def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        served = self._served(request.base) if request.op == "evaluate" else None
+        with handed_file(self._folder) as (file, name), handed_file(self._folder) as (base, path):
+            self._samples.write_training_rows(file)
+            file.flush()
+            base.write(served or b"")
+            base.flush()
+            return self._exchange(request, weights, name, path if served else "")
+
+    def _against(self) -> bool:
+        self.held_back = self._conditions.against_training() if self._conditions else None
+        return self.held_back is not None
+
+    def watch(self) -> None:
+        """Stop a training between two steps where the device should not train any more; to be
+        called every few seconds. What it has learned by then is its reply."""
+        if self.busy and self._against():
+            self._tell_to_stop()
+
+    def _tell_to_stop(self) -> None:
+        """On a full disk nobody can be told: a training ends by its budget, or with the agent."""
+        with contextlib.suppress(OSError):
+            self._stop_file.touch()
+
+    def _exchange(
+        self, request: WorkRequest, weights: bytes, rows: str, served: str
+    ) -> tuple[WorkReply, bytes]:
+        connection = self._connected()
+        job = Job(
+            device=self._device,
+            request=request,
+            samples=rows,
+            stop=str(self._stop_file),
+            own=str(self._folder / OWN),
+            served=served,
+        )
+        connection.settimeout(request.time_budget_s + _START_S)
+        send_frame(connection, job.encode(), weights)
+        header, body = receive_frame(connection)
+        return WorkReply.decode(header), body
+
+    def _connected(self) -> socket.socket:
+        """The socket to a living child; one that ended while idle is replaced."""
+        if self._child is not None and self._child.poll() is None and self._connection is not None:
+            return self._connection
+        self._reap()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [
+                sys.executable,
+                "-m",
+                "edge_client.training.trainer_process",
+                self._reference,
+            ]
+            self._child = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self._connection = ours
+        return ours
+
+    def _reap(self) -> None:
+        if self._connection is not None:
+            self._connection.close()  # the child ends when it reads the end of the stream
+            self._connection = None
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=1.0)
+            if self._child.poll() is None:
+                self._child.kill()
+                self._child.wait()
+            self._child = None
+
+    def stop(self) -> None:
+        """Stop a training between two steps and end the child; no other begins."""
+        self._ended = True
+        self._tell_to_stop()
+        with self._lock:
+            self._reap()
+        self._stop_file.unlink(missing_ok=True)
+
+
+def served_by(slots: "Slots") -> Served:
+    """For a Trainer: what the device serves. Where its file cannot be read any more a candidate has
+    nothing to be compared with."""
+
+    def served(model: str) -> bytes | None:
+        if model != slots.active:
+            return None
+        try:
+            artifact = slots.artifact()
+        except (OSError, ArtifactError) as exc:
+            log.warning("%s is not compared with: %s", model, exc)
+            return None
+        return artifact.files.get(WEIGHTS) if artifact.model == model else None
+
+    return served
+
+
+@contextlib.contextmanager
+def handed_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
+    """A file that the child opens by its name, gone afterwards: in memory where the system can, so
+    that a full disk is no reason not to train and raw data is not written a second time."""
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("tidewheel-job"), "wb") as file:
+            yield file, f"/proc/{os.getpid()}/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".arrow") as file:
+            yield file, file.name

@@ -1,0 +1,177 @@
+"""The trainer: a child process of the agent that holds torch, the model and the device's samples.
+
+    python -m edge_client.training.trainer_process TASK FD
+
+FD is its end of a socket pair. Each request is a frame of handoff's form: a Job as header, the
+weights received as body; the reply is a WorkReply with the new weights. It ends when the agent
+closes the socket, or when it has had nothing to do for IDLE_S. The weights are blocks of
+streams.contract.payload.
+"""
+
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from edge_client.control.ipc import PERSONAL, Job, receive_frame, send_frame
+from edge_client.samples.sample_file import values_of
+from edge_client.training import local_layers
+from streams.contract import payload
+from streams.contract.errors import TidewheelError
+from streams.contract.task import Task, load_task
+from streams.contract.work import COMPARED, CONFUSED, WorkReply, class_prefix
+from streams.learning import learning
+from streams.learning.clipping import clipped
+
+IDLE_S = 120.0
+
+
+class Rows:
+    """A device's training and held-out rows."""
+
+    def __init__(self, task: Task, path: Path) -> None:
+        with pa.ipc.open_stream(path) as reader:
+            table = reader.read_all()
+
+        def column(name: str, *shape: int) -> np.ndarray:
+            return np.concatenate([values_of(part, shape) for part in table.column(name).chunks])
+
+        segments, labels = (
+            column("segment", *task.segment_shape), column("label", task.label_size)
+        )  # fmt: skip
+        weights, held, true = (column(name) for name in ("weight", "held_out", "true"))
+        self.train = segments[~held], labels[~held], weights[~held]
+        self.held_out = segments[held], labels[held]
+        self.true_labels = int((true & ~held).sum())
+
+
+def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]:
+    """How many of the held-out rows the model answers correctly."""
+    segments, labels = rows.held_out
+    if not len(segments):
+        return {"evaluated": 0.0, "correct": 0.0}
+    right = task.correct(learning.predict(model, segments), labels)
+    return {"evaluated": float(len(segments)), "correct": float(right.sum())}
+
+
+def compare(
+    task: Task,
+    served: torch.nn.Module,
+    model: torch.nn.Module,
+    segments: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, float]:
+    """How both answer the held-out rows: how many of `evaluated` are `correct` by the model and
+    `base_correct` by the version that is served, how many the model has `gained` (only it is right)
+    and `lost`. The same of each class as `class-3-evaluated`, with the rows of other classes that
+    it, `false`, and the version served, `base_false`, take for this one; but where an update is
+    private: how many rows of a class a device has, it keeps for itself then."""
+    if not len(segments):
+        return {"evaluated": 0.0, "correct": 0.0}
+    outputs = [learning.predict(each, segments) for each in (served, model)]
+    base, right = (task.correct(each, labels) for each in outputs)
+    found = _paired("", base, right)
+    if not task.classes or task.training.privacy is not None:
+        return found
+    classes, answers = labels[:, 0].astype(np.int64), [each.argmax(axis=1) for each in outputs]
+    for index in np.unique(np.concatenate([classes, *answers])):
+        of, prefix = classes == index, class_prefix(index)
+        found |= _paired(prefix, base[of], right[of])
+        for name, answer in zip(CONFUSED, answers, strict=True):
+            found[prefix + name] = float((answer[~of] == index).sum())
+    return found
+
+
+def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    parts = (np.ones(len(right), np.bool_), right, base, right & ~base, base & ~right)
+    return {prefix + name: float(rows.sum()) for name, rows in zip(COMPARED, parts, strict=True)}
+
+
+def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
+    """Do one request: evaluate what came, and for "train" fine-tune it on the training rows."""
+    request = job.request
+    rows = Rows(task, Path(job.samples))
+    received = payload.restored(payload.unpack(block))
+    model = learning.load_state(task.build_model(), received)
+    if request.op == "evaluate" and job.served:
+        served = learning.load_weights(task.build_model(), Path(job.served).read_bytes())
+        metrics = compare(task, served, model, *rows.held_out)
+    else:
+        metrics = evaluate(task, model, rows)
+    reply = WorkReply(device=job.device, base=request.base, metrics=metrics)
+    if request.op == "evaluate":
+        return reply.model_copy(update={"samples": int(metrics["evaluated"])}), b""
+    segments, labels, row_weights = rows.train
+    if len(segments) < task.training.minimum_samples:
+        text = f"{len(segments)} samples, {task.training.minimum_samples} are needed"
+        return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
+    started, stop = time.monotonic(), Path(job.stop)
+    learning.load_state(model, received | local_layers.read(task, Path(job.own), received))
+    mine = replace(task, augment=None) if request.run == PERSONAL else task
+    fitted = learning.fit(
+        model,
+        len(segments),
+        learning.segment_loss(mine, model, segments, labels, row_weights),
+        epochs=request.epochs,
+        batch_size=request.batch_size,
+        learning_rate=request.learning_rate,
+        seed=request.seed,
+        optimizer=task.training.optimizer,
+        proximal=task.training.proximal,
+        train_only=task.training.train_only,
+        max_steps=task.training.max_steps,
+        should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
+    )
+    if not fitted.steps:
+        text = f"no step was taken in {time.monotonic() - started:.1f} s"
+        return reply.model_copy(update={"error": f"stopped: {text}"}), b""
+    if math.isfinite(fitted.loss):  # JSON has no NaN; the server sees it in the weights
+        metrics["loss"] = fitted.loss
+    metrics |= {
+        "steps": float(fitted.steps),
+        "seconds": time.monotonic() - started,
+        "true_labels": float(rows.true_labels),
+    }
+    reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
+    trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if request.run != PERSONAL:  # it leaves the device
+        trained = local_layers.keep(task, Path(job.own), trained, received)
+        if (privacy := task.training.privacy) is not None:
+            trained = clipped(trained, received, privacy.clip)
+    return reply, payload.up(trained, received, request.payload)
+
+
+def main(reference: str, fd: int) -> None:
+    """Serve requests until the agent hangs up or nothing comes for IDLE_S."""
+    os.nice(10)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, who ends us
+    torch.set_num_threads(1)
+    task = load_task(reference)
+    with socket.socket(fileno=fd) as connection:
+        connection.settimeout(IDLE_S)
+        while True:
+            try:
+                header, block = receive_frame(connection)
+            except (TimeoutError, TidewheelError, OSError):
+                return
+            job = Job.decode(header)
+            try:
+                reply, body = work(task, job, block)
+            except Exception as exc:  # whatever the server sent or the task does: tell, go on
+                text = f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
+                reply, body = WorkReply(device=job.device, error=text), b""
+            connection.settimeout(None)
+            send_frame(connection, reply.encode(), body)
+            connection.settimeout(IDLE_S)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,317 @@
+"""From the spool to Kafka, in order, with what is on the way bounded.
+
+1. read frames behind the last one sent, as many as the limit in bytes per second lets leave
+2. join event frames into one `events` message of at most ROWS rows and BYTES bytes, a frame that
+   is alone goes as it is; frames of declared drops become one message for each declaration,
+   neighbours of one reason one together
+3. hand the message to the producer; at most IN_FLIGHT, of IN_FLIGHT_BYTES, are on the way
+4. when the broker has a message and all before it, settle its frames in the spool
+
+A crash after 3 sends again what was not settled; the worker finds its rows sealed. When nothing
+has been acknowledged for STALL_S although a broker answers, the producer is replaced and sending
+starts again behind the last settled frame.
+
+The limit counts keys, values and headers as they are handed to the producer: before compression,
+without what it sends again. Heartbeats are never held up but seldom enough to be a tenth of it.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from edge_client.spool.frames import DROPS, Frame, merged
+from edge_client.spool.queue import Spool
+from edge_client.uplink.rate_limit import TokenBucket
+from streams.contract.documents import DeviceState
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.records import (
+    Drop,
+    Headers,
+    decode_batch,
+    encode_batch,
+    encode_drop,
+    event_schema,
+    events_message,
+)
+from streams.contract.task import Task
+from streams.contract.topics import EVENTS, FLEET, topic_name
+from streams.kafka.producer import Sender
+from streams.runtime.failpoints import Failpoint, unarmed
+
+log = logging.getLogger(__name__)
+
+ROWS, BYTES = 512, 700_000
+IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
+STALL_S = 20.0
+POLL_S = 0.25  # also how long events are collected for one message
+FULL_S = 0.02  # how soon it looks again while as much as may be is on the way, or much comes
+LOOKING_S = 0.3  # that the end waits for one who looks for a broker and has nothing to say to it
+HEARTBEAT_S = 1.0
+HEARTBEAT_SHARE = 0.1  # of a limit, at most
+
+
+@dataclass
+class _BatchInFlight:
+    """Messages on the way and the frames that they settle."""
+
+    frames: list[Frame]
+    at: float
+    missing: int
+    size: int = 0
+    failed: Exception | None = None
+
+
+class Uplink(threading.Thread):
+    """Forwards the spool and, about once a second, the device's state.
+
+    `holds`: events stay in the spool and the state alone is sent. `bytes_per_s` is the limit.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        device: str,
+        spool: Spool,
+        connect: Callable[[], Sender],
+        reachable: Callable[[], bool],
+        state: Callable[[], DeviceState],
+        *,
+        bytes_per_s: int | None = None,
+        holds: bool = False,
+        stall_s: float = STALL_S,
+        clock: Callable[[], float] = time.monotonic,
+        failpoint: Failpoint = unarmed,
+    ) -> None:
+        super().__init__(name="uplink", daemon=True)
+        self._task = task
+        self._device = device
+        self._spool = spool
+        self._connect = connect
+        self._reachable = reachable
+        self._state = state
+        self._holds = holds
+        self._stall_s = stall_s
+        self._clock = clock
+        self._reached = failpoint
+        self._bucket = TokenBucket(bytes_per_s, clock)
+        self._schema = event_schema(task)
+        self._ending = threading.Event()
+        self._sender: Sender | None = None
+        self._next = spool.position
+        self._flight: deque[_BatchInFlight] = deque()
+        self._flight_bytes = 0
+        self._busy = False  # much has come since the last look: the next one is soon
+        self._heartbeat_at = 0.0
+        self._heartbeat_waits = False
+        self._backoff_s = 0.2
+        self.connected = False
+        self.error: str | None = None
+
+    def run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                if not self.step():
+                    self._ending.wait(FULL_S if self._full or self._busy else POLL_S)
+            except BrokerUnavailable as exc:
+                self._wait_for_broker(str(exc))
+            except OSError as exc:  # a full disk: the position is written down later
+                self.error = f"spool: {exc}"
+                self._ending.wait(POLL_S)
+        self._say_goodbye()
+
+    def stop(self, drain_s: float) -> bool:
+        """Send what is pending for at most `drain_s`, then end; True when nothing is left."""
+        deadline = time.monotonic() + drain_s
+        while self._spool.account().pending and time.monotonic() < deadline and not self._holds:
+            time.sleep(0.05)
+        drained = self._spool.account().pending == 0
+        self._ending.set()
+        self.join(5.0 if self.connected else LOOKING_S)
+        return drained
+
+    def step(self) -> bool:
+        """One pass of the four steps; whether there is more to send at once."""
+        if self._sender is None:
+            self._sender = self._connect()
+            self._next = self._spool.position
+            self._flight.clear()
+            self._flight_bytes = 0
+            self._heartbeat_waits = False
+            self._backoff_s = 0.2
+        self.connected, self.error = True, None
+        self._settle()
+        self._heartbeat()
+        more = not self._holds
+        while more and not self._full:
+            more = self._forward()
+        self._watch()
+        return more and not self._full
+
+    @property
+    def _full(self) -> bool:
+        """Whether as much is on the way as may be."""
+        return len(self._flight) >= IN_FLIGHT or self._flight_bytes >= IN_FLIGHT_BYTES
+
+    def _forward(self) -> bool:
+        """Steps 1 to 3 once; whether there may be more that may leave now."""
+        allowed = self._bucket.allowance(BYTES)
+        if not allowed:
+            return False
+        frames = self._spool.read(self._next, allowed)
+        if frames:
+            self._reached("uplink-step-1")
+        for group in _groups(frames):
+            if self._full:
+                return False  # what is left of them is read again
+            self._send(group)
+        size = sum(len(frame.payload) for frame in frames)
+        self._busy = size > BYTES / 8
+        return size >= allowed
+
+    def _send(self, frames: list[Frame]) -> None:
+        """Steps 2 and 3 for frames that travel together."""
+        messages = list(self._messages(frames))
+        self._reached("uplink-step-2")
+        size = sum(_size(*message) for message in messages)
+        entry = _BatchInFlight(frames, self._clock(), missing=len(messages), size=size)
+        self._flight.append(entry)
+        self._flight_bytes += size
+        self._next = frames[-1].end
+        topic = topic_name(self._task.name, EVENTS)
+        assert self._sender is not None
+        for key, value, headers in messages:
+            self._bucket.take(_size(key, value, headers))
+            self._sender.send(topic, key, value, headers, _delivered(entry))
+        self._reached("uplink-step-3")
+
+    def _messages(self, frames: list[Frame]) -> list[tuple[bytes, bytes, Headers]]:
+        if frames[0].kind == DROPS:
+            declared = [d for frame in frames for d in frame.declarations()]
+            return [
+                encode_drop(Drop(self._device, self._spool.epoch, d.first, d.last, d.reason))
+                for d in merged(declared)
+            ]
+        first, count = frames[0].first, sum(frame.count for frame in frames)
+        body = frames[0].payload
+        if len(frames) > 1:
+            parts = [decode_batch(frame.payload, self._schema) for frame in frames]
+            body = encode_batch(pa.concat_batches(parts))
+        return [events_message(self._device, self._spool.epoch, first, count, body)]
+
+    def _settle(self) -> None:
+        """Step 4, in order; a failed message brings a new producer."""
+        done: list[Frame] = []
+        while self._flight and (self._flight[0].missing == 0 or self._flight[0].failed):
+            entry = self._flight[0]
+            if entry.failed is not None:
+                self._spool.settle(done)
+                raise BrokerUnavailable(f"a batch was not taken: {entry.failed}")
+            self._flight_bytes -= entry.size
+            done += self._flight.popleft().frames
+        if done:
+            self._spool.settle(done)
+            self._reached("uplink-step-4")
+
+    def _heartbeat(self) -> None:
+        now = self._clock()
+        if now < self._heartbeat_at or self._heartbeat_waits:
+            return  # in an outage one waits, not one a second
+        self._spool.sync_position()
+        assert self._sender is not None
+        topic = topic_name(self._task.name, FLEET)
+        key, value = self._device.encode(), self._state().encode()
+        self._heartbeat_at = now + HEARTBEAT_S
+        if self._bucket.bytes_per_s is not None:
+            size = _size(key, value, [])
+            self._bucket.take(size)
+            pause_s = size / (self._bucket.bytes_per_s * HEARTBEAT_SHARE)
+            self._heartbeat_at = now + max(HEARTBEAT_S, pause_s)
+        self._heartbeat_waits = True
+        self._sender.send(topic, key, value, [], self._heartbeat_done)
+
+    def _heartbeat_done(self, _error: Exception | None) -> None:
+        self._heartbeat_waits = False
+
+    def _watch(self) -> None:
+        if not self._flight or self._clock() - self._flight[0].at <= self._stall_s:
+            return
+        if self._reachable():
+            raise BrokerUnavailable(
+                f"nothing acknowledged for {self._stall_s:.0f} s though a broker answers: "
+                "a new producer"
+            )
+
+    def _wait_for_broker(self, text: str) -> None:
+        if self.connected or self.error is None:
+            log.warning("%s; events wait in the spool", text)
+        self.connected, self.error = False, text
+        self._close()
+        self._ending.wait(self._backoff_s * random.uniform(0.5, 1.5))
+        self._backoff_s = min(self._backoff_s * 2, 5.0)
+
+    def _say_goodbye(self) -> None:
+        """The last state, and a close that waits for what is on the way."""
+        if self._sender is None:
+            return
+        self._heartbeat_at, self._heartbeat_waits = float("-inf"), False
+        try:
+            self._heartbeat()
+            self._sender.close(2.0)
+        except (BrokerUnavailable, OSError) as exc:
+            log.warning("%s; events wait in the spool", exc)
+
+    def _close(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is None:
+            return
+        # closing a producer in an outage waits and may leave its thread: not in our way
+        threading.Thread(target=_close_quietly, args=(sender,), daemon=True).start()
+
+
+def _close_quietly(sender: Sender) -> None:
+    try:
+        sender.close(1.0)
+    except BrokerUnavailable as exc:
+        log.debug("closing the producer: %s", exc)
+
+
+def _delivered(entry: _BatchInFlight) -> Callable[[Exception | None], None]:
+    def done(error: Exception | None) -> None:
+        if error is not None:
+            entry.failed = error
+        else:
+            entry.missing -= 1
+
+    return done
+
+
+def _size(key: bytes, value: bytes, headers: Headers) -> int:
+    return len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
+
+
+def _groups(frames: list[Frame]) -> list[list[Frame]]:
+    """Frames that may travel as one message: of one kind, consecutive, within ROWS and BYTES."""
+    groups: list[list[Frame]] = []
+    rows = size = 0
+    for frame in frames:
+        last = groups[-1][-1] if groups else None
+        joins = (
+            last is not None
+            and last.kind == frame.kind
+            and last.first + last.count == frame.first
+            and rows + frame.count <= ROWS
+            and size + len(frame.payload) <= BYTES
+        )
+        if joins:
+            groups[-1].append(frame)
+            rows, size = rows + frame.count, size + len(frame.payload)
+        else:
+            groups.append([frame])
+            rows, size = frame.count, len(frame.payload)
+    return groups

@@ -1,0 +1,1 @@
+"""Scenarios on top of the product; nothing of the product imports them."""

@@ -1,0 +1,305 @@
+"""`python -m examples.drift.demo`: a fleet mends itself, and refuses what would harm it.
+
+A whole fleet runs (`tidewheel up`) on streams/tasks/har_remounted.py, where three people wear their
+phones otherwise from some time on. Nobody intervenes until they are served well again:
+
+1 the fleet serves; the phones are worn otherwise, the windows show it
+2 a run starts, its candidate passes the gate and the canary, every device serves it
+3 agreement and accuracy on those people have recovered
+
+Then, on the same fleet:
+
+4 a candidate that is bad on the canary's person alone is put behind the gate: it is taken back
+5 poisoned candidates come to the gate: none passes
+
+Exits 0 only when all of it happened.
+"""
+
+import contextlib
+import json as json_module
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from compose.cli.arguments import broker_of, console
+from compose.launcher.state_dir import StateDir
+from compose.launcher.up import chosen_devices
+from compose.reports.fleet_view import FleetView
+from compose.reports.summary import share
+from examples.drift import bad_candidates, har_remounted
+from examples.drift.analysis import Recovery
+from examples.drift.report import DemoResult, show
+from federation.evaluation import recent_windows
+from federation.evaluation.accuracy import HeldOut
+from federation.registry.registry import Registry
+from streams.contract.artifact import Artifact
+from streams.contract.decisions import place_of
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
+from streams.contract.task import load_task
+from streams.kafka.reader import Reader
+from streams.runtime.key_files import load_private_key
+
+TASK = "examples.drift.har_remounted:task"
+DEVICES = len(har_remounted.FLEET)
+WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
+REGAINED = 0.5  # of the agreement and accuracy lost
+SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
+SEEN_US = (har_remounted.AFTER_S + 480) * 1_000_000  # one pass of the later recordings
+
+
+class Demo:
+    """One run, against a fleet that this process starts and ends."""
+
+    def __init__(self, state: Path, speed: float, timeout_s: float, terminal: Console) -> None:
+        self._state, self._speed, self._console = state, speed, terminal
+        self._deadline = time.monotonic() + timeout_s
+        self._task = load_task(TASK)
+        self._devices = chosen_devices(self._task, DEVICES)
+        self._worn = [d for d in self._devices if d in har_remounted.REMOUNTED]
+        self._recovery = Recovery(self._task.name, self._worn, har_remounted.AFTER_S * 1_000_000)
+        self._outcome = DemoResult(canary=min(self._devices, key=self._place))
+        self._told: set[str] = set()
+
+    def run(self) -> DemoResult:
+        with self._fleet() as up:
+            self._up = up
+            self._reader = self._connected()
+            try:
+                self._mends_itself()
+                self._refuses()
+            except ProcessFailed as exc:
+                self._outcome.missing.append(str(exc))
+            finally:
+                self._figures()
+                self._reader.close()
+        return self._outcome
+
+    # --- steps 1 to 3 ---------------------------------------------------------------------------
+
+    def _mends_itself(self) -> None:
+        look = self._recovery
+        self._until(lambda: look.began_s, "a phone is worn otherwise")
+        self._say(f"{', '.join(self._worn)} wear their phones otherwise from now on")
+        for request in look.view.rounds:
+            if request.kind == "requested":
+                raise ProcessFailed(f"a run began before the phones were moved: {request.reason}")
+        self._until(look.alarm_s, "the windows show that inputs have drifted")
+        self._until(lambda: look.view.count("requested"), "a run starts by itself")
+        self._until(lambda: look.decided("stage"), "a candidate passes the gate")
+        self._until(lambda: look.decided("served"), "its canary is judged, and it is served")
+        self._until(self._all_serve_it, "every device serves it")
+        served_s = time.time()
+        self._until(self._seen_enough, "windows by it of all those people")
+        self._figures()
+        self._served = look.moment("every device serves it", served_s)
+        o = self._outcome
+        for name in ("agreement", "accuracy"):
+            first, low, now = (getattr(a, name) for a in (o.before, o.otherwise, o.recovered))
+            if None in (first, low, now) or now - low < REGAINED * (first - low) or first <= low:
+                o.missing.append(f"{name} went {share(first)}, {share(low)}, {share(now)}")
+
+    @property
+    def _stable(self) -> str:
+        stable = self._recovery.view.standing.stable
+        return stable.model if stable else ""
+
+    def _all_serve_it(self) -> bool:
+        return all(self._serves(device) == self._stable for device in self._devices)
+
+    def _serves(self, device: str) -> str | None:
+        state = self._recovery.view.devices.get(device)
+        return state.active if state else None
+
+    def _seen_enough(self) -> bool:
+        by = self._recovery.windows_by
+        return all(by(self._stable, device) >= WINDOWS for device in self._worn)
+
+    def _figures(self) -> None:
+        look, o = self._recovery, self._outcome
+        decided = look.decided("served")
+        if not o.recovered.windows and decided is not None and decided.model:
+            o.before = look.before()
+            o.otherwise = look.otherwise(decided.model, by=False)
+            o.recovered = look.otherwise(decided.model, by=True)
+        o.moments = list(look.moments())
+        if hasattr(self, "_served"):
+            o.moments = sorted([*o.moments, self._served], key=lambda m: m.seconds)
+
+    # --- steps 4 and 5 --------------------------------------------------------------------------
+
+    def _refuses(self) -> None:
+        key = load_private_key(StateDir(self._state).signing_key)
+        registry = self._registry = Registry(
+            StateDir(self._state).registry, self._task.name, self._task.version, [key.public_key()]
+        )
+        base = registry.serving()
+        assert base is not None
+        first = registry.load(registry.models()[0])
+        recordings = bad_candidates.Recordings.read(self._task, self._devices, SEEN_US)
+        windows = recent_windows.read(self._task, self._tail)
+        if windows is None:
+            raise ProcessFailed("no recent windows can be read")
+        canary = self._outcome.canary
+        bad = bad_candidates.against(recordings, bad_candidates.weights_of(base), canary, windows)
+        self._note_shares(recordings, base, bad)
+        offered = bad_candidates.offer(registry, key, base, bad, "by hand: good on average")
+        name = offered.decision.model or ""
+        self._taken_back(name, offered.decision.seq, base.model)
+        self._poisoned(recordings, first, base)
+
+    def _tail(self, topic: str) -> Reader:
+        return Reader(broker_of(self._state, None), [topic], timeout_s=3.0)
+
+    def _note_shares(
+        self, recordings: bad_candidates.Recordings, base: Artifact, bad: bad_candidates.Tensors
+    ) -> None:
+        o = self._outcome
+        was = bad_candidates.shares(recordings, base, bad_candidates.weights_of(base))
+        now = bad_candidates.shares(recordings, base, bad)
+        others = [device for device in self._devices if device != o.canary]
+        o.canary_before, o.canary_bad = was[o.canary], now[o.canary]
+        o.others_before, o.others_bad = (
+            sum(x[d] for d in others) / len(others) for x in (was, now)
+        )
+
+    def _taken_back(self, bad: str, seq: int, base: str) -> None:
+        look, o = self._recovery, self._outcome
+
+        def back() -> bool:
+            decided = look.decided("rolled-back", seq)
+            return decided is not None and decided.model == bad
+
+        self._until(lambda: look.windows_by(bad, o.canary), f"{o.canary} answers with {bad}")
+        began_s, by_base = time.monotonic(), look.windows_by(base, o.canary)
+        self._until(back, f"{bad} is taken back")
+        decided = look.decided("rolled-back", seq)
+        assert decided is not None
+        o.bad_windows = int(decided.evidence["windows"])
+        if o.bad_windows > SOON:
+            o.missing.append(f"{bad} was taken back after {o.bad_windows} windows, not {SOON}")
+
+        def withdrawn() -> bool:
+            states = [look.view.devices[device] for device in self._devices]
+            refused = bad in look.view.devices[o.canary].refused
+            return refused and all(state.active == base for state in states)
+
+        self._until(withdrawn, f"every device serves {base}, {o.canary} refuses {bad}")
+        o.bad_seconds = time.monotonic() - began_s
+        again = f"{o.canary} answers with {base} again"
+        self._until(lambda: look.windows_by(base, o.canary) > by_base, again)
+        o.bad_windows_in_all = look.windows_by(bad, o.canary)
+
+    def _poisoned(
+        self, recordings: bad_candidates.Recordings, first: Artifact, base: Artifact
+    ) -> None:
+        held_out = HeldOut.decode(self._registry.heldout(), self._task)
+        candidates = bad_candidates.poisoned(
+            recordings, bad_candidates.weights_of(first), bad_candidates.weights_of(base)
+        )
+        for name, weights in candidates.items():
+            verdict = bad_candidates.at_the_gate(recordings, base, held_out, weights)
+            self._outcome.gate[name] = verdict.reason
+            self._say(f"the gate, {name}: {'passes' if verdict.promote else verdict.reason}")
+            if verdict.promote:
+                self._outcome.missing.append(f"poisoned, {name}: the gate lets it pass")
+
+    # --- the fleet ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _fleet(self) -> Iterator[subprocess.Popen[bytes]]:
+        """`tidewheel up` until the end of the block; it is given its time to drain."""
+        words = ["up", TASK, "--devices", str(DEVICES), "--speed", str(self._speed)]
+        words += ["--state", str(self._state)]
+        log = StateDir(self._state).logs / "up.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._say(f"fleet: tidewheel {' '.join(words)}, which writes {log}")
+        with log.open("ab") as output:
+            up = subprocess.Popen(
+                [sys.executable, "-m", "compose.cli.main", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield up
+        finally:
+            self._say("the fleet is drained and ended")
+            with contextlib.suppress(ProcessLookupError):
+                up.send_signal(signal.SIGINT)
+            code = up.wait()
+            if code != 0:
+                self._outcome.missing.append(f"tidewheel up ended with {code}: see {log}")
+
+    def _connected(self) -> Reader:
+        while True:
+            self._look_after()
+            with contextlib.suppress(BrokerUnavailable):
+                broker = broker_of(self._state, None)
+                return Reader(broker, FleetView.topics(self._task.name), timeout_s=1.0)
+            time.sleep(0.2)
+
+    def _until(self, happened: Callable[[], Any], what: str) -> None:
+        """Read on until it has happened; ProcessFailed when it does not in time."""
+        while not happened():
+            self._look_after(what)
+            try:
+                messages = self._reader.poll(0.25)
+            except BrokerUnavailable:
+                continue
+            for message in messages:
+                self._recovery.take(message)
+            for moment in self._recovery.moments():
+                if moment.what not in self._told:
+                    self._told.add(moment.what)
+                    self._say(f"{moment.seconds:+7.1f} s  {moment.what}")
+
+    def _look_after(self, what: str = "the fleet starts") -> None:
+        if self._up.poll() is not None:
+            raise ProcessFailed(f"tidewheel up ended before {what}")
+        if time.monotonic() > self._deadline:
+            raise ProcessFailed(f"not in time: {what}")
+
+    def _place(self, device: str) -> float:
+        return place_of(self._task.name, device)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def main(
+    state: Annotated[Path, typer.Option(help="A state folder of its own.")] = Path(
+        ".tidewheel/drift-demo"
+    ),
+    speed: Annotated[float, typer.Option(help="Replay speed: 1 is real time.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which it fails.")] = 600.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run the scenario and print what was measured; exits 1 where something did not happen."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for number in (signal.SIGTERM, signal.SIGINT):  # the fleet is to go as well
+        signal.signal(number, signal.default_int_handler)
+    terminal = console(stderr=json)
+    try:
+        outcome = Demo(state, speed, timeout, terminal).run()
+    except TidewheelError as exc:
+        print(f"drift-demo: {exc}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(exc.exit_code) from exc
+    if json:
+        print(json_module.dumps(asdict(outcome), indent=1))  # noqa: T201
+    else:
+        show(outcome, terminal)
+    raise typer.Exit(1 if outcome.missing else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

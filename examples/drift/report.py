@@ -1,0 +1,62 @@
+"""What `make drift-demo` has seen: its tables and lines."""
+
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+
+from compose.reports.summary import share
+from examples.drift.analysis import AnsweredWindow, Moment
+
+
+@dataclass
+class DemoResult:
+    """What was seen; `missing` is what should have happened and did not."""
+
+    before: AnsweredWindow = field(default_factory=AnsweredWindow)
+    otherwise: AnsweredWindow = field(default_factory=AnsweredWindow)
+    recovered: AnsweredWindow = field(default_factory=AnsweredWindow)
+    moments: list[Moment] = field(default_factory=list)
+    canary: str = ""
+    canary_before: float = 0.0
+    canary_bad: float = 0.0
+    others_before: float = 0.0
+    others_bad: float = 0.0
+    bad_windows: int = 0  # of the canary, when it was taken back
+    bad_windows_in_all: int = 0  # with answers of it, until it was gone
+    bad_seconds: float = 0.0
+    gate: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def show(outcome: DemoResult, terminal: Console) -> None:
+    """The table at the end."""
+    table = Table(title="people who wear the phone otherwise")
+    for name in ("", "agreement with the teacher", "accuracy", "windows"):
+        table.add_column(name, justify="right" if name else "left")
+    rows = {
+        "before": outcome.before,
+        "worn otherwise": outcome.otherwise,
+        "the new version": outcome.recovered,
+    }
+    for name, found in rows.items():
+        accuracy = share(found.accuracy, found.labelled)
+        table.add_row(name, share(found.agreement), accuracy, str(found.windows))
+    terminal.print(table)
+    times = Table(title="since the phones are worn otherwise", show_lines=False)
+    for name in ("seconds", "windows a phone", "what"):
+        times.add_column(name, justify="left" if name == "what" else "right")
+    for moment in outcome.moments:
+        times.add_row(f"{moment.seconds:.1f}", f"{moment.windows:.1f}", moment.what)
+    terminal.print(times)
+    o = outcome
+    lines = [
+        f"bad for {o.canary} alone: right on {o.canary_before:.3f} of its segments, then on "
+        f"{o.canary_bad:.3f}; on the others' {o.others_before:.3f}, then {o.others_bad:.3f}; taken "
+        f"back after {o.bad_windows} windows, and gone everywhere {o.bad_seconds:.1f} s after the "
+        f"first one; {o.bad_windows_in_all} windows have answers of it",
+        *(f"poisoned, {name}: refused at the gate: {why}" for name, why in o.gate.items()),
+        *(f"MISSING: {text}" for text in o.missing),
+    ]
+    for line in lines:
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)

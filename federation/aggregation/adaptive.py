@@ -1,0 +1,88 @@
+"""FedAdam and FedYogi (Reddi et al. 2021, arXiv:2003.00295, algorithm 2).
+
+The weighted mean of the differences, d, is the gradient of an optimiser on the server:
+
+    m  <- beta1 m + (1 - beta1) d
+    v  <- beta2 v + (1 - beta2) d^2                       FedAdam
+    v  <- v - (1 - beta2) d^2 sign(v - d^2)               FedYogi
+    x  <- x + rate m / (sqrt(v) + tau)
+
+m and v begin at zero. FedAdam's rate is corrected for that as in Kingma & Ba (arXiv:1412.6980),
+rate sqrt(1 - beta2^t) / (1 - beta1^t), where t counts the rounds that had an update and is 1 in the
+first. The paper has no correction, and FedYogi has none here.
+
+The state is `<strategy>/t`, `<strategy>/m/<tensor>` and `<strategy>/v/<tensor>`, in float64.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from federation.aggregation.aggregator import Move, State
+from federation.aggregation.mean import weighted_mean
+from streams.contract.task import Aggregation
+
+
+class ServerOptimizer:
+    """FedAdam, or FedYogi with `yogi`."""
+
+    least = 1
+    by_tensor = False  # it counts its steps
+
+    def __init__(self, options: Aggregation, *, yogi: bool = False) -> None:
+        self.name = "fedyogi" if yogi else "fedadam"
+        self._options, self._yogi = options, yogi
+        self._rounds = 0
+        self._m: dict[str, np.ndarray] = {}
+        self._v: dict[str, np.ndarray] = {}
+
+    def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
+        options, (beta_1, beta_2) = self._options, self._options.betas
+        mean = weighted_mean(moves)
+        self._check(mean)
+        self._rounds += 1
+        rate = options.learning_rate
+        if not self._yogi:
+            rate *= math.sqrt(1 - beta_2**self._rounds) / (1 - beta_1**self._rounds)
+        steps = {}
+        for name, d in mean.items():
+            m, v, square = self._m.get(name, 0.0), self._v.get(name, np.zeros_like(d)), d**2
+            self._m[name] = np.asarray(beta_1 * m + (1 - beta_1) * d)
+            toward = np.sign(v - square) * square if self._yogi else v - square
+            self._v[name] = np.asarray(v - (1 - beta_2) * toward)
+            steps[name] = np.asarray(rate * self._m[name] / (np.sqrt(self._v[name]) + options.tau))
+        return steps
+
+    def statistics(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
+        return weighted_mean(moves)
+
+    def state(self) -> State:
+        if not self._rounds:
+            return {}
+        found: State = {f"{self.name}/t": np.array(self._rounds, np.int64)}
+        for letter, tensors in (("m", self._m), ("v", self._v)):
+            found |= {f"{self.name}/{letter}/{name}": value for name, value in tensors.items()}
+        return found
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from `state`; ValueError where it is not one of this strategy."""
+        parts: dict[str, dict[str, np.ndarray]] = {"m": {}, "v": {}}
+        rounds = 0
+        for key, value in state.items():
+            name, _, rest = key.partition("/")
+            letter, _, tensor = rest.partition("/")
+            if name != self.name or (letter not in parts and rest != "t"):
+                raise ValueError(f"{self.name} has no {key!r}: it is another strategy's state")
+            if rest == "t":
+                rounds = int(value)
+            else:
+                parts[letter][tensor] = np.array(value, np.float64)
+        if parts["m"].keys() != parts["v"].keys() or bool(parts["m"]) != (rounds > 0):
+            raise ValueError(f"the state of {self.name} is not whole")
+        self._rounds, self._m, self._v = rounds, parts["m"], parts["v"]
+
+    def _check(self, mean: Mapping[str, np.ndarray]) -> None:
+        have = {name: value.shape for name, value in self._m.items()}
+        if have and have != {name: value.shape for name, value in mean.items()}:
+            raise ValueError(f"the state of {self.name} is of another model")

@@ -1,0 +1,163 @@
+"""What a round does with its admitted updates: the seam, and how each kind of tensor is treated.
+
+learned       floats of the shared modules. The rule of a paper sees their differences from the
+              weights that were sent out, in double precision: beside the squares of whole
+              float32 weights, small distances between updates would be lost to Krum.
+statistics    running mean and variance of batch norm. No optimiser and no distance knows them;
+              they take the mean weighted by samples, or with a robust rule the median, as a
+              mean would let one device undo what the rule keeps out.
+late updates  differ from the weights that were sent out to them; s rounds late they count for
+              1 / sqrt(1 + s) of their length (Nguyen et al. 2022, arXiv 2106.06639, section 5).
+integers      counters keep the value that was sent out: there is no meaningful mean.
+not shared    tensors outside of `Training.shared` keep the value that was sent out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from federation.rounds.admission import Update, Weights
+from streams.contract.task import is_under
+from streams.learning.clipping import is_statistic
+
+SAMPLES_CAP = 2048  # no device weighs more than this many samples
+
+State = dict[str, np.ndarray]
+
+
+class Aggregator(Protocol):
+    """Makes the next weights; `state` is what it remembers between rounds, for a checkpoint.
+
+    `least` is the number of updates below which a rule keeps nothing of what it promises: a round
+    with fewer is to keep its weights. `clip` is the longest update that a device may send, 0 for
+    any.
+    """
+
+    name: str
+    least: int
+    clip: float
+
+    def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]: ...
+
+    def exhausted(self) -> str | None:
+        """Why there may be no further round; None while there may."""
+        ...
+
+    def told(self) -> dict[str, float]:
+        """Figures of the last round."""
+        ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None: ...
+
+
+class Move(NamedTuple):
+    """One device's differences from the weights that were sent out, and its samples, capped."""
+
+    tensors: dict[str, np.ndarray]
+    samples: int
+
+
+class Rule(Protocol):
+    """The arithmetic of one paper on float64 differences; `statistics` is that for batch norm.
+
+    `by_tensor`: a tensor's step depends on that tensor alone, so that one after the other can be
+    given, and only one of each device is held in double precision.
+    """
+
+    name: str
+    least: int
+    by_tensor: bool
+
+    def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
+
+    def statistics(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None: ...
+
+
+class StatelessRule:
+    """A rule without a state between rounds."""
+
+    name = ""
+    by_tensor = True
+
+    def state(self) -> State:
+        return {}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        if state:
+            raise ValueError(f"{self.name} has no state, this is another strategy's: {min(state)}")
+
+
+class RuleAggregator:
+    """An Aggregator: a rule for what is learned, and the treatment above for all else."""
+
+    clip = 0.0
+
+    def __init__(
+        self, rule: Rule, shared: Sequence[str] = (), samples_cap: int = SAMPLES_CAP
+    ) -> None:
+        self.name, self.least = rule.name, rule.least
+        self._rule, self._shared, self._cap = rule, tuple(shared), samples_cap
+
+    def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]:
+        """The next weights, with the keys, shapes and dtypes of `base`, in its order; the order of
+        the updates does not matter."""
+        if not updates:
+            raise ValueError("nothing to aggregate: no update was admitted")
+        updates = sorted(updates, key=lambda update: update.device)
+        floats = [n for n in base if base[n].dtype.kind == "f" and is_under(n, self._shared)]
+        statistics = [name for name in floats if is_statistic(name)]
+        learned = [name for name in floats if not is_statistic(name)]
+        steps: dict[str, np.ndarray] = {}
+        for names in self._parts(learned):
+            steps |= self._rule.step(self._moves(updates, base, names))
+        for name in statistics:
+            steps |= self._rule.statistics(self._moves(updates, base, [name]))
+        return {name: _moved(before, steps.get(name)) for name, before in base.items()}
+
+    def exhausted(self) -> str | None:
+        return None
+
+    def told(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> State:
+        return self._rule.state()
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        self._rule.load(state)
+
+    def _parts(self, names: list[str]) -> list[list[str]]:
+        if self._rule.by_tensor:
+            return [[name] for name in names]
+        return [names] if names else []
+
+    def _moves(self, updates: Sequence[Update], base: Weights, names: Sequence[str]) -> list[Move]:
+        return [
+            Move(_differences(update, base, names), min(update.samples, self._cap))
+            for update in updates
+        ]
+
+
+def _differences(update: Update, base: Weights, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """In float64, from what the device began with."""
+    before = update.sent if update.sent is not None else base
+    scale = 1 / math.sqrt(1 + update.staleness)
+    return {
+        name: np.asarray(scale * (update.weights[name] - before[name].astype(np.float64)))
+        for name in names
+    }
+
+
+def _moved(before: np.ndarray, step: np.ndarray | None) -> np.ndarray:
+    if step is None:
+        return before
+    after = before.astype(np.float64) + step.reshape(before.shape)
+    return np.asarray(after.astype(before.dtype))

@@ -1,0 +1,162 @@
+"""Central differential privacy of a device (McMahan et al. 2018, arXiv 1710.06963).
+
+Each device cuts its update to the length `clip` before it sends it; an update that is longer is not
+admitted. The step is the plain mean of the n admitted updates, whatever their samples, plus normal
+noise of standard deviation noise_multiplier * clip / n on each weight. Statistics of batch norm and
+integers keep the value that was sent out.
+
+What is spent is that of Gaussian mechanisms in turn, one a round, for two fleets of which one has a
+device's update replaced by zero; that only some devices take part in a round is not counted in its
+favour. The accountant is opacus' (Renyi differential privacy, Mironov 2017, arXiv 1702.07476).
+
+    <state>/privacy.json   noise multipliers and how many rounds were averaged with each, over
+                              all runs of the task. Written before a round's average is used: a
+                              death between the two counts a round that nobody saw.
+
+The noise comes from a secret of the run and what is averaged: a run that is gone on with averages
+the same updates to the same weights, and other updates with other noise. The secret stands in the
+run's checkpoints (0600) and is nothing that leaves the server.
+"""
+
+import hashlib
+import secrets
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from federation.aggregation.aggregator import Move, RuleAggregator, State
+from federation.aggregation.mean import weighted_mean
+from federation.rounds.admission import Update, Weights
+from streams.contract.documents import Document
+from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.task import Privacy, Training
+from streams.runtime.disk import write_atomic
+
+KEY_BYTES = 32
+ORDERS = [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), 128, 256, 512]
+
+
+class Spent(Document):
+    """rounds: (noise multiplier, how many rounds)."""
+
+    format: int = Field(default=1, le=1)
+    rounds: list[tuple[float, int]] = []
+
+
+class Ledger:
+    """What the task's runs have spent."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def spent(self) -> dict[float, int]:
+        """UsageError where the file cannot be read: to begin at nothing would be a lie."""
+        try:
+            return dict(Spent.decode(self._path.read_bytes()).rounds)
+        except FileNotFoundError:
+            return {}
+        except MalformedRecord as exc:
+            raise UsageError(f"{self._path} does not say what privacy is spent: {exc}") from exc
+
+    def add(self, noise_multiplier: float) -> None:
+        found = self.spent()
+        found[noise_multiplier] = found.get(noise_multiplier, 0) + 1
+        write_atomic(self._path, Spent(rounds=sorted(found.items())).encode())
+
+
+def epsilon(spent: Mapping[float, int], delta: float) -> float:
+    """What so many rounds with these noise multipliers cost; 0 for none."""
+    if not any(spent.values()):
+        return 0.0
+    try:
+        from opacus.accountants.analysis import rdp
+    except ImportError as exc:
+        raise UsageError(
+            f"privacy needs an accountant: pip install 'tidewheel[dp]' ({exc})"
+        ) from exc
+    total = sum(
+        np.asarray(rdp.compute_rdp(q=1.0, noise_multiplier=z, steps=steps, orders=ORDERS))
+        for z, steps in spent.items()
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # next to no noise: the bound holds, and is not tight
+        found, _ = rdp.get_privacy_spent(orders=ORDERS, rdp=total, delta=delta)
+    return float(found)
+
+
+class NoisyMean:
+    """The rule; `name` is that of the strategy whose mean it is."""
+
+    least = 1
+    by_tensor = False  # one vector of noise
+
+    def __init__(self, name: str, privacy: Privacy) -> None:
+        self.name, self._privacy = name, privacy
+        self._key = secrets.token_bytes(KEY_BYTES)
+        self.noise = 0.0  # standard deviation of the last step
+
+    def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
+        mean = weighted_mean([move._replace(samples=1) for move in moves])
+        self.noise = self._privacy.noise_multiplier * self._privacy.clip / len(moves)
+        dice = np.random.default_rng([*self._key, *_digest(moves)])
+        return {n: mean[n] + self.noise * dice.standard_normal(mean[n].shape) for n in sorted(mean)}
+
+    def statistics(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
+        return {name: np.zeros_like(value) for name, value in moves[0].tensors.items()}
+
+    def state(self) -> State:
+        return {"private/key": np.frombuffer(self._key, np.uint8)}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        key = state.get("private/key")
+        if set(state) != {"private/key"} or key is None or key.shape != (KEY_BYTES,):
+            raise ValueError(f"this is no state of a private {self.name}")
+        self._key = key.astype(np.uint8).tobytes()
+
+
+class Private(RuleAggregator):
+    """An Aggregator that counts what it spends."""
+
+    def __init__(self, rule: NoisyMean, shared: Sequence[str], privacy: Privacy, ledger: Ledger):
+        super().__init__(rule, shared)
+        self.name = f"private {rule.name}"
+        self.clip = privacy.clip
+        self._mean, self._privacy, self._ledger = rule, privacy, ledger
+
+    def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]:
+        self._ledger.add(self._privacy.noise_multiplier)
+        return super().aggregate(updates, base)
+
+    def exhausted(self) -> str | None:
+        limit, z = self._privacy.epsilon, self._privacy.noise_multiplier
+        if limit is None:
+            return None
+        spent = self._ledger.spent()
+        then = epsilon({**spent, z: spent.get(z, 0) + 1}, self._privacy.delta)
+        if then <= limit:
+            return None
+        return f"with another one epsilon would be {then:.2f}, {limit:.2f} is allowed"
+
+    def told(self) -> dict[str, float]:
+        spent = epsilon(self._ledger.spent(), self._privacy.delta)
+        return {"epsilon": spent, "noise": self._mean.noise}
+
+
+def private(strategy: str, training: Training, ledger: Ledger) -> Private:
+    """A fresh aggregator of a task with `Training.privacy`. UsageError without an accountant."""
+    privacy = training.privacy
+    assert privacy is not None
+    epsilon({privacy.noise_multiplier: 1}, privacy.delta)
+    return Private(NoisyMean(strategy, privacy), training.shared, privacy, ledger)
+
+
+def _digest(moves: Sequence[Move]) -> bytes:
+    digest = hashlib.sha256()
+    for move in moves:
+        for name in sorted(move.tensors):
+            digest.update(f"{name!r} {move.tensors[name].shape} ".encode())
+            digest.update(np.ascontiguousarray(move.tensors[name]).tobytes())
+    return digest.digest()

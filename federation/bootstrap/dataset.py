@@ -1,0 +1,76 @@
+"""A task's recordings as arrays: labelled segments, and windows for a teacher."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from federation.evaluation.accuracy import HeldOut
+from streams.contract.task import Task
+from streams.segments.segmentation import segments_of
+
+
+@dataclass(frozen=True)
+class Segments:
+    """One device's segments in order: first times (n,) us, (n, channels, samples), and labels
+    (n, label_size), NaN where none is known."""
+
+    times: np.ndarray
+    segments: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class TeacherWindows:
+    """(n, longest, channels, samples), (n, longest) bool, (n, longest, label_size) or NaN."""
+
+    windows: np.ndarray
+    mask: np.ndarray
+    labels: np.ndarray
+
+
+def segments_of_device(task: Task, device: str) -> Segments:
+    times, segments, labels = [], [], []
+    for first, _last, segment, label in segments_of(task.readings(device), task):
+        times.append(first)
+        segments.append(segment)
+        labels.append(np.full(task.label_size, np.nan) if label is None else label)
+    return Segments(
+        np.array(times, np.int64),
+        np.array(segments, np.float32).reshape(-1, *task.segment_shape),
+        np.array(labels, np.float32).reshape(-1, task.label_size),
+    )
+
+
+def stack(task: Task, devices: Sequence[Segments]) -> HeldOut:
+    """The labelled segments of all devices."""
+    known = [~np.isnan(device.labels).any(axis=1) for device in devices]
+    segments = [d.segments[k] for d, k in zip(devices, known, strict=True)]
+    labels = [d.labels[k] for d, k in zip(devices, known, strict=True)]
+    empty = np.zeros((0, *task.segment_shape), np.float32)
+    return HeldOut(
+        np.concatenate([empty, *segments]),
+        np.concatenate([np.zeros((0, task.label_size), np.float32), *labels]),
+    )
+
+
+def group(task: Task, devices: Sequence[Segments]) -> TeacherWindows:
+    """The devices' windows, as the stream closes them, padded to the longest. Windows without any
+    labelled segment teach nothing and are left out."""
+    parts: list[tuple[Segments, np.ndarray]] = []
+    for device in devices:
+        starts = np.array([task.window_start(int(time)) for time in device.times], np.int64)
+        for start in np.unique(starts):
+            rows = np.flatnonzero(starts == start)
+            if not np.isnan(device.labels[rows]).any(axis=1).all():
+                parts.append((device, rows))
+    longest = max((len(rows) for _, rows in parts), default=0)
+    n = len(parts)
+    windows = np.zeros((n, longest, *task.segment_shape), np.float32)
+    mask = np.zeros((n, longest), np.bool_)
+    labels = np.full((n, longest, task.label_size), np.nan, np.float32)
+    for i, (device, rows) in enumerate(parts):
+        windows[i, : len(rows)] = device.segments[rows]
+        mask[i, : len(rows)] = True
+        labels[i, : len(rows)] = device.labels[rows]
+    return TeacherWindows(windows, mask, labels)

@@ -1,0 +1,280 @@
+"""The first device model and the teacher, from central data, before there is a fleet.
+
+The device model learns from the labelled segments of "pilot" people, the teacher from the windows
+of "pilot" and "lab" people. Both are evaluated on the people of the fleet and on those held out.
+
+    <cache>/pilot-<digest>/model.safetensors  model.onnx  teacher.safetensors  heldout.safetensors
+                           drift.json         the reference for drift, from pilot and lab
+                           probe.safetensors  the device model's self-test, from the pilot
+                           report.json        written last: a folder without it is made again
+
+The digest is over all that the results depend on: the task's sources, torch, the training's
+settings and the seed. Cached results are unsigned; signing happens for each installation.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import nn
+
+from federation.bootstrap import drift_reference, onnx_export, self_test
+from federation.bootstrap.dataset import Segments, TeacherWindows, group, segments_of_device, stack
+from federation.bootstrap.drift_reference import make_reference
+from federation.bootstrap.onnx_export import export_graph
+from federation.bootstrap.self_test import make_probe
+from federation.evaluation.accuracy import HeldOut, score
+from federation.registry.registry import Registry
+from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, Manifest, pack
+from streams.contract.errors import TaskError
+from streams.contract.task import Task
+from streams.drift import reference
+from streams.learning import learning
+from streams.learning.learning import (
+    build_teacher,
+    fit,
+    predict,
+    segment_loss,
+    to_safetensors,
+    window_loss,
+)
+from streams.runtime.disk import write_atomic
+
+SEED = 1
+WINDOWS_PER_BATCH = 12
+HELD_OUT_CAP = 4096  # segments that every candidate is judged by
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PilotReport:
+    """Accuracies are shares of labelled segments; 0 where there are none."""
+
+    model: str
+    cached: bool
+    seconds: float
+    model_fleet: float
+    model_held_out: float
+    teacher_fleet: float
+    teacher_held_out: float
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is cached: files by name, and the figures of the report."""
+
+    files: dict[str, bytes]
+    figures: dict[str, float]
+
+
+def prepare(
+    task_ref: str,
+    task: Task,
+    registry: Registry,
+    key: Ed25519PrivateKey,
+    cache: Path,
+    progress: Progress = lambda _text: None,
+    seed: int = SEED,
+) -> PilotReport | None:
+    """Make model 1 and the teacher, sign and serve them; None where a model is served already."""
+    if registry.serving() is not None and registry.teacher() is not None:
+        return None
+    began = time.monotonic()
+    folder = cache / f"pilot-{task.name}-{_digest(task_ref, task, seed)}"
+    result = _cached(folder)
+    cached = result is not None
+    if result is None:
+        result = _train(task, seed, progress)
+        for name, data in result.files.items():
+            write_atomic(folder / name, data)
+        write_atomic(folder / "report.json", json.dumps(result.figures).encode())
+    model = _register(task, registry, key, result)
+    figures = result.figures
+    better = figures["teacher_fleet"] > figures["model_fleet"]
+    warning = "" if better else "the teacher is no better than the first device model on the fleet"
+    return PilotReport(model, cached, time.monotonic() - began, **figures, warning=warning)
+
+
+def _digest(task_ref: str, task: Task, seed: int) -> str:
+    """Over the bytes of the task's modules and of those that lie beside them and are used, and all
+    settings. A task that is made of another one has functions of both."""
+    functions = (task.build_model, task.build_teacher, task.readings, task.devices, task.augment)
+    sources = set()
+    for name in {function.__module__ for function in functions if function is not None}:
+        module = sys.modules[name]
+        if getattr(module, "__file__", None) is None:  # `devices=list`, a function in a notebook
+            continue
+        sources.add(str(module.__file__))
+        for value in vars(module).values():  # `from streams.tasks import hapt`
+            path = getattr(value, "__file__", None)
+            if path and Path(path).parent == Path(str(module.__file__)).parent:
+                sources.add(str(path))
+    sources |= {
+        __file__,
+        *(str(m.__file__) for m in (learning, onnx_export, self_test, reference, drift_reference)),
+    }
+    settings = [task.version, torch.__version__, asdict(task.training), seed, WINDOWS_PER_BATCH]
+    digest = hashlib.sha256(json.dumps([task_ref.rpartition(":")[2], settings]).encode())
+    for path in sorted(sources):
+        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _cached(folder: Path) -> _Result | None:
+    trained = ("model.safetensors", "model.onnx", "teacher.safetensors")
+    names = (*trained, "heldout.safetensors", DRIFT, PROBE)
+    try:
+        figures = json.loads((folder / "report.json").read_text())
+        return _Result({name: (folder / name).read_bytes() for name in names}, figures)
+    except (OSError, ValueError):
+        return None
+
+
+def _train(task: Task, seed: int, progress: Progress) -> _Result:
+    pilot = _read(task, task.device_names("pilot"), progress)
+    known = stack(task, pilot)
+    if not len(known.labels):
+        raise TaskError(f"task {task.name!r}: no device of role 'pilot' has a labelled segment")
+    progress("training the first device model")
+    model = fit_model(task, known, seed)
+    lab = _read(task, task.device_names("lab"), progress)
+    progress("training the teacher")
+    teacher = _fit_teacher(task, group(task, pilot + lab), seed)
+    progress("exporting the device model to ONNX")
+    files = {
+        "model.safetensors": to_safetensors(model.state_dict()),
+        "model.onnx": export_graph(task, model),
+        "teacher.safetensors": to_safetensors(teacher.state_dict()),
+    }
+    weights = safetensors.numpy.load(files["model.safetensors"])
+    files[PROBE] = make_probe(files["model.onnx"], weights, known.segments)
+    central = pilot + lab
+    answers = [predict(model, device.segments) for device in central]
+    files[DRIFT] = make_reference(task, central, answers).encode()
+    del pilot, known, lab, central
+    figures = {}
+    held = _read(task, task.device_names("held-out"), progress)
+    fleet = _read(task, task.device_names("fleet"), progress)
+    progress("evaluating both on the fleet and on the people held out")
+    for name, people in (("fleet", fleet), ("held_out", held)):
+        segments = stack(task, people)
+        outputs = predict(model, segments.segments) if len(segments.labels) else segments.labels
+        figures[f"model_{name}"] = score(task, outputs, segments.labels).share
+        figures[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
+    files["heldout.safetensors"] = _capped(stack(task, held)).encode()
+    return _Result(files, figures)
+
+
+def held_out(task: Task) -> HeldOut:
+    """The people held out, as `prepare` keeps them."""
+    names = task.device_names("held-out")
+    return _capped(stack(task, [segments_of_device(task, name) for name in names]))
+
+
+def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments]:
+    names, found = list(names), []
+    progress(f"reading the recordings of {', '.join(names)}")
+    for name in names:
+        found.append(segments_of_device(task, name))
+    return found
+
+
+def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
+    """The first device model, on the pilot's data as they are: what varies between devices, which
+    the task's augmentation stands for, is what the fleet has yet to learn."""
+    task = replace(task, augment=None)
+    torch.manual_seed(seed)  # the initial weights
+    model = task.build_model()
+    t = task.training
+    fit(
+        model,
+        len(data.labels),
+        segment_loss(task, model, data.segments, data.labels),
+        epochs=t.central_epochs,
+        batch_size=t.batch_size,
+        learning_rate=t.central_learning_rate,
+        seed=seed,
+        optimizer="adamw",
+    )
+    return model.eval()
+
+
+def _fit_teacher(task: Task, data: TeacherWindows, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    teacher = build_teacher(task)
+    t = task.training
+    fit(
+        teacher,
+        len(data.mask),
+        window_loss(task, teacher, data.windows, data.mask, data.labels),
+        epochs=t.teacher_epochs,
+        batch_size=WINDOWS_PER_BATCH,
+        learning_rate=t.teacher_learning_rate,
+        seed=seed,
+        optimizer="adamw",
+    )
+    return teacher.eval()
+
+
+@torch.no_grad()
+def _teacher_share(task: Task, teacher: nn.Module, data: TeacherWindows) -> float:
+    """Accuracy over the labelled segments of windows."""
+    outputs, labels = [], []
+    for at in range(0, len(data.mask), WINDOWS_PER_BATCH):
+        rows = slice(at, at + WINDOWS_PER_BATCH)
+        answer = teacher(torch.from_numpy(data.windows[rows]), torch.from_numpy(data.mask[rows]))
+        known = data.mask[rows] & ~np.isnan(data.labels[rows]).any(axis=2)
+        outputs.append(answer.numpy()[known])
+        labels.append(data.labels[rows][known])
+    if not labels:
+        return 0.0
+    return score(task, np.concatenate(outputs), np.concatenate(labels)).share
+
+
+def _capped(data: HeldOut) -> HeldOut:
+    """At most HELD_OUT_CAP segments, the same at every call."""
+    if len(data.labels) <= HELD_OUT_CAP:
+        return data
+    rows = np.sort(np.random.default_rng(0).permutation(len(data.labels))[:HELD_OUT_CAP])
+    return HeldOut(np.ascontiguousarray(data.segments[rows]), data.labels[rows])
+
+
+def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _Result) -> str:
+    """Sign and keep both; serve the model unless one is served."""
+    manifest = Manifest(
+        task=task.name,
+        task_version=task.version,
+        number=1,
+        created_us=time.time_ns() // 1000,
+        metrics={k: v for k, v in result.figures.items() if k.startswith("model_")},
+        key="",
+        files=[],
+    )
+    registry.set_heldout(result.files["heldout.safetensors"])
+    teacher = manifest.model_copy(
+        update={
+            "kind": "teacher",
+            "metrics": {k: v for k, v in result.figures.items() if k.startswith("teacher_")},
+        }
+    )
+    drift_file = {DRIFT: result.files[DRIFT]}
+    weights = {WEIGHTS: result.files["teacher.safetensors"]}
+    registry.add_teacher(pack(teacher, {**weights, **drift_file}, key))
+    serving = registry.serving()
+    if serving is not None:
+        return serving.model
+    files = {WEIGHTS: result.files["model.safetensors"], GRAPH: result.files["model.onnx"]}
+    files |= {**drift_file, PROBE: result.files[PROBE]}
+    artifact = registry.add(pack(manifest, files, key))
+    registry.serve(artifact.model, key, "the first model")
+    return artifact.model

@@ -1,0 +1,292 @@
+"""`tidewheel controller TASK`: announces what has been decided, moves candidates on and back, and
+starts runs when there is cause.
+
+It follows `windows` from now on, with what the last LOOK_BACK_S have to say of canaries, and
+`fleet` and `rounds` from their beginnings. What is decided stands in the registry, what devices
+know of it on `releases`. Of several controllers of one task one is at work, the others wait
+(election.py).
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from federation.controller.flwr_cli import ConfigValue, Submission
+from federation.controller.quiet_hours import QuietHours
+from federation.controller.run_tracker import RunTracker
+from federation.controller.triggers import TriggerRules
+from federation.registry import publisher
+from federation.registry.registry import Registry, Stale
+from federation.rollout.rollout import FleetState, Plan, Rollout
+from federation.rollout.window_history import WindowHistory
+from streams.contract.decisions import Release
+from streams.contract.documents import DeviceState, RoundEvent, WindowReport
+from streams.contract.errors import BrokerUnavailable, MalformedRecord, Retryable, UsageError
+from streams.contract.task import Task, load_task
+from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.kafka.election import Election
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.failpoints import Failpoint, read_failpoint, unarmed
+from streams.runtime.key_files import load_private_key, load_public_key
+
+log = logging.getLogger(__name__)
+
+BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
+LOOK_BACK_S = 7200.0  # at windows, after a restart
+LOOK_S = 2.0  # at the registry, where others decide as well
+JUDGE_S = 0.25  # a rollout, and whether a run is due: a replay closes windows every second
+JUDGE_SHARE = 0.1  # of the time, at most, goes into judging: a large fleet's takes longer
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """What one controller needs. `run_config` are settings of its runs beside what the app's
+    folder says; `public_keys` those whose models it announces, `signing_key` its own. `url`: where
+    the registry's files can be had beside Kafka."""
+
+    task_ref: str
+    broker: BrokerSettings
+    state: Path
+    registry: str | Path
+    public_keys: tuple[Path, ...]
+    signing_key: Path
+    submission: Submission
+    run_config: Mapping[str, ConfigValue] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
+    url: str = ""
+    min_events: int = 200
+    min_devices: int = 2
+    min_interval_s: float = 60.0
+    new_labels: int | None = None
+    schedule_s: float | None = None
+    max_runs: int | None = None
+    drift_devices: int | None = 2
+    runs_per_day: int | None = None
+    quiet: QuietHours | None = None
+    metrics_port: int | None = None
+
+
+def run(settings: ControllerSettings, stop: threading.Event) -> None:
+    """Watch and act until `stop` is set; a run that is going on is left to itself.
+
+    While the broker or the registry is away it backs off and begins again. UsageError when nothing
+    can be served.
+    """
+    failpoint = read_failpoint(os.environ)
+    controller = Controller(settings, load_task(settings.task_ref), failpoint=failpoint)
+    if settings.metrics_port is not None:
+        _serve_metrics(controller, settings.metrics_port)
+    failures = 0
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            controller.follow(stop)
+        except Retryable as exc:
+            if time.monotonic() - began > 2 * BACK_OFF_S[-1]:
+                failures = 0  # it had worked for a while
+            wait = BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)]
+            log.warning("%s; trying again in %.0f s", exc, wait)
+            stop.wait(wait)
+            failures += 1
+
+
+class Watcher(Protocol):
+    """Sees what the controller reads and decides."""
+
+    def looked(self, *, leading: bool) -> None: ...
+
+    def take(self, event: RoundEvent) -> None: ...
+
+    def heard(self, state: DeviceState) -> None: ...
+
+    def decided(self, registry: Registry, last: Release) -> None:
+        """`last` is the registry's last decision, and has been told."""
+        ...
+
+
+class Controller:
+    """The state between two looks at the topics."""
+
+    def __init__(
+        self,
+        settings: ControllerSettings,
+        task: Task,
+        clock: Callable[[], float] = time.monotonic,
+        failpoint: Failpoint = unarmed,
+    ) -> None:
+        keys = [load_public_key(path) for path in settings.public_keys]
+        self._settings, self._task, self._clock = settings, task, clock
+        self._key = load_private_key(settings.signing_key)
+        self._registry = Registry(settings.registry, task.name, task.version, keys)
+        self._reached = failpoint
+        rules = TriggerRules(
+            retrain_below=task.retrain_below,
+            min_events=settings.min_events,
+            min_devices=settings.min_devices,
+            min_interval_s=settings.min_interval_s,
+            new_labels=settings.new_labels,
+            schedule_s=settings.schedule_s,
+            max_runs=settings.max_runs,
+            drift_devices=settings.drift_devices,
+            runs_per_day=settings.runs_per_day,
+            quiet=settings.quiet,
+        )
+        config = {"task": settings.task_ref, **settings.run_config}
+        self._runs = RunTracker(
+            task.name, settings.state, settings.submission, config, rules, clock, failpoint
+        )
+        self._rollout = Rollout(self._registry, self._key, settings.plan)
+        self._fleet, self._windows = FleetState(), WindowHistory()
+        self._told: Release | None = None  # what `releases` has
+        self._last: Release | None = None  # what the registry has
+        self._looked = self._judge_at = -LOOK_S
+        self.watcher: Watcher | None = None
+        if self._registry.serving() is None:
+            raise UsageError(f"{settings.registry} serves no model: run `tidewheel up` first")
+
+    def follow(self, stop: threading.Event) -> None:
+        """Lead, announce what is decided, then watch; returns when `stop` is set."""
+        settings, name = self._settings, self._task.name
+        topic = topic_name(name, RELEASES)
+        election = Election(settings.broker, f"tidewheel-{name}-controller", topic)
+        producer = news = past = None
+        try:
+            if not self._wait_to_lead(election, stop):
+                return
+            producer = Producer(settings.broker)
+            self._told = publisher.read_told(settings.broker, name)
+            self.announce(producer)
+            news = Reader(settings.broker, [topic_name(name, WINDOWS)], from_beginning=False)
+            began_ms = int(time.time() * 1000)
+            news.seek_back(began_ms - int(LOOK_BACK_S * 1000))
+            past = Reader(settings.broker, [topic_name(name, topic) for topic in (ROUNDS, FLEET)])
+            self._take(past.read_to_end(), began_ms, live=False)
+            self._runs.catch_up(producer)
+            self._runs.check(producer)
+            while not stop.is_set():
+                if not election.leads():
+                    raise Retryable("another controller has taken over")
+                if self.watcher is not None:
+                    self.watcher.looked(leading=True)
+                self._take(news.poll(0.4), began_ms)
+                self._take(past.poll(0.05), began_ms)
+                self._act(producer)
+        finally:
+            for reader in (news, past, election):
+                if reader is not None:
+                    reader.close()
+            if producer is not None:
+                _close(producer)
+
+    def _wait_to_lead(self, election: Election, stop: threading.Event) -> bool:
+        told = False
+        deadline = self._clock() + BACK_OFF_S[-1]
+        while not stop.is_set():
+            if election.leads():
+                return True
+            if not told and self._clock() > deadline:
+                log.info("another controller of %s is at work: waiting", self._task.name)
+                told = True
+            if self.watcher is not None:
+                self.watcher.looked(leading=False)
+            stop.wait(0.1)
+        return False
+
+    def _act(self, producer: Producer) -> None:
+        """What is due now: runs, then the next decision, told at once."""
+        self._runs.check_if_silent(producer)
+        if self._clock() - self._looked >= LOOK_S:
+            self.announce(producer)
+        last = self._last
+        began = self._clock()
+        if last is None or began < self._judge_at:
+            return
+        try:
+            decided = self._rollout.step(last, self._fleet, self._windows)
+        except Stale as exc:
+            log.info("%s", exc)
+            self.announce(producer)
+            return
+        finally:
+            self._judge_at = began + max(JUDGE_S, (self._clock() - began) / JUDGE_SHARE)
+        if decided is not None:
+            self._reached("release-step-1")
+            self.announce(producer)
+        elif self._rollout.is_free(last):
+            self._runs.start_if_due(producer)
+
+    def announce(self, producer: publisher.Publisher) -> None:
+        """Tell on `releases` what it has not of the registry's decisions."""
+        self._looked = self._clock()
+        self._key = self._rollout.key = load_private_key(self._settings.signing_key)
+        self._reconcile()
+        self._last = self._registry.last()
+        self._told = publisher.announce(producer, self._registry, self._told, self._reached)
+        if self.watcher is not None and self._last is not None:
+            self.watcher.decided(self._registry, self._last)
+        stable = self._registry.standing().stable
+        if stable is not None:
+            self._runs.evidence.serve(stable.model)
+
+    def _reconcile(self) -> None:
+        """Decide what the registry's files and the settings say and no decision does yet."""
+        last = self._registry.last()
+        if last is None:
+            return
+        standing = last.decision.standing
+        if self._registry.offer_teacher(self._key, "it is in the registry"):
+            return
+        if standing.url != self._settings.url:
+            after = standing.model_copy(update={"url": self._settings.url})
+            reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
+            self._registry.decide(self._key, "keys", after, last, reason=reason)
+
+    def _take(self, messages: list[Received], began_ms: int, *, live: bool = True) -> None:
+        for message in messages:
+            try:
+                if message.topic.endswith(f".{WINDOWS}"):
+                    report = WindowReport.decode(message.value)
+                    self._windows.add(report, message.time_ms * 1000)
+                    if message.time_ms >= began_ms:
+                        self._runs.evidence.add_window(report)
+                elif message.topic.endswith(f".{FLEET}") and message.value is not None:
+                    state = DeviceState.decode(message.value)
+                    self._fleet.add(state, message.time_ms / 1000)
+                    self._runs.evidence.add_device(state)
+                    if self.watcher is not None:
+                        self.watcher.heard(state)
+                elif message.topic.endswith(f".{ROUNDS}"):
+                    self._take_round(RoundEvent.decode(message.value), live)
+            except MalformedRecord as exc:
+                log.warning("%s at %d passed over: %s", message.topic, message.offset, exc)
+
+    def _take_round(self, event: RoundEvent, live: bool) -> None:
+        if self.watcher is not None and event.kind != "requested":
+            self.watcher.take(event)
+        self._runs.take(event, live=live)
+        if live and event.kind in ("promoted", "finished"):
+            self._looked = -LOOK_S  # it has decided: look at once
+
+
+def _serve_metrics(controller: Controller, port: int) -> None:
+    """Until the process ends."""
+    from federation.controller.metrics import FederationMetrics
+    from streams.runtime.health import serve
+
+    controller.watcher = metrics = FederationMetrics()
+    server = serve(metrics, port)
+    log.info("metrics on 127.0.0.1:%d", server.port)
+
+
+def _close(producer: Producer) -> None:
+    try:
+        producer.close()
+    except BrokerUnavailable as exc:
+        log.warning("%s", exc)

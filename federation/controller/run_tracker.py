@@ -1,0 +1,176 @@
+"""The federated runs of a controller: starting one when there is cause, following any, whoever
+started it, taking one up that died.
+
+`rounds` is followed from its beginning: whether a run is still going on has to be known. A run that
+died without a word is taken up again, see
+`federation.controller.run_recovery`, which is all that is kept on disk.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+from federation.controller.flwr_cli import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
+from federation.controller.run_recovery import RESUMES, Resumer
+from federation.controller.triggers import FleetEvidence, RunsSoFar, TriggerRules, decide
+from federation.registry import publisher
+from streams.contract.documents import RoundEvent, RoundKind
+from streams.contract.errors import ProcessFailed
+from streams.contract.topics import ROUNDS, topic_name
+from streams.runtime.failpoints import Failpoint
+
+log = logging.getLogger(__name__)
+
+SILENCE_S = 20.0  # a run that says nothing for so long is asked for by `flwr list`
+
+
+class RunTracker:
+    """Of one task. `state` holds the runs' checkpoints, `config` are the settings of a new run."""
+
+    def __init__(
+        self,
+        task: str,
+        state: Path,
+        submission: Submission,
+        config: Mapping[str, ConfigValue],
+        rules: TriggerRules,
+        clock: Callable[[], float],
+        failpoint: Failpoint,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._task, self._submission, self._config = task, submission, config
+        self._rules, self._clock, self._wall, self._reached = rules, clock, wall, failpoint
+        self._folder = state / "controller"
+        self._resumer = Resumer(self._folder, state / "runs", submission, config, failpoint)
+        self.evidence = FleetEvidence(rules)
+        self._since, self._heard = wall(), clock()
+        self._run: str | None = None
+        self._finished: set[str] = set()
+        self._count = 0
+        self._starts: dict[
+            str, float
+        ] = {}  # by run, wall time; 0 for one that goes on with another
+        self._failed: float | None = None
+        self._held_back: str | None = None
+
+    @property
+    def so_far(self) -> RunsSoFar:
+        starts = tuple(filter(None, self._starts.values()))
+        return RunsSoFar(self._count, self._run is not None, starts, self._failed)
+
+    def take(self, event: RoundEvent, *, live: bool = True) -> None:
+        """An event of `rounds`; not live: of before this controller."""
+        if event.kind == "asked":
+            self.evidence.ask(event.reason, event.time_us / 1e6)
+            return
+        self._note_start(event)
+        if event.run in self._finished or event.run in self._resumer.earlier:
+            # "requested" may come after all else that a short run says; and one that another goes
+            # on with may have a last word.
+            self._finished |= {event.run} if event.kind == "finished" else set()
+            return
+        self._heard = self._clock()
+        if event.kind != "finished":
+            if live and self._run is None:
+                log.info("run %s was started by another hand", event.run)
+            self._run = event.run
+            return
+        self._finished.add(event.run)
+        self._resumer.forget(event.run)
+        if event.run == self._run:
+            self._run = None
+        if live:
+            log.info("run %s finished: %s", event.run, event.reason)
+
+    def check_if_silent(self, producer: publisher.Publisher) -> None:
+        if self._run is not None and self._clock() - self._heard > SILENCE_S:
+            self.check(producer)
+
+    def check(self, producer: publisher.Publisher) -> None:
+        """Ask the SuperLink for a run that says nothing; take up one that died."""
+        if self._run is None:
+            return
+        self._heard = self._clock()
+        try:
+            known = self._submission.runs()
+            status = known.get(self._run, UNKNOWN)
+            if not (status.startswith("finished") or status == UNKNOWN):
+                return
+            reason = f"the run ended without a word ({status})"
+            if status == STOPPED:
+                reason = f"stopped by hand ({status})"  # `flwr stop`: not to be undone by us
+            log.warning("run %s: %s", self._run, reason)
+            new = None
+            if status not in (COMPLETED, STOPPED):
+                new = self._resumer.resume(self._run, reason, known)
+                reason += f"; taken up {RESUMES} times, given up" if new is None else ""
+        except ProcessFailed as exc:
+            log.warning("%s", exc)  # the SuperLink may be starting: asked again after a silence
+            return
+        dead, self._run = self._run, new
+        if new is None:
+            self._publish(producer, dead, "finished", reason)
+            self._resumer.forget(dead)
+        else:
+            self.catch_up(producer)
+
+    def catch_up(self, producer: publisher.Publisher) -> None:
+        """Follow the run that goes on with others, and tell of it, unless that was done: step 4 of
+        taking up a run."""
+        kept = self._resumer.lineage
+        if kept is None:
+            return
+        last = kept.runs[-1]
+        if last in self._finished:
+            self._resumer.forget(last)
+            return
+        if self._run is None or self._run in kept.runs:
+            self._run = last
+        for dead, new in pairwise(kept.runs):
+            if dead not in self._finished:
+                reason = f"goes on with run {dead}: {kept.reason}"
+                log.info("run %s %s", new, reason)
+                self._publish(producer, new, "requested", reason, resumed_from=dead)
+                self._publish(producer, dead, "finished", f"{kept.reason}; run {new} goes on")
+                self._finished.add(dead)
+        self._reached("resume-step-4")
+
+    def _note_start(self, event: RoundEvent) -> None:
+        """When the run of `event` began, for the budgets of a day; one that goes on with another
+        did not."""
+        resumed = event.resumed_from or event.kind == "resumed"
+        if resumed or event.run in self._resumer.earlier:
+            self._starts[event.run] = 0.0
+        elif event.run not in self._starts:
+            self._starts[event.run] = at = event.time_us / 1e6
+            self.evidence.run_began(at)
+
+    def start_if_due(self, producer: publisher.Publisher) -> None:
+        """Start a run where there is cause for one, and nothing holds it back."""
+        now = self._wall()
+        found = decide(self._rules, self.evidence, self.so_far, now, self._since)
+        if found.held_back not in (None, self._held_back):
+            log.info("no run yet although %s: %s", found.cause, found.held_back)
+        self._held_back = found.held_back
+        if not found.start:
+            return
+        try:
+            run = self._submission.start(self._config, self._folder)
+        except ProcessFailed as exc:
+            log.error("no run although %s: %s", found.cause, exc)
+            self._failed = now
+            return
+        self.evidence.run_began(now)
+        self._starts[run] = now
+        self._run, self._count, self._heard = run, self._count + 1, self._clock()
+        log.info("run %s: %s", run, found.cause)
+        self._publish(producer, run, "requested", found.cause or "")
+
+    def _publish(
+        self, producer: publisher.Publisher, run: str, kind: RoundKind, reason: str, **fields: str
+    ) -> None:
+        about = {"run": run, "kind": kind, "time_us": time.time_ns() // 1000, "reason": reason}
+        event = RoundEvent.model_validate({**about, **fields})
+        producer.put(topic_name(self._task, ROUNDS), run.encode(), event.encode())

@@ -1,0 +1,327 @@
+"""When the fleet is to learn: pure, from what the windows and the devices say.
+
+Causes, tried in this order:
+
+    by hand    somebody asked (`tidewheel train`)
+    drift      the inputs of enough devices have moved from the reference, several reports in a row
+    agreement  the served model agrees too little with the teacher, at several looks in a row
+    weak       so it does on enough devices, each by itself, which the fleet's mean may hide
+    labels     devices were told enough new true labels
+    schedule   a stated time has passed
+
+What lasts causes one run. Drift is against a frozen reference: it goes on after a model has learned
+what is new, so a device's drift counts again only after a report without it. Low agreement counts
+again once it was clearly above the threshold, or another model is served, or after `again_s`, as a
+run may have learned too little. Any run, whoever began it, answers all causes there are then.
+
+Budgets hold a cause back, they do not end it: one run at a time, `max_runs`, `runs_per_day`,
+`min_interval_s`, quiet hours. By hand passes all of them but the first. Times are wall-clock
+seconds, so that budgets outlive the controller's process.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from federation.controller.quiet_hours import QuietHours
+from streams.contract.documents import DeviceState, WindowReport
+
+RECENT = 30  # reports per device that count: older windows say little of today
+KNOWN = 240  # reports per device that are known when they come again
+DAY_S = 86_400.0
+RETRY_S = 10.0  # after a run that could not be started
+
+
+@dataclass(frozen=True)
+class TriggerRules:
+    """A cause or budget that is None is never one. What windows say is no cause before they hold
+    `min_events` events of `min_devices` devices since the last release or run.
+
+    retrain_below: an agreement, 0 to 1. patience: looks in a row that find it too low; a look is
+    due when `min_devices` devices have sent new windows. A device is weak when it agrees `weak_by`
+    less than that over its last `weak_windows`. drift_windows: reports in a row with an alarm.
+    """
+
+    retrain_below: float
+    min_events: int = 200
+    min_devices: int = 2
+    patience: int = 3
+    hysteresis: float = 0.02
+    again_s: float = 3600.0
+    weak_windows: int = 10
+    weak_by: float = 0.1
+    drift_windows: int = 3
+    drift_devices: int | None = 2
+    new_labels: int | None = None
+    schedule_s: float | None = None
+    min_interval_s: float = 60.0
+    max_runs: int | None = None
+    runs_per_day: int | None = None
+    quiet: QuietHours | None = None
+
+
+@dataclass
+class _Device:
+    """What one device's windows say. recent: (compared, agreeing) by the served model."""
+
+    recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    known: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KNOWN))
+    alarms: int = 0  # in a row
+    drift_answered: bool = False
+    weak_answered: bool = False
+
+
+@dataclass
+class FleetEvidence:
+    """What was seen of the served model since its release or the last run began, and what lasts.
+
+    Windows come at least once: a report that comes again, known by its window and revision, counts
+    once. Revisions of a window sum.
+    """
+
+    rules: TriggerRules
+    served: str | None = None
+    low_looks: int = 0
+    events: int = 0  # that the teacher has scored
+    agreeing: int = 0
+    _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
+    _new: set[str] = field(default_factory=set)
+    _low_answered: bool = False
+    _began_s: float = 0.0  # when the last run did
+    _asked: tuple[float, str] | None = None
+    _labels: dict[str, int] = field(default_factory=dict)
+    _labels_before: dict[str, int] = field(default_factory=dict)
+
+    def serve(self, model: str) -> None:
+        """Another model is served: what was seen of the previous one says nothing of it. Drift is
+        the inputs', and goes on."""
+        if model == self.served:
+            return
+        self.served, self._low_answered = model, False
+        for device in self._devices.values():
+            device.weak_answered = False
+        self._begin_anew()
+
+    def run_began(self, at_s: float) -> None:
+        """What caused a run must not cause the next one."""
+        self._low_answered |= self.is_low
+        weak, drifting = self.weak, self.drifting
+        for name, device in self._devices.items():
+            device.weak_answered |= name in weak
+            device.drift_answered |= name in drifting
+        if self._asked is not None and self._asked[0] <= at_s:
+            self._asked = None
+        self._began_s = max(self._began_s, at_s)
+        self._labels_before = dict(self._labels)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.low_looks = self.events = self.agreeing = 0
+        self._new.clear()
+        for device in self._devices.values():
+            device.recent.clear()
+
+    def ask(self, reason: str, at_s: float) -> None:
+        """By hand; an old one, that a run has answered, is read again after a restart."""
+        if at_s > self._began_s:
+            self._asked = at_s, reason
+
+    def add_window(self, report: WindowReport) -> None:
+        device, name = self._devices[report.device], (report.window_us, report.revision)
+        if name in device.known:
+            return
+        device.known.append(name)
+        if report.drift is not None and report.drift.decided:
+            device.alarms = device.alarms + 1 if report.drift.alarm else 0
+            device.drift_answered &= report.drift.alarm
+        share = report.by_release.get(self.served or "")
+        if share is None or not share.compared:
+            return
+        self._count(device.recent, share.compared, share.agreeing)
+        if self._is_over(device.recent, self.rules.retrain_below - self.rules.weak_by):
+            device.weak_answered = False
+        self._new.add(report.device)
+        if len(self._new) >= self.rules.min_devices and self.is_enough:
+            self._look()
+
+    def _count(self, recent: deque[tuple[int, int]], compared: int, agreeing: int) -> None:
+        before = recent[0] if len(recent) == RECENT else (0, 0)
+        recent.append((compared, agreeing))
+        self.events += compared - before[0]
+        self.agreeing += agreeing - before[1]
+
+    def _look(self) -> None:
+        self._new.clear()
+        self.low_looks = self.low_looks + 1 if self.agreement < self.rules.retrain_below else 0
+        if self.agreement >= self.rules.retrain_below + self.rules.hysteresis:
+            self._low_answered = False
+
+    def _is_over(self, recent: deque[tuple[int, int]], threshold: float) -> bool:
+        full = len(recent) >= self.rules.weak_windows
+        return full and self._share(recent) >= threshold + self.rules.hysteresis
+
+    def _share(self, recent: deque[tuple[int, int]]) -> float:
+        last = list(recent)[-self.rules.weak_windows :]
+        return sum(agreeing for _, agreeing in last) / sum(compared for compared, _ in last)
+
+    def add_device(self, state: DeviceState) -> None:
+        self._labels[state.device] = state.labels_told
+        # A device that lost its labels starts anew.
+        before = self._labels_before.get(state.device, 0)
+        self._labels_before[state.device] = min(before, state.labels_told)
+
+    @property
+    def asked(self) -> str | None:
+        return None if self._asked is None else self._asked[1]
+
+    @property
+    def devices(self) -> int:
+        return sum(1 for device in self._devices.values() if device.recent)
+
+    @property
+    def agreement(self) -> float:
+        return self.agreeing / max(self.events, 1)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether windows say enough for any cause."""
+        return self.events >= self.rules.min_events and self.devices >= self.rules.min_devices
+
+    @property
+    def is_low(self) -> bool:
+        return self.low_looks >= self.rules.patience
+
+    @property
+    def drifting(self) -> dict[str, int]:
+        """Devices whose drift has caused no run: alarms in a row."""
+        return {
+            name: device.alarms
+            for name, device in sorted(self._devices.items())
+            if device.alarms >= self.rules.drift_windows and not device.drift_answered
+        }
+
+    @property
+    def weak(self) -> dict[str, float]:
+        """Devices that agree far too little by themselves: over their last windows how much."""
+        threshold = self.rules.retrain_below - self.rules.weak_by
+        return {
+            name: self._share(device.recent)
+            for name, device in sorted(self._devices.items())
+            if len(device.recent) >= self.rules.weak_windows
+            and self._share(device.recent) < threshold
+        }
+
+    def new_weak(self, now_s: float) -> dict[str, float]:
+        """Those that no run has answered yet, or long ago."""
+        again = now_s - self._began_s >= self.rules.again_s
+        weak = self.weak.items()
+        return {name: a for name, a in weak if again or not self._devices[name].weak_answered}
+
+    def is_newly_low(self, now_s: float) -> bool:
+        again = now_s - self._began_s >= self.rules.again_s
+        return self.is_low and (again or not self._low_answered)
+
+    @property
+    def new_labels(self) -> int:
+        return sum(
+            count - self._labels_before.get(device, 0) for device, count in self._labels.items()
+        )
+
+
+@dataclass(frozen=True)
+class RunsSoFar:
+    """What the controller knows of runs: `count` in its own life; `starts_s` of those of the last
+    day at least, in any order, that of the last one among them; `failed_s`, when one could not be
+    started."""
+
+    count: int = 0
+    running: bool = False
+    starts_s: tuple[float, ...] = ()
+    failed_s: float | None = None
+
+    @property
+    def began_s(self) -> float | None:
+        return max(self.starts_s, default=None)
+
+
+@dataclass(frozen=True)
+class TriggerDecision:
+    """cause: why a run should start, for a person, None where there is no cause. held_back: the
+    budget that forbids it for now; a run is to start where there is a cause and this is None."""
+
+    cause: str | None = None
+    held_back: str | None = None
+
+    @property
+    def start(self) -> bool:
+        return self.cause is not None and self.held_back is None
+
+
+def decide(
+    rules: TriggerRules, evidence: FleetEvidence, runs: RunsSoFar, now_s: float, since_s: float
+) -> TriggerDecision:
+    """Whether a run should start now.
+
+    since_s: when the controller began to watch, from which a schedule counts before the first run.
+    """
+    asked = evidence.asked
+    cause = asked if asked is not None else _cause(rules, evidence, runs, now_s, since_s)
+    if cause is None:
+        return TriggerDecision()
+    if runs.running:
+        return TriggerDecision(cause, "a run is going on")
+    if runs.failed_s is not None and now_s - runs.failed_s < RETRY_S:
+        return TriggerDecision(cause, f"the last attempt failed less than {RETRY_S:.0f} s ago")
+    return TriggerDecision(cause, None if asked is not None else _budget(rules, runs, now_s))
+
+
+def _cause(
+    rules: TriggerRules, evidence: FleetEvidence, runs: RunsSoFar, now_s: float, since_s: float
+) -> str | None:
+    drifting, weak = evidence.drifting, evidence.new_weak(now_s)
+    enough, moved = evidence.is_enough, len(drifting)
+    if enough and rules.drift_devices is not None and moved >= rules.drift_devices:
+        return (
+            f"the inputs of {moved} devices drift ({_names(drifting)}), at least "
+            f"{min(drifting.values())} windows in a row"
+        )
+    if evidence.is_newly_low(now_s):
+        return (
+            f"{evidence.served} agrees with the teacher on {evidence.agreement:.3f} of "
+            f"{evidence.events} events from {evidence.devices} devices, "
+            f"below {rules.retrain_below:.3f}"
+        )
+    if enough and len(weak) >= rules.min_devices:
+        worst = min(weak.values())
+        return (
+            f"{evidence.served} agrees with the teacher on as little as {worst:.3f} on "
+            f"{len(weak)} devices ({_names(weak)}), each below "
+            f"{rules.retrain_below - rules.weak_by:.3f}"
+        )
+    if rules.new_labels is not None and evidence.new_labels >= rules.new_labels:
+        return f"{evidence.new_labels} new true labels, {rules.new_labels} are enough"
+    last = since_s if runs.began_s is None else runs.began_s
+    if rules.schedule_s is not None and now_s - last >= rules.schedule_s:
+        return f"{now_s - last:.0f} s have passed, a run is due every {rules.schedule_s:.0f} s"
+    return None
+
+
+def _budget(rules: TriggerRules, runs: RunsSoFar, now_s: float) -> str | None:
+    """The first one that is used up. Its words do not change with time: they are told once."""
+    if rules.max_runs is not None and runs.count >= rules.max_runs:
+        return f"{rules.max_runs} runs are all that this controller may start"
+    today = sum(now_s - start < DAY_S for start in runs.starts_s)
+    if rules.runs_per_day is not None and today >= rules.runs_per_day:
+        return f"{today} runs began in the last 24 hours, {rules.runs_per_day} are allowed"
+    if runs.began_s is not None and now_s - runs.began_s < rules.min_interval_s:
+        return f"the last run began less than {rules.min_interval_s:.0f} s ago"
+    local = datetime.fromtimestamp(now_s)
+    if rules.quiet is not None and rules.quiet.hold(local.hour * 60 + local.minute):
+        return f"quiet hours, {rules.quiet}"
+    return None
+
+
+def _names(devices: Iterable[str]) -> str:
+    names = sorted(devices)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,105 @@
+"""How many answers of a model are right: of the people held out centrally, and as devices say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import safetensors.numpy
+
+from federation.evaluation.device_metrics import DEVICE_CAP
+from federation.evaluation.promotion_gate import Comparison, Paired
+from streams.contract.task import Task
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`correct` of `evaluated` answers; for regression, correct is within the task's tolerance."""
+
+    correct: float = 0.0
+    evaluated: float = 0.0
+
+    @property
+    def share(self) -> float:
+        return self.correct / self.evaluated if self.evaluated else 0.0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Central labelled segments: (n, channels, samples) and (n, label_size)."""
+
+    segments: np.ndarray
+    labels: np.ndarray
+
+    def encode(self) -> bytes:
+        return safetensors.numpy.save({"segments": self.segments, "labels": self.labels})
+
+    @classmethod
+    def decode(cls, data: bytes | None, task: Task) -> "HeldOut":
+        """What `encode` gave; nothing where the task has no people held out."""
+        if data is None:
+            shape = (0, *task.segment_shape)
+            return cls(np.zeros(shape, np.float32), np.zeros((0, task.label_size), np.float32))
+        tensors = safetensors.numpy.load(data)
+        return cls(tensors["segments"], tensors["labels"])
+
+
+def score(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """(n, outputs) against (n, label_size)."""
+    if not len(labels):
+        return Accuracy()
+    return Accuracy(float(task.correct(outputs, labels).sum()), float(len(labels)))
+
+
+def reported(metrics: Mapping[str, float]) -> Accuracy | None:
+    """A device's own figures, capped; None when they are missing or impossible."""
+    correct, evaluated = metrics.get("correct", 0.0), metrics.get("evaluated", 0.0)
+    if not (np.isfinite([correct, evaluated]).all() and 0 <= correct <= evaluated and evaluated):
+        return None
+    scale = min(1.0, DEVICE_CAP / evaluated)
+    return Accuracy(correct * scale, evaluated * scale)
+
+
+def total(parts: list[Accuracy]) -> Accuracy:
+    return Accuracy(sum(p.correct for p in parts), sum(p.evaluated for p in parts))
+
+
+def compare(
+    task: Task,
+    outputs: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    groups: Mapping[str, np.ndarray] | None = None,
+) -> Comparison:
+    """What the served version and the candidate answer to the same rows, (n, outputs) each, against
+    (n, label_size). clusters: (n,) numbers of what falls together, see gate; groups: (n,) bool by
+    name."""
+    right = [task.correct(each, labels) for each in outputs]
+    cohorts = {
+        f"group {name}": _paired(right, clusters, rows) for name, rows in (groups or {}).items()
+    }
+    classes = labels[:, 0].astype(np.int64)
+    for index, name in enumerate(task.classes):
+        of = classes == index
+        false = [int((each.argmax(axis=1)[~of] == index).sum()) for each in outputs]
+        cohorts[f"class {name}"] = replace(
+            _paired(right, clusters, of), base_false=false[0], false=false[1]
+        )
+    return Comparison(_paired(right, clusters, np.ones(len(labels), np.bool_)), cohorts)
+
+
+def _paired(right: Sequence[np.ndarray], clusters: np.ndarray, rows: np.ndarray) -> Paired:
+    base, candidate = (each[rows] for each in right)
+    gained, lost = candidate & ~base, base & ~candidate
+    nets = np.bincount(clusters[rows], gained.astype(np.int64) - lost.astype(np.int64))
+    down, squares = np.maximum(-nets, 0).sum(), (nets**2).sum()
+    return Paired(
+        len(base), int(base.sum()), int(gained.sum()), int(lost.sum()),
+        down=int(down), squares=int(squares),
+    )  # fmt: skip
+
+
+def spells(task: Task, labels: np.ndarray) -> np.ndarray:
+    """(n,) numbers of the runs of rows of one class; for targets each row is one of its own."""
+    if not task.classes or not len(labels):
+        return np.arange(len(labels))
+    return np.cumsum(np.concatenate([[0], labels[1:, 0] != labels[:-1, 0]])).astype(np.int64)

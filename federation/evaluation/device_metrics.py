@@ -1,0 +1,79 @@
+"""Device metrics: how devices say a candidate does beside the version that they serve.
+
+Nothing in them is trusted: figures that are impossible count as missing. Their names and meaning
+stand in streams.contract.work. A device that serves another version than the run's base reports
+only `evaluated` and `correct`.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import astuple, replace
+
+from federation.evaluation.promotion_gate import Comparison, Paired
+from federation.rounds.admission import MAX_SAMPLES
+from streams.contract.task import Task
+from streams.contract.work import COMPARED, CONFUSED, class_prefix
+
+DEVICE_CAP = 2048  # no device's figures weigh more than this many segments
+
+
+def read(task: Task, metrics: Mapping[str, float]) -> Comparison | None:
+    """One device's figures, capped; None when they are missing or impossible. Classes are told of
+    all rows, or of none."""
+    rows = _paired(metrics, "")
+    if rows is None or not rows.n:
+        return None
+    classes: dict[str, Paired] = {}
+    for index, name in enumerate(task.classes):
+        prefix = class_prefix(index)
+        if any(prefix + part in metrics for part in (*COMPARED, *CONFUSED)):
+            found = _paired(metrics, prefix)
+            if found is None:
+                return None
+            classes[f"class {name}"] = found
+    mistakes = rows.n - rows.base, rows.n - rows.candidate
+    if classes and sum(classes.values(), Paired()) != replace(
+        rows, base_false=mistakes[0], false=mistakes[1]
+    ):
+        return None
+    limit = rows.n
+    return Comparison(
+        _capped(rows, limit), {name: _capped(part, limit) for name, part in classes.items()}
+    )
+
+
+def pool(task: Task, found: Mapping[str, Comparison]) -> Comparison:
+    """All devices' figures as one; the devices of a group are a cohort, as those of a class are."""
+    groups = {device.name: device.group for device in task.devices() if device.group}
+    total, cohorts = Paired(), defaultdict[str, Paired](Paired)
+    for device, comparison in found.items():
+        total += _cluster(comparison.rows)
+        for name, rows in comparison.cohorts.items():
+            cohorts[name] += _cluster(rows)
+        if device in groups:
+            cohorts[f"group {groups[device]}"] += _cluster(comparison.rows)
+    return Comparison(total, dict(cohorts))
+
+
+def _cluster(rows: Paired) -> Paired:
+    """The rows of one device fall together."""
+    net = rows.gained - rows.lost
+    return replace(rows, down=max(0, -net), squares=net**2)
+
+
+def _paired(metrics: Mapping[str, float], prefix: str) -> Paired | None:
+    names = (*COMPARED, *CONFUSED) if prefix else COMPARED
+    values = [metrics.get(prefix + name, -1.0) for name in names]
+    if not all(0 <= value <= MAX_SAMPLES and value == int(value) for value in values):
+        return None
+    n, correct, base, gained, lost, *false = (int(value) for value in values)
+    sound = base + gained - lost == correct and lost <= base and gained <= n - base
+    return Paired(n, base, gained, lost, *false) if sound else None
+
+
+def _capped(rows: Paired, of: int) -> Paired:
+    """A part of a device's `of` rows, where those weigh too much; rounded down, which keeps the
+    numbers possible."""
+    if of <= DEVICE_CAP:
+        return rows
+    return Paired(*(value * DEVICE_CAP // of for value in astuple(rows)))

@@ -1,0 +1,89 @@
+"""What speaks for a candidate and against it: the devices, the people held out, the teacher."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from federation.evaluation import accuracy, device_metrics, promotion_gate
+from federation.evaluation.accuracy import Accuracy, HeldOut
+from federation.evaluation.onnx_runner import run_graph
+from federation.evaluation.promotion_gate import Comparison, GateEvidence, GateRules, Verdict
+from federation.evaluation.recent_windows import RecentWindows
+from federation.rounds.messages import Tensors
+from streams.contract.artifact import GRAPH, Artifact
+from streams.contract.task import Task
+
+
+@dataclass(frozen=True)
+class CandidateEvaluation:
+    """`base` is the version that is served; `recent` reads the stored windows, None where there
+    are none to read."""
+
+    task: Task
+    base: Artifact
+    held_out: HeldOut
+    recent: Callable[[], RecentWindows | None] | None = None
+
+    def central(self, weights: Tensors) -> Accuracy:
+        """Of the people held out."""
+        if not len(self.held_out.labels):
+            return Accuracy()
+        outputs = self._outputs(self.held_out.segments, weights)
+        return accuracy.score(self.task, outputs, self.held_out.labels)
+
+    def decide(
+        self,
+        first: Tensors,
+        candidate: Tensors,
+        devices: Mapping[str, Comparison],
+        margin: float,
+    ) -> Verdict:
+        """The gate. first: the served weights; devices: what each of them found."""
+        evidence = GateEvidence(
+            device_metrics.pool(self.task, devices),
+            self._on_held_out(first, candidate),
+            self._on_recent(first, candidate),
+        )
+        return promotion_gate.decide(evidence, GateRules(margin))
+
+    def _on_held_out(self, first: Tensors, candidate: Tensors) -> Comparison:
+        segments, labels = self.held_out.segments, self.held_out.labels
+        if not len(labels):
+            return Comparison()
+        clusters = accuracy.spells(self.task, labels)
+        return self._compared(first, candidate, segments, labels, clusters)
+
+    def _on_recent(self, first: Tensors, candidate: Tensors) -> Comparison:
+        found = self.recent() if self.recent is not None else None
+        if found is None:
+            return Comparison()
+        labels = self.task.labels_from(found.teacher)
+        groups, clusters = (
+            self._groups(found.devices),
+            np.unique(found.devices, return_inverse=True)[1],
+        )
+        return self._compared(first, candidate, found.segments, labels, clusters, groups)
+
+    def _compared(
+        self,
+        first: Tensors,
+        candidate: Tensors,
+        segments: np.ndarray,
+        labels: np.ndarray,
+        clusters: np.ndarray,
+        groups: Mapping[str, np.ndarray] | None = None,
+    ) -> Comparison:
+        outputs = self._outputs(segments, first), self._outputs(segments, candidate)
+        return accuracy.compare(self.task, outputs, labels, clusters, groups)
+
+    def _groups(self, devices: np.ndarray) -> dict[str, np.ndarray]:
+        """Which rows are of a device of which group."""
+        members: dict[str, list[str]] = {}
+        for device in self.task.devices():
+            if device.group:
+                members.setdefault(device.group, []).append(device.name)
+        return {group: np.isin(devices, names) for group, names in members.items()}
+
+    def _outputs(self, segments: np.ndarray, weights: Tensors) -> np.ndarray:
+        return run_graph(self.base.files[GRAPH], segments, weights)

@@ -1,0 +1,163 @@
+"""The latest stored windows: what devices saw, and what the teacher answers to it.
+
+Segments stand in `events` where the task uploads them, the teacher's answers in `scores`; both name
+device, epoch and seq. Both topics are read from their ends backwards, the scores first, until ROWS
+rows have both, or MAX_BYTES of segments, or READ_S are over. A message that is not as agreed is
+passed over: the worker has parked it. What devices saw they may have learned from, and the teacher
+may be wrong: this says whether a candidate does harm, not whether it is better.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from streams.contract.errors import BrokerUnavailable, MalformedRecord
+from streams.contract.records import (
+    EventBatch,
+    decode_batch,
+    decode_event_message,
+    float_rows,
+    score_schema,
+)
+from streams.contract.task import Task
+from streams.contract.topics import EVENTS, SCORES, topic_name
+from streams.kafka.reader import Received
+
+log = logging.getLogger(__name__)
+
+ROWS = 4096
+MAX_BYTES = 64_000_000
+READ_S = 5.0
+
+Key = tuple[str, str, int]  # device, epoch, seq
+
+
+@dataclass(frozen=True)
+class RecentWindows:
+    """Segments (n, channels, samples) and the teacher's outputs (n, outputs), float32, the latest
+    first; devices (n,) names."""
+
+    segments: np.ndarray
+    teacher: np.ndarray
+    devices: np.ndarray
+
+
+class Tail(Protocol):
+    """A Reader of one topic."""
+
+    def read_back(self, timeout_s: float) -> Iterator[list[Received]]: ...
+
+    def close(self) -> None: ...
+
+
+def read(
+    task: Task,
+    connect: Callable[[str], Tail],
+    clock: Callable[[], float] = time.monotonic,
+) -> RecentWindows | None:
+    """None where there are no such rows, or no broker. `connect` is given a topic's name and may
+    raise BrokerUnavailable; `clock` in seconds."""
+    if task.upload != "segment":
+        return None
+    until = clock() + READ_S
+    try:
+        teacher = _teacher(task, connect, until, clock)
+        return _joined(task, teacher, connect, until, clock) if teacher else None
+    except BrokerUnavailable as exc:
+        log.warning("%s: recent windows are not looked at", exc)
+        return None
+
+
+def _latest(
+    connect: Callable[[str], Tail], topic: str, until: float, clock: Callable[[], float]
+) -> Iterator[Received]:
+    """The topic's messages from its end on, until the time is over."""
+    tail = connect(topic)
+    try:
+        for messages in tail.read_back(max(0.0, until - clock())):
+            yield from sorted(messages, key=lambda m: m.offset, reverse=True)
+            if clock() >= until:
+                return
+    finally:
+        tail.close()
+
+
+def _limit(task: Task) -> int:
+    channels, samples = task.segment_shape
+    return max(1, min(ROWS, MAX_BYTES // (4 * channels * samples)))
+
+
+def _teacher(
+    task: Task, connect: Callable[[str], Tail], until: float, clock: Callable[[], float]
+) -> dict[Key, np.ndarray]:
+    """What the teacher answered last; half of the time is left for the events."""
+    found: dict[Key, np.ndarray] = {}
+    half = clock() + (until - clock()) / 2
+    for message in _latest(connect, topic_name(task.name, SCORES), half, clock):
+        for key, outputs in _scores(task, message):
+            found.setdefault(key, outputs)
+        if len(found) >= _limit(task):
+            break
+    return found
+
+
+def _scores(task: Task, message: Received) -> Iterator[tuple[Key, np.ndarray]]:
+    try:
+        rows = decode_batch(message.value or b"", score_schema())
+    except MalformedRecord:
+        return
+    names = ("device", "epoch", "seq", "teacher")
+    columns = (rows.column(name).to_pylist() for name in names)
+    for device, epoch, seq, teacher in zip(*columns, strict=True):
+        outputs = np.array([np.nan if x is None else x for x in teacher], np.float32)
+        if len(outputs) == task.outputs and np.isfinite(outputs).all():
+            yield (device, epoch, seq), outputs
+
+
+def _joined(
+    task: Task,
+    teacher: dict[Key, np.ndarray],
+    connect: Callable[[str], Tail],
+    until: float,
+    clock: Callable[[], float],
+) -> RecentWindows | None:
+    limit = min(_limit(task), len(teacher))
+    segments = np.zeros((limit, *task.segment_shape), np.float32)
+    outputs = np.zeros((limit, task.outputs), np.float32)
+    devices: list[str] = []
+    for message in _latest(connect, topic_name(task.name, EVENTS), until, clock):
+        device, known, rows = _events(task, message, teacher)
+        at = slice(len(devices), min(limit, len(devices) + len(rows)))
+        count = at.stop - at.start
+        segments[at], outputs[at] = rows[:count], known[:count]
+        devices += [device] * count
+        if len(devices) == limit:
+            break
+    n = len(devices)
+    return RecentWindows(segments[:n], outputs[:n], np.array(devices)) if n else None
+
+
+def _events(
+    task: Task, message: Received, teacher: dict[Key, np.ndarray]
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """The message's rows that the teacher has answered: device, (n, outputs) and (n, channels,
+    samples). Each is taken once, whatever is sent again."""
+    none = np.zeros((0, task.outputs)), np.zeros((0, *task.segment_shape))
+    try:
+        batch = decode_event_message(task, message.key, message.value, message.headers)
+    except MalformedRecord:
+        return "", *none
+    if not isinstance(batch, EventBatch):
+        return "", *none
+    keys = [(batch.device, batch.epoch, seq) for seq in range(batch.first, batch.last + 1)]
+    rows = [(i, teacher.pop(key)) for i, key in enumerate(keys) if key in teacher]
+    if not rows:
+        return "", *none
+    column = batch.rows.column("segment")
+    segments = float_rows(column, column.type.list_size)[[i for i, _ in rows]]
+    known = np.stack([outputs for _, outputs in rows])
+    return batch.device, known, segments.reshape(-1, *task.segment_shape)

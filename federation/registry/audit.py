@@ -1,0 +1,219 @@
+"""Whether a registry is what was decided: the whole chain, and each file that it names.
+
+The walk knows which keys counted when: the one of the first decision, and those in `given` which
+devices were started with beside it, then what each sound decision says. A decision that is altered
+changes nothing of that, and breaks the chain at the next one as well. What the walk cannot see is
+an end that was cut off: devices, which know a later number, refuse what follows.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from federation.registry.manual import needed, pruned
+from federation.registry.registry import TEACHER, Registry
+from streams.contract import delta
+from streams.contract.artifact import Artifact, unpack
+from streams.contract.decisions import ZERO, Decision, Ref, Release
+from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.signing import key_id, named
+
+
+@dataclass
+class Report:
+    """One line per problem; `notes` are no problems, but nobody would have thought of them."""
+
+    decisions: int = 0
+    models: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Walk:
+    """What the sound decisions up to one say: `refs` are the artifacts that were named, `served`
+    the number of the decision that first let devices have them."""
+
+    keys: dict[str, Ed25519PublicKey]
+    revoked: set[str] = field(default_factory=set)
+    refs: dict[str, Ref] = field(default_factory=dict)
+    teachers: set[str] = field(default_factory=set)
+    served: dict[str, tuple[int, frozenset[str]]] = field(default_factory=dict)
+    last: Decision | None = None
+
+    def counting(self) -> dict[str, Ed25519PublicKey]:
+        return {name: key for name, key in self.keys.items() if name not in self.revoked}
+
+
+def verify(
+    registry: Registry, given: Mapping[str, Ed25519PublicKey], only: str | None = None
+) -> Report:
+    """All of a registry, or with `only` the chain and that version. `registry.trusted` has to hold
+    the key of the first decision."""
+    report = Report()
+    walk = _walk(registry, given, report)
+    known = {**registry.keys, **walk.keys}
+    kept = set(registry.models())
+    wanted = sorted({*walk.refs, *kept} - walk.teachers if only is None else {only})
+    for model in wanted:
+        report.models += model in kept
+        for problem in _model_problems(registry, model, walk, known, kept, report):
+            report.problems.append(f"model {model}: {problem}")
+    if only is None:
+        report.problems += _teacher_problems(registry, walk, known)
+        report.problems += _delta_problems(registry, known, kept)
+        report.problems += [
+            f"models/{name} is no model version's file"
+            for name in registry.store.names("models")
+            if name.removesuffix(".twa") not in kept
+        ]
+    return report
+
+
+def _walk(registry: Registry, given: Mapping[str, Ed25519PublicKey], report: Report) -> Walk:
+    trusted = {key_id(key): key for key in registry.trusted}
+    walk, expected, prev = Walk(dict(given)), 1, ZERO
+    for name in registry.store.names("history"):
+        try:
+            release = Release.decode(registry.store.read(f"history/{name}"))
+            decision = release.decision
+        except (MalformedRecord, OSError) as exc:
+            report.problems.append(f"history/{name} cannot be read: {exc}")
+            expected, prev = expected + 1, ""
+            continue
+        if decision.seq == 1 and decision.key in trusted:
+            walk.keys[decision.key] = trusted[decision.key]
+        found = list(_decision_problems(registry, name, release, walk, expected, prev))
+        report.problems += [f"decision {decision.seq}: {text}" for text in found]
+        report.decisions += 1
+        expected, prev = decision.seq + 1, release.digest
+        if not found:
+            _take(walk, decision)
+    if not report.decisions:
+        report.problems.append(f"{registry.where} has no history")
+    return walk
+
+
+def _decision_problems(
+    registry: Registry, name: str, release: Release, walk: Walk, expected: int, prev: str
+) -> Iterator[str]:
+    decision = release.decision
+    if name != f"{decision.seq:08d}.json":
+        yield f"it lies in history/{name}"
+    if decision.seq != expected:
+        yield f"decision {expected} is missing before it"
+    elif prev and decision.prev != prev:
+        yield "it does not follow the decision before it as that stands here"
+    if decision.key in walk.revoked:
+        yield f"key {decision.key}, which signs it, had been revoked before"
+    elif decision.key not in walk.keys:
+        yield f"key {decision.key}, which signs it, did not count then"
+    else:
+        try:
+            release.verified(walk.counting(), registry.task)
+        except ArtifactError as exc:
+            yield str(exc)
+    if decision.task_version != registry.task_version:
+        yield f"it is about version {decision.task_version} of the task"
+
+
+def _take(walk: Walk, decision: Decision) -> None:
+    standing = decision.standing
+    walk.keys.update(named(standing.keys))
+    walk.revoked = set(standing.revoked)
+    counting = frozenset(walk.counting())
+    for ref in (standing.stable, standing.offered, standing.candidate, standing.teacher):
+        if ref is not None:
+            walk.refs.setdefault(ref.model, ref)
+    for ref in (standing.stable, standing.offered, standing.teacher):
+        if ref is not None:
+            walk.served.setdefault(ref.model, (decision.seq, counting))
+    if standing.teacher is not None:
+        walk.teachers.add(standing.teacher.model)
+    walk.last = decision
+
+
+def _model_problems(
+    registry: Registry,
+    model: str,
+    walk: Walk,
+    known: Mapping[str, Ed25519PublicKey],
+    kept: set[str],
+    report: Report,
+) -> Iterator[str]:
+    ref = walk.refs.get(model)
+    if model not in kept:
+        if ref is None:
+            yield "it is not here, and no decision names it"
+        elif model in needed(registry, walk.last.standing if walk.last else None):
+            yield "its file is missing, and it is needed"
+        elif model not in pruned(registry):
+            yield "its file is missing, and was not removed by `tidewheel models prune`"
+        return
+    try:
+        artifact = _unpacked(registry, registry.read(model), known, "model")
+    except ArtifactError as exc:
+        yield str(exc)
+        return
+    if artifact.model != model:
+        yield f"its file holds {artifact.model}"
+    if ref is None:
+        report.notes.append(f"model {model} is in no decision")
+        return
+    if artifact.digest != ref.digest:
+        yield "its file is not the artifact that was decided on"
+    yield from _key_problems(artifact, walk)
+
+
+def _key_problems(artifact: Artifact, walk: Walk) -> Iterator[str]:
+    key, standing = artifact.manifest.key, walk.last.standing if walk.last else None
+    seq, counting = walk.served.get(artifact.model, (0, frozenset((key,))))
+    if key not in counting:
+        yield f"key {key}, which signs it, did not count at decision {seq}, by which it is served"
+    elif standing and key in walk.revoked:
+        current = [r.model for r in (standing.stable, standing.offered, standing.teacher) if r]
+        if artifact.model in current:
+            yield f"key {key}, which signs it, is revoked: `tidewheel keys revoke {key}` again"
+
+
+def _teacher_problems(
+    registry: Registry, walk: Walk, known: Mapping[str, Ed25519PublicKey]
+) -> Iterator[str]:
+    ref = walk.last.standing.teacher if walk.last else None
+    try:
+        artifact = _unpacked(registry, registry.store.read(TEACHER), known, "teacher")
+    except FileNotFoundError:
+        if ref is not None:
+            yield f"teacher {ref.model}: {TEACHER} is missing"
+        return
+    except ArtifactError as exc:
+        yield f"{TEACHER}: {exc}"
+        return
+    if ref is not None and artifact.digest != ref.digest:
+        yield f"{TEACHER} holds {artifact.model}, {ref.model} was decided on"
+    yield from (f"teacher {artifact.model}: {text}" for text in _key_problems(artifact, walk))
+
+
+def _delta_problems(
+    registry: Registry, known: Mapping[str, Ed25519PublicKey], kept: set[str]
+) -> Iterator[str]:
+    for name in registry.store.names("deltas"):
+        model, _, base = name.removesuffix(".twd").partition(".from.")
+        if not {model, base} <= kept:
+            yield f"deltas/{name} is of a version that is not here: remove it"
+            continue
+        try:
+            files = _unpacked(registry, registry.read(base), known, "model").files
+            data = registry.store.read(f"deltas/{name}")
+            if delta.apply(data, files, list(known.values())) != registry.read(model):
+                yield f"deltas/{name} does not make {model}: remove it, it is made again"
+        except ArtifactError as exc:
+            yield f"deltas/{name}: {exc}: remove it, it is made again"
+
+
+def _unpacked(
+    registry: Registry, data: bytes, known: Mapping[str, Ed25519PublicKey], kind: str
+) -> Artifact:
+    version = registry.task_version
+    return unpack(data, list(known.values()), task=registry.task, task_version=version, kind=kind)

@@ -1,0 +1,151 @@
+"""What the registry's versions are, what holds of them, and how two of them differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from federation.registry.registry import Registry
+from streams.contract import delta
+from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.decisions import Decision, DesiredState
+from streams.contract.errors import ArtifactError
+
+HELD_OUT = ("held_out", "model_held_out")  # of a run's version, of the first one
+
+
+@dataclass(frozen=True)
+class Version:
+    """One kept version; `accuracy` is on people held out. `problem` says why it cannot be read,
+    and nothing else of it is known then."""
+
+    model: str
+    holds: str
+    size: int
+    created_us: int | None = None
+    base: str | None = None
+    run: str | None = None
+    round: int | None = None
+    accuracy: float | None = None
+    key: str | None = None
+    problem: str | None = None
+
+
+def versions(registry: Registry) -> list[Version]:
+    """All that are kept, oldest first."""
+    standing, found = registry.standing(), []
+    for model in registry.models():
+        says, size = holds(standing, model), 0
+        try:
+            size = len(registry.read(model))
+            manifest = registry.load(model).manifest
+        except ArtifactError as exc:
+            found.append(Version(model, says, size, problem=str(exc)))
+            continue
+        found.append(
+            Version(
+                model,
+                says,
+                size,
+                created_us=manifest.created_us,
+                base=manifest.base,
+                run=manifest.run,
+                round=manifest.round,
+                accuracy=accuracy(manifest.metrics),
+                key=manifest.key,
+            )
+        )
+    return found
+
+
+def accuracy(metrics: Mapping[str, float]) -> float | None:
+    return next((metrics[name] for name in HELD_OUT if name in metrics), None)
+
+
+def holds(standing: DesiredState, model: str) -> str:
+    """What the last decision says of a version; "-": nothing."""
+    if standing.stable is not None and standing.stable.model == model:
+        return "stable"
+    if standing.offered is not None and standing.offered.model == model:
+        return f"offered to {standing.share:.1%}"
+    if standing.candidate is not None and standing.candidate.model == model:
+        return "candidate"
+    if model in standing.withdrawn:
+        return f"withdrawn: {standing.withdrawn[model]}"
+    return "-"
+
+
+def described(registry: Registry, model: str) -> dict[str, Any]:
+    """The manifest of a version, what holds of it, and all decisions about it."""
+    artifact = registry.load(model)
+    about = [told(d) for d in registry.decisions() if d.model == model]
+    return {
+        "model": model,
+        "digest": artifact.digest,
+        "holds": holds(registry.standing(), model),
+        "size": len(registry.read(model)),
+        "manifest": artifact.manifest.model_dump(),
+        "decisions": about,
+    }
+
+
+def told(decision: Decision) -> dict[str, Any]:
+    """A decision as JSON: `share` is that of the fleet which `model` is offered to."""
+    fields = ("seq", "time_us", "kind", "model", "reason", "evidence", "run", "key")
+    found = {name: getattr(decision, name) for name in fields}
+    return {**found, "share": decision.standing.share, "stage": decision.standing.stage}
+
+
+def difference(registry: Registry, before: str, after: str) -> dict[str, Any]:
+    """What changed from one version to another: `manifest` and `metrics` hold pairs, None where
+    one has no such thing; of each tensor the largest and the mean absolute change, None where its
+    shape is another; bytes of the delta beside those of the whole."""
+    old, new = registry.load(before), registry.load(after)
+    told = {
+        name: [value, getattr(new.manifest, name)]
+        for name, value in old.manifest
+        if name not in ("metrics", "files") and value != getattr(new.manifest, name)
+    }
+    names = sorted({*old.manifest.metrics, *new.manifest.metrics})
+    metrics = {n: [old.manifest.metrics.get(n), new.manifest.metrics.get(n)] for n in names}
+    whole = registry.read(after)
+    return {
+        "before": before,
+        "after": after,
+        "manifest": told,
+        "metrics": metrics,
+        "files": _changed_files(old, new),
+        "tensors": _changes(_tensors(old), _tensors(new)),
+        "delta_bytes": len(delta.make(whole, old.files)),
+        "whole_bytes": len(whole),
+    }
+
+
+def _changed_files(old: Artifact, new: Artifact) -> list[str]:
+    names = sorted({*old.files, *new.files})
+    return [name for name in names if old.files.get(name) != new.files.get(name)]
+
+
+def _tensors(artifact: Artifact) -> dict[str, np.ndarray]:
+    try:
+        return dict(safetensors.numpy.load(artifact.files[WEIGHTS]))
+    except (KeyError, SafetensorError) as exc:
+        raise ArtifactError("weights", f"{artifact.model} has no weights to read: {exc}") from exc
+
+
+def _changes(
+    old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float | None]]:
+    found: dict[str, dict[str, float | None]] = {}
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if before is None or after is None or before.shape != after.shape:
+            found[name] = {"largest": None, "mean": None}
+            continue
+        change = np.abs(after.astype(np.float64) - before.astype(np.float64))
+        largest, mean = (change.max(), change.mean()) if change.size else (0.0, 0.0)
+        found[name] = {"largest": float(largest), "mean": float(mean)}
+    return found

@@ -1,0 +1,205 @@
+"""What a person decides about versions: serve one, take one back, remove bytes.
+
+Each looks at what holds first, so that a call that is made again says that nothing is to do.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.registry.key_rotation import keys_of
+from federation.registry.registry import Registry
+from streams.contract.artifact import Artifact
+from streams.contract.decisions import Decision, DesiredState, Kind, Ref, Release
+from streams.contract.documents import Document
+from streams.contract.errors import ArtifactError, UsageError
+
+BY_HAND = "by hand"
+NOBODY: dict[str, object] = {"offered": None, "share": 0.0, "stage": 0}
+ASIDE = ("keys", "teacher", "candidate", "dropped")  # what moves nothing on devices
+
+
+@dataclass(frozen=True)
+class ManualDecision:
+    """What came of it, for a person; `made` is None where nothing was to do."""
+
+    text: str
+    made: Release | None = None
+
+
+class Pruned(Document):
+    """pruned/<model>.json in a registry: the bytes were removed on purpose, then."""
+
+    model: str
+    time_us: int
+
+
+def promote(
+    registry: Registry, key: Ed25519PrivateKey, model: str, reason: str = ""
+) -> ManualDecision:
+    """All devices serve `model`; another version on offer is withdrawn."""
+    last, ref = _last(registry), _usable(registry, model)
+    before = last.decision.standing
+    if before.stable == ref and before.offered is None and model not in before.withdrawn:
+        return ManualDecision(f"all devices serve {model} already: nothing to do")
+    after, text = before, f"{model} is served by all devices"
+    if before.offered is not None and before.offered != ref:
+        after = after.without(before.offered.model, f"{model} was promoted {BY_HAND}")
+        text += f", {before.offered.model} is taken back"
+    kept = {m: why for m, why in after.withdrawn.items() if m != model}
+    candidate = None if before.candidate == ref else before.candidate
+    fields = {**NOBODY, "stable": ref, "withdrawn": kept, "candidate": candidate}
+    made = _decide(registry, key, "served", after.model_copy(update=fields), last, model, reason)
+    return ManualDecision(text, made)
+
+
+def roll_back(
+    registry: Registry, key: Ed25519PrivateKey, to: str | None = None, reason: str = ""
+) -> ManualDecision:
+    """Take back the version on offer; where there is none, or `to` is named, the stable one."""
+    last = _last(registry)
+    standing = last.decision.standing
+    offered, stable = standing.offered, standing.stable
+    if to is not None:
+        return _roll_back_to(registry, key, to, reason)
+    if offered is not None:
+        after = standing.without(offered.model, _why(reason)).model_copy(update=NOBODY)
+        model = offered.model
+        made = _decide(registry, key, "rolled-back", after, last, model, reason)
+        return ManualDecision(
+            f"{model} is taken back, {stable.model if stable else 'none'} stays", made
+        )
+    decisions = registry.decisions()
+    moved = [d for d in decisions if d.kind not in ASIDE]
+    if moved and moved[-1].kind == "rolled-back" and moved[-1].reason.startswith(BY_HAND):
+        return ManualDecision(
+            f"{moved[-1].model} was taken back by decision {moved[-1].seq}: nothing to do; "
+            "--to MODEL goes further back"
+        )
+    earlier = before_stable(registry, decisions)
+    if stable is None or earlier is None:
+        return ManualDecision(
+            "no version was served before that could be gone back to: nothing to do"
+        )
+    return _roll_back_to(registry, key, earlier.model, reason)
+
+
+def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | None:
+    """What was stable before the stable version, is here, and has not been withdrawn."""
+    past = [d.standing for d in decisions]
+    if not past:
+        return None
+    kept, now = set(registry.models()), past[-1]
+    for standing in reversed(past):
+        ref = standing.stable
+        if ref is None or ref == now.stable or ref.model in now.withdrawn:
+            continue
+        if ref.model in kept and _counts(registry, registry.load(ref.model)):
+            return ref
+    return None
+
+
+def needed(registry: Registry, standing: DesiredState | None) -> set[str]:
+    """The versions that something that holds now is, or was made of."""
+    if standing is None:
+        return set()
+    refs = [standing.stable, standing.offered, standing.candidate]
+    found = {ref.model for ref in refs if ref is not None}
+    for model in sorted(found):
+        try:
+            base = registry.load(model).manifest.base
+        except ArtifactError:
+            continue  # of which verification tells
+        if base is not None:
+            found.add(base)
+    return found
+
+
+def to_prune(registry: Registry, keep: int) -> list[str]:
+    """The versions whose bytes nobody needs: not the `keep` newest, nor what a rollback goes to."""
+    kept, stays = registry.models(), needed(registry, registry.standing())
+    if (earlier := before_stable(registry, registry.decisions())) is not None:
+        stays.add(earlier.model)
+    return [model for model in kept[: max(0, len(kept) - keep)] if model not in stays]
+
+
+def prune(registry: Registry, keep: int) -> list[str]:
+    """Remove them; what was decided about them stays. What somebody else has made needed in the
+    meantime is kept."""
+    removed = []
+    for model in to_prune(registry, keep):
+        if model in needed(registry, registry.standing()):
+            continue
+        mark = Pruned(model=model, time_us=time.time_ns() // 1000)
+        registry.store.write(f"pruned/{model}.json", mark.encode())
+        registry.remove(model)
+        removed.append(model)
+    return removed
+
+
+def pruned(registry: Registry) -> set[str]:
+    return {name.removesuffix(".json") for name in registry.store.names("pruned")}
+
+
+def _roll_back_to(
+    registry: Registry, key: Ed25519PrivateKey, to: str, reason: str
+) -> ManualDecision:
+    last, ref = _last(registry), _usable(registry, to)
+    standing = last.decision.standing
+    gone = [r for r in (standing.offered, standing.stable) if r is not None and r != ref]
+    if not gone:
+        return ManualDecision(f"all devices serve {to} already: nothing to do")
+    after = standing
+    for each in gone:
+        after = after.without(each.model, _why(reason))
+    kept = {m: why for m, why in after.withdrawn.items() if m != to}
+    after = after.model_copy(update={**NOBODY, "stable": ref, "withdrawn": kept})
+    model = gone[-1].model
+    why = f"{reason}; {to} is served again" if reason else f"{to} is served again"
+    made = _decide(registry, key, "rolled-back", after, last, model, why)
+    names = " and ".join(each.model for each in gone)
+    return ManualDecision(f"{names} taken back, {to} is served by all devices", made)
+
+
+def _usable(registry: Registry, model: str) -> Ref:
+    """A version that is here and that devices would install; UsageError."""
+    try:
+        artifact = registry.load(model)
+    except ArtifactError as exc:
+        raise UsageError(f"{exc}: `tidewheel models list` has what is there") from exc
+    if not _counts(registry, artifact):
+        raise UsageError(
+            f"{model} is signed by key {artifact.manifest.key}, which does not count any more: "
+            "devices would refuse it"
+        )
+    return Ref(model=artifact.model, digest=artifact.digest)
+
+
+def _counts(registry: Registry, artifact: Artifact) -> bool:
+    return artifact.manifest.key in keys_of(registry).counting
+
+
+def _decide(
+    registry: Registry,
+    key: Ed25519PrivateKey,
+    kind: Kind,
+    standing: DesiredState,
+    last: Release,
+    model: str,
+    reason: str,
+) -> Release:
+    keys_of(registry).check(key)
+    return registry.decide(key, kind, standing, last, model=model, reason=_why(reason))
+
+
+def _why(reason: str) -> str:
+    return f"{BY_HAND}: {reason}" if reason else BY_HAND
+
+
+def _last(registry: Registry) -> Release:
+    last = registry.last()
+    if last is None:
+        raise UsageError(f"nothing is decided in {registry.where}: run `tidewheel prepare` first")
+    return last

@@ -1,0 +1,125 @@
+"""Where a registry's files lie: a folder, or whatever fsspec opens (`s3://bucket/prefix`, …).
+
+A file is there whole or not at all. `create` is the one thing that only one of several writers can
+do: it is what history hangs on. In a folder it is a hard link; in an object store a write that the
+store refuses where there is one already (S3: If-None-Match), for which fsspec's implementation must
+know `mode="create"`, as s3fs does.
+"""
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+from streams.contract.errors import Retryable, UsageError
+from streams.runtime.disk import sync_directory, write_atomic
+
+
+class ObjectStore(Protocol):
+    """Names are relative, with slashes. FileNotFoundError where there is none; Retryable while a
+    store that is not on this machine cannot be reached."""
+
+    where: str
+
+    def read(self, name: str) -> bytes: ...
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+    def create(self, name: str, data: bytes) -> None:
+        """FileExistsError, and nothing is written, where there is one of that name."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The files in `folder`, without its name, sorted; none where there is no such folder."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+
+
+def open_store(place: str | Path) -> ObjectStore:
+    """The store at a path or a URL."""
+    text = str(place)
+    return RemoteStore(text) if "://" in text else FolderStore(Path(text))
+
+
+class FolderStore:
+    """A folder; every write is synced."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.where = str(folder)
+
+    def read(self, name: str) -> bytes:
+        return (self._folder / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        write_atomic(self._folder / name, data)
+
+    def create(self, name: str, data: bytes) -> None:
+        path = self._folder / name
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+        write_atomic(temporary, data)
+        try:
+            os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+    def names(self, folder: str) -> list[str]:
+        found = (self._folder / folder).glob("*")
+        return sorted(path.name for path in found if not path.name.startswith("."))
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / name).unlink()
+
+
+class RemoteStore:
+    """A URL that fsspec opens."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.where = url.rstrip("/")
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.where)
+        except (ImportError, ValueError) as exc:
+            raise UsageError(
+                f"the registry {url} cannot be opened: {exc}: install what fsspec needs for it, "
+                'as pip install "tidewheel[s3]"'
+            ) from exc
+
+    def read(self, name: str) -> bytes:
+        return bytes(self._ask(self._files.cat_file, self._path(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        self._ask(self._files.pipe_file, self._path(name), data)
+
+    def create(self, name: str, data: bytes) -> None:
+        self._ask(self._files.pipe_file, self._path(name), data, mode="create")
+
+    def names(self, folder: str) -> list[str]:
+        self._files.invalidate_cache()  # others write there, too
+        try:
+            found = self._ask(self._files.ls, self._path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name for path in found if (name := str(path).rpartition("/")[2]))
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(self._files.rm_file, self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _ask(self, what: Any, *given: Any, **named: Any) -> Any:
+        try:
+            return what(*given, **named)
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except Exception as exc:  # each implementation has its own errors
+            if "PreconditionFailed" in repr(exc) or "412" in repr(exc):
+                raise FileExistsError(str(given[0])) from exc
+            raise Retryable(f"the registry {self.where} cannot be reached: {exc!r}"[:300]) from exc

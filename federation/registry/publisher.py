@@ -1,0 +1,176 @@
+"""Telling the fleet what has been decided: bytes on `artifacts`, then the decision on `releases`.
+
+1. the decision is made: it stands in the registry's history
+2. put on `artifacts` what its standing needs and is not there yet, and wait for the broker
+3. put each decision that `releases` has not under its own key (decisions.decision_key)
+4. put the last one under the task's name, with where its bytes are
+
+A crash after 1, 2 or 3 leaves decisions that `releases` does not have: whoever looks next does 2 to
+4 again. Bytes that were put twice harm nobody. The ends are the failpoints release-step-1 to -4.
+
+What is needed: the artifact of what is stable, of what is offered, and of the teacher; and the
+delta from the stable version to the one that is offered, where it is smaller.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from federation.registry.registry import Registry
+from streams.contract.decisions import Delivery, DesiredState, Ref, Release, decision_key
+from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.records import Headers
+from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.failpoints import Failpoint, unarmed
+
+CHUNK = 512 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class Publisher(Protocol):
+    """What announcing needs of a producer."""
+
+    def put(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        """Send one message, wait until it is safe, and return its offset."""
+        ...
+
+
+def announce(
+    producer: Publisher,
+    registry: Registry,
+    told: Release | None,
+    reached: Failpoint = unarmed,
+) -> Release | None:
+    """Steps 2 to 4: what `releases` has afterwards under the task's name, None before the first
+    decision. told: what it has now (`current`). BrokerUnavailable when it could not be done."""
+    last = registry.last()
+    if last is None:
+        return told
+    if told is not None and told.digest == last.digest:
+        return told
+    topic, task = topic_name(registry.task, RELEASES), registry.task
+    known = [] if told is None else told.deliveries
+    deliveries = _deliver(producer, registry, last.decision.standing, known)
+    reached("release-step-2")
+    for release in registry.history(after=_number(told, last)):
+        producer.put(topic, decision_key(task, release.decision.seq), release.encode())
+    reached("release-step-3")
+    release = last.model_copy(update={"deliveries": deliveries})
+    producer.put(topic, task.encode(), release.encode())
+    reached("release-step-4")
+    return release
+
+
+def _number(told: Release | None, last: Release) -> int:
+    """The last decision that `releases` has of this history."""
+    if told is None:
+        return 0
+    seq = told.decision.seq
+    if seq >= last.decision.seq:
+        log.warning(
+            "releases had decision %d of another history: devices that have accepted it refuse "
+            "ours; use that registry, or wipe them (`tidewheel edge wipe`)", seq,
+        )  # fmt: skip
+        return 0
+    return seq
+
+
+def _deliver(
+    producer: Publisher, registry: Registry, standing: DesiredState, known: list[Delivery]
+) -> list[Delivery]:
+    """Where the bytes are that the standing needs; those that are not `known` are put there."""
+    found = []
+    for model, base in _needed(standing):
+        there = next((d for d in known if (d.model, d.base) == (model, base)), None)
+        if there is None:
+            there = _delivered(producer, registry, standing.teacher, model, base)
+        if there is not None:
+            found.append(there)
+    stable = standing.stable
+    if stable is not None:  # those who come late come from the version before, by its delta
+        found += [d for d in known if d.model == stable.model and d.base and d not in found]
+    return found
+
+
+def _needed(standing: DesiredState) -> list[tuple[str, str | None]]:
+    whole = [ref.model for ref in (standing.stable, standing.offered, standing.teacher) if ref]
+    needed: list[tuple[str, str | None]] = [(model, None) for model in whole]
+    if standing.offered is not None and standing.stable is not None:
+        needed.append((standing.offered.model, standing.stable.model))
+    return needed
+
+
+def _delivered(
+    producer: Publisher, registry: Registry, teacher: Ref | None, model: str, base: str | None
+) -> Delivery | None:
+    """None for a delta that cannot be made, or is not smaller than the whole."""
+    if teacher is not None and model == teacher.model:
+        data = registry.read_teacher()
+    elif base is None:
+        registry.load(model)
+        data = registry.read(model)
+    else:
+        try:
+            data = registry.delta(model, base)
+        except ArtifactError as exc:
+            log.warning("no delta from %s to %s: %s", base, model, exc)
+            return None
+        if len(data) >= len(registry.read(model)):
+            return None
+    sha256 = hashlib.sha256(data).hexdigest()
+    topic = topic_name(registry.task, ARTIFACTS)
+    offsets = [
+        producer.put(topic, sha256.encode(), part, headers) for part, headers in chunks(data)
+    ]
+    return Delivery(
+        model=model,
+        base=base,
+        sha256=sha256,
+        size=len(data),
+        chunks=len(offsets),
+        offset=offsets[0],
+    )
+
+
+def chunks(data: bytes, size: int = CHUNK) -> Iterator[tuple[bytes, Headers]]:
+    """The messages that carry some bytes: value and headers."""
+    count = max(1, -(-len(data) // size))
+    for index in range(count):
+        part = data[index * size : (index + 1) * size]
+        yield part, [("index", str(index).encode()), ("chunks", str(count).encode())]
+
+
+def read_told(settings: BrokerSettings, task: str) -> Release | None:
+    """What `releases` has under the task's name; BrokerUnavailable."""
+    reader = Reader(settings, [topic_name(task, RELEASES)])
+    try:
+        return current(reader.read_to_end(), task)
+    finally:
+        reader.close()
+
+
+def current(messages: Iterable[Received], task: str) -> Release | None:
+    """The last release under the task's name among the messages of `releases`; what cannot be read
+    is no release."""
+    found = None
+    for message in messages:
+        if message.key != task.encode() or message.value is None:
+            continue
+        try:
+            release = Release.decode(message.value)
+            release.decision  # noqa: B018 - whether it can be read
+            found = release
+        except MalformedRecord:
+            continue
+    return found

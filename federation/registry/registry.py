@@ -1,0 +1,301 @@
+"""The signed model versions that this server keeps, and what has been decided about them.
+
+    models/<model>.twa             artifacts, see streams.contract.artifact
+    deltas/<model>.from.<base>.twd what makes one of another, see streams.contract.delta
+    teacher.twa                    the teacher
+    history/<seq>.json             decisions, see streams.contract.decisions: Release documents
+    heldout.safetensors            central segments and labels that candidates are judged by
+    pruned/<model>.json            a version's bytes were removed on purpose, see .manual
+
+in a folder, or any store that fsspec opens. Every artifact is verified when it is added and again
+when it is loaded: what was altered is an ArtifactError, never a model.
+
+The last decision says what holds. A new one is created under the next number, which one writer
+alone can do; whoever comes second reads on and decides anew (`Stale`).
+"""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from federation.registry.object_store import ObjectStore, open_store
+from streams.contract import delta
+from streams.contract.artifact import Artifact, unpack
+from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, Release, sign
+from streams.contract.errors import ArtifactError, MalformedRecord, Retryable, UsageError
+from streams.contract.signing import key_id, named
+
+TEACHER = "teacher.twa"
+
+
+class Stale(Retryable):
+    """Somebody else has decided since: look again."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The artifacts of one task and task version, signed by one of the `trusted` keys."""
+
+    place: str | Path
+    task: str
+    task_version: int
+    trusted: Sequence[Ed25519PublicKey]
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        return open_store(self.place)
+
+    @property
+    def where(self) -> str:
+        return str(self.place)
+
+    @cached_property
+    def keys(self) -> dict[str, Ed25519PublicKey]:
+        """By name: the trusted ones, and those that sound decisions have named since."""
+        return {key_id(key): key for key in self.trusted}
+
+    @property
+    def folder(self) -> Path:
+        """Of a registry that is a folder."""
+        return Path(self.place)
+
+    def verify(self, data: bytes, kind: str = "model") -> Artifact:
+        about: Any = {"task": self.task, "task_version": self.task_version, "kind": kind}
+        try:
+            return unpack(data, list(self.keys.values()), **about)
+        except ArtifactError as exc:
+            if exc.reason != "untrusted-key":
+                raise
+        self.decisions()  # which may name its key
+        return unpack(data, list(self.keys.values()), **about)
+
+    # --- artifacts ------------------------------------------------------------------------------
+
+    def add(self, data: bytes) -> Artifact:
+        """Keep a model version; ArtifactError, and nothing is kept, when it does not verify."""
+        artifact = self.verify(data)
+        self.store.write(_model_file(artifact.model), data)
+        return artifact
+
+    def read(self, model: str) -> bytes:
+        """The bytes of a kept version, as they were added."""
+        return self._read(_model_file(model), model)
+
+    def load(self, model: str) -> Artifact:
+        artifact = self.verify(self.read(model))
+        if artifact.model != model:
+            raise ArtifactError("name", f"{_model_file(model)} holds model {artifact.model}")
+        return artifact
+
+    def models(self) -> list[str]:
+        """Kept versions, oldest first; the files are not read."""
+        return self._kept("models")
+
+    def next_number(self) -> int:
+        """One more than any version has ever had here."""
+        decided = [d.model for d in self.decisions() if d.model] if self.last() else []
+        return max((_number(model) for model in [*self.models(), *decided]), default=0) + 1
+
+    def remove(self, model: str) -> None:
+        """Forget a version's bytes, and the deltas to and from it."""
+        self.store.remove(_model_file(model))
+        for name in self.store.names("deltas"):
+            if model in (name.partition(".from.")[0], name.partition(".from.")[2][:-4]):
+                self.store.remove(f"deltas/{name}")
+
+    def delta(self, model: str, base: str) -> bytes:
+        """What makes `model` of `base`; made at the first call, then kept."""
+        name = f"deltas/{model}.from.{base}.twd"
+        try:
+            return self.store.read(name)
+        except FileNotFoundError:
+            made = delta.make(self.read(model), self.load(base).files)
+            self.store.write(name, made)
+            return made
+
+    def add_teacher(self, data: bytes) -> Artifact:
+        artifact = self.verify(data, kind="teacher")
+        self.store.write(TEACHER, data)
+        return artifact
+
+    def teacher(self) -> Artifact | None:
+        """The teacher that the workers are to use; None before there is one."""
+        try:
+            return self.verify(self.store.read(TEACHER), kind="teacher")
+        except FileNotFoundError:
+            return None
+
+    def offer_teacher(self, key: Ed25519PrivateKey, reason: str) -> bool:
+        """Decide that the workers use the kept teacher; False where that was decided before."""
+        last, teacher = self.last(), self.teacher()
+        if teacher is None:
+            return False
+        before, ref = self.standing(), Ref(model=teacher.model, digest=teacher.digest)
+        if before.teacher == ref:
+            return False
+        standing = before.model_copy(update={"teacher": ref})
+        self.decide(key, "teacher", standing, last, model=ref.model, reason=reason)
+        return True
+
+    def read_teacher(self) -> bytes:
+        return self._read(TEACHER, "of the workers")
+
+    def heldout(self) -> bytes | None:
+        """None where the task has no people held out."""
+        try:
+            return self.store.read("heldout.safetensors")
+        except FileNotFoundError:
+            return None
+
+    def set_heldout(self, data: bytes) -> None:
+        self.store.write("heldout.safetensors", data)
+
+    # --- decisions ------------------------------------------------------------------------------
+
+    def last(self) -> Release | None:
+        """The last decision; None before the first. ArtifactError where it is not one of ours."""
+        names = self.numbered()
+        return self._decided(names[-1]) if names else None
+
+    def decisions(self) -> list[Decision]:
+        """All of them, oldest first; ArtifactError where one is altered or the chain is broken."""
+        return [release.decision for release in self.history()]
+
+    def history(self, after: int = 0) -> list[Release]:
+        """The decisions with a number above `after`, as they were signed; checked as a chain."""
+        found: list[Release] = []
+        for name in self.numbered():
+            if int(name[:-5]) <= after:
+                continue
+            release = self._decided(name)
+            seq = release.decision.seq
+            prev = found[-1].digest if found else None
+            first = seq == 1 and release.decision.prev != ZERO
+            if first or (prev is not None and release.decision.prev != prev):
+                raise ArtifactError("history", f"decision {seq} does not follow the one before it")
+            found.append(release)
+        return found
+
+    def standing(self) -> DesiredState:
+        """What holds now; nothing before the first decision."""
+        last = self.last()
+        return DesiredState() if last is None else last.decision.standing
+
+    def serving(self) -> Artifact | None:
+        """The version that all devices serve that are offered no other; None before the first."""
+        stable = self.standing().stable
+        return None if stable is None else self._pinned(stable)
+
+    def decide(
+        self,
+        key: Ed25519PrivateKey,
+        kind: Kind,
+        standing: DesiredState,
+        after: Release | None,
+        *,
+        model: str | None = None,
+        reason: str = "",
+        evidence: Mapping[str, float] | None = None,
+        run: str = "",
+    ) -> Release:
+        """Write down what follows `after`; Stale where another does; UsageError: a revoked key."""
+        signer = key_id(key.public_key())
+        if after is not None and signer in after.decision.standing.revoked:
+            raise UsageError(f"key {signer} is revoked, devices take nothing from it: use another")
+        decision = Decision(
+            task=self.task,
+            task_version=self.task_version,
+            seq=1 if after is None else after.decision.seq + 1,
+            prev=ZERO if after is None else after.digest,
+            kind=kind,
+            model=model,
+            reason=reason[:1000],
+            evidence=dict(evidence or {}),
+            run=run,
+            time_us=time.time_ns() // 1000,
+            key=signer,
+            standing=standing,
+        )
+        release = sign(decision, key)
+        try:
+            self.store.create(f"history/{decision.seq:08d}.json", release.encode())
+        except FileExistsError as exc:
+            raise Stale(f"decision {decision.seq} has been made by somebody else") from exc
+        return release
+
+    def serve(self, model: str, key: Ed25519PrivateKey, reason: str, **more: Any) -> Release:
+        """Decide that a kept version, which is verified first, is what all devices serve."""
+        artifact, after = self.load(model), self.last()
+        before = DesiredState() if after is None else after.decision.standing
+        standing = before.model_copy(
+            update={
+                "stable": Ref(model=artifact.model, digest=artifact.digest),
+                "offered": None,
+                "candidate": None,
+                "share": 0.0,
+                "stage": 0,
+                "withdrawn": {m: why for m, why in before.withdrawn.items() if m != model},
+            }
+        )
+        return self.decide(key, "served", standing, after, model=model, reason=reason, **more)
+
+    def _pinned(self, ref: Ref) -> Artifact:
+        artifact = self.load(ref.model)
+        if artifact.digest != ref.digest:
+            raise ArtifactError("digest", f"{ref.model} is not the artifact that was decided on")
+        return artifact
+
+    def _decided(self, name: str) -> Release:
+        where = f"history/{name}"
+        try:
+            release = Release.decode(self.store.read(where))
+            if str(release.decision.key) not in self.keys:
+                for before in self.store.names("history"):
+                    if before < name and release.decision.key not in self.keys:
+                        self._decided(before)
+            decision = release.verified(self.keys, self.task)
+        except (MalformedRecord, ArtifactError) as exc:
+            raise ArtifactError("history", f"{self.where}/{where}: {exc}") from exc
+        if f"{decision.seq:08d}.json" != name:
+            raise ArtifactError("history", f"{self.where}/{where} holds decision {decision.seq}")
+        if decision.task_version != self.task_version:
+            raise ArtifactError(
+                "history",
+                f"{self.where} is of version {decision.task_version} of task {self.task}, not "
+                f"{self.task_version}",
+            )
+        self.keys.update(named(decision.standing.keys))
+        return release
+
+    def numbered(self) -> list[str]:
+        """The files that are decisions by their names, in order."""
+        return [n for n in self.store.names("history") if re.fullmatch(r"[0-9]{8}\.json", n)]
+
+    def _kept(self, folder: str) -> list[str]:
+        names = [n.removesuffix(".twa") for n in self.store.names(folder) if n.endswith(".twa")]
+        return sorted((n for n in names if _number(n)), key=_number)
+
+    def _read(self, name: str, model: str) -> bytes:
+        try:
+            return self.store.read(name)
+        except FileNotFoundError as exc:
+            raise ArtifactError("missing", f"no model {model} in {self.where}") from exc
+        except OSError as exc:
+            raise ArtifactError("missing", f"{self.where}/{name} cannot be read: {exc}") from exc
+
+
+def _model_file(model: str) -> str:
+    if not model.replace("-", "").isalnum():
+        raise ArtifactError("name", f"{model!r} is no model version's name")
+    return f"models/{model}.twa"
+
+
+def _number(model: str) -> int:
+    number = model.partition("-")[0]
+    return int(number) if number.isdecimal() else 0

@@ -1,0 +1,258 @@
+"""Moving a candidate from a few devices to all, or back: one decision after the other.
+
+What holds stands in the registry; `step` looks at it, at the fleet and at the windows, and makes
+the next decision where one is due:
+
+    candidate   -> stage 1            once a device is heard of
+    stage n     -> stage n+1, served  where the canary's windows say that it is not worse
+                -> rolled-back        where they say that it is, or devices go back by themselves
+                -> held               where they have said nothing in time; judged on all the same
+    held        -> as a stage; another candidate takes its place
+
+A stage's share is that of the devices heard of lately, at least one of them, chosen by their place
+(decisions.place_of): a share that grows only adds devices. Stages that would add nobody are left
+out. A candidate whose base is no longer the stable version is dropped.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.registry.registry import Registry
+from federation.rollout.stage_policy import StageRules, StageVerdict, judge
+from federation.rollout.window_history import WindowHistory
+from streams.contract.decisions import (
+    WITHDRAWN,
+    Decision,
+    DesiredState,
+    Kind,
+    Ref,
+    Release,
+    place_of,
+)
+from streams.contract.documents import DeviceState
+from streams.contract.errors import ArtifactError
+
+log = logging.getLogger(__name__)
+
+HEARD_S = 60.0  # a device that said nothing for so long is not counted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """shares: of the fleet, ending with 1; rules: how a stage is judged."""
+
+    shares: tuple[float, ...] = (0.05, 0.25, 1.0)
+    rules: StageRules = field(default_factory=StageRules)
+
+
+@dataclass
+class FleetState:
+    """What devices said last, and when that was heard (seconds, wall clock)."""
+
+    heard: dict[str, tuple[DeviceState, float]] = field(default_factory=dict)
+
+    def add(self, state: DeviceState, at_s: float) -> None:
+        self.heard[state.device] = state, at_s
+
+    def present(self, now_s: float) -> list[DeviceState]:
+        """Those heard of lately that have not stopped."""
+        return [
+            state
+            for state, at in self.heard.values()
+            if now_s - at <= HEARD_S and state.phase != "stopped"
+        ]
+
+
+@dataclass
+class Rollout:
+    """Of one registry, with one key."""
+
+    registry: Registry
+    key: Ed25519PrivateKey
+    plan: Plan
+    clock: Callable[[], float] = time.time
+    _read: tuple[str, list[Decision]] = ("", [])  # up to which decision, and all of them
+
+    def step(self, last: Release, fleet: FleetState, windows: WindowHistory) -> Release | None:
+        """The next decision after `last`, made; None where none is due. Stale where somebody else
+        has made one."""
+        standing = last.decision.standing
+        if standing.offered is not None:
+            return self._judged(last, standing, standing.offered, fleet, windows)
+        if standing.candidate is not None:
+            return self._begun(last, standing, standing.candidate, fleet)
+        return None
+
+    def is_free(self, last: Release) -> bool:
+        """Whether another candidate has room: none waits, and none is offered but one that is
+        held, whose place it takes."""
+        standing = last.decision.standing
+        if standing.candidate is not None:
+            return False
+        return standing.offered is None or self._words(last, standing.offered)[-1].kind == "held"
+
+    def _begun(
+        self, last: Release, standing: DesiredState, candidate: Ref, fleet: FleetState
+    ) -> Release | None:
+        try:
+            manifest = self.registry.load(candidate.model).manifest
+        except ArtifactError as exc:
+            return self._dropped(last, standing, candidate, f"it cannot be offered: {exc}")
+        stable = standing.stable.model if standing.stable else None
+        if manifest.key in standing.revoked:
+            reason = f"it is signed by key {manifest.key}, which has been revoked"
+            return self._dropped(last, standing, candidate, reason)
+        if manifest.base != stable:
+            reason = f"it was made of {manifest.base}, and {stable} is served by now"
+            return self._dropped(last, standing, candidate, reason)
+        found = self._next_stage(fleet, 0, 0)
+        if found is None:
+            return None
+        stage, share, count = found
+        after = standing.model_copy(
+            update={"offered": candidate, "candidate": None, "share": share, "stage": stage}
+        )
+        reason = f"offered to {_devices(count)}, {share:.1%} of all"
+        return self._decide(last, "stage", after, candidate, reason)
+
+    def _judged(
+        self,
+        last: Release,
+        standing: DesiredState,
+        offered: Ref,
+        fleet: FleetState,
+        windows: WindowHistory,
+    ) -> Release | None:
+        words = self._words(last, offered)
+        stages = [d.time_us for d in words if d.kind == "stage"]
+        held = words[-1].kind == "held"
+        if held and standing.candidate is not None:
+            reason = f"held, and {standing.candidate.model} takes its place"
+            return self._rolled_back(last, standing, offered, reason, {})
+        finding = self._finding(standing, offered, fleet, windows, stages)
+        match finding.verdict:
+            case "roll-back":
+                return self._rolled_back(last, standing, offered, finding.reason, finding.evidence)
+            case "go-on":
+                return self._moved_on(last, standing, offered, fleet, finding)
+            case "hold" if not held:
+                return self._decide(
+                    last, "held", standing, offered, finding.reason, finding.evidence
+                )
+        return None
+
+    def _moved_on(
+        self,
+        last: Release,
+        standing: DesiredState,
+        offered: Ref,
+        fleet: FleetState,
+        finding: StageVerdict,
+    ) -> Release:
+        reason, evidence = finding.reason, finding.evidence
+        task, there = self.registry.task, fleet.present(self.clock())
+        among = sum(place_of(task, s.device) < standing.share for s in there)
+        found = self._next_stage(fleet, standing.stage, among) if standing.share < 1 else None
+        if found is None:
+            after = standing.model_copy(
+                update={"stable": offered, "offered": None, "share": 0.0, "stage": 0}
+            )
+            return self._decide(last, "served", after, offered, reason, evidence)
+        stage, share, count = found
+        after = standing.model_copy(update={"share": share, "stage": stage})
+        reason = f"offered to {_devices(count)}, {share:.1%} of all: {reason}"
+        return self._decide(last, "stage", after, offered, reason, evidence)
+
+    def _next_stage(
+        self, fleet: FleetState, stage: int, among: int
+    ) -> tuple[int, float, int] | None:
+        """The next stage that has more than `among` devices: its number, share and devices."""
+        task = self.registry.task
+        places = sorted(place_of(task, s.device) for s in fleet.present(self.clock()))
+        if not places:
+            return None
+        for number, wanted in enumerate(self.plan.shares[stage:], stage + 1):
+            count = max(1, math.ceil(wanted * len(places)))
+            if count > among:
+                share = 1.0 if wanted >= 1 else min(1.0, places[count - 1] + 2**-32)
+                return number, share, count
+        return None
+
+    def _finding(
+        self,
+        standing: DesiredState,
+        offered: Ref,
+        fleet: FleetState,
+        windows: WindowHistory,
+        stages: list[int],
+    ) -> StageVerdict:
+        @cache
+        def canary(device: str) -> bool:
+            return place_of(self.registry.task, device) < standing.share
+
+        states = [s for s, _ in fleet.heard.values() if canary(s.device)]
+        refusals = {
+            s.device: reason
+            for s in states
+            if (reason := s.refused.get(offered.model)) and not reason.startswith(WITHDRAWN)
+        }
+        return judge(
+            self.plan.rules,
+            windows,
+            candidate=offered.model,
+            stable=standing.stable.model if standing.stable else "",
+            began_us=stages[0],
+            stage_began_us=stages[-1],
+            now_us=int(self.clock() * 1e6),
+            canary=canary,
+            refusals=refusals,
+            offered=max(len(states), 1),
+        )
+
+    def _words(self, last: Release, offered: Ref) -> list[Decision]:
+        """The decisions about what is offered, up to `last`."""
+        if self._read[0] != last.digest:
+            self._read = last.digest, self.registry.decisions()
+        return [d for d in self._read[1] if d.model == offered.model]
+
+    def _rolled_back(
+        self,
+        last: Release,
+        standing: DesiredState,
+        offered: Ref,
+        reason: str,
+        evidence: Mapping[str, float],
+    ) -> Release:
+        after = standing.model_copy(update={"offered": None, "share": 0.0, "stage": 0})
+        after = after.without(offered.model, reason)
+        return self._decide(last, "rolled-back", after, offered, reason, evidence)
+
+    def _dropped(
+        self, last: Release, standing: DesiredState, candidate: Ref, reason: str
+    ) -> Release:
+        after = standing.model_copy(update={"candidate": None})
+        return self._decide(last, "dropped", after, candidate, reason)
+
+    def _decide(
+        self,
+        last: Release,
+        kind: Kind,
+        standing: DesiredState,
+        about: Ref,
+        reason: str,
+        evidence: Mapping[str, float] | None = None,
+    ) -> Release:
+        log.info("%s %s: %s", kind, about.model, reason)
+        return self.registry.decide(
+            self.key, kind, standing, last, model=about.model, reason=reason, evidence=evidence
+        )
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"

@@ -1,0 +1,142 @@
+"""The newest windows of each device, each answered by one version: what a rollout is judged by."""
+
+import operator
+import sys
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
+
+from streams.contract.documents import WindowReport
+
+KEPT = 240  # windows a device
+ALMOST_ALL = 0.95  # of a window's events are by one version, or it says nothing of any
+
+Sums = tuple[tuple[str, tuple[int, ...]], ...]  # by name, in their order
+
+
+class Part(NamedTuple):
+    """What is kept of one report. `models`: events compared, agreeing, labelled and correct;
+    `classes`: events and agreeing ones."""
+
+    revision: int
+    heard_us: int
+    models: Sums
+    classes: Sums
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryWindow:
+    """One device's window, the sums of its `parts`. `model`: the version that answered it, None
+    where nothing was compared, or several answered. A fleet of 1000 has 240,000 of these."""
+
+    device: str
+    window_us: int
+    parts: tuple[Part, ...]
+    heard_us: int
+    models: Sums
+    classes: Sums
+    model: str | None
+
+    @property
+    def counts(self) -> Sums:
+        """Events and agreeing ones by the teacher's class, "" where the task has none."""
+        return self.classes or (("", self._answered[:2]),)
+
+    @property
+    def labelled(self) -> int:
+        return self._answered[2]
+
+    @property
+    def correct(self) -> int:
+        return self._answered[3]
+
+    @property
+    def _answered(self) -> tuple[int, ...]:
+        return next((sums for name, sums in self.models if name == self.model), (0, 0, 0, 0))
+
+
+class WindowHistory:
+    """The newest windows of each device, by event time, whatever comes again or out of order.
+
+    A window's revisions sum. An event time that starts again from the beginning, as a wiped
+    device's does, counts once it has passed what is kept.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._windows: dict[str, dict[int, HistoryWindow]] = defaultdict(dict)
+        self._order: dict[str, list[int]] = defaultdict(list)
+
+    def add(self, report: WindowReport, heard_us: int) -> None:
+        """heard_us: wall time; that of the message, so that reading it again gives the same. Of a
+        revision that comes again the one counts that was heard first."""
+        device = sys.intern(report.device)
+        seen, order = self._windows[device], self._order[device]
+        before = seen.get(report.window_us)
+        if before is None:
+            if len(order) == self._kept:
+                if report.window_us < order[0]:
+                    return
+                del seen[order.pop(0)]
+            insort(order, report.window_us)
+        parts = {part.revision: part for part in before.parts} if before else {}
+        known = parts.get(report.revision)
+        if known is None or heard_us < known.heard_us:
+            parts[report.revision] = _part(report, heard_us)
+            seen[report.window_us] = _window(device, report.window_us, sorted(parts.values()))
+
+    def by(self, model: str) -> list[HistoryWindow]:
+        """Those that release `model` or devices' copies of it answered, by device and time."""
+        return [window for window in self._all() if window.model == model]
+
+    def _all(self) -> Iterator[HistoryWindow]:
+        for device in sorted(self._windows):
+            seen = self._windows[device]
+            for window_us in self._order[device]:
+                yield seen[window_us]
+
+
+def _part(report: WindowReport, heard_us: int) -> Part:
+    models = [
+        (sys.intern(name), (m.compared, m.agreeing, m.labelled, m.correct))
+        for name, m in report.by_release.items()
+    ]
+    classes = [
+        (sys.intern(name), (c.events, c.agreeing)) for name, c in report.classes.items() if c.events
+    ]
+    shared_models, shared_classes = _shared(tuple(sorted(models))), _shared(tuple(sorted(classes)))
+    return Part(report.revision, heard_us, shared_models, shared_classes)
+
+
+@lru_cache(1 << 16)
+def _shared(sums: Sums) -> Sums:
+    """One object for all that are equal: windows of a fleet resemble each other."""
+    return sums
+
+
+def _window(device: str, window_us: int, parts: Sequence[Part]) -> HistoryWindow:
+    models, classes = _sum([p.models for p in parts]), _sum([p.classes for p in parts])
+    heard_us = min(part.heard_us for part in parts)
+    return HistoryWindow(device, window_us, tuple(parts), heard_us, models, classes, _only(models))
+
+
+def _sum(parts: Sequence[Sums]) -> Sums:
+    if len(parts) == 1:
+        return parts[0]
+    sums: dict[str, tuple[int, ...]] = {}
+    for name, counts in chain.from_iterable(parts):
+        sums[name] = tuple(map(operator.add, sums.get(name, (0,) * len(counts)), counts))
+    return tuple(sorted(sums.items()))
+
+
+def _only(models: Sums) -> str | None:
+    """The version that answered almost all of what was compared."""
+    compared = sum(counts[0] for _, counts in models)
+    if not compared:
+        return None
+    model, counts = max(models, key=lambda item: item[1][0])
+    return model if counts[0] >= ALMOST_ALL * compared else None

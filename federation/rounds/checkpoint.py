@@ -1,0 +1,132 @@
+"""What a run knows after a round, so that another run can go on from there.
+
+<folder>/<run>/round-<4 digits>.safetensors, written whole or not at all; the last KEPT are kept.
+Round 0 is where a run begins.
+
+    weights.<name>   the global weights after the round
+    server.<name>    what the server's optimiser keeps between rounds; there may be none
+    metadata         checkpoint: `About` as JSON; sha256: hex, of that JSON and of each tensor's
+                     name, type, shape and bytes, in the order of their names
+
+A run has no other random state than its seed: what a round draws is derived from the seed and the
+round's number. Nothing is unpickled; a file whose digest does not fit is passed over.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import safetensors.numpy
+from pydantic import ConfigDict, Field
+from safetensors import SafetensorError
+
+from federation.rounds.quarantine import QuarantineRecord
+from streams.contract.documents import Document
+from streams.contract.errors import MalformedRecord
+from streams.runtime.disk import write_atomic
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+WEIGHTS, SERVER = "weights.", "server."
+
+Tensors = dict[str, np.ndarray]
+
+
+class About(Document):
+    """What belongs to the tensors. `settings` are the run's, as far as its result depends on them.
+
+    norms: of the updates admitted so far; node_of: which node trained first under a device's name;
+    strategy: what `server` is the state of; conduct: how the nodes behaved.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants"
+    )
+
+    format: Literal[1] = 1
+    run: str
+    resumed_from: str = ""
+    round: int = Field(ge=0)
+    task: str
+    task_version: int
+    base: str
+    settings: dict[str, bool | int | float | str]
+    counts: dict[str, int] = {}
+    norms: list[float] = []
+    node_of: dict[str, int] = {}
+    strategy: str = ""
+    conduct: QuarantineRecord = QuarantineRecord()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    about: About
+    weights: Tensors
+    server: Tensors = field(default_factory=dict)
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write it, then forget all but the last KEPT of its run."""
+    about = checkpoint.about
+    path = folder / about.run / f"round-{about.round:04d}.safetensors"
+    write_atomic(path, encode(checkpoint), mode=0o600)  # of private runs it has a secret
+    for old in sorted(path.parent.glob("round-*.safetensors"))[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def latest(folder: Path, run: str) -> Checkpoint | None:
+    """The newest sound checkpoint of `run`; None where there is none."""
+    for path in sorted((folder / run).glob("round-*.safetensors"), reverse=True):
+        try:
+            found = decode(path.read_bytes())
+            if (found.about.run, f"round-{found.about.round:04d}") != (run, path.stem):
+                raise MalformedRecord("checkpoint", "it is of another run or round")
+        except (MalformedRecord, OSError) as exc:
+            log.warning("%s is passed over: %s", path, exc)
+            continue
+        return found
+    return None
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    tensors = {WEIGHTS + name: value for name, value in checkpoint.weights.items()}
+    tensors |= {SERVER + name: value for name, value in checkpoint.server.items()}
+    text = checkpoint.about.encode().decode()
+    metadata = {"checkpoint": text, "sha256": _digest(text, tensors)}
+    return safetensors.numpy.save(tensors, metadata=metadata)
+
+
+def decode(data: bytes) -> Checkpoint:
+    """MalformedRecord says what is wrong with it."""
+    try:
+        tensors = safetensors.numpy.load(data)  # checks lengths and offsets
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        text, digest = metadata["checkpoint"], metadata["sha256"]
+    except (SafetensorError, KeyError, ValueError, TypeError) as exc:
+        raise MalformedRecord("checkpoint", f"no checkpoint: {exc!r}"[:300]) from exc
+    if digest != _digest(text, tensors):
+        raise MalformedRecord("checkpoint", "its digest does not fit")
+    weights, server = _part(tensors, WEIGHTS), _part(tensors, SERVER)
+    if len(weights) + len(server) != len(tensors):
+        raise MalformedRecord("checkpoint", "it has tensors that are neither weights nor server's")
+    return Checkpoint(About.decode(text.encode()), weights, server)
+
+
+def _part(tensors: Mapping[str, np.ndarray], prefix: str) -> Tensors:
+    return {n.removeprefix(prefix): tensors[n] for n in sorted(tensors) if n.startswith(prefix)}
+
+
+def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(json.dumps([name, value.dtype.str, list(value.shape)]).encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,168 @@
+"""How a round's answers are gathered: who is at work on what, and when a round has enough.
+
+A node has one training at a time. It is busy from the sending until it answers, or until its time
+is over: one that vanished costs that and no more, and nobody waits for it after its round. What it
+answers later counts in the round that goes on then, as an update that is stale by as many rounds.
+
+Two ways to end a round (`Policy`):
+
+synchronous  with the first of: everyone asked has answered; `target` updates; half have answered
+             and the rest have had three times as long; the deadline
+buffered     with the first of: `target` updates, whatever round they began in; nobody is at work;
+             the deadline. Each round sends its weights to whoever is free, and leaves the others at
+             their work (FedBuff: Nguyen et al. 2022, arXiv 2106.06639)
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from federation.rounds.messages import Fleet, Reply, Tensors, cutoff_s
+from streams.contract.work import Op, Work
+
+POLL_S = 0.1  # each look costs the SuperLink about 5 ms
+TTL_SPARE_S = 5.0  # work outlives its deadline a little, and no longer: a device that comes back
+# later would train for nobody
+
+
+@dataclass(frozen=True)
+class Policy:
+    """asked: nodes that get work, 0 for all that are free; target: updates that end a round, 0 for
+    as many as were asked; max_staleness: rounds by which an update may be late."""
+
+    buffered: bool = False
+    asked: int = 0
+    target: int = 0
+    max_staleness: int = 0
+
+    def enough(self, asked: int, online: int, least: int) -> int:
+        """Updates that end a round; of a small fleet a buffer takes half."""
+        if self.buffered:
+            return max(least, min(self.target, math.ceil(online / 2)))
+        return max(least, self.target) if self.target else max(1, asked)
+
+
+@dataclass
+class _WorkInFlight:
+    round: int
+    at: float
+    until: float
+    told: bool = False  # that it did not answer
+
+
+@dataclass
+class Collector:
+    """The fleet's answers, round by round; `clock` and `sleep` in seconds."""
+
+    fleet: Fleet
+    policy: Policy
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _work: dict[tuple[Op, int], _WorkInFlight] = field(default_factory=dict)
+    _early: list[Reply] = field(default_factory=list)  # came between two rounds
+
+    def free(self, nodes: Sequence[int]) -> list[int]:
+        """Those of `nodes` that are not at work; hears what has come, for the next round."""
+        self._early += self._hear()
+        return [node for node in nodes if ("train", node) not in self._work]
+
+    def train(
+        self,
+        nodes: Sequence[int],
+        work: Work,
+        weights: Tensors,
+        deadline_s: float,
+        online: int = 0,
+        least: int = 1,
+    ) -> list[Reply]:
+        """Send a round's work and gather answers until it is over: also those to earlier rounds'
+        work, and an error for each node that nobody waits for any more."""
+        began = self.clock()
+        self._send("train", nodes, work, weights, deadline_s)
+        wanted = self.policy.enough(len(nodes), online or len(nodes), least)
+        answers, self._early = self._early, []
+        replied: list[float] = []
+        while True:
+            heard = self._hear()
+            answers += heard
+            elapsed = self.clock() - began
+            replied += [elapsed for a in heard if a.round == work.round]
+            if sum(a.update is not None for a in answers) >= wanted:
+                break
+            if not self._worth_waiting(work.round, nodes):
+                break
+            expected = min(wanted, len(nodes))
+            if elapsed >= self._cutoff(replied, expected, deadline_s):
+                break
+            self.sleep(POLL_S)
+        return answers + self._given_up(work.round, self.clock() - began)
+
+    def evaluate(
+        self, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
+    ) -> list[Reply]:
+        """One answer of each node, or its error; trainings that end meanwhile count no more."""
+        began = self.clock()
+        self._send("evaluate", nodes, work, weights, deadline_s)
+        answers: list[Reply] = []
+        replied: list[float] = []
+        while True:
+            heard = [a for a in self._hear() if a.op == "evaluate"]
+            answers += heard
+            elapsed = self.clock() - began
+            replied += [elapsed] * len(heard)
+            waiting = [node for node in nodes if ("evaluate", node) in self._work]
+            if not waiting or elapsed >= cutoff_s(replied, len(nodes), deadline_s):
+                break
+            self.sleep(POLL_S)
+        late = _late(self.clock() - began)
+        return answers + [Reply(node, error=late, round=work.round) for node in waiting]
+
+    def _send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
+    ) -> None:
+        ttl_s = deadline_s + TTL_SPARE_S
+        self.fleet.send(op, nodes, work, weights, ttl_s)
+        now = self.clock()
+        self._work |= {(op, node): _WorkInFlight(work.round, now, now + ttl_s) for node in nodes}
+
+    def _hear(self) -> list[Reply]:
+        """What has come; a node whose time is over is free again, and told once."""
+        answers = self.fleet.receive()
+        for answer in answers:
+            kept = self._work.get((answer.op, answer.node))
+            if kept is not None and kept.round == answer.round:
+                del self._work[answer.op, answer.node]
+        now = self.clock()
+        for (op, node), sent in [item for item in self._work.items() if item[1].until <= now]:
+            del self._work[op, node]
+            if not sent.told:
+                error = _late(now - sent.at)
+                answers.append(Reply(node, error=error, round=sent.round, op=op))
+        return answers
+
+    def _worth_waiting(self, number: int, nodes: Sequence[int]) -> bool:
+        """Whether anyone that this round waits for is at work."""
+        working = [sent for (op, _), sent in self._work.items() if op == "train"]
+        if self.policy.buffered or not nodes:
+            return bool(working)
+        return any(sent.round == number for sent in working)
+
+    def _cutoff(self, replied: Sequence[float], expected: int, deadline_s: float) -> float:
+        return deadline_s if self.policy.buffered else cutoff_s(replied, expected, deadline_s)
+
+    def _given_up(self, number: int, elapsed: float) -> list[Reply]:
+        """Errors of those that a synchronous round does not wait for any longer. They stay busy;
+        with more answers than wanted, that is no error of theirs."""
+        if self.policy.buffered or self.policy.target:
+            return []
+        found = []
+        for (op, node), sent in self._work.items():
+            if op == "train" and sent.round == number and not sent.told:
+                sent.told = True
+                found.append(Reply(node, error=_late(elapsed), round=number))
+        return found
+
+
+def _late(seconds: float) -> str:
+    return f"no reply within {seconds:.0f} s"

@@ -1,0 +1,105 @@
+"""The events of one run, on `rounds` and in a file beside the run's checkpoints.
+
+A run outlives a broker that is away for a while: events wait in order and are sent with the next
+one, or at the end. What could not be sent by then stands in the file.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from federation.registry.publisher import Publisher
+from streams.contract.documents import RoundEvent, RoundKind
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.topics import ROUNDS, topic_name
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 5.0
+SEND_TIMEOUT_S = 5.0
+
+
+class ClosablePublisher(Publisher, Protocol):
+    def close(self, timeout_s: float = 2.0) -> None: ...
+
+
+class EventLog:
+    """Publishes RoundEvents of one run; `connect` makes the producer and may raise. Without it the
+    events go into the file alone."""
+
+    def __init__(
+        self,
+        task: str,
+        run: str,
+        path: Path,
+        connect: Callable[[], ClosablePublisher] | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topic, self._run, self._path = topic_name(task, ROUNDS), run, path
+        self._connect, self._clock = connect, clock
+        self._producer: ClosablePublisher | None = None
+        self._pending: deque[RoundEvent] = deque()
+        self._retry_at = 0.0
+        self.resumed_from = ""  # told with every event
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def publish(self, kind: RoundKind, **fields: Any) -> RoundEvent:
+        """Record an event and send what waits, unless the broker was away a moment ago."""
+        event = RoundEvent(
+            run=self._run,
+            kind=kind,
+            time_us=time.time_ns() // 1000,
+            resumed_from=self.resumed_from,
+            **fields,
+        )
+        with self._path.open("ab") as file:
+            file.write(event.encode() + b"\n")
+        if self._connect is not None:
+            self._pending.append(event)
+        who = f" {event.device}" if event.device else ""
+        log.info("round %d %s%s %s", event.round, kind, who, event.reason)
+        if self._pending and self._clock() >= self._retry_at:
+            self._send()
+        return event
+
+    @property
+    def pending(self) -> int:
+        return len(self._pending)
+
+    def producer(self) -> ClosablePublisher:
+        """The connected producer; BrokerUnavailable when there is no broker."""
+        if self._connect is None:
+            raise BrokerUnavailable(f"the run has no broker: its events stand in {self._path}")
+        if self._producer is None:
+            self._producer = self._connect()
+        return self._producer
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Send what still waits, for at most `timeout_s`."""
+        deadline = self._clock() + timeout_s
+        if self._pending:
+            self._send()
+        while self._pending and self._clock() < deadline:
+            time.sleep(0.5)
+            self._send()
+        if self._pending:
+            log.warning("%d events of the run stand only in %s", len(self._pending), self._path)
+        if self._producer is not None:
+            try:
+                self._producer.close()
+            except BrokerUnavailable as exc:
+                log.warning("%s", exc)
+
+    def _send(self) -> None:
+        try:
+            producer = self.producer()
+            while self._pending:
+                value = self._pending[0].encode()
+                producer.put(self._topic, self._run.encode(), value, None, SEND_TIMEOUT_S)
+                self._pending.popleft()  # after the broker's ack: a crash repeats, never loses
+        except BrokerUnavailable as exc:
+            log.warning("%s; %d events wait", exc, len(self._pending))
+            self._retry_at = self._clock() + RETRY_S

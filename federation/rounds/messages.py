@@ -1,0 +1,61 @@
+"""A round seen from the server: the fleet as a transport, its replies, and when to stop waiting."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from federation.rounds.admission import Refusal, Update
+from streams.contract.work import Op, Work
+
+Tensors = dict[str, np.ndarray]
+
+QUORUM = 1 / 2
+PATIENCE = 3.0
+LEAST_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One node's answer to the work of `round`: an update, or a refusal of what could not be read,
+    or an error."""
+
+    node: int
+    device: str | None = None
+    update: Update | None = None
+    refusal: Refusal | None = None
+    error: str | None = None
+    round: int = 0
+    op: Op = "train"
+
+
+class Fleet(Protocol):
+    """The devices of one run, to send to and to hear from; neither call waits."""
+
+    def nodes(self) -> list[int]:
+        """Those online now."""
+        ...
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        """Send to all `nodes`; what a node has not answered in `ttl_s` seconds it need not do."""
+        ...
+
+    def receive(self) -> list[Reply]:
+        """The answers that have come since the last call, to whatever round's work."""
+        ...
+
+
+def cutoff_s(replied_s: Sequence[float], expected: int, deadline_s: float) -> float:
+    """When to stop waiting, in seconds since the messages were sent.
+
+    Once half have replied the rest get three times as long as those took, at most until the
+    deadline: a node that died stays listed for a minute and would cost each round its whole
+    deadline. `replied_s` are the times of the replies so far, in order.
+    """
+    quorum = max(1, round(QUORUM * expected))
+    if len(replied_s) < quorum:
+        return deadline_s
+    return min(deadline_s, max(LEAST_PATIENCE_S, PATIENCE * replied_s[quorum - 1]))

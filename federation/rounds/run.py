@@ -1,0 +1,324 @@
+"""A federated run: rounds of training on devices, the gate, and the release. Knows no Flower.
+
+    1 take up the run that `resume` names, or begin; save a checkpoint
+    in each round:
+    2 wait until enough devices are online, send them the weights, gather updates (collecting.py)
+    3 admit, average
+    4 save a checkpoint
+    5 evaluate on the people held out
+    with the last weights:
+    6 evaluate on the devices, decide; if they are better:
+    7 sign, keep
+    8 decide that it is a candidate, which the controller offers to a few devices first (rollout.py)
+
+A run that dies is taken up by the controller, in a run that goes on from its last checkpoint: after
+1 to 3 the round is done again, from the same weights and the same seed; after 4 and 5 the next one
+follows; after 6 and 7 the gate is gone through again (7: a version's number is used up); after 8
+all is done but the telling.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.aggregation.aggregator import Aggregator
+from federation.evaluation import accuracy
+from federation.evaluation.accuracy import HeldOut
+from federation.evaluation.evidence import CandidateEvaluation
+from federation.evaluation.promotion_gate import Verdict
+from federation.evaluation.recent_windows import RecentWindows
+from federation.registry.registry import Registry
+from federation.rounds import checkpoint, client_sampling, resume
+from federation.rounds.admission import norm
+from federation.rounds.collector import Collector, Policy
+from federation.rounds.event_log import EventLog
+from federation.rounds.fleet_reports import FleetReports
+from federation.rounds.messages import Fleet, Tensors
+from federation.rounds.promotion import Promotion
+from federation.rounds.quarantine import Quarantine
+from federation.rounds.update_intake import UpdateIntake
+from federation.settings import RunSettings
+from streams.contract import payload
+from streams.contract.artifact import WEIGHTS
+from streams.contract.errors import (
+    ProcessFailed,
+    Retryable,
+    TidewheelError,
+    UsageError,
+)
+from streams.contract.task import Task
+from streams.contract.work import Work
+from streams.runtime.failpoints import Failpoint, unarmed
+
+NODE_POLL_S = 0.2
+
+
+@dataclass
+class FederatedRun:
+    """One run of a task, from the model that is served to a verdict. `recent` reads the latest
+    stored windows."""
+
+    task: Task
+    settings: RunSettings
+    registry: Registry
+    key: Ed25519PrivateKey
+    fleet: Fleet
+    journal: EventLog
+    aggregator: Aggregator
+    reports: FleetReports | None = None
+    policy: Policy = field(default_factory=Policy)
+    recent: Callable[[], RecentWindows | None] | None = None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    failpoint: Failpoint = unarmed
+    rollout: bool = True
+
+    def __post_init__(self) -> None:
+        self._collector = Collector(self.fleet, self.policy, self.clock, self.sleep)
+        self._intake = UpdateIntake(
+            self.task, self.journal, self.policy.max_staleness, self.aggregator.clip
+        )
+        self._promotion = Promotion(
+            self.task, self.registry, self.key, self.journal, self.failpoint, self.rollout
+        )
+
+    def run(self) -> Verdict:
+        """All rounds and the gate. A verdict, or an error that would come again, is a `finished`
+        event; without one the controller takes the run up again."""
+        outcome = None
+        try:
+            verdict = self._run()
+            outcome = "promoted" if verdict.promote else f"rejected: {verdict.reason}"
+            return verdict
+        except BaseException as exc:
+            if isinstance(exc, TidewheelError) and not isinstance(exc, Retryable):
+                outcome = f"failed: {exc}"[:300]
+            else:
+                self.journal.publish("failed", reason=f"the run is broken off: {exc!r}"[:300])
+            raise
+        finally:
+            if outcome is not None:
+                self.journal.publish("finished", rounds=self.settings.rounds, reason=outcome)
+            self.journal.close()
+            if self.reports is not None:
+                self.reports.close()
+
+    def _run(self) -> Verdict:
+        base = self.registry.serving()
+        if base is None:
+            raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
+        held_out = HeldOut.decode(self.registry.heldout(), self.task)
+        judge = CandidateEvaluation(self.task, base, held_out, self.recent)
+        if self.settings.resume and (made := self._made_by(self.settings.resume)):
+            return self._promoted_already(made)
+        # safetensors gives tensors in another order each time: sums over them differ in last bits.
+        first = dict(sorted(payload.restored(safetensors.numpy.load(base.files[WEIGHTS])).items()))
+        done, weights = self._take_up(first, judge)
+        self.failpoint("round-step-1")
+        for number in range(done + 1, self.settings.rounds + 1):
+            if why := self.aggregator.exhausted():
+                self.journal.publish("failed", round=number, reason=f"no more rounds: {why}")
+                break
+            weights = self._round(number, weights, judge)
+        if not self._intake.counts["aggregated"]:
+            if why := self.aggregator.exhausted():
+                raise ProcessFailed(f"no round: {why}")
+            if (least := self.aggregator.least) > 1:
+                name = self.aggregator.name
+                raise ProcessFailed(f"no round had the {least} updates that {name} needs")
+            raise ProcessFailed("no update was admitted in any round")
+        weights = payload.rounded(weights, self.task.training.payload)  # as they are released
+        verdict = self._judge(first, weights, judge)
+        self.failpoint("round-step-6")
+        serving = self.registry.serving()
+        if verdict.promote and (serving is None or serving.model != base.model):
+            other = serving.model if serving else "nothing"
+            reason = f"{base.model} was the base and {other} is served by now"
+            verdict = replace(verdict, promote=False, reason=reason)
+        run, rounds, metrics = self.settings.run, self.settings.rounds, dict(verdict.evidence)
+        if verdict.promote:
+            counts = self._intake.counts
+            self._promotion.promote(weights, base, verdict, metrics, counts, run=run, rounds=rounds)
+        else:
+            about: dict[str, Any] = {"round": rounds, "rounds": rounds, "base": base.model}
+            self.journal.publish("rejected", reason=verdict.reason, metrics=metrics, **about)
+        return verdict
+
+    def _round(self, number: int, weights: Tensors, judge: CandidateEvaluation) -> Tensors:
+        """One round; the weights after it, or those given where too few updates were admitted."""
+        began, sent_us = self.clock(), time.time_ns() // 1000
+        base = judge.base.model
+        about: dict[str, Any] = {"round": number, "rounds": self.settings.rounds, "base": base}
+        online = self._wait_for_nodes()
+        self._intake.free_names(online)
+        asked = self._asked(online, number, base)
+        sent = payload.rounded(weights, self.task.training.payload)
+        metrics = {"nodes": float(len(asked)), "online": float(len(online))}
+        self.journal.publish("started", metrics=metrics, **about)
+        asked = self._intake.begin_round(asked, sent, about)
+        work, deadline = self._work(number, base), self.settings.round_deadline_s
+        least = self.aggregator.least
+        answers = self._collector.train(asked, work, sent, deadline, len(online), least)
+        self.failpoint("round-step-2")
+        reported = self.reports.since(sent_us) if self.reports is not None else {}
+        updates = self._intake.admit(answers, reported, about)
+        refusals = self._intake.told()
+        if len(updates) < least:
+            few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs {least}"
+            reason = few if updates else "no update was admitted"
+            self.journal.publish("failed", reason=reason, metrics=refusals, **about)
+            self._save(number, weights, judge)
+            return weights
+        told = [found for u in updates if (found := accuracy.reported(u.metrics))]
+        self._intake.norms += [norm(u.weights, u.sent or weights) for u in updates]
+        averaged = self.aggregator.aggregate(updates, weights)
+        metrics = {
+            "admitted": float(len(updates)),
+            "devices_before": accuracy.total(told).share,
+            "norm": norm(averaged, weights),
+            "seconds": self.clock() - began,
+            **self.aggregator.told(),
+            **refusals,
+        }
+        samples = sum(update.samples for update in updates)
+        self._intake.counts["aggregated"] += 1
+        self.journal.publish("aggregated", samples=samples, metrics=metrics, **about)
+        self.failpoint("round-step-3")
+        self._save(number, averaged, judge)
+        self.failpoint("round-step-4")
+        central = judge.central(averaged)
+        metrics = {"held_out": central.share, "held_out_segments": central.evaluated}
+        self.journal.publish("evaluated", metrics=metrics, **about)
+        self.failpoint("round-step-5")
+        return averaged
+
+    def _take_up(self, first: Tensors, judge: CandidateEvaluation) -> tuple[int, Tensors]:
+        """The last round that is done, and the weights after it: 0 and `first` in a new run."""
+        s, base = self.settings, judge.base.model
+        done, weights = 0, first
+        if s.resume:
+            task = self.task.name, self.task.version
+            found = resume.find(s.runs, s.resume, task, base, first, self.aggregator.name)
+            if not isinstance(found, str) and (why := resume.unfit(s, found.about.settings)):
+                found = f"run {s.resume} cannot be gone on with: {why}"
+            if isinstance(found, str):
+                self.journal.publish("failed", reason=f"{found}: begun anew", base=base)
+            else:
+                done, weights = self._restore(found), found.weights
+        self._save(done, weights, judge)  # under this run's name: it can be taken up as well
+        if self.journal.resumed_from:
+            reason = f"goes on after round {done} of run {s.resume}"
+            about: dict[str, Any] = {"round": done, "rounds": self.settings.rounds}
+            self.journal.publish("resumed", reason=reason, base=base, **about)
+        return done, weights
+
+    def _save(self, number: int, weights: Tensors, judge: CandidateEvaluation) -> None:
+        about = checkpoint.About(
+            run=self.settings.run,
+            resumed_from=self.journal.resumed_from,
+            round=number,
+            task=self.task.name,
+            task_version=self.task.version,
+            base=judge.base.model,
+            settings=resume.lasting(self.settings),
+            counts=self._intake.counts,
+            norms=self._intake.norms,
+            node_of=self._intake.node_of,
+            strategy=self.aggregator.name,
+            conduct=self._intake.conduct.kept(),
+        )
+        found = checkpoint.Checkpoint(about, weights, self.aggregator.state())
+        checkpoint.save(self.settings.runs, found)
+
+    def _restore(self, found: checkpoint.Checkpoint) -> int:
+        """Know what the earlier run knew; the round that it had done."""
+        about = found.about
+        self.journal.resumed_from = about.run
+        self.settings = resume.as_before(self.settings, about.settings)
+        self._intake.counts = {**self._intake.counts, **about.counts}
+        self._intake.norms = list(about.norms)
+        self.aggregator.load(found.server)
+        self._intake.node_of = dict(about.node_of)
+        self._intake.free_names(self.fleet.nodes())
+        self._intake.conduct = Quarantine.from_kept(about.conduct)
+        return about.round
+
+    def _made_by(self, run: str) -> str | None:
+        """The version that a run's candidate became, whatever has become of that."""
+        made = (d.model for d in self.registry.decisions() if d.run == run)
+        return next(made, None)
+
+    def _promoted_already(self, model: str) -> Verdict:
+        """The run that is resumed had decided on its candidate, and died before it said so."""
+        self.journal.resumed_from = self.settings.resume
+        reason = f"run {self.settings.resume} had decided on it"
+        self.journal.publish("promoted", model=model, reason=reason)
+        return Verdict(True, reason)
+
+    def _wait_for_nodes(self) -> list[int]:
+        """The nodes online, as soon as there are enough, and enough of them free or, in a buffered
+        run, at work; ProcessFailed when there never are enough. Who is at work is free again at the
+        latest when its work's time is over, so that is waited for."""
+        deadline = self.clock() + self.settings.node_wait_s
+        needed = max(self.settings.minimum_nodes, self.aggregator.least)
+        while True:
+            nodes = self.fleet.nodes()
+            free = self._collector.free(nodes)
+            if len(nodes) >= needed and (self.policy.buffered or len(free) >= needed):
+                return nodes
+            if len(nodes) < needed and self.clock() > deadline:
+                lower = "lower minimum-nodes"
+                if needed == self.aggregator.least:
+                    lower = f"choose another strategy than {self.aggregator.name}"
+                raise ProcessFailed(
+                    f"{len(nodes)} devices are online, {needed} are needed: start more, or {lower}"
+                )
+            self.sleep(NODE_POLL_S)
+
+    def _asked(self, online: list[int], number: int, base: str) -> list[int]:
+        """Who gets work in this round. Where too few say that they can, all are asked: what a
+        device cannot do it answers."""
+        free = self._collector.free(online)
+        said = self.reports.by_node() if self.reports is not None else {}
+        training = self.task.training
+        fit = [
+            n for n in free if n not in said or not client_sampling.unfit(said[n], base, training)
+        ]
+        fit = fit if len(fit) >= self.settings.minimum_nodes else free
+        return client_sampling.choose(fit, said, base, self.policy.asked, self._seed(number))
+
+    def _seed(self, number: int) -> int:
+        digest = hashlib.sha256(f"{self.settings.seed}/{number}".encode()).digest()
+        return int.from_bytes(digest[:4])
+
+    def _work(self, number: int, base: str) -> Work:
+        s = self.settings
+        return Work(
+            run=s.run,
+            round=number,
+            task=self.task.name,
+            task_version=self.task.version,
+            base=base,
+            epochs=s.epochs,
+            batch_size=s.batch_size,
+            learning_rate=s.learning_rate,
+            seed=self._seed(number),
+            time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
+            payload=self.task.training.payload,
+        )
+
+    def _judge(self, first: Tensors, candidate: Tensors, judge: CandidateEvaluation) -> Verdict:
+        """Evaluate the candidate on the devices and centrally, and decide."""
+        number, base = self.settings.rounds, judge.base.model
+        work, deadline = self._work(number, base), self.settings.round_deadline_s
+        answers = self._collector.evaluate(self.fleet.nodes(), work, candidate, deadline)
+        devices = self._intake.figures(answers)
+        verdict = judge.decide(first, candidate, devices, self.settings.margin)
+        metrics = dict(verdict.evidence)
+        self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
+        return verdict

@@ -1,0 +1,161 @@
+"""Topics and consumer groups: creating and checking topics, probing a broker, reading offsets."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
+
+from streams.contract.errors import UsageError
+from streams.contract.topics import TopicSpec
+from streams.kafka.refusals import absent, connecting, unavailable
+from streams.kafka.settings import BrokerSettings
+
+PAUSE_S = 0.1  # between two requests to a group coordinator that is not there yet
+
+
+@dataclass(frozen=True)
+class GroupPosition:
+    """The offsets that a partition has, and the next one that a group is to be given: None where
+    it has committed nothing."""
+
+    partition: int
+    begin: int
+    end: int
+    committed: int | None
+
+
+def probe(settings: BrokerSettings, timeout_s: float = 2.0) -> bool:
+    """Whether a broker answers a metadata request within `timeout_s`."""
+    try:
+        admin = KafkaAdminClient(
+            **settings.client_options(), bootstrap_timeout_ms=int(timeout_s * 1000)
+        )
+    except (kafka_errors.KafkaError, OSError):
+        return False
+    try:
+        admin.list_topics()
+    except (kafka_errors.KafkaError, OSError):
+        return False
+    finally:
+        admin.close()
+    return True
+
+
+def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
+    """Create the topics that are missing; one that exists with another number of partitions,
+    cleanup policy or retention is an error. Settings that the broker does not tell (it is too old,
+    or may not by its ACLs) are passed over."""
+    wanted = {spec.name: spec for spec in specs}
+    with connecting(settings):
+        admin = KafkaAdminClient(**settings.client_options(), bootstrap_timeout_ms=10_000)
+    try:
+        missing = set(wanted) - set(admin.list_topics())
+        for name in sorted(missing):
+            _create(admin, wanted[name])
+        if there := [wanted[name] for name in sorted(set(wanted) - missing)]:
+            _check_partitions(admin, settings, there)
+            _check_configs(admin, settings, there)
+    except kafka_errors.KafkaError as exc:
+        raise unavailable(settings, exc) from exc
+    finally:
+        admin.close()
+
+
+def _check_partitions(
+    admin: KafkaAdminClient, settings: BrokerSettings, specs: Sequence[TopicSpec]
+) -> None:
+    wanted = {spec.name: spec.partitions for spec in specs}
+    for described in admin.describe_topics(list(wanted)):
+        have, want = len(described["partitions"]), wanted[described["name"]]
+        if have != want:
+            raise UsageError(
+                f"topic {described['name']} on {settings.bootstrap} has {have} partitions, "
+                f"this task asks for {want}: "
+                + (f"say --partitions {have}, or " if want > 1 else "")
+                + "use another cluster"
+            )
+
+
+def _check_configs(
+    admin: KafkaAdminClient, settings: BrokerSettings, specs: Sequence[TopicSpec]
+) -> None:
+    asked = [ConfigResource(ConfigResourceType.TOPIC, s.name, list(s.configs)) for s in specs]
+    try:
+        told = admin.describe_configs(asked, config_filter="all").get("topic", {})
+    except kafka_errors.UnsupportedVersionError:
+        return
+    for spec in specs:
+        have = {name: config["value"] for name, config in told.get(spec.name, {}).items()}
+        wrong = [n for n, want in spec.configs.items() if have.get(n, want) not in (want, None)]
+        if wrong:
+            raise UsageError(
+                f"topic {spec.name} on {settings.bootstrap} has "
+                + " and ".join(f"{name}={have[name]}" for name in wrong)
+                + ", this task asks for "
+                + " and ".join(f"{name}={spec.configs[name]}" for name in wrong)
+                + f": kafka-configs.sh --bootstrap-server {settings.bootstrap} --alter "
+                + f"--topic {spec.name} --add-config "
+                + ",".join(f"{name}={spec.configs[name]}" for name in wrong)
+                + ", or use another cluster"
+            )
+
+
+def _create(admin: KafkaAdminClient, spec: TopicSpec) -> None:
+    options = {
+        "num_partitions": spec.partitions,
+        "replication_factor": -1,  # the cluster's default
+        "configs": spec.configs,
+    }
+    try:
+        admin.create_topics({spec.name: options})
+    except kafka_errors.TopicAlreadyExistsError:
+        return  # another process was faster
+
+
+def group_positions(
+    settings: BrokerSettings, group: str, topic: str, timeout_s: float = 3.0
+) -> list[GroupPosition]:
+    """Where `group` is in each partition of `topic`. A group that nobody has used yet is at no
+    place: the broker makes a place for groups when it is first asked, which is waited for."""
+    timeout_ms, deadline = int(timeout_s * 1000), time.monotonic() + timeout_s
+    options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+    with connecting(settings):
+        admin = KafkaAdminClient(**settings.client_options(), **options)
+    try:
+        described = admin.describe_topics([topic])[0]["partitions"]
+        if not described:
+            raise absent(settings, topic)
+        asked = sorted(TopicPartition(topic, p["partition_index"]) for p in described)
+        committed = _committed(admin, group, asked, deadline)  # first: it is never past the end
+        begins = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.EARLIEST))
+        ends = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
+    except kafka_errors.KafkaError as exc:
+        raise unavailable(settings, exc) from exc
+    finally:
+        admin.close()
+    return [
+        GroupPosition(tp.partition, begins[tp].offset, ends[tp].offset, committed.get(tp))
+        for tp in asked
+    ]
+
+
+def _committed(
+    admin: KafkaAdminClient, group: str, asked: list[TopicPartition], deadline: float
+) -> dict[TopicPartition, int]:
+    while True:
+        try:
+            found = admin.list_group_offsets({group: asked})[group]
+            return {tp: place.offset for tp, place in found.items() if place.offset >= 0}
+        except kafka_errors.GroupIdNotFoundError:
+            return {}
+        except (
+            kafka_errors.CoordinatorNotAvailableError,
+            kafka_errors.CoordinatorLoadInProgressError,
+            kafka_errors.NotCoordinatorError,
+        ):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(PAUSE_S)

@@ -1,0 +1,93 @@
+"""Sending messages: an idempotent kafka-python producer that survives outages of the broker."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from kafka import KafkaProducer
+from kafka import errors as kafka_errors
+
+from streams.contract.records import Headers
+from streams.kafka.refusals import connecting, unavailable
+from streams.kafka.settings import BrokerSettings
+
+
+class Sender(Protocol):
+    """What the uplink needs of a producer; fakes implement it."""
+
+    def send(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        """Hand over a message; `done` is called once, by another thread, with None or an error."""
+        ...
+
+    def close(self, timeout_s: float) -> None: ...
+
+
+class Producer:
+    """An idempotent kafka-python producer, set up to survive outages.
+
+    `delivery_timeout_ms` never runs out: an idempotent producer of this library whose batch expires
+    sends nothing ever again. Bounding what is in flight is the caller's part.
+    """
+
+    OPTIONS: ClassVar[dict[str, Any]] = {
+        "acks": "all",
+        "enable_idempotence": True,
+        "compression_type": "zstd",
+        "linger_ms": 5,
+        "max_request_size": 4_000_000,
+        "delivery_timeout_ms": 2**31 - 1,
+        "max_block_ms": 2000,
+        "reconnect_backoff_max_ms": 2000,
+        "allow_auto_create_topics": False,
+    }
+
+    def __init__(self, settings: BrokerSettings, *, bootstrap_timeout_s: float = 5.0) -> None:
+        with connecting(settings):
+            self._producer = KafkaProducer(
+                **settings.client_options(),
+                **self.OPTIONS,
+                bootstrap_timeout_ms=int(bootstrap_timeout_s * 1000),
+            )
+        self._settings = settings
+
+    def send(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        try:
+            future = self._producer.send(topic, value=value, key=key, headers=headers)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+        future.add_callback(lambda _metadata: done(None))
+        future.add_errback(done)
+
+    def put(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        headers: Headers | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        """Send one message and wait until it is safe; return its offset."""
+        try:
+            future = self._producer.send(topic, value=value, key=key, headers=headers or [])
+            return int(future.get(timeout=timeout_s).offset)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        try:
+            self._producer.close(timeout=timeout_s)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc

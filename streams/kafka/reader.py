@@ -1,0 +1,205 @@
+"""Following whole topics without a consumer group."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.partitioner.default import murmur2
+
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.records import Headers
+from streams.kafka.refusals import absent, connecting, unavailable
+from streams.kafka.settings import BrokerSettings
+
+ASK_MS, PAUSE_S = 5, 0.1  # between two polls of a reader that waits for messages
+
+
+@dataclass(frozen=True)
+class Received:
+    """One message as a Reader gives it; `time_ms` is its timestamp, by its producer's clock."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    time_ms: int = 0
+
+
+class Reader:
+    """Follows some topics from their beginning or end, outside any group: all partitions, or with
+    `key` those where the default partitioner puts that key."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        topics: Sequence[str],
+        *,
+        key: str | None = None,
+        from_beginning: bool = True,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._settings = settings
+        with connecting(settings):
+            self._consumer = KafkaConsumer(
+                **settings.client_options(),
+                enable_auto_commit=False,
+                allow_auto_create_topics=False,
+                auto_offset_reset="earliest",
+                reconnect_backoff_max_ms=2000,
+                fetch_max_wait_ms=500,
+                request_timeout_ms=10_000,
+                bootstrap_timeout_ms=int(timeout_s * 1000),
+            )
+        try:
+            self._assign(topics, key, from_beginning, time.monotonic() + timeout_s)
+        except BaseException:
+            self._consumer.close(timeout_ms=500)
+            raise
+
+    def _assign(
+        self, topics: Sequence[str], key: str | None, from_beginning: bool, deadline: float
+    ) -> None:
+        found: list[TopicPartition] = []
+        for topic in topics:
+            while not (partitions := self._partitions(topic)):
+                if time.monotonic() > deadline:
+                    raise absent(self._settings, topic)
+                time.sleep(0.1)
+            wanted = sorted(partitions)
+            if key is not None:
+                wanted = [partition_of(key, len(wanted))]
+            found += [TopicPartition(topic, p) for p in wanted]
+        try:
+            self._consumer.assign(found)
+            if from_beginning:
+                self._consumer.seek_to_beginning(*found)
+            else:
+                self._consumer.seek_to_end(*found)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def _partitions(self, topic: str) -> set[int] | None:
+        try:
+            return self._consumer.partitions_for_topic(topic)  # type: ignore[no-any-return]
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def poll(self, timeout_s: float = 0.5, limit: int = 500) -> list[Received]:
+        """The next messages, at most `limit`; an empty list when none came within `timeout_s`.
+
+        The library asks again at once when a fetch comes back empty. Kafka holds such a fetch for
+        `fetch_max_wait_ms`, the embedded broker does not: without pauses a reader would spin.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            while not (polled := self._consumer.poll(timeout_ms=ASK_MS, max_records=limit)):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                time.sleep(min(PAUSE_S, left_s))
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+        return [
+            Received(tp.topic, tp.partition, r.offset, r.key, r.value, list(r.headers), r.timestamp)
+            for tp, records in polled.items()
+            for r in records
+        ]
+
+    def partitions(self, topic: str) -> list[int]:
+        """The partitions of `topic` that this reader follows."""
+        return sorted(tp.partition for tp in self._consumer.assignment() if tp.topic == topic)
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        self._consumer.seek(TopicPartition(topic, partition), offset)
+
+    def seek_back(self, time_ms: int) -> None:
+        """Begin with the first messages that are not older, wall-clock milliseconds."""
+        try:
+            asked = dict.fromkeys(self._consumer.assignment(), time_ms)
+            for tp, found in self._consumer.offsets_for_times(asked).items():
+                if found is not None:
+                    self._consumer.seek(tp, found.offset)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def position(self, topic: str, partition: int) -> int:
+        """The offset of the next message."""
+        try:
+            return int(self._consumer.position(TopicPartition(topic, partition), timeout_ms=5000))
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def end(self, topic: str, partition: int) -> int:
+        """The offset that the next message of all will have."""
+        try:
+            tp = TopicPartition(topic, partition)
+            return int(self._consumer.end_offsets([tp])[tp])
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def read_to_end(self, timeout_s: float = 15.0) -> list[Received]:
+        """Everything up to the end that the topics have now."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            ends = self._consumer.end_offsets(list(self._consumer.assignment()))
+            found: list[Received] = []
+            while any(
+                self._consumer.position(tp, timeout_ms=5000) < end for tp, end in ends.items()
+            ):
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"{self._settings.bootstrap} did not give all messages in {timeout_s:.0f} s"
+                    )
+                found += self.poll(0.2)
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+        return found
+
+    def read_back(self, timeout_s: float = 5.0, step: int = 16) -> Iterator[list[Received]]:
+        """What the topics have now, from their ends backwards: of each partition the last `step`
+        messages, then those before them, until all are told or `timeout_s` is over."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            followed = list(self._consumer.assignment())
+            begins = self._consumer.beginning_offsets(followed)
+            ends = self._consumer.end_offsets(followed)
+            while before := {tp: end for tp, end in ends.items() if end > begins[tp]}:
+                starts = {tp: max(begins[tp], end - step) for tp, end in before.items()}
+                found = self._between(starts, before, deadline)
+                if found is None:
+                    return
+                yield found
+                ends = starts
+        except kafka_errors.KafkaError as exc:
+            raise unavailable(self._settings, exc) from exc
+
+    def _between(
+        self,
+        starts: dict[TopicPartition, int],
+        ends: dict[TopicPartition, int],
+        deadline: float,
+    ) -> list[Received] | None:
+        """The messages from `starts` to before `ends`; None where they did not come in time."""
+        self._consumer.pause(*self._consumer.assignment())
+        self._consumer.resume(*ends)
+        for tp, start in starts.items():
+            self._consumer.seek(tp, start)
+        found: list[Received] = []
+        while any(self._consumer.position(tp, timeout_ms=5000) < end for tp, end in ends.items()):
+            if time.monotonic() > deadline:
+                return None
+            polled = self.poll(0.2)
+            found += [m for m in polled if m.offset < ends[TopicPartition(m.topic, m.partition)]]
+        return found
+
+    def close(self) -> None:
+        self._consumer.close(timeout_ms=1000)
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that Kafka's default partitioner (murmur2) gives a key."""
+    return (int(murmur2(key.encode())) & 0x7FFFFFFF) % partitions

@@ -1,0 +1,62 @@
+"""Where Kafka is and how to speak to it: settings shared by every client."""
+
+import os
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class BrokerSettings(BaseSettings):
+    """Where Kafka is and how to speak to it. `bootstrap` (HOST:PORT, comma separated) is read from
+    TIDEWHEEL_KAFKA, every other field from TIDEWHEEL_KAFKA_<FIELD>."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TIDEWHEEL_KAFKA_",
+        frozen=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        validate_default=True,  # a user is missing where the protocol needs one
+    )
+
+    bootstrap: str = Field("127.0.0.1:9092", validation_alias="TIDEWHEEL_KAFKA")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password: str | None = None
+    cafile: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+
+    @field_validator("username", "password")
+    @classmethod
+    def _given_for_sasl(cls, value: str | None, info: ValidationInfo) -> str | None:
+        protocol = str(info.data.get("security_protocol"))
+        if protocol.startswith("SASL") and not value:
+            raise ValueError(f"is needed for {protocol}")
+        return value
+
+    @field_validator("cafile", "certfile", "keyfile")
+    @classmethod
+    def _can_be_read(cls, value: str | None) -> str | None:
+        if value is not None and not os.access(value, os.R_OK):
+            raise ValueError(f"{value} is no file that can be read")
+        return value
+
+    @property
+    def sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL")
+
+    def client_options(self) -> dict[str, Any]:
+        """The settings as kafka-python's keyword arguments."""
+        options = {
+            "bootstrap_servers": self.bootstrap,
+            "security_protocol": self.security_protocol,
+            "sasl_mechanism": self.sasl_mechanism or ("PLAIN" if self.sasl else None),
+            "sasl_plain_username": self.username,
+            "sasl_plain_password": self.password,
+            "ssl_cafile": self.cafile,
+            "ssl_certfile": self.certfile,
+            "ssl_keyfile": self.keyfile,
+        }
+        return {name: value for name, value in options.items() if value is not None}

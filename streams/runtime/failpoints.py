@@ -1,0 +1,53 @@
+"""Dying on purpose at a numbered step, so that tests can kill a real process exactly there.
+
+TIDEWHEEL_FAILPOINT=worker-step-2:3 makes the process kill itself with SIGKILL when it comes to the
+end of step 2 for the third time. Without the variable nothing is armed. Where the steps stand:
+
+    worker-step-1..5   streams.worker.commit.committer
+    slots-step-1..7    edge_client.inference.slots: installing a model version
+    back-step-1..4     edge_client.inference.slots: going back
+    spool-step-1..5    docs/ARCHITECTURE.md, appending a frame; the end of 1 is between the
+                       declaration of a file's events and its deletion
+    thin-step-1..2     edge_client.spool.frames: a file of the spool gets other frames
+    uplink-step-1..4   edge_client.uplink.uplink
+    round-step-1..8    federation.rounds.run: one run
+    resume-step-1..4   federation.controller.run_recovery: a dead run is taken up again
+    release-step-1..4  federation.registry.publisher: a decision is made and told
+"""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Mapping
+
+from streams.contract.errors import UsageError
+
+STEPS = (
+    "worker-step-[1-5]|slots-step-[1-7]|back-step-[1-4]|"
+    "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|"
+    "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]"
+)
+Failpoint = Callable[[str], None]
+
+
+def unarmed(_point: str) -> None:
+    """The failpoint of every ordinary process."""
+
+
+def read_failpoint(environ: Mapping[str, str]) -> Failpoint:
+    """The failpoint that the environment asks for."""
+    text = environ.get("TIDEWHEEL_FAILPOINT")
+    if not text:
+        return unarmed
+    match = re.fullmatch(f"({STEPS}):([1-9][0-9]*)", text)
+    if match is None:
+        raise UsageError(f"TIDEWHEEL_FAILPOINT={text!r}: write it as worker-step-2:3")
+    armed, left = match[1], int(match[2])
+
+    def reached(point: str) -> None:
+        nonlocal left
+        left -= point == armed
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached

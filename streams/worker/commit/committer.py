@@ -1,0 +1,315 @@
+"""The numbered commit of a worker: effects first, position after.
+
+    1  score the closed windows in one batch; what cannot be scored, believed or understood is
+       published to `dead-letters`, and the broker's acknowledgements are waited for
+    2  Delta commit: declared drops, then the scored rows, each with one application transaction per
+       Kafka partition
+    3  publish to `scores` and `windows` and wait for the broker's acknowledgements
+    4  acknowledge the messages whose rows are all sealed, in offset order without a gap
+    5  commit offsets
+
+What a restart does after a crash at the end of each step:
+
+    1  nothing is stored: the messages come again and their windows are scored again; the dead
+       letters are there twice
+    2  the rows are in the store: the assignment publishes the rows of the partition's last commit
+       from there; the messages come again and find their rows sealed
+    3  as after 2; the publications are there twice, with the same content and key
+    4  acknowledgements are memory only: as after 3
+    5  nothing is left to do
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import ParamSpec, Protocol, TypeVar
+
+import pyarrow as pa
+
+from streams.contract.errors import BrokerUnavailable, MalformedRecord
+from streams.contract.records import Drop
+from streams.contract.task import Task
+from streams.runtime.failpoints import Failpoint, unarmed
+from streams.worker.commit import dead_letters
+from streams.worker.commit.dead_letters import Incoming
+from streams.worker.commit.publications import Outgoing, publications
+from streams.worker.commit.rows import score_rows
+from streams.worker.metrics import Metrics
+from streams.worker.scoring.scoring_step import Batch, BatchScorer, Scorer
+from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_rows
+from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
+from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
+from streams.worker.windows.tumbling import Message, Window, WindowSlice
+
+AT_ONCE = 2000  # messages: a publication that times out is repeated whole
+OVERHEAD = 2000  # bytes of a message in memory beside its value
+LETTERS = 1000  # that may wait for a flush
+FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Broker(Protocol):
+    """What a commit needs of Kafka."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Send, and return when the broker has all; BrokerUnavailable when it is away."""
+        ...
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Acknowledge messages, in the order given."""
+        ...
+
+    async def commit_offsets(self) -> None: ...
+
+
+@dataclass
+class CommitWork:
+    """What one flush takes from the partitions, and what becomes of it."""
+
+    windows: list[Window] = field(default_factory=list)
+    drops: list[tuple[int, DeclaredDrop]] = field(default_factory=list)
+    unbelieved: list[tuple[int, WindowSlice]] = field(default_factory=list)
+    dead_letters: list[Outgoing] = field(default_factory=list)
+    malformed: list[Message] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.windows or self.drops or self.unbelieved or self.dead_letters)
+
+
+class Committer:
+    """Owns the partitions' states and takes them through the steps, one flush at a time."""
+
+    def __init__(
+        self,
+        task: Task,
+        teacher: Scorer,
+        store: DeltaStore,
+        broker: Broker,
+        *,
+        now_us: Callable[[], int],
+        buffer_bytes: int = 512_000_000,
+        committed: Callable[[int, int], None] = lambda *_: None,
+        failpoint: Failpoint = unarmed,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
+        self.partitions: dict[int, PartitionState] = {}
+        self.scorer = BatchScorer(task, teacher, store)
+        self.metrics = metrics or Metrics()
+        self._task, self._store, self._broker = task, store, broker
+        self._now_us = now_us
+        self._committed = committed
+        self._failpoint = failpoint
+        self._thread = ThreadPoolExecutor(1, "flush")
+        self._buffer_bytes = buffer_bytes
+        self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
+        self.metrics.teacher(teacher.name)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is buffered that no message may be taken in for now."""
+        return self._crowded or len(self._dead_letters) >= LETTERS
+
+    @property
+    def behind(self) -> bool:
+        """Whether another flush has work already."""
+        return any(state.behind for state in self.partitions.values())
+
+    @property
+    def _crowded(self) -> bool:
+        return sum(state.bytes for state in self.partitions.values()) >= self._buffer_bytes
+
+    async def assign(self, partition: int) -> None:
+        """Own `partition`: position from the store, and its last commit is published again."""
+        position = await self._call(self._store.position, partition)
+        if position.commit:
+            rows = await self._call(self._store.rows_of, partition, position.commit)
+            await self._publish(publications(self._task, rows))
+        self.scorer.restore(position)
+        self.partitions[partition] = PartitionState(self._task, partition, position)
+
+    async def _call(self, function: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        """Run on the one thread that scores, reads and writes the store."""
+        call = functools.partial(function, *given, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    def revoke_all(self) -> None:
+        """Forget everything: whoever owns the partitions next starts from the store."""
+        self.partitions.clear()
+        self._dead_letters.clear()
+        self.scorer.clear()
+        self.metrics.forget_partitions()
+
+    def receive(self, incoming: Incoming, token: object, now_s: float) -> None:
+        """Take in one message of an owned partition; never raises because of what is in it."""
+        state = self.partitions[incoming.partition]
+        message = state.track(incoming.offset, token, len(incoming.value or b"") + OVERHEAD)
+        if message is None:
+            return
+        try:
+            record = dead_letters.read(self._task, incoming)
+        except MalformedRecord as exc:
+            log.debug("message %d/%d: %s", incoming.partition, incoming.offset, exc)
+            message.unsealed = 1
+            parked = dead_letters.of_message(self._task, incoming, exc)
+            self._dead_letters.append((message, exc.reason, parked))
+            return
+        if isinstance(record, Drop):
+            state.add_drop(message, record)
+        else:
+            believed_us = self._now_us() + round(self._task.future_s * 1e6)
+            again = dead_letters.is_sent_again(incoming)
+            state.add_events(message, record, now_s, believed_us=believed_us, again=again)
+
+    async def flush(self, now_s: float) -> int:
+        """Take what is due through the steps; return how many rows were sealed."""
+        async with self.lock:
+            if self.scorer.take_offer():
+                self.metrics.teacher(self.scorer.teacher)
+            work = self._collect(now_s)
+            if work:
+                began = time.monotonic()
+                batch = await self._score(work)  # step 1
+                self._failpoint("worker-step-1")
+                scored = time.monotonic()
+                rows = await self._call(self._store_work, work, batch)  # step 2
+                self._failpoint("worker-step-2")
+                if rows is not None:
+                    messages = await self._call(publications, self._task, rows)
+                    await self._publish(messages)  # step 3
+                self._failpoint("worker-step-3")
+                self._seal(work, batch)
+                self.metrics.scoring(scored - began)
+                self.metrics.commit(time.monotonic() - scored)
+            await self._acknowledge()  # steps 4 and 5
+            self._after(work)
+            return sum(window.rows for window in work.windows)
+
+    def _collect(self, now_s: float) -> CommitWork:
+        work = CommitWork(windows=self._due_windows(now_s))
+        for partition, state in self.partitions.items():
+            work.drops += [(partition, declared) for declared in state.take_drops()]
+            work.unbelieved += [(partition, piece) for piece in state.take_unbelieved()]
+        if self._crowded and not work.windows:  # no window is due: close early, and revise later
+            for state in self.partitions.values():
+                work.windows += state.relieve()
+        waiting, self._dead_letters = self._dead_letters, []
+        for message, reason, found in waiting:
+            work.dead_letters += found
+            work.malformed.append(message)
+            self.metrics.dead_letter(reason)
+        if waiting:
+            log.warning("%d malformed messages go to dead-letters", len(waiting))
+        return work
+
+    def _due_windows(self, now_s: float) -> list[Window]:
+        """About FLUSH_ROWS rows: the same from every partition, and more from those that have more
+        where others have less."""
+        waiting = sorted((s.queue_due(now_s), p) for p, s in self.partitions.items())
+        found: list[Window] = []
+        left = FLUSH_ROWS
+        for i, (_, partition) in enumerate(waiting):
+            taken = self.partitions[partition].take_due(left // (len(waiting) - i))
+            found += taken
+            left -= sum(window.rows for window in taken)
+        return found
+
+    async def _score(self, work: CommitWork) -> Batch:
+        """Step 1."""
+        positions = self._positions()
+        batch = await self._call(self.scorer.score, work.windows, positions)
+        for partition, piece in work.unbelieved:
+            detail = f"event time {piece.latest_us} us is too far ahead of the worker's clock"
+            self._park(work, partition, piece, FROM_THE_FUTURE, detail)
+        for window, detail in batch.failed:
+            for piece in window.pieces:
+                self._park(work, window.partition, piece, TEACHER_FAILED, detail)
+        await self._publish(work.dead_letters)
+        return batch
+
+    def _park(
+        self, work: CommitWork, partition: int, piece: WindowSlice, reason: str, detail: str
+    ) -> None:
+        """Events that are kept on `dead-letters`, and counted as dropped."""
+        events = piece.events
+        where = f"{events.device}/{events.epoch}: {events.first}..{events.last}"
+        log.warning("%s: %s: %s", where, reason, detail)
+        work.dead_letters += dead_letters.of_piece(self._task, partition, piece, reason, detail)
+        drops = self.partitions[partition].refuse(piece, reason)
+        work.drops += [(partition, DeclaredDrop(None, drop)) for drop in drops]
+        self.metrics.dead_letter(reason)
+
+    def _positions(self) -> dict[int, StorePosition]:
+        return {partition: state.position for partition, state in self.partitions.items()}
+
+    def _store_work(self, work: CommitWork, batch: Batch) -> pa.Table | None:
+        """Step 2; the rows that were stored."""
+        if work.drops:
+            touched = {partition for partition, _ in work.drops}
+            versions = {p: self.partitions[p].position.drops_commit + 1 for p in touched}
+            rows = drop_rows(work.drops, versions, self._now_us())
+            self._store.commit(DROPS, rows, versions)
+            for partition, version in versions.items():
+                self.partitions[partition].position.drops_commit = version
+        if not batch.scored:
+            return None
+        rows = score_rows(self._task, batch.teacher, batch.scored)
+        versions = {one.window.partition: one.commit for one in batch.scored}
+        self._store.commit(SCORES, rows, versions)
+        for partition, version in versions.items():
+            self.partitions[partition].position.commit = version
+        return rows
+
+    async def _publish(self, messages: Sequence[Outgoing]) -> None:
+        """Send until the broker has all: what is in the store is not to be withheld."""
+        wait_s, at = 0.25, 0
+        while at < len(messages):
+            try:
+                await self._broker.publish(messages[at : at + AT_ONCE])
+                wait_s, at = 0.25, at + AT_ONCE
+            except BrokerUnavailable as exc:
+                wait_s = min(2 * wait_s, 5.0)
+                log.warning("%s; trying again in %.1f s", exc, wait_s)
+                await asyncio.sleep(wait_s)
+
+    def _seal(self, work: CommitWork, batch: Batch) -> None:
+        self.scorer.sealed(batch.scored, self._positions())
+        for window in work.windows:
+            self.partitions[window.partition].seal(window.pieces)
+        for partition, piece in work.unbelieved:
+            self.partitions[partition].seal((piece,))
+        for partition, declared in work.drops:
+            self.partitions[partition].seal((), [declared])
+            size = declared.drop.last - declared.drop.first + 1
+            self.metrics.dropped(declared.drop.reason, size)
+        for message in work.malformed:
+            message.unsealed = 0
+        for one in batch.scored:
+            self.metrics.rows_sealed(one.window.rows)
+            self.metrics.window_reported(one.revision > 0)
+
+    async def _acknowledge(self) -> None:
+        done = [m for state in self.partitions.values() for m in state.acknowledgeable()]
+        if not done:
+            return
+        await self._broker.acknowledge(done)  # step 4
+        self._failpoint("worker-step-4")
+        await self._broker.commit_offsets()  # step 5
+        self._failpoint("worker-step-5")
+
+    def _after(self, work: CommitWork) -> None:
+        for partition in {window.partition for window in work.windows}:
+            self._committed(partition, self.partitions[partition].position.commit)
+        states = self.partitions.values()
+        self.metrics.buffered(sum(s.rows for s in states), sum(s.in_flight for s in states))
+        now_us = self._now_us()
+        self.metrics.watermark_delay(max((s.delay_us(now_us) for s in states), default=0) / 1e6)
+        self.metrics.flushed()

@@ -1,0 +1,226 @@
+"""From rows to messages: what `scores` and `windows` carry of a commit. Pure.
+
+The same rows give the same messages, whether they were just made or are read from the store.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypedDict
+
+import numpy as np
+import pyarrow as pa
+
+from streams.contract.documents import (
+    ClassAgreement,
+    DriftReport,
+    ModelWindow,
+    TargetError,
+    WindowReport,
+)
+from streams.contract.records import SCORES_1, Headers, encode_batch, float_rows, score_schema
+from streams.contract.task import Task
+from streams.contract.topics import SCORES, WINDOWS, topic_name
+from streams.worker.commit.rows import DRIFT
+from streams.worker.scoring.drift_watch import WindowDrift
+
+MODELS, OTHER = 50, "other"
+DIGITS = 6  # of the figures that are no counts
+ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
+ORDER = ("device", "window", "revision", "time", "epoch", "seq")
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One message to send."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes
+    headers: Headers
+
+
+def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
+    """The messages of one commit's rows: per (device, window, revision) its scores and a report."""
+    if not rows.num_rows:
+        return []
+    columns, messages, step = _columns(task, rows), [], rows_per_message(task)
+    scores_topic, windows_topic = topic_name(task.name, SCORES), topic_name(task.name, WINDOWS)
+    for begin, end in pairwise(columns.edges):
+        report = _report(task, columns, begin, end)
+        partition = columns.rows.column("partition")[begin].as_py()
+        device = report.device.encode()
+        headers: Headers = [
+            ("device", device),
+            ("window", str(report.window_us).encode()),
+            ("revision", str(report.revision).encode()),
+        ]
+        for i, first in enumerate(range(begin, end, step)):
+            value = encode_batch(columns.rows.slice(first, min(step, end - first)))
+            extra = [("schema", SCORES_1.encode()), *headers, ("part", str(i).encode())]
+            messages.append(Outgoing(scores_topic, partition, device, value, extra))
+        messages.append(Outgoing(windows_topic, partition, device, report.encode(), headers))
+    return messages
+
+
+def rows_per_message(task: Task) -> int:
+    """How many rows of `scores` surely fit into one message: names can be 63 bytes long."""
+    return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 8 * task.outputs + 4 * task.label_size)))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A commit's rows in ORDER, and what the reports of their windows sum over, row by row.
+
+    rows has the columns of `scores`; a window's revision lies between two `edges`. teacher and
+    labels are zeros where `compared` and `labelled` say that there is none.
+    """
+
+    rows: pa.RecordBatch
+    edges: list[int]
+    drift: list[str | None]
+    models: np.ndarray  # codes
+    names: list[str]  # by code
+    outputs: np.ndarray  # (rows, outputs)
+    teacher: np.ndarray  # (rows, outputs)
+    compared: np.ndarray
+    agrees: np.ndarray
+    labelled: np.ndarray
+    correct: np.ndarray
+    teacher_correct: np.ndarray
+
+
+def _columns(task: Task, rows: pa.Table) -> _Columns:
+    table = rows.select([*score_schema().names, DRIFT.name])
+    table = table.sort_by([(name, "ascending") for name in ORDER]).combine_chunks()
+    (batch,) = table.to_batches()
+    changed = np.zeros(batch.num_rows - 1, bool)
+    for name in ORDER[:3]:
+        codes = batch.column(name).dictionary_encode().indices.to_numpy()
+        changed |= codes[1:] != codes[:-1]
+    models = batch.column("model").dictionary_encode()
+    compared = batch.column("agrees").is_valid().to_numpy(zero_copy_only=False)
+    labelled = batch.column("correct").is_valid().to_numpy(zero_copy_only=False)
+    teacher = _values(batch.column("teacher"), task.outputs)
+    labels = _values(batch.column("label"), task.label_size)
+    return _Columns(
+        rows=batch.select(score_schema().names),
+        edges=[0, *(np.flatnonzero(changed) + 1).tolist(), batch.num_rows],
+        drift=batch.column(DRIFT.name).to_pylist(),
+        models=models.indices.to_numpy(),
+        names=models.dictionary.to_pylist(),
+        outputs=float_rows(batch.column("outputs"), task.outputs),
+        teacher=teacher,
+        compared=compared,
+        agrees=batch.column("agrees").fill_null(False).to_numpy(zero_copy_only=False),
+        labelled=labelled,
+        correct=batch.column("correct").fill_null(False).to_numpy(zero_copy_only=False),
+        teacher_correct=compared & labelled & task.correct(teacher, labels),
+    )
+
+
+def _values(column: pa.Array, width: int) -> np.ndarray:
+    """(rows, width) float32 of a list column; zeros where a row is null or empty."""
+    found = np.zeros((len(column), width), np.float32)
+    held = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) == width
+    if held.any():
+        found[held] = float_rows(column.filter(pa.array(held)), width)
+    return found
+
+
+def _report(task: Task, columns: _Columns, begin: int, end: int) -> WindowReport:
+    """The report of one window's revision."""
+    first = columns.rows.slice(begin, 1)
+    start = int(first.column("window").view(pa.int64())[0].as_py())
+    revision = first.column("revision")[0].as_py()
+    outputs = columns.outputs[begin:end]
+    return WindowReport(
+        task=task.name,
+        device=first.column("device")[0].as_py(),
+        window_us=start,
+        end_us=start + task.window_us,
+        revision=revision,
+        events=end - begin,
+        teacher_model=first.column("teacher_model")[0].as_py(),
+        models=_by_model(columns, begin, end),
+        late=revision > 0,
+        confidence=_confidence(outputs) if task.classes else None,
+        drift=_drift(columns.drift[begin:end]),
+        **_against_teacher(task, columns, begin, end),
+    )
+
+
+def _by_model(columns: _Columns, begin: int, end: int) -> dict[str, ModelWindow]:
+    """By version; those beyond the most frequent MODELS count as OTHER, so that a report stays
+    small whatever a device calls its models."""
+    codes = columns.models[begin:end]
+    found, events = np.unique(codes, return_counts=True)
+    frequent = found[np.argsort(-events, kind="stable")[:MODELS]].tolist()
+    groups = [(columns.names[code], codes == code) for code in frequent]
+    if len(found) > MODELS:
+        groups.append((OTHER, ~np.isin(codes, frequent)))
+    compared, agrees = columns.compared[begin:end], columns.agrees[begin:end]
+    labelled, correct = columns.labelled[begin:end], columns.correct[begin:end]
+    teacher = columns.teacher_correct[begin:end]
+    return {
+        name: ModelWindow(
+            events=int(of.sum()),
+            compared=int((of & compared).sum()),
+            agreeing=int((of & agrees).sum()),
+            labelled=int((of & labelled).sum()),
+            correct=int((of & correct).sum()),
+            teacher_correct=int((of & teacher).sum()),
+        )
+        for name, of in sorted(groups, key=lambda group: group[0])
+    }
+
+
+def _confidence(outputs: np.ndarray) -> float:
+    """The mean of the largest softmax of (rows, outputs)."""
+    shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
+    return round(float((1 / np.exp(shifted).sum(axis=1)).mean()), DIGITS)
+
+
+class _Compared(TypedDict, total=False):
+    classes: dict[str, ClassAgreement]
+    errors: dict[str, TargetError]
+
+
+def _against_teacher(task: Task, columns: _Columns, begin: int, end: int) -> _Compared:
+    """The answers by the teacher's class, or their errors by target, where the teacher scored."""
+    compared = columns.compared[begin:end]
+    if not compared.any():
+        return {}
+    teacher = columns.teacher[begin:end][compared]
+    if task.targets:
+        outputs = columns.outputs[begin:end][compared]
+        return {"errors": _errors(task, outputs.astype(np.float64) - teacher)}
+    classes, agrees = teacher.argmax(axis=1), columns.agrees[begin:end][compared]
+    events = np.bincount(classes, minlength=task.outputs).tolist()
+    agreeing = np.bincount(classes[agrees], minlength=task.outputs).tolist()
+    return {
+        "classes": {
+            name: ClassAgreement(events=n, agreeing=a)
+            for name, n, a in zip(task.classes, events, agreeing, strict=True)
+            if n
+        }
+    }
+
+
+def _errors(task: Task, errors: np.ndarray) -> dict[str, TargetError]:
+    """(rows, targets), the answers less the teacher's."""
+    return {
+        target: TargetError(
+            events=len(error),
+            mean=round(float(error.mean()), DIGITS),
+            mean_absolute=round(float(np.abs(error).mean()), DIGITS),
+            root_mean_square=round(float(np.sqrt((error**2).mean())), DIGITS),
+        )
+        for target, error in zip(task.targets, errors.T, strict=True)
+    }
+
+
+def _drift(stored: list[str | None]) -> DriftReport | None:
+    """What was stored with one of the rows when they were scored."""
+    text = next((text for text in stored if text is not None), None)
+    return None if text is None else WindowDrift.decode(text.encode()).report

@@ -1,0 +1,132 @@
+"""Scored events as rows: what the store takes and `scores` carries. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from streams.contract.records import TIMESTAMP, float_rows, score_schema
+from streams.contract.task import Task
+from streams.worker.windows.tumbling import Window
+
+DAY_US = 86_400_000_000
+DAY = pa.field("day", pa.date32(), nullable=False)
+DRIFT = pa.field("drift", pa.string())
+
+
+@dataclass(frozen=True)
+class ScoredWindow:
+    """A closed window, what the teacher gave for its rows, and where the result belongs.
+
+    teacher is (rows, outputs); None where the task uploads no segments. drift is the text of a
+    drift.WindowDrift; None where there is no reference.
+    """
+
+    window: Window
+    teacher: np.ndarray | None
+    revision: int
+    commit: int
+    drift: str | None = None
+
+
+def store_schema() -> pa.Schema:
+    """The columns of the store's table `scores`: those of `scores`, the day of the window, and on
+    one row of each (device, window, revision) what drift was made of."""
+    return score_schema().append(DAY).append(DRIFT)
+
+
+def segments_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
+    """(rows, channels, samples) float32 of windows, one after the other, in the order of their
+    pieces."""
+    channels, samples = task.segment_shape
+    pieces = [piece for window in windows for piece in window.pieces]
+    width = channels * samples
+    parts = [float_rows(piece.events.rows.column("segment"), width) for piece in pieces]
+    return np.concatenate([np.zeros((0, width), np.float32), *parts]).reshape(-1, channels, samples)
+
+
+def outputs_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
+    """The devices' answers: (rows, outputs) float32, in the same order."""
+    columns = [p.events.rows.column("outputs") for window in windows for p in window.pieces]
+    parts = [float_rows(column, task.outputs) for column in columns]
+    return np.concatenate([np.zeros((0, task.outputs), np.float32), *parts])
+
+
+def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -> pa.Table:
+    """The rows of all these windows, in the order of the windows and their pieces."""
+    pieces = [piece for one in scored for piece in one.window.pieces]
+    counts = [piece.rows for piece in pieces]
+    windows = [one for one in scored for _ in one.window.pieces]
+    kept = [piece.events.rows.drop_columns(["segment"]) for piece in pieces]
+    events = pa.Table.from_batches(kept).combine_chunks()
+    repeat = np.repeat(np.arange(len(pieces)), counts)
+    outputs = _matrix(events.column("outputs"), task.outputs)
+    labels, known = _labels(events.column("label"), task.label_size)
+    correct = task.correct(outputs, labels)
+    columns = {
+        "device": _texts([p.events.device for p in pieces], repeat),
+        "epoch": _texts([p.events.epoch for p in pieces], repeat),
+        "window": pa.array(np.array([p.window for p in pieces])[repeat], TIMESTAMP),
+        "revision": pa.array(np.array([w.revision for w in windows], np.int32)[repeat]),
+        "partition": pa.array(np.array([w.window.partition for w in windows], np.int32)[repeat]),
+        "commit": pa.array(np.array([w.commit for w in windows], np.int64)[repeat]),
+        "outputs": events.column("outputs").cast(pa.list_(pa.float32())),
+        "label": events.column("label").cast(pa.list_(pa.float32())),
+        "correct": pa.array(correct, mask=~known),
+        **_teacher_columns(task, teacher_model, scored, outputs),
+    }
+    schema = score_schema()
+    arrays = [columns[name] if name in columns else events.column(name) for name in schema.names]
+    rows = with_day(pa.Table.from_arrays(arrays, schema=schema))
+    return rows.append_column(DRIFT, _drift_column(scored))
+
+
+def with_day(rows: pa.Table) -> pa.Table:
+    """Add the day of the window, by which the store is partitioned: a window lies in one day."""
+    window = rows.column("window").cast(pa.int64()).to_numpy()
+    day = pa.array((window // DAY_US).astype(np.int32)).cast(pa.date32())
+    return rows.append_column(DAY, day)
+
+
+def _drift_column(scored: Sequence[ScoredWindow]) -> pa.Array:
+    """Each window's drift on the first of its rows, null on the others."""
+    texts: list[str | None] = []
+    for one in scored:
+        texts += [one.drift, *[None] * (one.window.rows - 1)]
+    return pa.array(texts, DRIFT.type)
+
+
+def _teacher_columns(
+    task: Task, teacher_model: str, scored: Sequence[ScoredWindow], outputs: np.ndarray
+) -> dict[str, pa.Array]:
+    n = len(outputs)
+    given = [one.teacher for one in scored if one.teacher is not None]
+    if not given:  # nothing to compare: neither agreement nor a lack of it
+        empty = pa.ListArray.from_arrays(np.zeros(n + 1, np.int32), pa.array([], pa.float32()))
+        names = pa.array([""] * n, pa.string())
+        return {"teacher": empty, "teacher_model": names, "agrees": pa.nulls(n, pa.bool_())}
+    teacher = np.concatenate(given)
+    offsets = np.arange(0, teacher.size + 1, task.outputs, dtype=np.int32)
+    return {
+        "teacher": pa.ListArray.from_arrays(offsets, pa.array(teacher.reshape(-1))),
+        "teacher_model": pa.array([teacher_model] * n, pa.string()),
+        "agrees": pa.array(task.agrees(outputs, teacher)),
+    }
+
+
+def _texts(texts: list[str], repeat: np.ndarray) -> pa.Array:
+    return pa.array(texts, pa.string()).take(pa.array(repeat))
+
+
+def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
+    return np.asarray(flat.to_numpy(zero_copy_only=False).reshape(len(column), width))
+
+
+def _labels(column: pa.ChunkedArray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, width) with zeros where there is none, and (rows,) whether there is one."""
+    known = column.is_valid().to_numpy()
+    labels = np.zeros((len(column), width), np.float32)
+    labels[known] = _matrix(column.drop_null(), width) if known.any() else 0
+    return labels, known

@@ -1,0 +1,174 @@
+"""Step 1 of a commit: closed windows become the rows that the store is to have.
+
+Everything here runs on the flush's own thread, one flush at a time; `offer` alone may be called
+from others.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from streams.contract.task import Task
+from streams.drift.reference import Reference
+from streams.worker.commit.rows import ScoredWindow, outputs_of, segments_of
+from streams.worker.scoring.drift_watch import DriftWatch
+from streams.worker.scoring.teacher import TeacherFailed
+from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.tumbling import Window
+
+RECENT = 50_000  # windows whose number of reports is remembered
+
+log = logging.getLogger(__name__)
+
+
+class Scorer(Protocol):
+    """What a batch needs of scoring.Teacher."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reference(self) -> Reference | None: ...
+
+    def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]: ...
+
+
+class WindowCounters(Protocol):
+    """What a batch needs of the store."""
+
+    def revisions(
+        self, partition: int, keys: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], int]: ...
+
+
+@dataclass
+class Batch:
+    """What became of windows: rows by `teacher`, or the reason why there are none."""
+
+    teacher: str
+    scored: list[ScoredWindow] = field(default_factory=list)
+    failed: list[tuple[Window, str]] = field(default_factory=list)
+
+
+class BatchScorer:
+    """The teacher, the drift of the devices whose partitions are owned, and reports' numbers."""
+
+    def __init__(self, task: Task, teacher: Scorer, store: WindowCounters) -> None:
+        self._task, self._store = task, store
+        self._offered: Scorer | None = None
+        self._drift: DriftWatch | None = None
+        self._reports: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._use(teacher)
+
+    @property
+    def teacher(self) -> str:
+        return self._teacher.name
+
+    def offer(self, teacher: Scorer) -> None:
+        """Use another teacher from the next commit on."""
+        self._offered = teacher
+
+    def take_offer(self) -> bool:
+        """Between two commits: change to the teacher that was offered."""
+        offered, self._offered = self._offered, None
+        if offered is None or offered.name == self._teacher.name:
+            return False
+        log.info("teacher %s instead of %s", offered.name, self._teacher.name)
+        self._use(offered)
+        return True
+
+    def _use(self, teacher: Scorer) -> None:
+        self._teacher, reference = teacher, teacher.reference
+        if reference is None:
+            self._drift = None
+        elif self._drift is None or not self._drift.counts_against(reference):
+            self._drift = DriftWatch(self._task, reference)
+
+    def restore(self, position: StorePosition) -> None:
+        """A partition is owned from now on: the counts of its devices' last windows."""
+        if self._drift is not None:
+            self._drift.restore(position.drift)
+        position.drift.clear()
+
+    def clear(self) -> None:
+        """No partition is owned any more."""
+        self._reports.clear()
+        if self._drift is not None:
+            self._drift.clear()
+
+    def score(self, windows: Sequence[Window], positions: Mapping[int, StorePosition]) -> Batch:
+        """Score all windows in one call of the teacher."""
+        batch = Batch(self._teacher.name)
+        segments = segments_of(self._task, windows) if self._task.upload == "segment" else None
+        results: Sequence[np.ndarray | TeacherFailed | None] = [None] * len(windows)
+        ends = np.cumsum([window.rows for window in windows])
+        if segments is not None:
+            results = self._teacher.score(np.split(segments, ends[:-1]) if windows else [])
+        for window, result in zip(windows, results, strict=True):
+            if isinstance(result, TeacherFailed):
+                batch.failed.append((window, str(result)))
+        sound = [not isinstance(result, TeacherFailed) for result in results]
+        batch.scored = self._scored(windows, results, sound, segments, positions)
+        return batch
+
+    def _scored(
+        self,
+        windows: Sequence[Window],
+        results: Sequence[np.ndarray | TeacherFailed | None],
+        sound: Sequence[bool],
+        segments: np.ndarray | None,
+        positions: Mapping[int, StorePosition],
+    ) -> list[ScoredWindow]:
+        if segments is not None and not all(sound):
+            segments = segments[np.repeat(sound, [window.rows for window in windows])]
+        kept = [window for window, good in zip(windows, sound, strict=True) if good]
+        drift: Sequence[str | None] = [None] * len(kept)
+        if self._drift is not None:
+            drift = self._drift.observe(kept, segments, outputs_of(self._task, kept))
+        revisions = self._revisions(kept, positions)
+        scored = [result for result in results if not isinstance(result, TeacherFailed)]
+        return [
+            ScoredWindow(
+                window,
+                result,
+                revisions[window.device, window.start],
+                positions[window.partition].commit + 1,
+                text,
+            )
+            for window, result, text in zip(kept, scored, drift, strict=True)
+        ]
+
+    def _revisions(
+        self, windows: Iterable[Window], positions: Mapping[int, StorePosition]
+    ) -> dict[tuple[str, int], int]:
+        """How many reports each window has already."""
+        found: dict[tuple[str, int], int] = {}
+        unknown: dict[int, list[tuple[str, int]]] = {}
+        for window in windows:
+            key = window.device, window.start
+            if key in self._reports:
+                found[key] = self._reports[key]
+            elif window.start > positions[window.partition].newest.get(window.device, -1):
+                found[key] = 0
+            else:
+                unknown.setdefault(window.partition, []).append(key)
+        for partition, keys in unknown.items():
+            found.update(self._store.revisions(partition, keys))
+        return found
+
+    def sealed(
+        self, scored: Iterable[ScoredWindow], positions: Mapping[int, StorePosition]
+    ) -> None:
+        """The store has these, and their reports are published."""
+        for one in scored:
+            device, start = one.window.device, one.window.start
+            self._reports[device, start] = one.revision + 1
+            self._reports.move_to_end((device, start))
+            newest = positions[one.window.partition].newest
+            newest[device] = max(newest.get(device, -1), start)
+        while len(self._reports) > RECENT:
+            self._reports.popitem(last=False)

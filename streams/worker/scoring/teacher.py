@@ -1,0 +1,168 @@
+"""The teacher: scores closed windows as wholes."""
+
+import copy
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from torch import nn
+
+from streams.contract.artifact import DRIFT, WEIGHTS, Artifact, unpack
+from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
+from streams.contract.task import Task
+from streams.drift.reference import Reference
+from streams.learning.learning import build_teacher, load_weights
+from streams.runtime.key_files import load_public_key
+
+ROWS_PER_CALL = 256  # of padded segments: a forward pass that stays in the processor's cache
+
+
+class TeacherFailed(Exception):
+    """The teacher cannot score one window; the text says why."""
+
+
+class Teacher:
+    """A model in evaluation mode, under its version's name, and the reference for drift.
+
+    With several threads each has a copy of the model: what a user's model keeps in itself during a
+    forward pass is not shared.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        name: str,
+        *,
+        reference: Reference | None = None,
+        digest: str = "",
+        rows_per_call: int = ROWS_PER_CALL,
+        threads: int = 1,
+    ) -> None:
+        self.name = name
+        self.reference = reference
+        self.digest = digest
+        self._task = task
+        self._rows = rows_per_call
+        self._pool = ThreadPoolExecutor(threads, "teacher")
+        self._models: SimpleQueue[nn.Module] = SimpleQueue()
+        for _ in range(threads - 1):
+            self._models.put(copy.deepcopy(model).eval())
+        self._models.put(model.eval())
+
+    def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
+        """(rows, channels, samples) each -> (rows, outputs) float32 each, or why not.
+
+        Windows of like length share a forward pass, padded and masked; passes run side by side on
+        the threads. When one window makes a pass fail, each is scored alone, so that only the
+        culprit fails.
+        """
+        results: list[np.ndarray | TeacherFailed] = [TeacherFailed("not scored")] * len(windows)
+        by_length = sorted(range(len(windows)), key=lambda i: len(windows[i]))
+        groups = self._groups(windows, by_length)
+        scored = self._pool.map(self._score_group, [[windows[i] for i in g] for g in groups])
+        for group, outputs in zip(groups, scored, strict=True):
+            for i, output in zip(group, outputs, strict=True):
+                results[i] = output
+        return results
+
+    def _groups(self, windows: Sequence[np.ndarray], order: list[int]) -> list[list[int]]:
+        groups: list[list[int]] = []
+        for i in order:
+            if groups and (len(groups[-1]) + 1) * len(windows[i]) <= self._rows:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        return groups
+
+    def _score_group(self, windows: list[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
+        try:
+            return list(self._forward(windows))
+        except Exception as exc:  # a user's model may raise anything; only its window is lost
+            if len(windows) == 1:
+                text = str(exc).splitlines()[0] if str(exc) else ""
+                return [TeacherFailed(f"{type(exc).__name__}: {text}"[:300])]
+        return [result for window in windows for result in self._score_group([window])]
+
+    def _forward(self, windows: list[np.ndarray]) -> list[np.ndarray]:
+        longest = max(len(window) for window in windows)
+        padded = np.zeros((len(windows), longest, *self._task.segment_shape), np.float32)
+        mask = np.zeros((len(windows), longest), bool)
+        for i, window in enumerate(windows):
+            padded[i, : len(window)] = window
+            mask[i, : len(window)] = True
+        outputs = self._run(torch.from_numpy(padded), torch.from_numpy(mask)).numpy()
+        if outputs.shape != (len(windows), longest, self._task.outputs):
+            raise TeacherFailed(f"outputs have shape {outputs.shape} for {padded.shape}")
+        if not np.isfinite(outputs[mask]).all():
+            raise TeacherFailed("outputs are not finite")
+        return [outputs[i, : len(w)].astype(np.float32) for i, w in enumerate(windows)]
+
+    @torch.no_grad()
+    def _run(self, padded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        model = self._models.get()
+        try:
+            outputs: torch.Tensor = model(padded, mask)
+        finally:
+            self._models.put(model)
+        return outputs
+
+
+def load_teacher(task: Task, path: Path, trusted: Sequence[Path], threads: int = 1) -> Teacher:
+    """The teacher of the artifact at `path`; see make_teacher."""
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"cannot read the teacher {path}: {exc}") from exc
+    return make_teacher(task, data, [load_public_key(key) for key in trusted], str(path), threads)
+
+
+def make_teacher(
+    task: Task, data: bytes, trusted: Sequence[Ed25519PublicKey], where: str, threads: int = 1
+) -> Teacher:
+    """Verify an artifact and build the teacher from it, one that scores on so many threads.
+
+    ArtifactError for one that must not be run, or that cannot score an empty window.
+    """
+    artifact = unpack(data, trusted, task=task.name, task_version=task.version, kind="teacher")
+    if WEIGHTS not in artifact.files:
+        raise ArtifactError("files", f"the teacher {where} has no {WEIGHTS}")
+    try:
+        model = load_weights(build_teacher(task), artifact.files[WEIGHTS])
+    except Exception as exc:  # safetensors, torch and the task's own code: all say "does not fit"
+        text = f"{type(exc).__name__}: {exc}".splitlines()[0]
+        raise ArtifactError(
+            "weights", f"the teacher {where} does not fit the task: {text}"
+        ) from exc
+    reference = _reference(artifact, where)
+    teacher = Teacher(
+        task,
+        model,
+        artifact.model,
+        reference=reference,
+        digest=artifact.digest,
+        threads=threads,
+    )
+    probe = teacher.score([np.zeros((2, *task.segment_shape), np.float32)])[0]
+    if isinstance(probe, TeacherFailed):
+        raise ArtifactError("self-test", f"the teacher {where} cannot score a window: {probe}")
+    return teacher
+
+
+def pin_threads() -> None:
+    """One thread a forward pass, in the whole process: a teacher's own threads are the limit."""
+    torch.set_num_threads(1)
+
+
+def _reference(artifact: Artifact, where: str) -> Reference | None:
+    """The artifact's reference for drift; None in one that was made before there were any."""
+    if DRIFT not in artifact.files:
+        return None
+    try:
+        return Reference.decode(artifact.files[DRIFT])
+    except MalformedRecord as exc:
+        raise ArtifactError("drift", f"the teacher {where}: {exc}") from exc

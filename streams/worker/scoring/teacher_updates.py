@@ -1,0 +1,115 @@
+"""The teacher that the server offers: read at start, followed on a thread of its own.
+
+The last decision on `releases` names the teacher. What does not verify, does not fit the task or
+cannot score a window is refused with its reason; the teacher in use goes on.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Sequence
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from streams.contract.decisions import Release
+from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
+from streams.contract.task import Task
+from streams.contract.topics import RELEASES, topic_name
+from streams.kafka.artifact_download import Download, fetch
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.acceptance import Acceptance
+from streams.worker.scoring.teacher import Teacher, make_teacher
+
+LOOK_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class TeacherUpdates(threading.Thread):
+    """Hands every teacher that is offered, and can be used, to `take`."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: BrokerSettings,
+        trusted: Sequence[Ed25519PublicKey],
+        take: Callable[[Teacher], None],
+        threads: int = 1,
+    ) -> None:
+        super().__init__(name="teachers", daemon=True)
+        self._task, self._settings, self._take = task, settings, take
+        self._threads = threads
+        self._ending = threading.Event()
+        self._acceptance = Acceptance(None, task, trusted)
+        self._seen: str | None = None  # the digest of the last one that was tried
+
+    def look(self) -> None:
+        """Take the teacher that is offered now, if there is one; Retryable without a broker."""
+        reader = self._reader()
+        try:
+            self._consider(reader.read_to_end())
+        finally:
+            reader.close()
+
+    def run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                self._follow()
+            except Retryable as exc:
+                log.debug("teachers: %s", exc)
+            except (
+                Exception
+            ):  # a defect: the teacher in use goes on, and the next offer is looked at
+                log.exception("following the offered teachers failed")
+            self._ending.wait(random.uniform(1.0, 3.0))
+
+    def stop(self, timeout_s: float) -> bool:
+        """End; whether that was in time."""
+        self._ending.set()
+        if self.ident is not None:
+            self.join(timeout_s)
+        return not self.is_alive()
+
+    def _follow(self) -> None:
+        reader = self._reader()
+        try:
+            while not self._ending.wait(LOOK_S):
+                self._consider(reader.poll(0.05))
+        finally:
+            reader.close()
+
+    def _reader(self) -> Reader:
+        return Reader(self._settings, [topic_name(self._task.name, RELEASES)])
+
+    def _consider(self, messages: list[Received]) -> None:
+        """Decisions are accepted in their order; the last that tells where its bytes are counts."""
+        last = None
+        for message in messages:
+            try:
+                release = Release.decode(message.value)
+                self._acceptance.accept(release)
+                last = release if release.deliveries else last
+            except (ArtifactError, MalformedRecord) as exc:
+                log.warning("%s offset %d: %s", message.topic, message.offset, exc)
+        if last is not None:
+            self._look_at(last)
+
+    def _look_at(self, release: Release) -> None:
+        ref = release.decision.standing.teacher
+        if ref is None or ref.digest == self._seen:
+            return
+        try:
+            delivery = next((d for d in release.deliveries if d.model == ref.model), None)
+            if delivery is None:
+                raise ArtifactError("missing", f"teacher {ref.model} is delivered nowhere")
+            data = fetch(self._settings, self._task.name, Download(delivery), self._ending)
+            where = f"release {ref.model}"
+            teacher = make_teacher(self._task, data, self._acceptance.trusted, where, self._threads)
+            if teacher.digest != ref.digest:
+                raise ArtifactError("digest", f"release {ref.model} names another artifact")
+        except ArtifactError as exc:
+            log.error("teacher %s refused: %s", ref.model, exc)
+        else:
+            self._take(teacher)
+        self._seen = ref.digest

@@ -1,0 +1,212 @@
+"""The store: two Delta Lake tables in one folder, the only place that imports deltalake.
+
+    scores   one row per scored event (rows.store_schema)
+    drops    one row per interval of events that will never be scored, and why
+
+Both are partitioned by day and Kafka partition. Each commit carries one application transaction
+per Kafka partition it has rows of (`events/<partition>`, `drops/<partition>`), whose version counts
+that partition's commits. That is the fence: an owner that finds another version than its own, or
+whose commit meets another one with the same id, has lost the partition. Beside them lie snapshots
+of positions (position.py).
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.schema import PrimitiveType
+
+from streams.contract.errors import PartitionLost, TidewheelError
+from streams.worker.commit.rows import DAY, DAY_US, DRIFT, store_schema
+from streams.worker.store.position import read_rows, read_snapshot, snapshot_path, write_snapshot
+from streams.worker.windows.partition import DeclaredDrop, StorePosition
+
+SCORES = "scores"
+DROPS = "drops"
+APPLICATION = {SCORES: "events", DROPS: "drops"}
+KEEP = timedelta(days=1)  # how long a reader of an old version finds its files
+
+log = logging.getLogger(__name__)
+
+
+def drop_schema() -> pa.Schema:
+    """Columns of `drops`; `day` is the day on which the drop was stored."""
+    return pa.schema(
+        [
+            pa.field("device", pa.string(), nullable=False),
+            pa.field("epoch", pa.string(), nullable=False),
+            pa.field("first", pa.int64(), nullable=False),
+            pa.field("last", pa.int64(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("partition", pa.int32(), nullable=False),
+            pa.field("commit", pa.int64(), nullable=False),
+            DAY,
+        ]
+    )
+
+
+def open_table(folder: Path, name: str) -> DeltaTable:
+    """One of the two tables, made when it is not there; TidewheelError when it cannot be."""
+    schema = {SCORES: store_schema, DROPS: drop_schema}[name]()
+    with translated(folder / name):
+        try:
+            return _widened(DeltaTable(folder / name), schema)
+        except DeltaError:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        with suppress(CommitFailedError):  # another worker made it in this moment
+            DeltaTable.create(
+                str(folder / name),
+                schema,
+                mode="ignore",
+                partition_by=["day", "partition"],
+                configuration={
+                    "delta.checkpointInterval": "50",
+                    "delta.logRetentionDuration": f"interval {KEEP.days} days",
+                    "delta.deletedFileRetentionDuration": f"interval {KEEP.days} days",
+                },
+            )
+        return DeltaTable(folder / name)
+
+
+def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
+    """A table made before `drift` was a column gets it; its rows have none."""
+    names = {field.name for field in table.schema().fields}
+    if DRIFT.name in schema.names and DRIFT.name not in names:
+        with suppress(CommitFailedError):  # another worker added it in this moment
+            table.alter.add_columns([Field(DRIFT.name, PrimitiveType("string"), nullable=True)])
+        table.update_incremental()
+    return table
+
+
+def drop_rows(
+    drops: Sequence[tuple[int, DeclaredDrop]], versions: Mapping[int, int], now_us: int
+) -> pa.Table:
+    """The rows of `drops` for declarations by partition, stored now."""
+    records = [(partition, declared.drop) for partition, declared in drops]
+    columns = [
+        pa.array([drop.device for _, drop in records], pa.string()),
+        pa.array([drop.epoch for _, drop in records], pa.string()),
+        pa.array([drop.first for _, drop in records], pa.int64()),
+        pa.array([drop.last for _, drop in records], pa.int64()),
+        pa.array([drop.reason for _, drop in records], pa.string()),
+        pa.array([partition for partition, _ in records], pa.int32()),
+        pa.array([versions[partition] for partition, _ in records], pa.int64()),
+        pa.array([now_us // DAY_US] * len(records), pa.int32()).cast(pa.date32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=drop_schema())
+
+
+@contextmanager
+def translated(where: Path) -> Iterator[None]:
+    """The libraries' errors as one line for a person."""
+    try:
+        yield
+    except CommitFailedError as exc:
+        raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
+    except (DeltaError, OSError) as exc:
+        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise TidewheelError(f"the store {where} cannot be used: {text}") from exc
+
+
+class DeltaStore:
+    """What a worker reads and writes. Not for use from two threads at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tables = {name: open_table(folder, name) for name in (SCORES, DROPS)}
+
+    def position(self, partition: int) -> StorePosition:
+        """Where the store stands with `partition`, read from the rows themselves, as far as no
+        snapshot has them."""
+        scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)  # in this order
+        commit = scores.transaction_version(f"events/{partition}") or 0
+        drops_commit = drops.transaction_version(f"drops/{partition}") or 0
+        path = snapshot_path(self._folder, partition)
+        position = read_snapshot(path, self._ids(), commit, drops_commit)
+        read_rows(position, scores.to_pyarrow_dataset(), drops.to_pyarrow_dataset(), partition)
+        position.commit, position.drops_commit = commit, drops_commit
+        return position
+
+    def _ids(self) -> list[str]:
+        return [str(self._tables[name].metadata().id) for name in (SCORES, DROPS)]
+
+    def revisions(
+        self, partition: int, keys: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], int]:
+        """How many reports there are of each (device, window start)."""
+        starts = [start for _, start in keys]
+        found = self._scores(
+            (ds.field("partition") == partition)
+            & ds.field("window").isin(pa.array(starts, store_schema().field("window").type))
+            & ds.field("device").isin([device for device, _ in keys]),
+            ["device", "window", "revision"],
+        )
+        grouped = found.group_by(["device", "window"]).aggregate([("revision", "max")])
+        windows = grouped.column("window").cast(pa.int64()).to_pylist()
+        latest = grouped.column("revision_max").to_pylist()
+        devices = grouped.column("device").to_pylist()
+        counts = {(d, w): n + 1 for d, w, n in zip(devices, windows, latest, strict=True)}
+        return {key: counts.get(key, 0) for key in keys}
+
+    def rows_of(self, partition: int, commit: int) -> pa.Table:
+        """The rows of one commit of one partition."""
+        wanted = (ds.field("partition") == partition) & (ds.field("commit") == commit)
+        found = self._scores(wanted, store_schema().names)
+        return found.cast(store_schema())  # Parquet names the values of a list differently
+
+    def commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
+        """Add `rows` in one commit, the `versions[partition]`-th of each partition they are of.
+
+        PartitionLost when the store shows that someone else has committed for one of them.
+        """
+        application, delta = APPLICATION[table], self._refreshed(table)
+        for partition, version in versions.items():
+            found = delta.transaction_version(f"{application}/{partition}") or 0
+            if found != version - 1:
+                raise PartitionLost(
+                    f"partition {partition} belongs to another worker: {self._folder / table} is "
+                    f"at its commit {found}, this worker left it at {version - 1}"
+                )
+        transactions = [Transaction(f"{application}/{p}", v) for p, v in versions.items()]
+        with translated(self._folder / table):
+            write_deltalake(
+                delta,
+                rows,
+                mode="append",
+                commit_properties=CommitProperties(app_transactions=transactions),
+            )
+
+    def keep_up(self, partition: int) -> None:
+        """Write a snapshot of the partition's position, turn its many small files into few, and
+        delete files and log entries long out of use.
+
+        None of it changes what the tables say, and a crash anywhere in it costs the work alone.
+        """
+        write_snapshot(
+            snapshot_path(self._folder, partition), self.position(partition), self._ids()
+        )
+        for name in (SCORES, DROPS):
+            table = self._refreshed(name)
+            try:
+                table.optimize.compact(partition_filters=[("partition", "=", str(partition))])
+                hours = int(KEEP.total_seconds() // 3600)
+                table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+                table.cleanup_metadata()
+            except (DeltaError, OSError) as exc:
+                # Another worker was at the same files: the next time will do.
+                log.warning("upkeep of %s put off: %s", self._folder / name, exc)
+
+    def _scores(self, wanted: ds.Expression, columns: list[str]) -> pa.Table:
+        with translated(self._folder / SCORES):
+            return self._refreshed(SCORES).to_pyarrow_dataset().to_table(columns, filter=wanted)
+
+    def _refreshed(self, table: str) -> DeltaTable:
+        with translated(self._folder / table):
+            self._tables[table].update_incremental()
+        return self._tables[table]

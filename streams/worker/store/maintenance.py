@@ -1,0 +1,54 @@
+"""The store's upkeep, on a thread of its own: it never delays a commit, and nothing depends on it.
+
+The process may be killed in the middle of it. It must not run on into the interpreter's end, where
+a library that comes back from its own work finds no interpreter: `stop` waits for it.
+"""
+
+import logging
+import queue
+import threading
+import time
+from pathlib import Path
+
+from streams.contract.errors import TidewheelError
+from streams.worker.metrics import Metrics
+from streams.worker.store.delta_store import DeltaStore
+
+log = logging.getLogger(__name__)
+
+
+class Maintenance(threading.Thread):
+    """Keeps up a partition at every so many commits of it, one partition at a time."""
+
+    def __init__(self, folder: Path, every: int, metrics: Metrics) -> None:
+        super().__init__(name="upkeep", daemon=True)
+        self._folder, self._every, self._metrics = folder, every, metrics
+        self._due: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._ending = threading.Event()
+
+    def committed(self, partition: int, commit: int) -> None:
+        """The partition's owner has made this commit."""
+        if commit % self._every == 0:
+            self._due.put(partition)
+
+    def stop(self, timeout_s: float) -> bool:
+        """End after the partition that is being kept up; whether that was in time."""
+        self._ending.set()
+        self._due.put(None)
+        self.join(timeout_s)
+        return not self.is_alive()
+
+    def run(self) -> None:
+        while (partition := self._due.get()) is not None and not self._ending.is_set():
+            began = time.monotonic()
+            try:
+                DeltaStore(self._folder).keep_up(partition)
+            except TidewheelError as exc:
+                log.warning("upkeep of partition %d put off: %s", partition, exc)
+                continue
+            except Exception:  # a full disk, a defect: scoring goes on, and so does the next upkeep
+                log.exception("upkeep of partition %d failed", partition)
+                continue
+            took = time.monotonic() - began
+            self._metrics.maintenance(took)
+            log.info("upkeep of partition %d took %.1f s", partition, took)

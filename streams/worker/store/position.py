@@ -1,0 +1,194 @@
+"""Where the store stands with a partition: from its rows, and from a snapshot of older ones.
+
+    <store>/positions/<partition>.jsonl.zst   written whole: temporary file, fsync, rename
+        line 1     {"tables": [ids of `scores` and `drops`], "commit": n, "drops_commit": n}
+        the rest   one `DevicePosition` a device
+
+A snapshot says what the rows up to its two commits say, so it does not matter who writes it, or
+when: an old one costs time only. One that cannot be read, is of other tables, or is ahead of them
+is passed over, and all rows are read.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow.dataset as ds
+import zstandard
+from pydantic import ValidationError
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.documents import Document
+from streams.contract.errors import MalformedRecord, TidewheelError
+from streams.drift.reference import WINDOWS
+from streams.runtime.disk import write_atomic
+from streams.worker.scoring.drift_watch import without_report
+from streams.worker.windows.partition import Source, StorePosition
+
+# Reasons of drops that the worker itself declares: the events were taken from the topic, are whole
+# on `dead-letters`, and are not tried again by themselves.
+TEACHER_FAILED = "teacher-failed"
+FROM_THE_FUTURE = "from-the-future"
+REFUSED = (TEACHER_FAILED, FROM_THE_FUTURE)
+
+Spans = dict[str, list[tuple[int, int]]]  # by epoch
+
+log = logging.getLogger(__name__)
+
+
+class DevicePosition(Document):
+    """One device in a snapshot; see partition.Position."""
+
+    device: str
+    watermark: int | None = None
+    newest: int | None = None
+    taken: Spans = {}
+    refused: Spans = {}
+    dropped: Spans = {}
+    drift: list[tuple[int, str]] = []
+
+
+class Head(Document):
+    """The first line of a snapshot."""
+
+    tables: list[str]
+    commit: int
+    drops_commit: int
+
+
+def read_rows(
+    position: StorePosition, scores: ds.Dataset, drops: ds.Dataset, partition: int
+) -> None:
+    """Bring `position` up to date with the rows of the commits after it; `drops` must not be an
+    older look at the store than `scores`. TidewheelError where they cannot be read."""
+    connection = duckdb.connect(config={"threads": 1})
+    try:
+        connection.register("scores", scores)
+        connection.register("drops", drops)
+        since = [partition, position.drops_commit]
+        for device, epoch, first, last, reason in connection.execute(DECLARED, since).fetchall():
+            source = device, epoch
+            _add(position.dropped, source, first, last)
+            if reason in REFUSED:
+                _add(position.taken, source, first, last)
+                _add(position.refused, source, first, last)
+        since = [partition, position.commit]
+        for device, epoch, first, last in connection.execute(ISLANDS, since).fetchall():
+            _add(position.taken, (device, epoch), first, last)
+            if (device, epoch) in position.refused:
+                position.refused[device, epoch].remove(first, last)
+        for device, time_us, window_us in connection.execute(NEWEST, since).fetchall():
+            position.watermark[device] = max(time_us, position.watermark.get(device, -1))
+            position.newest[device] = max(window_us, position.newest.get(device, -1))
+        for device, window_us, text in connection.execute(LAST_DRIFT, since).fetchall():
+            position.drift.setdefault(device, []).append((window_us, text))
+    except duckdb.Error as exc:
+        text = str(exc).splitlines()[0]
+        raise TidewheelError(f"the rows of partition {partition} cannot be read: {text}") from exc
+    finally:
+        connection.close()
+
+
+def _add(sets: dict[Source, IntervalSet], source: Source, first: int, last: int) -> None:
+    sets.setdefault(source, IntervalSet()).add(first, last)
+
+
+def snapshot_path(store: Path, partition: int) -> Path:
+    return store / "positions" / f"{partition}.jsonl.zst"
+
+
+def write_snapshot(path: Path, position: StorePosition, tables: Sequence[str]) -> None:
+    """Keep `position`, of the tables with these ids."""
+    head = Head(tables=list(tables), commit=position.commit, drops_commit=position.drops_commit)
+    taken, refused, dropped = map(_by_device, (position.taken, position.refused, position.dropped))
+    lines = [head.encode()]
+    for device in sorted(taken.keys() | dropped.keys()):
+        drift = position.drift.get(device, [])
+        last = sorted({window for window, _ in drift})[-WINDOWS:]
+        found = DevicePosition(
+            device=device,
+            watermark=position.watermark.get(device),
+            newest=position.newest.get(device),
+            taken=taken.get(device, {}),
+            refused=refused.get(device, {}),
+            dropped=dropped.get(device, {}),
+            drift=[(window, without_report(text)) for window, text in drift if window in last],
+        )
+        lines.append(found.encode())
+    write_atomic(path, zstandard.ZstdCompressor().compress(b"\n".join(lines)))
+
+
+def _by_device(sets: dict[Source, IntervalSet]) -> dict[str, Spans]:
+    found: dict[str, Spans] = {}
+    for (device, epoch), intervals in sets.items():
+        if intervals:
+            found.setdefault(device, {})[epoch] = list(intervals)
+    return found
+
+
+def read_snapshot(
+    path: Path, tables: Sequence[str], commit: int, drops_commit: int
+) -> StorePosition:
+    """The position that was kept, or an empty one; never ahead of the tables' commits."""
+    try:
+        head, position = _read(path)
+    except FileNotFoundError:
+        return StorePosition()
+    except (OSError, ValueError, MalformedRecord, ValidationError, zstandard.ZstdError) as exc:
+        log.warning("%s cannot be read, all rows are: %s: %s", path, type(exc).__name__, exc)
+        return StorePosition()
+    fits = head.tables == list(tables)
+    if not fits or head.commit > commit or head.drops_commit > drops_commit:
+        log.warning("%s is of another store, all rows are read", path)
+        return StorePosition()
+    return position
+
+
+def _read(path: Path) -> tuple[Head, StorePosition]:
+    with zstandard.ZstdDecompressor().stream_reader(path.read_bytes()) as stream:
+        first, *rest = stream.read().split(b"\n")
+    head = Head.decode(first)
+    position = StorePosition(commit=head.commit, drops_commit=head.drops_commit)
+    for line in rest:
+        found = DevicePosition.decode(line)
+        if found.watermark is not None and found.newest is not None:
+            position.watermark[found.device] = found.watermark
+            position.newest[found.device] = found.newest
+        for sets, spans in (
+            (position.taken, found.taken),
+            (position.refused, found.refused),
+            (position.dropped, found.dropped),
+        ):
+            for epoch, intervals in spans.items():
+                sets[found.device, epoch] = IntervalSet(intervals)
+        if found.drift:
+            position.drift[found.device] = list(found.drift)
+    return head, position
+
+
+# Consecutive seqs have the same difference to their rank: each such island is one interval.
+# The largest seq alone is no position: a later one may be sealed before an earlier one.
+ISLANDS = """
+    select device, epoch, min(seq), max(seq) from (
+        select device, epoch, seq,
+               seq - row_number() over (partition by device, epoch order by seq) as island
+        from scores where partition = ? and "commit" > ?
+    ) group by device, epoch, island order by device, epoch, min(seq)
+"""
+NEWEST = """
+    select device, epoch_us(max("time")), epoch_us(max("window"))
+    from scores where partition = ? and "commit" > ? group by device
+"""
+DECLARED = """
+    select device, epoch, first, last, reason
+    from drops where partition = ? and "commit" > ? order by "commit"
+"""
+# All revisions of the last windows of each device that have something to count. `is not null` would
+# be left to Arrow, which lets the rows of files from before the column pass.
+LAST_DRIFT = f"""
+    select device, epoch_us("window"), drift
+    from scores where partition = ? and "commit" > ? and coalesce(drift, '') <> ''
+    qualify dense_rank() over (partition by device order by "window" desc) <= {WINDOWS}
+    order by device, "window", revision
+"""

@@ -1,0 +1,45 @@
+"""Reading the store from outside: SQL over its tables, and the server's account."""
+
+from pathlib import Path
+
+import duckdb
+
+from streams.contract.errors import UsageError
+from streams.worker.store.delta_store import DROPS, SCORES, open_table
+
+ACCOUNT = """
+    with scored as (select device, epoch, count(*) as n from scores group by all),
+    dropped as (select device, epoch, sum(last - first + 1) as n from drops group by all),
+    -- An event that was declared dropped and came all the same counts as scored.
+    late as (
+        select d.device, d.epoch, count(*) as n from drops d join scores s
+        on s.device = d.device and s.epoch = d.epoch and s.seq between d.first and d.last
+        group by all
+    )
+    select device, epoch, coalesce(scored.n, 0), coalesce(dropped.n, 0) - coalesce(late.n, 0)
+    from scored full join dropped using (device, epoch) left join late using (device, epoch)
+"""
+
+
+def open_store(store: Path) -> duckdb.DuckDBPyConnection:
+    """A connection with the views `scores` and `drops` on the store as it is now.
+
+    Only committed files are read: the folder may hold others. Close the connection after use.
+    """
+    for name in (SCORES, DROPS):
+        if not (store / name / "_delta_log").is_dir():
+            raise UsageError(f"{store} is no store: it has no Delta table {name}")
+    connection = duckdb.connect()
+    for name in (SCORES, DROPS):
+        connection.register(name, open_table(store, name).to_pyarrow_dataset())
+    return connection
+
+
+def server_account(store: Path) -> dict[tuple[str, str], tuple[int, int]]:
+    """(device, epoch) -> (events scored, events dropped and not scored)."""
+    connection = open_store(store)
+    try:
+        rows = connection.execute(ACCOUNT).fetchall()
+    finally:
+        connection.close()
+    return {(device, epoch): (int(s), int(d)) for device, epoch, s, d in rows}

@@ -1,0 +1,248 @@
+"""What a worker knows of one Kafka partition of `events` while it owns it.
+
+Built from the store when the partition is assigned and thrown away when it is revoked:
+
+    taken      per (device, epoch): the seqs that are stored, in an open window, or refused
+    refused    of those: what was parked on `dead-letters` and is not in the store; only a letter
+               that is sent again brings it back
+    dropped    per (device, epoch): the seqs that the store has in `drops`, refused ones included
+    messages   in flight, in offset order, each with the number of its rows that are not sealed
+
+An event is kept once, whatever is repeated. A message is acknowledged when all of its rows are
+sealed and every message before it is acknowledged, so a committed offset never passes an event of
+an open window.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import ProcessFailed
+from streams.contract.records import Drop, EventBatch
+from streams.contract.task import Task
+from streams.worker.windows.tumbling import (
+    ANY_TIME,
+    FUTURE,
+    DeviceWindows,
+    Message,
+    Window,
+    WindowSlice,
+    split,
+)
+
+Source = tuple[str, str]  # (device, epoch)
+
+
+@dataclass
+class StorePosition:
+    """Where the store stands with one partition."""
+
+    commit: int = 0  # of `scores`
+    drops_commit: int = 0
+    taken: dict[Source, IntervalSet] = field(default_factory=dict)
+    refused: dict[Source, IntervalSet] = field(default_factory=dict)
+    dropped: dict[Source, IntervalSet] = field(default_factory=dict)
+    watermark: dict[str, int] = field(default_factory=dict)
+    newest: dict[str, int] = field(default_factory=dict)  # the latest window with a report
+    drift: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # of the last windows
+
+
+@dataclass(frozen=True)
+class DeclaredDrop:
+    """The part of a declared drop that the store is to take; `message` waits for it."""
+
+    message: Message | None
+    drop: Drop
+
+
+class PartitionState:
+    """The in-memory state of one owned partition."""
+
+    def __init__(self, task: Task, partition: int, position: StorePosition) -> None:
+        self.partition = partition
+        self.position = position
+        self.rows = 0  # buffered in windows, closing ones included
+        self.bytes = 0  # that the messages in flight hold
+        self._task = task
+        self._devices: dict[str, DeviceWindows] = {}
+        self._messages: deque[Message] = deque()
+        self._first: int | None = None  # the lowest offset of this assignment
+        self._next = 0
+        self._due: deque[Window] = deque()
+        self._drops: list[DeclaredDrop] = []
+        self._unbelieved: list[WindowSlice] = []
+
+    @property
+    def done(self) -> int | None:
+        """The offset up to which all messages are acknowledged; None before the first message."""
+        return self._messages[0].offset if self._messages else self._next or None
+
+    @property
+    def in_flight(self) -> int:
+        """Messages that are not acknowledged."""
+        return len(self._messages)
+
+    def track(self, offset: int, token: object, size: int = 0) -> Message | None:
+        """Note a message that came; None when it came before in this assignment."""
+        if self._first is None:
+            self._first = self._next = offset
+        if offset < self._first:
+            # Messages of an earlier assignment are mixed in. To acknowledge one of them would pass
+            # those that are still to come: a new process starts from the committed offset.
+            raise ProcessFailed(
+                f"partition {self.partition}: message {offset} came after {self._first}"
+            )
+        if offset < self._next:
+            return None
+        self._next = offset + 1
+        message = Message(offset, token, size)
+        self._messages.append(message)
+        self.bytes += size
+        return message
+
+    def add_events(
+        self,
+        message: Message,
+        batch: EventBatch,
+        now_s: float,
+        *,
+        believed_us: int = ANY_TIME,
+        again: bool = False,
+    ) -> None:
+        """Put the events that are new into their windows; with `again` refused ones are new."""
+        source = batch.device, batch.epoch
+        taken = self.position.taken.setdefault(source, IntervalSet())
+        if again:
+            self._readmit(source, batch.first, batch.last)
+        for first, last in _absent((taken,), batch.first, batch.last):
+            rows = batch.rows.slice(first - batch.first, last - first + 1)
+            fresh = EventBatch(batch.device, batch.epoch, first, rows)
+            for piece in split(self._task, message, fresh, believed_us):
+                if piece.window == FUTURE:
+                    self._unbelieved.append(piece)
+                else:
+                    self._windows_of(batch.device, now_s).add(piece, now_s)
+                message.unsealed += piece.rows
+            taken.add(first, last)
+        self.rows += message.unsealed
+
+    def _readmit(self, source: Source, first: int, last: int) -> None:
+        refused = self.position.refused.get(source, IntervalSet())
+        for low, high in list(refused):
+            if low <= last and high >= first:
+                self.position.taken[source].remove(max(low, first), min(high, last))
+        refused.remove(first, last)
+
+    def _windows_of(self, device: str, now_s: float) -> DeviceWindows:
+        if device not in self._devices:
+            watermark = self.position.watermark.get(device, -1)
+            self._devices[device] = DeviceWindows(watermark, now_s)
+        return self._devices[device]
+
+    def add_drop(self, message: Message, drop: Drop) -> None:
+        """Keep what of a declared drop is neither scored, nor in a window, nor declared before."""
+        source = drop.device, drop.epoch
+        taken = self.position.taken.get(source, IntervalSet())
+        dropped = self.position.dropped.setdefault(source, IntervalSet())
+        for first, last in list(_absent((taken, dropped), drop.first, drop.last)):
+            part = Drop(drop.device, drop.epoch, first, last, drop.reason)
+            self._drops.append(DeclaredDrop(message, part))
+            message.unsealed += 1
+            dropped.add(first, last)
+
+    def refuse(self, piece: WindowSlice, reason: str) -> list[Drop]:
+        """What `drops` is to have of events that are parked: all that is not there already."""
+        events, source = piece.events, (piece.events.device, piece.events.epoch)
+        dropped = self.position.dropped.setdefault(source, IntervalSet())
+        holes = list(_absent((dropped,), events.first, events.last))
+        dropped.add(events.first, events.last)
+        self.position.refused.setdefault(source, IntervalSet()).add(events.first, events.last)
+        return [Drop(events.device, events.epoch, first, last, reason) for first, last in holes]
+
+    def take_unbelieved(self) -> list[WindowSlice]:
+        pieces, self._unbelieved = self._unbelieved, []
+        return pieces
+
+    def queue_due(self, now_s: float) -> int:
+        """Let windows that are due wait for a flush, in the order in which they came to be; how
+        many rows wait."""
+        self._due += self._take(lambda windows: windows.due(self._task, now_s))
+        return sum(window.rows for window in self._due)
+
+    def take_due(self, limit: int) -> list[Window]:
+        """Take out windows that wait, up to about `limit` rows; never two of the same device and
+        start: the second is the next revision."""
+        closed: list[Window] = []
+        seen: set[tuple[str, int]] = set()
+        rows = 0
+        while self._due and rows < limit:
+            key = self._due[0].device, self._due[0].start
+            if key in seen:
+                break
+            seen.add(key)
+            closed.append(self._due.popleft())
+            rows += closed[-1].rows
+        return closed
+
+    @property
+    def behind(self) -> bool:
+        """Whether windows are due that the last flush did not take."""
+        return bool(self._due)
+
+    def relieve(self) -> list[Window]:
+        """Take out the windows that hold the older half of the messages in flight."""
+        if not self._messages:
+            return []
+        middle = self._messages[len(self._messages) // 2].offset
+        return self._take(lambda windows: windows.holding(middle))
+
+    def _take(self, chosen: Callable[[DeviceWindows], list[int]]) -> list[Window]:
+        return [
+            Window(self.partition, device, start, windows.take(start))
+            for device, windows in self._devices.items()
+            if windows.open
+            for start in chosen(windows)
+        ]
+
+    def delay_us(self, now_us: int) -> int:
+        """`now_us` less the oldest watermark of a device with open windows; 0 without any."""
+        marks = [windows.watermark for windows in self._devices.values() if windows.open]
+        return max(0, now_us - min(marks)) if marks else 0
+
+    def take_drops(self) -> list[DeclaredDrop]:
+        drops, self._drops = self._drops, []
+        return drops
+
+    def seal(self, pieces: Iterable[WindowSlice], drops: Iterable[DeclaredDrop] = ()) -> None:
+        """The store, or `dead-letters`, has these now."""
+        for piece in pieces:
+            piece.message.unsealed -= piece.rows
+            self.rows -= piece.rows
+        for declared in drops:
+            if declared.message is not None:
+                declared.message.unsealed -= 1
+
+    def acknowledgeable(self) -> list[Message]:
+        """Take out the messages, from the lowest offset on, of which nothing is unsealed."""
+        done = []
+        while self._messages and self._messages[0].unsealed == 0:
+            message = self._messages.popleft()
+            self.bytes -= message.size
+            done.append(message)
+        return done
+
+
+def _absent(sets: tuple[IntervalSet, ...], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The intervals of first..last that are in none of `sets`."""
+    holes = [(first, last)]
+    for known in sets:
+        if known.end > first:
+            free = known.missing(last + 1)
+            holes = [
+                (max(a, low), min(b, high))
+                for a, b in free
+                for low, high in holes
+                if max(a, low) <= min(b, high)
+            ]
+    yield from holes

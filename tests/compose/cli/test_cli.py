@@ -1,0 +1,269 @@
+"""The command line as a user meets it: help, and errors of one line that say what to do."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+TINY = f"{ROOT / 'tests' / 'fakes' / 'tiny_task.py'}:task"
+
+
+def tidewheel(*words: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder`, with none of our settings in its environment but `env`."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
+    return subprocess.run(
+        [sys.executable, "-m", "compose.cli.main", *map(str, words)],
+        cwd=folder,
+        env={**known, "COLUMNS": "120", "TIDEWHEEL_CACHE": str(folder / "cache"), **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def fails(done: subprocess.CompletedProcess[str], code: int, *texts: str) -> None:
+    """One line on stderr that begins with our name, and the exit code that is documented."""
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("tidewheel: ")
+    for text in texts:
+        assert text in lines[0]
+    assert done.stdout == ""
+
+
+def port_without_listener() -> int:
+    with socket.socket() as probed:
+        probed.bind(("127.0.0.1", 0))
+        return int(probed.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("", ["up", "prepare", "edge", "worker", "controller", "node", "status", "query"]),
+        ("up", ["--devices", "--state", "--kafka", "--speed", "--workers", "--partitions",
+                "--rounds", "--strategy", "--secure", "--minutes", "--until-closed", "--timeout",
+                "--json"]),
+        ("edge run", ["--device", "--state", "--kafka", "--model", "--trust", "--speed", "--passes",
+                  "--drain"]),
+        ("worker", ["--state", "--kafka", "--instance", "--store", "--teacher", "--trust",
+                    "--partitions"]),
+        ("node add", ["DEVICE", "--state", "--superlink", "--superlink-ca", "--public-key",
+                      "--renew"]),
+        ("node list", ["--state", "--superlink", "--superlink-ca", "--json"]),
+        ("node remove", ["DEVICE", "--state", "--superlink", "--superlink-ca"]),
+        ("controller", ["--superlink", "--superlink-ca", "--rounds", "--strategy", "--min-devices",
+                        "--min-events", "--min-interval", "--new-labels", "--schedule",
+                        "--max-runs", "--drift-devices", "--runs-per-day", "--quiet-hours"]),
+        ("keys", ["list", "new", "trust", "use", "revoke"]),
+        ("keys trust", ["FILE.pub", "--state", "--registry", "--reason"]),
+        ("keys revoke", ["ID", "--state", "--registry", "--reason"]),
+        ("models", ["list", "show", "verify", "diff", "promote", "rollback", "prune"]),
+        ("models rollback", ["TASK", "--to", "--state", "--registry", "--reason"]),
+        ("models prune", ["TASK", "--keep", "--dry-run", "--json"]),
+        ("models restore", ["TASK", "--registry", "--kafka", "--json"]),
+        ("models verify", ["TASK", "MODEL", "--trust", "--registry", "--json"]),
+        ("releases", ["TASK", "--kafka", "--registry", "--offline", "--follow", "--json"]),
+        ("timeline", ["TASK", "--state", "--kafka", "--since", "--json"]),
+        ("train", ["TASK", "--reason", "--state", "--kafka"]),
+        ("prepare", ["TASK", "--state"]),
+        ("status", ["TASK", "--state", "--kafka", "--json"]),
+        ("query", ["SQL", "--state", "--store", "--json"]),
+    ],
+)  # fmt: skip
+def test_help_names_every_option(tmp_path: Path, command: str, options: list[str]) -> None:
+    done = tidewheel(*command.split(), "--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert [option for option in options if option not in done.stdout] == []
+    assert "\\[" not in done.stdout
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ("no-such.py:task", "no-such.py"),
+        ("no.such.module:task", "No module named"),
+        ("task.py", "write it as path/to/file.py:task"),
+        (f"{TINY}s", "has no attribute 'tasks'"),
+        (TINY.replace(":task", ":RATE_HZ"), "RATE_HZ is a int, not a Task"),
+    ],
+)
+@pytest.mark.parametrize("command", ["up", "status"])
+def test_a_wrong_task_is_named(tmp_path: Path, command: str, reference: str, text: str) -> None:
+    fails(tidewheel(command, reference, folder=tmp_path), 2, text)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text"),
+    [("sgd", "must be one of fedavg, fedprox"), ("fedprox", "needs training.proximal above 0")],
+)
+@pytest.mark.parametrize("command", ["up", "controller"])
+def test_a_strategy_that_cannot_be_is_named_before_anything_starts(
+    tmp_path: Path, command: str, strategy: str, text: str
+) -> None:
+    done = tidewheel(command, TINY, "--strategy", strategy, folder=tmp_path)
+    fails(done, 2, f"--strategy {strategy}", text)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("raise ValueError('first\\nsecond')", "ValueError: first"),
+        ("def broken(:", "SyntaxError"),
+        ("import no_such_library", "no_such_library"),
+    ],
+)
+def test_a_task_file_that_fails_is_named(tmp_path: Path, line: str, text: str) -> None:
+    (tmp_path / "mine.py").write_text(f"{line}\n")
+    fails(tidewheel("status", "mine.py:task", folder=tmp_path), 2, "mine.py", text)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("build_model=lambda: __import__('torch').nn.Flatten()", "build_model gives (2, 40)"),
+        ("build_model=lambda: __import__('torch').nn.Linear(7, 3)", "build_model fails on"),
+        ("build_teacher=lambda: 3", "build_teacher fails on"),
+        ("window_s=0", "window_s must be above 0"),
+        ("classes=('one',)", "classes needs at least two names"),
+    ],
+)
+def test_a_task_that_cannot_work_is_named_before_anything_starts(
+    tmp_path: Path, change: str, text: str
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\nfrom streams.contract.task import load_task\n"
+        f"task = dataclasses.replace(load_task({TINY!r}), {change})\n"
+    )
+    fails(tidewheel("up", "mine.py:task", "--state", "s", folder=tmp_path), 2, "'tiny'", text)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("count", ["0", "7", "-1"])
+def test_a_wrong_number_of_devices_is_named(tmp_path: Path, count: str) -> None:
+    done = tidewheel("up", TINY, "--devices", count, folder=tmp_path)
+    fails(done, 2, f"--devices {count}", "1 to 6")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../d0", "x" * 64])
+def test_a_wrong_device_name_is_named(tmp_path: Path, name: str) -> None:
+    fails(
+        tidewheel("edge", "run", TINY, "--device", name, folder=tmp_path), 2, "--device", "letters"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_without_its_files_is_told_where_it_looked(tmp_path: Path) -> None:
+    done = tidewheel("edge", "run", TINY, "--device", "d0", folder=tmp_path)
+    fails(done, 2, "trusted key", ".tidewheel/keys/signing.pub")
+    fails(tidewheel("worker", TINY, folder=tmp_path), 2, ".tidewheel/keys/signing.pub")
+
+
+def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> None:
+    fails(tidewheel("controller", TINY, folder=tmp_path), 2, "signing.pub")
+    done = tidewheel("controller", TINY, "--superlink", "nowhere", folder=tmp_path)
+    fails(done, 2, "--superlink nowhere", "HOST:PORT")
+    done = tidewheel("controller", TINY, "--quiet-hours", "22-6", folder=tmp_path)
+    fails(done, 2, "'22-6'", "22:00-06:00")
+
+
+def test_a_superlink_that_is_not_told_is_asked_for(tmp_path: Path) -> None:
+    fails(tidewheel("node", "list", folder=tmp_path), 2, ".tidewheel", "--superlink HOST:PORT")
+    fails(tidewheel("node", "add", "a/b", folder=tmp_path), 2, "--superlink HOST:PORT")
+    words = ["node", "list", "--superlink", "127.0.0.1:1", "--superlink-ca"]
+    fails(tidewheel(*words, "none.pem", folder=tmp_path), 2, "none.pem", "no CA certificate")
+    done = tidewheel("node", "list", "--superlink-ca", "ca.pem", folder=tmp_path)
+    fails(done, 2, "--superlink-ca", "--superlink HOST:PORT")
+
+
+def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{port_without_listener()}"
+    done = tidewheel("status", TINY, "--kafka", address, folder=tmp_path)
+    fails(done, 1, address, "--kafka HOST:PORT")
+    fails(tidewheel("status", TINY, folder=tmp_path, TIDEWHEEL_KAFKA=address), 1, address)
+    fails(tidewheel("train", TINY, "--kafka", address, folder=tmp_path), 1, address)
+
+
+def test_the_state_folders_broker_is_asked_when_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s" / "broker").mkdir(parents=True)
+    ports = tmp_path / "s" / "broker" / "ports.json"
+    ports.write_text(json.dumps({"broker": port_without_listener(), "controller": 1}))
+    done = tidewheel("status", TINY, "--state", "s", folder=tmp_path)
+    fails(done, 1, f"127.0.0.1:{json.loads(ports.read_text())['broker']}")
+    for broken in ("{", "[]", '{"broker": "x"}', "{}"):
+        ports.write_text(broken)
+        fails(tidewheel("status", TINY, "--state", "s", folder=tmp_path), 2, "ports.json")
+
+
+def test_a_wrong_setting_of_the_environment_is_named(tmp_path: Path) -> None:
+    wrong = {"TIDEWHEEL_KAFKA_SECURITY_PROTOCOL": "PLAIN"}
+    done = tidewheel("status", TINY, folder=tmp_path, **wrong)
+    fails(done, 2, "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL")
+
+
+def test_a_port_in_use_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        port = squatter.getsockname()[1]
+        (tmp_path / "s" / "broker").mkdir(parents=True)
+        ports = json.dumps({"broker": port, "controller": port_without_listener()})
+        (tmp_path / "s" / "broker" / "ports.json").write_text(ports)
+        done = tidewheel("up", TINY, "--state", "s", "--json", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    said, last = done.stderr.splitlines()  # the broker that was chosen, then the error
+    assert said.startswith("broker ")
+    assert last.startswith(f"tidewheel: port {port} of the broker in ")
+    assert "in use" in last
+
+
+@pytest.mark.parametrize("words", [["up", TINY], ["edge", "run", TINY, "--device", "d0"]])
+def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    done = tidewheel(*words, "--state", "file/state", folder=tmp_path)
+    fails(done, 2, "file/state")
+
+
+@pytest.mark.parametrize("words", [["up", TINY], ["edge", "run", TINY, "--device", "d0"]])
+def test_a_state_folder_that_no_one_can_make_is_named(tmp_path: Path, words: list[str]) -> None:
+    done = tidewheel(*words, "--state", "/proc/self/nothing", folder=tmp_path)
+    fails(done, 2, "/proc/self/nothing")
+
+
+def test_what_is_no_store_is_named(tmp_path: Path) -> None:
+    fails(tidewheel("query", "select 1", folder=tmp_path), 2, "is no store")
+    done = tidewheel("query", "select 1", "--store", tmp_path, folder=tmp_path)
+    fails(done, 2, str(tmp_path), "is no store")
+
+
+@pytest.mark.parametrize("sql", ["select nothing from scores", "selec 1", "select 1 from a b c"])
+def test_a_query_that_fails_is_told(tmp_path: Path, sql: str) -> None:
+    from streams.worker.store.delta_store import DeltaStore
+
+    DeltaStore(tmp_path / "store")
+    done = tidewheel("query", sql, "--store", "store", folder=tmp_path)
+    fails(done, 2, "the query fails: ")
+
+
+def test_a_query_prints_rows_or_json(tmp_path: Path) -> None:
+    from streams.worker.store.delta_store import DeltaStore
+
+    DeltaStore(tmp_path / "store")
+    words = ["query", "select count(*) as events, '[x]' as name from scores", "--store", "store"]
+    done = tidewheel(*words, "--json", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [{"events": 0, "name": "[x]"}]
+    table = tidewheel(*words, folder=tmp_path)
+    assert "events" in table.stdout
+    assert "[x]" in table.stdout

@@ -1,0 +1,238 @@
+"""`tidewheel edge`: a device fed by lines, asked, labelled, drained and wiped."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streams.contract.records import EventBatch, decode_event_message
+from streams.contract.task import Task, load_task
+from streams.contract.topics import EVENTS, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.key_files import create_key
+from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
+from tests.edge_client.models import artifact, plain
+from tests.fakes.own_task import own_task
+from tests.streams.worker.support import until
+
+pytestmark = pytest.mark.kafka
+ROOT = Path(__file__).parents[3]
+START_US = 1_760_000_000_000_000
+STEP_US = 50_000  # 20 Hz
+
+
+@dataclass
+class Place:
+    """A state folder with a task of its own and a served model, and the agent that runs there."""
+
+    folder: Path
+    reference: str
+    task: Task
+    kafka: BrokerSettings
+    agents: list[subprocess.Popen[str]] = field(default_factory=list)
+    sent: int = 0
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = ("edge", words[0], self.reference, "--device", "d0", *words[1:])
+        return tidewheel(*command, folder=self.folder, PYTHONPATH=str(ROOT))
+
+    def start(self, bootstrap: str) -> subprocess.Popen[str]:
+        words = ["edge", "run", self.reference, "--device", "d0", "--source", "stdin"]
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "compose.cli.main", *words, "--model", "model.twa", "--kafka",
+             bootstrap, "--trust", "signing.pub"],
+            cwd=self.folder, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+        self.agents.append(agent)
+        return agent
+
+    def feed(self, agent: subprocess.Popen[str], count: int) -> None:
+        """`count` readings more, and a line that is none."""
+        assert agent.stdin is not None
+        for i in range(self.sent, self.sent + count):
+            reading = {"time_us": START_US + STEP_US * i, "values": [i % 7, 1.0]}
+            agent.stdin.write(json.dumps(reading) + "\n")
+        agent.stdin.write("garbage\n")
+        agent.stdin.flush()
+        self.sent += count
+
+    def status(self) -> dict[str, Any]:
+        done = self.run("status", "--json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def produced(self) -> int:
+        """-1 while the agent is still starting."""
+        done = self.run("status", "--json")
+        return -1 if done.returncode else int(json.loads(done.stdout)["produced"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows on `events`, by seq."""
+        reader = Reader(self.kafka, [topic_name(self.task.name, EVENTS)])
+        try:
+            messages = reader.read_to_end()
+        finally:
+            reader.close()
+        found = [decode_event_message(self.task, m.key, m.value, m.headers) for m in messages]
+        batches = [batch for batch in found if isinstance(batch, EventBatch)]
+        rows = [row for batch in batches for row in batch.rows.to_pylist()]
+        return sorted(rows, key=lambda row: row["seq"])
+
+    def delivered(self) -> list[int]:
+        """The seqs on `events`."""
+        return [row["seq"] for row in self.rows()]
+
+
+LEARNER = """
+from dataclasses import replace
+from streams.contract.task import Outcome
+from tests.fakes.tiny_task import task as tiny
+
+def outcomes(device, answered):
+    for one in answered:  # what it was shows in the mean, and is known two segments later
+        yield Outcome(one.first_us, one.last_us, round(float(one.segment.mean()) / 2))
+
+task = replace(
+    tiny, name="learner", outcomes=outcomes, upload_dtype="float16",
+    training=replace(
+        tiny.training, personal=True, personal_epochs=30, personal_learning_rate=0.05,
+        label_share=0.0,
+    ),
+)
+"""
+
+
+@pytest.fixture
+def place(kafka: BrokerSettings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    learner = request.param if hasattr(request, "param") else None
+    if learner is None:
+        reference = own_task(tmp_path)
+    else:
+        (tmp_path / "learner.py").write_text(learner)
+        reference = f"{tmp_path}/learner.py:task"
+    task = load_task(reference)
+    key = create_key(tmp_path / "signing.pem")
+    (tmp_path / "model.twa").write_bytes(artifact(key, plain(1), task=task))
+    ensure_topics(kafka, topic_specs(task.name))
+    made = Place(tmp_path, reference, task, kafka)
+    yield made
+    for agent in made.agents:
+        agent.kill()
+        agent.communicate()
+
+
+def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
+    agent = place.start(place.kafka.bootstrap)
+    place.feed(agent, 20 * 30)
+    expected = (20 * 30 - 20) // 10 + 1  # segments of 20 readings, a new one every 10
+    until(lambda: place.produced() == expected, "every segment is an event")
+    found = place.status()
+    assert found["phase"] == "running"
+    assert found["skipped"] == {"malformed-line": 1}
+    assert found["epoch"]
+
+    end = START_US + STEP_US * 20 * 30
+    done = place.run("label", "--from", str(START_US), "--to", str(end), "--value", "fast")
+    assert (done.returncode, done.stdout) == (0, f"d0: {expected} segments have a true label\n")
+    assert place.status()["true_labels"] == expected
+    done = place.run("label", "--from", "1", "--value", "quick")
+    fails(done, 2, "'quick' is no label of this task: slow, middle, fast")
+
+    fails(place.run("wipe"), 2, "another agent serves the device")
+    words = ("label", "--from", str(START_US), "--to", str(end), "--value", "slow", "--json")
+    assert json.loads(place.run(*words).stdout) == {"device": "d0", "labelled": expected}
+    done = place.run("drain", "--kafka", place.kafka.bootstrap, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"device": "d0", "pending": 0}
+    assert agent.wait(10) == 0
+    assert place.delivered() == list(range(expected))
+    stopped = place.status()
+    assert (stopped["phase"], stopped["delivered"], stopped["pending"]) == ("stopped", expected, 0)
+    assert stopped["active"] == found["active"]
+
+    fails(place.run("label", "--from", "1", "--value", "fast"), 1, "no agent serves the device")
+    done = place.run("wipe", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"device": "d0", "lost": 0})
+    fails(place.run("status"), 2, "there is no device in")
+    agent = place.start(place.kafka.bootstrap)  # without --model it would serve its slot as well
+    until(lambda: place.produced() == 0, "the device is there again")
+    again = place.status()
+    assert (again["produced"], again["active"]) == (0, found["active"])
+    assert again["epoch"] != found["epoch"]
+
+
+def test_what_an_offline_device_has_is_sent_later_without_its_agent(place: Place) -> None:
+    nowhere = f"127.0.0.1:{port_without_listener()}"
+    agent = place.start(nowhere)
+    place.feed(agent, 200)
+    until(lambda: place.produced() == 19, "every segment is an event")
+    fails_with = place.run("drain", "--kafka", nowhere, "--timeout", "12")
+    assert fails_with.returncode == 1
+    assert "19 events of d0 are still pending" in fails_with.stderr
+    assert agent.wait(30) == 0
+    fails(place.run("wipe"), 2, "19 events are pending and would be lost")
+    assert place.status()["pending"] == 19
+    done = place.run("drain", "--kafka", place.kafka.bootstrap)
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        ["d0: 19 events are pending", "d0: nothing is pending"],
+    )
+    assert place.delivered() == list(range(19))
+    stopped = place.status()
+    assert (stopped["produced"], stopped["delivered"], stopped["pending"]) == (19, 19, 0)
+
+
+def test_lines_that_are_nothing_end_the_agent_with_what_to_write(place: Place) -> None:
+    agent = place.start(place.kafka.bootstrap)
+    _, said = agent.communicate("speed,height\n1,2\n", timeout=60)
+    assert agent.returncode == 2
+    assert "write time_us,x,y[,label]" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", [LEARNER], indirect=True)
+def test_a_device_learns_from_outcomes_and_serves_a_copy_of_its_own(place: Place) -> None:
+    agent = place.start(place.kafka.bootstrap)
+    assert agent.stdin is not None
+
+    def feed(first: int, count: int) -> None:
+        noise = np.random.default_rng(first)
+        for i in range(first, first + count):
+            level = 2 * (i // 200 % 3)  # a class lasts for ten seconds
+            values = noise.normal(level, 0.3, 2).tolist()
+            line = {"time_us": START_US + STEP_US * i, "values": values}
+            assert agent.stdin is not None
+            agent.stdin.write(json.dumps(line) + "\n")
+        agent.stdin.flush()
+
+    feed(0, 6000)
+    until(lambda: place.produced() == 599, "every segment is an event")
+    until(lambda: (place.status()["personal"] or {}).get("serving"), "a copy answers", 90)
+    found = place.status()
+    assert found["label_sources"].keys() == {"outcome"}
+    assert found["personal"]["correct"] > found["personal"]["base_correct"]
+    assert found["personal"]["model"] == f"{found['active']}.p1"
+    shown = place.run("status").stdout
+    assert f"a copy of its own, {found['active']}.p1, answers" in shown
+    feed(6000, 400)
+    until(lambda: place.produced() == 639, "every segment is an event")
+    assert place.run("drain", "--kafka", place.kafka.bootstrap).returncode == 0
+    assert agent.wait(10) == 0
+    rows = place.rows()
+    assert [row["seq"] for row in rows] == list(range(639))
+    assert {row["model"] for row in rows[:599]} == {found["active"]}
+    assert {row["model"] for row in rows[599:]} == {f"{found['active']}.p1"}
+    assert (place.folder / ".tidewheel" / "devices" / "d0" / "personal.safetensors").exists()
+    assert place.run("wipe").returncode == 0
+    assert not (place.folder / ".tidewheel" / "devices" / "d0" / "personal.safetensors").exists()
+    own = [(round(np.mean(row["segment"]) / 2), np.argmax(row["outputs"])) for row in rows[599:]]
+    assert sum(truth == answer for truth, answer in own) > 30  # of 40, some between two classes

@@ -1,0 +1,154 @@
+"""`tidewheel keys` on a state folder: there is a key to sign with whenever it is killed."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from compose.cli.arguments import known_keys, trusted_keys
+from compose.launcher.state_dir import StateDir
+from compose.security import keyring
+from federation.registry.key_rotation import keys_of, open_registry
+from federation.registry.registry import Registry
+from streams.contract.errors import UsageError
+from streams.contract.signing import key_id
+from streams.runtime.key_files import (
+    create_key,
+    load_private_key,
+    load_public_key,
+    write_public_key,
+)
+from tests.compose.cli.test_cli import fails, tidewheel
+from tests.federation.registries import NEW, OLD, STRANGER, model, serve
+
+STATE = ".tidewheel"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> StateDir:
+    """A state folder whose registry serves one version."""
+    made = StateDir(tmp_path / STATE)
+    key = create_key(made.signing_key)
+    registry = Registry(made.registry, "tiny", 1, [key.public_key()])
+    serve(registry, model(registry, 1, key), key)
+    return made
+
+
+def told(layout: StateDir, folder: Path, *words: str | Path) -> str:
+    done = tidewheel("keys", *words, folder=folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def in_use(layout: StateDir) -> str:
+    return key_id(load_private_key(layout.signing_key).public_key())
+
+
+def registry_of(layout: StateDir) -> Registry:
+    return open_registry(layout.registry, [load_public_key(p) for p in known_keys(layout)])
+
+
+def test_a_rotation_by_the_command_line(tmp_path: Path, layout: StateDir) -> None:
+    first = in_use(layout)
+    made = json.loads(told(layout, tmp_path, "new", "spare", "--json"))
+    path = tmp_path / made["path"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert key_id(load_public_key(path.with_suffix(".pub"))) == made["id"] != first
+    fails(tidewheel("keys", "use", "spare", folder=tmp_path), 2, made["id"], "keys trust")
+    assert in_use(layout) == first
+    said = told(layout, tmp_path, "trust", path.with_suffix(".pub"))
+    assert f"devices are to trust key {made['id']}; a controller that runs tells" in said
+    assert "already" in told(layout, tmp_path, "trust", path.with_suffix(".pub"))
+    fails(tidewheel("keys", "revoke", first, folder=tmp_path), 2, "is the one in use", "keys use")
+    assert "signs from now on; a controller" in told(layout, tmp_path, "use", "spare")
+    assert "as it has before" in told(layout, tmp_path, "use", made["id"])
+    assert in_use(layout) == made["id"]
+    assert {p.stem for p in trusted_keys(layout, None)} == {"signing", first, made["id"]}
+    said = told(layout, tmp_path, "revoke", first, "--reason", "drill")
+    assert f"key {first} counts no more; a controller that runs tells" in said
+    assert "served 2-" in said
+    assert "revoked already" in told(layout, tmp_path, "revoke", first)
+    rows = {row["id"]: row for row in json.loads(told(layout, tmp_path, "list", "--json"))}
+    assert rows[first] == {
+        "id": first, "names": [first], "private": True, "in_use": False, "devices": "revoked",
+    }  # fmt: skip
+    assert rows[made["id"]]["in_use"]
+    assert rows[made["id"]]["devices"] == "trusted"
+    assert first in told(layout, tmp_path, "list")
+    assert list(keys_of(registry_of(layout)).counting) == [made["id"]]
+    fails(tidewheel("keys", "use", first, folder=tmp_path), 2, "is revoked")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_kill_at_any_step_leaves_a_key_to_sign_with(
+    tmp_path: Path, layout: StateDir, step: int
+) -> None:
+    first = in_use(layout)
+    made, path = keyring.make(layout.keys, "spare")
+    told(layout, tmp_path, "trust", path.with_suffix(".pub"))
+
+    def reached(point: str) -> None:
+        if point == f"keys-step-{step}":
+            raise Killed
+
+    with pytest.raises(Killed):
+        keyring.take_over(layout.keys, load_private_key(path), reached)
+    assert in_use(layout) == (first if step < 3 else made)
+    for public in trusted_keys(layout, None):
+        load_public_key(public)
+    keys_of(registry_of(layout)).check(load_private_key(layout.signing_key))
+    told(layout, tmp_path, "use", "spare")
+    assert in_use(layout) == made == key_id(load_public_key(layout.public_key))
+    assert key_id(load_private_key(layout.keys / f"{first}.pem").public_key()) == first
+    last = registry_of(layout).last()
+    assert last is not None
+    assert last.decision.key == made
+
+
+def test_a_lost_signing_key_is_replaced_by_one_that_devices_trust(
+    tmp_path: Path, layout: StateDir
+) -> None:
+    _, path = keyring.make(layout.keys, "spare")
+    told(layout, tmp_path, "trust", path.with_suffix(".pub"))
+    first = in_use(layout)
+    layout.signing_key.unlink()
+    fails(tidewheel("keys", "trust", path.with_suffix(".pub"), folder=tmp_path), 2, "signing.pem")
+    told(layout, tmp_path, "use", "spare")
+    assert "counts no more" in told(layout, tmp_path, "revoke", first)
+
+
+@pytest.mark.parametrize("name", ["signing", "../x", "A", "", "a/b", "x" * 42])
+def test_names_are_checked(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="key name"):
+        keyring.make(tmp_path, name)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="no private key"):
+        keyring.private_key(tmp_path, name)
+
+
+def test_a_key_is_never_written_over(tmp_path: Path) -> None:
+    made, path = keyring.make(tmp_path, None)
+    assert path == tmp_path / f"{made}.pem"
+    keyring.make(tmp_path, "spare")
+    write_public_key(STRANGER.public_key(), tmp_path / "other.pub")
+    for name in ("spare", "other"):
+        with pytest.raises(UsageError, match="already"):
+            keyring.make(tmp_path, name)
+    assert {key.id for key in keyring.kept_keys(tmp_path)} >= {made, key_id(STRANGER.public_key())}
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, layout: StateDir) -> None:
+    fails(tidewheel("keys", "trust", "none.pub", folder=tmp_path), 2, "none.pub")
+    fails(tidewheel("keys", "use", "nobody", folder=tmp_path), 2, "nobody", "keys list")
+    fails(tidewheel("keys", "revoke", "0" * 16, folder=tmp_path), 2, "0" * 16, "keys list")
+    done = tidewheel("keys", "use", "nobody", "--state", "other", folder=tmp_path)
+    fails(done, 2, "nobody", "other")
+    write_public_key(OLD.public_key(), tmp_path / "old.pub")
+    (layout.registry / "history" / "00000001.json").unlink()
+    fails(tidewheel("keys", "trust", "old.pub", folder=tmp_path), 2, "tidewheel prepare")
+    assert NEW is not OLD

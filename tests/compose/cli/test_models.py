@@ -1,0 +1,141 @@
+"""`tidewheel models` on a state folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose.cli.arguments import registry_of
+from compose.launcher.state_dir import StateDir
+from federation.registry import publisher
+from federation.registry.audit import verify
+from federation.registry.registry import Registry
+from streams.contract.decisions import Ref
+from streams.contract.task import load_task
+from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.key_files import create_key
+from tests.compose.cli.test_cli import ROOT, TINY, fails, tidewheel
+from tests.fakes.own_task import own_task
+from tests.federation.registries import model, offer, serve
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    layout = StateDir(tmp_path / ".tidewheel")
+    key = create_key(layout.signing_key)
+    return Registry(layout.registry, "tiny", 1, [key.public_key()])
+
+
+@pytest.fixture
+def refs(tmp_path: Path, registry: Registry) -> list[Ref]:
+    """Two served one after the other, a third on offer."""
+    key = create_key(tmp_path / ".tidewheel" / "keys" / "signing.pem")
+    found = [model(registry, n, key, metrics={"held_out": n / 10}) for n in (1, 2, 3)]
+    serve(registry, found[0], key)
+    serve(registry, found[1], key)
+    offer(registry, found[2], key)
+    return found
+
+
+def told(folder: Path, *words: str) -> str:
+    verb, *rest = words
+    done = tidewheel("models", verb, TINY, *rest, folder=folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_versions_are_listed_shown_and_compared(tmp_path: Path, refs: list[Ref]) -> None:
+    first, second, third = (ref.model for ref in refs)
+    rows = json.loads(told(tmp_path, "list", "--json"))
+    assert [(row["model"], row["holds"]) for row in rows] == [
+        (first, "-"), (second, "stable"), (third, "offered to 5.0%"),
+    ]  # fmt: skip
+    assert "offered to 5.0%" in told(tmp_path, "list")
+    shown = json.loads(told(tmp_path, "show", third, "--json"))
+    assert (shown["manifest"]["number"], shown["decisions"][0]["kind"]) == (3, "stage")
+    text = told(tmp_path, "show", second)
+    assert f"{second}: stable" in text
+    assert "served: a test" in text
+    found = json.loads(told(tmp_path, "diff", first, second, "--json"))
+    assert found["metrics"] == {"held_out": [0.1, 0.2]}
+    text = told(tmp_path, "diff", first, second)
+    assert "bytes as a delta" in text
+    assert "largest change" in text
+
+
+def test_versions_are_moved_and_removed_by_hand(
+    tmp_path: Path, registry: Registry, refs: list[Ref]
+) -> None:
+    first, second, third = (ref.model for ref in refs)
+    text = told(tmp_path, "rollback", "--reason", "late")
+    assert f"decision 4: {third} is taken back" in text
+    assert "within 2 s" in text
+    assert "nothing to do" in told(tmp_path, "rollback")
+    assert "served by all devices" in told(tmp_path, "rollback", "--to", first)
+    assert "served by all devices" in told(tmp_path, "promote", third)
+    assert "nothing to do" in told(tmp_path, "promote", third)
+    last = registry.last()
+    assert last is not None
+    assert (last.decision.kind, last.decision.seq, last.decision.reason) == ("served", 6, "by hand")
+    would = json.loads(told(tmp_path, "prune", "--keep", "1", "--dry-run", "--json"))
+    assert would == {"removed": [second], "dry_run": True}
+    assert f"{second} is removed" in told(tmp_path, "prune", "--keep", "1")
+    assert told(tmp_path, "prune", "--keep", "1") == "nothing to remove\n"
+    assert "all is as decided" in told(tmp_path, "verify")
+    assert first in registry.models()
+
+
+def test_problems_are_one_line_each_and_exit_1(tmp_path: Path, refs: list[Ref]) -> None:
+    assert "3 decisions, 3 models: all is as decided" in told(tmp_path, "verify")
+    folder = tmp_path / ".tidewheel" / "registry" / "models"
+    (folder / f"{refs[0].model}.twa").write_bytes(b"x")
+    done = tidewheel("models", "verify", TINY, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[-1] == "3 decisions, 3 models: 1 problems"
+    done = tidewheel("models", "verify", TINY, "--json", folder=tmp_path)
+    assert done.returncode == 1
+    assert refs[0].model in json.loads(done.stdout)["problems"][0]
+    told(tmp_path, "verify", refs[1].model)
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path, refs: list[Ref]) -> None:
+    fails(tidewheel("models", "show", TINY, "9-00000000", folder=tmp_path), 1, "no model 9-")
+    done = tidewheel("models", "promote", TINY, "9-00000000", folder=tmp_path)
+    fails(done, 2, "9-00000000", "models list")
+    done = tidewheel("models", "promote", TINY, "../x", folder=tmp_path)
+    fails(done, 2, "is no model version's name")
+    done = tidewheel("models", "list", TINY, "--state", "none", folder=tmp_path)
+    fails(done, 2, "none/keys/signing.pub")
+    done = tidewheel("models", "rollback", TINY, "--registry", "empty", folder=tmp_path)
+    fails(done, 2, "nothing is decided in empty", "tidewheel prepare")
+
+
+@pytest.mark.kafka
+def test_a_lost_registry_is_made_again_from_kafka(tmp_path: Path, kafka: BrokerSettings) -> None:
+    task = own_task(tmp_path)
+    name, layout = load_task(task).name, StateDir(tmp_path / ".tidewheel")
+    key = create_key(layout.signing_key)
+    before = Registry(layout.registry, name, 1, [key.public_key()])
+    ensure_topics(kafka, topic_specs(name))
+    words = ("models", "restore", task, "--kafka", kafka.bootstrap)
+    where: Any = {"folder": tmp_path, "PYTHONPATH": str(ROOT)}
+    fails(tidewheel(*words, **where), 2, "has no decision about", "--kafka")
+    for number in (1, 2):
+        serve(before, model(before, number, key), key)
+        told = publisher.read_told(kafka, name)
+        publisher.announce(Producer(kafka), before, told)
+    shutil.rmtree(layout.registry)
+    done = tidewheel(*words, **where)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.stdout.startswith("2 decisions, 2 models are in ")
+    assert verify(registry_of(load_task(task), tmp_path / ".tidewheel", None), {}).problems == []
+    found = json.loads(tidewheel(*words, "--json", **where).stdout)
+    assert found["models"] == before.models()
+    (layout.registry / "history" / "00000002.json").unlink()
+    serve(before, model(before, 3, key), key)
+    fails(tidewheel(*words, **where), 2, "has a decision 2 of its own")

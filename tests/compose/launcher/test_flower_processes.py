@@ -1,0 +1,108 @@
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from compose.launcher import flower_processes
+from compose.security.certificates import make_certificates
+from streams.contract.errors import UsageError
+
+
+def test_nothing_listens_beyond_loopback_and_nothing_is_fetched(tmp_path: Path) -> None:
+    superlink = flower_processes.superlink(tmp_path, 4001)
+    node = flower_processes.supernode(tmp_path, 4001, "d0", Path("/run/d0.sock"), 4002)
+    for launch in (superlink, node):
+        at = launch.argv.index("--host")
+        assert launch.argv[at + 1] == "127.0.0.1"
+    for launch in (superlink, node, flower_processes.superexec(tmp_path, 4001)):
+        assert launch.env["FLWR_TELEMETRY_ENABLED"] == "0"
+        assert launch.env["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+        assert launch.env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+        assert "--allow-runtime-dependency-installation" not in launch.argv
+    assert "--disable-runtime-dependency-installation" in superlink.argv
+
+
+def test_each_device_has_a_home_of_its_own(tmp_path: Path) -> None:
+    homes = {
+        flower_processes.supernode(tmp_path, 1, name, Path("/a"), 2).env["FLWR_HOME"]
+        for name in ("a", "b")
+    }
+    assert len(homes) == 2
+    assert all(Path(home).is_relative_to(tmp_path) for home in homes)
+
+
+def test_the_secret_is_private_and_stays(tmp_path: Path) -> None:
+    first = flower_processes.superlink(tmp_path, 1)
+    second = flower_processes.superexec(tmp_path, 1, {"TIDEWHEEL_KAFKA": "h:1"})
+    (path,) = set(first.argv) & set(second.argv) - {"--insecure", "--superexec-auth-secret-file"}
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+    secret = Path(path).read_bytes()
+    flower_processes.superlink(tmp_path, 1)
+    assert Path(path).read_bytes() == secret
+    assert second.env["TIDEWHEEL_KAFKA"] == "h:1"
+
+
+def test_the_app_holds_settings_and_no_code(tmp_path: Path) -> None:
+    submission = flower_processes.submission(
+        tmp_path, "127.0.0.1:4001", {"task": 'odd "name".py:task', "rounds": 2}
+    )
+    app = tomllib.loads((submission.app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert app["fab-include"] == ["README.md"]
+    assert app["config"] == {
+        **flower_processes.RUN_CONFIG,
+        "task": 'odd "name".py:task',
+        "rounds": 2,
+    }
+    assert not list(submission.app.rglob("*.py"))
+    home = Path(submission.flwr.env["FLWR_HOME"])
+    connection = tomllib.loads((home / "config.toml").read_text())["superlink"]["tidewheel"]
+    assert connection == {"address": "127.0.0.1:4001", "insecure": True}
+
+
+def test_with_tls_everybody_is_told_whom_to_trust(tmp_path: Path) -> None:
+    tls = make_certificates(tmp_path / "keys")
+    superlink = flower_processes.superlink(tmp_path, 1, tls).argv
+    assert "--enable-supernode-auth" in superlink
+    key = tmp_path / "key"
+    node = flower_processes.supernode(tmp_path, 1, "d0", Path("/a"), 2, tls.ca, key).argv
+    assert node[node.index("--auth-supernode-private-key") + 1] == str(key)
+    for argv in (node, flower_processes.superexec(tmp_path, 1, ca=tls.ca).argv):
+        assert argv[argv.index("--root-certificates") + 1] == str(tls.ca)
+    assert not any("--insecure" in argv for argv in (superlink, node))
+    flwr = flower_processes.flwr(tmp_path, "127.0.0.1:1", tls.ca)
+    home = Path(flwr.env["FLWR_HOME"])
+    connection = tomllib.loads((home / "config.toml").read_text())["superlink"]["tidewheel"]
+    assert connection == {"address": "127.0.0.1:1", "root-certificates": str(tls.ca)}
+    assert flower_processes.flwr(tmp_path) == flwr  # the one that the state folder had last
+
+
+def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no setting 'round'"):
+        flower_processes.submission(tmp_path, "127.0.0.1:4001", {"round": 2})
+
+
+@pytest.mark.parametrize(("device", "agent"), [('d"0', "/a"), ("", "/a"), ("d0", '/a"b')])
+def test_what_flower_cannot_be_told_is_refused(tmp_path: Path, device: str, agent: str) -> None:
+    with pytest.raises(UsageError, match="cannot be named"):
+        flower_processes.supernode(tmp_path, 1, device, Path(agent), 2)
+
+
+def test_a_port_without_a_superlink_is_not_ready() -> None:
+    (port,) = flower_processes.free_ports(1)
+    assert not flower_processes.is_ready(port, timeout_s=0.5)
+
+
+def test_free_ports_differ() -> None:
+    assert len(set(flower_processes.free_ports(20))) == 20
+
+
+def test_the_repository_is_an_app_with_the_same_settings() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    app = project["tool"]["flwr"]["app"]
+    assert app["config"] == flower_processes.RUN_CONFIG
+    assert app["fab-include"] == ["README.md"]
+    assert app["components"] == {
+        "serverapp": "federation.server_app:app",
+        "clientapp": "edge_client.client_app:app",
+    }

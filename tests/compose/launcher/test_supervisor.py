@@ -1,0 +1,221 @@
+"""The supervisor keeps processes up, says what it did, and leaves none behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from compose.launcher import supervisor as module
+from compose.launcher.broker import Launch
+from compose.launcher.supervisor import QUICK_DEATHS, QUICK_S, Supervisor
+from streams.contract.errors import ProcessFailed
+from tests.federation.flower_stack import group_members
+
+ROOT = Path(__file__).parents[3]
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("ready", child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+class Clock:
+    """Stands in for the `time` module: it moves when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    return made
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    made = Supervisor(tmp_path / "logs")
+    yield made
+    made.stop_all()
+
+
+def python(code: str) -> Launch:
+    return Launch([sys.executable, "-c", code], {})
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+def text(supervisor: Supervisor, name: str) -> str:
+    path = supervisor.log_path(name)
+    return path.read_text() if path.exists() else ""
+
+
+def test_output_goes_to_a_log_and_the_environment_is_added(supervisor: Supervisor) -> None:
+    code = "import os, sys; print(os.environ['EXTRA']); print('err', file=sys.stderr)"
+    supervisor.start("talker", Launch([sys.executable, "-c", code], {"EXTRA": "seen"}))
+    supervisor.children["talker"].process.wait(30)
+    assert sorted(text(supervisor, "talker").split()) == ["err", "seen"]
+
+
+def test_what_dies_is_started_again_and_that_is_said(supervisor: Supervisor, clock: Clock) -> None:
+    supervisor.start("sleeper", python("import time; print('up', flush=True); time.sleep(600)"))
+    until(lambda: text(supervisor, "sleeper").count("up") == 1, "the first one is up")
+    assert supervisor.check() == []
+    child = supervisor.children["sleeper"]
+    first = child.process.pid
+    os.kill(first, signal.SIGKILL)
+    child.process.wait(30)
+    assert supervisor.check() == ["sleeper killed by SIGKILL; it is started again"]
+    assert supervisor.check() == []  # not at once: what fails at start must not spin
+    assert child.process.pid == first
+    clock.now += 10
+    assert supervisor.check() == []
+    assert child.process.pid != first
+    assert supervisor.restarts == {"sleeper": 1}
+    until(lambda: text(supervisor, "sleeper").count("up") == 2, "the second one is up")
+    supervisor.stop("sleeper")
+    assert supervisor.restarts == {"sleeper": 1}  # the report comes after the end
+
+
+def test_an_exit_by_itself_is_a_death_too(supervisor: Supervisor) -> None:
+    supervisor.start("quitter", python("raise SystemExit(3)"))
+    supervisor.children["quitter"].process.wait(30)
+    assert supervisor.check() == ["quitter ended with code 3; it is started again"]
+
+
+def die(supervisor: Supervisor, clock: Clock, lived_s: float) -> list[str]:
+    """Let the child end, which has lived for `lived_s`; what is said, and it is up again."""
+    child = supervisor.children["broken"]
+    child.process.wait(30)
+    clock.now += lived_s
+    said = supervisor.check()
+    clock.now += 60
+    supervisor.check()
+    return said
+
+
+def test_it_gives_up_after_six_quick_deaths_with_the_last_words(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    supervisor.start("broken", python("print('one'); print('the disk is full'); exit(3)"))
+    for _ in range(QUICK_DEATHS - 1):
+        assert die(supervisor, clock, 0.5) == ["broken ended with code 3; it is started again"]
+    with pytest.raises(ProcessFailed) as caught:
+        die(supervisor, clock, 0.5)
+    log = supervisor.log_path("broken")
+    assert str(caught.value) == (
+        f"broken ended with code 3 {QUICK_DEATHS} times: the disk is full (see {log})"
+    )
+
+
+def test_what_may_have_to_wait_is_given_its_time(supervisor: Supervisor, clock: Clock) -> None:
+    supervisor.start("broken", python("exit(3)"), patience_s=605.0)
+    for _ in range(10):
+        assert die(supervisor, clock, 0.5)
+    with pytest.raises(ProcessFailed, match="ended with code 3 11 times"):
+        die(supervisor, clock, 0.5)
+
+
+def test_deaths_after_a_while_are_never_too_many(supervisor: Supervisor, clock: Clock) -> None:
+    supervisor.start("broken", python("exit(3)"))
+    for _ in range(2 * QUICK_DEATHS):
+        assert die(supervisor, clock, QUICK_S + 1)
+
+
+def test_a_command_that_is_not_there_is_named(supervisor: Supervisor) -> None:
+    with pytest.raises(ProcessFailed, match=r"ghost cannot be started: .*no/such"):
+        supervisor.start("ghost", Launch(["/no/such/program"], {}))
+
+
+def test_stop_kills_what_ignores_sigterm_and_its_children(supervisor: Supervisor) -> None:
+    supervisor.start("stubborn", python(STUBBORN), stop_s=0.3)
+    until(lambda: "ready" in text(supervisor, "stubborn"), "it ignores SIGTERM by now")
+    group = supervisor.children["stubborn"].process.pid
+    assert len(group_members(group)) == 2
+    supervisor.stop("stubborn")
+    assert supervisor.children == {}
+    until(lambda: group_members(group) == [], "the whole group is gone")
+
+
+def test_a_death_takes_the_children_left_behind_with_it(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    supervisor.start("stubborn", python(STUBBORN))
+    until(lambda: "ready" in text(supervisor, "stubborn"), "it has a child")
+    child = supervisor.children["stubborn"]
+    group = child.process.pid
+    os.kill(group, signal.SIGKILL)
+    child.process.wait(30)
+    supervisor.check()
+    until(lambda: group_members(group) == [], "no orphan is left")
+
+
+def test_stop_waits_for_one_that_ends_well(supervisor: Supervisor) -> None:
+    code = (
+        "import signal, time\n"
+        "def end(*_):\n    print('flushed', flush=True); raise SystemExit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\nprint('ready', flush=True)\ntime.sleep(600)\n"
+    )
+    supervisor.start("tidy", python(code))
+    until(lambda: "ready" in text(supervisor, "tidy"), "it listens")
+    process = supervisor.children["tidy"].process
+    supervisor.stop("tidy", "not there")
+    assert process.returncode == 0
+    assert "flushed" in text(supervisor, "tidy")
+
+
+def test_the_broker_is_ended_last(supervisor: Supervisor) -> None:
+    note = (
+        "import signal, sys, time\n"
+        "def end(*_):\n    open(sys.argv[1], 'a').write(sys.argv[2] + ' '); raise SystemExit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\nprint('ready', flush=True)\ntime.sleep(600)\n"
+    )
+    order = supervisor.logs / "order"
+    for name in ("broker", "worker", "edge"):
+        argv = [sys.executable, "-c", note, str(order), name]
+        supervisor.start(name, Launch(argv, {}))
+        until(lambda name=name: "ready" in text(supervisor, name), name)  # type: ignore[misc]
+    supervisor.stop_all()
+    ended = order.read_text().split()
+    assert sorted(ended) == ["broker", "edge", "worker"]
+    assert ended[-1] == "broker"
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from compose.launcher.broker import Launch
+from compose.launcher.supervisor import Supervisor
+supervisor = Supervisor(Path(sys.argv[1]))
+supervisor.start("sleeper", Launch([sys.executable, "-c", "import time; time.sleep(600)"], {}))
+print(supervisor.children["sleeper"].process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")
+def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as owner:
+        assert owner.stdout is not None
+        group = int(owner.stdout.readline())
+        assert group_members(group) == [group]
+        owner.kill()
+    until(lambda: group_members(group) == [], "the child is gone")

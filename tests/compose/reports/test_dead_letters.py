@@ -1,0 +1,66 @@
+"""Dead letters: joined from their parts, named by their offset, and sent again as they were."""
+
+import pytest
+
+from compose.reports.dead_letters import find, join_parts, read_letters, replay
+from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.records import Headers
+from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+from streams.worker.commit.dead_letters import PART_BYTES, Incoming, of_message
+from tests.fakes.tiny_task import task
+
+
+def received(value: bytes, offset: int, first: int = 0) -> list[Received]:
+    """What the topic holds of one malformed message."""
+    headers: Headers = [("schema", b"events/1"), ("device", b"d0")]
+    incoming = Incoming(3, offset, b"d0", value, headers)
+    letters = of_message(task, incoming, MalformedRecord("not-arrow", "no Arrow stream"))
+    return [
+        Received(m.topic, 0, first + i, m.key, m.value, m.headers) for i, m in enumerate(letters)
+    ]
+
+
+def test_a_letter_is_the_message_that_came() -> None:
+    [letter] = join_parts(received(b"junk", offset=7))
+    assert (letter.key, letter.value, letter.reason) == (b"d0", b"junk", "not-arrow")
+    assert letter.source == "3/7"
+    assert letter.headers == [("schema", b"events/1"), ("device", b"d0")]
+
+
+def test_parts_are_joined_also_when_they_came_twice() -> None:
+    value = bytes(range(256)) * (2 * PART_BYTES // 256 + 10)
+    first = received(value, offset=7)
+    assert len(first) == 3
+    again = received(value, offset=7, first=len(first))
+    other = received(b"x", offset=8, first=2 * len(first))
+    letters = join_parts([*first, *again, *other])
+    assert [letter.offset for letter in letters] == [0, 3, 6]
+    assert letters[0].value == letters[1].value == value
+    [torn] = join_parts(first[:2])
+    assert not torn.whole
+
+
+def test_an_unknown_offset_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no dead letter at offset 9"):
+        find(join_parts(received(b"junk", offset=7)), 9)
+
+
+@pytest.mark.kafka
+def test_a_letter_goes_back_to_events_as_it_was(kafka: BrokerSettings) -> None:
+    name = "letters"
+    ensure_topics(kafka, topic_specs(name, 2))
+    producer = Producer(kafka)
+    for message in received(b"junk", offset=7):
+        producer.put(f"{name}.dead-letters", message.key, message.value or b"", message.headers)
+    producer.close()
+    letters = read_letters(kafka, name)
+    assert replay(kafka, name, letters) == 1
+    reader = Reader(kafka, [f"{name}.events"])
+    [back] = reader.read_to_end()
+    reader.close()
+    assert (back.key, back.value) == (b"d0", b"junk")
+    assert back.headers == [("schema", b"events/1"), ("device", b"d0"), ("again", b"1")]

@@ -1,0 +1,84 @@
+"""The lag is what the workers' group has not committed, up to the end of each partition."""
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from compose.reports.lag import PartitionLag, lag_of, read_lag, worker_group
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.topics import topic_name, topic_specs
+from streams.kafka.admin import GroupPosition, ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import partition_of
+from streams.kafka.settings import BrokerSettings
+from streams.worker.settings import WorkerSettings
+from tests.fakes.tiny_task import task as tiny
+
+
+@pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka), "embedded"])
+def broker(request: pytest.FixtureRequest) -> BrokerSettings:
+    found: BrokerSettings = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("position", "messages"),
+    [
+        (GroupPosition(0, 0, 10, 4), 6),
+        (GroupPosition(0, 0, 10, 10), 0),
+        (GroupPosition(0, 3, 10, None), 7),
+        (GroupPosition(0, 5, 10, 2), 5),  # retention has deleted what it was at
+        (GroupPosition(0, 0, 3, 9), 0),  # a broker that has lost its data
+    ],
+)
+def test_the_lag_of_a_partition(position: GroupPosition, messages: int) -> None:
+    assert lag_of(position) == PartitionLag(0, position.end, position.committed, messages)
+
+
+def test_the_group_is_that_of_the_workers(tmp_path: Path) -> None:
+    from streams.worker.app import make_app
+
+    settings = WorkerSettings(
+        task="", broker=BrokerSettings(bootstrap="127.0.0.1:1"), store=tmp_path / "store",
+        teacher=tmp_path, trusted=(), instance="w0",
+    )  # fmt: skip
+    assert make_app(tiny, settings).conf.id == worker_group(tiny.name)
+
+
+async def commit(broker: BrokerSettings, group: str, topic: str, offsets: dict[int, int]) -> None:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=broker.bootstrap, group_id=group, enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(topic, partition) for partition in offsets])
+        await consumer.commit({TopicPartition(topic, p): n for p, n in offsets.items()})
+    finally:
+        await consumer.stop()
+
+
+def test_what_is_committed_is_no_lag(broker: BrokerSettings) -> None:
+    task = f"t-{uuid.uuid4().hex[:8]}"
+    events = topic_name(task, "events")
+    ensure_topics(broker, topic_specs(task, 3))
+    producer = Producer(broker)
+    counts = [0, 0, 0]
+    for n in range(12):
+        producer.put(events, f"d{n}".encode(), b"x")
+        counts[partition_of(f"d{n}", 3)] += 1
+    producer.close()
+    assert read_lag(broker, task) == [PartitionLag(p, n, None, n) for p, n in enumerate(counts)]
+    asyncio.run(commit(broker, worker_group(task), events, {0: counts[0], 2: 1}))
+    assert read_lag(broker, task) == [
+        PartitionLag(0, counts[0], counts[0], 0),
+        PartitionLag(1, counts[1], None, counts[1]),
+        PartitionLag(2, counts[2], 1, counts[2] - 1),
+    ]
+
+
+def test_topics_that_are_not_there_are_named(broker: BrokerSettings) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"topic nothing\.events is not on"):
+        read_lag(broker, "nothing")

@@ -1,0 +1,148 @@
+"""What `tidewheel status` shows is the sum of the topics, the group's offsets and the clock."""
+
+import dataclasses
+import io
+import json
+import time
+import uuid
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from compose.reports import status
+from compose.reports.fleet_view import FleetView
+from compose.reports.lag import PartitionLag
+from compose.reports.status import Status, print_status, read_status, to_json
+from streams.contract.documents import WindowReport
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Received
+from streams.kafka.settings import BrokerSettings
+from tests.compose.messages import TASK, received, state, window
+
+NOW_S = 1_000_000.0
+LAG = [PartitionLag(0, 10, 7, 3), PartitionLag(1, 4, None, 4)]
+
+
+def status_of(*messages: Received, lag: list[PartitionLag] = LAG) -> Status:
+    view = FleetView(TASK)
+    for message in messages:
+        view.absorb(message)
+    return Status(view, lag, NOW_S)
+
+
+def heard(device: str, ago_s: float, **fields: Any) -> Received:
+    return state(device, time_us=round((NOW_S - ago_s) * 1e6), **fields)
+
+
+def reported(device: str, start_s: int, ago_s: float, events: int) -> Received:
+    message = window(device, start_s, events=events)
+    return dataclasses.replace(message, time_ms=round((NOW_S - ago_s) * 1000))
+
+
+def drifting(device: str, start_s: int, worst: str, alarm: bool, revision: int = 0) -> Received:
+    report = WindowReport.decode(window(device, start_s, revision).value)
+    drift = {"windows": 3, "segments": 30, "decided": True, "alarm": alarm, "worst": worst,
+             "share": 0.5}  # fmt: skip
+    changed = WindowReport.model_validate({**report.model_dump(), "drift": drift})
+    return received("windows", device, changed)
+
+
+def printed(found: Status) -> str:
+    text = io.StringIO()
+    print_status(found, Console(file=text, width=140), as_json=False)
+    return text.getvalue()
+
+
+def test_the_devices_that_are_heard_of_produce() -> None:
+    found = status_of(
+        heard("d0", 1, events_per_s=10.5),
+        heard("d1", 2, events_per_s=4.0),
+        heard("d2", 60, events_per_s=99.0),
+        heard("d3", 1, events_per_s=99.0, phase="stopped"),
+    )
+    assert found.produced_per_s == 14.5
+    assert [row.split()[3] for row in printed(found).splitlines() if " d2 " in row] == ["silent"]
+
+
+def test_what_was_reported_in_the_last_minute_is_scored_and_counts_once() -> None:
+    once = reported("d0", 5, 10, 300)
+    found = status_of(reported("d0", 0, 61, 1000), once, reported("d1", 0, 59, 60), once)
+    assert found.scored_per_s == 6.0
+    assert to_json(found)["rates"] == {"produced_per_s": 0, "scored_per_s": 6.0}
+
+
+def test_a_revision_and_a_report_that_comes_again_later_count_for_what_they_add() -> None:
+    again = dataclasses.replace(reported("d0", 0, 120, 600), time_ms=round(NOW_S * 1000))
+    assert status_of(reported("d0", 0, 120, 600), again).scored_per_s == 0
+
+
+def test_the_latest_report_of_a_device_says_whether_it_drifts() -> None:
+    found = status_of(
+        drifting("d0", 0, "x", False),
+        drifting("d0", 10, "y", True),
+        drifting("d0", 5, "z", False, revision=1),  # late: of an older window
+        drifting("d1", 0, "x", True),
+        drifting("d1", 0, "x", False, revision=1),
+        drifting("d2", 0, "x", True),
+        window("d3", 0),
+    )
+    assert found.alarms == {"d0": "y", "d2": "x"}
+    assert to_json(found)["drift"] == {"watched": 3, "alarming": 2, "worst": found.alarms}
+    assert "drift alarms on 2 of 3 devices: d0 (y), d2 (x)\n" in printed(found)
+
+
+def test_no_alarm_and_no_reference_are_told_apart() -> None:
+    assert "drift alarms on 0 of 1 devices\n" in printed(status_of(drifting("d0", 0, "x", False)))
+    assert "drift is not watched" in printed(status_of(window("d0", 0)))
+
+
+def test_the_lag_is_told_by_partition_and_in_total() -> None:
+    found = status_of()
+    assert "workers are 7 messages behind (by partition 0: 3, 1: 4)\n" in printed(found)
+    assert to_json(found)["lag"] == {
+        "messages": 7,
+        "partitions": [
+            {"partition": 0, "end": 10, "committed": 7, "messages": 3},
+            {"partition": 1, "end": 4, "committed": None, "messages": 4},
+        ],
+    }
+    idle = status_of(lag=[PartitionLag(0, 5, None, 5)])
+    assert "5 messages behind (by partition 0: 5); none has committed" in printed(idle)
+
+
+def test_json_holds_all_of_it() -> None:
+    text = io.StringIO()
+    print_status(status_of(heard("d0", 1)), Console(file=text), as_json=True)
+    assert set(json.loads(text.getvalue())) == {
+        "task", "release", "devices", "windows", "agreement", "rounds", "rates", "lag", "drift"
+    }  # fmt: skip
+
+
+@pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka), "embedded"])
+def broker(request: pytest.FixtureRequest) -> BrokerSettings:
+    found: BrokerSettings = request.getfixturevalue(request.param)
+    return found
+
+
+def test_it_is_read_from_a_broker(broker: BrokerSettings) -> None:
+    task = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(broker, topic_specs(task, 2))
+    producer, report = Producer(broker), window("d0", 0, events=120)
+    producer.put(f"{task}.windows", report.key, report.value or b"")
+    producer.put(f"{task}.events", b"d0", b"an event")
+    producer.close()
+    found = read_status(broker, task)
+    assert found.scored_per_s == 2.0
+    assert [lag.committed for lag in found.lag] == [None, None]
+    assert sum(lag.messages for lag in found.lag) == 1
+
+
+def test_no_broker_is_told_soon() -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=r"answers at 127\.0\.0\.1:1 "):
+        read_status(BrokerSettings(bootstrap="127.0.0.1:1"), TASK)
+    assert time.monotonic() - began < status.CONNECT_S + 1

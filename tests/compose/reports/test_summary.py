@@ -1,0 +1,144 @@
+"""The account at the end: it adds up to the event, or it says for whom it does not."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from compose.reports.fleet_view import FleetView
+from compose.reports.summary import DeviceLine, Summary, query_line, render, summarize
+from streams.kafka.reader import Received
+from tests.compose.messages import TASK, release, state, step, window
+
+FIRST, LAST = "1-aaaaaaaa", "2-bbbbbbbb"
+
+
+def summary(*messages: Received, server: dict[tuple[str, str], tuple[int, int]]) -> Summary:
+    view = FleetView(TASK)
+    for message in messages:
+        view.absorb(message)
+    return summarize(view, server, {"start": 1.5}, Path("s/store"), Path("s"))
+
+
+def score(held_out: int, correct: int) -> dict[str, int]:
+    return {"answers": 100, "labelled": 50, "held_out": held_out, "held_out_correct": correct}
+
+
+def two_versions() -> Summary:
+    return summary(
+        state("d0", active=LAST, accuracy={FIRST: score(10, 4), LAST: score(10, 9)}),
+        state("d1", active=LAST, accuracy={FIRST: score(30, 24), LAST: score(40, 32)}),
+        window("d0", 0),
+        window("d0", 5, model=LAST, compared=10, agreeing=9),
+        release(FIRST, 1),
+        release(LAST, 2),
+        step("aggregated", samples=3),
+        step("admitted", device="d0"),
+        step("admitted", device="d1"),
+        step("refused", device="d2"),
+        step("failed", device="d3"),
+        step("promoted", model=LAST, metrics={"held_out_base": 0.5, "held_out": 0.75}),
+        server={("d0", "e1"): (10, 0), ("d1", "e1"): (10, 0)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "server", "balanced"),
+    [
+        ({}, (10, 0), True),
+        ({"delivered": 7, "pending": 3}, (7, 0), True),
+        ({"delivered": 7, "dropped": {"full": 2, "corrupt": 1}}, (7, 3), True),
+        ({"delivered": 8, "dropped": {"full": 2}}, (9, 1), True),  # a drop that came all the same
+        ({}, (9, 0), False),  # delivered and not scored
+        ({}, (11, 0), False),  # scored twice
+        ({}, (10, 1), False),  # a drop that the device does not know
+        ({"delivered": 9}, (9, 0), False),  # produced and nowhere
+        ({"pending": 1}, (10, 0), False),  # more than was produced
+        ({"delivered": 7, "dropped": {"full": 3}}, (7, 0), False),  # a drop not declared
+    ],
+)
+def test_an_account_that_does_not_add_up_is_found(
+    device: dict[str, Any], server: tuple[int, int], balanced: bool
+) -> None:
+    found = summary(state("d0", **device), server={("d0", "e1"): server})
+    assert found.devices[0].balanced is balanced
+    assert found.balanced is balanced
+    shown = shown_by(found)
+    assert ("the account does not add up for d0" in shown) is not balanced
+    assert ("DOES NOT ADD UP" in shown) is not balanced
+
+
+def test_another_epochs_rows_do_not_count() -> None:
+    found = summary(state("d0"), server={("d0", "e0"): (10, 0), ("d1", "e1"): (10, 0)})
+    assert found.devices[0].scored == 0
+    assert not found.balanced
+
+
+def test_one_device_that_is_wrong_is_enough() -> None:
+    found = summary(state("d0"), state("d1"), server={("d0", "e1"): (10, 0), ("d1", "e1"): (9, 0)})
+    assert [line.balanced for line in found.devices] == [True, False]
+    assert not found.balanced
+    assert "does not add up for d1" in shown_by(found)
+
+
+def test_totals_and_accuracies_weigh_by_segments() -> None:
+    found = two_versions()
+    assert (found.total("produced"), found.total("scored")) == (20, 20)
+    assert found.fleet_accuracy("before") == pytest.approx((4 + 24) / 40)
+    assert found.fleet_accuracy("after") == pytest.approx((9 + 32) / 50)
+    assert [(line.before, line.after) for line in found.devices] == [
+        (pytest.approx(0.4), pytest.approx(0.9)),
+        (pytest.approx(0.8), pytest.approx(0.8)),
+    ]
+    assert (found.agreement_before, found.agreement_after) == (
+        pytest.approx(0.75),
+        pytest.approx(0.9),
+    )
+    assert (found.first_model, found.last_model) == (FIRST, LAST)
+    assert (found.held_out_before, found.held_out_after) == (0.5, 0.75)
+    counts = (found.rounds, found.admitted, found.refused, found.failed, found.windows)
+    assert counts == (1, 2, 1, 1, 2)
+
+
+def test_without_a_second_version_there_is_no_after() -> None:
+    found = summary(
+        state("d0", accuracy={FIRST: score(10, 4)}), window("d0", 0), release(FIRST),
+        server={("d0", "e1"): (10, 0)},
+    )  # fmt: skip
+    assert found.fleet_accuracy("before") == pytest.approx(0.4)
+    assert found.fleet_accuracy("after") is None
+    assert (found.agreement_after, found.held_out_after) == (None, None)
+    assert "- after" in shown_by(found)
+
+
+def test_nothing_at_all_is_shown_too() -> None:
+    found = summary(server={})
+    assert (found.devices, found.fleet_accuracy("before")) == ([], None)
+    assert "0 produced" in shown_by(found)
+
+
+def test_the_json_is_complete() -> None:
+    found = two_versions()
+    parsed = json.loads(json.dumps(found.to_json()))
+    assert set(Summary.__dataclass_fields__) <= set(parsed)
+    assert set(parsed["devices"][0]) == set(DeviceLine.__dataclass_fields__)
+    assert parsed["balanced"] is True
+    assert parsed["fleet_before"] == pytest.approx(0.7)
+    assert parsed["fleet_after"] == pytest.approx(0.82)
+    assert parsed["phases"] == {"start": 1.5}
+    assert parsed["store"] == "s/store/scores"
+
+
+def test_the_query_names_the_state_folder_where_it_is_not_the_usual_one() -> None:
+    assert "--state" not in query_line(Path(".tidewheel"))
+    assert "--state s/x" in query_line(Path("s/x"))
+
+
+def shown_by(found: Summary) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    render(found, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()

@@ -1,0 +1,213 @@
+"""Keys of SuperNodes and what becomes of them, with a stand-in for the `flwr` command."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from compose.security.node_keys import fingerprint, make_key, own_key, public_path, read_public_key
+from compose.security.node_registry import Line, Node, Nodes, lines
+from federation.controller.flwr_cli import Flwr
+from streams.contract.errors import ProcessFailed, UsageError
+
+OF_SSH_KEYGEN = (
+    "ecdsa-sha2-nistp384 AAAAE2VjZHNhLXNoYTItbmlzdHAzODQAAAAIbmlzdHAzODQAAABhBNGa00ge+xtheNGtOBgm"
+    "2cCro9VrD0uw1h4fyqeXHHNql00A65A5K1lWawy06vHJJmB9yjdGi/+STyaotJlwfGTW0zpSqjC/vrMkDC5Mn0mt9Rr2"
+    "QdOaWytnYy5+5mQM9g=="
+)
+
+
+class StandIn(Flwr):
+    """A SuperLink that takes each key once, as Flower's does."""
+
+    def __init__(self) -> None:
+        super().__init__("flwr", "tidewheel")
+        self.keys: dict[str, str] = {}
+        self.status: dict[str, str] = {}
+
+    def call(self, verb: str, *words: str) -> dict[str, object]:
+        assert words[-1] == "tidewheel"
+        if verb == "supernode list":
+            return {"nodes": [{"node-id": n, "status": s} for n, s in self.status.items()]}
+        if verb == "supernode register":
+            return {"node-id": int(self.register(read_public_key(Path(words[0]))))}
+        assert verb == "supernode unregister"
+        if self.status.get(words[0]) in (None, "unregistered"):
+            raise ProcessFailed("`flwr supernode unregister` failed: [code: 24] Node ID not found")
+        self.status[words[0]] = "unregistered"
+        return {"node-id": int(words[0])}
+
+    def register(self, key: str) -> str:
+        if key in self.keys:
+            raise ProcessFailed("`flwr supernode register` failed: [code: 23] Public key in use.")
+        node = str(100 + len(self.keys))
+        self.keys[key], self.status[node] = node, "registered"
+        return node
+
+
+@pytest.fixture
+def flwr() -> StandIn:
+    return StandIn()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, flwr: StandIn) -> Nodes:
+    return Nodes(tmp_path / "keys", flwr)
+
+
+def kept(nodes: Nodes, device: str) -> Node:
+    return Node.decode((nodes.key(device).parent / "node.json").read_bytes())
+
+
+def test_a_key_is_private_and_such_as_flower_reads(tmp_path: Path) -> None:
+    path = tmp_path / "nodes" / "d0" / "key"
+    public = make_key(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert isinstance(key.curve, ec.SECP384R1)
+    assert own_key(path) == read_public_key(public_path(path)) == public
+
+
+def test_a_fingerprint_is_the_one_that_ssh_keygen_shows(tmp_path: Path) -> None:
+    path = tmp_path / "key.pub"
+    path.write_text(f"{OF_SSH_KEYGEN} me@pump\n")
+    found = fingerprint(read_public_key(path))
+    assert found == "SHA256:8V1PWt0Ebg/TiTEDFm8Ilnlm2KkgJ7gyJNCgWrsvooc"
+
+
+def test_added_twice_it_is_the_same_node(nodes: Nodes, flwr: StandIn) -> None:
+    assert nodes.add("d0") == "added"
+    first = kept(nodes, "d0")
+    assert nodes.add("d0") == "kept"
+    assert (kept(nodes, "d0"), len(flwr.keys)) == (first, 1)
+    assert first.public_key == own_key(nodes.key("d0"))
+
+
+def test_another_key_takes_the_place_only_when_asked_to(
+    nodes: Nodes, flwr: StandIn, tmp_path: Path
+) -> None:
+    nodes.add("d0")
+    first = kept(nodes, "d0")
+    made = tmp_path / "made" / "key"
+    make_key(made)
+    with pytest.raises(UsageError, match=r"registered with another key, SHA256:.*--renew"):
+        nodes.add("d0", public_path(made))
+    assert kept(nodes, "d0") == first
+    assert nodes.add("d0", public_path(made), renew=True) == "replaced"
+    assert flwr.status[first.node] == "unregistered"
+    assert kept(nodes, "d0").public_key == own_key(made)
+    assert not nodes.key("d0").exists()  # it would not be the node's any more
+    with pytest.raises(UsageError, match="another key"):
+        nodes.add("d0")
+    assert nodes.add("d0", renew=True) == "replaced"
+    assert kept(nodes, "d0").public_key == own_key(nodes.key("d0"))
+
+
+def test_renewed_it_has_a_new_key(nodes: Nodes, flwr: StandIn) -> None:
+    nodes.add("d0")
+    first = kept(nodes, "d0")
+    assert nodes.add("d0", renew=True) == "replaced"
+    assert flwr.status[first.node] == "unregistered"
+    assert kept(nodes, "d0").public_key == own_key(nodes.key("d0")) != first.public_key
+
+
+def test_removed_it_leaves_nothing_and_can_be_added_again(nodes: Nodes, flwr: StandIn) -> None:
+    nodes.add("d0")
+    first = kept(nodes, "d0")
+    nodes.remove("d0")
+    assert flwr.status == {first.node: "unregistered"}
+    assert not nodes.key("d0").parent.exists()
+    with pytest.raises(UsageError, match="d0 has not been added"):
+        nodes.remove("d0")
+    assert nodes.add("d0") == "added"
+
+
+def test_a_key_that_the_superlink_has_had_before_is_told(
+    nodes: Nodes, flwr: StandIn, tmp_path: Path
+) -> None:
+    made = tmp_path / "made" / "key"
+    make_key(made)
+    nodes.add("d0", public_path(made))
+    nodes.remove("d0")
+    with pytest.raises(UsageError, match="takes a key once: make another on d0"):
+        nodes.add("d0", public_path(made))
+
+
+def test_a_crash_before_the_node_is_written_down_costs_a_key(nodes: Nodes, flwr: StandIn) -> None:
+    flwr.register(make_key(nodes.key("d0")))
+    assert nodes.add("d0") == "added"
+    assert flwr.status[kept(nodes, "d0").node] == "registered"
+    assert len(flwr.keys) == 2
+
+
+def test_a_superlink_with_an_empty_database_is_told_again(nodes: Nodes, flwr: StandIn) -> None:
+    nodes.add("d0")
+    first = kept(nodes, "d0")
+    flwr.keys.clear()
+    flwr.status.clear()
+    assert nodes.add("d0") == "added"
+    assert kept(nodes, "d0").public_key == first.public_key
+
+
+def test_many_are_added_at_once(nodes: Nodes, flwr: StandIn) -> None:
+    names = [f"d{n}" for n in range(5)]
+    nodes.add_all(names)
+    nodes.add_all(names)
+    assert [line.device for line in nodes.lines()] == names
+    assert len(flwr.keys) == 5
+
+
+def test_the_list_tells_what_only_one_side_has(nodes: Nodes, flwr: StandIn) -> None:
+    public = "ecdsa-sha2-nistp384 AAAA"
+    known = [Node(device=d, public_key=public, node=n) for d, n in (("b", "2"), ("a", "1"))]
+    mark = fingerprint(public)
+    found = lines(known, {"2": "online", "3": "registered", "4": "unregistered"})
+    assert found == [
+        Line("a", "1", "unknown", mark),
+        Line("b", "2", "online", mark),
+        Line("", "3", "registered", ""),
+    ]
+
+
+def test_keys_that_flower_does_not_take_are_named(nodes: Nodes, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.pub"
+    key = Ed25519PrivateKey.generate().public_key()
+    wrong.write_bytes(
+        key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    )
+    with pytest.raises(UsageError, match=r"kind ssh-ed25519: Flower wants `ssh-keygen -t ecdsa`"):
+        nodes.add("d0", wrong)
+    wrong.write_text("no key")
+    with pytest.raises(UsageError, match="holds no public key"):
+        nodes.add("d0", wrong)
+    with pytest.raises(UsageError, match="holds no public key"):
+        nodes.add("d0", tmp_path / "none")
+    with pytest.raises(UsageError, match="letters, digits"):
+        nodes.add("../d0")
+
+
+def test_a_key_that_others_can_read_is_refused(nodes: Nodes) -> None:
+    nodes.add("d0")
+    nodes.key("d0").chmod(0o644)
+    with pytest.raises(UsageError, match="can be read by others: chmod 600 it"):
+        nodes.add("d0")
+
+
+def test_what_cannot_be_read_is_named(nodes: Nodes) -> None:
+    nodes.add("d0")
+    (nodes.key("d0").parent / "node.json").write_text(json.dumps({"device": 3}))
+    with pytest.raises(UsageError, match=r"node\.json cannot be read: .*: remove it"):
+        nodes.lines()
+
+
+def test_the_key_of_ssh_keygen_is_taken(nodes: Nodes, tmp_path: Path) -> None:
+    path = tmp_path / "pump"
+    serialized = make_key(path)
+    public_path(path).write_text(f"{serialized} me@pump\n")  # as ssh-keygen writes it
+    assert nodes.add("d0", public_path(path)) == "added"
+    assert kept(nodes, "d0").public_key == serialized

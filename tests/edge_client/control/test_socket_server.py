@@ -1,0 +1,116 @@
+"""The agent's socket: private, and robust against whoever connects."""
+
+import contextlib
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from edge_client.control.ipc import AgentReply, AgentRequest, Label, ask, call
+from edge_client.control.socket_server import MAX_PATH, SocketServer, socket_path
+from streams.contract.errors import Retryable
+from streams.contract.work import WorkReply, WorkRequest
+
+REQUEST = WorkRequest(
+    op="train",
+    run="1",
+    round=1,
+    task="tiny",
+    task_version=1,
+    base="1-aaaaaaaa",
+    epochs=1,
+    batch_size=1,
+    learning_rate=0.1,
+)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Path]:
+    def work(request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
+        return WorkReply(device="d0", samples=len(body), base=request.base), body[::-1]
+
+    def tell(question: AgentRequest) -> AgentReply:
+        return AgentReply(labelled=len(question.labels), error=question.op)
+
+    path = socket_path(tmp_path)
+    service = SocketServer(path, work, tell)
+    service.start()
+    yield path
+    service.stop()
+    assert not path.exists()
+
+
+def test_work_is_handed_over_and_comes_back(service: Path) -> None:
+    reply, body = call(service, REQUEST, b"weights", timeout_s=5)
+    assert (reply.samples, reply.base, body) == (7, "1-aaaaaaaa", b"sthgiew")
+
+
+def test_a_question_is_answered_while_work_is_going_on(tmp_path: Path) -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def work(request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
+        begun.set()
+        assert finish.wait(30)
+        return WorkReply(device="d0"), b""
+
+    service = SocketServer(
+        socket_path(tmp_path), work, lambda question: AgentReply(error=question.op)
+    )
+    service.start()
+    with ThreadPoolExecutor() as pool:
+        working = pool.submit(call, socket_path(tmp_path), REQUEST, b"", 30)
+        assert begun.wait(30)
+        assert ask(socket_path(tmp_path), AgentRequest(op="state")).error == "state"
+        finish.set()
+        assert working.result(30)[0].device == "d0"
+    service.stop()
+
+
+def test_labels_arrive_with_the_question(service: Path) -> None:
+    labels = [Label(first_us=n, last_us=n, label=[1.0]) for n in range(200)]
+    assert ask(service, AgentRequest(op="label", labels=labels)).labelled == 200
+
+
+def test_only_the_owner_may_open_the_socket(service: Path) -> None:
+    assert stat.S_IMODE(service.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"\0" * 3,
+        struct.pack(">II", 1 << 31, 1),
+        struct.pack(">II", 10, 0) + b"{not json}",
+        struct.pack(">II", 2, 0) + b"{}",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_a_malformed_request_costs_its_connection_only(service: Path, junk: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(service))
+        connection.sendall(junk)
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):  # it closed with bytes unread
+            assert connection.recv(10) == b""
+    assert call(service, REQUEST, b"x", timeout_s=5)[0].samples == 1
+
+
+def test_no_agent_is_an_error_that_may_pass(tmp_path: Path) -> None:
+    with pytest.raises(Retryable, match="does not answer"):
+        call(tmp_path / "nobody.sock", REQUEST, b"", timeout_s=1)
+
+
+def test_a_long_folder_gets_a_short_private_socket(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 120)
+    path = socket_path(folder)
+    assert len(str(path)) <= MAX_PATH
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert path == socket_path(folder)
+    path.parent.rmdir()

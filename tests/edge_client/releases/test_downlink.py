@@ -1,0 +1,486 @@
+"""What a device does about decisions on a real Kafka, sound ones and all others: what it served
+before goes on, and the reason is told."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
+
+from edge_client.inference.slots import Slots
+from edge_client.releases import downlink as downlink_module
+from edge_client.releases.downlink import Downlink
+from edge_client.samples.samples import Samples
+from federation.bootstrap.onnx_export import export_graph
+from federation.registry import key_rotation, publisher
+from federation.registry.registry import Registry
+from streams.contract.artifact import WEIGHTS
+from streams.contract.decisions import Delivery, Ref, Release, decision_key
+from streams.contract.signing import key_id
+from streams.contract.task import Task, load_task
+from streams.contract.topics import ARTIFACTS, RELEASES, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.acceptance import Acceptance
+from streams.runtime.key_files import create_key
+from tests.edge_client.models import artifact, plain, tiny
+from tests.edge_client.test_rollback import until
+from tests.fakes.own_task import own_task
+
+pytestmark = pytest.mark.kafka
+WHO = "d0"
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return export_graph(tiny, plain(1))
+
+
+@dataclass
+class Rig:
+    """A registry, a producer, and one device's downlink, which can be restarted."""
+
+    task: Task
+    folder: Path
+    broker: BrokerSettings
+    graph: bytes
+    key: Ed25519PrivateKey
+    registry: Registry
+    producer: Producer
+    told: Release | None = None
+    running: list[Downlink] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.acceptance = self.slots = self.downlink = None  # type: ignore[assignment]
+
+    def version(self, number: int, key: Ed25519PrivateKey | None = None, **more: object) -> bytes:
+        made = {"graph": self.graph, "task": self.task, **more}
+        return artifact(key or self.key, plain(number), number, **made)  # type: ignore[arg-type]
+
+    def serve(self, number: int) -> str:
+        """Decide that all devices serve a new version, and tell of it."""
+        model = self.registry.add(self.version(number)).model
+        self.registry.serve(model, self.key, "a test")
+        self.told = publisher.announce(self.producer, self.registry, self.told)
+        return model
+
+    def say(self, said: Release, key: bytes | None = None) -> None:
+        """What an attacker, or a broken controller, puts on `releases`."""
+        topic = topic_name(self.task.name, RELEASES)
+        self.producer.put(topic, key or self.task.name.encode(), said.encode())
+
+    def decided(self, data: bytes, model: str, digest: str, base: str | None = None) -> Release:
+        """A sound decision for bytes that are delivered as they are."""
+        last = self.registry.last()
+        ref = Ref(model=model, digest=digest)
+        standing = self.registry.standing().model_copy(update={"stable": ref})
+        made = self.registry.decide(self.key, "served", standing, last, model=model)
+        return made.model_copy(update={"deliveries": [self.delivered(data, model, base)]})
+
+    def delivered(self, data: bytes, model: str, base: str | None = None) -> Delivery:
+        sha = hashlib.sha256(data).hexdigest()
+        topic = topic_name(self.task.name, ARTIFACTS)
+        parts = list(publisher.chunks(data, 20_000))
+        offsets = [self.producer.put(topic, sha.encode(), p, h) for p, h in parts]
+        return Delivery(
+            model=model, base=base, sha256=sha, size=len(data), chunks=len(parts), offset=offsets[0]
+        )  # fmt: skip
+
+    def start(self) -> None:
+        slots = self.folder / "slots"
+        self.acceptance = Acceptance(slots / "accepted.json", self.task, [self.key.public_key()])
+        self.slots = Slots(
+            slots, self.task, lambda: self.acceptance.trusted, known=lambda: self.acceptance.known
+        )
+        self.slots.open()
+        self.downlink = Downlink(
+            self.task,
+            WHO,
+            self.broker,
+            slots=self.slots,
+            acceptance=self.acceptance,
+            samples=Samples(self.task, self.folder / "samples.arrow"),
+            downloads=self.folder / "downloads",
+        )
+        self.downlink.start()
+        self.running.append(self.downlink)
+
+    def stop(self) -> None:
+        for one in self.running:
+            one.stop()
+            one.join(20)  # a busy machine takes longer than a device waits
+            assert not one.is_alive()
+        self.running.clear()
+
+    def serves(self, model: str) -> None:
+        until(lambda: self.slots.active == model, f"{model} is served: {self.downlink.error}", 30)
+        until(lambda: self.downlink.error is None, f"no error: {self.downlink.error}", 30)
+
+    def complains(self, text: str) -> None:
+        until(lambda: text in (self.downlink.error or ""), f"{text}: {self.downlink.error}", 30)
+
+
+@pytest.fixture
+def rig(
+    kafka: BrokerSettings, tmp_path: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rig]:
+    monkeypatch.setattr(downlink_module, "RETRY_S", 0.2)
+    monkeypatch.setattr(downlink_module, "RETRY_MOST_S", 0.5)
+    task = load_task(own_task(tmp_path))
+    ensure_topics(kafka, topic_specs(task.name))
+    key = create_key(tmp_path / "signing.pem")
+    registry = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])
+    made = Rig(task, tmp_path, kafka, graph, key, registry, Producer(kafka))
+    first = made.serve(1)
+    made.start()
+    made.serves(first)
+    yield made
+    made.stop()
+    made.producer.close()
+
+
+def test_a_new_version_comes_as_a_delta_and_a_stranger_to_it_gets_the_whole(rig: Rig) -> None:
+    first, whole = rig.slots.active, rig.downlink.received_bytes
+    assert whole == len(rig.registry.read(str(first)))
+    second = rig.registry.add(rig.version(2)).model
+    last = rig.registry.last()
+    assert last is not None
+    standing = last.decision.standing.model_copy(
+        update={"offered": Ref(model=second, digest=rig.registry.load(second).digest), "share": 1.0}
+    )
+    rig.registry.decide(rig.key, "stage", standing, last, model=second)
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    rig.serves(second)
+    assert rig.downlink.received_bytes - whole == len(rig.registry.delta(second, str(first)))
+    rig.registry.serve(second, rig.key, "all")
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    rig.stop()
+    other = Rig(
+        rig.task, rig.folder / "other", rig.broker, rig.graph, rig.key, rig.registry, rig.producer
+    )
+    other.start()
+    try:
+        other.serves(second)
+        assert other.downlink.received_bytes == len(rig.registry.read(second))
+    finally:
+        other.stop()
+
+
+def test_an_older_decision_that_comes_again_changes_nothing(rig: Rig) -> None:
+    """Also where the device was restarted in between."""
+    old = rig.told
+    assert old is not None
+    second = rig.serve(2)
+    rig.serves(second)
+    for _ in range(2):
+        rig.say(old)
+        rig.complains("release refused: replayed: decision 1 comes after decision 2")
+        assert rig.slots.active == second
+        rig.stop()
+        rig.start()
+        until(lambda: rig.slots.active == second, "the second is served", 30)
+
+
+def other_signature(rig: Rig, sound: Release) -> Release:
+    return sound.model_copy(update={"signature": "0" * 128})
+
+
+def altered(rig: Rig, sound: Release) -> Release:
+    return sound.model_copy(update={"text": sound.text.replace('"share":0.0', '"share":1.0')})
+
+
+def stranger(rig: Rig, sound: Release) -> Release:
+    from streams.contract.decisions import sign
+
+    return sign(sound.decision, Ed25519PrivateKey.generate())
+
+
+def other_task(rig: Rig, sound: Release) -> Release:
+    from streams.contract.decisions import sign
+
+    return sign(sound.decision.model_copy(update={"task": "other"}), rig.key)
+
+
+def other_version(rig: Rig, sound: Release) -> Release:
+    from streams.contract.decisions import sign
+
+    return sign(sound.decision.model_copy(update={"task_version": 9}), rig.key)
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (other_signature, "signature"),
+        (altered, "signature"),
+        (stranger, "untrusted-key"),
+        (other_task, "task"),
+        (other_version, "task"),
+    ],
+)
+def test_a_decision_that_is_not_the_servers_changes_nothing(
+    rig: Rig, forge: Callable[[Rig, Release], Release], reason: str
+) -> None:
+    first = rig.slots.active
+    model = rig.registry.add(rig.version(2)).model
+    sound = rig.registry.serve(model, rig.key, "a test")
+    rig.say(forge(rig, sound))
+    rig.complains(f"release refused: {reason}")
+    assert rig.slots.active == first
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    rig.serves(model)
+
+
+def bad_versions(rig: Rig) -> dict[str, tuple[bytes, str]]:
+    """The bytes of a second version made wrong, and what is said of them."""
+    good, strangers = rig.version(2), rig.version(2, Ed25519PrivateKey.generate())
+    flipped = bytearray(good)
+    flipped[-50] ^= 1
+    other = load_task(own_task(rig.folder / "elsewhere"))
+    return {
+        "truncated": (good[:-10], "truncated"),
+        "altered": (bytes(flipped), "digest"),
+        "stranger": (strangers, "untrusted-key"),
+        "other task": (rig.version(2, task=other), "task"),
+        "probe": (rig.version(2, probe=rig_probe(rig)), "self-test"),
+        "not onnx": (rig.version(2, graph=b"not onnx", probe=b""), "not-runnable"),
+    }
+
+
+def rig_probe(rig: Rig) -> bytes:
+    """What another model answers."""
+    from streams.contract.artifact import PROBE, unpack
+
+    data, keys = rig.version(3), [rig.key.public_key()]
+    return unpack(data, keys, task=rig.task.name, task_version=1).files[PROBE]
+
+
+@pytest.mark.parametrize(
+    "what", ["truncated", "altered", "stranger", "other task", "probe", "not onnx"]
+)
+def test_bytes_that_do_not_verify_are_not_served(rig: Rig, what: str) -> None:
+    from streams.contract.artifact import head_of, model_name, take_head
+
+    (rig.folder / "elsewhere").mkdir()
+    first = rig.slots.active
+    data, reason = bad_versions(rig)[what]
+    digest = hashlib.sha256(take_head(head_of(data))[0]).hexdigest()
+    rig.say(rig.decided(data, model_name(2, digest), digest))
+    rig.complains(reason)
+    assert rig.slots.active == first
+    third = rig.serve(3)
+    rig.serves(third)
+
+
+def test_chunks_out_of_order_twice_and_among_others_make_a_version(rig: Rig) -> None:
+    data = rig.version(2)
+    made = rig.registry.add(data)
+    topic = topic_name(rig.task.name, ARTIFACTS)
+    sha = hashlib.sha256(data).hexdigest()
+    parts = list(enumerate(publisher.chunks(data, 5_000)))
+    assert len(parts) > 3
+    offsets = []
+    for _, (part, headers) in [*reversed(parts), *parts[:2]]:
+        offsets.append(rig.producer.put(topic, sha.encode(), part, headers))
+        rig.producer.put(topic, b"f" * 64, b"another's", headers)
+        rig.producer.put(topic, sha.encode(), b"no index", [("index", b"x")])
+    delivery = Delivery(
+        model=made.model, sha256=sha, size=len(data), chunks=len(parts), offset=offsets[0]
+    )
+    said = rig.registry.serve(made.model, rig.key, "a test")
+    rig.say(said.model_copy(update={"deliveries": [delivery]}))
+    rig.serves(made.model)
+
+
+def test_a_version_that_nobody_has_is_told_of_and_taken_when_it_comes(rig: Rig) -> None:
+    """Not delivered at all; then a part of it alone; then whole."""
+    first = rig.slots.active
+    data = rig.version(2)
+    made = rig.registry.add(data)
+    said = rig.registry.serve(made.model, rig.key, "a test")
+    whole = rig.delivered(data, made.model)
+    nowhere = whole.model_copy(update={"offset": whole.offset + 1000, "sha256": "a" * 64})
+    rig.say(said.model_copy(update={"deliveries": [nowhere]}))
+    rig.complains(f"0 of {whole.chunks} chunks of {made.model}")
+    late = whole.model_copy(update={"offset": whole.offset + 1})
+    rig.say(said.model_copy(update={"deliveries": [late]}))
+    rig.complains(f"{whole.chunks - 1} of {whole.chunks} chunks")
+    other = whole.model_copy(update={"model": "7-aaaaaaaa"})
+    rig.say(said.model_copy(update={"deliveries": [other]}))
+    rig.complains("is delivered nowhere")
+    assert rig.slots.active == first
+    rig.say(said.model_copy(update={"deliveries": [whole]}))
+    rig.serves(made.model)
+
+
+def test_what_came_before_the_end_of_the_process_is_not_fetched_again(rig: Rig) -> None:
+    """Kafka has it no more: whoever began again would have nothing."""
+    data = rig.version(2)
+    made = rig.registry.add(data)
+    topic, parts = topic_name(rig.task.name, ARTIFACTS), list(publisher.chunks(data, 5_000))
+    sha, half = hashlib.sha256(data).hexdigest(), len(parts) // 2
+    offsets = [rig.producer.put(topic, sha.encode(), p, h) for p, h in parts[:half]]
+    delivery = Delivery(
+        model=made.model, sha256=sha, size=len(data), chunks=len(parts), offset=offsets[0]
+    )
+    said = rig.registry.serve(made.model, rig.key, "a test")
+    rig.say(said.model_copy(update={"deliveries": [delivery]}))
+    rig.complains(f"{half} of {len(parts)} chunks")
+    rig.stop()
+    admin = KafkaAdminClient(**rig.broker.client_options())
+    admin.delete_records({TopicPartition(topic, 0): offsets[-1] + 1})
+    admin.close()
+    rig.start()
+    rig.complains(f"{half} of {len(parts)} chunks")
+    for part, headers in parts[half:]:
+        rig.producer.put(topic, sha.encode(), part, headers)
+    rig.serves(made.model)
+    assert not list((rig.folder / "downloads").iterdir())
+
+
+def test_a_delta_that_is_wrong_costs_the_whole(rig: Rig) -> None:
+    first, data = str(rig.slots.active), rig.version(2)
+    made = rig.registry.add(data)
+    said = rig.registry.serve(made.model, rig.key, "a test")
+    bad = rig.delivered(b"TWDELT01" + b"x" * 50, made.model, first)
+    rig.say(said.model_copy(update={"deliveries": [bad, rig.delivered(data, made.model)]}))
+    rig.serves(made.model)
+
+
+def test_where_kafka_has_no_bytes_they_come_from_the_url(rig: Rig) -> None:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_args: object) -> None:
+            asked.append(self.path)
+
+    asked: list[str] = []
+    handler = partial(Quiet, directory=str(rig.folder / "registry"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        made = rig.registry.add(rig.version(2))
+        last = rig.registry.last()
+        url = f"http://127.0.0.1:{server.server_port}"
+        ref = Ref(model=made.model, digest=made.digest)
+        standing = rig.registry.standing().model_copy(update={"stable": ref, "url": url})
+        said = rig.registry.decide(rig.key, "served", standing, last, model=made.model)
+        nowhere = Delivery(model=made.model, sha256="a" * 64, size=9, chunks=1, offset=0)
+        rig.say(said.model_copy(update={"deliveries": [nowhere]}))
+        rig.serves(made.model)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert asked[-1] == f"/models/{made.model}.twa"
+
+
+def test_what_is_withdrawn_is_taken_back_and_not_served_again(rig: Rig) -> None:
+    first = str(rig.slots.active)
+    second = rig.serve(2)
+    rig.serves(second)
+    before = rig.downlink.received_bytes
+    last = rig.registry.last()
+    assert last is not None
+    ref = Ref(model=first, digest=rig.registry.load(first).digest)
+    standing = rig.registry.standing().model_copy(update={"stable": ref})
+    standing = standing.without(second, "its windows are worse")
+    rig.registry.decide(rig.key, "rolled-back", standing, last, model=second)
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    rig.serves(first)
+    assert rig.downlink.received_bytes == before  # it had it
+    assert rig.slots.refused == {second: "withdrawn: its windows are worse"}
+    assert rig.slots.previous is None
+    rig.registry.serve(second, rig.key, "by hand, after all")
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    rig.serves(second)
+    assert rig.slots.refused == {}
+
+
+def test_a_revoked_keys_version_is_not_installed_and_what_it_signed_before_goes_on(
+    rig: Rig,
+) -> None:
+    first = str(rig.slots.active)
+    new = Ed25519PrivateKey.generate()
+    raw = new.public_key().public_bytes_raw().hex()
+    names = {key_id(new.public_key()): raw}
+    trusted = [rig.key.public_key(), new.public_key()]
+    registry = Registry(rig.folder / "registry", rig.task.name, 1, trusted)
+    standing = registry.standing().model_copy(update={"keys": names})
+    registry.decide(rig.key, "keys", standing, registry.last(), reason="a new key")
+    revoked = standing.model_copy(update={"revoked": [key_id(rig.key.public_key())]})
+    registry.decide(new, "keys", revoked, registry.last(), reason="the old one is lost")
+    rig.told = publisher.announce(rig.producer, registry, rig.told)
+    until(lambda: rig.acceptance.seq == 3, "the keys are known", 30)
+    old_keys = registry.add(rig.version(2))  # signed by the key that was lost
+    registry.serve(old_keys.model, new, "a test")
+    rig.told = publisher.announce(rig.producer, registry, rig.told)
+    rig.complains("untrusted-key")
+    assert rig.slots.active == first
+    rig.stop()
+    rig.start()
+    assert rig.slots.active == first  # signed by it as well, and installed before
+    third = registry.add(rig.version(3, new))
+    registry.serve(third.model, new, "a test")
+    rig.told = publisher.announce(rig.producer, registry, rig.told)
+    rig.serves(third.model)
+
+
+def test_on_a_full_disk_the_version_before_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_client.inference import slots as slots_module
+
+    real = slots_module.write_atomic
+
+    def full(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+        if path.suffix == ".twa":
+            raise OSError(28, "No space left on device")
+        real(path, data, mode=mode)
+
+    first = rig.slots.active
+    monkeypatch.setattr(slots_module, "write_atomic", full)
+    second = rig.serve(2)
+    rig.complains("No space left on device")
+    assert rig.slots.active == first
+    monkeypatch.setattr(slots_module, "write_atomic", real)
+    rig.serves(second)
+
+
+def test_decisions_under_their_own_keys_are_taken_in_their_order(rig: Rig) -> None:
+    """A device that was away through three of them sees each, and serves the last."""
+    rig.stop()
+    for number in (2, 3):
+        rig.registry.add(rig.version(number))
+        rig.registry.serve(rig.registry.models()[-1], rig.key, "a test")
+    model = rig.serve(4)
+    rig.start()
+    rig.serves(model)
+    assert rig.acceptance.seq == 4
+    assert decision_key("t", 4) == b"t/00000004"
+    assert WEIGHTS in rig.registry.load(model).files
+
+
+def test_a_device_follows_a_rotation_of_keys_and_goes_on_after_a_restart(rig: Rig) -> None:
+    """What it serves is signed anew; what the old key signed stays in its slot."""
+    before = str(rig.slots.active)
+    new = Ed25519PrivateKey.generate()
+    key_rotation.trust(rig.registry, rig.key, new.public_key())
+    key_rotation.hand_over(rig.registry, new)
+    key_rotation.revoke(rig.registry, new, key_id(rig.key.public_key()))
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    renewed = rig.registry.serving()
+    assert renewed is not None
+    rig.serves(renewed.model)
+    rig.stop()
+    rig.start()
+    rig.serves(renewed.model)
+    assert rig.slots.previous == before
+    second = rig.registry.add(rig.version(5, new)).model
+    rig.registry.serve(second, new, "by the new key")
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    rig.serves(second)

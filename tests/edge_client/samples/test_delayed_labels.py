@@ -1,0 +1,126 @@
+"""Labels that become known later: what the task's own generator is given and what it tells."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client.samples.accuracy import AccuracyTracker
+from edge_client.samples.delayed_labels import OVERFLOW, UNFIT, WAITING, DelayedLabels
+from edge_client.samples.notebook import AnswerRecorder
+from edge_client.samples.samples import Samples
+from edge_client.spool.writer import Event
+from streams.contract.task import Answered, Outcome, Task
+from tests.edge_client.samples.test_samples import training_table
+from tests.fakes.tiny_task import task as tiny
+from tests.streams.worker.support import until
+
+SECOND = 1_000_000
+
+
+def event(i: int) -> Event:
+    segment = np.full(tiny.segment_shape, i, np.float32)
+    outputs = np.array([1, 0, 0], np.float32)
+    return Event(i * SECOND, "1-aaaaaaaa", outputs, None, segment, first_us=i * SECOND - 1000)
+
+
+class Device:
+    """A device's memory with the task's outcomes."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        self.skipped: list[str] = []
+        self.samples = Samples(task, folder / "s.arrow")
+        self.outcomes = DelayedLabels(
+            task, "d0", self.samples, lambda why, _: self.skipped.append(why)
+        )
+        board = AccuracyTracker(folder / "board.json")
+        self.note = AnswerRecorder(task, self.samples, board, self.outcomes).note
+
+
+def test_the_truth_of_a_segment_is_what_came_three_segments_later(tmp_path: Path) -> None:
+    def later(device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
+        """The label is the first value of the third segment behind it, modulo 3."""
+        assert device == "d0"
+        waiting: list[Answered] = []
+        for one in answered:
+            waiting.append(one)
+            if len(waiting) > 3:
+                first = waiting.pop(0)
+                yield Outcome(first.last_us, first.last_us, int(one.segment[0, 0]) % 3)
+
+    device = Device(replace(tiny, outcomes=later), tmp_path)
+    device.outcomes.start()
+    device.note([event(i) for i in range(20)])
+    until(lambda: device.samples.sources() == {"outcome": 17}, "17 outcomes are known")
+    device.outcomes.stop()
+    assert not device.outcomes.is_alive()
+    table = training_table(device.samples, tmp_path)
+    segments = (
+        table.column("segment").combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+    )
+    labels = table.column("label").combine_chunks().flatten().to_numpy()
+    assert len(labels) > 8
+    assert labels.tolist() == [(int(x) + 3) % 3 for x in segments[:, 0]]
+
+
+def test_a_generator_that_raises_begins_anew_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_client.samples.delayed_labels.RESTART_S", (0.01, 0.02))
+    lives: list[int] = []
+
+    def shaky(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
+        lives.append(len(lives))
+        for one in answered:
+            if len(lives) < 3:
+                raise ValueError("the register is closed")
+            yield Outcome(one.first_us, one.last_us, 2)
+
+    device = Device(replace(tiny, outcomes=shaky), tmp_path)
+    device.outcomes.start()
+    device.note([event(0)])
+    until(lambda: device.outcomes.error is not None, "the error is told")
+    assert "ValueError: the register is closed" in str(device.outcomes.error)
+    device.note([event(1), event(2)])
+    until(lambda: device.samples.sources() == {"outcome": 1}, "the third life tells an outcome")
+    assert device.outcomes.error is None
+    device.outcomes.stop()
+
+
+def test_an_outcome_that_is_no_label_is_counted_and_harms_nothing(tmp_path: Path) -> None:
+    def wrong(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
+        for label, one in zip((7, "x", None, float("nan"), 1), answered, strict=False):
+            yield Outcome(one.last_us, one.last_us, label)  # type: ignore[arg-type]
+
+    device = Device(replace(tiny, outcomes=wrong), tmp_path)
+    device.outcomes.start()
+    device.note([event(i) for i in range(5)])
+    until(lambda: device.samples.sources() == {"outcome": 1}, "the sound one is noted")
+    assert device.skipped == [UNFIT] * 4
+    until(lambda: not device.outcomes.is_alive(), "the generator has ended")
+    device.note([event(i) for i in range(2 * WAITING)])  # nobody waits for them, none is missed
+    assert device.skipped == [UNFIT] * 4
+
+
+def test_a_slow_generator_holds_nobody_up(tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
+        for one in answered:
+            asked.set()
+            go_on.wait(60)
+            yield Outcome(one.last_us, one.last_us, 0)
+
+    device = Device(replace(tiny, outcomes=slow), tmp_path)
+    device.outcomes.start()
+    device.note([event(0)])
+    assert asked.wait(10)
+    device.note([event(i) for i in range(1, WAITING + 51)])
+    assert device.skipped == [OVERFLOW] * 50
+    assert device.samples.counts()[0] == WAITING + 51
+    go_on.set()
+    until(lambda: device.samples.sources() == {"outcome": WAITING + 1}, "the rest is told")
+    device.outcomes.stop()

@@ -1,0 +1,124 @@
+"""Readings and labels from outside: what can be read is, the rest is counted or named."""
+
+import io
+import json
+import math
+import os
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.samples.labels import parse_label, parse_line
+from edge_client.sources.stdin import MALFORMED, lines_of, read_lines
+from streams.contract.errors import UsageError
+from streams.contract.task import Reading
+from tests.fakes.tiny_task import task
+
+readings = st.lists(
+    st.tuples(
+        st.integers(0, 2**50),
+        st.lists(st.floats(allow_nan=False, width=32), min_size=2, max_size=2),
+        st.none() | st.integers(0, 2),
+    ),
+    max_size=20,
+)
+
+
+def read(lines: list[str]) -> tuple[list[Reading], int]:
+    skipped: list[str] = []
+    found = list(read_lines(task, lines, lambda reason, _: skipped.append(reason)))
+    assert set(skipped) <= {MALFORMED}
+    return found, len(skipped)
+
+
+@given(readings, st.booleans())
+def test_json_lines_come_back(
+    given_: list[tuple[int, list[float], int | None]], named: bool
+) -> None:
+    lines = []
+    for time_us, values, label in given_:
+        fields = dict(zip(task.channels, values, strict=True)) if named else {"values": values}
+        lines += [json.dumps({"time_us": time_us, **fields, "label": label}) + "\n", "\n"]
+    assert read(lines) == ([Reading(*one) for one in given_], 0)
+
+
+@given(readings)
+def test_csv_comes_back(given_: list[tuple[int, list[float], int | None]]) -> None:
+    lines = ["y,time_us,label,x\n"]
+    for time_us, (x, y), label in given_:
+        lines.append(f"{y!r},{time_us},{'' if label is None else label},{x!r}\n")
+    assert read(lines) == ([Reading(*one) for one in given_], 0)
+
+
+@given(st.lists(st.text() | st.from_type(dict).map(str) | st.floats().map(repr), max_size=10))
+def test_whatever_else_comes_is_counted_and_passed_over(lines: list[str]) -> None:
+    good = '{"time_us": 5, "values": [1, 2]}'
+    found, skipped = read([good, *lines, good])
+    assert found[0] == found[-1] == Reading(5, [1.0, 2.0])
+    assert len(found) + skipped <= len(lines) + 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"time_us": 1, "values": [1]}',
+        '{"time_us": 1, "values": [1, "a"]}',
+        '{"time_us": -1, "values": [1, 2]}',
+        '{"time_us": true, "values": [1, 2]}',
+        '{"time_us": 1e300, "values": [1, 2]}',
+        '{"time_us": Infinity, "values": [1, 2]}',
+        '{"values": [1, 2]}',
+        '{"time_us": 1, "x": 1}',
+        '{"time_us": 1, "values": [1, 2], "label": "NaN"}',
+        "[" * 100_000,
+        "null",
+    ],
+)
+def test_what_is_no_reading_is_not_made_one(line: str) -> None:
+    good = '{"time_us": 5, "values": [1, 2]}'
+    assert read([good, line]) == ([Reading(5, [1.0, 2.0])], 1)
+
+
+def test_a_value_that_is_not_finite_is_the_business_of_the_segments() -> None:
+    (reading,), skipped = read(['{"time_us": 5, "values": [NaN, Infinity]}'])
+    assert math.isnan(reading.values[0])
+    assert skipped == 0
+
+
+def test_a_csv_without_its_columns_says_what_to_write() -> None:
+    with pytest.raises(UsageError, match=r"with time_us, y: write time_us,x,y\[,label\]"):
+        read(["x,z\n", "1,2\n"])
+
+
+def test_waiting_for_a_line_ends_when_it_is_told_to() -> None:
+    ends, stop = os.pipe(), threading.Event()
+    with os.fdopen(ends[0]) as reader, os.fdopen(ends[1], "w") as writer:
+        lines = lines_of(reader, stop)
+        writer.write("one\n")
+        writer.flush()
+        assert next(lines) == "one\n"
+        stop.set()
+        assert list(lines) == []
+        writer.close()
+    assert list(lines_of(io.StringIO("a\nb"), threading.Event())) == ["a\n", "b"]
+
+
+def test_a_label_is_a_name_an_index_or_values() -> None:
+    assert parse_label(task, 1, 2, "middle").label == [1.0]
+    assert parse_label(task, 1, 2, 2).label == parse_label(task, 1, 2, "2").label == [2.0]
+    found = parse_line(task, 1, '{"from_us": 7, "label": "slow"}')
+    assert (found.first_us, found.last_us, found.label) == (7, 7, [0.0])
+
+
+@pytest.mark.parametrize("value", ["quick", "3", "-1", "0.5", "", "0,1", "nan", None, [], {}])
+def test_what_is_no_label_of_the_task_is_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="is no label of this task: slow, middle, fast"):
+        parse_label(task, 0, 1, value)
+
+
+@given(st.text() | st.from_type(dict).map(str))
+def test_a_line_of_labels_is_read_or_refused_by_its_number(line: str) -> None:
+    with pytest.raises(UsageError, match="line 7"):
+        parse_line(task, 7, line)

@@ -1,0 +1,81 @@
+"""From the loop's memory to the spool: nothing waits, nothing is lost unseen."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client.spool.frames import EVENTS
+from edge_client.spool.queue import Spool
+from edge_client.spool.writer import Event, SpoolWriter
+from streams.contract.records import decode_batch, event_schema
+from tests.fakes.tiny_task import task
+
+
+def event(i: int, label: float | None = None) -> Event:
+    segment = np.full(task.segment_shape, i, np.float32)
+    truth = None if label is None else np.array([label], np.float32)
+    return Event(1000 * i, "1-aaaaaaaa", np.array([i, 0, 1], np.float32), truth, segment)
+
+
+def test_events_are_written_as_batches_with_their_seqs(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool)
+    for i in range(1200):
+        recorder.put(event(i, label=1.0 if i % 2 else None))
+    recorder.write()
+    frames = spool.read(spool.position, 1 << 30)
+    rows = [decode_batch(f.payload, event_schema(task)) for f in frames]
+    assert [f.first for f in frames] == [0, 512, 1024]
+    assert [int(s) for r in rows for s in r.column("seq").to_numpy()] == list(range(1200))
+    labels = [x for r in rows for x in r.column("label").to_pylist()]
+    assert labels[:3] == [None, [1.0], None]
+    assert spool.mark == 1_199_000
+
+
+def test_a_full_disk_keeps_events_in_memory_and_declares_what_was_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool, limit=50)
+
+    def full(*_args: object, **_named: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "_write", full)
+        for i in range(80):
+            recorder.put(event(i))
+            recorder.write()
+        assert recorder.waiting == 50
+        assert recorder.error is not None
+    recorder.write()
+    assert recorder.error is None
+    frames = spool.read(spool.position, 1 << 30)
+    assert spool.next_seq == 80
+    assert frames[0].declarations() == [(0, 29, "disk-full")]
+    assert sum(f.count for f in frames if f.kind == EVENTS) == 50
+
+
+def test_the_thread_writes_what_is_left_when_it_is_stopped(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool)
+    recorder.start()
+    for i in range(10):
+        recorder.put(event(i))
+    recorder.stop()
+    assert spool.next_seq == 10
+
+
+def test_a_write_that_does_not_come_back_bounds_what_waits_for_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool, limit=50)
+    for i in range(80):  # nobody writes
+        recorder.put(event(i))
+    assert recorder.waiting == 50
+    recorder.write()
+    frames = spool.read(spool.position, 1 << 30)
+    assert frames[0].declarations() == [(0, 29, "disk-full")]
+    assert sum(f.count for f in frames if f.kind == EVENTS) == 50
+    assert frames[-1].mark == 79_000

@@ -1,0 +1,329 @@
+"""Real agents with a version on trial: killed, too late, and what they say of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_client.agent import Agent
+from edge_client.inference.engine import Engine
+from edge_client.inference.slots import Slots
+from edge_client.settings import EdgeSettings
+from edge_client.spool.queue import Spool
+from federation.bootstrap.onnx_export import export_graph
+from federation.registry import publisher
+from federation.registry.registry import Registry
+from streams.contract.documents import DeviceState
+from streams.contract.task import Task, load_task
+from streams.contract.topics import FLEET, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.key_files import create_key
+from tests.edge_client.models import TINY, artifact, hanging, plain, tiny
+
+TASK = """
+from dataclasses import replace
+from tests.fakes.tiny_task import task as tiny
+task = replace(tiny, name={name!r}, latency_budget_ms={budget})
+"""
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return export_graph(tiny, plain(1))
+
+
+@dataclass
+class Place:
+    """A state folder with one device of the tiny task, and the agents started on it."""
+
+    state: Path
+    key: Ed25519PrivateKey
+    graph: bytes
+    reference: str = TINY
+    kafka: str = "127.0.0.1:1"
+    agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def slots(self) -> Path:
+        return self.state / "devices" / "d0" / "slots"
+
+    @property
+    def log(self) -> str:
+        path = self.state / "agent.log"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def task(self) -> Task:
+        return load_task(self.reference)
+
+    def version(self, number: int) -> bytes:
+        return artifact(self.key, plain(number), number, graph=self.graph, task=self.task)
+
+    def install(self, *numbers: int) -> Slots:
+        slots = Slots(self.slots, self.task, [self.key.public_key()])
+        slots.open()
+        for number in numbers:
+            slots.install(self.version(number))
+        slots.close()
+        return slots
+
+    def start(
+        self, *words: str, program: tuple[str, ...] = ("-m", "compose.cli.main"), **environ: str
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, *program, "edge", "run", self.reference]
+        command += ["--device", "d0", "--state", str(self.state), "--kafka", self.kafka]
+        command += ["--drain", "1", *words]
+        with (self.state / "agent.log").open("ab") as stream:
+            agent = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stderr=stream,
+                env={**os.environ, **environ},
+            )
+        self.agents.append(agent)
+        return agent
+
+    def found(self) -> dict[str, object]:
+        return dict(json.loads((self.slots / "slots.json").read_bytes()))
+
+
+@pytest.fixture
+def place(tmp_path: Path, graph: bytes) -> Iterator[Place]:
+    found = Place(tmp_path, create_key(tmp_path / "keys" / "signing.pem"), graph)
+    yield found
+    for agent in found.agents:
+        agent.kill()
+        agent.communicate()
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def ends(agent: subprocess.Popen[bytes]) -> int:
+    agent.send_signal(signal.SIGTERM)
+    return agent.wait(30)
+
+
+def test_an_agent_killed_three_times_on_a_new_version_serves_the_previous(place: Place) -> None:
+    slots = place.install(1, 2)
+    old, new = slots.previous, slots.active
+    for life in (1, 2, 3):
+        agent = place.start()
+        until(lambda n=life: place.log.count(f"serving {new}") == n, f"life {life}")  # type: ignore[misc]
+        agent.kill()
+        agent.wait()
+    agent = place.start()
+    until(lambda: f"serving {old}" in place.log, "the previous version serves")
+    assert f"back from {new} to {old}: crashed: 3 times within 600 s" in place.log
+    assert ends(agent) == 0
+    assert (place.found()["active"], place.found()["previous"]) == (old, None)
+    assert list(place.found()["refused"]) == [new]  # type: ignore[call-overload]
+    assert not (place.slots / "serving").exists()
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_an_agent_killed_while_it_goes_back_has_gone_back_afterwards(
+    place: Place, step: int
+) -> None:
+    slots = place.install(1, 2)
+    old, new = str(slots.previous), str(slots.active)
+    for _ in range(3):  # each leaves the marker of a process that died
+        crashed = Slots(place.slots, tiny, [place.key.public_key()])
+        crashed.open()
+    assert crashed.active == new
+    agent = place.start(TIDEWHEEL_FAILPOINT=f"back-step-{step}:1")
+    assert agent.wait(30) == -signal.SIGKILL
+    agent = place.start()
+    until(lambda: f"serving {old}" in place.log, "the previous version serves")
+    agent.kill()
+    assert (place.found()["active"], place.found()["previous"]) == (old, None)
+    assert list(place.found()["refused"]) == [new]  # type: ignore[call-overload]
+
+
+def test_clean_ends_of_an_agent_blame_nobody(place: Place) -> None:
+    slots = place.install(1, 2)
+    for life in (1, 2, 3, 4):
+        agent = place.start()
+        until(
+            lambda n=life: place.log.count(f"serving {slots.active}") == n,  # type: ignore[misc]
+            f"life {life}",
+        )
+        assert ends(agent) == 0
+    assert place.found()["active"] == slots.active
+    assert place.found()["crashes_us"] == []
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_an_agent_killed_while_it_installs_its_first_version_serves_it_afterwards(
+    place: Place, step: int
+) -> None:
+    (place.state / "first.twa").write_bytes(place.version(1))
+    model = ("--model", str(place.state / "first.twa"))
+    agent = place.start(*model, TIDEWHEEL_FAILPOINT=f"slots-step-{step}:1")
+    assert agent.wait(30) == -signal.SIGKILL
+    agent = place.start(*model)
+    until(lambda: "serving 1-" in place.log, "the first version serves")
+    agent.kill()
+    assert place.found()["refused"] == {}
+
+
+def slow(place: Place, name: str) -> None:
+    """No version of this task ever keeps its latency budget."""
+    path = place.state / "slow_task.py"
+    path.write_text(TASK.format(name=name, budget=1e-6))
+    place.reference = f"{path}:task"
+
+
+def test_an_agent_whose_new_version_is_late_serves_the_previous(place: Place) -> None:
+    slow(place, "tiny")
+    slots = place.install(1, 2)
+    old, new = slots.previous, slots.active
+    agent = place.start("--speed", "0")
+    until(lambda: f"back from {new} to {old}: late" in place.log, "back to the previous version")
+    assert ends(agent) == 0
+    assert place.found()["active"] == old
+    # the first version is as late, but there is nothing to go back to
+    assert place.log.count("back from") == 1
+
+
+@pytest.mark.kafka
+def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
+    place: Place, kafka: BrokerSettings
+) -> None:
+    slow(place, "late-releases")
+    task, place.kafka = place.task, kafka.bootstrap
+    ensure_topics(kafka, topic_specs(task.name))
+    registry = Registry(place.state / "registry", task.name, task.version, [place.key.public_key()])
+    first = registry.add(place.version(1)).model
+    registry.serve(first, place.key, "the first")
+    producer = Producer(kafka)
+    announced = publisher.announce(producer, registry, None)
+    new = registry.add(place.version(2)).model
+
+    def said() -> DeviceState | None:
+        reader = Reader(kafka, [topic_name(task.name, FLEET)])
+        try:
+            states = [DeviceState.decode(message.value) for message in reader.read_to_end()]
+        finally:
+            reader.close()
+        return states[-1] if states else None
+
+    def told(phase: str) -> bool:
+        state = said()
+        return (
+            state is not None
+            and state.phase == phase
+            and state.active == first
+            and state.refused.get(new, "").startswith("late: p99 of 200 answers")
+            and (state.error or "").startswith(f"release {new} refused: late")
+        )
+
+    agent = place.start("--speed", "50")
+    until(lambda: f"serving {first}" in place.log, "it serves the first version")
+    registry.serve(new, place.key, "a test")
+    announced = publisher.announce(producer, registry, announced)
+    until(lambda: told("running"), "the fleet is told")
+    assert ends(agent) == 0
+    agent = place.start("--speed", "50")
+    until(lambda: place.log.count(f"serving {first}") >= 2, "it serves the first version again")
+    until(lambda: told("running"), "the fleet is told again")
+    assert ends(agent) == 0
+    assert place.log.count(f"serving {new}, was {first}") == 1  # fetched once, in its first life
+    assert not (place.slots / f"{new}.twa").exists()
+
+    third = registry.add(place.version(3)).model
+    registry.serve(third, place.key, "a test")
+    publisher.announce(producer, registry, announced)
+    producer.close()
+    place.start("--speed", "1")
+    until(lambda: f"serving {third}, was {first}" in place.log, "another release is installed")
+
+
+IMPATIENT = """
+import sys
+import edge_client.agent, edge_client.inference.loop
+edge_client.agent.LOOK_S, edge_client.inference.loop.HANGS_S = 0.1, 0.5
+sys.argv = sys.argv[1:]
+from compose.cli.main import main
+main()
+"""
+
+
+def test_an_answer_that_never_comes_ends_the_process_and_counts_against_its_version(
+    place: Place,
+) -> None:
+    place.reference = impatient_task(place.state)
+    slots = place.install(1)
+    place.graph = hanging(place.graph)
+    slots.install(place.version(2))
+    slots.close()
+    old, new = slots.previous, slots.active
+    for life in (1, 2, 3):
+        agent = place.start("--source", "stdin", program=("-c", IMPATIENT, "tidewheel"))
+        lines = [f"{1_760_000_000_000_000 + 50_000 * i},1,2" for i in range(60)]
+        far = [f"{1_760_000_000_000_000 + 50_000 * i},1,2000" for i in range(60, 80)]
+        assert agent.stdin is not None
+        agent.stdin.write("\n".join(["time_us,x,y", *lines, *far]).encode())
+        agent.stdin.close()
+        assert agent.wait(60) == 1
+        assert place.log.count("an answer does not come back") == life
+    assert len(place.found()["crashes_us"]) == 2  # type: ignore[arg-type]
+    agent = place.start()
+    until(lambda: f"serving {old}" in place.log, "the previous version serves")
+    assert f"back from {new} to {old}: crashed: 3 times" in place.log
+    assert ends(agent) == 0
+    assert Spool(place.state / "devices" / "d0" / "spool").account().produced >= 15
+
+
+def impatient_task(folder: Path) -> str:
+    """The tiny task with a budget of 20 ms, the tenth part of what is a hanging answer."""
+    path = folder / "impatient.py"
+    path.write_text(TASK.format(name="tiny", budget=20.0))
+    return f"{path}:task"
+
+
+def test_an_engine_that_raises_gives_its_place_to_the_previous(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = place.install(1, 2)
+    trusted = (place.state / "keys" / "signing.pub",)
+    folder, broker = place.state / "devices" / "d0", BrokerSettings(bootstrap="127.0.0.1:1")
+    settings = EdgeSettings(TINY, "d0", folder, broker, trusted, speed=0, passes=1, drain_s=0)
+    agent = Agent(settings, tiny)
+    run = Engine.run
+
+    def broken(engine: Engine, segment: np.ndarray) -> np.ndarray:
+        if engine.model == slots.active:
+            raise RuntimeError("no kernel")
+        return run(engine, segment)
+
+    monkeypatch.setattr(Engine, "run", broken)
+    try:
+        agent._answers.run()
+        agent._recorder.write()
+        state = agent.state()
+    finally:
+        agent._service._socket.close()
+        agent._lock.close()
+    assert (state.active, state.previous) == (slots.previous, None)
+    assert state.refused == {slots.active: "failed: no kernel"}
+    assert state.skipped == {"answer-failed": 1}
+    assert state.accuracy[str(slots.previous)].answers > 100

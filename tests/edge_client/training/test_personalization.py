@@ -1,0 +1,225 @@
+"""A device's own copy: trained by the real child, served only while it is better."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_client.inference.engine import Engine
+from edge_client.inference.slots import Slots
+from edge_client.samples.samples import Samples
+from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.training import personalization
+from edge_client.training.personalization import (
+    EVIDENCE,
+    PAUSE_S,
+    RENEW,
+    Personalization,
+    read_header,
+)
+from edge_client.training.trainer_client import Trainer
+from streams.contract.errors import ArtifactError
+from streams.contract.work import WorkReply, WorkRequest
+from streams.runtime.key_files import create_key, load_public_key
+from tests.edge_client.models import TINY, artifact, plain, tiny
+from tests.streams.worker.support import until
+
+TASK = replace(tiny, training=replace(tiny.training, personal=True, epochs=30, learning_rate=0.05))
+
+
+class Device:
+    """A device that serves a version and has samples of its own."""
+
+    def __init__(self, folder: Path, key: Ed25519PrivateKey) -> None:
+        self.folder, self.key = folder, key
+        self.now = 1000.0
+        self.requests: list[WorkRequest] = []
+        trusted = [load_public_key(folder / "keys" / "signing.pub")]
+        self.slots = Slots(folder / "slots", TASK, trusted)
+        self.slots.open()
+        self.samples = Samples(TASK, folder / "samples.arrow")
+        self.trainer = Trainer(TINY, "d0", folder, self.samples)
+        self.personal = Personalization(
+            TASK, "d0", folder, self.slots, self.samples, self._work, clock=lambda: self.now
+        )
+
+    def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        self.requests.append(request)
+        return self.trainer.work(request, weights)
+
+    def serve(self, number: int) -> None:
+        self.slots.install(artifact(self.key, plain(number), number))
+
+    def see(self, count: int, first: int = 0, held_out: bool = True) -> None:
+        """Segments whose label is the class of their mean."""
+        noise = np.random.default_rng(first)
+        for i in range(first, first + count):
+            label = np.array([i % 3], np.float32)
+            segment = noise.normal(2.0 * label, 0.3, TASK.segment_shape).astype(np.float32)
+            split = HELD_OUT if held_out and i % 2 else TRAIN
+            self.samples.add(i, segment, np.zeros(3, np.float32), split, label)
+
+    def consider(self) -> None:
+        """One look, and the training that it began."""
+        self.personal.consider()
+        if self.personal._training is not None:
+            self.personal._training.join(60)
+            assert not self.personal._training.is_alive()
+        self.personal.consider()
+
+    @property
+    def answering(self) -> str:
+        assert self.slots.engine is not None
+        return self.personal.over(self.slots.engine).model
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "personal.safetensors"
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    key = create_key(tmp_path / "keys" / "signing.pem")
+    made = Device(tmp_path, key)
+    made.serve(1)
+    yield made
+    made.trainer.stop()
+
+
+def test_a_copy_that_is_better_answers_and_says_so(device: Device) -> None:
+    base = device.slots.active
+    device.see(200)
+    device.consider()
+    assert device.answering == f"{base}.p1"
+    state = device.personal.state
+    assert state is not None
+    assert (state.model, state.base, state.serving) == (f"{base}.p1", base, True)
+    assert state.held_out == 100
+    assert state.correct > state.base_correct
+    assert device.slots.active == base  # what is served is the release
+    assert read_header(device.path.read_bytes()) == (base, 1)
+    assert device.path.stat().st_mode & 0o777 == 0o600
+    engine = device.slots.engine
+    assert engine is not None
+    own = device.personal.over(engine)
+    assert own.latencies is engine.latencies
+    segment = np.full(TASK.segment_shape, 4.0, np.float32)
+    assert own.run(segment).argmax() == 2
+
+
+def test_a_copy_that_is_not_better_any_more_stops_answering(device: Device) -> None:
+    device.see(200)
+    device.consider()
+    assert device.answering.endswith(".p1")
+    segments, _ = device.samples.held_out(1000)
+    assert device.slots.engine is not None
+    for i in range(1, 200, 2):  # the truth turns out to be what the release answers
+        at = (i - 1) // 2
+        told = device.slots.engine.run(segments[at]).argmax()
+        device.samples.label(i, i, np.array([told], np.float32))
+    device.see(1, first=1001)  # one more held-out label: looked at again
+    device.personal.consider()
+    assert device.answering == device.slots.active
+    assert device.personal.state is not None
+    assert not device.personal.state.serving
+
+
+def test_without_held_out_evidence_no_copy_answers(device: Device) -> None:
+    device.see(100, held_out=False)
+    device.see(2 * (EVIDENCE - 1), first=1000)
+    device.consider()
+    assert device.path.exists()
+    assert device.personal.state is not None
+    assert device.personal.state.held_out == EVIDENCE - 1
+    assert device.answering == device.slots.active
+    device.see(2, first=2000)
+    device.personal.consider()
+    assert device.answering.endswith(".p1")
+
+
+def test_a_restart_finds_its_copy_and_does_not_train_again(device: Device) -> None:
+    device.see(200)
+    device.consider()
+    device.samples.save()
+    again = Device(device.folder, device.key)
+    again.consider()
+    assert again.answering == device.answering
+    assert again.requests == []
+    again.see(2 * RENEW, first=10_000)
+    again.consider()
+    assert len(again.requests) == 1  # so many labels are worth another
+    assert again.answering.endswith(".p2")
+    again.trainer.stop()
+
+
+def test_another_release_ends_the_copy_and_is_copied_after_a_pause(device: Device) -> None:
+    device.see(200)
+    device.consider()
+    device.serve(2)
+    assert device.answering == device.slots.active  # at once, before anybody looks
+    device.consider()
+    assert device.answering == device.slots.active
+    assert not device.path.exists()
+    assert len(device.requests) == 1
+    device.now += PAUSE_S
+    device.consider()
+    assert device.answering == f"{device.slots.active}.p1"
+
+
+def test_a_copy_that_fails_gives_its_place_to_its_version(device: Device) -> None:
+    device.see(200)
+    device.consider()
+    device.personal.drop("failed: no kernel")
+    assert device.answering == device.slots.active
+    assert device.personal.state is None
+    assert not device.path.exists()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"garbage", b"\2\0\0\0\0\0\0\0{}", b"\x05" + bytes(7) + b"[[[[["]
+)
+def test_a_broken_copy_is_removed_and_made_anew(device: Device, data: bytes) -> None:
+    with pytest.raises(ArtifactError):
+        read_header(data)
+    device.path.write_bytes(data)
+    device.see(200)
+    device.consider()
+    assert device.answering.endswith(".p1")
+
+
+def test_a_round_ends_the_devices_own_training(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.see(200)
+    endless = replace(TASK, training=replace(TASK.training, epochs=10_000_000))
+    monkeypatch.setattr(device.personal, "_task", endless)
+    monkeypatch.setattr(personalization, "BUDGET_S", 600.0)
+    device.personal.consider()
+    until(lambda: device.trainer.busy, "the device's own training goes on")
+    assert device.slots.engine is not None
+    weights = device.slots.artifact().files["weights.safetensors"]
+    request = device.requests[0].model_copy(update={"run": "7", "epochs": 1, "op": "train"})
+    done: list[WorkReply] = []
+    thread = threading.Thread(
+        target=lambda: done.append(device.trainer.work(request, weights)[0]), daemon=True
+    )
+    thread.start()
+    thread.join(60)
+    assert done
+    assert done[0].error is None
+    assert done[0].metrics["steps"] > 0
+
+
+def test_a_task_that_does_not_ask_for_it_has_no_copies(device: Device) -> None:
+    device.see(200)
+    plain_task = Personalization(
+        tiny, "d0", device.folder, device.slots, device.samples, device._work
+    )
+    plain_task.consider()
+    assert device.requests == []
+    assert isinstance(device.slots.engine, Engine)
+    assert plain_task.over(device.slots.engine) is device.slots.engine

@@ -1,0 +1,419 @@
+"""The trainer: a real child process, which may die without taking anything with it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from edge_client.inference.slots import Slots
+from edge_client.samples.samples import Samples
+from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.training.trainer_client import Trainer, served_by
+from streams.contract import payload
+from streams.contract.task import Task, load_task
+from streams.contract.work import WorkReply, WorkRequest
+from streams.learning.learning import to_safetensors
+from streams.runtime.key_files import create_key
+from tests.edge_client.models import TINY, artifact, plain, tiny
+from tests.small_disk import fill, small_disk
+
+__all__ = ["small_disk"]
+
+TASK = f"""
+import dataclasses
+from streams.contract.task import load_task
+
+
+def build_model():
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv1d(2, 4, 5), nn.BatchNorm1d(4), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3),
+    )
+
+
+task = dataclasses.replace(load_task({TINY!r}), build_model=build_model)
+"""
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> str:
+    """A task of this test alone, whose model has 0-d tensors: batch norm's counters."""
+    path = tmp_path / "normed.py"
+    path.write_text(TASK)
+    return f"{path}:task"
+
+
+@pytest.fixture
+def task(reference: str) -> Task:
+    return load_task(reference)
+
+
+@pytest.fixture
+def samples(task: Task, tmp_path: Path) -> Samples:
+    """120 labelled segments to learn from and 40 held out; the label shifts the mean."""
+    found = Samples(task, tmp_path / "samples.arrow")
+    noise = np.random.default_rng(0)
+    for i in range(160):
+        label = np.array([i % 3], np.float32)
+        segment = noise.normal(2.0 * label, 0.3, task.segment_shape).astype(np.float32)
+        split = HELD_OUT if i % 4 == 3 else TRAIN
+        found.add(i, segment, np.zeros(3, np.float32), split, label)
+    return found
+
+
+@pytest.fixture
+def trainer(reference: str, samples: Samples, tmp_path: Path) -> Iterator[Trainer]:
+    made = Trainer(reference, "d0", tmp_path, samples)
+    yield made
+    made.stop()
+    assert children(reference) == []
+    assert not list(tmp_path.glob("*.arrow"))
+    assert not (tmp_path / "trainer.stop").exists()
+
+
+class Weather:
+    """Conditions that a test changes."""
+
+    why: str | None = None
+
+    def against_training(self) -> str | None:
+        return self.why
+
+
+@pytest.fixture
+def weights(task: Task) -> bytes:
+    return to_safetensors(task.build_model().state_dict())
+
+
+def request(op: str = "train", epochs: int = 20, budget_s: float = 60.0) -> WorkRequest:
+    return WorkRequest.model_validate(
+        {
+            "op": op,
+            "run": "7",
+            "round": 1,
+            "task": "tiny",
+            "task_version": 1,
+            "base": "1-aaaaaaaa",
+            "epochs": epochs,
+            "batch_size": 16,
+            "learning_rate": 0.05,
+            "seed": 3,
+            "time_budget_s": budget_s,
+        }
+    )
+
+
+def children(reference: str) -> list[int]:
+    """The trainer processes of this test's task that are alive."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"edge_client.training.trainer_process" in words and reference.encode() in words:
+            found.append(int(folder.name))
+    return found
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone or a zombie that its parent can reap."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+class Working(threading.Thread):
+    """A request on its way while the test does something to the child."""
+
+    def __init__(self, trainer: Trainer, weights: bytes, asked: WorkRequest) -> None:
+        super().__init__()
+        self._call = lambda: trainer.work(asked, weights)
+        self.answer: tuple[WorkReply, bytes] | None = None
+        self.start()
+
+    def run(self) -> None:
+        self.answer = self._call()
+
+    def result(self) -> tuple[WorkReply, bytes]:
+        self.join(60)
+        assert self.answer is not None
+        return self.answer
+
+
+def test_training_gives_other_weights_of_the_same_form(trainer: Trainer, weights: bytes) -> None:
+    reply, body = trainer.work(request(), weights)
+    assert reply.error is None
+    assert (reply.device, reply.base, reply.samples) == ("d0", "1-aaaaaaaa", 120)
+    assert reply.metrics["evaluated"] == 40
+    assert 0 <= reply.metrics["correct"] <= 40
+    assert (reply.metrics["steps"], reply.metrics["true_labels"]) == (160, 120)
+    sent, found = safetensors.numpy.load(weights), payload.unpack(body)
+    assert set(found) == set(sent)
+    for name, tensor in sent.items():
+        assert (found[name].shape, found[name].dtype) == (tensor.shape, tensor.dtype), name
+        assert np.isfinite(found[name]).all()
+    assert found["1.num_batches_tracked"].shape == ()
+    assert any(not np.array_equal(found[name], sent[name]) for name in sent)
+
+
+def test_it_has_learned_and_evaluates_what_it_is_sent(trainer: Trainer, weights: bytes) -> None:
+    before, nothing = trainer.work(request("evaluate"), weights)
+    _, learned = trainer.work(request(), weights)
+    after, _ = trainer.work(request("evaluate"), learned)
+    assert nothing == b""
+    assert (before.error, after.error) == (None, None)
+    assert before.samples == after.samples == 40
+    assert after.metrics["correct"] > before.metrics["correct"]
+    assert after.metrics["correct"] > 36
+
+
+def test_the_same_seed_gives_the_same_weights(trainer: Trainer, weights: bytes) -> None:
+    assert trainer.work(request(), weights)[1] == trainer.work(request(), weights)[1]
+
+
+def test_one_child_of_low_priority_serves_all_requests(
+    trainer: Trainer, weights: bytes, reference: str
+) -> None:
+    assert children(reference) == []  # on demand
+    trainer.work(request("evaluate"), weights)
+    [child] = children(reference)
+    trainer.work(request("evaluate"), weights)
+    assert children(reference) == [child]
+    assert os.getpriority(os.PRIO_PROCESS, child) == 10
+
+
+def test_a_candidate_is_compared_with_the_version_served_where_that_is_the_runs_base(
+    reference: str, samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    trainer = Trainer(reference, "d0", tmp_path, samples, served={"1-aaaaaaaa": weights}.get)
+    try:
+        trained = trainer.work(request(), weights)[1]
+        reply, _ = trainer.work(request("evaluate"), trained)
+        other = request("evaluate").model_copy(update={"base": "2-bbbbbbbb"})
+        alone, _ = trainer.work(other, trained)
+    finally:
+        trainer.stop()
+    metrics = reply.metrics
+    assert metrics["evaluated"] == 40
+    assert metrics["gained"] > 10
+    assert metrics["correct"] == metrics["base_correct"] + metrics["gained"] - metrics["lost"]
+    assert sum(metrics[f"class-{n}-evaluated"] for n in range(3)) == 40
+    assert alone.metrics == {name: metrics[name] for name in ("evaluated", "correct")}
+
+
+def test_what_a_device_serves_is_handed_over_verified_or_not_at_all(tmp_path: Path) -> None:
+    key = create_key(tmp_path / "signing.pem")
+    slots = Slots(tmp_path / "slots", tiny, [key.public_key()])
+    served = served_by(slots)
+    assert served("") is None
+    slots.install(artifact(key, plain(0)))
+    model = slots.active
+    assert model is not None
+    found = served(model)
+    assert found is not None
+    assert set(safetensors.numpy.load(found)) == set(plain(0).state_dict())
+    assert served("2-bbbbbbbb") is None
+    path = tmp_path / "slots" / f"{model}.twa"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert served(model) is None
+
+
+def test_too_few_samples_are_an_error_in_the_reply(
+    reference: str, task: Task, tmp_path: Path, weights: bytes
+) -> None:
+    empty = Samples(task, tmp_path / "none.arrow")
+    for i in range(task.training.minimum_samples - 1):
+        label = np.zeros(1, np.float32)
+        segment = np.zeros(task.segment_shape, np.float32)
+        empty.add(i, segment, np.zeros(3, np.float32), TRAIN, label)
+    trainer = Trainer(reference, "d0", tmp_path, empty)
+    try:
+        reply, body = trainer.work(request(), weights)
+    finally:
+        trainer.stop()
+    assert reply.error is not None
+    assert reply.error.startswith("too-few-samples: 31 samples, 32")
+    assert body == b""
+
+
+@pytest.mark.parametrize("body", [b"", b"not safetensors"])
+def test_weights_that_cannot_be_read_are_an_error_in_the_reply(
+    trainer: Trainer, weights: bytes, body: bytes
+) -> None:
+    reply, _ = trainer.work(request(), body)
+    assert reply.error is not None
+    assert "\n" not in reply.error
+    assert trainer.work(request(), weights)[0].error is None
+
+
+def test_weights_of_another_model_are_an_error_in_the_reply(
+    trainer: Trainer, weights: bytes
+) -> None:
+    other = safetensors.numpy.load(weights)
+    other["0.weight"] = np.zeros((4, 2, 9), np.float32)
+    reply, body = trainer.work(request(), safetensors.numpy.save(other))
+    assert reply.error is not None
+    assert body == b""
+    assert trainer.work(request("evaluate"), weights)[0].error is None
+
+
+def test_a_child_killed_at_work_is_an_error_and_the_next_request_has_a_new_one(
+    trainer: Trainer, weights: bytes, reference: str
+) -> None:
+    trainer.work(request("evaluate"), weights)  # the imports are done
+    [child] = children(reference)
+    working = Working(trainer, weights, request(epochs=1_000_000))
+    until(lambda: trainer.busy, "the request is on its way")
+    os.kill(child, signal.SIGKILL)
+    reply, body = working.result()
+    assert reply.error is not None
+    assert reply.error.startswith("trainer: ")
+    assert body == b""
+    assert trainer.work(request(), weights)[0].error is None
+    assert children(reference) != [child]
+
+
+def test_a_child_killed_while_idle_is_replaced(
+    trainer: Trainer, weights: bytes, reference: str
+) -> None:
+    trainer.work(request("evaluate"), weights)
+    [child] = children(reference)
+    os.kill(child, signal.SIGKILL)
+    assert trainer._child is not None
+    until(lambda: trainer._child.poll() is not None, "the child is gone, with all its threads")
+    assert trainer.work(request(), weights)[0].error is None
+
+
+def test_the_time_budget_ends_a_training(trainer: Trainer, weights: bytes) -> None:
+    trainer.work(request(), weights)  # the first training imports more of torch
+    began = time.monotonic()
+    reply, body = trainer.work(request(epochs=1_000_000, budget_s=1.0), weights)
+    assert time.monotonic() - began < 30
+    assert reply.error is None
+    assert body
+    assert reply.metrics["steps"] > 0
+
+
+def test_a_training_that_diverges_is_told_by_its_weights_not_by_a_broken_reply(
+    trainer: Trainer, weights: bytes
+) -> None:
+    """JSON has no NaN; admission refuses the weights, and the child goes on."""
+    asked = request().model_copy(update={"learning_rate": 1e30})
+    reply, body = trainer.work(asked, weights)
+    assert reply.error is None
+    assert "loss" not in reply.metrics
+    found = payload.unpack(body)
+    assert not all(np.isfinite(tensor).all() for tensor in found.values())
+
+
+def test_a_training_without_a_step_is_an_error_in_the_reply(
+    trainer: Trainer, weights: bytes
+) -> None:
+    reply, body = trainer.work(request(budget_s=1e-9), weights)
+    assert reply.error is not None
+    assert reply.error.startswith("stopped: ")
+    assert body == b""
+
+
+def test_stop_ends_a_training_between_two_steps(
+    trainer: Trainer, weights: bytes, reference: str
+) -> None:
+    trainer.work(request("evaluate"), weights)
+    working = Working(trainer, weights, request(epochs=1_000_000))
+    until(lambda: trainer.busy, "the request is on its way")
+    trainer.stop()
+    working.result()
+    assert children(reference) == []
+
+
+def test_the_child_ends_when_the_agents_side_is_closed(reference: str) -> None:
+    """So that a killed agent leaves no trainer behind."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = [
+            sys.executable,
+            "-m",
+            "edge_client.training.trainer_process",
+            reference,
+            str(theirs.fileno()),
+        ]
+        child = subprocess.Popen(argv, pass_fds=[theirs.fileno()])
+    try:
+        ours.close()
+        assert child.wait(60) == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_device_that_should_not_train_says_why_and_evaluates_all_the_same(
+    reference: str, samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    weather = Weather()
+    trainer = Trainer(reference, "d0", tmp_path, samples, weather)
+    try:
+        weather.why = "on battery at 12%, below 30%"
+        reply, body = trainer.work(request(), weights)
+        assert (reply.error, body) == ("conditions: on battery at 12%, below 30%", b"")
+        assert trainer.held_back == weather.why
+        assert children(reference) == []
+        reply, _ = trainer.work(request("evaluate"), weights)
+        assert (reply.error, reply.samples) == (None, 40)
+        weather.why = None
+        reply, body = trainer.work(request(epochs=1), weights)
+        assert (reply.error, trainer.held_back) == (None, None)
+        assert body
+    finally:
+        trainer.stop()
+
+
+def test_a_training_ends_with_what_it_has_when_the_device_gets_too_hot(
+    reference: str, samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    weather = Weather()
+    trainer = Trainer(reference, "d0", tmp_path, samples, weather)
+    try:
+        trainer.work(request("evaluate"), weights)  # the child is up
+        working = Working(trainer, weights, request(epochs=1_000_000))
+        until(lambda: trainer.busy, "the request is on its way")
+        weather.why = "91 degrees Celsius, above 80"
+        until(lambda: trainer.watch() is None and not trainer.busy, "the training has ended")
+        reply, _ = working.result()
+        assert reply.error is None or reply.error.startswith("stopped: no step")
+        assert trainer.held_back == weather.why
+    finally:
+        trainer.stop()
+
+
+def test_a_full_disk_is_no_reason_not_to_train(
+    reference: str, samples: Samples, small_disk: Path, weights: bytes
+) -> None:
+    trainer = Trainer(reference, "d0", small_disk, samples)
+    fill(small_disk)
+    try:
+        reply, trained = trainer.work(request(), weights)
+    finally:
+        trainer.stop()
+    assert reply.error is None
+    assert reply.samples == 120
+    assert trained

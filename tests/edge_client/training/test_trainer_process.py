@@ -1,0 +1,208 @@
+"""What leaves the trainer: whole weights, differences in float16, or an update cut to length."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from edge_client.control.ipc import OWN, PERSONAL, Job
+from edge_client.samples.samples import Samples
+from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.training import local_layers, trainer_process
+from federation.evaluation import device_metrics
+from federation.evaluation.promotion_gate import Paired
+from streams.contract import payload
+from streams.contract.payload import Payload
+from streams.contract.task import Privacy, Task, load_task
+from streams.contract.work import WorkRequest
+from streams.learning.clipping import length
+from tests.edge_client.models import TINY, with_batch_norm
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return replace(load_task(TINY), build_model=lambda: with_batch_norm(0).train())
+
+
+def work(
+    task: Task, folder: Path, kind: Payload = "float32", run: str = "7"
+) -> tuple[dict[str, np.ndarray], ...]:
+    """What was received, and what came back as weights and as it came."""
+    samples, noise = Samples(task, folder / "samples.arrow"), np.random.default_rng(0)
+    for i in range(80):
+        label = np.array([i % task.outputs], np.float32)
+        segment = noise.normal(2.0 * label, 0.3, task.segment_shape).astype(np.float32)
+        answer = np.zeros(task.outputs, np.float32)
+        samples.add(i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
+    rows = folder / "rows.arrow"
+    with rows.open("wb") as file:
+        samples.write_training_rows(file)
+    request = WorkRequest(
+        op="train", run=run, round=1, task=task.name, task_version=1, base="1-a", epochs=5,
+        batch_size=16, learning_rate=0.05, payload=kind,
+    )  # fmt: skip
+    job = Job(
+        device="d0", request=request, samples=str(rows), stop=str(folder / "stop"),
+        own=str(folder / OWN),
+    )  # fmt: skip
+    first = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
+    sent = payload.rounded(first, kind)
+    reply, block = trainer_process.work(task, job, payload.down(first, kind))
+    assert reply.error is None
+    return sent, payload.completed(payload.unpack(block), sent), payload.unpack(block)
+
+
+def rows_file(task: Task, folder: Path) -> Path:
+    """24 labelled segments to learn from and 8 held out, of the first two classes."""
+    samples, noise = Samples(task, folder / "samples.arrow"), np.random.default_rng(0)
+    for i in range(32):
+        segment = noise.normal(0, 1, task.segment_shape).astype(np.float32)
+        answer, label = np.zeros(task.outputs, np.float32), np.array([i // 4 % 2], np.float32)
+        samples.add(i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
+    path = folder / "rows.arrow"
+    with path.open("wb") as file:
+        samples.write_training_rows(file)
+    return path
+
+
+def always(index: int) -> dict[str, np.ndarray]:
+    """The weights of a model that answers one class to everything."""
+    tensors = {n: np.zeros_like(t) for n, t in with_batch_norm(0).state_dict().items()}
+    return {
+        **{n: np.asarray(t) for n, t in tensors.items()},
+        "5.bias": np.eye(3)[index].astype(np.float32),
+    }
+
+
+def compared(task: Task, folder: Path, served: bool = True) -> dict[str, float]:
+    """What a device that serves a model of class 0 finds for one of class 2."""
+    base = folder / "base.safetensors"
+    base.write_bytes(safetensors.numpy.save(always(0)))
+    request = WorkRequest(
+        op="evaluate", run="7", round=1, task=task.name, task_version=1, base="1-a", epochs=1,
+        batch_size=16, learning_rate=0.05,
+    )  # fmt: skip
+    job = Job(
+        device="d0", request=request, samples=str(rows_file(task, folder)), stop="",
+        served=str(base) if served else "",
+    )  # fmt: skip
+    reply, block = trainer_process.work(task, job, payload.down(always(2), "float32"))
+    assert (reply.error, reply.samples, block) == (None, 8, b"")
+    return reply.metrics
+
+
+def test_a_candidate_is_compared_with_the_version_served_row_by_row(
+    task: Task, tmp_path: Path
+) -> None:
+    metrics = compared(task, tmp_path)
+    assert metrics == {
+        "evaluated": 8, "correct": 0, "base_correct": 4, "gained": 0, "lost": 4,
+        "class-0-evaluated": 4, "class-0-correct": 0, "class-0-base_correct": 4,
+        "class-0-gained": 0, "class-0-lost": 4, "class-0-base_false": 4, "class-0-false": 0,
+        "class-1-evaluated": 4, "class-1-correct": 0, "class-1-base_correct": 0,
+        "class-1-gained": 0, "class-1-lost": 0, "class-1-base_false": 0, "class-1-false": 0,
+        "class-2-evaluated": 0, "class-2-correct": 0, "class-2-base_correct": 0,
+        "class-2-gained": 0, "class-2-lost": 0, "class-2-base_false": 0, "class-2-false": 8,
+    }  # fmt: skip
+    found = device_metrics.read(task, metrics)
+    assert found is not None
+    assert found.rows == Paired(8, 4, 0, 4)
+
+
+def test_a_device_that_serves_something_else_tells_of_the_candidate_alone(
+    task: Task, tmp_path: Path
+) -> None:
+    metrics = compared(task, tmp_path, served=False)
+    assert metrics == {"evaluated": 8, "correct": 0}
+    assert device_metrics.read(task, metrics) is None
+
+
+def test_a_private_device_keeps_for_itself_which_classes_it_has(task: Task, tmp_path: Path) -> None:
+    privacy = Privacy(clip=0.05, noise_multiplier=1.0)
+    made = replace(task, training=replace(task.training, privacy=privacy))
+    metrics = compared(made, tmp_path)
+    assert set(metrics) == {"evaluated", "correct", "base_correct", "gained", "lost"}
+    assert device_metrics.read(made, metrics) is not None
+
+
+def test_in_float32_the_weights_come_back_whole(task: Task, tmp_path: Path) -> None:
+    sent, weights, block = work(task, tmp_path)
+    assert {t.dtype for t in block.values()} == {np.dtype("float32"), np.dtype("int64")}
+    assert length(weights, sent) > 0.1
+
+
+def test_in_float16_a_difference_comes_back(task: Task, tmp_path: Path) -> None:
+    sent, weights, block = work(task, tmp_path, "float16")
+    assert {t.dtype for t in block.values()} == {np.dtype("float16"), np.dtype("int64")}
+    assert length(weights, sent) > 0.1
+    assert {n: t.dtype for n, t in weights.items()} == {n: t.dtype for n, t in sent.items()}
+
+
+def test_a_private_update_is_cut_on_the_device_and_has_no_statistics(
+    task: Task, tmp_path: Path
+) -> None:
+    privacy = Privacy(clip=0.05, noise_multiplier=1.0)
+    made = replace(task, training=replace(task.training, privacy=privacy))
+    sent, weights, _ = work(made, tmp_path)
+    assert length(weights, sent) == pytest.approx(0.05, rel=1e-3)
+    for name, tensor in sent.items():
+        if "running" in name or "num_batches" in name:
+            np.testing.assert_array_equal(weights[name], tensor)
+
+
+HEAD = {"5.weight", "5.bias"}  # of with_batch_norm
+
+
+def test_the_head_of_a_shared_body_stays_on_the_device_and_goes_on_learning(
+    task: Task, tmp_path: Path
+) -> None:
+    made = replace(task, training=replace(task.training, shared=("0", "1")))
+    heads = []
+    for _ in range(2):
+        sent, weights, _ = work(made, tmp_path)
+        for name in HEAD:
+            np.testing.assert_array_equal(weights[name], sent[name])
+        assert not np.array_equal(weights["0.weight"], sent["0.weight"])
+        heads.append(safetensors.numpy.load((tmp_path / OWN).read_bytes()))
+    assert set(heads[0]) == HEAD
+    first = {name: sent[name] for name in HEAD}
+    assert length(heads[1], first) > 1.2 * length(heads[0], first)
+    assert (tmp_path / OWN).stat().st_mode & 0o077 == 0
+
+
+def test_a_copy_of_ones_own_begins_with_ones_own_head_and_is_not_cut(
+    task: Task, tmp_path: Path
+) -> None:
+    privacy = Privacy(clip=1e-3, noise_multiplier=1.0)
+    training_ = replace(task.training, shared=("0", "1"), privacy=privacy)
+    made = replace(task, training=training_)
+    work(made, tmp_path)
+    head = safetensors.numpy.load((tmp_path / OWN).read_bytes())
+    sent, weights, _ = work(made, tmp_path, run=PERSONAL)
+    assert length(weights, sent) > length(head, {n: sent[n] for n in HEAD}) > 0.1
+    after = safetensors.numpy.load((tmp_path / OWN).read_bytes())
+    assert all(np.array_equal(after[name], head[name]) for name in HEAD)
+
+
+@pytest.mark.parametrize("broken", [b"", b"no tensors", b"other"])
+def test_a_head_that_is_none_of_this_model_is_passed_over(
+    task: Task, tmp_path: Path, broken: bytes
+) -> None:
+    if broken == b"other":
+        broken = safetensors.numpy.save({"5.weight": np.zeros((9, 9), np.float32)})
+    (tmp_path / OWN).write_bytes(broken)
+    made = replace(task, training=replace(task.training, shared=("0", "1")))
+    work(made, tmp_path)
+    assert set(safetensors.numpy.load((tmp_path / OWN).read_bytes())) == HEAD
+
+
+def test_a_head_that_cannot_be_written_hinders_no_training(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = replace(task, training=replace(task.training, shared=("0", "1")))
+    sent = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
+    trained = {name: tensor + 1 for name, tensor in sent.items()}
+    found = local_layers.keep(made, tmp_path / "file" / OWN, trained, sent)
+    assert all(np.array_equal(found[name], sent[name]) for name in HEAD)
+    assert np.array_equal(found["0.weight"], trained["0.weight"])

@@ -1,0 +1,267 @@
+"""The uplink on a fake broker: order, bounds, settlement, outages and the wedged producer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.queue import Spool
+from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.rate_limit import BURST_S
+from edge_client.uplink.sampling import Sampling, sampled
+from edge_client.uplink.uplink import IN_FLIGHT, STALL_S, Uplink
+from streams.contract.documents import DeviceState
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.records import Drop, EventBatch
+from tests.fakes.tiny_task import task
+from tests.fakes.uplink_broker import Clock, FakeBroker
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path, SpoolLimits(file_bytes=3000, total_bytes=60_000))
+
+
+def fill(spool: Spool, count: int, metering: Sampling | None = None) -> None:
+    recorder = SpoolWriter(task, spool, metering=metering)
+    for i in range(count):
+        segment = np.full(task.segment_shape, i, np.float32)
+        recorder.put(Event(1_000_000 * i, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
+        recorder.write()
+    recorder.write(last=True)
+
+
+def uplink_of(
+    spool: Spool,
+    broker: FakeBroker,
+    clock: Clock,
+    reachable: bool = True,
+    *,
+    bytes_per_s: int | None = None,
+    holds: bool = False,
+) -> Uplink:
+    def state() -> DeviceState:
+        account = spool.account()
+        return DeviceState(
+            device="d0",
+            task=task.name,
+            time_us=0,
+            epoch=spool.epoch,
+            active="1-aaaaaaaa",
+            produced=account.produced,
+            delivered=account.delivered,
+            pending=account.pending,
+        )
+
+    return Uplink(
+        task,
+        "d0",
+        spool,
+        lambda: broker,
+        lambda: reachable,
+        state,
+        bytes_per_s=bytes_per_s,
+        holds=holds,
+        clock=clock,
+    )
+
+
+def test_events_arrive_in_order_and_are_settled_only_when_acknowledged(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    fill(spool, 30)
+    uplink.step()
+    assert spool.account().delivered == 0
+    broker.acknowledge()
+    uplink.step()
+    assert spool.account().delivered == 30
+    firsts = [batch.first for batch in broker.taken]
+    assert firsts == sorted(firsts)
+    assert list(broker.seqs) == [(0, 29)]
+
+
+def test_what_is_on_the_way_is_bounded(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    for _ in range(3 * IN_FLIGHT):
+        fill(spool, 1)
+        uplink.step()
+    assert len(broker.waiting) == IN_FLIGHT
+
+
+def test_what_is_on_the_way_is_bounded_in_bytes_too(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_client.uplink.uplink.IN_FLIGHT_BYTES", 10_000)
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    for _ in range(20):
+        fill(spool, 1)
+        uplink.step()
+    waiting = sum(len(value) for (_, value, _), _ in broker.waiting)
+    assert 8_000 < waiting < 12_000
+    while spool.account().pending:
+        broker.acknowledge()
+        uplink.step()
+    assert list(broker.seqs) == [(0, 19)]
+
+
+def test_events_stay_when_the_broker_is_down_and_go_when_it_is_back(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    broker.down = True
+    fill(spool, 10)
+    with pytest.raises(BrokerUnavailable):
+        uplink.step()
+    assert spool.account().pending == 10
+    broker.down = False
+    uplink.step()
+    broker.acknowledge()
+    uplink.step()
+    assert spool.account().pending == 0
+
+
+def test_a_restart_sends_again_what_was_not_settled(spool: Spool, tmp_path: Path) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    for _ in range(5):
+        fill(spool, 1)
+        uplink.step()
+    broker.acknowledge(2)
+    uplink.step()
+    delivered = spool.account().delivered
+    spool.sync_position()
+    again = Spool(tmp_path, SpoolLimits(file_bytes=3000, total_bytes=60_000))
+    assert again.account().delivered == delivered == 2
+    second = FakeBroker()
+    uplink_of(again, second, clock).step()
+    second.acknowledge()
+    assert list(second.seqs) == [(2, 4)]
+
+
+def test_a_producer_that_never_acknowledges_is_replaced(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    fill(spool, 4)
+    uplink.step()
+    clock.now += STALL_S + 1
+    with pytest.raises(BrokerUnavailable, match="a new producer"):
+        uplink.step()
+    assert spool.account().pending == 4
+
+
+def test_a_silent_broker_is_waited_for_without_a_new_producer(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock, reachable=False)
+    fill(spool, 4)
+    uplink.step()
+    clock.now += STALL_S + 1
+    uplink.step()
+    assert len(broker.waiting) == 1
+
+
+def test_declared_drops_travel_and_close_the_account(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    uplink.step()
+    fill(spool, 400)  # over the cap of 60,000 bytes
+    while spool.account().pending:
+        uplink.step()
+        broker.acknowledge()
+    account = spool.account()
+    drops = [batch for batch in broker.taken if isinstance(batch, Drop)]
+    assert {drop.reason for drop in drops} == {"spool-full"}
+    assert account.dropped["spool-full"] == sum(d.last - d.first + 1 for d in drops) > 0
+    assert account.balanced
+    assert list(broker.seqs) == [(0, 399)]
+
+
+def test_the_state_is_sent_about_once_a_second(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    for _ in range(25):
+        uplink.step()
+        clock.now += 0.1
+    assert len(broker.states) == 3
+
+
+def test_a_limit_holds_over_a_burst_of_any_size(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    rate = 2000
+    uplink = uplink_of(spool, broker, clock, bytes_per_s=rate)
+    fill(spool, 40)
+    began = clock.now
+    largest = 0
+    while spool.account().pending:
+        uplink.step()
+        largest = max([largest, *broker.sizes])
+        assert sum(broker.sizes) <= rate * (clock.now - began + BURST_S) + largest
+        broker.acknowledge()
+        clock.now += 0.25
+        assert clock.now < began + 600
+    assert sum(broker.sizes) > 5 * rate  # there was something to hold up
+    assert sum(broker.sizes) > 0.8 * rate * (clock.now - began)  # and it was not held up for long
+    assert list(broker.seqs) == [(0, 39)]
+    assert len(broker.states) > 2
+
+
+def test_a_message_larger_than_the_limit_leaves_all_the_same(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock, bytes_per_s=100)
+    fill(spool, 2)
+    for _ in range(400):
+        uplink.step()
+        broker.acknowledge()
+        clock.now += 0.25
+    assert spool.account().pending == 0
+
+
+def test_a_sample_arrives_and_the_rest_is_declared(tmp_path: Path) -> None:
+    spool, broker, clock = Spool(tmp_path), FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    uplink.step()
+    fill(spool, 300, Sampling("sampled", share=0.2))
+    while spool.account().pending:
+        uplink.step()
+        broker.acknowledge()
+    wanted = [seq for seq in range(300) if sampled(seq, 0.2)]
+    events = [batch for batch in broker.taken if isinstance(batch, EventBatch)]
+    drops = [batch for batch in broker.taken if isinstance(batch, Drop)]
+    assert [seq for e in events for seq in range(e.first, e.last + 1)] == wanted
+    assert {drop.reason for drop in drops} == {"metered"}
+    assert list(broker.seqs) == [(0, 299)]
+    account = spool.account()
+    assert (account.produced, account.delivered) == (300, len(wanted))
+    assert account.dropped == {"metered": 300 - len(wanted)}
+
+
+def test_nothing_leaves_but_the_state_until_the_setting_changes(
+    spool: Spool, tmp_path: Path
+) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock, holds=True)
+    fill(spool, 30, Sampling("nothing"))
+    for _ in range(20):
+        uplink.step()
+        clock.now += 0.5
+    assert (len(broker.states), broker.waiting) == (10, [])
+    uplink.start()
+    assert uplink.stop(drain_s=3600.0) is False  # at once: there is nothing to wait for
+    uplink = uplink_of(spool, broker, clock)
+    uplink.step()
+    broker.acknowledge()
+    uplink.step()
+    assert spool.account().delivered == 30
+
+
+def test_neighbouring_declarations_travel_as_one(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    for _ in range(50):
+        spool.declare_lost(10, "metered")
+    uplink = uplink_of(spool, broker, clock)
+    uplink.step()
+    broker.acknowledge()
+    uplink.step()
+    assert [(d.first, d.last) for d in broker.taken] == [(0, 499)]
+    assert spool.account().dropped == {"metered": 500}

@@ -1,0 +1,231 @@
+"""Real agents on a real broker: what a metered line gets when they are killed, what leaves a device
+whose readings must not, and what a wrong password does."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edge_client.spool.queue import Spool
+from edge_client.uplink.sampling import confidence, sampled
+from streams.contract.accounting import IntervalSet
+from streams.contract.records import Drop, EventBatch, decode_event_message
+from streams.contract.task import Task
+from streams.contract.topics import EVENTS, FLEET, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.key_files import create_key
+from streams.segments.segmentation import segments_of
+from tests.edge_client.models import artifact, plain
+from tests.fakes.tiny_task import task as tiny
+from tests.secure_node import SecureNode
+from tests.streams.worker.support import until
+
+pytestmark = pytest.mark.kafka
+
+
+class Device:
+    """A `tidewheel edge run` process with a task and a state folder of its own."""
+
+    def __init__(self, folder: Path, broker: BrokerSettings, task: Task, *words: str) -> None:
+        self.folder, self.broker, self.task, self.words = folder, broker, task, words
+        (folder / "task.py").write_text(
+            "from dataclasses import replace\n"
+            "from tests.fakes.tiny_task import task as tiny\n"
+            f"task = replace(tiny, name={task.name!r}, upload={task.upload!r})\n"
+        )
+        key = create_key(folder / "keys" / "signing.pem")
+        (folder / "model.twa").write_bytes(artifact(key, plain(1), task=task))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "compose.cli.main",
+            "edge",
+            "run",
+            f"{self.folder}/task.py:task",
+        ]
+        command += ["--device", "d0", "--state", str(self.folder), "--kafka", self.broker.bootstrap]
+        command += ["--model", f"{self.folder}/model.twa", "--drain", "30", *self.words]
+        fields = self.broker.model_dump(exclude={"bootstrap"}, exclude_none=True)
+        more = {f"TIDEWHEEL_KAFKA_{name.upper()}": text for name, text in fields.items()}
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **more}, stderr=log, cwd=Path(__file__).parents[3]
+            )
+
+    def end(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log[-3000:]
+        self.process.send_signal(number)
+        self.process.wait(60)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def spool(self) -> Spool:
+        """The spool of a device that has ended."""
+        return Spool(self.folder / "devices" / "d0" / "spool")
+
+    def messages(self, name: str, broker: BrokerSettings | None = None) -> list[Received]:
+        reader = Reader(broker or self.broker, [topic_name(self.task.name, name)])
+        try:
+            return reader.read_to_end()
+        finally:
+            reader.close()
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Iterator[list[Device]]:
+    made: list[Device] = []
+    yield made
+    for device in made:
+        if device.process is not None and device.process.poll() is None:
+            device.process.kill()
+            device.process.wait(10)
+
+
+class Topic:
+    """What a device's messages on `events` say of its seqs."""
+
+    def __init__(self, device: Device) -> None:
+        self.events, self.dropped = IntervalSet(), IntervalSet()
+        self.rows: dict[int, dict[str, object]] = {}
+        for m in device.messages(EVENTS):
+            record = decode_event_message(device.task, m.key, m.value, m.headers)
+            if isinstance(record, Drop):
+                assert record.reason == "metered"
+                self.dropped.add(record.first, record.last)
+            else:
+                self.events.add(record.first, record.last)
+                self.rows |= {row["seq"]: row for row in record.rows.to_pylist()}
+            assert isinstance(record, Drop | EventBatch)
+
+    def __len__(self) -> int:
+        return len(self.events) + len(self.dropped)
+
+
+def typical_confidence(task: Task) -> float:
+    """Half of the model's answers on the task's own readings are below it."""
+    segments = [segment for _, _, segment, _ in segments_of(task.readings("d0"), task)]
+    with torch.no_grad():
+        outputs = plain(1)(torch.from_numpy(np.stack(segments))).numpy()
+    return float(np.median([confidence(row) for row in outputs]))
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("mode", ["sampled", "uncertain"])
+def test_a_metered_devices_account_adds_up_over_kills(
+    kafka: BrokerSettings, tmp_path: Path, devices: list[Device], mode: str
+) -> None:
+    task = replace(tiny, name=f"metered-{mode}")
+    limit = typical_confidence(task)
+    ensure_topics(kafka, topic_specs(task.name, 1))
+    words = ["--speed", "100", "--metered", mode, "--metered-share", "0.3"]
+    device = Device(tmp_path, kafka, task, *words, "--uncertain-below", str(limit))
+    devices.append(device)
+    seen, noise = 0, random.Random(mode)
+    for _ in range(5):
+        device.start()
+        wanted = seen + noise.randrange(20, 400)
+        until(lambda wanted=wanted: len(Topic(device)) >= wanted, f"{wanted} seqs on the topic")
+        device.end(signal.SIGKILL)
+        seen = len(Topic(device))
+    device.start()
+    until(lambda: len(Topic(device)) > seen + 50, "it goes on")
+    device.end(signal.SIGTERM)
+
+    spool, topic = device.spool, Topic(device)
+    account = spool.account()
+    assert account.pending == 0
+    assert account.dropped == {"metered": len(topic.dropped)}
+    assert account.delivered == len(topic.events)
+    assert len(topic) == account.produced == spool.next_seq > 150
+    assert list(IntervalSet([*topic.events, *topic.dropped])) == [(0, account.produced - 1)]
+    if mode == "sampled":
+        assert all(sampled(seq, 0.3) == (seq in topic.events) for seq in range(account.produced))
+    else:
+        sure = [
+            row for row in topic.rows.values()
+            if confidence(np.array(row["outputs"], np.float32)) >= limit
+        ]  # fmt: skip
+        assert all(row["label"] is not None for row in sure)
+        assert sure
+        assert len(topic.dropped) > 30
+
+
+@pytest.mark.timeout(120)
+def test_a_device_that_may_send_predictions_only_sends_no_reading(
+    kafka: BrokerSettings, tmp_path: Path, devices: list[Device]
+) -> None:
+    task = replace(tiny, name="predicting", upload="prediction")
+    ensure_topics(kafka, topic_specs(task.name, 1))
+    device = Device(tmp_path, kafka, task, "--speed", "0", "--passes", "1")
+    devices.append(device)
+    device.start()
+    segments = [segment for _, _, segment, _ in segments_of(task.readings("d0"), task)]
+    until(lambda: len(Topic(device)) >= len(segments), "one pass is on the topic")
+    device.end(signal.SIGTERM)
+
+    topic = Topic(device)
+    assert len(topic.rows) == len(segments)
+    assert all(row["segment"] is None for row in topic.rows.values())
+    messages = device.messages(EVENTS) + device.messages(FLEET)
+    sent = b"\n".join(
+        part
+        for m in messages
+        for part in (m.key or b"", m.value or b"", *(text for _, text in m.headers))
+    )
+    values = np.unique(np.stack(segments))
+    values = values[np.abs(values) > 1e-3]  # no small numbers that other fields have too
+    assert len(values) > 5000
+    for kind in (np.float32, np.float64):
+        for shape in (values.astype(kind), values.astype(kind).byteswap()):
+            raw = shape.tobytes()
+            size = shape.itemsize
+            found = sum(raw[i : i + size] in sent for i in range(0, len(raw), size))
+            # four bytes of some of the thousands meet by chance, eight do not
+            assert found <= (5 if kind is np.float32 else 0)
+    assert not any(f"{value:.6f}".encode() in sent for value in values[::50])
+
+
+def test_a_device_with_a_wrong_password_says_so_once_and_goes_on_answering(
+    secure_node: SecureNode, tmp_path: Path, devices: list[Device]
+) -> None:
+    task = replace(tiny, name="refused")
+    ensure_topics(secure_node.settings("plain"), topic_specs(task.name, 1))
+    refused = secure_node.settings("scram-password", password="wrong")
+    device = Device(tmp_path, refused, task, "--speed", "50", "--drain", "0")
+    devices.append(device)
+    device.start()
+    what = "it refuses the user .* TIDEWHEEL_KAFKA_PASSWORD"
+    until(lambda: "TIDEWHEEL_KAFKA_PASSWORD" in device.log, what)
+    files = tmp_path / "devices" / "d0" / "spool"
+    size = sum(path.stat().st_size for path in files.glob("*.seg"))
+    until(lambda: sum(p.stat().st_size for p in files.glob("*.seg")) > size + 20_000, "it answers")
+    device.end(signal.SIGTERM)
+    lines = [line for line in device.log.splitlines() if "TIDEWHEEL_KAFKA_PASSWORD" in line]
+    assert len(lines) <= 2, lines  # the uplink's, and the downlink's where it says so too
+    kept = device.spool.account()
+    assert kept.pending == kept.produced > 20
+
+    device.broker = secure_node.settings("scram-password")
+    device.words = ("--speed", "50", "--drain", "30")
+    device.start()
+    plain_door = secure_node.settings("plain")
+    until(lambda: len(device.messages(EVENTS, plain_door)) > 0, "the right password delivers")
+    device.end(signal.SIGTERM)
+    assert device.spool.account().pending == 0

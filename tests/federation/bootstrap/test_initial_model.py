@@ -1,0 +1,139 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from examples.drift import har_remounted
+from federation.bootstrap import initial_model
+from federation.bootstrap.dataset import group, segments_of_device, stack
+from federation.bootstrap.drift_reference import make_reference
+from federation.bootstrap.initial_model import prepare
+from federation.evaluation.accuracy import HeldOut, score
+from federation.evaluation.onnx_runner import run_graph
+from federation.registry.registry import Registry
+from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
+from streams.contract.errors import TaskError
+from streams.contract.task import Task
+from streams.drift.reference import EFFECT, Reference
+from streams.learning import learning
+from streams.tasks import har
+from tests.federation.conftest import TINY
+
+
+@pytest.fixture
+def empty(tmp_path: Path, tiny: Task, key: Ed25519PrivateKey) -> Registry:
+    return Registry(tmp_path / "fresh", tiny.name, tiny.version, [key.public_key()])
+
+
+def test_it_makes_both_models_once(
+    tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
+) -> None:
+    cache, told = tmp_path / "cache", []
+    report = prepare(TINY, tiny, empty, key, cache, told.append)
+    assert report is not None
+    assert not report.cached
+    assert "training the teacher" in told
+    assert report.teacher_fleet > 0.9
+    assert report.warning == ""
+    serving = empty.serving()
+    assert serving is not None
+    assert (serving.model, serving.manifest.number) == (report.model, 1)
+
+    held = HeldOut.decode(empty.heldout(), tiny)
+    found = score(tiny, run_graph(serving.files[GRAPH], held.segments), held.labels)
+    assert found.share == pytest.approx(report.model_held_out, abs=1e-3)
+    teacher = empty.verify(empty.read_teacher(), "teacher")
+    learning.load_weights(learning.build_teacher(tiny), teacher.files[WEIGHTS])
+    assert serving.files[DRIFT] == teacher.files[DRIFT]
+    assert PROBE not in teacher.files
+    probe = safetensors.numpy.load(serving.files[PROBE])
+    pilot = segments_of_device(tiny, "pilot-0").segments
+    assert all(any((x == segment).all() for segment in pilot) for x in probe["inputs"])
+    assert len(probe["inputs"]) == len(np.unique(probe["inputs"], axis=0)) == 8
+    model = learning.load_weights(tiny.build_model(), serving.files[WEIGHTS])
+    answers = learning.predict(model.eval(), probe["inputs"])
+    np.testing.assert_allclose(probe["outputs"], answers, atol=1e-5)
+
+    assert prepare(TINY, tiny, empty, key, cache) is None  # what serves is left as it is
+    again = Registry(tmp_path / "again", tiny.name, tiny.version, [key.public_key()])
+    cached = prepare(TINY, tiny, again, key, cache)
+    assert cached is not None
+    assert cached.cached
+    assert again.load(cached.model).files == serving.files
+
+
+def test_the_reference_for_drift_is_that_of_the_central_data(tiny: Task) -> None:
+    names = tiny.device_names("pilot", "lab")
+    devices = [segments_of_device(tiny, name) for name in names]
+    answers = [np.zeros((len(d.times), tiny.outputs), np.float32) for d in devices]
+    found = make_reference(tiny, devices, answers)
+    assert found.independent == 0.5  # a segment begins every half segment
+    assert [(f.channel, f.kind) for f in found.features] == [
+        ("x", "mean"), ("x", "spread"), ("y", "mean"), ("y", "spread"), ("predictions", "answer"),
+    ]  # fmt: skip
+    for feature in found.features:
+        assert feature.histogram.n == sum(len(d.times) for d in devices)
+    assert found.features[-1].counts == [0, feature.histogram.n, 0, 0, 0, 0, 0]
+    assert not found.features[-1].ordered
+    assert found.features[-1].effect == EFFECT  # all devices answer the same
+    assert found.features[0].effect > EFFECT  # machines are mounted differently
+    assert Reference.decode(found.encode()) == found
+
+
+def test_one_device_alone_has_nothing_to_differ_from(tiny: Task) -> None:
+    device = segments_of_device(tiny, "pilot-0")
+    answers = np.zeros((len(device.times), tiny.outputs), np.float32)
+    found = make_reference(tiny, [device], [answers])
+    assert {feature.effect for feature in found.features} == {EFFECT}
+    assert make_reference(tiny, [], []).features == []
+
+
+def test_other_settings_are_not_taken_from_the_cache(
+    tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    short = replace(tiny, training=replace(tiny.training, central_epochs=1, teacher_epochs=1))
+    assert prepare(TINY, short, empty, key, cache) is not None
+    other = Registry(tmp_path / "other", tiny.name, tiny.version, [key.public_key()])
+    longer = replace(short, training=replace(short.training, central_epochs=2))
+    report = prepare(TINY, longer, other, key, cache)
+    assert report is not None
+    assert not report.cached
+
+
+def test_a_task_without_a_labelled_pilot_is_named(
+    tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
+) -> None:
+    nobody = replace(tiny, devices=list)
+    with pytest.raises(TaskError, match="no device of role 'pilot'"):
+        prepare(TINY, nobody, empty, key, tmp_path / "cache")
+    assert empty.serving() is None
+
+
+def test_windows_hold_the_segments_that_begin_in_them(tiny: Task) -> None:
+    device = segments_of_device(tiny, "d0")
+    windows = group(tiny, [device])
+    assert windows.mask.sum() == len(device.times)  # every window has a label in this task
+    starts = [tiny.window_start(int(time)) for time in device.times]
+    np.testing.assert_array_equal(
+        windows.mask.sum(axis=1), np.unique(starts, return_counts=True)[1]
+    )
+    np.testing.assert_array_equal(windows.windows[windows.mask], device.segments)
+    assert np.isnan(windows.labels[~windows.mask]).all()
+
+
+def test_windows_without_any_label_are_left_out(tiny: Task) -> None:
+    device = segments_of_device(tiny, "d0")
+    unknown = replace(device, labels=np.full_like(device.labels, np.nan))
+    assert len(group(tiny, [unknown]).mask) == 0
+    assert len(stack(tiny, [unknown]).labels) == 0
+    assert len(group(tiny, []).mask) == 0
+
+
+def test_a_task_made_of_another_one_has_first_models_of_its_own() -> None:
+    """The cache knows the task's own file, not only the one that its model comes from."""
+    same = replace(har.task, readings=har_remounted.readings)
+    assert initial_model._digest("x:task", har.task, 1) != initial_model._digest("x:task", same, 1)

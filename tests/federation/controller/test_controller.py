@@ -1,0 +1,477 @@
+"""The controller on a real Kafka, with a stand-in for Flower's command."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from compose.cli.run_request import ask_for_run
+from federation.controller import controller, run_tracker
+from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
+from federation.controller.metrics import FederationMetrics
+from federation.registry import key_rotation, publisher
+from federation.registry.registry import Registry
+from streams.contract.artifact import Manifest, pack
+from streams.contract.decisions import Decision, Release
+from streams.contract.documents import ModelWindow, RoundEvent, WindowReport
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
+from streams.contract.signing import key_id
+from streams.contract.task import load_task
+from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.acceptance import Acceptance
+from streams.runtime.failpoints import unarmed
+from streams.runtime.key_files import create_key, write_private_key
+from tests.fakes.own_task import own_task
+from tests.federation.flower_stack import wait_for
+from tests.federation.registries import model
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass(frozen=True)
+class StandInFlower(Submission):
+    """Hands out run ids and answers with what the test says of them."""
+
+    started: list[Mapping[str, ConfigValue]] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+
+    def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
+        if "refuse" in self.answers:
+            raise ProcessFailed("`flwr run` failed: no route")
+        self.started.append(config)
+        return f"r{len(self.started)}"
+
+    def runs(self) -> dict[str, str]:
+        started = {f"r{n}": "running" for n in range(len(self.started), 0, -1)}
+        return started | {run: answer for run, answer in self.answers.items() if answer}
+
+
+@dataclass
+class Rig:
+    """One task of its own on the cluster, its registry, and what the controller has said."""
+
+    name: str
+    registry: Registry
+    settings: controller.ControllerSettings
+    flower: StandInFlower
+    broker: BrokerSettings
+    producer: Producer
+    reader: Reader
+    key_path: Path
+    events: list[RoundEvent] = field(default_factory=list)
+    releases: list[Decision] = field(default_factory=list)
+
+    def serve(self, number: int) -> str:
+        """Keep and serve a new model version."""
+        manifest = Manifest(
+            task=self.name, task_version=1, number=number, created_us=1, key="", files=[]
+        )
+        data = pack(manifest, {"weights.safetensors": b"w"}, create_key(self.key_path))
+        model = self.registry.add(data).model
+        self.registry.serve(model, create_key(self.key_path), f"version {number}")
+        return model
+
+    def look(self) -> None:
+        for message in self.reader.poll(0.1):
+            if message.topic.endswith(ROUNDS):
+                self.events.append(RoundEvent.decode(message.value))
+            elif message.key == self.name.encode():
+                self.releases.append(Release.decode(message.value).decision)
+
+    def wait(self, what: str, condition: Callable[[], bool]) -> None:
+        def held() -> bool:
+            self.look()
+            return condition()
+
+        wait_for(what, held, 30)
+
+    def say(self, kind: str, run: str, reason: str = "") -> None:
+        event = RoundEvent.model_validate(
+            {"run": run, "kind": kind, "time_us": 1, "reason": reason}
+        )
+        self.producer.put(topic_name(self.name, ROUNDS), run.encode(), event.encode())
+
+    def window(self, number: int, model: str, agreeing: int) -> None:
+        report = WindowReport(
+            task=self.name,
+            device=f"d{number % 2}",
+            window_us=number,
+            end_us=number + 1,
+            revision=0,
+            events=10,
+            teacher_model="1-t",
+            models={model: ModelWindow(events=10, compared=10, agreeing=agreeing)},
+        )
+        topic = topic_name(self.name, WINDOWS)
+        self.producer.put(topic, report.device.encode(), report.encode())
+
+    def disagree_until(self, model: str, condition: Callable[[], bool]) -> None:
+        numbers = iter(range(1000))
+
+        def held() -> bool:
+            self.window(next(numbers), model, 2)
+            return condition()
+
+        self.wait("the controller acts", held)
+
+    def kinds(self) -> list[tuple[str, str]]:
+        return [(event.run, event.kind) for event in self.events]
+
+    def reasons(self, kind: str) -> dict[str, str]:
+        return {event.run: event.reason for event in self.events if event.kind == kind}
+
+
+@pytest.fixture
+def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
+    reference = own_task(tmp_path)
+    name = load_task(reference).name
+    key_path = tmp_path / "signing.pem"
+    key = create_key(key_path)
+    ensure_topics(kafka, topic_specs(name))
+    registry = Registry(tmp_path / "registry", name, 1, [key.public_key()])
+    flower = StandInFlower(Flwr("flwr", "tidewheel"), tmp_path)
+    settings = controller.ControllerSettings(
+        task_ref=reference,
+        broker=kafka,
+        state=tmp_path,
+        registry=registry.folder,
+        public_keys=(key_path.with_suffix(".pub"),),
+        signing_key=key_path,
+        submission=flower,
+        run_config={"rounds": 2},
+        min_events=20,
+        min_interval_s=0.0,
+    )
+    producer = Producer(kafka)
+    reader = Reader(kafka, [topic_name(name, ROUNDS), topic_name(name, RELEASES)])
+    yield Rig(name, registry, settings, flower, kafka, producer, reader, key_path)
+    reader.close()
+    producer.close()
+
+
+@pytest.fixture
+def start(rig: Rig) -> Iterator[Callable[..., threading.Event]]:
+    """Run a controller in a thread; it is stopped at the end at the latest. The event is set when
+    it dies, too."""
+    running: list[tuple[threading.Thread, threading.Event]] = []
+
+    def begin(**changes: object) -> threading.Event:
+        settings = replace(rig.settings, **changes)  # type: ignore[arg-type]
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                controller.run(settings, stop)
+            except Killed:
+                stop.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        running.append((thread, stop))
+        return stop
+
+    yield begin
+    for thread, stop in running:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.kafka
+def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    first = rig.serve(1)
+    start(max_runs=1)
+    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
+    assert rig.releases[0].model == first
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    rig.wait("the request is told", lambda: ("r1", "requested") in rig.kinds())
+    assert f"{first} agrees with the teacher on 0.200" in rig.events[0].reason
+    assert rig.flower.started == [{"task": rig.settings.task_ref, "rounds": 2}]
+    second = rig.serve(2)
+    rig.say("finished", "r1", "promoted")
+    rig.wait("the new model is announced", lambda: len(rig.releases) == 2)
+    assert (rig.releases[1].model, rig.releases[1].seq) == (second, 2)
+
+
+@pytest.mark.kafka
+def test_what_is_announced_already_is_not_announced_again(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    first = rig.serve(1)
+    publisher.announce(rig.producer, rig.registry, None)
+    start()
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    rig.look()
+    assert [r.reason for r in rig.releases] == ["version 1"]
+
+
+@pytest.mark.kafka
+def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_tracker, "SILENCE_S", 0.2)
+    first = rig.serve(1)
+    rig.flower.answers.update(dict.fromkeys(("r1", "r2", "r3", "r4"), "finished:failed"))
+    stop = start(max_runs=1)
+    rig.disagree_until(first, lambda: ("r4", "finished") in rig.kinds())
+    assert [config.get("resume") for config in rig.flower.started] == [None, "r1", "r2", "r3"]
+    assert all(config["rounds"] == 2 for config in rig.flower.started)
+    word = "the run ended without a word"
+    assert rig.reasons("finished") == {
+        "r1": f"{word} (finished:failed); run r2 goes on",
+        "r2": f"{word} (finished:failed); run r3 goes on",
+        "r3": f"{word} (finished:failed); run r4 goes on",
+        "r4": f"{word} (finished:failed); taken up 3 times, given up",
+    }
+    assert rig.reasons("requested")["r4"] == f"goes on with run r3: {word} (finished:failed)"
+    assert {e.run: e.resumed_from for e in rig.events if e.resumed_from} == {
+        "r2": "r1",
+        "r3": "r2",
+        "r4": "r3",
+    }
+    stop.set()
+    start()  # it knows of no run that could be taken up
+    rig.disagree_until(first, lambda: len(rig.flower.started) == 5)
+    assert "resume" not in rig.flower.started[4]
+
+
+@pytest.mark.kafka
+def test_a_run_that_was_stopped_by_hand_is_not_taken_up(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that goes on with another."""
+    monkeypatch.setattr(run_tracker, "SILENCE_S", 0.3)
+    rig.flower.answers.update({"r1": "finished:failed", "r2": "finished:stopped"})
+    rig.serve(1)
+    rig.say("started", "r0")
+    rig.flower.answers["r0"] = "finished:stopped"
+    start(max_runs=1, schedule_s=0.0)
+    rig.wait("both are over", lambda: {"r0", "r2"} <= rig.reasons("finished").keys())
+    word = "stopped by hand (finished:stopped)"
+    told = rig.reasons("finished")
+    assert (told["r0"], told["r2"]) == (word, word)
+    assert [config.get("resume") for config in rig.flower.started] == [None, "r1"]
+    kept = rig.settings.state / "controller" / "lineage.json"
+    rig.wait("it is forgotten, once that is told", lambda: not kept.exists())
+
+
+@pytest.mark.kafka
+def test_a_run_that_ended_well_but_could_not_say_so_is_only_reported(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_tracker, "SILENCE_S", 0.2)
+    first = rig.serve(1)
+    rig.flower.answers["r1"] = "finished:completed"
+    start(max_runs=1)
+    rig.disagree_until(first, lambda: ("r1", "finished") in rig.kinds())
+    assert rig.reasons("finished")["r1"] == "the run ended without a word (finished:completed)"
+    assert len(rig.flower.started) == 1
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_controller_that_dies_takes_a_run_up_once(
+    rig: Rig,
+    start: Callable[..., threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    def reached(point: str) -> None:
+        if point == f"resume-step-{step}":
+            raise Killed
+
+    rig.serve(1)
+    rig.say("started", "r9")
+    rig.flower.answers["r9"] = "finished:failed"
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: reached)
+    died = start()
+    rig.wait("the controller dies", died.is_set)
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
+    start()
+    rig.wait("the end is told", lambda: ("r9", "finished") in rig.kinds())
+    rig.say("rejected", "r1")
+    rig.say("finished", "r1")
+    rig.wait("the run ends", lambda: ("r1", "finished") in rig.kinds())
+    lineage = rig.settings.state / "controller" / "lineage.json"
+    rig.wait("nothing is left to do", lambda: not lineage.exists())
+    assert [config["resume"] for config in rig.flower.started] == ["r9"]
+    assert rig.reasons("requested") == {
+        "r1": "goes on with run r9: the run ended without a word (finished:failed)"
+    }
+
+
+@pytest.mark.kafka
+def test_a_run_that_cannot_be_taken_up_yet_is_tried_again(
+    rig: Rig,
+    start: Callable[..., threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(run_tracker, "SILENCE_S", 0.2)
+    rig.serve(1)
+    rig.say("started", "r9")
+    rig.flower.answers["refuse"] = ""
+    start()
+    rig.wait("it was tried", lambda: "no route" in caplog.text)
+    del rig.flower.answers["refuse"]
+    rig.wait("it is taken up", lambda: ("r9", "finished") in rig.kinds())
+    assert rig.reasons("finished")["r9"].startswith("the run ended without a word (unknown)")
+    assert [config["resume"] for config in rig.flower.started] == ["r9"]
+
+
+@pytest.mark.kafka
+def test_a_restart_finds_the_run_that_is_going_on(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    first = rig.serve(1)
+    rig.say("started", "r9")
+    rig.flower.answers["r9"] = "running"
+    stop = start(schedule_s=0.0)
+    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
+    stop.set()
+    start(schedule_s=0.0)
+    rig.say("finished", "r9")
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    assert ("r9", "finished") in rig.kinds()
+
+
+@pytest.mark.kafka
+def test_a_run_that_flower_refuses_is_tried_again_later(
+    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = rig.serve(1)
+    rig.flower.answers["refuse"] = ""
+    start()
+    rig.disagree_until(first, lambda: "no route" in caplog.text)
+    del rig.flower.answers["refuse"]
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+
+
+@pytest.mark.kafka
+def test_by_hand_a_run_starts_whatever_the_budgets_once(
+    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rig.serve(1)
+    stop = start(runs_per_day=0, max_runs=0)
+    said = ask_for_run(rig.broker, rig.name, "new phones")
+    assert said.startswith(f"asked for a run of {rig.name}: by hand: new phones")
+    rig.wait("the run is told", lambda: ("r1", "requested") in rig.kinds())
+    assert rig.reasons("requested")["r1"] == "by hand: new phones"
+    rig.say("finished", "r1", "rejected")
+    stop.set()
+    caplog.clear()
+    start(runs_per_day=0, schedule_s=0.0)  # it reads of what was asked, and of the run
+    rig.wait("it is held back", lambda: "no run yet" in caplog.text)
+    assert len(rig.flower.started) == 1
+
+
+@pytest.mark.kafka
+def test_a_restarted_controller_knows_todays_runs(
+    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = rig.serve(1)
+    stop = start(runs_per_day=1)
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    rig.say("finished", "r1", "rejected")
+    rig.wait("it has ended", lambda: "run r1 finished" in caplog.text)
+    stop.set()
+    start(runs_per_day=1)
+    held = "1 runs began in the last 24 hours, 1 are allowed"
+    rig.disagree_until(first, lambda: held in caplog.text)
+    assert len(rig.flower.started) == 1
+    assert caplog.text.count(held) == 1
+
+
+@pytest.mark.kafka
+def test_it_waits_for_a_broker_that_is_away(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([True, True])
+
+    def producer(settings: BrokerSettings) -> Producer:
+        if next(failures, False):
+            raise BrokerUnavailable("no Kafka broker answers")
+        return Producer(settings)
+
+    monkeypatch.setattr(controller, "Producer", producer)
+    monkeypatch.setattr(controller, "BACK_OFF_S", (0.05,))
+    first = rig.serve(1)
+    start()
+    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
+    assert rig.releases[0].model == first
+    assert next(failures, None) is None
+
+
+@pytest.mark.kafka
+def test_nothing_to_serve_is_said_at_the_start(rig: Rig) -> None:
+    with pytest.raises(UsageError, match="serves no model"):
+        controller.run(rig.settings, threading.Event())
+
+
+@pytest.mark.kafka
+def test_whoever_watches_sees_every_run_and_that_it_looks(rig: Rig) -> None:
+    rig.serve(1)
+    metrics = FederationMetrics()
+    task = load_task(rig.settings.task_ref)
+    stop, made = threading.Event(), controller.Controller(rig.settings, task)
+    made.watcher = metrics
+    thread = threading.Thread(target=made.follow, args=(stop,))
+    thread.start()
+    try:
+        rig.say("started", "77")
+        rig.say("finished", "77", "promoted")
+        counted = b'tidewheel_federation_runs_total{outcome="promoted"} 1.0'
+        rig.wait("it is counted", lambda: counted in metrics.text())
+        leads = b"tidewheel_federation_leads 1.0"
+        rig.wait("it is told who leads", lambda: leads in metrics.text())
+        assert metrics.alive
+        told = metrics.text()
+        assert b'tidewheel_federation_decisions_total{kind="served"} 1.0' in told
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+@pytest.mark.kafka
+def test_a_controller_follows_a_rotation_of_keys_while_it_runs(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    """It has no file of the new key, and signs with it as soon as that is in use."""
+    rig.serve(1)
+    model(rig.registry, 9, create_key(rig.key_path), kind="teacher")
+    start()
+    rig.wait("the teacher is told of", lambda: len(rig.releases) == 1)
+    old, new = create_key(rig.key_path), Ed25519PrivateKey.generate()
+    key_rotation.trust(rig.registry, old, new.public_key())
+    write_private_key(new, rig.key_path)
+    key_rotation.hand_over(rig.registry, new)
+    key_rotation.revoke(rig.registry, new, key_id(old.public_key()))
+    rig.wait("it is told", lambda: bool(rig.releases[-1].standing.revoked))
+    rig.registry.add_teacher(signed_teacher(rig, new))
+    rig.wait("the controller decides", lambda: rig.releases[-1].kind == "teacher")
+    assert rig.releases[-1].key == key_id(new.public_key())
+    device = Acceptance(None, load_task(rig.settings.task_ref), [old.public_key()])
+    accepted = [device.accept(said).seq for said in rig.registry.history()]
+    assert accepted == list(range(1, len(accepted) + 1))
+    assert [key_id(key) for key in device.trusted] == [key_id(new.public_key())]
+
+
+def signed_teacher(rig: Rig, key: Ed25519PrivateKey) -> bytes:
+    manifest = Manifest(
+        kind="teacher", task=rig.name, task_version=1, number=20, created_us=1, key="", files=[]
+    )
+    return pack(manifest, {"weights.safetensors": b"t"}, key)

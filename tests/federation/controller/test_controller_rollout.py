@@ -1,0 +1,264 @@
+"""The controller moves a candidate on a real Kafka: each decision once, whatever dies meanwhile."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from federation.controller import controller
+from federation.rollout.rollout import Plan
+from federation.rollout.stage_policy import StageRules
+from streams.contract.artifact import Manifest, pack
+from streams.contract.decisions import Decision, Delivery, Ref, Release, decision_key, place_of
+from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, WindowReport
+from streams.contract.task import load_task
+from streams.contract.topics import FLEET, RELEASES, WINDOWS, topic_name
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.failpoints import unarmed
+from streams.runtime.key_files import create_key
+from tests.federation.controller.test_controller import Killed, Rig, rig, start
+
+__all__ = ["rig", "start"]
+pytestmark = pytest.mark.kafka
+DEVICES = 4
+ROOT = Path(__file__).parents[3]
+PLAN = Plan((0.25, 1.0), StageRules(minimum_windows=2))
+
+
+def candidate(rig: Rig, base: str, number: int = 2) -> str:
+    """A version that has passed the gate."""
+    key = create_key(rig.key_path)
+    manifest = Manifest(
+        task=rig.name, task_version=1, number=number, base=base, created_us=1, key="", files=[]
+    )  # fmt: skip
+    made = rig.registry.add(pack(manifest, {"weights.safetensors": b"w" * number}, key))
+    ref = Ref(model=made.model, digest=made.digest)
+    standing = rig.registry.standing().model_copy(update={"candidate": ref})
+    rig.registry.decide(key, "candidate", standing, rig.registry.last(), model=made.model)
+    return made.model
+
+
+def devices(rig: Rig) -> list[str]:
+    """They are there; by their place, so that the first is the canary."""
+    names = sorted((f"d{i}" for i in range(DEVICES)), key=lambda d: place_of(rig.name, d))
+    for name in names:
+        state = DeviceState(
+            device=name, task=rig.name, time_us=1, epoch="e", active="", produced=1, delivered=1,
+            pending=0,
+        )  # fmt: skip
+        rig.producer.put(topic_name(rig.name, FLEET), name.encode(), state.encode())
+    return names
+
+
+class Windows:
+    """Reports of windows, each later than the one before."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig, self._made = rig, 0
+
+    def say(self, device: str, model: str, agreeing: int) -> None:
+        self._made += 1
+        report = WindowReport(
+            task=self._rig.name, device=device, window_us=self._made * 10, end_us=0, revision=0,
+            events=20, teacher_model="1-t",
+            models={model: ModelWindow(events=20, compared=20, agreeing=agreeing)},
+            classes={"slow": ClassAgreement(events=20, agreeing=agreeing)},
+        )  # fmt: skip
+        topic = topic_name(self._rig.name, WINDOWS)
+        self._rig.producer.put(topic, device.encode(), report.encode())
+
+
+def told(rig: Rig) -> tuple[Decision | None, list[Decision], list[Delivery]]:
+    """What `releases` has under the task's name, the decisions under their own keys, and where the
+    bytes are."""
+    reader = Reader(rig.broker, [topic_name(rig.name, RELEASES)])
+    try:
+        messages = reader.read_to_end()
+    finally:
+        reader.close()
+    last: Release | None = None
+    own: dict[bytes, Decision] = {}
+    for message in messages:
+        release = Release.decode(message.value)
+        if message.key == rig.name.encode():
+            last = release
+        else:
+            assert message.key == decision_key(rig.name, release.decision.seq)
+            own[message.key] = release.decision
+    decisions = [own[key] for key in sorted(own)]
+    return (last.decision, decisions, last.deliveries) if last else (None, decisions, [])
+
+
+def test_judging_takes_a_tenth_of_the_time_at_most(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at this large fleet takes 2 s."""
+    now, looks = [1000.0], list[float]()
+
+    def slow(*_given: object) -> None:
+        looks.append(now[0])
+        now[0] += 2.0
+
+    rig.serve(1)
+    monkeypatch.setattr(controller.Rollout, "step", slow)
+    task = load_task(rig.settings.task_ref)
+    made = controller.Controller(rig.settings, task, clock=lambda: now[0])
+    made.announce(rig.producer)
+    while now[0] < 1100:
+        made._act(rig.producer)
+        now[0] += 0.1
+    assert 4 < len(looks) <= 6
+    assert min(b - a for a, b in itertools.pairwise(looks)) >= 19.9
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the registry lies."""
+    if request.param == "folder":
+        return str(tmp_path / "registry")
+    request.getfixturevalue("s3_environ")
+    return "s3://models/registry"
+
+
+def test_a_candidate_is_offered_judged_and_served_or_taken_back(
+    place: str, rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    rig.registry = replace(rig.registry, place=place)
+    first = rig.serve(1)
+    start(plan=PLAN, max_runs=0, registry=place)
+    names, windows = devices(rig), Windows(rig)
+    for name in names:
+        for _ in range(20):
+            windows.say(name, first, 15)
+    rig.wait("the first is announced", lambda: len(rig.releases) == 1)
+    second = candidate(rig, first)
+
+    def kinds() -> list[str]:
+        devices(rig)
+        return [d.kind for d in rig.registry.decisions() if d.model == second]
+
+    rig.wait("it is offered", lambda: "stage" in kinds())
+
+    def better() -> bool:
+        share = rig.registry.standing().share
+        for name in names:
+            offered = place_of(rig.name, name) < share or "served" in kinds()
+            windows.say(name, second if offered else first, 19 if offered else 15)
+        return "served" in kinds()
+
+    rig.wait("it is served", better)
+    assert kinds() == ["candidate", "stage", "stage", "served"]
+
+    third = candidate(rig, second, 3)
+    rig.wait("the third is offered", lambda: rig.registry.standing().offered is not None)
+
+    def worse() -> bool:
+        windows.say(names[0], third, 2)
+        devices(rig)
+        return third in rig.registry.standing().withdrawn
+
+    rig.wait("it is taken back", worse)
+    standing = rig.registry.standing()
+    assert standing.stable is not None
+    assert standing.stable.model == second
+    rig.wait("that is told", lambda: told(rig)[0] == rig.registry.decisions()[-1])
+    last, own, deliveries = told(rig)
+    assert own == rig.registry.decisions()
+    assert last is not None
+    assert last.evidence["e_worse"] >= 20
+    assert {(d.model, d.base) for d in deliveries} >= {(second, None)}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_controller_that_dies_while_it_tells_leaves_it_to_the_next(
+    rig: Rig,
+    start: Callable[..., threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    first = rig.serve(1)
+    stop = start(plan=PLAN, max_runs=0)
+    rig.wait("the first is announced", lambda: len(rig.releases) == 1)
+    stop.set()
+
+    def reached(point: str) -> None:
+        if point == f"release-step-{step}":
+            raise Killed
+
+    devices(rig)
+    second = candidate(rig, first)
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: reached)
+    died = start(plan=PLAN, max_runs=0)
+    rig.wait("the controller dies", died.is_set)
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
+    start(plan=PLAN, max_runs=0)
+
+    def done() -> bool:
+        devices(rig)
+        last = told(rig)[0]
+        return last is not None and last.standing.offered is not None
+
+    rig.wait("it is offered and told", done)
+    assert [d.kind for d in rig.registry.decisions()] == ["served", "candidate", "stage"]
+    last, own, deliveries = told(rig)
+    assert own == rig.registry.decisions()
+    assert last == own[-1]
+    assert {d.model for d in deliveries} == {first, second}
+
+
+def test_a_second_controller_waits_and_takes_over_after_a_kill(
+    rig: Rig, kafka: BrokerSettings
+) -> None:
+    """Real processes; the first dies by SIGKILL when it has made its first decision."""
+    first = rig.serve(1)
+    keys = rig.settings.state / "keys"
+    keys.mkdir()
+    for suffix in (".pem", ".pub"):
+        rig.key_path.with_suffix(suffix).rename(keys / f"signing{suffix}")
+    rig.key_path = keys / "signing.pem"
+    command = [sys.executable, "-m", "compose.cli.main", "controller", rig.settings.task_ref]
+    command += ["--state", str(rig.settings.state), "--kafka", kafka.bootstrap]
+    command += ["--stages", "0.25,1", "--max-runs", "0"]
+    log = (rig.settings.state / "controllers.log").open("ab")
+
+    def begin(**environ: str) -> subprocess.Popen[bytes]:
+        env = {**os.environ, **environ}
+        return subprocess.Popen(command, cwd=ROOT, stderr=log, env=env)
+
+    one = begin(TIDEWHEEL_FAILPOINT="release-step-1:1")
+    two = None
+    try:
+        rig.wait("the first is announced", lambda: len(rig.releases) == 1)
+        two = begin()
+        waits = "another controller of"
+        rig.wait("the other waits", lambda: waits in (Path(log.name)).read_text())
+        devices(rig)
+        second = candidate(rig, first)
+        rig.wait("the first is killed", lambda: one.poll() == -signal.SIGKILL)
+        killed = time.monotonic()
+
+        def offered() -> bool:
+            devices(rig)
+            last = told(rig)[0]
+            return last is not None and last.model == second and last.kind == "stage"
+
+        rig.wait("the other tells what the first has decided", offered)
+        assert time.monotonic() - killed < 30
+        assert [d.kind for d in rig.registry.decisions()] == ["served", "candidate", "stage"]
+        two.terminate()
+        assert two.wait(20) == 0
+    finally:
+        for process in (one, two):
+            if process is not None:
+                process.kill()
+                process.wait()
+        log.close()

@@ -1,0 +1,70 @@
+import json
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.controller.flwr_cli import Flwr, Submission, parse_answer, run_id, statuses, toml
+from streams.contract.errors import ProcessFailed
+
+RUNS = json.dumps({"success": True, "runs": [{"run-id": "7", "status": "finished:failed"}]})
+
+
+def test_the_run_id_is_read_from_what_flwr_prints() -> None:
+    for note in ("", "a note\n"):
+        assert run_id(parse_answer(note + '{"success": true, "run-id": "7"}', "run")) == "7"
+
+
+def test_statuses_are_read() -> None:
+    assert statuses(parse_answer(RUNS, "list")) == {"7": "finished:failed"}
+    assert statuses({"success": True}) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "gave no JSON: it said nothing"),
+        ("Traceback\nboom", "gave no JSON: Traceback boom"),
+        ("{", "gave no JSON"),
+        ('{"success": true}', "gave no run id"),
+        ('{"success": false, "error-message": "no\\n route"}', "failed: no route"),
+    ],
+)
+def test_what_flwr_did_not_do_is_one_line(text: str, said: str) -> None:
+    with pytest.raises(ProcessFailed, match=said) as caught:
+        run_id(parse_answer(text, "run"))
+    assert "\n" not in str(caught.value)
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z][a-z-]{0,9}", fullmatch=True),
+        st.text(st.characters(exclude_categories=["Cs"]))
+        | st.integers(-(2**62), 2**62)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.booleans(),
+    )
+)
+def test_any_setting_survives_toml(config: dict[str, str | int | float | bool]) -> None:
+    assert tomllib.loads(toml(config)) == config
+
+
+def test_a_run_is_given_its_settings_in_a_file(tmp_path: Path) -> None:
+    program = tmp_path / "flwr"
+    program.write_text(
+        '#!/bin/sh\ncp "$5" "$HOME_OF_TEST/seen"\necho \'{"success": true, "run-id": "7"}\'\n'
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    env = {"HOME_OF_TEST": str(tmp_path)}
+    submission = Submission(Flwr(str(program), "tidewheel", env), tmp_path / "app")
+    assert submission.start({"task": 'a "b"', "rounds": 2}, tmp_path) == "7"
+    seen = tomllib.loads((tmp_path / "seen").read_text())
+    assert seen == {"task": 'a "b"', "rounds": 2}
+
+
+def test_a_missing_program_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ProcessFailed, match="`flwr list` cannot be run"):
+        Submission(Flwr(str(tmp_path / "none"), "tidewheel"), tmp_path).status("7")

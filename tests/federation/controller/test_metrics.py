@@ -1,0 +1,134 @@
+"""What Prometheus is told of runs, counted once however often the topic is read."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from federation.controller.metrics import SILENT_S, FederationMetrics
+from federation.registry import manual
+from streams.contract.documents import DeviceState, RoundEvent, RoundKind
+from streams.runtime.health import serve
+from tests.federation.registries import OLD, model, offer, registry_in
+from tests.federation.registries import serve as let_serve
+
+
+def event(kind: RoundKind, at: int, **fields: object) -> RoundEvent:
+    return RoundEvent.model_validate({"run": "7", "kind": kind, "time_us": at, **fields})
+
+
+EVENTS = [
+    event("started", 1, round=1),
+    event("admitted", 2, device="a", metrics={"epsilon": 9.0}),
+    event("admitted", 3, device="b"),
+    event("refused", 4, device="c", reason="norm: 9 is over 5 times the usual 0.1"),
+    event("refused", 5, device="node 9", reason="sitting-out: its updates were refused"),
+    event("failed", 6, device="d", reason="no reply within 10 s"),
+    event("aggregated", 7, metrics={"seconds": 4.5, "admitted": 2.0, "epsilon": 1.5}),
+    event("evaluated", 8, metrics={"held_out": 0.9}),
+    event("failed", 9, reason="no update was admitted"),
+]
+LINES = {
+    'tidewheel_federation_updates_total{outcome="admitted",reason=""} 2.0',
+    'tidewheel_federation_updates_total{outcome="refused",reason="norm"} 1.0',
+    'tidewheel_federation_updates_total{outcome="refused",reason="sitting-out"} 1.0',
+    'tidewheel_federation_updates_total{outcome="failed",reason=""} 1.0',
+    'tidewheel_federation_rounds_total{outcome="aggregated"} 1.0',
+    'tidewheel_federation_rounds_total{outcome="failed"} 1.0',
+    "tidewheel_federation_seconds 4.5",
+    "tidewheel_federation_admitted 2.0",
+    "tidewheel_federation_held_out 0.9",
+    "tidewheel_federation_epsilon 1.5",
+    "tidewheel_federation_runs_going 1.0",
+}
+
+
+def told(metrics: FederationMetrics) -> set[str]:
+    lines = metrics.text().decode().splitlines()
+    found = {line for line in lines if not line.startswith("#") and "_created" not in line}
+    return found - {"tidewheel_federation_leads 0.0"}
+
+
+def test_each_event_counts_once_whatever_is_read_again() -> None:
+    metrics = FederationMetrics()
+    for _ in range(2):
+        for one in EVENTS:
+            metrics.take(one)
+    assert told(metrics) == LINES
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [("promoted", "promoted"), ("rejected: no better", "rejected"), ("stopped by hand", "failed")],
+)
+def test_a_finished_run_goes_no_longer(reason: str, outcome: str) -> None:
+    metrics = FederationMetrics()
+    for one in (event("started", 1), event("finished", 2, reason=reason)):
+        metrics.take(one)
+    assert told(metrics) == {
+        f'tidewheel_federation_runs_total{{outcome="{outcome}"}} 1.0',
+        "tidewheel_federation_runs_going 0.0",
+    }
+
+
+def test_it_is_ready_while_the_controller_looks_at_its_topics() -> None:
+    now = [0.0]
+    metrics = FederationMetrics(lambda: now[0])
+    server = serve(metrics, 0)
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/ready", timeout=5)
+        metrics.looked(leading=True)
+        for path in ("ready", "live"):
+            url = f"http://127.0.0.1:{server.port}/{path}"
+            assert urllib.request.urlopen(url, timeout=5).status == 200
+        now[0] = SILENT_S
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/live", timeout=5)
+    finally:
+        server.close()
+
+
+def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Path) -> None:
+    registry = registry_in(tmp_path)
+    first, second = model(registry, 1), model(registry, 2)
+    let_serve(registry, first)
+    offered = offer(registry, second)
+    metrics = FederationMetrics(lambda: 0.0, lambda: offered.decision.time_us / 1e6 + 30)
+    metrics.looked(leading=True)
+    for device, refused in (("d0", second.model), ("d1", "9-00000000"), ("d2", first.model)):
+        metrics.heard(heard(device, refused))
+    for _ in range(2):
+        metrics.decided(registry, offered)
+    lines = {
+        "tidewheel_federation_leads 1.0",
+        'tidewheel_federation_decisions_total{kind="served"} 1.0',
+        'tidewheel_federation_decisions_total{kind="stage"} 1.0',
+        "tidewheel_federation_decision 2.0",
+        "tidewheel_federation_offered_share 0.05",
+        "tidewheel_federation_stage 1.0",
+        "tidewheel_federation_stage_seconds 30.0",
+        f'tidewheel_federation_devices_refusing{{model="{first.model}"}} 1.0',
+        f'tidewheel_federation_devices_refusing{{model="{second.model}"}} 1.0',
+    }
+    assert lines <= told(metrics)
+    manual.roll_back(registry, OLD)
+    last = registry.last()
+    assert last is not None
+    metrics.decided(registry, last)
+    metrics.looked(leading=False)
+    after = told(metrics)
+    assert 'tidewheel_federation_decisions_total{kind="rolled-back"} 1.0' in after
+    assert {
+        "tidewheel_federation_offered_share 0.0",
+        "tidewheel_federation_stage_seconds 0.0",
+    } <= after
+    assert "tidewheel_federation_leads 1.0" not in after
+
+
+def heard(device: str, refused: str) -> DeviceState:
+    return DeviceState(
+        device=device, task="tiny", time_us=1, epoch="e", active="1-a", produced=0, delivered=0,
+        pending=0, refused={refused: "late"},
+    )  # fmt: skip

@@ -1,0 +1,291 @@
+from dataclasses import replace
+from datetime import datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.controller.quiet_hours import QuietHours
+from federation.controller.triggers import (
+    RECENT,
+    FleetEvidence,
+    RunsSoFar,
+    TriggerDecision,
+    TriggerRules,
+    decide,
+)
+from streams.contract.documents import DeviceState, DriftReport, ModelWindow, WindowReport
+
+RULES = TriggerRules(retrain_below=0.9, min_events=100, min_devices=2, patience=2)
+NOW = datetime(2026, 1, 5, 12).timestamp()
+
+
+def window(
+    device: str, number: int, agreeing: int, model: str = "1-a", revision: int = 0
+) -> WindowReport:
+    return WindowReport(
+        task="tiny",
+        device=device,
+        window_us=number,
+        end_us=number + 1,
+        revision=revision,
+        events=60,
+        teacher_model="1-t",
+        models={model: ModelWindow(events=60, compared=50, agreeing=agreeing)},
+    )
+
+
+def state(device: str, labels: int) -> DeviceState:
+    return DeviceState.model_validate(
+        {
+            "device": device,
+            "task": "tiny",
+            "time_us": 0,
+            "epoch": "e",
+            "active": "1-a",
+            "produced": 0,
+            "delivered": 0,
+            "pending": 0,
+            "labels_told": labels,
+        }
+    )
+
+
+def evidence(*reports: WindowReport, rules: TriggerRules = RULES) -> FleetEvidence:
+    found = FleetEvidence(rules)
+    found.serve("1-a")
+    for report in reports:
+        found.add_window(report)
+    return found
+
+
+def both(number: int, agreeing: int, model: str = "1-a") -> list[WindowReport]:
+    return [window(f"d{i}", number, agreeing, model) for i in (0, 1)]
+
+
+def drifting(device: str, number: int, alarm: bool = True, decided: bool = True) -> WindowReport:
+    drift = DriftReport(
+        windows=1, segments=50, decided=decided, alarm=alarm, worst="acc-x", share=0.5
+    )
+    return window(device, number, 50).model_copy(update={"drift": drift})
+
+
+LOW = (*both(0, 40), *both(1, 40))
+
+
+def reason(seen: FleetEvidence, runs: RunsSoFar | None = None, now_s: float = NOW) -> str | None:
+    found = decide(seen.rules, seen, runs or RunsSoFar(), now_s, NOW)
+    return found.cause if found.start else None
+
+
+def test_low_agreement_of_enough_devices_is_a_cause() -> None:
+    said = "1-a agrees with the teacher on 0.800 of 200 events from 2 devices, below 0.900"
+    assert reason(evidence(*LOW)) == said
+
+
+def test_what_is_no_cause() -> None:
+    few_devices = evidence(*(window("d0", n, 0) for n in range(30)))
+    few_events = evidence(window("d0", 0, 0), window("d1", 0, 0), rules=TriggerRules(0.9))
+    good = evidence(*(report for n in range(9) for report in both(n, 45)))
+    other = evidence(*(report for n in range(9) for report in both(n, 0, "2-b")))
+    for case in (few_devices, few_events, good, other, FleetEvidence(RULES)):
+        assert reason(case) is None
+
+
+def test_one_noisy_look_starts_nothing() -> None:
+    seen = evidence(*both(0, 40))
+    assert (seen.low_looks, reason(seen)) == (1, None)
+    for report in both(1, 50):  # on the whole 0.9 again
+        seen.add_window(report)
+    assert seen.low_looks == 0
+    for report in both(2, 30):
+        seen.add_window(report)
+    assert (seen.low_looks, reason(seen)) == (1, None)
+
+
+def test_low_agreement_causes_one_run_until_it_was_good_again() -> None:
+    seen = evidence(*LOW)
+    seen.run_began(NOW)
+    for n in range(2, 6):
+        for report in both(n, 40):
+            seen.add_window(report)
+    assert seen.is_low
+    assert reason(seen) is None
+    for n in range(6, 40):
+        for report in both(n, 48):
+            seen.add_window(report)
+    for n in range(40, 60):
+        for report in both(n, 30):
+            seen.add_window(report)
+    assert reason(seen) is not None
+
+
+def test_low_agreement_is_a_cause_again_with_another_model_or_after_long() -> None:
+    for model, later_s in (("1-a", 3600.0), ("2-b", 0.0)):
+        seen = evidence(*LOW)
+        seen.run_began(NOW)
+        seen.serve(model)
+        for n in range(2, 6):
+            for report in both(n, 40, model):
+                seen.add_window(report)
+        assert reason(seen, now_s=NOW + later_s) is not None
+        assert later_s == 0.0 or reason(seen, now_s=NOW + later_s - 1) is None
+
+
+def test_weak_devices_that_the_mean_hides_are_a_cause_once() -> None:
+    def weeks(first: int, weak: int) -> list[WindowReport]:
+        return [
+            window(f"d{i}", n, weak if i < 2 else 50)
+            for n in range(first, first + 12)
+            for i in range(9)
+        ]
+
+    seen = evidence(*weeks(0, 35))
+    assert seen.agreement > 0.9
+    said = reason(seen)
+    assert said == (
+        "1-a agrees with the teacher on as little as 0.700 on 2 devices (d0, d1), each below 0.800"
+    )
+    seen.run_began(NOW)
+    for report in weeks(12, 35):
+        seen.add_window(report)
+    assert len(seen.weak) == 2
+    assert reason(seen) is None
+    for report in weeks(24, 45) + weeks(36, 30):
+        seen.add_window(report)
+    assert reason(seen) is not None
+
+
+def test_drift_of_enough_devices_is_a_cause_once_an_episode() -> None:
+    seen = evidence(*(drifting(f"d{i}", n) for n in range(2) for i in range(3)))
+    assert reason(seen) is None
+    for i in range(2):
+        seen.add_window(drifting(f"d{i}", 2))
+    assert reason(seen) == "the inputs of 2 devices drift (d0, d1), at least 3 windows in a row"
+    seen.run_began(NOW)
+    seen.serve("2-b")
+    seen.serve("1-a")
+    for n in range(3, 30):
+        for i in range(2):
+            seen.add_window(drifting(f"d{i}", n))
+    assert reason(seen) is None  # it lasts
+    for n, alarm in ((30, False), (31, True), (32, True), (33, True)):
+        for i in range(2):
+            seen.add_window(drifting(f"d{i}", n, alarm))
+    assert reason(seen) is not None
+
+
+def test_drift_ends_with_a_report_that_decides_so_and_can_be_no_cause() -> None:
+    seen = evidence(*(drifting(f"d{i}", n) for n in range(3) for i in range(2)))
+    seen.add_window(drifting("d0", 3, alarm=False, decided=False))
+    assert len(seen.drifting) == 2
+    rules = TriggerRules(retrain_below=0.9, min_events=100, drift_devices=None)
+    assert not decide(rules, seen, RunsSoFar(), NOW, NOW).start
+    seen.add_window(drifting("d0", 3, alarm=False))  # it comes again
+    assert len(seen.drifting) == 2
+    seen.add_window(drifting("d0", 4, alarm=False))
+    assert list(seen.drifting) == ["d1"]
+
+
+def test_budgets_hold_back_and_say_which() -> None:
+    low = evidence(*LOW)
+    at_noon = QuietHours.parse("11:00-13:00")
+    cases = [
+        (RULES, RunsSoFar(1, True, (0.0,)), "a run is going on"),
+        (RULES, RunsSoFar(1, False, (NOW - 59,)), "the last run began less than 60 s ago"),
+        (RULES, RunsSoFar(1, False, (NOW - 61,)), None),
+        (RULES, RunsSoFar(0, False, (), NOW - 9), "the last attempt failed less than 10 s ago"),
+        (RULES, RunsSoFar(0, False, (), NOW - 11), None),
+        (
+            TriggerRules(0.9, max_runs=2),
+            RunsSoFar(2),
+            "2 runs are all that this controller may start",
+        ),
+        (
+            TriggerRules(0.9, runs_per_day=2),
+            RunsSoFar(0, False, (NOW - 3600, NOW - 7200, NOW - 90_000)),
+            "2 runs began in the last 24 hours, 2 are allowed",
+        ),
+        (TriggerRules(0.9, runs_per_day=2), RunsSoFar(0, False, (NOW - 3600, NOW - 90_000)), None),
+        (TriggerRules(0.9, quiet=at_noon), RunsSoFar(), "quiet hours, 11:00-13:00"),
+        (TriggerRules(0.9, quiet=QuietHours.parse("22:00-06:00")), RunsSoFar(), None),
+    ]
+    for rules, runs, held_back in cases:
+        found = decide(replace(rules, min_events=100), low, runs, NOW, NOW)
+        assert found.held_back == held_back
+        assert found.start == (held_back is None)
+        assert found.cause is not None
+
+
+def test_what_is_no_cause_is_not_held_back() -> None:
+    assert decide(RULES, FleetEvidence(RULES), RunsSoFar(1, True), NOW, NOW) == TriggerDecision()
+
+
+def test_by_hand_passes_every_budget_but_a_run_that_is_going_on() -> None:
+    rules = TriggerRules(0.9, max_runs=0, runs_per_day=0, quiet=QuietHours(0, 1439))
+    seen = FleetEvidence(rules)
+    seen.ask("by hand: new sensors", NOW)
+    assert decide(rules, seen, RunsSoFar(1, True, (NOW - 1,)), NOW, NOW).start is False
+    found = decide(rules, seen, RunsSoFar(1, False, (NOW - 1,)), NOW, NOW)
+    assert (found.start, found.cause) == (True, "by hand: new sensors")
+    seen.run_began(NOW + 1)
+    assert seen.asked is None
+
+
+def test_what_was_asked_before_a_run_is_answered_in_any_order() -> None:
+    seen = FleetEvidence(RULES)
+    seen.run_began(NOW)
+    seen.ask("old", NOW - 10)
+    assert seen.asked is None
+    seen.ask("new", NOW + 10)
+    seen.run_began(NOW)
+    assert seen.asked == "new"
+
+
+def test_a_window_that_comes_again_counts_once_and_revisions_sum() -> None:
+    low = evidence(LOW[0], LOW[0], window("d0", 0, 10, revision=1))
+    assert (low.events, low.agreement) == (100, 0.5)
+
+
+def test_another_model_or_a_run_starts_the_evidence_anew() -> None:
+    low = evidence(*LOW)
+    low.serve("1-a")
+    assert low.events == 200
+    low.run_began(NOW)
+    assert low.events == 0
+    low = evidence(*LOW)
+    low.serve("2-b")
+    assert (low.events, low.devices) == (0, 0)
+
+
+def test_new_true_labels_are_a_cause_once() -> None:
+    seen = FleetEvidence(TriggerRules(retrain_below=0.9, new_labels=10))
+    seen.add_device(state("d0", 6))
+    assert reason(seen) is None
+    seen.add_device(state("d1", 4))
+    assert reason(seen) == "10 new true labels, 10 are enough"
+    seen.run_began(NOW)
+    assert seen.new_labels == 0
+    seen.add_device(state("d0", 0))  # it lost its labels
+    seen.add_device(state("d0", 3))
+    assert seen.new_labels == 3
+
+
+def test_a_schedule_counts_from_the_last_run_or_from_the_start() -> None:
+    seen = FleetEvidence(TriggerRules(retrain_below=0.9, schedule_s=100.0))
+    assert reason(seen, now_s=NOW + 99) is None
+    assert reason(seen, now_s=NOW + 100) is not None
+    before = RunsSoFar(1, False, (NOW - 50,))
+    assert reason(seen, before, NOW + 49) is None
+    assert reason(seen, before, NOW + 51) is not None
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99), st.integers(0, 50)), max_size=200))
+def test_the_agreement_is_a_share_over_recent_windows(rows: list[tuple[int, int, int]]) -> None:
+    seen = evidence(*(window(f"d{d}", n, agreeing) for d, n, agreeing in rows))
+    assert 0 <= seen.agreement <= 1
+    counted: dict[int, dict[int, int]] = {}
+    for d, n, agreeing in rows:
+        counted.setdefault(d, {}).setdefault(n, agreeing)
+    last = [list(windows.values())[-RECENT:] for windows in counted.values()]
+    assert seen.events == 50 * sum(map(len, last))
+    assert seen.agreeing == sum(map(sum, last))

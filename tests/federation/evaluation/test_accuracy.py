@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from federation.evaluation.accuracy import Accuracy, HeldOut, compare, reported, score, spells
+from federation.evaluation.device_metrics import DEVICE_CAP
+from federation.evaluation.promotion_gate import Comparison, Paired
+from streams.contract.task import Task
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {},
+        {"correct": 1.0},
+        {"correct": 0.0, "evaluated": 0.0},
+        {"correct": 5.0, "evaluated": 4.0},
+        {"correct": -1.0, "evaluated": 4.0},
+        {"correct": 1.0, "evaluated": float("inf")},
+    ],
+)
+def test_impossible_figures_of_a_device_count_as_none(metrics: dict[str, float]) -> None:
+    assert reported(metrics) is None
+
+
+def test_no_device_outweighs_the_others() -> None:
+    found = reported({"correct": 5e8, "evaluated": 1e9})
+    assert found is not None
+    assert (found.evaluated, found.share) == (DEVICE_CAP, 0.5)
+
+
+def test_a_regression_is_correct_within_its_tolerance(tiny: Task) -> None:
+    task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
+    outputs = np.array([[1.0], [2.0], [3.0]], np.float32)
+    labels = np.array([[1.4], [2.6], [3.0]], np.float32)
+    assert score(task, outputs, labels) == Accuracy(2.0, 3.0)
+
+
+def test_held_out_segments_survive_the_disk(tiny: Task) -> None:
+    assert len(HeldOut.decode(None, tiny).labels) == 0
+    data = HeldOut(np.ones((4, 2, 20), np.float32), np.zeros((4, 1), np.float32))
+    np.testing.assert_array_equal(HeldOut.decode(data.encode(), tiny).segments, data.segments)
+
+
+def test_two_models_are_compared_row_by_row_and_by_cohort(tiny: Task) -> None:
+    labels, north = np.array([[0], [0], [1], [1], [1]], np.float32), np.arange(5) < 3
+    outputs = np.eye(3)[[0, 0, 0, 2, 1]], np.eye(3)[[0, 1, 1, 2, 1]]
+    found = compare(tiny, outputs, labels, np.arange(5), {"north": north})
+    assert found.rows == Paired(5, 3, 1, 1, down=1, squares=2)
+    assert found.cohorts == {
+        "group north": Paired(3, 2, 1, 1, down=1, squares=2),
+        "class slow": Paired(2, 2, 0, 1, base_false=1, down=1, squares=1),
+        "class middle": Paired(3, 1, 1, 0, false=1, squares=1),
+        "class fast": Paired(base_false=1, false=1),
+    }
+    together = compare(tiny, outputs, labels, np.array([0, 0, 0, 1, 1]))
+    assert together.rows == Paired(5, 3, 1, 1)
+
+
+def test_targets_are_no_cohorts(tiny: Task) -> None:
+    task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
+    labels = np.array([[1.0], [2.0]], np.float32)
+    found = compare(task, (labels + 1, labels), labels, np.zeros(2, np.int64))
+    assert found == Comparison(Paired(2, 0, 2, 0, squares=4))
+
+
+def test_a_spell_is_a_run_of_one_class(tiny: Task) -> None:
+    labels = np.array([[0], [0], [1], [1], [0]], np.float32)
+    assert spells(tiny, labels).tolist() == [0, 0, 1, 1, 2]
+    assert spells(replace(tiny, classes=(), targets=("speed",)), labels).tolist() == [0, 1, 2, 3, 4]
+    assert len(spells(tiny, labels[:0])) == 0

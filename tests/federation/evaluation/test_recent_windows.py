@@ -1,0 +1,251 @@
+"""Recent windows as they stand on the topics, some of them broken."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from federation.evaluation import recent_windows
+from federation.evaluation.recent_windows import RecentWindows
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.records import (
+    SCORES_1,
+    Drop,
+    EventBatch,
+    Headers,
+    encode_batch,
+    encode_drop,
+    encode_events,
+    event_rows,
+    score_schema,
+)
+from streams.contract.task import Task, load_task
+from streams.contract.topics import EVENTS, SCORES, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+from tests.fakes.own_task import own_task
+
+Message = tuple[bytes, bytes, Headers]
+
+
+def segment(device: str, seq: int, task: Task) -> np.ndarray:
+    """Tells whose it is: the device's number on one channel, the seq on the other."""
+    whole = np.zeros(task.segment_shape, np.float32)
+    whole[0], whole[1] = float(device[1:]), float(seq)
+    return whole
+
+
+def events(task: Task, device: str, first: int, count: int) -> Message:
+    rows = event_rows(
+        task,
+        first=first,
+        times=np.arange(first, first + count) * 1_000_000,
+        model="1-a",
+        outputs=np.zeros((count, task.outputs), np.float32),
+        labels=[None] * count,
+        segments=np.stack([segment(device, s, task) for s in range(first, first + count)]),
+    )
+    return encode_events(EventBatch(device, "e", first, rows))
+
+
+def teacher(seq: int, task: Task) -> list[float]:
+    return [float(seq % task.outputs == i) for i in range(task.outputs)]
+
+
+def scores(task: Task, device: str, seqs: Sequence[int], *, answers: bool = True) -> Message:
+    n = len(seqs)
+    columns = {
+        "device": [device] * n, "epoch": ["e"] * n, "seq": list(seqs), "time": [0] * n,
+        "window": [0] * n, "revision": [0] * n, "model": ["1-a"] * n, "outputs": [[0.0]] * n,
+        "teacher_model": ["1-t"] * n,
+        "teacher": [teacher(s, task) if answers else [] for s in seqs],
+        "label": [None] * n, "agrees": [None] * n, "correct": [None] * n, "partition": [0] * n,
+        "commit": [0] * n,
+    }  # fmt: skip
+    schema = score_schema()
+    arrays = [pa.array(columns[f.name], f.type) for f in schema]
+    value = encode_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    return device.encode(), value, [("schema", SCORES_1.encode())]
+
+
+BROKEN: Message = (b"d1", b"no arrow", [("schema", b"events/1")])
+
+
+@dataclass
+class FakeTail:
+    """Gives messages back from the last on, two at a time."""
+
+    messages: list[Message]
+    closed: bool = False
+
+    def read_back(self, timeout_s: float) -> Iterator[list[Received]]:
+        found = [Received("t", 0, at, *m) for at, m in enumerate(self.messages)]
+        while found:
+            yield found[-2:]
+            found = found[:-2]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeTopics:
+    """By name without the task."""
+
+    topics: dict[str, list[Message]]
+    tails: list[FakeTail] = field(default_factory=list)
+
+    def __call__(self, topic: str) -> FakeTail:
+        self.tails.append(FakeTail(self.topics[topic.rpartition(".")[2]]))
+        return self.tails[-1]
+
+
+def check(found: RecentWindows | None, task: Task, rows: set[tuple[str, int]]) -> None:
+    """Each row has its own segment and the teacher's answer to it."""
+    assert found is not None
+    assert found.segments.dtype == found.teacher.dtype == np.float32
+    told = list(zip(found.devices.tolist(), found.segments[:, 1, 0].astype(int), strict=True))
+    assert len(told) == len(rows)
+    assert set(told) == rows
+    for (device, seq), whole, outputs in zip(told, found.segments, found.teacher, strict=True):
+        np.testing.assert_array_equal(whole, segment(device, seq, task))
+        assert outputs.tolist() == teacher(seq, task)
+
+
+def test_what_has_a_segment_and_an_answer_is_joined_once_and_the_rest_is_passed_over(
+    tiny: Task,
+) -> None:
+    topics = FakeTopics(
+        {
+            EVENTS: [
+                events(tiny, "d1", 0, 5), BROKEN, events(tiny, "d2", 0, 3),
+                encode_drop(Drop("d1", "e", 5, 9, "full")), events(tiny, "d2", 0, 3),
+                events(tiny, "d1", 10, 4),
+            ],
+            SCORES: [
+                scores(tiny, "d1", [1, 2, 3]), scores(tiny, "d2", [0, 1, 7]), BROKEN,
+                scores(tiny, "d1", [3]), scores(tiny, "d1", [10, 11], answers=False),
+            ],
+        }
+    )  # fmt: skip
+    found = recent_windows.read(tiny, topics)
+    check(found, tiny, {("d1", 1), ("d1", 2), ("d1", 3), ("d2", 0), ("d2", 1)})
+    assert all(tail.closed for tail in topics.tails)
+
+
+def test_only_the_latest_rows_are_kept(tiny: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent_windows, "ROWS", 4)
+    topics = FakeTopics(
+        {
+            EVENTS: [events(tiny, "d1", 10 * n, 10) for n in range(6)],
+            SCORES: [scores(tiny, "d1", [10 * n, 10 * n + 1, 10 * n + 2]) for n in range(6)],
+        }
+    )
+    found = recent_windows.read(tiny, topics)
+    assert found is not None
+    assert sorted(found.segments[:, 1, 0].tolist())[-3:] == [50, 51, 52]
+    assert len(found.devices) == 4
+
+
+def test_large_segments_are_fewer(tiny: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent_windows, "MAX_BYTES", 2 * 4 * 2 * 20)
+    every = {EVENTS: [events(tiny, "d1", 0, 9)], SCORES: [scores(tiny, "d1", range(9))]}
+    found = recent_windows.read(tiny, FakeTopics(every))
+    assert found is not None
+    assert found.segments.nbytes == recent_windows.MAX_BYTES
+
+
+def test_half_precision_comes_back_as_floats(tiny: Task) -> None:
+    half = replace(tiny, upload_dtype="float16")
+    every = {EVENTS: [events(half, "d1", 0, 3)], SCORES: [scores(half, "d1", range(3))]}
+    check(recent_windows.read(half, FakeTopics(every)), half, {("d1", 0), ("d1", 1), ("d1", 2)})
+
+
+@pytest.mark.parametrize(
+    "topics",
+    [
+        {EVENTS: [], SCORES: []},
+        {EVENTS: [BROKEN], SCORES: [BROKEN]},
+    ],
+)
+def test_where_there_is_nothing_to_join_there_is_no_evidence(
+    tiny: Task, topics: dict[str, list[Message]]
+) -> None:
+    assert recent_windows.read(tiny, FakeTopics(topics)) is None
+
+
+def away(_topic: str) -> FakeTail:
+    raise BrokerUnavailable("away")
+
+
+def test_without_a_broker_or_uploaded_segments_there_is_no_evidence(tiny: Task) -> None:
+    assert recent_windows.read(tiny, away) is None
+    assert recent_windows.read(replace(tiny, upload="prediction"), away) is None
+
+
+def test_reading_ends_when_its_time_is_over(tiny: Task) -> None:
+    now = iter(range(100))
+    every = [events(tiny, "d1", 10 * n, 10) for n in range(100)]
+    told = [scores(tiny, "d1", [10 * n]) for n in range(100)]
+    found = recent_windows.read(
+        tiny, FakeTopics({EVENTS: every, SCORES: told}), lambda: float(next(now)) / 2
+    )
+    assert found is not None
+    assert 0 < len(found.devices) < 20
+    assert next(now) < 20
+
+
+@pytest.mark.kafka
+def test_the_latest_windows_are_found_on_a_real_kafka(
+    kafka: BrokerSettings, tmp_path: Path
+) -> None:
+    task = load_task(own_task(tmp_path))
+    ensure_topics(kafka, topic_specs(task.name))
+    rows = set()
+    producer = Producer(kafka)
+    for device in ("d1", "d2", "d3"):
+        for n in range(40):
+            topic = topic_name(task.name, EVENTS)
+            key, value, headers = events(task, device, 10 * n, 10)
+            producer.put(topic, key, value, headers)
+            if n % 2 == 0:  # windows that are scored
+                key, value, headers = scores(task, device, range(10 * n, 10 * n + 10))
+                producer.put(topic_name(task.name, SCORES), key, value, headers)
+                rows |= {(device, seq) for seq in range(10 * n, 10 * n + 10)}
+    producer.put(topic_name(task.name, EVENTS), b"d1", b"not arrow", [("schema", b"events/1")])
+    producer.put(topic_name(task.name, SCORES), b"d1", b"", [])
+    producer.close()
+    found = recent_windows.read(task, lambda topic: Reader(kafka, [topic]))
+    check(found, task, rows)
+
+
+@pytest.mark.kafka
+def test_a_topic_is_read_back_from_its_ends_to_its_beginnings(
+    kafka: BrokerSettings, tmp_path: Path
+) -> None:
+    task = load_task(own_task(tmp_path))
+    ensure_topics(kafka, topic_specs(task.name, 2))
+    topic = topic_name(task.name, SCORES)
+    producer = Producer(kafka)
+    for n in range(50):
+        producer.put(topic, b"key-%d" % (n % 4), b"%d" % n)
+    reader = Reader(kafka, [topic])
+    told = reader.read_back(step=7)
+    first = next(told)
+    producer.put(topic, b"key-0", b"later")
+    parts = [first, *told]
+    assert [*reader.read_back(timeout_s=0.0)] == []
+    reader.close()
+    producer.close()
+    found = [message for part in parts for message in part]
+    assert sorted(int(message.value or b"") for message in found) == list(range(50))
+    for partition in (0, 1):
+        mine = [[m.offset for m in part if m.partition == partition] for part in parts]
+        lists = [offsets for offsets in mine if offsets]
+        assert all(offsets == sorted(offsets) and len(offsets) <= 7 for offsets in lists)
+        assert [offsets[0] for offsets in lists] == sorted((o[0] for o in lists), reverse=True)

@@ -1,0 +1,210 @@
+"""A key takes another one's place, and devices follow: those that have seen all of it, those that
+come back later, and those that come new."""
+
+from pathlib import Path
+
+import pytest
+
+from federation.registry import key_rotation
+from federation.registry.registry import Registry, Stale
+from streams.contract.artifact import unpack
+from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.signing import key_id
+from streams.runtime.acceptance import Acceptance
+from tests.fakes.tiny_task import task
+from tests.federation.registries import (
+    NEW,
+    OLD,
+    STRANGER,
+    model,
+    offer,
+    registry_in,
+    serve,
+    wait,
+)
+
+OLD_ID, NEW_ID = key_id(OLD.public_key()), key_id(NEW.public_key())
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """One version is served."""
+    made = registry_in(tmp_path / "registry")
+    serve(made, model(made, 1))
+    return made
+
+
+def device(*given: object) -> Acceptance:
+    return Acceptance(None, task, list(given))  # type: ignore[arg-type]
+
+
+def follow(one: Acceptance, registry: Registry) -> list[int]:
+    """Read the history as it stands on `releases`; the decisions that were accepted."""
+    taken = []
+    for release in registry.history():
+        try:
+            taken.append(one.accept(release).seq)
+        except ArtifactError as exc:
+            assert exc.reason in ("untrusted-key", "replayed")  # noqa: PT017 - read again
+    return taken
+
+
+def installs(one: Acceptance, registry: Registry) -> str:
+    """The stable version, as a device verifies it."""
+    stable = registry.standing().stable
+    assert stable is not None
+    data = registry.read(stable.model)
+    found = unpack(data, one.trusted, task="tiny", task_version=1, digest=stable.digest)
+    return found.manifest.key
+
+
+def rotate(registry: Registry) -> None:
+    """Up to where the new key signs."""
+    key_rotation.trust(registry, OLD, NEW.public_key())
+    key_rotation.hand_over(registry, NEW)
+
+
+def test_devices_follow_a_rotation_from_end_to_end(registry: Registry) -> None:
+    always, away = device(OLD.public_key()), device(OLD.public_key())
+    assert follow(always, registry) == follow(away, registry) == [1]
+    rotate(registry)
+    follow(always, registry)
+    between = device(NEW.public_key())  # it came when the new key had just taken over
+    assert follow(between, registry) == [3]
+    assert installs(between, registry) == OLD_ID  # what the old one signed still counts
+    made = key_rotation.revoke(registry, NEW, OLD_ID, "lost")
+    assert [r.decision.kind for r in made] == ["served", "keys"]
+    second = serve(registry, model(registry, 5, NEW), NEW)
+    new = device(NEW.public_key())
+    late = device(OLD.public_key())  # started with the old key, after all of it
+    for one in (always, away, between, new, late):
+        follow(one, registry)
+        assert one.seq == second.decision.seq
+        assert [key_id(k) for k in one.trusted] == [NEW_ID]
+        assert installs(one, registry) == NEW_ID
+    forged = registry.last()
+    assert forged is not None
+    with pytest.raises(UsageError, match="is revoked"):
+        registry.decide(OLD, "keys", registry.standing(), forged)
+
+
+def test_what_a_revoked_key_has_signed_is_signed_anew_or_taken_back(registry: Registry) -> None:
+    teacher = model(registry, 3, kind="teacher")
+    registry.offer_teacher(OLD, "a test")
+    before = registry.standing().stable
+    assert before is not None
+    old = registry.load(before.model)
+    first, waits = model(registry, 7), model(registry, 8)
+    offer(registry, first)
+    wait(registry, waits)
+    rotate(registry)
+    made = key_rotation.revoke(registry, NEW, OLD_ID, "the laptop is gone")
+    assert [(r.decision.kind, r.decision.model) for r in made[:2]] == [
+        ("rolled-back", first.model), ("dropped", waits.model),
+    ]  # fmt: skip
+    assert [r.decision.kind for r in made[2:]] == ["served", "teacher", "keys"]
+    assert all("the laptop is gone" in r.decision.reason for r in made)
+    standing = registry.standing()
+    assert (standing.offered, standing.candidate, standing.share) == (None, None, 0.0)
+    assert first.model in standing.withdrawn
+    assert (standing.revoked, list(standing.keys)) == ([OLD_ID], [NEW_ID])
+    serving = registry.serving()
+    assert serving is not None
+    assert (serving.manifest.number, serving.manifest.base) == (9, before.model)
+    assert serving.files == old.files
+    renewed = registry.teacher()
+    assert renewed is not None
+    assert (renewed.manifest.number, renewed.manifest.base) == (4, teacher.model)
+    assert standing.teacher is not None
+    assert standing.teacher.digest == renewed.digest
+    assert key_rotation.revoke(registry, NEW, OLD_ID) == []
+
+
+def test_what_another_key_has_signed_stays_on_offer(registry: Registry) -> None:
+    rotate(registry)
+    kept = model(registry, 4, NEW)
+    offer(registry, kept, NEW)
+    key_rotation.revoke(registry, NEW, OLD_ID)
+    assert registry.standing().offered == kept
+    key_rotation.trust(registry, NEW, STRANGER.public_key())
+    before = registry.standing().stable
+    made = key_rotation.revoke(registry, NEW, key_id(STRANGER.public_key()))
+    assert [r.decision.kind for r in made] == ["keys"]
+    assert registry.standing().stable == before
+
+
+@pytest.mark.parametrize("dies_after", range(5))
+def test_a_revocation_that_died_is_finished_by_the_next(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, dies_after: int
+) -> None:
+    model(registry, 3, kind="teacher")
+    registry.offer_teacher(OLD, "a test")
+    offer(registry, model(registry, 7))
+    rotate(registry)
+    decide, left = Registry.decide, iter([True] * dies_after)
+
+    def dying(*words: object, **more: object) -> object:
+        if not next(left, False):
+            raise KeyboardInterrupt
+        return decide(*words, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "decide", dying)
+        try:
+            key_rotation.revoke(registry, NEW, OLD_ID)
+        except KeyboardInterrupt:
+            assert registry.standing().revoked == []
+    key_rotation.revoke(registry, NEW, OLD_ID)
+    new = device(NEW.public_key())
+    follow(new, registry)
+    assert installs(new, registry) == NEW_ID
+    assert registry.standing().revoked == [OLD_ID]
+    assert key_rotation.revoke(registry, NEW, OLD_ID) == []
+
+
+def test_what_would_lock_devices_out_is_refused(registry: Registry) -> None:
+    with pytest.raises(UsageError, match="is the one in use"):
+        key_rotation.revoke(registry, OLD, OLD_ID)
+    with pytest.raises(UsageError, match="have not been told to trust"):
+        key_rotation.hand_over(registry, NEW)
+    with pytest.raises(UsageError, match="have not been told to trust"):
+        key_rotation.trust(registry, STRANGER, STRANGER.public_key())
+    with pytest.raises(UsageError, match="no key 0123456789abcdef"):
+        key_rotation.revoke(registry, OLD, "0123456789abcdef")
+    rotate(registry)
+    key_rotation.revoke(registry, NEW, OLD_ID)
+    with pytest.raises(UsageError, match="revoked for good"):
+        key_rotation.trust(registry, NEW, OLD.public_key())
+    with pytest.raises(UsageError, match="is revoked"):
+        key_rotation.hand_over(registry, OLD)
+
+
+def test_steps_done_before_are_not_done_again(registry: Registry) -> None:
+    assert key_rotation.trust(registry, OLD, NEW.public_key()) is not None
+    assert key_rotation.trust(registry, OLD, NEW.public_key()) is None
+    assert key_rotation.hand_over(registry, NEW) is not None
+    assert key_rotation.hand_over(registry, NEW) is None
+
+
+def test_who_comes_second_decides_anew_a_few_times() -> None:
+    tries = iter([Stale("1"), Stale("2"), None])
+
+    def attempt() -> str:
+        if (problem := next(tries)) is not None:
+            raise problem
+        return "made"
+
+    assert key_rotation.settled(attempt) == "made"
+
+    def never() -> str:
+        raise Stale("again")
+
+    with pytest.raises(Stale):
+        key_rotation.settled(never)
+
+
+def test_an_empty_registry_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tidewheel prepare"):
+        key_rotation.open_registry(tmp_path, [])
+    with pytest.raises(UsageError, match="tidewheel prepare"):
+        key_rotation.keys_of(registry_in(tmp_path))

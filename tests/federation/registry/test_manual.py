@@ -1,0 +1,138 @@
+"""Flower's own `flwr` command from the project's root, as a user calls it: real processes."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from compose.launcher import flower_processes
+from federation.controller import controller, run_tracker
+from federation.registry.registry import Registry
+from streams.contract.documents import RoundEvent
+from streams.contract.task import Task
+from streams.contract.topics import ROUNDS, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
+from tests.federation.conftest import TINY
+from tests.federation.flower_stack import (
+    FlowerStack,
+    candidate,
+    controlled,
+    journals,
+    read,
+    server_apps,
+    wait_for,
+)
+from tests.federation.stand_in_agent import StandInAgent
+from tests.federation.test_flower import not_a_number
+
+ROOT = Path(__file__).parents[3]
+QUIET_S = 2.0
+
+
+def flwr(state: Path) -> Callable[..., str]:
+    """Calls the command in the project's root; what it prints."""
+
+    def call(*words: str) -> str:
+        done = subprocess.run(
+            [flower_processes.program("flwr"), *words],
+            cwd=ROOT,
+            env={**os.environ, **flower_processes.environment(state / "flower" / "home")},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return call
+
+
+def settings_of(state: Path, kafka: BrokerSettings, **more: str | int) -> str:
+    """For --run-config, as one types it."""
+    config: dict[str, str | int] = {"task": TINY, "state": str(state), "kafka": kafka.bootstrap}
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in {**config, **more}.items())
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(420)
+def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
+    kafka: BrokerSettings,
+    tiny: Task,
+    registry: Registry,
+    tmp_path: Path,
+    sockets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_tracker, "SILENCE_S", QUIET_S)
+    ensure_topics(kafka, topic_specs(tiny.name))
+    devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1", "d2")}
+    with ExitStack() as stack:
+        for name, path in devices.items():
+            trick = not_a_number if name == "d2" else None
+            stack.enter_context(StandInAgent(tiny, name, path, trick))
+        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
+        processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
+        submission = flower_processes.submission(tmp_path, processes.address, {"task": TINY})
+        stack.enter_context(
+            controlled(
+                controller.ControllerSettings(
+                    task_ref=TINY,
+                    broker=kafka,
+                    state=tmp_path,
+                    registry=registry.folder,
+                    public_keys=(tmp_path / "keys" / "signing.pub",),
+                    signing_key=tmp_path / "keys" / "signing.pem",
+                    submission=submission,
+                    max_runs=0,
+                )
+            )
+        )
+        call = flwr(tmp_path)
+        check_streamed(call, tmp_path, kafka)
+        check_stopped(call, tmp_path, kafka, processes)
+        assert len(submission.runs()) == 2
+    assert processes.members() == []
+    serving = candidate(registry)
+    assert serving.manifest.number == 2
+
+
+def check_streamed(call: Callable[..., str], state: Path, kafka: BrokerSettings) -> None:
+    """`flwr run . --stream` tells how it went; one device's NaNs are refused, the gate opens."""
+    before = sorted(path.name for path in ROOT.iterdir())
+    config = {"rounds": 1, "minimum-nodes": 3, "epochs": 6}
+    said = call("run", ".", "--stream", "--run-config", settings_of(state, kafka, **config))
+    assert "promoted: on devices" in said
+    assert sorted(path.name for path in ROOT.iterdir()) == before
+    [events] = journals(state)
+    run = events[0].run
+    told = sorted((e.kind, e.device) for e in events if e.kind in ("admitted", "refused"))
+    assert told == [("admitted", "d0"), ("admitted", "d1"), ("refused", "d2")]
+    kinds = [event.kind for event in events if event.kind not in ("admitted", "refused")]
+    assert kinds == ["started", "aggregated", "evaluated", "evaluated", "promoted", "finished"]
+    assert run in call("list")
+    assert "promoted: on devices" in call("log", run, "--show")
+
+
+def check_stopped(
+    call: Callable[..., str], state: Path, kafka: BrokerSettings, processes: FlowerStack
+) -> None:
+    """`flwr stop` ends a run's ServerApp, and the controller lets it rest."""
+    config = {"rounds": 50, "minimum-nodes": 3, "seed": 7}
+    call("run", ".", "--run-config", settings_of(state, kafka, **config))
+    wait_for("it begins", lambda: len(journals(state)) == 2, 90)
+    run = journals(state)[1][0].run
+    call("stop", run)
+
+    def told() -> list[str]:
+        events = [RoundEvent.decode(message.value) for message in read(kafka, "tiny", ROUNDS)]
+        return [event.reason for event in events if (event.run, event.kind) == (run, "finished")]
+
+    wait_for("the controller tells of it", lambda: bool(told()), 90)
+    wait_for("its ServerApp ends", lambda: not server_apps(processes), 60)
+    assert told() == ["stopped by hand (finished:stopped)"]
+    assert not (state / "controller" / "lineage.json").exists()

@@ -1,0 +1,287 @@
+"""A candidate moves from a few devices to all, or back: by what the windows say, one decision after
+the other, whoever makes the next one."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.registry.registry import Registry, Stale
+from federation.rollout import rollout as rollout_module
+from federation.rollout.rollout import FleetState, Plan, Rollout
+from federation.rollout.stage_policy import StageRules, StageVerdict
+from federation.rollout.window_history import WindowHistory
+from streams.contract.artifact import Manifest, pack
+from streams.contract.decisions import Decision, Ref, Release, place_of
+from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, WindowReport
+from streams.contract.errors import ArtifactError
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+def artifact(number: int, base: str | None = None) -> bytes:
+    manifest = Manifest(
+        task="tiny", task_version=1, number=number, base=base, created_us=1, key="", files=[]
+    )  # fmt: skip
+    return pack(manifest, {"weights.safetensors": bytes([number])}, KEY)
+
+
+@dataclass
+class Rig:
+    registry: Registry
+    fleet: FleetState = field(default_factory=FleetState)
+    windows: WindowHistory = field(default_factory=WindowHistory)
+    now: float = field(default_factory=lambda: time.time() + 5)  # decisions are made by now
+    plan: Plan = field(default_factory=lambda: Plan(rules=StageRules(minimum_windows=2)))
+
+    def __post_init__(self) -> None:
+        self.stable = self.registry.add(artifact(1)).model
+        self.registry.serve(self.stable, KEY, "the first")
+        self.rollout = self.another()
+        self.reported = 0
+
+    def another(self) -> Rollout:
+        """As a restart makes it."""
+        return Rollout(self.registry, KEY, self.plan, lambda: self.now)
+
+    def devices(self, count: int, **more: object) -> list[str]:
+        names = [f"d{i}" for i in range(count)]
+        for name in names:
+            about = {
+                "device": name, "task": "tiny", "time_us": 1, "epoch": "e", "active": self.stable,
+                "produced": 1, "delivered": 1, "pending": 0, **more,
+            }  # fmt: skip
+            self.fleet.add(DeviceState.model_validate(about), self.now)
+        return sorted(names, key=lambda d: place_of("tiny", d))
+
+    def candidate(self, number: int = 2, base: str | None = None) -> str:
+        made = self.registry.add(artifact(number, base or self.stable))
+        ref = Ref(model=made.model, digest=made.digest)
+        standing = self.registry.standing().model_copy(update={"candidate": ref})
+        self.registry.decide(KEY, "candidate", standing, self.registry.last(), model=made.model)
+        return made.model
+
+    def step(self) -> Decision | None:
+        last = self.registry.last()
+        assert last is not None
+        made = self.rollout.step(last, self.fleet, self.windows)
+        return None if made is None else made.decision
+
+    def report(self, device: str, model: str, agreeing: int, count: int = 1) -> None:
+        for _ in range(count):
+            self.reported += 1
+            self.now += 1
+            report = WindowReport(
+                task="tiny", device=device, window_us=self.reported * 10, end_us=0, revision=0,
+                events=20, teacher_model="1-t",
+                models={model: ModelWindow(events=20, compared=20, agreeing=agreeing)},
+                classes={"slow": ClassAgreement(events=20, agreeing=agreeing)},
+            )  # fmt: skip
+            self.windows.add(report, int(self.now * 1e6))
+
+    def past(self, devices: list[str]) -> None:
+        for device in devices:
+            self.report(device, self.stable, 15, 30)
+        self.devices(len(devices))  # they are still there
+
+    def kinds(self) -> list[str]:
+        return [d.kind for d in self.registry.decisions()]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(Registry(tmp_path / "registry", "tiny", 1, [KEY.public_key()]))
+
+
+def test_a_better_candidate_goes_by_stages_to_all(rig: Rig) -> None:
+    order = rig.devices(12)
+    rig.past(order)
+    model = rig.candidate()
+    seen = []
+    while (standing := rig.registry.standing()).stable is None or standing.stable.model != model:
+        made = rig.step()
+        if made is not None:
+            seen.append((made.kind, made.standing.stage))
+            continue
+        canary = [d for d in order if place_of("tiny", d) < standing.share]
+        for device in order:
+            better = device in canary
+            rig.report(device, model if better else rig.stable, 19 if better else 15)
+        rig.devices(12)
+        assert rig.reported < 5000
+    assert seen == [("stage", 1), ("stage", 2), ("stage", 3), ("served", 0)]
+    stages = [d for d in rig.registry.decisions() if d.kind == "stage"]
+    offered = [sum(place_of("tiny", d) < s.standing.share for d in order) for s in stages]
+    assert offered == [1, 3, 12]  # 5 % of 12 devices is one of them
+    assert all(s.standing.stable.model == rig.stable for s in stages if s.standing.stable)
+    last = rig.registry.decisions()[-1]
+    assert last.evidence["e_fine"] >= 20
+    assert "agrees with the teacher" in last.reason
+    assert rig.step() is None
+
+
+def test_a_worse_candidate_goes_back_everywhere(rig: Rig) -> None:
+    order = rig.devices(12)
+    rig.past(order)
+    model = rig.candidate()
+    assert rig.step() is not None
+    for device in order:
+        rig.report(device, model if device == order[0] else rig.stable, 15)
+    for _ in range(2):
+        rig.report(order[0], model, 4)
+    made = rig.step()
+    assert made is not None
+    assert (made.kind, made.model) == ("rolled-back", model)
+    assert made.standing.offered is None
+    assert made.standing.stable is not None
+    assert made.standing.stable.model == rig.stable
+    assert list(made.standing.withdrawn) == [model]
+    assert made.evidence["e_worse"] >= 20
+    assert rig.step() is None
+
+
+def test_a_device_that_goes_back_by_itself_is_evidence(rig: Rig) -> None:
+    order = rig.devices(6)
+    model = rig.candidate()
+    rig.step()
+    rig.devices(6, refused={model: "withdrawn: of another time"})
+    assert rig.step() is None
+    state = rig.fleet.heard[order[0]][0]
+    crashed = {model: "crashed: 3 times within 600 s"}
+    rig.fleet.add(state.model_copy(update={"refused": crashed}), rig.now)
+    made = rig.step()
+    assert made is not None
+    assert made.kind == "rolled-back"
+    assert "crashed: 3 times" in made.reason
+
+
+def test_a_stage_that_would_add_nobody_is_left_out(rig: Rig) -> None:
+    rig.plan = Plan((0.05, 0.25, 0.5, 1.0), StageRules(minimum_windows=1))
+    rig.rollout = rig.another()
+    order = rig.devices(3)
+    rig.past(order)
+    model = rig.candidate()
+    stages = []
+    for _ in range(200):
+        made = rig.step()
+        if made is not None:
+            stages.append((made.kind, made.standing.stage))
+        if made is not None and made.kind == "served":
+            break
+        for device in order:
+            rig.report(device, model, 19)
+        rig.devices(3)
+    # 1 of 3 devices; 25 % is the same one; 50 % are two; then all
+    assert stages == [("stage", 1), ("stage", 3), ("stage", 4), ("served", 0)]
+
+
+def test_nothing_is_offered_while_no_device_is_there(rig: Rig) -> None:
+    rig.candidate()
+    assert rig.step() is None
+    rig.devices(2)
+    rig.now += 3600
+    assert rig.step() is None  # heard of too long ago
+    rig.devices(2, phase="stopped")
+    assert rig.step() is None
+    rig.devices(2)
+    assert rig.step() is not None
+
+
+def test_an_undecided_stage_is_held_once_and_may_still_pass(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = iter(["hold", "hold", "wait", "go-on", "go-on"])
+    monkeypatch.setattr(
+        rollout_module, "judge", lambda *_, **__: StageVerdict(next(verdicts), "why", {"e": 1.0})
+    )  # type: ignore[arg-type]
+    rig.devices(1)
+    rig.candidate()
+    made = [rig.step() for _ in range(5)]
+    assert [d.kind if d else None for d in made] == ["stage", "held", None, None, "served"]
+
+
+def test_a_candidate_takes_the_place_of_one_that_is_held_and_waits_for_one_that_is_not(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ["wait"]
+    monkeypatch.setattr(rollout_module, "judge", lambda *_, **__: StageVerdict(said[0], "", {}))  # type: ignore[arg-type]
+    rig.devices(3)
+    first = rig.candidate(2)
+    rig.step()
+    second = rig.candidate(3)
+    assert rig.step() is None
+    said[0] = "hold"
+    held = rig.step()
+    assert held is not None
+    assert (held.kind, held.model) == ("held", first)
+    back = rig.step()
+    assert back is not None
+    assert (back.kind, back.model) == ("rolled-back", first)
+    assert back.reason == f"held, and {second} takes its place"
+    begun = rig.step()
+    assert begun is not None
+    assert (begun.kind, begun.model) == ("stage", second)
+
+
+def test_a_candidate_of_another_base_or_without_a_file_is_dropped(rig: Rig) -> None:
+    rig.devices(2)
+    model = rig.candidate(2, base="9-aaaaaaaa")
+    made = rig.step()
+    assert made is not None
+    assert (made.kind, made.model) == ("dropped", model)
+    assert made.reason == f"it was made of 9-aaaaaaaa, and {rig.stable} is served by now"
+    model = rig.candidate(3)
+    rig.registry.store.remove(f"models/{model}.twa")
+    made = rig.step()
+    assert made is not None
+    assert (made.kind, made.model) == ("dropped", model)
+    assert "no model" in made.reason
+    assert rig.step() is None
+
+
+def test_two_of_them_make_each_decision_once(rig: Rig) -> None:
+    """Whoever comes second is told, and decides anew."""
+    rig.devices(3)
+    rig.candidate()
+    other, last = rig.another(), rig.registry.last()
+    assert last is not None
+    assert rig.rollout.step(last, rig.fleet, rig.windows) is not None
+    with pytest.raises(Stale):
+        other.step(last, rig.fleet, rig.windows)
+    assert rig.kinds() == ["served", "candidate", "stage"]
+    after = rig.registry.last()
+    assert after is not None
+    assert other.step(after, rig.fleet, rig.windows) is None
+
+
+def test_one_that_takes_over_comes_to_the_same_verdict(rig: Rig) -> None:
+    order = rig.devices(12)
+    rig.past(order)
+    model = rig.candidate()
+    rig.step()
+    for _ in range(2):
+        rig.report(order[0], model, 4)
+    last = rig.registry.last()
+    assert last is not None
+    plans = [rig.rollout, rig.another()]
+    found = [
+        p._finding(
+            last.decision.standing, Ref(model=model, digest="a" * 64), rig.fleet, rig.windows,
+            [d.time_us for d in rig.registry.decisions() if d.kind == "stage"],
+        )
+        for p in plans
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    assert found[0].verdict == "roll-back"
+
+
+def test_a_release_that_is_no_decision_of_ours_is_named(rig: Rig) -> None:
+    release = rig.registry.last()
+    assert isinstance(release, Release)
+    path = rig.registry.folder / "history" / "00000001.json"
+    for bad in (b"", b"{}", path.read_bytes().replace(b"served", b"staged")):
+        path.write_bytes(bad)
+        with pytest.raises(ArtifactError, match=r"history/00000001\.json"):
+            rig.registry.standing()

@@ -1,0 +1,258 @@
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.rollout.stage_policy import StageRules, StageVerdict, judge
+from federation.rollout.window_history import WindowHistory
+from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
+
+STABLE, CANDIDATE = "1-a", "2-b"
+BEGAN, SECOND = 1_000_000_000, 1_000_000
+DEVICES = ("d0", "d1", "d2", "d3", "d4", "d5")
+CANARY = ("d0", "d1")
+Heard = tuple[WindowReport, int]
+
+
+def window(
+    device: str,
+    number: int,
+    agreeing: int,
+    model: str = STABLE,
+    events: int = 20,
+    revision: int = 0,
+) -> WindowReport:
+    return WindowReport(
+        task="tiny",
+        device=device,
+        window_us=number,
+        end_us=number + 1,
+        revision=revision,
+        events=events,
+        teacher_model="1-t",
+        models={model: ModelWindow(events=events, compared=events, agreeing=agreeing)},
+    )
+
+
+def past(agreeing: int = 16, windows: int = 30) -> list[Heard]:
+    """Windows of all devices before the rollout; they vary by one event up or down."""
+    return [
+        (window(device, n, agreeing + (n + i) % 3 - 1), n * SECOND)
+        for n in range(windows)
+        for i, device in enumerate(DEVICES)
+    ]
+
+
+def since(canary: int, others: int = 16, windows: int = 5) -> list[Heard]:
+    """Windows since the rollout began, the canary's by the candidate."""
+    found = []
+    for n in range(windows):
+        for i, device in enumerate(DEVICES):
+            new, wave = device in CANARY, (n + i) % 3 - 1
+            report = window(
+                device, 100 + n, (canary if new else others) + wave, CANDIDATE if new else STABLE
+            )
+            found.append((report, BEGAN + n * SECOND))
+    return found
+
+
+def finding(
+    heard: list[Heard],
+    rules: StageRules = StageRules(),  # noqa: B008
+    refusals: dict[str, str] | None = None,
+    offered: int = len(CANARY),
+    waited_s: float = 60.0,
+    stage_began_us: int = BEGAN,
+) -> StageVerdict:
+    windows = WindowHistory()
+    for report, heard_us in heard:
+        windows.add(report, heard_us)
+    return judge(
+        rules=rules,
+        windows=windows,
+        candidate=CANDIDATE,
+        stable=STABLE,
+        began_us=BEGAN,
+        stage_began_us=stage_began_us,
+        now_us=stage_began_us + int(waited_s * SECOND),
+        canary=CANARY.__contains__,
+        refusals=refusals or {},
+        offered=offered,
+    )
+
+
+def test_nothing_was_answered_yet() -> None:
+    found = finding([])
+    assert (found.verdict, found.evidence["events"]) == ("wait", 0)
+    assert found.reason.startswith("no window by 2-b yet")
+
+
+def test_a_useless_version_goes_back_within_two_windows_a_device() -> None:
+    found = finding([*past(), *since(canary=5, windows=2)])
+    assert found.verdict == "roll-back"
+    assert "2-b agrees with the teacher on 0.2" in found.reason
+    assert found.evidence["expected"] == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_version_as_good_as_the_one_before_passes() -> None:
+    found = finding([*past(windows=100), *since(canary=16, windows=60)])
+    assert found.verdict == "go-on"
+    assert found.evidence["e_fine"] >= 20 > found.evidence["e_worse"]
+
+
+def test_a_stage_needs_windows_of_its_own() -> None:
+    heard = [*past(windows=100), *since(canary=17, windows=60)]
+    assert finding(heard).verdict == "go-on"
+    later = finding(heard, stage_began_us=BEGAN + 58 * SECOND)
+    assert (later.verdict, later.evidence["stage_windows"]) == ("wait", 4)
+
+
+def test_a_version_that_loses_a_little_goes_back_in_time_and_does_not_pass() -> None:
+    heard = [*past(windows=100), *since(canary=14, windows=60)]
+    assert finding(heard).verdict == "roll-back"
+
+
+def test_what_the_others_lose_too_is_not_the_versions_fault() -> None:
+    alone = finding([*past(), *since(canary=13, windows=30)])
+    together = finding([*past(), *since(canary=13, others=13, windows=30)])
+    assert alone.verdict == "roll-back"
+    assert together.verdict != "roll-back"
+    assert together.evidence["expected"] < alone.evidence["expected"] - 0.08
+
+
+def by_class(device: str, number: int, model: str, hard: int, failing: int) -> WindowReport:
+    easy = 20 - hard
+    return window(device, number, 20 - failing, model).model_copy(
+        update={
+            "classes": {
+                name: ClassAgreement(events=events, agreeing=events - failed)
+                for name, events, failed in (("easy", easy, 0), ("hard", hard, failing))
+                if events
+            }
+        }
+    )
+
+
+def test_another_activity_is_not_another_version() -> None:
+    """Half of what is hard fails, with both versions, and the canary's people do more of it now."""
+    heard = [
+        (by_class(device, n, STABLE, hard=4, failing=2), n * SECOND)
+        for n in range(60)
+        for device in DEVICES
+    ]
+    heard += [
+        (by_class(device, 100 + n, CANDIDATE, hard=16, failing=8), BEGAN)
+        for n in range(20)
+        for device in CANARY
+    ]
+    found = finding(heard)
+    assert found.verdict != "roll-back"
+    assert found.evidence["agreement"] == pytest.approx(0.6)
+    assert found.evidence["expected"] == pytest.approx(0.6, abs=0.03)
+
+
+def test_an_undecided_stage_is_held_after_a_while() -> None:
+    heard = [*past(), *since(canary=15, windows=1)]
+    assert finding(heard, StageRules(max_wait_s=100)).verdict == "wait"
+    held = finding(heard, StageRules(max_wait_s=100), waited_s=101)
+    assert held.verdict == "hold"
+    assert held.reason.startswith("undecided after 101 s")
+
+
+def test_devices_that_refuse_are_evidence() -> None:
+    heard = [*past(), *since(canary=16)]
+    refused = finding(heard, refusals={"d1": "crashed three times"}, offered=9)
+    assert refused.verdict == "roll-back"
+    assert refused.reason == "1 of 9 devices refuse 2-b: d1: crashed three times"
+    assert finding(heard, refusals={"d1": "crashed"}, offered=10).verdict != "roll-back"
+
+
+def test_windows_of_two_versions_and_of_other_devices_say_nothing() -> None:
+    mixed = window("d0", 100, 0, CANDIDATE)
+    both = {**mixed.models, STABLE: ModelWindow(events=5, compared=5, agreeing=5)}
+    heard = [(mixed.model_copy(update={"models": both}), BEGAN)]
+    heard += [(window("d5", 100, 0, CANDIDATE), BEGAN)]
+    assert finding([*past(), *heard]).evidence["windows"] == 0
+
+
+def test_a_devices_own_copy_counts_as_the_version() -> None:
+    heard = [(window("d0", 100, 0, f"{CANDIDATE}.p3"), BEGAN)]
+    assert finding([*past(), *heard]).evidence["windows"] == 1
+
+
+def test_labels_are_told_beside() -> None:
+    report = window("d0", 100, 16, CANDIDATE)
+    counts = ModelWindow(events=20, compared=20, agreeing=16, labelled=4, correct=3)
+    found = finding([*past(), (report.model_copy(update={"models": {CANDIDATE: counts}}), BEGAN)])
+    assert found.evidence["accuracy"] == 0.75
+    assert "accuracy_before" not in found.evidence
+
+
+def test_no_past_at_all_decides_nothing_soon() -> None:
+    assert finding(since(canary=16, windows=2)[:2]).verdict == "wait"
+
+
+heards = st.lists(
+    st.tuples(
+        st.sampled_from(DEVICES),
+        st.integers(0, 40),
+        st.integers(0, 1),
+        st.integers(0, 20),
+        st.booleans(),
+    ),
+    max_size=80,
+    unique_by=lambda row: row[:3],
+)
+
+
+@given(heards, st.integers(0, 2**32), st.integers(1, 12))
+@settings(deadline=None)
+def test_order_and_repetition_change_nothing(
+    rows: list[tuple[str, int, int, int, bool]], seed: int, kept: int
+) -> None:
+    """What is kept, too: a report that was let go does not come back."""
+    reports = [
+        (window(device, n, agreeing, CANDIDATE if new else STABLE, revision=revision), n)
+        for device, n, revision, agreeing, new in rows
+    ]
+    dice = random.Random(seed)
+    again = reports + dice.sample(reports, len(reports) // 2)
+    dice.shuffle(again)
+    first, second = WindowHistory(kept), WindowHistory(kept)
+    for report, heard_us in reports:
+        first.add(report, heard_us)
+    for report, heard_us in again:
+        second.add(report, heard_us)
+    for model in (STABLE, CANDIDATE):
+        assert first.by(model) == second.by(model)
+        assert all(len([w for w in first.by(model) if w.device == d]) <= kept for d in DEVICES)
+
+
+@given(heards, st.integers(0, 2**32))
+@settings(deadline=None, max_examples=50)
+def test_reading_again_gives_the_same_finding(
+    rows: list[tuple[str, int, int, int, bool]], seed: int
+) -> None:
+    heard = [
+        (window(device, n, agreeing, CANDIDATE if new else STABLE, revision=revision), BEGAN + n)
+        for device, n, revision, agreeing, new in rows
+    ]
+    shuffled = random.Random(seed).sample(heard, len(heard))
+    found = finding([*past(), *heard])
+    assert finding([*shuffled, *past(), *heard]) == found
+    assert all(value == value for value in found.evidence.values())  # no NaN
+
+
+@given(st.integers(0, 20), st.integers(1, 8))
+@settings(deadline=None, max_examples=40)
+def test_fewer_agreeing_events_are_never_evidence_for_a_version(canary: int, windows: int) -> None:
+    def worse(agreeing: int) -> float:
+        heard = [
+            (window(device, 100 + n, agreeing, CANDIDATE), BEGAN)
+            for n in range(windows)
+            for device in CANARY
+        ]
+        return finding([*past(), *heard]).evidence["e_worse"]
+
+    assert worse(max(canary - 1, 0)) >= worse(canary)

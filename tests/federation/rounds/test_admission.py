@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from federation.rounds.admission import MAX_SAMPLES, Round, Update, admit, digest, norm, well_formed
+
+BASE = {
+    "w": np.ones((3, 2), np.float32),
+    "b": np.zeros(2, np.float32),
+    "n": np.array(7, np.int64),
+}
+ROUND = Round("tiny", 1, "1-aaaaaaaa", BASE)
+SOUND = Update("d0", "tiny", 1, "1-aaaaaaaa", 40, {k: v + v.dtype.type(1) for k, v in BASE.items()})
+
+
+def with_tensor(name: str, tensor: np.ndarray) -> Update:
+    return replace(SOUND, weights={**SOUND.weights, name: tensor})
+
+
+def reason(update: Update, expected: Round = ROUND) -> str | None:
+    refusal = admit(update, expected)
+    return refusal.reason if refusal else None
+
+
+def test_a_sound_update_is_admitted() -> None:
+    assert reason(SOUND) is None
+    assert well_formed(SOUND, ROUND)
+
+
+@pytest.mark.parametrize(
+    ("update", "slug"),
+    [
+        (replace(SOUND, task="other"), "task"),
+        (replace(SOUND, task_version=2), "task"),
+        (replace(SOUND, base="1-bbbbbbbb"), "task"),
+        (replace(SOUND, device=""), "device-name"),
+        (replace(SOUND, device="a/../b"), "device-name"),
+        (replace(SOUND, samples=0), "samples"),
+        (replace(SOUND, samples=-5), "samples"),
+        (replace(SOUND, samples=MAX_SAMPLES + 1), "samples"),
+        (replace(SOUND, weights={}), "keys"),
+        (replace(SOUND, weights={**SOUND.weights, "x": np.ones(1)}), "keys"),
+        (with_tensor("w", np.ones((2, 3), np.float32)), "shape"),
+        (with_tensor("w", np.ones((3, 2), np.float64)), "dtype"),
+        (with_tensor("n", np.array(7, np.float32)), "dtype"),
+        (with_tensor("b", np.array([np.nan, 0], np.float32)), "not-finite"),
+        (with_tensor("b", np.array([np.inf, 0], np.float32)), "not-finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_reason(update: Update, slug: str) -> None:
+    assert reason(update) == slug
+
+
+def test_a_device_counts_once_in_a_round() -> None:
+    assert reason(SOUND, replace(ROUND, devices=frozenset({"d0"}))) == "duplicate"
+
+
+def test_the_norm_is_judged_only_once_three_are_known() -> None:
+    far = with_tensor("w", np.full((3, 2), 1e6, np.float32))
+    assert reason(far, replace(ROUND, norms=(1.0, 1.0))) is None
+    assert reason(far, replace(ROUND, norms=(1.0, 1.0, 1.0))) == "norm"
+    assert reason(SOUND, replace(ROUND, norms=(1.0, 1.0, 1.0))) is None
+
+
+def test_a_norm_beyond_floats_is_refused_not_fatal() -> None:
+    most = np.full((3, 2), np.finfo(np.float32).max, np.float32)
+    assert reason(with_tensor("w", most), replace(ROUND, norms=(1.0, 1.0, 1.0))) == "norm"
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(max_dims=3, max_side=4),
+        elements=st.floats(width=32, allow_nan=True, allow_infinity=True),
+    )
+)
+def test_only_finite_tensors_of_the_right_shape_pass(tensor: np.ndarray) -> None:
+    admitted = admit(with_tensor("w", tensor), ROUND) is None
+    assert admitted == (tensor.shape == (3, 2) and bool(np.isfinite(tensor).all()))
+
+
+@given(st.integers())
+def test_any_number_of_samples_is_judged(samples: int) -> None:
+    assert (reason(replace(SOUND, samples=samples)) is None) == (1 <= samples <= MAX_SAMPLES)
+
+
+def test_the_norm_is_over_all_floating_tensors_together() -> None:
+    assert norm(SOUND.weights, BASE) == pytest.approx(np.sqrt(8))
+
+
+def test_a_variance_below_zero_is_refused() -> None:
+    base = {**BASE, "bn.running_var": np.ones(2, np.float32)}
+    expected = replace(ROUND, weights=base)
+    sound = replace(SOUND, weights={**SOUND.weights, "bn.running_var": np.zeros(2, np.float32)})
+    assert reason(sound, expected) is None
+    below = np.array([1, -1e-6], np.float32)
+    bad = replace(sound, weights={**sound.weights, "bn.running_var": below})
+    assert reason(bad, expected) == "variance"
+
+
+@pytest.mark.parametrize(("said", "slug"), [(39, "samples"), (40, None), (41, None)])
+def test_samples_are_judged_by_what_the_device_said_that_it_has(said: int, slug: str) -> None:
+    assert reason(SOUND, replace(ROUND, reported={"d0": said})) == slug
+    assert reason(SOUND, replace(ROUND, reported={"d1": 1})) is None
+
+
+def test_what_an_earlier_round_received_is_a_replay_whoever_sends_it() -> None:
+    earlier = frozenset({digest(SOUND.weights)})
+    expected = replace(ROUND, earlier=earlier)
+    assert reason(SOUND, expected) == "replay"
+    other_order = dict(reversed(list(SOUND.weights.items())))
+    assert reason(replace(SOUND, device="d1", weights=other_order), expected) == "replay"
+    assert reason(with_tensor("b", np.full(2, 1.5, np.float32)), expected) is None
+
+
+def test_a_digest_tells_shapes_types_and_names_apart() -> None:
+    zeros = np.zeros(4, np.float32)
+    alike = [
+        {"a": zeros},
+        {"b": zeros},
+        {"a": zeros.reshape(2, 2)},
+        {"a": zeros.view(np.int32)},
+        {"a": zeros[:2], "b": zeros[2:]},
+    ]
+    assert len({digest(weights) for weights in alike}) == len(alike)

@@ -1,0 +1,115 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from federation.rounds import checkpoint
+from federation.rounds.checkpoint import About, Checkpoint
+from federation.rounds.quarantine import Quarantine, QuarantineRecord
+from streams.contract.errors import MalformedRecord
+
+
+def sample(number: int = 1, run: str = "7") -> Checkpoint:
+    about = About(
+        run=run,
+        resumed_from="6",
+        round=number,
+        task="tiny",
+        task_version=1,
+        base="1-a",
+        settings={"rounds": 3, "learning_rate": 0.1, "strategy": "mean", "clip": True},
+        counts={"admitted": 5, "refused": 1},
+        norms=[0.1, 1 / 3, float("inf")],
+        node_of={"d0": 2**64 - 1},
+        strategy="fedadam",
+        conduct=QuarantineRecord(refused=[3], received=["00ff"], offences=[(3, 1)], until=[(4, 9)]),
+    )
+    weights = {"w": np.full((2, 3), number, np.float32), "n": np.array(7, np.int64)}
+    server = {"momentum.w": np.full((2, 3), 0.5), "none": np.zeros((0, 2), np.float16)}
+    return Checkpoint(about, weights, server)
+
+
+def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, sample())
+    found = checkpoint.latest(tmp_path, "7")
+    assert found is not None
+    assert found.about == sample().about
+    assert [type(v) for v in found.about.settings.values()] == [int, float, str, bool]
+    for have, want in ((found.weights, sample().weights), (found.server, sample().server)):
+        assert list(have) == sorted(want)
+        for name, value in want.items():
+            assert (have[name].dtype, have[name].shape) == (value.dtype, value.shape)
+            assert have[name].tobytes() == value.tobytes()
+
+
+def test_the_last_rounds_are_kept_only(tmp_path: Path) -> None:
+    for number in (0, 1, 2, 3):
+        checkpoint.save(tmp_path, sample(number))
+    found = checkpoint.latest(tmp_path, "7")
+    assert found is not None
+    assert found.about.round == 3
+    assert len(list((tmp_path / "7").iterdir())) == checkpoint.KEPT
+    assert checkpoint.latest(tmp_path, "8") is None
+
+
+def test_no_cut_and_no_altered_byte_of_content_is_taken(tmp_path: Path) -> None:
+    data = checkpoint.encode(sample())
+    for length in range(len(data)):
+        with pytest.raises(MalformedRecord):
+            checkpoint.decode(data[:length])
+    for at in range(8, len(data)):
+        altered = bytearray(data)
+        altered[at] ^= 0x01
+        try:
+            found = checkpoint.decode(bytes(altered))
+        except MalformedRecord:
+            continue
+        assert checkpoint.encode(found) == data  # a space in the header's padding
+
+
+def test_a_broken_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2):
+        checkpoint.save(tmp_path, sample(number))
+    newest = tmp_path / "7" / "round-0002.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    found = checkpoint.latest(tmp_path, "7")
+    assert found is not None
+    assert found.about.round == 1
+    assert "round-0002.safetensors is passed over" in caplog.text
+    newest.with_name("round-0001.safetensors").rename(newest)  # of another round
+    assert checkpoint.latest(tmp_path, "7") is None
+    newest.write_bytes(checkpoint.encode(sample(2, run="8")))
+    assert checkpoint.latest(tmp_path, "7") is None
+
+
+def test_a_field_too_many_or_of_another_type_is_refused() -> None:
+    good = sample()
+    for text in (
+        b'{"x": 1, ' + good.about.encode()[1:],
+        good.about.encode().replace(b"7", b"true"),
+    ):
+        tensors = {"weights.w": np.zeros(1, np.float32)}
+        decoded = text.decode()
+        metadata = {"checkpoint": decoded, "sha256": checkpoint._digest(decoded, tensors)}
+        with pytest.raises(MalformedRecord, match="About"):
+            checkpoint.decode(safetensors.numpy.save(tensors, metadata))
+    stray = replace(good, weights={})
+    data = safetensors.numpy.save({"w": np.zeros(1)}, {"checkpoint": "{}", "sha256": ""})
+    with pytest.raises(MalformedRecord, match="digest"):
+        checkpoint.decode(data)
+    assert checkpoint.decode(checkpoint.encode(stray)).weights == {}
+
+
+def test_how_nodes_behaved_comes_back_as_it_was() -> None:
+    conduct = Quarantine()
+    conduct.refuse(3, "norm", 1)
+    conduct.refuse(4, "norm", 1)
+    conduct.refuse(4, "keys", 2)
+    conduct.remember([{"w": np.ones(2, np.float32)}])
+    again = Quarantine.from_kept(QuarantineRecord.decode(conduct.kept().encode()))
+    assert again == conduct
+    assert again.sits_out_until(4, 3) == conduct.sits_out_until(4, 3) is not None

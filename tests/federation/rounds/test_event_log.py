@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from federation.rounds.event_log import RETRY_S, EventLog
+from streams.contract.documents import RoundEvent
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.records import Headers
+
+
+class Broker:
+    """Away while `away`; keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.connected = 0
+        self.kinds: list[str] = []
+
+    def connect(self) -> "Broker":
+        if self.away:
+            raise BrokerUnavailable("no broker")
+        self.connected += 1
+        return self
+
+    def put(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        if self.away:
+            raise BrokerUnavailable("no broker")
+        assert (topic, key) == ("tiny.rounds", b"7")
+        self.kinds.append(RoundEvent.decode(value).kind)
+        return len(self.kinds)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        self.connected -= 1
+
+
+def test_events_wait_for_the_broker_in_order_and_stand_in_the_file(tmp_path: Path) -> None:
+    broker, now = Broker(), [0.0]
+    path = tmp_path / "7" / "rounds.jsonl"
+    journal = EventLog("tiny", "7", path, broker.connect, clock=lambda: now[0])
+    journal.publish("started", round=1)
+    broker.away = True
+    journal.publish("admitted", round=1, device="d0")
+    broker.away = False
+    journal.publish("aggregated", round=1)  # too soon after the failure: not even tried
+    assert broker.kinds == ["started"]
+    assert journal.pending == 2
+    now[0] = RETRY_S
+    journal.publish("evaluated", round=1)
+    journal.close()
+    expected = ["started", "admitted", "aggregated", "evaluated"]
+    assert broker.kinds == expected
+    assert broker.connected == 0
+    lines = path.read_bytes().splitlines()
+    assert [RoundEvent.decode(line).kind for line in lines] == expected
+
+
+def test_a_broker_that_never_comes_does_not_stop_a_run(tmp_path: Path) -> None:
+    broker = Broker()
+    broker.away = True
+    journal = EventLog("tiny", "7", tmp_path / "rounds.jsonl", broker.connect)
+    journal.publish("started", round=1)
+    journal.close(timeout_s=0.0)
+    assert journal.pending == 1
+
+
+def test_a_run_without_a_broker_writes_its_file_and_waits_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "7" / "rounds.jsonl"
+    journal = EventLog("tiny", "7", path, None)
+    journal.publish("started", round=1)
+    assert journal.pending == 0
+    with pytest.raises(BrokerUnavailable, match="has no broker"):
+        journal.producer()
+    journal.close()
+    assert [RoundEvent.decode(line).kind for line in path.read_bytes().splitlines()] == ["started"]

@@ -1,0 +1,678 @@
+"""Whole runs against a fake fleet: no Flower, no broker."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.aggregation import strategies
+from federation.evaluation.onnx_runner import run_graph
+from federation.evaluation.recent_windows import RecentWindows
+from federation.registry import publisher
+from federation.registry.registry import Registry
+from federation.rounds import checkpoint
+from federation.rounds.admission import Update
+from federation.rounds.collector import Policy
+from federation.rounds.event_log import EventLog
+from federation.rounds.fleet_reports import FleetReports
+from federation.rounds.messages import Reply, Tensors, cutoff_s
+from federation.rounds.run import FederatedRun
+from federation.settings import RunSettings
+from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
+from streams.contract.documents import DeviceState, RoundEvent
+from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
+from streams.contract.records import Headers
+from streams.contract.task import Device as DeviceOf
+from streams.contract.task import Task
+from streams.contract.topics import ROUNDS
+from streams.contract.work import Op, Work
+from streams.kafka.reader import Received
+from tests.federation.rounds.test_fleet_reports import FakeFollower, state
+
+Device = Callable[[Op, Work, Tensors], Update | str]
+
+
+class FakeKafka:
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes, bytes]] = []
+
+    def put(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        self.messages.append((topic.rpartition(".")[2], key, value))
+        return len(self.messages) - 1
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        pass
+
+    @property
+    def events(self) -> list[RoundEvent]:
+        return [RoundEvent.decode(value) for t, _, value in self.messages if t == ROUNDS]
+
+
+@dataclass
+class FakeFleet:
+    devices: list[Device]
+    online_after: int = 0  # looks at nodes() before anybody is there
+    sent: list[tuple[Op, Tensors]] = field(default_factory=list)
+    _answers: list[Reply] = field(default_factory=list)
+
+    def nodes(self) -> list[int]:
+        self.online_after -= 1
+        return [] if self.online_after >= 0 else list(range(len(self.devices)))
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        self.sent.append((op, weights))
+        for node in nodes:
+            found = self.devices[node](op, work, weights)
+            answer = Reply(node, round=work.round, op=op)
+            if isinstance(found, str):
+                self._answers.append(replace(answer, error=found))
+            else:
+                self._answers.append(replace(answer, device=found.device, update=found))
+
+    def receive(self) -> list[Reply]:
+        found, self._answers = self._answers, []
+        return found
+
+
+def compared(n: int, base: int, gained: int, lost: int = 0) -> dict[str, float]:
+    """A device's figures for the candidate beside the served version."""
+    parts = {"evaluated": n, "correct": base + gained - lost, "base_correct": base}
+    return {name: float(v) for name, v in {**parts, "gained": gained, "lost": lost}.items()}
+
+
+def sound(name: str, step: float, gain: float = 0.1) -> Device:
+    """Moves all weights by `step`; finds the candidate better by `gain` than the base."""
+
+    def answer(op: Op, work: Work, weights: Tensors) -> Update:
+        metrics = {"correct": 50.0, "evaluated": 100.0}
+        if op == "evaluate":
+            metrics = compared(100, 50, round(100 * gain))
+        moved = {key: value + np.float32(step) for key, value in weights.items()}
+        weights = moved if op == "train" else {}
+        return Update(name, work.task, work.task_version, work.base, 50, weights, metrics)
+
+    return answer
+
+
+def hostile(name: str, alter: Callable[[Update], Update]) -> Device:
+    def answer(op: Op, work: Work, weights: Tensors) -> Update:
+        good = sound(name, 0.001)(op, work, weights)
+        assert isinstance(good, Update)
+        return alter(good)
+
+    return answer
+
+
+@dataclass
+class Rig:
+    task: Task
+    registry: Registry
+    key: Ed25519PrivateKey
+    runs: Path
+    kafka: FakeKafka = field(default_factory=FakeKafka)
+    strategy: str = "fedavg"
+    rollout: bool = False
+
+    def run(self, fleet: FakeFleet, rounds: int = 2, **changes: object) -> FederatedRun:
+        journal = EventLog("tiny", "7", self.runs / "7" / "rounds.jsonl", lambda: self.kafka)
+        settings = RunSettings("7", rounds, 2, 5.0, 30.0, 1, 32, 0.01, 0.01, 0, self.runs)
+        settings = replace(settings, **changes)  # type: ignore[arg-type]
+        times = iter(range(10_000))
+        return FederatedRun(
+            self.task,
+            settings,
+            self.registry,
+            self.key,
+            fleet,
+            journal,
+            strategies.make(self.strategy),
+            clock=lambda: float(next(times)),
+            sleep=lambda _s: None,
+            rollout=self.rollout,
+        )
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.kafka.events]
+
+
+@pytest.fixture
+def rig(tiny: Task, registry: Registry, key: Ed25519PrivateKey, tmp_path: Path) -> Rig:
+    registry.store.remove("heldout.safetensors")  # random steps do the people held out no good
+    return Rig(tiny, registry, key, tmp_path / "runs")
+
+
+def base_weights(registry: Registry) -> Tensors:
+    serving = registry.serving()
+    assert serving is not None
+    return safetensors.numpy.load(serving.files[WEIGHTS])
+
+
+def test_a_better_model_is_signed_kept_and_served(rig: Rig) -> None:
+    before = base_weights(rig.registry)
+    (base,) = rig.registry.models()
+    verdict = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003)])).run()
+    assert verdict.promote
+    serving = rig.registry.serving()
+    assert serving is not None
+    m = serving.manifest
+    for name in (GRAPH, DRIFT):  # what a version does not change, it hands on
+        assert serving.files[name] == rig.registry.load(base).files[name]
+    assert (m.number, m.base, m.run, m.round, m.admitted, m.refused) == (2, base, "7", 2, 4, 0)
+    after = base_weights(rig.registry)
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name] + 0.004, atol=1e-6)
+    probes = [safetensors.numpy.load(a.files[PROBE]) for a in (rig.registry.load(base), serving)]
+    np.testing.assert_array_equal(probes[0]["inputs"], probes[1]["inputs"])
+    assert np.abs(probes[0]["outputs"] - probes[1]["outputs"]).max() > 1e-3
+    expected = run_graph(serving.files[GRAPH], probes[1]["inputs"], after)
+    np.testing.assert_array_equal(probes[1]["outputs"], expected)
+    assert rig.kinds()[-3:] == ["evaluated", "promoted", "finished"]
+
+
+def test_where_there_is_a_controller_a_better_model_is_a_candidate(rig: Rig) -> None:
+    rig.rollout, (base,) = True, rig.registry.models()
+    assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003)])).run().promote
+    standing = rig.registry.standing()
+    assert standing.stable is not None
+    assert standing.candidate is not None
+    assert standing.stable.model == base
+    assert standing.offered is None
+    assert standing.candidate.model.startswith("2-")
+    last = rig.registry.decisions()[-1]
+    assert (last.kind, last.model, last.run) == ("candidate", standing.candidate.model, "7")
+    assert last.evidence["devices"] > last.evidence["devices_base"]
+    # one that comes later takes its place
+    assert rig.run(FakeFleet([sound("a", 0.002), sound("b", 0.004)])).run().promote
+    found = rig.registry.standing().candidate
+    assert found is not None
+    assert found.model.startswith("3-")
+
+
+def test_a_model_that_devices_find_no_better_is_not_served(rig: Rig) -> None:
+    before = rig.registry.models()
+    verdict = rig.run(FakeFleet([sound("a", 0.001, 0.0), sound("b", 0.001, 0.0)])).run()
+    assert not verdict.promote
+    assert rig.registry.models() == before
+    assert rig.kinds()[-2:] == ["rejected", "finished"]
+    assert [d.kind for d in rig.registry.decisions()] == ["served"]
+
+
+def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
+    """What one class loses is told by the devices, and is the reason."""
+
+    def poor(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update:
+            update = sound(name, 0.001, 0.3)(op, work, weights)
+            assert isinstance(update, Update)
+            rows = [compared(70, 20, 40), compared(30, 30, 0, 10), compared(0, 0, 0)]
+            false = [(0, 0), (50, 0), (0, 20)]
+            said = {
+                f"class-{index}-{part}": value
+                for index, (row, (before, after)) in enumerate(zip(rows, false, strict=True))
+                for part, value in {**row, "base_false": before, "false": after}.items()
+            }
+            said |= compared(100, 50, 40, 10)
+            return replace(update, metrics=said) if op == "evaluate" else update
+
+        return answer
+
+    grouped = [DeviceOf(name, "fleet", "north") for name in "abcdefgh"]
+    rig.task = replace(rig.task, devices=lambda: grouped)
+    assert rig.run(FakeFleet([poor(name) for name in "abcdefgh"])).run().promote
+    first = rig.registry.models()[0]
+    rig.registry.serve(first, rig.key, "a test")
+    lie = poor("x")
+
+    def worse(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update:
+            update = lie(op, work, weights)
+            assert isinstance(update, Update)
+            metrics = {**update.metrics}
+            if op == "evaluate":  # fewer alarms before: it had no bias for the class
+                metrics["class-1-base_false"], metrics["class-0-base_false"] = 0.0, 0.0
+                metrics["class-2-base_false"] = 50.0
+            return replace(update, device=name, metrics=metrics)
+
+        return answer
+
+    verdict = rig.run(FakeFleet([worse(name) for name in "abcdefgh"])).run()
+    title = "class middle on devices 1.000 to 0.667 loses more than 0.050"
+    assert (verdict.promote, verdict.reason) == (False, title)
+    (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
+    assert told.reason == title
+    assert told.metrics == verdict.evidence
+    assert told.metrics["devices/class middle/p"] == 2**-8
+    assert told.metrics["devices/group north"] == pytest.approx(0.3)
+    (kept,) = [event for event in rig.kafka.events if event.kind == "promoted"]
+    assert kept.metrics == rig.registry.load(rig.registry.models()[1]).manifest.metrics
+    assert kept.metrics["devices/class middle"] == pytest.approx(-1 / 3)
+
+
+def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(rig: Rig) -> None:
+    serving = rig.registry.serving()
+    assert serving is not None
+    dice = np.random.default_rng(0)
+    segments = dice.normal(0, 2, (200, *rig.task.segment_shape)).astype(np.float32)
+    served = run_graph(serving.files[GRAPH], segments)
+    devices = np.array([f"d{n % 20}" for n in range(200)])
+
+    def turned(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update:
+            update = sound(name, 0.001)(op, work, weights)
+            assert isinstance(update, Update)
+            return replace(update, weights={n: -w for n, w in weights.items()})
+
+        return answer
+
+    fleet = FakeFleet([turned("a"), turned("b")])
+    run = rig.run(fleet, rounds=1)
+    run.recent = lambda: RecentWindows(segments, served, devices)
+    verdict = run.run()
+    assert not verdict.promote
+    assert "recent windows 1.000 to 0." in verdict.reason
+    (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
+    assert told.metrics["recent_segments"] == 200
+    run = rig.run(fleet, rounds=1)
+    run.recent = lambda: None
+    assert run.run().promote
+
+
+@pytest.mark.parametrize(
+    ("alter", "slug"),
+    [
+        (lambda u: replace(u, samples=0), "samples"),
+        (lambda u: replace(u, base="1-00000000"), "task"),
+        (lambda u: replace(u, device="a"), "duplicate"),
+        (lambda u: replace(u, weights={k: v * np.nan for k, v in u.weights.items()}), "not-finite"),
+        (lambda u: replace(u, weights={k: v[None] for k, v in u.weights.items()}), "shape"),
+        (lambda u: replace(u, weights={k: v + 9 for k, v in u.weights.items()}), "norm"),
+    ],
+)
+def test_a_hostile_device_changes_nothing_but_its_own_count(
+    rig: Rig, alter: Callable[[Update], Update], slug: str
+) -> None:
+    sound_devices = [sound(name, 0.001) for name in ("a", "b", "c", "d")]
+    before = base_weights(rig.registry)
+    rig.run(FakeFleet([*sound_devices, hostile("e", alter)]), rounds=1).run()
+    refused = [e for e in rig.kafka.events if e.kind == "refused"]
+    assert [e.reason.partition(":")[0] for e in refused] == [slug]
+    found = checkpoint.latest(rig.runs, "7")
+    assert found is not None
+    for name in before:
+        np.testing.assert_allclose(found.weights[name], before[name] + 0.001, atol=1e-6)
+    assert len([e for e in rig.kafka.events if e.kind == "admitted"]) == 4
+
+
+def refusals(rig: Rig) -> list[tuple[int, str | None, str]]:
+    """(round, device, reason) of each refused event."""
+    return [
+        (e.round, e.device, e.reason.partition(":")[0])
+        for e in rig.kafka.events
+        if e.kind == "refused"
+    ]
+
+
+def test_a_node_refused_twice_gets_no_work_for_three_rounds(rig: Rig) -> None:
+    asked: list[int] = []
+
+    def greedy(op: Op, work: Work, weights: Tensors) -> Update:
+        if op == "train":
+            asked.append(work.round)
+        answer = sound("e", 0.002)(op, work, weights)
+        assert isinstance(answer, Update)
+        return replace(answer, samples=0)
+
+    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003), greedy]), rounds=7).run()
+    assert asked == [1, 2, 6, 7]
+    out = [(number, "node 2", "sitting-out") for number in (3, 4, 5)]
+    lies = [(number, "e", "samples") for number in (1, 2, 6, 7)]
+    assert refusals(rig) == [*lies[:2], *out, *lies[2:]]
+    events = [e for e in rig.kafka.events if e.kind == "aggregated"]
+    told = [{k: v for k, v in e.metrics.items() if k.startswith("refused")} for e in events]
+    assert told[1:3] == [{"refused_samples": 1.0}, {"refused_sitting-out": 1.0}]
+    serving = rig.registry.serving()
+    assert serving is not None
+    assert serving.manifest.refused == 4  # updates, not rounds without one
+
+
+def test_an_update_of_an_earlier_round_is_no_update_of_this_one(rig: Rig) -> None:
+    heard: list[Tensors] = []
+
+    def parrot(op: Op, work: Work, weights: Tensors) -> Update | str:
+        """Listens to "a" in the first round and repeats it in the second."""
+        if op == "train" and work.round == 1:
+            answer = sound("a", 0.001)(op, work, weights)
+            assert isinstance(answer, Update)
+            heard.append(dict(answer.weights))
+            return "busy"
+        answer = sound("e", 0.001)(op, work, weights)
+        assert isinstance(answer, Update)
+        return replace(answer, weights=heard[0]) if op == "train" else answer
+
+    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003), parrot])).run()
+    assert refusals(rig) == [(2, "e", "replay")]
+
+
+def test_two_devices_that_send_the_same_in_one_round_are_both_admitted(rig: Rig) -> None:
+    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)]), rounds=1).run()
+    assert refusals(rig) == []
+
+
+def test_no_more_samples_are_believed_than_the_device_reported(rig: Rig) -> None:
+    run = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), sound("c", 0.001)]), rounds=1)
+    said = [state("a", 49), state("b", 50), state("c", 49, time_us=5)]
+    kafka = FakeFollower([[], said])
+    run.reports = FleetReports(lambda: kafka)
+    run.run()
+    assert refusals(rig) == [(1, "a", "samples")]
+    assert kafka.closed
+
+
+def test_a_rule_with_too_few_updates_for_its_promise_keeps_the_weights(rig: Rig) -> None:
+    rig.strategy = "krum"
+    liars = [hostile(name, lambda u: replace(u, samples=0)) for name in ("d", "e")]
+    fleet = FakeFleet([*(sound(name, 0.001) for name in ("a", "b", "c")), *liars])
+    with pytest.raises(ProcessFailed, match="no round had the 5 updates that krum needs"):
+        rig.run(fleet, rounds=1).run()
+    failed = [e.reason for e in rig.kafka.events if e.kind == "failed"]
+    assert failed == ["3 updates were admitted, krum needs 5"]
+
+
+def test_a_rule_waits_for_as_many_devices_as_it_needs(rig: Rig) -> None:
+    rig.strategy = "krum"
+    with pytest.raises(ProcessFailed, match=r"2 devices are online, 5 are needed.*than krum"):
+        rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)])).run()
+
+
+@pytest.mark.parametrize("strategy", ["median", "trimmed-mean", "krum", "multi-krum"])
+def test_a_run_with_a_robust_rule_goes_where_the_honest_go(rig: Rig, strategy: str) -> None:
+    before, rig.strategy = base_weights(rig.registry), strategy
+    back = hostile(
+        "z",
+        lambda u: replace(
+            u, weights={k: 2 * before[k] - v for k, v in u.weights.items()}, samples=2048
+        ),
+    )
+    fleet = FakeFleet([*(sound(name, 0.001) for name in ("a", "b", "c", "d")), back])
+    rig.run(fleet, rounds=1).run()
+    found = checkpoint.latest(rig.runs, "7")
+    assert found is not None
+    weights = found.weights
+    for name in before:
+        np.testing.assert_allclose(weights[name], before[name] + 0.001, atol=1e-6)
+
+
+def test_a_refused_device_has_no_say_at_the_gate(rig: Rig) -> None:
+    lies = compared(2000, 2000, 0, 2000)
+    liar = hostile("e", lambda u: replace(u, samples=0, metrics=lies))
+    verdict = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), liar])).run()
+    assert verdict.promote
+
+
+def test_whoever_takes_another_devices_name_does_not_silence_it(rig: Rig) -> None:
+    thief = hostile("e", lambda u: replace(u, device="a", metrics=compared(9, 9, 0, 9)))
+    assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), thief])).run().promote
+    last = [event for event in rig.kafka.events if event.kind == "evaluated"][-1]
+    assert last.metrics["devices_segments"] == 200
+
+
+def test_who_has_not_trained_has_a_say_unless_two_give_one_name(rig: Rig) -> None:
+    def late(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update | str:
+            return "busy" if op == "train" else sound(name, 0.0)(op, work, weights)
+
+        return answer
+
+    others = [late("c"), late("x"), late("x"), late("no device")]
+    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), *others])).run()
+    last = [event for event in rig.kafka.events if event.kind == "evaluated"][-1]
+    assert last.metrics["devices_segments"] == 300
+
+
+def test_a_failure_is_told_and_the_rest_is_averaged(rig: Rig) -> None:
+    fleet = FakeFleet([sound("a", 0.001), sound("b", 0.001), lambda *_: "no reply within 30 s"])
+    assert rig.run(fleet).run().promote
+    failed = [e for e in rig.kafka.events if e.kind == "failed"]
+    assert {(e.device, e.reason) for e in failed} == {("node 2", "no reply within 30 s")}
+
+
+def test_a_round_without_updates_keeps_the_weights(rig: Rig) -> None:
+    def late_starter(op: Op, work: Work, weights: Tensors) -> Update | str:
+        return "busy" if work.round == 1 else sound("a", 0.001)(op, work, weights)
+
+    fleet = FakeFleet([late_starter, lambda *_: "busy"])
+    rig.run(fleet, rounds=2).run()
+    np.testing.assert_array_equal(fleet.sent[0][1]["4.bias"], fleet.sent[1][1]["4.bias"])
+
+
+def test_a_run_without_any_update_fails_and_says_so(rig: Rig) -> None:
+    with pytest.raises(ProcessFailed, match="no update was admitted"):
+        rig.run(FakeFleet([lambda *_: "busy", lambda *_: "busy"])).run()
+    assert rig.kafka.events[-1].kind == "finished"
+    assert rig.kafka.events[-1].reason.startswith("failed: no update")
+
+
+def test_it_waits_for_enough_devices_but_not_for_ever(rig: Rig) -> None:
+    assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)], online_after=2)).run().promote
+    with pytest.raises(ProcessFailed, match="0 devices are online, 2 are needed"):
+        rig.run(FakeFleet([], online_after=10_000)).run()
+
+
+def test_a_registry_that_serves_nothing_or_damage_stops_the_run(rig: Rig) -> None:
+    (model,) = rig.registry.models()
+    (rig.registry.folder / "models" / f"{model}.twa").write_bytes(b"TWARTF01")
+    with pytest.raises(ArtifactError):
+        rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)])).run()
+    next((rig.registry.folder / "history").iterdir()).unlink()
+    with pytest.raises(UsageError, match="serves no model"):
+        rig.run(FakeFleet([])).run()
+
+
+@pytest.mark.parametrize(
+    ("replied", "expected", "cutoff"),
+    [
+        ([], 3, 60.0),
+        ([1.0], 3, 60.0),
+        ([1.0, 2.0], 3, 10.0),
+        ([1.0, 8.0], 3, 24.0),
+        ([1.0, 50.0], 3, 60.0),
+        ([4.0], 1, 12.0),
+    ],
+)
+def test_late_devices_get_three_times_what_most_took(
+    replied: list[float], expected: int, cutoff: float
+) -> None:
+    assert cutoff_s(replied, expected, 60.0) == cutoff
+
+
+def test_chunks_carry_all_bytes_in_order() -> None:
+    parts = list(publisher.chunks(b"0123456789", size=4))
+    assert [part for part, _ in parts] == [b"0123", b"4567", b"89"]
+    assert [dict(headers)["index"] for _, headers in parts] == [b"0", b"1", b"2"]
+    assert {dict(headers)["chunks"] for _, headers in parts} == {b"3"}
+
+
+class RestartingFleet(FakeFleet):
+    """From the third round on its last device is another node, and the one before is offline from
+    the fourth on."""
+
+    def nodes(self) -> list[int]:
+        plain, last = super().nodes(), len(self.devices) - 1
+        started = sum(op == "train" for op, _ in self.sent)
+        if started < 2:
+            return plain
+        return [*(plain if started == 2 else plain[:-1]), last + 100]
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        last = len(self.devices) - 1
+        alive = [n for n in nodes if n != last or work.round < 3]
+        super().send(op, [n % 100 for n in alive], work, weights, ttl_s)
+        if work.round >= 3:
+            self._answers = [
+                replace(a, node=last + 100) if a.node == last else a for a in self._answers
+            ]
+
+
+def test_a_node_that_comes_back_as_another_has_its_name_again_once_the_old_one_is_gone(
+    rig: Rig,
+) -> None:
+    devices = [sound("a", 0.001), sound("b", 0.002), sound("c", 0.003)]
+    rig.run(RestartingFleet(devices), rounds=4, round_deadline_s=10_000.0).run()
+    admitted = [(e.round, e.device) for e in rig.kafka.events if e.kind == "admitted"]
+    assert [number for number, device in admitted if device == "c"] == [1, 2, 4]
+    assert refusals(rig) == [(3, "c", "name")]
+
+
+class SlowFleet(FakeFleet):
+    """The last node's answer to the work of round 1 comes in round `until` only."""
+
+    def __init__(self, devices: list[Device], until: int) -> None:
+        super().__init__(devices)
+        self.until, self.held, self.now = until, [], 0  # type: ignore[var-annotated]
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        super().send(op, nodes, work, weights, ttl_s)
+        self.now = work.round
+        late = [a for a in self._answers if a.node == len(self.devices) - 1 and a.round == 1]
+        if op == "train" and late:
+            self.held += late
+            self._answers = [answer for answer in self._answers if answer not in late]
+        if self.now >= self.until:
+            self._answers, self.held = [*self.held, *self._answers], []
+
+
+@pytest.mark.parametrize(("until", "stale"), [(2, None), (4, None), (6, "stale"), (9, None)])
+def test_a_late_update_counts_shortened_or_is_refused_as_stale(
+    rig: Rig, until: int, stale: str | None
+) -> None:
+    devices = [sound("a", 0.001), sound("b", 0.001), sound("c", 0.003)]
+    before = base_weights(rig.registry)
+    run = rig.run(SlowFleet(devices, until), rounds=7, round_deadline_s=10_000.0)
+    run = replace(run, policy=Policy(max_staleness=4))
+    run.run()
+    admitted = [e for e in rig.kafka.events if e.kind == "admitted" and e.metrics.get("staleness")]
+    failed = [e for e in rig.kafka.events if e.kind == "failed"]
+    assert [e.round for e in failed] == [1]
+    if until == 2:
+        assert [(e.round, e.device, e.metrics["staleness"]) for e in admitted] == [(2, "c", 1.0)]
+        found = checkpoint.latest(rig.runs, "7")
+        assert found is not None
+        # rounds of a, b: 0.001; the second has c's 0.003 / sqrt(2) too; then c trains as the others
+        second = (0.001 + 0.001 + 0.003 / np.sqrt(2)) / 3
+        total = 0.001 + second + 5 * 0.005 / 3
+        np.testing.assert_allclose(found.weights["4.bias"], before["4.bias"] + total, atol=1e-6)
+    else:
+        assert [(e.round, e.metrics["staleness"]) for e in admitted] == (
+            [(4, 3.0)] if until == 4 else []
+        )
+    assert [slug for _, _, slug in refusals(rig)] == ([stale] if stale else [])
+
+
+class HalfFleet(FakeFleet):
+    """The answers to trainings of its second half come when somebody is sent work the next time."""
+
+    def __init__(self, devices: list[Device]) -> None:
+        super().__init__(devices)
+        self.held: list[Reply] = []
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        come, self.held = self.held, []
+        super().send(op, nodes, work, weights, ttl_s)
+        if op == "train":
+            late = [a for a in self._answers if a.node >= len(self.devices) // 2]
+            self._answers = [answer for answer in self._answers if answer not in late]
+            self.held = late
+        self._answers += come
+
+
+def test_a_buffered_run_takes_half_of_a_small_fleet_and_leaves_the_others_at_work(rig: Rig) -> None:
+    rig.strategy = "fedbuff"
+    devices = [sound(name, 0.001 * (i + 1)) for i, name in enumerate("abcd")]
+    run = rig.run(HalfFleet(devices), rounds=3, round_deadline_s=10_000.0)
+    run = replace(run, policy=Policy(True, target=10, max_staleness=4))
+    run.run()
+    admitted = [
+        (e.round, e.device, e.metrics.get("staleness", 0.0))
+        for e in rig.kafka.events
+        if e.kind == "admitted"
+    ]
+    assert admitted == [
+        (1, "a", 0.0), (1, "b", 0.0),
+        (2, "a", 0.0), (2, "b", 0.0), (2, "c", 1.0), (2, "d", 1.0),
+        (3, "a", 0.0), (3, "b", 0.0),
+    ]  # fmt: skip
+    assert [e for e in rig.kafka.events if e.kind == "failed"] == []
+
+
+class SilentOnce(FakeFleet):
+    """Its last device says nothing to the work of round 1."""
+
+    def receive(self) -> list[Reply]:
+        last = len(self.devices) - 1
+        return [a for a in super().receive() if (a.node, a.round, a.op) != (last, 1, "train")]
+
+
+def test_who_is_at_work_is_waited_for_where_the_minimum_needs_it(rig: Rig) -> None:
+    """Longer than for devices that are not online: its work's time is over some time."""
+    devices = [sound("a", 0.001), sound("b", 0.002), sound("c", 0.003)]
+    run = rig.run(SilentOnce(devices), minimum_nodes=3, node_wait_s=5.0, round_deadline_s=60.0)
+    run.run()
+    admitted = [(e.round, e.device) for e in rig.kafka.events if e.kind == "admitted"]
+    assert admitted == [(1, "a"), (1, "b"), (2, "a"), (2, "b"), (2, "c")]
+    assert [(e.round, e.device) for e in rig.kafka.events if e.kind == "failed"] == [(1, "node 2")]
+
+
+def test_devices_that_say_they_cannot_are_not_asked(rig: Rig) -> None:
+    fleet = FakeFleet([sound("a", 0.001), sound("b", 0.001), sound("c", 0.001)])
+    run = rig.run(fleet, rounds=1)
+    said = [
+        node_state("a", 0, samples=3),
+        node_state("b", 1),
+        node_state("c", 2),
+    ]
+    kafka = FakeFollower([[], said])
+    run.reports = FleetReports(lambda: kafka)
+    run.run()
+    admitted = [e.device for e in rig.kafka.events if e.kind == "admitted"]
+    assert admitted == ["b", "c"]
+    (started,) = [e for e in rig.kafka.events if e.kind == "started"]
+    assert started.metrics == {"nodes": 2.0, "online": 3.0}
+
+
+def node_state(device: str, node: int, samples: int = 500) -> Received:
+    said = DeviceState.decode(state(device, samples).value)
+    value = said.model_copy(update={"node": node}).encode()
+    return Received("t", 0, 0, device.encode(), value, [])
+
+
+def test_more_are_asked_than_a_round_takes(rig: Rig) -> None:
+    fleet = FakeFleet([sound(name, 0.001) for name in "abcdefgh"])
+    run = replace(rig.run(fleet, rounds=2), policy=Policy(asked=5, target=4))
+    run.run()
+    started = [e.metrics for e in rig.kafka.events if e.kind == "started"]
+    assert started == [{"nodes": 5.0, "online": 8.0}] * 2
+    asked = [
+        {e.device for e in rig.kafka.events if e.kind == "admitted" and e.round == n}
+        for n in (1, 2)
+    ]
+    assert [len(devices) for devices in asked] == [5, 5]
+    assert asked[0] != asked[1]

@@ -1,0 +1,71 @@
+"""JSON documents and topics."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.contract.documents import (
+    DeviceState,
+    ModelWindow,
+    WindowReport,
+)
+from streams.contract.errors import MalformedRecord
+from streams.contract.topics import topic_specs
+from streams.kafka.reader import partition_of
+from streams.kafka.settings import BrokerSettings
+
+STATE = DeviceState(
+    device="d0", task="tiny", time_us=1, epoch="e", active="1-aaaaaaaa", produced=1, delivered=1,
+    pending=0,
+)  # fmt: skip
+
+
+def test_a_document_comes_back_and_ignores_what_it_does_not_know() -> None:
+    assert DeviceState.decode(STATE.encode()) == STATE
+    newer = STATE.encode()[:-1] + b', "later": 1}'
+    assert DeviceState.decode(newer) == STATE
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_malformed_and_nothing_worse(junk: bytes) -> None:
+    with pytest.raises(MalformedRecord):
+        DeviceState.decode(junk)
+
+
+def test_scores_lie_where_the_device_sends_its_events() -> None:
+    specs = {spec.name: spec for spec in topic_specs("tiny", 6)}
+    assert specs["tiny.events"].partitions == specs["tiny.scores"].partitions == 6
+    assert specs["tiny.releases"].cleanup == "compact"
+    # murmur2 as in Kafka's Java client: known values
+    assert [partition_of(key, 100) for key in ("21", "foobar", "a-little-bit-long-string")] == [
+        (-973932308 & 0x7FFFFFFF) % 100,
+        (-790332482 & 0x7FFFFFFF) % 100,
+        (-985981536 & 0x7FFFFFFF) % 100,
+    ]
+
+
+def test_broker_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEWHEEL_KAFKA", "kafka.example:9093")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_SASL_MECHANISM", "SCRAM-SHA-512")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_USERNAME", "me")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_PASSWORD", "secret")
+    settings = BrokerSettings()  # type: ignore[call-arg]
+    options = settings.client_options()
+    assert options["bootstrap_servers"] == "kafka.example:9093"
+    assert options["sasl_plain_username"] == "me"
+    assert "ssl_cafile" not in options
+    assert settings.model_copy(update={"bootstrap": "other:1"}).bootstrap == "other:1"
+
+
+def test_a_devices_own_copies_count_as_the_release_that_they_copy() -> None:
+    report = WindowReport(
+        task="tiny", device="d0", window_us=0, end_us=1, revision=0, events=9, teacher_model="t",
+        models={
+            "2-aaaaaaaa.p1": ModelWindow(events=6, agreeing=5, compared=6),
+            "2-aaaaaaaa": ModelWindow(events=3, agreeing=1, compared=2, labelled=1, correct=1),
+        },
+    )  # fmt: skip
+    assert report.by_release == {
+        "2-aaaaaaaa": ModelWindow(events=9, agreeing=6, compared=8, labelled=1, correct=1)
+    }

@@ -1,0 +1,229 @@
+"""A task file: what is wrong with it is said in one line; how readings become segments."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.contract.errors import TaskError
+from streams.contract.task import (
+    Aggregation,
+    Reading,
+    Segment,
+    Task,
+    Training,
+    check_model,
+    load_task,
+)
+from streams.segments.segmentation import segments_of
+from tests.fakes.tiny_task import task
+
+GOOD = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("nothing", "write it as"),
+        ("/no/such/file.py:task", "there is no file"),
+        (f"{GOOD}:missing", "no attribute 'missing'"),
+        (f"{GOOD}:devices", "not a Task"),
+        ("no.such.module:task", "importing no.such.module failed"),
+    ],
+)
+def test_a_wrong_reference_is_a_usage_error_of_one_line(reference: str, says: str) -> None:
+    with pytest.raises(TaskError, match=says) as caught:
+        load_task(reference)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("task = 1 / 0\n")
+    with pytest.raises(TaskError, match="ZeroDivisionError"):
+        load_task(f"{broken}:task")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "Bad Name"}, "lower-case"),
+        ({"classes": ()}, "either classes"),
+        ({"classes": ("one",)}, "at least two"),
+        ({"targets": ("x",)}, "either classes"),
+        ({"channels": ("x", "x")}, "without a repetition"),
+        ({"segment": Segment(150_000, 10)}, "would not fit a message"),
+        ({"segment": Segment(10, 11)}, "hop <= samples"),
+        ({"window_s": 0.0}, "window_s must be above 0"),
+        ({"lateness_s": -1.0}, "lateness_s"),
+        ({"latency_budget_ms": 0.0}, "latency_budget_ms must be above 0"),
+        ({"upload": "everything"}, "upload"),
+        ({"future_s": -1.0}, "future_s"),
+        ({"training": Training(optimizer="adam")}, "training.optimizer"),  # type: ignore[arg-type]
+        ({"training": Training(proximal=-1)}, "training.proximal"),
+        ({"training": Training(max_steps=0)}, "training.max_steps"),
+        ({"training": Training(strategy="sgd")}, "training.strategy"),  # type: ignore[arg-type]
+        ({"training": Training(strategy="fedprox")}, "needs training.proximal"),
+        ({"training": Training(aggregation=Aggregation(learning_rate=0))}, "learning_rate"),
+        ({"training": Training(aggregation=Aggregation(betas=(0.9, 1.0)))}, "betas"),
+        ({"training": Training(aggregation=Aggregation(trim=0.5))}, "trim"),
+        ({"training": Training(aggregation=Aggregation(byzantine=-1))}, "byzantine"),
+        ({"build_model": None}, "build_model must be a function"),
+    ],
+)
+def test_a_wrong_field_is_named(change: dict[str, object], says: str) -> None:
+    with pytest.raises(TaskError, match=says):
+        replace(task, **change)  # type: ignore[arg-type]
+
+
+def test_an_answer_may_take_the_time_between_two_segments_unless_the_task_says_otherwise() -> None:
+    assert task.latency_budget_s == 0.5  # 10 samples at 20 Hz
+    assert replace(task, latency_budget_ms=3.0).latency_budget_s == 0.003
+
+
+def test_a_model_of_the_wrong_shape_is_named() -> None:
+    def too_wide() -> object:
+        from torch import nn
+
+        return nn.Sequential(nn.Flatten(), nn.Linear(40, 7))
+
+    check_model(task)
+    with pytest.raises(TaskError, match=r"build_model gives \(2, 7\).*must give \(2, 3\)"):
+        check_model(replace(task, build_model=too_wide))  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="build_teacher fails"):
+        check_model(replace(task, build_teacher=too_wide))  # type: ignore[arg-type]
+
+
+def made(**fields: object) -> Task:
+    return replace(task, **fields)  # type: ignore[arg-type]
+
+
+def steady(count: int, start: int = 0, label: float | None = 1.0) -> list[Reading]:
+    return [Reading(start + i * 50_000, (float(i), -float(i)), label) for i in range(count)]
+
+
+def test_modules_that_are_to_learn_must_be_there() -> None:
+    check_model(replace(task, training=Training(train_only=("4",))))
+    for name in ("head", "3", "4.weight"):
+        with pytest.raises(TaskError, match=f"{name}'?, in which there is nothing to learn"):
+            check_model(replace(task, training=Training(train_only=(name,))))
+
+
+def test_modules_that_are_to_be_shared_must_be_there_and_some_trained() -> None:
+    check_model(replace(task, training=Training(shared=("0",))))
+    with pytest.raises(TaskError, match=r"training.shared names 'body', in which there is nothing"):
+        check_model(replace(task, training=Training(shared=("body",))))
+    check_model(replace(task, training=Training(train_only=("4",), shared=("0", "4"))))
+    with pytest.raises(TaskError, match=r"nothing that training.train_only trains"):
+        check_model(replace(task, training=Training(train_only=("4",), shared=("0",))))
+
+
+def test_segments_overlap_by_the_hop_and_hold_channels_by_samples() -> None:
+    cut = list(segments_of(steady(45), task))
+    assert [(first, last) for first, last, _, _ in cut] == [
+        (0, 950_000),
+        (500_000, 1_450_000),
+        (1_000_000, 1_950_000),
+    ]
+    assert cut[1][2].shape == (2, 20)
+    assert cut[1][2][0].tolist() == [float(i) for i in range(10, 30)]
+    assert cut[1][3] is not None
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (Reading(15 * 50_000, (float("nan"), 0.0)), "not-finite"),
+        (Reading(15 * 50_000, (1.0,)), "width"),
+        (Reading(3 * 50_000, (1.0, 1.0)), "backwards"),
+        (Reading(90 * 50_000, (1.0, 1.0)), "gap"),
+    ],
+)
+def test_what_breaks_a_segment_is_told(bad: Reading, reason: str) -> None:
+    told: list[str] = []
+    readings = [*steady(15), bad, *steady(40, start=100 * 50_000)]
+    cut = list(segments_of(readings, task, skip=lambda why, _time: told.append(why)))
+    assert told[0] == reason
+    assert all(first >= 90 * 50_000 for first, *_ in cut)
+
+
+def test_a_segment_has_the_label_that_most_of_it_carries() -> None:
+    mixed = steady(14, label=2.0) + steady(6, start=14 * 50_000, label=0.0)
+    [(_, _, _, label)] = segments_of(mixed, task)
+    assert label is None
+    mostly = steady(16, label=2.0) + steady(4, start=16 * 50_000, label=None)
+    [(_, _, _, label)] = segments_of(mostly, task)
+    assert label is not None
+    assert label.tolist() == [2.0]
+
+
+@given(st.lists(st.integers(1, 200_000), min_size=1, max_size=120))
+def test_a_segment_never_spans_a_gap(steps: list[int]) -> None:
+    times = np.cumsum(steps).tolist()
+    readings = [Reading(t, (0.0, 0.0)) for t in times]
+    for first, last, segment, _ in segments_of(readings, task):
+        inside = [t for t in times if first <= t <= last]
+        assert len(inside) == segment.shape[1]
+        assert max(np.diff(inside)) <= 2.5 * 50_000
+
+
+@given(
+    samples=st.integers(1, 7), hop=st.integers(1, 7), count=st.integers(0, 120),
+    gaps=st.sets(st.integers(1, 119), max_size=4),
+)  # fmt: skip
+def test_segments_are_the_slices_of_the_readings(
+    samples: int, hop: int, count: int, gaps: set[int]
+) -> None:
+    """Over many lengths of the buffer, with gaps anywhere."""
+    small = replace(task, segment=Segment(samples, min(hop, samples)))
+    period, at, readings = round(1e6 / task.rate_hz), 0, []
+    for i in range(count):
+        at += 10 * period if i in gaps else period
+        readings.append(Reading(at, [i, -i], 0.0))
+    borders = [0, *sorted(g for g in gaps if g < count), count]
+    expected = [
+        list(range(begin, begin + samples))
+        for first, end in pairwise(borders)
+        for begin in range(first, end - samples + 1, min(hop, samples))
+    ]
+    found = list(segments_of(readings, small))
+    assert [segment[0].tolist() for _, _, segment, _ in found] == expected
+    assert [(-segment[1]).tolist() for _, _, segment, _ in found] == expected
+    assert all(
+        (begin, end) == (readings[rows[0]].time_us, readings[rows[-1]].time_us)
+        for (begin, end, _, _), rows in zip(found, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([1.0, 1.0, 1.0, 0.0], [1.0]),
+        ([1.0, 1.0, 0.0, 0.0], None),
+        ([[2], [2], 2, None], [2.0]),
+        ([None, None, None, 1.0], None),
+        ([[], [], [], []], None),
+        ([7, 7, 7, 7], None),
+        (["1", "1", "1", "1"], None),
+        ([float("nan")] * 4, None),
+    ],
+)
+def test_a_segment_has_the_label_of_most_of_its_readings(
+    labels: list[float], expected: list[float] | None
+) -> None:
+    small = replace(task, segment=Segment(4, 4))
+    readings = [Reading(50_000 * i, [0, 0], label) for i, label in enumerate(labels)]
+    [(_, _, _, found)] = segments_of(readings, small)
+    assert (None if found is None else found.tolist()) == expected
+
+
+def test_a_segment_of_one_channel_stays_as_it_was_when_the_next_one_comes() -> None:
+    narrow = replace(task, channels=("x",), segment=Segment(4, 2))
+    readings = [Reading(50_000 * i, [i]) for i in range(200)]
+    found = [segment for _, _, segment, _ in segments_of(readings, narrow)]
+    assert [s.tolist() for s in found] == [[list(range(i, i + 4))] for i in range(0, 197, 2)]

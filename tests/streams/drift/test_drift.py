@@ -1,0 +1,362 @@
+"""Histograms, distances and decisions; the formulas against figures of evidently and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.contract.documents import ChannelDrift, DriftReport
+from streams.contract.errors import MalformedRecord
+from streams.drift.detector import DriftDetector, judge_all, stability_index
+from streams.drift.distances import (
+    chi_square_99,
+    hellinger,
+    jensen_shannon,
+    kolmogorov_smirnov,
+    null_percentile,
+    psi,
+    shares,
+    total_variation,
+    wasserstein,
+)
+from streams.drift.reference import (
+    BINS,
+    Feature,
+    Histogram,
+    Reference,
+    frozen_edges,
+    minimum_segments,
+    observe,
+)
+from tests.fakes.tiny_task import task
+from tests.streams.drift.evidently_figures import class_samples, edges, figures, samples
+
+# evidently 0.7.23 with pandas 2.3.3 and scipy 1.17.1: evidently_figures.py prints them.
+EVIDENTLY = {
+    "numbers": {
+        "psi": 0.06171490640169394,
+        "jensen_shannon": 0.08748873948408316,
+        "hellinger": 0.0876590074726925,
+        "wasserstein": 0.06466606552531341,
+    },
+    "classes": {
+        "psi": 0.9879730538499615,
+        "jensen_shannon": 0.33483367004846437,
+        "hellinger": 0.34274730896139977,
+        "total_variation": 0.3265,
+    },
+}
+KS_2SAMP = 0.10658333333333334  # scipy.stats.ks_2samp(*samples())
+# The 99th percentiles of chi-square by its degrees of freedom, from scipy.stats.chi2.
+CHI_SQUARE = {1: 6.6349, 2: 9.2103, 3: 11.3449, 5: 15.0863, 7: 18.4753, 10: 23.2093, 50: 76.1539}
+
+EDGES = (-1.0, 0.0, 0.5, 2.0)
+values = st.lists(st.one_of(st.none(), st.floats(-5, 5), st.floats()), max_size=30)
+cells = st.lists(st.integers(0, 1000), min_size=6, max_size=6).filter(any)
+
+
+def numbers(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shares of both samples over these edges, cells outside included."""
+    p, q = (Histogram.empty(at).add(sample).counts[:-2] for sample in samples())
+    return shares(p), shares(q)
+
+
+# Histograms
+
+
+@settings(deadline=None)
+@given(values, values, values)
+def test_merging_is_the_same_in_any_order_and_as_one_pass(
+    a: list[float | None], b: list[float | None], c: list[float | None]
+) -> None:
+    empty = Histogram.empty(EDGES)
+    one, two, three = (empty.add(part) for part in (a, b, c))
+    whole = empty.add([*a, *b, *c])
+    for merged in (one.merge(two).merge(three), three.merge(one.merge(two)), one.add(c).merge(two)):
+        assert merged.counts.tolist() == whole.counts.tolist()
+    assert whole.n == len(a) + len(b) + len(c)
+    assert whole.counts.dtype == np.int64
+
+
+def test_every_value_has_its_cell() -> None:
+    found = Histogram.empty(EDGES).add(
+        [-1e300, -1.1, -1.0, -0.5, 0.0, 0.4, 0.5, 2.0, 1e300, None, math.nan, math.inf, -math.inf]
+    )
+    assert found.counts.tolist() == [2, 2, 2, 1, 2, 2, 2]  # below, 3 cells, beyond, null, infinite
+
+
+def test_other_edges_do_not_add_up() -> None:
+    with pytest.raises(ValueError, match="edges"):
+        Histogram.empty(EDGES).merge(Histogram.empty((0.0, 1.0)))
+
+
+@settings(deadline=None)
+@given(values)
+def test_a_histogram_comes_back_from_its_document(sample: list[float | None]) -> None:
+    sent = Histogram.empty(EDGES).add(sample)
+    found = Histogram.from_document(sent.to_document())
+    assert found.counts.tolist() == sent.counts.tolist()
+    assert found.edges.tolist() == sent.edges.tolist()
+    assert found.counts.dtype == np.int64
+
+
+# Distances
+
+
+@settings(deadline=None)
+@given(cells, cells)
+def test_distances_are_symmetric_bounded_and_zero_for_the_same(a: list[int], b: list[int]) -> None:
+    p, q = shares(np.array(a)), shares(np.array(b))
+    at = np.arange(5.0)
+    for distance, most in (
+        (psi, math.inf),
+        (jensen_shannon, math.sqrt(math.log(2))),
+        (hellinger, 1.0),
+        (total_variation, 1.0),
+        (kolmogorov_smirnov, 1.0),
+        (lambda x, y: wasserstein(x, y, at), 4.0),
+    ):
+        assert distance(p, p) == pytest.approx(0, abs=1e-9)
+        assert distance(p, q) == pytest.approx(distance(q, p), abs=1e-9)
+        assert -1e-12 <= distance(p, q) <= most + 1e-9
+    assert kolmogorov_smirnov(p, q) <= total_variation(p, q) + 1e-9
+    assert hellinger(p, q) ** 2 <= total_variation(p, q) + 1e-9
+    assert total_variation(p, q) <= math.sqrt(2) * hellinger(p, q) + 1e-9
+
+
+def test_what_has_no_cell_in_common_is_as_far_as_can_be() -> None:
+    p, q = np.array([1.0, 0, 0, 0]), np.array([0, 0, 0, 1.0])
+    assert psi(p, q) == math.inf
+    assert jensen_shannon(p, q) == pytest.approx(math.sqrt(math.log(2)))
+    assert hellinger(p, q) == total_variation(p, q) == kolmogorov_smirnov(p, q) == 1
+    assert wasserstein(p, q, np.array([0.0, 1.0, 5.0])) == pytest.approx(5)  # edge to edge
+
+
+@pytest.mark.parametrize("name", ["psi", "jensen_shannon", "hellinger"])
+def test_the_formulas_give_what_evidently_gives(name: str) -> None:
+    distance = {"psi": psi, "jensen_shannon": jensen_shannon, "hellinger": hellinger}[name]
+    at = edges()
+    at[-1] = np.nextafter(at[-1], np.inf)  # numpy's last bin holds its right edge, ours does not
+    assert distance(*numbers(at)) == pytest.approx(EVIDENTLY["numbers"][name], rel=1e-9)
+    p, q = (shares(np.bincount(sample, minlength=4)) for sample in class_samples())
+    assert distance(p, q) == pytest.approx(EVIDENTLY["classes"][name], rel=1e-9)
+
+
+def test_total_variation_is_what_evidently_gives() -> None:
+    p, q = (shares(np.bincount(sample, minlength=4)) for sample in class_samples())
+    assert total_variation(p, q) == pytest.approx(EVIDENTLY["classes"]["total_variation"])
+
+
+def test_fine_cells_come_to_the_figures_of_the_samples_themselves() -> None:
+    fine = np.linspace(0, 1, 2001)
+    p, q = numbers(fine)
+    assert wasserstein(p, q, fine) == pytest.approx(EVIDENTLY["numbers"]["wasserstein"], rel=1e-3)
+    assert kolmogorov_smirnov(p, q) == pytest.approx(KS_2SAMP, abs=2e-3)
+    assert kolmogorov_smirnov(p, q) <= KS_2SAMP + 1e-12
+
+
+def test_the_figures_are_still_those_of_evidently() -> None:
+    found = figures()
+    for name, expected in EVIDENTLY.items():
+        assert found[name] == pytest.approx(expected, rel=1e-9)
+
+
+def test_wasserstein_counts_crossing_curves_exactly() -> None:
+    # P - Q runs from -0.5 to +0.5 over one cell of width 2: two triangles of 1 * 0.5 / 2 each.
+    p, q = np.array([0.0, 1.0, 0.0]), np.array([0.5, 0.0, 0.5])
+    assert wasserstein(p, q, np.array([0.0, 2.0])) == pytest.approx(0.5)
+
+
+# Chance
+
+
+@pytest.mark.parametrize(("freedom", "value"), CHI_SQUARE.items())
+def test_the_quantile_is_close_to_the_table(freedom: int, value: float) -> None:
+    assert chi_square_99(freedom) == pytest.approx(value, rel=3e-3)
+
+
+def test_without_a_sample_everything_is_chance() -> None:
+    assert null_percentile(8, 0, 100) == null_percentile(8, 100, 0) == math.inf
+    assert null_percentile(1, 10, 10) == 0
+
+
+@pytest.mark.parametrize(("n", "m"), [(150, 2000), (1000, 2000), (400, 400)])
+def test_the_null_percentile_is_passed_by_chance_once_in_a_hundred_times(n: int, m: int) -> None:
+    noise = np.random.default_rng(3)
+    p = np.array([0.05, 0.2, 0.25, 0.25, 0.2, 0.05])
+    limit = null_percentile(len(p), n, m)
+    found = [
+        float(stability_index(noise.multinomial(m, p), noise.multinomial(n, p)))
+        for _ in range(4000)
+    ]
+    assert 0.004 < np.mean(np.array(found) > limit) < 0.018
+    assert np.mean(found) == pytest.approx((len(p) - 1) * (1 / n + 1 / m), rel=0.15)
+
+
+# Decisions
+
+
+def feature(counts: list[int], effect: float = 0.1, *, ordered: bool = True) -> Feature:
+    return Feature(
+        channel="x",
+        kind="mean",
+        ordered=ordered,
+        edges=list(EDGES),
+        counts=counts,
+        effect=effect,
+    )
+
+
+def judge(
+    feature: Feature, current: Histogram, *, independent: float = 1.0, decide: bool = True
+) -> ChannelDrift:
+    minimum = 1 if decide else 1_000_000
+    frozen = Reference(minimum=minimum, independent=independent, features=[feature])
+    (found,) = judge_all(frozen, current.counts, windows=1).channels
+    return found
+
+
+REFERENCE = [50, 200, 250, 300, 200, 0, 0]
+
+
+def test_it_alarms_only_above_both_thresholds() -> None:
+    moved = np.array([10, 10, 20, 60, 100, 0, 0])
+    many = Histogram(np.array(EDGES), moved)
+    few = Histogram(np.array(EDGES), moved // 10)
+    index = judge(feature(REFERENCE), many).psi
+    assert judge(feature(REFERENCE), many).alarm
+    assert not judge(feature(REFERENCE, effect=index + 0.01), many).alarm  # too small an effect
+    chance = judge(feature(REFERENCE), few)
+    assert chance.psi > 0.1
+    assert chance.threshold > chance.psi  # may be chance in so few
+    assert not chance.alarm
+    assert not judge(feature(REFERENCE), many, independent=0.03).alarm  # as many, but overlapping
+    assert not judge(feature(REFERENCE), many, decide=False).alarm
+
+
+def test_nulls_and_infinite_values_are_drift_like_any_other() -> None:
+    current = Histogram(np.array(EDGES), np.array([10, 40, 50, 60, 40, 100, 0]))
+    found = judge(feature(REFERENCE), current)
+    assert found.alarm
+    assert found.kolmogorov_smirnov == pytest.approx(0, abs=1e-6)  # they have no place in order
+
+
+def test_nothing_to_compare_is_no_alarm() -> None:
+    frozen = Reference(minimum=1, independent=1.0, features=[feature(REFERENCE)])
+    nobody = judge_all(frozen, Histogram.empty(EDGES).counts, windows=0)
+    assert (nobody.alarm, nobody.worst, nobody.channels) == (False, None, [])
+    assert not judge(feature([0] * 7), Histogram(np.array(EDGES), np.array(REFERENCE))).alarm
+    nothing = Histogram(np.array(EDGES), np.array([0, 0, 0, 0, 0, 300, 0]))
+    assert judge(feature(REFERENCE), nothing).wasserstein is None
+
+
+def test_classes_have_no_order() -> None:
+    found = judge(
+        feature(REFERENCE, ordered=False), Histogram(np.array(EDGES), np.array(REFERENCE))
+    )
+    assert (found.kolmogorov_smirnov, found.wasserstein) == (None, None)
+
+
+def reference() -> Reference:
+    """Two channels and the predictions of the tiny task, from made-up segments."""
+    noise = np.random.default_rng(0)
+    seen = observe(task, noise.normal(size=(3000, 2, 20)), noise.normal(size=(3000, 3)))
+    features = []
+    for (channel, kind), sample in seen.items():
+        at = frozen_edges(task, kind, sample)
+        counts = Histogram.empty(at).add(sample).counts.tolist()
+        features.append(Feature(channel=channel, kind=kind, edges=at.tolist(), counts=counts))
+    return Reference(minimum=60, independent=0.5, features=features)
+
+
+def test_the_report_names_the_worst_channel_and_the_share_that_drifted() -> None:
+    frozen, noise = reference(), np.random.default_rng(1)
+    segments, outputs = noise.normal(size=(600, 2, 20)), noise.normal(size=(600, 3))
+    same = judge_all(frozen, frozen.count(observe(task, segments, outputs)), windows=12)
+    assert (same.alarm, same.share, same.decided, same.segments) == (False, 0.0, True, 600)
+    segments[:, 1] += 2
+    moved = judge_all(frozen, frozen.count(observe(task, segments, outputs)), windows=12)
+    assert (moved.alarm, moved.worst) == (True, "y")
+    assert moved.share == pytest.approx(1 / 3)
+    assert {(c.channel, c.kind) for c in moved.channels if c.alarm} == {("y", "mean")}
+    assert moved.channels[0].wasserstein is not None
+    few = observe(task, segments[:59], outputs[:59])
+    early = judge_all(frozen, frozen.count(few), windows=1)
+    assert (early.alarm, early.decided, early.worst) == (False, False, "y")
+
+
+def test_many_windows_at_once_are_judged_as_each_alone() -> None:
+    frozen, noise = reference(), np.random.default_rng(7)
+    segments, outputs = noise.normal(size=(900, 2, 20)), noise.normal(size=(900, 3))
+    segments[300:, 0] *= 3
+    owner = np.repeat([0, 1, 3], 300)
+    together = frozen.count_by(observe(task, segments, outputs), owner, 4)
+    alone = [
+        frozen.count(observe(task, segments[owner == i], outputs[owner == i])) for i in range(4)
+    ]
+    assert together.tolist() == [counts.tolist() for counts in alone]
+    reports = DriftDetector(frozen).reports(together, [1, 2, 3, 4])
+    each = [judge_all(frozen, counts, windows=i + 1) for i, counts in enumerate(alone)]
+    assert reports == each
+    assert [report.alarm for report in reports] == [False, True, False, True]
+    for report in reports:
+        assert DriftReport.decode(report.encode()) == report
+
+
+def test_counts_of_windows_add_up_to_those_of_all_their_segments() -> None:
+    frozen, noise = reference(), np.random.default_rng(2)
+    segments, outputs = noise.normal(size=(90, 2, 20)), noise.normal(size=(90, 3))
+    parts = [frozen.count(observe(task, segments[a:b], outputs[a:b])) for a, b in ((0, 7), (7, 90))]
+    whole = frozen.count(observe(task, segments, outputs))
+    assert (parts[0] + parts[1]).tolist() == whole.tolist()
+
+
+def test_without_segments_the_predictions_alone_are_watched() -> None:
+    frozen = reference()
+    outputs = np.zeros((600, 3))
+    found = judge_all(frozen, frozen.count(observe(task, None, outputs)), windows=12)
+    assert [(c.channel, c.n) for c in found.channels] == [("predictions", 600)]
+    assert found.alarm  # all answers are the first class
+
+
+def test_false_alarms_of_what_has_not_drifted_are_rare() -> None:
+    """Independent segments of the reference's own distribution: under 1 % of reports alarm."""
+    frozen, noise = reference(), np.random.default_rng(5)
+    alarms = 0
+    for _ in range(400):
+        drawn = observe(task, noise.normal(size=(150, 2, 20)), noise.normal(size=(150, 3)))
+        alarms += judge_all(frozen, frozen.count(drawn), windows=12).alarm
+    assert alarms <= 4
+
+
+def test_a_constant_channel_has_a_cell_of_its_own() -> None:
+    for value in (0.0, 3.5, -1e9):
+        at = frozen_edges(task, "mean", np.full(100, value))
+        found = Histogram.empty(at).add([value, value + abs(value) * 1e-3 + 1e-3])
+        assert found.counts[0] == 0
+        assert found.counts[len(at)] == 1  # another value lies beyond
+    assert frozen_edges(task, "mean", np.array([math.nan])).size == BINS + 1
+
+
+def test_a_decision_needs_half_of_what_the_windows_usually_hold() -> None:
+    assert minimum_segments(task) == 60  # 12 windows of 5 s, a segment every half second
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges": [0.0, 0.0, 1.0, 2.0]},
+        {"edges": [0.0, 1.0, 2.0, math.inf]},
+        {"counts": [1, 2]},
+        {"counts": [-1, 0, 0, 0, 0, 0, 0]},
+    ],
+)
+def test_an_unsound_reference_is_refused(change: dict[str, object]) -> None:
+    sound = Reference(independent=0.5, features=[feature(REFERENCE)])
+    assert Reference.decode(sound.encode()) == sound
+    broken = sound.features[0].model_copy(update=change)
+    text = sound.model_copy(update={"features": [broken]}).encode()
+    with pytest.raises(MalformedRecord, match=r"Reference features\.0"):
+        Reference.decode(text)

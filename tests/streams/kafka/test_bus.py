@@ -1,0 +1,73 @@
+"""Topics that exist are compared with what a task asks for, on Kafka and the embedded broker."""
+
+import dataclasses
+import uuid
+
+import pytest
+
+from streams.contract.errors import UsageError
+from streams.contract.topics import TopicSpec, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+
+
+def spec(**other: object) -> TopicSpec:
+    return dataclasses.replace(
+        TopicSpec(f"t-{uuid.uuid4().hex[:8]}", 2, "delete", 60_000), **other  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka), "embedded"])
+def broker(request: pytest.FixtureRequest) -> BrokerSettings:
+    found: BrokerSettings = request.getfixturevalue(request.param)
+    return found
+
+
+def test_topics_that_are_as_asked_are_left_alone(broker: BrokerSettings) -> None:
+    specs = topic_specs(f"t-{uuid.uuid4().hex[:8]}")
+    ensure_topics(broker, specs[:3])
+    ensure_topics(broker, specs)
+    ensure_topics(broker, specs)
+
+
+def test_another_number_of_partitions_is_named(broker: BrokerSettings) -> None:
+    there = spec()
+    ensure_topics(broker, [there])
+    with pytest.raises(UsageError, match=rf"{there.name} .* has 2 partitions.*--partitions 2"):
+        ensure_topics(broker, [dataclasses.replace(there, partitions=3)])
+
+
+def listed(broker: BrokerSettings, topic: str) -> None:
+    """Wait until the broker has it: a busy one lists a topic later than it has created it."""
+    Reader(broker, [topic], timeout_s=30.0).close()
+
+
+@pytest.mark.parametrize(
+    ("other", "has", "wants"),
+    [
+        ({"retention_ms": 1000}, "retention.ms=1000", "retention.ms=60000"),
+        ({"cleanup": "compact"}, "cleanup.policy=compact", "cleanup.policy=delete"),
+        (
+            {"cleanup": "compact,delete", "retention_ms": -1},
+            "cleanup.policy=compact,delete and retention.ms=-1",
+            "cleanup.policy=delete and retention.ms=60000",
+        ),
+    ],
+)
+def test_other_settings_of_a_topic_are_named_with_what_to_do(
+    broker: BrokerSettings, other: dict[str, object], has: str, wants: str
+) -> None:
+    sound, asked = spec(), spec()
+    ensure_topics(broker, [sound, dataclasses.replace(asked, **other)])  # type: ignore[arg-type]
+    listed(broker, asked.name)
+    with pytest.raises(UsageError) as caught:
+        ensure_topics(broker, [sound, asked])
+    command = (
+        f"kafka-configs.sh --bootstrap-server {broker.bootstrap} --alter --topic {asked.name} "
+        f"--add-config {wants.replace(' and ', ',')}"
+    )
+    assert str(caught.value) == (
+        f"topic {asked.name} on {broker.bootstrap} has {has}, this task asks for {wants}: "
+        f"{command}, or use another cluster"
+    )

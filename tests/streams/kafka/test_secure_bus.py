@@ -1,0 +1,93 @@
+"""Kafka with TLS, client certificates and passwords, as the device and the commands use it."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.topics import TopicSpec
+from streams.kafka.admin import ensure_topics, group_positions, probe
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader
+from streams.kafka.refusals import explain
+from streams.kafka.settings import BrokerSettings
+from tests.secure_node import SecureNode
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("door", ["tls", "plain-password", "scram-password"])
+def test_everything_of_the_bus_works_behind_each_door(secure_node: SecureNode, door: str) -> None:
+    settings, topic = secure_node.settings(door), f"bus-{uuid.uuid4().hex[:8]}"
+    assert probe(settings, 10.0)
+    ensure_topics(settings, [TopicSpec(topic, 1, "delete", -1)])
+    producer = Producer(settings)
+    for i in range(100):
+        producer.put(topic, b"k", b"%d" % i * 1000, [("n", b"%d" % i)])
+    producer.close()
+    reader = Reader(settings, [topic])
+    assert [dict(m.headers)["n"] for m in reader.read_to_end()] == [b"%d" % i for i in range(100)]
+    reader.close()
+    [position] = group_positions(settings, "nobody", topic, 10.0)
+    assert (position.begin, position.end, position.committed) == (0, 100, None)
+
+
+def wrong(node: SecureNode, what: str) -> BrokerSettings:
+    strange = [str(path) for path in node.stranger.issue("client")]
+    return {
+        "scram password": lambda: node.settings("scram-password", password="wrong"),
+        "plain password": lambda: node.settings("plain-password", password="wrong"),
+        "authority": lambda: node.settings("tls", cafile=str(node.stranger.cafile)),
+        "no authority": lambda: node.settings("plain-password", cafile=None),
+        "no certificate": lambda: node.settings("tls", certfile=None, keyfile=None),
+        "certificate": lambda: node.settings("tls", certfile=strange[0], keyfile=strange[1]),
+        "protocol": lambda: node.settings("tls", bootstrap=node.settings("plain").bootstrap),
+        "no protocol": lambda: node.settings("plain", bootstrap=node.settings("tls").bootstrap),
+    }[what]()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("scram password", "TIDEWHEEL_KAFKA_PASSWORD"),
+        ("plain password", "TIDEWHEEL_KAFKA_PASSWORD"),
+        ("authority", "certificate is not trusted .* TIDEWHEEL_KAFKA_CAFILE"),
+        ("no authority", "certificate is not trusted .* TIDEWHEEL_KAFKA_CAFILE"),
+        ("no certificate", "no client without a certificate .* TIDEWHEEL_KAFKA_CERTFILE"),
+        ("certificate", "no client without a certificate .* TIDEWHEEL_KAFKA_CERTFILE"),
+        ("protocol", "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"),
+        ("no protocol", "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_with_what_to_do(
+    secure_node: SecureNode, what: str, says: str
+) -> None:
+    settings = wrong(secure_node, what)
+    with pytest.raises(BrokerUnavailable, match=says) as raised:
+        Producer(settings, bootstrap_timeout_s=2.0)
+    assert "\n" not in str(raised.value)
+    assert settings.bootstrap in str(raised.value)
+    assert settings.password is None or settings.password not in str(raised.value).split()
+    assert not probe(settings, 0.5)
+
+
+def test_a_broker_that_is_only_away_is_told_as_that() -> None:
+    with pytest.raises(BrokerUnavailable, match="no Kafka broker answers"):
+        Producer(BrokerSettings.model_validate({"bootstrap": "127.0.0.1:1"}), bootstrap_timeout_s=1)
+    assert explain(ConnectionRefusedError("111 ECONNREFUSED")) is None
+
+
+@pytest.mark.parametrize("missing", ["username", "password"])
+def test_a_protocol_with_passwords_needs_user_and_password(missing: str) -> None:
+    given = {"security_protocol": "SASL_SSL", "username": "u", "password": "p"}
+    del given[missing]
+    with pytest.raises(ValidationError, match="is needed for SASL_SSL"):
+        BrokerSettings.model_validate(given)
+
+
+@pytest.mark.parametrize("field", ["cafile", "certfile", "keyfile"])
+def test_a_file_that_cannot_be_read_is_named(field: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"absent\.pem is no file that can be read"):
+        BrokerSettings.model_validate({field: str(tmp_path / "absent.pem")})

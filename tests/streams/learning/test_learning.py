@@ -1,0 +1,126 @@
+"""The training loop is repeatable, learns, and stops when told."""
+
+import numpy as np
+import torch
+
+from streams.learning import learning
+from tests.fakes.tiny_task import task
+
+
+def data(n: int = 90) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    t = np.arange(20) / 20
+    waves = np.sin(2 * np.pi * np.array([1, 3, 6])[labels][:, None] * t)
+    segments = np.stack([waves, waves], axis=1) + rng.normal(0, 0.1, (n, 2, 20))
+    return segments.astype(np.float32), labels[:, None].astype(np.float32)
+
+
+def fitted(seed: int, **kwargs: object) -> tuple[torch.nn.Module, learning.Fit]:
+    torch.manual_seed(3)
+    model = task.build_model()
+    segments, labels = data()
+    loss = learning.segment_loss(task, model, segments, labels)
+    options = {"epochs": 20, "batch_size": 16, "learning_rate": 0.05, **kwargs}
+    return model, learning.fit(model, len(segments), loss, seed=seed, **options)  # type: ignore[arg-type]
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    first, second, other = fitted(1)[0], fitted(1)[0], fitted(2)[0]
+    weights = [learning.to_safetensors(m.state_dict()) for m in (first, second, other)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_it_learns() -> None:
+    segments, labels = data()
+    torch.manual_seed(3)
+    before = task.correct(learning.predict(task.build_model(), segments), labels).mean()
+    after = task.correct(learning.predict(fitted(1)[0], segments), labels).mean()
+    assert after > max(before, 0.8)
+
+
+def test_it_stops_between_two_steps() -> None:
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 5
+
+    _, how = fitted(1, should_stop=stop)
+    assert (how.steps, how.stopped) == (5, True)
+
+
+def test_rows_of_weight_zero_change_nothing() -> None:
+    segments, labels = data()
+    wrong = np.concatenate([labels, (labels + 1) % 3])
+    twice = np.concatenate([segments, segments])
+    weights = np.concatenate([np.ones(len(labels)), np.zeros(len(labels))])
+    model = task.build_model()
+    loss = learning.segment_loss(task, model, twice, wrong, weights)
+    learning.fit(model, len(twice), loss, epochs=20, batch_size=32, learning_rate=0.05, seed=1)
+    assert task.correct(learning.predict(model, segments), labels).mean() > 0.8
+
+
+def test_weights_survive_the_journey_as_safetensors() -> None:
+    model, _ = fitted(1)
+    again = learning.load_weights(task.build_model(), learning.to_safetensors(model.state_dict()))
+    segments, _ = data()
+    assert np.array_equal(learning.predict(model, segments), learning.predict(again, segments))
+
+
+def distance(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5
+
+
+def fresh() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return task.build_model()
+
+
+def test_the_proximal_term_holds_the_weights_near_those_received() -> None:
+    free, held, bound = (fitted(1, proximal=mu)[0] for mu in (0.0, 1.0, 20.0))
+    assert distance(free, fresh()) > distance(held, fresh()) > distance(bound, fresh()) > 0
+    plain, again = fitted(1)[0], fitted(1, proximal=0.0)[0]
+    assert distance(plain, again) == 0
+
+
+def test_the_proximal_gradient_is_mu_times_the_distance() -> None:
+    """Two steps on a constant loss: the first has no distance to go back over."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+
+    def loss(rows: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        return model.weight.sum() * 1.0
+
+    options = {"epochs": 2, "batch_size": 1, "learning_rate": 0.1, "seed": 0}
+    learning.fit(model, 1, loss, proximal=0.5, **options)  # type: ignore[arg-type]
+    first = 1 - 0.1 * (1 + 1e-4)  # SGD's weight decay is 1e-4
+    gradient = 1 + 0.5 * (first - 1) + 1e-4 * first
+    momentum = 0.9 * (1 + 1e-4) + gradient
+    assert abs(float(model.weight.detach()) - (first - 0.1 * momentum)) < 1e-6
+
+
+def test_only_the_modules_that_are_named_learn_and_keep_statistics() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv1d(2, 4, 3), torch.nn.BatchNorm1d(4), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3),
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    segments, labels = data()
+    loss = learning.segment_loss(task, model, segments, labels)
+    options = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "seed": 1}
+    how = learning.fit(model, len(segments), loss, train_only=("5",), **options)  # type: ignore[arg-type]
+    changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert changed == {"5.weight", "5.bias"}
+    assert how.steps == 12
+    learning.fit(model, len(segments), loss, train_only=("1", "5"), **options)  # type: ignore[arg-type]
+    changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert "0.weight" not in changed
+    assert {"1.running_mean", "1.weight"} <= changed
+
+
+def test_a_number_of_steps_ends_it() -> None:
+    _, how = fitted(1, max_steps=7)
+    assert (how.steps, how.stopped) == (7, True)

@@ -1,0 +1,365 @@
+import asyncio
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.contract.documents import WindowReport
+from streams.contract.errors import PartitionLost
+from streams.contract.records import Drop, EventBatch, decode_event_message
+from streams.worker.commit.committer import Committer
+from streams.worker.commit.publications import publications
+from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore
+from streams.worker.store.query import server_account
+from tests.fakes.tiny_task import task
+from tests.streams.worker.model import Crash, Log, MemoryStore, committer
+from tests.streams.worker.support import SECOND, batch, reference
+
+REFERENCE = reference()
+LATER = 1e9  # every device has been silent by then
+STEPS = [f"worker-step-{n}" for n in range(1, 6)]
+
+
+async def resume(log: Log, store: object, **options: object) -> Committer:
+    """A new process: own the partition, and take all messages from the committed offset on."""
+    made = committer(task, log, store, **options)  # type: ignore[arg-type]
+    await made.assign(0)
+    for offset in range(log.committed, len(log.messages)):
+        made.receive(log.incoming(offset), offset, 0.0)
+    return made
+
+
+def scored(store: MemoryStore) -> list[tuple[str, str, int]]:
+    rows = store.tables[SCORES].select(["device", "epoch", "seq"]).to_pylist()
+    return [(row["device"], row["epoch"], row["seq"]) for row in rows]
+
+
+def dropped(store: MemoryStore) -> list[tuple[str, str, int]]:
+    return [
+        (row["device"], row["epoch"], seq)
+        for row in store.tables[DROPS].to_pylist()
+        for seq in range(row["first"], row["last"] + 1)
+    ]
+
+
+spans = st.tuples(st.integers(0, 30), st.integers(1, 8))
+records = st.one_of(
+    st.builds(
+        lambda device, epoch, span, at: batch(
+            device, span[0], [at + 1.3 * i for i in range(span[1])], epoch=epoch
+        ),
+        st.sampled_from(["d0", "d1"]),
+        st.sampled_from(["e1", "e2"]),
+        spans,
+        st.integers(0, 40),
+    ),
+    st.builds(
+        lambda device, span: Drop(device, "e1", span[0], span[0] + span[1] - 1, "full"),
+        st.sampled_from(["d0", "d1"]),
+        spans,
+    ),
+    st.just(None),  # garbage
+)
+lives = st.tuples(
+    st.lists(records, max_size=6), st.sampled_from(["", *STEPS]), st.sampled_from([0.0, LATER])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]))
+def test_every_event_is_accounted_once_over_any_crashes(
+    history: list[tuple[list[EventBatch | Drop | None], str, float]], fails_on: int
+) -> None:
+    """Lives of a worker, each ended at a numbered step; the last one goes to the end."""
+    log, store = Log(), MemoryStore()
+    events: set[tuple[str, str, int]] = set()
+    drops: set[tuple[str, str, int]] = set()
+
+    def nothing_open_is_passed(offset: int) -> None:
+        done = set(scored(store)) | set(dropped(store))
+        for key, value, headers in log.messages[:offset]:
+            if headers:
+                record = decode_event_message(task, key, value, headers)
+                last = record.last
+                seqs = range(record.first, last + 1)
+                assert {(record.device, record.epoch, s) for s in seqs} <= done
+
+    log.on_commit = nothing_open_is_passed
+    for sent, crash_at, now_s in [*history, ([], "", LATER)]:
+        for record in sent:
+            if record is None:
+                log.messages.append((b"x", b"garbage", []))
+                continue
+            log.append(record)
+            seqs = range(record.first, record.last + 1)
+            target = drops if isinstance(record, Drop) else events
+            target.update((record.device, record.epoch, seq) for seq in seqs)
+
+        async def live(crash_at: str, now_s: float) -> None:
+            made = await resume(
+                log, store, fails_on=fails_on, crash_at=crash_at, reference=REFERENCE
+            )
+            try:
+                await made.flush(now_s)
+                await made.flush(now_s)
+            except Crash:
+                pass
+
+        asyncio.run(live(crash_at, now_s))
+
+    assert log.committed == len(log.messages)
+    assert max(Counter(scored(store)).values(), default=0) <= 1
+    assert max(Counter(dropped(store)).values(), default=0) <= 1
+    assert set(scored(store)) | set(dropped(store)) == events | drops
+    assert set(scored(store)) <= events
+    if not fails_on:
+        assert set(scored(store)) == events
+    check_publications(log, store)
+
+
+def check_publications(log: Log, store: MemoryStore) -> None:
+    """Every row stored was published, and whatever was published twice is the same."""
+    wanted = {
+        (m.topic, m.key, json.dumps([(n, v.decode()) for n, v in m.headers]), m.value)
+        for commit in range(1, store.versions.get((SCORES, 0), 0) + 1)
+        for m in publications(task, store.rows_of(0, commit))
+    }
+    found = {
+        (m.topic, m.key, json.dumps([(n, v.decode()) for n, v in m.headers]), m.value)
+        for m in log.published
+        if not m.topic.endswith("dead-letters")
+    }
+    assert found == wanted
+    reports = [WindowReport.decode(value) for topic, _, _, value in found if "windows" in topic]
+    names = [(r.device, r.window_us, r.revision) for r in reports]
+    assert len(names) == len(set(names))
+    for device, start, revision in names:  # revisions count from 0 without a hole
+        assert revision == 0 or (device, start, revision - 1) in names
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_at_each_step_on_the_real_store(step: str, tmp_path: Path) -> None:
+    log = Log()
+    log.append(batch("d0", 0, [1, 2, 3, 11, 12]))
+    log.append(Drop("d0", "e1", 5, 7, "full"))
+
+    async def live(crash_at: str, now_s: float) -> None:
+        made = await resume(log, DeltaStore(tmp_path), crash_at=crash_at)
+        await made.flush(now_s)
+
+    with pytest.raises(Crash):
+        asyncio.run(live(step, LATER))
+    asyncio.run(live("", LATER))
+    assert log.committed == 2
+    assert server_account(tmp_path) == {("d0", "e1"): (5, 3)}
+    windows = [m for m in log.published if m.topic == "tiny.windows"]
+    values = Counter(m.value for m in windows)
+    assert {WindowReport.decode(v).window_us for v in values} == {0, 10 * SECOND}
+    assert len(values) == 2
+    scores = Counter(m.value for m in log.published if m.topic == "tiny.scores")
+    assert len(scores) == 2
+
+
+def test_late_rows_revise_the_report_after_a_restart_too() -> None:
+    log, store = Log(), MemoryStore()
+
+    async def live(record: EventBatch) -> None:
+        log.append(record)
+        made = await resume(log, store)
+        await made.flush(LATER)
+
+    for first, times in ((0, [1, 2]), (2, [8, 20]), (4, [3]), (5, [4])):
+        asyncio.run(live(batch("d0", first, times)))
+    reports = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.windows"]
+    found = {(r.window_us // SECOND, r.revision): r.events for r in reports}
+    assert found == {(0, 0): 2, (5, 0): 1, (20, 0): 1, (0, 1): 1, (0, 2): 1}
+
+
+def test_an_open_window_holds_the_committed_offset() -> None:
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, [1, 2]))
+    log.append(batch("d1", 0, [1, 50]))
+
+    async def live() -> None:
+        made = await resume(log, store)
+        await made.flush(0.1)  # closes d1's first window; d0's is open
+        assert scored(store) == [("d1", "e1", 0)]
+        assert log.committed == 0
+        await made.flush(LATER)
+        assert log.committed == 2
+
+    asyncio.run(live())
+
+
+def test_what_cannot_be_decoded_is_parked_whole_and_the_next_message_served() -> None:
+    log, store = Log(), MemoryStore()
+    log.messages.append((b"d0", b"\x00garbage", [("schema", b"events/1"), ("odd", b"\xff")]))
+    log.append(batch("d0", 0, [1]))
+
+    async def live() -> None:
+        await (await resume(log, store)).flush(LATER)
+
+    asyncio.run(live())
+    letter = log.published[0]
+    headers = dict(letter.headers)
+    assert (letter.topic, letter.key, letter.value) == ("tiny.dead-letters", b"d0", b"\x00garbage")
+    assert headers["reason"] == b"no-header"
+    assert headers["source-topic"] == b"tiny.events"
+    assert (headers["source-partition"], headers["source-offset"]) == (b"0", b"0")
+    assert headers["original-odd"] == b"\xff"
+    assert scored(store) == [("d0", "e1", 0)]
+    assert log.committed == 2
+
+
+def test_a_long_garbage_message_is_parked_in_parts() -> None:
+    log, store = Log(), MemoryStore()
+    log.messages.append((None, bytes(1_000_000), [(f"h{i}", bytes(5000)) for i in range(100)]))
+
+    async def live() -> None:
+        await (await resume(log, store)).flush(LATER)
+
+    asyncio.run(live())
+    assert b"".join(m.value for m in log.published) == bytes(1_000_000)
+    for letter in log.published:
+        size = len(letter.value) + sum(len(n) + len(v) for n, v in letter.headers)
+        assert size < 1_000_000
+
+
+def test_a_window_the_teacher_fails_on_is_parked_and_counted() -> None:
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, [1, 2, 6]))
+
+    async def live() -> None:
+        await (await resume(log, store, fails_on=2)).flush(LATER)
+
+    asyncio.run(live())
+    (letter,) = [m for m in log.published if m.topic == "tiny.dead-letters"]
+    fields = dict(letter.headers)
+    assert fields["reason"] == b"teacher-failed"
+    headers = [(n[9:], v) for n, v in letter.headers if n.startswith("original-")]
+    record = decode_event_message(task, letter.key, letter.value, headers)
+    assert record.rows.equals(batch("d0", 0, [1, 2, 6]).rows.slice(0, 2))  # type: ignore[union-attr]
+    assert scored(store) == [("d0", "e1", 2)]
+    assert dropped(store) == [("d0", "e1", 0), ("d0", "e1", 1)]
+    assert log.committed == 1
+
+
+def test_a_broker_that_is_away_delays_the_commit_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, [1]))
+    waits: list[float] = []
+
+    async def sleep(wait_s: float) -> None:
+        waits.append(wait_s)
+
+    async def live() -> None:
+        made = await resume(log, store)
+        log.away = 3
+        monkeypatch.setattr("streams.worker.commit.committer.asyncio.sleep", sleep)
+        await made.flush(LATER)
+
+    asyncio.run(live())
+    assert waits == [0.5, 1.0, 2.0]
+    assert len(log.published) == 2
+    assert log.committed == 1
+
+
+def test_an_owner_that_finds_another_commit_stops() -> None:
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, [1]))
+
+    async def live() -> None:
+        zombie, owner = await resume(log, store), await resume(log, store)
+        await owner.flush(LATER)
+        with pytest.raises(PartitionLost):
+            await zombie.flush(LATER)
+
+    asyncio.run(live())
+    assert scored(store) == [("d0", "e1", 0)]
+
+
+def test_memory_is_bounded_by_closing_windows_early() -> None:
+    log, store = Log(), MemoryStore()
+    for i in range(11):
+        log.append(batch(f"d{i}", 100 * i, [1.0] * 100))
+
+    async def live() -> None:
+        made = await resume(log, store, buffer_bytes=150_000)
+        assert made.full
+        await made.flush(0.0)
+        assert not made.full
+
+    asyncio.run(live())
+    assert len(scored(store)) == 600
+    assert log.committed == 6
+
+
+def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> None:
+    quiet = dataclasses.replace(task, upload="prediction")
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, [1, 2, 3], task=quiet))
+
+    async def live() -> None:
+        made = committer(quiet, log, store)
+        await made.assign(0)
+        made.receive(log.incoming(0), 0, 0.0)
+        await made.flush(LATER)
+
+    asyncio.run(live())
+    for row in store.tables[SCORES].to_pylist():
+        assert (row["teacher"], row["teacher_model"], row["agrees"]) == ([], "", None)
+    (report,) = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.windows"]
+    assert report.agreement != report.agreement  # NaN: neither agreement nor a lack of it
+    assert report.models["1-aaaaaaaa"].labelled == 1
+
+
+def test_a_report_sums_up_its_rows() -> None:
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, [1, 1.1, 1.2, 1.3, 1.4]))
+
+    async def live() -> None:
+        await (await resume(log, store)).flush(LATER)
+
+    asyncio.run(live())
+    rows = store.tables[SCORES].to_pylist()
+    (report,) = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.windows"]
+    share = report.models["1-aaaaaaaa"]
+    assert (report.events, share.events, share.compared) == (5, 5, 5)
+    assert share.agreeing == sum(row["agrees"] for row in rows)
+    assert share.labelled == sum(row["label"] is not None for row in rows) == 2
+    assert share.correct == sum(row["correct"] is True for row in rows)
+    assert share.teacher_correct == sum(row["label"] == [0.0] for row in rows)  # ones: class 0
+    (scores,) = [m for m in log.published if m.topic == "tiny.scores"]
+    with pa.ipc.open_stream(scores.value) as stream:
+        assert stream.read_all().num_rows == 5
+    assert scores.partition == 0
+
+
+def test_a_flush_takes_what_one_partition_has_not_from_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three partitions with 1, 5 and 12 windows of 2 rows, and room for 12 windows."""
+    monkeypatch.setattr("streams.worker.commit.committer.FLUSH_ROWS", 24)
+    taken: list[list[int]] = []
+
+    async def live() -> None:
+        made = committer(task, Log(), MemoryStore())
+        for partition, windows in ((0, 12), (1, 1), (2, 5)):
+            await made.assign(partition)
+            state = made.partitions[partition]
+            for n in range(windows):
+                message = state.track(n, n)
+                assert message is not None
+                state.add_events(message, batch(f"d{partition}-{n}", 0, [1.0, 2.0]), 0.0)
+        while windows := made._due_windows(LATER):
+            taken.append([sum(w.partition == p for w in windows) for p in range(3)])
+
+    asyncio.run(live())
+    assert taken == [[6, 1, 5], [6, 0, 0]]

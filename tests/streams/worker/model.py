@@ -1,0 +1,174 @@
+"""A broker and a store in memory, behind the seams of the worker's commit."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import BrokerUnavailable, PartitionLost
+from streams.contract.records import Drop, EventBatch, Headers, encode_drop, encode_events
+from streams.contract.task import Task
+from streams.drift.reference import Reference
+from streams.worker.commit.committer import Committer
+from streams.worker.commit.dead_letters import Incoming
+from streams.worker.commit.publications import Outgoing
+from streams.worker.commit.rows import store_schema
+from streams.worker.scoring.teacher import TeacherFailed
+from streams.worker.store.delta_store import DROPS, SCORES, drop_schema
+from streams.worker.store.position import REFUSED
+from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.tumbling import Message
+
+
+class Crash(BaseException):
+    """The process is gone: nothing in memory survives."""
+
+
+@dataclass
+class Log:
+    """One partition of `events`, the group's committed offset, and what was published."""
+
+    messages: list[tuple[bytes | None, bytes | None, Headers]] = field(default_factory=list)
+    committed: int = 0
+    published: list[Outgoing] = field(default_factory=list)
+    away: int = 0  # how many calls find no broker
+    on_commit: Callable[[int], None] = lambda offset: None
+    _acknowledged: int = 0
+
+    def append(self, record: EventBatch | Drop) -> None:
+        encode = encode_drop if isinstance(record, Drop) else encode_events
+        self.messages.append(encode(record))  # type: ignore[arg-type]
+
+    def incoming(self, offset: int) -> Incoming:
+        return Incoming(0, offset, *self.messages[offset])
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        if self.away:
+            self.away -= 1
+            raise BrokerUnavailable("away")
+        self.published += messages
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        self._acknowledged = messages[-1].offset + 1
+
+    async def commit_offsets(self) -> None:
+        self.on_commit(self._acknowledged)
+        self.committed = self._acknowledged
+
+
+class MemoryStore:
+    """store.Store's methods over lists."""
+
+    def __init__(self) -> None:
+        self.tables = {SCORES: store_schema().empty_table(), DROPS: drop_schema().empty_table()}
+        self.versions: dict[tuple[str, int], int] = {}
+
+    def position(self, partition: int) -> StorePosition:
+        position = StorePosition(
+            commit=self.versions.get((SCORES, partition), 0),
+            drops_commit=self.versions.get((DROPS, partition), 0),
+        )
+        for row in self.tables[SCORES].to_pylist():
+            sets = position.taken.setdefault((row["device"], row["epoch"]), IntervalSet())
+            sets.add(row["seq"])
+        scores = self.tables[SCORES]
+        windows, times = scores.column("window").cast("int64"), scores.column("time").cast("int64")
+        for device, start, time in zip(
+            scores.column("device").to_pylist(), windows.to_pylist(), times.to_pylist(), strict=True
+        ):
+            position.newest[device] = max(position.newest.get(device, -1), start)
+            position.watermark[device] = max(position.watermark.get(device, -1), time)
+        for row in sorted(
+            self.tables[SCORES].to_pylist(), key=lambda r: (r["window"], r["revision"])
+        ):
+            if row["drift"] is not None:
+                start = round(row["window"].timestamp() * 1e6)
+                position.drift.setdefault(row["device"], []).append((start, row["drift"]))
+        for row in self.tables[DROPS].to_pylist():
+            source, span = (row["device"], row["epoch"]), (row["first"], row["last"])
+            position.dropped.setdefault(source, IntervalSet()).add(*span)
+            if row["reason"] in REFUSED:
+                scored = IntervalSet(position.taken.get(source, ()))
+                position.taken.setdefault(source, IntervalSet()).add(*span)
+                position.refused.setdefault(source, IntervalSet()).add(*span)
+                for first, last in scored:
+                    position.refused[source].remove(first, last)
+        return position
+
+    def revisions(
+        self, partition: int, keys: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], int]:
+        scores = self.tables[SCORES]
+        starts = scores.column("window").cast("int64").to_pylist()
+        seen = set(
+            zip(
+                scores.column("device").to_pylist(),
+                starts,
+                scores.column("revision").to_pylist(),
+                strict=True,
+            )
+        )
+        return {(d, w): len([1 for x, y, _ in seen if (x, y) == (d, w)]) for d, w in keys}
+
+    def rows_of(self, partition: int, commit: int) -> pa.Table:
+        table = self.tables[SCORES]
+        return table.filter(pa.compute.equal(table.column("commit"), commit))
+
+    def commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
+        for partition, version in versions.items():
+            if self.versions.get((table, partition), 0) != version - 1:
+                raise PartitionLost("another")
+            self.versions[table, partition] = version
+        self.tables[table] = pa.concat_tables([self.tables[table], rows])
+
+
+class Doubler:
+    """A teacher that answers with ones, and fails on windows of a chosen size."""
+
+    def __init__(
+        self,
+        task: Task,
+        fails_on: int = 0,
+        reference: Reference | None = None,
+        name: str = "1-teacher",
+    ) -> None:
+        self._outputs, self._fails_on = task.outputs, fails_on
+        self.reference, self.name = reference, name
+
+    def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
+        return [
+            TeacherFailed("no")
+            if len(window) == self._fails_on
+            else np.ones((len(window), self._outputs), np.float32)
+            for window in windows
+        ]
+
+
+def committer(
+    task: Task,
+    log: Log,
+    store: object,
+    *,
+    fails_on: int = 0,
+    crash_at: str = "",
+    reference: Reference | None = None,
+    now_us: int = 0,
+    **options: int,
+) -> Committer:
+    """A worker's committer; `crash_at` raises Crash at that step's end."""
+
+    def failpoint(point: str) -> None:
+        if point == crash_at:
+            raise Crash(point)
+
+    return Committer(
+        task,
+        Doubler(task, fails_on, reference),
+        store,  # type: ignore[arg-type]
+        log,
+        now_us=lambda: now_us,
+        failpoint=failpoint,
+        **options,
+    )

@@ -1,0 +1,220 @@
+"""Drift as the worker reports it: over the last windows, from what is stored."""
+
+import asyncio
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streams.contract.documents import DriftReport, WindowReport
+from streams.worker.commit.rows import outputs_of, segments_of
+from streams.worker.scoring.drift_watch import DriftWatch, WindowDrift
+from streams.worker.store.delta_store import SCORES, DeltaStore
+from streams.worker.windows.tumbling import Message, Window, split
+from tests.fakes.tiny_task import task
+from tests.streams.worker.model import Crash, Log, MemoryStore, committer
+from tests.streams.worker.support import SECOND, batch, reference
+
+LATER = 1e9
+EVERY = 0.25  # seconds: twenty events in a window of five
+
+
+def times(window: int, n: int = 20) -> list[float]:
+    return [5 * window + EVERY * i for i in range(n)]
+
+
+async def live(log: Log, store: object, **options: object) -> None:
+    made = committer(task, log, store, reference=reference(), **options)  # type: ignore[arg-type]
+    await made.assign(0)
+    for offset in range(log.committed, len(log.messages)):
+        made.receive(log.incoming(offset), offset, 0.0)
+        await made.flush(LATER)
+
+
+def reports(log: Log) -> dict[tuple[int, int], WindowReport]:
+    """The reports by window number and revision; what came twice is the same."""
+    found: dict[tuple[int, int], WindowReport] = {}
+    for message in log.published:
+        if message.topic == "tiny.windows":
+            report = WindowReport.decode(message.value)
+            name = report.window_us // (5 * SECOND), report.revision
+            assert found.setdefault(name, report) == report
+    return found
+
+
+def drift_of(report: WindowReport) -> DriftReport:
+    assert report.drift is not None
+    return report.drift
+
+
+def history(shifted_from: int = 99, windows: int = 6) -> Log:
+    log = Log()
+    for i in range(windows):
+        shift = 3.0 if i >= shifted_from else 0.0
+        log.append(batch("d0", 20 * i, times(i), shift=shift))
+    return log
+
+
+def test_a_report_sums_the_last_windows_of_its_device() -> None:
+    log = history()
+    log.append(batch("d1", 0, times(0, 5)))
+    asyncio.run(live(log, MemoryStore()))
+    by_device = [WindowReport.decode(m.value) for m in log.published if "windows" in m.topic]
+    sizes = [(drift_of(r).windows, drift_of(r).segments) for r in by_device]
+    assert sizes == [(1, 20), (2, 40), (3, 60), (3, 60), (3, 60), (3, 60), (1, 5)]
+    assert [drift_of(r).decided for r in by_device] == [True] * 6 + [False]
+    assert not any(drift_of(r).alarm for r in by_device)
+
+
+def test_a_channel_that_moves_alarms_and_is_named() -> None:
+    log = history(shifted_from=3)
+    asyncio.run(live(log, MemoryStore()))
+    found = reports(log)
+    assert not drift_of(found[2, 0]).alarm
+    moved = drift_of(found[5, 0])
+    assert moved.alarm
+    assert moved.worst in ("x", "y")
+    assert {(c.channel, c.kind) for c in moved.channels if c.alarm} == {
+        ("x", "mean"),
+        ("y", "mean"),
+    }
+    assert moved.share == pytest.approx(2 / 3)  # the predictions have not
+
+
+def test_late_rows_count_in_their_window_and_not_at_all_when_it_is_long_gone() -> None:
+    log = history(windows=5)
+    log.append(batch("d0", 200, [22.1, 22.2]))  # window 4
+    log.append(batch("d0", 300, [0.1]))  # window 0
+    asyncio.run(live(log, MemoryStore()))
+    found = reports(log)
+    assert (found[4, 0].late, found[4, 1].late) == (False, True)
+    assert (drift_of(found[4, 1]).windows, drift_of(found[4, 1]).segments) == (3, 62)
+    assert (drift_of(found[0, 1]).windows, drift_of(found[0, 1]).segments) == (3, 62)
+
+
+@pytest.mark.parametrize("step", [f"worker-step-{n}" for n in range(1, 6)])
+@pytest.mark.parametrize("kind", ["memory", "delta"])
+def test_a_restart_changes_no_report(step: str, kind: str, tmp_path: Path) -> None:
+    undisturbed, log = history(shifted_from=3), history(shifted_from=3)
+    asyncio.run(live(undisturbed, MemoryStore()))
+    memory = MemoryStore()
+
+    def store() -> object:
+        return memory if kind == "memory" else DeltaStore(tmp_path)
+
+    while log.committed < len(log.messages):  # a crash at every second window
+        with pytest.raises(Crash):
+            asyncio.run(live(log, store(), crash_at=step))
+        if log.committed < len(log.messages):
+            asyncio.run(_one(log, store()))
+    asyncio.run(live(log, store()))
+    assert reports(log) == reports(undisturbed)
+    assert len(reports(log)) == 6
+
+
+async def _one(log: Log, store: object) -> None:
+    """A life that takes one message to the end."""
+    made = committer(task, log, store, reference=reference())  # type: ignore[arg-type]
+    await made.assign(0)
+    made.receive(log.incoming(log.committed), log.committed, 0.0)
+    await made.flush(LATER)
+
+
+def test_without_a_reference_there_is_no_drift() -> None:
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, times(0)))
+
+    async def run() -> None:
+        made = committer(task, log, store)
+        await made.assign(0)
+        made.receive(log.incoming(0), 0, 0.0)
+        await made.flush(LATER)
+
+    asyncio.run(run())
+    assert reports(log)[0, 0].drift is None
+    assert set(store.tables[SCORES].column("drift").to_pylist()) == {None}
+
+
+def test_it_is_stored_once_for_each_report_and_sent_to_no_device() -> None:
+    log, store = history(windows=2), MemoryStore()
+    asyncio.run(live(log, store))
+    stored = [text for text in store.tables[SCORES].column("drift").to_pylist() if text]
+    assert len(stored) == 2
+    for text in stored:
+        assert sum(WindowDrift.decode(text.encode()).counts) == 20 * len(reference().features)
+    for message in log.published:
+        if message.topic == "tiny.scores":
+            assert b"drift" not in message.value
+
+
+def one(watch: DriftWatch, window: Window) -> str:
+    of = watch._task
+    segments = segments_of(of, [window]) if of.upload == "segment" else None
+    (text,) = watch.observe([window], segments, outputs_of(of, [window]))
+    return text
+
+
+def test_counts_of_another_reference_are_not_added() -> None:
+    window = Window(0, "d0", 0, tuple(split(task, Message(0, None), batch("d0", 0, times(0)))))
+    text = one(DriftWatch(task, reference()), window)
+    same, other = DriftWatch(task, reference()), DriftWatch(task, reference(minimum=21))
+    for watch in (same, other):
+        watch.restore({"d0": [(-5 * SECOND, text), (-10 * SECOND, "garbage")]})
+    assert WindowDrift.decode(one(same, window).encode()).report.windows == 2
+    assert WindowDrift.decode(one(other, window).encode()).report.windows == 1
+    same.clear()
+    assert WindowDrift.decode(one(same, window).encode()).report.windows == 1
+
+
+def test_a_task_that_uploads_no_segments_watches_its_predictions() -> None:
+    quiet = dataclasses.replace(task, upload="prediction")
+    events = batch("d0", 0, times(0), task=quiet)
+    window = Window(0, "d0", 0, tuple(split(quiet, Message(0, None), events)))
+    found = WindowDrift.decode(one(DriftWatch(quiet, reference()), window).encode()).report
+    assert [c.channel for c in found.channels] == ["predictions"]
+    assert found.decided
+
+
+def test_a_report_says_how_sure_the_answers_are_and_where_they_agree() -> None:
+    log, store = history(windows=1), MemoryStore()
+    asyncio.run(live(log, store))
+    rows, report = store.tables[SCORES].to_pylist(), reports(log)[0, 0]
+    outputs = np.array([row["outputs"] for row in rows])
+    softmax = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+    assert report.confidence == pytest.approx(softmax.max(axis=1).mean(), abs=1e-5)
+    agreeing = Counter(row["agrees"] for row in rows)[True]
+    (name,) = report.classes  # the stand-in for a teacher gives the first class always
+    assert (name, report.classes[name].events, report.classes[name].agreeing) == (
+        "slow",
+        20,
+        agreeing,
+    )
+    assert report.errors == {}
+
+
+def test_a_task_with_targets_reports_errors() -> None:
+    pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"))
+    log, store = Log(), MemoryStore()
+    outputs = batch("d0", 0, times(0), task=pump)
+    log.append(outputs)
+
+    async def run() -> None:
+        made = committer(pump, log, store, reference=reference(pump))
+        await made.assign(0)
+        made.receive(log.incoming(0), 0, 0.0)
+        await made.flush(LATER)
+
+    asyncio.run(run())
+    report = reports(log)[0, 0]
+    error = np.array(outputs.rows.column("outputs").to_pylist()) - 1  # the teacher answers ones
+    assert (report.confidence, report.classes) == (None, {})
+    for i, name in enumerate(pump.targets):
+        found = report.errors[name]
+        assert found.events == 20
+        assert found.mean == pytest.approx(error[:, i].mean(), abs=1e-5)
+        assert found.mean_absolute == pytest.approx(np.abs(error[:, i]).mean(), abs=1e-5)
+        assert found.root_mean_square == pytest.approx(np.sqrt((error[:, i] ** 2).mean()), abs=1e-5)
+    channels = {c.channel for c in drift_of(report).channels}
+    assert {"predictions flow", "predictions heat"} <= channels

@@ -1,0 +1,142 @@
+"""The teacher that the server offers, on a real Kafka: waited for, changed, refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.bootstrap.teacher import replace_teacher
+from federation.registry import publisher
+from federation.registry.registry import Registry
+from streams.contract.artifact import WEIGHTS, Manifest, pack
+from streams.contract.decisions import Ref
+from streams.contract.errors import UsageError
+from streams.contract.topics import RELEASES, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
+from streams.learning.learning import build_teacher, to_safetensors
+from streams.runtime.key_files import create_key, load_private_key
+from streams.worker.store.query import open_store
+from tests.streams.worker.support import Fleet, batch, fleet, stop, until
+
+pytestmark = pytest.mark.kafka
+D = "d0"
+
+
+@pytest.fixture
+def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(kafka, tmp_path) as made:
+        made.options["teacher"] = None
+        ensure_topics(kafka, topic_specs(made.task.name, made.partitions))
+        yield made
+
+
+@pytest.fixture
+def registry(served: Fleet) -> Registry:
+    key = load_private_key(served.folder / "key.pem")
+    made = Registry(served.folder / "registry", served.task.name, 1, [key.public_key()])
+    made.add_teacher((served.folder / "teacher.tw").read_bytes())
+    return made
+
+
+def offer(served: Fleet, registry: Registry, key: Ed25519PrivateKey | None = None) -> Ref:
+    """Decide on the kept teacher, and tell of it."""
+    key = key or load_private_key(served.folder / "key.pem")
+    assert registry.offer_teacher(key, "test")
+    told = publisher.announce(served.producer, registry, None)
+    assert told is not None
+    found = told.decision.standing.teacher
+    assert found is not None
+    return found
+
+
+def weights(served: Fleet, seed: int) -> bytes:
+    torch.manual_seed(seed)
+    return to_safetensors(build_teacher(served.task).state_dict())
+
+
+def scored_by(served: Fleet) -> dict[int, str]:
+    """seq -> the teacher's version."""
+    connection = open_store(served.store)
+    try:
+        return dict(connection.execute("select seq, teacher_model from scores").fetchall())
+    finally:
+        connection.close()
+
+
+def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
+    served: Fleet, registry: Registry
+) -> None:
+    worker = served.start()
+    until(lambda: "waiting for a teacher" in served.log("w0"), "it says what it waits for")
+    first = offer(served, registry)
+    served.ready("w0", [0, 1])
+    served.send(batch(D, 0, [1, 2, 3], task=served.task))
+    served.wait_until_scored()
+
+    # What must not be used is refused, and changes nothing: a stranger's signature, and another
+    # history by the same key.
+    stranger = create_key(served.folder / "stranger.pem")
+    manifest = Manifest(
+        kind="teacher", task=served.task.name, task_version=1, number=7, created_us=1, key="",
+        files=[],
+    )  # fmt: skip
+    key = load_private_key(served.folder / "key.pem")
+    for signer, data in ((stranger, weights(served, 1)), (key, b"no weights")):
+        other = Registry(
+            served.folder / f"other-{len(data)}", served.task.name, 1, [signer.public_key()]
+        )
+        other.add_teacher(pack(manifest, {WEIGHTS: data}, signer))
+        offer(served, other, signer)
+        what = "not trusted here" if signer is stranger else "replayed"
+        until(lambda what=what: what in served.log("w0"), "a refusal")  # type: ignore[misc]
+
+    artifact = replace_teacher(served.task, registry, key, weights(served, 2), "new.safetensors")
+    assert artifact.model.startswith("2-")
+    assert artifact.manifest.base == first.model
+    offer(served, registry)
+    until(lambda: f"teacher {artifact.model} instead of {first.model}" in served.log("w0"), "swap")
+    served.send(batch(D, 3, [11, 12], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served) == {
+        **dict.fromkeys(range(3), first.model), **dict.fromkeys((3, 4), artifact.model)
+    }  # fmt: skip
+    assert stop(worker) == 0
+
+    # A restart begins with the teacher that is offered.
+    served.start()
+    served.send(batch(D, 5, [21], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served)[5] == artifact.model
+
+    # Weights that do not fit are refused by name.
+    bad = registry.add_teacher(pack(manifest, {WEIGHTS: b"no weights"}, key))
+    offer(served, registry)
+    until(lambda: f"teacher {bad.model} refused" in served.log("w0"), "a refusal")
+    served.send(batch(D, 6, [31], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served)[6] == artifact.model
+
+
+def test_garbage_on_releases_is_passed_over(served: Fleet, registry: Registry) -> None:
+    topic = topic_name(served.task.name, RELEASES)
+    found = offer(served, registry)
+    for garbage in (b"garbage", b"", b'{"text": "{}", "signature": "' + b"0" * 128 + b'"}'):
+        served.producer.put(topic, served.task.name.encode(), garbage)
+    served.start()
+    served.send(batch(D, 0, [1], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served) == {0: found.model}
+
+
+def test_weights_that_do_not_fit_are_not_kept(served: Fleet, registry: Registry) -> None:
+    key, before = load_private_key(served.folder / "key.pem"), registry.read_teacher()
+    for data in (b"", b"garbage", to_safetensors(served.task.build_model().state_dict())):
+        with pytest.raises(UsageError, match=r"w\.safetensors does not fit"):
+            replace_teacher(served.task, registry, key, data, "w.safetensors")
+    empty = Registry(served.folder / "empty", served.task.name, 1, [key.public_key()])
+    with pytest.raises(UsageError, match="no teacher yet"):
+        replace_teacher(served.task, empty, key, weights(served, 1), "w.safetensors")
+    assert registry.read_teacher() == before

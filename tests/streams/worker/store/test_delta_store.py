@@ -1,0 +1,244 @@
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import PartitionLost, TidewheelError, UsageError
+from streams.worker.commit.rows import ScoredWindow, score_rows
+from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_schema
+from streams.worker.store.position import snapshot_path, write_snapshot
+from streams.worker.store.query import open_store, server_account
+from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.tumbling import Message, Window, split
+from tests.fakes.tiny_task import task
+from tests.streams.worker.support import SECOND, batch
+
+
+def rows(
+    first: int,
+    times_s: list[float],
+    *,
+    partition: int = 0,
+    commit: int = 1,
+    revision: int = 0,
+    drift: str | None = None,
+) -> pa.Table:
+    pieces = tuple(split(task, Message(0, None), batch("d0", first, times_s)))
+    windows = [Window(partition, "d0", piece.window, (piece,)) for piece in pieces]
+    scored = [
+        ScoredWindow(w, np.zeros((w.rows, task.outputs), np.float32), revision, commit, drift)
+        for w in windows
+    ]
+    return score_rows(task, "1-teacher", scored)
+
+
+def drops(first: int, last: int, *, commit: int = 1, reason: str = "full") -> pa.Table:
+    values = ["d0", "e1", first, last, reason, 0, commit, 0]
+    schema = drop_schema()
+    columns = [
+        pa.array([v], f.type) if f.name != "day" else pa.array([v], pa.int32()).cast(f.type)
+        for v, f in zip(values, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def test_the_position_is_read_from_the_rows(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    store.commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
+    store.commit(SCORES, rows(7, [11, 12], commit=2), {0: 2})
+    store.commit(DROPS, drops(3, 4), {0: 1})
+    store.commit(DROPS, drops(20, 22, commit=2, reason="teacher-failed"), {0: 2})
+    position = DeltaStore(tmp_path).position(0)
+    assert (position.commit, position.drops_commit) == (2, 2)
+    assert position.taken == {("d0", "e1"): IntervalSet([(0, 2), (7, 8), (20, 22)])}
+    assert position.refused == {("d0", "e1"): IntervalSet([(20, 22)])}
+    assert position.dropped == {("d0", "e1"): IntervalSet([(3, 4), (20, 22)])}
+    assert position.watermark == {"d0": 12 * SECOND}
+    assert position.newest == {"d0": 10 * SECOND}
+    assert DeltaStore(tmp_path).position(1).taken == {}
+
+
+def test_the_drift_of_the_last_windows_is_part_of_the_position(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    for i in range(15):
+        store.commit(
+            SCORES, rows(2 * i, [5 * i, 5 * i + 1], commit=i + 1, drift=f"d{i}"), {0: i + 1}
+        )
+    store.commit(SCORES, rows(40, [71], commit=16, revision=1, drift="late"), {0: 16})
+    found = DeltaStore(tmp_path).position(0).drift["d0"]
+    assert found == [*((5 * i * SECOND, f"d{i}") for i in range(3, 15)), (70 * SECOND, "late")]
+    assert DeltaStore(tmp_path).position(1).drift == {}
+
+
+def test_a_store_of_before_there_was_drift_is_widened(tmp_path: Path) -> None:
+    old = rows(0, [1, 2]).drop_columns(["drift"])
+    (tmp_path / SCORES).mkdir()
+    write_deltalake(str(tmp_path / SCORES), old, partition_by=["day", "partition"])
+    store = DeltaStore(tmp_path)
+    assert store.position(0).drift == {}
+    store.commit(SCORES, rows(2, [6], drift="new"), {0: 1})
+    assert DeltaStore(tmp_path).position(0).drift == {"d0": [(5 * SECOND, "new")]}
+    assert DeltaStore(tmp_path).position(0).taken == {("d0", "e1"): IntervalSet([(0, 2)])}
+    assert store.rows_of(0, 1).num_rows == 3
+    query = "select seq, drift from scores order by seq"
+    assert open_store(tmp_path).execute(query).fetchall() == [(0, None), (1, None), (2, "new")]
+
+
+def test_two_owners_of_a_partition_cannot_both_commit(tmp_path: Path) -> None:
+    one, two = DeltaStore(tmp_path), DeltaStore(tmp_path)
+    one.commit(SCORES, rows(0, [1]), {0: 1})
+    with pytest.raises(PartitionLost, match="partition 0"):
+        two.commit(SCORES, rows(0, [1]), {0: 1})
+    assert open_store(tmp_path).execute("select count(*) from scores").fetchone() == (1,)
+
+
+def test_a_commit_from_a_stale_snapshot_is_fenced_by_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other owner commits between the look at the version and the write."""
+    one, two = DeltaStore(tmp_path), DeltaStore(tmp_path)
+    stale = two._refreshed(SCORES)
+    monkeypatch.setattr(two, "_refreshed", lambda table: stale)
+    one.commit(SCORES, rows(0, [1]), {0: 1})
+    with pytest.raises(PartitionLost):
+        two.commit(SCORES, rows(0, [1]), {0: 1})
+
+
+def test_owners_of_different_partitions_both_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = DeltaStore(tmp_path), DeltaStore(tmp_path)
+    stale = two._refreshed(SCORES)
+    monkeypatch.setattr(two, "_refreshed", lambda table: stale)
+    one.commit(SCORES, rows(0, [1]), {0: 1})
+    two.commit(SCORES, rows(1, [1], partition=1), {1: 1})
+    one.commit(SCORES, rows(1, [2], commit=2), {0: 2})
+    assert one.position(0).commit == 2
+    assert one.position(1).commit == 1
+
+
+def test_the_rows_of_one_commit_come_back_as_they_were(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    given = rows(3, [1, 2, 8, 86_400], commit=2)
+    store.commit(SCORES, rows(0, [1]), {0: 1})
+    store.commit(SCORES, given, {0: 2})
+    found = store.rows_of(0, 2).sort_by("seq")
+    assert found.schema.names == given.schema.names
+    assert found.to_pylist() == given.to_pylist()
+
+
+def test_revisions_count_the_reports_of_a_window(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    for commit, revision in enumerate((0, 1, 2), start=1):
+        store.commit(SCORES, rows(commit, [1], commit=commit, revision=revision), {0: commit})
+    keys = [("d0", 0), ("d0", 5 * SECOND), ("other", 0)]
+    assert store.revisions(0, keys) == {keys[0]: 3, keys[1]: 0, keys[2]: 0}
+    assert store.revisions(1, keys[:1]) == {keys[0]: 0}
+
+
+def test_upkeep_keeps_rows_positions_and_fence(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    store.commit(DROPS, drops(100, 104, reason="teacher-failed"), {0: 1})
+    store.commit(DROPS, drops(200, 204, commit=2), {0: 2})
+    for commit in range(1, 61):  # beyond a checkpoint of the log
+        store.commit(
+            SCORES, rows(commit, [5 * commit], commit=commit, drift=f"d{commit}"), {0: commit}
+        )
+        if commit % 8 == 0:
+            before = DeltaStore(tmp_path).position(0)
+            DeltaStore(tmp_path).keep_up(0)
+            assert DeltaStore(tmp_path).position(0) == dataclasses.replace(
+                before, drift={"d0": before.drift["d0"][-12:]}
+            )
+    store.commit(SCORES, rows(102, [900.0], commit=61), {0: 61})
+    store.commit(DROPS, drops(205, 206, commit=3), {0: 3})
+    again, path = DeltaStore(tmp_path), tmp_path / "positions" / "0.jsonl.zst"
+    found = again.position(0)
+    path.unlink()
+    assert found.taken == again.position(0).taken
+    assert found.taken == {("d0", "e1"): IntervalSet([(1, 60), (100, 104)])}
+    assert found.refused == {("d0", "e1"): IntervalSet([(100, 101), (103, 104)])}
+    assert found.dropped == {("d0", "e1"): IntervalSet([(100, 104), (200, 206)])}
+    assert (found.commit, found.drops_commit) == (61, 3)
+    assert found.watermark == {"d0": 900 * SECOND}
+    assert again.rows_of(0, 60).column("seq").to_pylist() == [60]
+    assert len(again._refreshed(SCORES).file_uris()) < 30
+    with pytest.raises(PartitionLost):
+        again.commit(SCORES, rows(60, [60], commit=60), {0: 60})
+
+
+@pytest.mark.parametrize("kind", ["garbage", "ahead", "another"])
+def test_a_snapshot_that_does_not_fit_is_passed_over(kind: str, tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path / "a")
+    store.commit(SCORES, rows(0, [1, 2]), {0: 1})
+    path = snapshot_path(tmp_path / "a", 0)
+    ids = ["other", "tables"] if kind == "another" else store._ids()
+    wrong = StorePosition(
+        commit=9 if kind == "ahead" else 1, taken={("d0", "e1"): IntervalSet([(5, 9)])}
+    )
+    write_snapshot(path, wrong, ids)
+    if kind == "garbage":
+        path.write_bytes(path.read_bytes()[:-3] + b"xxx")
+    assert store.position(0).taken == {("d0", "e1"): IntervalSet([(0, 1)])}
+
+
+def test_upkeep_and_commits_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Two owners commit while upkeep runs all the time: nothing is lost, and nobody is fenced."""
+    DeltaStore(tmp_path)
+    ended = threading.Event()
+
+    def keep_up(partition: int) -> None:
+        while not ended.is_set():
+            DeltaStore(tmp_path).keep_up(partition)
+
+    def commit(partition: int) -> None:
+        store = DeltaStore(tmp_path)
+        for n in range(1, 41):
+            one = rows(n, [n], partition=partition, commit=n)
+            store.commit(SCORES, one, {partition: n})
+
+    with ThreadPoolExecutor() as pool:
+        keeping = [pool.submit(keep_up, p) for p in (0, 1)]
+        for owner in [pool.submit(commit, p) for p in (0, 1)]:
+            owner.result(60)
+        ended.set()
+        for one in keeping:
+            one.result(60)
+    for partition in (0, 1):
+        position = DeltaStore(tmp_path).position(partition)
+        assert position.commit == 40
+        assert position.taken == {("d0", "e1"): IntervalSet([(1, 40)])}
+    query = "select count(*), count(distinct (partition, seq)) from scores"
+    assert open_store(tmp_path).execute(query).fetchone() == (80, 80)
+
+
+def test_the_account_counts_an_event_that_came_after_its_drop_as_scored(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    store.commit(DROPS, drops(2, 9), {0: 1})
+    store.commit(SCORES, rows(0, [1, 2, 3, 4]), {0: 1})
+    assert server_account(tmp_path) == {("d0", "e1"): (4, 6)}
+
+
+def test_uncommitted_files_are_not_read(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    store.commit(SCORES, rows(0, [1]), {0: 1})
+    committed = next((tmp_path / SCORES).rglob("*.parquet"))
+    (committed.parent / "part-left-over.parquet").write_bytes(committed.read_bytes())
+    assert server_account(tmp_path) == {("d0", "e1"): (1, 0)}
+
+
+def test_no_store_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no store"):
+        open_store(tmp_path)
+
+
+def test_a_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TidewheelError, match="file"):
+        DeltaStore(tmp_path / "file")

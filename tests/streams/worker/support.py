@@ -1,0 +1,298 @@
+"""A teacher's artifact, made-up events and real worker processes for the tests of the worker."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from streams.contract.artifact import DRIFT, WEIGHTS, Manifest, pack
+from streams.contract.documents import WindowReport
+from streams.contract.records import (
+    Drop,
+    EventBatch,
+    encode_drop,
+    encode_events,
+    event_rows,
+)
+from streams.contract.task import Task, load_task
+from streams.contract.topics import topic_name
+from streams.drift.reference import Feature, Histogram, Reference, frozen_edges, observe
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader, Received, partition_of
+from streams.kafka.settings import BrokerSettings
+from streams.learning.learning import build_teacher, to_safetensors
+from streams.runtime.key_files import create_key
+from tests.fakes.own_task import own_task
+from tests.fakes.tiny_task import task as tiny
+
+SECOND = 1_000_000
+PARTITIONS = 2
+
+
+def until(
+    condition: Callable[[], bool], what: str, timeout_s: float = 60.0, pause_s: float = 0.05
+) -> None:
+    """Wait for a condition; fail with `what` when it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(pause_s)
+
+
+def batch(
+    device: str,
+    first: int,
+    times_s: list[float],
+    *,
+    task: Task = tiny,
+    epoch: str = "e1",
+    shift: float = 0.0,
+) -> EventBatch:
+    """Events at the given seconds, with outputs, segments and some labels that their seqs fix; the
+    segments' values have the mean `shift`."""
+    seqs = np.arange(first, first + len(times_s))
+    outputs = np.stack([np.sin(seqs + k) for k in range(task.outputs)], axis=1).astype(np.float32)
+    noise = np.random.default_rng(first)
+    rows = event_rows(
+        task,
+        first=first,
+        times=np.array([round(t * SECOND) for t in times_s], np.int64),
+        model="1-aaaaaaaa",
+        outputs=outputs,
+        labels=[np.full(task.label_size, s % task.outputs) if s % 3 == 0 else None for s in seqs],
+        segments=None
+        if task.upload == "prediction"
+        else noise.normal(shift, size=(len(seqs), *task.segment_shape)).astype(np.float32),
+    )
+    return EventBatch(device, epoch, first, rows)
+
+
+def reference(task: Task = tiny, *, minimum: int = 20, windows: int = 3) -> Reference:
+    """A reference for drift that fits the segments and answers of `batch`."""
+    noise = np.random.default_rng(0)
+    seqs = np.arange(2000)
+    outputs = np.stack([np.sin(seqs + k) for k in range(task.outputs)], axis=1)
+    features = []
+    for (channel, kind), values in observe(
+        task, noise.normal(size=(2000, *task.segment_shape)), outputs
+    ).items():
+        edges = frozen_edges(task, kind, values)
+        counts = Histogram.empty(edges).add(values).counts.tolist()
+        ordered = kind != "answer" or not task.classes
+        features.append(
+            Feature(
+                channel=channel, kind=kind, ordered=ordered, edges=edges.tolist(), counts=counts
+            )
+        )
+    return Reference(minimum=minimum, windows=windows, independent=0.5, features=features)
+
+
+def write_teacher(task: Task, folder: Path, *, drift: bytes | None = None) -> tuple[Path, Path]:
+    """An untrained teacher's artifact and the public key that signed it."""
+    key = create_key(folder / "key.pem")
+    manifest = Manifest(
+        kind="teacher", task=task.name, task_version=1, number=1, created_us=1, key="", files=[]
+    )
+    weights = to_safetensors(build_teacher(task).state_dict())
+    files = {WEIGHTS: weights} if drift is None else {WEIGHTS: weights, DRIFT: drift}
+    (folder / "teacher.tw").write_bytes(pack(manifest, files, key))
+    return folder / "teacher.tw", folder / "key.pub"
+
+
+START = """
+import json, logging, sys
+from pathlib import Path
+from streams.kafka.settings import BrokerSettings
+from streams.contract.errors import TidewheelError
+from streams.worker.app import run
+from streams.worker.settings import WorkerSettings
+logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
+task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1:]
+try:
+    given = dict(teacher=Path(teacher), instance=instance, partitions=int(partitions))
+    run(WorkerSettings(task=task, broker=BrokerSettings(bootstrap=bootstrap), store=Path(store),
+                       trusted=(Path(key),), **given | json.loads(options)))
+except TidewheelError as exc:
+    sys.exit(f"error: {exc}")
+"""
+
+
+@dataclass
+class Fleet:
+    """A task of its own on a real broker, its store, and the workers that serve it."""
+
+    broker: BrokerSettings
+    folder: Path
+    task: Task
+    partitions: int = PARTITIONS
+    # More of WorkerSettings for each worker that is started, by the setting's name.
+    options: dict[str, int | float | None] = field(default_factory=lambda: {"flush_s": 0.1})
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    sent: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+    _producer: Producer | None = None
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def producer(self) -> Producer:
+        if self._producer is None:
+            self._producer = Producer(self.broker)
+        return self._producer
+
+    def start(self, instance: str = "w0", failpoint: str = "") -> subprocess.Popen[bytes]:
+        """A worker process; its log is `<instance>.log`."""
+        task_file = self.folder / "task.py"
+        argv = [f"{task_file}:task", self.broker.bootstrap, self.store, self.folder / "teacher.tw"]
+        argv += [self.folder / "key.pub", instance, self.partitions, json.dumps(self.options)]
+        with (self.folder / f"{instance}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", START, *map(str, argv)],
+                env={**os.environ, "TIDEWHEEL_FAILPOINT": failpoint},
+                stdout=log,
+                stderr=log,
+                cwd=Path(__file__).parents[3],
+            )
+        self.workers.append(process)
+        return process
+
+    def ready(self, instance: str, partitions: list[int], since: int = 0) -> None:
+        """Wait until the worker says that it has exactly these partitions."""
+        line = f"worker {instance}: ready, partitions {partitions}"
+
+        def said() -> bool:
+            alive = [process.poll() is None for process in self.workers]
+            assert any(alive), self.log(instance)[-3000:]
+            return line in self.log(instance)[since:]
+
+        until(said, line)
+
+    def log(self, instance: str) -> str:
+        path = self.folder / f"{instance}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def send(self, record: EventBatch | Drop) -> None:
+        """Send one record and wait until it is safe."""
+        topic = topic_name(self.task.name, "events")
+        if isinstance(record, Drop):
+            key, value, headers = encode_drop(record)
+        else:
+            key, value, headers = encode_events(record)
+            seqs = self.sent.setdefault((record.device, record.epoch), set())
+            seqs.update(range(record.first, record.last + 1))
+        self.producer.put(topic, key, value, headers)
+
+    def scored(self) -> list[tuple[str, str, int]]:
+        """(device, epoch, seq) of every row in the store, with repetitions."""
+        from streams.worker.store.query import open_store
+
+        if not (self.store / "drops" / "_delta_log").is_dir():
+            return []
+        connection = open_store(self.store)
+        try:
+            return connection.execute("select device, epoch, seq from scores").fetchall()
+        finally:
+            connection.close()
+
+    def wait_until_scored(self, timeout_s: float = 60.0) -> None:
+        """Wait until every event sent is in the store, and check that each is there once."""
+        wanted = {(d, e, s) for (d, e), seqs in self.sent.items() for s in seqs}
+        until(lambda: len(self.scored()) >= len(wanted), f"{len(wanted)} events scored", timeout_s)
+        found = self.scored()
+        assert len(found) == len(set(found))
+        assert set(found) == wanted
+
+    def read(self, topic: str) -> list[Received]:
+        reader = Reader(self.broker, [topic_name(self.task.name, topic)])
+        try:
+            return reader.read_to_end()
+        finally:
+            reader.close()
+
+    def end(self) -> None:
+        for process in self.workers:
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+        if self._producer is not None:
+            self._producer.close()
+
+
+@contextlib.contextmanager
+def fleet(broker: BrokerSettings, folder: Path, partitions: int = PARTITIONS) -> Iterator[Fleet]:
+    """A Fleet whose task has a name of its own, so that its topics collide with nobody's."""
+    task = load_task(own_task(folder))
+    write_teacher(task, folder)
+    made = Fleet(broker, folder, task, partitions)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def device_on(partition: int, partitions: int = PARTITIONS) -> str:
+    """A device whose events go to `partition`."""
+    return next(n for i in range(99) if partition_of(n := f"d{i}", partitions) == partition)
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    process.send_signal(signal.SIGTERM)
+    return process.wait(30)
+
+
+def decoded_scores(messages: list[Received]) -> dict[tuple[str, str, str, str], list[pa.Table]]:
+    """The `scores` messages by (device, window, revision, part)."""
+    found: dict[tuple[str, str, str, str], list[pa.Table]] = {}
+    for message in messages:
+        headers = dict(message.headers)
+        key = tuple(headers[n].decode() for n in ("device", "window", "revision", "part"))
+        assert message.key == headers["device"]
+        with pa.ipc.open_stream(message.value) as stream:
+            found.setdefault(key, []).append(stream.read_all())  # type: ignore[arg-type]
+    return found
+
+
+def decoded_windows(messages: list[Received]) -> dict[tuple[str, int, int], list[WindowReport]]:
+    """The `windows` messages by (device, window, revision)."""
+    found: dict[tuple[str, int, int], list[WindowReport]] = {}
+    for message in messages:
+        report = WindowReport.decode(message.value)
+        assert message.key == report.device.encode()
+        found.setdefault((report.device, report.window_us, report.revision), []).append(report)
+    return found
+
+
+def all_published(served: Fleet) -> bool:
+    """Whether every row in the store is on `scores`, and in a report on `windows`."""
+    count = len(served.scored())
+    reports = decoded_windows(served.read("windows"))
+    if sum(copies[0].events for copies in reports.values()) != count:
+        return False
+    scores = decoded_scores(served.read("scores"))
+    return sum(copies[0].num_rows for copies in scores.values()) == count
+
+
+def check_topics(served: Fleet) -> None:
+    """Each window's revision is on both topics, always with the same content; the rows add up."""
+    scores = decoded_scores(served.read("scores"))
+    windows = decoded_windows(served.read("windows"))
+    assert {(d, int(w), int(r)) for d, w, r, _ in scores} == set(windows)
+    rows = []
+    for copies in scores.values():
+        assert all(copy.equals(copies[0]) for copy in copies)
+        rows += [(r["device"], r["epoch"], r["seq"]) for r in copies[0].to_pylist()]
+    for reports in windows.values():
+        assert all(report == reports[0] for report in reports)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == set(served.scored())
+    assert sum(reports[0].events for reports in windows.values()) == len(rows)

@@ -1,0 +1,322 @@
+"""Whatever comes on `events` is named and parked, or counted; the next message is served."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.contract.errors import MalformedRecord
+from streams.contract.records import (
+    AGAIN,
+    Headers,
+    decode_event_message,
+    encode_batch,
+    encode_events,
+    event_schema,
+)
+from streams.kafka.settings import BrokerSettings
+from streams.worker.store.delta_store import DROPS, SCORES
+from tests.fakes.tiny_task import task
+from tests.streams.worker.model import Log, MemoryStore, committer
+from tests.streams.worker.support import Fleet, batch, fleet, stop, until
+
+LATER = 1e9
+FUTURE_S = task.future_s + 1  # the model's clock stands at 0
+RawMessage = tuple[bytes | None, bytes | None, Headers]
+
+
+def good(first: int = 0, times_s: tuple[float, ...] = (1, 2, 3), device: str = "d0") -> RawMessage:
+    return encode_events(batch(device, first, list(times_s)))
+
+
+def with_header(message: RawMessage, name: str, value: bytes | None) -> RawMessage:
+    key, body, headers = message
+    kept = [(n, v) for n, v in headers if n != name]
+    return key, body, kept if value is None else [*kept, (name, value)]
+
+
+def with_column(name: str, value: object) -> RawMessage:
+    """A sound message with one value of its second row replaced."""
+    rows = batch("d0", 0, [1, 2, 3]).rows
+    column = rows.column(name).to_pylist()
+    column[1] = value
+    i = rows.schema.names.index(name)
+    field = rows.schema.field(i)
+    changed = rows.set_column(i, field, pa.array(column, field.type))
+    key, _, headers = good()
+    return key, encode_batch(changed), headers
+
+
+def other_schema() -> bytes:
+    return encode_batch(pa.RecordBatch.from_pydict({"seq": [0, 1, 2], "x": [1.0, 2.0, 3.0]}))
+
+
+def two_batches() -> bytes:
+    rows, sink = batch("d0", 0, [1, 2, 3]).rows, pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_batch(rows)
+        writer.write_batch(rows)
+    return bytes(sink.getvalue())
+
+
+def empty() -> bytes:
+    return encode_batch(batch("d0", 0, [1]).rows.slice(0, 0))
+
+
+def body(value: bytes | None) -> RawMessage:
+    key, _, headers = good()
+    return key, value, headers
+
+
+def huge() -> RawMessage:
+    return with_header(with_header(good(), "last", b"100000"), "first", b"0")
+
+
+NAN = [float("nan"), 0.0, 0.0]
+BAD: dict[str, tuple[Callable[[], RawMessage], str]] = {
+    "random bytes": (lambda: body(random.Random(0).randbytes(400)), "not-arrow"),
+    "no bytes": (lambda: body(b""), "not-arrow"),
+    "no value": (lambda: body(None), "not-arrow"),
+    "truncated Arrow": (lambda: body((good()[1] or b"")[:-100]), "not-arrow"),
+    "half an Arrow header": (lambda: body((good()[1] or b"")[:7]), "not-arrow"),
+    "right Arrow, wrong schema": (lambda: body(other_schema()), "wrong-schema"),
+    "two batches": (lambda: body(two_batches()), "wrong-batches"),
+    "zero rows": (lambda: body(empty()), "wrong-seq"),
+    "fewer rows than said": (lambda: with_header(good(), "last", b"9"), "wrong-seq"),
+    "unknown schema version": (
+        lambda: with_header(good(), "schema", b"events/2"),
+        "unknown-schema",
+    ),
+    "no schema": (lambda: with_header(good(), "schema", None), "no-header"),
+    "wrong device in the key": (lambda: (b"d9", *good()[1:]), "wrong-key"),
+    "no key": (lambda: (None, *good()[1:]), "wrong-key"),
+    "a device's name with a slash": (lambda: with_header(good(), "device", b"../d0"), "bad-header"),
+    "a header that is no UTF-8": (lambda: with_header(good(), "epoch", b"\xff"), "bad-header"),
+    "NaN": (lambda: with_column("outputs", NAN), "not-finite"),
+    "infinite values": (lambda: with_column("outputs", [float("-inf"), 0.0, 0.0]), "not-finite"),
+    "a label that is no class": (lambda: with_column("label", [7.0]), "bad-label"),
+    "no segment": (lambda: with_column("segment", None), "no-segment"),
+    "negative seq": (lambda: with_header(good(), "first", b"-1"), "bad-header"),
+    "a row's seq is negative": (lambda: with_column("seq", -1), "wrong-seq"),
+    "seq beyond 2**62": (lambda: with_header(good(), "last", str(2**63).encode()), "bad-header"),
+    "a seq range that goes back": (lambda: with_header(good(5), "last", b"4"), "bad-header"),
+    "huge batch": (huge, "huge-batch"),
+    "a time before 1970": (lambda: good(0, (-1.0, 1, 2)), "bad-time"),
+    "a time beyond the year 3100": (lambda: good(0, (1e11, 1, 2)), "bad-time"),
+    "a model's name with a newline": (lambda: with_column("model", "a\nb"), "bad-model"),
+    "a drop of more than a year": (
+        lambda: with_header(
+            with_header((b"d0", b"", good()[2]), "schema", b"drops/1"), "last", b"200000000"
+        ),
+        "huge-drop",
+    ),
+}
+
+
+async def served(log: Log, store: MemoryStore) -> None:
+    made = committer(task, log, store)
+    await made.assign(0)
+    for offset in range(len(log.messages)):
+        made.receive(log.incoming(offset), offset, 0.0)
+    await made.flush(LATER)
+    await made.flush(LATER)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_it_is_parked_with_its_reason_and_the_next_message_is_served(name: str) -> None:
+    make, reason = BAD[name]
+    log, store, bad = Log(), MemoryStore(), make()
+    log.messages += [bad, good(10)]
+    asyncio.run(served(log, store))
+    (letter,) = [m for m in log.published if m.topic == "tiny.dead-letters"]
+    headers = dict(letter.headers)
+    assert headers["reason"].decode() == reason
+    assert headers["source-offset"] == b"0"
+    assert (letter.key, letter.value) == (bad[0], bad[1] or b"")
+    assert {n[9:]: v for n, v in letter.headers if n.startswith("original-")} == dict(bad[2])
+    assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [10, 11, 12]
+    assert log.committed == 2
+
+
+def test_an_epoch_that_goes_back_has_its_own_account() -> None:
+    log, store = Log(), MemoryStore()
+    for epoch, first in (("e2", 0), ("e1", 0), ("e2", 3), ("e1", 3)):
+        log.append(batch("d0", first, [1, 2, 3], epoch=epoch))
+    asyncio.run(served(log, store))
+    rows = store.tables[SCORES].select(["epoch", "seq"]).to_pylist()
+    assert sorted((r["epoch"], r["seq"]) for r in rows) == [
+        (epoch, seq) for epoch in ("e1", "e2") for seq in range(6)
+    ]
+
+
+def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_again() -> None:
+    log, store = Log(), MemoryStore()
+    log.messages.append(good(0, (1, FUTURE_S, 2)))
+    log.messages.append(good(3, (3, 4)))
+    asyncio.run(served(log, store))
+    assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [0, 2, 3, 4]
+    (drop,) = store.tables[DROPS].to_pylist()
+    assert (drop["first"], drop["last"], drop["reason"]) == (1, 1, "from-the-future")
+    (letter,) = [m for m in log.published if m.topic == "tiny.dead-letters"]
+    revisions = [m for m in log.published if m.topic == "tiny.windows"]
+    assert len(revisions) == 1  # the watermark has not followed: no row was late
+
+    original = [(n[9:], v) for n, v in letter.headers if n.startswith("original-")]
+    log.messages.append((letter.key, letter.value, original))  # by itself: passed over
+    log.messages.append((letter.key, letter.value, [*original, (AGAIN, b"1")]))
+
+    async def a_day_later() -> None:
+        made = committer(task, log, store, now_us=86_400_000_000)
+        await made.assign(0)
+        for offset in range(log.committed, len(log.messages)):
+            made.receive(log.incoming(offset), offset, 0.0)
+            await made.flush(LATER)
+            again = offset == len(log.messages) - 1
+            assert (1 in store.tables[SCORES].column("seq").to_pylist()) == again
+
+    asyncio.run(a_day_later())
+    assert store.tables[DROPS].num_rows == 1
+    assert log.committed == 4
+
+
+sound = st.builds(
+    lambda device, first, n, at: good(first, tuple(at + 0.7 * i for i in range(n)), device),
+    st.sampled_from(["d0", "d1"]),
+    st.integers(0, 30),
+    st.integers(1, 8),
+    st.sampled_from([0.0, 7.0, 33.0, FUTURE_S]),
+)
+unsound = st.sampled_from(sorted(BAD)).map(lambda name: BAD[name][0]())
+mutated = st.builds(
+    lambda message, at, byte: (
+        message[0],
+        (message[1] or b"")[:at] + bytes([byte]) + (message[1] or b"")[at + 1 :],
+        message[2],
+    ),
+    sound,
+    st.integers(0, 1500),
+    st.integers(0, 255),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.one_of(sound, unsound, mutated), min_size=1, max_size=15))
+def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessage]) -> None:
+    """The first sound copy of a seq counts; a first copy from the future is refused for good."""
+    log, store = Log(), MemoryStore()
+    log.messages += stream
+    asyncio.run(served(log, store))
+    scored: set[tuple[str, str, int]] = set()
+    refused: set[tuple[str, str, int]] = set()
+    malformed = 0
+    for message in stream:
+        try:
+            record = decode_event_message(task, *message)
+        except MalformedRecord:
+            malformed += 1
+            continue
+        rows = record.rows.to_pydict()  # type: ignore[union-attr]
+        times = np.array(record.rows.column("time").cast("int64"))  # type: ignore[union-attr]
+        for seq, time_us in zip(rows["seq"], times, strict=True):
+            name = record.device, record.epoch, seq
+            if name not in scored | refused:
+                (refused if time_us > task.future_s * 1e6 else scored).add(name)
+    rows = store.tables[SCORES].select(["device", "epoch", "seq"]).to_pylist()
+    assert Counter((r["device"], r["epoch"], r["seq"]) for r in rows) == Counter(scored)
+    dropped = [
+        (r["device"], r["epoch"], seq)
+        for r in store.tables[DROPS].to_pylist()
+        for seq in range(r["first"], r["last"] + 1)
+    ]
+    assert Counter(dropped) == Counter(refused)
+    letters = [dict(m.headers) for m in log.published if m.topic == "tiny.dead-letters"]
+    assert sum(h["reason"] != b"from-the-future" for h in letters) == malformed
+    assert log.committed == len(stream)
+
+
+FUZZED = 10_000
+
+
+def fuzz(task_name: str, rng: random.Random) -> RawMessage:
+    """A message of device `fuzz`, or noise, damaged in one of several ways."""
+    key, value, headers = encode_events(batch("fuzz", rng.randrange(10_000), [1.0, 2.0]))
+    value = bytearray(value)
+    match rng.randrange(6):
+        case 0:
+            return rng.randbytes(rng.randrange(20)), rng.randbytes(rng.randrange(300)), []
+        case 1:
+            del value[rng.randrange(len(value)) :]
+        case 2:
+            for _ in range(rng.randrange(1, 6)):
+                value[rng.randrange(len(value))] = rng.randrange(256)
+        case 3:
+            at = rng.randrange(len(headers))
+            headers[at] = headers[at][0], rng.randbytes(rng.randrange(12))
+        case 4:
+            del headers[rng.randrange(len(headers))]
+        case 5:
+            at = rng.randrange(len(value))
+            value[at:at] = rng.randbytes(rng.randrange(1, 40))
+    return key, bytes(value), headers
+
+
+@pytest.mark.kafka
+def test_ten_thousand_fuzzed_messages_leave_the_worker_alive(
+    kafka: BrokerSettings, tmp_path: Path
+) -> None:
+    rng, topic_end = random.Random(4), 0
+    sent: Counter[str] = Counter()
+    with fleet(kafka, tmp_path) as made:
+        worker = made.start()
+        made.ready("w0", [0, 1])
+        for i in range(FUZZED):
+            key, value, headers = fuzz(made.task.name, rng)
+            try:
+                decode_event_message(made.task, key, value, headers)
+                sent["sound"] += 1
+            except MalformedRecord:
+                sent["malformed"] += 1
+            send(made, key, value, headers, sent)
+            if i % 1000 == 0:
+                made.send(batch("d0", 10 * topic_end, [1.0] * 10, task=made.task))
+                topic_end += 1
+        until(lambda: sent["acknowledged"] == FUZZED, "all are on the broker")
+        until(
+            lambda: len([1 for d, _, _ in made.scored() if d == "d0"]) == 10 * topic_end,
+            "the good ones between them are scored",
+        )
+        until(lambda: letters(made) == sent["malformed"], "every malformed one is parked", 90)
+        assert sent["malformed"] > 0.7 * FUZZED
+        assert worker.poll() is None
+        assert stop(worker) == 0
+
+
+def send(
+    made: Fleet, key: bytes | None, value: bytes | None, headers: Headers, sent: Counter[str]
+) -> None:
+    def done(error: Exception | None) -> None:
+        assert error is None
+        sent["acknowledged"] += 1
+
+    made.producer.send(f"{made.task.name}.events", key or b"", value or b"", headers, done)
+
+
+def letters(made: Fleet) -> int:
+    """How many messages were parked, each counted once."""
+    found = made.read("dead-letters")
+    sources = [{n: v for n, v in m.headers if n.startswith("source")} for m in found]
+    return len({(s["source-partition"], s["source-offset"]) for s in sources})
+
+
+def test_the_schema_is_what_the_bad_messages_are_made_from() -> None:
+    """So that none of them is refused for another reason than its own."""
+    key, value, headers = good()
+    record = decode_event_message(task, key, value, headers)
+    assert record.rows.schema == event_schema(task)  # type: ignore[union-attr]

@@ -1,0 +1,55 @@
+"""A real worker process on a Kafka with TLS, client certificates and passwords."""
+
+from pathlib import Path
+
+import pytest
+
+from streams.kafka.settings import BrokerSettings
+from tests.secure_node import SecureNode
+from tests.streams.worker.support import (
+    PARTITIONS,
+    all_published,
+    batch,
+    device_on,
+    fleet,
+    stop,
+    until,
+)
+
+pytestmark = pytest.mark.kafka
+
+
+def into_environment(settings: BrokerSettings, patch: pytest.MonkeyPatch) -> None:
+    """As a user sets them; the worker's process reads them there."""
+    for name, value in settings.model_dump(exclude={"bootstrap"}, exclude_none=True).items():
+        patch.setenv(f"TIDEWHEEL_KAFKA_{name.upper()}", value)
+
+
+@pytest.mark.parametrize("door", ["tls", "plain-password", "scram-password"])
+def test_a_worker_scores_publishes_and_commits_behind_each_door(
+    secure_node: SecureNode, door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = secure_node.settings(door)
+    into_environment(settings, monkeypatch)
+    with fleet(settings, tmp_path) as served:
+        worker = served.start()
+        served.ready("w0", list(range(PARTITIONS)))
+        for first in range(0, 60, 10):
+            times = [float(first + i) for i in range(10)]
+            served.send(batch(device_on(0), first, times, task=served.task))
+        served.wait_until_scored()
+        until(lambda: all_published(served), "scores and windows are published")
+        assert stop(worker) == 0
+
+
+def test_a_worker_with_a_wrong_password_says_so_and_waits(
+    secure_node: SecureNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = secure_node.settings("scram-password", password="wrong")
+    into_environment(settings, monkeypatch)
+    with fleet(settings, tmp_path) as served:
+        worker = served.start()
+        until(lambda: "TIDEWHEEL_KAFKA_PASSWORD" in served.log("w0"), "what to do")
+        assert worker.poll() is None
+        lines = [line for line in served.log("w0").splitlines() if "waiting" in line]
+        assert len(lines) == 1

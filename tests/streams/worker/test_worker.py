@@ -1,0 +1,238 @@
+"""The worker's promises on a real Kafka, with real processes that are really killed."""
+
+import re
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streams.contract.records import Drop, encode_events
+from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
+from streams.worker.store.query import server_account
+from tests.streams.worker.support import (
+    PARTITIONS,
+    SECOND,
+    Fleet,
+    all_published,
+    batch,
+    check_topics,
+    decoded_windows,
+    device_on,
+    fleet,
+    stop,
+    until,
+)
+
+pytestmark = pytest.mark.kafka
+LEFT, RIGHT = device_on(0), device_on(1)
+ALL = list(range(PARTITIONS))
+
+
+@pytest.fixture
+def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(kafka, tmp_path) as made:
+        yield made
+
+
+def send_seconds(served: Fleet, device: str, first: int, count: int, **epoch: str) -> None:
+    """One event a second of event time, ten to a message."""
+    for at in range(first, first + count, 10):
+        served.send(
+            batch(device, at, [float(at + i) for i in range(10)], task=served.task, **epoch)
+        )
+
+
+def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet) -> None:
+    worker = served.start()
+    served.ready("w0", ALL)
+    send_seconds(served, LEFT, 0, 60)
+    send_seconds(served, RIGHT, 0, 60)
+    send_seconds(served, LEFT, 0, 20)  # a repetition
+    send_seconds(served, LEFT, 0, 20, epoch="e2")
+    served.send(Drop(RIGHT, "e1", 60, 69, "full"))
+    served.wait_until_scored()
+    until(lambda: server_account(served.store)[RIGHT, "e1"] == (60, 10), "the drop is stored")
+    check_topics(served)
+    for message in served.read("windows"):
+        assert message.partition == (0 if message.key == LEFT.encode() else 1)
+    assert stop(worker) == 0
+
+
+def test_garbage_goes_to_dead_letters_and_the_next_message_is_served(served: Fleet) -> None:
+    served.start()
+    served.ready("w0", ALL)
+    topic = f"{served.task.name}.events"
+    sound = dict(
+        [("schema", b"events/1"), ("device", b"d0"), ("epoch", b"e1"), ("first", b"0")],
+        last=b"9",
+    )
+    garbage = [
+        (b"", b"", []),
+        (b"d0", b"\x00" * 100, [("schema", b"\xff")]),
+        (b"d0", b"garbage", list(sound.items())),
+        (b"d0", bytes(900_000), list(sound.items())),
+        (b"d0", b"", [("schema", b"drops/1")]),
+    ]
+    for key, value, headers in garbage:
+        served.producer.put(topic, key, value, headers)
+    send_seconds(served, LEFT, 0, 10)
+    send_seconds(served, RIGHT, 0, 10)
+    served.wait_until_scored()
+    until(lambda: len(served.read("dead-letters")) >= 6, "the dead letters")
+    letters = served.read("dead-letters")
+    values = [m.value for m in letters if b"part" not in {n.encode() for n, _ in m.headers}]
+    assert values == [b"", b"\x00" * 100, b"garbage", b""]
+    assert sum(len(m.value or b"") for m in letters) == 900_107
+    assert all(dict(m.headers)["source-topic"] == topic.encode() for m in letters)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+def test_sigkill_at_each_step_loses_and_doubles_nothing(served: Fleet, step: int) -> None:
+    worker = served.start(failpoint=f"worker-step-{step}:3")
+    served.ready("w0", ALL)
+    for at in range(0, 120, 10):
+        if worker.poll() is not None:
+            break
+        send_seconds(served, LEFT, at, 10)
+        send_seconds(served, RIGHT, at, 10)
+        until(  # spread over several commits: the failpoint wants three
+            lambda at=at: worker.poll() is not None or len(served.scored()) > 2 * at - 40,  # type: ignore[misc]
+            "some events scored",
+        )
+    until(lambda: worker.poll() is not None, f"the worker dies at step {step}")
+    assert worker.returncode == -signal.SIGKILL
+    send_seconds(served, LEFT, 120, 10)
+    again = served.start()
+    served.wait_until_scored()
+    until(lambda: all_published(served), "all revisions are published")
+    check_topics(served)
+    assert stop(again) == 0
+
+
+def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> None:
+    first = served.start("w0")
+    served.ready("w0", ALL)
+    served.start("w1")
+    until(
+        lambda: (
+            any(f"worker w0: ready, partitions [{p}]" in served.log("w0") for p in ALL)
+            and any(f"worker w1: ready, partitions [{p}]" in served.log("w1") for p in ALL)
+        ),
+        "each worker has one partition",
+    )
+    send_seconds(served, LEFT, 0, 30)
+    send_seconds(served, RIGHT, 0, 30)
+    until(lambda: len(served.scored()) > 20, "some events scored")
+    first.kill()
+    send_seconds(served, LEFT, 30, 30)
+    send_seconds(served, RIGHT, 30, 30)
+    served.wait_until_scored()
+    served.ready("w1", ALL)
+    until(lambda: all_published(served), "all revisions are published")
+    check_topics(served)
+
+
+def test_a_worker_that_slept_past_its_session_doubles_nothing(served: Fleet) -> None:
+    sleeper = served.start("w0")
+    served.ready("w0", ALL)
+    send_seconds(served, LEFT, 0, 30)
+    until(lambda: len(served.scored()) > 10, "some events scored")
+    send_seconds(served, LEFT, 30, 7 * 10)
+    sleeper.send_signal(signal.SIGSTOP)
+    try:
+        served.start("w1")
+        served.ready("w1", ALL)
+        send_seconds(served, LEFT, 100, 30)
+        served.wait_until_scored()
+    finally:
+        sleeper.send_signal(signal.SIGCONT)
+    send_seconds(served, LEFT, 130, 30)
+    served.wait_until_scored()
+    check_topics(served)
+
+
+def test_late_rows_revise_their_window_across_a_restart(served: Fleet) -> None:
+    worker = served.start()
+    served.ready("w0", ALL)
+    send_seconds(served, LEFT, 0, 20)
+    served.wait_until_scored()
+    assert stop(worker) == 0
+    served.send(batch(LEFT, 100, [3.5], task=served.task))
+    served.start()
+    served.wait_until_scored()
+    until(lambda: (LEFT, 0, 1) in decoded_windows(served.read("windows")), "revision 1")
+    reports = decoded_windows(served.read("windows"))
+    assert reports[LEFT, 0, 0][0].events == 5
+    assert reports[LEFT, 0, 1][0].events == 1
+    assert reports[LEFT, 0, 1][0].end_us == 5 * SECOND
+
+
+def ask(served: Fleet, path: str) -> str:
+    """What the worker answers on its metrics port."""
+    found = re.search(r"metrics on 127\.0\.0\.1:(\d+)", served.log("w0"))
+    assert found is not None
+    with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def test_what_is_held_in_memory_is_bounded_and_nothing_is_lost(served: Fleet) -> None:
+    """More open windows than the bound allows: they close early, and the rest revises them."""
+    size, devices = 1_000_000, 150
+    ensure_topics(served.broker, topic_specs(served.task.name, PARTITIONS))
+    served.options |= {"metrics_port": 0, "buffer_bytes": size}
+    for first in (0, 32):
+        for n in range(devices):
+            times = [(first + i) / 16 for i in range(32)]  # one window of 5 s
+            served.send(batch(f"d{n}", first, times, task=served.task))
+    value_bytes = len(encode_events(batch("d0", 0, [1.0] * 32, task=served.task))[1])
+    assert 2 * devices * value_bytes > 2 * size
+    served.start()
+    served.ready("w0", ALL)
+    most = 0
+
+    def all_scored() -> bool:
+        nonlocal most
+        line = re.search(r"^tidewheel_messages_in_flight (\S+)", ask(served, "/metrics"), re.M)
+        assert line is not None
+        most = max(most, int(float(line[1])))
+        return len(served.scored()) >= 64 * devices
+
+    until(all_scored, "all are scored")
+    served.wait_until_scored()
+    assert most * value_bytes <= size
+    until(lambda: all_published(served), "all revisions are published")
+    revisions = {revision for _, _, revision in decoded_windows(served.read("windows"))}
+    assert len(revisions) > 1
+    check_topics(served)
+
+
+def test_a_worker_tells_prometheus_what_it_did(served: Fleet) -> None:
+    served.options["metrics_port"] = 0
+    served.start()
+    served.ready("w0", ALL)
+
+    def get(path: str) -> str:
+        return ask(served, path)
+
+    def says(line: str) -> bool:
+        return line in get("/metrics").splitlines()
+
+    send_seconds(served, LEFT, 0, 40)
+    served.send(batch(RIGHT, 0, [1, 2, time.time() + 10_000], task=served.task))
+    served.producer.put(f"{served.task.name}.events", b"d0", b"garbage", [])
+    until(lambda: says("tidewheel_rows_total 42.0"), "the rows")
+    until(lambda: says("tidewheel_open_rows 0.0"), "no open rows")
+    assert says('tidewheel_windows_total{late="no"} 9.0')
+    assert says('tidewheel_dead_letters_total{reason="no-header"} 1.0')
+    assert says('tidewheel_dead_letters_total{reason="from-the-future"} 1.0')
+    assert says('tidewheel_dropped_rows_total{reason="from-the-future"} 1.0')
+    for partition in ALL:
+        until(lambda p=partition: says(f'tidewheel_lag_messages{{partition="{p}"}} 0.0'), "no lag")  # type: ignore[misc]
+    assert 'tidewheel_teacher_info{version="1-' in get("/metrics")
+    assert get("/ready") == get("/live") == "yes\n"
+    assert server_account(served.store)[RIGHT, "e1"] == (2, 1)

@@ -1,0 +1,188 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import ProcessFailed
+from streams.contract.records import Drop
+from streams.worker.windows.partition import PartitionState, StorePosition
+from streams.worker.windows.tumbling import Window
+from tests.fakes.tiny_task import task
+from tests.streams.worker.support import SECOND, batch
+
+Span = tuple[int, int]
+spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1] - 1))
+
+
+def message(state: PartitionState, offset: int):  # type: ignore[no-untyped-def]
+    found = state.track(offset, offset)
+    assert found is not None
+    return found
+
+
+def seqs_of(windows) -> list[int]:  # type: ignore[no-untyped-def]
+    pieces = [piece for window in windows for piece in window.pieces]
+    return [s for p in pieces for s in range(p.events.first, p.events.last + 1)]
+
+
+def close(state: PartitionState, now_s: float, limit: int) -> list[Window]:
+    """What one flush takes."""
+    state.queue_due(now_s)
+    return state.take_due(limit)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), spans, st.integers(0, 30)), min_size=1, max_size=25),
+    st.sets(st.integers(0, 50)),
+)
+def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
+    actions: list[tuple[bool, Span, int]], stored: set[int]
+) -> None:
+    """Any order and repetition of spans, event times all over, flushes in between."""
+    position = StorePosition(taken={("d0", "e1"): IntervalSet((s, s) for s in stored)})
+    state = PartitionState(task, 0, position)
+    sealed: list[int] = []
+    content: list[set[int]] = []
+    committed = 0
+    for flush, (first, last), at_s in actions:
+        offset = len(content)
+        content.append(set(range(first, last + 1)))
+        times = [at_s + 0.7 * i for i in range(last - first + 1)]
+        state.add_events(message(state, offset), batch("d0", first, times), 0.0)
+        if flush:
+            closed = close(state, 0.0, 10**9)
+            sealed += seqs_of(closed)
+            state.seal([p for window in closed for p in window.pieces])
+        committed += len(state.acknowledgeable())
+        assert set().union(*content[:committed], set()) <= set(sealed) | stored
+    rest = close(state, 1e9, 10**9)
+    sealed += seqs_of(rest)
+    state.seal([p for window in rest for p in window.pieces])
+    committed += len(state.acknowledgeable())
+    assert committed == len(content)
+    assert state.rows == 0
+    assert len(sealed) == len(set(sealed))
+    assert set(sealed) == set().union(*content) - stored
+
+
+@given(st.lists(spans, max_size=8), st.lists(spans, min_size=1, max_size=8))
+def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
+    events: list[Span], drops: list[Span]
+) -> None:
+    state = PartitionState(task, 0, StorePosition())
+    offset = 0
+    have: set[int] = set()
+    for first, last in events:
+        state.add_events(message(state, offset), batch("d0", first, [1.0] * (last - first + 1)), 0)
+        have |= set(range(first, last + 1))
+        offset += 1
+    for first, last in drops:
+        state.add_drop(message(state, offset), Drop("d0", "e1", first, last, "full"))
+        offset += 1
+    taken = [s for d in state.take_drops() for s in range(d.drop.first, d.drop.last + 1)]
+    wanted = {s for first, last in drops for s in range(first, last + 1)} - have
+    assert len(taken) == len(set(taken))
+    assert set(taken) == wanted
+
+
+def test_an_event_that_was_declared_dropped_is_scored_all_the_same() -> None:
+    state = PartitionState(task, 0, StorePosition())
+    state.add_drop(message(state, 0), Drop("d0", "e1", 0, 9, "full"))
+    state.add_events(message(state, 1), batch("d0", 4, [1.0, 1.0]), 0.0)
+    assert seqs_of(close(state, 1e9, 10**9)) == [4, 5]
+
+
+def test_a_drop_is_acknowledged_only_when_it_is_stored() -> None:
+    state = PartitionState(task, 0, StorePosition())
+    state.add_drop(message(state, 0), Drop("d0", "e1", 0, 2**62, "full"))
+    drops = state.take_drops()
+    assert state.acknowledgeable() == []
+    state.seal((), drops)
+    assert [m.offset for m in state.acknowledgeable()] == [0]
+
+
+def test_an_offset_that_comes_again_is_not_tracked_twice() -> None:
+    state = PartitionState(task, 0, StorePosition())
+    assert state.track(5, None) is not None
+    assert state.track(5, None) is None
+    assert state.track(9, None) is not None
+    assert state.track(7, None) is None
+
+
+def test_an_offset_from_before_the_first_ends_the_process() -> None:
+    state = PartitionState(task, 3, StorePosition())
+    state.track(5, None)
+    with pytest.raises(ProcessFailed, match="partition 3: message 4 came after 5"):
+        state.track(4, None)
+
+
+def test_short_memory_closes_the_windows_of_the_older_messages() -> None:
+    state = PartitionState(task, 0, StorePosition())
+    for offset in range(4):
+        state.add_events(message(state, offset), batch(f"d{offset}", 0, [1.0, 2.0]), 0.0)
+    assert close(state, 0.0, 10**9) == []
+    closed = state.relieve()
+    assert [window.device for window in closed] == ["d0", "d1", "d2"]
+    state.seal([piece for window in closed for piece in window.pieces])
+    assert [m.offset for m in state.acknowledgeable()] == [0, 1, 2]
+    assert [window.device for window in state.relieve()] == ["d3"]
+
+
+def test_a_flush_takes_so_many_rows_and_the_rest_in_order() -> None:
+    state = PartitionState(task, 0, StorePosition())
+    for n in range(4):
+        state.add_events(message(state, n), batch(f"d{n}", 0, [1.0, 2.0, 3.0]), 0.0)
+    assert [w.device for w in close(state, 1e9, 5)] == ["d0", "d1"]
+    assert state.behind
+    state.add_events(message(state, 4), batch("d3", 3, [4.0]), 0.0)  # the same window as d3's
+    state.add_events(message(state, 5), batch("d0", 3, [4.0]), 0.0)
+    taken = close(state, 1e9, 10**9)
+    assert [(w.device, w.rows) for w in taken] == [("d2", 3), ("d3", 3), ("d0", 1)]
+    assert [(w.device, w.rows) for w in close(state, 1e9, 10**9)] == [("d3", 1)]
+    assert not state.behind
+
+
+def test_what_is_in_flight_is_weighed_until_it_is_acknowledged() -> None:
+    state = PartitionState(task, 0, StorePosition())
+    for offset, size in ((4, 100), (6, 50)):
+        found = state.track(offset, None, size)
+        assert found is not None
+        found.unsealed = 1
+    assert (state.bytes, state.in_flight, state.done) == (150, 2, 4)
+    found.unsealed = 0
+    assert state.acknowledgeable() == []
+    assert state.bytes == 150
+    state._messages[0].unsealed = 0
+    state.acknowledgeable()
+    assert (state.bytes, state.in_flight, state.done) == (0, 0, 7)
+
+
+def test_an_event_from_the_future_is_taken_and_belongs_to_no_window() -> None:
+    state = PartitionState(task, 0, StorePosition())
+    first = message(state, 0)
+    state.add_events(first, batch("d0", 0, [1.0, 500.0, 2.0]), 0.0, believed_us=100 * SECOND)
+    (piece,) = state.take_unbelieved()
+    assert (piece.events.first, piece.rows, first.unsealed) == (1, 1, 3)
+    assert seqs_of(close(state, 0.0, 10**9)) == []  # the watermark is that of what is believed
+    assert [(d.first, d.last, d.reason) for d in state.refuse(piece, "why")] == [(1, 1, "why")]
+    state.seal((piece,))
+    assert seqs_of(close(state, 1e9, 10**9)) == [0, 2]
+    state.add_events(message(state, 1), batch("d0", 1, [500.0]), 0.0)
+    assert seqs_of(close(state, 1e9, 10**9)) == []  # it is not tried again by itself
+
+
+def test_what_was_refused_is_taken_when_it_is_sent_again_and_declared_once() -> None:
+    state = PartitionState(task, 0, StorePosition())
+    state.add_events(message(state, 0), batch("d0", 0, [1.0] * 6), 0.0)
+    (window,) = close(state, 1e9, 10**9)
+    (piece,) = window.pieces
+    state.add_drop(message(state, 1), Drop("d0", "e1", 8, 9, "full"))
+    assert [(d.first, d.last) for d in state.refuse(piece, "why")] == [(0, 5)]
+    state.add_events(message(state, 2), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    (window,) = close(state, 1e9, 10**9)
+    assert seqs_of([window]) == [2, 3]
+    assert state.refuse(window.pieces[0], "why") == []
+    state.add_events(message(state, 3), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    assert seqs_of(close(state, 1e9, 10**9)) == [2, 3]
+    state.add_events(message(state, 4), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    assert seqs_of(close(state, 1e9, 10**9)) == []  # not refused a third time: it is in a window

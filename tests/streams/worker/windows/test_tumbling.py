@@ -1,0 +1,77 @@
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.worker.windows.tumbling import DeviceWindows, Message, split
+from tests.fakes.tiny_task import task
+from tests.streams.worker.support import SECOND, batch
+
+# tiny: windows of 5 s, 1 s of lateness, closed after 2 s of silence
+
+
+def filled(times_s: list[float], now_s: float = 0.0) -> DeviceWindows:
+    windows = DeviceWindows(-1, now_s)
+    for piece in split(task, Message(0, None), batch("d0", 0, times_s)):
+        windows.add(piece, now_s)
+    return windows
+
+
+def test_a_window_closes_when_event_time_has_passed_its_end_and_the_lateness() -> None:
+    assert filled([0, 4.9, 6.0]).due(task, 0.0) == []
+    assert filled([0, 4.9, 6.1]).due(task, 0.0) == [0]
+
+
+def test_a_silent_device_closes_all_of_its_windows() -> None:
+    windows = filled([0, 7], now_s=10.0)
+    assert windows.due(task, 11.9) == [0]
+    assert windows.due(task, 12.0) == [0, 5 * SECOND]
+
+
+def test_the_watermark_belongs_to_the_device() -> None:
+    ahead, behind = filled([86_400]), filled([1])
+    assert ahead.due(task, 0.0) == []
+    assert behind.due(task, 0.0) == []
+
+
+def test_rows_of_a_passed_window_are_due_at_once() -> None:
+    windows = filled([0, 20])
+    windows.take(0)
+    for piece in split(task, Message(1, None), batch("d0", 2, [3])):
+        windows.add(piece, 0.0)
+    assert windows.due(task, 0.0) == [0]
+    assert windows.watermark == 20 * SECOND
+
+
+def test_a_watermark_from_the_store_makes_old_rows_late() -> None:
+    windows = DeviceWindows(100 * SECOND, 0.0)
+    for piece in split(task, Message(0, None), batch("d0", 0, [3])):
+        windows.add(piece, 0.0)
+    assert windows.due(task, 0.0) == [0]
+
+
+@given(st.lists(st.floats(0, 60), min_size=1, max_size=30))
+def test_splitting_keeps_every_row_in_its_window(times_s: list[float]) -> None:
+    whole = batch("d0", 7, times_s)
+    pieces = list(split(task, Message(0, None), whole))
+    seqs = [s for p in pieces for s in p.events.rows.column("seq").to_pylist()]
+    assert seqs == list(range(7, 7 + len(times_s)))
+    for piece in pieces:
+        assert piece.events.first == piece.events.rows.column("seq")[0].as_py()
+        for time in piece.events.rows.column("time").cast("int64").to_pylist():
+            assert task.window_start(time) == piece.window
+
+
+def test_the_pieces_of_a_window_are_taken_in_event_time() -> None:
+    windows = DeviceWindows(-1, 0.0)
+    for first, time_s in ((5, 4.0), (9, 1.0), (2, 2.5)):
+        for piece in split(task, Message(first, None), batch("d0", first, [time_s])):
+            windows.add(piece, 0.0)
+    assert [piece.events.first for piece in windows.take(0)] == [9, 2, 5]
+    assert windows.open == {}
+
+
+def test_lateness_is_the_tasks() -> None:
+    patient = dataclasses.replace(task, lateness_s=30)
+    assert filled([0, 34]).due(patient, 0.0) == []
+    assert filled([0, 36]).due(patient, 0.0) == [0]
