@@ -4,7 +4,8 @@ FedProx (Li et al. 2020, arXiv:1812.06127) is the same on the server; its proxim
 devices' loss (`Training.proximal`).
 
 FedBuff (Nguyen et al. 2022, arXiv:2106.06639) is the mean of a buffer's updates, each scaled
-down by its staleness; `federation.rounds.collector` keeps the buffer. The paper weighs all updates equally.
+down by its staleness; `federation.rounds.collector` keeps the buffer. The paper weighs all updates
+equally.
 """
 
 from collections.abc import Sequence
