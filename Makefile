@@ -1,6 +1,7 @@
 # make demo   the whole loop on real data, with 6 devices
-# make drift-demo  phones that are worn otherwise, and a fleet that mends itself, some minutes
+# make drift-demo  phones are remounted, the fleet detects the drift and recovers, some minutes
 # make test   format, lint, types, and the tests but for the long ones of make chaos
+# make docs   build the documentation into .tidewheel/site, without network
 # make coverage  the tests again, with what they reach
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
@@ -19,7 +20,7 @@ LONG := --ignore $(RECOVERY) $(addprefix --deselect tests/chaos/test_rounds.py::
 	test_a_supernode_that_is_killed_in_a_round test_a_trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo test coverage chaos check format clean bench-streams bench-edge \
+.PHONY: install demo drift-demo test coverage chaos check format docs clean bench-streams bench-edge \
 	bench-federation bench-release
 
 install: .venv/installed
@@ -58,6 +59,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/mkdocs build --strict --quiet --site-dir .tidewheel/site
 
 format: install
 	$(BIN)/ruff format .

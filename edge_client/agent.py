@@ -16,9 +16,9 @@ import time
 
 import numpy as np
 import pyarrow as pa
+from streams.contract.device import AgentReply, AgentRequest
 
 from edge_client.control.device_lock import check_spool, hold
-from edge_client.control.ipc import AgentReply, AgentRequest
 from edge_client.control.socket_server import SocketServer, socket_path
 from edge_client.inference.loop import InferenceLoop
 from edge_client.inference.slots import Slots

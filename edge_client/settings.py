@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edge_client.spool.limits import SpoolLimits
-from edge_client.uplink.sampling import Sampling
+from edge_client.spool.sampling import Sampling
 from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:

@@ -25,12 +25,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from edge_client.client_app import answer
-from edge_client.control.ipc import Job
 from edge_client.samples.sample_file import Columns, write_stream
 from edge_client.samples.splits import HELD_OUT, NEITHER, split_of
 from edge_client.training.trainer_client import handed_file
 from edge_client.training.trainer_process import work
 from streams.contract import payload
+from streams.contract.device import TrainerJob
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 from streams.contract.work import Op, WorkReply, WorkRequest
@@ -80,7 +80,7 @@ class Simulated:
         with handed_file(self._folder) as (file, name):
             write_stream(file, [self.rows()], {})
             file.flush()
-            job = Job(
+            job = TrainerJob(
                 device=self.device, request=own, samples=name, stop=str(self._folder / "stop"),
                 own=str(self._folder / f"{self.device}.safetensors"), served=served,
             )  # fmt: skip
@@ -90,7 +90,7 @@ class Simulated:
         """The file of the version that all of these devices serve: what the first round sends."""
         path = self._folder / SERVED
         if request.op == "train" and request.round == 1 and not path.exists():
-            weights = payload.restored(payload.unpack(block))
+            weights = payload.to_float32(payload.unpack(block))
             write_atomic(path, safetensors.numpy.save(weights))
         return str(path) if path.exists() else ""
 

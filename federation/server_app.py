@@ -17,18 +17,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
+from federation.admission.update import Refusal, Tensors, Update
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import Aggregator
 from federation.aggregation.privacy import Ledger, private
 from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
-from federation.rounds.admission import Refusal, Update
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
-from federation.rounds.messages import Reply, Tensors
+from federation.rounds.messages import Reply
 from federation.rounds.run import FederatedRun
-from federation.settings import policy, run_settings
+from federation.rounds.settings import policy, run_settings
 from streams.contract import payload
 from streams.contract.errors import UsageError
 from streams.contract.task import Task, load_task, strategy_problem
@@ -143,7 +143,7 @@ class FlowerFleet:
         """The weights are one array of bytes, streams.contract.payload: Flower moves each array in
         requests of its own."""
         kind = MessageType.TRAIN if op == "train" else MessageType.EVALUATE
-        block = payload.down(weights, work.payload)
+        block = payload.encode_weights(weights, work.payload)
         content = RecordDict({"weights": as_record(block), "work": ConfigRecord(work.model_dump())})
         group = str(work.round)
         messages = [Message(content, node, kind, ttl=ttl_s, group_id=group) for node in nodes]
@@ -205,7 +205,7 @@ def _tensors(record: ArrayRecord, sent: Tensors) -> Tensors:
         return {}
     if list(record) != [BLOCK]:
         raise ValueError(f"{sorted(map(str, record))[:3]} in place of one block of weights")
-    return payload.completed(payload.unpack(record[BLOCK].data), sent)
+    return payload.restore_update(payload.unpack(record[BLOCK].data), sent)
 
 
 def _text(record: Any, name: str) -> str:

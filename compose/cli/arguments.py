@@ -3,14 +3,12 @@
 import json
 import logging
 import os
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from compose.launcher.state_dir import StateDir
 from streams.contract.decisions import DesiredState, Release
@@ -168,19 +166,6 @@ def _standing(layout: StateDir) -> DesiredState:
         return DesiredState()
 
 
-def console(*, stderr: bool = False) -> Console:
-    """The terminal's width, or enough for our tables where there is none."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=140)
-
-
-def moment(time_us: int | None) -> str:
-    """Local time for a person."""
-    if time_us is None:
-        return "-"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us / 1e6))
-
-
 def configure_log() -> None:
     level = os.environ.get("TIDEWHEEL_LOG_LEVEL", "INFO").upper()
     if level not in logging.getLevelNamesMapping():
@@ -204,8 +189,3 @@ def shares_of(text: str) -> tuple[float, ...]:
     if not shares or not growing or shares[-1] != 1:
         raise UsageError(f"--stages {text}: write growing shares that end with 1, as 0.05,0.25,1")
     return shares
-
-
-def say(text: str) -> None:
-    """One line for a person, as it is."""
-    console().print(text, markup=False, highlight=False, soft_wrap=True)

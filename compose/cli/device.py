@@ -13,10 +13,10 @@ from compose.cli.arguments import (
     State,
     TaskArgument,
     broker_of,
-    console,
     device_name,
 )
 from compose.launcher.state_dir import StateDir
+from compose.reports.terminal import console
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import load_task
 

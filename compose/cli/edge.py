@@ -18,12 +18,12 @@ from compose.cli.arguments import (
     Trust,
     broker_from,
     configure_log,
-    console,
     device_name,
     served_model,
     trusted_keys,
 )
 from compose.launcher.state_dir import StateDir
+from compose.reports.terminal import console
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,10 +123,11 @@ def run(
     Works without a broker in reach. SIGTERM or Ctrl-C drains it. With --json it prints at the end
     what it has done.
     """
+    from edge_client.spool.sampling import Sampling
+
     from edge_client.agent import run as serve
     from edge_client.settings import EdgeSettings
     from edge_client.spool.limits import SpoolLimits
-    from edge_client.uplink.sampling import Sampling
 
     kind, mqtt = _source(source)
     layout = StateDir(state)

@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from compose.cli.arguments import (
-    DEFAULT_STATE,
-    AsJson,
-    RegistryPlace,
-    State,
-    console,
-    known_keys,
-    say,
-)
+from compose.cli.arguments import DEFAULT_STATE, AsJson, RegistryPlace, State, known_keys
 from compose.launcher.state_dir import StateDir
+from compose.reports.terminal import console, say
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:

@@ -27,11 +27,11 @@ from compose.cli.arguments import (
     broker_from,
     broker_of,
     checked_strategy,
-    console,
     shares_of,
 )
 from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
+from compose.reports.terminal import console
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
 

@@ -15,12 +15,10 @@ from compose.cli.arguments import (
     State,
     TaskArgument,
     broker_of,
-    console,
-    moment,
     registry_of,
-    say,
 )
 from compose.launcher.state_dir import StateDir
+from compose.reports.terminal import console, moment, say
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from compose.cli.arguments import DEFAULT_STATE, AsJson, State, SuperlinkCa, console
+from compose.cli.arguments import DEFAULT_STATE, AsJson, State, SuperlinkCa
 from compose.launcher.state_dir import StateDir
+from compose.reports.terminal import console
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from compose.cli.arguments import (
     State,
     TaskArgument,
     broker_of,
-    console,
 )
+from compose.reports.terminal import console
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 

@@ -24,12 +24,12 @@ from compose.cli.arguments import (
     broker_of,
     checked_strategy,
     configure_log,
-    console,
     known_keys,
     shares_of,
     trusted_keys,
 )
 from compose.launcher.state_dir import StateDir
+from compose.reports.terminal import console
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 

@@ -4,15 +4,8 @@ from typing import Annotated
 
 import typer
 
-from compose.cli.arguments import (
-    DEFAULT_STATE,
-    AsJson,
-    Kafka,
-    State,
-    TaskArgument,
-    broker_of,
-    console,
-)
+from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, TaskArgument, broker_of
+from compose.reports.terminal import console
 from streams.contract.task import load_task
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from compose.cli.arguments import moment, registry_of
+from compose.cli.arguments import registry_of
+from compose.reports.terminal import moment
 from federation.registry.catalog import told
 from streams.contract.decisions import Decision, Release
 from streams.contract.errors import BrokerUnavailable, MalformedRecord

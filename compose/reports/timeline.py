@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from compose.cli.arguments import moment
+from compose.reports.terminal import moment
 from streams.contract.decisions import WITHDRAWN, Decision, Release
 from streams.contract.documents import DeviceState, ModelWindow, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord, UsageError

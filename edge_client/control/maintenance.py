@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from streams.contract.device import OWN, AgentReply, AgentRequest, Label
+
 from edge_client.control.device_lock import hold
-from edge_client.control.ipc import OWN, AgentReply, AgentRequest, Label, ask
+from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.spool.queue import Spool

@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_client.control.ipc import AgentReply, AgentRequest, receive_frame, send_frame
+from streams.contract.device import AgentReply, AgentRequest
+
+from edge_client.control.ipc import receive_frame, send_frame
 from streams.contract.errors import MalformedRecord
 from streams.contract.work import WorkReply, WorkRequest
 

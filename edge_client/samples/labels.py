@@ -2,7 +2,8 @@
 
 import json
 
-from edge_client.control.ipc import Label
+from streams.contract.device import Label
+
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.segments.segmentation import label_fits

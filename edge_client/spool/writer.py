@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from edge_client.spool.queue import Spool
-from edge_client.uplink.sampling import HOLD_ROWS, HOLD_S, REASON, Sampling
+from edge_client.spool.sampling import HOLD_ROWS, HOLD_S, REASON, Sampling
 from streams.contract.records import encode_batch, event_rows
 from streams.contract.task import Task
 

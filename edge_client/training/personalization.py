@@ -27,8 +27,8 @@ from typing import NamedTuple
 import numpy as np
 import safetensors
 import safetensors.numpy
+from streams.contract.device import PERSONAL
 
-from edge_client.control.ipc import PERSONAL
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from edge_client.control.ipc import OWN, PERSONAL, Job, receive_frame, send_frame
+from streams.contract.device import OWN, PERSONAL, TrainerJob
+
+from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
 from edge_client.training.conditions import Conditions
 from streams.contract.artifact import WEIGHTS
@@ -108,7 +110,7 @@ class Trainer:
         self, request: WorkRequest, weights: bytes, rows: str, served: str
     ) -> tuple[WorkReply, bytes]:
         connection = self._connected()
-        job = Job(
+        job = TrainerJob(
             device=self._device,
             request=request,
             samples=rows,

@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from edge_client.control.ipc import PERSONAL, Job, receive_frame, send_frame
+from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.sample_file import values_of
 from edge_client.training import local_layers
 from streams.contract import payload
+from streams.contract.device import PERSONAL, TrainerJob
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
 from streams.contract.work import COMPARED, CONFUSED, WorkReply, class_prefix
@@ -95,11 +96,11 @@ def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float
     return {prefix + name: float(rows.sum()) for name, rows in zip(COMPARED, parts, strict=True)}
 
 
-def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
+def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     """Do one request: evaluate what came, and for "train" fine-tune it on the training rows."""
     request = job.request
     rows = Rows(task, Path(job.samples))
-    received = payload.restored(payload.unpack(block))
+    received = payload.to_float32(payload.unpack(block))
     model = learning.load_state(task.build_model(), received)
     if request.op == "evaluate" and job.served:
         served = learning.load_weights(task.build_model(), Path(job.served).read_bytes())
@@ -146,7 +147,7 @@ def work(task: Task, job: Job, block: bytes) -> tuple[WorkReply, bytes]:
         trained = local_layers.keep(task, Path(job.own), trained, received)
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)
-    return reply, payload.up(trained, received, request.payload)
+    return reply, payload.encode_update(trained, received, request.payload)
 
 
 def main(reference: str, fd: int) -> None:
@@ -162,7 +163,7 @@ def main(reference: str, fd: int) -> None:
                 header, block = receive_frame(connection)
             except (TimeoutError, TidewheelError, OSError):
                 return
-            job = Job.decode(header)
+            job = TrainerJob.decode(header)
             try:
                 reply, body = work(task, job, block)
             except Exception as exc:  # whatever the server sent or the task does: tell, go on

@@ -58,7 +58,7 @@ class Recordings:
 
 
 def weights_of(artifact: Artifact) -> Tensors:
-    return dict(sorted(payload.restored(safetensors.numpy.load(artifact.files[WEIGHTS])).items()))
+    return dict(sorted(payload.to_float32(safetensors.numpy.load(artifact.files[WEIGHTS])).items()))
 
 
 def against(recordings: Recordings, served: Tensors, person: str, recent: RecentWindows) -> Tensors:
@@ -124,7 +124,7 @@ def offer(
     )
     assert isinstance(manifest, Manifest)
     probe = renew_probe(base, weights)
-    files = {**base.files, WEIGHTS: payload.whole(weights, "float32"), PROBE: probe}
+    files = {**base.files, WEIGHTS: payload.to_safetensors(weights, "float32"), PROBE: probe}
     artifact = registry.add(pack(manifest, files, key))
     ref = Ref(model=artifact.model, digest=artifact.digest)
     while True:

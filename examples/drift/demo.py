@@ -30,11 +30,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from compose.cli.arguments import broker_of, console
+from compose.cli.arguments import broker_of
 from compose.launcher.state_dir import StateDir
 from compose.launcher.up import chosen_devices
 from compose.reports.fleet_view import FleetView
 from compose.reports.summary import share
+from compose.reports.terminal import console
 from examples.drift import bad_candidates, har_remounted
 from examples.drift.analysis import Recovery
 from examples.drift.report import DemoResult, show
@@ -42,7 +43,7 @@ from federation.evaluation import recent_windows
 from federation.evaluation.accuracy import HeldOut
 from federation.registry.registry import Registry
 from streams.contract.artifact import Artifact
-from streams.contract.decisions import place_of
+from streams.contract.decisions import rollout_position
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
 from streams.contract.task import load_task
 from streams.kafka.reader import Reader
@@ -270,7 +271,7 @@ class Demo:
             raise ProcessFailed(f"not in time: {what}")
 
     def _place(self, device: str) -> float:
-        return place_of(self._task.name, device)
+        return rollout_position(self._task.name, device)
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

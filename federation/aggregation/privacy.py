@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from federation.admission.update import Update, Weights
 from federation.aggregation.aggregator import Move, RuleAggregator, State
 from federation.aggregation.mean import weighted_mean
-from federation.rounds.admission import Update, Weights
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task import Privacy, Training

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import astuple, replace
 
+from federation.admission.admission import MAX_SAMPLES
 from federation.evaluation.promotion_gate import Comparison, Paired
-from federation.rounds.admission import MAX_SAMPLES
 from streams.contract.task import Task
 from streams.contract.work import COMPARED, CONFUSED, class_prefix
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from federation.admission.update import Tensors
 from federation.evaluation import accuracy, device_metrics, promotion_gate
 from federation.evaluation.accuracy import Accuracy, HeldOut
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.promotion_gate import Comparison, GateEvidence, GateRules, Verdict
 from federation.evaluation.recent_windows import RecentWindows
-from federation.rounds.messages import Tensors
 from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
 

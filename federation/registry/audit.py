@@ -17,7 +17,7 @@ from streams.contract import delta
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.decisions import ZERO, Decision, Ref, Release
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id, named
+from streams.contract.signing import key_id, public_keys
 
 
 @dataclass
@@ -120,7 +120,7 @@ def _decision_problems(
 
 def _take(walk: Walk, decision: Decision) -> None:
     standing = decision.standing
-    walk.keys.update(named(standing.keys))
+    walk.keys.update(public_keys(standing.keys))
     walk.revoked = set(standing.revoked)
     counting = frozenset(walk.counting())
     for ref in (standing.stable, standing.offered, standing.candidate, standing.teacher):

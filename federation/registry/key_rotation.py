@@ -23,7 +23,7 @@ from federation.registry.registry import Registry, Stale
 from streams.contract.artifact import Artifact, pack
 from streams.contract.decisions import DesiredState, Kind, Ref, Release
 from streams.contract.errors import UsageError
-from streams.contract.signing import key_id, named
+from streams.contract.signing import key_id, public_keys
 
 ATTEMPTS = 5
 
@@ -76,7 +76,7 @@ def keys_of(registry: Registry) -> Keys:
     if not history:
         raise UsageError(f"nothing is decided in {registry.where}: run `tidewheel prepare` first")
     first, standing = history[0].decision, history[-1].decision.standing
-    keys = {first.key: registry.keys[first.key], **named(standing.keys)}
+    keys = {first.key: registry.keys[first.key], **public_keys(standing.keys)}
     counting = {name: key for name, key in keys.items() if name not in standing.revoked}
     return Keys(counting, tuple(standing.revoked))
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from federation.registry.registry import Registry
 from streams.contract.decisions import ZERO, Release
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id, named
+from streams.contract.signing import key_id, public_keys
 from streams.kafka.reader import Received
 
 
@@ -44,7 +44,7 @@ class _Counting:
             return False
         if decision.task_version != self.registry.task_version:
             return False
-        self.keys |= named(decision.standing.keys)
+        self.keys |= public_keys(decision.standing.keys)
         self.revoked = frozenset(decision.standing.revoked)
         return True
 

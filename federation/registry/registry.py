@@ -29,7 +29,7 @@ from streams.contract import delta
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, Release, sign
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable, UsageError
-from streams.contract.signing import key_id, named
+from streams.contract.signing import key_id, public_keys
 
 TEACHER = "teacher.twa"
 
@@ -270,7 +270,7 @@ class Registry:
                 f"{self.where} is of version {decision.task_version} of task {self.task}, not "
                 f"{self.task_version}",
             )
-        self.keys.update(named(decision.standing.keys))
+        self.keys.update(public_keys(decision.standing.keys))
         return release
 
     def numbered(self) -> list[str]:

@@ -10,7 +10,7 @@ the next decision where one is due:
     held        -> as a stage; another candidate takes its place
 
 A stage's share is that of the devices heard of lately, at least one of them, chosen by their place
-(decisions.place_of): a share that grows only adds devices. Stages that would add nobody are left
+(decisions.rollout_position): a share that grows only adds devices. Stages that would add nobody are left
 out. A candidate whose base is no longer the stable version is dropped.
 """
 
@@ -33,7 +33,7 @@ from streams.contract.decisions import (
     Kind,
     Ref,
     Release,
-    place_of,
+    rollout_position,
 )
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError
@@ -157,7 +157,7 @@ class Rollout:
     ) -> Release:
         reason, evidence = finding.reason, finding.evidence
         task, there = self.registry.task, fleet.present(self.clock())
-        among = sum(place_of(task, s.device) < standing.share for s in there)
+        among = sum(rollout_position(task, s.device) < standing.share for s in there)
         found = self._next_stage(fleet, standing.stage, among) if standing.share < 1 else None
         if found is None:
             after = standing.model_copy(
@@ -174,7 +174,7 @@ class Rollout:
     ) -> tuple[int, float, int] | None:
         """The next stage that has more than `among` devices: its number, share and devices."""
         task = self.registry.task
-        places = sorted(place_of(task, s.device) for s in fleet.present(self.clock()))
+        places = sorted(rollout_position(task, s.device) for s in fleet.present(self.clock()))
         if not places:
             return None
         for number, wanted in enumerate(self.plan.shares[stage:], stage + 1):
@@ -194,7 +194,7 @@ class Rollout:
     ) -> StageVerdict:
         @cache
         def canary(device: str) -> bool:
-            return place_of(self.registry.task, device) < standing.share
+            return rollout_position(self.registry.task, device) < standing.share
 
         states = [s for s, _ in fleet.heard.values() if canary(s.device)]
         refusals = {

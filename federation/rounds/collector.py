@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from federation.rounds.messages import Fleet, Reply, Tensors, cutoff_s
+from federation.admission.update import Tensors
+from federation.rounds.messages import Fleet, Reply, cutoff_s
 from streams.contract.work import Op, Work
 
 POLL_S = 0.1  # each look costs the SuperLink about 5 ms

@@ -4,12 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from federation.rounds.admission import Refusal, Update
+from federation.admission.update import Refusal, Tensors, Update
 from streams.contract.work import Op, Work
-
-Tensors = dict[str, np.ndarray]
 
 QUORUM = 1 / 2
 PATIENCE = 3.0

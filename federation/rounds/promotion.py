@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from federation.admission.update import Tensors
 from federation.bootstrap.self_test import renew_probe
 from federation.evaluation.promotion_gate import Verdict
 from federation.registry.registry import Registry, Stale
 from federation.rounds.event_log import EventLog
-from federation.rounds.messages import Tensors
 from streams.contract import payload
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.decisions import Ref
@@ -61,7 +61,7 @@ class Promotion:
         )
         files = {  # graph and reference for drift stay
             **base.files,
-            WEIGHTS: payload.whole(weights, self.task.training.payload),
+            WEIGHTS: payload.to_safetensors(weights, self.task.training.payload),
             PROBE: renew_probe(base, weights),
         }
         artifact = self.registry.add(pack(manifest, files, self.key))

@@ -16,7 +16,7 @@ from federation.rounds import checkpoint
 from federation.rounds.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from federation.settings import RunSettings
+    from federation.rounds.settings import RunSettings
 
 OWN = {"run", "runs", "resume", "minimum_nodes", "node_wait_s", "round_deadline_s"}
 

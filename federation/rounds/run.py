@@ -26,6 +26,9 @@ from typing import Any
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from federation.admission.admission import norm
+from federation.admission.quarantine import Quarantine
+from federation.admission.update import Tensors
 from federation.aggregation.aggregator import Aggregator
 from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
@@ -34,15 +37,13 @@ from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint, client_sampling, resume
-from federation.rounds.admission import norm
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
-from federation.rounds.messages import Fleet, Tensors
+from federation.rounds.messages import Fleet
 from federation.rounds.promotion import Promotion
-from federation.rounds.quarantine import Quarantine
+from federation.rounds.settings import RunSettings
 from federation.rounds.update_intake import UpdateIntake
-from federation.settings import RunSettings
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import (
@@ -117,7 +118,9 @@ class FederatedRun:
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
         # safetensors gives tensors in another order each time: sums over them differ in last bits.
-        first = dict(sorted(payload.restored(safetensors.numpy.load(base.files[WEIGHTS])).items()))
+        first = dict(
+            sorted(payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS])).items())
+        )
         done, weights = self._take_up(first, judge)
         self.failpoint("round-step-1")
         for number in range(done + 1, self.settings.rounds + 1):
@@ -132,7 +135,7 @@ class FederatedRun:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
-        weights = payload.rounded(weights, self.task.training.payload)  # as they are released
+        weights = payload.round_weights(weights, self.task.training.payload)  # as they are released
         verdict = self._judge(first, weights, judge)
         self.failpoint("round-step-6")
         serving = self.registry.serving()
@@ -157,7 +160,7 @@ class FederatedRun:
         online = self._wait_for_nodes()
         self._intake.free_names(online)
         asked = self._asked(online, number, base)
-        sent = payload.rounded(weights, self.task.training.payload)
+        sent = payload.round_weights(weights, self.task.training.payload)
         metrics = {"nodes": float(len(asked)), "online": float(len(online))}
         self.journal.publish("started", metrics=metrics, **about)
         asked = self._intake.begin_round(asked, sent, about)

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from federation.admission.admission import Round, admit, norm, well_formed
+from federation.admission.quarantine import Quarantine
+from federation.admission.update import Refusal, Tensors, Update
 from federation.evaluation import device_metrics
 from federation.evaluation.promotion_gate import Comparison
-from federation.rounds.admission import Refusal, Round, Update, admit, norm, well_formed
 from federation.rounds.event_log import EventLog
-from federation.rounds.messages import Reply, Tensors
-from federation.rounds.quarantine import Quarantine
+from federation.rounds.messages import Reply
 from streams.contract.task import DEVICE_NAME, Task
 
 METRICS = 20  # figures of one update that are told

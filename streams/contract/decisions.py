@@ -77,7 +77,7 @@ class DesiredState(Document):
 
     def target(self, task: str, device: str) -> Ref | None:
         """What `device` is to serve."""
-        if self.offered is not None and place_of(task, device) < self.share:
+        if self.offered is not None and rollout_position(task, device) < self.share:
             return self.offered
         return self.stable
 
@@ -88,7 +88,7 @@ class DesiredState(Document):
         return self.model_copy(update={"withdrawn": latest})
 
 
-def place_of(task: str, device: str) -> float:
+def rollout_position(task: str, device: str) -> float:
     """Where a device stands between 0 and 1: in a share if below it. Stable by hash: a growing
     share only adds devices."""
     digest = hashlib.sha256(f"{task}/{device}".encode()).digest()

@@ -45,19 +45,19 @@ def unpack(data: bytes, limit: int = MAX_BYTES) -> dict[str, np.ndarray]:
         raise MalformedRecord("payload", f"no block of weights: {exc!r}"[:300]) from exc
 
 
-def rounded(tensors: Tensors, payload: Payload) -> dict[str, np.ndarray]:
+def round_weights(tensors: Tensors, payload: Payload) -> dict[str, np.ndarray]:
     """What a device that is sent `tensors` trains from: float32 to the nearest float16's value."""
     if payload == "float32":
         return dict(tensors)
     return {n: _half(t).astype(t.dtype) if _is_float(t) else t for n, t in tensors.items()}
 
 
-def down(tensors: Tensors, payload: Payload) -> bytes:
+def encode_weights(tensors: Tensors, payload: Payload) -> bytes:
     """The server's block; `rounded` of the same tensors is what it says."""
     return pack(_halved(tensors, payload))
 
 
-def whole(tensors: Tensors, payload: Payload) -> bytes:
+def to_safetensors(tensors: Tensors, payload: Payload) -> bytes:
     """The same as a safetensors file, which an artifact holds."""
     halved = _halved(tensors, payload)
     return safetensors.numpy.save({n: np.asarray(t, order="C") for n, t in halved.items()})
@@ -69,19 +69,19 @@ def _halved(tensors: Tensors, payload: Payload) -> dict[str, np.ndarray]:
     return {n: _half(t) if _is_float(t) else t for n, t in tensors.items()}
 
 
-def restored(tensors: Tensors) -> dict[str, np.ndarray]:
+def to_float32(tensors: Tensors) -> dict[str, np.ndarray]:
     """What came down, as the model has it: float32."""
     return {n: t.astype(np.float32) if t.dtype == np.float16 else t for n, t in tensors.items()}
 
 
-def up(tensors: Tensors, received: Tensors, payload: Payload) -> bytes:
+def encode_update(tensors: Tensors, received: Tensors, payload: Payload) -> bytes:
     """A device's block: its weights, or in float16 what they differ by from those received."""
     if payload == "float32":
         return pack(tensors)
     return pack({n: _half(t - received[n]) if _is_float(t) else t for n, t in tensors.items()})
 
 
-def completed(tensors: Tensors, sent: Tensors) -> dict[str, np.ndarray]:
+def restore_update(tensors: Tensors, sent: Tensors) -> dict[str, np.ndarray]:
     """A device's block as weights; what does not fit `sent` stays, for admission to refuse."""
     return {name: _whole(tensor, sent.get(name)) for name, tensor in tensors.items()}
 

@@ -15,7 +15,7 @@ def key_id(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
-def named(raws: Mapping[str, str]) -> dict[str, Ed25519PublicKey]:
+def public_keys(raws: Mapping[str, str]) -> dict[str, Ed25519PublicKey]:
     """Raw public keys in hex, by what they are and not by what they are called."""
     keys = [Ed25519PublicKey.from_public_bytes(bytes.fromhex(raw)) for raw in raws.values()]
     return {key_id(key): key for key in keys}

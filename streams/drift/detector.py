@@ -147,6 +147,6 @@ def _report(drifts: list[ChannelDrift], windows: int, segments: int, decided: bo
     )
 
 
-def judge_all(reference: Reference, counts: np.ndarray, *, windows: int) -> DriftReport:
+def compare(reference: Reference, counts: np.ndarray, *, windows: int) -> DriftReport:
     """One vector of counts, the sum of so many windows, against the reference."""
     return DriftDetector(reference).reports(counts[None], [windows])[0]

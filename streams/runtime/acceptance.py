@@ -25,7 +25,7 @@ from pydantic import Field
 from streams.contract.decisions import Decision, Digest, KeyId, Release
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id, named
+from streams.contract.signing import key_id, public_keys
 from streams.contract.task import Task
 from streams.runtime.disk import write_atomic
 
@@ -74,7 +74,7 @@ class Acceptance:
     @property
     def known(self) -> list[Ed25519PublicKey]:
         """Those that count or have counted: what is installed stays, whoever signed it."""
-        return list({**named(self._state.past), **self._all_keys()}.values())
+        return list({**public_keys(self._state.past), **self._all_keys()}.values())
 
     def is_last(self, release: Release) -> bool:
         return release.digest == self._state.digest
@@ -117,7 +117,7 @@ class Acceptance:
         return {name: key for name, key in keys.items() if name not in self._state.revoked}
 
     def _all_keys(self) -> dict[str, Ed25519PublicKey]:
-        return {**self._given, **named(self._state.keys)}
+        return {**self._given, **public_keys(self._state.keys)}
 
     def _remember(self, state: Accepted) -> None:
         self._state = state

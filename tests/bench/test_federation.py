@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from federation.admission.admission import Round, admit, norm
+from federation.admission.update import Update
 
 from federation.aggregation import strategies
-from federation.rounds.admission import Round, Update, admit, norm
 from tests.bench.federation.hostile import ATTACKS
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import every_label, read_people

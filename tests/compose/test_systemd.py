@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from streams.contract.device import AgentRequest
 
-from edge_client.control.ipc import AgentRequest, ask
+from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from streams.contract.errors import Retryable
 from streams.runtime.key_files import create_key

@@ -67,7 +67,7 @@ class StandInAgent:
                 send_frame(connection, reply.encode(), weights)
 
     def _work(self, request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
-        received = payload.restored(payload.unpack(body))
+        received = payload.to_float32(payload.unpack(body))
         model = learning.load_state(self.task.build_model(), received)
         reply = WorkReply(device=self.device, samples=len(self.y), base=request.base)
         if request.op == "evaluate":
@@ -90,4 +90,4 @@ class StandInAgent:
         if self.trick is not None:
             weights = self.trick(weights)
         reply = reply.model_copy(update={"metrics": metrics})
-        return reply, payload.up(weights, received, request.payload)
+        return reply, payload.encode_update(weights, received, request.payload)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from federation.admission.update import Update
 
 from federation.aggregation import strategies
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import HeldOut
-from federation.rounds.admission import Update
 from streams.contract.task import STRATEGIES, Aggregation
 from streams.learning import learning
 from tests.fakes.tiny_task import task

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from federation.rounds.settings import run_settings
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -24,7 +25,6 @@ from federation import server_app
 from federation.rounds import collector
 from federation.rounds.messages import Reply
 from federation.server_app import as_record, read_reply, run_aggregator
-from federation.settings import run_settings
 from streams.contract import payload
 from streams.contract.errors import UsageError
 from streams.contract.task import Aggregation, Task

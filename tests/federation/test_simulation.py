@@ -11,10 +11,10 @@ import torch
 
 from compose.launcher.simulation import Simulation, simulate
 from edge_client.simulation_app import Simulated
+from federation.admission.update import Update
 from federation.aggregation import strategies
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
-from federation.rounds.admission import Update
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import ProcessFailed, UsageError
@@ -59,8 +59,10 @@ def without_ray(task: Task, weights: Tensors, folder: Path) -> Tensors:
         updates = []
         for node in range(DEVICES):
             device = Simulated(TINY, node, DEVICES, folder)
-            reply, block = device.work(request(task, number), payload.down(weights, "float32"))
-            trained = payload.completed(payload.unpack(block), weights)
+            reply, block = device.work(
+                request(task, number), payload.encode_weights(weights, "float32")
+            )
+            trained = payload.restore_update(payload.unpack(block), weights)
             updates.append(
                 Update(device.device, task.name, task.version, "1", reply.samples, trained)
             )
@@ -122,8 +124,8 @@ def test_what_a_node_keeps_for_itself_stays_with_it(tiny: Task, tmp_path: Path) 
     )
     first = {name: tensor.numpy() for name, tensor in tiny.build_model().state_dict().items()}
     device = Simulated(f"{file}:task", 0, 6, tmp_path / "kept")
-    _, block = device.work(request(tiny, 1), payload.down(first, "float32"))
-    sent = payload.completed(payload.unpack(block), first)
+    _, block = device.work(request(tiny, 1), payload.encode_weights(first, "float32"))
+    sent = payload.restore_update(payload.unpack(block), first)
     kept = safetensors.numpy.load((tmp_path / "kept" / "d0.safetensors").read_bytes())
     assert np.array_equal(sent["4.weight"], first["4.weight"])
     assert set(kept) == {"4.weight", "4.bias"}

@@ -37,8 +37,8 @@ from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit import dead_letters
 from streams.worker.commit.dead_letters import Incoming
 from streams.worker.commit.publications import Outgoing, publications
-from streams.worker.commit.rows import score_rows
 from streams.worker.metrics import Metrics
+from streams.worker.scoring.rows import score_rows
 from streams.worker.scoring.scoring_step import Batch, BatchScorer, Scorer
 from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_rows
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED

@@ -20,8 +20,8 @@ from streams.contract.documents import (
 from streams.contract.records import SCORES_1, Headers, encode_batch, float_rows, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
-from streams.worker.commit.rows import DRIFT
 from streams.worker.scoring.drift_watch import WindowDrift
+from streams.worker.scoring.rows import DRIFT
 
 MODELS, OTHER = 50, "other"
 DIGITS = 6  # of the figures that are no counts

@@ -14,8 +14,8 @@ import numpy as np
 
 from streams.contract.task import Task
 from streams.drift.reference import Reference
-from streams.worker.commit.rows import ScoredWindow, outputs_of, segments_of
 from streams.worker.scoring.drift_watch import DriftWatch
+from streams.worker.scoring.rows import ScoredWindow, outputs_of, segments_of
 from streams.worker.scoring.teacher import TeacherFailed
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.tumbling import Window

@@ -23,7 +23,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.schema import PrimitiveType
 
 from streams.contract.errors import PartitionLost, TidewheelError
-from streams.worker.commit.rows import DAY, DAY_US, DRIFT, store_schema
+from streams.worker.scoring.rows import DAY, DAY_US, DRIFT, store_schema
 from streams.worker.store.position import read_rows, read_snapshot, snapshot_path, write_snapshot
 from streams.worker.windows.partition import DeclaredDrop, StorePosition
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from streams.contract.device import AgentRequest, Label
 
-from edge_client.control.ipc import AgentRequest, Label, ask, call
+from edge_client.control.ipc import ask, call
 from streams.contract.errors import Retryable
 from streams.contract.task import load_task
 from streams.contract.work import WorkRequest

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_client.control.ipc import AgentReply, AgentRequest, ask
+from streams.contract.device import AgentReply, AgentRequest
+
+from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from streams.contract.errors import Retryable
 from streams.contract.task import load_task

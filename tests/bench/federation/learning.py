@@ -7,8 +7,8 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
+from streams.contract.device import PERSONAL
 
-from edge_client.control.ipc import PERSONAL
 from edge_client.samples.splits import HELD_OUT
 from edge_client.training.personalization import EVIDENCE
 from federation.aggregation import strategies

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
+from federation.admission.admission import norm
+from federation.admission.update import Update
 from federation.aggregation.aggregator import Aggregator
-from federation.rounds.admission import Update, norm
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from federation.rounds.update_intake import UpdateIntake
@@ -48,7 +49,7 @@ def rounds(
     intake = UpdateIntake(task, cast(EventLog, tally))
     for number in range(1, count + 1):
         about = {"round": number, "rounds": count, "base": BASE}
-        sent = payload.rounded(weights, task.training.payload)
+        sent = payload.round_weights(weights, task.training.payload)
         asked = intake.begin_round(range(len(names)), sent, about)
         answers = [
             Reply(node, names[node], answer(names[node], sent, number), round=number)

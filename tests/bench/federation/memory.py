@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 
+from federation.admission.update import Update
 from federation.aggregation import strategies
-from federation.rounds.admission import Update
 from streams.contract import payload
 from streams.contract.task import load_task
 from tests.bench.federation.stage import Stage
@@ -68,9 +68,11 @@ def main(kind: str, count: int) -> None:
         if messages:
             FedAvg().aggregate_train(1, messages)
     elif count:
-        blocks = [payload.up(moved(), first, "float32") for _ in range(count)]
+        blocks = [payload.encode_update(moved(), first, "float32") for _ in range(count)]
         updates = [
-            Update(f"d{i}", "har", 1, "1-a", 50, payload.completed(payload.unpack(block), first))
+            Update(
+                f"d{i}", "har", 1, "1-a", 50, payload.restore_update(payload.unpack(block), first)
+            )
             for i, block in enumerate(blocks)
         ]
         del blocks

@@ -83,9 +83,12 @@ def size(stage: Stage, results: Results) -> None:
     plain = _as_stock(first)
     rows = [["stock: an ArrayRecord of numpy files", plain, plain, 1.0]]
     for kind in ("float32", "float16"):
-        sent = payload.rounded(first, kind)
+        sent = payload.round_weights(first, kind)
         began = time.perf_counter()
-        down, up = len(payload.down(first, kind)), len(payload.up(moved, sent, kind))
+        down, up = (
+            len(payload.encode_weights(first, kind)),
+            len(payload.encode_update(moved, sent, kind)),
+        )
         spent_ms = 1e3 * (time.perf_counter() - began)
         name = f"ours, {kind} ({spent_ms:.1f} ms to pack both)"
         rows.append([name, down, up, (down + up) / (2 * plain)])

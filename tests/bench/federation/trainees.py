@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from edge_client.control.ipc import Job
 from edge_client.samples.sample_file import write_stream
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import trainer_process
-from federation.rounds.admission import Update
+from federation.admission.update import Update
 from streams.contract import payload
+from streams.contract.device import TrainerJob
 from streams.contract.task import Task
 from streams.contract.work import WorkRequest
 from streams.learning import learning
@@ -51,12 +51,15 @@ class Trainees:
             epochs=t.epochs, batch_size=t.batch_size, learning_rate=t.learning_rate, seed=seed,
             time_budget_s=3600.0, payload=t.payload,
         ).model_copy(update=changes)  # fmt: skip
-        job = Job(device=name, request=request, samples=str(self._path(name)), stop=str(self._stop))
-        reply, block = trainer_process.work(task, job, payload.down(weights, request.payload))
+        path, stop = str(self._path(name)), str(self._stop)
+        job = TrainerJob(device=name, request=request, samples=path, stop=stop)
+        reply, block = trainer_process.work(
+            task, job, payload.encode_weights(weights, request.payload)
+        )
         if reply.error is not None:
             raise RuntimeError(f"{name}: {reply.error}")
-        received = payload.rounded(weights, request.payload)
-        trained = payload.completed(payload.unpack(block), received)
+        received = payload.round_weights(weights, request.payload)
+        trained = payload.restore_update(payload.unpack(block), received)
         return Update(name, task.name, task.version, BASE, reply.samples, trained, reply.metrics)
 
     def pooled(self) -> tuple[np.ndarray, np.ndarray]:

@@ -18,13 +18,13 @@ from typing import get_args
 import numpy as np
 import safetensors.numpy
 
-from federation import settings
+from federation.admission.update import Tensors, Update
 from federation.aggregation import strategies
 from federation.evaluation.accuracy import HeldOut, score
 from federation.registry.registry import Registry
-from federation.rounds.admission import Update
+from federation.rounds import settings
 from federation.rounds.event_log import EventLog
-from federation.rounds.messages import Reply, Tensors
+from federation.rounds.messages import Reply
 from federation.rounds.run import FederatedRun
 from streams.contract import payload
 from streams.contract.documents import RoundEvent
@@ -102,8 +102,8 @@ class Crowd:
             batch_size=work.batch_size, learning_rate=work.learning_rate, seed=work.seed,
         )  # fmt: skip
         trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-        block = payload.up(trained, weights, work.payload)
-        found, name = payload.completed(payload.unpack(block), weights), f"device-{node}"
+        block = payload.encode_update(trained, weights, work.payload)
+        found, name = payload.restore_update(payload.unpack(block), weights), f"device-{node}"
         return Update(name, work.task, work.task_version, work.base, len(x), found)
 
     def sleep(self, seconds: float) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from examples.drift.har_remounted import REMOUNTED
 from federation.bootstrap.dataset import segments_of_device
 from federation.bootstrap.drift_reference import accumulated, make_reference
-from streams.drift.detector import judge_all
+from streams.drift.detector import compare
 from streams.drift.reference import WINDOWS
 from streams.tasks import hapt
 from tests.bench.release.stage import Stage
@@ -26,7 +26,7 @@ def drift(stage: Stage, results: Results) -> None:
     for name in task.device_names("fleet", "held-out"):
         device = segments_of_device(task, name)
         counted = accumulated(task, frozen, device, answers(len(device.times)))
-        found = [judge_all(frozen, counts, windows=WINDOWS).alarm for counts in counted]
+        found = [compare(frozen, counts, windows=WINDOWS).alarm for counts in counted]
         if name not in REMOUNTED:
             quiet, alarms = quiet + len(found), alarms + sum(found)
             continue

@@ -70,7 +70,7 @@ class Stage:
         manifest = base.manifest.model_copy(
             update={**changed, "created_us": time.time_ns() // 1000}
         )
-        halved = payload.whole(weights, self.task.training.payload)
+        halved = payload.to_safetensors(weights, self.task.training.payload)
         files = {**base.files, WEIGHTS: halved, PROBE: renew_probe(base, _whole(halved))}
         return self.registry.add(pack(manifest, files, self.key))
 
@@ -98,4 +98,4 @@ class Stage:
 
 
 def _whole(data: bytes) -> Tensors:
-    return payload.restored(safetensors.numpy.load(data))
+    return payload.to_float32(safetensors.numpy.load(data))

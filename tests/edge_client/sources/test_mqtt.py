@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streams.contract.device import AgentRequest
 
-from edge_client.control.ipc import AgentRequest, ask
+from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from edge_client.sources.mqtt import MESSAGES, OVERFLOW, Inbox, Source, read_payload, settings_of
 from edge_client.sources.stdin import MALFORMED

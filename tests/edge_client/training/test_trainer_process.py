@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from edge_client.control.ipc import OWN, PERSONAL, Job
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import local_layers, trainer_process
 from federation.evaluation import device_metrics
 from federation.evaluation.promotion_gate import Paired
 from streams.contract import payload
+from streams.contract.device import OWN, PERSONAL, TrainerJob
 from streams.contract.payload import Payload
 from streams.contract.task import Privacy, Task, load_task
 from streams.contract.work import WorkRequest
@@ -43,15 +43,15 @@ def work(
         op="train", run=run, round=1, task=task.name, task_version=1, base="1-a", epochs=5,
         batch_size=16, learning_rate=0.05, payload=kind,
     )  # fmt: skip
-    job = Job(
+    job = TrainerJob(
         device="d0", request=request, samples=str(rows), stop=str(folder / "stop"),
         own=str(folder / OWN),
     )  # fmt: skip
     first = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
-    sent = payload.rounded(first, kind)
-    reply, block = trainer_process.work(task, job, payload.down(first, kind))
+    sent = payload.round_weights(first, kind)
+    reply, block = trainer_process.work(task, job, payload.encode_weights(first, kind))
     assert reply.error is None
-    return sent, payload.completed(payload.unpack(block), sent), payload.unpack(block)
+    return sent, payload.restore_update(payload.unpack(block), sent), payload.unpack(block)
 
 
 def rows_file(task: Task, folder: Path) -> Path:
@@ -84,11 +84,11 @@ def compared(task: Task, folder: Path, served: bool = True) -> dict[str, float]:
         op="evaluate", run="7", round=1, task=task.name, task_version=1, base="1-a", epochs=1,
         batch_size=16, learning_rate=0.05,
     )  # fmt: skip
-    job = Job(
+    job = TrainerJob(
         device="d0", request=request, samples=str(rows_file(task, folder)), stop="",
         served=str(base) if served else "",
     )  # fmt: skip
-    reply, block = trainer_process.work(task, job, payload.down(always(2), "float32"))
+    reply, block = trainer_process.work(task, job, payload.encode_weights(always(2), "float32"))
     assert (reply.error, reply.samples, block) == (None, 8, b"")
     return reply.metrics
 

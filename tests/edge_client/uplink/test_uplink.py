@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edge_client.spool.sampling import Sampling, sampled
 
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.rate_limit import BURST_S
-from edge_client.uplink.sampling import Sampling, sampled
 from edge_client.uplink.uplink import IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from federation.admission.admission import NORM_FACTOR, Round, admit, norm
+from federation.admission.update import Update
 from flwr.serverapp.strategy import FedAdam, FedMedian, FedTrimmedAvg, FedYogi, MultiKrum
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from hypothesis import given
@@ -13,7 +15,6 @@ from hypothesis import strategies as st
 
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import SAMPLES_CAP, Move
-from federation.rounds.admission import NORM_FACTOR, Round, Update, admit, norm
 from streams.contract.task import STRATEGIES, Aggregation
 from tests.flower_arithmetic import aggregated, optimised
 

@@ -17,7 +17,14 @@ from federation.controller import controller
 from federation.rollout.rollout import Plan
 from federation.rollout.stage_policy import StageRules
 from streams.contract.artifact import Manifest, pack
-from streams.contract.decisions import Decision, Delivery, Ref, Release, decision_key, place_of
+from streams.contract.decisions import (
+    Decision,
+    Delivery,
+    Ref,
+    Release,
+    decision_key,
+    rollout_position,
+)
 from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, WindowReport
 from streams.contract.task import load_task
 from streams.contract.topics import FLEET, RELEASES, WINDOWS, topic_name
@@ -49,7 +56,7 @@ def candidate(rig: Rig, base: str, number: int = 2) -> str:
 
 def devices(rig: Rig) -> list[str]:
     """They are there; by their place, so that the first is the canary."""
-    names = sorted((f"d{i}" for i in range(DEVICES)), key=lambda d: place_of(rig.name, d))
+    names = sorted((f"d{i}" for i in range(DEVICES)), key=lambda d: rollout_position(rig.name, d))
     for name in names:
         state = DeviceState(
             device=name, task=rig.name, time_us=1, epoch="e", active="", produced=1, delivered=1,
@@ -151,7 +158,7 @@ def test_a_candidate_is_offered_judged_and_served_or_taken_back(
     def better() -> bool:
         share = rig.registry.standing().share
         for name in names:
-            offered = place_of(rig.name, name) < share or "served" in kinds()
+            offered = rollout_position(rig.name, name) < share or "served" in kinds()
             windows.say(name, second if offered else first, 19 if offered else 15)
         return "served" in kinds()
 

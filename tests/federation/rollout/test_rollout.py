@@ -14,7 +14,7 @@ from federation.rollout.rollout import FleetState, Plan, Rollout
 from federation.rollout.stage_policy import StageRules, StageVerdict
 from federation.rollout.window_history import WindowHistory
 from streams.contract.artifact import Manifest, pack
-from streams.contract.decisions import Decision, Ref, Release, place_of
+from streams.contract.decisions import Decision, Ref, Release, rollout_position
 from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, WindowReport
 from streams.contract.errors import ArtifactError
 
@@ -54,7 +54,7 @@ class Rig:
                 "produced": 1, "delivered": 1, "pending": 0, **more,
             }  # fmt: skip
             self.fleet.add(DeviceState.model_validate(about), self.now)
-        return sorted(names, key=lambda d: place_of("tiny", d))
+        return sorted(names, key=lambda d: rollout_position("tiny", d))
 
     def candidate(self, number: int = 2, base: str | None = None) -> str:
         made = self.registry.add(artifact(number, base or self.stable))
@@ -105,7 +105,7 @@ def test_a_better_candidate_goes_by_stages_to_all(rig: Rig) -> None:
         if made is not None:
             seen.append((made.kind, made.standing.stage))
             continue
-        canary = [d for d in order if place_of("tiny", d) < standing.share]
+        canary = [d for d in order if rollout_position("tiny", d) < standing.share]
         for device in order:
             better = device in canary
             rig.report(device, model if better else rig.stable, 19 if better else 15)
@@ -113,7 +113,7 @@ def test_a_better_candidate_goes_by_stages_to_all(rig: Rig) -> None:
         assert rig.reported < 5000
     assert seen == [("stage", 1), ("stage", 2), ("stage", 3), ("served", 0)]
     stages = [d for d in rig.registry.decisions() if d.kind == "stage"]
-    offered = [sum(place_of("tiny", d) < s.standing.share for d in order) for s in stages]
+    offered = [sum(rollout_position("tiny", d) < s.standing.share for d in order) for s in stages]
     assert offered == [1, 3, 12]  # 5 % of 12 devices is one of them
     assert all(s.standing.stable.model == rig.stable for s in stages if s.standing.stable)
     last = rig.registry.decisions()[-1]

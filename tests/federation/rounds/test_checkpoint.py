@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from federation.admission.quarantine import Quarantine, QuarantineRecord
 
 from federation.rounds import checkpoint
 from federation.rounds.checkpoint import About, Checkpoint
-from federation.rounds.quarantine import Quarantine, QuarantineRecord
 from streams.contract.errors import MalformedRecord
 
 

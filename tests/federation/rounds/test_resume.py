@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from federation.admission.update import Tensors, Update
+from federation.rounds.settings import RunSettings
 
 from federation.aggregation import strategies
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
-from federation.rounds.admission import Update
 from federation.rounds.event_log import EventLog
-from federation.rounds.messages import Reply, Tensors
+from federation.rounds.messages import Reply
 from federation.rounds.run import FederatedRun
-from federation.settings import RunSettings
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.task import Task

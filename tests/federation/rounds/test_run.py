@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from federation.admission.update import Tensors, Update
+from federation.rounds.settings import RunSettings
 
 from federation.aggregation import strategies
 from federation.evaluation.onnx_runner import run_graph
@@ -15,13 +17,11 @@ from federation.evaluation.recent_windows import RecentWindows
 from federation.registry import publisher
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
-from federation.rounds.admission import Update
 from federation.rounds.collector import Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
-from federation.rounds.messages import Reply, Tensors, cutoff_s
+from federation.rounds.messages import Reply, cutoff_s
 from federation.rounds.run import FederatedRun
-from federation.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError

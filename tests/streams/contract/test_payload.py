@@ -39,22 +39,22 @@ def test_what_is_packed_comes_out(tensors: dict[str, np.ndarray]) -> None:
 def test_a_device_trains_from_what_the_server_says_it_sent(
     tensors: dict[str, np.ndarray], kind: Payload
 ) -> None:
-    received = payload.restored(payload.unpack(payload.down(tensors, kind)))
-    assert same(received, payload.rounded(tensors, kind))
+    received = payload.to_float32(payload.unpack(payload.encode_weights(tensors, kind)))
+    assert same(received, payload.round_weights(tensors, kind))
 
 
 @given(TENSORS)
 def test_an_update_in_float32_comes_back_to_the_bit(tensors: dict[str, np.ndarray]) -> None:
-    back = payload.unpack(payload.up(tensors, tensors, "float32"))
-    assert same(payload.completed(back, tensors), tensors)
+    back = payload.unpack(payload.encode_update(tensors, tensors, "float32"))
+    assert same(payload.restore_update(back, tensors), tensors)
 
 
 @given(FLOATS, st.floats(-0.125, 0.125, width=32))
 def test_an_update_in_float16_loses_a_thousandth_of_the_step(before: np.ndarray, by: float) -> None:
     trained = {"w": np.asarray(before + np.float32(by))}
     step = trained["w"] - before
-    back = payload.completed(
-        payload.unpack(payload.up(trained, {"w": before}, "float16")), {"w": before}
+    back = payload.restore_update(
+        payload.unpack(payload.encode_update(trained, {"w": before}, "float16")), {"w": before}
     )
     assert back["w"].dtype == np.float32
     lost = np.abs(back["w"] - trained["w"])
@@ -68,18 +68,18 @@ def test_what_does_not_fit_what_was_sent_stays_as_it_came() -> None:
         "n": np.ones((), np.float16),
         "z": np.ones(1, np.float16),
     }
-    assert same(payload.completed(came, sent), came)
+    assert same(payload.restore_update(came, sent), came)
 
 
 def test_a_step_too_large_for_float16_is_infinite() -> None:
     before = {"w": np.zeros(1, np.float32)}
-    block = payload.up({"w": np.full(1, 1e6, np.float32)}, before, "float16")
-    assert np.isinf(payload.completed(payload.unpack(block), before)["w"]).all()
+    block = payload.encode_update({"w": np.full(1, 1e6, np.float32)}, before, "float16")
+    assert np.isinf(payload.restore_update(payload.unpack(block), before)["w"]).all()
 
 
 def test_zeros_travel_small_and_float16_in_half() -> None:
     noise = {"w": np.random.default_rng(0).standard_normal(10_000).astype(np.float32)}
-    whole, half = (len(payload.down(noise, kind)) for kind in ("float32", "float16"))
+    whole, half = (len(payload.encode_weights(noise, kind)) for kind in ("float32", "float16"))
     assert half < 0.55 * whole
     assert len(payload.pack({"w": np.zeros(10_000, np.float32)})) < 500
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streams.contract.documents import ChannelDrift, DriftReport
 from streams.contract.errors import MalformedRecord
-from streams.drift.detector import DriftDetector, judge_all, stability_index
+from streams.drift.detector import DriftDetector, compare, stability_index
 from streams.drift.distances import (
     chi_square_99,
     hellinger,
@@ -214,7 +214,7 @@ def judge(
 ) -> ChannelDrift:
     minimum = 1 if decide else 1_000_000
     frozen = Reference(minimum=minimum, independent=independent, features=[feature])
-    (found,) = judge_all(frozen, current.counts, windows=1).channels
+    (found,) = compare(frozen, current.counts, windows=1).channels
     return found
 
 
@@ -245,7 +245,7 @@ def test_nulls_and_infinite_values_are_drift_like_any_other() -> None:
 
 def test_nothing_to_compare_is_no_alarm() -> None:
     frozen = Reference(minimum=1, independent=1.0, features=[feature(REFERENCE)])
-    nobody = judge_all(frozen, Histogram.empty(EDGES).counts, windows=0)
+    nobody = compare(frozen, Histogram.empty(EDGES).counts, windows=0)
     assert (nobody.alarm, nobody.worst, nobody.channels) == (False, None, [])
     assert not judge(feature([0] * 7), Histogram(np.array(EDGES), np.array(REFERENCE))).alarm
     nothing = Histogram(np.array(EDGES), np.array([0, 0, 0, 0, 0, 300, 0]))
@@ -274,16 +274,16 @@ def reference() -> Reference:
 def test_the_report_names_the_worst_channel_and_the_share_that_drifted() -> None:
     frozen, noise = reference(), np.random.default_rng(1)
     segments, outputs = noise.normal(size=(600, 2, 20)), noise.normal(size=(600, 3))
-    same = judge_all(frozen, frozen.count(observe(task, segments, outputs)), windows=12)
+    same = compare(frozen, frozen.count(observe(task, segments, outputs)), windows=12)
     assert (same.alarm, same.share, same.decided, same.segments) == (False, 0.0, True, 600)
     segments[:, 1] += 2
-    moved = judge_all(frozen, frozen.count(observe(task, segments, outputs)), windows=12)
+    moved = compare(frozen, frozen.count(observe(task, segments, outputs)), windows=12)
     assert (moved.alarm, moved.worst) == (True, "y")
     assert moved.share == pytest.approx(1 / 3)
     assert {(c.channel, c.kind) for c in moved.channels if c.alarm} == {("y", "mean")}
     assert moved.channels[0].wasserstein is not None
     few = observe(task, segments[:59], outputs[:59])
-    early = judge_all(frozen, frozen.count(few), windows=1)
+    early = compare(frozen, frozen.count(few), windows=1)
     assert (early.alarm, early.decided, early.worst) == (False, False, "y")
 
 
@@ -298,7 +298,7 @@ def test_many_windows_at_once_are_judged_as_each_alone() -> None:
     ]
     assert together.tolist() == [counts.tolist() for counts in alone]
     reports = DriftDetector(frozen).reports(together, [1, 2, 3, 4])
-    each = [judge_all(frozen, counts, windows=i + 1) for i, counts in enumerate(alone)]
+    each = [compare(frozen, counts, windows=i + 1) for i, counts in enumerate(alone)]
     assert reports == each
     assert [report.alarm for report in reports] == [False, True, False, True]
     for report in reports:
@@ -316,7 +316,7 @@ def test_counts_of_windows_add_up_to_those_of_all_their_segments() -> None:
 def test_without_segments_the_predictions_alone_are_watched() -> None:
     frozen = reference()
     outputs = np.zeros((600, 3))
-    found = judge_all(frozen, frozen.count(observe(task, None, outputs)), windows=12)
+    found = compare(frozen, frozen.count(observe(task, None, outputs)), windows=12)
     assert [(c.channel, c.n) for c in found.channels] == [("predictions", 600)]
     assert found.alarm  # all answers are the first class
 
@@ -327,7 +327,7 @@ def test_false_alarms_of_what_has_not_drifted_are_rare() -> None:
     alarms = 0
     for _ in range(400):
         drawn = observe(task, noise.normal(size=(150, 2, 20)), noise.normal(size=(150, 3)))
-        alarms += judge_all(frozen, frozen.count(drawn), windows=12).alarm
+        alarms += compare(frozen, frozen.count(drawn), windows=12).alarm
     assert alarms <= 4
 
 

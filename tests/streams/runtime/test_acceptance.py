@@ -15,7 +15,7 @@ from streams.contract.decisions import (
     DesiredState,
     Ref,
     Release,
-    place_of,
+    rollout_position,
     sign,
 )
 from streams.contract.errors import ArtifactError, MalformedRecord
@@ -199,7 +199,7 @@ def test_a_share_only_grows_and_the_rest_gets_what_is_stable() -> None:
     assert groups[0] == set()
     assert groups[0] < groups[1] < groups[2] < groups[3] == set(devices)
     assert 60 < len(groups[2]) < 140
-    assert all(0 <= place_of("tiny", d) < 1 for d in devices)
+    assert all(0 <= rollout_position("tiny", d) < 1 for d in devices)
 
 
 def test_the_latest_withdrawals_are_kept() -> None:

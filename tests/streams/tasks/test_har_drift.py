@@ -6,7 +6,7 @@ import pytest
 from federation.bootstrap.dataset import Segments, segments_of_device
 from federation.bootstrap.drift_reference import accumulated, make_reference
 from streams.contract.documents import DriftReport
-from streams.drift.detector import judge_all
+from streams.drift.detector import compare
 from streams.drift.reference import WINDOWS, Reference
 from streams.tasks.har import task
 
@@ -32,7 +32,7 @@ def reports(frozen: Reference) -> dict[str, list[DriftReport]]:
     for name in task.device_names("fleet", "held-out"):
         device = segments_of_device(task, name)
         counted = accumulated(task, frozen, device, answers(device))
-        found[name] = [judge_all(frozen, counts, windows=WINDOWS) for counts in counted]
+        found[name] = [compare(frozen, counts, windows=WINDOWS) for counts in counted]
     return found
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
+from streams.worker.scoring.rows import ScoredWindow, score_rows
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
-from streams.worker.commit.rows import ScoredWindow, score_rows
 from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_schema
 from streams.worker.store.position import snapshot_path, write_snapshot
 from streams.worker.store.query import open_store, server_account

@@ -9,8 +9,8 @@ import pytest
 
 from edge_client.spool.frames import DROPS, EVENTS
 from edge_client.spool.queue import Spool
+from edge_client.spool.sampling import HOLD_S, Sampling, confidence, sampled
 from edge_client.spool.writer import Event, SpoolWriter
-from edge_client.uplink.sampling import HOLD_S, Sampling, confidence, sampled
 from streams.contract.accounting import IntervalSet
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from federation.rounds.admission import MAX_SAMPLES, Round, Update, admit, digest, norm, well_formed
+from federation.admission.admission import MAX_SAMPLES, Round, admit, digest, norm, well_formed
+from federation.admission.update import Update
 
 BASE = {
     "w": np.ones((3, 2), np.float32),

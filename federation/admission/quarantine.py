@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic import ConfigDict
 
-from federation.rounds.admission import digest
+from federation.admission.admission import digest
 from streams.contract.documents import Document
 
 OFFENCES = 2

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from federation.rounds.quarantine import OFFENCES, SITS_OUT, Quarantine
+from federation.admission.quarantine import OFFENCES, SITS_OUT, Quarantine
 
 
 def test_a_node_that_is_refused_twice_sits_out_three_rounds() -> None:

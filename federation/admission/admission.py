@@ -16,7 +16,7 @@
 
 The norm is judged against the median of all updates known in the run, as soon as there are three:
 fewer than half of the devices cannot move a median past the others. How a node's refusals add up is
-in `federation.rounds.quarantine`.
+in `federation.admission.quarantine`.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from federation.admission.update import Refusal, Update, Weights
 from streams.contract.task import DEVICE_NAME
 from streams.learning.clipping import length
 
@@ -33,28 +34,8 @@ NORM_FACTOR = 5.0
 NORMS_NEEDED = 3
 CLIP_SLACK = 1.001  # float32 and float16 round
 
-Weights = Mapping[str, np.ndarray]
 
 norm = length  # of an update, from what was sent
-
-
-@dataclass(frozen=True)
-class Update:
-    """What one device sent back; nothing in it is to be trusted.
-
-    `staleness` is how many rounds ago its work was sent, and `sent` the weights that it then began
-    with: None for those of the round. Both are the server's.
-    """
-
-    device: str
-    task: str
-    task_version: int
-    base: str
-    samples: int
-    weights: Weights
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    staleness: int = 0
-    sent: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -75,14 +56,6 @@ class Round:
     reported: Mapping[str, int] = field(default_factory=dict)
     earlier: Set[bytes] = frozenset()
     clip: float = 0.0
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why an update is not admitted: a slug to count by, and the details."""
-
-    reason: str
-    detail: str
 
 
 def admit(update: Update, expected: Round) -> Refusal | None:
