@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact
 from streams.contract.errors import ArtifactError
-from streams.contract.payload import restored
+from streams.contract.payload import to_float32
 from streams.contract.task import Task
 
 # Of the largest stored output. Another processor, or another onnxruntime, sums in another order:
@@ -40,7 +40,7 @@ class Engine:
         # Optimizers fold the graph's own weights into others before ours are in: wrong answers.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            tensors = restored(safetensors.numpy.load(own or artifact.files[WEIGHTS]))
+            tensors = to_float32(safetensors.numpy.load(own or artifact.files[WEIGHTS]))
             weights = _used(artifact, tensors)
             # onnxruntime reads these in place: they must live as long as the session
             self._weights = {

@@ -6,7 +6,6 @@ none, delta and whole from the URL. A delta whose result is not the artifact tha
 as good as none.
 """
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_client.releases.partial_download import Downloads
 from streams.contract import delta
-from streams.contract.artifact import Artifact, head_of, take_head
+from streams.contract.artifact import Artifact, digest_of
 from streams.contract.decisions import Delivery, Ref
 from streams.contract.errors import ArtifactError, Retryable
 from streams.kafka.artifact_download import fetch, fetch_url
@@ -62,8 +61,7 @@ class Fetching:
         for way in ways:
             try:
                 data = way()
-                text, _ = take_head(head_of(data))
-                if hashlib.sha256(text).hexdigest() != ref.digest:
+                if digest_of(data) != ref.digest:
                     raise ArtifactError("digest", f"the bytes are not {ref.model}")
             except (ArtifactError, Retryable, OSError) as exc:
                 log.warning("%s: %s", ref.model, exc)

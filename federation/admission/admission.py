@@ -27,7 +27,7 @@ import numpy as np
 
 from federation.admission.update import Refusal, Update, Weights
 from streams.contract.task import DEVICE_NAME
-from streams.learning.clipping import length
+from streams.learning.clipping import update_norm
 
 MAX_SAMPLES = 1_000_000
 NORM_FACTOR = 5.0

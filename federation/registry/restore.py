@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from federation.registry.manual import Pruned, needed
 from federation.registry.published_chain import chain, releases, strangers
 from federation.registry.registry import Registry
-from streams.contract.artifact import head_of, take_head
+from streams.contract.artifact import digest_of
 from streams.contract.decisions import MAX_BYTES, Ref, Release
 from streams.contract.errors import (
     ArtifactError,
@@ -120,7 +120,7 @@ def _keep_bytes(
     teacher = history[-1].decision.standing.teacher
     for data in whole(chunks):
         try:
-            digest = hashlib.sha256(take_head(head_of(data))[0]).hexdigest()
+            digest = digest_of(data)
             if teacher is not None and digest == teacher.digest:
                 found.teacher = registry.add_teacher(data).model
             elif digest in wanted:

@@ -1,4 +1,4 @@
-"""Exact counting of events: sets of sequence numbers as intervals, and the sums that must agree.
+"""Exact counts of events: sets of sequence numbers as intervals, and the sums that must balance.
 
 For one device and epoch: produced = delivered + dropped + pending (the device's side) and
 produced = scored + dropped + in flight (the server's side).
@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 
 class IntervalSet:
-    """A set of integers kept as disjoint, sorted, closed intervals [first, last].
+    """A set of integers stored as disjoint, sorted, closed intervals [first, last].
 
-    Sequence numbers arrive almost in order, so the list stays at a few entries however long the
-    stream runs.
+    Sequence numbers arrive almost in order, so the list stays short.
     """
 
     def __init__(self, intervals: Iterable[tuple[int, int]] = ()) -> None:
@@ -30,7 +29,7 @@ class IntervalSet:
         return iter(list(zip(self._firsts, self._lasts, strict=True)))
 
     def __len__(self) -> int:
-        """How many integers are in the set."""
+        """Return the number of integers in the set."""
         return sum(last - first + 1 for first, last in self)
 
     def __eq__(self, other: object) -> bool:
@@ -40,15 +39,15 @@ class IntervalSet:
 
     @property
     def end(self) -> int:
-        """One past the largest member; 0 for an empty set."""
+        """The largest member plus 1; 0 for an empty set."""
         return self._lasts[-1] + 1 if self._lasts else 0
 
     def add(self, first: int, last: int | None = None) -> int:
-        """Add first..last (one number if `last` is left out); return how many were new."""
+        """Add first..last (only `first` without `last`) and return how many numbers were new."""
         last = first if last is None else last
         if first < 0 or last < first:
             raise ValueError(f"not an interval of sequence numbers: [{first}, {last}]")
-        # i: the first interval that touches first..last, j: one past the last that does
+        # i: the first interval that touches first..last, j: the last one plus 1
         i = bisect_right(self._firsts, first)
         if i and self._lasts[i - 1] >= first - 1:
             i -= 1
@@ -61,7 +60,7 @@ class IntervalSet:
         return last - first + 1 - before
 
     def remove(self, first: int, last: int) -> None:
-        """Take first..last out, as far as they are in the set."""
+        """Remove first..last; numbers that are not in the set are ignored."""
         kept = []
         for low, high in self:
             if high < first or low > last:
@@ -74,7 +73,7 @@ class IntervalSet:
         self._firsts, self._lasts = [low for low, _ in kept], [high for _, high in kept]
 
     def missing(self, end: int) -> list[tuple[int, int]]:
-        """The intervals of 0..end-1 that are not in the set."""
+        """Return the intervals of 0..end-1 that are not in the set."""
         holes, at = [], 0
         for first, last in self:
             if first >= end:
@@ -89,7 +88,7 @@ class IntervalSet:
 
 @dataclass(frozen=True)
 class DeviceAccount:
-    """What one device counts for one epoch of its spool."""
+    """A device's event counts for one epoch of its spool."""
 
     produced: int
     delivered: int

@@ -1,19 +1,19 @@
 """One model version as bytes: weights, the ONNX graph, and a signed manifest.
 
-Layout of the file (little endian), also what travels on `artifacts`:
+Layout of the file and of the bytes on `artifacts` (little endian):
 
     8 bytes   magic "TWARTF01"
     4 bytes   length of the manifest
     4 bytes   length of the signature (64)
     n bytes   manifest: UTF-8 JSON, see Manifest
     64 bytes  ed25519 signature over magic + manifest
-    ...       the files, in the manifest's order, without anything between or after
+    ...       the files in the manifest's order, nothing between or after them
 
-The artifact's digest is the SHA-256 of the manifest, which holds the SHA-256 of every file: the
-digest names the content. A model version is written `<number>-<first 8 digits of the digest>`.
+The artifact's digest is the SHA-256 of the manifest, which holds the SHA-256 of every file. A model
+version is written `<number>-<first 8 digits of the digest>`.
 
-`unpack` gives nothing back unless the signature is by a trusted key, every digest and length is
-right, and task and task version are those asked for.
+`unpack` returns an artifact only if a trusted key signed it, all digests and lengths match, and it
+is for the requested task and task version.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from streams.contract.signing import key_id, verify
 MAGIC = b"TWARTF01"
 WEIGHTS = "weights.safetensors"
 GRAPH = "graph.onnx"
-DRIFT = "drift.json"  # drift.Reference; artifacts of before it have none
+DRIFT = "drift.json"  # drift.Reference; missing in older artifacts
 PROBE = "probe.safetensors"  # of a model: inputs (n, channels, samples), outputs (n, outputs)
 MAX_MANIFEST = 1 << 20
 
@@ -46,7 +46,7 @@ class FileEntry(Document):
 
 
 class Manifest(Document):
-    """What an artifact is and where it comes from. `kind` is "model" or "teacher"."""
+    """Content and origin of an artifact. `kind` is "model" or "teacher"."""
 
     format: int = 1
     kind: str = "model"
@@ -74,7 +74,7 @@ class Artifact:
 
     @property
     def model(self) -> str:
-        """The model version's name, as events carry it."""
+        """The name of the model version, as in events."""
         return model_name(self.manifest.number, self.digest)
 
 
@@ -83,7 +83,7 @@ def model_name(number: int, digest: str) -> str:
 
 
 def pack(manifest: Manifest, files: Mapping[str, bytes], key: Ed25519PrivateKey) -> bytes:
-    """Sign and lay out an artifact; the manifest's `files` and `key` are filled in here."""
+    """Return the bytes of a signed artifact; fills in the manifest's `files` and `key`."""
     entries = [
         FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
@@ -104,27 +104,27 @@ def unpack(
     kind: str = "model",
     digest: str | None = None,
 ) -> Artifact:
-    """Verify an artifact and take it apart; ArtifactError says why it must not be run."""
+    """Verify and parse an artifact; raise ArtifactError if it must not be run."""
     text, signature, body = _split(data)
     found = hashlib.sha256(text).hexdigest()
     if digest is not None and found != digest:
-        raise ArtifactError("digest", f"the manifest has {found[:12]}…, {digest[:12]}… was offered")
+        raise ArtifactError("digest", f"the manifest has {found[:12]}…, expected {digest[:12]}…")
     manifest = read_manifest(text, signature, trusted)
     _check_use(manifest, task, task_version, kind)
     return Artifact(manifest, found, _files(manifest, body))
 
 
 def read_manifest(text: bytes, signature: bytes, trusted: Sequence[Ed25519PublicKey]) -> Manifest:
-    """The manifest, if a trusted key has signed it; ArtifactError."""
+    """Return the manifest; raise ArtifactError unless a trusted key has signed it."""
     keys = {key_id(key): key for key in trusted}
     try:
         signer = str(json.loads(text)["key"])
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise ArtifactError("manifest", "the manifest is no JSON object with a key") from exc
+        raise ArtifactError("manifest", "the manifest is not a JSON object with a key") from exc
     if signer not in keys:
         raise ArtifactError("untrusted-key", f"signed by {signer[:16]}, which is not trusted here")
     if not verify(keys[signer], signature, MAGIC + text):
-        raise ArtifactError("signature", f"the signature is not by key {signer}")
+        raise ArtifactError("signature", f"key {signer} did not make the signature")
     try:
         return Manifest.decode(text)
     except MalformedRecord as exc:
@@ -132,13 +132,18 @@ def read_manifest(text: bytes, signature: bytes, trusted: Sequence[Ed25519Public
 
 
 def head_of(data: bytes) -> bytes:
-    """An artifact's bytes up to its files."""
+    """Return an artifact's bytes before its files: magic, lengths, manifest and signature."""
     text, signature, _ = _split(data)
     return data[: len(MAGIC) + _LENGTHS.size + len(text) + len(signature)]
 
 
-def take_head(head: bytes) -> tuple[bytes, bytes]:
-    """What `head_of` gave, as manifest and signature, neither looked at yet."""
+def digest_of(data: bytes) -> str:
+    """Return an artifact's digest without verifying anything."""
+    return hashlib.sha256(_split(data)[0]).hexdigest()
+
+
+def split_head(head: bytes) -> tuple[bytes, bytes]:
+    """Return manifest and signature, unverified, of the bytes from `head_of`."""
     text, signature, rest = _split(head)
     if rest:
         raise ArtifactError("truncated", f"{len(rest)} bytes after the manifest's signature")
@@ -146,7 +151,7 @@ def take_head(head: bytes) -> tuple[bytes, bytes]:
 
 
 def files_of(data: bytes) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest and the files of an artifact that was verified before."""
+    """Return the manifest and files of an artifact that was verified before."""
     text, _, body = _split(data)
     manifest = Manifest.decode(text)
     return manifest, _files(manifest, body)
@@ -155,7 +160,7 @@ def files_of(data: bytes) -> tuple[Manifest, dict[str, bytes]]:
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
     start = len(MAGIC) + _LENGTHS.size
     if len(data) < start or data[: len(MAGIC)] != MAGIC:
-        raise ArtifactError("truncated", "no artifact: the magic bytes are missing")
+        raise ArtifactError("truncated", "not an artifact: the magic bytes are missing")
     manifest_size, signature_size = _LENGTHS.unpack_from(data, len(MAGIC))
     end = start + manifest_size + signature_size
     if manifest_size > MAX_MANIFEST or signature_size != 64 or len(data) < end:
@@ -165,19 +170,21 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _check_use(manifest: Manifest, task: str, task_version: int, kind: str) -> None:
     if manifest.format != 1:
-        raise ArtifactError("format", f"format {manifest.format}, this program reads 1: upgrade it")
+        raise ArtifactError(
+            "format", f"format {manifest.format}; this version reads format 1: upgrade it"
+        )
     if manifest.kind != kind:
-        raise ArtifactError("kind", f"a {manifest.kind}, not a {kind}")
+        raise ArtifactError("kind", f"it is a {manifest.kind}, not a {kind}")
     if (manifest.task, manifest.task_version) != (task, task_version):
         have = f"{manifest.task} version {manifest.task_version}"
-        raise ArtifactError("task", f"made for task {have}, not {task} version {task_version}")
+        raise ArtifactError("task", f"it is for task {have}, not {task} version {task_version}")
 
 
 def _files(manifest: Manifest, body: bytes) -> dict[str, bytes]:
     expected = sum(entry.size for entry in manifest.files)
     if len(body) != expected:
         raise ArtifactError(
-            "truncated", f"{len(body)} bytes of files, the manifest says {expected}"
+            "truncated", f"{len(body)} bytes of files, but the manifest lists {expected}"
         )
     files, at = {}, 0
     for entry in manifest.files:

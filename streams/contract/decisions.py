@@ -1,16 +1,16 @@
-"""What has been decided about a task's models: a signed chain, and its head as devices get it.
+"""Signed decisions about a task's models: a hash chain, and how `releases` carries it.
 
-A decision is one entry of the registry's history. Its text is UTF-8 JSON (`Decision`); it is
-signed with ed25519 over the bytes "TWDECISION1\\n" + text, and named by the SHA-256 of the text.
-`prev` names the entry before it, ZERO the one before the first: none can be changed, taken out or
-put in between without a new signature under every later one.
+A decision is one entry of the registry's history. Its text is UTF-8 JSON (`Decision`), signed with
+ed25519 over the bytes "TWDECISION1\\n" + text; its digest is the SHA-256 of the text. `prev` is the
+digest of the decision before it (ZERO for the first), so changing, removing or inserting a decision
+requires new signatures for all later ones.
 
-Each decision carries the whole `Standing`, so that whoever has the last one needs no other: what
-all devices serve, what a share of them is offered, what has been taken back, which keys count.
+Each decision carries the complete DesiredState, so the last decision is enough for a device: the
+stable version, the offered version and its share, withdrawn versions, trusted keys.
 
-On `releases`, under the key of `decision_key` and, the last one only, under the task's name: a
-`Release`, the signed text and where on `artifacts` the bytes are that it needs. Where they are is
-not signed: bytes are known by their digest.
+`releases` carries each decision as a `Release` under `decision_key`, and the last one also under
+the task's name. A Release holds the signed text and the positions of the needed bytes on
+`artifacts`. The positions are not signed: the bytes are verified by their digest.
 """
 
 import hashlib
@@ -29,39 +29,39 @@ from streams.contract.signing import key_id, verify
 ZERO = "0" * 64
 SIGNED = b"TWDECISION1\n"
 MAX_BYTES = 1 << 30  # of an artifact
-WITHDRAWN = "withdrawn: "  # so begins a device's reason for refusing what a decision withdraws
-WITHDRAWN_KEPT = 10  # the latest
+WITHDRAWN = "withdrawn: "  # prefix of a device's reason for refusing a withdrawn version
+WITHDRAWN_KEPT = 10  # the latest ones
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Model = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}-[0-9a-f]{8}$")]
 KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 Kind = Literal[
-    "served",  # `model` is what everyone serves
-    "candidate",  # it has passed the gate and waits for its rollout
-    "stage",  # it is offered to `standing.share` of the fleet
-    "held",  # it stays at its share: the windows have not decided in time
-    "rolled-back",  # it is taken back everywhere
-    "dropped",  # a candidate that is offered to nobody
-    "teacher",  # it is what the workers score with
-    "keys",  # other keys count
+    "served",  # all devices serve `model`
+    "candidate",  # `model` has passed the gate and waits for its rollout
+    "stage",  # `model` is offered to `standing.share` of the fleet
+    "held",  # the rollout is paused: the windows gave no result in time
+    "rolled-back",  # `model` is withdrawn from all devices
+    "dropped",  # the candidate `model` is discarded before its rollout
+    "teacher",  # the workers score with `model`
+    "keys",  # the trusted keys change
 ]
 
 
 class Ref(Document):
-    """An artifact."""
+    """A reference to an artifact."""
 
     model: Model
     digest: Digest
 
 
 class DesiredState(Document):
-    """Everything that holds after a decision.
+    """The complete desired state after a decision.
 
-    `stable` is what devices serve that are not in the `share` (0 to 1) that `offered` is offered
-    to; `candidate` waits. `withdrawn` versions are served by nobody, with the reason. `keys` (raw,
-    hex) count beside those that a process was given, `revoked` ones do not. `url`: artifacts lie
-    at <url>/models/<model>.twa too; empty: on Kafka alone.
+    A `share` (0 to 1) of the devices serves `offered`, the others serve `stable`; `candidate` waits
+    for its rollout. `withdrawn` maps versions that no device may serve to the reason. `keys` (raw,
+    hex) are trusted in addition to the keys that a process was started with, except `revoked` ones.
+    `url`: artifacts are also at <url>/models/<model>.twa; empty if they are only on Kafka.
     """
 
     stable: Ref | None = None
@@ -76,27 +76,29 @@ class DesiredState(Document):
     url: str = ""
 
     def target(self, task: str, device: str) -> Ref | None:
-        """What `device` is to serve."""
+        """Return the version that `device` must serve."""
         if self.offered is not None and rollout_position(task, device) < self.share:
             return self.offered
         return self.stable
 
     def without(self, model: str, reason: str) -> "DesiredState":
-        """`model` is withdrawn; the latest WITHDRAWN_KEPT are kept."""
+        """Return this state with `model` withdrawn; keeps the latest WITHDRAWN_KEPT."""
         others = {m: why for m, why in self.withdrawn.items() if m != model}
         latest = dict([*others.items(), (model, reason[:300])][-WITHDRAWN_KEPT:])
         return self.model_copy(update={"withdrawn": latest})
 
 
 def rollout_position(task: str, device: str) -> float:
-    """Where a device stands between 0 and 1: in a share if below it. Stable by hash: a growing
-    share only adds devices."""
+    """Return a device's position, 0 to 1: the device is in every share above it.
+
+    The position is a hash, so a growing share only adds devices.
+    """
     digest = hashlib.sha256(f"{task}/{device}".encode()).digest()
     return int.from_bytes(digest[:4]) / 2**32
 
 
 class Decision(Document):
-    """One entry. `model` is what it is about, `evidence` the figures that it was made on."""
+    """One entry of the chain, about `model`; `evidence` holds the metrics it is based on."""
 
     format: int = 1
     task: str
@@ -114,8 +116,10 @@ class Decision(Document):
 
 
 class Delivery(Document):
-    """Bytes on `artifacts`: `chunks` messages from `offset` on whose key is `sha256`, that of the
-    bytes. They are the artifact of `model`, or with `base` what makes it of that version's."""
+    """Where bytes are on `artifacts`: `chunks` messages from `offset` on with the key `sha256`.
+
+    The bytes are the artifact of `model`, or with `base` a delta from that version.
+    """
 
     model: Model
     base: Model | None = None
@@ -126,7 +130,7 @@ class Delivery(Document):
 
 
 class Release(Document):
-    """A signed decision and where its bytes are."""
+    """A signed decision and the positions of its bytes."""
 
     text: str = Field(max_length=1 << 20)
     signature: str = Field(pattern=r"^[0-9a-f]{128}$")
@@ -134,45 +138,47 @@ class Release(Document):
 
     @property
     def digest(self) -> str:
-        """That of the decision."""
+        """The digest of the decision."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @cached_property
     def decision(self) -> Decision:
-        """As it says of itself, without looking at the signature; MalformedRecord."""
+        """The decision, without verifying its signature; raises MalformedRecord."""
         return Decision.decode(self.text.encode())
 
     def verified(self, trusted: Mapping[str, Ed25519PublicKey], task: str) -> Decision:
-        """The decision, signed by one of the `trusted` keys, about `task`; ArtifactError."""
+        """Return the decision; raise ArtifactError unless a trusted key signed it for `task`."""
         try:
             signer = str(json.loads(self.text)["key"])
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
-            raise ArtifactError("decision", "it is no JSON object with a key") from exc
+            raise ArtifactError("decision", "it is not a JSON object with a key") from exc
         if signer not in trusted:
-            raise ArtifactError("untrusted-key", f"decided by {signer[:16]}, not trusted here")
+            raise ArtifactError(
+                "untrusted-key", f"signed by {signer[:16]}, which is not trusted here"
+            )
         data = SIGNED + self.text.encode()
         if not verify(trusted[signer], bytes.fromhex(self.signature), data):
-            raise ArtifactError("signature", f"the decision's signature is not by key {signer}")
+            raise ArtifactError("signature", f"key {signer} did not make the decision's signature")
         try:
             decision = self.decision
         except MalformedRecord as exc:
             raise ArtifactError("decision", str(exc)) from exc
         if decision.format != 1:
             raise ArtifactError(
-                "format", f"decision format {decision.format}, this program reads 1"
+                "format", f"decision format {decision.format}; this version reads format 1"
             )
         if decision.task != task:
-            raise ArtifactError("task", f"a decision about task {decision.task}, not {task}")
+            raise ArtifactError("task", f"the decision is about task {decision.task}, not {task}")
         return decision
 
 
 def sign(decision: Decision, key: Ed25519PrivateKey) -> Release:
-    """The decision with `key`'s name and signature; nothing is delivered with it yet."""
+    """Return the decision signed with `key`, as a Release without deliveries."""
     named = decision.model_copy(update={"key": key_id(key.public_key())})
     text = json.dumps(named.model_dump(), sort_keys=True, separators=(",", ":"))
     return Release(text=text, signature=key.sign(SIGNED + text.encode()).hex())
 
 
 def decision_key(task: str, seq: int) -> bytes:
-    """The key on `releases` of one decision; the last one is there under the task's name, too."""
+    """Return the message key of one decision on `releases`."""
     return f"{task}/{seq:08d}".encode()

@@ -1,27 +1,27 @@
-"""An artifact as what it differs by from another one that the receiver has.
+"""An artifact encoded as a delta from another one that the receiver has.
 
 Layout (little endian):
 
     8 bytes   magic "TWDELT01"
     4 bytes   length of the head
-    n bytes   head, zstd: the artifact's own bytes up to its files: magic, lengths, manifest,
-              signature
-    ...       per file of the manifest: 1 byte how, 4 bytes length, so many bytes
+    n bytes   head, zstd: the artifact's bytes before its files (magic, lengths, manifest,
+              signature)
+    ...       per file of the manifest: 1 byte encoding, 4 bytes length, then that many bytes
 
-How a file is made:
+Encodings of a file:
 
-    0  same    the base's file of that name, unchanged; no bytes
-    1  zstd    the bytes, zstd; with the base's file of that name as dictionary where it has one
-    2  steps   safetensors: the header as it is (4 bytes length, then zstd of it), then zstd of the
-               tensors' steps. A step is the difference of two numbers' bits, taken as integers of
-               the number's size, modulo 2^bits, zigzag-coded; the base's number is first cast to
-               the new type. Nearby floats have nearby bits (IEEE 754), so steps are small; their
-               bytes stand by significance, most significant first, so that zstd finds the zeros.
-               A tensor that the base has not, or in another shape, steps from zeros.
+    0  same    the base's file of the same name, unchanged; no bytes
+    1  zstd    the bytes, zstd, with the base's file of the same name as dictionary if there is one
+    2  steps   safetensors: 4 bytes length, zstd of the header, then zstd of the tensors' steps.
+               A step is the difference of two numbers' bits, taken as integers of the number's
+               size, modulo 2^bits, zigzag-coded; the base's number is first cast to the new type.
+               Nearby floats have nearby bits (IEEE 754), so steps are small. Their bytes are
+               ordered by significance, most significant first, so that zstd finds the zeros. A
+               tensor that the base lacks, or has in another shape, is encoded against zeros.
 
-`make` takes the smallest. Nothing is lost: the result is the artifact to the bit, and is verified
-as if it had come whole. What a delta may claim is bounded by the manifest, whose signature is
-checked before anything is unpacked.
+`make` takes the smallest encoding. The delta is lossless: the result is bit-identical to the
+artifact and is verified as a complete download is. The manifest's signature is verified before
+anything is unpacked, and the manifest bounds every size.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from safetensors import SafetensorError
 
-from streams.contract.artifact import files_of, head_of, read_manifest, take_head
+from streams.contract.artifact import files_of, head_of, read_manifest, split_head
 from streams.contract.errors import ArtifactError
 
 MAGIC = b"TWDELT01"
@@ -49,7 +49,7 @@ _WIDTHS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def make(artifact: bytes, base: Mapping[str, bytes]) -> bytes:
-    """What makes `artifact` of the files of `base`."""
+    """Return the delta from the files of `base` to `artifact`."""
     manifest, files = files_of(artifact)
     head = zstandard.ZstdCompressor(level=LEVEL).compress(head_of(artifact))
     parts = [MAGIC + _LENGTH.pack(len(head)) + head]
@@ -60,7 +60,7 @@ def make(artifact: bytes, base: Mapping[str, bytes]) -> bytes:
 
 
 def apply(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519PublicKey]) -> bytes:
-    """The artifact's bytes; ArtifactError where the delta is not one of them on this base."""
+    """Return the artifact's bytes; raise ArtifactError if the delta does not apply to `base`."""
     try:
         return _applied(delta, base, trusted)
     except (
@@ -72,11 +72,11 @@ def apply(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519Publ
 
 def _applied(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519PublicKey]) -> bytes:
     if delta[: len(MAGIC)] != MAGIC:
-        raise ArtifactError("delta", "no delta: the magic bytes are missing")
+        raise ArtifactError("delta", "not a delta: the magic bytes are missing")
     at = len(MAGIC) + _LENGTH.size
     (size,) = _LENGTH.unpack_from(delta, len(MAGIC))
     head = _unpacked(delta[at : at + size], MAX_HEAD)
-    text, signature = take_head(head)
+    text, signature = split_head(head)
     manifest, at = read_manifest(text, signature, trusted), at + size
     parts = [head]
     for entry in manifest.files:
@@ -94,37 +94,36 @@ def _smallest(data: bytes, base: bytes | None) -> tuple[int, bytes]:
         return SAME, b""
     found = [(ZSTD, _compressor(base).compress(data))]
     with contextlib.suppress(SafetensorError, ValueError, KeyError, TypeError, struct.error):
-        found.append((STEPS, _steps(data, base)))  # where it is safetensors
+        found.append((STEPS, _steps(data, base)))  # raises unless it is safetensors
     return min(found, key=lambda part: len(part[1]))
 
 
 def _made(how: int, part: bytes, size: int, base: bytes | None) -> bytes:
-    """One file of `size` bytes."""
+    """Decode one file of `size` bytes."""
     if how == SAME:
         if base is None:
-            raise ArtifactError("delta", "the base lacks a file that it is said to have")
+            raise ArtifactError("delta", "the base lacks a file that the delta refers to")
         return base
     if how == ZSTD:
         dictionary = None if not base else zstandard.ZstdCompressionDict(base)
         return _unpacked(part, size, dictionary)
     if how == STEPS:
         return _from_steps(part, size, base)
-    raise ArtifactError("delta", f"a file is made in a way {how} that this program does not know")
+    raise ArtifactError("delta", f"unknown encoding {how} of a file: upgrade this program")
 
 
 def _compressor(base: bytes | None) -> zstandard.ZstdCompressor:
-    if not base:
-        return zstandard.ZstdCompressor(level=LEVEL)
-    return zstandard.ZstdCompressor(level=LEVEL, dict_data=zstandard.ZstdCompressionDict(base))
+    dictionary = zstandard.ZstdCompressionDict(base) if base else None
+    return zstandard.ZstdCompressor(level=LEVEL, dict_data=dictionary)
 
 
 def _unpacked(
     data: bytes, limit: int, dictionary: zstandard.ZstdCompressionDict | None = None
 ) -> bytes:
-    """A zstd frame says how much it holds, and is held to that."""
+    """Decompress a zstd frame of at most `limit` bytes, by its header and in fact."""
     size = zstandard.get_frame_parameters(data).content_size
     if not 0 <= size <= limit:
-        raise ArtifactError("delta", f"a part of {size} bytes, {limit} are allowed")
+        raise ArtifactError("delta", f"a part has {size} bytes; {limit} are allowed")
     return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(data, max_output_size=limit)
 
 
@@ -149,7 +148,7 @@ def _from_steps(part: bytes, size: int, base: bytes | None) -> bytes:
         raise ArtifactError("delta", f"{len(header) + len(planes)} bytes of tensors, not {size}")
     before = safetensors.numpy.load(base) if base else {}
     body, at = bytearray(len(planes)), 0
-    for name, tensor in _tensors(header, planes):  # only their shapes count
+    for name, tensor in _tensors(header, planes):  # for the shapes only
         n, width = tensor.size, tensor.dtype.itemsize
         kind = _WIDTHS[width]
         rows = np.frombuffer(planes, np.uint8, n * width, at).reshape(width, n)[::-1]
@@ -161,23 +160,23 @@ def _from_steps(part: bytes, size: int, base: bytes | None) -> bytes:
 
 
 def _split(data: bytes) -> tuple[bytes, bytes]:
-    """A safetensors file's header, with its length before it, and its tensors."""
+    """Split a safetensors file into its header, including the length, and its tensors."""
     (length,) = struct.unpack_from("<Q", data)
     return data[: 8 + length], data[8 + length :]
 
 
 def _tensors(header: bytes, body: bytes) -> list[tuple[str, np.ndarray]]:
-    """In the order of their bytes, which stand one after the other without a gap."""
+    """Return the tensors in the order of their bytes; raise ValueError if these have gaps."""
     found = safetensors.numpy.load(header + body)
-    told = json.loads(header[8:])
-    order = sorted(found, key=lambda name: told[name]["data_offsets"])
+    entries = json.loads(header[8:])
+    order = sorted(found, key=lambda name: entries[name]["data_offsets"])
     if sum(found[name].nbytes for name in order) != len(body):
-        raise ValueError("the tensors are not all there is")
+        raise ValueError("there are bytes that belong to no tensor")
     return [(name, found[name]) for name in order]
 
 
 def _reference(before: np.ndarray | None, like: np.ndarray) -> np.ndarray:
-    """The base's numbers in the new type, as integers: (n,)"""
+    """Return the base's numbers, cast to the new type, as integers (n,)."""
     kind = _WIDTHS[like.dtype.itemsize]
     if before is None or before.shape != like.shape:
         return np.zeros(like.size, kind)
@@ -187,7 +186,7 @@ def _reference(before: np.ndarray | None, like: np.ndarray) -> np.ndarray:
 
 
 def _zigzag(step: np.ndarray) -> np.ndarray:
-    """0, -1, 1, -2, … modulo 2^bits become 0, 1, 2, 3, …"""
+    """Map 0, -1, 1, -2, … modulo 2^bits to 0, 1, 2, 3, …"""
     bits = step.dtype.itemsize * 8
     sign = (step >> np.array(bits - 1, step.dtype)).astype(step.dtype)
     doubled = (step << np.array(1, step.dtype)).astype(step.dtype)
@@ -200,6 +199,6 @@ def _unzigzag(coded: np.ndarray) -> np.ndarray:
 
 
 def _planes(values: np.ndarray) -> bytes:
-    """The bytes by significance, the most significant first."""
+    """Return the bytes ordered by significance, the most significant first."""
     width = values.dtype.itemsize
     return np.ascontiguousarray(values.view(np.uint8).reshape(-1, width).T[::-1]).tobytes()

@@ -1,7 +1,7 @@
-"""What the processes of one device say to each other: JSON headers on its Unix sockets.
+"""JSON headers on a device's Unix sockets, between the processes of the device.
 
-The command line asks the agent (AgentRequest, AgentReply), the ClientApp and the agent hand work to
-the trainer (streams.contract.work, TrainerJob).
+The command line sends AgentRequest to the agent, which answers AgentReply. The ClientApp sends work
+to the agent (streams.contract.work), the agent sends TrainerJob to the trainer.
 """
 
 from typing import Literal
@@ -11,13 +11,15 @@ from pydantic import Field
 from streams.contract.documents import DeviceState, Document
 from streams.contract.work import WorkRequest
 
-PERSONAL = "personal"  # the run of a request of the device's own
-OWN = "own.safetensors"  # the file of tensors that the device keeps for itself
+PERSONAL = "personal"  # the run of a WorkRequest that the device makes itself
+OWN = "own.safetensors"  # the file of the device's local layers
 
 
 class Label(Document):
-    """The truth of what the device saw from `first_us` to `last_us`, both included: a class index,
-    or one value per target."""
+    """The true label of the interval `first_us` to `last_us`, both inclusive.
+
+    `label` is a class index, or one value per target.
+    """
 
     first_us: int = Field(ge=0)
     last_us: int = Field(ge=0)
@@ -25,8 +27,8 @@ class Label(Document):
 
 
 class AgentRequest(Document):
-    """From its own machine: what the agent is doing; that it drain for at most `drain_s` and end;
-    true labels."""
+    """A request from the same machine: report the state, drain at most `drain_s` and stop, or
+    store true labels."""
 
     op: Literal["state", "drain", "label"]
     labels: list[Label] = []
@@ -34,8 +36,7 @@ class AgentRequest(Document):
 
 
 class AgentReply(Document):
-    """`labelled`: how many of the device's segments got a label. `error` is None when all went
-    well."""
+    """The agent's answer. `labelled` segments got a label; `error` is None for success."""
 
     state: DeviceState | None = None
     labelled: int = 0
@@ -43,9 +44,12 @@ class AgentReply(Document):
 
 
 class TrainerJob(Document):
-    """From the agent to its trainer: a request with where the device's rows are, which file, once
-    it exists, stops the training, and where the tensors are kept that are the device's own.
-    served: the file of the weights of the request's base, "" where the device does not serve it."""
+    """A request from the agent to its trainer, with paths.
+
+    `samples`: the device's training rows. `stop`: training stops once this file exists. `own`: the
+    file of local layers. `served`: weights of the request's base, "" if the device does not serve
+    it.
+    """
 
     device: str
     request: WorkRequest

@@ -1,7 +1,7 @@
-"""The small JSON documents: fleet, windows and rounds; releases are in decisions.py.
+"""The JSON documents on `fleet`, `windows` and `rounds`; `releases` is in decisions.py.
 
-Each is validated when it is read; a reader ignores fields that it does not know, so that an older
-process survives a newer one.
+Documents are validated when read. Readers ignore unknown fields, so that old and new processes can
+run together.
 """
 
 import math
@@ -22,7 +22,7 @@ class Document(BaseModel):
 
     @classmethod
     def decode(cls, data: bytes | None) -> Self:
-        """Parse; MalformedRecord names the first field that is wrong."""
+        """Parse a document; raise MalformedRecord with the first invalid field."""
         try:
             return cls.model_validate_json(data or b"")
         except ValidationError as exc:
@@ -33,16 +33,14 @@ class Document(BaseModel):
 
 
 def release_of(model: str) -> str:
-    """The release behind the name that answers bear: a device's own copy of one is
-    `<release>.p<number>`."""
+    """Return the release of a model name; `<release>.p<number>` is a device's personal model."""
     return model.partition(".p")[0]
 
 
 class ModelScore(Document):
-    """What one device counted of one release's answers, those of its own copies among them: all,
-    and on held-out segments only.
+    """One device's answer counts for one release, including its personal models.
 
-    The held-out segments are never trained on; `labelled` ones have a known truth.
+    Held-out segments are never trained on; `labelled` answers have a true label.
     """
 
     answers: int = 0
@@ -53,8 +51,10 @@ class ModelScore(Document):
 
 
 class PersonalState(Document):
-    """A device's own copy of the version that it serves: how many of its held-out samples each of
-    them answers correctly, and whether the copy answers."""
+    """A device's personal model, compared with its base on the device's held-out samples.
+
+    `correct` and `base_correct` count right answers; `serving` says which one answers.
+    """
 
     model: str
     base: str
@@ -65,10 +65,10 @@ class PersonalState(Document):
 
 
 class DeviceState(Document):
-    """On `fleet`, key: the device. What a device says of itself, about once a second.
+    """A device's report about itself, about once a second; on `fleet`, key: the device.
 
-    node: the Flower node that last handed it work, None before the first. release: the number of
-    the last decision that it has accepted. received_bytes: of artifacts since its start.
+    node: the Flower node of its last work, None before the first. release: the number of the last
+    accepted decision. received_bytes: of artifacts, since its start.
     """
 
     device: str
@@ -89,7 +89,7 @@ class DeviceState(Document):
     teacher_labels: int = 0
     teacher_trust: float = 0.0
     accuracy: dict[str, ModelScore] = {}
-    refused: dict[str, str] = {}  # model versions that are not installed again, and why
+    refused: dict[str, str] = {}  # model versions that it does not install again -> reason
     held_back: str | None = None
     personal: PersonalState | None = None
     node: int | None = None
@@ -105,7 +105,7 @@ class DeviceState(Document):
 
 
 class ModelWindow(Document):
-    """One model version's share of a window; `compared` events have a teacher's answer."""
+    """One model version's counts in a window; `compared` events have a teacher's answer."""
 
     events: int
     agreeing: int
@@ -116,11 +116,11 @@ class ModelWindow(Document):
 
 
 class ChannelDrift(Document):
-    """One input channel's mean or spread, or the answers, against the frozen reference.
+    """Drift of one input channel's mean or spread, or of the answers, from the reference.
 
-    psi, in nats; jensen_shannon up to 0.8326; hellinger, total_variation and kolmogorov_smirnov up
-    to 1; wasserstein in the channel's own units. The last two are None for classes. It alarms where
-    psi is above `threshold`, which is above both the effect threshold and chance.
+    psi is in nats; jensen_shannon at most 0.8326; hellinger, total_variation and kolmogorov_smirnov
+    at most 1; wasserstein in the channel's units. The last two are None for classes. `alarm` is set
+    where psi exceeds `threshold`, the larger of the effect threshold and the chance level.
     """
 
     channel: str
@@ -137,10 +137,10 @@ class ChannelDrift(Document):
 
 
 class DriftReport(Document):
-    """A device's last windows, summed, against the reference; `channels` are the worst first.
+    """Drift of a device's last windows, summed; `channels` are sorted, the worst first.
 
-    `decided` is False where there are too few segments for any alarm; `share` is that of the
-    channels that have drifted.
+    `decided` is False if there are too few segments for an alarm; `share` is the share of channels
+    that have drifted.
     """
 
     windows: int
@@ -153,14 +153,14 @@ class DriftReport(Document):
 
 
 class ClassAgreement(Document):
-    """Events that the teacher puts into one class, and those of them where the device agrees."""
+    """Events that the teacher assigns to one class, and how many the device does too."""
 
     events: int
     agreeing: int
 
 
 class TargetError(Document):
-    """The device's answers less the teacher's, for one target, in the target's own units."""
+    """The device's answers minus the teacher's, for one target, in the target's units."""
 
     events: int
     mean: float
@@ -169,13 +169,12 @@ class TargetError(Document):
 
 
 class WindowReport(Document):
-    """On `windows`, key: the device. One report of one closed window; the counts of its revisions
-    sum.
+    """A revision of a closed window's report; on `windows`, key: the device.
 
-    `late` is a revision that rows make which came after the window's first report. `confidence` is
-    the mean of the answers' largest softmax, None for targets. `classes` and `errors` compare with
-    the teacher: the one for classes that it gave, the other for targets. `drift` is that of the
-    device's last windows up to this one, None where the teacher's artifact has no reference.
+    The counts of a window's revisions add up. `late`: the rows came after the first report.
+    `confidence` is the mean of the answers' largest softmax, None for targets. `classes` (by the
+    teacher's class) and `errors` (for targets) compare with the teacher. `drift` covers the
+    device's last windows up to this one, None if the teacher's artifact has no reference.
     """
 
     task: str
@@ -194,7 +193,7 @@ class WindowReport(Document):
 
     @property
     def by_release(self) -> dict[str, ModelWindow]:
-        """`models` with devices' own copies counted as the releases that they copy."""
+        """`models` with personal models counted under their releases."""
         found: dict[str, ModelWindow] = {}
         for model, counts in self.models.items():
             before = found.get(release_of(model), ModelWindow(events=0, agreeing=0))
@@ -204,7 +203,7 @@ class WindowReport(Document):
 
     @property
     def agreement(self) -> float:
-        """The share of answers that agree with the teacher; NaN where it scored none of them."""
+        """The share of answers that agree with the teacher; NaN if the teacher scored none."""
         compared = sum(m.compared for m in self.models.values())
         return sum(m.agreeing for m in self.models.values()) / compared if compared else math.nan
 
@@ -226,9 +225,9 @@ RoundKind = Literal[
 
 
 class RoundEvent(Document):
-    """On `rounds`, key: the run. One step of a federated run, with the reason or the figures.
+    """One step of a federated run, with its reason or metrics; on `rounds`, key: the run.
 
-    resumed_from: the run that this one goes on with.
+    resumed_from: the run that this one continues.
     """
 
     run: str

@@ -1,39 +1,39 @@
-"""Every error that Tidewheel raises on purpose.
+"""All errors that Tidewheel raises on purpose.
 
     TidewheelError            one line for a person: what, where, what to do
-    ├── UsageError            the call is wrong (exit code 2): a flag, a task file, a setting
+    ├── UsageError            wrong usage (exit code 2): an option, a task file, a setting
     │   └── TaskError         the task file or one of its attributes
-    ├── Retryable             it may pass: back off and try again
+    ├── Retryable             temporary: back off and try again
     │   └── BrokerUnavailable no Kafka broker answers
-    ├── MalformedRecord       poison: park it on `dead-letters`, count it, go on
-    ├── ArtifactError         an artifact is not run, the previous slot goes on serving
+    ├── MalformedRecord       poison: move it to `dead-letters`, count it, continue
+    ├── ArtifactError         the artifact must not be run; the previous slot keeps serving
     ├── SpoolError            the spool's folder cannot be used
     ├── PartitionLost         another worker owns the partition: stop writing
-    └── ProcessFailed         a process that we started did not come up or died
+    └── ProcessFailed         a child process did not start, or died
 
-Anything that is not a TidewheelError is a defect and stops the process that meets it.
+Any other error is a defect and stops the process.
 A library's error is translated once, where the library is called, with `from exc`.
 """
 
 
 class TidewheelError(Exception):
-    """Base of all errors raised on purpose; its text is one line for a person."""
+    """Base class of the errors raised on purpose; the text is one line for a person."""
 
     exit_code = 1
 
 
 class UsageError(TidewheelError):
-    """The command was called wrongly."""
+    """A wrong command line, setting or input file."""
 
     exit_code = 2
 
 
 class TaskError(UsageError):
-    """A task file cannot be used as it is."""
+    """A task file that cannot be used."""
 
 
 class Retryable(TidewheelError):
-    """What failed may work when tried again."""
+    """A failure that may pass when tried again."""
 
 
 class BrokerUnavailable(Retryable):
@@ -41,10 +41,7 @@ class BrokerUnavailable(Retryable):
 
 
 class MalformedRecord(TidewheelError):
-    """A message that cannot be understood.
-
-    `reason` is a short slug fit for a metric label; the text says the details.
-    """
+    """A message that cannot be decoded; `reason` is a slug for a metric's label."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -52,7 +49,7 @@ class MalformedRecord(TidewheelError):
 
 
 class ArtifactError(TidewheelError):
-    """An artifact that must not be run; `reason` is a short slug."""
+    """An artifact that must not be run; `reason` is a slug for a metric's label."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -64,8 +61,8 @@ class SpoolError(TidewheelError):
 
 
 class PartitionLost(TidewheelError):
-    """The store shows that another worker has committed for this partition."""
+    """Another worker has committed for this partition, according to the store."""
 
 
 class ProcessFailed(TidewheelError):
-    """A process that was started did not become ready, or ended by itself."""
+    """A child process did not become ready, or ended by itself."""

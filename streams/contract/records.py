@@ -1,18 +1,18 @@
 """The records on `events` and `scores`: Arrow schemas, headers, and their strict decoding.
 
-`events` carries two kinds of message, told apart by the header `schema`; the key is the device.
+`events` carries two kinds of message, distinguished by the header `schema`; the key is the device.
 
     events/1   an Arrow IPC stream of one batch: consecutive events of one epoch
-    drops/1    no body: the events first..last were dropped, and why
+    drops/1    no body: the events first..last were dropped, with the reason
 
     header     schema  device  epoch  first  last  reason (drops only)
-               again (only on a dead letter that was sent again: what was refused is tried again)
+               again (only on dead letters that were sent again: refused rows are tried again)
 
 `scores` carries scores/1: an Arrow IPC stream of one batch, the scored events of one window and
-revision; the same rows stand in the store. Times are microseconds, UTC.
+revision; the store has the same rows. Times are microseconds, UTC.
 
-`decode` admits nothing that the sender of a sound record could not have written, and says in a
-MalformedRecord what is wrong with the rest.
+`decode_event_message` accepts only what a correct sender could have written, and raises
+MalformedRecord for everything else.
 """
 
 import re
@@ -28,12 +28,12 @@ from streams.contract.task import DEVICE_NAME, Task
 EVENTS_1 = "events/1"
 DROPS_1 = "drops/1"
 SCORES_1 = "scores/1"
-AGAIN = "again"  # header of a dead letter that was sent to `events` again
+AGAIN = "again"  # header of a dead letter that is sent to `events` again
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 MAX_SEQ = 2**62
 MAX_ROWS = 100_000
-MAX_DROP = 100_000_000  # events in one declaration: more than a device makes in a year
+MAX_DROP = 100_000_000  # events in one declaration: more than a device produces in a year
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Headers = list[tuple[str, bytes]]
@@ -55,7 +55,7 @@ class EventBatch:
 
 @dataclass(frozen=True)
 class Drop:
-    """The device declares that it no longer has the events first..last, and why."""
+    """A device's declaration that it dropped the events first..last, with the reason."""
 
     device: str
     epoch: str
@@ -69,9 +69,12 @@ def _floats(size: int, dtype: str = "float32") -> pa.DataType:
 
 
 def event_schema(task: Task) -> pa.Schema:
-    """Columns of one event. `segment` is (channels x samples) flattened, channel by channel, of the
-    task's `upload_dtype`; where the task uploads predictions only it is of Arrow's type null, which
-    takes no room. `label` is null where no true label is known."""
+    """Return the columns of an event.
+
+    `segment` is (channels x samples) flattened, channel by channel, of the task's `upload_dtype`;
+    if the task uploads predictions only, its Arrow type is null, which takes no space. `label` is
+    null without a true label.
+    """
     channels, samples = task.segment_shape
     whole = _floats(channels * samples, task.upload_dtype)
     return pa.schema(
@@ -87,12 +90,11 @@ def event_schema(task: Task) -> pa.Schema:
 
 
 def score_schema() -> pa.Schema:
-    """Columns of one scored event, the same on `scores` and in the store.
+    """Return the columns of a scored event, on `scores` and in the store.
 
-    `window` is the window's start; `revision` counts the reports of that window; `commit` is the
-    number of the store's commit for the Kafka partition that the event came from. Where the task
-    uploads predictions only there is nothing to score: `teacher` is empty, `teacher_model` is ""
-    and `agrees` is null.
+    `window` is the window's start; `revision` counts the window's reports; `commit` numbers the
+    store's commits for the event's Kafka partition. If the task uploads predictions only, nothing
+    is scored: `teacher` is empty, `teacher_model` is "" and `agrees` is null.
     """
     return pa.schema(
         [
@@ -116,7 +118,7 @@ def score_schema() -> pa.Schema:
 
 
 def encode_batch(batch: pa.RecordBatch) -> bytes:
-    """One batch as an Arrow IPC stream."""
+    """Encode one batch as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -124,9 +126,9 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
 
 
 def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
-    """The single batch of an Arrow IPC stream whose schema must be `schema`.
+    """Return the single batch of an Arrow IPC stream with exactly this schema.
 
-    The batch is fully validated: offsets and lengths from the network are never trusted.
+    The batch is fully validated, because offsets and lengths from the network are untrusted.
     """
     try:
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
@@ -149,7 +151,7 @@ def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
 def _difference(found: pa.Schema, expected: pa.Schema) -> str:
     names = [f for f in expected.names if f not in found.names]
     if names:
-        return f"columns missing: {', '.join(names)}"
+        return f"columns are missing: {', '.join(names)}"
     for field in expected:
         if not found.field(field.name).equals(field):
             return f"column {field.name} is {found.field(field.name).type}, not {field.type}"
@@ -157,7 +159,7 @@ def _difference(found: pa.Schema, expected: pa.Schema) -> str:
 
 
 def encode_events(batch: EventBatch) -> tuple[bytes, bytes, Headers]:
-    """(key, value, headers) of an events/1 message."""
+    """Return (key, value, headers) of an events/1 message."""
     body = encode_batch(batch.rows)
     return events_message(batch.device, batch.epoch, batch.first, batch.rows.num_rows, body)
 
@@ -165,12 +167,12 @@ def encode_events(batch: EventBatch) -> tuple[bytes, bytes, Headers]:
 def events_message(
     device: str, epoch: str, first: int, count: int, body: bytes
 ) -> tuple[bytes, bytes, Headers]:
-    """(key, value, headers) of an events/1 message whose body is encoded already."""
+    """Return (key, value, headers) of an events/1 message from its encoded body."""
     return device.encode(), body, _headers(EVENTS_1, device, epoch, first, first + count - 1)
 
 
 def encode_drop(drop: Drop) -> tuple[bytes, bytes, Headers]:
-    """(key, value, headers) of a drops/1 message."""
+    """Return (key, value, headers) of a drops/1 message."""
     headers = _headers(DROPS_1, drop.device, drop.epoch, drop.first, drop.last)
     return drop.device.encode(), b"", [*headers, ("reason", drop.reason.encode())]
 
@@ -191,11 +193,11 @@ def decode_event_message(
     value: bytes | None,
     headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
 ) -> EventBatch | Drop:
-    """A message of `events`, checked in every respect; MalformedRecord says what is wrong."""
+    """Decode and fully check a message of `events`; raise MalformedRecord if it is invalid."""
     fields = {name: bytes(text) for name, text in dict(headers).items()}
     schema = _text(fields, "schema")
     if schema not in (EVENTS_1, DROPS_1):
-        raise MalformedRecord("unknown-schema", f"{schema!r}; known are {EVENTS_1} and {DROPS_1}")
+        raise MalformedRecord("unknown-schema", f"{schema!r}; expected {EVENTS_1} or {DROPS_1}")
     device, epoch = _text(fields, "device"), _text(fields, "epoch")
     if not DEVICE_NAME.fullmatch(device) or not DEVICE_NAME.fullmatch(epoch):
         raise MalformedRecord("bad-header", f"device {device!r}, epoch {epoch!r}")
@@ -206,10 +208,10 @@ def decode_event_message(
         raise MalformedRecord("bad-header", f"seq range {first}..{last}")
     if schema == DROPS_1:
         if last - first >= MAX_DROP:
-            raise MalformedRecord("huge-drop", f"{last - first + 1} events, over {MAX_DROP}")
+            raise MalformedRecord("huge-drop", f"{last - first + 1} events, at most {MAX_DROP}")
         return Drop(device, epoch, first, last, _text(fields, "reason"))
     if last - first >= MAX_ROWS:
-        raise MalformedRecord("huge-batch", f"{last - first + 1} rows, over {MAX_ROWS}")
+        raise MalformedRecord("huge-batch", f"{last - first + 1} rows, at most {MAX_ROWS}")
     rows = decode_batch(value or b"", event_schema(task))
     _check_rows(task, rows, first, last)
     return EventBatch(device, epoch, first, rows)
@@ -221,10 +223,10 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
         raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
     times = times_us(rows.column("time"))
     if (times < 0).any() or (times > 2**55).any():
-        raise MalformedRecord("bad-time", "an event time is before 1970 or beyond the year 3100")
+        raise MalformedRecord("bad-time", "an event time is before 1970 or after 3100")
     for model in rows.column("model").unique().to_pylist():
         if not MODEL_NAME.fullmatch(model):
-            raise MalformedRecord("bad-model", f"no name of a model version: {model[:40]!r}")
+            raise MalformedRecord("bad-model", f"not a name of a model version: {model[:40]!r}")
     for name in ("outputs", "label", "segment"):
         column = rows.column(name)
         if pa.types.is_null(column.type):
@@ -235,9 +237,9 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
             raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
     labels = rows.column("label").flatten().to_numpy(zero_copy_only=False)
     if task.classes and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any():
-        raise MalformedRecord("bad-label", f"a label is no class index 0..{task.outputs - 1}")
+        raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
     if task.upload == "segment" and rows.column("segment").null_count:
-        raise MalformedRecord("no-segment", "the teacher needs the segment of every event")
+        raise MalformedRecord("no-segment", "an event lacks its segment, which the teacher needs")
 
 
 def _known(column: pa.Array) -> np.ndarray:
@@ -256,13 +258,14 @@ def _text(fields: Mapping[str, bytes], name: str) -> str:
 def _number(fields: Mapping[str, bytes], name: str) -> int:
     text = _text(fields, name)
     if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) > MAX_SEQ:
-        raise MalformedRecord("bad-header", f"header {name} is no sequence number: {text[:40]!r}")
+        raise MalformedRecord(
+            "bad-header", f"header {name} is not a sequence number: {text[:40]!r}"
+        )
     return int(text)
 
 
 def float_rows(column: pa.Array, width: int) -> np.ndarray:
-    """A list column without nulls as (rows, width) in its own type, without a copy where
-    possible."""
+    """Return a list column without nulls as (rows, width), without a copy where possible."""
     if isinstance(column, pa.FixedSizeListArray):  # `flatten` would copy a slice
         values = column.values.to_numpy(zero_copy_only=False)
         begin = column.offset * width
@@ -271,7 +274,7 @@ def float_rows(column: pa.Array, width: int) -> np.ndarray:
 
 
 def times_us(column: pa.Array) -> np.ndarray:
-    """A timestamp column as int64 microseconds."""
+    """Return a timestamp column as int64 microseconds."""
     return np.asarray(column.view(pa.int64()).to_numpy())
 
 
@@ -287,9 +290,9 @@ def event_rows(
 ) -> pa.RecordBatch:
     """Build the rows of an EventBatch.
 
-    times (n,) int64 us; outputs (n, outputs); labels one (label_size,) or None each;
-    segments (n, channels, samples), left out where the task uploads predictions only. In float16
-    what is beyond +-65,504 becomes that: an infinite value would be refused.
+    times (n,) int64 us; outputs (n, outputs); labels (label_size,) or None each; segments
+    (n, channels, samples), None if the task uploads predictions only. For float16 values are
+    clipped to +-65,504, because infinite ones would be refused.
     """
     n = len(times)
     schema = event_schema(task)
@@ -311,8 +314,7 @@ def event_rows(
 
 
 def _labels(labels: list[np.ndarray | None], size: int) -> pa.Array:
-    """Labels, null where there is none; without Arrow's compute functions, which cost a device
-    9 MB."""
+    """Return the label column; avoids Arrow's compute functions, which cost a device 9 MB."""
     values = np.zeros((len(labels), size), np.float32)
     known = np.zeros(len(labels), bool)
     for i, label in enumerate(labels):
@@ -325,7 +327,7 @@ def _labels(labels: list[np.ndarray | None], size: int) -> pa.Array:
 
 
 def _uploaded(segments: np.ndarray, dtype: str) -> np.ndarray:
-    """Segments flattened, as they leave the device."""
+    """Return the segments, flattened, in the upload type."""
     if dtype == "float16":
         most = np.finfo(np.float16).max
         segments = np.clip(segments, -most, most)

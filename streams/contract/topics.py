@@ -1,7 +1,7 @@
 """The topics: names, partitions, retention and cleanup policy.
 
-A topic's full name is `<task>.<name>` (`har.events`), so that several tasks share one cluster
-and a record's shape is fixed by its topic.
+A topic's full name is `<task>.<name>` (`har.events`), so several tasks can share one cluster and a
+topic's records all have the same shape.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MAX_MESSAGE_BYTES = 1_000_000  # under the brokers' default limit of 1,048,588
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """One topic as it is created: `retention_ms` of -1 keeps for ever."""
+    """Settings of a new topic; `retention_ms` -1 keeps messages forever."""
 
     name: str
     partitions: int
@@ -34,14 +34,16 @@ class TopicSpec:
 
 
 def topic_name(task: str, topic: str) -> str:
-    """The full name of `topic` for `task`."""
+    """Return the full name of `topic` for `task`."""
     return f"{task}.{topic}"
 
 
 def topic_specs(task: str, partitions: int = 4) -> list[TopicSpec]:
-    """All topics of `task`. `scores` and `windows` have as many partitions as `events`:
-    the worker publishes to the partition that it read from, so a device finds its scores where
-    it sends its events."""
+    """Return all topics of `task`.
+
+    `scores` and `windows` have as many partitions as `events`: the worker publishes to the
+    partition that it reads from, so a device's scores are in the partition of its events.
+    """
     week = 7 * DAY_MS
     rows = [
         (EVENTS, partitions, "delete", week),

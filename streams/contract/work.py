@@ -1,4 +1,4 @@
-"""What a federated round carries between server and device, as Flower records and as documents.
+"""Messages of a federated round between server and device, as Flower records and documents.
 
     message   "weights" ArrayRecord with the one array BLOCK (streams.contract.payload),
               "work"    ConfigRecord: the fields of Work
@@ -10,11 +10,11 @@ On the device the ClientApp adds `op` and `node` to the Work and passes a WorkRe
 which returns a WorkReply. A failure is a reply with its reason: Flower's error replies name no
 device.
 
-Metrics of an evaluation are whole numbers of held-out segments. `evaluated` and `correct` are
-always there. Beside the version that the device serves there are also `base_correct` (right by
-that version), `gained` (right only by the received weights) and `lost` (right only by the served
-version). The same of each class has the prefix `class_prefix(index)`, with `false` and
-`base_false`: segments of other classes that were taken for this one.
+Metrics of an evaluation are counts of held-out segments. `evaluated` and `correct` are always
+present. A comparison with the version that the device serves adds `base_correct` (right with that
+version), `gained` (right only with the received weights) and `lost` (right only with the served
+version). Counts per class have the prefix `class_prefix(index)`, plus `false` and `base_false`:
+segments of other classes that were predicted as this one.
 """
 
 from typing import Literal
@@ -33,15 +33,15 @@ CONFUSED = ("base_false", "false")
 
 
 def class_prefix(index: int) -> str:
-    """The prefix of one class's metrics: `class-3-` for index 3."""
+    """Return the prefix of one class's metrics: `class-3-` for index 3."""
     return f"class-{index}-"
 
 
 class Work(Document):
-    """One round's work, the same for every device.
+    """The work of one round, the same for every device.
 
-    `base` is the version served when the run started, `seed` makes the training repeatable,
-    `payload` is the type of floats in the weights.
+    `base` is the version served at the start of the run; `seed` makes the training repeatable;
+    `payload` is the float type of the weights.
     """
 
     run: str
@@ -58,17 +58,19 @@ class Work(Document):
 
 
 class WorkRequest(Work):
-    """Work for one device: train from, or evaluate, the weights that come with it. `node` is the
-    Flower node that hands the work over, None for the device's own training."""
+    """Work for one device: train from, or evaluate, the weights that come with it.
+
+    `node` is the Flower node that delivers the work, None for the device's own training.
+    """
 
     op: Op
     node: int | None = None
 
 
 class WorkReply(Document):
-    """What the device did. After "train" new weights come with it.
+    """A device's result; after "train" new weights come with it.
 
-    `samples` were trained on, or evaluated; `error` is None for success.
+    `samples` is the number trained on or evaluated; `error` is None for success.
     """
 
     device: str

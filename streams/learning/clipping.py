@@ -17,7 +17,7 @@ def is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in STATISTICS
 
 
-def length(tensors: Tensors, before: Tensors) -> float:
+def update_norm(tensors: Tensors, before: Tensors) -> float:
     """The Euclidean length of the differences over all floating-point tensors of `before`."""
     total = 0.0
     for name, old in before.items():
@@ -32,7 +32,7 @@ def clipped(trained: Tensors, received: Tensors, clip: float) -> dict[str, np.nd
     """`trained`, at most `clip` away from `received`. Statistics of batch norm and integers stay as
     they were received: no noise is added to them on the server, so nothing of them may leave."""
     kept = {n: t if _learned(n, t) else received[n] for n, t in trained.items()}
-    found = length(kept, received)
+    found = update_norm(kept, received)
     if found <= clip:
         return kept
     return {

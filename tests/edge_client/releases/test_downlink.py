@@ -266,12 +266,12 @@ def rig_probe(rig: Rig) -> bytes:
     "what", ["truncated", "altered", "stranger", "other task", "probe", "not onnx"]
 )
 def test_bytes_that_do_not_verify_are_not_served(rig: Rig, what: str) -> None:
-    from streams.contract.artifact import head_of, model_name, take_head
+    from streams.contract.artifact import digest_of, model_name
 
     (rig.folder / "elsewhere").mkdir()
     first = rig.slots.active
     data, reason = bad_versions(rig)[what]
-    digest = hashlib.sha256(take_head(head_of(data))[0]).hexdigest()
+    digest = digest_of(data)
     rig.say(rig.decided(data, model_name(2, digest), digest))
     rig.complains(reason)
     assert rig.slots.active == first

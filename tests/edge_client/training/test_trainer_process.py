@@ -17,7 +17,7 @@ from streams.contract.device import OWN, PERSONAL, TrainerJob
 from streams.contract.payload import Payload
 from streams.contract.task import Privacy, Task, load_task
 from streams.contract.work import WorkRequest
-from streams.learning.clipping import length
+from streams.learning.clipping import update_norm
 from tests.edge_client.models import TINY, with_batch_norm
 
 
@@ -130,13 +130,13 @@ def test_a_private_device_keeps_for_itself_which_classes_it_has(task: Task, tmp_
 def test_in_float32_the_weights_come_back_whole(task: Task, tmp_path: Path) -> None:
     sent, weights, block = work(task, tmp_path)
     assert {t.dtype for t in block.values()} == {np.dtype("float32"), np.dtype("int64")}
-    assert length(weights, sent) > 0.1
+    assert update_norm(weights, sent) > 0.1
 
 
 def test_in_float16_a_difference_comes_back(task: Task, tmp_path: Path) -> None:
     sent, weights, block = work(task, tmp_path, "float16")
     assert {t.dtype for t in block.values()} == {np.dtype("float16"), np.dtype("int64")}
-    assert length(weights, sent) > 0.1
+    assert update_norm(weights, sent) > 0.1
     assert {n: t.dtype for n, t in weights.items()} == {n: t.dtype for n, t in sent.items()}
 
 
@@ -146,7 +146,7 @@ def test_a_private_update_is_cut_on_the_device_and_has_no_statistics(
     privacy = Privacy(clip=0.05, noise_multiplier=1.0)
     made = replace(task, training=replace(task.training, privacy=privacy))
     sent, weights, _ = work(made, tmp_path)
-    assert length(weights, sent) == pytest.approx(0.05, rel=1e-3)
+    assert update_norm(weights, sent) == pytest.approx(0.05, rel=1e-3)
     for name, tensor in sent.items():
         if "running" in name or "num_batches" in name:
             np.testing.assert_array_equal(weights[name], tensor)
@@ -168,7 +168,7 @@ def test_the_head_of_a_shared_body_stays_on_the_device_and_goes_on_learning(
         heads.append(safetensors.numpy.load((tmp_path / OWN).read_bytes()))
     assert set(heads[0]) == HEAD
     first = {name: sent[name] for name in HEAD}
-    assert length(heads[1], first) > 1.2 * length(heads[0], first)
+    assert update_norm(heads[1], first) > 1.2 * update_norm(heads[0], first)
     assert (tmp_path / OWN).stat().st_mode & 0o077 == 0
 
 
@@ -181,7 +181,7 @@ def test_a_copy_of_ones_own_begins_with_ones_own_head_and_is_not_cut(
     work(made, tmp_path)
     head = safetensors.numpy.load((tmp_path / OWN).read_bytes())
     sent, weights, _ = work(made, tmp_path, run=PERSONAL)
-    assert length(weights, sent) > length(head, {n: sent[n] for n in HEAD}) > 0.1
+    assert update_norm(weights, sent) > update_norm(head, {n: sent[n] for n in HEAD}) > 0.1
     after = safetensors.numpy.load((tmp_path / OWN).read_bytes())
     assert all(np.array_equal(after[name], head[name]) for name in HEAD)
 

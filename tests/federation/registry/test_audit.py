@@ -92,7 +92,7 @@ Tamper = Callable[[Registry], object]
         (lambda r: (r.folder / "teacher.twa").write_bytes(b"x"), "teacher.twa: truncated"),
         (
             lambda r: next((r.folder / "deltas").glob("*")).write_bytes(b"x"),
-            "delta: no delta: the magic bytes are missing",
+            "delta: not a delta: the magic bytes are missing",
         ),
     ],
 )  # fmt: skip

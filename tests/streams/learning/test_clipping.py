@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from streams.learning.clipping import clipped, length
+from streams.learning.clipping import clipped, update_norm
 
 ARRAY = hnp.arrays(np.float32, (4,), elements=st.floats(-50, 50, width=32))
 
@@ -15,13 +15,13 @@ def test_an_update_is_never_longer_than_the_clip_and_points_where_it_did(
 ) -> None:
     received, trained = {"w": before}, {"w": after}
     found = clipped(trained, received, clip)
-    assert length(found, received) <= clip * 1.001 + 1e-4
-    if length(trained, received) <= clip:
+    assert update_norm(found, received) <= clip * 1.001 + 1e-4
+    if update_norm(trained, received) <= clip:
         np.testing.assert_array_equal(found["w"], after)
     else:
         step, want = found["w"] - before, after - before
         np.testing.assert_allclose(
-            step, want * (clip / length(trained, received)), atol=1e-4, rtol=1e-3
+            step, want * (clip / update_norm(trained, received)), atol=1e-4, rtol=1e-3
         )
 
 
@@ -38,4 +38,4 @@ def test_statistics_and_integers_stay_as_they_were_received() -> None:
     for name in received:
         if name != "w":
             np.testing.assert_array_equal(found[name], received[name])
-    assert length(clipped(trained, received, 0.5), received) == pytest.approx(0.5, rel=1e-6)
+    assert update_norm(clipped(trained, received, 0.5), received) == pytest.approx(0.5, rel=1e-6)
