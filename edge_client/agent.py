@@ -16,7 +16,6 @@ import time
 
 import numpy as np
 import pyarrow as pa
-from streams.contract.device import AgentReply, AgentRequest
 
 from edge_client.control.device_lock import check_spool, hold
 from edge_client.control.socket_server import SocketServer, socket_path
@@ -28,8 +27,7 @@ from edge_client.samples.delayed_labels import DelayedLabels
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
 from edge_client.settings import EdgeSettings
-from edge_client.sources.replay import Replay
-from edge_client.sources.stdin import outside
+from edge_client.sources.selection import open_source
 from edge_client.spool.eviction import by_priority
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
@@ -37,6 +35,7 @@ from edge_client.training.conditions import MachineConditions
 from edge_client.training.personalization import Personalization
 from edge_client.training.trainer_client import Trainer, served_by
 from edge_client.uplink.uplink import Uplink
+from streams.contract.device import AgentReply, AgentRequest
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, load_task
@@ -90,16 +89,13 @@ class Agent:
         self._skipping = threading.Lock()
         self._phase = "running"
         self._kept_at = time.monotonic()
-        self._replay = Replay(
+        self._source = open_source(
             task,
-            settings.device,
+            settings,
             folder,
-            speed=settings.speed,
-            passes=settings.passes,
             resume_after_us=self.spool.mark,
             stop=self._stop,
             skip=self._skip,
-            readings=outside(settings, task, self._stop, self._skip),
         )
         self._outcomes = (
             DelayedLabels(task, self._name, self.samples, self._skip) if task.outcomes else None
@@ -122,7 +118,7 @@ class Agent:
         self._answers = InferenceLoop(
             task,
             self._name,
-            self._replay,
+            self._source,
             self._slots,
             self._personal,
             self._recorder.put,
@@ -311,8 +307,8 @@ class Agent:
             release=self._acceptance.seq or None,
             received_bytes=self._downlink.received_bytes,
             phase="training" if self._trainer.busy else self._phase,
-            replayed=self._replay.share_of_pass,
-            passes=self._replay.passes_done,
+            replayed=self._source.share_of_pass,
+            passes=self._source.passes_done,
             events_per_s=self._answers.rate.per_second(),
             latency_p50_us=float(np.percentile(latencies, 50)),
             latency_p99_us=float(np.percentile(latencies, 99)),

@@ -318,5 +318,4 @@ def chosen_devices(task: Task, count: int) -> list[str]:
 def first_pass_events(task: Task, devices: int) -> int:
     """How many scored events a run should wait for: 18 windows of every device, so that each has
     labels to learn from and evidence of how far to trust the teacher."""
-    per_window = task.window_s * task.rate_hz / task.segment.hop
-    return max(50, int(18 * per_window * devices))
+    return max(50, int(18 * task.segments_per_window * devices))

@@ -12,12 +12,12 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
-from edge_client.sources.replay import Cut, Replay
+from edge_client.sources.cuts import Cut, Source
 from edge_client.spool.writer import Event
-from edge_client.training.personalization import Personalization
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Task
 
@@ -27,6 +27,14 @@ RESTART_S = (0.5, 30.0)  # the first and the longest pause before a failed sourc
 HANGS_S = 10.0  # at least; an answer that takes so long never comes
 
 
+class PersonalEngine(Protocol):
+    """A device's own copy of the served version, where it answers in its place."""
+
+    def over(self, base: Engine) -> Engine: ...
+
+    def drop(self, reason: str) -> None: ...
+
+
 class InferenceLoop:
     """Answers every segment of the source, on the thread that calls `run`."""
 
@@ -34,16 +42,16 @@ class InferenceLoop:
         self,
         task: Task,
         device: str,
-        replay: Replay,
+        source: Source,
         slots: Slots,
-        personal: Personalization,
+        personal: PersonalEngine,
         put: Callable[[Event], None],
         skip: Callable[[str, int], None],
         stop: threading.Event,
     ) -> None:
         self._task = task
         self._device = device
-        self._replay = replay
+        self._source = source
         self._slots = slots
         self._personal = personal
         self._put = put
@@ -59,7 +67,7 @@ class InferenceLoop:
         pause_s = RESTART_S[0]
         while not self._stop.is_set():
             try:
-                for cut in self._replay:
+                for cut in self._source:
                     self.answer(cut)
                     self.error, pause_s = None, RESTART_S[0]
                 return

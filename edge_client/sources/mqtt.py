@@ -24,7 +24,8 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from edge_client.sources.stdin import MALFORMED, UNREADABLE, Skip, json_reading
+from edge_client.sources.cuts import Skip
+from edge_client.sources.stdin import MALFORMED, UNREADABLE, json_reading
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Reading, Task
 

@@ -14,32 +14,16 @@ import csv
 import json
 import math
 import queue
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from edge_client.settings import EdgeSettings
+from edge_client.sources.cuts import Skip
 from streams.contract.errors import UsageError
 from streams.contract.task import Reading, Task
 
-Skip = Callable[[str, int], None]
 MALFORMED = "malformed-line"
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
-
-
-def outside(
-    settings: EdgeSettings, task: Task, stop: threading.Event, skip: Skip
-) -> Callable[[], Iterable[Reading]] | None:
-    """Where readings come from that are not the task's own; None where they are."""
-    if settings.source == "stdin":
-        return lambda: read_lines(task, lines_of(sys.stdin, stop), skip)
-    if settings.mqtt is not None:
-        from edge_client.sources.mqtt import Source  # an extra
-
-        source = Source(settings.mqtt, task, settings.device, stop, skip)
-        return lambda: source
-    return None
 
 
 def lines_of(stream: IO[str], stop: threading.Event) -> Iterator[str]:

@@ -8,6 +8,7 @@ it without torch, so `import torch` belongs inside `build_model` and `build_teac
 import hashlib
 import importlib
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
+UNPACED_BUDGET_S = 1.0  # for an answer of a task whose readings come at no rate
+SAMPLE_PERIODS_IN_A_GAP = 2.5
 MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limit of 1 MB
 
 Role = Literal["pilot", "lab", "fleet", "held-out"]
@@ -190,13 +193,16 @@ class Task:
 
     `outcomes(device, answered)` is for labels that become known later: a generator that is given
     the device's answers as they come, on a thread of its own, and yields what has turned out.
+    `source` says whether `readings` are recorded (replayed at any speed, repeated) or live (taken
+    as they come). `rate_hz` is None where readings come at no rate. `max_gap_s` is the longest time
+    between two readings of a segment; None: 2.5 sample periods, or any time without a rate.
     `upload_dtype` is that of the segments that leave a device; float16 halves them.
     """
 
     name: str
     version: int
     channels: tuple[str, ...]
-    rate_hz: float
+    rate_hz: float | None
     segment: Segment
     build_model: "Callable[[], torch.nn.Module]"
     readings: Callable[[str], Iterable[Reading]]
@@ -210,6 +216,8 @@ class Task:
     idle_close_s: float = 10.0
     future_s: float = 3600.0  # an event further ahead of the worker's clock is not believed
     outcomes: "Callable[[str, Iterator[Answered]], Iterable[Outcome]] | None" = None
+    source: Literal["recorded", "live"] = "recorded"
+    max_gap_s: float | None = None
     upload: Literal["segment", "prediction"] = "segment"
     upload_dtype: Literal["float32", "float16"] = "float32"
     tolerance: float = 0.1  # regression: answers within it count as agreeing
@@ -242,7 +250,19 @@ class Task:
     def latency_budget_s(self) -> float:
         if self.latency_budget_ms is not None:
             return self.latency_budget_ms / 1e3
-        return self.segment.hop / self.rate_hz
+        return self.segment.hop / self.rate_hz if self.rate_hz else UNPACED_BUDGET_S
+
+    @property
+    def max_gap_us(self) -> float:
+        """The longest time between two readings of one segment, microseconds."""
+        if self.max_gap_s is not None:
+            return self.max_gap_s * 1e6
+        return SAMPLE_PERIODS_IN_A_GAP * 1e6 / self.rate_hz if self.rate_hz else math.inf
+
+    @property
+    def segments_per_window(self) -> float:
+        """How many segments a window holds; 1 where readings come at no rate."""
+        return self.window_s * self.rate_hz / self.segment.hop if self.rate_hz else 1.0
 
     @property
     def window_us(self) -> int:
@@ -289,7 +309,11 @@ def _problem(task: Task) -> str | None:
         return "segment needs samples >= 1 and 1 <= hop <= samples"
     if len(task.channels) * task.segment.samples > MAX_SEGMENT_VALUES:
         return f"a segment holds more than {MAX_SEGMENT_VALUES} values: it would not fit a message"
-    positive = {"rate_hz": task.rate_hz, "window_s": task.window_s, "version": task.version}
+    positive: dict[str, float] = {"window_s": task.window_s, "version": task.version}
+    if task.rate_hz is not None:
+        positive["rate_hz"] = task.rate_hz
+    if task.max_gap_s is not None:
+        positive["max_gap_s"] = task.max_gap_s
     if task.latency_budget_ms is not None:
         positive["latency_budget_ms"] = task.latency_budget_ms
     for name, value in positive.items():
@@ -302,6 +326,8 @@ def _problem(task: Task) -> str | None:
     steps = task.training.max_steps
     if task.training.proximal < 0 or (steps is not None and steps < 1):
         return "training.proximal must be at least 0 and training.max_steps at least 1"
+    if task.source not in ("recorded", "live"):
+        return f"source must be 'recorded' or 'live', not {task.source!r}"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
     if task.upload_dtype not in ("float32", "float16"):

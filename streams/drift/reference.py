@@ -189,7 +189,7 @@ def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Obs
 
 def minimum_segments(task: Task) -> int:
     """MINIMUM, or half of what WINDOWS windows of the task hold where that is less."""
-    held = WINDOWS * task.window_s * task.rate_hz / task.segment.hop
+    held = WINDOWS * task.segments_per_window
     return max(1, min(MINIMUM, round(held / 2)))
 
 

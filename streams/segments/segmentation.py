@@ -23,18 +23,18 @@ def segments_of(
 
     Yields first time, last time, segment (channels, samples) float32, and label (label_size,) or
     None.
-    A segment never spans a gap of more than 2.5 sample periods or a step back in time, and readings
+    A segment never spans a gap of more than `Task.max_gap_us` or a step back in time, and readings
     with a wrong number of values or a value that is not finite break it the same way;
     `skip(reason, time_us)` is told each time.
     """
     channels, samples = task.segment_shape
-    hop, period_us = task.segment.hop, 1e6 / task.rate_hz
+    hop, max_gap_us = task.segment.hop, task.max_gap_us
     buffer = np.empty((SEGMENTS_BUFFERED * samples, channels), dtype=np.float32)
     begin = 0  # of the segment that is filling up
     times: list[int] = []
     labels: list[float | Sequence[float] | None] = []
     for reading in readings:
-        broken = _fault(reading, times, period_us, channels)
+        broken = _fault(reading, times, max_gap_us, channels)
         if broken:
             if skip is not None:
                 skip(broken, reading.time_us)
@@ -55,14 +55,14 @@ def segments_of(
                 begin = 0
 
 
-def _fault(reading: Reading, times: list[int], period_us: float, channels: int) -> str | None:
+def _fault(reading: Reading, times: list[int], max_gap_us: float, channels: int) -> str | None:
     if len(reading.values) != channels:
         return "width"
     if not all(map(math.isfinite, reading.values)):
         return "not-finite"
     if times and reading.time_us <= times[-1]:
         return "backwards"
-    if times and reading.time_us - times[-1] > 2.5 * period_us:
+    if times and reading.time_us - times[-1] > max_gap_us:
         return "gap"
     return None
 

@@ -1,13 +1,18 @@
 """A replay resumes where it was, and its passes meet the same split."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from edge_client.samples.splits import split_of
-from edge_client.sources.replay import Cut, Replay
+from edge_client.sources.cuts import Cut
+from edge_client.sources.live import Live
+from edge_client.sources.replay import Replay
 from streams.contract.task import Reading
 from tests.fakes.tiny_task import task
 
@@ -15,7 +20,7 @@ from tests.fakes.tiny_task import task
 def replay(folder: Path, passes: int, resume: int | None = None) -> list[Cut]:
     source = Replay(
         task,
-        "d1",
+        lambda: task.readings("d1"),
         folder,
         speed=0,
         passes=passes,
@@ -44,26 +49,76 @@ def test_a_restart_goes_on_behind_the_last_event(tmp_path: Path) -> None:
         assert [c.first_us for c in rest] == [c.first_us for c in whole[at + 1 :]]
 
 
-def test_a_sensors_times_are_kept_and_it_is_not_repeated(tmp_path: Path) -> None:
-    began = 1_790_000_000_000_000
+def numbered(began: int, count: int = 45, step_us: int = 50_000) -> Callable[[], list[Reading]]:
+    return lambda: [Reading(began + i * step_us, (0.0, 0.0)) for i in range(count)]
 
-    def live(_device: str) -> Iterator[Reading]:
-        for i in range(45):
-            yield Reading(began + i * 50_000, (0.0, 0.0))
 
-    source = Replay(
-        replace(task, readings=live),
-        "d1",
-        tmp_path,
-        speed=1,
-        passes=None,
-        resume_after_us=None,
-        stop=threading.Event(),
-        skip=lambda _reason, _time: None,
-    )
-    cuts = list(source)
-    assert [(c.first_us, c.last_us) for c in cuts] == [
-        (began, began + 950_000),
-        (began + 500_000, began + 1_450_000),
-        (began + 1_000_000, began + 1_950_000),
+DATE = 1_790_000_000_000_000
+
+
+def test_a_sensors_times_are_kept_and_it_is_not_repeated() -> None:
+    source = Live(task, numbered(DATE), threading.Event(), lambda _reason, _time: None)
+    assert [(c.first_us, c.last_us) for c in source] == [
+        (DATE, DATE + 950_000),
+        (DATE + 500_000, DATE + 1_450_000),
+        (DATE + 1_000_000, DATE + 1_950_000),
     ]
+
+
+def test_a_dated_recording_keeps_its_dates_and_is_repeated_after_them(tmp_path: Path) -> None:
+    def cuts(resume: int | None) -> list[Cut]:
+        return list(
+            Replay(
+                task, numbered(DATE), tmp_path, speed=0, passes=2, resume_after_us=resume,
+                stop=threading.Event(), skip=lambda _reason, _time: None,
+            )
+        )  # fmt: skip
+
+    found = cuts(None)
+    assert [c.first_us for c in found[:3]] == [DATE, DATE + 500_000, DATE + 1_000_000]
+    assert all(a.first_us < b.first_us for a, b in pairwise(found))
+    assert [c.position_us for c in found[:3]] == [c.position_us for c in found[3:]]
+    assert [c.first_us for c in cuts(found[3].last_us)] == [c.first_us for c in found[4:]]
+
+
+class Clock(threading.Event):
+    """A stop that notes how long it was waited on, and lets that time pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.waits = 0.0, list[float]()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waits.append(timeout)
+        self.now += timeout
+        return False
+
+
+@pytest.mark.parametrize("step_s", [0.05, 3600.0, 86_400.0])
+@pytest.mark.parametrize("speed", [1.0, 30.0, 7200.0])
+def test_readings_are_paced_however_seldom_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, speed: float
+) -> None:
+    clock, slow = Clock(), replace(task, rate_hz=1 / step_s)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    source = Replay(
+        slow, numbered(0, step_us=round(step_s * 1e6)), tmp_path, speed=speed, passes=1,
+        resume_after_us=None, stop=clock, skip=lambda _reason, _time: None,
+    )  # fmt: skip
+    assert len(list(source)) == 3
+    assert clock.waits == pytest.approx([10 * step_s / speed] * 2)
+
+
+def test_a_pause_in_the_data_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    readings = [*numbered(0, 20)(), *numbered(10**10, 20)()]
+    source = Replay(
+        task, lambda: readings, tmp_path, speed=1, passes=1, resume_after_us=None, stop=clock,
+        skip=lambda _reason, _time: None,
+    )  # fmt: skip
+    assert len(list(source)) == 2
+    assert sum(clock.waits) == 0

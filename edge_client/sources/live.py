@@ -1,0 +1,31 @@
+"""A sensor: readings are cut as they come, and neither paced, moved in time nor repeated."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from edge_client.sources.cuts import Cut, Skip
+from streams.contract.task import Reading, Task
+from streams.segments.segmentation import segments_of
+
+
+class Live:
+    """An iterable of Cuts that ends with its readings, or when `stop` is set."""
+
+    passes_done = 0
+    share_of_pass = 0.0
+
+    def __init__(
+        self,
+        task: Task,
+        readings: Callable[[], Iterable[Reading]],
+        stop: threading.Event,
+        skip: Skip,
+    ) -> None:
+        self._task, self._readings, self._stop, self._skip = task, readings, stop, skip
+
+    def __iter__(self) -> Iterator[Cut]:
+        cuts = segments_of(self._readings(), self._task, skip=self._skip)
+        for first, last, segment, truth in cuts:
+            yield Cut(first, last, first, segment, truth)
+            if self._stop.is_set():
+                return
