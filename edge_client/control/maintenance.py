@@ -10,21 +10,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from streams.contract.device import OWN, AgentReply, AgentRequest, Label
-
 from edge_client.control.device_lock import hold
 from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.spool.queue import Spool
 from edge_client.uplink.uplink import Uplink
+from streams.contract.device import OWN, AgentReply, AgentRequest, Label
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.acceptance import forget
+from streams.runtime.acceptance import reset
 
 PAUSE_S = 0.1
 SEEN = ("spool", "samples.arrow", "personal.safetensors", OWN, "scoreboard.json", "replay.json")
@@ -165,7 +164,7 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        forget(folder / "slots" / "accepted.json")
+        reset(folder / "slots" / "accepted.json")
         return pending
     finally:
         handle.close()

@@ -35,7 +35,7 @@ NORMS_NEEDED = 3
 CLIP_SLACK = 1.001  # float32 and float16 round
 
 
-norm = length  # of an update, from what was sent
+norm = update_norm  # of an update, from what was sent
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Histograms against the reference: distances, thresholds and alarms, for many windows at once."""
+"""Comparison of histograms with the reference: distances, thresholds and alarms, vectorized."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from streams.drift.distances import (
 )
 from streams.drift.reference import Reference
 
-DIGITS = 6  # of the figures in a report, which is stored with every window
-TOLD = 64  # comparisons that a report names, the worst ones
+DIGITS = 6  # of the numbers in a report, which is stored with every window
+REPORTED = 64  # comparisons in a report, the worst ones
 
 
 def stability_index(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """PSI of (..., cells) counts, with PSEUDO_COUNT in the cells that are not empty in both."""
+    """Return the PSI of (..., cells) counts; adds PSEUDO_COUNT to cells not empty in both."""
     return psi(raised_shares(reference, current), raised_shares(current, reference))
 
 
@@ -32,8 +32,8 @@ def stability_index(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
 class _Group:
     """The reference's features with the same number of cells, as arrays."""
 
-    features: np.ndarray  # (f,) their places in the reference
-    cells: np.ndarray  # (f, cells) their places in a vector of counts
+    features: np.ndarray  # (f,) indices in the reference
+    cells: np.ndarray  # (f, cells) indices in a vector of counts
     counts: np.ndarray  # (f, cells)
     edges: np.ndarray  # (f, cells - 3)
     ordered: np.ndarray  # (f,) bool
@@ -41,7 +41,7 @@ class _Group:
 
 
 class DriftDetector:
-    """Compares counts with one reference."""
+    """Comparison of counts with one reference."""
 
     def __init__(self, reference: Reference) -> None:
         self._reference = reference
@@ -62,11 +62,11 @@ class DriftDetector:
             self._groups.append(group)
 
     def reports(self, counts: np.ndarray, windows: Sequence[int]) -> list[DriftReport]:
-        """Compare (n, cells) counts, each the sum of so many windows.
+        """Return the reports of (n, cells) counts; row i is the sum of windows[i] windows.
 
-        The worst channel has the largest PSI for its threshold. A channel has drifted where its
-        mean or its spread has; the predictions count as one channel, or one for each target.
-        Without enough segments, or with nothing to compare, there is no alarm.
+        The worst channel has the largest ratio of PSI to threshold. A channel has drifted if its
+        mean or its spread has; the predictions count as one channel, or as one per target. With
+        too few segments, or nothing to compare, there is no alarm.
         """
         found: list[list[ChannelDrift]] = [[] for _ in windows]
         segments = np.zeros(len(windows), np.int64)
@@ -97,10 +97,10 @@ class DriftDetector:
         chance = null_percentile(held, n * independent, m * independent)
         threshold = np.maximum(group.effect, np.minimum(chance, 1e9))
         p, q = shares(reference), shares(current)
-        inner, outer = shares(reference[:, :-2]), shares(current[:, :, :-2])  # what has a place
+        inner, outer = shares(reference[:, :-2]), shares(current[:, :, :-2])  # finite values only
         ordered = group.ordered & inner.any(axis=1) & outer.any(axis=2)
         alarm = decided[:, None] & (n > 0) & (m > 0) & (index > threshold)
-        figures = [
+        metrics = [
             index,
             jensen_shannon(p, q),
             hellinger(p, q),
@@ -109,11 +109,11 @@ class DriftDetector:
             wasserstein(inner, outer, group.edges),
             threshold,
         ]
-        rounded = np.round(np.stack(figures, axis=2), DIGITS).tolist()
+        rounded = np.round(np.stack(metrics, axis=2), DIGITS).tolist()
         features = [self._reference.features[i] for i in group.features]
         rows = zip(found, rounded, n.tolist(), ordered.tolist(), alarm.tolist(), strict=True)
         for drifts, *row in rows:
-            for feature, values, count, placed, rings in zip(features, *row, strict=True):
+            for feature, values, count, is_ordered, alarmed in zip(features, *row, strict=True):
                 if count:
                     drifts.append(
                         ChannelDrift.model_construct(
@@ -124,10 +124,10 @@ class DriftDetector:
                             jensen_shannon=values[1],
                             hellinger=values[2],
                             total_variation=values[3],
-                            kolmogorov_smirnov=values[4] if placed else None,
-                            wasserstein=values[5] if placed else None,
+                            kolmogorov_smirnov=values[4] if is_ordered else None,
+                            wasserstein=values[5] if is_ordered else None,
                             threshold=values[6],
-                            alarm=rings,
+                            alarm=alarmed,
                         )
                     )
 
@@ -143,10 +143,10 @@ def _report(drifts: list[ChannelDrift], windows: int, segments: int, decided: bo
         alarm=bool(drifted),
         worst=drifts[0].channel if drifts else None,
         share=len(drifted) / len(channels) if channels else 0.0,
-        channels=drifts[:TOLD],
+        channels=drifts[:REPORTED],
     )
 
 
 def compare(reference: Reference, counts: np.ndarray, *, windows: int) -> DriftReport:
-    """One vector of counts, the sum of so many windows, against the reference."""
+    """Return the report of one vector of counts, the sum of `windows` windows."""
     return DriftDetector(reference).reports(counts[None], [windows])[0]

@@ -1,26 +1,26 @@
-"""Distances between two histograms of the same cells, and what PSI is by chance. Pure numpy.
+"""Distances between histograms over the same cells, and the PSI expected by chance. Pure numpy.
 
-p and q are (..., cells), the shares of the cells, each summing to 1; a distance is (...), one for
-each pair. The counts behind them are integers, so that histograms of windows, devices and workers
-merge by addition before a distance is taken.
+p and q are (..., cells), the cells' shares, each summing to 1; a distance is (...), one per pair.
+The underlying counts are integers, so histograms of windows, devices and workers can be added
+before a distance is computed.
 """
 
 import numpy as np
 
-PSEUDO_COUNT = 0.5  # in every cell of both sides: an empty cell would make PSI infinite
+PSEUDO_COUNT = 0.5  # added on both sides: an empty cell would make PSI infinite
 
 Z_99 = 2.3263478740408408  # the normal distribution's 99th percentile
-Z_99_TWO_SIDED = 2.5758293035489004  # chi-square of 1 is the square of a normal value
+Z_99_TWO_SIDED = 2.5758293035489004  # chi-square of 1 degree is a squared normal variable
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """(..., cells) counts -> (..., cells) shares; zeros where there is nothing at all."""
+    """Return (..., cells) shares of (..., cells) counts; zeros if all counts are zero."""
     total = counts.sum(axis=-1, keepdims=True)
     return np.asarray(np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0))
 
 
 def raised_shares(counts: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Shares with PSEUDO_COUNT more in every cell that is not empty in both counts."""
+    """Return shares after adding PSEUDO_COUNT to every cell that is not empty in both counts."""
     held = (counts > 0) | (others > 0)
     return shares(np.where(held, counts + PSEUDO_COUNT, 0.0))
 
@@ -29,7 +29,7 @@ def psi(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Population stability index: sum of (p - q) ln(p / q), the Jeffreys divergence, in nats.
 
     Source: Siddiqi, Credit Risk Scorecards (2006); Jeffreys (1946). From 0 to infinity, symmetric.
-    Cells that are empty on both sides add nothing; one that is empty on one side makes it infinite.
+    A cell that is empty on both sides adds nothing, one that is empty on one side adds infinity.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = (p - q) * (np.log(p) - np.log(q))
@@ -71,8 +71,8 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 def kolmogorov_smirnov(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Kolmogorov-Smirnov statistic: the largest |P - Q| of the cumulative shares at the edges.
 
-    Source: Smirnov (1948). Needs ordered cells. From 0 to 1, without a unit; never above that of
-    the samples themselves, which may differ more between two edges.
+    Source: Smirnov (1948). Needs ordered cells. From 0 to 1, without a unit; a lower bound of the
+    samples' own statistic, which may be larger between two edges.
     """
     return np.asarray(np.max(np.abs(np.cumsum(p - q, axis=-1)), axis=-1, initial=0.0))
 
@@ -81,9 +81,8 @@ def wasserstein(p: np.ndarray, q: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """First Wasserstein distance: the integral of |P - Q| between the outer edges.
 
     p and q are (..., edges + 1), edges (..., edges): below the first edge, between the edges, from
-    the last one on. Mass outside counts as lying on the outer edge, mass in a cell as spread
-    evenly. Source: Vallender (1973). In the values' own units, from 0 to the last edge less the
-    first.
+    the last edge on. Mass outside is placed on the outer edge, mass in a cell is spread evenly.
+    Source: Vallender (1973). In the values' units, from 0 to last minus first edge.
     """
     gap = np.cumsum(p - q, axis=-1)[..., :-1]  # P - Q at each edge, linear in between
     left, right, width = gap[..., :-1], gap[..., 1:], np.diff(edges, axis=-1)
@@ -94,9 +93,9 @@ def wasserstein(p: np.ndarray, q: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def chi_square_99(freedom: np.ndarray | int) -> np.ndarray:
-    """The 99th percentile of chi-square, by Wilson and Hilferty (1931); 0 without freedom.
+    """Return the 99th percentile of chi-square by Wilson and Hilferty (1931); 0 for 0 degrees.
 
-    Within 1 % from 2 degrees of freedom on; 1 degree has the exact value.
+    Exact for 1 degree of freedom, within 1 % from 2 degrees on.
     """
     degrees = np.asarray(freedom, np.float64)
     spread = 2 / (9 * np.maximum(degrees, 1))
@@ -107,11 +106,11 @@ def chi_square_99(freedom: np.ndarray | int) -> np.ndarray:
 def null_percentile(
     cells: np.ndarray | int, n: np.ndarray | float, m: np.ndarray | float
 ) -> np.ndarray:
-    """The 99th percentile of PSI between independent samples of n and m from one distribution.
+    """Return the 99th percentile of PSI between two independent samples of one distribution.
 
-    PSI is then about (1/n + 1/m) times a chi-square of cells - 1 degrees of freedom; its mean is
-    (cells - 1)(1/n + 1/m). Source: Yurdakul and Naranjo, Statistical properties of the population
-    stability index (2020). Infinite where one of the samples is empty.
+    For sample sizes n and m PSI is about (1/n + 1/m) times a chi-square with cells - 1 degrees of
+    freedom. Source: Yurdakul and Naranjo, Statistical properties of the population stability index
+    (2020). Infinite if a sample is empty.
     """
     n, m = np.asarray(n, np.float64), np.asarray(m, np.float64)
     empty = (n <= 0) | (m <= 0)

@@ -1,24 +1,22 @@
-"""Drift of a device's inputs and answers against the reference frozen in an artifact. No torch.
+"""Drift of a device's inputs and answers from the reference in an artifact. No torch.
 
-**What is counted.** Successive samples of a sensor are strongly correlated: 3,000 of them are no
-3,000 observations, and every null distribution for independent samples would alarm on everything.
-So a segment gives one observation per channel and statistic: the mean of its samples, and their
-standard deviation ("spread"). Segments overlap; where a new one begins every `hop` samples,
-n segments count as n * hop / samples independent ones. The answers give one more: the class of each
-answer, or the value of each target.
+**Observations.** Successive samples of a sensor are strongly correlated, so tests for independent
+samples would always alarm. A segment therefore gives one observation per channel and statistic: the
+mean of its samples and their standard deviation ("spread"). Segments overlap: with a new one every
+`hop` samples, n segments count as n * hop / samples independent ones. The answers give one more:
+the class of each answer, or the value of each target.
 
-**Over what.** What somebody does differs from window to window far more than a sensor drifts, so a
-single window decides nothing. Windows are summed, by integer addition of their histograms, over the
-last `Reference.windows` (WINDOWS) of a device, and nothing is decided below MINIMUM segments.
+**Windows.** Behaviour differs between windows far more than a sensor drifts. Histograms are
+therefore added up over a device's last `Reference.windows` (WINDOWS), and there is no alarm below
+MINIMUM segments.
 
-**When it alarms.** Where PSI is above both the null distribution's 99th percentile for these sample
-sizes and the channel's effect threshold. People and machines differ without anything having
-drifted; how much is seen in the reference itself: its devices are each compared, over as many
-windows, with all the others, and the largest PSI found, times MARGIN, is the channel's effect
-threshold, EFFECT at least. The cells are few and wide (BINS between the TAIL quantiles) so that
-such differences mostly stay within a cell. `federation.bootstrap.drift_reference`
-makes the reference; WINDOWS,
-MINIMUM, BINS, TAIL and MARGIN were chosen on the built-in data, see docs/ARCHITECTURE.md.
+**Alarm.** PSI must exceed both the null distribution's 99th percentile for these sample sizes and
+the channel's effect threshold. People and machines differ without drift; the reference shows how
+much: each of its devices is compared, over as many windows, with all the others. The largest PSI
+found, times MARGIN, is the channel's effect threshold, at least EFFECT. Cells are few and wide
+(BINS between the TAIL quantiles), so that such differences mostly stay within a cell.
+`federation.bootstrap.drift_reference` builds the reference. WINDOWS, MINIMUM, BINS, TAIL and MARGIN
+were chosen on the built-in data, see docs/ARCHITECTURE.md.
 
 **Cells** of a histogram, in order: below the first edge, between the edges, from the last edge on,
 null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64.
@@ -35,17 +33,17 @@ from streams.contract.documents import Document
 from streams.contract.task import Task
 
 WINDOWS = 12
-MINIMUM = 150  # segments below which nothing is decided, where windows usually hold twice that
-EFFECT = 0.25  # the usual rule of credit scoring: "the population has changed"
+MINIMUM = 150  # segments needed for an alarm; WINDOWS windows usually hold twice as many
+EFFECT = 0.25  # the usual threshold of credit scoring for "the population has changed"
 MARGIN = 2.0
 BINS, TAIL = 4, 0.03
-CHANNELS = 256  # input channels that are watched, the first of the task
+CHANNELS = 256  # input channels that are watched: the task's first ones
 
 Kind = Literal["mean", "spread", "answer"]
 
 
 def cells_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(n,) which cell each value falls into."""
+    """Return (n,) the cell index of each value."""
     cells = np.searchsorted(edges, values, side="right")
     cells[np.isnan(values)] = len(edges) + 1
     cells[np.isinf(values)] = len(edges) + 2
@@ -65,15 +63,15 @@ class Histogram:
         return cls(found, np.zeros(len(found) + 3, np.int64))
 
     def add(self, values: Sequence[float | None] | np.ndarray) -> "Histogram":
-        """The histogram with these values counted as well; None and NaN are null."""
+        """Return the histogram with these values added; None and NaN are null."""
         cells = cells_of(self.edges, np.asarray(values, np.float64).reshape(-1))
         counted = np.bincount(cells, minlength=len(self.counts)).astype(np.int64)
         return Histogram(self.edges, self.counts + counted)
 
     def merge(self, other: "Histogram") -> "Histogram":
-        """Both together; ValueError where the edges differ."""
+        """Return the sum of both; raise ValueError if the edges differ."""
         if not np.array_equal(self.edges, other.edges):
-            raise ValueError("histograms over different edges do not add up")
+            raise ValueError("histograms with different edges cannot be added")
         return Histogram(self.edges, self.counts + other.counts)
 
     @property
@@ -81,7 +79,7 @@ class Histogram:
         return int(self.counts.sum())
 
     def to_document(self) -> dict[str, list[float] | list[int]]:
-        """As JSON takes it."""
+        """Return the JSON form."""
         return {"edges": self.edges.tolist(), "counts": self.counts.tolist()}
 
     @classmethod
@@ -91,9 +89,9 @@ class Histogram:
 
 
 class Feature(Document):
-    """One compared quantity of the reference; `effect` is the PSI below which nothing alarms.
+    """One compared quantity of the reference; `effect` is the lowest PSI that can alarm.
 
-    `ordered` is False for classes, between which there is no distance.
+    `ordered` is False for classes, which have no distance.
     """
 
     channel: str
@@ -107,9 +105,9 @@ class Feature(Document):
     def _sound(self) -> Self:
         edges = np.asarray(self.edges)
         if not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
-            raise ValueError("edges must be finite and rise")
+            raise ValueError("edges must be finite and increasing")
         if len(self.counts) != len(self.edges) + 3 or not all(0 <= n < 2**53 for n in self.counts):
-            raise ValueError("there must be a count for every cell, none below 0")
+            raise ValueError("every cell needs a count, none below 0")
         return self
 
     @property
@@ -118,9 +116,9 @@ class Feature(Document):
 
 
 class Reference(Document):
-    """What an artifact freezes as `drift.json`: the data that its first model was made for.
+    """The file `drift.json` of an artifact: statistics of the first model's training data.
 
-    `independent` is how many independent observations one segment is worth (hop / samples).
+    `independent` is the number of independent observations per segment (hop / samples).
     """
 
     format: Literal[1] = 1
@@ -131,17 +129,17 @@ class Reference(Document):
 
     @property
     def cells(self) -> int:
-        """Cells of all features: the length of a vector of counts."""
+        """The number of cells of all features: the length of a vector of counts."""
         return sum(len(feature.counts) for feature in self.features)
 
     def count(self, observations: "Observations") -> np.ndarray:
-        """(cells,) int64 of some segments, feature after feature; 0 for what is not observed."""
+        """Return (cells,) int64 counts, feature after feature; 0 for missing observations."""
         return np.asarray(self.count_by(observations, None, 1)[0])
 
     def count_by(
         self, observations: "Observations", owner: np.ndarray | None, owners: int
     ) -> np.ndarray:
-        """(owners, cells) as `count`; owner (n,) is the row to which each segment counts."""
+        """Return (owners, cells) counts as `count`; owner (n,) is the row of each segment."""
         parts = [np.zeros((owners, 0), np.int64)]
         for feature in self.features:
             size = len(feature.counts)
@@ -156,7 +154,7 @@ class Reference(Document):
         return np.concatenate(parts, axis=1)
 
     def split(self, counts: np.ndarray) -> Iterator[tuple[Feature, Histogram]]:
-        """The histogram of each feature from a vector of counts."""
+        """Yield each feature with its histogram from a vector of counts."""
         at = 0
         for feature in self.features:
             size = len(feature.counts)
@@ -168,9 +166,8 @@ Observations = dict[tuple[str, Kind], np.ndarray]
 
 
 def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Observations:
-    """What segments (n, channels, samples) and answers (n, outputs) give to count, (n,) each.
-
-    `segments` is None where the task lets none leave the device: then answers alone are observed.
+    """Return the observations, (n,) each, of segments (n, channels, samples) and answers
+    (n, outputs). `segments` is None if the task does not upload them.
     """
     found: Observations = {}
     if segments is not None:
@@ -188,13 +185,13 @@ def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Obs
 
 
 def minimum_segments(task: Task) -> int:
-    """MINIMUM, or half of what WINDOWS windows of the task hold where that is less."""
+    """Return MINIMUM, or half the segments of WINDOWS windows of the task if that is less."""
     held = WINDOWS * task.segments_per_window
     return max(1, min(MINIMUM, round(held / 2)))
 
 
 def frozen_edges(task: Task, kind: Kind, values: np.ndarray) -> np.ndarray:
-    """The edges for a feature whose reference values are these: one cell per class, or BINS of
+    """Return a feature's edges from its reference values: one cell per class, or BINS cells of
     equal width between the TAIL quantiles."""
     if kind == "answer" and task.classes:
         return np.arange(task.outputs + 1) - 0.5

@@ -1,4 +1,4 @@
-"""Topics and consumer groups: creating and checking topics, probing a broker, reading offsets."""
+"""Administration: create and check topics, probe a broker, read a group's offsets."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,12 @@ from streams.contract.topics import TopicSpec
 from streams.kafka.refusals import absent, connecting, unavailable
 from streams.kafka.settings import BrokerSettings
 
-PAUSE_S = 0.1  # between two requests to a group coordinator that is not there yet
+PAUSE_S = 0.1  # between two requests to a group coordinator that is not available yet
 
 
 @dataclass(frozen=True)
 class GroupPosition:
-    """The offsets that a partition has, and the next one that a group is to be given: None where
-    it has committed nothing."""
+    """A partition's first and end offset, and a group's committed offset (None if it has none)."""
 
     partition: int
     begin: int
@@ -28,7 +27,7 @@ class GroupPosition:
 
 
 def probe(settings: BrokerSettings, timeout_s: float = 2.0) -> bool:
-    """Whether a broker answers a metadata request within `timeout_s`."""
+    """Return whether a broker answers a metadata request within `timeout_s`."""
     try:
         admin = KafkaAdminClient(
             **settings.client_options(), bootstrap_timeout_ms=int(timeout_s * 1000)
@@ -45,9 +44,9 @@ def probe(settings: BrokerSettings, timeout_s: float = 2.0) -> bool:
 
 
 def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
-    """Create the topics that are missing; one that exists with another number of partitions,
-    cleanup policy or retention is an error. Settings that the broker does not tell (it is too old,
-    or may not by its ACLs) are passed over."""
+    """Create missing topics; raise UsageError if an existing one has other partitions, cleanup
+    policy or retention. Settings that the broker does not report are not checked: it may be too
+    old, or its ACLs may forbid it."""
     wanted = {spec.name: spec for spec in specs}
     with connecting(settings):
         admin = KafkaAdminClient(**settings.client_options(), bootstrap_timeout_ms=10_000)
@@ -73,8 +72,8 @@ def _check_partitions(
         if have != want:
             raise UsageError(
                 f"topic {described['name']} on {settings.bootstrap} has {have} partitions, "
-                f"this task asks for {want}: "
-                + (f"say --partitions {have}, or " if want > 1 else "")
+                f"this task needs {want}: "
+                + (f"use --partitions {have}, or " if want > 1 else "")
                 + "use another cluster"
             )
 
@@ -84,17 +83,17 @@ def _check_configs(
 ) -> None:
     asked = [ConfigResource(ConfigResourceType.TOPIC, s.name, list(s.configs)) for s in specs]
     try:
-        told = admin.describe_configs(asked, config_filter="all").get("topic", {})
+        reported = admin.describe_configs(asked, config_filter="all").get("topic", {})
     except kafka_errors.UnsupportedVersionError:
         return
     for spec in specs:
-        have = {name: config["value"] for name, config in told.get(spec.name, {}).items()}
+        have = {name: config["value"] for name, config in reported.get(spec.name, {}).items()}
         wrong = [n for n, want in spec.configs.items() if have.get(n, want) not in (want, None)]
         if wrong:
             raise UsageError(
                 f"topic {spec.name} on {settings.bootstrap} has "
                 + " and ".join(f"{name}={have[name]}" for name in wrong)
-                + ", this task asks for "
+                + ", this task needs "
                 + " and ".join(f"{name}={spec.configs[name]}" for name in wrong)
                 + f": kafka-configs.sh --bootstrap-server {settings.bootstrap} --alter "
                 + f"--topic {spec.name} --add-config "
@@ -112,14 +111,17 @@ def _create(admin: KafkaAdminClient, spec: TopicSpec) -> None:
     try:
         admin.create_topics({spec.name: options})
     except kafka_errors.TopicAlreadyExistsError:
-        return  # another process was faster
+        return  # another process created it at the same time
 
 
 def group_positions(
     settings: BrokerSettings, group: str, topic: str, timeout_s: float = 3.0
 ) -> list[GroupPosition]:
-    """Where `group` is in each partition of `topic`. A group that nobody has used yet is at no
-    place: the broker makes a place for groups when it is first asked, which is waited for."""
+    """Return the offsets of `group` in each partition of `topic`.
+
+    A group that was never used has no offsets. The first request makes the broker create its
+    internal offsets topic, so this waits up to `timeout_s` for the group coordinator.
+    """
     timeout_ms, deadline = int(timeout_s * 1000), time.monotonic() + timeout_s
     options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
     with connecting(settings):
@@ -129,7 +131,7 @@ def group_positions(
         if not described:
             raise absent(settings, topic)
         asked = sorted(TopicPartition(topic, p["partition_index"]) for p in described)
-        committed = _committed(admin, group, asked, deadline)  # first: it is never past the end
+        committed = _committed(admin, group, asked, deadline)  # first, so it is never past the end
         begins = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.EARLIEST))
         ends = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
     except kafka_errors.KafkaError as exc:
@@ -148,7 +150,7 @@ def _committed(
     while True:
         try:
             found = admin.list_group_offsets({group: asked})[group]
-            return {tp: place.offset for tp, place in found.items() if place.offset >= 0}
+            return {tp: entry.offset for tp, entry in found.items() if entry.offset >= 0}
         except kafka_errors.GroupIdNotFoundError:
             return {}
         except (

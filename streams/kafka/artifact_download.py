@@ -1,8 +1,8 @@
-"""Fetching bytes that a release delivers, from their chunks on `artifacts` or from a URL.
+"""Download of the bytes of a delivery, from their chunks on `artifacts` or from a URL.
 
-`artifacts` has one partition; a message holds a part of some bytes, its key is their SHA-256, its
-headers are `index` and `chunks`. Parts of different bytes may interleave, and each may stand there
-twice: whoever fetches begins at the delivery's offset and takes those with its key, by index.
+`artifacts` has one partition. A message holds one chunk; its key is the SHA-256 of all bytes, its
+headers are `index` and `chunks`. Chunks of different deliveries may interleave and may be repeated:
+a reader starts at the delivery's offset and collects the chunks with its key, by index.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 
 FETCH_S = 60.0
-URL_S = 10.0  # for each answer
+URL_S = 10.0  # timeout of a response
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Download:
-    """The parts of one delivery that have come: kept over a cut, so that it goes on from there."""
+    """The received chunks of one delivery; kept when a connection is cut, to resume there."""
 
     delivery: Delivery
     parts: dict[int, bytes] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Download:
         return self.delivery.chunks - len(self.parts)
 
     def take(self, message: Received) -> None:
-        """A message of `artifacts`, whether it is a part or not."""
+        """Process a message of `artifacts`; ignores those of other deliveries."""
         self.next_offset = message.offset + 1
         if message.key != self.delivery.sha256.encode() or message.value is None:
             return
@@ -51,8 +51,10 @@ class Download:
             self.add(int(index), message.value)
 
     def add(self, index: int, part: bytes) -> bool:
-        """Keep a part that is missing; False where it is none. Where all together are more than was
-        announced, one of those before is not what it says: they are forgotten."""
+        """Add a missing chunk and return True; return False if it is not one.
+
+        If the chunks exceed the announced size, an earlier one was wrong: all are discarded.
+        """
         size, known = self.delivery.size, index in self.parts or index >= self.delivery.chunks
         if known or len(part) > size:
             return False
@@ -62,20 +64,20 @@ class Download:
         return True
 
     def restart(self) -> None:
-        """Forget all that has come."""
+        """Discard all chunks."""
         self.parts.clear()
         self.next_offset = self.delivery.offset
 
     def data(self) -> bytes:
-        """All of it, checked; ArtifactError, and nothing is kept, where it is not what was said."""
+        """Return all bytes, verified; on a mismatch discard them and raise ArtifactError."""
         data = b"".join(self.parts[i] for i in range(self.delivery.chunks))
         want = self.delivery
         if len(data) != want.size:
             self.restart()
-            raise ArtifactError("truncated", f"{len(data)} bytes, {want.size} were announced")
+            raise ArtifactError("truncated", f"{len(data)} bytes, but {want.size} were announced")
         if hashlib.sha256(data).hexdigest() != want.sha256:
             self.restart()
-            raise ArtifactError("digest", "the bytes differ from the digest that was announced")
+            raise ArtifactError("digest", "the bytes do not match the announced digest")
         return data
 
 
@@ -86,8 +88,11 @@ def fetch(
     ending: threading.Event,
     timeout_s: float = FETCH_S,
 ) -> bytes:
-    """The bytes. Retryable when they do not come in time or `ending` is set, what has come stays in
-    the download; ArtifactError when they are not there, or not what was announced."""
+    """Return the bytes of a delivery from Kafka.
+
+    Raises Retryable on a timeout or if `ending` is set (received chunks stay in the download), and
+    ArtifactError if chunks are missing on the topic or do not match the announcement.
+    """
     topic, want = topic_name(task, ARTIFACTS), download.delivery
     deadline = time.monotonic() + timeout_s
     reader = Reader(settings, [topic])
@@ -114,8 +119,10 @@ def fetch(
 
 
 def fetch_url(url: str, limit: int = MAX_BYTES) -> bytes:
-    """The bytes at `url`, at most `limit`, taken up again where a connection was cut; Retryable.
-    http and https alone: what comes is as untrusted as what Kafka gives."""
+    """Return the bytes at an http or https `url`, at most `limit`; raise Retryable on failure.
+
+    Resumes after a cut connection. The bytes are untrusted, like those from Kafka.
+    """
     if not url.startswith(("https://", "http://")):
         raise ArtifactError("url", f"{url[:80]} is neither https nor http")
     data = bytearray()
@@ -126,15 +133,15 @@ def fetch_url(url: str, limit: int = MAX_BYTES) -> bytes:
         before = len(data)
         try:
             with urllib.request.urlopen(request, timeout=URL_S) as answer:
-                if data and answer.status != 206:  # it knows of no ranges: from the beginning
+                if data and answer.status != 206:  # no support for ranges: start again
                     data.clear()
-                whole = _told_length(answer.headers.get("Content-Length"), len(data))
+                whole = _total_length(answer.headers.get("Content-Length"), len(data))
                 while chunk := answer.read(1 << 16):
                     data += chunk
                     if len(data) > limit:
-                        raise ArtifactError("url", f"{url} gives more than {limit} bytes")
+                        raise ArtifactError("url", f"{url} returns more than {limit} bytes")
         except urllib.error.HTTPError as exc:
-            exc.close()  # it holds the connection
+            exc.close()  # it keeps the connection open
             raise Retryable(f"{url}: {exc}") from exc
         except (OSError, ValueError, http.client.HTTPException) as exc:
             raise Retryable(f"{url}: {exc}") from exc
@@ -144,5 +151,5 @@ def fetch_url(url: str, limit: int = MAX_BYTES) -> bytes:
             raise Retryable(f"{url}: cut after {len(data)} of {whole} bytes")
 
 
-def _told_length(header: str | None, have: int) -> int | None:
+def _total_length(header: str | None, have: int) -> int | None:
     return have + int(header) if header and header.isdigit() else None

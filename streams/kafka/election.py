@@ -1,9 +1,9 @@
-"""One at a time, of several processes that do the same: by membership in a Kafka group.
+"""Leader election among processes, by membership in a Kafka consumer group.
 
-The group shares one topic of one partition, so that one member has it and the others have nothing.
-Nothing is read. A member that ends gives it up at once; one that was killed, or cut off, loses it
-when its session is over, and another has it then. Whoever lost it hears so when it can: what must
-not be done twice needs a fence of its own beside this.
+The group consumes one topic of one partition: the member that is assigned the partition leads. No
+message is read. A member that closes gives up the lead at once; a killed or disconnected one loses
+it when its session expires. A deposed leader may learn of it late, so work that must not run twice
+needs its own fence.
 """
 
 import logging
@@ -17,13 +17,13 @@ from streams.kafka.refusals import absent, unavailable
 from streams.kafka.settings import BrokerSettings
 
 SESSION_S = 10.0
-TOPIC_S = 10.0  # for a topic that was just created
+TOPIC_S = 10.0  # to wait for a topic that was just created
 
 log = logging.getLogger(__name__)
 
 
 class Election:
-    """One member's; `leads` has to be asked again and again."""
+    """One member of the election; call `leads` repeatedly to stay in the group."""
 
     def __init__(self, settings: BrokerSettings, group: str, topic: str) -> None:
         self._settings = settings
@@ -32,13 +32,13 @@ class Election:
                 topic,
                 **settings.client_options(),
                 group_id=group,
-                partition_assignment_strategy=[StickyPartitionAssignor],  # who leads goes on
+                partition_assignment_strategy=[StickyPartitionAssignor],  # the leader stays
                 enable_auto_commit=False,
                 allow_auto_create_topics=False,
                 session_timeout_ms=int(SESSION_S * 1000),
                 heartbeat_interval_ms=2000,
                 reconnect_backoff_max_ms=2000,
-                metadata_max_age_ms=5_000,  # a topic that was not there yet is found soon
+                metadata_max_age_ms=5_000,  # to find a new topic soon
                 bootstrap_timeout_ms=5_000,
             )
             self._await(topic)
@@ -46,7 +46,7 @@ class Election:
             raise unavailable(settings, exc) from exc
 
     def _await(self, topic: str) -> None:
-        """Who joins before the topic is known gets nothing, also where nobody else is."""
+        """Wait for the topic: a member that joins before it exists never gets the partition."""
         deadline = time.monotonic() + TOPIC_S
         while not self._consumer.partitions_for_topic(topic):
             if time.monotonic() > deadline:
@@ -55,7 +55,7 @@ class Election:
             time.sleep(0.1)
 
     def leads(self) -> bool:
-        """Whether this member has the partition; BrokerUnavailable when nobody can say."""
+        """Return whether this member leads; raise BrokerUnavailable if that is unknown."""
         try:
             if mine := self._consumer.assignment():
                 self._consumer.pause(*mine)
@@ -65,8 +65,8 @@ class Election:
             raise unavailable(self._settings, exc) from exc
 
     def close(self) -> None:
-        """Leave: another may lead at once."""
+        """Leave the group, so that another member can lead at once."""
         try:
             self._consumer.close(timeout_ms=2000)
         except kafka_errors.KafkaError as exc:
-            log.warning("%s", exc)
+            log.warning("leaving the election failed, the session will expire: %s", exc)

@@ -12,7 +12,7 @@ from streams.kafka.settings import BrokerSettings
 
 
 class Sender(Protocol):
-    """What the uplink needs of a producer; fakes implement it."""
+    """The producer interface that the uplink needs; fakes implement it."""
 
     def send(
         self,
@@ -22,17 +22,17 @@ class Sender(Protocol):
         headers: Headers,
         done: Callable[[Exception | None], None],
     ) -> None:
-        """Hand over a message; `done` is called once, by another thread, with None or an error."""
+        """Enqueue a message; another thread calls `done` once, with None or an error."""
         ...
 
     def close(self, timeout_s: float) -> None: ...
 
 
 class Producer:
-    """An idempotent kafka-python producer, set up to survive outages.
+    """An idempotent kafka-python producer, configured to survive outages.
 
-    `delivery_timeout_ms` never runs out: an idempotent producer of this library whose batch expires
-    sends nothing ever again. Bounding what is in flight is the caller's part.
+    `delivery_timeout_ms` never expires: after an expired batch this library's idempotent producer
+    never sends again. The caller must bound the messages in flight.
     """
 
     OPTIONS: ClassVar[dict[str, Any]] = {
@@ -79,7 +79,7 @@ class Producer:
         headers: Headers | None = None,
         timeout_s: float = 10.0,
     ) -> int:
-        """Send one message and wait until it is safe; return its offset."""
+        """Send one message, wait for the broker's acknowledgement and return the offset."""
         try:
             future = self._producer.send(topic, value=value, key=key, headers=headers or [])
             return int(future.get(timeout=timeout_s).offset)

@@ -1,4 +1,4 @@
-"""Following whole topics without a consumer group."""
+"""Reading whole topics without a consumer group."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ from streams.contract.records import Headers
 from streams.kafka.refusals import absent, connecting, unavailable
 from streams.kafka.settings import BrokerSettings
 
-ASK_MS, PAUSE_S = 5, 0.1  # between two polls of a reader that waits for messages
+ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
 
 
 @dataclass(frozen=True)
 class Received:
-    """One message as a Reader gives it; `time_ms` is its timestamp, by its producer's clock."""
+    """One message from a Reader; `time_ms` is its timestamp, by its producer's clock."""
 
     topic: str
     partition: int
@@ -30,8 +30,8 @@ class Received:
 
 
 class Reader:
-    """Follows some topics from their beginning or end, outside any group: all partitions, or with
-    `key` those where the default partitioner puts that key."""
+    """Reader of topics from their beginning or end, without a group: all partitions, or with `key`
+    the one to which the default partitioner maps the key."""
 
     def __init__(
         self,
@@ -89,9 +89,9 @@ class Reader:
             raise unavailable(self._settings, exc) from exc
 
     def poll(self, timeout_s: float = 0.5, limit: int = 500) -> list[Received]:
-        """The next messages, at most `limit`; an empty list when none came within `timeout_s`.
+        """Return the next messages, at most `limit`; an empty list if none come in `timeout_s`.
 
-        The library asks again at once when a fetch comes back empty. Kafka holds such a fetch for
+        The library repeats an empty fetch at once. Kafka delays such a fetch by
         `fetch_max_wait_ms`, the embedded broker does not: without pauses a reader would spin.
         """
         deadline = time.monotonic() + timeout_s
@@ -110,14 +110,14 @@ class Reader:
         ]
 
     def partitions(self, topic: str) -> list[int]:
-        """The partitions of `topic` that this reader follows."""
+        """Return the partitions of `topic` that this reader follows."""
         return sorted(tp.partition for tp in self._consumer.assignment() if tp.topic == topic)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
     def seek_back(self, time_ms: int) -> None:
-        """Begin with the first messages that are not older, wall-clock milliseconds."""
+        """Start with the first messages not older than `time_ms`, wall-clock milliseconds."""
         try:
             asked = dict.fromkeys(self._consumer.assignment(), time_ms)
             for tp, found in self._consumer.offsets_for_times(asked).items():
@@ -127,14 +127,14 @@ class Reader:
             raise unavailable(self._settings, exc) from exc
 
     def position(self, topic: str, partition: int) -> int:
-        """The offset of the next message."""
+        """Return the offset of the next message to read."""
         try:
             return int(self._consumer.position(TopicPartition(topic, partition), timeout_ms=5000))
         except kafka_errors.KafkaError as exc:
             raise unavailable(self._settings, exc) from exc
 
     def end(self, topic: str, partition: int) -> int:
-        """The offset that the next message of all will have."""
+        """Return the end offset: that of the next message to be written."""
         try:
             tp = TopicPartition(topic, partition)
             return int(self._consumer.end_offsets([tp])[tp])
@@ -142,7 +142,7 @@ class Reader:
             raise unavailable(self._settings, exc) from exc
 
     def read_to_end(self, timeout_s: float = 15.0) -> list[Received]:
-        """Everything up to the end that the topics have now."""
+        """Return all messages up to the topics' current end."""
         deadline = time.monotonic() + timeout_s
         try:
             ends = self._consumer.end_offsets(list(self._consumer.assignment()))
@@ -152,7 +152,8 @@ class Reader:
             ):
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(
-                        f"{self._settings.bootstrap} did not give all messages in {timeout_s:.0f} s"
+                        f"{self._settings.bootstrap} did not return all messages in "
+                        f"{timeout_s:.0f} s"
                     )
                 found += self.poll(0.2)
         except kafka_errors.KafkaError as exc:
@@ -160,8 +161,8 @@ class Reader:
         return found
 
     def read_back(self, timeout_s: float = 5.0, step: int = 16) -> Iterator[list[Received]]:
-        """What the topics have now, from their ends backwards: of each partition the last `step`
-        messages, then those before them, until all are told or `timeout_s` is over."""
+        """Yield the topics' current messages backwards: of each partition the last `step` ones,
+        then those before them, until all are read or `timeout_s` has passed."""
         deadline = time.monotonic() + timeout_s
         try:
             followed = list(self._consumer.assignment())
@@ -183,7 +184,7 @@ class Reader:
         ends: dict[TopicPartition, int],
         deadline: float,
     ) -> list[Received] | None:
-        """The messages from `starts` to before `ends`; None where they did not come in time."""
+        """Return the messages from `starts` to before `ends`; None on a timeout."""
         self._consumer.pause(*self._consumer.assignment())
         self._consumer.resume(*ends)
         for tp, start in starts.items():
@@ -201,5 +202,5 @@ class Reader:
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """The partition that Kafka's default partitioner (murmur2) gives a key."""
+    """Return the partition of a key by Kafka's default partitioner (murmur2)."""
     return (int(murmur2(key.encode())) & 0x7FFFFFFF) % partitions

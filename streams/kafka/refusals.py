@@ -1,7 +1,7 @@
-"""kafka-python's errors as BrokerUnavailable, with the cause in one line for a person.
+"""Translation of kafka-python's errors to BrokerUnavailable, with the cause in one line.
 
-kafka-python retries until its time is over and then reports only the timeout. The cause of each
-failed attempt appears in its log alone, so a handler on that log remembers the last one.
+kafka-python retries until a timeout and then reports only the timeout. The causes of failed
+attempts appear only in its log, so a handler on that log remembers the last one.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ from kafka import errors as kafka_errors
 from streams.contract.errors import BrokerUnavailable
 from streams.kafka.settings import BrokerSettings
 
-# The library logs each failed connection attempt; what matters comes back as an error or a metric.
+# The library logs each failed connection attempt; errors and metrics report what matters.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 SOURCE = "kafka.net.manager"
 SETTINGS = "TIDEWHEEL_KAFKA_"
-HUNG_UP = (  # sometimes all that the library hears of a refusal
-    "it hangs up without an answer: it is starting or stopping, or check "
+HUNG_UP = (  # sometimes the only sign of a refusal that the library sees
+    "it closes the connection without an answer: it is starting or stopping, or check "
     f"{SETTINGS}SECURITY_PROTOCOL, {SETTINGS}USERNAME and {SETTINGS}PASSWORD"
 )
 _PREFIX = re.compile(r"^(\[Error \d+\] )?(\w+Error: )*")
 
 
 class Listener(logging.Handler):
-    """Remembers when a connection last failed for a reason that waiting does not mend."""
+    """Memory of the last connection failure that waiting does not fix."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -43,7 +43,7 @@ class Listener(logging.Handler):
                 self._hung_up = time.monotonic()
 
     def since(self, began: float) -> str | None:
-        """The last such reason that was heard since `began`, by the monotonic clock."""
+        """Return the last such reason logged since `began`, by the monotonic clock."""
         last = self._last
         if last and last[0] >= began:
             return last[1]
@@ -51,7 +51,7 @@ class Listener(logging.Handler):
 
 
 def listen() -> Listener:
-    """Take the library's log of connections over: to be read by us, not by people."""
+    """Redirect the library's connection log to a Listener."""
     listener, log = Listener(), logging.getLogger(SOURCE)
     log.setLevel(logging.WARNING)
     log.propagate = False
@@ -60,7 +60,7 @@ def listen() -> Listener:
 
 
 def explain(exc: Exception) -> str | None:
-    """What is wrong and what to do; None where the broker may just be away."""
+    """Return what is wrong and what to do; None if the broker may just be unavailable."""
     name, text = type(exc).__name__, str(exc)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return (
@@ -69,7 +69,7 @@ def explain(exc: Exception) -> str | None:
         )
     if ("ALERT" in text and "CERTIFICATE" in text) or "UNKNOWN_CA" in text:
         return (
-            f"it takes no client without a certificate that it trusts ({_brief(text)}): "
+            f"it requires a client certificate that it trusts ({_brief(text)}): "
             f"set {SETTINGS}CERTFILE and {SETTINGS}KEYFILE to one that its authority signed"
         )
     if "SSL" in text:
@@ -87,7 +87,7 @@ def explain(exc: Exception) -> str | None:
 
 
 def _brief(text: str) -> str:
-    """The library's text in one line, without names of errors and OpenSSL's source line."""
+    """Return the first line of the text, without error names and OpenSSL's source line."""
     return _PREFIX.sub("", text.splitlines()[0]).partition(" (_ssl.c")[0][:160]
 
 
@@ -96,7 +96,7 @@ _listener = listen()
 
 @contextlib.contextmanager
 def connecting(settings: BrokerSettings) -> Iterator[None]:
-    """A client is made: what fails is told with the reason, where the broker gave one."""
+    """Raise connection failures as BrokerUnavailable, with the broker's reason if it gave one."""
     began = time.monotonic()
     try:
         yield
@@ -107,8 +107,10 @@ def connecting(settings: BrokerSettings) -> Iterator[None]:
 
 
 def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
-    """A library error as one line for a person. What the broker refuses is told as that: it may
-    be allowed later, so it is tried again all the same."""
+    """Return a library error as one line for a person.
+
+    Rejections are reported as such and retried, because permissions may change.
+    """
     refusals = (
         kafka_errors.AuthorizationError,
         kafka_errors.SaslAuthenticationFailedError,
@@ -126,7 +128,7 @@ def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
 
 
 def absent(settings: BrokerSettings, topic: str) -> BrokerUnavailable:
-    """A topic that is missing, as one line for a person."""
+    """Return the error for a missing topic."""
     return BrokerUnavailable(
         f"topic {topic} is not on {settings.bootstrap}: "
         "start `tidewheel worker` or `tidewheel up`, which create it"

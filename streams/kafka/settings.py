@@ -1,4 +1,4 @@
-"""Where Kafka is and how to speak to it: settings shared by every client."""
+"""Kafka connection settings, shared by all clients."""
 
 import os
 from typing import Any, Literal
@@ -8,15 +8,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class BrokerSettings(BaseSettings):
-    """Where Kafka is and how to speak to it. `bootstrap` (HOST:PORT, comma separated) is read from
-    TIDEWHEEL_KAFKA, every other field from TIDEWHEEL_KAFKA_<FIELD>."""
+    """Address and security settings of Kafka.
+
+    `bootstrap` (HOST:PORT, comma separated) is read from TIDEWHEEL_KAFKA, every other field from
+    TIDEWHEEL_KAFKA_<FIELD>.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="TIDEWHEEL_KAFKA_",
         frozen=True,
         validate_by_name=True,
         validate_by_alias=True,
-        validate_default=True,  # a user is missing where the protocol needs one
+        validate_default=True,  # to detect a missing user
     )
 
     bootstrap: str = Field("127.0.0.1:9092", validation_alias="TIDEWHEEL_KAFKA")
@@ -40,7 +43,7 @@ class BrokerSettings(BaseSettings):
     @classmethod
     def _can_be_read(cls, value: str | None) -> str | None:
         if value is not None and not os.access(value, os.R_OK):
-            raise ValueError(f"{value} is no file that can be read")
+            raise ValueError(f"{value} is not a readable file")
         return value
 
     @property

@@ -1,6 +1,6 @@
-"""Cutting an update to a length, as differential privacy needs it: on the device, before it leaves.
+"""Norm clipping of an update on the device, for differential privacy.
 
-Clipping is of the update as a whole (McMahan et al. 2018, arXiv 1710.06963, "flat clipping").
+The update is clipped as a whole (McMahan et al. 2018, arXiv 1710.06963, "flat clipping").
 """
 
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
 
-STATISTICS = ("running_mean", "running_var")  # of batch norm, as torch names them
+STATISTICS = ("running_mean", "running_var")  # torch's names for batch norm
 
 
 def is_statistic(name: str) -> bool:
-    """Whether a tensor is a batch norm's running mean or variance."""
+    """Return whether a tensor is a batch norm's running mean or variance."""
     return name.rpartition(".")[2] in STATISTICS
 
 
 def update_norm(tensors: Tensors, before: Tensors) -> float:
-    """The Euclidean length of the differences over all floating-point tensors of `before`."""
+    """Return the L2 norm of the difference over all floating-point tensors of `before`."""
     total = 0.0
     for name, old in before.items():
         if old.dtype.kind == "f":
@@ -29,8 +29,11 @@ def update_norm(tensors: Tensors, before: Tensors) -> float:
 
 
 def clipped(trained: Tensors, received: Tensors, clip: float) -> dict[str, np.ndarray]:
-    """`trained`, at most `clip` away from `received`. Statistics of batch norm and integers stay as
-    they were received: no noise is added to them on the server, so nothing of them may leave."""
+    """Return `trained` with an update norm of at most `clip`.
+
+    Batch norm statistics and integers keep their received values: the server adds no noise to them,
+    so no change of them may leave the device.
+    """
     kept = {n: t if _learned(n, t) else received[n] for n, t in trained.items()}
     found = update_norm(kept, received)
     if found <= clip:

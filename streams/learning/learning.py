@@ -1,7 +1,7 @@
-"""Plain torch loops: fit a model, run it, and carry its weights as safetensors.
+"""Plain torch loops: train a model, run it, load and save its weights as safetensors.
 
-The same loop makes the first model, the teacher and a device's fine-tuning, so that what is
-measured on one side holds on the other. Needs torch; the device's agent never imports this module.
+The same loop trains the first model, the teacher and the devices' models, so measurements on one
+hold for the others. Needs torch; the device's agent never imports this module.
 """
 
 import math
@@ -19,7 +19,7 @@ from streams.contract.task import Task
 
 @dataclass(frozen=True)
 class Fit:
-    """How one training went."""
+    """Result of one training."""
 
     steps: int
     loss: float
@@ -27,7 +27,8 @@ class Fit:
 
 
 def loss_per_row(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """(n, outputs), (n, label_size) -> (n,): cross-entropy, or squared error for targets."""
+    """Return the loss (n,) of outputs (n, outputs) and labels (n, label_size): cross-entropy, or
+    squared error for targets."""
     if task.classes:
         return F.cross_entropy(outputs, labels[:, 0].long(), reduction="none")
     return F.mse_loss(outputs, labels, reduction="none").mean(dim=1)
@@ -52,9 +53,9 @@ def fit(
     of a batch.
 
     "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero. `proximal` is
-    FedProx's mu: mu / 2 times the squared distance from the weights received is added to the loss
+    FedProx's mu: mu / 2 times the squared distance from the received weights is added to the loss
     (Li et al. 2020, arXiv 1812.06127). `train_only` names the modules that learn, as "head" or
-    "features.3"; the others keep weights and statistics. `should_stop` is asked between steps.
+    "features.3"; the others keep weights and statistics. `should_stop` is called between steps.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
@@ -85,7 +86,7 @@ def fit(
 
 
 def _learning(model: nn.Module, train_only: Sequence[str]) -> list[nn.Parameter]:
-    """The parameters that learn; modules that do not are put into evaluation mode."""
+    """Return the parameters that learn; set the other modules to evaluation mode."""
     if not train_only:
         return [p for p in model.parameters() if p.requires_grad]
     for name, module in model.named_modules():
@@ -96,7 +97,7 @@ def _learning(model: nn.Module, train_only: Sequence[str]) -> list[nn.Parameter]
 
 
 def _under(name: str, modules: Sequence[str]) -> bool:
-    """Whether a dotted name is one of `modules` or lies in one; everything lies in ""."""
+    """Return whether a dotted name is one of `modules` or inside one; "" contains everything."""
     return any(not m or name == m or name.startswith(f"{m}.") for m in modules)
 
 
@@ -105,7 +106,7 @@ def _optimizer(name: str, parameters: list[nn.Parameter], rate: float) -> torch.
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=1e-4)
-    raise ValueError(f"unknown optimizer {name!r}: sgd or adamw")
+    raise ValueError(f"unknown optimizer {name!r}: use sgd or adamw")
 
 
 def segment_loss(
@@ -115,7 +116,8 @@ def segment_loss(
     labels: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """The mean loss over segments: (n, channels, samples), labels (n, label_size), weights (n,)."""
+    """Return a function for `fit`: the mean loss over segments (n, channels, samples) with labels
+    (n, label_size) and weights (n,)."""
     x, y = torch.from_numpy(segments), torch.from_numpy(labels)
     w = torch.ones(len(x)) if weights is None else torch.from_numpy(weights.astype(np.float32))
 
@@ -132,10 +134,10 @@ def segment_loss(
 def window_loss(
     task: Task, model: nn.Module, windows: np.ndarray, mask: np.ndarray, labels: np.ndarray
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """The mean loss over the labelled segments of windows, for a teacher.
+    """Return a function for `fit`: a teacher's mean loss over the labelled segments of windows.
 
     windows (n, segments, channels, samples); mask (n, segments) bool; labels (n, segments,
-    label_size), NaN where none is known.
+    label_size), NaN where unknown.
     """
     x, m, y = torch.from_numpy(windows), torch.from_numpy(mask), torch.from_numpy(labels)
 
@@ -154,14 +156,14 @@ def window_loss(
 
 @torch.no_grad()
 def predict(model: nn.Module, segments: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-    """(n, channels, samples) -> (n, outputs) float32, in evaluation mode."""
+    """Return the outputs (n, outputs) float32 of segments (n, channels, samples)."""
     model.eval()
     parts = [model(part).numpy() for part in torch.split(torch.from_numpy(segments), batch_size)]
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
 class PerSegment(nn.Module):
-    """A teacher from a model that sees one segment: applied to each segment of a window."""
+    """A teacher that applies a segment model to each segment of a window."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -174,14 +176,14 @@ class PerSegment(nn.Module):
 
 
 def build_teacher(task: Task) -> nn.Module:
-    """The task's teacher, or its device model applied per segment where it has none."""
+    """Return the task's teacher, or its device model applied per segment if it has none."""
     if task.build_teacher is not None:
         return task.build_teacher()
     return PerSegment(task.build_model())
 
 
 def to_safetensors(state: Mapping[str, Tensor | np.ndarray]) -> bytes:
-    """A state dict as safetensors bytes, keys in the state dict's order."""
+    """Encode a state dict as safetensors, in its key order."""
     arrays = {
         name: np.asarray(
             value.detach().cpu().numpy() if isinstance(value, Tensor) else value, order="C"

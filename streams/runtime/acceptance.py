@@ -1,18 +1,17 @@
-"""Which decisions a device or a worker accepts, and whose keys it trusts by now.
+"""Acceptance of signed decisions by a device or worker, and the keys that it trusts.
 
-accepted.json beside a device's slots, written whole or not at all before anything is done about a
-decision: its number and digest, the keys that it named and those that were named before. A decision
-is accepted
+A device stores the last accepted decision's number, digest and keys, and the retired keys, in
+accepted.json beside its slots. The file is replaced atomically before the decision takes effect. A
+decision is accepted if
 
-1. if it is signed by a key that is trusted: one that the device was started with or that an
-   accepted decision named, and that none revoked
-2. if it is about this task and its version
-3. if its number is above that of the last one; right after it, it has to name that one as the one
-   before
+1. a trusted key signed it: one that the process was started with or that an accepted decision
+   named, and that is not revoked
+2. it is about this task and its version
+3. its number is above the last one's; the direct successor must also name the last one as `prev`
 
-so an old one cannot come back, and a history that was rewritten cannot go on. On a full disk what
-was accepted is kept in memory: a restart may accept it again. So does a worker always, which reads
-`releases` from its beginning.
+so old decisions cannot be replayed, and a rewritten history cannot be continued. On a full disk the
+state is kept in memory, and a restart may accept the decision again. Workers always keep it in
+memory: they read `releases` from the beginning.
 """
 
 import logging
@@ -33,18 +32,17 @@ log = logging.getLogger(__name__)
 
 
 class Accepted(Document):
-    """accepted.json; `seq` 0 is before the first."""
+    """The file accepted.json; `seq` is 0 before the first decision."""
 
     seq: int = Field(default=0, ge=0)
     digest: str = ""
     keys: dict[KeyId, Digest] = {}
     revoked: list[KeyId] = []
-    past: dict[KeyId, Digest] = {}  # named once, and no more
+    past: dict[KeyId, Digest] = {}  # retired keys
 
 
-def forget(path: Path) -> None:
-    """A stopped device's decisions count no more: it takes those of another history. Whose keys it
-    trusts stays."""
+def reset(path: Path) -> None:
+    """Let a stopped device accept decisions of another history; keeps its trusted keys."""
     try:
         before = Accepted.decode(path.read_bytes())
     except (OSError, MalformedRecord):
@@ -54,39 +52,36 @@ def forget(path: Path) -> None:
 
 
 class Acceptance:
-    """One process's; `given` are the keys that it was started with."""
+    """The decisions that one process accepts; it was started with the `initial` keys."""
 
-    def __init__(self, path: Path | None, task: Task, given: Sequence[Ed25519PublicKey]) -> None:
+    def __init__(self, path: Path | None, task: Task, initial: Sequence[Ed25519PublicKey]) -> None:
         self._path, self._task = path, task
-        self._given = {key_id(key): key for key in given}
+        self._initial = {key_id(key): key for key in initial}
         self._state = self._read()
 
     @property
     def seq(self) -> int:
-        """The number of the last decision that was accepted; 0 before the first."""
+        """The number of the last accepted decision; 0 before the first."""
         return self._state.seq
 
     @property
     def trusted(self) -> list[Ed25519PublicKey]:
-        """The keys whose signatures count now."""
+        """The keys that are trusted now."""
         return list(self._keys().values())
 
     @property
     def known(self) -> list[Ed25519PublicKey]:
-        """Those that count or have counted: what is installed stays, whoever signed it."""
+        """Trusted, retired and revoked keys: an installed version stays valid after a rotation."""
         return list({**public_keys(self._state.past), **self._all_keys()}.values())
 
-    def is_last(self, release: Release) -> bool:
-        return release.digest == self._state.digest
-
     def accept(self, release: Release) -> Decision:
-        """The decision, which holds from now on; ArtifactError says why not."""
+        """Return the decision, which now holds; raise ArtifactError if it is not accepted."""
         decision = release.verified(self._keys(), self._task.name)
         before = self._state
         if decision.task_version != self._task.version:
             raise ArtifactError(
                 "task",
-                f"a decision about version {decision.task_version} of {self._task.name}, "
+                f"the decision is about version {decision.task_version} of {self._task.name}, "
                 f"not {self._task.version}",
             )
         if release.digest == before.digest:
@@ -98,16 +93,16 @@ class Acceptance:
         if before.seq and decision.seq == before.seq + 1 and decision.prev != before.digest:
             raise ArtifactError(
                 "history",
-                f"decision {decision.seq} does not follow the decision {before.seq} known here",
+                f"decision {decision.seq} does not follow decision {before.seq}, the last one here",
             )
-        standing, once = decision.standing, {**before.past, **before.keys}
+        desired, earlier = decision.standing, {**before.past, **before.keys}
         self._remember(
             Accepted(
                 seq=decision.seq,
                 digest=release.digest,
-                keys=standing.keys,
-                revoked=standing.revoked,
-                past={n: raw for n, raw in once.items() if n not in standing.keys},
+                keys=desired.keys,
+                revoked=desired.revoked,
+                past={n: raw for n, raw in earlier.items() if n not in desired.keys},
             )
         )
         return decision
@@ -117,7 +112,7 @@ class Acceptance:
         return {name: key for name, key in keys.items() if name not in self._state.revoked}
 
     def _all_keys(self) -> dict[str, Ed25519PublicKey]:
-        return {**self._given, **public_keys(self._state.keys)}
+        return {**self._initial, **public_keys(self._state.keys)}
 
     def _remember(self, state: Accepted) -> None:
         self._state = state
@@ -126,7 +121,7 @@ class Acceptance:
         try:
             write_atomic(self._path, state.encode())
         except OSError as exc:
-            log.warning("%s not written: %s", self._path, exc)
+            log.warning("%s was not written, a restart may accept it again: %s", self._path, exc)
 
     def _read(self) -> Accepted:
         if self._path is None:
@@ -136,5 +131,5 @@ class Acceptance:
         except FileNotFoundError:
             return Accepted()
         except (OSError, MalformedRecord) as exc:
-            log.warning("%s is not used: %s", self._path, exc)
+            log.warning("%s is ignored: %s", self._path, exc)
             return Accepted()

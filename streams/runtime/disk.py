@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old content or the new, never a part of either."""
+"""Atomic file writes: after a crash a file has its old or its new content, never a mix."""
 
 import os
 from collections.abc import Iterator
@@ -7,15 +7,14 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where data sets and trained first models are kept: TIDEWHEEL_CACHE or the user's cache."""
-    named = os.environ.get("TIDEWHEEL_CACHE")
-    if named:
+    """Return the folder of data sets and first models: TIDEWHEEL_CACHE or the user's cache."""
+    if named := os.environ.get("TIDEWHEEL_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidewheel"
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a folder durable: a created, renamed or removed file stays so."""
+    """Make created, renamed and removed files of a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -24,13 +23,13 @@ def sync_directory(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data`: temporary file, fsync, rename, fsync of the folder."""
+    """Replace `path` with `data`: temporary file, fsync, rename, fsync of the folder."""
     with replacing(path, mode=mode) as file:
         file.write(data)
 
 
 class Replacement:
-    """What `replacing` gives to write into; whole writes, whatever the disk takes at once."""
+    """The writable file of `replacing`; a write is complete or raises."""
 
     closed = False
 
@@ -47,7 +46,7 @@ class Replacement:
 
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Replacement]:
-    """As `write_atomic`, in parts. An exception leaves what was there."""
+    """Replace `path` as `write_atomic`, in several writes. An exception keeps the old content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)

@@ -1,18 +1,18 @@
-"""Dying on purpose at a numbered step, so that tests can kill a real process exactly there.
+"""Failpoints: kill a real process at a numbered step, for tests.
 
-TIDEWHEEL_FAILPOINT=worker-step-2:3 makes the process kill itself with SIGKILL when it comes to the
-end of step 2 for the third time. Without the variable nothing is armed. Where the steps stand:
+With TIDEWHEEL_FAILPOINT=worker-step-2:3 the process kills itself with SIGKILL at the third end of
+step 2. Without the variable nothing is armed. The steps are numbered in:
 
     worker-step-1..5   streams.worker.commit.committer
     slots-step-1..7    edge_client.inference.slots: installing a model version
     back-step-1..4     edge_client.inference.slots: going back
-    spool-step-1..5    docs/ARCHITECTURE.md, appending a frame; the end of 1 is between the
+    spool-step-1..5    docs/ARCHITECTURE.md, appending a frame; the end of step 1 is between the
                        declaration of a file's events and its deletion
-    thin-step-1..2     edge_client.spool.frames: a file of the spool gets other frames
+    thin-step-1..2     edge_client.spool.frames: a file of the spool is rewritten
     uplink-step-1..4   edge_client.uplink.uplink
     round-step-1..8    federation.rounds.run: one run
-    resume-step-1..4   federation.controller.run_recovery: a dead run is taken up again
-    release-step-1..4  federation.registry.publisher: a decision is made and told
+    resume-step-1..4   federation.controller.run_recovery: a dead run is resumed
+    release-step-1..4  federation.registry.publisher: a decision is made and published
 """
 
 import os
@@ -31,11 +31,11 @@ Failpoint = Callable[[str], None]
 
 
 def unarmed(_point: str) -> None:
-    """The failpoint of every ordinary process."""
+    """Do nothing: the failpoint of every normal process."""
 
 
 def read_failpoint(environ: Mapping[str, str]) -> Failpoint:
-    """The failpoint that the environment asks for."""
+    """Return the failpoint that the environment sets."""
     text = environ.get("TIDEWHEEL_FAILPOINT")
     if not text:
         return unarmed

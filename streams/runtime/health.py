@@ -1,7 +1,8 @@
-"""Metrics, readiness and liveness over HTTP on loopback, for a scraper or a supervisor on the same
-machine; whoever wants them elsewhere puts a proxy of their own in front:
+"""Metrics, readiness and liveness over HTTP on loopback.
 
-    /metrics   the numbers, in Prometheus' text format
+For a scraper or supervisor on the same machine; use a proxy to reach them from elsewhere.
+
+    /metrics   the metrics in Prometheus' text format
     /ready     200 or 503
     /live      200 or 503
 """
@@ -16,14 +17,14 @@ from streams.contract.errors import UsageError
 
 HOST = "127.0.0.1"
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
-REQUEST_S = 10.0  # for a client to say what it wants
-CLOSE_S = 0.1  # at most, to end
+REQUEST_S = 10.0  # timeout of a request
+CLOSE_S = 0.1  # at most, to stop serving
 
 log = logging.getLogger(__name__)
 
 
 class HealthSource(Protocol):
-    """What is told; asked by the server's threads."""
+    """What the server reports; called by its threads."""
 
     @property
     def ready(self) -> bool: ...
@@ -32,21 +33,21 @@ class HealthSource(Protocol):
     def alive(self) -> bool: ...
 
     def text(self) -> bytes:
-        """The numbers in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         ...
 
 
 class HealthServer(ThreadingTCPServer):
-    """Answers on loopback until `close`; `port` is the one that it has.
+    """A server on loopback that answers until `close`; `port` is its actual port.
 
-    No http.server.HTTPServer, which asks the machine's resolver for its own name at start.
+    Not an http.server.HTTPServer, which asks the resolver for the machine's name at start.
     """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, told: HealthSource, port: int) -> None:
-        self.told = told
+    def __init__(self, source: HealthSource, port: int) -> None:
+        self.source = source
         super().__init__((HOST, port), _Handler)
         self.port = int(self.server_address[1])
         threading.Thread(
@@ -54,7 +55,7 @@ class HealthServer(ThreadingTCPServer):
         ).start()
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
-        log.debug("a request from %s failed", client_address, exc_info=True)  # it went away
+        log.debug("a request from %s failed", client_address, exc_info=True)  # it disconnected
 
     def close(self) -> None:
         self.shutdown()
@@ -66,14 +67,14 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_S
 
     def do_GET(self) -> None:
-        told = self.server.told
+        source = self.server.source
         match self.path.partition("?")[0]:
             case "/metrics":
-                self._answer(200, told.text(), TEXT_FORMAT)
+                self._answer(200, source.text(), TEXT_FORMAT)
             case "/ready":
-                self._say(told.ready)
+                self._say(source.ready)
             case "/live":
-                self._say(told.alive)
+                self._say(source.alive)
             case _:
                 self._answer(404, b"/metrics, /ready, /live\n")
 
@@ -91,10 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
 
-def serve(told: HealthSource, port: int) -> HealthServer:
-    """Answer from now on; 0 picks a free port. UsageError where the port cannot be had."""
+def serve(source: HealthSource, port: int) -> HealthServer:
+    """Start a HealthServer; port 0 picks a free one. Raise UsageError if the port is taken."""
     try:
-        return HealthServer(told, port)
+        return HealthServer(source, port)
     except (OSError, OverflowError) as exc:
         why = (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
         raise UsageError(

@@ -15,7 +15,7 @@ from streams.runtime.disk import write_atomic
 
 
 def create_key(path: Path) -> Ed25519PrivateKey:
-    """Make a private key at `path` (0600) and its public half at `path` with suffix `.pub`.
+    """Create a private key at `path` (0600) and its public key beside it with suffix `.pub`.
 
     An existing key is loaded, never replaced.
     """
@@ -28,7 +28,7 @@ def create_key(path: Path) -> Ed25519PrivateKey:
 
 
 def write_private_key(key: Ed25519PrivateKey, path: Path) -> None:
-    """Put the key at `path` (0600), whatever was there."""
+    """Write the key to `path` (0600), replacing any file."""
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -45,7 +45,7 @@ def write_public_key(key: Ed25519PublicKey, path: Path) -> None:
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Read the signing key at `path`; a key that others can read is refused."""
+    """Read the signing key at `path`; raise UsageError if others can read it."""
     try:
         if path.stat().st_mode & 0o077:
             raise UsageError(f"signing key {path} can be read by others: chmod 600 it")
@@ -53,16 +53,16 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise UsageError(f"cannot read the signing key {path}: {exc}") from exc
     if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError(f"{path} holds no ed25519 key: make one with `tidewheel up` or openssl")
+        raise UsageError(f"{path} is not an ed25519 key: make one with `tidewheel up` or openssl")
     return key
 
 
 def load_public_key(path: Path) -> Ed25519PublicKey:
-    """Read a public key that this process is to trust."""
+    """Read a public key that this process will trust."""
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as exc:
         raise UsageError(f"cannot read the trusted key {path}: {exc}") from exc
     if not isinstance(key, Ed25519PublicKey):
-        raise UsageError(f"{path} holds no ed25519 public key")
+        raise UsageError(f"{path} is not an ed25519 public key")
     return key

@@ -1,5 +1,5 @@
-"""How a segment is cut: readings in, labelled segments out.
+"""Segmentation: readings in, labelled segments out.
 
-One implementation for devices, the first model's training data and simulations, so that a recording
+Devices, the first model's training data and simulations share this implementation, so a recording
 gives the same segments everywhere. Knows streams.contract alone.
 """

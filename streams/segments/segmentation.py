@@ -1,8 +1,8 @@
 """Cutting a stream of readings into segments.
 
-Readings lie in a buffer a few segments long, one row each. A full segment is copied out once,
-channel by channel, as the model takes it; the next one begins `hop` rows further on, and only where
-the buffer ends are the rows that are still needed moved to its front.
+Readings are rows of a buffer a few segments long. A full segment is copied out once, channel by
+channel, as the model takes it; the next one begins `hop` rows later. Rows that are still needed are
+moved to the front only when the buffer is full.
 """
 
 import math
@@ -22,15 +22,13 @@ def segments_of(
     """Cut readings into segments.
 
     Yields first time, last time, segment (channels, samples) float32, and label (label_size,) or
-    None.
-    A segment never spans a gap of more than `Task.max_gap_us` or a step back in time, and readings
-    with a wrong number of values or a value that is not finite break it the same way;
-    `skip(reason, time_us)` is told each time.
+    None. A segment never spans a gap of more than `Task.max_gap_us`, a step back in time, or a
+    reading with a wrong number of values or a non-finite value; each calls `skip(reason, time_us)`.
     """
     channels, samples = task.segment_shape
     hop, max_gap_us = task.segment.hop, task.max_gap_us
     buffer = np.empty((SEGMENTS_BUFFERED * samples, channels), dtype=np.float32)
-    begin = 0  # of the segment that is filling up
+    begin = 0  # of the segment being filled
     times: list[int] = []
     labels: list[float | Sequence[float] | None] = []
     for reading in readings:
@@ -46,7 +44,7 @@ def segments_of(
         times.append(reading.time_us)
         labels.append(reading.label)
         if len(times) == samples:
-            segment = buffer[begin : begin + samples].T.copy()  # also where a view would do
+            segment = buffer[begin : begin + samples].T.copy()
             yield times[0], times[-1], segment, _segment_label(labels, task)
             begin += hop
             del times[:hop], labels[:hop]
@@ -68,7 +66,7 @@ def _fault(reading: Reading, times: list[int], max_gap_us: float, channels: int)
 
 
 def label_fits(task: Task, label: object) -> bool:
-    """Whether a label is a class index, or a finite value for every target."""
+    """Return whether a label is a class index, or a finite value for every target."""
     try:
         values = np.asarray(label, dtype=np.float32).reshape(-1)
     except (TypeError, ValueError):
@@ -81,7 +79,7 @@ def label_fits(task: Task, label: object) -> bool:
 
 
 def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> np.ndarray | None:
-    """The label (label_size,) that a segment has by those of its readings."""
+    """Return a segment's label (label_size,), derived from its readings' labels."""
     enough = task.segment.label_share * len(labels)
     if task.targets:
         rows = [label for label in labels if label_fits(task, label)]
@@ -94,7 +92,7 @@ def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> 
 
 
 def _single(label: float | Sequence[float] | None) -> float | None:
-    """A class index that may stand in a list of one."""
+    """Return a class index that may be inside a list of one."""
     if isinstance(label, Sequence):
         return label[0] if len(label) == 1 else None
     return label

@@ -68,6 +68,6 @@ def test_other_settings_of_a_topic_are_named_with_what_to_do(
         f"--add-config {wants.replace(' and ', ',')}"
     )
     assert str(caught.value) == (
-        f"topic {asked.name} on {broker.bootstrap} has {has}, this task asks for {wants}: "
+        f"topic {asked.name} on {broker.bootstrap} has {has}, this task needs {wants}: "
         f"{command}, or use another cluster"
     )

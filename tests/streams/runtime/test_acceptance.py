@@ -20,7 +20,7 @@ from streams.contract.decisions import (
 )
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import key_id
-from streams.runtime.acceptance import Acceptance, forget
+from streams.runtime.acceptance import Acceptance, reset
 from tests.fakes.tiny_task import task
 
 OLD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -130,13 +130,13 @@ def test_a_device_that_is_wiped_takes_another_history_by_the_keys_it_knows(path:
     old = key_id(OLD.public_key())
     device.accept(decision(7, kind="keys", standing=DesiredState(keys=KEYS, revoked=[old])))
     refused(device, decision(1, key=NEW, reason="of another registry"), "replayed")
-    forget(path)
+    reset(path)
     refused(opened(path), decision(1), "untrusted-key")
     assert opened(path).accept(decision(1, key=NEW, reason="of another registry")).seq == 1
     path.write_bytes(b"garbage")
-    forget(path)
+    reset(path)
     assert not path.exists()
-    forget(path)
+    reset(path)
 
 
 def test_a_key_under_another_ones_name_does_not_take_its_place(path: Path) -> None:
