@@ -1,1 +1,1 @@
-"""Scenarios on top of the product; nothing of the product imports them."""
+"""Scenarios on top of the product. Nothing in the product imports them."""

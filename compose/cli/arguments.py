@@ -146,7 +146,7 @@ def registry_of(task: Task, state: Path, place: str | None) -> "Registry":
     from federation.registry.registry import Registry
 
     layout = StateDir(state)
-    keys = [load_public_key(path) for path in known_keys(layout)]
+    keys = [load_public_key(path) for path in layout.trusted_keys()]
     return Registry(place or layout.registry, task.name, task.version, keys)
 
 
@@ -171,12 +171,6 @@ def configure_log() -> None:
     if level not in logging.getLevelNamesMapping():
         raise UsageError(f"TIDEWHEEL_LOG_LEVEL {level}: DEBUG, INFO, WARNING or ERROR")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
-def known_keys(layout: StateDir) -> tuple[Path, ...]:
-    """All public keys of a state folder: what was signed by one that has been revoked since is
-    still what it was."""
-    return tuple(sorted(layout.keys.glob("*.pub"))) or (layout.public_key,)
 
 
 def shares_of(text: str) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from compose.cli.arguments import DEFAULT_STATE, AsJson, RegistryPlace, State, known_keys
+from compose.cli.arguments import DEFAULT_STATE, AsJson, RegistryPlace, State
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, say
 from streams.contract.errors import UsageError
@@ -147,7 +147,7 @@ def _registry(layout: StateDir, place: str | None) -> "Registry":
     from federation.registry.key_rotation import open_registry
     from streams.runtime.key_files import load_public_key
 
-    keys = [load_public_key(path) for path in known_keys(layout)]
+    keys = [load_public_key(path) for path in layout.trusted_keys()]
     try:
         return open_registry(place or layout.registry, keys)
     except OSError as exc:

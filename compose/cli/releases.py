@@ -12,6 +12,7 @@ from compose.cli.arguments import (
     State,
     TaskArgument,
     broker_of,
+    registry_of,
 )
 from compose.reports.terminal import console
 from streams.contract.errors import UsageError
@@ -45,5 +46,5 @@ def releases(
         for decision in shown.follow(loaded, broker):
             shown.print_decision(decision, console(), as_json=json)
         return
-    found = shown.read_decisions(loaded, broker, state, registry)
+    found = shown.read_decisions(loaded, broker, lambda: registry_of(loaded, state, registry))
     shown.print_decisions(loaded.name, found, console(), as_json=json)

@@ -24,7 +24,6 @@ from compose.cli.arguments import (
     broker_of,
     checked_strategy,
     configure_log,
-    known_keys,
     shares_of,
     trusted_keys,
 )
@@ -106,7 +105,7 @@ def teacher(
 
     loaded, layout = load_task(task), StateDir(state)
     key = load_private_key(layout.signing_key)
-    known = [load_public_key(path) for path in known_keys(layout)]
+    known = [load_public_key(path) for path in layout.trusted_keys()]
     registry = Registry(layout.registry, loaded.name, loaded.version, known)
     try:
         data = weights.read_bytes()
@@ -212,7 +211,7 @@ def controller(
             broker=broker,
             state=state,
             registry=place,
-            public_keys=known_keys(layout),
+            public_keys=layout.trusted_keys(),
             signing_key=layout.signing_key,
             plan=Plan(shares_of(stages), rules),
             url=artifact_url.rstrip("/"),

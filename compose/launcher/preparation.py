@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from compose.cli.arguments import known_keys
 from compose.launcher.state_dir import StateDir
 from federation.bootstrap.initial_model import PilotReport, prepare
 from federation.registry.registry import Registry
@@ -17,7 +16,7 @@ Say = Callable[[str], None]
 def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
     """Make what is missing and tell of it; the served model's name."""
     key = create_key(layout.signing_key)
-    known = [load_public_key(path) for path in known_keys(layout)]
+    known = [load_public_key(path) for path in layout.trusted_keys()]
     registry = Registry(layout.registry, task.name, task.version, known)
     report = prepare(
         reference,

@@ -39,6 +39,11 @@ class StateDir:
     def logs(self) -> Path:
         return self.state / "logs"
 
+    def trusted_keys(self) -> tuple[Path, ...]:
+        """All public keys of the folder. Revoked keys are included, so that old history can still
+        be verified."""
+        return tuple(sorted(self.keys.glob("*.pub"))) or (self.public_key,)
+
     def device(self, name: str) -> Path:
         return self.state / "devices" / name
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from compose.cli.arguments import checked_strategy
 from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice, Launch
 from compose.launcher.interrupts import Interrupted, Interrupts
@@ -38,7 +37,7 @@ from compose.security.certificates import Tls, make_certificates
 from compose.security.node_registry import Nodes
 from edge_client.control.socket_server import socket_path
 from streams.contract.errors import ProcessFailed, UsageError
-from streams.contract.task import Task, check_model, load_task
+from streams.contract.task import Task, check_model, load_task, strategy_problem
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics, probe
 from streams.runtime.disk import write_atomic
@@ -57,8 +56,9 @@ class Up:
         self._options = options
         self._reference = absolute_reference(options.task_ref)
         self._task = load_task(self._reference)
-        if options.strategy is not None:
-            checked_strategy(self._task, options.strategy)
+        strategy, training = options.strategy, self._task.training
+        if strategy is not None and (problem := strategy_problem(strategy, training)):
+            raise UsageError(f"--strategy {strategy}: {problem}")
         self._layout = StateDir(options.state)
         self._devices = chosen_devices(self._task, options.devices)
         self._supervisor = Supervisor(self._layout.logs)

@@ -5,15 +5,14 @@ From the topic `releases`; where no broker answers, or with --offline, from the 
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
 from rich.table import Table
 
-from compose.cli.arguments import registry_of
 from compose.reports.terminal import moment
 from federation.registry.catalog import told
+from federation.registry.registry import Registry
 from streams.contract.decisions import Decision, Release
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.task import Task
@@ -37,7 +36,7 @@ def decisions_of(messages: Iterable[Received]) -> list[Decision]:
 
 
 def read_decisions(
-    task: Task, broker: BrokerSettings | None, state: Path, registry: str | None
+    task: Task, broker: BrokerSettings | None, registry: Callable[[], Registry]
 ) -> list[Decision]:
     """From Kafka, or without a broker from the registry, which is said where one was wanted."""
     if broker is not None:
@@ -48,10 +47,10 @@ def read_decisions(
             finally:
                 reader.close()
         except BrokerUnavailable as exc:
-            kept = registry_of(task, state, registry)
+            kept = registry()
             print(f"tidewheel: {exc}; read from {kept.where}", file=sys.stderr)  # noqa: T201
             return kept.decisions()
-    return registry_of(task, state, registry).decisions()
+    return registry().decisions()
 
 
 def follow(task: Task, broker: BrokerSettings) -> Iterator[Decision]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.contract.task import Device, Reading, Training
 from streams.tasks import hapt, har
+from tidewheel import Device, Reading, Training
 
 if TYPE_CHECKING:
     import torch

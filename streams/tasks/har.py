@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from streams.contract.task import Device, Reading, Segment, Task, Training
 from streams.tasks import hapt
+from tidewheel import Device, Reading, Segment, Task, Training
 
 if TYPE_CHECKING:
     import torch
@@ -13,13 +13,13 @@ ROLES = {"pilot": (5, 7), "lab": (1, 3, 11, 13, 15, 17), "held-out": (2, 8, 14, 
 
 
 def devices() -> list[Device]:
-    """Two pilots and six more in the lab, seven held out, the other fifteen the fleet."""
+    """Return the devices: two pilots and six more in the lab, seven held out, fifteen fleet."""
     role = {number: name for name, numbers in ROLES.items() for number in numbers}
     return [Device(f"person-{n:02d}", role.get(n, "fleet")) for n in range(1, 31)]  # type: ignore[arg-type]
 
 
 def readings(device: str) -> Iterator[Reading]:
-    """A person's recordings one after the other, 10 s apart; times from 0."""
+    """Yield a person's recordings one after the other, 10 s apart; times start at 0."""
     start = 0
     for batch in hapt.person(int(device.rsplit("-", 1)[1])).to_batches(max_chunksize=1000):
         values = zip(*(batch.column(name).to_pylist() for name in hapt.CHANNELS))  # noqa: B905
@@ -31,7 +31,7 @@ def readings(device: str) -> Iterator[Reading]:
 
 
 def build_model() -> "torch.nn.Module":
-    """A small 1-D CNN over one segment: (batch, 6, 128) -> (batch, 6), 16,102 parameters."""
+    """Return a small 1-D CNN over one segment: (batch, 6, 128) -> (batch, 6), 16,102 parameters."""
     from torch import nn
 
     layers: list[nn.Module] = []
@@ -42,7 +42,7 @@ def build_model() -> "torch.nn.Module":
 
 
 def build_teacher() -> "torch.nn.Module":
-    """A larger CNN, applied to each segment of a window; batch norm, mean and max pooling."""
+    """Return a larger CNN, applied to each segment of a window; batch norm, mean, max pooling."""
     import torch
     from torch import nn
 
@@ -68,7 +68,7 @@ def build_teacher() -> "torch.nn.Module":
 
 
 def rotate(batch: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-    """Turn each segment by a random small rotation: a phone is never worn twice the same way."""
+    """Rotate each segment by a small random angle: a phone is never worn twice the same way."""
     import torch
 
     angles = torch.randn(len(batch), 3, generator=generator) * 0.14  # about 8 degrees

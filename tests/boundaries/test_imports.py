@@ -1,12 +1,62 @@
-"""Who may know whom, checked by importing each part in a fresh process."""
+"""Who may know whom: each room is imported in a fresh process, and what it loads is held against
+what is declared here."""
 
 import json
 import subprocess
 import sys
+from functools import cache
+from pathlib import Path
 
 import pytest
 
-OURS = ("streams", "federation", "edge_client", "compose")
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("streams", "federation", "edge_client", "compose", "tidewheel", "examples")
+
+# Rooms, bottom up: each may import those that it names, and what they may import.
+SHARED = {
+    "streams.contract": (),
+    "streams.kafka": ("streams.contract",),
+    "streams.runtime": ("streams.contract",),
+    "streams.segments": ("streams.contract",),
+    "streams.drift": ("streams.contract",),
+    "streams.learning": ("streams.contract",),
+}
+COMMON = tuple(SHARED)
+ROOMS: dict[str, tuple[str, ...]] = {
+    **SHARED,
+    "tidewheel": (*COMMON, "streams.worker.store"),  # the store only when it is read
+    "streams.tasks": ("tidewheel",),
+    "streams.worker.metrics": (),
+    "streams.worker.windows": ("streams.contract",),
+    "streams.worker.scoring": (*COMMON, "streams.worker.windows"),
+    "streams.worker.store": (*COMMON, "streams.worker.metrics", "streams.worker.scoring"),
+    "streams.worker.commit": (*COMMON, "streams.worker.store"),
+    "streams.worker": (*COMMON, "streams.worker.commit"),
+    "edge_client.spool": ("streams.contract", "streams.runtime"),
+    "edge_client.uplink": (*COMMON, "edge_client.spool"),
+    "edge_client.samples": (*COMMON, "edge_client.spool"),
+    "edge_client.sources": (*COMMON, "edge_client.samples"),
+    "edge_client.inference": (*COMMON, "edge_client.sources"),
+    "edge_client.releases": (*COMMON, "edge_client.inference"),
+    "edge_client.control": (*COMMON, "edge_client.uplink", "edge_client.samples"),
+    "edge_client.training": (*COMMON, "edge_client.inference", "edge_client.control"),
+    "edge_client": (*COMMON, "edge_client.releases", "edge_client.training"),
+    "federation.admission": ("streams.contract", "streams.learning"),
+    "federation.aggregation": ("federation.admission", "streams.runtime"),
+    "federation.evaluation": ("federation.admission", "streams.kafka"),
+    "federation.registry": ("streams.contract", "streams.kafka", "streams.runtime"),
+    "federation.bootstrap": (*COMMON, "federation.evaluation", "federation.registry"),
+    "federation.rollout": ("federation.registry",),
+    "federation.rounds": (*COMMON, "federation.aggregation", "federation.bootstrap"),
+    "federation.controller": (*COMMON, "federation.rounds", "federation.rollout"),
+    "federation": (*COMMON, "federation.rounds", "federation.controller"),
+    "compose.security": (*COMMON, "federation.controller"),
+    "compose.reports": (*COMMON, "federation.registry", "streams.worker.store"),
+    "compose.launcher": ("compose.security", "compose.reports", "federation", "edge_client"),
+    "compose.cli": ("compose.launcher", "streams.worker", "federation", "edge_client"),
+    "compose": ("compose.cli",),
+    "examples.drift": ("compose", "streams.tasks"),
+}
 
 PROBE = """
 import importlib, json, sys
@@ -16,127 +66,171 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
-def loaded(*modules: str) -> set[str]:
+@cache
+def loaded(*modules: str) -> frozenset[str]:
     """All modules that importing `modules` loads."""
     command = [sys.executable, "-c", PROBE, *modules]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return set(json.loads(done.stdout))
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True, cwd=ROOT
+    )
+    return frozenset(json.loads(done.stdout))
 
 
-def ours(modules: set[str]) -> set[str]:
-    return {m for m in modules if m.partition(".")[0] in OURS}
+def sources() -> dict[str, Path]:
+    """All modules of ours, packages left out."""
+    return {
+        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.stem not in ("__init__", "__main__")
+    }
 
 
-def parts(modules: set[str]) -> set[str]:
-    """The parts of ours among `modules`: streams.contract, streams.worker, federation, …"""
-    found = set()
-    for module in ours(modules):
-        names = module.split(".")
-        if names[0] != "streams":
-            found.add(names[0])
-        elif len(names) > 1:
-            found.add(".".join(names[:2]))
-    return found
+def room_of(module: str) -> str | None:
+    """The innermost room of one of our modules; None for a package above the rooms."""
+    parts = module.split(".")
+    for n in range(len(parts), 0, -1):
+        if ".".join(parts[:n]) in ROOMS:
+            return ".".join(parts[:n])
+    return None
 
 
-def libraries(modules: set[str], *names: str) -> set[str]:
+@cache
+def reachable(room: str) -> frozenset[str]:
+    """`room` and all that it may load."""
+    found = {room}
+    for name in ROOMS[room]:
+        found |= reachable(name)
+    return frozenset(found)
+
+
+def libraries(modules: frozenset[str], *names: str) -> set[str]:
     return {name for name in names if name in modules}
 
 
-CONTRACT = [
-    "streams.contract." + name
-    for name in (
-        "accounting",
-        "artifact",
-        "bus",
-        "disk",
-        "documents",
-        "errors",
-        "health",
-        "records",
-        "signing",
-        "task",
-        "topics",
-    )
-]
+MODULES = sorted(sources())
 
 
-def test_the_contract_knows_nothing_else_of_ours() -> None:
-    modules = loaded(*CONTRACT, "streams.learning.learning")
-    assert parts(modules) == {"streams.contract"}
-    assert not libraries(modules, "faust", "flwr", "onnxruntime", "deltalake")
+def test_every_module_is_in_a_room() -> None:
+    assert [module for module in MODULES if room_of(module) is None] == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_loads_what_it_may_and_no_more(room: str) -> None:
+    modules = [module for module in MODULES if room_of(module) == room]
+    assert modules or (ROOT / room / "__init__.py").exists()
+    packages = {m for m in loaded(room, *modules) if m.partition(".")[0] in PACKAGES}
+    rooms = {room_of(module) for module in packages & set(MODULES)}
+    assert rooms <= reachable(room)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_within_functions_keep_the_direction_too(room: str) -> None:
+    """They are not loaded with the module: read from the source."""
+    allowed = reachable(room)
+    wrong = [
+        (module, name)
+        for module in MODULES
+        if room_of(module) == room
+        for name in imported(sources()[module])
+        if room_of(name) is not None and room_of(name) not in allowed
+    ]
+    assert wrong == []
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ours that a file imports anywhere but for type checking."""
+    import ast
+
+    tree = ast.parse(path.read_text())
+    typed = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typed or not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        if node.module.partition(".")[0] in PACKAGES:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in MODULES else node.module)
+    return found
+
+
+def test_no_room_holds_more_than_a_dozen_modules() -> None:
+    counts: dict[Path, int] = {}
+    for path in sources().values():
+        counts[path.parent] = counts.get(path.parent, 0) + 1
+    assert {str(folder): n for folder, n in counts.items() if n > 12} == {}
+
+
+def test_every_room_says_what_lives_there() -> None:
+    silent = [
+        path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("__init__.py")
+        if len(path.read_text()) < 50
+    ]
+    assert silent == []
+
+
+CONTRACT = [module for module in MODULES if room_of(module) == "streams.contract"]
 
 
 def test_the_contract_of_a_device_needs_no_torch() -> None:
-    assert not libraries(loaded(*CONTRACT), "torch", "faust", "flwr")
+    heavy = ("torch", "faust", "flwr", "onnxruntime", "deltalake", "kafka")
+    assert not libraries(loaded(*CONTRACT), *heavy)
 
 
 @pytest.mark.parametrize("module", ["streams.tasks.har", "streams.tasks.hapt"])
-def test_a_task_knows_the_contract_only_and_loads_no_torch(module: str) -> None:
-    modules = loaded(module)
-    assert parts(modules) <= {"streams.contract", "streams.tasks"}
-    assert not libraries(modules, "torch", "faust", "flwr", "pandas")
+def test_a_task_loads_no_torch(module: str) -> None:
+    assert not libraries(loaded(module), "torch", "faust", "flwr", "pandas", "deltalake")
 
 
 def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
     modules = loaded("edge_client.agent", "streams.tasks.har")
-    assert parts(modules) == {"edge_client", "streams.contract", "streams.tasks"}
     heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx")
-    seldom = ("pyarrow.compute", "paho", "prometheus_client")
+    seldom = ("pyarrow.compute", "pyarrow.dataset", "paho", "prometheus_client")
     assert not libraries(modules, *heavy, *seldom)
 
 
 def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
     modules = loaded("edge_client.client_app")
-    assert parts(modules) == {"edge_client", "streams.contract"}
-    assert not libraries(modules, "torch", "faust", "onnxruntime", "kafka")
+    assert not libraries(modules, "torch", "faust", "onnxruntime", "kafka", "pyarrow")
 
 
-def test_the_worker_knows_neither_devices_nor_federation() -> None:
-    modules = loaded("streams.worker.app")
-    assert parts(modules) == {"streams.contract", "streams.worker"}
-    assert not libraries(modules, "flwr", "onnxruntime")
+def test_the_worker_knows_no_flower() -> None:
+    assert not libraries(loaded("streams.worker.app"), "flwr", "onnxruntime")
 
 
 @pytest.mark.parametrize("module", ["federation.server_app", "federation.controller.controller"])
-def test_the_federation_knows_neither_devices_nor_the_worker(module: str) -> None:
-    modules = loaded(module)
-    assert parts(modules) == {"federation", "streams.contract"}
-    assert not libraries(modules, "faust", "deltalake")
+def test_the_federation_knows_no_faust(module: str) -> None:
+    assert not libraries(loaded(module), "faust", "deltalake")
 
 
-def test_the_rounds_and_the_treatment_of_tensors_know_no_flower() -> None:
-    assert not libraries(
-        loaded("federation.rounds.run", "federation.aggregation.aggregator"), "flwr", "torch"
-    )
+def test_rounds_and_aggregation_know_no_flower() -> None:
+    modules = [m for m in MODULES if m.startswith(("federation.rounds", "federation.aggregation"))]
+    assert not libraries(loaded(*modules), "flwr", "torch")
 
 
 def test_the_controller_needs_neither_flower_nor_torch() -> None:
     assert not libraries(loaded("federation.controller.controller"), "flwr", "torch")
 
 
-STRATEGIES = {  # the files of algorithms that name a class of Flower's, and what makes its messages
-    f"federation.aggregation.strategies.{name}" for name in ("flower", "fedopt", "krum", "yin")
-}
-
-CLIENTS = {"edge_client.client_app", "edge_client.simulation_app"}
-FLOWER = {"federation.server_app", *CLIENTS, *STRATEGIES}
+FLOWER = {"federation.server_app", "edge_client.client_app", "edge_client.simulation_app"}
 
 
 def importers(library: str) -> set[str]:
     """Our modules whose source imports `library`."""
-    from pathlib import Path
-
-    root = Path(__file__).parent.parent.parent
     found = set()
-    for part in OURS:
-        for path in (root / part).rglob("*.py"):
-            words = (f"import {library}", f"from {library}")
-            lines = [line.strip() for line in path.read_text().splitlines()]
-            if any(
-                line == w or line.startswith((f"{w} ", f"{w}.")) for line in lines for w in words
-            ):
-                found.add(path.relative_to(root).with_suffix("").as_posix().replace("/", "."))
+    words = (f"import {library}", f"from {library}")
+    for module, path in sources().items():
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        if any(line == w or line.startswith((f"{w} ", f"{w}.")) for line in lines for w in words):
+            found.add(module)
     return found
 
 
@@ -144,13 +238,19 @@ def importers(library: str) -> set[str]:
     ("library", "allowed"),
     [
         ("faust", {"streams.worker.app", "streams.worker.agents"}),
+        ("flwr", FLOWER),
         (
-            "flwr",
-            FLOWER,
+            "kafka",
+            {
+                "streams.kafka.admin",
+                "streams.kafka.election",
+                "streams.kafka.producer",
+                "streams.kafka.reader",
+                "streams.kafka.refusals",
+            },
         ),
-        ("kafka", {"streams.kafka.bus", "streams.kafka.election"}),
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
-        ("deltalake", {"streams.worker.store.delta_store"}),
+        ("deltalake", {"streams.worker.store.delta_store", "tidewheel.stored"}),
         ("onnxruntime", {"edge_client.inference.engine", "federation.evaluation.onnx_runner"}),
         (
             "prometheus_client",

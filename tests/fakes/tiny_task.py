@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streams.contract.task import Device, Reading, Segment, Task, Training
+from tidewheel import Device, Reading, Segment, Task, Training
 
 if TYPE_CHECKING:
     import torch

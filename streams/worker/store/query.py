@@ -1,8 +1,9 @@
-"""Reading the store from outside: SQL over its tables, and the server's account."""
+"""Queries on the store: SQL over its tables, and the server's event account."""
 
 from pathlib import Path
 
 import duckdb
+from pyarrow.dataset import Dataset
 
 from streams.contract.errors import UsageError
 from streams.worker.store.delta_store import DROPS, SCORES, open_table
@@ -10,7 +11,7 @@ from streams.worker.store.delta_store import DROPS, SCORES, open_table
 ACCOUNT = """
     with scored as (select device, epoch, count(*) as n from scores group by all),
     dropped as (select device, epoch, sum(last - first + 1) as n from drops group by all),
-    -- An event that was declared dropped and came all the same counts as scored.
+    -- An event that was declared dropped but arrived counts as scored.
     late as (
         select d.device, d.epoch, count(*) as n from drops d join scores s
         on s.device = d.device and s.epoch = d.epoch and s.seq between d.first and d.last
@@ -22,21 +23,28 @@ ACCOUNT = """
 
 
 def open_store(store: Path) -> duckdb.DuckDBPyConnection:
-    """A connection with the views `scores` and `drops` on the store as it is now.
+    """Return a connection with views `scores` and `drops` on the store's current version.
 
-    Only committed files are read: the folder may hold others. Close the connection after use.
+    Only committed files are read. Close the connection after use.
     """
     for name in (SCORES, DROPS):
         if not (store / name / "_delta_log").is_dir():
-            raise UsageError(f"{store} is no store: it has no Delta table {name}")
+            raise UsageError(f"{store} is not a store: it has no Delta table {name}")
     connection = duckdb.connect()
     for name in (SCORES, DROPS):
         connection.register(name, open_table(store, name).to_pyarrow_dataset())
     return connection
 
 
+def scores_dataset(store: Path) -> Dataset:
+    """Return the table `scores` as it is now; UsageError where there is none."""
+    if not (store / SCORES / "_delta_log").is_dir():
+        raise UsageError(f"{store} is not a store: it has no Delta table {SCORES}")
+    return open_table(store, SCORES).to_pyarrow_dataset()
+
+
 def server_account(store: Path) -> dict[tuple[str, str], tuple[int, int]]:
-    """(device, epoch) -> (events scored, events dropped and not scored)."""
+    """Return (device, epoch) -> (events scored, events dropped and not scored)."""
     connection = open_store(store)
     try:
         rows = connection.execute(ACCOUNT).fetchall()

@@ -242,9 +242,9 @@ def test_a_state_folder_that_no_one_can_make_is_named(tmp_path: Path, words: lis
 
 
 def test_what_is_no_store_is_named(tmp_path: Path) -> None:
-    fails(tidewheel("query", "select 1", folder=tmp_path), 2, "is no store")
+    fails(tidewheel("query", "select 1", folder=tmp_path), 2, "is not a store")
     done = tidewheel("query", "select 1", "--store", tmp_path, folder=tmp_path)
-    fails(done, 2, str(tmp_path), "is no store")
+    fails(done, 2, str(tmp_path), "is not a store")
 
 
 @pytest.mark.parametrize("sql", ["select nothing from scores", "selec 1", "select 1 from a b c"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.cli.arguments import known_keys, trusted_keys
+from compose.cli.arguments import trusted_keys
 from compose.launcher.state_dir import StateDir
 from compose.security import keyring
 from federation.registry.key_rotation import keys_of, open_registry
@@ -50,7 +50,7 @@ def in_use(layout: StateDir) -> str:
 
 
 def registry_of(layout: StateDir) -> Registry:
-    return open_registry(layout.registry, [load_public_key(p) for p in known_keys(layout)])
+    return open_registry(layout.registry, [load_public_key(p) for p in layout.trusted_keys()])
 
 
 def test_a_rotation_by_the_command_line(tmp_path: Path, layout: StateDir) -> None:

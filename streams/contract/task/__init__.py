@@ -1,0 +1,52 @@
+"""A task: everything that a user says about what a fleet learns, in one Python file.
+
+Every command line names the file as `path/to/file.py:attribute` or `package.module:attribute`, and
+every process imports it. Devices import it without torch, so `import torch` belongs inside
+`build_model` and `build_teacher`. Users import these names from the package `tidewheel`.
+"""
+
+from streams.contract.task.description import (
+    DEVICE_NAME,
+    STRATEGIES,
+    Aggregation,
+    Answered,
+    Device,
+    Outcome,
+    Privacy,
+    Reading,
+    Role,
+    Segment,
+    Strategy,
+    Task,
+    Training,
+    is_under,
+)
+from streams.contract.task.loading import (
+    check_model,
+    load_task,
+)
+from streams.contract.task.validation import (
+    NAME,
+    strategy_problem,
+)
+
+__all__ = [
+    "DEVICE_NAME",
+    "NAME",
+    "STRATEGIES",
+    "Aggregation",
+    "Answered",
+    "Device",
+    "Outcome",
+    "Privacy",
+    "Reading",
+    "Role",
+    "Segment",
+    "Strategy",
+    "Task",
+    "Training",
+    "check_model",
+    "is_under",
+    "load_task",
+    "strategy_problem",
+]

@@ -1,0 +1,88 @@
+"""What is wrong with a task's fields, in one line for a person."""
+
+import re
+
+from streams.contract.task.description import STRATEGIES, Task, Training
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
+MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limit of 1 MB
+
+
+def problem_of(task: Task) -> str | None:
+    """The first thing wrong with a task's fields, for a person; None when all is well."""
+    if not NAME.fullmatch(task.name):
+        return "name must be lower-case letters, digits, - or _, and start with a letter"
+    if bool(task.classes) == bool(task.targets):
+        return "give either classes=(...) or targets=(...)"
+    if task.classes and len(task.classes) < 2:
+        return "classes needs at least two names"
+    if not task.channels or len(set(task.channels)) != len(task.channels):
+        return "channels must be names without a repetition"
+    if task.segment.samples < 1 or not 1 <= task.segment.hop <= task.segment.samples:
+        return "segment needs samples >= 1 and 1 <= hop <= samples"
+    if len(task.channels) * task.segment.samples > MAX_SEGMENT_VALUES:
+        return f"a segment holds more than {MAX_SEGMENT_VALUES} values: it would not fit a message"
+    positive: dict[str, float] = {"window_s": task.window_s, "version": task.version}
+    if task.rate_hz is not None:
+        positive["rate_hz"] = task.rate_hz
+    if task.max_gap_s is not None:
+        positive["max_gap_s"] = task.max_gap_s
+    if task.latency_budget_ms is not None:
+        positive["latency_budget_ms"] = task.latency_budget_ms
+    for name, value in positive.items():
+        if not value > 0:
+            return f"{name} must be above 0, not {value}"
+    if task.lateness_s < 0 or task.idle_close_s <= 0 or task.future_s < 0:
+        return "lateness_s and future_s must be at least 0 and idle_close_s above 0"
+    if task.training.optimizer not in ("sgd", "adamw"):
+        return f"training.optimizer must be 'sgd' or 'adamw', not {task.training.optimizer!r}"
+    steps = task.training.max_steps
+    if task.training.proximal < 0 or (steps is not None and steps < 1):
+        return "training.proximal must be at least 0 and training.max_steps at least 1"
+    if task.source not in ("recorded", "live"):
+        return f"source must be 'recorded' or 'live', not {task.source!r}"
+    if task.upload not in ("segment", "prediction"):
+        return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
+    if task.upload_dtype not in ("float32", "float16"):
+        return f"upload_dtype must be 'float32' or 'float16', not {task.upload_dtype!r}"
+    kept = task.training
+    if kept.samples < 1 or kept.samples_mb <= 0 or (kept.samples_age_h or 1) <= 0:
+        return "training.samples, samples_mb and samples_age_h must be above 0"
+    if kept.devices_per_round < 0 or not kept.over_selection >= 1:
+        return "training.devices_per_round must be at least 0 and over_selection at least 1"
+    if kept.payload not in ("float32", "float16"):
+        return f"training.payload must be 'float32' or 'float16', not {kept.payload!r}"
+    if found := strategy_problem(task.training.strategy, task.training):
+        return f"training.{found}"
+    for name in ("build_model", "readings", "devices"):
+        if not callable(getattr(task, name)):
+            return f"{name} must be a function"
+    return None
+
+
+def strategy_problem(strategy: str, training: Training) -> str | None:
+    """What is wrong with running `strategy` on a task that is trained so; None when all is well."""
+    options = training.aggregation
+    if strategy not in STRATEGIES:
+        return f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
+    if strategy == "fedprox" and not training.proximal > 0:
+        return "strategy fedprox needs training.proximal above 0: the term is in the devices' loss"
+    if not (options.learning_rate > 0 and options.tau > 0):
+        return "aggregation: learning_rate and tau must be above 0"
+    if len(options.betas) != 2 or not all(0 <= beta < 1 for beta in options.betas):
+        return f"aggregation: betas must be two numbers from 0 to under 1, not {options.betas}"
+    if not 0.01 <= options.trim <= 0.49:
+        return f"aggregation: trim must be from 0.01 to 0.49, not {options.trim}"
+    if options.byzantine < 0:
+        return f"aggregation: byzantine must be at least 0, not {options.byzantine}"
+    if (privacy := training.privacy) is not None:
+        if strategy not in PRIVATE:
+            return f"strategy {strategy} cannot be private: {', '.join(PRIVATE)} can"
+        if not (privacy.clip > 0 and privacy.noise_multiplier > 0 and 0 < privacy.delta < 1):
+            return "privacy: clip and noise_multiplier must be above 0, delta between 0 and 1"
+        if privacy.epsilon is not None and not privacy.epsilon > 0:
+            return f"privacy: epsilon must be above 0, not {privacy.epsilon}"
+    if options.max_staleness < 0 or options.buffer < 0:
+        return "aggregation: max_staleness and buffer must be at least 0"
+    return None

@@ -1,0 +1,109 @@
+"""Tidewheel: devices that infer on their own sensor streams and learn in federated rounds.
+
+This package is all that is public. Everything else in the distribution (`streams`, `federation`,
+`edge_client`, `compose`) is private and may change in any version.
+
+A task is one Python file with one `Task`, named `path/to/file.py:task` on every command line:
+
+    from tidewheel import Device, Reading, Segment, Task
+
+    task = Task(
+        name="pumps", version=1, channels=("x", "y"), rate_hz=100,
+        segment=Segment(samples=200, hop=100), classes=("idle", "running", "failing"),
+        build_model=build_model, readings=readings, devices=devices,
+    )
+
+    $ tidewheel up pumps.py:task --devices 4
+
+Describe what is learned
+    Task        the whole description, with Segment, Device and Training (and its Aggregation and
+                Privacy)
+    Reading     what `Task.readings` yields: one sensor sample
+    Answered    what `Task.outcomes` gets: a segment as the device answered it
+    Outcome     what `Task.outcomes` yields: a true label that is known later
+
+Read and write what flows
+    read_scores     the store of scored events as a pyarrow Dataset
+    EventBatch      consecutive events of one device, in the columns of `event_schema`
+    Drop            a device's declaration that it dropped events
+    encode_events   an EventBatch as a Kafka message of the topic `<task>.events`
+    decode_events   the way back, with full validation
+    load_task       a Task from `path/to/file.py:task`
+
+Errors
+    TidewheelError, of which TaskError, UsageError, MalformedRecord and BrokerUnavailable are the
+    ones that callers meet. The text of each is one line: what, where, what to do.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streams.contract.errors import (
+    BrokerUnavailable,
+    MalformedRecord,
+    TaskError,
+    TidewheelError,
+    UsageError,
+)
+from streams.contract.records import Drop, EventBatch, encode_events, event_schema
+from streams.contract.records import decode_event_message as decode_events
+from streams.contract.task import (
+    Aggregation,
+    Answered,
+    Device,
+    Outcome,
+    Privacy,
+    Reading,
+    Segment,
+    Task,
+    Training,
+    load_task,
+)
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
+
+__all__ = [
+    "Aggregation",
+    "Answered",
+    "BrokerUnavailable",
+    "Device",
+    "Drop",
+    "EventBatch",
+    "MalformedRecord",
+    "Outcome",
+    "Privacy",
+    "Reading",
+    "Segment",
+    "Task",
+    "TaskError",
+    "TidewheelError",
+    "Training",
+    "UsageError",
+    "decode_events",
+    "encode_events",
+    "event_schema",
+    "load_task",
+    "read_scores",
+]
+
+
+def read_scores(state: str | Path = ".tidewheel") -> "Dataset":
+    """Return the scored events of a state folder as a dataset; nothing is read yet.
+
+    One row an event: `device`, `epoch`, `seq` (unique together), `time` and `window` (timestamps in
+    microseconds, UTC), `model` and `outputs` (the device's answer), `teacher_model` and `teacher`
+    (the larger model's answer), `label`, `agrees`, `correct`. Only committed rows are in it: the
+    dataset is a snapshot of the Delta table. Raises UsageError where there is no store. Needs the
+    extra `worker`.
+
+    >>> from tidewheel import UsageError, read_scores
+    >>> try:
+    ...     read_scores("/nowhere").to_table(columns=["device", "time"]).num_rows
+    ... except UsageError as error:
+    ...     print(error)
+    /nowhere/store is not a store: it has no Delta table scores
+    """
+    from streams.worker.store.query import scores_dataset
+
+    return scores_dataset(Path(state) / "store")
