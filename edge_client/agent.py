@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -60,93 +61,104 @@ class Agent:
     """One device."""
 
     def __init__(self, settings: EdgeSettings, task: Task, failpoint: Failpoint = unarmed) -> None:
-        self._settings = settings
-        self._name = settings.device
-        self._task = task
+        self._settings, self._name, self._task = settings, settings.device, task
+        self._folder, self._failpoint = settings.folder, failpoint
         self._drain_s = settings.drain_s
         self._stop = threading.Event()
-        folder = settings.folder
-        self._lock = hold(folder)
-        thin = by_priority(task, settings.metering.uncertain_below)
-        self.spool = Spool(folder / "spool", settings.spool, thin=thin, failpoint=failpoint)
-        check_spool(self.spool, task)
+        self._node: int | None = None  # the Flower node that handed over the last work
+        self._skipped: Counter[str] = Counter()
+        self._skipping = threading.Lock()
+        self._phase = "running"
+        self._kept_at = self._saved_at = time.monotonic()
+        self._lock = hold(self._folder)
+        self._open_spool()
+        self._open_memory()
+        self._build_training()
+        self._build_inference()
+        self._build_network()
+        self._open_slots()  # last: a start that fails before it does not count against the model
+
+    def _open_spool(self) -> None:
+        """Open the queue between inference and the network."""
+        evict = by_priority(self._task, self._settings.metering.uncertain_below)
+        self.spool = Spool(
+            self._folder / "spool", self._settings.spool, thin=evict, failpoint=self._failpoint
+        )
+        check_spool(self.spool, self._task)
         if self.spool.torn_bytes:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
+
+    def _open_memory(self) -> None:
+        """Open what the device remembers: samples, accuracy, accepted decisions, versions."""
+        task, folder = self._task, self._folder
         self.samples = Samples(task, folder / "samples.arrow")
-        self._saved_at = time.monotonic()
         self._scoreboard = AccuracyTracker(folder / "scoreboard.json")
-        trusted = [load_public_key(path) for path in settings.trusted]
+        trusted = [load_public_key(path) for path in self._settings.trusted]
         self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
         self._slots = Slots(
             folder / "slots",
             task,
             lambda: self._acceptance.trusted,
             known=lambda: self._acceptance.known,
-            failpoint=failpoint,
+            failpoint=self._failpoint,
         )
-        self._node: int | None = None  # Flower's, of the last work
-        self._skipped: dict[str, int] = {}
-        self._skipping = threading.Lock()
-        self._phase = "running"
-        self._kept_at = time.monotonic()
-        self._source = open_source(
-            task,
-            settings,
-            folder,
-            resume_after_us=self.spool.mark,
-            stop=self._stop,
-            skip=self._skip,
-        )
-        self._outcomes = (
-            DelayedLabels(task, self._name, self.samples, self._skip) if task.outcomes else None
-        )
-        notebook = AnswerRecorder(task, self.samples, self._scoreboard, self._outcomes)
-        self._recorder = SpoolWriter(
-            task, self.spool, metering=settings.metering, note=notebook.note
-        )
+
+    def _build_training(self) -> None:
+        settings = self._settings
         self._trainer = Trainer(
             settings.task_ref,
-            settings.device,
-            folder,
+            self._name,
+            self._folder,
             self.samples,
             MachineConditions(settings.minimum_battery, settings.maximum_celsius),
             served_by(self._slots),
         )
         self._personal = Personalization(
-            task, self._name, folder, self._slots, self.samples, self._trainer.work
+            self._task, self._name, self._folder, self._slots, self.samples, self._trainer.work
+        )
+        self._service = SocketServer(socket_path(self._folder), self._work, self._tell)
+
+    def _build_inference(self) -> None:
+        """Connect source, inference loop and spool writer."""
+        task, name = self._task, self._name
+        self._source = open_source(
+            task, self._settings, self._folder,
+            resume_after_us=self.spool.mark, stop=self._stop, skip=self._skip,
+        )  # fmt: skip
+        self._outcomes = (
+            DelayedLabels(task, name, self.samples, self._skip) if task.outcomes else None
+        )
+        recorder = AnswerRecorder(task, self.samples, self._scoreboard, self._outcomes)
+        self._writer = SpoolWriter(
+            task, self.spool, sampling=self._settings.metering, note=recorder.note
         )
         self._answers = InferenceLoop(
-            task,
-            self._name,
-            self._source,
-            self._slots,
-            self._personal,
-            self._recorder.put,
-            self._skip,
-            self._stop,
-        )
-        self._service = SocketServer(socket_path(folder), self._work, self._tell)
+            task, name, self._source, self._slots, self._personal,
+            self._writer.put, self._skip, self._stop,
+        )  # fmt: skip
+
+    def _build_network(self) -> None:
+        settings = self._settings
         self._uplink = Uplink(
-            task,
-            settings.device,
+            self._task,
+            self._name,
             self.spool,
             self._connect,
             self._reachable,
             self.state,
             bytes_per_s=settings.uplink_bytes_per_s,
-            holds=settings.metering.mode == "nothing",
-            failpoint=failpoint,
+            holds=settings.sampling.mode == "nothing",
+            failpoint=self._failpoint,
         )
         self._downlink = Downlink(
-            task,
-            settings.device,
+            self._task,
+            self._name,
             settings.broker,
             slots=self._slots,
             acceptance=self._acceptance,
             samples=self.samples,
-            downloads=folder / "downloads",
+            downloads=self._folder / "downloads",
         )
-        self._open_slots()  # last: a start that fails before it is not the model's fault
 
     def _open_slots(self) -> None:
         if self._slots.open() is not None or self._settings.model is None:
@@ -162,7 +174,7 @@ class Agent:
     def run(self) -> None:
         """Serve until stop(); then drain for at most `drain_s`."""
         sys.setswitchinterval(SWITCH_S)
-        threads = (self._recorder, self._service, self._uplink, self._downlink, self._outcomes)
+        threads = (self._writer, self._service, self._uplink, self._downlink, self._outcomes)
         for thread in threads:
             if thread is not None:
                 thread.start()
@@ -188,7 +200,7 @@ class Agent:
 
     def _skip(self, reason: str, _time_us: int) -> None:
         with self._skipping:  # sources and outcomes have threads of their own
-            self._skipped[reason] = self._skipped.get(reason, 0) + 1
+            self._skipped[reason] += 1
 
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         if (request.task, request.task_version) != (self._task.name, self._task.version):
@@ -228,7 +240,7 @@ class Agent:
                 os._exit(1)  # counts against the version, slots.py; the spool has everything
             self._save()
             self._trainer.watch()
-            self._slots.judge()
+            self._slots.check_trial()
             self._personal.consider()
             self._kept_at = time.monotonic()
 
@@ -250,7 +262,7 @@ class Agent:
         self._personal.stop()
         self._service.stop()
         self._downlink.stop()
-        self._recorder.stop()
+        self._writer.stop()
         if self._outcomes is not None:
             self._outcomes.stop()
         self._save(last=True)
@@ -315,7 +327,7 @@ class Agent:
             error=self._answers.error
             or (self._outcomes and self._outcomes.error)
             or self._downlink.error
-            or self._recorder.error
+            or self._writer.error
             or self._uplink.error,
         )
 

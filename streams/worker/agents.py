@@ -1,8 +1,8 @@
-"""The Faust agent and the Kafka side of a commit: thin shells around commit.py.
+"""The Faust agent and the Kafka side of a commit: thin shells around the committer.
 
-What Faust leaves to us: it would acknowledge a message when the agent asks for the next one, so the
-stream is read without and messages are acknowledged by the commit, in offset order; an exception in
-an agent would skip its message, so it stops the process.
+Faust would acknowledge a message when the agent asks for the next one, so its acknowledgement is
+off and the commit acknowledges messages in offset order. An exception in a Faust agent would skip
+its message, so here it stops the process.
 """
 
 import asyncio
@@ -23,22 +23,22 @@ from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.topics import MAX_MESSAGE_BYTES
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.committer import Committer
-from streams.worker.commit.dead_letters import Incoming
+from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
 from streams.worker.windows.tumbling import Message
 
 PUBLISH_TIMEOUT_S = 30.0
 STOP_S = 5.0
-MAX_BATCH_BYTES = 900_000  # below what brokers take (1,048,588), and a message in it
+MAX_BATCH_BYTES = 900_000  # below the brokers' default limit of 1,048,588
 
 log = logging.getLogger(__name__)
 
 
 class FaustBroker:
-    """commit.Broker: a producer of its own, and Faust's consumer.
+    """Implementation of committer.Broker with its own producer and Faust's consumer.
 
-    Faust's producer hands over one message at a time, which costs more than to make it; a batch of
-    a partition's messages is one call and one acknowledgement.
+    Faust's producer sends one message at a time, which costs more than making it; here a batch of a
+    partition's messages is one call and one acknowledgement.
     """
 
     def __init__(self, app: faust.App, topic: str, broker: BrokerSettings) -> None:
@@ -56,7 +56,7 @@ class FaustBroker:
         try:
             await self._producer.start()
         except KafkaError as exc:
-            raise BrokerUnavailable(f"no producer: {type(exc).__name__}: {exc}") from exc
+            raise BrokerUnavailable(f"starting the producer failed: {exc!r}") from exc
 
     async def stop(self) -> None:
         with contextlib.suppress(KafkaError, TimeoutError):
@@ -73,22 +73,22 @@ class FaustBroker:
                 )
         except MessageSizeTooLargeError as exc:
             raise ProcessFailed(
-                f"the brokers refuse a message as too long ({exc}): they must take "
-                f"{MAX_MESSAGE_BYTES} bytes (max.message.bytes)"
+                f"the brokers refuse a message as too large ({exc}): set max.message.bytes to at "
+                f"least {MAX_MESSAGE_BYTES}"
             ) from exc
         except (KafkaError, TimeoutError) as exc:
             raise BrokerUnavailable(f"publishing failed: {type(exc).__name__}: {exc}") from exc
 
     def _batches(self, messages: Sequence[Outgoing]) -> list[tuple[str, int, BatchBuilder]]:
-        """The messages of each partition in their order, in batches that a broker takes."""
+        """Return batches (topic, partition, batch) within the size limit, in message order."""
         made: list[tuple[str, int, BatchBuilder]] = []
         last: dict[tuple[str, int], BatchBuilder] = {}
         for m in messages:
             to = m.topic, m.partition
             fields = {"timestamp": None, "key": m.key, "value": m.value, "headers": m.headers}
-            if to not in last or last[to].append(**fields) is None:  # none yet, or it is full
+            if to not in last or last[to].append(**fields) is None:  # no batch yet, or it is full
                 last[to] = self._producer.create_batch()
-                last[to].append(**fields)  # the first is taken, however long
+                last[to].append(**fields)  # a batch accepts its first message of any size
                 made.append((*to, last[to]))
         return made
 
@@ -99,12 +99,12 @@ class FaustBroker:
     async def commit_offsets(self) -> None:
         try:
             await self._app.consumer.commit({self._topic})
-        except KafkaError as exc:  # the acknowledgements stay: the next commit carries them
+        except KafkaError as exc:  # the next commit repeats it
             log.warning("committing offsets failed: %s: %s", type(exc).__name__, exc)
 
 
 class EventIntake:
-    """Feeds one agent's messages to the committer, and stops taking when it is full."""
+    """Passes one agent's messages to the committer, and waits while that is full."""
 
     def __init__(
         self, app: faust.App, committer: Committer, fail: Callable[[BaseException], None]
@@ -112,20 +112,20 @@ class EventIntake:
         self._app = app
         self._committer = committer
         self._fail = fail
-        self._loaded = -1  # the generation whose partitions the committer owns
+        self._loaded = -1  # the group generation whose partitions the committer owns
         self._changed = asyncio.Event()
 
     def loaded(self, generation: int) -> None:
-        """The committer has the partitions of this generation of the group."""
+        """Record that the committer has loaded the partitions of this group generation."""
         self._loaded = generation
         self._changed.set()
 
     def wake(self) -> None:
-        """There may be room again, or another generation."""
+        """Check again whether there is room, or a new generation."""
         self._changed.set()
 
     async def consume(self, stream: StreamT[Any]) -> None:
-        """The agent."""
+        """Run as the Faust agent."""
         try:
             async for event in cast(faust.Stream[Any], stream).noack().events():
                 await self._receive(event)
@@ -137,9 +137,9 @@ class EventIntake:
 
     async def _receive(self, event: EventT[bytes]) -> None:
         message = event.message
-        # Faust lets messages flow while an assignment is still being loaded from the store.
+        # Faust delivers messages while an assignment is still being loaded from the store.
         while self._loaded != message.generation_id or self._committer.full:
-            # After a rebalance the message comes again, to whoever owns its partition then.
+            # After a rebalance the partition's new owner gets the message again.
             if message.generation_id != self._app.consumer_generation_id:
                 return
             self._changed.clear()
@@ -150,7 +150,7 @@ class EventIntake:
 
 
 def client_options(broker: BrokerSettings) -> dict[str, Any]:
-    """The broker settings as aiokafka's keyword arguments."""
+    """Return the broker settings as aiokafka's keyword arguments."""
     options: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in broker.bootstrap.split(",")],
         "security_protocol": broker.security_protocol,
@@ -166,7 +166,7 @@ def client_options(broker: BrokerSettings) -> dict[str, Any]:
 
 
 def ssl_context(broker: BrokerSettings) -> ssl.SSLContext | None:
-    """For TLS, with the client's certificate where one is set."""
+    """Return the TLS context, with the client certificate if one is set; None without TLS."""
     if "SSL" not in broker.security_protocol:
         return None
     context = ssl.create_default_context(cafile=broker.cafile)

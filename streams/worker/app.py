@@ -1,7 +1,7 @@
 """The worker process: a Faust app that owns partitions of `events` and scores them.
 
-`run` blocks until SIGTERM or SIGINT. It ends with an error when the worker must not go on: the
-store has another owner for a partition, or Faust has failed; whoever supervises it starts it again.
+`run` blocks until SIGTERM or SIGINT. It raises an error when the worker must not continue: another
+worker owns a partition, or Faust has failed. A supervisor should restart it.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.maintenance import Maintenance
 
 SESSION_S = 10.0
-HANDOVER_S = 8.0  # to finish a flush before a rebalance: less than the session
+HANDOVER_S = 8.0  # to finish a flush before a rebalance; shorter than the session
 STOP_S = 15.0
 
 log = logging.getLogger(__name__)
-for library in ("faust", "mode", "aiokafka"):  # they tell every step of their lives at INFO
+for library in ("faust", "mode", "aiokafka"):  # they log every state change at INFO
     logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> None:
-    """Work until told to stop; TidewheelError says why it stopped by itself."""
+    """Run the worker until a signal; raise TidewheelError if it stopped by itself."""
     task = load_task(settings.task)
     pin_threads()
     offers = TeacherSource(task, settings)
@@ -61,7 +61,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     upkeep.start()
 
     async def main() -> None:
-        gc.freeze()  # what is loaded stays: collections need not look at it
+        gc.freeze()  # the loaded objects stay alive: exclude them from collections
         app = make_app(task, settings)
         broker = FaustBroker(app, topic_name(task.name, EVENTS), settings.broker)
         committer = Committer(
@@ -90,13 +90,13 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     ended = [offers.stop(STOP_S), upkeep.stop(STOP_S)]
     if not all(ended):
         log.error("worker %s: %s; a thread did not end", settings.instance, failure or "stopped")
-        os._exit(failure.exit_code if failure else 0)  # nothing depends on it, see upkeep.py
+        os._exit(failure.exit_code if failure else 0)  # safe, see maintenance.py
     if failure is not None:
         raise failure
 
 
 class TeacherSource:
-    """Where the teacher comes from: the settings' own, or what the server offers."""
+    """The source of the teacher: a file from the settings, or the server's offers."""
 
     def __init__(self, task: Task, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -118,7 +118,7 @@ class TeacherSource:
         self._found = teacher
 
     def first(self, metrics: Metrics) -> Teacher:
-        """The teacher to begin with; waits for one, and says so once."""
+        """Return the first teacher; wait for one, with one warning."""
         said = False
         while self._feed is not None:
             try:
@@ -139,18 +139,18 @@ class TeacherSource:
         return self._found
 
     def follow(self, take: Callable[[Teacher], None]) -> None:
-        """Hand what is offered from now on to `take`."""
+        """Pass all teachers offered from now on to `take`."""
         self._take = take
         if self._feed is not None:
             self._feed.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Follow no more; whether that was in time."""
+        """Stop following offers; return whether the thread ended in time."""
         return self._feed is None or self._feed.stop(timeout_s)
 
 
 def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> None:
-    """Create the topics; wait for a broker that is away, and say so once."""
+    """Create the topics; wait for an unavailable broker, with one warning."""
     wait_s, said = 0.5, False
     while True:
         try:
@@ -160,20 +160,20 @@ def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> N
                 log.warning("worker %s: waiting: %s", settings.instance, exc)
                 said = True
             time.sleep(wait_s)
-            metrics.flushed()  # waiting is no stall
+            metrics.flushed()  # waiting does not count as a stall
             wait_s = min(2 * wait_s, 5.0)
 
 
 def make_app(task: Task, settings: WorkerSettings) -> faust.App:
-    """The Faust app, set up as commit.py needs it."""
+    """Return the Faust app, configured for the commit's manual acknowledgements."""
     servers = settings.broker.bootstrap.split(",")
-    datadir = settings.store.parent / "workers" / settings.instance  # Faust insists on one
+    datadir = settings.store.parent / "workers" / settings.instance  # Faust requires one
     datadir.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {}
     if settings.broker.security_protocol != "PLAINTEXT":
         options["broker_credentials"] = credentials(settings.broker)
     return faust.App(
-        f"tidewheel-{task.name}-worker",  # also the group
+        f"tidewheel-{task.name}-worker",  # also the name of the group
         broker=[f"kafka://{server.strip()}" for server in servers],
         store="memory://",
         datadir=datadir,
@@ -196,7 +196,7 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
 
 
 def credentials(broker: BrokerSettings) -> CredentialsT:
-    """The broker settings as Faust's credentials."""
+    """Return the broker settings as Faust's credentials."""
     if broker.security_protocol == "SSL":
         return faust.SSLCredentials(ssl_context(broker))
     return faust.SASLCredentials(
@@ -208,7 +208,7 @@ def credentials(broker: BrokerSettings) -> CredentialsT:
 
 
 class Worker:
-    """Ties the app's life to the committer's: assignments, the flush loop, the end."""
+    """Connects the app to the committer: assignments, the flush loop, shutdown."""
 
     def __init__(
         self, settings: WorkerSettings, task: Task, app: faust.App, committer: Committer
@@ -246,13 +246,13 @@ class Worker:
         log.info("worker %s: ready, partitions %s", self._settings.instance, partitions)
 
     async def _revoked(self, _app: Any, *_sent: Any, **_: Any) -> None:
-        self._intake.loaded(-1)  # what waits for room belongs to nobody now
+        self._intake.loaded(-1)  # messages that wait for room are not ours any more
         self._committer.metrics.assigned(False)
         try:
             async with asyncio.timeout(HANDOVER_S), self._committer.lock:
                 self._committer.revoke_all()
         except TimeoutError:
-            self._fail(ProcessFailed("a rebalance came and the running commit did not end in time"))
+            self._fail(ProcessFailed("the running commit did not end in time for a rebalance"))
         self._intake.wake()
 
     async def work(self) -> None:
@@ -276,7 +276,7 @@ class Worker:
             raise ProcessFailed(f"worker {self._settings.instance}: {name}: {failure}") from failure
 
     async def _flush_until_stopped(self) -> None:
-        """Flush now and then; a flush that has begun is always finished."""
+        """Flush periodically; a started flush is always finished."""
         while not self._stop.is_set():
             began = time.monotonic()
             try:
@@ -295,7 +295,7 @@ class Worker:
                 await asyncio.wait_for(self._stop.wait(), pause)
 
     def _measure_lag(self) -> None:
-        """Faust knows the ends of the partitions from its fetches."""
+        """Update the lag metrics, from the partition ends in Faust's fetches."""
         consumer = self._app.consumer
         for partition in self._committer.partitions:
             tp = TP(self._topic, partition)
@@ -307,7 +307,7 @@ class Worker:
         try:
             await asyncio.wait_for(self._app.stop(), STOP_S)
         except TimeoutError:
-            # Nothing is lost: what is not committed comes again. A thread of Faust's may still
-            # hold the process, so it ends here.
+            # Nothing is lost: uncommitted messages come again. A thread of Faust may keep the
+            # process alive, so it exits here.
             log.warning("worker %s: Faust did not stop in %.0f s", self._settings.instance, STOP_S)
             os._exit(1)

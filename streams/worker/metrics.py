@@ -1,7 +1,7 @@
-"""What a worker tells Prometheus, and whether it is ready and alive.
+"""A worker's Prometheus metrics, readiness and liveness.
 
-The numbers are always kept. streams.runtime.health serves them: ready once an assignment is
-loaded, alive while flushes end in time.
+Metrics are always collected; streams.runtime.health serves them. A worker is ready once an
+assignment is loaded, and alive while flushes end in time.
 """
 
 import time
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import generate_latest
 
-STALLED_S = 60.0  # without the end of a flush; a flush waits for a broker that is away
-REASONS = 32  # told apart by each counter: a device may give any reason for a drop
+STALLED_S = 60.0  # without a finished flush; a flush waits for an unavailable broker
+REASONS = 32  # labels per counter: a device may send any reason for a drop
 OTHER = "other"
 LABEL_LENGTH = 60
 FLUSH_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -19,7 +19,7 @@ MAINTENANCE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Metrics:
-    """The worker's numbers, in a registry of their own. Any thread may call any method."""
+    """The worker's metrics in their own registry. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
@@ -31,7 +31,7 @@ class Metrics:
         self._make_histograms(self.registry)
 
     def _make_counters(self, registry: CollectorRegistry) -> None:
-        self._rows = Counter("tidewheel_rows", "Events stored with a verdict.", registry=registry)
+        self._rows = Counter("tidewheel_rows", "Scored events in the store.", registry=registry)
         self._windows = Counter(
             "tidewheel_windows",
             "Windows reported; late ones are revisions of an earlier report.",
@@ -39,7 +39,12 @@ class Metrics:
             registry=registry,
         )
         self._letters = _ByReason(
-            Counter("tidewheel_dead_letters", "Letters parked.", ["reason"], registry=registry)
+            Counter(
+                "tidewheel_dead_letters",
+                "Messages moved to dead-letters.",
+                ["reason"],
+                registry=registry,
+            )
         )
         self._dropped = _ByReason(
             Counter(
@@ -58,17 +63,17 @@ class Metrics:
         )
         self._in_flight = Gauge(
             "tidewheel_messages_in_flight",
-            "Messages that were read and not acknowledged.",
+            "Messages read and not acknowledged.",
             registry=registry,
         )
         self._delay = Gauge(
             "tidewheel_watermark_delay_seconds",
-            "Now less the oldest watermark of a device with open windows.",
+            "Now minus the oldest watermark of a device with open windows.",
             registry=registry,
         )
         self._lag = Gauge(
             "tidewheel_lag_messages",
-            "Messages from the committed offset to the end of a partition that this worker owns.",
+            "Messages from the committed offset to the end of an owned partition.",
             ["partition"],
             registry=registry,
         )
@@ -104,11 +109,11 @@ class Metrics:
         self._letters.count(reason)
 
     def dropped(self, reason: str, count: int) -> None:
-        """So many events were declared dropped."""
+        """Count events that were declared dropped."""
         self._dropped.count(reason, count)
 
     def buffered(self, rows: int, messages: int) -> None:
-        """What is read and not sealed, and not acknowledged, now."""
+        """Set the current numbers of unsealed rows and unacknowledged messages."""
         self._open_rows.set(rows)
         self._in_flight.set(messages)
 
@@ -119,7 +124,7 @@ class Metrics:
         self._lag.labels(str(partition)).set(messages)
 
     def forget_partitions(self) -> None:
-        """The partitions belong to others now: this worker says nothing about them any more."""
+        """Clear the metrics of revoked partitions."""
         self._lag.clear()
         self.buffered(0, 0)
         self.watermark_delay(0)
@@ -134,15 +139,15 @@ class Metrics:
         self._maintenance.observe(seconds)
 
     def teacher(self, version: str) -> None:
-        """The teacher that scores from now on."""
+        """Set the version of the teacher."""
         self._teacher.info({"version": version})
 
     def assigned(self, ready: bool) -> None:
-        """Whether an assignment is loaded."""
+        """Set whether an assignment is loaded."""
         self._ready = ready
 
     def flushed(self) -> None:
-        """A flush has ended."""
+        """Record the end of a flush."""
         self._flushed_at = self._clock()
 
     @property
@@ -154,13 +159,15 @@ class Metrics:
         return self._clock() - self._flushed_at < STALLED_S
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class _ByReason:
-    """A counter by reason. Those beyond the first REASONS count together as OTHER: a series for
-    each text that a device makes up would fill the memory, here and in Prometheus."""
+    """A counter by reason; reasons beyond the first REASONS are counted as OTHER.
+
+    This bounds memory, here and in Prometheus, whatever reasons a device sends.
+    """
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter

@@ -1,4 +1,4 @@
-"""What one worker process is told."""
+"""Settings of a worker process."""
 
 import os
 from dataclasses import dataclass, field
@@ -10,23 +10,22 @@ MAX_THREADS = 4
 
 
 def default_threads() -> int:
-    """The processors that this process may use, MAX_THREADS at the most."""
-    may_use = getattr(os, "sched_getaffinity", None)  # Linux has it
+    """Return the number of processors that this process may use, at most MAX_THREADS."""
+    may_use = getattr(os, "sched_getaffinity", None)  # Linux only
     count = len(may_use(0)) if may_use else os.cpu_count() or 1
     return min(MAX_THREADS, count)
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Read once where the process starts.
+    """Settings of a worker, read once at its start.
 
-    task: the task's reference; store: the folder of the Delta tables; trusted: files of the public
-    keys that may have signed a teacher; teacher: an artifact of kind "teacher" that is used
-    whatever the server offers; fallback: one that is used until the server offers another, if the
-    file is there; instance: this worker's stable name in its group; partitions: of `events`, as the
-    topic is created; threads: that score, each its own windows; buffer_bytes: of messages that are
-    not acknowledged; upkeep_every: commits of a partition; metrics_port: on loopback, 0 for a free
-    one.
+    task: the task's reference; store: the folder of the Delta tables; trusted: public key files
+    that teachers may be signed with; teacher: an artifact of kind "teacher" that overrides the
+    server's offers; fallback: one that is used until the server's first offer, if the file exists;
+    instance: the worker's stable name in its group; partitions: of `events`, if it is created;
+    threads: for scoring; buffer_bytes: limit of unacknowledged messages; upkeep_every: commits of a
+    partition between two runs of maintenance; metrics_port: on loopback, 0 for a free one.
     """
 
     task: str

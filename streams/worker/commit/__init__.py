@@ -1,5 +1,5 @@
 """The numbered commit of a worker: effects first, position after.
 
-committer (the steps), rows (what the store gets), publications (what `scores` and `windows` get),
-dead_letters (what could not be understood or scored).
+committer (the steps), publications (messages on `scores` and `windows`), dead_letters (messages
+that cannot be decoded or scored).
 """

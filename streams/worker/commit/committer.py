@@ -35,7 +35,7 @@ from streams.contract.records import Drop
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit import dead_letters
-from streams.worker.commit.dead_letters import Incoming
+from streams.worker.commit.incoming import Incoming, decode, is_sent_again
 from streams.worker.commit.publications import Outgoing, publications
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.rows import score_rows
@@ -155,7 +155,7 @@ class Committer:
         if message is None:
             return
         try:
-            record = dead_letters.read(self._task, incoming)
+            record = decode(self._task, incoming)
         except MalformedRecord as exc:
             log.debug("message %d/%d: %s", incoming.partition, incoming.offset, exc)
             message.unsealed = 1
@@ -166,7 +166,7 @@ class Committer:
             state.add_drop(message, record)
         else:
             believed_us = self._now_us() + round(self._task.future_s * 1e6)
-            again = dead_letters.is_sent_again(incoming)
+            again = is_sent_again(incoming)
             state.add_events(message, record, now_s, believed_us=believed_us, again=again)
 
     async def flush(self, now_s: float) -> int:

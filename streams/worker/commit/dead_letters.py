@@ -1,53 +1,19 @@
 """Dead letters: what could not be understood, believed or scored, whole, with the reason. Pure."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
 from streams.contract.errors import MalformedRecord
 from streams.contract.records import (
-    AGAIN,
-    Drop,
-    EventBatch,
     Headers,
-    decode_event_message,
     encode_events,
 )
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
+from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
 from streams.worker.windows.tumbling import WindowSlice
 
 PART_BYTES = 800_000  # leaves room for the headers under the brokers' limit
 HEADER_BYTES = 1_000
 HEADERS = 32
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """One message of `events` as it came."""
-
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Iterable[tuple[str, bytes]]
-
-
-def read(task: Task, incoming: Incoming) -> EventBatch | Drop:
-    """Decode a message; whatever is wrong with it is a MalformedRecord."""
-    try:
-        headers = [(name, text if text is not None else b"") for name, text in incoming.headers]
-        return decode_event_message(task, incoming.key, incoming.value, headers)
-    except MalformedRecord:
-        raise
-    except Exception as exc:  # bytes from anyone: no library's surprise may end the worker
-        detail = f"{type(exc).__name__}: {exc}"[:200]
-        raise MalformedRecord("undecodable", detail) from exc
-
-
-def is_sent_again(incoming: Incoming) -> bool:
-    """Whether the message is a dead letter that was sent to `events` again."""
-    return any(name == AGAIN for name, _ in incoming.headers)
 
 
 def of_message(task: Task, incoming: Incoming, error: MalformedRecord) -> list[Outgoing]:

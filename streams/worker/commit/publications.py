@@ -1,6 +1,6 @@
-"""From rows to messages: what `scores` and `windows` carry of a commit. Pure.
+"""The messages on `scores` and `windows` for a commit's rows. Pure.
 
-The same rows give the same messages, whether they were just made or are read from the store.
+The same rows give the same messages, whether they are new or read from the store.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from streams.worker.scoring.drift_watch import WindowDrift
 from streams.worker.scoring.rows import DRIFT
 
 MODELS, OTHER = 50, "other"
-DIGITS = 6  # of the figures that are no counts
+DIGITS = 6  # of metrics that are not counts
 ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
 ORDER = ("device", "window", "revision", "time", "epoch", "seq")
 
@@ -41,7 +41,7 @@ class Outgoing:
 
 
 def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
-    """The messages of one commit's rows: per (device, window, revision) its scores and a report."""
+    """Return a commit's messages: scores and a report per (device, window, revision)."""
     if not rows.num_rows:
         return []
     columns, messages, step = _columns(task, rows), [], rows_per_message(task)
@@ -64,16 +64,16 @@ def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
 
 
 def rows_per_message(task: Task) -> int:
-    """How many rows of `scores` surely fit into one message: names can be 63 bytes long."""
+    """Return how many rows of `scores` fit into a message even if all names have 63 bytes."""
     return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 8 * task.outputs + 4 * task.label_size)))
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """A commit's rows in ORDER, and what the reports of their windows sum over, row by row.
+    """A commit's rows in ORDER, with the values per row that the window reports sum.
 
-    rows has the columns of `scores`; a window's revision lies between two `edges`. teacher and
-    labels are zeros where `compared` and `labelled` say that there is none.
+    rows has the columns of `scores`; two successive `edges` delimit a window's revision. teacher is
+    zero where `compared` is False.
     """
 
     rows: pa.RecordBatch
@@ -120,7 +120,7 @@ def _columns(task: Task, rows: pa.Table) -> _Columns:
 
 
 def _values(column: pa.Array, width: int) -> np.ndarray:
-    """(rows, width) float32 of a list column; zeros where a row is null or empty."""
+    """Return (rows, width) float32 of a list column; zeros where a row is null or empty."""
     found = np.zeros((len(column), width), np.float32)
     held = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) == width
     if held.any():
@@ -129,7 +129,7 @@ def _values(column: pa.Array, width: int) -> np.ndarray:
 
 
 def _report(task: Task, columns: _Columns, begin: int, end: int) -> WindowReport:
-    """The report of one window's revision."""
+    """Return the report of one window's revision."""
     first = columns.rows.slice(begin, 1)
     start = int(first.column("window").view(pa.int64())[0].as_py())
     revision = first.column("revision")[0].as_py()
@@ -151,8 +151,8 @@ def _report(task: Task, columns: _Columns, begin: int, end: int) -> WindowReport
 
 
 def _by_model(columns: _Columns, begin: int, end: int) -> dict[str, ModelWindow]:
-    """By version; those beyond the most frequent MODELS count as OTHER, so that a report stays
-    small whatever a device calls its models."""
+    """Return counts by version. Versions beyond the MODELS most frequent are counted as OTHER,
+    which bounds a report's size whatever names a device sends."""
     codes = columns.models[begin:end]
     found, events = np.unique(codes, return_counts=True)
     frequent = found[np.argsort(-events, kind="stable")[:MODELS]].tolist()
@@ -176,7 +176,7 @@ def _by_model(columns: _Columns, begin: int, end: int) -> dict[str, ModelWindow]
 
 
 def _confidence(outputs: np.ndarray) -> float:
-    """The mean of the largest softmax of (rows, outputs)."""
+    """Return the mean of the largest softmax of (rows, outputs)."""
     shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
     return round(float((1 / np.exp(shifted).sum(axis=1)).mean()), DIGITS)
 
@@ -187,7 +187,7 @@ class _Compared(TypedDict, total=False):
 
 
 def _against_teacher(task: Task, columns: _Columns, begin: int, end: int) -> _Compared:
-    """The answers by the teacher's class, or their errors by target, where the teacher scored."""
+    """Return the agreement by the teacher's class, or the errors by target, of scored rows."""
     compared = columns.compared[begin:end]
     if not compared.any():
         return {}
@@ -208,7 +208,7 @@ def _against_teacher(task: Task, columns: _Columns, begin: int, end: int) -> _Co
 
 
 def _errors(task: Task, errors: np.ndarray) -> dict[str, TargetError]:
-    """(rows, targets), the answers less the teacher's."""
+    """Return the errors by target; errors (rows, targets) are answers minus the teacher's."""
     return {
         target: TargetError(
             events=len(error),
@@ -221,6 +221,6 @@ def _errors(task: Task, errors: np.ndarray) -> dict[str, TargetError]:
 
 
 def _drift(stored: list[str | None]) -> DriftReport | None:
-    """What was stored with one of the rows when they were scored."""
+    """Return the report that was stored with one of the rows."""
     text = next((text for text in stored if text is not None), None)
     return None if text is None else WindowDrift.decode(text.encode()).report

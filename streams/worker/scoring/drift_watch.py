@@ -1,12 +1,12 @@
-"""Drift as the worker keeps it: the counts of each device's last windows. Pure.
+"""Drift per device: the histogram counts of its last windows. Pure.
 
-What a window gives to count, and the report over the device's last windows, are made once, when the
-window is scored, and stored with its rows (column `drift`): a segment is in no table, so nothing
-could make them again. What is published is always what is stored.
+A window's counts, and the report over the device's last windows, are computed once, when the window
+is scored, and stored with its rows (column `drift`), because segments are not stored. The published
+report is always the stored one.
 
-Counts are kept in the smallest integers that hold them, mostly one byte a cell: a device's last
-windows are most of what a worker knows of it. The counts of a restart come from the store; those of
-another reference are passed over.
+Counts use the smallest sufficient integer type, mostly one byte per cell, because they are most of
+a worker's memory per device. A restart restores them from the store, except those of another
+reference.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from streams.worker.windows.tumbling import Window
 class WindowDrift(Document):
     """The store's column `drift`, on one row of each (device, window, revision).
 
-    counts: of this revision's rows alone, one integer per cell of the reference's features in
-    order; reference: which one, by the first 16 hex digits of its SHA-256; report: None in a
-    snapshot of positions only.
+    counts: of this revision's rows only, one integer per cell, in the order of the reference's
+    features; reference: the first 16 hex digits of its SHA-256; report: None only in a snapshot of
+    positions.
     """
 
     reference: str
@@ -36,12 +36,12 @@ class WindowDrift(Document):
 
 
 class DriftWatch:
-    """Counts the windows of the devices whose partitions are owned."""
+    """Counts windows of the devices whose partitions are owned."""
 
     def __init__(self, task: Task, reference: Reference) -> None:
         self._task = task
         self._reference = reference
-        self._judge = DriftDetector(reference)
+        self._detector = DriftDetector(reference)
         self._name = _name(reference)
         self._devices: dict[str, dict[int, np.ndarray]] = {}  # window start -> counts
 
@@ -49,11 +49,11 @@ class DriftWatch:
         return self._name == _name(reference)
 
     def clear(self) -> None:
-        """The partitions are gone: whoever owns them next starts from the store."""
+        """Forget all devices, when the partitions are revoked."""
         self._devices.clear()
 
     def restore(self, stored: Mapping[str, Sequence[tuple[int, str]]]) -> None:
-        """Take in (window start, column `drift`) of each device's last windows."""
+        """Add the stored (window start, column `drift`) of each device's last windows."""
         for device, (start, text) in ((d, pair) for d, pairs in stored.items() for pair in pairs):
             try:
                 found = WindowDrift.decode(text.encode())
@@ -65,10 +65,10 @@ class DriftWatch:
     def observe(
         self, windows: Sequence[Window], segments: np.ndarray | None, outputs: np.ndarray
     ) -> list[str]:
-        """Count closed windows, in their order; what the store is to keep of each.
+        """Count closed windows in order; return the column `drift` of each.
 
-        segments (rows, channels, samples) and outputs (rows, outputs) are of all of them, one after
-        the other; segments is None where the task uploads none.
+        segments (rows, channels, samples) and outputs (rows, outputs) are those of all windows,
+        concatenated; segments is None if the task uploads none.
         """
         if not windows:
             return []
@@ -80,7 +80,7 @@ class DriftWatch:
             last = self._add(window.device, window.start, own)
             totals.append(np.sum(list(last.values()), axis=0, dtype=np.int64))
             numbers.append(len(last))
-        reports = self._judge.reports(np.stack(totals), numbers)
+        reports = self._detector.reports(np.stack(totals), numbers)
         return [
             WindowDrift.model_construct(reference=self._name, counts=own, report=report)
             .encode()
@@ -89,7 +89,7 @@ class DriftWatch:
         ]
 
     def _add(self, device: str, start: int, counts: np.ndarray) -> dict[int, np.ndarray]:
-        """The device's last windows with these counts; rows of an older one are counted no more."""
+        """Add counts and return the device's last windows; older windows are discarded."""
         windows = self._devices.setdefault(device, {})
         summed = counts + windows[start] if start in windows else counts
         windows[start] = summed.astype(np.min_scalar_type(int(summed.max(initial=0))))
@@ -99,7 +99,7 @@ class DriftWatch:
 
 
 def without_report(text: str) -> str:
-    """A WindowDrift's text with what a restart needs alone; one that cannot be read as it is."""
+    """Return the JSON of a WindowDrift without its report; invalid text stays unchanged."""
     try:
         found = WindowDrift.decode(text.encode())
     except MalformedRecord:

@@ -1,4 +1,4 @@
-"""Scored events as rows: what the store takes and `scores` carries. Pure."""
+"""Scored events as rows for the store and `scores`. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ DRIFT = pa.field("drift", pa.string())
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """A closed window, what the teacher gave for its rows, and where the result belongs.
+    """A closed window with the teacher's outputs, its revision and commit number.
 
-    teacher is (rows, outputs); None where the task uploads no segments. drift is the text of a
-    drift.WindowDrift; None where there is no reference.
+    teacher is (rows, outputs); None if the task uploads no segments. drift is the JSON of a
+    drift_watch.WindowDrift; None without a reference.
     """
 
     window: Window
@@ -31,14 +31,13 @@ class ScoredWindow:
 
 
 def store_schema() -> pa.Schema:
-    """The columns of the store's table `scores`: those of `scores`, the day of the window, and on
-    one row of each (device, window, revision) what drift was made of."""
+    """Return the columns of the store's table `scores`: those of the topic, the window's day, and
+    a WindowDrift on one row of each (device, window, revision)."""
     return score_schema().append(DAY).append(DRIFT)
 
 
 def segments_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
-    """(rows, channels, samples) float32 of windows, one after the other, in the order of their
-    pieces."""
+    """Return the windows' segments (rows, channels, samples) float32, in the order of pieces."""
     channels, samples = task.segment_shape
     pieces = [piece for window in windows for piece in window.pieces]
     width = channels * samples
@@ -47,14 +46,14 @@ def segments_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
 
 
 def outputs_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
-    """The devices' answers: (rows, outputs) float32, in the same order."""
+    """Return the devices' answers (rows, outputs) float32, in the same order."""
     columns = [p.events.rows.column("outputs") for window in windows for p in window.pieces]
     parts = [float_rows(column, task.outputs) for column in columns]
     return np.concatenate([np.zeros((0, task.outputs), np.float32), *parts])
 
 
 def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -> pa.Table:
-    """The rows of all these windows, in the order of the windows and their pieces."""
+    """Return the rows of all windows, in the order of the windows and their pieces."""
     pieces = [piece for one in scored for piece in one.window.pieces]
     counts = [piece.rows for piece in pieces]
     windows = [one for one in scored for _ in one.window.pieces]
@@ -83,14 +82,14 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
 
 
 def with_day(rows: pa.Table) -> pa.Table:
-    """Add the day of the window, by which the store is partitioned: a window lies in one day."""
+    """Return the rows with the window's day, by which the store is partitioned."""
     window = rows.column("window").cast(pa.int64()).to_numpy()
     day = pa.array((window // DAY_US).astype(np.int32)).cast(pa.date32())
     return rows.append_column(DAY, day)
 
 
 def _drift_column(scored: Sequence[ScoredWindow]) -> pa.Array:
-    """Each window's drift on the first of its rows, null on the others."""
+    """Return the column with each window's drift on its first row, null on the others."""
     texts: list[str | None] = []
     for one in scored:
         texts += [one.drift, *[None] * (one.window.rows - 1)]
@@ -102,7 +101,7 @@ def _teacher_columns(
 ) -> dict[str, pa.Array]:
     n = len(outputs)
     given = [one.teacher for one in scored if one.teacher is not None]
-    if not given:  # nothing to compare: neither agreement nor a lack of it
+    if not given:  # nothing to compare
         empty = pa.ListArray.from_arrays(np.zeros(n + 1, np.int32), pa.array([], pa.float32()))
         names = pa.array([""] * n, pa.string())
         return {"teacher": empty, "teacher_model": names, "agrees": pa.nulls(n, pa.bool_())}
@@ -125,7 +124,7 @@ def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
 
 
 def _labels(column: pa.ChunkedArray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, width) with zeros where there is none, and (rows,) whether there is one."""
+    """Return labels (rows, width), zeros where missing, and (rows,) whether there is one."""
     known = column.is_valid().to_numpy()
     labels = np.zeros((len(column), width), np.float32)
     labels[known] = _matrix(column.drop_null(), width) if known.any() else 0

@@ -1,7 +1,6 @@
-"""Step 1 of a commit: closed windows become the rows that the store is to have.
+"""Step 1 of a commit: score closed windows and number their reports.
 
-Everything here runs on the flush's own thread, one flush at a time; `offer` alone may be called
-from others.
+All calls come from the flush's thread, one flush at a time; only `offer` is thread-safe.
 """
 
 import logging
@@ -20,13 +19,13 @@ from streams.worker.scoring.teacher import TeacherFailed
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.tumbling import Window
 
-RECENT = 50_000  # windows whose number of reports is remembered
+RECENT = 50_000  # windows whose number of reports is cached
 
 log = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
-    """What a batch needs of scoring.Teacher."""
+    """The interface of teacher.Teacher that a batch needs."""
 
     @property
     def name(self) -> str: ...
@@ -38,7 +37,7 @@ class Scorer(Protocol):
 
 
 class WindowCounters(Protocol):
-    """What a batch needs of the store."""
+    """The interface of the store that a batch needs."""
 
     def revisions(
         self, partition: int, keys: Sequence[tuple[str, int]]
@@ -47,7 +46,7 @@ class WindowCounters(Protocol):
 
 @dataclass
 class Batch:
-    """What became of windows: rows by `teacher`, or the reason why there are none."""
+    """Windows scored by `teacher`, and failed windows with the reason."""
 
     teacher: str
     scored: list[ScoredWindow] = field(default_factory=list)
@@ -55,7 +54,7 @@ class Batch:
 
 
 class BatchScorer:
-    """The teacher, the drift of the devices whose partitions are owned, and reports' numbers."""
+    """Scores closed windows, updates the devices' drift and numbers the windows' reports."""
 
     def __init__(self, task: Task, teacher: Scorer, store: WindowCounters) -> None:
         self._task, self._store = task, store
@@ -73,11 +72,11 @@ class BatchScorer:
         self._offered = teacher
 
     def take_offer(self) -> bool:
-        """Between two commits: change to the teacher that was offered."""
+        """Switch to the offered teacher, between two commits; return whether it changed."""
         offered, self._offered = self._offered, None
         if offered is None or offered.name == self._teacher.name:
             return False
-        log.info("teacher %s instead of %s", offered.name, self._teacher.name)
+        log.info("teacher changed: %s -> %s", self._teacher.name, offered.name)
         self._use(offered)
         return True
 
@@ -89,13 +88,13 @@ class BatchScorer:
             self._drift = DriftWatch(self._task, reference)
 
     def restore(self, position: StorePosition) -> None:
-        """A partition is owned from now on: the counts of its devices' last windows."""
+        """Load the drift counts of an assigned partition's devices."""
         if self._drift is not None:
             self._drift.restore(position.drift)
         position.drift.clear()
 
     def clear(self) -> None:
-        """No partition is owned any more."""
+        """Forget all state, when the partitions are revoked."""
         self._reports.clear()
         if self._drift is not None:
             self._drift.clear()
@@ -145,7 +144,7 @@ class BatchScorer:
     def _revisions(
         self, windows: Iterable[Window], positions: Mapping[int, StorePosition]
     ) -> dict[tuple[str, int], int]:
-        """How many reports each window has already."""
+        """Return how many reports each window has."""
         found: dict[tuple[str, int], int] = {}
         unknown: dict[int, list[tuple[str, int]]] = {}
         for window in windows:
@@ -163,7 +162,7 @@ class BatchScorer:
     def sealed(
         self, scored: Iterable[ScoredWindow], positions: Mapping[int, StorePosition]
     ) -> None:
-        """The store has these, and their reports are published."""
+        """Count the reports of these windows, after they were stored and published."""
         for one in scored:
             device, start = one.window.device, one.window.start
             self._reports[device, start] = one.revision + 1

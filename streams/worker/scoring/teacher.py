@@ -1,4 +1,4 @@
-"""The teacher: scores closed windows as wholes."""
+"""The teacher model, which scores closed windows as a whole."""
 
 import copy
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from streams.drift.reference import Reference
 from streams.learning.learning import build_teacher, load_weights
 from streams.runtime.key_files import load_public_key
 
-ROWS_PER_CALL = 256  # of padded segments: a forward pass that stays in the processor's cache
+ROWS_PER_CALL = 256  # padded segments per forward pass, to stay in the processor's cache
 
 
 class TeacherFailed(Exception):
-    """The teacher cannot score one window; the text says why."""
+    """The teacher cannot score a window; the text is the reason."""
 
 
 class Teacher:
-    """A model in evaluation mode, under its version's name, and the reference for drift.
+    """A model in evaluation mode with its version's name and drift reference.
 
-    With several threads each has a copy of the model: what a user's model keeps in itself during a
-    forward pass is not shared.
+    Each thread has its own copy of the model, because a user's model may keep state during a
+    forward pass.
     """
 
     def __init__(
@@ -55,11 +55,12 @@ class Teacher:
         self._models.put(model.eval())
 
     def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
-        """(rows, channels, samples) each -> (rows, outputs) float32 each, or why not.
+        """Return outputs (rows, outputs) float32, or the failure, of each window (rows, channels,
+        samples).
 
-        Windows of like length share a forward pass, padded and masked; passes run side by side on
-        the threads. When one window makes a pass fail, each is scored alone, so that only the
-        culprit fails.
+        Windows of similar length share a forward pass, padded and masked; passes run in parallel on
+        the threads. If a pass fails, its windows are scored one by one, so that only the faulty one
+        fails.
         """
         results: list[np.ndarray | TeacherFailed] = [TeacherFailed("not scored")] * len(windows)
         by_length = sorted(range(len(windows)), key=lambda i: len(windows[i]))
@@ -82,7 +83,7 @@ class Teacher:
     def _score_group(self, windows: list[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
         try:
             return list(self._forward(windows))
-        except Exception as exc:  # a user's model may raise anything; only its window is lost
+        except Exception as exc:  # a user's model may raise anything
             if len(windows) == 1:
                 text = str(exc).splitlines()[0] if str(exc) else ""
                 return [TeacherFailed(f"{type(exc).__name__}: {text}"[:300])]
@@ -113,7 +114,7 @@ class Teacher:
 
 
 def load_teacher(task: Task, path: Path, trusted: Sequence[Path], threads: int = 1) -> Teacher:
-    """The teacher of the artifact at `path`; see make_teacher."""
+    """Return the teacher of the artifact at `path`; see make_teacher."""
     try:
         data = path.read_bytes()
     except OSError as exc:
@@ -124,16 +125,16 @@ def load_teacher(task: Task, path: Path, trusted: Sequence[Path], threads: int =
 def make_teacher(
     task: Task, data: bytes, trusted: Sequence[Ed25519PublicKey], where: str, threads: int = 1
 ) -> Teacher:
-    """Verify an artifact and build the teacher from it, one that scores on so many threads.
+    """Return the teacher of an artifact, after verifying it; it scores on `threads` threads.
 
-    ArtifactError for one that must not be run, or that cannot score an empty window.
+    Raises ArtifactError if the artifact must not be run or cannot score an empty window.
     """
     artifact = unpack(data, trusted, task=task.name, task_version=task.version, kind="teacher")
     if WEIGHTS not in artifact.files:
         raise ArtifactError("files", f"the teacher {where} has no {WEIGHTS}")
     try:
         model = load_weights(build_teacher(task), artifact.files[WEIGHTS])
-    except Exception as exc:  # safetensors, torch and the task's own code: all say "does not fit"
+    except Exception as exc:  # from safetensors, torch or the task's code
         text = f"{type(exc).__name__}: {exc}".splitlines()[0]
         raise ArtifactError(
             "weights", f"the teacher {where} does not fit the task: {text}"
@@ -154,12 +155,12 @@ def make_teacher(
 
 
 def pin_threads() -> None:
-    """One thread a forward pass, in the whole process: a teacher's own threads are the limit."""
+    """Limit torch to one thread per forward pass: the Teacher runs passes in parallel."""
     torch.set_num_threads(1)
 
 
 def _reference(artifact: Artifact, where: str) -> Reference | None:
-    """The artifact's reference for drift; None in one that was made before there were any."""
+    """Return the artifact's drift reference; None if it has none."""
     if DRIFT not in artifact.files:
         return None
     try:

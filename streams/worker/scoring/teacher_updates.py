@@ -1,7 +1,7 @@
-"""The teacher that the server offers: read at start, followed on a thread of its own.
+"""The server's offers of teachers: read at start, then followed on a thread.
 
-The last decision on `releases` names the teacher. What does not verify, does not fit the task or
-cannot score a window is refused with its reason; the teacher in use goes on.
+The last decision on `releases` names the teacher. One that does not verify, does not fit the task
+or cannot score a window is refused with its reason, and the current teacher stays in use.
 """
 
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class TeacherUpdates(threading.Thread):
-    """Hands every teacher that is offered, and can be used, to `take`."""
+    """Passes every offered, usable teacher to `take`."""
 
     def __init__(
         self,
@@ -42,10 +42,10 @@ class TeacherUpdates(threading.Thread):
         self._threads = threads
         self._ending = threading.Event()
         self._acceptance = Acceptance(None, task, trusted)
-        self._seen: str | None = None  # the digest of the last one that was tried
+        self._seen: str | None = None  # the digest of the last offer
 
     def look(self) -> None:
-        """Take the teacher that is offered now, if there is one; Retryable without a broker."""
+        """Take the currently offered teacher, if any; raise Retryable without a broker."""
         reader = self._reader()
         try:
             self._consider(reader.read_to_end())
@@ -58,14 +58,12 @@ class TeacherUpdates(threading.Thread):
                 self._follow()
             except Retryable as exc:
                 log.debug("teachers: %s", exc)
-            except (
-                Exception
-            ):  # a defect: the teacher in use goes on, and the next offer is looked at
-                log.exception("following the offered teachers failed")
+            except Exception:  # a defect: the current teacher stays in use
+                log.exception("following the offered teachers failed, trying again")
             self._ending.wait(random.uniform(1.0, 3.0))
 
     def stop(self, timeout_s: float) -> bool:
-        """End; whether that was in time."""
+        """Stop the thread; return whether it ended in time."""
         self._ending.set()
         if self.ident is not None:
             self.join(timeout_s)
@@ -83,7 +81,7 @@ class TeacherUpdates(threading.Thread):
         return Reader(self._settings, [topic_name(self._task.name, RELEASES)])
 
     def _consider(self, messages: list[Received]) -> None:
-        """Decisions are accepted in their order; the last that tells where its bytes are counts."""
+        """Accept decisions in order, and load the teacher of the last one with deliveries."""
         last = None
         for message in messages:
             try:
@@ -93,16 +91,16 @@ class TeacherUpdates(threading.Thread):
             except (ArtifactError, MalformedRecord) as exc:
                 log.warning("%s offset %d: %s", message.topic, message.offset, exc)
         if last is not None:
-            self._look_at(last)
+            self._load(last)
 
-    def _look_at(self, release: Release) -> None:
+    def _load(self, release: Release) -> None:
         ref = release.decision.standing.teacher
         if ref is None or ref.digest == self._seen:
             return
         try:
             delivery = next((d for d in release.deliveries if d.model == ref.model), None)
             if delivery is None:
-                raise ArtifactError("missing", f"teacher {ref.model} is delivered nowhere")
+                raise ArtifactError("missing", f"teacher {ref.model} has no delivery")
             data = fetch(self._settings, self._task.name, Download(delivery), self._ending)
             where = f"release {ref.model}"
             teacher = make_teacher(self._task, data, self._acceptance.trusted, where, self._threads)

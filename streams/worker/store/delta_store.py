@@ -1,13 +1,13 @@
-"""The store: two Delta Lake tables in one folder, the only place that imports deltalake.
+"""The store: two Delta Lake tables in one folder; the only module that imports deltalake.
 
     scores   one row per scored event (rows.store_schema)
-    drops    one row per interval of events that will never be scored, and why
+    drops    one row per interval of events that will never be scored, with the reason
 
-Both are partitioned by day and Kafka partition. Each commit carries one application transaction
-per Kafka partition it has rows of (`events/<partition>`, `drops/<partition>`), whose version counts
-that partition's commits. That is the fence: an owner that finds another version than its own, or
-whose commit meets another one with the same id, has lost the partition. Beside them lie snapshots
-of positions (position.py).
+Both are partitioned by day and Kafka partition. Each commit carries one application transaction per
+Kafka partition that it has rows of (`events/<partition>`, `drops/<partition>`); its version counts
+that partition's commits. This is the fence: an owner that finds an unexpected version, or whose
+commit conflicts with one of the same id, has lost the partition. Snapshots of positions are beside
+the tables (position.py).
 """
 
 import logging
@@ -30,13 +30,13 @@ from streams.worker.windows.partition import DeclaredDrop, StorePosition
 SCORES = "scores"
 DROPS = "drops"
 APPLICATION = {SCORES: "events", DROPS: "drops"}
-KEEP = timedelta(days=1)  # how long a reader of an old version finds its files
+KEEP = timedelta(days=1)  # how long the files of old versions remain readable
 
 log = logging.getLogger(__name__)
 
 
 def drop_schema() -> pa.Schema:
-    """Columns of `drops`; `day` is the day on which the drop was stored."""
+    """Return the columns of `drops`; `day` is the day on which the drop was stored."""
     return pa.schema(
         [
             pa.field("device", pa.string(), nullable=False),
@@ -52,14 +52,14 @@ def drop_schema() -> pa.Schema:
 
 
 def open_table(folder: Path, name: str) -> DeltaTable:
-    """One of the two tables, made when it is not there; TidewheelError when it cannot be."""
+    """Open one of the two tables, creating it if needed; raise TidewheelError on failure."""
     schema = {SCORES: store_schema, DROPS: drop_schema}[name]()
     with translated(folder / name):
         try:
             return _widened(DeltaTable(folder / name), schema)
         except DeltaError:
             (folder / name).mkdir(parents=True, exist_ok=True)
-        with suppress(CommitFailedError):  # another worker made it in this moment
+        with suppress(CommitFailedError):  # another worker has just created it
             DeltaTable.create(
                 str(folder / name),
                 schema,
@@ -75,10 +75,10 @@ def open_table(folder: Path, name: str) -> DeltaTable:
 
 
 def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
-    """A table made before `drift` was a column gets it; its rows have none."""
+    """Add the column `drift` to a table of an older version; its rows get null."""
     names = {field.name for field in table.schema().fields}
     if DRIFT.name in schema.names and DRIFT.name not in names:
-        with suppress(CommitFailedError):  # another worker added it in this moment
+        with suppress(CommitFailedError):  # another worker has just added it
             table.alter.add_columns([Field(DRIFT.name, PrimitiveType("string"), nullable=True)])
         table.update_incremental()
     return table
@@ -87,7 +87,7 @@ def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
 def drop_rows(
     drops: Sequence[tuple[int, DeclaredDrop]], versions: Mapping[int, int], now_us: int
 ) -> pa.Table:
-    """The rows of `drops` for declarations by partition, stored now."""
+    """Return the rows of `drops` for (partition, declaration), stored at `now_us`."""
     records = [(partition, declared.drop) for partition, declared in drops]
     columns = [
         pa.array([drop.device for _, drop in records], pa.string()),
@@ -104,7 +104,7 @@ def drop_rows(
 
 @contextmanager
 def translated(where: Path) -> Iterator[None]:
-    """The libraries' errors as one line for a person."""
+    """Translate the libraries' errors to PartitionLost and TidewheelError."""
     try:
         yield
     except CommitFailedError as exc:
@@ -115,15 +115,14 @@ def translated(where: Path) -> Iterator[None]:
 
 
 class DeltaStore:
-    """What a worker reads and writes. Not for use from two threads at once."""
+    """A worker's access to the store; not thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._tables = {name: open_table(folder, name) for name in (SCORES, DROPS)}
 
     def position(self, partition: int) -> StorePosition:
-        """Where the store stands with `partition`, read from the rows themselves, as far as no
-        snapshot has them."""
+        """Return the position of `partition`, from a snapshot and the rows after it."""
         scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)  # in this order
         commit = scores.transaction_version(f"events/{partition}") or 0
         drops_commit = drops.transaction_version(f"drops/{partition}") or 0
@@ -139,7 +138,7 @@ class DeltaStore:
     def revisions(
         self, partition: int, keys: Sequence[tuple[str, int]]
     ) -> dict[tuple[str, int], int]:
-        """How many reports there are of each (device, window start)."""
+        """Return the number of reports of each (device, window start)."""
         starts = [start for _, start in keys]
         found = self._scores(
             (ds.field("partition") == partition)
@@ -155,23 +154,23 @@ class DeltaStore:
         return {key: counts.get(key, 0) for key in keys}
 
     def rows_of(self, partition: int, commit: int) -> pa.Table:
-        """The rows of one commit of one partition."""
+        """Return the rows of one commit of one partition."""
         wanted = (ds.field("partition") == partition) & (ds.field("commit") == commit)
         found = self._scores(wanted, store_schema().names)
         return found.cast(store_schema())  # Parquet names the values of a list differently
 
     def commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
-        """Add `rows` in one commit, the `versions[partition]`-th of each partition they are of.
+        """Add `rows` in one commit, number `versions[partition]` of each partition.
 
-        PartitionLost when the store shows that someone else has committed for one of them.
+        Raises PartitionLost if another worker has committed for one of the partitions.
         """
         application, delta = APPLICATION[table], self._refreshed(table)
         for partition, version in versions.items():
             found = delta.transaction_version(f"{application}/{partition}") or 0
             if found != version - 1:
                 raise PartitionLost(
-                    f"partition {partition} belongs to another worker: {self._folder / table} is "
-                    f"at its commit {found}, this worker left it at {version - 1}"
+                    f"partition {partition} belongs to another worker: {self._folder / table} has "
+                    f"its commit {found}, this worker expected {version - 1}"
                 )
         transactions = [Transaction(f"{application}/{p}", v) for p, v in versions.items()]
         with translated(self._folder / table):
@@ -183,10 +182,10 @@ class DeltaStore:
             )
 
     def keep_up(self, partition: int) -> None:
-        """Write a snapshot of the partition's position, turn its many small files into few, and
-        delete files and log entries long out of use.
+        """Write a snapshot of the partition's position, compact its small files, and delete unused
+        files and log entries.
 
-        None of it changes what the tables say, and a crash anywhere in it costs the work alone.
+        The tables' content does not change; a crash loses only this work.
         """
         write_snapshot(
             snapshot_path(self._folder, partition), self.position(partition), self._ids()
@@ -199,8 +198,8 @@ class DeltaStore:
                 table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
                 table.cleanup_metadata()
             except (DeltaError, OSError) as exc:
-                # Another worker was at the same files: the next time will do.
-                log.warning("upkeep of %s put off: %s", self._folder / name, exc)
+                # Another worker changed the same files: the next run will do it.
+                log.warning("maintenance of %s postponed: %s", self._folder / name, exc)
 
     def _scores(self, wanted: ds.Expression, columns: list[str]) -> pa.Table:
         with translated(self._folder / SCORES):

@@ -1,7 +1,7 @@
-"""The store's upkeep, on a thread of its own: it never delays a commit, and nothing depends on it.
+"""Maintenance of the store, on its own thread: it never delays a commit, and nothing depends on it.
 
-The process may be killed in the middle of it. It must not run on into the interpreter's end, where
-a library that comes back from its own work finds no interpreter: `stop` waits for it.
+The process may be killed during maintenance. `stop` waits for it, because a library call that
+returns during the interpreter's shutdown would crash.
 """
 
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Maintenance(threading.Thread):
-    """Keeps up a partition at every so many commits of it, one partition at a time."""
+    """Maintains a partition after every `every` commits, one partition at a time."""
 
     def __init__(self, folder: Path, every: int, metrics: Metrics) -> None:
         super().__init__(name="upkeep", daemon=True)
@@ -27,12 +27,12 @@ class Maintenance(threading.Thread):
         self._ending = threading.Event()
 
     def committed(self, partition: int, commit: int) -> None:
-        """The partition's owner has made this commit."""
+        """Schedule maintenance if it is due after this commit."""
         if commit % self._every == 0:
             self._due.put(partition)
 
     def stop(self, timeout_s: float) -> bool:
-        """End after the partition that is being kept up; whether that was in time."""
+        """Stop after the current partition; return whether that was in time."""
         self._ending.set()
         self._due.put(None)
         self.join(timeout_s)
@@ -44,11 +44,11 @@ class Maintenance(threading.Thread):
             try:
                 DeltaStore(self._folder).keep_up(partition)
             except TidewheelError as exc:
-                log.warning("upkeep of partition %d put off: %s", partition, exc)
+                log.warning("maintenance of partition %d postponed: %s", partition, exc)
                 continue
-            except Exception:  # a full disk, a defect: scoring goes on, and so does the next upkeep
-                log.exception("upkeep of partition %d failed", partition)
+            except Exception:  # a full disk, a defect: scoring continues
+                log.exception("maintenance of partition %d failed", partition)
                 continue
             took = time.monotonic() - began
             self._metrics.maintenance(took)
-            log.info("upkeep of partition %d took %.1f s", partition, took)
+            log.info("maintenance of partition %d took %.1f s", partition, took)

@@ -1,12 +1,12 @@
-"""Where the store stands with a partition: from its rows, and from a snapshot of older ones.
+"""The store's position in a partition, from its rows and a snapshot of the older ones.
 
-    <store>/positions/<partition>.jsonl.zst   written whole: temporary file, fsync, rename
+    <store>/positions/<partition>.jsonl.zst   atomic: temporary file, fsync, rename
         line 1     {"tables": [ids of `scores` and `drops`], "commit": n, "drops_commit": n}
-        the rest   one `DevicePosition` a device
+        the rest   one `DevicePosition` per device
 
-A snapshot says what the rows up to its two commits say, so it does not matter who writes it, or
-when: an old one costs time only. One that cannot be read, is of other tables, or is ahead of them
-is passed over, and all rows are read.
+A snapshot summarizes the rows up to its two commits, so any worker may write it at any time; an old
+one only costs time. A snapshot that is unreadable, of other tables, or ahead of them is ignored,
+and all rows are read.
 """
 
 import logging
@@ -26,8 +26,8 @@ from streams.runtime.disk import write_atomic
 from streams.worker.scoring.drift_watch import without_report
 from streams.worker.windows.partition import Source, StorePosition
 
-# Reasons of drops that the worker itself declares: the events were taken from the topic, are whole
-# on `dead-letters`, and are not tried again by themselves.
+# Reasons of drops that the worker declares: the events are complete on `dead-letters` and are tried
+# again only if an operator sends them again.
 TEACHER_FAILED = "teacher-failed"
 FROM_THE_FUTURE = "from-the-future"
 REFUSED = (TEACHER_FAILED, FROM_THE_FUTURE)
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class DevicePosition(Document):
-    """One device in a snapshot; see partition.Position."""
+    """One device in a snapshot; see partition.StorePosition."""
 
     device: str
     watermark: int | None = None
@@ -60,8 +60,10 @@ class Head(Document):
 def read_rows(
     position: StorePosition, scores: ds.Dataset, drops: ds.Dataset, partition: int
 ) -> None:
-    """Bring `position` up to date with the rows of the commits after it; `drops` must not be an
-    older look at the store than `scores`. TidewheelError where they cannot be read."""
+    """Update `position` with the rows of later commits; raise TidewheelError if this fails.
+
+    `drops` must not be an older version of the store than `scores`.
+    """
     connection = duckdb.connect(config={"threads": 1})
     try:
         connection.register("scores", scores)
@@ -99,7 +101,7 @@ def snapshot_path(store: Path, partition: int) -> Path:
 
 
 def write_snapshot(path: Path, position: StorePosition, tables: Sequence[str]) -> None:
-    """Keep `position`, of the tables with these ids."""
+    """Write the snapshot of `position`, for the tables with these ids."""
     head = Head(tables=list(tables), commit=position.commit, drops_commit=position.drops_commit)
     taken, refused, dropped = map(_by_device, (position.taken, position.refused, position.dropped))
     lines = [head.encode()]
@@ -130,17 +132,17 @@ def _by_device(sets: dict[Source, IntervalSet]) -> dict[str, Spans]:
 def read_snapshot(
     path: Path, tables: Sequence[str], commit: int, drops_commit: int
 ) -> StorePosition:
-    """The position that was kept, or an empty one; never ahead of the tables' commits."""
+    """Return the snapshot's position; an empty one if it cannot be used for these tables."""
     try:
         head, position = _read(path)
     except FileNotFoundError:
         return StorePosition()
     except (OSError, ValueError, MalformedRecord, ValidationError, zstandard.ZstdError) as exc:
-        log.warning("%s cannot be read, all rows are: %s: %s", path, type(exc).__name__, exc)
+        log.warning("reading all rows instead of %s: %s: %s", path, type(exc).__name__, exc)
         return StorePosition()
     fits = head.tables == list(tables)
     if not fits or head.commit > commit or head.drops_commit > drops_commit:
-        log.warning("%s is of another store, all rows are read", path)
+        log.warning("reading all rows: %s belongs to another store", path)
         return StorePosition()
     return position
 
@@ -168,7 +170,7 @@ def _read(path: Path) -> tuple[Head, StorePosition]:
 
 
 # Consecutive seqs have the same difference to their rank: each such island is one interval.
-# The largest seq alone is no position: a later one may be sealed before an earlier one.
+# The largest seq is not enough: a later event may be sealed before an earlier one.
 ISLANDS = """
     select device, epoch, min(seq), max(seq) from (
         select device, epoch, seq,
@@ -184,8 +186,8 @@ DECLARED = """
     select device, epoch, first, last, reason
     from drops where partition = ? and "commit" > ? order by "commit"
 """
-# All revisions of the last windows of each device that have something to count. `is not null` would
-# be left to Arrow, which lets the rows of files from before the column pass.
+# All revisions of each device's last windows with drift. `coalesce` instead of `is not null`, which
+# DuckDB pushes down to Arrow, where rows of files without the column pass.
 LAST_DRIFT = f"""
     select device, epoch_us("window"), drift
     from scores where partition = ? and "commit" > ? and coalesce(drift, '') <> ''

@@ -1,3 +1,3 @@
-"""Event-time windows: `tumbling` decides when a device's window is closed, `partition` holds the
-state of one owned partition of `events`. Pure: the caller passes the clock.
+"""Event-time windows: `tumbling` closes a device's windows, `partition` is the state of one owned
+partition of `events`. Pure: the caller passes the clock.
 """

@@ -1,16 +1,15 @@
-"""What a worker knows of one Kafka partition of `events` while it owns it.
+"""State of one owned partition of `events`.
 
-Built from the store when the partition is assigned and thrown away when it is revoked:
+Built from the store when the partition is assigned, discarded when it is revoked:
 
     taken      per (device, epoch): the seqs that are stored, in an open window, or refused
-    refused    of those: what was parked on `dead-letters` and is not in the store; only a letter
-               that is sent again brings it back
-    dropped    per (device, epoch): the seqs that the store has in `drops`, refused ones included
-    messages   in flight, in offset order, each with the number of its rows that are not sealed
+    refused    the part of `taken` that is on `dead-letters` and not in the store; only a dead
+               letter that is sent again brings it back
+    dropped    per (device, epoch): the seqs that the store has in `drops`, including refused ones
+    messages   in flight, in offset order, each with the number of its unsealed rows
 
-An event is kept once, whatever is repeated. A message is acknowledged when all of its rows are
-sealed and every message before it is acknowledged, so a committed offset never passes an event of
-an open window.
+Repeated events are taken once. A message is acknowledged when all its rows are sealed and all
+messages before it are acknowledged, so a committed offset never passes an event of an open window.
 """
 
 from collections import deque
@@ -36,7 +35,7 @@ Source = tuple[str, str]  # (device, epoch)
 
 @dataclass
 class StorePosition:
-    """Where the store stands with one partition."""
+    """The store's position in one partition."""
 
     commit: int = 0  # of `scores`
     drops_commit: int = 0
@@ -50,7 +49,7 @@ class StorePosition:
 
 @dataclass(frozen=True)
 class DeclaredDrop:
-    """The part of a declared drop that the store is to take; `message` waits for it."""
+    """The part of a declared drop that must be stored; `message` waits for it."""
 
     message: Message | None
     drop: Drop
@@ -63,7 +62,7 @@ class PartitionState:
         self.partition = partition
         self.position = position
         self.rows = 0  # buffered in windows, closing ones included
-        self.bytes = 0  # that the messages in flight hold
+        self.bytes = 0  # of the messages in flight
         self._task = task
         self._devices: dict[str, DeviceWindows] = {}
         self._messages: deque[Message] = deque()
@@ -80,16 +79,16 @@ class PartitionState:
 
     @property
     def in_flight(self) -> int:
-        """Messages that are not acknowledged."""
+        """The number of unacknowledged messages."""
         return len(self._messages)
 
     def track(self, offset: int, token: object, size: int = 0) -> Message | None:
-        """Note a message that came; None when it came before in this assignment."""
+        """Return a new message in flight; None if it already came in this assignment."""
         if self._first is None:
             self._first = self._next = offset
         if offset < self._first:
-            # Messages of an earlier assignment are mixed in. To acknowledge one of them would pass
-            # those that are still to come: a new process starts from the committed offset.
+            # A message of an earlier assignment. Acknowledging it would skip messages that are
+            # still to come, so fail: a new process starts at the committed offset.
             raise ProcessFailed(
                 f"partition {self.partition}: message {offset} came after {self._first}"
             )
@@ -110,7 +109,7 @@ class PartitionState:
         believed_us: int = ANY_TIME,
         again: bool = False,
     ) -> None:
-        """Put the events that are new into their windows; with `again` refused ones are new."""
+        """Add new events to their windows; with `again` refused events are new."""
         source = batch.device, batch.epoch
         taken = self.position.taken.setdefault(source, IntervalSet())
         if again:
@@ -141,7 +140,7 @@ class PartitionState:
         return self._devices[device]
 
     def add_drop(self, message: Message, drop: Drop) -> None:
-        """Keep what of a declared drop is neither scored, nor in a window, nor declared before."""
+        """Add the part of a drop that is not scored, not in a window and not yet declared."""
         source = drop.device, drop.epoch
         taken = self.position.taken.get(source, IntervalSet())
         dropped = self.position.dropped.setdefault(source, IntervalSet())
@@ -152,7 +151,7 @@ class PartitionState:
             dropped.add(first, last)
 
     def refuse(self, piece: WindowSlice, reason: str) -> list[Drop]:
-        """What `drops` is to have of events that are parked: all that is not there already."""
+        """Mark events as refused; return the drops of them that `drops` does not have yet."""
         events, source = piece.events, (piece.events.device, piece.events.epoch)
         dropped = self.position.dropped.setdefault(source, IntervalSet())
         holes = list(_absent((dropped,), events.first, events.last))
@@ -165,14 +164,13 @@ class PartitionState:
         return pieces
 
     def queue_due(self, now_s: float) -> int:
-        """Let windows that are due wait for a flush, in the order in which they came to be; how
-        many rows wait."""
+        """Queue the windows that are due for a flush; return the number of queued rows."""
         self._due += self._take(lambda windows: windows.due(self._task, now_s))
         return sum(window.rows for window in self._due)
 
     def take_due(self, limit: int) -> list[Window]:
-        """Take out windows that wait, up to about `limit` rows; never two of the same device and
-        start: the second is the next revision."""
+        """Remove and return queued windows of about `limit` rows, never two of the same device and
+        start: the second one is the next revision."""
         closed: list[Window] = []
         seen: set[tuple[str, int]] = set()
         rows = 0
@@ -187,11 +185,11 @@ class PartitionState:
 
     @property
     def behind(self) -> bool:
-        """Whether windows are due that the last flush did not take."""
+        """Whether windows are queued that the last flush did not take."""
         return bool(self._due)
 
     def relieve(self) -> list[Window]:
-        """Take out the windows that hold the older half of the messages in flight."""
+        """Remove and return the windows with the older half of the messages in flight."""
         if not self._messages:
             return []
         middle = self._messages[len(self._messages) // 2].offset
@@ -206,7 +204,7 @@ class PartitionState:
         ]
 
     def delay_us(self, now_us: int) -> int:
-        """`now_us` less the oldest watermark of a device with open windows; 0 without any."""
+        """Return `now_us` minus the oldest watermark of a device with open windows, or 0."""
         marks = [windows.watermark for windows in self._devices.values() if windows.open]
         return max(0, now_us - min(marks)) if marks else 0
 
@@ -215,7 +213,7 @@ class PartitionState:
         return drops
 
     def seal(self, pieces: Iterable[WindowSlice], drops: Iterable[DeclaredDrop] = ()) -> None:
-        """The store, or `dead-letters`, has these now."""
+        """Mark pieces and drops as sealed: they are in the store or on `dead-letters`."""
         for piece in pieces:
             piece.message.unsealed -= piece.rows
             self.rows -= piece.rows
@@ -224,7 +222,7 @@ class PartitionState:
                 declared.message.unsealed -= 1
 
     def acknowledgeable(self) -> list[Message]:
-        """Take out the messages, from the lowest offset on, of which nothing is unsealed."""
+        """Remove and return the sealed messages, from the lowest offset up to the first gap."""
         done = []
         while self._messages and self._messages[0].unsealed == 0:
             message = self._messages.popleft()
@@ -234,7 +232,7 @@ class PartitionState:
 
 
 def _absent(sets: tuple[IntervalSet, ...], first: int, last: int) -> Iterator[tuple[int, int]]:
-    """The intervals of first..last that are in none of `sets`."""
+    """Yield the intervals of first..last that are in none of `sets`."""
     holes = [(first, last)]
     for known in sets:
         if known.end > first:

@@ -1,12 +1,12 @@
 """Event-time windows of one device. Pure: the caller passes the clock.
 
-A device's watermark is the largest event time it has sent. A tumbling window closes when the
-watermark has passed its end by more than the task's lateness, or when the device has been silent
-for the task's `idle_close_s` of wall time. Rows of a window that closed earlier open it again and
-are due at once: they become its next revision.
+A device's watermark is the largest event time that it has sent. A tumbling window closes when the
+watermark passes its end by more than the task's lateness, or when the device has been silent for
+the task's `idle_close_s` of wall time. Later rows of a closed window reopen it and are due at once:
+they become its next revision.
 
-Event times further ahead than the caller's clock allows belong to no window: one wrong clock would
-make all that the device sends later late.
+Event times too far in the future belong to no window: otherwise a single wrong timestamp would make
+all later events of the device late.
 """
 
 from collections.abc import Iterator
@@ -19,28 +19,28 @@ import pyarrow as pa
 from streams.contract.records import EventBatch, times_us
 from streams.contract.task import Task
 
-FUTURE = -1  # the "window" of events that are not believed
+FUTURE = -1  # the "window" of events from the future
 ANY_TIME = 2**62
 
 
 @dataclass(slots=True)
 class Message:
-    """One message of `events` in flight: it may be acknowledged once nothing of it is unsealed."""
+    """One message of `events` in flight; it can be acknowledged when `unsealed` is 0."""
 
     offset: int
-    token: object  # what the shell needs to acknowledge it
-    size: int = 0  # bytes that it holds in memory
+    token: object  # needed to acknowledge it
+    size: int = 0  # bytes in memory
     unsealed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WindowSlice:
-    """Consecutive events of one message that fall into one window."""
+    """Consecutive events of one message in one window."""
 
     message: Message
     events: EventBatch
-    window: int  # its start, microseconds; FUTURE where the events are not believed
-    first_us: int  # event time of the first and the latest of them
+    window: int  # its start, microseconds, or FUTURE
+    first_us: int  # event times of the first and the latest event
     latest_us: int
 
     @property
@@ -50,7 +50,7 @@ class WindowSlice:
 
 @dataclass(frozen=True)
 class Window:
-    """The rows of one device's window that are sealed together, in event time."""
+    """The rows of one device's window that are sealed together, ordered by event time."""
 
     partition: int
     device: str
@@ -65,7 +65,7 @@ class Window:
 def split(
     task: Task, message: Message, batch: EventBatch, believed_us: int = ANY_TIME
 ) -> Iterator[WindowSlice]:
-    """Cut consecutive events where the window changes; the pieces share the batch's memory."""
+    """Split consecutive events where the window changes; the slices share the batch's memory."""
     times = times_us(batch.rows.column("time"))
     starts = np.where(times > believed_us, FUTURE, times - times % task.window_us)
     edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
@@ -81,7 +81,7 @@ class DeviceWindows:
     """The open windows of one device."""
 
     watermark: int
-    heard_s: float  # wall time of the last message, by the caller's clock
+    heard_s: float  # time of the last message, by the caller's clock
     open: dict[int, list[WindowSlice]] = field(default_factory=dict)
 
     def add(self, piece: WindowSlice, now_s: float) -> None:
@@ -90,18 +90,18 @@ class DeviceWindows:
         self.open.setdefault(piece.window, []).append(piece)
 
     def due(self, task: Task, now_s: float) -> list[int]:
-        """The starts of the windows that close now, oldest first."""
+        """Return the starts of the windows that close now, oldest first."""
         if now_s - self.heard_s >= task.idle_close_s:
             return sorted(self.open)
         passed = self.watermark - task.window_us - round(task.lateness_s * 1e6)
         return sorted(start for start in self.open if start < passed)
 
     def holding(self, offset: int) -> list[int]:
-        """The starts of the windows that hold a message up to `offset`, oldest first."""
+        """Return the starts of the windows with a message up to `offset`, oldest first."""
         return sorted(s for s, pieces in self.open.items() if pieces[0].message.offset <= offset)
 
     def take(self, start: int) -> tuple[WindowSlice, ...]:
-        """Remove a window; its pieces in event time."""
+        """Remove a window and return its slices, ordered by event time."""
         return tuple(sorted(self.open.pop(start), key=_order))
 
 

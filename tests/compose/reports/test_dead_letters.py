@@ -10,7 +10,8 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.worker.commit.dead_letters import PART_BYTES, Incoming, of_message
+from streams.worker.commit.dead_letters import PART_BYTES, of_message
+from streams.worker.commit.incoming import Incoming
 from tests.fakes.tiny_task import task
 
 

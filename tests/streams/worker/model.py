@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from streams.worker.scoring.rows import store_schema
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, PartitionLost
@@ -13,8 +12,9 @@ from streams.contract.records import Drop, EventBatch, Headers, encode_drop, enc
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 from streams.worker.commit.committer import Committer
-from streams.worker.commit.dead_letters import Incoming
+from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
+from streams.worker.scoring.rows import store_schema
 from streams.worker.scoring.teacher import TeacherFailed
 from streams.worker.store.delta_store import DROPS, SCORES, drop_schema
 from streams.worker.store.position import REFUSED

@@ -97,7 +97,8 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
     assert artifact.model.startswith("2-")
     assert artifact.manifest.base == first.model
     offer(served, registry)
-    until(lambda: f"teacher {artifact.model} instead of {first.model}" in served.log("w0"), "swap")
+    changed = f"teacher changed: {first.model} -> {artifact.model}"
+    until(lambda: changed in served.log("w0"), "swap")
     served.send(batch(D, 3, [11, 12], task=served.task))
     served.wait_until_scored()
     assert scored_by(served) == {

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from streams.worker.scoring.rows import ScoredWindow, score_rows
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
+from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_schema
 from streams.worker.store.position import snapshot_path, write_snapshot
 from streams.worker.store.query import open_store, server_account
@@ -234,7 +234,7 @@ def test_uncommitted_files_are_not_read(tmp_path: Path) -> None:
 
 
 def test_no_store_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no store"):
+    with pytest.raises(UsageError, match="is not a store"):
         open_store(tmp_path)
 
 

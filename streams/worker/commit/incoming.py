@@ -1,0 +1,36 @@
+"""One message of `events` as it arrived, and what it says."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from streams.contract.errors import MalformedRecord
+from streams.contract.records import AGAIN, Drop, EventBatch, decode_event_message
+from streams.contract.task import Task
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """One message of `events` as it came."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Iterable[tuple[str, bytes]]
+
+
+def decode(task: Task, incoming: Incoming) -> EventBatch | Drop:
+    """Decode a message; whatever is wrong with it is a MalformedRecord."""
+    try:
+        headers = [(name, text if text is not None else b"") for name, text in incoming.headers]
+        return decode_event_message(task, incoming.key, incoming.value, headers)
+    except MalformedRecord:
+        raise
+    except Exception as exc:  # bytes from anyone: no library's surprise may end the worker
+        detail = f"{type(exc).__name__}: {exc}"[:200]
+        raise MalformedRecord("undecodable", detail) from exc
+
+
+def is_sent_again(incoming: Incoming) -> bool:
+    """Whether the message is a dead letter that was sent to `events` again."""
+    return any(name == AGAIN for name, _ in incoming.headers)
