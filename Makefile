@@ -61,7 +61,7 @@ check: install
 	$(BIN)/mypy
 
 docs: install
-	$(BIN)/mkdocs build --strict --quiet --site-dir .tidewheel/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .tidewheel/site
 
 format: install
 	$(BIN)/ruff format .

@@ -19,7 +19,8 @@ HEAD = """\
 # Command line
 
 Exit codes are in [Errors and exit codes](errors.md#exit-codes). An error is one line on standard
-error: what, where, what to do. This page is generated from `tidewheel --help`: `python docs/tools/command_line.py`.
+error: what, where, what to do. This page is generated:
+`python docs/tools/command_line.py`.
 
 `TASK` is `path/to/file.py:task` or `package.module:task`. Options that several commands share:
 

@@ -16,7 +16,7 @@ much: each of its devices is compared, over as many windows, with all the others
 found, times MARGIN, is the channel's effect threshold, at least EFFECT. Cells are few and wide
 (BINS between the TAIL quantiles), so that such differences mostly stay within a cell.
 `federation.bootstrap.drift_reference` builds the reference. WINDOWS, MINIMUM, BINS, TAIL and MARGIN
-were chosen on the built-in data, see docs/ARCHITECTURE.md.
+were chosen on the built-in data, see docs/decisions/0011-drift-over-twelve-windows.md.
 
 **Cells** of a histogram, in order: below the first edge, between the edges, from the last edge on,
 null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64.
