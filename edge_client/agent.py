@@ -80,9 +80,9 @@ class Agent:
 
     def _open_spool(self) -> None:
         """Open the queue between inference and the network."""
-        evict = by_priority(self._task, self._settings.metering.uncertain_below)
+        evict = by_priority(self._task, self._settings.sampling.uncertain_below)
         self.spool = Spool(
-            self._folder / "spool", self._settings.spool, thin=evict, failpoint=self._failpoint
+            self._folder / "spool", self._settings.spool, policy=evict, failpoint=self._failpoint
         )
         check_spool(self.spool, self._task)
         if self.spool.torn_bytes:
@@ -130,7 +130,7 @@ class Agent:
         )
         recorder = AnswerRecorder(task, self.samples, self._scoreboard, self._outcomes)
         self._writer = SpoolWriter(
-            task, self.spool, sampling=self._settings.metering, note=recorder.note
+            task, self.spool, sampling=self._settings.sampling, note=recorder.note
         )
         self._answers = InferenceLoop(
             task, name, self._source, self._slots, self._personal,

@@ -36,7 +36,7 @@ class EdgeSettings:
     drain_s: float = 10.0
     spool: SpoolLimits = field(default_factory=SpoolLimits)
     uplink_bytes_per_s: int | None = None
-    metering: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = field(default_factory=Sampling)
     source: Literal["task", "stdin", "mqtt"] = "task"
     mqtt: "MqttSettings | None" = None
     minimum_battery: float = 0.3

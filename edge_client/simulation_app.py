@@ -27,7 +27,7 @@ from flwr.clientapp import ClientApp
 from edge_client.client_app import answer
 from edge_client.samples.sample_file import Columns, write_stream
 from edge_client.samples.splits import HELD_OUT, NEITHER, split_of
-from edge_client.training.trainer_client import handed_file
+from edge_client.training.trainer_client import shared_file
 from edge_client.training.trainer_process import work
 from streams.contract import payload
 from streams.contract.device import TrainerJob
@@ -77,7 +77,7 @@ class Simulated:
         torch.set_num_threads(1)  # many nodes train at the same time
         own = request.model_copy(update={"seed": request.seed + self._node})
         served = self._served(request, block)
-        with handed_file(self._folder) as (file, name):
+        with shared_file(self._folder) as (file, name):
             write_stream(file, [self.rows()], {})
             file.flush()
             job = TrainerJob(

@@ -123,11 +123,10 @@ def run(
     Works without a broker in reach. SIGTERM or Ctrl-C drains it. With --json it prints at the end
     what it has done.
     """
-    from edge_client.spool.sampling import Sampling
-
     from edge_client.agent import run as serve
     from edge_client.settings import EdgeSettings
     from edge_client.spool.limits import SpoolLimits
+    from edge_client.spool.sampling import Sampling
 
     kind, mqtt = _source(source)
     layout = StateDir(state)
@@ -148,7 +147,7 @@ def run(
             minimum_battery=min_battery / 100,
             maximum_celsius=max_temperature,
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
-            metering=Sampling(metered.value, metered_share, uncertain_below),
+            sampling=Sampling(metered.value, metered_share, uncertain_below),
             spool=SpoolLimits.under(
                 round(spool_mb * 2**20),
                 None if spool_age is None else 3600 * spool_age,

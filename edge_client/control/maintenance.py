@@ -54,12 +54,12 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
         return answer.state
     handle = hold(folder)
     try:
-        return at_rest(task, device, folder, Spool(folder / "spool"))
+        return stopped_state(task, device, folder, Spool(folder / "spool"))
     finally:
         handle.close()
 
 
-def at_rest(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
+def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
     """The state of a device that nobody serves."""
     account, (active, previous) = spool.account(), _slots(folder)
     return DeviceState(
@@ -137,7 +137,7 @@ def drain(
             spool,
             lambda: Producer(broker),
             lambda: probe(broker),
-            lambda: at_rest(task, device, folder, spool),
+            lambda: stopped_state(task, device, folder, spool),
         )
         uplink.start()
         uplink.stop(max(0.0, deadline - time.monotonic()))

@@ -30,7 +30,7 @@ HANGS_S = 10.0  # at least; an answer that takes so long never comes
 class PersonalEngine(Protocol):
     """A device's own copy of the served version, where it answers in its place."""
 
-    def over(self, base: Engine) -> Engine: ...
+    def engine_for(self, base: Engine) -> Engine: ...
 
     def drop(self, reason: str) -> None: ...
 
@@ -74,11 +74,11 @@ class InferenceLoop:
             except UsageError:
                 raise  # it will not get better by itself
             except Exception as exc:  # a user's iterator, a driver: anything
-                self._tell(exc)
+                self._report(exc)
                 self._stop.wait(pause_s * random.uniform(0.5, 1.5))
                 pause_s = min(2 * pause_s, RESTART_S[1])
 
-    def _tell(self, exc: Exception) -> None:
+    def _report(self, exc: Exception) -> None:
         """Say why the source has failed, once and not at every attempt; where from, if nobody has
         thought of it."""
         before = self.error
@@ -94,7 +94,7 @@ class InferenceLoop:
         """One segment: infer and hand the event over."""
         base = self._slots.engine  # one version for the whole answer
         assert base is not None
-        engine = self._personal.over(base)
+        engine = self._personal.engine_for(base)
         self._began = began = time.perf_counter()
         try:
             outputs = engine.run(cut.segment)
@@ -107,10 +107,11 @@ class InferenceLoop:
         if not math.isfinite(sum(outputs.tolist())):  # a tenth of what numpy takes for six values
             self._skip("answer-not-finite", cut.last_us)
             return
-        told = cut.truth if cut.truth is not None and self._told(cut.position_us) else None
+        revealed = cut.truth is not None and self._is_label_revealed(cut.position_us)
+        label = cut.truth if revealed else None
         self._put(
             Event(
-                cut.last_us, engine.model, outputs, told, cut.segment,
+                cut.last_us, engine.model, outputs, label, cut.segment,
                 cut.first_us, cut.position_us, cut.truth,
             )
         )  # fmt: skip
@@ -124,7 +125,7 @@ class InferenceLoop:
         elif not self._slots.go_back(engine.model, f"failed: {exc}"):
             raise exc
 
-    def _told(self, position_us: int) -> bool:
+    def _is_label_revealed(self, position_us: int) -> bool:
         """Whether the device is told this segment's truth: a stable share, like a user's
         corrections. The rest of a replay's truth is only measured against."""
         digest = zlib.crc32(f"{self._device}/{position_us}".encode())

@@ -181,7 +181,7 @@ class Slots:
             self._failpoint("slots-step-7")
             return engine
 
-    def judge(self) -> None:
+    def check_trial(self) -> None:
         """Look at the version on trial: confirm it, or go back where its answers come too late."""
         engine = self.engine
         if engine is None or self._state.confirmed:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_client.inference.slots import Slots
-from edge_client.releases.fetch import Fetching
+from edge_client.releases.fetch import ArtifactFetcher
 from edge_client.releases.partial_download import Downloads
 from edge_client.samples.samples import Samples
 from streams.contract.decisions import Ref, Release
@@ -59,7 +59,7 @@ class Downlink(threading.Thread):
         self._samples = samples
         self._clock = clock
         self._ending = threading.Event()
-        self._fetching = Fetching(
+        self._fetching = ArtifactFetcher(
             task.name,
             settings,
             bases=lambda: [m for m in (slots.active, slots.previous) if m],

@@ -23,7 +23,7 @@ from streams.kafka.settings import BrokerSettings
 log = logging.getLogger(__name__)
 
 
-class Fetching:
+class ArtifactFetcher:
     """Of one device. kept: a version that it has, by name; trusted: whose manifests are read."""
 
     def __init__(

@@ -25,7 +25,7 @@ FRAME = struct.Struct("<IqI")
 CHECK = struct.Struct("<I")
 
 
-class KeptDownload(Download):
+class PersistentDownload(Download):
     """A download whose parts stand in a file of `folder` as well; those of an earlier process are
     taken up."""
 
@@ -103,13 +103,13 @@ class Downloads:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._open: dict[str, KeptDownload] = {}
+        self._open: dict[str, PersistentDownload] = {}
 
-    def of(self, delivery: Delivery) -> KeptDownload:
+    def of(self, delivery: Delivery) -> PersistentDownload:
         """Goes on where the last attempt at the same bytes was cut off."""
         found = self._open.get(delivery.sha256)
         if found is None or found.delivery != delivery:
-            found = self._open[delivery.sha256] = KeptDownload(delivery, self._folder)
+            found = self._open[delivery.sha256] = PersistentDownload(delivery, self._folder)
         return found
 
     def keep(self, deliveries: Sequence[Delivery]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 UNLABELLED, TAUGHT, TRUE = 0, 1, 2
 
 
-def giving_way(
+def row_to_evict(
     classes: np.ndarray, worth: np.ndarray, newest: int, seen: int, dice: random.Random
 ) -> int:
     """The row that goes, perhaps `newest` itself.

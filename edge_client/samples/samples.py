@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED, giving_way
+from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED, row_to_evict
 from edge_client.samples.sample_file import ROWS, Columns, File, read_rows, write_rows, write_stream
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from streams.contract.task import Task
@@ -113,7 +113,7 @@ class Samples:
         if self._free:
             return
         rows = np.array(self._kept)
-        at = giving_way(
+        at = row_to_evict(
             self._classes(rows), self._worth(rows), len(rows) - 1, self._seen[kind], self._dice
         )
         self._forget(self._kept.pop(at))

@@ -1,6 +1,6 @@
 """Rewriting a file of the spool with fewer events: those of low priority become declared drops.
 
-What an event is worth is not the spool's to know: `Thin` takes a frame of events and returns its
+What an event is worth is not the spool's to know: `EvictionPolicy` takes a frame of events and returns its
 pieces in order, each some events as a payload of their own, or dropped. In the thinned file every
 seq keeps its place: kept pieces are smaller frames of events, dropped ones DROPS frames of fresh
 seqs, neighbours joined. So the reader settles them as any other frame and nothing else has to be
@@ -21,7 +21,7 @@ class FramePart:
     payload: bytes | None
 
 
-Thin = Callable[[Frame], list[FramePart]]
+EvictionPolicy = Callable[[Frame], list[FramePart]]
 
 
 def keep_all(frame: Frame) -> list[FramePart]:
@@ -45,11 +45,11 @@ class _Part:
         return head_of(kind, self.first, self.count, self.mark, payload) + payload
 
 
-def thinned(frames: Iterable[Frame], thin: Thin, reason: str) -> bytes:
+def compact(frames: Iterable[Frame], policy: EvictionPolicy, reason: str) -> bytes:
     """The file's new content."""
     parts: list[_Part] = []
     for frame in frames:
-        for part in _parts(frame, thin, reason):
+        for part in _parts(frame, policy, reason):
             last = parts[-1] if parts else None
             declares = last is not None and last.payload is None and part.payload is None
             if last is not None and declares and last.first + last.count == part.first:
@@ -61,11 +61,11 @@ def thinned(frames: Iterable[Frame], thin: Thin, reason: str) -> bytes:
     return b"".join(part.packed() for part in parts)
 
 
-def _parts(frame: Frame, thin: Thin, reason: str) -> Iterator[_Part]:
+def _parts(frame: Frame, policy: EvictionPolicy, reason: str) -> Iterator[_Part]:
     if frame.kind == DROPS:
         yield _Part(frame.first, frame.count, frame.mark, None, frame.declarations())
         return
-    pieces = thin(frame)
+    pieces = policy(frame)
     if sum(piece.count for piece in pieces) != frame.count:
         raise ValueError(f"the pieces of {frame.count} events are {pieces}")
     first = frame.first

@@ -4,14 +4,14 @@ Format of `position.0` and `position.1`: 8 hex digits, the CRC32C of the rest; a
 spaces up to a multiple of 4096 bytes. The JSON is
 
     serial              counts the saves; the sound file with the larger one is true
-    file, offset        all frames before this place are settled
+    file, offset        all frames before this cursor are settled
     seq                 the first seq behind them
-    owed                intervals [first, last] below `seq` that were not in their place: their
+    owed                intervals [first, last] below `seq` that were not in their cursor: their
                         declaration stands further on
     sent_file           the newest file that the reader has begun
     delivered, dropped  the account of all that is settled, `dropped` by reason
 
-They are overwritten in place, in turn: on a full disk there is no room for another file, and what
+They are overwritten in cursor, in turn: on a full disk there is no room for another file, and what
 the position has passed could otherwise never be deleted. A crash in one leaves the other. (A file
 system that copies on write may want room all the same.)
 """
@@ -34,7 +34,7 @@ NAMES = ("position.0", "position.1")
 
 @dataclass
 class Cursor:
-    """The reader's place in memory; `save` writes it down."""
+    """The reader's cursor in memory; `save` writes it down."""
 
     folder: Path
     position: SpoolPosition
@@ -47,9 +47,9 @@ class Cursor:
 
     @classmethod
     def load(cls, folder: Path, oldest: SegmentFile) -> "Cursor":
-        found = [place for name in NAMES if (place := cls._read(folder, name)) is not None]
+        found = [cursor for name in NAMES if (cursor := cls._read(folder, name)) is not None]
         if found:
-            return max(found, key=lambda place: place.serial)
+            return max(found, key=lambda cursor: cursor.serial)
         # No position was ever written: nothing is settled, unless files are already gone.
         return cls(folder, SpoolPosition(oldest.number, 0), oldest.first, oldest.first)
 
@@ -73,11 +73,11 @@ class Cursor:
         return None
 
     @staticmethod
-    def forget(folder: Path) -> None:
+    def delete(folder: Path) -> None:
         for name in NAMES:
             (folder / name).unlink(missing_ok=True)
 
-    def pass_by(self, frame: Frame) -> None:
+    def settle(self, frame: Frame) -> None:
         """Count a frame as settled, and each seq once: one that was taken for damaged and declared,
         and arrived all the same, is not also dropped."""
         behind = frame.first if frame.kind == EVENTS else frame.first + frame.count

@@ -15,7 +15,7 @@ from itertools import groupby, pairwise
 import numpy as np
 import pyarrow as pa
 
-from edge_client.spool.compaction import FramePart, Thin
+from edge_client.spool.compaction import EvictionPolicy, FramePart
 from edge_client.spool.frames import HEADER, Frame
 from streams.contract.errors import MalformedRecord
 from streams.contract.records import decode_batch, encode_batch, event_schema, float_rows
@@ -25,7 +25,7 @@ LOW_CONFIDENCE = 0.8
 DECLARATION_BYTES = HEADER + 40  # a DROPS frame of one entry, about
 
 
-def by_priority(task: Task, below: float = LOW_CONFIDENCE) -> Thin:
+def by_priority(task: Task, below: float = LOW_CONFIDENCE) -> EvictionPolicy:
     """What thins the frames that the recorder of this task writes."""
     schema = event_schema(task)
     empty = encode_batch(pa.RecordBatch.from_pylist([], schema=schema))
@@ -36,14 +36,14 @@ def by_priority(task: Task, below: float = LOW_CONFIDENCE) -> Thin:
             rows = decode_batch(frame.payload, schema)
         except MalformedRecord:  # of another version of the task: not ours to judge
             return [FramePart(frame.count, frame.payload)]
-        kept = worth_keeping(task, rows, below)
+        kept = high_priority(task, rows, below)
         row_bytes = max(1, (len(frame.payload) - len(empty)) // frame.count)
         return list(_pieces(rows, _bridged(kept, overhead // row_bytes), frame.payload))
 
     return thin
 
 
-def worth_keeping(task: Task, rows: pa.RecordBatch, below: float) -> np.ndarray:
+def high_priority(task: Task, rows: pa.RecordBatch, below: float) -> np.ndarray:
     """(rows,) bool: which events are of high priority."""
     labelled = np.asarray(rows.column("label").is_valid().to_numpy(zero_copy_only=False))
     if task.targets:

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_client.spool.compaction import Thin, keep_all, thinned
+from edge_client.spool.compaction import EvictionPolicy, compact, keep_all
 from edge_client.spool.cursor import Cursor
 from edge_client.spool.frames import (
     DROPS,
@@ -63,16 +63,16 @@ class Spool:
         folder: Path,
         limits: SpoolLimits | None = None,
         *,
-        thin: Thin = keep_all,
+        policy: EvictionPolicy = keep_all,
         clock: Callable[[], float] = time.time,
         failpoint: Failpoint = unarmed,
     ) -> None:
         self._folder = folder
         self._limits = limits or SpoolLimits()
-        self._thin_frame = thin
+        self._policy = policy
         self._clock = clock
         self._reached = failpoint
-        self._thinned: set[int] = set()  # files that would not become smaller
+        self._compacted: set[int] = set()  # files that would not become smaller
         self._begun_s: float | None = None  # when the newest file got its first frame
         self._lock = threading.RLock()
         self._next = 0
@@ -84,7 +84,7 @@ class Spool:
             remove_leftovers(folder)
             self._files = list_files(folder)
             self.epoch = self._open_epoch()
-            self._place = Cursor.load(folder, self._files[0])
+            self._cursor = Cursor.load(folder, self._files[0])
             self._recover()
         except OSError as exc:
             raise SpoolError(
@@ -98,14 +98,14 @@ class Spool:
         for file in self._files:  # no epoch: their seqs belong to nobody
             file.path.unlink()
         self._files.clear()
-        Cursor.forget(self._folder)
+        Cursor.delete(self._folder)
         epoch = f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(3)}"
         write_atomic(path, epoch.encode(), mode=0o600)
         self._files.append(SegmentFile.create(self._folder, 0, 0))
         return epoch
 
     def _recover(self) -> None:
-        found = survey(self._files, self._place)
+        found = survey(self._files, self._cursor)
         self._next, self.mark, self.torn_bytes = found.next_seq, found.mark, found.torn_bytes
         self._late = found.late
         for file in self._droppable() if found.late else []:
@@ -114,7 +114,7 @@ class Spool:
         with contextlib.suppress(OSError):  # a full disk: again with the next settlement
             self._declare([Declared(first, last, CORRUPT) for first, last in found.lost])
         with contextlib.suppress(OSError):
-            self._place.save_both()  # from now on they are only overwritten
+            self._cursor.save_both()  # from now on they are only overwritten
         self._remove_passed()
 
     # --- writing ----------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Spool:
         try:
             current.append(head, payload, self._reached)
         except OSError:
-            if not current.size or self._place.position < (current.number, current.size):
+            if not current.size or self._cursor.position < (current.number, current.size):
                 raise
             current = self._rotate()  # all of the file is settled: it can make room itself
             self._remove_passed()
@@ -175,10 +175,10 @@ class Spool:
     # --- making room ------------------------------------------------------------------------
 
     def _make_room(self, needed: int) -> None:
-        """Thin files, and when there is none left to thin drop some, until `needed` more bytes
+        """EvictionPolicy files, and when there is none left to thin drop some, until `needed` more bytes
         fit."""
         while sum(f.size for f in self._files) + needed > self._limits.total_bytes:
-            if self._thin_one():
+            if self._compact_one():
                 continue
             victim = next((f for f in self._victims() if f.has_events), None)
             if victim is None:
@@ -208,25 +208,25 @@ class Spool:
         files = self._droppable()
         return files if self._limits.drop == "oldest" else files[::-1]
 
-    def _thin_one(self) -> bool:
-        """Thin the first file that becomes smaller by it, if there is one and the disk has room
+    def _compact_one(self) -> bool:
+        """EvictionPolicy the first file that becomes smaller by it, if there is one and the disk has room
         for the smaller one beside it."""
         for file in self._victims():
-            if file.number in self._thinned:
+            if file.number in self._compacted:
                 continue
-            content = thinned(file.frames(), self._thin_frame, FULL)
+            content = compact(file.frames(), self._policy, FULL)
             if len(content) < file.size:
                 try:
                     file.replace(content, self._reached)
                 except OSError:
                     return False
-                self._thinned.add(file.number)
+                self._compacted.add(file.number)
                 return True
-            self._thinned.add(file.number)
+            self._compacted.add(file.number)
         return False
 
     def _droppable(self) -> list[SegmentFile]:
-        begun = max(self._place.sent_file, self._place.position.file)
+        begun = max(self._cursor.sent_file, self._cursor.position.file)
         return [f for f in self._files[:-1] if f.number > begun]
 
     def _drop(self, file: SegmentFile, reason: str) -> None:
@@ -250,13 +250,13 @@ class Spool:
     def _remove(self, file: SegmentFile) -> None:
         file.path.unlink(missing_ok=True)
         self._files.remove(file)
-        self._thinned.discard(file.number)
+        self._compacted.discard(file.number)
 
     # --- reading ----------------------------------------------------------------------------
 
     @property
     def position(self) -> SpoolPosition:
-        return self._place.position
+        return self._cursor.position
 
     def read(self, start: SpoolPosition, limit_bytes: int) -> list[Frame]:
         """The frames from `start` on, at least one if there is any, up to about `limit_bytes`."""
@@ -267,8 +267,8 @@ class Spool:
                 if file.number < start.file:
                     continue
                 offset = start.offset if file.number == start.file else 0
-                if offset < file.size and file.number > self._place.sent_file:
-                    self._place.begin(file.number)  # before its frames are sent: invariant 4
+                if offset < file.size and file.number > self._cursor.sent_file:
+                    self._cursor.begin(file.number)  # before its frames are sent: invariant 4
                 for frame in file.frames(offset):
                     frames.append(frame)
                     size += len(frame.payload)
@@ -280,7 +280,7 @@ class Spool:
         """`frames` are safe at the broker: move the position, delete the files behind it."""
         with self._lock:
             for frame in frames:
-                self._place.pass_by(frame)
+                self._cursor.settle(frame)
                 for entry in frame.declarations() if self._late else []:
                     self._late.remove(entry.first, entry.last)
             self._declare_holes()
@@ -288,27 +288,27 @@ class Spool:
 
     def _declare_holes(self) -> None:
         """Invariant 6, for what was damaged since the spool was opened."""
-        holes = IntervalSet(self._place.owed)
+        holes = IntervalSet(self._cursor.owed)
         for first, last in self._late:
             holes.remove(first, last)
         with contextlib.suppress(OSError):  # a full disk: with the next settlement
             self._declare([Declared(first, last, CORRUPT) for first, last in holes])
 
     def _remove_passed(self) -> None:
-        at = self._place.position
+        at = self._cursor.position
         passed = [f for f in self._files[:-1] if (f.number, f.size) <= (at.file, at.offset)]
         if passed:
-            self._place.save_both()  # before the files go: a position never points into nothing
+            self._cursor.save_both()  # before the files go: a position never points into nothing
             for file in passed:
                 self._remove(file)
 
     def sync_position(self) -> None:
         """Write the position down. After a crash without it, settled frames are sent once more."""
         with self._lock:
-            self._place.save()
+            self._cursor.save()
 
     def account(self) -> DeviceAccount:
         with self._lock:
-            dropped = dict(self._place.dropped)
-            pending = self._next - self._place.delivered - sum(dropped.values())
-            return DeviceAccount(self._next, self._place.delivered, dropped, pending)
+            dropped = dict(self._cursor.dropped)
+            pending = self._next - self._cursor.delivered - sum(dropped.values())
+            return DeviceAccount(self._next, self._cursor.delivered, dropped, pending)

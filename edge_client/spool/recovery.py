@@ -16,7 +16,7 @@ from streams.contract.accounting import IntervalSet
 @dataclass
 class Survey:
     """`there`: seqs behind the position, as events or declared; `late`: those that are declared
-    behind their place. `lost` are nowhere."""
+    behind their cursor. `lost` are nowhere."""
 
     next_seq: int = 0
     mark: int | None = None
@@ -26,7 +26,7 @@ class Survey:
     lost: list[tuple[int, int]] = field(default_factory=list)
 
 
-def survey(files: list[SegmentFile], place: Cursor) -> Survey:
+def survey(files: list[SegmentFile], cursor: Cursor) -> Survey:
     """Read all files, cut off a torn end, bring a position that is beyond the end back to it."""
     found = Survey()
     for file in files:
@@ -36,13 +36,13 @@ def survey(files: list[SegmentFile], place: Cursor) -> Survey:
             sound = frame.end.offset
             found.next_seq = max(found.next_seq, frame.first + frame.count)
             found.mark = frame.mark
-            if frame.end > place.position:
+            if frame.end > cursor.position:
                 _note(found, frame)
         if file is files[-1] and sound < file.size:
             _look_at_end(found, file, sound)
-    found.next_seq = max(found.next_seq, place.settled_seq)
-    place.position = min(place.position, SpoolPosition(files[-1].number, files[-1].size))
-    found.lost = _lost(found, place)
+    found.next_seq = max(found.next_seq, cursor.settled_seq)
+    cursor.position = min(cursor.position, SpoolPosition(files[-1].number, files[-1].size))
+    found.lost = _lost(found, cursor)
     return found
 
 
@@ -66,10 +66,10 @@ def _look_at_end(found: Survey, file: SegmentFile, sound: int) -> None:
         found.next_seq += MOST_EVENTS
 
 
-def _lost(found: Survey, place: Cursor) -> list[tuple[int, int]]:
-    wanted = IntervalSet(place.owed)
-    if found.next_seq > place.settled_seq:
-        wanted.add(place.settled_seq, found.next_seq - 1)
+def _lost(found: Survey, cursor: Cursor) -> list[tuple[int, int]]:
+    wanted = IntervalSet(cursor.owed)
+    if found.next_seq > cursor.settled_seq:
+        wanted.add(cursor.settled_seq, found.next_seq - 1)
     return [
         (max(first, low), min(last, high))
         for first, last in found.there.missing(found.next_seq)

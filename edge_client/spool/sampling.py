@@ -34,7 +34,7 @@ import numpy as np
 
 from streams.contract.task import Task
 
-Metered = Literal["everything", "sampled", "uncertain", "nothing"]
+SamplingMode = Literal["everything", "sampled", "uncertain", "nothing"]
 
 REASON = "metered"
 HOLD_S, HOLD_ROWS = 5.0, 1000
@@ -44,7 +44,7 @@ HOLD_S, HOLD_ROWS = 5.0, 1000
 class Sampling:
     """The device's setting; see the module's text."""
 
-    mode: Metered = "everything"
+    mode: SamplingMode = "everything"
     share: float = 0.1
     uncertain_below: float = 0.8
 

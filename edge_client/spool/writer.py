@@ -67,7 +67,7 @@ class SpoolWriter(threading.Thread):
         spool: Spool,
         limit: int = LIMIT,
         *,
-        metering: Sampling | None = None,
+        sampling: Sampling | None = None,
         note: Callable[[Sequence[Event]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,7 +75,7 @@ class SpoolWriter(threading.Thread):
         self._task = task
         self._spool = spool
         self._limit = limit
-        self._metering = metering or Sampling()
+        self._sampling = sampling or Sampling()
         self._clock = clock
         self._note = note
         self._rows = rows_per_frame(task)
@@ -171,13 +171,13 @@ class SpoolWriter(threading.Thread):
     def _next_events(self) -> list[Event]:
         """Those that are sent and stand together, at most a frame; what is held back before them
         is counted and given away."""
-        if self._metering.mode in ("everything", "nothing"):
+        if self._sampling.mode in ("everything", "nothing"):
             return list(itertools.islice(self._events, self._rows))
         events: list[Event] = []
         while len(events) < min(len(self._events), self._rows):
             event, seq = self._events[len(events)], self._spool.next_seq + self._held + len(events)
             labelled = event.label is not None
-            if self._metering.sends(self._task, seq, event.outputs, labelled):
+            if self._sampling.sends(self._task, seq, event.outputs, labelled):
                 events.append(event)
             elif events:
                 break

@@ -29,7 +29,7 @@ Tensors = Mapping[str, np.ndarray]
 
 def read(task: Task, path: Path, received: Tensors) -> dict[str, np.ndarray]:
     """The device's own tensors; none where all are shared, or it has none yet."""
-    names = _own(task, received)
+    names = _local_names(task, received)
     if not names or not path.exists():
         return {}
     try:
@@ -43,9 +43,9 @@ def read(task: Task, path: Path, received: Tensors) -> dict[str, np.ndarray]:
     return found if fits else {}
 
 
-def keep(task: Task, path: Path, trained: Tensors, received: Tensors) -> dict[str, np.ndarray]:
+def save(task: Task, path: Path, trained: Tensors, received: Tensors) -> dict[str, np.ndarray]:
     """Write the device's own tensors down; what may leave: `trained`, with those as received."""
-    names = _own(task, received)
+    names = _local_names(task, received)
     if names:
         data = safetensors.numpy.save({n: trained[n] for n in names})
         try:
@@ -55,5 +55,5 @@ def keep(task: Task, path: Path, trained: Tensors, received: Tensors) -> dict[st
     return {name: received[name] if name in names else value for name, value in trained.items()}
 
 
-def _own(task: Task, tensors: Tensors) -> set[str]:
+def _local_names(task: Task, tensors: Tensors) -> set[str]:
     return {name for name in tensors if not is_under(name, task.training.shared)}

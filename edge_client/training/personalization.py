@@ -27,13 +27,13 @@ from typing import NamedTuple
 import numpy as np
 import safetensors
 import safetensors.numpy
-from streams.contract.device import PERSONAL
 
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.device import PERSONAL
 from streams.contract.documents import PersonalState
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
@@ -58,7 +58,7 @@ class Pair(NamedTuple):
 
 
 class Personalization:
-    """`over` is called by the loop, `consider` by a slow thread."""
+    """`engine_for` is called by the loop, `consider` by a slow thread."""
 
     def __init__(
         self,
@@ -81,14 +81,14 @@ class Personalization:
         self._pair: Pair | None = None
         self._serving: Pair | None = None
         self._number = 0
-        self._judged = (-1, -1)  # held-out samples with a label, true labels ever
+        self._compared_at = (-1, -1)  # held-out samples with a label, true labels ever
         self._tried_for: str | None = None  # the version that the last training began from
         self._labels_then = 0
         self._tried_at = float("-inf")
         self._training: threading.Thread | None = None
         self.state: PersonalState | None = None
 
-    def over(self, base: Engine) -> Engine:
+    def engine_for(self, base: Engine) -> Engine:
         """What answers where `base` is served."""
         serving = self._serving
         return serving.own if serving is not None and serving.base is base else base
@@ -109,7 +109,7 @@ class Personalization:
             return
         if self._pair is None or self._pair.base is not base:
             self._take_up(base)
-        self._judge()
+        self._compare()
         if self._due(base):
             self._begin(base)
 
@@ -143,7 +143,7 @@ class Personalization:
         own = Engine(self._task, artifact, own=data)
         own.model = f"{base.model}.p{number}"
         own.latencies = base.latencies  # a version on trial is judged by them
-        self._number, self._judged = number, (-1, -1)
+        self._number, self._compared_at = number, (-1, -1)
         self._pair = Pair(base, own)
 
     def _artifact(self, base: Engine) -> Artifact:
@@ -152,16 +152,16 @@ class Personalization:
             raise ArtifactError("name", f"{artifact.model} is served now, not {base.model}")
         return artifact
 
-    def _judge(self) -> None:
+    def _compare(self) -> None:
         """Step 4."""
         pair = self._pair
         if pair is None:
             return
         segments, labels = self._samples.held_out(COMPARED)
         now = len(labels), self._samples.labels_told
-        if now == self._judged:
+        if now == self._compared_at:
             return
-        self._judged = now
+        self._compared_at = now
         try:
             base, own = (self._right(engine, segments, labels) for engine in pair)
         except Exception as exc:  # a copy may have weights that an engine does not survive

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from streams.contract.device import OWN, PERSONAL, TrainerJob
-
 from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
 from edge_client.training.conditions import Conditions
 from streams.contract.artifact import WEIGHTS
+from streams.contract.device import OWN, PERSONAL, TrainerJob
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.work import WorkReply, WorkRequest
 
@@ -84,7 +83,7 @@ class Trainer:
 
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         served = self._served(request.base) if request.op == "evaluate" else None
-        with handed_file(self._folder) as (file, name), handed_file(self._folder) as (base, path):
+        with shared_file(self._folder) as (file, name), shared_file(self._folder) as (base, path):
             self._samples.write_training_rows(file)
             file.flush()
             base.write(served or b"")
@@ -184,7 +183,7 @@ def served_by(slots: "Slots") -> Served:
 
 
 @contextlib.contextmanager
-def handed_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
+def shared_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
     """A file that the child opens by its name, gone afterwards: in memory where the system can, so
     that a full disk is no reason not to train and raw data is not written a second time."""
     if hasattr(os, "memfd_create"):

@@ -144,7 +144,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     if request.run != PERSONAL:  # it leaves the device
-        trained = local_layers.keep(task, Path(job.own), trained, received)
+        trained = local_layers.save(task, Path(job.own), trained, received)
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)
     return reply, payload.encode_update(trained, received, request.payload)

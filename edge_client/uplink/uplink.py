@@ -99,7 +99,7 @@ class Uplink(threading.Thread):
         self._stall_s = stall_s
         self._clock = clock
         self._reached = failpoint
-        self._bucket = TokenBucket(bytes_per_s, clock)
+        self._rate_limit = TokenBucket(bytes_per_s, clock)
         self._schema = event_schema(task)
         self._ending = threading.Event()
         self._sender: Sender | None = None
@@ -160,7 +160,7 @@ class Uplink(threading.Thread):
 
     def _forward(self) -> bool:
         """Steps 1 to 3 once; whether there may be more that may leave now."""
-        allowed = self._bucket.allowance(BYTES)
+        allowed = self._rate_limit.allowance(BYTES)
         if not allowed:
             return False
         frames = self._spool.read(self._next, allowed)
@@ -186,7 +186,7 @@ class Uplink(threading.Thread):
         topic = topic_name(self._task.name, EVENTS)
         assert self._sender is not None
         for key, value, headers in messages:
-            self._bucket.take(_size(key, value, headers))
+            self._rate_limit.take(_size(key, value, headers))
             self._sender.send(topic, key, value, headers, _delivered(entry))
         self._reached("uplink-step-3")
 
@@ -227,10 +227,10 @@ class Uplink(threading.Thread):
         topic = topic_name(self._task.name, FLEET)
         key, value = self._device.encode(), self._state().encode()
         self._heartbeat_at = now + HEARTBEAT_S
-        if self._bucket.bytes_per_s is not None:
+        if self._rate_limit.bytes_per_s is not None:
             size = _size(key, value, [])
-            self._bucket.take(size)
-            pause_s = size / (self._bucket.bytes_per_s * HEARTBEAT_SHARE)
+            self._rate_limit.take(size)
+            pause_s = size / (self._rate_limit.bytes_per_s * HEARTBEAT_SHARE)
             self._heartbeat_at = now + max(HEARTBEAT_S, pause_s)
         self._heartbeat_waits = True
         self._sender.send(topic, key, value, [], self._heartbeat_done)

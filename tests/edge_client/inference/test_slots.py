@@ -342,17 +342,17 @@ def test_a_version_is_confirmed_by_time_and_answers_and_then_not_blamed(
     engine = slots.install(versions[1])
     engine.latencies.extend([0.001] * (ANSWERS - 1))
     now = TRIAL_S
-    slots.judge()
+    slots.check_trial()
     assert not slots.confirmed
     engine.latencies.append(0.001)
     now = TRIAL_S - 1
-    slots.judge()
+    slots.check_trial()
     assert not slots.confirmed
     now = TRIAL_S
-    slots.judge()
+    slots.check_trial()
     assert slots.confirmed
     engine.latencies.extend([9.0] * ANSWERS)
-    slots.judge()
+    slots.check_trial()
     for _ in range(5):
         again = opened(folder, key)
         assert answers_as(again.open(), 2)
@@ -368,17 +368,17 @@ def test_answers_that_come_too_late_bring_the_previous_back(
     slots = opened(folder, key, task)
     first = slots.install(versions[0])
     first.latencies.extend([1.0] * ANSWERS)
-    slots.judge()
+    slots.check_trial()
     assert slots.engine is first  # there is nothing to go back to
     second = slots.install(versions[1])
     second.latencies.extend([1.0] * (ANSWERS - 1))
-    slots.judge()
+    slots.check_trial()
     assert slots.engine is second  # too few to tell
     second.latencies.extend([0.001] * ANSWERS)
-    slots.judge()
+    slots.check_trial()
     assert slots.engine is second
     second.latencies.extend([0.0021] * 10)
-    slots.judge()
+    slots.check_trial()
     assert answers_as(slots.engine, 1)
     assert slots.refused == {second.model: "late: p99 of 200 answers is 2.1 ms, 2 are allowed"}
     assert answers_as(opened(folder, key).open(), 1)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_client.releases import partial_download
-from edge_client.releases.partial_download import Downloads, KeptDownload, frame
+from edge_client.releases.partial_download import Downloads, PersistentDownload, frame
 from streams.contract.decisions import Delivery
 from streams.contract.errors import ArtifactError
 from streams.kafka.reader import Received
@@ -25,7 +25,7 @@ def delivery(sha: str = SHA, offset: int = BEGIN) -> Delivery:
     )
 
 
-def take(download: KeptDownload, *indices: int, sha: str = SHA) -> None:
+def take(download: PersistentDownload, *indices: int, sha: str = SHA) -> None:
     for i in indices:
         headers = [("index", str(i).encode())]
         download.take(Received("t.artifacts", 0, BEGIN + i, sha.encode(), PARTS[i], headers))
@@ -42,20 +42,20 @@ def the_file(folder: Path) -> Path:
 
 
 def test_another_process_goes_on_behind_what_is_there(folder: Path) -> None:
-    take(KeptDownload(delivery(), folder), 0, 1, 2, 5)
-    again = KeptDownload(delivery(), folder)
+    take(PersistentDownload(delivery(), folder), 0, 1, 2, 5)
+    again = PersistentDownload(delivery(), folder)
     assert (sorted(again.parts), again.next_offset) == ([0, 1, 2, 5], BEGIN + 6)
     take(again, 3, 4, 6, 7, 8, 9)
     assert again.data() == DATA
-    last = KeptDownload(delivery(), folder)  # which was needed no more
+    last = PersistentDownload(delivery(), folder)  # which was needed no more
     assert sorted(last.parts) == [*range(9)]
     take(last, 9)
     assert last.data() == DATA
 
 
 def test_the_same_bytes_announced_elsewhere_go_on_as_well(folder: Path) -> None:
-    take(KeptDownload(delivery(), folder), 0, 1)
-    again = KeptDownload(delivery(offset=100), folder)
+    take(PersistentDownload(delivery(), folder), 0, 1)
+    again = PersistentDownload(delivery(offset=100), folder)
     assert (sorted(again.parts), again.next_offset) == ([0, 1], 100)
 
 
@@ -65,7 +65,7 @@ def test_of_a_file_that_was_cut_or_spoiled_the_sound_beginning_counts(
     folder: Path, data: st.DataObject
 ) -> None:
     Downloads(folder).keep([])
-    take(KeptDownload(delivery(), folder), *range(6))
+    take(PersistentDownload(delivery(), folder), *range(6))
     path, size = the_file(folder), len(frame(0, 0, PARTS[0]))
     whole = path.read_bytes()
     head = len(whole) - 6 * size
@@ -74,14 +74,14 @@ def test_of_a_file_that_was_cut_or_spoiled_the_sound_beginning_counts(
     changed = bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
     end = {"cut": b"", "changed": changed, "zeros": bytes(len(whole) - at)}[spoiled]
     path.write_bytes(whole[:at] + end)
-    again = KeptDownload(delivery(), folder)
+    again = PersistentDownload(delivery(), folder)
     sound = len(again.parts)
     assert sound >= (at - head) // size
     assert again.parts == dict(enumerate(PARTS[:sound]))
     assert again.next_offset == BEGIN + sound
     take(again, *range(sound, len(PARTS)))
     assert again.data() == DATA
-    assert KeptDownload(delivery(), folder).missing == 1
+    assert PersistentDownload(delivery(), folder).missing == 1
 
 
 @given(st.binary(max_size=400))
@@ -89,22 +89,22 @@ def test_of_a_file_that_was_cut_or_spoiled_the_sound_beginning_counts(
 def test_any_file_is_read(tmp_path: Path, noise: bytes) -> None:
     path = tmp_path / f"{SHA}.part"
     path.write_bytes(noise)
-    assert KeptDownload(delivery(), tmp_path).parts == {}
+    assert PersistentDownload(delivery(), tmp_path).parts == {}
 
 
 def test_bytes_that_are_not_what_was_announced_are_forgotten(folder: Path) -> None:
     wrong = delivery(sha="a" * 64)
-    download = KeptDownload(wrong, folder)
+    download = PersistentDownload(wrong, folder)
     take(download, *range(len(PARTS)), sha="a" * 64)
     with pytest.raises(ArtifactError):
         download.data()
     assert list(folder.iterdir()) == []
-    again = KeptDownload(wrong, folder)
+    again = PersistentDownload(wrong, folder)
     assert (again.parts, again.next_offset) == ({}, BEGIN)
 
 
 def test_more_than_was_announced_is_not_kept(folder: Path) -> None:
-    download = KeptDownload(delivery(), folder)
+    download = PersistentDownload(delivery(), folder)
     headers = [("index", b"3")]
     download.take(Received("t", 0, 9, SHA.encode(), bytes(len(DATA) + 1), headers))
     assert download.parts == {}
@@ -114,11 +114,11 @@ def test_more_than_was_announced_is_not_kept(folder: Path) -> None:
 def test_a_part_that_is_too_large_does_not_keep_the_others_out(folder: Path) -> None:
     """Also where it is what the process before has left."""
     wrong = Received("t", 0, 8, SHA.encode(), bytes(len(DATA) - 50), [("index", b"3")])
-    KeptDownload(delivery(), folder).take(wrong)
-    again = KeptDownload(delivery(), folder)
+    PersistentDownload(delivery(), folder).take(wrong)
+    again = PersistentDownload(delivery(), folder)
     assert sorted(again.parts) == [3]
     take(again, *range(len(PARTS)))
-    again = KeptDownload(delivery(), folder)
+    again = PersistentDownload(delivery(), folder)
     assert again.missing == 1
     take(again, *range(len(PARTS)))
     assert again.data() == DATA
@@ -128,15 +128,15 @@ def test_on_a_full_disk_parts_stay_in_memory(folder: Path, monkeypatch: pytest.M
     def full(*_given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(partial_download.KeptDownload, "_append", full)
-    download = KeptDownload(delivery(), folder)
+    monkeypatch.setattr(partial_download.PersistentDownload, "_append", full)
+    download = PersistentDownload(delivery(), folder)
     take(download, *range(len(PARTS)))
     assert download.data() == DATA
 
 
 def test_what_comes_in_one_part_is_not_written_down(folder: Path) -> None:
     about = {"size": 100, "chunks": 1, "sha256": hashlib.sha256(PARTS[0]).hexdigest()}
-    download = KeptDownload(delivery().model_copy(update=about), folder)
+    download = PersistentDownload(delivery().model_copy(update=about), folder)
     take(download, 0, sha=str(about["sha256"]))
     assert download.data() == PARTS[0]
     assert not folder.exists()

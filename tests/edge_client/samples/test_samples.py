@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.notebook import AnswerRecorder
-from edge_client.samples.reservoir import giving_way
+from edge_client.samples.reservoir import row_to_evict
 from edge_client.samples.samples import OUTCOME, Samples
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of, split_period_us
 from edge_client.spool.writer import Event
@@ -194,7 +194,7 @@ def test_who_gives_way_is_of_the_largest_class_and_of_least_worth_there(
 ) -> None:
     classes, worth = np.array(rows).T
     newest = len(rows) - 1
-    gone = giving_way(classes, worth, newest, seen, random.Random(seed))
+    gone = row_to_evict(classes, worth, newest, seen, random.Random(seed))
     counts = np.bincount(classes)
     assert counts[classes[gone]] == counts.max()
     assert worth[gone] == worth[classes == classes[gone]].min()
@@ -208,7 +208,7 @@ def test_each_of_a_class_stays_with_the_same_probability() -> None:
         for i in range(20, 400):
             kept.append(i)
             zeros = np.zeros(21, np.int64)
-            kept.pop(giving_way(zeros, zeros, 20, i + 1, dice))
+            kept.pop(row_to_evict(zeros, zeros, 20, i + 1, dice))
         stayed += np.bincount(np.array(kept) // 40, minlength=10)
     assert stayed.sum() == 6000
     assert stayed.min() > 500  # 600 expected; below 500 once in a million

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client.spool.compaction import FramePart, thinned
+from edge_client.spool.compaction import FramePart, compact
 from edge_client.spool.eviction import by_priority
 from edge_client.spool.frames import DROPS, EVENTS, Frame, SpoolPosition, list_files
 from edge_client.spool.limits import NEVER_SET_S, SpoolLimits
@@ -114,7 +114,7 @@ def test_drops_that_stand_together_become_one_frame(tmp_path: Path) -> None:
     def thin(frame: Frame) -> list[FramePart]:
         return [FramePart(frame.count, frame.payload if frame.payload == b"e" else None)]
 
-    content = thinned(file.frames(), thin, "spool-full")
+    content = compact(file.frames(), thin, "spool-full")
     file.replace(content)
     frames = list(file.frames())
     assert [(f.kind, f.first, f.count, f.mark) for f in frames] == [
@@ -129,7 +129,7 @@ def test_drops_that_stand_together_become_one_frame(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["oldest", "newest"])
 def test_at_the_cap_labelled_and_unsure_events_outlive_the_rest(tmp_path: Path, order: str) -> None:
     limits = SpoolLimits(file_bytes=20_000, total_bytes=100_000, drop=order)  # type: ignore[arg-type]
-    spool = Spool(tmp_path, limits, thin=by_priority(task))
+    spool = Spool(tmp_path, limits, policy=by_priority(task))
     recorder = SpoolWriter(task, spool)
     precious = IntervalSet()
     for i in range(700):

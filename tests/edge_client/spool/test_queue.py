@@ -162,14 +162,14 @@ def test_a_damaged_position_is_made_good_from_the_other_or_from_the_files(
 
 def test_a_position_that_was_long_and_is_short_is_read_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    place = spool._place
-    place.settled_seq = 4000
-    place.owed = IntervalSet((i, i) for i in range(0, 4000, 2))
-    place.save_both()
+    cursor = spool._cursor
+    cursor.settled_seq = 4000
+    cursor.owed = IntervalSet((i, i) for i in range(0, 4000, 2))
+    cursor.save_both()
     assert (tmp_path / "position.0").stat().st_size > 2 * BLOCK
-    place.owed = IntervalSet([(7, 9)])
-    place.delivered = 3997
-    place.save_both()
+    cursor.owed = IntervalSet([(7, 9)])
+    cursor.delivered = 3997
+    cursor.save_both()
     for name in NAMES:
         assert (tmp_path / name).stat().st_size == BLOCK
         read = Cursor._read(tmp_path, name)

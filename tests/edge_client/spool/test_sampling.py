@@ -44,29 +44,29 @@ def test_a_sample_has_its_share_and_a_larger_one_contains_it(share: float) -> No
 
 
 def test_uncertain_and_labelled_answers_are_sent() -> None:
-    metering = Sampling("uncertain", uncertain_below=0.8)
+    sampling = Sampling("uncertain", uncertain_below=0.8)
     assert confidence(UNSURE) < 0.8 < confidence(SURE)
-    assert metering.sends(task, 0, UNSURE, labelled=False)
-    assert metering.sends(task, 0, SURE, labelled=True)
-    assert not any(metering.sends(task, seq, SURE, labelled=False) for seq in range(100))
+    assert sampling.sends(task, 0, UNSURE, labelled=False)
+    assert sampling.sends(task, 0, SURE, labelled=True)
+    assert not any(sampling.sends(task, seq, SURE, labelled=False) for seq in range(100))
 
 
 def test_targets_have_no_softmax_so_labels_and_a_share_are_sent() -> None:
-    metering = Sampling("uncertain", share=0.1)
-    sent = {seq for seq in range(1000) if metering.sends(regression, seq, UNSURE, labelled=False)}
+    sampling = Sampling("uncertain", share=0.1)
+    sent = {seq for seq in range(1000) if sampling.sends(regression, seq, UNSURE, labelled=False)}
     assert sent == {seq for seq in range(1000) if sampled(seq, 0.1)}
-    assert all(metering.sends(regression, seq, SURE, labelled=True) for seq in range(100))
+    assert all(sampling.sends(regression, seq, SURE, labelled=True) for seq in range(100))
 
 
 @pytest.mark.parametrize("mode", ["everything", "nothing"])
 def test_everything_and_nothing_keep_every_event(mode: str) -> None:
-    metering = Sampling(mode)  # type: ignore[arg-type]
-    assert all(metering.sends(task, seq, SURE, labelled=False) for seq in range(100))
+    sampling = Sampling(mode)  # type: ignore[arg-type]
+    assert all(sampling.sends(task, seq, SURE, labelled=False) for seq in range(100))
 
 
 def test_a_run_that_is_held_back_is_declared_before_the_event_behind_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    recorder = SpoolWriter(task, spool, metering=Sampling("uncertain"))
+    recorder = SpoolWriter(task, spool, sampling=Sampling("uncertain"))
     for i in range(10):
         recorder.put(event(i, UNSURE if i in (4, 5) else SURE))
     recorder.write(last=True)
@@ -82,7 +82,7 @@ def test_a_run_that_is_held_back_is_declared_before_the_event_behind_it(tmp_path
 
 def test_a_run_is_declared_after_a_while_though_nothing_is_sent(tmp_path: Path) -> None:
     spool, clock = Spool(tmp_path), Clock()
-    recorder = SpoolWriter(task, spool, metering=Sampling("uncertain"), clock=clock)
+    recorder = SpoolWriter(task, spool, sampling=Sampling("uncertain"), clock=clock)
     for i in range(10):
         recorder.put(event(i))
         recorder.write()
@@ -94,13 +94,13 @@ def test_a_run_is_declared_after_a_while_though_nothing_is_sent(tmp_path: Path) 
 
 
 def test_what_was_held_back_and_not_declared_at_a_crash_was_never_produced(tmp_path: Path) -> None:
-    recorder = SpoolWriter(task, Spool(tmp_path), metering=Sampling("uncertain"))
+    recorder = SpoolWriter(task, Spool(tmp_path), sampling=Sampling("uncertain"))
     for i in range(10):
         recorder.put(event(i, UNSURE if i == 4 else SURE))
     recorder.write()
     again = Spool(tmp_path)
     assert (again.next_seq, again.mark) == (5, 4000)
-    recorder = SpoolWriter(task, again, metering=Sampling("uncertain"))
+    recorder = SpoolWriter(task, again, sampling=Sampling("uncertain"))
     for i in range(5, 10):
         recorder.put(event(i, UNSURE if i == 9 else SURE))
     recorder.write(last=True)
@@ -112,7 +112,7 @@ def test_a_disk_that_fails_at_any_write_leaves_no_hole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path)
-    recorder = SpoolWriter(task, spool, limit=20, metering=Sampling("sampled", share=0.3))
+    recorder = SpoolWriter(task, spool, limit=20, sampling=Sampling("sampled", share=0.3))
     write, noise, failed = spool._write, np.random.default_rng(1), 0
 
     def now_and_then(*arguments: object) -> None:

@@ -154,7 +154,7 @@ def test_at_the_cap_of_a_full_disk_a_file_is_dropped_where_none_can_be_thinned(
     small_disk: Path,
 ) -> None:
     limits = SpoolLimits(file_bytes=50_000, total_bytes=600_000)
-    spool = Spool(small_disk / "spool", limits, thin=by_priority(task))
+    spool = Spool(small_disk / "spool", limits, policy=by_priority(task))
     recorder = SpoolWriter(task, spool, limit=300)
     made = produce(recorder, 0, 2260)  # just below the cap
     assert spool.account().produced == made

@@ -107,7 +107,7 @@ class SpoolMachine(RuleBasedStateMachine):
         return Spool(
             self.folder,
             limits,
-            thin=thin,
+            policy=thin,
             clock=lambda: time.time() + self.ahead_s,
             failpoint=self.reached,
         )

@@ -74,7 +74,7 @@ class Device:
     @property
     def answering(self) -> str:
         assert self.slots.engine is not None
-        return self.personal.over(self.slots.engine).model
+        return self.personal.engine_for(self.slots.engine).model
 
     @property
     def path(self) -> Path:
@@ -105,7 +105,7 @@ def test_a_copy_that_is_better_answers_and_says_so(device: Device) -> None:
     assert device.path.stat().st_mode & 0o777 == 0o600
     engine = device.slots.engine
     assert engine is not None
-    own = device.personal.over(engine)
+    own = device.personal.engine_for(engine)
     assert own.latencies is engine.latencies
     segment = np.full(TASK.segment_shape, 4.0, np.float32)
     assert own.run(segment).argmax() == 2
@@ -222,4 +222,4 @@ def test_a_task_that_does_not_ask_for_it_has_no_copies(device: Device) -> None:
     plain_task.consider()
     assert device.requests == []
     assert isinstance(device.slots.engine, Engine)
-    assert plain_task.over(device.slots.engine) is device.slots.engine
+    assert plain_task.engine_for(device.slots.engine) is device.slots.engine

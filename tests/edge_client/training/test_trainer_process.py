@@ -203,6 +203,6 @@ def test_a_head_that_cannot_be_written_hinders_no_training(task: Task, tmp_path:
     made = replace(task, training=replace(task.training, shared=("0", "1")))
     sent = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
     trained = {name: tensor + 1 for name, tensor in sent.items()}
-    found = local_layers.keep(made, tmp_path / "file" / OWN, trained, sent)
+    found = local_layers.save(made, tmp_path / "file" / OWN, trained, sent)
     assert all(np.array_equal(found[name], sent[name]) for name in HEAD)
     assert np.array_equal(found["0.weight"], trained["0.weight"])

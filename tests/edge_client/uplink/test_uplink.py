@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edge_client.spool.sampling import Sampling, sampled
 
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
+from edge_client.spool.sampling import Sampling, sampled
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.rate_limit import BURST_S
 from edge_client.uplink.uplink import IN_FLIGHT, STALL_S, Uplink
@@ -23,8 +23,8 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path, SpoolLimits(file_bytes=3000, total_bytes=60_000))
 
 
-def fill(spool: Spool, count: int, metering: Sampling | None = None) -> None:
-    recorder = SpoolWriter(task, spool, metering=metering)
+def fill(spool: Spool, count: int, sampling: Sampling | None = None) -> None:
+    recorder = SpoolWriter(task, spool, sampling=sampling)
     for i in range(count):
         segment = np.full(task.segment_shape, i, np.float32)
         recorder.put(Event(1_000_000 * i, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
