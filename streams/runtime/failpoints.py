@@ -6,7 +6,7 @@ step 2. Without the variable nothing is armed. The steps are numbered in:
     worker-step-1..5   streams.worker.commit.committer
     slots-step-1..7    edge_client.inference.slots: installing a model version
     back-step-1..4     edge_client.inference.slots: going back
-    spool-step-1..5    docs/architecture/device.md, appending a frame; the end of step 1 is between the
+    spool-step-1..5    docs/architecture/device.md, Spool; the end of step 1 is between the
                        declaration of a file's events and its deletion
     thin-step-1..2     edge_client.spool.frames: a file of the spool is rewritten
     uplink-step-1..4   edge_client.uplink.uplink
