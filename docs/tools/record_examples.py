@@ -36,6 +36,7 @@ from streams.contract.records import (
 from streams.contract.task import Segment, Task
 from streams.contract.work import Work, WorkReply, WorkRequest
 from streams.worker.commit import dead_letters
+from streams.worker.commit.incoming import Incoming, decode
 from streams.worker.commit.publications import Outgoing, publications
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.windows.tumbling import Message, Window, split
@@ -201,9 +202,9 @@ def rounds() -> str:
 
 def dead_letter() -> str:
     key, value, headers = encode_events(batch())
-    incoming = dead_letters.Incoming(2, 41, b"pump-4", value, headers)
+    incoming = Incoming(2, 41, b"pump-4", value, headers)
     try:
-        dead_letters.read(TASK, incoming)
+        decode(TASK, incoming)
     except MalformedRecord as exc:
         (letter,) = dead_letters.of_message(TASK, incoming, exc)
         text = message(letter.key, letter.headers)

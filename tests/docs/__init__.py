@@ -1,0 +1,1 @@
+"""The documentation: it builds strictly, and what it names exists in the code."""

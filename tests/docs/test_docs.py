@@ -1,0 +1,307 @@
+"""The site builds strictly without network, and its pages agree with the code."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urlsplit
+
+import click
+import pytest
+import typer
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+PAGES = sorted(DOCS.rglob("*.md"))
+PACKAGES = ("streams", "federation", "edge_client", "compose")
+
+
+def tool(name: str) -> ModuleType:
+    """Import one of the scripts that write generated parts."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- the site ------------------------------------------------------------------------------------
+
+
+class Links(HTMLParser):
+    """Collects what a page links to, what it loads, and its anchors."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value for name, value in attrs if value is not None}
+        self.anchors |= {found[name] for name in ("id", "name") if name in found}
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        if tag == "link" and found.get("rel") != "canonical" and "href" in found:
+            self.loaded.append(found["href"])
+        if tag in ("script", "img") and "src" in found:
+            self.loaded.append(found["src"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+def html(site: Path) -> Iterator[tuple[Path, Links]]:
+    for path in sorted(site.rglob("*.html")):
+        if path.name != "404.html":  # its links are absolute: it is served anywhere
+            yield path, Links(path.read_text())
+
+
+def test_the_site_has_no_broken_internal_link(site: Path) -> None:
+    anchors = {path: links.anchors for path, links in html(site)}
+    broken = []
+    for path, links in html(site):
+        for link in links.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = path
+            if parts.path:
+                target = (path.parent / unquote(parts.path)).resolve()
+                target = target / "index.html" if target.is_dir() else target
+            fragment = unquote(parts.fragment)
+            if not target.exists() or (fragment and fragment not in anchors[target]):
+                broken.append((str(path.relative_to(site)), link))
+    assert broken == []
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    loaded = {link for _, links in html(site) for link in links.loaded}
+    assert {link for link in loaded if urlsplit(link).netloc} == set()
+
+
+def test_every_public_name_is_in_the_python_api(site: Path) -> None:
+    import tidewheel
+
+    anchors = Links((site / "reference" / "api.html").read_text()).anchors
+    listed = {anchor.rpartition(".")[2] for anchor in anchors}
+    assert set(tidewheel.__all__) - listed == set()
+
+
+# --- what the pages name -------------------------------------------------------------------------
+
+
+def test_the_readme_and_the_overview_are_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    assert len((DOCS / "architecture" / "overview.md").read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_files_of_the_repository_exist(name: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text())
+    inside = {link for link in links if not urlsplit(link).scheme}
+    assert {link for link in inside if not (ROOT / link).exists()} == set()
+
+
+@cache
+def defined(path: Path) -> frozenset[str]:
+    """All functions, classes and methods of a source file by their qualified names, and the names
+    that it assigns."""
+    names = set()
+
+    def visit(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(f"{prefix}{node.name}")
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{prefix}{node.name}.")
+            if isinstance(node, ast.Assign):
+                targets = [target for target in node.targets if isinstance(target, ast.Name)]
+                names.update(f"{prefix}{target.id}" for target in targets)
+
+    visit(ast.parse(path.read_text()).body, "")
+    return frozenset(names)
+
+
+SOURCE = re.compile(r"`(?!path/to/)([a-z_]+(?:/[a-z_]+)+\.py)(?::([A-Za-z_.]+))?`")
+DOTTED = re.compile(
+    r"`((?:streams|federation|edge_client|compose|examples)(?:\.[a-z_]+)+)(?::(\w+))?`"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_source_file_and_name_on_a_page_exists(page: Path) -> None:
+    text = page.read_text()
+    missing = []
+    for file, name in SOURCE.findall(text):
+        path = ROOT / file
+        if not path.exists() or (name and name not in defined(path)):
+            missing.append(f"{file}:{name}")
+    for module, name in DOTTED.findall(text):
+        place = ROOT / module.replace(".", "/")
+        path = place.with_suffix(".py")
+        path = path if path.exists() else place / "__init__.py"
+        if not path.exists() or (name and name not in defined(path)):
+            missing.append(f"{module}:{name}")
+    assert missing == []
+
+
+def test_the_overview_walks_an_event_and_a_weight_through_the_code() -> None:
+    text = (DOCS / "architecture" / "overview.md").read_text()
+    for title, hops in (("## One event", 20), ("## One weight", 20)):
+        walk = text.partition(title)[2].partition("\n## ")[0]
+        assert len([name for _, name in SOURCE.findall(walk) if name]) >= hops
+
+
+# --- the reference -------------------------------------------------------------------------------
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    from compose.cli.main import app
+
+    text = (REFERENCE / "command-line.md").read_text()
+    sections = dict(re.findall(r"^## (tidewheel [^\n]+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+
+    def visit(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+        if isinstance(command, click.Group):
+            for name, child in command.commands.items():
+                yield from visit(child, f"{path} {name}")
+        else:
+            yield path, command
+
+    commands = dict(visit(typer.main.get_command(app), "tidewheel"))
+    assert set(sections) == set(commands)
+    missing = [
+        f"{path} {name}"
+        for path, command in commands.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for name in parameter.opts
+        if f"`{name}`" not in sections[path]
+    ]
+    assert missing == []
+
+
+def test_every_setting_of_a_run_is_in_the_reference() -> None:
+    from federation.rounds.settings import RUN_CONFIG
+
+    text = (REFERENCE / "settings.md").read_text()
+    assert {name for name in RUN_CONFIG if f"`{name}`" not in text} == set()
+
+
+def test_every_environment_variable_is_in_the_reference() -> None:
+    from edge_client.sources.mqtt import MqttSettings
+    from streams.kafka.settings import BrokerSettings
+
+    broker = {f"TIDEWHEEL_KAFKA_{name.upper()}" for name in BrokerSettings.model_fields}
+    mqtt = {f"TIDEWHEEL_MQTT_{name}" for name in ("USERNAME", "PASSWORD", "CAFILE")}
+    assert {"username", "password", "cafile"} <= set(MqttSettings.model_fields)
+    named = {
+        name
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for name in re.findall(r"\"(TIDEWHEEL_[A-Z_]*[A-Z])\"", path.read_text())
+    }
+    wanted = (broker - {"TIDEWHEEL_KAFKA_BOOTSTRAP"}) | mqtt | named
+    text = (REFERENCE / "settings.md").read_text()
+    assert {name for name in wanted if f"`{name}`" not in text} == set()
+
+
+def metric_names() -> set[str]:
+    """The names that the three metrics modules export, as Prometheus shows them."""
+    import edge_client.metrics as device
+    import federation.controller.metrics as controller
+    import streams.worker.metrics as worker
+    from streams.contract.documents import DeviceState
+
+    class Agent:
+        connected = ready = alive = True
+
+        def state(self) -> DeviceState:
+            return DeviceState(
+                device="d", task="t", time_us=0, epoch="e", active="", produced=0, delivered=0,
+                pending=0, dropped={"x": 1}, skipped={"x": 1},
+            )  # fmt: skip
+
+    worker_metrics = worker.Metrics()
+    worker_metrics.dead_letter("x")
+    worker_metrics.dropped("x", 1)
+    worker_metrics.lag(0, 0)
+    worker_metrics.teacher("1-00000000")
+    texts = [worker_metrics.text(), device.DeviceMetrics(Agent(), ROOT / "docs").text()]
+    texts.append(controller.FederationMetrics().text())
+    found = {
+        name
+        for text in texts
+        for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text.decode(), re.M)
+        if kind != "gauge" or not name.endswith("_created")
+    }
+    prefix = controller.PREFIX
+    source = Path(controller.__file__).read_text()
+    found |= {f"{prefix}_{name}" for name in controller.LAST}
+    for name in re.findall(r"\{PREFIX\}_(\w+)\"|^ +\(?\"(\w+)\", \"[A-Z]", source, re.M):
+        found.add(f"{prefix}_{name[0] or name[1]}")
+    return found
+
+
+def test_every_metric_is_in_the_reference() -> None:
+    documented = set(re.findall(r"`(tidewheel_\w+)", (REFERENCE / "metrics.md").read_text()))
+    bare = documented | {name.removesuffix("_total") for name in documented}
+    assert metric_names() - bare == set()
+
+
+def test_every_reason_for_a_dead_letter_is_in_the_reference() -> None:
+    text = (REFERENCE / "errors.md").read_text()
+    sources = (
+        ROOT / "streams" / "contract" / "records.py",
+        *(ROOT / "streams" / "worker").rglob("*.py"),
+    )
+    reasons = {
+        reason
+        for path in sources
+        for reason in re.findall(r"MalformedRecord\(\s*\"([a-z-]+)\"", path.read_text())
+    }
+    assert len(reasons) > 10
+    assert {reason for reason in reasons if f"`{reason}`" not in text} == set()
+
+
+def test_every_reason_to_refuse_an_update_is_in_the_architecture() -> None:
+    text = (DOCS / "architecture" / "federation.md").read_text()
+    reasons = {
+        reason
+        for path in (ROOT / "federation").rglob("*.py")
+        for reason in re.findall(r"Refusal\(\s*\"([a-z-]+)\"", path.read_text())
+    }
+    assert len(reasons) > 10
+    assert {reason for reason in reasons if f"`{reason}`" not in text} == set()
+
+
+def test_the_examples_of_records_are_what_the_code_writes() -> None:
+    page = (REFERENCE / "topics-and-records.md").read_text()
+    examples = tool("record_examples")
+    assert set(re.findall(r"<!-- example ([a-z-]+) -->", page)) == set(examples.EXAMPLES)
+    assert examples.with_examples(page) == page
