@@ -30,6 +30,7 @@ from pathlib import Path
 from compose.launcher.broker import Launch
 from compose.security.certificates import Tls
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission, toml
+from federation.rounds.settings import RUN_CONFIG
 from streams.contract.errors import UsageError
 from streams.contract.task import DEVICE_NAME
 from streams.runtime.disk import write_atomic
@@ -39,28 +40,6 @@ CONNECTION = "tidewheel"
 # Of a SuperExec asking for work, of which half is paid once per message; Flower's default is 1 s.
 # At 0.1 s a device that only waits costs 3.4 % of a core, at 0.5 s 0.9 %.
 POLL_INTERVAL_S = 0.3
-
-# Every key that a run understands, with its default; `flwr run` refuses keys that the app does not
-# name. Zero and "" mean: what the task says, or the environment.
-RUN_CONFIG: dict[str, ConfigValue] = {
-    "task": "streams.tasks.har:task",
-    "state": ".tidewheel",
-    "registry": "",  # default: <state>/registry
-    "signing-key": "",  # default: <state>/keys/signing.pem
-    "trusted-key": "",  # another public key whose models are trusted
-    "kafka": "",
-    "rounds": 0,
-    "minimum-nodes": 2,
-    "node-wait-s": 60.0,
-    "round-deadline-s": 60.0,
-    "epochs": 0,
-    "batch-size": 0,
-    "learning-rate": 0.0,
-    "strategy": "",
-    "margin": -1.0,
-    "seed": 0,
-    "resume": "",  # the earlier run to go on with
-}
 
 _APP = """\
 [project]

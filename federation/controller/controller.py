@@ -147,6 +147,7 @@ class Controller:
         self._told: Release | None = None  # what `releases` has
         self._last: Release | None = None  # what the registry has
         self._looked = self._judge_at = -LOOK_S
+        self._teacher_tag: str | None = None  # of the teacher that was offered
         self.watcher: Watcher | None = None
         if self._registry.serving() is None:
             raise UsageError(f"{settings.registry} serves no model: run `tidewheel up` first")
@@ -231,8 +232,7 @@ class Controller:
         self._told = publisher.announce(producer, self._registry, self._told, self._reached)
         if self.watcher is not None and self._last is not None:
             self.watcher.decided(self._registry, self._last)
-        stable = self._registry.standing().stable
-        if stable is not None:
+        if self._last is not None and (stable := self._last.decision.standing.stable) is not None:
             self._runs.evidence.serve(stable.model)
 
     def _reconcile(self) -> None:
@@ -241,8 +241,12 @@ class Controller:
         if last is None:
             return
         standing = last.decision.standing
-        if self._registry.offer_teacher(self._key, "it is in the registry"):
-            return
+        tag = self._registry.teacher_tag()
+        if tag != self._teacher_tag:  # read only when it was written: it may be large, and far away
+            decided = self._registry.offer_teacher(self._key, "it is in the registry")
+            self._teacher_tag = tag
+            if decided:
+                return
         if standing.url != self._settings.url:
             after = standing.model_copy(update={"url": self._settings.url})
             reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"

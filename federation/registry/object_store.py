@@ -36,6 +36,10 @@ class ObjectStore(Protocol):
 
     def remove(self, name: str) -> None: ...
 
+    def tag(self, name: str) -> str | None:
+        """Return what changes whenever the file is written again; None where there is none."""
+        ...
+
 
 def open_store(place: str | Path) -> ObjectStore:
     """The store at a path or a URL."""
@@ -74,6 +78,13 @@ class FolderStore:
         with contextlib.suppress(FileNotFoundError):
             (self._folder / name).unlink()
 
+    def tag(self, name: str) -> str | None:
+        try:
+            found = (self._folder / name).stat()
+        except FileNotFoundError:
+            return None
+        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
 
 class RemoteStore:
     """A URL that fsspec opens."""
@@ -110,6 +121,14 @@ class RemoteStore:
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._ask(self._files.rm_file, self._path(name))
+
+    def tag(self, name: str) -> str | None:
+        self._files.invalidate_cache()
+        try:
+            found = self._ask(self._files.info, self._path(name))
+        except FileNotFoundError:
+            return None
+        return repr([found.get(key) for key in ("ETag", "LastModified", "mtime", "size")])
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

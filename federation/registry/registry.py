@@ -131,6 +131,10 @@ class Registry:
         except FileNotFoundError:
             return None
 
+    def teacher_tag(self) -> str | None:
+        """Return what changes whenever the kept teacher does, without reading it."""
+        return self.store.tag(TEACHER)
+
     def offer_teacher(self, key: Ed25519PrivateKey, reason: str) -> bool:
         """Decide that the workers use the kept teacher; False where that was decided before."""
         last, teacher = self.last(), self.teacher()

@@ -16,6 +16,28 @@ BUFFER = 10  # updates of a step of fedbuff, as in its paper
 
 Config = Mapping[str, str | int | float | bool]
 
+# Every key that a run understands, with its default; `flwr run` refuses keys that the app does not
+# name. Zero and "" mean: what the task says, or the environment.
+RUN_CONFIG: dict[str, str | int | float | bool] = {
+    "task": "streams.tasks.har:task",
+    "state": ".tidewheel",
+    "registry": "",  # default: <state>/registry
+    "signing-key": "",  # default: <state>/keys/signing.pem
+    "trusted-key": "",  # another public key whose models are trusted
+    "kafka": "",
+    "rounds": 0,
+    "minimum-nodes": 2,
+    "node-wait-s": 60.0,
+    "round-deadline-s": 60.0,
+    "epochs": 0,
+    "batch-size": 0,
+    "learning-rate": 0.0,
+    "strategy": "",
+    "margin": -1.0,
+    "seed": 0,
+    "resume": "",  # the earlier run to go on with
+}
+
 
 @dataclass(frozen=True)
 class RunSettings:

@@ -25,7 +25,18 @@ from streams.contract.task import Task
 from streams.contract.work import Work
 from tests.federation.stand_in_agent import StandInAgent
 
-WORK = Work("7", 1, "tiny", 1, "1-a", 1, 32, 0.02, 3, 20.0)
+WORK = Work(
+    run="7",
+    round=1,
+    task="tiny",
+    task_version=1,
+    base="1-a",
+    epochs=1,
+    batch_size=32,
+    learning_rate=0.02,
+    seed=3,
+    time_budget_s=20.0,
+)
 
 
 @pytest.fixture

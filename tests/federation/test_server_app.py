@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from federation.rounds.settings import run_settings
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -20,10 +19,10 @@ from flwr.app import (
 )
 from flwr.supercore.task_identity import TaskIdentity
 
-from compose.launcher.flower_processes import RUN_CONFIG
 from federation import server_app
 from federation.rounds import collector
 from federation.rounds.messages import Reply
+from federation.rounds.settings import RUN_CONFIG, run_settings
 from federation.server_app import as_record, read_reply, run_aggregator
 from streams.contract import payload
 from streams.contract.errors import UsageError
@@ -245,7 +244,18 @@ def test_every_node_is_answered_for_by_the_deadline(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(TaskIdentity, name, 1)
     grid = FakeGrid()
     fleet = server_app.FlowerFleet(grid)  # type: ignore[arg-type]
-    work = Work("7", 1, "tiny", 1, "1-a", 1, 32, 0.02, 3, 20.0)
+    work = Work(
+        run="7",
+        round=1,
+        task="tiny",
+        task_version=1,
+        base="1-a",
+        epochs=1,
+        batch_size=32,
+        learning_rate=0.02,
+        seed=3,
+        time_budget_s=20.0,
+    )
     gathering = collector.Collector(fleet, collector.Policy())
     answers = gathering.train(fleet.nodes(), work, SENT, deadline_s=0.2)
     by_node = {answer.node: answer for answer in answers}

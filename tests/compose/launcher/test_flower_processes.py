@@ -6,6 +6,7 @@ import pytest
 
 from compose.launcher import flower_processes
 from compose.security.certificates import make_certificates
+from federation.rounds.settings import RUN_CONFIG
 from streams.contract.errors import UsageError
 
 
@@ -50,7 +51,7 @@ def test_the_app_holds_settings_and_no_code(tmp_path: Path) -> None:
     app = tomllib.loads((submission.app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert app["fab-include"] == ["README.md"]
     assert app["config"] == {
-        **flower_processes.RUN_CONFIG,
+        **RUN_CONFIG,
         "task": 'odd "name".py:task',
         "rounds": 2,
     }
@@ -95,14 +96,3 @@ def test_a_port_without_a_superlink_is_not_ready() -> None:
 
 def test_free_ports_differ() -> None:
     assert len(set(flower_processes.free_ports(20))) == 20
-
-
-def test_the_repository_is_an_app_with_the_same_settings() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    app = project["tool"]["flwr"]["app"]
-    assert app["config"] == flower_processes.RUN_CONFIG
-    assert app["fab-include"] == ["README.md"]
-    assert app["components"] == {
-        "serverapp": "federation.server_app:app",
-        "clientapp": "edge_client.client_app:app",
-    }

@@ -15,7 +15,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from compose.launcher.state_dir import StateDir
-lock = Layout(Path(sys.argv[1])).lock()
+lock = StateDir(Path(sys.argv[1])).lock()
 print("held", flush=True)
 sys.stdin.read()
 """

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from federation.admission.admission import Round, admit
 from federation.admission.update import Update
-
-from compose.launcher.flower_processes import RUN_CONFIG
 from federation.aggregation.privacy import Ledger, NoisyMean, Private, epsilon, private
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
+from federation.rounds.settings import RUN_CONFIG
 from federation.server_app import run_aggregator
 from streams.contract.errors import ProcessFailed, TaskError, UsageError
 from streams.contract.task import Privacy, Task, Training

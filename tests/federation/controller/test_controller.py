@@ -14,6 +14,7 @@ from federation.controller import controller, run_tracker
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.controller.metrics import FederationMetrics
 from federation.registry import key_rotation, publisher
+from federation.registry.object_store import FolderStore
 from federation.registry.registry import Registry
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import Decision, Release
@@ -475,3 +476,30 @@ def signed_teacher(rig: Rig, key: Ed25519PrivateKey) -> bytes:
         kind="teacher", task=rig.name, task_version=1, number=20, created_us=1, key="", files=[]
     )
     return pack(manifest, {"weights.safetensors": b"t"}, key)
+
+
+def test_the_teacher_is_read_when_it_was_written_and_not_at_every_look(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep_teacher(number: int) -> str:
+        about = {"task": rig.name, "task_version": 1, "number": number, "created_us": number}
+        manifest = Manifest(kind="teacher", key="", files=[], **about)
+        data = pack(manifest, {"weights.safetensors": b"t"}, create_key(rig.key_path))
+        return rig.registry.add_teacher(data).model
+
+    reads: list[str] = []
+    read = FolderStore.read
+    monkeypatch.setattr(
+        FolderStore, "read", lambda store, name: (reads.append(name), read(store, name))[1]
+    )
+    rig.serve(1)
+    first = keep_teacher(1)
+    watching = controller.Controller(rig.settings, load_task(rig.settings.task_ref))
+    for _ in range(5):
+        watching.announce(rig.producer)
+    after_first = reads.count("teacher.twa")
+    rig.wait("the teacher is offered", lambda: any(d.model == first for d in rig.releases))
+    assert after_first <= 2  # to decide on it, and to put its bytes on `artifacts`
+    second = keep_teacher(2)
+    watching.announce(rig.producer)
+    rig.wait("the next one is offered", lambda: any(d.model == second for d in rig.releases))

@@ -96,3 +96,13 @@ def test_a_store_that_cannot_be_reached_is_tried_again(
 def test_a_place_that_nothing_opens_is_named() -> None:
     with pytest.raises(UsageError, match=r"nothing://there cannot be opened"):
         open_store("nothing://there")
+
+
+def test_a_files_tag_changes_when_it_is_written_again(store: ObjectStore) -> None:
+    assert store.tag("teacher.twa") is None
+    store.write("teacher.twa", b"one")
+    first = store.tag("teacher.twa")
+    assert first is not None
+    assert store.tag("teacher.twa") == first
+    store.write("teacher.twa", b"two")
+    assert store.tag("teacher.twa") != first

@@ -16,7 +16,18 @@ FULL_S = 60.0
 
 
 def work(number: int) -> Work:
-    return Work("7", number, "tiny", 1, "1-a", 1, 32, 0.02, 3, 20.0)
+    return Work(
+        run="7",
+        round=number,
+        task="tiny",
+        task_version=1,
+        base="1-a",
+        epochs=1,
+        batch_size=32,
+        learning_rate=0.02,
+        seed=3,
+        time_budget_s=20.0,
+    )
 
 
 def update(node: int) -> Update:
