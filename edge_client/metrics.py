@@ -1,5 +1,7 @@
-"""What a device's agent tells Prometheus, made of its state when it is asked: nothing is counted
-for it beside the answers. Loaded where `--metrics-port` is given only."""
+"""A device's Prometheus metrics, computed from the agent's state on each request.
+
+Loaded only with `--metrics-port`.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ PREFIX = "tidewheel_edge"
 
 
 class Watched(Protocol):
-    """An agent, as it is asked by the server's threads."""
+    """The agent's interface for the metrics; called by the server's threads."""
 
     @property
     def connected(self) -> bool:
@@ -31,19 +33,19 @@ class Watched(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether there is a model to answer with, and no end in sight."""
+        """Whether the agent has a model and is not stopping."""
         ...
 
     @property
     def alive(self) -> bool:
-        """Whether its own upkeep goes on."""
+        """Whether the agent's own threads still run."""
         ...
 
     def state(self) -> DeviceState: ...
 
 
 class DeviceMetrics(Collector):
-    """The numbers of one agent, whose spool lies in a folder."""
+    """The metrics of one agent; `spool` is the folder of its spool."""
 
     def __init__(self, agent: Watched, spool: Path) -> None:
         self._agent, self._spool = agent, spool
@@ -66,33 +68,33 @@ class DeviceMetrics(Collector):
         versions = {"active": state.active, "previous": state.previous or ""}
         yield InfoMetricFamily(
             PREFIX,
-            "The device, its task, its spool's epoch, and the versions that it has.",
+            "The device, its task, its spool's epoch and its model versions.",
             {"device": state.device, "task": state.task, "epoch": state.epoch, **versions},
         )
         yield from _events(state)
         yield from _learning(state)
         seconds = GaugeMetricFamily(
-            f"{PREFIX}_answer_seconds", "Of the latest 1,000 answers.", labels=["quantile"]
+            f"{PREFIX}_answer_seconds", "Latency of the last 1,000 answers.", labels=["quantile"]
         )
         seconds.add_metric(["0.5"], state.latency_p50_us / 1e6)
         seconds.add_metric(["0.99"], state.latency_p99_us / 1e6)
         yield seconds
-        yield _gauge("spool_bytes", "Files of the spool.", _size(self._spool))
+        yield _gauge("spool_bytes", "Size of the spool's files.", _size(self._spool))
         yield _gauge("connected", "1 while the uplink has a broker.", self._agent.connected)
-        yield _gauge("error", "1 while something is wrong that is tried again.", bool(state.error))
+        yield _gauge("error", "1 while an error is being retried.", bool(state.error))
 
 
 def _events(state: DeviceState) -> Iterator[Metric]:
     yield _counter("answers", "Events produced in this epoch.", state.produced)
-    yield _counter("delivered", "Events that the broker has.", state.delivered)
+    yield _counter("delivered", "Events that the broker has acknowledged.", state.delivered)
     yield _by_reason("dropped", "Events declared dropped.", state.dropped)
-    yield _by_reason("skipped", "Readings and answers that made no event.", state.skipped)
+    yield _by_reason("skipped", "Readings and answers without an event.", state.skipped)
     yield _gauge("pending", "Events that wait in the spool.", state.pending)
 
 
 def _learning(state: DeviceState) -> Iterator[Metric]:
     samples = GaugeMetricFamily(
-        f"{PREFIX}_samples", "Segments remembered, by whose label they have.", labels=["label"]
+        f"{PREFIX}_samples", "Stored segments, by the source of their label.", labels=["label"]
     )
     samples.add_metric(["any"], state.samples)
     samples.add_metric(["true"], state.true_labels)
@@ -101,9 +103,9 @@ def _learning(state: DeviceState) -> Iterator[Metric]:
     training = state.phase == "training"
     yield _gauge("training", "1 while the trainer works.", training)
     held_back = state.held_back is not None
-    yield _gauge("training_held_back", "1 where the last training was not to be.", held_back)
+    yield _gauge("training_held_back", "1 if conditions prevented the last training.", held_back)
     personal = state.personal is not None and state.personal.serving
-    yield _gauge("personal_copy_answers", "1 while a copy of the device's own answers.", personal)
+    yield _gauge("personal_copy_answers", "1 while the personal model answers.", personal)
     yield _gauge("refused_models", "Versions that are not installed again.", len(state.refused))
 
 

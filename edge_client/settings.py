@@ -1,4 +1,4 @@
-"""What the device's agent is told when it starts."""
+"""Settings of a device's agent."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from edge_client.spool.sampling import Sampling
 from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
-    from edge_client.sources.mqtt import MqttSettings  # needs paho-mqtt, which few devices have
+    from edge_client.sources.mqtt import MqttSettings  # needs paho-mqtt, an optional package
 
 
 @dataclass(frozen=True)

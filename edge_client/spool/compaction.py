@@ -1,10 +1,9 @@
-"""Rewriting a file of the spool with fewer events: those of low priority become declared drops.
+"""Compaction: rewriting a file of the spool so that low-priority events become declared drops.
 
-What an event is worth is not the spool's to know: `EvictionPolicy` takes a frame of events and returns its
-pieces in order, each some events as a payload of their own, or dropped. In the thinned file every
-seq keeps its place: kept pieces are smaller frames of events, dropped ones DROPS frames of fresh
-seqs, neighbours joined. So the reader settles them as any other frame and nothing else has to be
-remembered.
+The EvictionPolicy decides: it takes a frame of events and returns its parts in order, each with a
+payload of its own, or dropped. In the new file every seq keeps its position: kept parts are smaller
+EVENTS frames, dropped ones are DROPS frames of fresh seqs, adjacent ones merged. The reader settles
+them like all other frames, so there is no other state.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,13 +24,13 @@ EvictionPolicy = Callable[[Frame], list[FramePart]]
 
 
 def keep_all(frame: Frame) -> list[FramePart]:
-    """Every event is worth the same."""
+    """Keep all events."""
     return [FramePart(frame.count, frame.payload)]
 
 
 @dataclass
 class _Part:
-    """A frame to be: events with a payload, or declarations."""
+    """A frame to write: events with a payload, or declarations."""
 
     first: int
     count: int
@@ -46,7 +45,7 @@ class _Part:
 
 
 def compact(frames: Iterable[Frame], policy: EvictionPolicy, reason: str) -> bytes:
-    """The file's new content."""
+    """Return the file's new content."""
     parts: list[_Part] = []
     for frame in frames:
         for part in _parts(frame, policy, reason):

@@ -50,7 +50,7 @@ class Cursor:
         found = [cursor for name in NAMES if (cursor := cls._read(folder, name)) is not None]
         if found:
             return max(found, key=lambda cursor: cursor.serial)
-        # No position was ever written: nothing is settled, unless files are already gone.
+        # Never saved: nothing is settled, unless files are already gone.
         return cls(folder, SpoolPosition(oldest.number, 0), oldest.first, oldest.first)
 
     @classmethod
@@ -78,8 +78,8 @@ class Cursor:
             (folder / name).unlink(missing_ok=True)
 
     def settle(self, frame: Frame) -> None:
-        """Count a frame as settled, and each seq once: one that was taken for damaged and declared,
-        and arrived all the same, is not also dropped."""
+        """Settle a frame. Each seq counts once: one that was declared corrupt but was delivered
+        does not count as dropped."""
         behind = frame.first if frame.kind == EVENTS else frame.first + frame.count
         if behind > self.settled_seq:
             self.owed.add(self.settled_seq, behind - 1)
@@ -94,7 +94,7 @@ class Cursor:
                 self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + lost
 
     def begin(self, number: int) -> None:
-        """Note that the reader begins a file, before it does."""
+        """Persist that the reader begins a file, before it does."""
         self.sent_file, before = number, self.sent_file
         try:
             self.save()
@@ -130,6 +130,6 @@ class Cursor:
         self.serial += 1
 
     def save_both(self) -> None:
-        """What is deleted after this is missed by neither file."""
+        """Save to both files, before files of the spool are deleted."""
         self.save()
         self.save()

@@ -1,12 +1,11 @@
-"""Which events outlive others when the spool is at its cap.
+"""Eviction by priority, when the spool reaches its cap.
 
-Kept are events with a label, and those whose confidence, the largest softmax, is below a
-threshold: they are what the fleet learns most from. Where the task has targets, which have no
-softmax, only the labelled are. The events that the teacher disagrees with are worth as much, but
-that is known only after an event was delivered; low confidence is what of it can be known before.
+Events with a label, and those with low confidence (the largest softmax), are kept: the fleet learns
+most from them. If the task has targets, which have no softmax, only labelled events are kept.
+Events that the teacher disagrees with would be as valuable, but that is known only after delivery.
 
-A run of other events between two that are kept stays when a frame of its own for what follows would
-cost more bytes than the run.
+A short run of other events between two kept ones stays if a separate frame for the next kept events
+would cost more bytes.
 """
 
 from collections.abc import Iterator
@@ -22,29 +21,29 @@ from streams.contract.records import decode_batch, encode_batch, event_schema, f
 from streams.contract.task import Task
 
 LOW_CONFIDENCE = 0.8
-DECLARATION_BYTES = HEADER + 40  # a DROPS frame of one entry, about
+DECLARATION_BYTES = HEADER + 40  # about the size of a DROPS frame with one entry
 
 
 def by_priority(task: Task, below: float = LOW_CONFIDENCE) -> EvictionPolicy:
-    """What thins the frames that the recorder of this task writes."""
+    """Return the EvictionPolicy for the task's frames: keep events of high priority."""
     schema = event_schema(task)
     empty = encode_batch(pa.RecordBatch.from_pylist([], schema=schema))
     overhead = len(empty) + HEADER + DECLARATION_BYTES
 
-    def thin(frame: Frame) -> list[FramePart]:
+    def policy(frame: Frame) -> list[FramePart]:
         try:
             rows = decode_batch(frame.payload, schema)
-        except MalformedRecord:  # of another version of the task: not ours to judge
+        except MalformedRecord:  # of another version of the task: keep it
             return [FramePart(frame.count, frame.payload)]
         kept = high_priority(task, rows, below)
         row_bytes = max(1, (len(frame.payload) - len(empty)) // frame.count)
         return list(_pieces(rows, _bridged(kept, overhead // row_bytes), frame.payload))
 
-    return thin
+    return policy
 
 
 def high_priority(task: Task, rows: pa.RecordBatch, below: float) -> np.ndarray:
-    """(rows,) bool: which events are of high priority."""
+    """Return (rows,) bool: the events of high priority."""
     labelled = np.asarray(rows.column("label").is_valid().to_numpy(zero_copy_only=False))
     if task.targets:
         return labelled
@@ -54,10 +53,9 @@ def high_priority(task: Task, rows: pa.RecordBatch, below: float) -> np.ndarray:
 
 
 def _bridged(kept: np.ndarray, gap: int) -> np.ndarray:
-    """`kept` with the runs of at most `gap` others filled that lie between two that are kept."""
-    places = np.flatnonzero(kept)
+    """Return `kept` with gaps of at most `gap` events between kept ones filled."""
     filled = kept.copy()
-    for before, after in pairwise(places):
+    for before, after in pairwise(np.flatnonzero(kept)):
         if after - before - 1 <= gap:
             filled[before:after] = True
     return filled

@@ -1,21 +1,21 @@
-"""The spool's files: rows of frames with a length and a checksum each.
+"""The spool's file format: frames with a length and a checksum.
 
 Format (little endian). A file is named `<number>-<first seq>.seg`, both 16 digits, numbers
 ascending. A frame is
 
-    u32 length of the payload      u32 CRC32C of all that follows in the frame
+    u32 length of the payload      u32 CRC32C of the rest of the frame
     u8  kind   3 x zero            u64 first seq
     u32 count of seqs              i64 mark          payload
 
 Kind EVENTS: `count` events from `first` on. Kind DROPS: the payload is JSON, a list of
-[first, last, reason]; `count` is how many fresh seqs the frame itself uses up (events that could
-not be written, or are held back, see metering.py), 0 when it declares older ones. `mark` is an
-opaque number of the writer (the time of the last event).
+[first, last, reason]; `count` is the number of fresh seqs that the frame uses (events that could
+not be written or are not sent, see sampling.py), 0 if it declares older ones. `mark` is an opaque
+number of the writer (the time of the last event).
 
-A frame counts once it is synced. A write that fails leaves the file as it was. A frame that is
-damaged later is passed over: the next sound one behind it is looked for, and whoever reads sees a
-hole in the seqs. The end of a file may be torn, a write that did not come to its end, or damaged;
-`torn` tells them apart, for the seqs of a torn frame may be handed out again, others never.
+A frame is valid once it is synced. A failed write leaves the file unchanged. A frame damaged later
+is skipped: the reader continues at the next valid one and sees a gap in the seqs. The end of a file
+may be torn (an incomplete write) or damaged; `torn` distinguishes them, because only the seqs of a
+torn frame may be used again.
 """
 
 import json
@@ -38,18 +38,18 @@ _BODY = struct.Struct("<B3xQIq")
 HEADER = _HEAD.size + _BODY.size
 _KIND = re.compile(rb"[\x01\x02]\0\0\0")
 TEMPORARY = ".tmp"
-MOST_EVENTS = 1024  # in a frame
+MOST_EVENTS = 1024  # per frame
 
 
 class SpoolPosition(NamedTuple):
-    """A place between two frames."""
+    """A position between two frames."""
 
     file: int
     offset: int
 
 
 class Declared(NamedTuple):
-    """The seqs first..last are gone, and why."""
+    """A declaration that the events first..last are lost, with the reason."""
 
     first: int
     last: int
@@ -58,7 +58,7 @@ class Declared(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame as it is read; `end` is the position behind it."""
+    """One frame read from a file; `end` is the position after it."""
 
     kind: int
     first: int
@@ -68,15 +68,14 @@ class Frame:
     end: SpoolPosition
 
     def declarations(self) -> list[Declared]:
-        """What a DROPS frame says; nothing for a frame of events."""
-        return (
-            [Declared(*entry) for entry in json.loads(self.payload)] if self.kind == DROPS else []
-        )
+        """Return the declarations of a DROPS frame; none for events."""
+        entries = json.loads(self.payload) if self.kind == DROPS else []
+        return [Declared(*entry) for entry in entries]
 
 
 @dataclass
 class SegmentFile:
-    """One of the spool's files; `size` counts its whole, synced frames."""
+    """One file of the spool; `size` is that of its complete, synced frames."""
 
     number: int
     first: int
@@ -91,12 +90,12 @@ class SegmentFile:
         try:
             sync_directory(folder)
         except OSError:
-            path.unlink()  # or its name would be taken at the next attempt
+            path.unlink()  # otherwise the next attempt fails on the existing name
             raise
         return cls(number, first, path)
 
     def append(self, head: bytes, payload: bytes, reached: Failpoint = unarmed) -> None:
-        """Write a frame behind the last one and sync it; OSError leaves the file as it was."""
+        """Append a frame and sync it; OSError leaves the file unchanged."""
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
             write_all(fd, head)
@@ -104,7 +103,7 @@ class SegmentFile:
             reached("spool-step-3")
             os.fdatasync(fd)
         except OSError:
-            os.ftruncate(fd, self.size)  # a full disk leaves a part of the frame
+            os.ftruncate(fd, self.size)  # a full disk leaves part of the frame
             raise
         finally:
             os.close(fd)
@@ -112,12 +111,12 @@ class SegmentFile:
         self._has_events = None
 
     def replace(self, content: bytes, reached: Failpoint = unarmed) -> None:
-        """Give the file other frames and leave it the time of its last write, atomically:
+        """Replace the file's content atomically; keeps the time of its last write:
 
-        1. write the new content beside it and sync it
+        1. write the new content to a temporary file and sync it
         2. rename it to the file's name and sync the folder
 
-        OSError in 1 leaves the file as it was.
+        OSError in 1 leaves the file unchanged.
         """
         temporary = self.path.with_suffix(TEMPORARY)
         written = self.path.stat().st_mtime_ns
@@ -143,7 +142,7 @@ class SegmentFile:
         self.size = size
 
     def frames(self, offset: int = 0) -> Iterator[Frame]:
-        """The sound frames from `offset` on; none is read before it is asked for."""
+        """Yield the valid frames from `offset` on, reading lazily."""
         with self.path.open("rb") as stream:
             while offset + HEADER <= self.size:
                 frame = self._frame(stream, offset) or self._later_frame(stream, offset)
@@ -153,7 +152,7 @@ class SegmentFile:
                 yield frame
 
     def _frame(self, stream: IO[bytes], offset: int) -> Frame | None:
-        """The frame at `offset`, if it is sound."""
+        """Return the frame at `offset` if it is valid."""
         stream.seek(offset)
         head = stream.read(HEADER)
         length, checksum = _HEAD.unpack_from(head)
@@ -167,7 +166,7 @@ class SegmentFile:
         return Frame(kind, first, count, mark, payload, SpoolPosition(self.number, end))
 
     def _later_frame(self, stream: IO[bytes], offset: int) -> Frame | None:
-        """The next sound frame behind a damaged one."""
+        """Return the next valid frame after a damaged one."""
         stream.seek(offset + _HEAD.size + 1)
         rest = stream.read(self.size - stream.tell())
         for match in _KIND.finditer(rest):
@@ -178,27 +177,27 @@ class SegmentFile:
 
     @property
     def has_events(self) -> bool:
-        """Whether there is an event in it; asked of files that are not written any more."""
+        """Whether the file has events; cached, so only for files that are complete."""
         if self._has_events is None:
             self._has_events = any(frame.kind == EVENTS for frame in self.frames())
         return self._has_events
 
     @property
     def written_s(self) -> float:
-        """When it was last written, by the wall clock of that moment."""
+        """The time of the last write, by the wall clock."""
         return self.path.stat().st_mtime
 
 
 def torn(rest: bytes) -> bool:
-    """Whether what stands behind the last sound frame is a write that did not come to its end: a
-    part of a frame, or zeros that a power cut left. Otherwise a whole frame is damaged."""
+    """Return whether the bytes after the last valid frame are an incomplete write: part of a frame,
+    or zeros after a power cut. Otherwise a complete frame is damaged."""
     if len(rest) < HEADER or not any(rest):
         return True
     length, checksum = _HEAD.unpack_from(rest)
     if HEADER + length <= len(rest):
         return False
     found = 0
-    for at in range(_HEAD.size, len(rest)):  # whole, but for its length?
+    for at in range(_HEAD.size, len(rest)):  # complete, only the length is damaged?
         found = crc32c(rest[at : at + 1], found)
         if found == checksum:
             return False
@@ -206,7 +205,7 @@ def torn(rest: bytes) -> bool:
 
 
 def list_files(folder: Path) -> list[SegmentFile]:
-    """The files of a folder in their order."""
+    """Return the files of a folder in order."""
     files = []
     for path in sorted(folder.glob("*.seg")):
         number, _, first = path.stem.partition("-")
@@ -216,24 +215,24 @@ def list_files(folder: Path) -> list[SegmentFile]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a crash left of a replacement."""
+    """Remove temporary files of an interrupted replacement."""
     for path in folder.glob(f"*{TEMPORARY}"):
         path.unlink()
 
 
 def head_of(kind: int, first: int, count: int, mark: int, payload: bytes) -> bytes:
-    """What stands before the payload in a frame."""
+    """Return the bytes of a frame before its payload."""
     body = _BODY.pack(kind, first, count, mark)
     return _HEAD.pack(len(payload), crc32c(payload, crc32c(body))) + body
 
 
 def encoded(entries: list[Declared]) -> bytes:
-    """The payload of a DROPS frame."""
+    """Return the payload of a DROPS frame."""
     return json.dumps(entries).encode()
 
 
 def merged(entries: list[Declared]) -> list[Declared]:
-    """The same declarations with neighbours of one reason joined, so that they stay few."""
+    """Return the declarations with adjacent ones of the same reason merged."""
     few: list[Declared] = []
     for entry in sorted(entries):
         if few and few[-1].reason == entry.reason and few[-1].last + 1 == entry.first:

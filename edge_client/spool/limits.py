@@ -1,9 +1,9 @@
-"""What bounds the spool, and which of its files are too old.
+"""Limits of the spool, and the files that are too old.
 
-Times are the wall clock's: that of a file's last write, and now. A clock that was set back is no
-reason to drop: a file is taken for no older than the youngest before it, and a file is never older
-than a now that lies before its time. A time before 2020, of a clock that was never set, tells
-nothing. A clock that is set ahead does make older: nobody can tell that from time that went by.
+The age of a file is the wall clock's time since its last write. A clock that was set back drops
+nothing: no file counts as older than the youngest file before it, and a write time in the future
+counts as age 0. A time before 2020, from a clock that was never set, is ignored. A clock set ahead
+makes files older, because that cannot be distinguished from time that passed.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,10 @@ NEVER_SET_S = 1_577_836_800.0  # the year 2020
 
 @dataclass(frozen=True)
 class SpoolLimits:
-    """`file_bytes` closes a file and begins the next, `total_bytes` is the cap of all files,
-    `age_s` that of an event. At the cap files give way in the order that `drop` says."""
+    """Limits: `file_bytes` of one file, `total_bytes` of all files, `age_s` of an event.
+
+    At the cap whole files are dropped, in the order `drop`.
+    """
 
     file_bytes: int = 4 << 20
     total_bytes: int = 256 << 20
@@ -28,12 +30,12 @@ class SpoolLimits:
 
     @classmethod
     def under(cls, total_bytes: int, age_s: float | None, drop: Order) -> "SpoolLimits":
-        """With files that are small beside the cap: it is only whole files that give way."""
+        """Return limits with files small relative to the cap, because whole files are dropped."""
         return cls(min(cls.file_bytes, total_bytes // 16), total_bytes, age_s, drop)
 
 
 def aged(files: Sequence[SegmentFile], now_s: float, limit_s: float) -> list[SegmentFile]:
-    """Those of the files, in their order, that were last written longer ago than the limit."""
+    """Return the files, in order, whose last write is older than the limit."""
     found, youngest_s = [], 0.0
     for file in files:
         youngest_s = max(youngest_s, file.written_s)

@@ -1,24 +1,22 @@
 """The durable queue between inference and the network: a folder of append-only segment files.
 
-`epoch` holds the epoch's name, frames.py has the format of the files, place.py that of the
-position, where the reader is.
+The file `epoch` holds the epoch's name; frames.py defines the files' format, cursor.py that of the
+reader's position.
 
 Invariants
-1. Seqs are handed out by append() alone, in order, without a hole, over all files.
-2. Only synced frames are read, so nothing that was sent is handed out again after a crash.
-3. A file is deleted when the position has passed it, or after a DROPS frame that names all its
-   events, and the older declarations in it, is synced; a crash in between is completed at open.
-   A file is thinned (thinning.py) by one rename: it has all its events or declares those that it
-   lost.
-4. A file from which the reader has read is never thinned or dropped: what is on the way may
-   arrive. The newest file stays: it carries the next seq and the mark.
+1. Only append() and declare_lost() assign seqs, in order and without a gap, over all files.
+2. Only synced frames are read, so a seq that was sent is never assigned again after a crash.
+3. A file is deleted when the cursor has passed it, or after a DROPS frame that declares all its
+   events and contains its declarations is synced; open() completes this after a crash. A file is
+   compacted (compaction.py) by one rename: it has all its events, or declares the lost ones.
+4. A file that the reader has begun is never compacted or dropped, because events in flight may
+   arrive. The newest file is never dropped: it carries the next seq and the mark.
 5. delivered + dropped + pending = produced, at every moment and after every crash.
+6. A seq that is neither settled nor in a frame nor declared is lost: its frame is damaged or its
+   file is gone. It is declared as "corrupt" at open, and when the cursor passes its position.
 
-6. A seq that is neither settled nor in a frame nor declared is lost: its frame is damaged, or its
-   file gone. It is declared ("corrupt") at open, and as soon as the reader has passed its place.
-
-Recovery at open, see recovery.py, truncates a torn tail of the newest file and counts its bytes. A
-spool whose files are all gone starts a new epoch.
+Recovery at open (recovery.py) truncates a torn tail of the newest file and counts its bytes. A
+spool without files starts a new epoch.
 """
 
 import contextlib
@@ -56,7 +54,7 @@ CORRUPT, FULL, AGE = "corrupt", "spool-full", "spool-age"
 
 
 class Spool:
-    """See the module's text. One process, one writer thread and one reader thread."""
+    """The spool of one process with one writer thread and one reader thread."""
 
     def __init__(
         self,
@@ -72,11 +70,11 @@ class Spool:
         self._policy = policy
         self._clock = clock
         self._reached = failpoint
-        self._compacted: set[int] = set()  # files that would not become smaller
-        self._begun_s: float | None = None  # when the newest file got its first frame
+        self._compacted: set[int] = set()  # files that cannot become smaller
+        self._begun_s: float | None = None  # time of the newest file's first frame
         self._lock = threading.RLock()
         self._next = 0
-        self._late = IntervalSet()  # declared behind their place, not settled yet
+        self._late = IntervalSet()  # declared after their position and not settled yet
         self.mark: int | None = None
         self.torn_bytes = 0
         try:
@@ -95,7 +93,7 @@ class Spool:
         path = self._folder / "epoch"
         if self._files and path.exists():
             return path.read_text().strip()
-        for file in self._files:  # no epoch: their seqs belong to nobody
+        for file in self._files:  # no epoch: their seqs have no meaning
             file.path.unlink()
         self._files.clear()
         Cursor.delete(self._folder)
@@ -111,10 +109,10 @@ class Spool:
         for file in self._droppable() if found.late else []:
             if is_declared(file, found.late):
                 self._remove(file)
-        with contextlib.suppress(OSError):  # a full disk: again with the next settlement
+        with contextlib.suppress(OSError):  # a full disk: the next settle() repeats it
             self._declare([Declared(first, last, CORRUPT) for first, last in found.lost])
         with contextlib.suppress(OSError):
-            self._cursor.save_both()  # from now on they are only overwritten
+            self._cursor.save_both()  # creates both files; later saves only overwrite
         self._remove_passed()
 
     # --- writing ----------------------------------------------------------------------------
@@ -124,9 +122,9 @@ class Spool:
         return self._next
 
     def append(self, count: int, payload: bytes, mark: int) -> int:
-        """Write `count` events as one frame and sync it; return the first one's seq.
+        """Write `count` events as one frame, sync it, and return the first event's seq.
 
-        On OSError (a full disk) nothing was written and no seq is used up.
+        After OSError (a full disk) nothing is written and no seq is used.
         """
         if not 0 < count <= MOST_EVENTS:
             raise ValueError(f"{count} events in a frame, not 1 to {MOST_EVENTS}")
@@ -140,7 +138,7 @@ class Spool:
             return first
 
     def declare_lost(self, count: int, reason: str, mark: int | None = None) -> None:
-        """Use up `count` seqs for events that are not written; OSError as with append()."""
+        """Use `count` seqs for events that are not written; OSError as in append()."""
         with self._lock:
             mark = self.mark if mark is None else mark
             entry = Declared(self._next, self._next + count - 1, reason)
@@ -161,7 +159,7 @@ class Spool:
         except OSError:
             if not current.size or self._cursor.position < (current.number, current.size):
                 raise
-            current = self._rotate()  # all of the file is settled: it can make room itself
+            current = self._rotate()  # the full file is settled: deleting it makes room
             self._remove_passed()
             self._begun_s = self._clock()
             current.append(head, payload, self._reached)
@@ -175,8 +173,7 @@ class Spool:
     # --- making room ------------------------------------------------------------------------
 
     def _make_room(self, needed: int) -> None:
-        """EvictionPolicy files, and when there is none left to thin drop some, until `needed` more bytes
-        fit."""
+        """Compact files, then drop files, until `needed` more bytes fit."""
         while sum(f.size for f in self._files) + needed > self._limits.total_bytes:
             if self._compact_one():
                 continue
@@ -186,11 +183,10 @@ class Spool:
             self._drop(victim, FULL)
 
     def expire(self) -> None:
-        """Drop what is older than the limit; to be called about once a minute. OSError as with
-        append().
+        """Drop files older than the limit; call it about once a minute. OSError as in append().
 
-        An event is as old as the last write to its file, see limits.py, and at most an eighth of
-        the limit older: then the newest file is closed.
+        An event's age is that of the last write to its file, see limits.py. The newest file is
+        closed after an eighth of the limit, which bounds the error.
         """
         with self._lock:
             limit_s, now = self._limits.age_s, self._clock()
@@ -209,8 +205,8 @@ class Spool:
         return files if self._limits.drop == "oldest" else files[::-1]
 
     def _compact_one(self) -> bool:
-        """EvictionPolicy the first file that becomes smaller by it, if there is one and the disk has room
-        for the smaller one beside it."""
+        """Compact the first file that becomes smaller; return False if there is none, or no room on
+        the disk for the new file."""
         for file in self._victims():
             if file.number in self._compacted:
                 continue
@@ -241,7 +237,7 @@ class Spool:
         self._remove(file)
 
     def _declare(self, entries: list[Declared]) -> None:
-        """Declare seqs behind their place."""
+        """Declare older seqs in a new frame."""
         if entries:
             self._write(DROPS, self._next, 0, self.mark or 0, encoded(merged(entries)))
             for entry in entries:
@@ -259,7 +255,7 @@ class Spool:
         return self._cursor.position
 
     def read(self, start: SpoolPosition, limit_bytes: int) -> list[Frame]:
-        """The frames from `start` on, at least one if there is any, up to about `limit_bytes`."""
+        """Return frames from `start` on, up to about `limit_bytes`, at least one if there is one."""
         with self._lock:
             frames: list[Frame] = []
             size = 0
@@ -277,7 +273,7 @@ class Spool:
             return frames
 
     def settle(self, frames: list[Frame]) -> None:
-        """`frames` are safe at the broker: move the position, delete the files behind it."""
+        """Move the cursor past acknowledged `frames` and delete the files before it."""
         with self._lock:
             for frame in frames:
                 self._cursor.settle(frame)
@@ -287,23 +283,23 @@ class Spool:
             self._remove_passed()
 
     def _declare_holes(self) -> None:
-        """Invariant 6, for what was damaged since the spool was opened."""
+        """Declare seqs that were lost since the spool was opened (invariant 6)."""
         holes = IntervalSet(self._cursor.owed)
         for first, last in self._late:
             holes.remove(first, last)
-        with contextlib.suppress(OSError):  # a full disk: with the next settlement
+        with contextlib.suppress(OSError):  # a full disk: the next call repeats it
             self._declare([Declared(first, last, CORRUPT) for first, last in holes])
 
     def _remove_passed(self) -> None:
         at = self._cursor.position
         passed = [f for f in self._files[:-1] if (f.number, f.size) <= (at.file, at.offset)]
         if passed:
-            self._cursor.save_both()  # before the files go: a position never points into nothing
+            self._cursor.save_both()  # first, so that a cursor never points to a deleted file
             for file in passed:
                 self._remove(file)
 
     def sync_position(self) -> None:
-        """Write the position down. After a crash without it, settled frames are sent once more."""
+        """Persist the cursor. After a crash without it, settled frames are sent again."""
         with self._lock:
             self._cursor.save()
 

@@ -1,9 +1,9 @@
-"""What the spool's files hold when it is opened, and what is to be done about it.
+"""Recovery: the survey of the spool's files when it is opened.
 
-Every seq that is not settled stands in a frame behind the position, or is named by a declaration
-there. What does neither is lost, by damage or with a file that is gone, and is to be declared. A
-torn end of the newest file is cut off; where the end is damaged instead, nobody can tell how many
-seqs it had, and as many are used up as a frame may have.
+Every unsettled seq must be in a frame after the cursor or be declared there. Other seqs are lost,
+by damage or with a deleted file, and must be declared. A torn tail of the newest file is truncated.
+If the tail is damaged instead, the number of its seqs is unknown, and as many are skipped as a
+frame can have.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Survey:
 
 
 def survey(files: list[SegmentFile], cursor: Cursor) -> Survey:
-    """Read all files, cut off a torn end, bring a position that is beyond the end back to it."""
+    """Read all files, truncate a torn tail, and move a cursor beyond the end back to it."""
     found = Survey()
     for file in files:
         sound = 0
@@ -79,7 +79,7 @@ def _lost(found: Survey, cursor: Cursor) -> list[tuple[int, int]]:
 
 
 def is_declared(file: SegmentFile, declared: IntervalSet) -> bool:
-    """Whether all events of a file are declared dropped: it was to be deleted."""
+    """Return whether all events of a file are declared dropped, so its deletion is due."""
     events = [f for f in file.frames() if f.kind == EVENTS]
     return bool(events) and all(
         f.first in declared and f.first + f.count - 1 in declared for f in events

@@ -1,30 +1,28 @@
-"""What a device on a line that costs money sends of its events.
+"""Sampling of events on a metered connection.
 
-    everything   all of them
-    sampled      a share of them: those whose seq falls below it by a hash
-    uncertain    those whose largest softmax is below `uncertain_below`, and those with a label;
-                 where the task has targets, which have no softmax: those with a label, and a share
-    nothing      none for now: all of them wait in the spool
+    everything   send all events
+    sampled      send a share: events whose hashed seq falls below it
+    uncertain    send events whose largest softmax is below `uncertain_below`, and labelled ones;
+                 if the task has targets, which have no softmax: labelled ones, and a share
+    nothing      send none now: all events wait in the spool
 
-What is held back is dropped for good, with the reason `metered`, and the account says so: produced
-= delivered + dropped + pending. Design:
+Events that are not sent are dropped, with the reason `metered`, and counted in the account
+(produced = delivered + dropped + pending). Design:
 
-1. The recorder decides, once for each event, when it gives the event its seq: an event has to know
-   its seq (the sample is by seq, so anyone can tell which seqs a sample has), and what is decided
-   later could be decided twice, differently, around a crash or a change of the setting.
-2. A run of events that are held back is one frame of declared drops, of fresh seqs: it is written
-   and synced in the spool in its place between the events, so seqs have no hole, the reader settles
-   it as it settles any other frame, and a restart finds it. There is no other state.
-3. A run ends with an event that is sent, after HOLD_S, or at HOLD_ROWS. Until then it is a number
-   in memory. A crash forgets it: its seqs were not handed out, so those events were never produced;
-   a recording gives them again, for the frame also has the time of the last one as its mark.
-4. `nothing` decides nothing of the kind: events are written whole and the uplink does not read
-   them, so another setting at the next start sends them all. It makes use of the spool's cap.
+1. The writer decides once per event, when it assigns the seq. The sample depends on the seq, so it
+   is reproducible; a later decision could differ after a crash or a change of the setting.
+2. A run of such events is one DROPS frame of fresh seqs between the EVENTS frames, so seqs have no
+   gap, the reader settles it like other frames, and a restart finds it. There is no other state.
+3. A run ends at an event that is sent, after HOLD_S, or at HOLD_ROWS. Until then it is a counter in
+   memory. A crash loses it: its seqs were not assigned, so the events were never produced; a replay
+   produces them again, because the mark is the time of the last written event.
+4. `nothing` drops nothing: events are written completely and the uplink does not read them, so
+   another setting at the next start sends them all. The spool's cap applies.
 
-A crash at any step of 2 leaves a whole frame, which counts, or a torn one, which is cut off.
+A crash at any step of 2 leaves a complete frame, or a torn one, which is truncated.
 
-A window's report counts the events that were sent: under `uncertain` those are the hard ones, and
-agreement with the teacher is lower than the fleet's.
+A window's report counts the events that were sent. Under `uncertain` these are the hard ones, so
+the agreement with the teacher is below the fleet's.
 """
 
 from dataclasses import dataclass
@@ -42,14 +40,14 @@ HOLD_S, HOLD_ROWS = 5.0, 1000
 
 @dataclass(frozen=True)
 class Sampling:
-    """The device's setting; see the module's text."""
+    """The device's sampling settings."""
 
     mode: SamplingMode = "everything"
     share: float = 0.1
     uncertain_below: float = 0.8
 
     def sends(self, task: Task, seq: int, outputs: np.ndarray, labelled: bool) -> bool:
-        """Whether the event `seq` with these outputs (outputs,) is sent."""
+        """Return whether the event `seq` with these outputs (outputs,) is sent."""
         if self.mode == "sampled":
             return sampled(seq, self.share)
         if self.mode == "uncertain":
@@ -62,12 +60,12 @@ class Sampling:
 
 
 def sampled(seq: int, share: float) -> bool:
-    """Whether a seq is in the sample; a larger share only adds to a smaller one."""
+    """Return whether a seq is in the sample; a larger share contains every smaller one."""
     return _mixed(seq) < share * 2**64
 
 
 def _mixed(seq: int) -> int:
-    """The output function of SplitMix64 (Steele, Lea and Flood, 2014): neighbours fall apart."""
+    """Return the SplitMix64 hash of a seq (Steele, Lea and Flood, 2014)."""
     z = (seq + 1) * 0x9E3779B97F4A7C15 & 2**64 - 1
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 2**64 - 1
@@ -75,5 +73,5 @@ def _mixed(seq: int) -> int:
 
 
 def confidence(outputs: np.ndarray) -> float:
-    """The largest softmax of (outputs,)."""
+    """Return the largest softmax of (outputs,)."""
     return float(1 / np.exp(outputs.astype(np.float64) - outputs.max()).sum())

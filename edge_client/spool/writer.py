@@ -1,9 +1,9 @@
-"""From the device's loop to the spool: the loop puts an event into memory, a thread writes it.
+"""Writing events to the spool: the loop puts an event into memory, a thread writes it.
 
-Every `SYNC_S` the thread takes what has come, notes it in the device's memory (notebook.py),
-encodes it as one Arrow batch and appends it to the spool, which syncs it. While the disk is full
-events wait in memory, at most `LIMIT`; beyond that the oldest are given up and declared lost when
-the disk writes again. Events that a metered line does not get are declared too, see metering.py.
+Every `SYNC_S` the thread takes the new events, records them (samples/notebook.py), encodes them as
+one Arrow batch and appends it to the spool, which syncs it. While the disk is full, at most `LIMIT`
+events wait in memory; older ones are discarded and declared lost when the disk works again. Events
+that sampling does not send are declared too, see sampling.py.
 """
 
 import contextlib
@@ -28,17 +28,17 @@ T = TypeVar("T")
 
 SYNC_S = 0.05
 LIMIT = 20_000
-ROWS_PER_FRAME = 512  # a whole message, where so many come at once
-EXPIRE_S = 60.0  # how often it looks for events that are too old
-FRAME_BYTES = 500_000  # a frame is never split: it must fit into a message
+ROWS_PER_FRAME = 512  # rows of a full message
+EXPIRE_S = 60.0  # interval of the check for events that are too old
+FRAME_BYTES = 500_000  # a frame is never split, so it must fit into a message
 
 
 class Event(NamedTuple):
     """One inference: segment (channels, samples), outputs (outputs,), and the true label
-    (label_size,) that the device was told.
+    (label_size,) if the device knows it.
 
-    `first_us` and `time_us` are the event times of the segment's ends. `truth` and `position_us`,
-    the place in the data, are what a replay is measured by; they never leave the device.
+    `first_us` and `time_us` are the event times of the segment's ends. `truth` and `position_us`
+    (the position in the data) are for measuring a replay; they never leave the device.
     """
 
     time_us: int
@@ -52,14 +52,14 @@ class Event(NamedTuple):
 
 
 def rows_per_frame(task: Task) -> int:
-    """As many events as surely fit into FRAME_BYTES, at least one."""
+    """Return how many events always fit into FRAME_BYTES, at least one."""
     channels, samples = task.segment_shape
     values = channels * samples if task.upload == "segment" else 0
     return max(1, min(ROWS_PER_FRAME, FRAME_BYTES // (4 * (values + task.outputs) + 200)))
 
 
 class SpoolWriter(threading.Thread):
-    """Writes events into the spool until it is stopped, then what is left, then ends."""
+    """Writes events to the spool until it is stopped, then the remaining ones."""
 
     def __init__(
         self,
@@ -79,12 +79,12 @@ class SpoolWriter(threading.Thread):
         self._clock = clock
         self._note = note
         self._rows = rows_per_frame(task)
-        self._put: deque[Event] = deque()  # by the loop, not yet seen by the thread
+        self._put: deque[Event] = deque()  # from the loop, not yet taken by the thread
         self._events: deque[Event] = deque()
-        # Times of events that gave way while a write did not come back: a deque, for two threads.
+        # Times of events discarded while a write blocks: a deque, because two threads use it.
         self._overrun: deque[int] = deque()
-        self._given_up = 0
-        self._held = 0  # events that are not sent, behind the spool's last seq
+        self._discarded = 0
+        self._held = 0  # events that are not sent, after the spool's last seq
         self._held_mark = 0
         self._held_since = 0.0
         self._expired_at = float("-inf")
@@ -92,7 +92,7 @@ class SpoolWriter(threading.Thread):
         self.error: str | None = None
 
     def put(self, event: Event) -> None:
-        """Take an event over; never waits for the disk, also where a write does not come back."""
+        """Accept an event; never waits for the disk, even while a write blocks."""
         self._put.append(event)
         if len(self._put) > self._limit:
             with contextlib.suppress(IndexError):  # the thread has just taken them
@@ -108,22 +108,22 @@ class SpoolWriter(threading.Thread):
         self.write(last=True)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Write what is left and end."""
+        """Write the remaining events and end the thread."""
         self._ending.set()
         self.join(timeout_s)
 
     def write(self, *, last: bool = False) -> None:
-        """Move all waiting events into the spool, oldest first; `last`: hold none back longer."""
+        """Move all waiting events to the spool, oldest first; `last` also ends a run of drops."""
         self._take()
         try:
-            while self._events or self._given_up:
+            while self._events or self._discarded:
                 while len(self._events) > self._limit:
                     self._events.popleft()
-                    self._given_up += 1
-                if self._given_up:
+                    self._discarded += 1
+                if self._discarded:
                     self._declare_held()
-                    self._spool.declare_lost(self._given_up, "disk-full")
-                    self._given_up = 0
+                    self._spool.declare_lost(self._discarded, "disk-full")
+                    self._discarded = 0
                 self._write_frame()
             waited_s = self._clock() - self._held_since
             if last or waited_s >= HOLD_S or self._held >= HOLD_ROWS:
@@ -137,12 +137,12 @@ class SpoolWriter(threading.Thread):
             self.error = f"spool: {exc}"
             return
         if self.error is not None:
-            log.warning("the spool is written again")
+            log.warning("the spool can be written again")
             self.error = None
 
     def _take(self) -> None:
-        """What the loop has put since the last time."""
-        self._given_up += len(_drained(self._overrun))
+        """Take the loop's new events."""
+        self._discarded += len(_drained(self._overrun))
         new = _drained(self._put)
         if new and self._note is not None:
             self._note(new)
@@ -153,7 +153,7 @@ class SpoolWriter(threading.Thread):
         if not events:
             return
         self._declare_held()
-        leaves = self._task.upload == "segment"  # here it is decided, and nowhere else
+        leaves = self._task.upload == "segment"  # the only place that decides it
         segments = np.stack([e.segment for e in events]) if leaves else None
         rows = event_rows(
             self._task,
@@ -165,12 +165,12 @@ class SpoolWriter(threading.Thread):
             segments=segments,
         )
         self._spool.append(len(events), encode_batch(rows), mark=events[-1].time_us)
-        for _ in events:  # only now: a frame that failed keeps its events
+        for _ in events:  # after the write, so a failed one keeps its events
             self._events.popleft()
 
     def _next_events(self) -> list[Event]:
-        """Those that are sent and stand together, at most a frame; what is held back before them
-        is counted and given away."""
+        """Return consecutive events to send, at most a frame; counts and removes those before them
+        that are not sent."""
         if self._sampling.mode in ("everything", "nothing"):
             return list(itertools.islice(self._events, self._rows))
         events: list[Event] = []
@@ -197,7 +197,7 @@ class SpoolWriter(threading.Thread):
 
 
 def _drained(queue: deque[T]) -> list[T]:
-    """What stands in a queue now; another thread may put into it, and take from it, meanwhile."""
+    """Remove and return a queue's current items; another thread may use it meanwhile."""
     found = []
     with contextlib.suppress(IndexError):
         for _ in range(len(queue)):

@@ -1,3 +1,3 @@
-"""From the spool to Kafka: `uplink` sends in order with a bound on what is in flight; `rate_limit`
-and `sampling` reduce what is sent on a metered line.
+"""From the spool to Kafka: `uplink` sends in order and bounds the messages in flight, `rate_limit`
+bounds the bytes per second.
 """

@@ -1,8 +1,8 @@
-"""How many bytes may leave now: a token bucket.
+"""Rate limit in bytes per second: a token bucket.
 
-It fills by `bytes_per_s` up to what it gets in BURST_S. Something may leave as long as the bucket
-is not empty and may take more than there is: the debt is waited off. So from any moment on at most
-`bytes_per_s` x (time + BURST_S), and one message, have left, however large messages are.
+The bucket fills by `bytes_per_s` up to the amount of BURST_S. A message may leave while the bucket
+is not empty and may overdraw it; the debt must be refilled before the next one. So within any time
+at most `bytes_per_s` x (time + BURST_S) and one message leave, whatever the size of messages.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ BURST_S = 1.0
 
 @dataclass
 class TokenBucket:
-    """`bytes_per_s` of None sets no limit. The clock is in seconds."""
+    """A token bucket; `bytes_per_s` None means no limit. The clock is in seconds."""
 
     bytes_per_s: int | None
     clock: Callable[[], float]
@@ -25,7 +25,7 @@ class TokenBucket:
         self._at = self.clock()
 
     def allowance(self, at_most: int) -> int:
-        """Bytes that may leave now, 0 when it has to be waited."""
+        """Return how many bytes may leave now, at most `at_most`; 0 means wait."""
         if self.bytes_per_s is None:
             return at_most
         now = self.clock()
@@ -34,5 +34,5 @@ class TokenBucket:
         return max(0, min(at_most, int(self._left)))
 
     def take(self, size: int) -> None:
-        """`size` bytes have left."""
+        """Take out `size` bytes that were sent."""
         self._left -= size

@@ -1,18 +1,18 @@
-"""From the spool to Kafka, in order, with what is on the way bounded.
+"""From the spool to Kafka, in order, with bounded messages in flight.
 
-1. read frames behind the last one sent, as many as the limit in bytes per second lets leave
-2. join event frames into one `events` message of at most ROWS rows and BYTES bytes, a frame that
-   is alone goes as it is; frames of declared drops become one message for each declaration,
-   neighbours of one reason one together
-3. hand the message to the producer; at most IN_FLIGHT, of IN_FLIGHT_BYTES, are on the way
-4. when the broker has a message and all before it, settle its frames in the spool
+1. read frames after the last one sent, as many as the rate limit allows
+2. join event frames into one `events` message of at most ROWS rows and BYTES bytes (a single frame
+   is sent unchanged); DROPS frames become one message per declaration, after merging adjacent ones
+   of the same reason
+3. pass the message to the producer; at most IN_FLIGHT messages of IN_FLIGHT_BYTES are in flight
+4. when the broker has acknowledged a message and all before it, settle its frames in the spool
 
-A crash after 3 sends again what was not settled; the worker finds its rows sealed. When nothing
-has been acknowledged for STALL_S although a broker answers, the producer is replaced and sending
-starts again behind the last settled frame.
+A crash after 3 sends unsettled frames again; the worker finds their rows sealed. If nothing is
+acknowledged for STALL_S although a broker answers, the producer is replaced and sending restarts
+after the last settled frame.
 
-The limit counts keys, values and headers as they are handed to the producer: before compression,
-without what it sends again. Heartbeats are never held up but seldom enough to be a tenth of it.
+The rate limit counts keys, values and headers before compression, without the producer's retries.
+It does not delay heartbeats, but these become rare enough to use a tenth of it.
 """
 
 import logging
@@ -50,15 +50,15 @@ ROWS, BYTES = 512, 700_000
 IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
 POLL_S = 0.25  # also how long events are collected for one message
-FULL_S = 0.02  # how soon it looks again while as much as may be is on the way, or much comes
-LOOKING_S = 0.3  # that the end waits for one who looks for a broker and has nothing to say to it
+FULL_S = 0.02  # poll interval while the limit in flight is reached or many events come
+LOOKING_S = 0.3  # how long stop() waits for the thread while it has no broker
 HEARTBEAT_S = 1.0
-HEARTBEAT_SHARE = 0.1  # of a limit, at most
+HEARTBEAT_SHARE = 0.1  # of the rate limit, at most
 
 
 @dataclass
 class _BatchInFlight:
-    """Messages on the way and the frames that they settle."""
+    """Messages in flight and the frames that they settle."""
 
     frames: list[Frame]
     at: float
@@ -68,9 +68,10 @@ class _BatchInFlight:
 
 
 class Uplink(threading.Thread):
-    """Forwards the spool and, about once a second, the device's state.
+    """Sends the spool's events and, about once a second, the device's state.
 
-    `holds`: events stay in the spool and the state alone is sent. `bytes_per_s` is the limit.
+    With `holds` events stay in the spool and only the state is sent. `bytes_per_s` is the rate
+    limit.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Uplink(threading.Thread):
         self._next = spool.position
         self._flight: deque[_BatchInFlight] = deque()
         self._flight_bytes = 0
-        self._busy = False  # much has come since the last look: the next one is soon
+        self._busy = False  # many events came: poll again soon
         self._heartbeat_at = 0.0
         self._heartbeat_waits = False
         self._backoff_s = 0.2
@@ -120,13 +121,13 @@ class Uplink(threading.Thread):
                     self._ending.wait(FULL_S if self._full or self._busy else POLL_S)
             except BrokerUnavailable as exc:
                 self._wait_for_broker(str(exc))
-            except OSError as exc:  # a full disk: the position is written down later
+            except OSError as exc:  # a full disk: the cursor is saved later
                 self.error = f"spool: {exc}"
                 self._ending.wait(POLL_S)
-        self._say_goodbye()
+        self._send_last_state()
 
     def stop(self, drain_s: float) -> bool:
-        """Send what is pending for at most `drain_s`, then end; True when nothing is left."""
+        """Send pending events for at most `drain_s`, then end; return whether none is left."""
         deadline = time.monotonic() + drain_s
         while self._spool.account().pending and time.monotonic() < deadline and not self._holds:
             time.sleep(0.05)
@@ -136,7 +137,7 @@ class Uplink(threading.Thread):
         return drained
 
     def step(self) -> bool:
-        """One pass of the four steps; whether there is more to send at once."""
+        """Run the four steps once; return whether more can be sent at once."""
         if self._sender is None:
             self._sender = self._connect()
             self._next = self._spool.position
@@ -155,11 +156,11 @@ class Uplink(threading.Thread):
 
     @property
     def _full(self) -> bool:
-        """Whether as much is on the way as may be."""
+        """Whether the limit of messages in flight is reached."""
         return len(self._flight) >= IN_FLIGHT or self._flight_bytes >= IN_FLIGHT_BYTES
 
     def _forward(self) -> bool:
-        """Steps 1 to 3 once; whether there may be more that may leave now."""
+        """Run steps 1 to 3 once; return whether more may be sent now."""
         allowed = self._rate_limit.allowance(BYTES)
         if not allowed:
             return False
@@ -168,14 +169,14 @@ class Uplink(threading.Thread):
             self._reached("uplink-step-1")
         for group in _groups(frames):
             if self._full:
-                return False  # what is left of them is read again
+                return False  # the remaining frames are read again
             self._send(group)
         size = sum(len(frame.payload) for frame in frames)
         self._busy = size > BYTES / 8
         return size >= allowed
 
     def _send(self, frames: list[Frame]) -> None:
-        """Steps 2 and 3 for frames that travel together."""
+        """Run steps 2 and 3 for the frames of one message."""
         messages = list(self._messages(frames))
         self._reached("uplink-step-2")
         size = sum(_size(*message) for message in messages)
@@ -205,7 +206,7 @@ class Uplink(threading.Thread):
         return [events_message(self._device, self._spool.epoch, first, count, body)]
 
     def _settle(self) -> None:
-        """Step 4, in order; a failed message brings a new producer."""
+        """Run step 4, in order; raise BrokerUnavailable if a message failed."""
         done: list[Frame] = []
         while self._flight and (self._flight[0].missing == 0 or self._flight[0].failed):
             entry = self._flight[0]
@@ -243,8 +244,8 @@ class Uplink(threading.Thread):
             return
         if self._reachable():
             raise BrokerUnavailable(
-                f"nothing acknowledged for {self._stall_s:.0f} s though a broker answers: "
-                "a new producer"
+                f"nothing was acknowledged for {self._stall_s:.0f} s although a broker answers: "
+                "replacing the producer"
             )
 
     def _wait_for_broker(self, text: str) -> None:
@@ -255,8 +256,8 @@ class Uplink(threading.Thread):
         self._ending.wait(self._backoff_s * random.uniform(0.5, 1.5))
         self._backoff_s = min(self._backoff_s * 2, 5.0)
 
-    def _say_goodbye(self) -> None:
-        """The last state, and a close that waits for what is on the way."""
+    def _send_last_state(self) -> None:
+        """Send the last state and close the producer, waiting for messages in flight."""
         if self._sender is None:
             return
         self._heartbeat_at, self._heartbeat_waits = float("-inf"), False
@@ -270,7 +271,7 @@ class Uplink(threading.Thread):
         sender, self._sender = self._sender, None
         if sender is None:
             return
-        # closing a producer in an outage waits and may leave its thread: not in our way
+        # closing a producer in an outage blocks and may leave its thread: do it elsewhere
         threading.Thread(target=_close_quietly, args=(sender,), daemon=True).start()
 
 
@@ -296,7 +297,7 @@ def _size(key: bytes, value: bytes, headers: Headers) -> int:
 
 
 def _groups(frames: list[Frame]) -> list[list[Frame]]:
-    """Frames that may travel as one message: of one kind, consecutive, within ROWS and BYTES."""
+    """Group frames into messages: of one kind, consecutive, within ROWS and BYTES."""
     groups: list[list[Frame]] = []
     rows = size = 0
     for frame in frames:

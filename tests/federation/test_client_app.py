@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,7 @@ def weights(task: Task) -> dict[str, np.ndarray]:
 
 def message(task: Task, kind: str = MessageType.TRAIN, **changes: object) -> Message:
     record = as_record(payload.encode_weights(weights(task), "float32"))
-    work = ConfigRecord({**asdict(WORK), **changes})  # type: ignore[dict-item]
+    work = ConfigRecord({**WORK.model_dump(), **changes})  # type: ignore[dict-item]
     about = Metadata(7, "m1", 1, 5, "", "1", 0.0, 60.0, kind)
     content = RecordDict({"weights": record, "work": work})
     return Message(content=content, metadata=about)

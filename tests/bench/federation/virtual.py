@@ -253,8 +253,9 @@ def _stock(stage: Stage, folder: Path, crowd: Crowd) -> _Watched:
     try:
         for number in range(1, STOCK_ROUNDS + 1):
             work = Work(
-                "1", number, task.name, 1, "-", training.epochs, training.batch_size,
-                training.learning_rate, number, 60.0,
+                run="1", round=number, task=task.name, task_version=1, base="-",
+                epochs=training.epochs, batch_size=training.batch_size,
+                learning_rate=training.learning_rate, seed=number, time_budget_s=60.0,
             )  # fmt: skip
             crowd.send("train", crowd.nodes(), work, weights, 3600.0)
             answers: list[Reply] = []
