@@ -206,6 +206,12 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     assert missing == []
 
 
+def test_the_command_line_page_is_as_generated() -> None:
+    page = (REFERENCE / "command-line.md").read_text()
+    stale = "run `python docs/tools/command_line.py`: the help texts have changed"
+    assert tool("command_line").page() == page, stale
+
+
 def test_every_setting_of_a_run_is_in_the_reference() -> None:
     from federation.rounds.settings import RUN_CONFIG
 
