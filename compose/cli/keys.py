@@ -38,7 +38,7 @@ def list_keys(
     revoked: set[str] = set()
     if kept and (registry or (layout.registry / "history").is_dir()):
         keys = keys_of(_registry(layout, registry))
-        counting, revoked = set(keys.counting), set(keys.revoked)
+        counting, revoked = set(keys.active), set(keys.revoked)
     rows = []
     for name in sorted({*kept, *counting, *revoked}):
         key = kept.get(name, StoredKey(name))

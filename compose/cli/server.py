@@ -98,7 +98,7 @@ def teacher(
 ) -> None:
     """Sign new weights for the teacher and offer them: workers change between two commits."""
     from federation.bootstrap.teacher import replace_teacher
-    from federation.registry.publisher import announce, read_told
+    from federation.registry.publisher import announce, read_announced
     from federation.registry.registry import Registry
     from streams.kafka.producer import Producer
     from streams.runtime.key_files import load_private_key, load_public_key
@@ -116,7 +116,7 @@ def teacher(
     try:
         artifact = replace_teacher(loaded, registry, key, data, str(weights))
         registry.offer_teacher(key, "by hand")
-        announce(producer, registry, read_told(broker, loaded.name))
+        announce(producer, registry, read_announced(broker, loaded.name))
     finally:
         producer.close()
     console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)

@@ -14,7 +14,7 @@ LINE_S = 5.0
 
 
 class Screen:
-    """Told of news and, several times a second, of the view."""
+    """Shows news as they come, and the view several times a second."""
 
     def __init__(self, console: Console, devices: Sequence[str]) -> None:
         self._console = console
@@ -68,7 +68,7 @@ class Screen:
         states = list(view.devices.values())
         parts = [
             phase,
-            f"{len(states)}/{len(self._devices)} devices",
+            f"{len(states)} of {len(self._devices)} devices",
             f"{sum(s.produced for s in states)} events ({self._rate:.0f}/s)",
             f"{sum(s.pending for s in states)} pending",
             f"{view.windows} windows",
@@ -78,14 +78,14 @@ class Screen:
         if newest is not None:
             model = newest.model
             serving = sum(s.active == model for s in states)
-            parts.append(f"{model} served by {serving}")
+            parts.append(f"{serving} serve {model}")
             agreement = view.agreement.get(model)
             if agreement and agreement.share is not None:
-                parts.append(f"agreement {agreement.share:.3f}")
+                parts.append(f"agreement {agreement.share:.2f}")
         run = view.current_run
         if run and run[-1].kind != "finished":
             last = run[-1]
-            parts.append(f"run: round {last.round}/{last.rounds} {last.kind}")
+            parts.append(f"run: round {last.round} of {last.rounds}, {last.kind}")
         return "  ".join(parts)
 
     def _table(self, view: FleetView) -> Table:
@@ -100,7 +100,7 @@ class Screen:
                 table.add_row(device, "starting")
                 continue
             score = state.accuracy.get(state.active)
-            right = f"{score.correct / score.labelled:.3f}" if score and score.labelled else "-"
+            right = f"{score.correct / score.labelled:.2f}" if score and score.labelled else "-"
             table.add_row(
                 device,
                 state.error or state.phase,

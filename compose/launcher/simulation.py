@@ -23,8 +23,8 @@ from compose.launcher.preparation import make_models
 from compose.launcher.references import absolute_reference
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
-from compose.reports.fleet_view import round_line
 from compose.reports.rounds import RunSummary, from_journals, history
+from compose.reports.wording import round_line
 from federation.controller.flwr_cli import COMPLETED, ConfigValue, Submission
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import check_model, load_task

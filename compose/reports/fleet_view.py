@@ -7,6 +7,7 @@ time. Windows are reported at least once: a report is counted once by device, wi
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from compose.reports.wording import decision_line, round_line
 from streams.contract.decisions import Decision, DesiredState, Release
 from streams.contract.documents import DeviceState, DriftReport, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord
@@ -136,29 +137,3 @@ def model_number(model: str) -> int:
     """The number in a version's name, `3-1f2e3d4c`; -1 where there is none."""
     head = model.partition("-")[0]
     return int(head) if head.isdigit() else -1
-
-
-def round_line(event: RoundEvent) -> str | None:
-    """One step of a run for a person; None for what is too small to tell."""
-    metrics = {n: v for n, v in event.metrics.items() if "/" not in n}  # cohorts are for who looks
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-    where = f"round {event.round}/{event.rounds}" if event.rounds else f"round {event.round}"
-    lines = {
-        "asked": f"a run was asked for: {event.reason}",
-        "requested": f"run {event.run}: requested: {event.reason}",
-        "resumed": f"run {event.run}: {event.reason}",
-        "refused": f"{where}: update of {event.device} refused: {event.reason}",
-        "failed": f"{where}: {event.device or 'run'} failed: {event.reason}",
-        "aggregated": f"{where}: aggregated {event.samples} samples",
-        "evaluated": f"{where}: {figures}",
-        "promoted": f"run {event.run}: promoted {event.model}: {event.reason}",
-        "rejected": f"run {event.run}: candidate not promoted: {event.reason}",
-    }
-    return lines.get(event.kind)
-
-
-def decision_line(decision: Decision) -> str:
-    """A decision for a person."""
-    about = {"keys": "keys", "teacher": f"teacher {decision.model}"}
-    what = about.get(decision.kind, f"{decision.kind} {decision.model}")
-    return f"release {what}: {decision.reason}"

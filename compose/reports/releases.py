@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.reports.terminal import moment
-from federation.registry.catalog import told
+from federation.registry.catalog import describe_decision
 from federation.registry.registry import Registry
 from streams.contract.decisions import Decision, Release
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
@@ -72,7 +72,9 @@ def follow(task: Task, broker: BrokerSettings) -> Iterator[Decision]:
 
 def print_decisions(task: str, found: list[Decision], console: Console, *, as_json: bool) -> None:
     if as_json:
-        console.print_json(json.dumps({"task": task, "decisions": [told(d) for d in found]}))
+        console.print_json(
+            json.dumps({"task": task, "decisions": [describe_decision(d) for d in found]})
+        )
         return
     table = Table(title=f"{task}: {len(found)} decisions")
     table.add_column("no.", justify="right")
@@ -95,7 +97,7 @@ def print_decisions(task: str, found: list[Decision], console: Console, *, as_js
 def print_decision(decision: Decision, console: Console, *, as_json: bool) -> None:
     """One line."""
     if as_json:
-        line = json.dumps(told(decision))
+        line = json.dumps(describe_decision(decision))
     else:
         about = f"{decision.seq} {decision.kind} {decision.model or '-'} {share_of(decision)}"
         line = f"{moment(decision.time_us)} {about}: {decision.reason}"

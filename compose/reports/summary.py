@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.reports.fleet_view import FleetView
+from compose.reports.wording import before_after
 from streams.contract.documents import DeviceState, ModelScore
 
 ServerCounts = Mapping[tuple[str, str], tuple[int, int]]  # (device, epoch) -> (scored, dropped)
@@ -175,11 +176,11 @@ def render(summary: Summary, console: Console) -> None:
     console.print(f"look      {summary.sql}", highlight=False, soft_wrap=True, markup=False)
     if not summary.balanced:
         wrong = [line.device for line in summary.devices if not line.balanced]
-        console.print(f"[red]the account does not add up for {', '.join(wrong)}[/red]")
+        console.print(f"[red]the event account of {', '.join(wrong)} does not balance[/red]")
 
 
 def _device_table(summary: Summary) -> Table:
-    table = Table(title=f"{summary.task}: devices and the account of their events")
+    table = Table(title=f"{summary.task}: devices and their event account")
     table.add_column("device")
     table.add_column("serves")
     for name in ("before", "after", "produced", "delivered", "dropped", "pending", "scored"):
@@ -207,7 +208,7 @@ def _device_table(summary: Summary) -> Table:
         style="bold",
     )
     table.caption = (
-        "before, after: accuracy of the device's answers under the first and the last version, "
+        "before, after: accuracy of the device's answers by the first and by the last version, "
         "on its held-out segments (how many)"
     )
     return table
@@ -216,15 +217,18 @@ def _device_table(summary: Summary) -> Table:
 def _figures(summary: Summary) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
-        "model served": f"{summary.first_model or '-'} first, {summary.last_model or '-'} last",
-        "people held out": change(summary.held_out_before, summary.held_out_after),
-        "agreement": change(summary.agreement_before, summary.agreement_after)
-        + " with the teacher",
+        "model served": f"{summary.first_model or '-'} → {summary.last_model or '-'}",
+        "accuracy on held-out devices": before_after(
+            summary.held_out_before, summary.held_out_after
+        ),
+        "agreement with the teacher": before_after(
+            summary.agreement_before, summary.agreement_after
+        ),
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
         "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
         f"{summary.refused} refused, {summary.failed} failed",
         "releases": ", ".join(summary.decisions) or "-",
-        "account": _account(summary),
+        "event account": _account(summary),
         "seconds": ", ".join(f"{name} {s:.1f}" for name, s in summary.phases.items()),
     }
     if summary.restarts:
@@ -238,7 +242,7 @@ def _account(summary: Summary) -> str:
     produced, delivered = summary.total("produced"), summary.total("delivered")
     dropped, pending = summary.total("dropped"), summary.total("pending")
     scored, seen = summary.total("scored"), summary.total("dropped_seen")
-    verdict = "adds up" if summary.balanced else "DOES NOT ADD UP"
+    verdict = "balances" if summary.balanced else "DOES NOT BALANCE"
     return (
         f"{produced} produced = {delivered} delivered + {dropped} dropped + {pending} pending; "
         f"{scored} scored + {seen} declared dropped: {verdict}"
@@ -248,8 +252,4 @@ def _account(summary: Summary) -> str:
 def share(value: float | None, of: int = 0) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f} ({of})" if of else f"{value:.3f}"
-
-
-def change(before: float | None, after: float | None) -> str:
-    return f"{share(before)} before, {share(after)} after"
+    return f"{value:.2f} ({of})" if of else f"{value:.2f}"

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from compose.reports.terminal import moment
+from compose.reports.wording import decision_text, evaluation
 from streams.contract.decisions import WITHDRAWN, Decision, Release
 from streams.contract.documents import DeviceState, ModelWindow, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord, UsageError
@@ -27,22 +28,12 @@ CONNECT_S = 2.0
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 RUNS = {
-    "asked": "a run was asked for",
-    "requested": "run {run} requested",
-    "resumed": "run {run} goes on with run {resumed_from}",
-    "promoted": "run {run} made {model}",
-    "rejected": "run {run} made nothing better",
+    "asked": "run requested by a person",
+    "requested": "run {run} started",
+    "resumed": "run {run} continues run {resumed_from}",
+    "promoted": "run {run} passed the gate with {model}",
+    "rejected": "run {run} refused by the gate",
     "finished": "run {run} finished",
-}
-DECISIONS = {
-    "served": "{model} is served by all",
-    "candidate": "{model} has passed the gate and waits",
-    "stage": "{model} goes on",
-    "held": "{model} is held",
-    "rolled-back": "{model} is taken back",
-    "dropped": "{model} is dropped",
-    "teacher": "teacher {model} scores from now on",
-    "keys": "keys",
 }
 
 
@@ -100,9 +91,8 @@ def since(found: Iterable[Entry], ago_s: float | None, now_s: float | None = Non
 
 
 def line(entry: Entry) -> str:
-    text = f"{moment(entry.time_us)}  {entry.text}" + (f": {entry.reason}" if entry.reason else "")
-    figures = ", ".join(f"{n} {v:.4g}" for n, v in entry.evidence.items() if "/" not in n)
-    return f"{text} [{figures}]" if figures else text
+    """One line for a person; the evidence is in the JSON form."""
+    return f"{moment(entry.time_us)}  {entry.text}" + (f": {entry.reason}" if entry.reason else "")
 
 
 def read_timeline(settings: BrokerSettings, task: str) -> list[Entry]:
@@ -128,9 +118,9 @@ def _of_run(event: RoundEvent) -> list[Entry]:
         return [_entry(event, "run", text, event.reason)]
     where = f"run {event.run}, round {event.round}"
     if event.kind == "aggregated":
-        return [_entry(event, "round", f"{where}: aggregated {event.samples} samples")]
+        return [_entry(event, "round", f"{where}: updates aggregated, {event.samples} samples")]
     if event.kind == "evaluated":
-        return [_entry(event, "round", f"{where}: evaluated")]
+        return [_entry(event, "round", f"{where}: {evaluation(event.metrics)}")]
     if event.kind == "failed" and not event.device:
         return [_entry(event, "round", f"{where}: failed", event.reason)]
     return []
@@ -141,11 +131,9 @@ def _entry(event: RoundEvent, kind: str, text: str, reason: str = "") -> Entry:
 
 
 def _of_decision(decision: Decision) -> Entry:
-    text = DECISIONS[decision.kind].format(model=decision.model)
-    if decision.kind == "stage":
-        text += f" to stage {decision.standing.stage}"
+    text = f"decision {decision.seq}: {decision_text(decision)}"
     return Entry(
-        decision.time_us, "decision", decision.model or "", f"decision {decision.seq}: {text}",
+        decision.time_us, "decision", decision.model or "", text,
         decision.reason, decision.evidence,
     )  # fmt: skip
 
@@ -192,7 +180,7 @@ def _of_drift(at_us: int, report: WindowReport, alarming: set[str]) -> list[Entr
     evidence = {"share": drift.share, "segments": float(drift.segments)}
     if not drift.alarm:
         alarming.discard(device)
-        text = f"device {device}: inputs drift no longer"
+        text = f"device {device}: inputs no longer drift"
         return [Entry(at_us, "drift", device, text, "", evidence)]
     alarming.add(device)
     worst = next((c for c in drift.channels if c.channel == drift.worst), None)
@@ -214,7 +202,7 @@ def _of_day(day: str, model: str, parts: list[tuple[int, str, ModelWindow]]) -> 
     compared = evidence["compared"]
     if compared:
         evidence["agreement"] = evidence["agreeing"] / compared
-    said = f"{evidence['agreement']:.3f} of {compared} events" if compared else "no event compared"
-    text = f"{model} agrees with the teacher on {day}: {said}"
+    said = f"{evidence['agreement']:.2f} ({compared} events)" if compared else "no event compared"
+    text = f"{model}: agreement with the teacher on {day}: {said}"
     figures = {name: float(value) for name, value in evidence.items()}
     return Entry(max(at for at, _, _ in parts), "agreement", model, text, "", figures)

@@ -84,8 +84,8 @@ class GateEvidence:
     def named(self) -> Iterator[tuple[str, str, Comparison]]:
         """Each one's name among figures, in a sentence, and itself."""
         yield "devices", "on devices", self.devices
-        yield "held_out", "held-out", self.held_out
-        yield "recent", "recent windows", self.recent
+        yield "held_out", "on held-out devices", self.held_out
+        yield "recent", "on recent windows", self.recent
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     known = [told for told in evidence.named() if told[2].rows.n >= rules.minimum]
     primary = next((told for told in known if told[0] != "recent"), None)
     if primary is None:
-        least = f"fewer than {rules.minimum} rows of devices or of people held out"
+        least = f"fewer than {rules.minimum} segments on devices or held-out devices"
         return Verdict(False, f"nothing was evaluated: {least}", figures)
-    few = "" if primary[0] == "devices" else "; no device compared enough rows"
+    few = "" if primary[0] == "devices" else "; no device compared enough segments"
     proven = any(_proven(told[2].rows, rules) for told in known if told[0] != "recent")
     against = [*_no_gain(primary[1], primary[2].rows, rules, proven)]
     against += [
@@ -141,11 +141,12 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     against += _worse_cohorts(evidence, rules)
     if against:
         return Verdict(False, "; ".join(against) + few, figures)
-    return Verdict(True, ", ".join(_change(t, found.rows) for _, t, found in known) + few, figures)
+    changes = ", ".join(_change(title, found.rows) for _, title, found in known)
+    return Verdict(True, f"accuracy {changes}{few}", figures)
 
 
 def _change(title: str, rows: Paired) -> str:
-    return f"{title} {rows.base / rows.n:.3f} to {rows.candidate / rows.n:.3f}"
+    return f"{title} {rows.base / rows.n:.3f} → {rows.candidate / rows.n:.3f}"
 
 
 def _proven(rows: Paired, rules: GateRules) -> bool:
@@ -160,7 +161,7 @@ def _no_gain(title: str, rows: Paired, rules: GateRules, proven: bool) -> Iterat
     if rows.gain < rules.margin - ROUNDING:
         yield f"{_change(title, rows)} gains less than {rules.margin:.3f}"
     elif not proven:
-        told = f"{rows.gained} rows better, {rows.lost} worse"
+        told = f"{rows.gained} segments better, {rows.lost} worse"
         yield f"{_change(title, rows)} may be chance ({told})"
 
 

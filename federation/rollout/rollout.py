@@ -17,7 +17,7 @@ are left out. A candidate whose base is no longer the stable version is dropped.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -118,7 +118,7 @@ class Rollout:
         after = standing.model_copy(
             update={"offered": candidate, "candidate": None, "share": share, "stage": stage}
         )
-        reason = f"offered to {_devices(count)}, {share:.1%} of all"
+        reason = f"offered to {_devices(count, fleet.present(self.clock()))}"
         return self._decide(last, "stage", after, candidate, reason)
 
     def _judged(
@@ -166,7 +166,7 @@ class Rollout:
             return self._decide(last, "served", after, offered, reason, evidence)
         stage, share, count = found
         after = standing.model_copy(update={"share": share, "stage": stage})
-        reason = f"offered to {_devices(count)}, {share:.1%} of all: {reason}"
+        reason = f"offered to {_devices(count, fleet.present(self.clock()))}: {reason}"
         return self._decide(last, "stage", after, offered, reason, evidence)
 
     def _next_stage(
@@ -254,5 +254,5 @@ class Rollout:
         )
 
 
-def _devices(count: int) -> str:
-    return "1 device" if count == 1 else f"{count} devices"
+def _devices(count: int, present: Sequence[DeviceState]) -> str:
+    return f"{count} of {len(present)} device{'s' * (len(present) != 1)}"

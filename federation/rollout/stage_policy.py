@@ -62,7 +62,12 @@ def judge(
     evidence = compare(rules.worse_by, past, others, tests)
     evidence |= _accuracy(tests, past)
     stage = sum(w.heard_us >= stage_began_us for w in tests)
-    evidence |= {"stage_windows": stage, "refused": len(refusals), "offered": offered}
+    evidence |= {
+        "windows": len(tests),
+        "stage_windows": stage,
+        "refused": len(refusals),
+        "offered": offered,
+    }
     waited_s = (now_us - stage_began_us) / 1e6
     if refusals and len(refusals) > REFUSING * offered:
         device, why = min(refusals.items())
@@ -75,26 +80,26 @@ def _decide(
     rules: StageRules, candidate: str, evidence: dict[str, float], waited_s: float
 ) -> StageVerdict:
     worse, fine, stage = evidence["e_worse"], evidence["e_fine"], int(evidence["stage_windows"])
-    said = (
-        f"{candidate} agrees with the teacher on {evidence['agreement']:.3f} of "
-        f"{evidence['events']:.0f} events from {evidence['devices']:.0f} devices, "
-        f"{evidence['expected']:.3f} were expected"
-        if evidence["events"]
-        else f"no window by {candidate} yet"
-    )
+    found = _found(candidate, evidence)
     if worse >= 1 / rules.alpha:
-        reason = f"{said}: evidence {worse:.3g} that it is worse, {1 / rules.alpha:.3g} is enough"
-        return StageVerdict("roll-back", reason, evidence)
-    open_ = (
-        f"evidence {worse:.2g} of {1 / rules.alpha:.3g} that it is worse, {fine:.2g} of "
-        f"{1 / rules.beta:.3g} that it loses less than {rules.worse_by:g}; "
-        f"{stage} of {rules.minimum_windows} windows"
-    )
+        return StageVerdict("roll-back", f"canary failed: {found}", evidence)
     if fine >= 1 / rules.beta and stage >= rules.minimum_windows:
-        return StageVerdict("go-on", f"{said}: {open_}", evidence)
+        return StageVerdict("go-on", f"canary passed: {found}", evidence)
     if waited_s > rules.max_wait_s:
-        return StageVerdict("hold", f"undecided after {waited_s:.0f} s: {said}; {open_}", evidence)
-    return StageVerdict("wait", f"{said}; {open_}", evidence)
+        reason = f"canary undecided after {waited_s / 3600:.1f} h: {found}"
+        return StageVerdict("hold", reason, evidence)
+    return StageVerdict("wait", f"canary continues: {found}", evidence)
+
+
+def _found(candidate: str, evidence: dict[str, float]) -> str:
+    """Return what the windows show, for a person; the likelihood ratios are in the evidence."""
+    if not evidence["events"]:
+        return f"no window answered by {candidate} yet"
+    devices, windows = int(evidence["devices"]), int(evidence["windows"])
+    return (
+        f"{devices} device{'s' * (devices != 1)}, {windows} window{'s' * (windows != 1)}, "
+        f"agreement {evidence['agreement']:.2f} ({evidence['expected']:.2f} expected)"
+    )
 
 
 def _accuracy(tests: Sequence[HistoryWindow], past: Sequence[HistoryWindow]) -> dict[str, float]:

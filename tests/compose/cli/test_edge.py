@@ -146,7 +146,7 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     assert (done.returncode, done.stdout) == (0, f"d0: {expected} segments have a true label\n")
     assert place.status()["true_labels"] == expected
     done = place.run("label", "--from", "1", "--value", "quick")
-    fails(done, 2, "'quick' is no label of this task: slow, middle, fast")
+    fails(done, 2, "'quick' is not a label of this task: slow, middle, fast")
 
     fails(place.run("wipe"), 2, "another agent serves the device")
     words = ("label", "--from", str(START_US), "--to", str(end), "--value", "slow", "--json")

@@ -80,7 +80,7 @@ def test_a_rotation_by_the_command_line(tmp_path: Path, layout: StateDir) -> Non
     assert rows[made["id"]]["in_use"]
     assert rows[made["id"]]["devices"] == "trusted"
     assert first in told(layout, tmp_path, "list")
-    assert list(keys_of(registry_of(layout)).counting) == [made["id"]]
+    assert list(keys_of(registry_of(layout)).active) == [made["id"]]
     fails(tidewheel("keys", "use", first, folder=tmp_path), 2, "is revoked")
 
 

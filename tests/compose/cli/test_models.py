@@ -127,7 +127,7 @@ def test_a_lost_registry_is_made_again_from_kafka(tmp_path: Path, kafka: BrokerS
     fails(tidewheel(*words, **where), 2, "has no decision about", "--kafka")
     for number in (1, 2):
         serve(before, model(before, number, key), key)
-        told = publisher.read_told(kafka, name)
+        told = publisher.read_announced(kafka, name)
         publisher.announce(Producer(kafka), before, told)
     shutil.rmtree(layout.registry)
     done = tidewheel(*words, **where)

@@ -65,7 +65,8 @@ def test_a_release_is_news_once() -> None:
     assert found.standing.stable.model == "2-bbbbbbbb"
     assert [d.model for d in found.decisions.values()] == ["1-aaaaaaaa", "2-bbbbbbbb"]
     assert list(found.news) == [
-        "release served 1-aaaaaaaa: a test", "release served 2-bbbbbbbb: a test"
+        "release: all devices serve 1-aaaaaaaa: a test",
+        "release: all devices serve 2-bbbbbbbb: a test",
     ]  # fmt: skip
 
 
@@ -98,5 +99,5 @@ def test_what_is_too_small_to_tell_is_no_news() -> None:
     assert round_line(RoundEvent(run="1", kind="started", time_us=1)) is None
     refused = RoundEvent(run="1", kind="refused", time_us=1, round=2, rounds=3, device="d0",
                          reason="norm: too far")  # fmt: skip
-    assert round_line(refused) == "round 2/3: update of d0 refused: norm: too far"
+    assert round_line(refused) == "round 2 of 3: update of d0 refused: norm: too far"
     assert len(view(step("started"), step("aggregated", samples=5)).news) == 1

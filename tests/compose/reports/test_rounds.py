@@ -104,7 +104,7 @@ def test_the_table_and_the_json_say_the_same() -> None:
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()[4:]]
     told = [row for row in rows if row and row[1]]
     assert told[0][:4] == ["r1", "1", "3", "2"]
-    assert told[0][4:] == ["norm 2, no answer 1", "0.700", "0.610", "7.2", "1.50", "averaged"]
+    assert told[0][4:] == ["norm 2, no answer 1", "0.70", "0.61", "7.2", "1.50", "averaged"]
     assert (told[1][0], told[1][-1]) == ("", "run r2 goes on")
     assert (told[2][0], told[2][-1]) == ("r2", "promoted 2-b")
     found = json.loads(printed(runs, as_json=True))

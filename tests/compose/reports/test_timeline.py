@@ -73,24 +73,24 @@ def test_all_of_it_in_order_of_time_each_once() -> None:
     messages = [*reversed(rollout), device, later, *run, *run, received("rounds", "", b"x")]
     found = entries("tiny", messages)
     assert [e.text for e in found] == [
-        "run 7 requested",
-        "run 7, round 1: aggregated 9 samples",
-        "run 7 made 2-bbbbbbbb",
-        "decision 2: 2-bbbbbbbb has passed the gate and waits",
-        "decision 3: 2-bbbbbbbb goes on to stage 1",
+        "run 7 started",
+        "run 7, round 1: updates aggregated, 9 samples",
+        "run 7 passed the gate with 2-bbbbbbbb",
+        "decision 2: 2-bbbbbbbb passed the gate and waits for its canary",
+        "decision 3: 2-bbbbbbbb goes to stage 1",
         "device d1 does not serve 2-bbbbbbbb",
-        "decision 4: 2-bbbbbbbb is taken back",
+        "decision 4: 2-bbbbbbbb is rolled back",
         "decision 5: keys",
     ]
     assert found[2].reason == "better by 0.1"
     assert found[2].evidence == {"held_out": 0.9}
-    assert line(found[6]).endswith("is taken back: worse [e_worse 25]")
+    assert line(found[6]).endswith("is rolled back: worse")
     assert line(found[5]).endswith("does not serve 2-bbbbbbbb: late: p99")
 
 
 def test_a_rejection_tells_the_gates_reason() -> None:
     (entry,) = entries("tiny", [step("rejected", reason="worse for group a", metrics={"x/a": 1.0})])
-    assert line(entry).endswith("run 7 made nothing better: worse for group a")
+    assert line(entry).endswith("run 7 refused by the gate: worse for group a")
     assert entry.evidence == {"x/a": 1.0}
 
 
@@ -105,7 +105,7 @@ def test_drift_begins_and_ends_once_per_device() -> None:
         drifting("d0", 4, 50, alarm=False),
     )
     assert [text for text in texts if "drift" in text] == [
-        "device d0: inputs drift", "device d1: inputs drift", "device d0: inputs drift no longer",
+        "device d0: inputs drift", "device d1: inputs drift", "device d0: inputs no longer drift",
     ]  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_agreement_is_told_by_day_and_release() -> None:
     ]  # fmt: skip
     assert found[0].evidence["agreement"] == 0.5
     assert (found[0].evidence["windows"], found[0].evidence["devices"]) == (2.0, 2.0)
-    assert "0.500 of 16 events" in found[0].text
+    assert "0.50 (16 events)" in found[0].text
     assert found[1].text.endswith("no event compared")
 
 

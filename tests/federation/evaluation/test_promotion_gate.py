@@ -37,15 +37,25 @@ SAME = rows(1000, 800, 0)
 @pytest.mark.parametrize(
     ("devices", "held_out", "promoted", "why"),
     [
-        (rows(1000, 700, 10), SAME, True, "on devices 0.700 to 0.710, held-out 0.800 to 0.800"),
-        (rows(1000, 700, 9), SAME, False, "on devices 0.700 to 0.709 gains less than 0.010"),
-        (BETTER, rows(1000, 800, 0, 10), True, "held-out 0.800 to 0.790"),
-        (BETTER, rows(1000, 800, 0, 11), False, "held-out 0.800 to 0.789 loses more than 0.010"),
+        (
+            rows(1000, 700, 10),
+            SAME,
+            True,
+            "on devices 0.700 → 0.710, on held-out devices 0.800 → 0.800",
+        ),
+        (rows(1000, 700, 9), SAME, False, "on devices 0.700 → 0.709 gains less than 0.010"),
+        (BETTER, rows(1000, 800, 0, 10), True, "on held-out devices 0.800 → 0.790"),
+        (
+            BETTER,
+            rows(1000, 800, 0, 11),
+            False,
+            "on held-out devices 0.800 → 0.789 loses more than 0.010",
+        ),
         (BETTER, NONE, True, "on devices"),
-        (NONE, rows(1000, 800, 10), True, "no device compared enough rows"),
+        (NONE, rows(1000, 800, 10), True, "no device compared enough segments"),
         (NONE, rows(1000, 800, 9), False, "gains less"),
-        (rows(19, 19, 0, 19), BETTER, True, "no device compared enough rows"),
-        (rows(20, 20, 0, 20), BETTER, False, "on devices 1.000 to 0.000 gains less"),
+        (rows(19, 19, 0, 19), BETTER, True, "no device compared enough segments"),
+        (rows(20, 20, 0, 20), BETTER, False, "on devices 1.000 → 0.000 gains less"),
         (rows(19, 0, 19), rows(19, 0, 19), False, "nothing was evaluated"),
         (NONE, NONE, False, "nothing was evaluated"),
     ],
@@ -63,7 +73,7 @@ def test_a_gain_by_chance_is_none(gained: int, lost: int, promoted: bool) -> Non
     verdict = judged(rows(40, 20, gained, lost))
     assert verdict.promote == promoted
     if not promoted:
-        told = f"may be chance ({gained} rows better, {lost} worse)"
+        told = f"may be chance ({gained} segments better, {lost} worse)"
         assert told in verdict.reason
 
 
@@ -127,7 +137,7 @@ def test_no_cohort_may_be_much_worse(where: str, part: Comparison, promoted: boo
 def test_the_worst_cohort_is_named_and_the_others_are_counted() -> None:
     cohorts = {"class walking": Paired(100, 90, 0, 30), "group north": Paired(100, 90, 0, 40)}
     verdict = judged(Comparison(BETTER.rows, cohorts))
-    title = "group north on devices 0.900 to 0.500 loses more than 0.050, as 1 more do"
+    title = "group north on devices 0.900 → 0.500 loses more than 0.050, as 1 more do"
     assert verdict.reason == title
 
 

@@ -85,13 +85,13 @@ def finding(
 def test_nothing_was_answered_yet() -> None:
     found = finding([])
     assert (found.verdict, found.evidence["events"]) == ("wait", 0)
-    assert found.reason.startswith("no window by 2-b yet")
+    assert found.reason.startswith("canary continues: no window answered by 2-b yet")
 
 
 def test_a_useless_version_goes_back_within_two_windows_a_device() -> None:
     found = finding([*past(), *since(canary=5, windows=2)])
     assert found.verdict == "roll-back"
-    assert "2-b agrees with the teacher on 0.2" in found.reason
+    assert "canary failed: 2 devices, 4 windows, agreement 0.2" in found.reason
     assert found.evidence["expected"] == pytest.approx(0.8, abs=0.02)
 
 
@@ -157,7 +157,7 @@ def test_an_undecided_stage_is_held_after_a_while() -> None:
     assert finding(heard, StageRules(max_wait_s=100)).verdict == "wait"
     held = finding(heard, StageRules(max_wait_s=100), waited_s=101)
     assert held.verdict == "hold"
-    assert held.reason.startswith("undecided after 101 s")
+    assert held.reason.startswith("canary undecided after 0.0 h: ")
 
 
 def test_devices_that_refuse_are_evidence() -> None:

@@ -110,6 +110,6 @@ def test_how_nodes_behaved_comes_back_as_it_was() -> None:
     conduct.refuse(4, "norm", 1)
     conduct.refuse(4, "keys", 2)
     conduct.remember([{"w": np.ones(2, np.float32)}])
-    again = Quarantine.from_kept(QuarantineRecord.decode(conduct.kept().encode()))
+    again = Quarantine.from_record(QuarantineRecord.decode(conduct.record().encode()))
     assert again == conduct
-    assert again.sits_out_until(4, 3) == conduct.sits_out_until(4, 3) is not None
+    assert again.quarantined_until(4, 3) == conduct.quarantined_until(4, 3) is not None

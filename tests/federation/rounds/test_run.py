@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from federation.admission.update import Tensors, Update
-from federation.rounds.settings import RunSettings
 
+from federation.admission.update import Tensors, Update
 from federation.aggregation import strategies
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.recent_windows import RecentWindows
@@ -22,6 +21,7 @@ from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import Reply, cutoff_s
 from federation.rounds.run import FederatedRun
+from federation.rounds.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
@@ -249,7 +249,7 @@ def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
         return answer
 
     verdict = rig.run(FakeFleet([worse(name) for name in "abcdefgh"])).run()
-    title = "class middle on devices 1.000 to 0.667 loses more than 0.050"
+    title = "class middle on devices 1.000 → 0.667 loses more than 0.050"
     assert (verdict.promote, verdict.reason) == (False, title)
     (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
     assert told.reason == title
@@ -282,7 +282,7 @@ def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(r
     run.recent = lambda: RecentWindows(segments, served, devices)
     verdict = run.run()
     assert not verdict.promote
-    assert "recent windows 1.000 to 0." in verdict.reason
+    assert "on recent windows 1.000 → 0." in verdict.reason
     (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
     assert told.metrics["recent_segments"] == 200
     run = rig.run(fleet, rounds=1)

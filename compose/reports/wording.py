@@ -1,0 +1,75 @@
+"""Events, decisions and figures in words, for people who watch.
+
+Two or three digits, before → after, how many, and no field names. The same events have all of their
+figures in `--json` output and in the registry.
+"""
+
+from collections.abc import Mapping
+
+from streams.contract.decisions import Decision
+from streams.contract.documents import RoundEvent
+
+EVALUATED = (("devices", "on devices"), ("held_out", "on held-out devices"))
+
+
+def digits(value: float) -> str:
+    """Return a share with two digits."""
+    return f"{value:.2f}"
+
+
+def before_after(before: float | None, after: float | None) -> str:
+    """Return `0.66 → 0.78`; `0.66 → -` where nothing came after, `0.78` where nothing was before."""
+    if before is None:
+        return "-" if after is None else digits(after)
+    return f"{digits(before)} → {'-' if after is None else digits(after)}"
+
+
+def evaluation(metrics: Mapping[str, float]) -> str:
+    """Return what an evaluation found: accuracy on devices and on held-out devices."""
+    found = []
+    for name, where in EVALUATED:
+        count = int(metrics.get(f"{name}_segments", 0))
+        if name in metrics and count:
+            share = before_after(metrics.get(f"{name}_base"), metrics[name])
+            found.append(f"{where} {share} ({count} segments)")
+    return f"accuracy {', '.join(found)}" if found else "nothing to evaluate on"
+
+
+def round_line(event: RoundEvent) -> str | None:
+    """Return one line about a step of a run; None for a step that is too small to show."""
+    where = f"round {event.round} of {event.rounds}" if event.rounds else f"round {event.round}"
+    lines = {
+        "asked": f"run requested by a person: {event.reason}",
+        "requested": f"run {event.run} started: {event.reason}",
+        "resumed": f"run {event.run} resumed: {event.reason}",
+        "refused": f"{where}: update of {event.device} refused: {event.reason}",
+        "failed": f"{where}: {event.device or 'run'} failed: {event.reason}",
+        "aggregated": f"{where}: updates aggregated, {event.samples} samples",
+        "evaluated": f"{where}: {evaluation(event.metrics)}",
+        "promoted": f"run {event.run} passed the gate, version {event.model}: {event.reason}",
+        "rejected": f"run {event.run} refused by the gate: {event.reason}",
+    }
+    return lines.get(event.kind)
+
+
+DECISIONS = {
+    "served": "all devices serve {model}",
+    "candidate": "{model} passed the gate and waits for its canary",
+    "stage": "{model} goes to stage {stage}",
+    "held": "{model} is paused",
+    "rolled-back": "{model} is rolled back",
+    "dropped": "{model} is dropped",
+    "teacher": "the workers use teacher {model}",
+    "keys": "keys",
+}
+
+
+def decision_text(decision: Decision) -> str:
+    """Return what a decision does, without its reason."""
+    stage = decision.standing.stage
+    return DECISIONS[decision.kind].format(model=decision.model, stage=stage)
+
+
+def decision_line(decision: Decision) -> str:
+    """Return one line about a decision."""
+    return f"release: {decision_text(decision)}: {decision.reason}"

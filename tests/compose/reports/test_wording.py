@@ -1,0 +1,63 @@
+"""What people read: words, two digits, before → after."""
+
+import pytest
+
+from compose.reports.wording import before_after, decision_line, evaluation, round_line
+from streams.contract.decisions import Decision, DesiredState
+from streams.contract.documents import RoundEvent
+from tests.compose.messages import step
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (0.664, 0.782, "0.66 → 0.78"),
+        (0.5, None, "0.50 → -"),
+        (None, 1.0, "1.00"),
+        (None, None, "-"),
+    ],
+)
+def test_a_change_has_two_digits(before: float | None, after: float | None, text: str) -> None:
+    assert before_after(before, after) == text
+
+
+def test_an_evaluation_says_of_what_and_of_how_many() -> None:
+    event = RoundEvent.decode(
+        step(
+            "evaluated", round=2, rounds=2,
+            metrics={
+                "devices_base": 0.664, "devices": 0.782, "devices_segments": 119.0,
+                "devices_p": 0.027, "devices/class walking": 0.1,
+                "held_out_base": 0.69, "held_out": 0.93, "held_out_segments": 240.0,
+            },
+        ).value
+    )  # fmt: skip
+    assert round_line(event) == (
+        "round 2 of 2: accuracy on devices 0.66 → 0.78 (119 segments), "
+        "on held-out devices 0.69 → 0.93 (240 segments)"
+    )
+
+
+def test_an_evaluation_of_nothing_says_so() -> None:
+    assert evaluation({}) == "nothing to evaluate on"
+    assert evaluation({"held_out": 0.0, "held_out_segments": 0.0}) == "nothing to evaluate on"
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("served", "all devices serve 2-b"),
+        ("stage", "2-b goes to stage 3"),
+        ("held", "2-b is paused"),
+        ("rolled-back", "2-b is rolled back"),
+    ],
+)
+def test_a_decision_is_a_sentence(kind: str, says: str) -> None:
+    decision = Decision.model_validate(
+        {
+            "task": "tiny", "task_version": 1, "seq": 1, "prev": "0" * 64, "kind": kind,
+            "model": "2-b", "reason": "why", "time_us": 1, "key": "0" * 16,
+            "standing": DesiredState(stage=3),
+        }
+    )  # fmt: skip
+    assert decision_line(decision) == f"release: {says}: why"
