@@ -1,8 +1,8 @@
-"""The Flower ClientApp of a device: hands each message to the device's agent and returns its reply.
+"""The Flower ClientApp of a device: forwards each message to the agent and returns its reply.
 
-Flower starts a fresh process for every message, so this module imports no torch and holds no data:
-the agent has both and answers over its Unix socket. Nor does it look into the weights: they pass
-as one block of bytes. The records of both directions are described in streams.contract.work.
+Flower starts a new process for every message, so this module has no torch and no data: the agent
+has both and answers over its Unix socket. Weights pass through as one block of bytes. The records
+are described in streams.contract.work.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from streams.contract.work import BLOCK, SAMPLES, Op, WorkReply, WorkRequest
 
 Worker = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 
-SPARE_S = 10.0  # beyond the training's own budget: loading, evaluating, and the way
+SPARE_S = 10.0  # in addition to the time budget: for loading, evaluating and transport
 
 app = ClientApp()
 
@@ -42,7 +42,7 @@ def _handed_over(message: Message, context: Context, op: Op) -> Message:
 
 
 def answer(message: Message, context: Context, op: Op, device: str, work: Worker) -> Message:
-    """The reply to the server's message, whose request `work` does."""
+    """Return the reply to the server's message; `work` runs its request."""
     request: WorkRequest | None = None
     try:
         request, weights = _request(message, context, op)
@@ -64,7 +64,7 @@ def _socket(context: Context) -> Path:
 
 
 def _request(message: Message, context: Context, op: Op) -> tuple[WorkRequest, bytes]:
-    """The server's message as a request to the agent, and its block of weights."""
+    """Return the server's message as a request to the agent, and its block of weights."""
     work = dict(message.content.config_records["work"])
     block = message.content.array_records["weights"][BLOCK].data
     return WorkRequest.model_validate({**work, "op": op, "node": context.node_id}), block

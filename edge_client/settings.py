@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EdgeSettings:
-    """`folder` is the device's own; `model` an artifact file for a device that has none yet.
+    """Settings of one device.
 
-    `speed` paces a replay: 1 is real time, 0 as fast as it goes. `passes` ends it after so many
-    rounds through the data. `drain_s` bounds the stop. `source` is where readings come from: the
-    task's own iterator, lines of standard input (sources.py), or the broker `mqtt` (mqtt.py).
-    `uplink_bytes_per_s` bounds what is sent (uplink.py), `metering` says what of the events is
-    (metering.py). `spool` bounds what waits (limits.py); what the metering calls uncertain is kept
-    longest.
-    (metering.py). `metrics_port` is on loopback, 0 for a free one.
+    folder: the device's folder; model: an artifact file for a device without a model; speed: of a
+    replay, 1 is real time, 0 as fast as possible; passes: end a replay after so many passes;
+    drain_s: limit of the final sending; source: the task's iterator, lines of standard input, or
+    the MQTT broker `mqtt`; uplink_bytes_per_s: rate limit; sampling: which events are sent; spool:
+    its limits; metrics_port: on loopback, 0 for a free one. At the spool's cap, events below
+    `sampling.uncertain_below` are kept longest.
     """
 
     task_ref: str

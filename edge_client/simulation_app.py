@@ -1,17 +1,17 @@
-"""The Flower ClientApp of a simulation: a node trains in this process, on recordings, and needs no
-agent, no Kafka and no device.
+"""The Flower ClientApp of a simulation: nodes train in this process on recordings, without agents,
+Kafka and devices.
 
-Node n stands for the n-th device of the task's fleet. Where there are more nodes than devices, they
-begin again with the first one as `<device>.1`, then `<device>.2`; each node that shares a device's
-recordings learns from a half of its rows, drawn by a seed of its own. Every segment has its true
-label. What is done with the rows is what a device's trainer does, `training.work`, with the seed of
-the round and the node's number added. With `Training.shared`, what a node keeps for itself is
+Node n simulates the n-th device of the task's fleet. Further nodes start again with the first
+device as `<device>.1`, then `<device>.2`; nodes that share a device's recordings each learn from
+half of its training rows, drawn with the node's seed. Every segment has its true label. The rows
+are trained as on a device, by `trainer_process.work`, with the round's seed plus the node's number.
+With `Training.shared`, a node's local layers are in
 
     <state>/simulated/<run>/<device>.safetensors
 
-and beside it, in `served.base`, lies the version that all of them serve, to compare with.
+and `served.base` in the same folder is the version that all nodes serve, for comparisons.
 
-Torch stays loaded between two messages: the engine, Ray, keeps its processes.
+Torch stays loaded between messages, because Flower's engine, Ray, keeps its processes.
 """
 
 import itertools
@@ -37,8 +37,8 @@ from streams.contract.work import Op, WorkReply, WorkRequest
 from streams.runtime.disk import write_atomic
 from streams.segments.segmentation import segments_of
 
-SERVED = "served.base"  # no name of a device's file
-RECORDINGS = 64  # devices whose rows are kept between messages
+SERVED = "served.base"  # not a possible name of a device's file
+RECORDINGS = 64  # devices whose rows are cached between messages
 
 app = ClientApp()
 
@@ -87,7 +87,7 @@ class Simulated:
             return work(self._task, job, block)
 
     def _served(self, request: WorkRequest, block: bytes) -> str:
-        """The file of the version that all of these devices serve: what the first round sends."""
+        """Return the file of the version that all nodes serve: the weights of the first round."""
         path = self._folder / SERVED
         if request.op == "train" and request.round == 1 and not path.exists():
             weights = payload.to_float32(payload.unpack(block))
@@ -95,7 +95,7 @@ class Simulated:
         return str(path) if path.exists() else ""
 
     def rows(self) -> Columns:
-        """What a device writes for its trainer."""
+        """Return the rows that a device writes for its trainer."""
         rows = _recorded(self._reference, self._recorded)
         if self._alone:
             return rows
@@ -108,7 +108,7 @@ class Simulated:
 
 @lru_cache(maxsize=RECORDINGS)
 def _recorded(reference: str, device: str) -> Columns:
-    """A device's labelled segments, split as the device splits them: as many as it would keep."""
+    """Return a device's labelled segments with the device's split, as many as it would keep."""
     task = load_task(reference)
     kept = itertools.islice(segments_of(task.readings(device), task), task.training.samples)
     rows = [

@@ -1,4 +1,4 @@
-"""A device's folder: whose it is, and whether its spool fits the task."""
+"""The lock on a device's folder, and the check that its spool fits the task."""
 
 import fcntl
 from pathlib import Path
@@ -12,14 +12,14 @@ from streams.contract.task import Task
 
 
 def hold(folder: Path) -> IO[str]:
-    """Own the device's folder while the handle lives; UsageError where another agent does, or where
-    it cannot be written."""
+    """Lock the device's folder while the handle is open; raise UsageError if another agent has the
+    lock or the folder is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / "lock").open("a")
     except OSError as exc:
         raise UsageError(
-            f"the device's folder {folder} cannot be written: {exc}: name another with --state"
+            f"the device's folder {folder} cannot be written: {exc}: use another --state"
         ) from exc
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,7 +32,7 @@ def hold(folder: Path) -> IO[str]:
 
 
 def check_spool(spool: Spool, task: Task) -> None:
-    """UsageError when events are pending whose shape is not this task's: they could not be sent."""
+    """Raise UsageError if pending events have another shape than this task's."""
     try:
         frames = spool.read(spool.position, 1)
     except OSError as exc:

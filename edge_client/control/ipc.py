@@ -1,11 +1,11 @@
-"""Handing work to a device's resident agent, and asking it, over its Unix socket.
+"""Requests to a device's agent over its Unix socket.
 
-The ClientApp of a Flower round holds no torch and no data: it sends what the server sent to the
-agent that already has both, and returns the agent's reply. The socket has mode 0600 and lies in
-the device's state folder; who may open it is decided by the file system.
+The ClientApp of a Flower round has no torch and no data: it forwards the server's message to the
+agent, which has both, and returns the agent's reply. The socket has mode 0600 and is in the
+device's state folder, so the file system controls access.
 
-One request and one reply a connection. Both are a frame: two 4-byte big-endian lengths (header,
-body), the header as JSON, the body as safetensors (possibly empty).
+A connection carries one request and one reply. Each is a frame: two 4-byte big-endian lengths
+(header, body), the header as JSON, the body as safetensors (possibly empty).
 """
 
 import socket
@@ -24,29 +24,25 @@ MAX_BODY = 1 << 28
 def call(
     path: Path, request: WorkRequest, body: bytes, timeout_s: float
 ) -> tuple[WorkReply, bytes]:
-    """Send a request to the agent that listens at `path`; Retryable when none answers in time."""
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout_s)
-            connection.connect(str(path))
-            send_frame(connection, request.encode(), body)
-            header, reply = receive_frame(connection)
-    except OSError as exc:
-        raise Retryable(f"the device's agent does not answer at {path}: {exc}") from exc
+    """Send work to the agent at `path`; raise Retryable if it does not answer in time."""
+    header, reply = _exchange(path, request.encode(), body, timeout_s)
     return WorkReply.decode(header), reply
 
 
-def ask(path: Path, question: AgentRequest, timeout_s: float = 10.0) -> AgentReply:
-    """Ask the agent that listens at `path`; Retryable when none answers in time."""
+def ask(path: Path, request: AgentRequest, timeout_s: float = 10.0) -> AgentReply:
+    """Send a request to the agent at `path`; raise Retryable if it does not answer in time."""
+    return AgentReply.decode(_exchange(path, request.encode(), b"", timeout_s)[0])
+
+
+def _exchange(path: Path, header: bytes, body: bytes, timeout_s: float) -> tuple[bytes, bytes]:
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
             connection.connect(str(path))
-            send_frame(connection, question.encode(), b"")
-            header, _ = receive_frame(connection)
+            send_frame(connection, header, body)
+            return receive_frame(connection)
     except OSError as exc:
         raise Retryable(f"the device's agent does not answer at {path}: {exc}") from exc
-    return AgentReply.decode(header)
 
 
 def send_frame(connection: socket.socket, header: bytes, body: bytes) -> None:
@@ -54,10 +50,10 @@ def send_frame(connection: socket.socket, header: bytes, body: bytes) -> None:
 
 
 def receive_frame(connection: socket.socket) -> tuple[bytes, bytes]:
-    """(header, body); MalformedRecord when the lengths are out of bounds or the stream ends."""
+    """Return (header, body); raise MalformedRecord if a length is too large or the stream ends."""
     header_size, body_size = _LENGTHS.unpack(_receive(connection, _LENGTHS.size))
     if header_size > MAX_HEADER or body_size > MAX_BODY:
-        raise MalformedRecord("huge-frame", f"a frame of {header_size} + {body_size} bytes")
+        raise MalformedRecord("huge-frame", f"the frame has {header_size} + {body_size} bytes")
     return _receive(connection, header_size), _receive(connection, body_size)
 
 
@@ -66,7 +62,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     while missing:
         part = connection.recv(min(missing, 1 << 20))
         if not part:
-            raise MalformedRecord("short-frame", f"the peer closed with {missing} bytes to come")
+            raise MalformedRecord("short-frame", f"the peer closed, {missing} bytes are missing")
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)

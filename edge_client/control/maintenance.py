@@ -1,7 +1,7 @@
-"""Looking after a device on its own machine: asking the agent, or its folder when none runs.
+"""Maintenance of a device on its own machine: through the agent, or its folder if none runs.
 
-While an agent serves the device it holds the folder, and everything goes over its socket. What is
-done without one holds the folder itself meanwhile, so that no agent starts in the middle of it.
+A running agent holds the folder's lock, and requests go over its socket. Without an agent these
+functions hold the lock themselves, so that no agent starts meanwhile.
 """
 
 import json
@@ -30,14 +30,14 @@ SEEN = ("spool", "samples.arrow", "personal.safetensors", OWN, "scoreboard.json"
 
 
 def exists(folder: Path) -> Path:
-    """The device's folder; UsageError where there is none."""
+    """Return the device's folder; raise UsageError if it is missing."""
     if not (folder / "spool").is_dir():
-        raise UsageError(f"there is no device in {folder}: name its --state and --device")
+        raise UsageError(f"there is no device in {folder}: check --state and --device")
     return folder
 
 
 def running(folder: Path) -> bool:
-    """Whether an agent holds the device's folder."""
+    """Return whether an agent holds the folder's lock."""
     try:
         hold(folder).close()
     except UsageError:
@@ -46,11 +46,11 @@ def running(folder: Path) -> bool:
 
 
 def state_of(task: Task, device: str, folder: Path) -> DeviceState:
-    """What the agent says, or what its folder says when none runs."""
+    """Return the state from the agent, or from the folder if none runs."""
     if running(exists(folder)):
         answer = ask(socket_path(folder), AgentRequest(op="state"))
         if answer.state is None:
-            raise ProcessFailed(f"the agent of {device} says nothing: {answer.error}")
+            raise ProcessFailed(f"the agent of {device} reports no state: {answer.error}")
         return answer.state
     handle = hold(folder)
     try:
@@ -60,7 +60,7 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
 
 
 def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
-    """The state of a device that nobody serves."""
+    """Return the state of a device without an agent."""
     account, (active, previous) = spool.account(), _slots(folder)
     return DeviceState(
         device=device,
@@ -79,7 +79,7 @@ def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> Device
 
 
 def _slots(folder: Path) -> tuple[str | None, str | None]:
-    """The active and the previous version as slots.json names them."""
+    """Return the active and the previous version from slots.json."""
     try:
         found = json.loads((folder / "slots" / "slots.json").read_bytes())
         names = found["active"], found["previous"]
@@ -90,7 +90,7 @@ def _slots(folder: Path) -> tuple[str | None, str | None]:
 
 
 def label(folder: Path, labels: list[Label]) -> int:
-    """Tell the running agent true labels; how many of its segments have got one."""
+    """Send true labels to the agent; return how many segments were labelled."""
     answer = _ask_running(folder, AgentRequest(op="label", labels=labels))
     if answer.error is not None:
         raise UsageError(f"{answer.error}; {answer.labelled} segments were labelled before it")
@@ -101,7 +101,9 @@ def _ask_running(folder: Path, question: AgentRequest) -> AgentReply:
     try:
         return ask(socket_path(exists(folder)), question)
     except Retryable as exc:
-        raise ProcessFailed(f"no agent serves the device: `tidewheel edge run` ({exc})") from exc
+        raise ProcessFailed(
+            f"no agent serves the device: start one with `tidewheel edge run` ({exc})"
+        ) from exc
 
 
 def drain(
@@ -112,13 +114,13 @@ def drain(
     timeout_s: float,
     say: Callable[[str], None],
 ) -> int:
-    """End the device's agent and send what is pending within `timeout_s`; how many events are left.
+    """Stop the agent, send pending events for at most `timeout_s`, and return how many are left.
 
-    Without an agent the spool is sent from here.
+    Without an agent this process sends them.
     """
     deadline = time.monotonic() + timeout_s
     if running(exists(folder)):
-        say(f"{device}: the agent is told to drain")
+        say(f"{device}: the agent drains its spool and stops")
         _ask_running(folder, AgentRequest(op="drain", drain_s=timeout_s / 3))
         while running(folder):
             if time.monotonic() > deadline:
@@ -147,16 +149,18 @@ def drain(
 
 
 def wipe(folder: Path, *, lose_pending: bool) -> int:
-    """Delete what the device has seen, decisions too, and not its models: the next run begins a new
-    epoch. How many pending events were lost; UsageError where there are some and they were not to
-    be lost."""
+    """Delete the device's data and accepted decisions, but not its models; return how many pending
+    events were lost. The next run begins a new epoch.
+
+    Raises UsageError if events are pending, unless `lose_pending`.
+    """
     handle = hold(exists(folder))
     try:
         pending = Spool(folder / "spool").account().pending
         if pending and not lose_pending:
             raise UsageError(
-                f"{pending} events are pending and would be lost: `tidewheel edge drain` first, "
-                "or say --lose-pending"
+                f"{pending} events are pending and would be lost: run `tidewheel edge drain` "
+                "first, or use --lose-pending"
             )
         for name in SEEN:
             path = folder / name

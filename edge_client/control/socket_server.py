@@ -1,4 +1,4 @@
-"""The agent's Unix socket: the ClientApp hands in training work, its own machine asks (handoff)."""
+"""The agent's Unix socket, for work from the ClientApp and requests from the command line."""
 
 import hashlib
 import json
@@ -10,9 +10,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from streams.contract.device import AgentReply, AgentRequest
-
 from edge_client.control.ipc import receive_frame, send_frame
+from streams.contract.device import AgentReply, AgentRequest
 from streams.contract.errors import MalformedRecord
 from streams.contract.work import WorkReply, WorkRequest
 
@@ -21,12 +20,12 @@ log = logging.getLogger(__name__)
 MAX_PATH = 100  # the system's limit for a socket's path is 107 bytes
 
 Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
-Tell = Callable[[AgentRequest], AgentReply]
+Answer = Callable[[AgentRequest], AgentReply]
 
 
 def socket_path(folder: Path) -> Path:
-    """The socket of the device with this folder; a path too long for a socket gets a short one
-    in a private folder (0700) of the temporary directory."""
+    """Return the socket's path in the device's folder; if it is too long for a socket, one in a
+    private folder (0700) of the temporary directory."""
     path = folder.resolve() / "agent.sock"
     if len(os.fsencode(path)) <= MAX_PATH:
         return path
@@ -34,24 +33,24 @@ def socket_path(folder: Path) -> Path:
     short = Path(tempfile.gettempdir()) / f"tidewheel-{os.getuid()}-{digest}"
     short.mkdir(mode=0o700, exist_ok=True)
     if short.stat().st_uid != os.getuid() or short.stat().st_mode & 0o077:
-        raise PermissionError(f"{short} belongs to somebody else: remove it")
+        raise PermissionError(f"{short} belongs to another user: remove it")
     return short / "agent.sock"
 
 
 class SocketServer(threading.Thread):
-    """Takes one request of work at a time; questions are answered meanwhile. A malformed request
-    costs its connection only."""
+    """The server: one request of work at a time, other requests in parallel. A malformed request
+    only closes its connection."""
 
-    def __init__(self, path: Path, work: Work, tell: Tell) -> None:
+    def __init__(self, path: Path, work: Work, answer: Answer) -> None:
         super().__init__(name="service", daemon=True)
         self._path = path
         self._work = work
-        self._tell = tell
+        self._answer = answer
         self._working = threading.Lock()
         self._ending = threading.Event()
         path.unlink(missing_ok=True)  # of a killed agent
         self._socket = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)  # the socket is born with mode 0600
+        before = os.umask(0o177)  # creates the socket with mode 0600
         try:
             self._socket.bind(str(path))
         finally:
@@ -72,7 +71,7 @@ class SocketServer(threading.Thread):
             try:
                 self._serve(connection)
             except (OSError, MalformedRecord) as exc:
-                log.warning("a request on the agent's socket: %s", exc)
+                log.warning("a request on the agent's socket failed: %s", exc)
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(30.0)
@@ -82,7 +81,7 @@ class SocketServer(threading.Thread):
                 reply, weights = self._work(WorkRequest.decode(header), body)
             send_frame(connection, reply.encode(), weights)
         else:
-            send_frame(connection, self._tell(AgentRequest.decode(header)).encode(), b"")
+            send_frame(connection, self._answer(AgentRequest.decode(header)).encode(), b"")
 
     def stop(self) -> None:
         self._ending.set()
@@ -92,7 +91,7 @@ class SocketServer(threading.Thread):
 
 
 def is_work(header: bytes) -> bool:
-    """Whether a frame's header has an operation of WorkRequest."""
+    """Return whether a frame's header has an operation of WorkRequest."""
     try:
         found = json.loads(header)
     except ValueError:

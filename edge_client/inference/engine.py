@@ -1,11 +1,11 @@
-"""Answers on the device: onnxruntime on one thread, weights swapped into the task's graph.
+"""Inference on the device: onnxruntime on one thread, with weights inserted into the task's graph.
 
-The graph is exported once per task version; its initializers are named by the state dict's keys,
-so another model version is another set of initializers for the same graph.
+The graph is exported once per task version; its initializers have the names of the state dict's
+keys, so a model version is a set of initializers for the same graph.
 
 Self-test: the artifact's `probe.safetensors` holds `inputs` (n, channels, samples) and `outputs`
-(n, outputs), float32, n at least 1: what the server's onnxruntime answered with these weights. An
-engine must answer the same, to TOLERANCE of the largest stored output.
+(n, outputs), float32, n >= 1: the answers of the server's onnxruntime with these weights. An engine
+must give the same answers, within TOLERANCE of the largest stored output.
 """
 
 from collections import deque
@@ -19,18 +19,20 @@ from streams.contract.errors import ArtifactError
 from streams.contract.payload import to_float32
 from streams.contract.task import Task
 
-# Of the largest stored output. Another processor, or another onnxruntime, sums in another order:
-# by that torch, onnxruntime and float64 differ by 2e-7 in the built-in task's model. 500 times that
-# leaves room for deeper models, and is below what a round of training changes.
+# Of the largest stored output. Other processors and onnxruntime versions sum in another order: in
+# the built-in task's model torch, onnxruntime and float64 differ by 2e-7. 500 times that leaves
+# room for deeper models, and is below the change by a round of training.
 TOLERANCE = 1e-4
 
 
 class Engine:
-    """One model version, ready to answer. `latencies` are those of its latest answers, seconds."""
+    """One model version, ready to answer; `latencies` (seconds) are those of its last answers."""
 
-    def __init__(self, task: Task, artifact: Artifact, own: bytes | None = None) -> None:
-        """ArtifactError when the graph and the weights do not make a model of this task. `own` are
-        other weights (safetensors) for the artifact's graph: the stored probe is not theirs."""
+    def __init__(self, task: Task, artifact: Artifact, weights: bytes | None = None) -> None:
+        """Build and test the engine; raise ArtifactError if it does not fit the task.
+
+        `weights` (safetensors) replace the artifact's; they are not tested with its probe.
+        """
         self.model = artifact.model
         self.latencies: deque[float] = deque(maxlen=1000)
         options = ort.SessionOptions()
@@ -40,12 +42,11 @@ class Engine:
         # Optimizers fold the graph's own weights into others before ours are in: wrong answers.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            tensors = to_float32(safetensors.numpy.load(own or artifact.files[WEIGHTS]))
-            weights = _used(artifact, tensors)
+            tensors = to_float32(safetensors.numpy.load(weights or artifact.files[WEIGHTS]))
             # onnxruntime reads these in place: they must live as long as the session
             self._weights = {
                 name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-                for name, array in weights.items()
+                for name, array in _used(artifact, tensors).items()
             }
             for name, value in self._weights.items():
                 options.add_initializer(name, value)
@@ -57,7 +58,7 @@ class Engine:
             answer = self.run(np.zeros(task.segment_shape, np.float32))
             if answer.shape != (task.outputs,) or not np.isfinite(answer).all():
                 raise ArtifactError("not-runnable", f"{self.model} answers {answer.shape}")
-            if own is None:
+            if weights is None:
                 self._test(task, artifact)
         except ArtifactError:
             raise
@@ -66,7 +67,7 @@ class Engine:
             raise ArtifactError("not-runnable", f"{artifact.model}: {text}") from exc
 
     def run(self, segment: np.ndarray) -> np.ndarray:
-        """(channels, samples) float32 -> (outputs,) float32"""
+        """Return the outputs (outputs,) float32 of a segment (channels, samples) float32."""
         answer: np.ndarray = self._session.run(self._outputs, {self._input: segment[None]})[0][0]
         return answer
 
@@ -74,14 +75,15 @@ class Engine:
         inputs, stored = read_probe(artifact, task)
         off = float(np.abs(np.stack([self.run(x) for x in inputs]) - stored).max())
         allowed = TOLERANCE * float(np.abs(stored).max())
-        if not off <= allowed:  # also where it is no number
+        if not off <= allowed:  # also for NaN
             raise ArtifactError(
                 "self-test", f"{self.model} answers the probe {off:.2g} off, {allowed:.2g} allowed"
             )
 
 
 def read_probe(artifact: Artifact, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """(n, channels, samples) and (n, outputs) float32; ArtifactError where there is none."""
+    """Return the probe: inputs (n, channels, samples) and outputs (n, outputs) float32; raise
+    ArtifactError if it is missing or invalid."""
     try:
         tensors = safetensors.numpy.load(artifact.files[PROBE])
         inputs, outputs = tensors["inputs"], tensors["outputs"]
@@ -99,8 +101,8 @@ def read_probe(artifact: Artifact, task: Task) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _used(artifact: Artifact, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights that the graph names. Counters of batch norm have no part in answers; floats that
-    the graph does not know belong to another model."""
+    """Return the weights that the graph uses. Batch norm counters are unused; a float tensor that
+    the graph lacks belongs to another model and raises ArtifactError."""
     graph = artifact.files[GRAPH]
     used = {name: array for name, array in weights.items() if name.encode() in graph}
     for name in weights.keys() - used.keys():

@@ -1,7 +1,7 @@
-"""The device's loop: a segment comes, an answer is given, an event is put into memory. No I/O.
+"""The device's loop: takes a segment, infers, and puts an event into memory. No I/O.
 
-A source of readings that fails is taken up again, after a pause that grows as long as it brings
-nothing; the rest of the device goes on.
+A failed source of readings is restarted after a pause, which grows until readings come again; the
+rest of the device continues.
 """
 
 import logging
@@ -23,12 +23,12 @@ from streams.contract.task import Task
 
 log = logging.getLogger("tidewheel.edge")
 
-RESTART_S = (0.5, 30.0)  # the first and the longest pause before a failed source is taken up again
-HANGS_S = 10.0  # at least; an answer that takes so long never comes
+RESTART_S = (0.5, 30.0)  # the first and the longest pause before a source is restarted
+HANGS_S = 10.0  # at least; an answer that takes longer is considered hung
 
 
 class PersonalEngine(Protocol):
-    """A device's own copy of the served version, where it answers in its place."""
+    """The personal model that may answer instead of the served version."""
 
     def engine_for(self, base: Engine) -> Engine: ...
 
@@ -58,12 +58,12 @@ class InferenceLoop:
         self._skip = skip
         self._stop = stop
         self._hangs_s = max(HANGS_S, 10 * task.latency_budget_s)
-        self._began: float | None = None  # of the answer that is being made
+        self._began: float | None = None  # start of the current inference
         self.rate = Rate()
         self.error: str | None = None
 
     def run(self) -> None:
-        """Until the source ends or the device is stopped."""
+        """Answer until the source ends or the device is stopped."""
         pause_s = RESTART_S[0]
         while not self._stop.is_set():
             try:
@@ -72,15 +72,14 @@ class InferenceLoop:
                     self.error, pause_s = None, RESTART_S[0]
                 return
             except UsageError:
-                raise  # it will not get better by itself
-            except Exception as exc:  # a user's iterator, a driver: anything
+                raise  # a restart would not help
+            except Exception as exc:  # a user's iterator or a driver may raise anything
                 self._report(exc)
                 self._stop.wait(pause_s * random.uniform(0.5, 1.5))
                 pause_s = min(2 * pause_s, RESTART_S[1])
 
     def _report(self, exc: Exception) -> None:
-        """Say why the source has failed, once and not at every attempt; where from, if nobody has
-        thought of it."""
+        """Log why the source failed, once per reason; with a traceback unless it is Retryable."""
         before = self.error
         if isinstance(exc, Retryable):
             self.error = f"readings: {exc}"[:300]
@@ -88,10 +87,10 @@ class InferenceLoop:
             self.error = f"readings: {type(exc).__name__}: {exc}"[:300]
         if self.error != before:
             known = isinstance(exc, Retryable)
-            log.warning("%s: %s; tried again", self._device, self.error, exc_info=not known)
+            log.warning("%s: %s; trying again", self._device, self.error, exc_info=not known)
 
     def answer(self, cut: Cut) -> None:
-        """One segment: infer and hand the event over."""
+        """Infer one segment and emit its event."""
         base = self._slots.engine  # one version for the whole answer
         assert base is not None
         engine = self._personal.engine_for(base)
@@ -104,7 +103,7 @@ class InferenceLoop:
             return
         finally:
             self._began = None
-        if not math.isfinite(sum(outputs.tolist())):  # a tenth of what numpy takes for six values
+        if not math.isfinite(sum(outputs.tolist())):  # 10 times faster than numpy for few values
             self._skip("answer-not-finite", cut.last_us)
             return
         revealed = cut.truth is not None and self._is_label_revealed(cut.position_us)
@@ -119,28 +118,28 @@ class InferenceLoop:
         self.rate.events += 1
 
     def _failed(self, base: Engine, engine: Engine, exc: Exception) -> None:
-        """Go back to what has answered before; the error itself where there is nothing."""
+        """Go back to the base or the previous version; raise the error if there is none."""
         if engine is not base:
             self._personal.drop(f"failed: {exc}")
         elif not self._slots.go_back(engine.model, f"failed: {exc}"):
             raise exc
 
     def _is_label_revealed(self, position_us: int) -> bool:
-        """Whether the device is told this segment's truth: a stable share, like a user's
-        corrections. The rest of a replay's truth is only measured against."""
+        """Return whether a replay reveals this segment's true label to the device: a stable share,
+        like a user's corrections. The other labels are only used for measuring."""
         digest = zlib.crc32(f"{self._device}/{position_us}".encode())
         return digest < self._task.training.label_share * 2**32
 
     @property
     def hangs(self) -> bool:
-        """Whether an answer was begun long ago and is not there: native code does not return."""
+        """Whether the current inference hangs in native code."""
         began = self._began
         return began is not None and time.perf_counter() - began > self._hangs_s
 
 
 @dataclass
 class Rate:
-    """Events per second since it was last asked."""
+    """Events per second since the last call of `per_second`."""
 
     events: int = 0
     at: float = 0.0

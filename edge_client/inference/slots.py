@@ -1,38 +1,38 @@
-"""Where a device keeps its active and its previous model version, and what it thinks of them.
+"""A device's slots: its active and its previous model version, and their state.
 
     <model>.twa   artifact files, see streams.contract.artifact
     slots.json    trial.SlotState: active, previous, confirmed, crashes_us, refused
     serving       the version being served: written before its engine is built, removed at a clean
-                  end. Found at open: the process died while it was served
+                  end. If it exists at open, the process died while serving it
     trying        a version whose engine is being built and tested for the first time
 
 Installing:
 
-1. verify the bytes (signature, digests, task version); a version refused before is refused again
+1. verify the bytes (signature, digests, task version); a refused version stays refused
 2. write `trying`
-3. build the engine, run its self-test, remove `trying`; what fails is refused from now on
+3. build the engine, run its self-test, remove `trying`; a version that fails is refused
 4. write the artifact file (temporary, fsync, rename)
-5. write slots.json the same way: from here on the new version is active, on trial
-6. write `serving`, hand the engine to the loop
+5. write slots.json the same way: from now on the new version is active and on trial
+6. write `serving`, pass the engine to the loop
 7. delete artifacts that are neither active nor previous
 
-A crash after 1, 3 or 4 leaves the old version, which installs again. After 2 the version tried is
-refused, unless nothing else could be served. After 5 the new version is active and not blamed;
-after 6 and 7 the crash is the new version's first.
+After a crash in 1, 3 or 4 the old version is active, and the new one is installed again. After 2
+the new version is refused, unless there is no other. After 5 the new version is active and the
+crash does not count against it; after 6 and 7 it counts as its first.
 
-Going back, at open or while it serves:
+Going back, at open or while serving:
 
-1. build the engine of the previous version, verified and tested as ever
-2. write slots.json: the previous version is active, the one before is refused, with the reason
-3. write `serving`, hand the engine to the loop
-4. delete the artifact of the refused one
+1. build the engine of the previous version, with verification and self-test
+2. write slots.json: the previous version is active, the failed one is refused with its reason
+3. write `serving`, pass the engine to the loop
+4. delete the artifact of the refused version
 
-A crash after 1 decides the same again, from 2 on the previous version is active. Where the previous
-version does not verify there is no going back: the active one goes on.
+After a crash in 1 the same is decided again; from 2 on the previous version is active. If the
+previous version does not verify, the active one stays.
 
-At open the crash is counted first, then the active file is verified and tested again; if it is
-broken, the previous one takes its place and nothing is refused. A slots.json that cannot be read
-is no model. On a full disk only installing fails: the rest goes on in memory.
+At open a crash is counted first, then the active file is verified and tested again; if it is
+broken, the previous version takes its place and nothing is refused. An unreadable slots.json means
+no model. On a full disk only installing fails; the rest continues in memory.
 """
 
 import contextlib
@@ -60,10 +60,10 @@ Keys = Sequence[Ed25519PublicKey] | Callable[[], Sequence[Ed25519PublicKey]]
 
 
 class Slots:
-    """The two slots of one device; `engine` is what answers now. Safe for several threads.
+    """The two slots of one device; `engine` answers now. Thread-safe.
 
-    trusted: whose versions are installed; known: whose versions go on being served that were
-    installed before, also where the key has been revoked since.
+    trusted: keys for new versions; known: keys for installed versions, which stay valid when their
+    key is revoked.
     """
 
     def __init__(
@@ -103,29 +103,29 @@ class Slots:
 
     @property
     def refused(self) -> dict[str, str]:
-        """Versions that are not installed again, and why."""
+        """Versions that are not installed again, with the reason."""
         return dict(self._state.refused)
 
     def artifact(self) -> Artifact:
-        """The active version, verified; ArtifactError or OSError where it cannot be read."""
+        """Return the active version, verified; raise ArtifactError or OSError on failure."""
         model = self.active
         if model is None:
             raise ArtifactError("name", "there is no version")
         return self.kept(model)
 
     def kept(self, model: str) -> Artifact:
-        """One of the two versions, verified; ArtifactError or OSError where it cannot be read."""
+        """Return one of the two versions, verified; raise ArtifactError or OSError on failure."""
         if model not in (self.active, self.previous):
             raise ArtifactError("name", f"{model} is in no slot")
         return self._verified(self._path(model).read_bytes(), kept=True)
 
     def reinstall(self, model: str) -> Engine:
-        """Activate the previous version, as if it had come anew."""
+        """Activate the previous version like a new one."""
         return self._install(self._path(model).read_bytes(), None, kept=True)
 
     def open(self) -> Engine | None:
-        """The active version, or the previous one where the active one is broken or has crashed too
-        often, or None."""
+        """Start serving: return the active version's engine, or the previous one's if the active
+        one is broken or has crashed too often, or None."""
         with self._lock:
             self._state = self._read()
             self._blame()
@@ -143,21 +143,20 @@ class Slots:
             return None
 
     def install(self, data: bytes, digest: str | None = None) -> Engine:
-        """Verify and activate an artifact; ArtifactError and OSError leave the old one serving."""
+        """Verify and activate an artifact; after ArtifactError or OSError the old one serves."""
         return self._install(data, digest)
 
     def withdraw(self, withdrawn: Mapping[str, str], stable: str | None) -> None:
-        """These are served by no device, with the reasons: not by this one either, where it has
-        `stable` to go back to; and none of them is gone back to. What was withdrawn before and is
-        not any more may be installed again."""
+        """Refuse the withdrawn versions, with their reasons, and go back to `stable` if the active
+        one is among them. Versions that are no longer withdrawn may be installed again."""
         with self._lock:
-            told = {m: f"{WITHDRAWN}{why}" for m, why in withdrawn.items()}
-            state = self._state.withdrawn(told, WITHDRAWN)
+            reasons = {m: f"{WITHDRAWN}{why}" for m, why in withdrawn.items()}
+            state = self._state.withdrawn(reasons, WITHDRAWN)
             if state != self._state:
                 self._remember(state)
             active, previous = self._state.active, self._state.previous
             if active is not None and active in withdrawn and previous and previous == stable:
-                self._go_back(told[active])
+                self._go_back(reasons[active])
 
     def _install(self, data: bytes, digest: str | None, *, kept: bool = False) -> Engine:
         with self._lock:
@@ -182,7 +181,7 @@ class Slots:
             return engine
 
     def check_trial(self) -> None:
-        """Look at the version on trial: confirm it, or go back where its answers come too late."""
+        """Confirm the version on trial, or go back if its answers are too late."""
         engine = self.engine
         if engine is None or self._state.confirmed:
             return
@@ -197,8 +196,8 @@ class Slots:
                     self._remember(self._state.model_copy(update=confirmed))
 
     def go_back(self, model: str, reason: str) -> bool:
-        """Serve the previous version again; False where `model` is not on trial any more, or there
-        is nothing to go back to."""
+        """Serve the previous version again; return False if `model` is not on trial any more or
+        there is no previous version."""
         with self._lock:
             state = self._state
             if model != state.active or state.confirmed or state.previous is None:
@@ -206,7 +205,7 @@ class Slots:
             return self._go_back(reason)
 
     def close(self) -> None:
-        """A clean end: the version that was served is not to blame for it."""
+        """Record a clean end, which does not count as a crash."""
         with contextlib.suppress(OSError):
             (self._folder / "serving").unlink()
 
@@ -216,11 +215,11 @@ class Slots:
         except FileNotFoundError:
             return SlotState()
         except (OSError, MalformedRecord) as exc:
-            log.warning("%s is not used: %s", self._folder / "slots.json", exc)
+            log.warning("%s is ignored: %s", self._folder / "slots.json", exc)
             return SlotState()
 
     def _blame(self) -> None:
-        """What the markers of a process that died say of its version."""
+        """Count a crash against the version that the markers of a dead process name."""
         tried, served = self._marked("trying"), self._marked("serving")
         state = self._state
         if tried is not None and state.active not in (None, tried):
@@ -230,7 +229,7 @@ class Slots:
         (self._folder / "trying").unlink(missing_ok=True)
 
     def _marked(self, name: str) -> str | None:
-        """The version that a marker names; None where there is no marker, or no sound one."""
+        """Return the version that a marker names; None without a valid marker."""
         try:
             text = (self._folder / name).read_text(errors="replace")
         except OSError:
@@ -238,7 +237,7 @@ class Slots:
         return text if re.fullmatch(r"[1-9][0-9]{0,17}-[0-9a-f]{8}", text) else None
 
     def _tried(self, artifact: Artifact) -> Engine:
-        """Steps 2 and 3 of installing."""
+        """Run steps 2 and 3 of installing."""
         trying = self._folder / "trying"
         write_atomic(trying, artifact.model.encode())
         self._failpoint("slots-step-2")
@@ -270,7 +269,7 @@ class Slots:
         return True
 
     def _built(self, model: str | None) -> Engine | None:
-        """The engine of a kept version; None where its file is broken or is no model any more."""
+        """Return the engine of an installed version; None if its file is broken or unusable."""
         if model is None:
             return None
         self._mark(model)
@@ -289,19 +288,19 @@ class Slots:
         self.engine = engine
 
     def _mark(self, model: str | None) -> None:
-        """Write `serving`. A full disk costs a crash that is not counted, not the answers."""
+        """Write `serving`; on a full disk a crash is not counted, but the version serves."""
         try:
             write_atomic(self._folder / "serving", (model or "").encode())
         except OSError as exc:
-            log.warning("%s not written: %s", self._folder / "serving", exc)
+            log.warning("%s was not written: %s", self._folder / "serving", exc)
 
     def _remember(self, state: SlotState) -> None:
-        """Take a new state, also where the disk does not."""
+        """Set a new state, even if it cannot be written to disk."""
         self._state = state
         try:
             write_atomic(self._folder / "slots.json", state.encode())
         except OSError as exc:
-            log.warning("%s not written: %s", self._folder / "slots.json", exc)
+            log.warning("%s was not written: %s", self._folder / "slots.json", exc)
 
     def _clean(self) -> None:
         keep = {self._path(model) for model in (self.active, self.previous) if model}

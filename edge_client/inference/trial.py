@@ -1,9 +1,8 @@
-"""What a device remembers of its two slots, and when a version on trial has failed. Pure.
+"""The state of a device's two slots, and the trial of a new version. Pure.
 
 A version is on trial from its installation until it has served TRIAL_S and given ANSWERS answers in
-one process without a crash. On trial it fails by CRASHES crashes within CRASH_S, or when the p99 of
-its last ANSWERS answers is above the task's latency budget. Once confirmed it is not judged any
-more.
+one process without a crash; then it is confirmed for good. On trial it fails by CRASHES crashes
+within CRASH_S, or when the p99 of its last ANSWERS answers is above the task's latency budget.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,8 @@ Model = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}-[0-9a-f]{8}$")]
 
 
 class SlotState(Document):
-    """slots.json. `confirmed` and `crashes_us` (wall clock) are the active version's; `refused`
-    holds versions that are not installed again, with the reason."""
+    """The file slots.json. `confirmed` and `crashes_us` (wall clock) are the active version's;
+    `refused` maps versions that are not installed again to the reason."""
 
     active: Model | None = None
     previous: Model | None = None
@@ -40,39 +39,40 @@ class SlotState(Document):
 
     @property
     def failed(self) -> bool:
-        """Whether the crashes bring the previous version back."""
+        """Whether the crashes require going back to the previous version."""
         both = self.active is not None and self.previous is not None
         return both and not self.confirmed and len(self.crashes_us) >= CRASHES
 
     def crashed(self, now_us: int) -> "SlotState":
-        """The process died while the active version was served; a confirmed one is not blamed."""
+        """Return the state after a crash; it does not count against a confirmed version."""
         if self.confirmed:
             return self
         recent = [at for at in self.crashes_us if abs(now_us - at) <= CRASH_S * 1e6]
         return self.model_copy(update={"crashes_us": [*recent, now_us]})
 
     def installed(self, model: str) -> "SlotState":
-        """`model` goes on trial. One that is not confirmed itself takes the previous version's
-        place only where there is none: what is gone back to has proved itself where possible."""
+        """Return the state with `model` on trial. The previous version becomes a confirmed one if
+        possible; an unconfirmed one only if there is no other."""
         order = [self.active if self.confirmed else None, self.previous, self.active]
         kept = next((m for m in order if m not in (None, model) and m not in self.refused), None)
         return SlotState(active=model, previous=kept, refused=self.refused)
 
     def gone_back(self, reason: str | None = None) -> "SlotState":
-        """The previous version is active; with a reason the one before is not installed again."""
+        """Return the state with the previous version active; with a reason the other one is
+        refused."""
         refused = self if reason is None else self.refuse(str(self.active), reason)
         return SlotState(active=self.previous, refused=refused.refused)
 
-    def withdrawn(self, told: Mapping[str, str], mark: str) -> "SlotState":
-        """With the versions `told` refused, whose reasons begin with `mark`, and no others refused
-        for such a reason; none of them is gone back to."""
+    def withdrawn(self, reasons: Mapping[str, str], mark: str) -> "SlotState":
+        """Return the state with exactly the versions in `reasons` refused as withdrawn (the reasons
+        begin with `mark`); none of them stays the previous version."""
         state = self.model_copy(
             update={"refused": {m: w for m, w in self.refused.items() if not w.startswith(mark)}}
         )
-        for model, reason in told.items():
+        for model, reason in reasons.items():
             if model not in state.refused:
                 state = state.refuse(model, reason)
-        if state.previous in told:
+        if state.previous in reasons:
             state = state.model_copy(update={"previous": None})
         return state
 
@@ -83,8 +83,10 @@ class SlotState(Document):
 
 
 def too_late(latencies_s: Sequence[float], budget_s: float) -> str | None:
-    """Why the latest answers miss the budget; None where they keep it or are fewer than ANSWERS.
-    Two of them may be as late as they like."""
+    """Return why the last ANSWERS answers miss the budget; None if they keep it or are fewer.
+
+    With the p99, two of them may take any time.
+    """
     if len(latencies_s) < ANSWERS:
         return None
     p99 = float(np.percentile(latencies_s[-ANSWERS:], 99, method="lower"))

@@ -1,10 +1,10 @@
-"""From Kafka to the device: decisions, the versions that they name, and the teacher's scores.
+"""From Kafka to the device: decisions, model versions, and the teacher's scores.
 
-Each decision on `releases` is accepted or not (acceptance.py), in their order. The last one that
-was says which version this device is to serve; one that it does not have is fetched (fetching.py),
+Decisions on `releases` are accepted or refused in order (acceptance.py). The last accepted one
+names the version that this device must serve. If the device lacks it, it is fetched (fetch.py),
 verified and installed on this thread; the device's loop takes the new engine between two segments.
-A version that the slots have refused or gone back from is not fetched again: the stable one is
-served in its place. What cannot be had now is tried again, each time later.
+A version that the slots have refused is not fetched again: the stable version is served instead. A
+version that is unavailable is tried again, at growing intervals.
 """
 
 import logging
@@ -31,12 +31,12 @@ from streams.runtime.acceptance import Acceptance
 
 log = logging.getLogger(__name__)
 
-LOOKING_S = 0.3  # that the end waits while no broker is found
-RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts at a version
+LOOKING_S = 0.3  # how long stop() waits while there is no broker
+RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts to install a version
 
 
 class Downlink(threading.Thread):
-    """Follows `releases` and this device's part of `scores`."""
+    """Follows `releases` and this device's partition of `scores`."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class Downlink(threading.Thread):
             ending=self._ending,
         )
         self._connected = False
-        self._release: Release | None = None  # the last that was accepted
-        self._withdrawn_by = -1  # the decision whose withdrawals the slots know
+        self._release: Release | None = None  # the last accepted one
+        self._withdrawn_by = -1  # the decision whose withdrawals the slots have
         self._failures = 0
         self._retry_at = 0.0
         self._not_accepted: str | None = None
@@ -78,12 +78,12 @@ class Downlink(threading.Thread):
 
     @property
     def error(self) -> str | None:
-        """What keeps the device from what was decided."""
+        """Why the device does not serve the decided version; None if it does."""
         return self._not_accepted or self._not_installed
 
     @property
     def received_bytes(self) -> int:
-        """Of artifacts and deltas, since the start."""
+        """Received bytes of artifacts and deltas since the start."""
         return self._fetching.received
 
     def stop(self) -> None:
@@ -121,8 +121,8 @@ class Downlink(threading.Thread):
             reader.close()
 
     def _accept(self, messages: Sequence[Received]) -> None:
-        """Take decisions in; of those that are not accepted, the last under the task's name is
-        told of: earlier ones may be the past of one that was accepted."""
+        """Accept decisions. A refusal is reported only for the record under the task's name,
+        because the others may precede an accepted decision."""
         for message in messages:
             try:
                 release = Release.decode(message.value)
@@ -159,16 +159,16 @@ class Downlink(threading.Thread):
             self._samples.teach(times_us(taken.column("time")), outputs)
 
     def _consider(self) -> None:
-        """Serve what the last decision says, where that can be had now."""
+        """Serve the version of the last decision, if it is available now."""
         release = self._release
         if release is None or self._clock() < self._retry_at:
             return
-        slots, standing = self._slots, release.decision.standing
-        stable = standing.stable
+        slots, desired = self._slots, release.decision.standing
+        stable = desired.stable
         if self._withdrawn_by != release.decision.seq:
-            slots.withdraw(standing.withdrawn, stable.model if stable else None)
+            slots.withdraw(desired.withdrawn, stable.model if stable else None)
             self._withdrawn_by = release.decision.seq
-        wanted, refused = standing.target(self._task.name, self._device), None
+        wanted, refused = desired.target(self._task.name, self._device), None
         if wanted is not None and (why := slots.refused.get(wanted.model)):
             refused = f"release {wanted.model} refused: {why}"
             wanted = stable if stable and stable.model not in slots.refused else None
@@ -176,7 +176,7 @@ class Downlink(threading.Thread):
             self._not_installed = refused
             return
         if not release.deliveries and wanted.model != slots.previous:
-            return  # where its bytes are comes with the next message
+            return  # the next message has the deliveries
         try:
             self._serve(wanted, release)
             self._not_installed = refused
@@ -186,7 +186,7 @@ class Downlink(threading.Thread):
             self._again_later(f"release {wanted.model} not fetched: {exc}")
         except ArtifactError as exc:
             self._again_later(f"release {wanted.model} refused: {exc}")
-            log.error("%s; %s goes on serving", self._not_installed, slots.active)
+            log.error("%s; %s keeps serving", self._not_installed, slots.active)
 
     def _serve(self, wanted: Ref, release: Release) -> None:
         slots = self._slots

@@ -1,9 +1,8 @@
-"""Getting a version's bytes onto the device: as a delta where it has the base, else whole; from
-Kafka, or from the URL where artifacts lie as well.
+"""Download of a version's artifact: as a delta or complete, from Kafka or from a URL.
 
-What a way cannot give is asked of the next: delta from Kafka, whole from Kafka; where Kafka has
-none, delta and whole from the URL. A delta whose result is not the artifact that was decided on is
-as good as none.
+The sources are tried in order: deltas from a version that the device has, then the complete
+artifact, first from Kafka, then from the URL. A delta whose result has another digest counts as
+failed.
 """
 
 import logging
@@ -24,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class ArtifactFetcher:
-    """Of one device. kept: a version that it has, by name; trusted: whose manifests are read."""
+    """Downloads artifacts for one device.
+
+    bases: the versions that the device has; kept: returns one of them; trusted: the trusted keys.
+    """
 
     def __init__(
         self,
@@ -40,27 +42,30 @@ class ArtifactFetcher:
         self._task, self._settings, self._ending = task, settings, ending
         self._bases, self._kept, self._trusted = bases, kept, trusted
         self._downloads = downloads
-        self.received = 0  # bytes, of all that was fetched
+        self.received = 0  # bytes of all downloads
 
     def fetch(self, ref: Ref, deliveries: Sequence[Delivery], url: str) -> bytes:
-        """The artifact's bytes, whose manifest has the digest of `ref`. ArtifactError with the last
-        way's reason where none gives it, Retryable where that may pass."""
+        """Return the bytes of the artifact with the digest of `ref`; raise the last source's
+        ArtifactError or Retryable if all fail."""
         bases = self._bases()
         offered = [d for d in deliveries if d.model == ref.model]
         self._downloads.keep(offered)
-        ways: list[Callable[[], bytes]] = [
+        sources: list[Callable[[], bytes]] = [
             lambda d=d: self._made(self._from_kafka(d), str(d.base))  # type: ignore[misc]
             for d in offered
             if d.base in bases
         ]
-        ways += [lambda d=d: self._from_kafka(d) for d in offered if d.base is None]  # type: ignore[misc]
+        sources += [lambda d=d: self._from_kafka(d) for d in offered if d.base is None]  # type: ignore[misc]
         if url:
-            ways += [lambda b=b: self._made(self._from_url(_delta(url, ref, b)), b) for b in bases]  # type: ignore[misc]
-            ways.append(lambda: self._from_url(f"{url}/models/{ref.model}.twa"))
-        problem: Exception = ArtifactError("missing", f"{ref.model} is delivered nowhere")
-        for way in ways:
+            sources += [
+                lambda b=b: self._made(self._from_url(_delta(url, ref, b)), b)  # type: ignore[misc]
+                for b in bases
+            ]
+            sources.append(lambda: self._from_url(f"{url}/models/{ref.model}.twa"))
+        problem: Exception = ArtifactError("missing", f"{ref.model} has no delivery and no URL")
+        for source in sources:
             try:
-                data = way()
+                data = source()
                 if digest_of(data) != ref.digest:
                     raise ArtifactError("digest", f"the bytes are not {ref.model}")
             except (ArtifactError, Retryable, OSError) as exc:

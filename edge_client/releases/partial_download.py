@@ -1,12 +1,12 @@
-"""What a device has of a version that it is fetching: parts outlast the process.
+"""Partial downloads on disk: received chunks survive a restart of the process.
 
     downloads/<sha256>.part   line 1: JSON, {sha256, size, chunks} of the bytes
-                              then frames: index u32, offset behind it on `artifacts` i64, size
-                              u32, CRC-32 u32 of these and the part, little-endian; the part
+                              then frames: index u32, next offset on `artifacts` i64, size u32,
+                              CRC-32 u32 of these and the chunk, little-endian; the chunk
 
-Frames are appended as parts come, without fsync: what follows the first frame that is not whole and
-sound is cut off when the file is opened, and all parts together have the digest that was announced,
-or are forgotten. What cannot be written, on a full disk, is kept in memory alone.
+Frames are appended without fsync. When the file is opened it is truncated after the last valid
+frame; the complete bytes must have the announced digest, or all chunks are discarded. Chunks that
+cannot be written, on a full disk, are kept in memory only.
 """
 
 import json
@@ -26,8 +26,7 @@ CHECK = struct.Struct("<I")
 
 
 class PersistentDownload(Download):
-    """A download whose parts stand in a file of `folder` as well; those of an earlier process are
-    taken up."""
+    """A download that also stores its chunks in a file of `folder`, and resumes from it."""
 
     def __init__(self, delivery: Delivery, folder: Path) -> None:
         super().__init__(delivery)
@@ -37,17 +36,17 @@ class PersistentDownload(Download):
         try:
             self._read_back()
         except OSError as exc:
-            log.warning("%s: its download begins anew: %s", delivery.model, exc)
+            log.warning("%s: the download starts again: %s", delivery.model, exc)
 
     def add(self, index: int, part: bytes) -> bool:
-        """As ever, and write it down where others are still to come."""
+        """Add a chunk and store it, unless it is the last one."""
         if not super().add(index, part):
             return False
         try:
             if self.missing:
                 self._append(frame(index, self.next_offset, part))
         except OSError as exc:
-            log.debug("%s: a part is not written down: %s", self.delivery.model, exc)
+            log.debug("%s: a chunk was not stored: %s", self.delivery.model, exc)
         return True
 
     def restart(self) -> None:
@@ -79,13 +78,13 @@ class PersistentDownload(Download):
 
 
 def frame(index: int, offset: int, part: bytes) -> bytes:
-    """offset: where to read on behind the part."""
+    """Return the frame of a chunk; `offset` is the next one to read on `artifacts`."""
     head = FRAME.pack(index, offset, len(part))
     return head + CHECK.pack(zlib.crc32(part, zlib.crc32(head))) + part
 
 
 def frames(data: bytes, begin: int) -> Iterator[tuple[int, int, bytes]]:
-    """Index, offset and part of the frames from `begin` on, up to the first that is not sound."""
+    """Yield index, offset and chunk of the frames from `begin` up to the first invalid one."""
     while begin + FRAME.size + CHECK.size <= len(data):
         at = begin + FRAME.size + CHECK.size
         head = data[begin : begin + FRAME.size]
@@ -99,21 +98,21 @@ def frames(data: bytes, begin: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 class Downloads:
-    """Of one device, in its folder."""
+    """The partial downloads of one device, in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[str, PersistentDownload] = {}
 
     def of(self, delivery: Delivery) -> PersistentDownload:
-        """Goes on where the last attempt at the same bytes was cut off."""
+        """Return the download of a delivery, resuming an earlier attempt at the same bytes."""
         found = self._open.get(delivery.sha256)
         if found is None or found.delivery != delivery:
             found = self._open[delivery.sha256] = PersistentDownload(delivery, self._folder)
         return found
 
     def keep(self, deliveries: Sequence[Delivery]) -> None:
-        """Forget what is none of these."""
+        """Delete all downloads except these."""
         wanted = {delivery.sha256 for delivery in deliveries}
         self._open = {sha: one for sha, one in self._open.items() if sha in wanted}
         for path in self._folder.glob("*.part"):

@@ -1,7 +1,7 @@
-"""How right a device's answers were, by release, as far as the truth is known.
+"""Accuracy of a device's answers by release, where the true label is known.
 
-On the held-out segments each place in the data counts once for a version, with its latest answer,
-so that two versions that have both seen all of a replay are compared on the same segments.
+On held-out segments each position in the data counts once per version, with its latest answer, so
+that two versions that have both seen a whole replay are compared on the same segments.
 """
 
 import json
@@ -14,7 +14,7 @@ KEPT = 4  # versions
 
 
 class AccuracyTracker:
-    """Counts of the latest versions; written to `path` by save()."""
+    """Answer counts of the latest versions; save() writes them to `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,7 +32,7 @@ class AccuracyTracker:
             self._counts, self._held_out = {}, {}
 
     def count(self, model: str, position_us: int, right: bool | None, held_out: bool) -> None:
-        """One answer; `right` is None where the truth is not known."""
+        """Count one answer; `right` is None if the true label is unknown."""
         with self._lock:
             self._count(model, position_us, right, held_out)
 
@@ -66,8 +66,8 @@ class AccuracyTracker:
             }
 
     def save(self) -> None:
-        """Write the counts down. A crash between two saves loses a few seconds of them: they are a
-        measurement, not the account."""
+        """Write the counts to disk. A crash loses those since the last save, a few seconds: they
+        are not part of the event account."""
         with self._lock:
             text = json.dumps({"counts": self._counts, "held_out": self._held_out})
         temporary = self._path.with_suffix(".tmp")

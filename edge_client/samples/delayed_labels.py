@@ -1,10 +1,9 @@
-"""Labels that become known later: the task's own `outcomes`, on a thread of its own.
+"""Labels that become known later: runs the task's `outcomes` generator on its own thread.
 
-The task's generator is given the device's answers as they come and yields an Outcome whenever
-something has turned out; it may keep what it likes meanwhile. A label is noted for the segments
-that are still remembered. Answers that the generator is too slow for are passed over, the oldest
-first, and counted. A generator that raises begins anew after a pause; what it held is lost, as
-after a restart of the agent.
+The generator receives the device's answers and yields an Outcome whenever a label becomes known. It
+may keep state. A label is stored for the segments that the device still has. If the generator is
+too slow, the oldest answers are skipped and counted. A generator that raises is restarted after a
+pause and loses its state, as in a restart of the agent.
 """
 
 import contextlib
@@ -40,11 +39,11 @@ class DelayedLabels(threading.Thread):
         self._skip = skip
         self._answers: queue.Queue[Answered] = queue.Queue(WAITING)
         self._ending = threading.Event()
-        self._ended = False  # the generator wants no more
+        self._ended = False  # the generator has returned
         self.error: str | None = None
 
     def put(self, answered: Answered) -> None:
-        """Hand an answer over; never waits."""
+        """Pass an answer to the generator; never waits."""
         while not self._ended:
             with contextlib.suppress(queue.Full):
                 self._answers.put_nowait(answered)
@@ -54,7 +53,7 @@ class DelayedLabels(threading.Thread):
 
     def stop(self) -> None:
         self._ending.set()
-        self.join(2.0)  # one that waits for something else ends with the process
+        self.join(2.0)  # a generator that blocks ends with the process
 
     def run(self) -> None:
         assert self._task.outcomes is not None
@@ -66,9 +65,9 @@ class DelayedLabels(threading.Thread):
                     self.error, pause_s = None, RESTART_S[0]
                 self._ended = True
                 return
-            except Exception as exc:  # a user's generator: anything
+            except Exception as exc:  # a user's generator may raise anything
                 self.error = f"outcomes: {type(exc).__name__}: {exc}"[:300]
-                log.exception("the task's outcomes have failed, again in %.1f s", pause_s)
+                log.exception("the task's `outcomes` failed, restarting in %.1f s", pause_s)
                 self._ending.wait(pause_s * random.uniform(0.5, 1.5))
                 pause_s = min(2 * pause_s, RESTART_S[1])
 

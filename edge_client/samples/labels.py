@@ -1,17 +1,18 @@
-"""True labels as a person or another program writes them."""
+"""Parsing of true labels from a person or another program."""
 
 import json
 
 from streams.contract.device import Label
-
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.segments.segmentation import label_fits
 
 
 def parse_line(task: Task, number: int, line: str) -> Label:
-    """{"from_us": first, "to_us": last, "label": class name, index or values}; `to_us` may be left
-    out. UsageError names the line."""
+    """Parse {"from_us": first, "to_us": last, "label": class name, index or values}.
+
+    `to_us` is optional. Raises UsageError with the line number.
+    """
     try:
         found = json.loads(line)
         first = int(found["from_us"])
@@ -25,13 +26,13 @@ def parse_line(task: Task, number: int, line: str) -> Label:
 
 
 def parse_label(task: Task, first_us: int, last_us: int, value: object) -> Label:
-    """A label from a class's name or index, or from the targets' values (a list or "1.5,2.0")."""
+    """Return a label from a class name or index, or target values (a list or "1.5,2.0")."""
     if not 0 <= first_us <= last_us:
         raise UsageError(f"a label from {first_us} to {last_us} us covers no time")
     values = _values(task, value)
     if values is None or not label_fits(task, values):
         wanted = ", ".join(task.classes) or f"a value for each of {', '.join(task.targets)}"
-        raise UsageError(f"{value!r} is no label of this task: {wanted}")
+        raise UsageError(f"{value!r} is not a label of this task: {wanted}")
     return Label(first_us=first_us, last_us=last_us, label=values)
 
 

@@ -1,9 +1,9 @@
-"""Which remembered segment gives way to a new one.
+"""Eviction from the store of samples: which segment is replaced by a new one.
 
 Class-balanced reservoir sampling (Chrysakis and Moens, "Online Continual Learning from Imbalanced
-Data", ICML 2020): the most frequent class gives way, and within it each segment that was ever seen
-stays with the same probability. Of its segments those without a label go first, those with a true
-label last.
+Data", ICML 2020): a segment of the most frequent class is evicted; within a class every segment
+ever seen stays with the same probability. Segments without a label are evicted first, those with a
+true label last.
 """
 
 import random
@@ -16,10 +16,10 @@ UNLABELLED, TAUGHT, TRUE = 0, 1, 2
 def row_to_evict(
     classes: np.ndarray, worth: np.ndarray, newest: int, seen: int, dice: random.Random
 ) -> int:
-    """The row that goes, perhaps `newest` itself.
+    """Return the row to evict, possibly `newest` itself.
 
-    classes (n,) int and worth (n,) of UNLABELLED, TAUGHT, TRUE of all rows, the newest among them;
-    seen: how many segments of the newest's class there ever were, the newest included.
+    classes (n,) int and worth (n,) (UNLABELLED, TAUGHT or TRUE) of all rows including the newest;
+    seen: the number of segments of the newest's class ever seen, including the newest.
     """
     counts = np.bincount(classes)
     largest = int(counts.argmax())

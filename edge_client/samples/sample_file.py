@@ -1,5 +1,8 @@
-"""Columns of samples in an Arrow IPC stream, written and read a few hundred rows at a time: a whole
-copy in memory would be as large as all that a device remembers."""
+"""The file of samples: columns in an Arrow IPC stream.
+
+It is written and read a few hundred rows at a time, because a complete copy in memory would double
+the memory of a device's samples.
+"""
 
 import json
 from collections.abc import Iterable
@@ -17,19 +20,19 @@ Columns = dict[str, np.ndarray]  # each (rows, ...)
 
 
 class File(Protocol):
-    """What rows are written into."""
+    """A writable file."""
 
     def write(self, data: bytes, /) -> int: ...
 
 
 def write_rows(path: Path, chunks: Iterable[Columns], metadata: dict[str, Any]) -> None:
-    """Replace `path` by the chunks, at least one; OSError leaves what was there."""
+    """Replace `path` with the chunks, at least one; OSError keeps the old file."""
     with replacing(path, mode=0o600) as file:
         write_stream(file, chunks, metadata)
 
 
 def write_stream(file: File, chunks: Iterable[Columns], metadata: dict[str, Any]) -> None:
-    """The chunks, at least one, as a stream."""
+    """Write the chunks, at least one, as a stream."""
     text = {name: json.dumps(value) for name, value in metadata.items()}
     writer = None
     for columns in chunks:
@@ -42,9 +45,9 @@ def write_stream(file: File, chunks: Iterable[Columns], metadata: dict[str, Any]
 
 
 def read_rows(path: Path, columns: Columns) -> tuple[int, dict[str, Any]]:
-    """Fill `columns` with the last rows that fit, from 0 on; how many, and the metadata.
+    """Fill `columns` with the last rows that fit; return their number and the metadata.
 
-    ValueError or OSError where the file is none of this kind; then `columns` hold anything.
+    Raises ValueError or OSError if the file is invalid; then the content of `columns` is undefined.
     """
     capacity = len(next(iter(columns.values())))
     try:
@@ -61,12 +64,12 @@ def read_rows(path: Path, columns: Columns) -> tuple[int, dict[str, Any]]:
                 k.decode(): json.loads(v) for k, v in (reader.schema.metadata or {}).items()
             }
     except (pa.ArrowException, KeyError, TypeError) as exc:
-        raise ValueError(f"{path} holds no samples: {exc}") from exc
+        raise ValueError(f"{path} is not a file of samples: {exc}") from exc
     return at, metadata
 
 
 def values_of(column: pa.Array, shape: tuple[int, ...]) -> np.ndarray:
-    """A column as (rows, *shape)."""
+    """Return a column as (rows, *shape)."""
     flat = column.flatten() if shape else column
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(column), *shape)
 
@@ -77,7 +80,7 @@ def _rows(path: Path) -> int:
 
 
 def _array(values: np.ndarray) -> pa.Array:
-    """(n,) as a plain column, (n, ...) as one of fixed lists."""
+    """Return (n,) as a plain column, (n, ...) as a column of fixed-size lists."""
     if values.ndim == 1:
         return pa.array(values)
     width = int(np.prod(values.shape[1:]))

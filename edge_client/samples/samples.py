@@ -1,21 +1,19 @@
-"""The segments that a device may learn from, with the labels that it has.
+"""The segments that a device can learn from, with their labels.
 
-At most `Training.samples` segments of at most `samples_mb`, in memory, and written whole to one
-Arrow file now and then (temporary, fsync, rename). The latest RECENT stay as they come: labels
-for them are still on their way. Those before them are a class-balanced reservoir, reservoir.py,
-by the class of the true label, else of the teacher's, else of the device's answer. What is older
-than `samples_age_h` of event time goes first.
+At most `Training.samples` segments of at most `samples_mb` are in memory, and saved periodically to
+one Arrow file (temporary, fsync, rename). The latest RECENT are always kept, because their labels
+may still come. Older ones form a class-balanced reservoir (reservoir.py), by the class of the true
+label, else of the teacher's, else of the device's answer. Segments older than `samples_age_h` of
+event time are removed first.
 
-A segment's label is a true one, with its source and the time at which it came, or the teacher's
-answer, marked as such.
+A segment's label is a true one, with its source and time of arrival, or the teacher's answer.
 
-The teacher counts only as far as it has shown itself better than the device, on events whose true
-label is known: with accuracies a_t and a_d its labels weigh (a_t - a_d) / (1 - a_d), between 0
-and 1, and nothing while fewer than `EVIDENCE` such events are known.
+The teacher's labels weigh (a_t - a_d) / (1 - a_d), clipped to 0..1, with the accuracies a_t of the
+teacher and a_d of the device on events with a true label; 0 with fewer than `EVIDENCE` such events.
 
 The file: batches with the columns `time`, `split`, `source`, `labelled` (us since 1970),
-`segment`, `answer`, `true` and `teacher`, the reservoir's rows first, then the latest in their
-order. What cannot be read is a cache that fills again.
+`segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest in order. An
+unreadable file is ignored: the samples fill again.
 """
 
 import random
@@ -39,7 +37,7 @@ TOLD, USER, OUTCOME = 1, 2, 3
 
 
 class Samples:
-    """What is remembered. Methods may be called from several threads."""
+    """The store of samples; thread-safe."""
 
     def __init__(
         self,
@@ -70,12 +68,12 @@ class Samples:
         self._recent_limit = max(1, min(RECENT, n // 4))
         self._kept: list[int] = []  # rows of the reservoir
         self._free = list(range(n - 1, -1, -1))
-        self._seen = [0] * (len(task.classes) or 1)  # by class, of those that came to the reservoir
+        self._seen = [0] * (len(task.classes) or 1)  # by class, of all that came to the reservoir
         self._row_of: dict[int, int] = {}
         self.changed = False
-        self.urgent = False  # somebody has told a label: not to be lost
-        self.labels_told = 0  # true labels ever, also of segments that are gone
-        self.scores_read = 0  # offset behind the last message of `scores` that was seen
+        self.urgent = False  # a label came from outside: save it soon
+        self.labels_told = 0  # true labels ever, including those of evicted segments
+        self.scores_read = 0  # the next offset to read of `scores`
         self._load()
 
     def add(
@@ -86,7 +84,7 @@ class Samples:
         split: int,
         label: np.ndarray | None,
     ) -> None:
-        """Remember a segment and what the device answered; `label` is a true label or None."""
+        """Store a segment with the device's answer; `label` is a true label or None."""
         with self._lock:
             self._expire(time_us)
             if len(self._recent) >= self._recent_limit:
@@ -106,7 +104,7 @@ class Samples:
             self.changed = True
 
     def _settle(self, row: int) -> None:
-        """One of the latest comes to the reservoir, or goes; a row is free afterwards."""
+        """Move one of the latest rows to the reservoir, or evict it; a row is free afterwards."""
         kind = int(self._classes(np.array([row]))[0])
         self._seen[kind] += 1
         self._kept.append(row)
@@ -119,7 +117,7 @@ class Samples:
         self._forget(self._kept.pop(at))
 
     def _expire(self, now_us: int) -> None:
-        """Forget what is too old beside `now_us`."""
+        """Remove segments that are too old at `now_us`."""
         if self._age_us is None or not self._kept:
             return
         rows = np.array(self._kept)
@@ -135,7 +133,7 @@ class Samples:
         self._free.append(row)
 
     def _classes(self, rows: np.ndarray) -> np.ndarray:
-        """The class of each row, for the balance; 0 where the task has targets."""
+        """Return the class of each row, for the balance; 0 if the task has targets."""
         if not self._task.classes:
             return np.zeros(len(rows), np.int64)
         true, taught = self._true[rows], self._teacher[rows]
@@ -150,11 +148,11 @@ class Samples:
         return np.where(_known(self._true[rows]), TRUE, taught)
 
     def _rows(self) -> np.ndarray:
-        """All rows in use, the latest last."""
+        """Return all rows in use, the latest last."""
         return np.array([*self._kept, *self._recent], np.int64)
 
     def teach(self, times_us: np.ndarray, outputs: np.ndarray) -> int:
-        """Note the teacher's outputs (n, outputs); return how many belonged to known segments."""
+        """Store the teacher's outputs (n, outputs); return how many belong to stored segments."""
         with self._lock:
             known = 0
             for time_us, row_outputs in zip(times_us.tolist(), outputs, strict=True):
@@ -166,8 +164,7 @@ class Samples:
             return known
 
     def label(self, first_us: int, last_us: int, label: np.ndarray, source: int = USER) -> int:
-        """Note a true label (label_size,) for the segments whose time lies in first..last; return
-        how many are still remembered."""
+        """Store a true label (label_size,) for the segments in first..last; return their number."""
         with self._lock:
             rows = self._rows()
             times = self._times[rows]
@@ -184,20 +181,20 @@ class Samples:
         self._labelled[rows] = int(self._wall() * 1e6)
 
     def counts(self) -> tuple[int, int, int]:
-        """How many segments there are, with a true label, with a teacher's label."""
+        """Return the numbers of segments: all, with a true label, with a teacher's label."""
         with self._lock:
             rows = self._rows()
             true, taught = _known(self._true[rows]), _known(self._teacher[rows])
             return len(rows), int(true.sum()), int(taught.sum())
 
     def sources(self) -> dict[str, int]:
-        """True labels by where they came from."""
+        """Return the number of true labels by source."""
         with self._lock:
             found = np.bincount(self._source[self._rows()], minlength=len(SOURCES))
             return {name: int(found[i]) for i, name in enumerate(SOURCES) if i and found[i]}
 
     def trust(self) -> float:
-        """How much a teacher's label weighs beside a true one, 0 to 1."""
+        """Return the weight of a teacher's label relative to a true one, 0 to 1."""
         with self._lock:
             return self._trust(self._rows())
 
@@ -211,8 +208,8 @@ class Samples:
         return float(np.clip((teacher - device) / max(1.0 - device, 1e-6), 0.0, 1.0))
 
     def held_out(self, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n, channels, samples) and (n, label_size) of at most `limit` held-out segments with a
-        true label, the latest in event time."""
+        """Return segments (n, channels, samples) and labels (n, label_size) of the latest held-out
+        segments with a true label, at most `limit`."""
         with self._lock:
             rows = self._rows()
             rows = rows[(self._split[rows] == HELD_OUT) & _known(self._true[rows])]
@@ -220,10 +217,10 @@ class Samples:
             return self._segments[rows], self._true[rows]
 
     def write_training_rows(self, file: File) -> None:
-        """The rows to learn from and to evaluate on: segment, label, weight, held_out, true.
+        """Write the rows to train and evaluate on: segment, label, weight, held_out, true.
 
-        Training rows have a true label (weight 1) or a teacher's (weight `trust()`, left out at
-        0); held-out rows have a true label.
+        Training rows have a true label (weight 1) or a teacher's (weight `trust()`, omitted if 0);
+        held-out rows have a true label.
         """
         with self._lock:
             rows = self._rows()
@@ -250,8 +247,10 @@ class Samples:
             }
 
     def save(self) -> None:
-        """Write all down; called by a slow thread, not by the device's loop. What changes meanwhile
-        is in the file as it was or as it is."""
+        """Save all samples; not for the device's loop, because it is slow.
+
+        Rows that change meanwhile are saved in their old or new state.
+        """
         with self._lock:
             rows = self._rows()
             metadata = {
@@ -295,7 +294,7 @@ class Samples:
 
 
 def _capacity(task: Task) -> int:
-    """Segments that fit into the cap, at least 8."""
+    """Return the number of segments that fit into the limits, at least 8."""
     channels, samples = task.segment_shape
     row = 4 * (channels * samples + 2 * task.outputs + task.label_size) + 18
     fit = int(task.training.samples_mb * 1e6) // row
@@ -303,10 +302,10 @@ def _capacity(task: Task) -> int:
 
 
 def _known(values: np.ndarray) -> np.ndarray:
-    """(n, width) -> (n,) bool: rows that hold a label, not NaN."""
+    """Return (n,) bool: the rows of (n, width) without NaN, which have a label."""
     return np.asarray(np.logical_not(np.isnan(values).any(axis=1)))
 
 
 def _parts(rows: np.ndarray) -> list[np.ndarray]:
-    """A few hundred rows at a time; one part, perhaps empty, at least."""
+    """Split into parts of ROWS rows; returns at least one part, which may be empty."""
     return [rows[at : at + ROWS] for at in range(0, max(1, len(rows)), ROWS)]

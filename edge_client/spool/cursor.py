@@ -1,19 +1,19 @@
-"""Where the spool's reader is, and what became of the events before it.
+"""The cursor of the spool's reader: its position, and the account of the events before it.
 
 Format of `position.0` and `position.1`: 8 hex digits, the CRC32C of the rest; a line feed; JSON;
 spaces up to a multiple of 4096 bytes. The JSON is
 
-    serial              counts the saves; the sound file with the larger one is true
-    file, offset        all frames before this cursor are settled
-    seq                 the first seq behind them
-    owed                intervals [first, last] below `seq` that were not in their cursor: their
-                        declaration stands further on
+    serial              counts the saves; the valid file with the larger serial is current
+    file, offset        all frames before this position are settled
+    seq                 the first seq after them
+    owed                intervals [first, last] below `seq` that were missing at their position:
+                        they are declared in a later frame
     sent_file           the newest file that the reader has begun
-    delivered, dropped  the account of all that is settled, `dropped` by reason
+    delivered, dropped  the account of all settled events, `dropped` by reason
 
-They are overwritten in cursor, in turn: on a full disk there is no room for another file, and what
-the position has passed could otherwise never be deleted. A crash in one leaves the other. (A file
-system that copies on write may want room all the same.)
+The two files are overwritten in place, alternately: on a full disk there is no room for a new file,
+and settled files could never be deleted. A crash while writing one leaves the other. (A
+copy-on-write file system may need space anyway.)
 """
 
 import contextlib
@@ -34,7 +34,7 @@ NAMES = ("position.0", "position.1")
 
 @dataclass
 class Cursor:
-    """The reader's cursor in memory; `save` writes it down."""
+    """The reader's cursor in memory; `save` persists it."""
 
     folder: Path
     position: SpoolPosition

@@ -255,7 +255,7 @@ class Spool:
         return self._cursor.position
 
     def read(self, start: SpoolPosition, limit_bytes: int) -> list[Frame]:
-        """Return frames from `start` on, up to about `limit_bytes`, at least one if there is one."""
+        """Return frames from `start` on, at least one if any, up to about `limit_bytes`."""
         with self._lock:
             frames: list[Frame] = []
             size = 0
@@ -284,9 +284,7 @@ class Spool:
 
     def _declare_holes(self) -> None:
         """Declare seqs that were lost since the spool was opened (invariant 6)."""
-        holes = IntervalSet(self._cursor.owed)
-        for first, last in self._late:
-            holes.remove(first, last)
+        holes = self._cursor.owed.minus(self._late)
         with contextlib.suppress(OSError):  # a full disk: the next call repeats it
             self._declare([Declared(first, last, CORRUPT) for first, last in holes])
 

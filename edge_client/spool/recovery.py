@@ -15,8 +15,8 @@ from streams.contract.accounting import IntervalSet
 
 @dataclass
 class Survey:
-    """`there`: seqs behind the position, as events or declared; `late`: those that are declared
-    behind their cursor. `lost` are nowhere."""
+    """The result: `there` are the seqs after the cursor, as events or declared; `late` are those
+    declared after their position; `lost` are missing."""
 
     next_seq: int = 0
     mark: int | None = None
@@ -70,12 +70,7 @@ def _lost(found: Survey, cursor: Cursor) -> list[tuple[int, int]]:
     wanted = IntervalSet(cursor.owed)
     if found.next_seq > cursor.settled_seq:
         wanted.add(cursor.settled_seq, found.next_seq - 1)
-    return [
-        (max(first, low), min(last, high))
-        for first, last in found.there.missing(found.next_seq)
-        for low, high in wanted
-        if first <= high and low <= last
-    ]
+    return list(wanted.minus(found.there))
 
 
 def is_declared(file: SegmentFile, declared: IntervalSet) -> bool:

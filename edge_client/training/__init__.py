@@ -1,4 +1,4 @@
-"""Fine-tuning on the device: `trainer_client` (the agent's side) starts `trainer_process` (the
-child that holds torch). `personalization` is the device's own copy of a version, `local_layers`
-what a device does not share, `conditions` whether it may train now.
+"""Fine-tuning on the device: `trainer_client` (in the agent) starts `trainer_process` (the child
+with torch). `personalization`: the device's personal model; `local_layers`: the layers that it does
+not share; `conditions`: whether it may train now.
 """

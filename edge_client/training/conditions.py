@@ -1,6 +1,7 @@
-"""Whether the device is in a state to train: on power or charged enough, and not too hot.
+"""Conditions for training: the device must be on power or charged enough, and not too hot.
 
-What cannot be read is no reason against: most machines have no battery, many tell no temperature.
+An unreadable sensor does not prevent training: most machines have no battery, many report no
+temperature.
 """
 
 from dataclasses import dataclass
@@ -10,19 +11,19 @@ import psutil
 
 
 class Conditions(Protocol):
-    """Asked before a training and every few seconds while one goes on."""
+    """The conditions; checked before a training and every few seconds during it."""
 
     def against_training(self) -> str | None:
-        """Why the device is not to train now, for a person; None when it may."""
+        """Return why the device must not train now, for a person; None if it may."""
         ...
 
 
 @dataclass(frozen=True)
 class MachineConditions:
-    """Battery and temperatures as psutil reads them.
+    """Conditions from psutil's battery and temperature sensors.
 
-    minimum_battery: share of the charge, 0 to 1, below which a device on battery does not train;
-    maximum_celsius: of the hottest sensor.
+    minimum_battery: the charge, 0 to 1, that a device on battery needs; maximum_celsius: of the
+    hottest sensor.
     """
 
     minimum_battery: float = 0.3
@@ -49,7 +50,7 @@ class MachineConditions:
 
 
 def _read(name: str):  # type: ignore[no-untyped-def]
-    """What psutil has under this name here; None where the system does not tell."""
+    """Return psutil's reading; None if the system has none."""
     try:
         return getattr(psutil, name)()
     except (AttributeError, OSError, RuntimeError):

@@ -1,18 +1,18 @@
-"""A device's own copy of the version that it serves, fine-tuned on its own samples.
+"""The personal model: a copy of the served version, fine-tuned on the device's samples.
 
 With `Training.personal`, after a release and again after every RENEW true labels:
 
 1. the trainer fine-tunes the served version's weights on this device's samples
 2. write them to `personal.safetensors` (temporary, fsync, rename), whose header names the version
-   and the number of the copy
+   and the number of the personal model
 3. build an engine from them and the version's graph
-4. compare the two on the device's held-out samples with a true label: the copy answers only while
-   it is right more often, on EVIDENCE of them or more. Looked at again whenever there are others
+4. compare both on the device's held-out samples with a true label: the personal model answers only
+   while it is right more often, on at least EVIDENCE of them; repeated when these change
 
-A crash after 1 trains again; after 2, 3 or 4 the file is found at the next start and compared
-anew. Another version ends the copy. Its answers bear the name `<version>.p<number>`, so that
-windows, scores and everybody who reads them see it as a version of its own; what the device says
-it serves on `fleet` is the release. Weights of a copy never leave the device.
+After a crash in 1 it trains again; after 2, 3 or 4 the next start finds the file and compares
+again. Another served version deletes the personal model. Its answers have the model name
+`<version>.p<number>`, so windows and scores show it as a separate version; on `fleet` the device
+reports the release. The weights never leave the device.
 """
 
 import contextlib
@@ -51,14 +51,14 @@ Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 
 
 class Pair(NamedTuple):
-    """A served version and the copy of it."""
+    """The engines of the served version and of its personal model."""
 
     base: Engine
-    own: Engine
+    personal: Engine
 
 
 class Personalization:
-    """`engine_for` is called by the loop, `consider` by a slow thread."""
+    """Trains and serves the personal model. The loop calls `engine_for`, a slow thread `consider`."""
 
     def __init__(
         self,
@@ -82,28 +82,28 @@ class Personalization:
         self._serving: Pair | None = None
         self._number = 0
         self._compared_at = (-1, -1)  # held-out samples with a label, true labels ever
-        self._tried_for: str | None = None  # the version that the last training began from
+        self._tried_for: str | None = None  # the base version of the last training
         self._labels_then = 0
         self._tried_at = float("-inf")
         self._training: threading.Thread | None = None
         self.state: PersonalState | None = None
 
     def engine_for(self, base: Engine) -> Engine:
-        """What answers where `base` is served."""
+        """Return the engine that answers while `base` is served."""
         serving = self._serving
-        return serving.own if serving is not None and serving.base is base else base
+        return serving.personal if serving is not None and serving.base is base else base
 
     def drop(self, reason: str) -> None:
-        """The copy has failed: its version answers again."""
+        """Delete a personal model that failed; its base answers again."""
         pair, self._pair, self._serving = self._pair, None, None
         self.state = None
         if pair is not None:
-            log.warning("%s is dropped: %s", pair.own.model, reason)
+            log.warning("%s is deleted: %s", pair.personal.model, reason)
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
     def consider(self) -> None:
-        """Follow the served version, compare, and begin a training where one is due."""
+        """Follow the served version, compare, and start a training if one is due."""
         base = self._slots.engine
         if base is None or not self._task.training.personal:
             return
@@ -114,12 +114,12 @@ class Personalization:
             self._begin(base)
 
     def stop(self) -> None:
-        """Wait for a training that the trainer has been told to end."""
+        """Wait for a training that the trainer is stopping."""
         if self._training is not None:
             self._training.join(5.0)
 
     def _take_up(self, base: Engine) -> None:
-        """The copy on disk, if it is one of this version."""
+        """Load the personal model from disk if `base` is its base."""
         self._pair = self._serving = self.state = None
         try:
             data = self._path.read_bytes()
@@ -133,18 +133,18 @@ class Personalization:
         except FileNotFoundError:
             return
         except (OSError, ArtifactError) as exc:
-            log.warning("%s is not used: %s", self._path, exc)
+            log.warning("%s is ignored: %s", self._path, exc)
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
     def _build(self, base: Engine, data: bytes, number: int) -> None:
-        """Step 3."""
+        """Step 3: build the engine."""
         artifact = self._artifact(base)
-        own = Engine(self._task, artifact, own=data)
-        own.model = f"{base.model}.p{number}"
-        own.latencies = base.latencies  # a version on trial is judged by them
+        personal = Engine(self._task, artifact, weights=data)
+        personal.model = f"{base.model}.p{number}"
+        personal.latencies = base.latencies  # they count for the base version's trial
         self._number, self._compared_at = number, (-1, -1)
-        self._pair = Pair(base, own)
+        self._pair = Pair(base, personal)
 
     def _artifact(self, base: Engine) -> Artifact:
         artifact = self._slots.artifact()
@@ -153,7 +153,7 @@ class Personalization:
         return artifact
 
     def _compare(self) -> None:
-        """Step 4."""
+        """Step 4: compare both models and decide which one answers."""
         pair = self._pair
         if pair is None:
             return
@@ -163,21 +163,22 @@ class Personalization:
             return
         self._compared_at = now
         try:
-            base, own = (self._right(engine, segments, labels) for engine in pair)
-        except Exception as exc:  # a copy may have weights that an engine does not survive
+            base, personal = (self._right(engine, segments, labels) for engine in pair)
+        except Exception as exc:  # onnxruntime may fail on the personal model's weights
             self.drop(f"failed: {exc}")
             return
-        better = len(labels) >= EVIDENCE and own > base
+        better = len(labels) >= EVIDENCE and personal > base
         if better != (self._serving is pair):
             log.info(
-                "%s %s: %d of %d held-out samples, %s has %d", pair.own.model,
-                "answers" if better else "does not answer", own, len(labels), pair.base.model, base,
+                "%s %s: %d of %d held-out samples correct, %s has %d", pair.personal.model,
+                "answers" if better else "does not answer", personal, len(labels),
+                pair.base.model, base,
             )  # fmt: skip
-        if self._pair is pair:  # the loop has not dropped it meanwhile
+        if self._pair is pair:  # the loop has not deleted it meanwhile
             self._serving = pair if better else None
             self.state = PersonalState(
-                model=pair.own.model, base=pair.base.model, held_out=len(labels),
-                correct=own, base_correct=base, serving=better,
+                model=pair.personal.model, base=pair.base.model, held_out=len(labels),
+                correct=personal, base_correct=base, serving=better,
             )  # fmt: skip
 
     def _right(self, engine: Engine, segments: np.ndarray, labels: np.ndarray) -> int:
@@ -194,7 +195,7 @@ class Personalization:
         return wanted and self._clock() - self._tried_at >= PAUSE_S
 
     def _begin(self, base: Engine) -> None:
-        """Step 1 on a thread of its own, for it takes long."""
+        """Start steps 1 to 3 on a thread, because training takes long."""
         self._tried_at = self._clock()
         self._training = threading.Thread(
             target=self._train, args=(base,), name="personal", daemon=True
@@ -202,8 +203,8 @@ class Personalization:
         self._training.start()
 
     def _train(self, base: Engine) -> None:
-        """Steps 1 to 3; what fails is tried again after PAUSE_S."""
-        told, training = self._samples.labels_told, self._task.training
+        """Steps 1 to 3; a failure is tried again after PAUSE_S."""
+        labels_now, training = self._samples.labels_told, self._task.training
         number = self._number + 1 if self._tried_for == base.model else 1
         request = WorkRequest(
             op="train", run=PERSONAL, round=0,
@@ -214,28 +215,28 @@ class Personalization:
         try:
             reply, weights = self._work(request, self._artifact(base).files[WEIGHTS])
             if reply.error is not None:
-                log.debug("no copy of %s: %s", base.model, reply.error)
+                log.debug("no personal model of %s: %s", base.model, reply.error)
                 return
             data = with_header(weights, base.model, number)
             write_atomic(self._path, data, mode=0o600)
             self._build(base, data, number)
         except (OSError, ArtifactError, MalformedRecord) as exc:
-            log.warning("no copy of %s: %s", base.model, exc)
+            log.warning("no personal model of %s: %s", base.model, exc)
             return
-        self._tried_for, self._labels_then = base.model, told
+        self._tried_for, self._labels_then = base.model, labels_now
 
 
 def with_header(block: bytes, base: str, number: int) -> bytes:
-    """The trainer's block as safetensors with the version that they were made from."""
+    """Return the trainer's weights as safetensors, with their base version in the header."""
     tensors = payload.unpack(block)
     return safetensors.numpy.save(tensors, metadata={"base": base, "number": str(number)})
 
 
 def read_header(data: bytes) -> tuple[str, int]:
-    """The version and the number of the copy; ArtifactError where there are none."""
+    """Return the base version and number of a personal model; raise ArtifactError without them."""
     try:
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size])["__metadata__"]
         return str(metadata["base"]), int(metadata["number"])
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise ArtifactError("not-runnable", "no copy of a version") from exc
+        raise ArtifactError("not-runnable", "not the file of a personal model") from exc

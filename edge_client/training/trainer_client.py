@@ -1,4 +1,4 @@
-"""The agent's side of the trainer: start the child on demand, hand it one request at a time."""
+"""The agent's side of the trainer: starts the child on demand, sends it one request at a time."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ from streams.contract.device import OWN, PERSONAL, TrainerJob
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.work import WorkReply, WorkRequest
 
-if TYPE_CHECKING:  # onnxruntime, which a simulation has no need of
+if TYPE_CHECKING:  # onnxruntime, which a simulation does not need
     from edge_client.inference.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,10 @@ Served = Callable[[str], bytes | None]
 
 
 class Trainer:
-    """Owns the child process; `work` is called by the socket's thread alone. `served` gives the
-    verified weights of a version, None where the device does not serve it."""
+    """The owner of the child process.
+
+    `served` returns the verified weights of a version, None if the device does not serve it.
+    """
 
     def __init__(
         self,
@@ -49,26 +51,28 @@ class Trainer:
         self._samples = samples
         self._conditions = conditions
         self._served = served
-        self.held_back: str | None = None  # why the last training was not begun, or was ended
+        self.held_back: str | None = None  # why the last training was not started, or was stopped
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
         self.busy = False
-        self._yields = False  # what is being done gives way to a round
+        self._yields = False  # whether the current request stops for a round
         self._ended = False
         self._stop_file = folder / "trainer.stop"
-        for left in folder.glob("tmp*.arrow"):  # of an agent that was killed
+        for left in folder.glob("tmp*.arrow"):  # of a killed agent
             left.unlink()
 
     def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
-        """Have a request done; an error in the child comes back as the reply's `error`. A training
-        of the device's own ends when a round comes."""
+        """Run a request in the child; its errors are returned as the reply's `error`.
+
+        A personal training is stopped for a round.
+        """
         if self._yields:
-            self._tell_to_stop()
+            self._request_stop()
         with self._lock:
             self._stop_file.unlink(missing_ok=True)
-            if self._ended:  # looked at after the file: a stop is either seen here or by the child
-                return WorkReply(device=self._device, error="trainer: the agent is ending"), b""
+            if self._ended:  # checked after the unlink, so that either we or the child see a stop
+                return WorkReply(device=self._device, error="trainer: the agent is stopping"), b""
             if request.op == "train" and self._against():
                 return WorkReply(device=self._device, error=f"conditions: {self.held_back}"), b""
             self.busy, self._yields = True, request.run == PERSONAL
@@ -95,13 +99,15 @@ class Trainer:
         return self.held_back is not None
 
     def watch(self) -> None:
-        """Stop a training between two steps where the device should not train any more; to be
-        called every few seconds. What it has learned by then is its reply."""
-        if self.busy and self._against():
-            self._tell_to_stop()
+        """Stop a training between two steps if conditions forbid it now; call every few seconds.
 
-    def _tell_to_stop(self) -> None:
-        """On a full disk nobody can be told: a training ends by its budget, or with the agent."""
+        The reply has the weights trained until then.
+        """
+        if self.busy and self._against():
+            self._request_stop()
+
+    def _request_stop(self) -> None:
+        """Ask the child to stop; on a full disk a training only ends by its time budget."""
         with contextlib.suppress(OSError):
             self._stop_file.touch()
 
@@ -123,7 +129,7 @@ class Trainer:
         return WorkReply.decode(header), body
 
     def _connected(self) -> socket.socket:
-        """The socket to a living child; one that ended while idle is replaced."""
+        """Return the socket to a running child; start one if needed."""
         if self._child is not None and self._child.poll() is None and self._connection is not None:
             return self._connection
         self._reap()
@@ -157,17 +163,16 @@ class Trainer:
             self._child = None
 
     def stop(self) -> None:
-        """Stop a training between two steps and end the child; no other begins."""
+        """Stop a training between two steps and end the child, for good."""
         self._ended = True
-        self._tell_to_stop()
+        self._request_stop()
         with self._lock:
             self._reap()
         self._stop_file.unlink(missing_ok=True)
 
 
 def served_by(slots: "Slots") -> Served:
-    """For a Trainer: what the device serves. Where its file cannot be read any more a candidate has
-    nothing to be compared with."""
+    """Return a Trainer's `served`: the active version's weights, None if they are unreadable."""
 
     def served(model: str) -> bytes | None:
         if model != slots.active:
@@ -175,7 +180,7 @@ def served_by(slots: "Slots") -> Served:
         try:
             artifact = slots.artifact()
         except (OSError, ArtifactError) as exc:
-            log.warning("%s is not compared with: %s", model, exc)
+            log.warning("%s cannot be read for a comparison: %s", model, exc)
             return None
         return artifact.files.get(WEIGHTS) if artifact.model == model else None
 
@@ -184,8 +189,11 @@ def served_by(slots: "Slots") -> Served:
 
 @contextlib.contextmanager
 def shared_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
-    """A file that the child opens by its name, gone afterwards: in memory where the system can, so
-    that a full disk is no reason not to train and raw data is not written a second time."""
+    """Yield a temporary file and the name by which the child can open it.
+
+    The file is in memory if the system supports it: a full disk then does not prevent training, and
+    raw data is not written a second time.
+    """
     if hasattr(os, "memfd_create"):
         with os.fdopen(os.memfd_create("tidewheel-job"), "wb") as file:
             yield file, f"/proc/{os.getpid()}/fd/{file.fileno()}"

@@ -1,10 +1,10 @@
-"""The trainer: a child process of the agent that holds torch, the model and the device's samples.
+"""The trainer: a child process of the agent with torch, the model and the device's samples.
 
     python -m edge_client.training.trainer_process TASK FD
 
-FD is its end of a socket pair. Each request is a frame of handoff's form: a Job as header, the
-weights received as body; the reply is a WorkReply with the new weights. It ends when the agent
-closes the socket, or when it has had nothing to do for IDLE_S. The weights are blocks of
+FD is its end of a socket pair. A request is a frame (control/ipc.py) with a TrainerJob as header
+and the received weights as body; the reply is a WorkReply with the new weights. It ends when the
+agent closes the socket, or after IDLE_S without work. Weights are blocks of
 streams.contract.payload.
 """
 
@@ -55,7 +55,7 @@ class Rows:
 
 
 def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]:
-    """How many of the held-out rows the model answers correctly."""
+    """Return how many of the held-out rows the model answers correctly."""
     segments, labels = rows.held_out
     if not len(segments):
         return {"evaluated": 0.0, "correct": 0.0}
@@ -70,11 +70,11 @@ def compare(
     segments: np.ndarray,
     labels: np.ndarray,
 ) -> dict[str, float]:
-    """How both answer the held-out rows: how many of `evaluated` are `correct` by the model and
-    `base_correct` by the version that is served, how many the model has `gained` (only it is right)
-    and `lost`. The same of each class as `class-3-evaluated`, with the rows of other classes that
-    it, `false`, and the version served, `base_false`, take for this one; but where an update is
-    private: how many rows of a class a device has, it keeps for itself then."""
+    """Return the metrics of both models on the held-out rows, see streams.contract.work.
+
+    With differential privacy there are no metrics per class, because they reveal how many rows of a
+    class the device has.
+    """
     if not len(segments):
         return {"evaluated": 0.0, "correct": 0.0}
     outputs = [learning.predict(each, segments) for each in (served, model)]
@@ -97,7 +97,7 @@ def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float
 
 
 def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
-    """Do one request: evaluate what came, and for "train" fine-tune it on the training rows."""
+    """Run one request: evaluate the received weights, and for "train" fine-tune them."""
     request = job.request
     rows = Rows(task, Path(job.samples))
     received = payload.to_float32(payload.unpack(block))
@@ -151,9 +151,9 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
 
 
 def main(reference: str, fd: int) -> None:
-    """Serve requests until the agent hangs up or nothing comes for IDLE_S."""
+    """Serve requests until the agent closes the socket or nothing comes for IDLE_S."""
     os.nice(10)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, who ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which ends the trainer
     torch.set_num_threads(1)
     task = load_task(reference)
     with socket.socket(fileno=fd) as connection:
@@ -166,7 +166,7 @@ def main(reference: str, fd: int) -> None:
             job = TrainerJob.decode(header)
             try:
                 reply, body = work(task, job, block)
-            except Exception as exc:  # whatever the server sent or the task does: tell, go on
+            except Exception as exc:  # from the server's input or the task's code
                 text = f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
                 reply, body = WorkReply(device=job.device, error=text), b""
             connection.settimeout(None)

@@ -314,7 +314,7 @@ def test_a_version_that_nobody_has_is_told_of_and_taken_when_it_comes(rig: Rig) 
     rig.complains(f"{whole.chunks - 1} of {whole.chunks} chunks")
     other = whole.model_copy(update={"model": "7-aaaaaaaa"})
     rig.say(said.model_copy(update={"deliveries": [other]}))
-    rig.complains("is delivered nowhere")
+    rig.complains("has no delivery and no URL")
     assert rig.slots.active == first
     rig.say(said.model_copy(update={"deliveries": [whole]}))
     rig.serves(made.model)

@@ -114,7 +114,7 @@ def test_a_label_is_a_name_an_index_or_values() -> None:
 
 @pytest.mark.parametrize("value", ["quick", "3", "-1", "0.5", "", "0,1", "nan", None, [], {}])
 def test_what_is_no_label_of_the_task_is_refused(value: object) -> None:
-    with pytest.raises(UsageError, match="is no label of this task: slow, middle, fast"):
+    with pytest.raises(UsageError, match="is not a label of this task: slow, middle, fast"):
         parse_label(task, 0, 1, value)
 
 

@@ -146,7 +146,7 @@ def test_a_producer_that_never_acknowledges_is_replaced(spool: Spool) -> None:
     fill(spool, 4)
     uplink.step()
     clock.now += STALL_S + 1
-    with pytest.raises(BrokerUnavailable, match="a new producer"):
+    with pytest.raises(BrokerUnavailable, match="replacing the producer"):
         uplink.step()
     assert spool.account().pending == 4
 
