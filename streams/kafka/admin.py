@@ -1,7 +1,8 @@
 """Administration: create and check topics, probe a broker, read a group's offsets."""
 
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, TopicPartition
@@ -10,7 +11,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from streams.contract.errors import UsageError
 from streams.contract.topics import TopicSpec
-from streams.kafka.refusals import absent, connecting, unavailable
+from streams.kafka.refusals import absent, connecting, translated
 from streams.kafka.settings import BrokerSettings
 
 PAUSE_S = 0.1  # between two requests to a group coordinator that is not available yet
@@ -28,19 +29,22 @@ class GroupPosition:
 
 def probe(settings: BrokerSettings, timeout_s: float = 2.0) -> bool:
     """Return whether a broker answers a metadata request within `timeout_s`."""
+    timeout_ms = int(timeout_s * 1000)
     try:
-        admin = KafkaAdminClient(
-            **settings.client_options(), bootstrap_timeout_ms=int(timeout_s * 1000)
-        )
+        admin = KafkaAdminClient(**settings.client_options(), bootstrap_timeout_ms=timeout_ms)
+        with contextlib.closing(admin):
+            admin.list_topics()
     except (kafka_errors.KafkaError, OSError):
         return False
-    try:
-        admin.list_topics()
-    except (kafka_errors.KafkaError, OSError):
-        return False
-    finally:
-        admin.close()
     return True
+
+
+@contextlib.contextmanager
+def _connected(settings: BrokerSettings, **options: int) -> Iterator[KafkaAdminClient]:
+    with connecting(settings):
+        admin = KafkaAdminClient(**settings.client_options(), **options)
+    with translated(settings), contextlib.closing(admin):
+        yield admin
 
 
 def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
@@ -48,19 +52,13 @@ def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
     policy or retention. Settings that the broker does not report are not checked: it may be too
     old, or its ACLs may forbid it."""
     wanted = {spec.name: spec for spec in specs}
-    with connecting(settings):
-        admin = KafkaAdminClient(**settings.client_options(), bootstrap_timeout_ms=10_000)
-    try:
+    with _connected(settings, bootstrap_timeout_ms=10_000) as admin:
         missing = set(wanted) - set(admin.list_topics())
         for name in sorted(missing):
             _create(admin, wanted[name])
         if there := [wanted[name] for name in sorted(set(wanted) - missing)]:
             _check_partitions(admin, settings, there)
             _check_configs(admin, settings, there)
-    except kafka_errors.KafkaError as exc:
-        raise unavailable(settings, exc) from exc
-    finally:
-        admin.close()
 
 
 def _check_partitions(
@@ -108,10 +106,8 @@ def _create(admin: KafkaAdminClient, spec: TopicSpec) -> None:
         "replication_factor": -1,  # the cluster's default
         "configs": spec.configs,
     }
-    try:
+    with contextlib.suppress(kafka_errors.TopicAlreadyExistsError):  # created at the same time
         admin.create_topics({spec.name: options})
-    except kafka_errors.TopicAlreadyExistsError:
-        return  # another process created it at the same time
 
 
 def group_positions(
@@ -124,9 +120,7 @@ def group_positions(
     """
     timeout_ms, deadline = int(timeout_s * 1000), time.monotonic() + timeout_s
     options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
-    with connecting(settings):
-        admin = KafkaAdminClient(**settings.client_options(), **options)
-    try:
+    with _connected(settings, **options) as admin:
         described = admin.describe_topics([topic])[0]["partitions"]
         if not described:
             raise absent(settings, topic)
@@ -134,10 +128,6 @@ def group_positions(
         committed = _committed(admin, group, asked, deadline)  # first, so it is never past the end
         begins = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.EARLIEST))
         ends = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
-    except kafka_errors.KafkaError as exc:
-        raise unavailable(settings, exc) from exc
-    finally:
-        admin.close()
     return [
         GroupPosition(tp.partition, begins[tp].offset, ends[tp].offset, committed.get(tp))
         for tp in asked

@@ -13,7 +13,7 @@ from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from streams.kafka.refusals import absent, unavailable
+from streams.kafka.refusals import partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
 SESSION_S = 10.0
@@ -27,7 +27,7 @@ class Election:
 
     def __init__(self, settings: BrokerSettings, group: str, topic: str) -> None:
         self._settings = settings
-        try:
+        with translated(settings):
             self._consumer = KafkaConsumer(
                 topic,
                 **settings.client_options(),
@@ -41,28 +41,19 @@ class Election:
                 metadata_max_age_ms=5_000,  # to find a new topic soon
                 bootstrap_timeout_ms=5_000,
             )
-            self._await(topic)
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(settings, exc) from exc
-
-    def _await(self, topic: str) -> None:
-        """Wait for the topic: a member that joins before it exists never gets the partition."""
-        deadline = time.monotonic() + TOPIC_S
-        while not self._consumer.partitions_for_topic(topic):
-            if time.monotonic() > deadline:
+            try:  # a member that joins before the topic exists never gets the partition
+                partitions_of(self._consumer, settings, topic, time.monotonic() + TOPIC_S)
+            except BaseException:
                 self._consumer.close(timeout_ms=500)
-                raise absent(self._settings, topic)
-            time.sleep(0.1)
+                raise
 
     def leads(self) -> bool:
         """Return whether this member leads; raise BrokerUnavailable if that is unknown."""
-        try:
+        with translated(self._settings):
             if mine := self._consumer.assignment():
                 self._consumer.pause(*mine)
             self._consumer.poll(timeout_ms=50)
             return bool(self._consumer.assignment())
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
 
     def close(self) -> None:
         """Leave the group, so that another member can lead at once."""

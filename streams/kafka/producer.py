@@ -4,24 +4,18 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from kafka import KafkaProducer
-from kafka import errors as kafka_errors
 
 from streams.contract.records import Headers
-from streams.kafka.refusals import connecting, unavailable
+from streams.kafka.refusals import connecting, translated
 from streams.kafka.settings import BrokerSettings
+
+Done = Callable[[Exception | None], None]
 
 
 class Sender(Protocol):
     """The producer interface that the uplink needs; fakes implement it."""
 
-    def send(
-        self,
-        topic: str,
-        key: bytes,
-        value: bytes,
-        headers: Headers,
-        done: Callable[[Exception | None], None],
-    ) -> None:
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
         """Enqueue a message; another thread calls `done` once, with None or an error."""
         ...
 
@@ -56,18 +50,9 @@ class Producer:
             )
         self._settings = settings
 
-    def send(
-        self,
-        topic: str,
-        key: bytes,
-        value: bytes,
-        headers: Headers,
-        done: Callable[[Exception | None], None],
-    ) -> None:
-        try:
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
+        with translated(self._settings):
             future = self._producer.send(topic, value=value, key=key, headers=headers)
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
         future.add_callback(lambda _metadata: done(None))
         future.add_errback(done)
 
@@ -80,14 +65,10 @@ class Producer:
         timeout_s: float = 10.0,
     ) -> int:
         """Send one message, wait for the broker's acknowledgement and return the offset."""
-        try:
+        with translated(self._settings):
             future = self._producer.send(topic, value=value, key=key, headers=headers or [])
             return int(future.get(timeout=timeout_s).offset)
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
 
     def close(self, timeout_s: float = 2.0) -> None:
-        try:
+        with translated(self._settings):
             self._producer.close(timeout=timeout_s)
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka import errors as kafka_errors
 from kafka.partitioner.default import murmur2
 
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.records import Headers
-from streams.kafka.refusals import absent, connecting, unavailable
+from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
 ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
@@ -55,7 +54,8 @@ class Reader:
                 bootstrap_timeout_ms=int(timeout_s * 1000),
             )
         try:
-            self._assign(topics, key, from_beginning, time.monotonic() + timeout_s)
+            with translated(settings):
+                self._assign(topics, key, from_beginning, time.monotonic() + timeout_s)
         except BaseException:
             self._consumer.close(timeout_ms=500)
             raise
@@ -65,28 +65,15 @@ class Reader:
     ) -> None:
         found: list[TopicPartition] = []
         for topic in topics:
-            while not (partitions := self._partitions(topic)):
-                if time.monotonic() > deadline:
-                    raise absent(self._settings, topic)
-                time.sleep(0.1)
-            wanted = sorted(partitions)
+            wanted = partitions_of(self._consumer, self._settings, topic, deadline)
             if key is not None:
                 wanted = [partition_of(key, len(wanted))]
             found += [TopicPartition(topic, p) for p in wanted]
-        try:
-            self._consumer.assign(found)
-            if from_beginning:
-                self._consumer.seek_to_beginning(*found)
-            else:
-                self._consumer.seek_to_end(*found)
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
-
-    def _partitions(self, topic: str) -> set[int] | None:
-        try:
-            return self._consumer.partitions_for_topic(topic)  # type: ignore[no-any-return]
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
+        self._consumer.assign(found)
+        if from_beginning:
+            self._consumer.seek_to_beginning(*found)
+        else:
+            self._consumer.seek_to_end(*found)
 
     def poll(self, timeout_s: float = 0.5, limit: int = 500) -> list[Received]:
         """Return the next messages, at most `limit`; an empty list if none come in `timeout_s`.
@@ -95,14 +82,12 @@ class Reader:
         `fetch_max_wait_ms`, the embedded broker does not: without pauses a reader would spin.
         """
         deadline = time.monotonic() + timeout_s
-        try:
+        with translated(self._settings):
             while not (polled := self._consumer.poll(timeout_ms=ASK_MS, max_records=limit)):
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     break
                 time.sleep(min(PAUSE_S, left_s))
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
         return [
             Received(tp.topic, tp.partition, r.offset, r.key, r.value, list(r.headers), r.timestamp)
             for tp, records in polled.items()
@@ -118,33 +103,27 @@ class Reader:
 
     def seek_back(self, time_ms: int) -> None:
         """Start with the first messages not older than `time_ms`, wall-clock milliseconds."""
-        try:
+        with translated(self._settings):
             asked = dict.fromkeys(self._consumer.assignment(), time_ms)
             for tp, found in self._consumer.offsets_for_times(asked).items():
                 if found is not None:
                     self._consumer.seek(tp, found.offset)
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
 
     def position(self, topic: str, partition: int) -> int:
         """Return the offset of the next message to read."""
-        try:
+        with translated(self._settings):
             return int(self._consumer.position(TopicPartition(topic, partition), timeout_ms=5000))
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
 
     def end(self, topic: str, partition: int) -> int:
         """Return the end offset: that of the next message to be written."""
-        try:
+        with translated(self._settings):
             tp = TopicPartition(topic, partition)
             return int(self._consumer.end_offsets([tp])[tp])
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
 
     def read_to_end(self, timeout_s: float = 15.0) -> list[Received]:
         """Return all messages up to the topics' current end."""
         deadline = time.monotonic() + timeout_s
-        try:
+        with translated(self._settings):
             ends = self._consumer.end_offsets(list(self._consumer.assignment()))
             found: list[Received] = []
             while any(
@@ -156,15 +135,13 @@ class Reader:
                         f"{timeout_s:.0f} s"
                     )
                 found += self.poll(0.2)
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
         return found
 
     def read_back(self, timeout_s: float = 5.0, step: int = 16) -> Iterator[list[Received]]:
         """Yield the topics' current messages backwards: of each partition the last `step` ones,
         then those before them, until all are read or `timeout_s` has passed."""
         deadline = time.monotonic() + timeout_s
-        try:
+        with translated(self._settings):
             followed = list(self._consumer.assignment())
             begins = self._consumer.beginning_offsets(followed)
             ends = self._consumer.end_offsets(followed)
@@ -175,8 +152,6 @@ class Reader:
                     return
                 yield found
                 ends = starts
-        except kafka_errors.KafkaError as exc:
-            raise unavailable(self._settings, exc) from exc
 
     def _between(
         self,

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 
+from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 
 from streams.contract.errors import BrokerUnavailable
@@ -106,6 +107,15 @@ def connecting(settings: BrokerSettings) -> Iterator[None]:
         raise unavailable(settings, exc) from exc
 
 
+@contextlib.contextmanager
+def translated(settings: BrokerSettings) -> Iterator[None]:
+    """Raise the library's errors as BrokerUnavailable."""
+    try:
+        yield
+    except kafka_errors.KafkaError as exc:
+        raise unavailable(settings, exc) from exc
+
+
 def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
     """Return a library error as one line for a person.
 
@@ -125,6 +135,17 @@ def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
         f"no Kafka broker answers at {settings.bootstrap} ({type(exc).__name__}): "
         "start one, or name another with --kafka HOST:PORT"
     )
+
+
+def partitions_of(
+    consumer: KafkaConsumer, settings: BrokerSettings, topic: str, deadline: float
+) -> list[int]:
+    """Wait for a topic that was just created; return its partitions."""
+    while not (found := consumer.partitions_for_topic(topic)):
+        if time.monotonic() > deadline:
+            raise absent(settings, topic)
+        time.sleep(0.1)
+    return sorted(found)
 
 
 def absent(settings: BrokerSettings, topic: str) -> BrokerUnavailable:
