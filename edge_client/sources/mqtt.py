@@ -209,7 +209,7 @@ class Connection:
         self._client.loop_stop()
 
 
-class Source:
+class MqttSource:
     """What is published, until `stop`. It can be iterated again, after an error: Retryable when
     the connection cannot be had or is lost."""
 

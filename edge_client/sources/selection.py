@@ -32,7 +32,7 @@ def open_source(
     if settings.source == "stdin":
         return Live(task, lambda: read_lines(task, lines_of(sys.stdin, stop), skip), stop, skip)
     if settings.mqtt is not None:
-        from edge_client.sources.mqtt import Source as MqttSource  # an extra
+        from edge_client.sources.mqtt import MqttSource  # an extra
 
         mqtt = MqttSource(settings.mqtt, task, settings.device, stop, skip)
         return Live(task, lambda: mqtt, stop, skip)

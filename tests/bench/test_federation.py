@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from federation.admission.admission import Round, admit, norm
-from federation.admission.update import Update
 
+from federation.admission.admission import Round, admit
+from federation.admission.update import Update
 from federation.aggregation import strategies
+from streams.learning.clipping import update_norm
 from tests.bench.federation.hostile import ATTACKS
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import every_label, read_people
@@ -60,7 +61,7 @@ def test_an_attack_is_refused_for_what_it_is(
     update = honest("a", sent, 1)
     found = admit(
         ATTACKS[attack](update, sent, 1, update),
-        Round(task.name, task.version, BASE, sent, norms=[norm(update.weights, sent)] * 3),
+        Round(task.name, task.version, BASE, sent, norms=[update_norm(update.weights, sent)] * 3),
     )
     assert (found and found.reason) == reason
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from streams.contract.task import Device, Reading
 from streams.tasks import har
+from tidewheel import Device, Reading
 
 SEGMENTS = 251  # a pass; odd, so that whoever takes turns on them gets each in the end
 STEPS = np.array([1 / 720] * 3 + [np.pi / 180 * 0.0175] * 3)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-from federation.admission.admission import norm
 from federation.admission.update import Update
 from federation.aggregation.aggregator import Aggregator
 from federation.rounds.event_log import EventLog
@@ -14,6 +13,7 @@ from federation.rounds.messages import Reply
 from federation.rounds.update_intake import UpdateIntake
 from streams.contract import payload
 from streams.contract.task import Task
+from streams.learning.clipping import update_norm
 from tests.bench.federation.trainees import BASE, Tensors
 
 Answering = Callable[[str, Tensors, int], Update]  # device, weights sent out, round
@@ -57,7 +57,7 @@ def rounds(
         ]
         updates = intake.admit(answers, {}, about)
         if len(updates) >= aggregator.least:
-            intake.norms += [norm(update.weights, sent) for update in updates]
+            intake.norms += [update_norm(update.weights, sent) for update in updates]
             weights = aggregator.aggregate(updates, weights)
         else:
             tally.failed_rounds += 1

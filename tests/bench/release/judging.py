@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from federation.rollout.stage_policy import StageRules, judge
+from federation.rollout.stage_policy import StageRules, evaluate
 from federation.rollout.window_history import KEPT, WindowHistory
 from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
 from tests.bench.release.stage import Stage
@@ -97,7 +97,7 @@ def measure(devices: int) -> dict[str, float]:
     count, after_mb = devices * KEPT, _memory_mb()
     began = time.perf_counter()
     for _ in range(TIMES):
-        judge(
+        evaluate(
             StageRules(),
             windows,
             candidate=CANDIDATE,

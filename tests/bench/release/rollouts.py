@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from federation.rollout.stage_policy import StageRules, StageVerdict, judge
+from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
 from federation.rollout.window_history import WindowHistory
 from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
 from streams.contract.task import load_task
@@ -119,7 +119,7 @@ def roll_out(
             new = name in canary
             model, version = (candidate, CANDIDATE) if new else (stable, STABLE)
             heard.add(fleet.report(name, begins[name] + t, model, version), t * SECOND)
-        finding = judge(
+        finding = evaluate(
             rules=StageRules(max_wait_s=1e9),
             windows=heard,
             candidate=CANDIDATE,

@@ -12,7 +12,7 @@ from statistics import median
 import safetensors.numpy
 
 from compose.launcher.state_dir import StateDir
-from federation.registry.publisher import Publisher, announce, read_told
+from federation.registry.publisher import Publisher, announce, read_announced
 from streams.contract.documents import DeviceState
 from streams.contract.topics import FLEET, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -75,7 +75,7 @@ def _one(
     weights = stage.version(number)
     model = stage.made(base, weights)
     stage.offer_to_all(model)
-    told = read_told(stage.kafka.settings, stage.task.name)
+    told = read_announced(stage.kafka.settings, stage.task.name)
     began = time.monotonic()
     announce(producer, stage.registry, told)
     announced = time.monotonic() - began
@@ -84,7 +84,7 @@ def _one(
     each = median(now[name] - received[name] for name in names)
     received.update(now)
     stage.serve(model)
-    announce(producer, stage.registry, read_told(stage.kafka.settings, stage.task.name))
+    announce(producer, stage.registry, read_announced(stage.kafka.settings, stage.task.name))
     at = [served[max(0, -(-int(share * 100) * len(served) // 100) - 1)] for share in (0.5, 0.95, 1)]
     return [number, *at, announced, each, each / whole]
 

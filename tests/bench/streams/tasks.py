@@ -7,8 +7,8 @@ scaling   small rows, 16 a window, for up to 10,000 devices; no window closes by
 import dataclasses
 from typing import TYPE_CHECKING
 
-from streams.contract.task import Segment, Task
 from streams.tasks import har
+from tidewheel import Segment, Task
 
 if TYPE_CHECKING:
     import torch

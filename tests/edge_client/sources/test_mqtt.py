@@ -13,15 +13,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams.contract.device import AgentRequest
 
 from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
-from edge_client.sources.mqtt import MESSAGES, OVERFLOW, Inbox, Source, read_payload, settings_of
+from edge_client.sources.mqtt import (
+    MESSAGES,
+    OVERFLOW,
+    Inbox,
+    MqttSource,
+    read_payload,
+    settings_of,
+)
 from edge_client.sources.stdin import MALFORMED
+from streams.contract.device import AgentRequest
 from streams.contract.documents import DeviceState
 from streams.contract.errors import Retryable, UsageError
-from streams.contract.task import Reading
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
 from tests.edge_client.models import TINY, artifact, plain
@@ -29,6 +35,7 @@ from tests.fakes.tiny_task import task
 from tests.mqtt_broker import MqttBroker
 from tests.secure_node import Authority
 from tests.streams.worker.support import until
+from tidewheel import Reading
 
 ROOT = Path(__file__).parents[3]
 START_US = 1_760_000_000_000_000
@@ -192,9 +199,9 @@ def test_a_broker_with_tls_is_read_where_its_authority_is_trusted(
     broker.start()
     stop = threading.Event()
 
-    def source() -> Source:
+    def source() -> MqttSource:
         address = url(broker).replace("mqtt:", "mqtts:")
-        return Source(settings_of(address), task, "d0", stop, lambda *_: None)
+        return MqttSource(settings_of(address), task, "d0", stop, lambda *_: None)
 
     try:
         with pytest.raises(Retryable, match="certificate verify failed"):
@@ -212,7 +219,7 @@ def test_what_is_not_read_in_time_is_lost_and_counted(mqtt: MqttBroker) -> None:
     mqtt.start()
     skipped: list[str] = []
     stop = threading.Event()
-    source = Source(
+    source = MqttSource(
         settings_of(url(mqtt)), task, "d0", stop, lambda reason, _: skipped.append(reason)
     )
     found = iter(source)
@@ -237,7 +244,7 @@ def _keeps(mqtt: MqttBroker, reader: threading.Thread) -> bool:
 def test_what_comes_again_is_not_read_again(mqtt: MqttBroker) -> None:
     mqtt.start()
     stop = threading.Event()
-    source = Source(settings_of(url(mqtt)), task, "d0", stop, lambda *_: None)
+    source = MqttSource(settings_of(url(mqtt)), task, "d0", stop, lambda *_: None)
     mqtt.publish(TOPIC, [payload(5)], retain=True)
     found = iter(source)
     assert next(found).time_us == START_US + 5 * STEP_US
@@ -249,7 +256,7 @@ def test_what_comes_again_is_not_read_again(mqtt: MqttBroker) -> None:
     mqtt_thread.join()
 
 
-def _next_of(source: Source) -> Reading:
+def _next_of(source: MqttSource) -> Reading:
     """The source is taken up again as by an agent: while a session changes hands, the broker of
     these tests may end the new connection with the old one."""
     deadline = time.monotonic() + 60

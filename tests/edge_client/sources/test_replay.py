@@ -13,8 +13,8 @@ from edge_client.samples.splits import split_of
 from edge_client.sources.cuts import Cut
 from edge_client.sources.live import Live
 from edge_client.sources.replay import Replay
-from streams.contract.task import Reading
 from tests.fakes.tiny_task import task
+from tidewheel import Reading
 
 
 def replay(folder: Path, passes: int, resume: int | None = None) -> list[Cut]:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from edge_client.samples.labels import parse_label, parse_line
 from edge_client.sources.stdin import MALFORMED, lines_of, read_lines
 from streams.contract.errors import UsageError
-from streams.contract.task import Reading
 from tests.fakes.tiny_task import task
+from tidewheel import Reading
 
 readings = st.lists(
     st.tuples(

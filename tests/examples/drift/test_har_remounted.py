@@ -7,9 +7,9 @@ import torch
 
 from edge_client.samples.splits import split_of
 from examples.drift.har_remounted import AFTER_S, FLEET, REMOUNTED, either_side, task
-from streams.contract.task import Reading
 from streams.segments.segmentation import segments_of
 from streams.tasks import har
+from tidewheel import Reading
 
 UNTIL_US = (AFTER_S + 1000) * 1_000_000
 
