@@ -179,6 +179,9 @@ def _doors(node: SecureNode) -> str:
         "listener.name.password.plain.sasl.jaas.config": f"{plain} required "
         f'user_plain="{PASSWORD}";',
         "listener.name.password.scram-sha-512.sasl.jaas.config": f"{scram} required;",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+        "allow.everyone.if.no.acl.found": "true",
     }
     plainly = f"PLAINTEXT://{HOST}:{node.ports['plain']}"
     for name, addresses in (("listeners", doors), ("advertised.listeners", told)):

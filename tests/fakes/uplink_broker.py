@@ -40,6 +40,12 @@ class FakeBroker:
             self.taken.append(decode_event_message(task, key, value, headers))
             done(None)
 
+    def refuse(self, count: int) -> None:
+        """Answer the oldest with an error that waiting does not mend."""
+        refused, self.waiting = self.waiting[:count], self.waiting[count:]
+        for _, done in refused:
+            done(ValueError("too large"))
+
     def close(self, timeout_s: float) -> None:
         self.closed += 1
 

@@ -107,6 +107,27 @@ def test_what_is_on_the_way_is_bounded_in_bytes_too(
     assert list(broker.seqs) == [(0, 19)]
 
 
+def test_a_message_that_the_broker_refuses_stays_and_what_follows_it_waits(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    for _ in range(3):
+        fill(spool, 4)
+        uplink.step()
+    assert len(broker.waiting) == 3
+    broker.acknowledge(1)
+    broker.refuse(1)
+    broker.acknowledge(1)  # after the refused one: not to be settled before it
+    with pytest.raises(BrokerUnavailable, match="a batch was not taken: too large"):
+        uplink.step()
+    assert (spool.account().delivered, spool.account().pending) == (4, 8)
+    again = uplink_of(spool, broker, clock)
+    again.step()
+    broker.acknowledge()
+    again.step()
+    assert (spool.account().delivered, spool.account().pending) == (12, 0)
+    assert list(broker.seqs) == [(0, 11)]
+
+
 def test_events_stay_when_the_broker_is_down_and_go_when_it_is_back(spool: Spool) -> None:
     broker, clock = FakeBroker(), Clock()
     uplink = uplink_of(spool, broker, clock)

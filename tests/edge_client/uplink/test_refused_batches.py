@@ -1,0 +1,150 @@
+"""Batches that a real broker refuses for good: they stay in the spool, the device says why, and all
+of them are delivered once the broker takes them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ConfigResource,
+    ConfigResourceType,
+    ResourcePattern,
+    ResourceType,
+)
+
+from edge_client.spool.queue import Spool
+from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.uplink import Uplink
+from streams.contract.documents import DeviceState
+from streams.contract.records import EventBatch, decode_event_message
+from streams.contract.task import Task
+from streams.contract.topics import EVENTS, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics, probe
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+from tests.fakes.tiny_task import task as tiny
+from tests.secure_node import SecureNode
+
+pytestmark = pytest.mark.kafka
+
+TIMEOUT_S = 60.0
+
+
+class Device:
+    """A spool and the uplink that empties it."""
+
+    def __init__(self, task: Task, broker: BrokerSettings, folder: Path) -> None:
+        self.task = task
+        self.spool = Spool(folder)
+        self.uplink = Uplink(
+            task, "d0", self.spool, lambda: Producer(broker), lambda: probe(broker), self._state
+        )
+
+    def _state(self) -> DeviceState:
+        account = self.spool.account()
+        return DeviceState(
+            device="d0", task=self.task.name, time_us=0, epoch=self.spool.epoch, active="",
+            produced=account.produced, delivered=account.delivered, pending=account.pending,
+        )  # fmt: skip
+
+    def produce(self, count: int) -> None:
+        """Frames that do not compress, so that a message is as large as its segments."""
+        writer, draw = SpoolWriter(self.task, self.spool), np.random.default_rng(count)
+        for _ in range(count):
+            segment = draw.normal(0, 1, self.task.segment_shape).astype(np.float32)
+            writer.put(Event(0, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
+        writer.write(last=True)
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"not in {TIMEOUT_S:.0f} s: {what}"
+            time.sleep(0.05)
+
+    def delivered(self, count: int) -> None:
+        self.until(lambda: self.spool.account().delivered == count, f"{count} are delivered")
+
+    def check(self, broker: BrokerSettings, count: int) -> None:
+        reader = Reader(broker, [topic_name(self.task.name, EVENTS)], key="d0")
+        found: list[int] = []
+        for message in reader.read_to_end():
+            batch = decode_event_message(self.task, message.key, message.value, message.headers)
+            assert isinstance(batch, EventBatch)
+            found += range(batch.first, batch.last + 1)
+        reader.close()
+        assert sorted(set(found)) == list(range(count))
+        account = self.spool.account()
+        assert (account.produced, account.delivered, account.pending) == (count, count, 0)
+        assert account.dropped == {}
+
+
+def admin_of(broker: BrokerSettings) -> KafkaAdminClient:
+    return KafkaAdminClient(**broker.client_options())
+
+
+def limit(broker: BrokerSettings, topic: str, size: int) -> None:
+    admin = admin_of(broker)
+    change = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})
+    admin.alter_configs([change])
+    admin.close()
+
+
+def test_events_that_are_too_large_for_the_topic_stay_until_it_takes_them(
+    kafka: BrokerSettings, tmp_path: Path
+) -> None:
+    task = replace(tiny, name=f"large-{tmp_path.name[-8:].strip('_').lower()}")
+    ensure_topics(kafka, topic_specs(task.name, 1))
+    device, topic = Device(task, kafka, tmp_path), topic_name(task.name, EVENTS)
+    device.uplink.start()
+    device.produce(3)
+    device.delivered(3)
+
+    limit(kafka, topic, 4_000)
+    device.produce(60)  # one message of some 10 kB
+    device.until(lambda: "not taken" in (device.uplink.error or ""), "the device says so")
+    assert "MessageSizeTooLarge" in (device.uplink.error or "") or "too large" in (
+        device.uplink.error or ""
+    )
+    account = device.spool.account()
+    assert (account.delivered, account.pending, account.dropped) == (3, 60, {})
+
+    limit(kafka, topic, 1_000_000)
+    device.delivered(63)
+    device.uplink.stop(10.0)
+    device.check(kafka, 63)
+
+
+def test_events_that_an_acl_refuses_meanwhile_stay_until_it_allows_them(
+    secure_node: SecureNode, tmp_path: Path
+) -> None:
+    task = replace(tiny, name=f"denied-{tmp_path.name[-8:].strip('_').lower()}")
+    plain = secure_node.settings("plain")
+    ensure_topics(plain, topic_specs(task.name, 1))
+    device = Device(task, secure_node.settings("plain-password"), tmp_path)
+    device.uplink.start()
+    device.produce(3)
+    device.delivered(3)
+
+    topic, admin = topic_name(task.name, EVENTS), admin_of(plain)
+    pattern = ResourcePattern(ResourceType.TOPIC, topic)
+    denied = (ACLOperation.WRITE, ACLPermissionType.DENY, pattern)
+    admin.create_acls([ACL("User:plain", "*", *denied)])
+    device.produce(10)
+    device.until(lambda: device.uplink.error, "the device says so")
+    account = device.spool.account()
+    assert (account.delivered, account.pending, account.dropped) == (3, 10, {})
+
+    admin.delete_acls([ACLFilter("User:plain", "*", *denied)])
+    admin.close()
+    device.delivered(13)
+    device.uplink.stop(10.0)
+    device.check(plain, 13)
