@@ -1,7 +1,7 @@
-"""The Flower ServerApp: a run's settings, and its fleet as messages through Flower's grid.
+"""The Flower ServerApp: a run's settings, and its fleet through Flower's grid.
 
-The grid's own `send_and_receive` sleeps 3 s between two looks for replies; `collecting` looks more
-often. What a device's reply may hold is in `edge_client.client_app`; nothing in it is trusted.
+The grid's own `send_and_receive` sleeps 3 s between two polls for replies; `rounds.collector` polls
+more often. The content of a reply is defined in streams.contract.work; it is untrusted.
 """
 
 import logging
@@ -40,16 +40,14 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
 
-NO_KAFKA = "none"  # the setting `kafka` of a run that tells nobody: a simulation
+NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka: a simulation
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    log = logging.getLogger(
-        "federation"
-    )  # not the root: httpx would tell of every look for replies
+    log = logging.getLogger("federation")  # not the root, where httpx would log every poll
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
     run = federated_run(grid, str(context.run_id), context.run_config)
@@ -58,7 +56,8 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
-    """Everything that a run needs, from its settings; UsageError names what is wrong."""
+    """Return the run with everything it needs, from its settings; raise UsageError if one is
+    wrong."""
     task = load_task(str(config["task"]))
     state = Path(str(config["state"]))
     key = load_private_key(_path(config, "signing-key", state / "keys" / "signing.pem"))
@@ -83,7 +82,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
 
 
 def _broker(kafka: str) -> BrokerSettings | None:
-    """None where the run has no Kafka."""
+    """Return the broker's settings; None for a run without Kafka."""
     if kafka == NO_KAFKA:
         return None
     return BrokerSettings.model_validate({"bootstrap": kafka} if kafka else {})
@@ -99,7 +98,7 @@ def _recent(task: Task, broker: BrokerSettings) -> RecentWindows | None:
 
 
 def run_strategy(task: Task, config: RunConfig) -> str:
-    """The setting `strategy`, or the task's."""
+    """Return the setting `strategy`, or the task's; raise UsageError if it is invalid."""
     strategy = str(config.get("strategy") or task.training.strategy)
     if problem := strategy_problem(strategy, task.training):
         raise UsageError(f"run setting {problem}")
@@ -107,8 +106,7 @@ def run_strategy(task: Task, config: RunConfig) -> str:
 
 
 def run_aggregator(task: Task, config: RunConfig, state: Path) -> Aggregator:
-    """That of the run's strategy, with the task's parameters; what privacy has been spent stands in
-    the state folder."""
+    """Return the aggregator of the run's strategy; the state folder has the spent privacy."""
     training, strategy = task.training, run_strategy(task, config)
     if training.privacy is not None:
         return private(strategy, training, Ledger(state / "privacy.json"))
@@ -132,7 +130,7 @@ class FlowerFleet:
     def __init__(self, grid: Grid, clock: Callable[[], float] = time.monotonic) -> None:
         self._grid, self._clock = grid, clock
         self._waiting: dict[str, _Waiting] = {}  # by message
-        self._sent: dict[int, Tensors] = {}  # by round, while someone is at work on it
+        self._sent: dict[int, Tensors] = {}  # by round, while replies may come
 
     def nodes(self) -> list[int]:
         return sorted(self._grid.get_node_ids())
@@ -140,8 +138,8 @@ class FlowerFleet:
     def send(
         self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
     ) -> None:
-        """The weights are one array of bytes, streams.contract.payload: Flower moves each array in
-        requests of its own."""
+        """Send work. The weights are one array of bytes (streams.contract.payload), because Flower
+        transfers each array in separate requests."""
         kind = MessageType.TRAIN if op == "train" else MessageType.EVALUATE
         block = payload.encode_weights(weights, work.payload)
         content = RecordDict({"weights": as_record(block), "work": ConfigRecord(work.model_dump())})
@@ -154,7 +152,8 @@ class FlowerFleet:
         self._sent[work.round] = weights
 
     def receive(self) -> list[Reply]:
-        """Replies carry no node when they are errors: the message replied to tells."""
+        """Return new replies. Error replies name no node, so it is found by the message that they
+        reply to."""
         now = self._clock()
         self._waiting = {m: w for m, w in self._waiting.items() if w.until > now}
         answers = []
@@ -170,13 +169,13 @@ class FlowerFleet:
 
 
 def as_record(block: bytes) -> ArrayRecord:
-    """A block of bytes in the one kind of record that Flower moves in chunks."""
+    """Return a block of bytes as an ArrayRecord, the only record that Flower transfers in
+    chunks."""
     return ArrayRecord({BLOCK: Array("uint8", (len(block),), BLOCK, block)})
 
 
 def read_reply(node: int, reply: Message, sent: Tensors) -> Reply:
-    """Take a reply apart; one that is not as agreed is a refusal, whatever it holds. `sent` are the
-    weights that it answers."""
+    """Parse a reply to the weights `sent`; a malformed one becomes a refusal."""
     if reply.has_error():
         return Reply(node, error=f"Flower error {reply.error.code}: {reply.error.reason}")
     device: str | None = None
@@ -194,17 +193,17 @@ def read_reply(node: int, reply: Message, sent: Tensors) -> Reply:
             weights=_tensors(reply.content.array_records["weights"], sent),
             metrics=_metrics(reply.content.metric_records["metrics"]),
         )
-    except Exception as exc:  # numpy's reader alone raises a dozen kinds on hostile bytes
+    except Exception as exc:  # hostile bytes raise many kinds of errors
         return Reply(node, device, refusal=Refusal("malformed", repr(exc)[:200]))
     return Reply(node, device, update)
 
 
 def _tensors(record: ArrayRecord, sent: Tensors) -> Tensors:
-    """None came where the record is empty, as after "evaluate"."""
+    """Return the weights; none if the record is empty, as after "evaluate"."""
     if not record:
         return {}
     if list(record) != [BLOCK]:
-        raise ValueError(f"{sorted(map(str, record))[:3]} in place of one block of weights")
+        raise ValueError(f"{sorted(map(str, record))[:3]} instead of one block of weights")
     return payload.restore_update(payload.unpack(record[BLOCK].data), sent)
 
 
@@ -223,7 +222,7 @@ def _whole(record: Any, name: str) -> int:
 
 
 def _metrics(record: Any) -> dict[str, float]:
-    """The finite single numbers of a metric record; anything else is passed over."""
+    """Return the finite single numbers of a metric record; ignore the others."""
     found = {}
     for name, value in record.items():
         if name != SAMPLES and isinstance(value, int | float) and np.isfinite(value):

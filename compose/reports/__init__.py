@@ -1,3 +1,2 @@
-"""What commands show, read from the topics and the registry: fleet, windows, rounds, timeline,
-releases, dead letters, lag. Pure readers: nothing here changes a fleet, but `dead_letters.replay`.
-"""
+"""Reports from the topics and the registry: fleet, windows, rounds, timeline, releases, dead
+letters, lag. They only read, except `dead_letters.replay`."""

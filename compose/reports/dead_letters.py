@@ -1,9 +1,9 @@
-"""Looking at what could not be understood or scored, and sending it again.
+"""Dead letters: list, show, and send again.
 
-A letter is named by its offset on `dead-letters` (of its first part, where it was split). Replaying
-puts the original key, value and headers on `events` again, with the header `again`: what the worker
-refused is tried once more. An event that has been stored in the meantime is not stored twice, and
-one that was counted as dropped counts as scored then.
+A dead letter is identified by its offset on `dead-letters` (that of its first part, if it was
+split). Replaying puts the original key, value and headers on `events` with the header `again`: the
+worker tries refused events once more. Events stored meanwhile are not stored twice, and events that
+were counted as dropped then count as scored.
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ class DeadLetter:
 
 
 def read_letters(settings: BrokerSettings, task: str) -> list[DeadLetter]:
-    """All letters that the topic still has, oldest first."""
+    """Return all dead letters on the topic, oldest first."""
     reader = Reader(settings, [topic_name(task, DEAD_LETTERS)])
     try:
         return join_parts(reader.read_to_end())
@@ -46,7 +46,8 @@ def read_letters(settings: BrokerSettings, task: str) -> list[DeadLetter]:
 
 
 def join_parts(messages: Iterable[Received]) -> list[DeadLetter]:
-    """Messages to letters. Parts of one follow each other under the same source and count."""
+    """Return the dead letters of messages. The parts of one follow each other with the same source
+    and count."""
     letters: list[DeadLetter] = []
     parts: dict[tuple[str, str], list[Received]] = {}
     for message in messages:
@@ -86,21 +87,21 @@ def _letter(
 
 
 def find(letters: list[DeadLetter], offset: int) -> DeadLetter:
-    """The letter at an offset; UsageError where there is none."""
+    """Return the dead letter at an offset; raise UsageError if there is none."""
     for letter in letters:
         if letter.offset == offset:
             return letter
-    raise UsageError(f"no dead letter at offset {offset}: `tidewheel dead-letters list` has them")
+    raise UsageError(f"no dead letter at offset {offset}: see `tidewheel dead-letters list`")
 
 
 def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -> int:
-    """Send letters to `events` again, in their order; return how many."""
+    """Send dead letters to `events` again, in order; return how many."""
     producer = Producer(settings)
     sent = 0
     try:
         for letter in letters:
             if not letter.whole:
-                raise UsageError(f"the letter at offset {letter.offset} lacks a part")
+                raise UsageError(f"the dead letter at offset {letter.offset} lacks a part")
             headers = [*letter.headers, (AGAIN, b"1")]
             producer.put(topic_name(task, EVENTS), letter.key, letter.value, headers)
             sent += 1

@@ -1,4 +1,4 @@
-"""A thread that keeps a View up to date from the topics, through broker outages."""
+"""A thread that keeps a FleetView up to date from the topics, through broker outages."""
 
 import threading
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from streams.kafka.settings import BrokerSettings
 
 
 class Follower(threading.Thread):
-    """Reads the topics from their beginning; after an outage into a fresh View."""
+    """Reads the topics from their beginning; after an outage into a new FleetView."""
 
     def __init__(self, settings: BrokerSettings, task: str) -> None:
         super().__init__(name="follower", daemon=True)
@@ -21,7 +21,7 @@ class Follower(threading.Thread):
         self._view = FleetView(task)
 
     def read(self, look: Callable[[FleetView], object]) -> None:
-        """Call `look` with the view while nothing changes it."""
+        """Call `look` with the view under the lock."""
         with self._lock:
             look(self._view)
 

@@ -1,8 +1,8 @@
-"""How far the scoring workers are behind the devices, as Kafka's offsets tell it.
+"""How far the scoring workers are behind the devices, from Kafka's offsets.
 
-Counted are messages of `events`, not events: those after the offset that the workers' group has
-committed, up to the partition's end. A worker commits a message once all of its events are stored,
-so the messages of windows that are still open count as well: a fleet that runs is never at 0.
+The lag counts messages of `events`, not events: those from the committed offset of the workers'
+group to the partition's end. A worker commits a message once all its events are stored, so messages
+of open windows count too: the lag of a running fleet is never 0.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from streams.kafka.settings import BrokerSettings
 
 @dataclass(frozen=True)
 class PartitionLag:
-    """One partition of `events`; `committed` is None where no worker has committed anything."""
+    """One partition of `events`; `committed` is None if no worker has committed."""
 
     partition: int
     end: int
@@ -25,18 +25,19 @@ class PartitionLag:
 
 
 def worker_group(task: str) -> str:
-    """The group of a task's workers, which is the name of their Faust app."""
+    """Return the group of a task's workers, the name of their Faust app."""
     return f"tidewheel-{task}-worker"
 
 
 def read_lag(settings: BrokerSettings, task: str, timeout_s: float = 3.0) -> list[PartitionLag]:
-    """The lag of each partition; BrokerUnavailable when no broker answers."""
+    """Return the lag of each partition; raise BrokerUnavailable without a broker."""
     events = topic_name(task, EVENTS)
     return [lag_of(p) for p in group_positions(settings, worker_group(task), events, timeout_s)]
 
 
 def lag_of(position: GroupPosition) -> PartitionLag:
-    """What retention has deleted is no lag; without a commit a worker starts at the beginning."""
+    """Return a partition's lag. Messages deleted by retention do not count; without a commit a
+    worker starts at the beginning."""
     done = max(position.begin, position.committed or 0)
     behind = max(0, position.end - done)
     return PartitionLag(position.partition, position.end, position.committed, behind)
@@ -55,8 +56,8 @@ def to_json(lags: Sequence[PartitionLag]) -> dict[str, Any]:
 
 
 def lag_line(lags: Sequence[PartitionLag]) -> str:
-    """For a person: in total, then partition by partition."""
+    """Return the lag in total and by partition, for a person."""
     each = ", ".join(f"{lag.partition}: {lag.messages}" for lag in lags)
     line = f"workers are {total(lags)} messages behind (by partition {each})"
     idle = all(lag.committed is None for lag in lags)
-    return f"{line}; none has committed anything yet" if idle else line
+    return f"{line}; no worker has committed yet" if idle else line

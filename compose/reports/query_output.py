@@ -18,13 +18,13 @@ Format = Literal["table", "csv", "json", "parquet"]
 
 
 def write_result(rows: pa.Table, form: Format, output: Path | None, console: Console) -> None:
-    """Write rows as a table for a person, CSV, one JSON object a line, or Parquet; to `output`, or
-    to standard output. UsageError where that cannot be."""
+    """Write rows as a table for a person, CSV, JSON lines, or Parquet, to `output` or standard
+    output; raise UsageError on failure."""
     if form == "table" and output is None:
         console.print(_table(rows))
         return
     if form == "parquet" and output is None and sys.stdout.isatty():
-        raise UsageError("--format parquet is not for a terminal: name a file with --output")
+        raise UsageError("--format parquet cannot be shown on a terminal: use --output FILE")
     try:
         target: Any = output.open("wb") if output is not None else sys.stdout.buffer
         with target if output is not None else _Keep():
@@ -35,7 +35,7 @@ def write_result(rows: pa.Table, form: Format, output: Path | None, console: Con
 
 
 class _Keep:
-    """Standard output stays open."""
+    """Keeps standard output open."""
 
     def __enter__(self) -> None: ...
 
@@ -57,7 +57,7 @@ def _write(rows: pa.Table, form: Format, target: Any, console: Console) -> None:
 
 
 def _flat(rows: pa.Table) -> pa.Table:
-    """Lists and structs as JSON text: CSV has no form of its own for them."""
+    """Return lists and structs as JSON text, because CSV cannot represent them."""
     for i, field in enumerate(rows.schema):
         if pa.types.is_nested(field.type):
             text = [None if x is None else json.dumps(x, default=str) for x in rows[i].to_pylist()]
@@ -70,5 +70,5 @@ def _table(rows: pa.Table) -> Table:
     for column in rows.column_names:
         table.add_column(Text(column))
     for row in rows.to_pylist():
-        table.add_row(*(Text(str(value)) for value in row.values()))  # the user's text, no markup
+        table.add_row(*(Text(str(value)) for value in row.values()))  # no markup in users' text
     return table

@@ -1,7 +1,5 @@
-"""What has been decided about a task's models, as devices are told it.
-
-From the topic `releases`; where no broker answers, or with --offline, from the registry.
-"""
+"""The decisions about a task's models, from the topic `releases`, or from the registry without a
+broker or with --offline."""
 
 import json
 import sys
@@ -24,7 +22,7 @@ CONNECT_S = 2.0  # a person waits
 
 
 def decisions_of(messages: Iterable[Received]) -> list[Decision]:
-    """Those on `releases`, by number; as they say of themselves. What cannot be read is none."""
+    """Return the readable decisions by number, without verifying signatures."""
     found: dict[int, Decision] = {}
     for message in messages:
         try:
@@ -38,7 +36,8 @@ def decisions_of(messages: Iterable[Received]) -> list[Decision]:
 def read_decisions(
     task: Task, broker: BrokerSettings | None, registry: Callable[[], Registry]
 ) -> list[Decision]:
-    """From Kafka, or without a broker from the registry, which is said where one was wanted."""
+    """Return the decisions from Kafka, or from the registry, with a message if a broker was wanted.
+    """
     if broker is not None:
         try:
             reader = Reader(broker, [topic_name(task.name, RELEASES)], timeout_s=CONNECT_S)
@@ -54,7 +53,7 @@ def read_decisions(
 
 
 def follow(task: Task, broker: BrokerSettings) -> Iterator[Decision]:
-    """All decisions on `releases`, then new ones as they come, each once."""
+    """Yield all decisions on `releases`, then new ones as they come, each once."""
     reader, seen = Reader(broker, [topic_name(task.name, RELEASES)], timeout_s=CONNECT_S), set()
     try:
         for decision in decisions_of(reader.read_to_end()):
@@ -95,7 +94,7 @@ def print_decisions(task: str, found: list[Decision], console: Console, *, as_js
 
 
 def print_decision(decision: Decision, console: Console, *, as_json: bool) -> None:
-    """One line."""
+    """Print one line."""
     if as_json:
         line = json.dumps(describe_decision(decision))
     else:
@@ -105,9 +104,10 @@ def print_decision(decision: Decision, console: Console, *, as_json: bool) -> No
 
 
 def share_of(decision: Decision) -> str:
-    """Of the fleet, that serves the decision's version after it; "-" where that says nothing."""
-    standing = decision.standing
-    if standing.offered is not None and standing.offered.model == decision.model:
-        return f"{standing.share:.1%}"
-    stable = standing.stable is not None and standing.stable.model == decision.model
+    """Return the share of the fleet that serves the decision's version after it; "-" if there is
+    none."""
+    desired = decision.standing
+    if desired.offered is not None and desired.offered.model == decision.model:
+        return f"{desired.share:.1%}"
+    stable = desired.stable is not None and desired.stable.model == decision.model
     return "100%" if stable else "-"

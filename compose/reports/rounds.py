@@ -1,7 +1,7 @@
-"""`tidewheel rounds`: what became of each federated run and its rounds.
+"""`tidewheel rounds`: the federated runs and their rounds.
 
-The events come from the journals in the state folder, and from `rounds` where a broker is named:
-a journal lacks what the controller says of a run, the topic what came while the broker was away.
+The events come from the event logs in the state folder, and from `rounds` if a broker is given: an
+event log lacks the controller's events, the topic may lack those of a broker outage.
 """
 
 import io
@@ -27,7 +27,7 @@ CONNECT_S = 2.0
 
 @dataclass
 class RoundSummary:
-    """One round; a figure that is not known yet is None. Shares are of correct answers."""
+    """One round; an unknown value is None. Shares are of correct answers."""
 
     number: int
     nodes: int | None = None
@@ -37,13 +37,13 @@ class RoundSummary:
     held_out: float | None = None
     devices_before: float | None = None
     seconds: float | None = None
-    epsilon: float | None = None  # what the task's private rounds have cost up to this one
+    epsilon: float | None = None  # the task's privacy cost up to this round
     outcome: str = "not finished"
 
 
 @dataclass
 class RunSummary:
-    """One run; `gate` holds the last evaluation's figures."""
+    """One run; `gate` has the metrics of the last evaluation."""
 
     run: str
     began_us: int
@@ -57,8 +57,8 @@ class RunSummary:
 
 
 def from_journals(runs: Path, run: str = "*") -> list[RoundEvent]:
-    """The events in runs/<run>/rounds.jsonl, of all runs or of one; a line that a kill cut off is
-    passed over."""
+    """Return the events in runs/<run>/rounds.jsonl, of all runs or of one; ignores a line that a
+    kill truncated."""
     found = []
     for path in sorted(runs.glob(f"{run}/rounds.jsonl")):
         for line in path.read_bytes().splitlines():
@@ -70,7 +70,7 @@ def from_journals(runs: Path, run: str = "*") -> list[RoundEvent]:
 
 
 def from_topic(settings: BrokerSettings, task: str) -> list[RoundEvent]:
-    """The events on `rounds`; BrokerUnavailable when it cannot be read."""
+    """Return the events on `rounds`; raise BrokerUnavailable if it cannot be read."""
     reader = Reader(settings, [topic_name(task, ROUNDS)], timeout_s=CONNECT_S)
     found = []
     try:
@@ -85,8 +85,8 @@ def from_topic(settings: BrokerSettings, task: str) -> list[RoundEvent]:
 
 
 def history(events: Iterable[RoundEvent]) -> list[RunSummary]:
-    """Runs in the order in which they began; an event that was told twice counts once."""
-    unique = {event.encode(): event for event in events if event.run}  # "asked" is of none
+    """Return the runs in the order of their start; a repeated event counts once."""
+    unique = {event.encode(): event for event in events if event.run}  # "asked" has no run
     runs: dict[str, RunSummary] = {}
     for event in sorted(unique.values(), key=lambda event: event.time_us):
         run = runs.setdefault(event.run, RunSummary(event.run, event.time_us))
@@ -96,7 +96,7 @@ def history(events: Iterable[RoundEvent]) -> list[RunSummary]:
     for run in runs.values():
         before = runs.get(run.resumed_from)
         if before is not None and before.outcome == "not finished":
-            before.outcome = f"run {run.run} goes on"
+            before.outcome = f"resumed by run {run.run}"
     return list(runs.values())
 
 
@@ -117,7 +117,7 @@ def _add(run: RunSummary, event: RoundEvent) -> None:
 
 
 def _add_to_round(current: RoundSummary, event: RoundEvent) -> None:
-    figures = event.metrics
+    metrics = event.metrics
     if event.kind == "admitted":
         current.admitted += 1
     elif event.kind == "refused":
@@ -129,11 +129,11 @@ def _add_to_round(current: RoundSummary, event: RoundEvent) -> None:
         current.outcome = event.reason
     elif event.kind == "aggregated":
         current.outcome = "averaged"
-        current.devices_before = figures.get("devices_before")
-        current.seconds = figures.get("seconds")
-        current.epsilon = figures.get("epsilon")
-    elif event.kind == "evaluated" and figures.get("held_out_segments"):
-        current.held_out = figures.get("held_out")
+        current.devices_before = metrics.get("devices_before")
+        current.seconds = metrics.get("seconds")
+        current.epsilon = metrics.get("epsilon")
+    elif event.kind == "evaluated" and metrics.get("held_out_segments"):
+        current.held_out = metrics.get("held_out")
 
 
 def to_json(task: str, runs: Sequence[RunSummary]) -> dict[str, Any]:
@@ -148,7 +148,8 @@ def print_rounds(task: str, runs: Sequence[RunSummary], console: Console, *, as_
 
 
 def _table(task: str, runs: Sequence[RunSummary]) -> Table:
-    """A row a round; a run's name stands in its first row, what became of it in its last."""
+    """Return a table with a row per round; the first row has the run's name, the last one its
+    outcome."""
     rounds = sum(len(run.rounds) for run in runs)
     table = Table(title=f"{task}: {len(runs)} runs, {rounds} rounds")
     table.add_column("run", no_wrap=True)
@@ -181,7 +182,7 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
 
 
 def plot(task: str, runs: Sequence[RunSummary], path: Path) -> None:
-    """Accuracy and updates over all rounds as a PNG; a dotted line where a run begins."""
+    """Draw accuracy and updates of all rounds as a PNG; a dotted line marks the start of a run."""
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:

@@ -1,4 +1,4 @@
-"""Text for a person: the console, one line, a time."""
+"""Output for a person: the console, a line, a time."""
 
 import time
 
@@ -6,18 +6,18 @@ from rich.console import Console
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The terminal's width, or enough for our tables where there is none."""
+    """Return a console with the terminal's width, or a width for our tables without a terminal."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=140)
 
 
 def moment(time_us: int | None) -> str:
-    """Local time for a person."""
+    """Return the local time for a person."""
     if time_us is None:
         return "-"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us / 1e6))
 
 
 def say(text: str) -> None:
-    """One line for a person, as it is."""
+    """Print one line unchanged."""
     console().print(text, markup=False, highlight=False, soft_wrap=True)

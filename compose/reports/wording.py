@@ -18,7 +18,7 @@ def digits(value: float) -> str:
 
 
 def before_after(before: float | None, after: float | None) -> str:
-    """Return `0.66 → 0.78`; `0.66 → -` where nothing came after, `0.78` where nothing was before."""
+    """Return `0.66 → 0.78`; `0.66 → -` without a value after, `0.78` without one before."""
     if before is None:
         return "-" if after is None else digits(after)
     return f"{digits(before)} → {'-' if after is None else digits(after)}"

@@ -1,3 +1,2 @@
 """Keys and certificates of a state folder: `certificates` (the SuperLink's TLS), `keyring` (signing
-keys), `node_keys` and `node_registry` (which SuperNodes may take part).
-"""
+keys), `node_keys` and `node_registry` (the SuperNodes that are admitted)."""

@@ -1,12 +1,12 @@
-"""The private CA and the server certificate that a SuperLink on this machine speaks TLS with.
+"""The private CA and the TLS certificate of a SuperLink on this machine.
 
-    <state>/keys/superlink/ca.pem      what clients check the SuperLink by: `--root-certificates`
+    <state>/keys/superlink/ca.pem      for clients to verify the SuperLink: `--root-certificates`
     <state>/keys/superlink/ca.key      the CA's private key, 0600
     <state>/keys/superlink/server.pem  for localhost and 127.0.0.1, signed by the CA
     <state>/keys/superlink/server.key  its private key, 0600
 
-All PEM, the keys on P-256 (PKCS 8, no password). The CA lasts ten years; the server's certificate
-a year, and is made anew when it has less than a month left.
+All PEM, the keys on P-256 (PKCS 8, no password). The CA is valid for ten years, the server
+certificate for a year; it is renewed when less than a month is left.
 """
 
 import datetime
@@ -22,17 +22,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from streams.contract.errors import UsageError
 from streams.runtime.disk import write_atomic
+from streams.runtime.key_files import write_private_key
 
 CA_LASTS = datetime.timedelta(days=3650)
 SERVER_LASTS = datetime.timedelta(days=365)
 LEFT = datetime.timedelta(days=30)
-CLOCKS = datetime.timedelta(hours=1)  # by which a client's may be behind
+CLOCKS = datetime.timedelta(hours=1)  # by which a client's clock may be behind
 HOSTS = ("localhost", "127.0.0.1")
 
 
 @dataclass(frozen=True)
 class Tls:
-    """Paths, PEM. `ca` is for everybody; the certificate and its key are the SuperLink's own."""
+    """Paths of PEM files. `ca` is public; the certificate and its key belong to the SuperLink."""
 
     ca: Path
     certificate: Path
@@ -40,9 +41,10 @@ class Tls:
 
 
 def make_certificates(keys: Path, now: datetime.datetime | None = None) -> Tls:
-    """Make what is missing or about to expire under `keys`, the state's folder of keys.
+    """Create missing certificates, and renew an expiring one, under `keys`, the state's folder of
+    keys.
 
-    UsageError where what is there cannot be read.
+    Raises UsageError if existing files are unreadable.
     """
     folder = keys.absolute() / "superlink"
     now = now or datetime.datetime.now(datetime.UTC)
@@ -52,12 +54,12 @@ def make_certificates(keys: Path, now: datetime.datetime | None = None) -> Tls:
         if not _still_good(tls, ca, now):
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = _server_certificate(key.public_key(), ca, ca_key, now)
-            _write_key(tls.key, key)
+            write_private_key(key, tls.key)
             write_atomic(tls.certificate, certificate.public_bytes(serialization.Encoding.PEM))
     except (OSError, ValueError, TypeError) as exc:
         raise UsageError(
-            f"the certificates in {folder} cannot be used: {exc}: remove the folder, "
-            "and new ones are made"
+            f"the certificates in {folder} cannot be used: {exc}: remove the folder to create "
+            "new ones"
         ) from exc
     return tls
 
@@ -70,7 +72,7 @@ def _authority(
         certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
         key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError(f"{key_path} holds no key of an elliptic curve")
+            raise ValueError(f"{key_path} is not a key of an elliptic curve")
         return certificate, key
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("Tidewheel CA of one state folder")
@@ -81,13 +83,14 @@ def _authority(
         .add_extension(_identifier(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write_key(key_path, key)  # first: a CA without its key can sign nothing any more
+    write_private_key(key, key_path)  # first: a CA without its key cannot sign
     write_atomic(certificate_path, certificate.public_bytes(serialization.Encoding.PEM))
     return certificate, key
 
 
 def _still_good(tls: Tls, ca: x509.Certificate, now: datetime.datetime) -> bool:
-    """Whether the server's certificate is there, of this CA, fits its key, and lasts."""
+    """Return whether the server's certificate exists, is of this CA, fits its key, and is valid
+    long enough."""
     if not (tls.certificate.exists() and tls.key.exists()):
         return False
     found = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
@@ -154,12 +157,3 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    write_atomic(path, pem, mode=0o600)

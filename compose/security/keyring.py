@@ -1,21 +1,21 @@
-"""The keys in a state folder: what decisions are signed with, and what has been.
+"""The signing keys in a state folder.
 
-    <state>/keys/signing.pem   0600 the key that signs now
-    <state>/keys/signing.pub        its public half
-    <state>/keys/<id>.pem      0600 one that has signed before
-    <state>/keys/<id>.pub           one that devices were told of, or that has signed before
-    <state>/keys/<name>.pem    0600 one that was made for later; <name>.pub its public half
+    <state>/keys/signing.pem   0600 the current signing key
+    <state>/keys/signing.pub        its public key
+    <state>/keys/<id>.pem      0600 an earlier signing key
+    <state>/keys/<id>.pub           a key that was announced to devices, or an earlier signing key
+    <state>/keys/<name>.pem    0600 a key created for later; <name>.pub its public key
 
-Another key takes over:
+To switch to another key:
 
-1. keep the one in use under its id
-2. keep the public half of the other one under its id
+1. store the current key under its id
+2. store the public half of the other key under its id
 3. replace signing.pem (temporary, fsync, rename)
 4. replace signing.pub the same way
 
-There is a whole signing.pem at every moment. A crash after 1 or 2 leaves the old key in use; after
-3 the new one signs, and signing.pub is the old one's, which devices trust still: called again, the
-rest is done.
+signing.pem is complete at every moment. After a crash in 1 or 2 the old key is in use; after 3 the
+new key signs, and signing.pub is the old one's, which devices still trust. A repeated call does the
+rest.
 """
 
 import re
@@ -40,7 +40,7 @@ SIGNING = "signing"
 
 @dataclass
 class StoredKey:
-    """One key of the folder: the names of its files, without their endings."""
+    """One key of the folder; `names` are those of its files, without suffixes."""
 
     id: str
     names: list[str] = field(default_factory=list)
@@ -49,7 +49,8 @@ class StoredKey:
 
 
 def make(keys: Path, name: str | None) -> tuple[str, Path]:
-    """A new pair: its id and where the private half lies. Without a name it has its id's."""
+    """Create a key pair; return its id and the path of the private key. The default name is the
+    id."""
     if name is not None and (name == SIGNING or not NAME.fullmatch(name)):
         raise UsageError(
             f"key name {name!r}: lower-case letters, digits and '-' only, at most 41, not "
@@ -60,14 +61,14 @@ def make(keys: Path, name: str | None) -> tuple[str, Path]:
     path = keys / f"{name or made}.pem"
     for taken in (path, path.with_suffix(".pub")):
         if taken.exists():
-            raise UsageError(f"there is a key in {taken} already: name another, or remove it")
+            raise UsageError(f"{taken} exists already: use another name, or remove it")
     write_public_key(key.public_key(), path.with_suffix(".pub"))
     write_private_key(key, path)
     return made, path
 
 
 def keep_public(keys: Path, public: Ed25519PublicKey) -> Path:
-    """Keep a public key under its id; where."""
+    """Store a public key under its id; return its path."""
     path = keys / f"{key_id(public)}.pub"
     if not path.exists():
         write_public_key(public, path)
@@ -75,20 +76,21 @@ def keep_public(keys: Path, public: Ed25519PublicKey) -> Path:
 
 
 def private_key(keys: Path, wanted: str) -> Ed25519PrivateKey:
-    """The key of that name or id; UsageError where its private half is not here."""
+    """Return the key of that name or id; raise UsageError if its private key is not in the
+    folder."""
     if NAME.fullmatch(wanted):
         if (path := keys / f"{wanted}.pem").exists():
             return load_private_key(path)
         for path in sorted(keys.glob("*.pem")):
             if key_id((key := load_private_key(path)).public_key()) == wanted:
                 return key
-    raise UsageError(f"no private key {wanted} in {keys}: `tidewheel keys list` has what is there")
+    raise UsageError(f"no private key {wanted} in {keys}: `tidewheel keys list` shows the keys")
 
 
 def take_over(keys: Path, key: Ed25519PrivateKey, failpoint: Failpoint = unarmed) -> None:
-    """`key` signs from now on: steps 1 to 4."""
+    """Switch to `key` as the signing key: steps 1 to 4."""
     signing = keys / f"{SIGNING}.pem"
-    if (public := signing.with_suffix(".pub")).exists():  # also where the other half is lost
+    if (public := signing.with_suffix(".pub")).exists():  # the private key may be lost
         keep_public(keys, load_public_key(public))
     if signing.exists():
         before = load_private_key(signing)
@@ -105,7 +107,7 @@ def take_over(keys: Path, key: Ed25519PrivateKey, failpoint: Failpoint = unarmed
 
 
 def kept_keys(keys: Path) -> list[StoredKey]:
-    """All of the folder, by id."""
+    """Return all keys of the folder, by id."""
     found: dict[str, StoredKey] = {}
     for path in sorted([*keys.glob("*.pub"), *keys.glob("*.pem")]):
         private = path.suffix == ".pem"

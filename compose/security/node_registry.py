@@ -1,18 +1,18 @@
-"""The SuperNodes that a SuperLink with authentication lets in: their keys and their registration.
+"""The SuperNodes that a SuperLink with authentication admits: their keys and registration.
 
-    <state>/keys/nodes/<device>/key        private, 0600; none for a key that was made elsewhere
+    <state>/keys/nodes/<device>/key        private, 0600; missing if it was created elsewhere
     <state>/keys/nodes/<device>/key.pub    public
-    <state>/keys/nodes/<device>/node.json  what is registered: device, public key, Flower's node id
+    <state>/keys/nodes/<device>/node.json  the registration: device, public key, Flower's node id
 
 To add a device:
 
-    1 make its key, or take the public key that it has made
+    1 create its key, or take the public key that the device has created
     2 register the key at the SuperLink
     3 write node.json
 
-To remove it: 1 unregister the node, 2 delete the folder. A crash costs nothing: the step before is
-found done. But a SuperLink takes a public key once only, whatever became of it. So after a crash
-between 2 and 3 a key of our own is made anew, and the node of the one before is never used.
+To remove it: 1 unregister the node, 2 delete the folder. After a crash a repeated call skips
+completed steps. A SuperLink accepts a public key only once, even after it was unregistered: after a
+crash between 2 and 3 a key of ours is created again, and the first node is never used.
 """
 
 import shutil
@@ -29,15 +29,16 @@ from streams.contract.errors import MalformedRecord, ProcessFailed, UsageError
 from streams.contract.task import DEVICE_NAME
 from streams.runtime.disk import write_atomic
 
-UNKNOWN = "unknown"  # to this SuperLink: it has another database
+UNKNOWN = "unknown"  # to this SuperLink, which has another database
 UNREGISTERED = "unregistered"
-KEY_IN_USE, NO_SUCH_NODE = "[code: 23]", "[code: 24]"  # Flower's, in the text of the error
+KEY_IN_USE, NO_SUCH_NODE = "[code: 23]", "[code: 24]"  # Flower's codes in its error texts
 
 Done = Literal["kept", "added", "replaced"]
 
 
 class Node(Document):
-    """A device, its public key (OpenSSH, without comment) and the id that Flower gave it."""
+    """The file node.json: a device, its public key (OpenSSH, no comment) and Flower's id of its
+    node."""
 
     device: str
     public_key: str
@@ -46,7 +47,7 @@ class Node(Document):
 
 @dataclass(frozen=True)
 class Line:
-    """Of `tidewheel node list`; a node that was registered by other hands has no device and key."""
+    """A line of `tidewheel node list`; a node registered elsewhere has no device and key."""
 
     device: str
     node: str
@@ -58,24 +59,19 @@ class Line:
 
 
 def is_registered(node: Node | None, statuses: Mapping[str, str]) -> bool:
-    """Whether the SuperLink, which has these nodes, lets `node` in."""
-    status = statuses.get(node.node, UNKNOWN) if node is not None else UNKNOWN
-    return status not in (UNKNOWN, UNREGISTERED)
+    """Return whether the SuperLink with these nodes admits `node`."""
+    return node is not None and statuses.get(node.node, UNREGISTERED) != UNREGISTERED
 
 
 def lines(known: list[Node], statuses: Mapping[str, str]) -> list[Line]:
-    """Devices by name, then what the SuperLink has beside them."""
+    """Return the devices by name, then the SuperLink's other nodes."""
     ours = {node.node for node in known}
     found = [
         Line(n.device, n.node, statuses.get(n.node, UNKNOWN), fingerprint(n.public_key))
         for n in sorted(known, key=lambda n: n.device)
     ]
-    others = sorted(statuses.items())
-    return found + [
-        Line("", node, status, "")
-        for node, status in others
-        if node not in ours and status != UNREGISTERED
-    ]
+    others = [item for item in sorted(statuses.items()) if item[0] not in ours]
+    return found + [Line("", node, s, "") for node, s in others if s != UNREGISTERED]
 
 
 # --- files and Flower ---------------------------------------------------------------------------
@@ -88,16 +84,17 @@ class Nodes:
         self._folder, self._flwr = keys.absolute() / "nodes", flwr
 
     def key(self, device: str) -> Path:
-        """Where the private key of a device lies."""
+        """Return the path of a device's private key."""
         return self._of(device) / "key"
 
     def statuses(self) -> dict[str, str]:
-        """What the SuperLink has: node id and `registered`, `online`, `offline`, `unregistered`."""
+        """Return the SuperLink's nodes: id -> `registered`, `online`, `offline` or
+        `unregistered`."""
         answer = self._flwr.call("supernode list", self._flwr.connection)
         return {str(row.get("node-id")): str(row.get("status")) for row in rows(answer, "nodes")}
 
     def lines(self) -> list[Line]:
-        """What is known here and at the SuperLink."""
+        """Return the nodes of the state folder and of the SuperLink."""
         names = [path.parent.name for path in self._folder.glob("*/node.json")]
         return lines([n for n in map(self._read, names) if n is not None], self.statuses())
 
@@ -109,10 +106,11 @@ class Nodes:
         renew: bool = False,
         statuses: Mapping[str, str] | None = None,
     ) -> Done:
-        """Let a device in, by a key of ours or by its own; nothing where it is in by that key.
+        """Admit a device, with a key of ours or its own; do nothing if it is admitted with that
+        key.
 
-        statuses: as of self.statuses(), when they are known. UsageError where it is in by another
-        key and not to be renewed, or where the SuperLink has had this key before.
+        statuses: from self.statuses(), if known. Raises UsageError if it is admitted with another
+        key and `renew` is not set, or if the SuperLink has had this key before.
         """
         kept = self._read(device)
         given = read_public_key(public_key) if public_key is not None else None
@@ -123,7 +121,7 @@ class Nodes:
             if not renew:
                 raise UsageError(
                     f"{device} is registered with another key, {fingerprint(kept.public_key)}: "
-                    "--renew puts the new one in its place"
+                    "--renew replaces it"
                 )
             self._unregister(kept.node)
         entry = self._take(device, given) if given else self._make(device, anew=inside)
@@ -131,36 +129,37 @@ class Nodes:
         return "replaced" if inside else "added"
 
     def add_all(self, devices: Sequence[str]) -> None:
-        """Let these in, by keys of ours, two at a time: each costs most of a second of a core."""
+        """Admit devices with keys of ours, two at a time, because each takes most of a second of a
+        core."""
         statuses = self.statuses()
         with ThreadPoolExecutor(2) as pool:
             for _ in pool.map(lambda device: self.add(device, statuses=statuses), devices):
                 pass
 
     def remove(self, device: str) -> None:
-        """Let a device in no more; its SuperNode ends within seconds. UsageError where it is not
-        known here."""
+        """Remove a device; its SuperNode ends within seconds. Raises UsageError if it is unknown
+        here."""
         kept = self._read(device)
         if kept is None:
-            raise UsageError(f"{device} has not been added: see `tidewheel node list`")
+            raise UsageError(f"{device} was not added: see `tidewheel node list`")
         self._unregister(kept.node)
         shutil.rmtree(self._of(device))
 
     def _take(self, device: str, public: str) -> Node:
-        """Register the key that a device has made."""
+        """Register the key that a device has created."""
         key = self.key(device)
-        key.unlink(missing_ok=True)  # a key of ours would not be its any more
+        key.unlink(missing_ok=True)  # it replaces a key of ours
         write_atomic(public_path(key), f"{public}\n".encode())
         node = self._register(public_path(key))
         if node is None:
             raise UsageError(
-                f"the SuperLink has had the key {fingerprint(public)} before and takes a key once: "
-                f"make another on {device}"
+                f"the SuperLink has had the key {fingerprint(public)} before and accepts a key "
+                f"once: create another on {device}"
             )
         return Node(device=device, public_key=public, node=node)
 
     def _make(self, device: str, *, anew: bool) -> Node:
-        """Register a key of ours, the one that is there unless `anew`."""
+        """Register a key of ours: the existing one unless `anew`."""
         key = self.key(device)
         public = own_key(key) if key.exists() and not anew else make_key(key)
         node = self._register(public_path(key))
@@ -172,7 +171,7 @@ class Nodes:
         return Node(device=device, public_key=public, node=node)
 
     def _register(self, public: Path) -> str | None:
-        """The node's id; None where the SuperLink has had this key before."""
+        """Return the node's id; None if the SuperLink has had this key before."""
         try:
             answer = self._flwr.call("supernode register", str(public), self._flwr.connection)
         except ProcessFailed as exc:

@@ -1,5 +1,5 @@
-"""What refuses an update: a NaN, a wrong shape, a norm that is too large, a replay.
+"""Admission of updates: refuses NaNs, wrong shapes, too large norms, replays.
 
-update (`Update`, `Refusal`), admission (the checks, one reason a refusal), quarantine (strikes of a
-node, and what was received before). Pure; knows nothing of Flower or Kafka.
+update (`Update`, `Refusal`), admission (the checks, one reason per refusal), quarantine (strikes of
+nodes, digests of received updates). Pure; knows nothing of Flower or Kafka.
 """

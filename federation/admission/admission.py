@@ -1,22 +1,20 @@
-"""Whether a device's update may enter the average: pure, one reason per refusal.
+"""The checks that a device's update must pass to be averaged. Pure; one reason per refusal.
 
     reason            the update
-    stale             answers work of too long ago (in `federation.rounds.update_intake`)
+    stale             answers work of too many rounds ago (in `federation.rounds.update_intake`)
     task              is for another task, task version, or base model
-    device-name       names no device
-    duplicate         is the second of one device in this round
-    keys              has tensors that the model has not, or lacks some
+    device-name       has an invalid device name
+    duplicate         is a device's second one in this round
+    keys              has tensors that the model lacks, or lacks some
     shape, dtype      has a tensor of another shape or type
     not-finite        has a NaN or an infinity
-    variance          has a batch norm's variance below zero, of which inference takes the root
-    samples           was trained on no sample, or on more than a device can have or says it has
-    replay            is to the byte what any device sent in an earlier round of the run
-    norm              moves the weights more than NORM_FACTOR times as far as the usual update, or
-                      further than a private run lets it
+    variance          has a negative batch norm variance, of which inference takes the root
+    samples           claims no sample, or more than a device can have or has reported
+    replay            is identical to one that any device sent in an earlier round of the run
+    norm              has a norm over NORM_FACTOR times the usual one, or over a private run's clip
 
-The norm is judged against the median of all updates known in the run, as soon as there are three:
-fewer than half of the devices cannot move a median past the others. How a node's refusals add up is
-in `federation.admission.quarantine`.
+The usual norm is the median of all updates of the run, once there are three: a minority of devices
+cannot move a median past the others. `federation.admission.quarantine` counts a node's refusals.
 """
 
 import hashlib
@@ -32,19 +30,15 @@ from streams.learning.clipping import update_norm
 MAX_SAMPLES = 1_000_000
 NORM_FACTOR = 5.0
 NORMS_NEEDED = 3
-CLIP_SLACK = 1.001  # float32 and float16 round
-
-
-norm = update_norm  # of an update, from what was sent
+CLIP_SLACK = 1.001  # for rounding to float32 and float16
 
 
 @dataclass(frozen=True)
 class Round:
-    """What an update has to fit: the weights that were sent out, and what is known of the round.
+    """What an update must fit: the weights that were sent, and the state of the round.
 
-    `reported` is how many samples devices said that they have, where that is known; `earlier` are
-    digests of what earlier rounds of the run received; `clip` is how far a private run lets an
-    update go, 0 for any distance.
+    `reported` are the numbers of samples that devices reported, where known; `earlier` are digests
+    of the updates of earlier rounds; `clip` is a private run's largest norm, 0 for no limit.
     """
 
     task: str
@@ -59,7 +53,7 @@ class Round:
 
 
 def admit(update: Update, expected: Round) -> Refusal | None:
-    """The first thing that is wrong with `update`; None when it may be averaged."""
+    """Return the first reason to refuse `update`; None if it may be averaged."""
     for check in (_origin, _tensors, _finite, _variance, _samples, _replay, _distance):
         if refusal := check(update, expected):
             return refusal
@@ -67,12 +61,12 @@ def admit(update: Update, expected: Round) -> Refusal | None:
 
 
 def well_formed(update: Update, expected: Round) -> bool:
-    """Whether the update's norm can be computed and may count towards the median."""
+    """Return whether the update's norm can be computed and counts towards the median."""
     return _tensors(update, expected) is None and _finite(update, expected) is None
 
 
 def digest(weights: Weights) -> bytes:
-    """A name for these very bytes, shapes and types, in whatever order the tensors came."""
+    """Return a digest of the tensors' names, shapes, types and bytes, in any order."""
     found = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name]
@@ -88,7 +82,7 @@ def _origin(update: Update, expected: Round) -> Refusal | None:
         text = "{} version {} from base {}"
         return Refusal("task", f"{text.format(*have)}, not {text.format(*want)}"[:300])
     if not DEVICE_NAME.fullmatch(update.device):
-        return Refusal("device-name", f"{update.device[:80]!r} is no device's name")
+        return Refusal("device-name", f"{update.device[:80]!r} is not a device's name")
     if update.device in expected.devices:
         return Refusal("duplicate", f"{update.device} has already answered in this round")
     return None
@@ -123,26 +117,26 @@ def _variance(update: Update, _expected: Round) -> Refusal | None:
 
 def _samples(update: Update, expected: Round) -> Refusal | None:
     if not 1 <= update.samples <= MAX_SAMPLES:
-        return Refusal("samples", f"{update.samples} samples; 1 to {MAX_SAMPLES} are possible")
-    said = expected.reported.get(update.device)
-    if said is not None and update.samples > said:
-        return Refusal("samples", f"{update.samples} samples; the device said that it has {said}")
+        return Refusal("samples", f"{update.samples} samples; 1 to {MAX_SAMPLES} are allowed")
+    reported = expected.reported.get(update.device)
+    if reported is not None and update.samples > reported:
+        return Refusal("samples", f"{update.samples} samples; the device reported {reported}")
     return None
 
 
 def _replay(update: Update, expected: Round) -> Refusal | None:
     if expected.earlier and digest(update.weights) in expected.earlier:
-        return Refusal("replay", "to the byte what an earlier round received")
+        return Refusal("replay", "identical to an update of an earlier round")
     return None
 
 
 def _distance(update: Update, expected: Round) -> Refusal | None:
-    if expected.clip and not norm(update.weights, expected.weights) <= CLIP_SLACK * expected.clip:
-        return Refusal("norm", f"it is longer than {expected.clip:.3g}, to which it was to be cut")
+    found = update_norm(update.weights, expected.weights)
+    if expected.clip and not found <= CLIP_SLACK * expected.clip:
+        return Refusal("norm", f"{found:.3g} is over the clip of {expected.clip:.3g}")
     if len(expected.norms) < NORMS_NEEDED:
         return None
     usual = float(np.median(expected.norms))
-    found = norm(update.weights, expected.weights)
     if not found <= NORM_FACTOR * usual:
         return Refusal("norm", f"{found:.3g} is over {NORM_FACTOR:.0f} times the usual {usual:.3g}")
     return None

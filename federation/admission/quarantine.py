@@ -1,9 +1,9 @@
-"""How nodes behave in one run: who sits out, and what has been sent before.
+"""Quarantine of nodes in one run, and the digests of all received updates.
 
-A node whose updates are refused OFFENCES times gets no work in the next SITS_OUT rounds; then it
-counts anew. A `name` or a `duplicate` is no offence: of two nodes under one name it cannot be told
-which one lies, and the honest one must not be made to sit out by the other. To be `stale` is none,
-and errors are none either.
+A node with STRIKES refused updates gets no work in the next QUARANTINE_ROUNDS rounds; then its
+count starts again. The reasons `name` and `duplicate` are no strikes: of two nodes with the same
+name the server cannot tell which one lies, and the honest one must not be excluded by the other.
+`stale` and errors are no strikes either.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from pydantic import ConfigDict
 from federation.admission.admission import digest
 from streams.contract.documents import Document
 
-OFFENCES = 2
-SITS_OUT = 3  # rounds
-NO_OFFENCE = frozenset({"name", "duplicate", "stale"})
+STRIKES = 2
+QUARANTINE_ROUNDS = 3  # rounds
+NO_STRIKE = frozenset({"name", "duplicate", "stale"})
 
 
 class QuarantineRecord(Document):
-    """A Conduct as a checkpoint keeps it: digests in hexadecimal, counts by node."""
+    """A Quarantine in a checkpoint: digests in hexadecimal, counts by node."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -34,46 +34,47 @@ class QuarantineRecord(Document):
 
 @dataclass
 class Quarantine:
-    """By node, not by name: a refused update may lie about its name."""
+    """The state by node, not by device name, because a refused update may lie about its name."""
 
-    refused: set[int] = field(default_factory=set)  # nodes that were, for whatever reason
-    received: set[bytes] = field(default_factory=set)  # digests, of all rounds so far
-    _offences: Counter[int] = field(default_factory=Counter)
-    _until: dict[int, int] = field(default_factory=dict)  # node -> last round that it sits out
+    refused: set[int] = field(default_factory=set)  # nodes with a refusal, for any reason
+    received: set[bytes] = field(default_factory=set)  # digests of all rounds so far
+    _strikes: Counter[int] = field(default_factory=Counter)
+    _until: dict[int, int] = field(default_factory=dict)  # node -> last round of its quarantine
 
     def refuse(self, node: int, reason: str, number: int) -> None:
-        """An answer of `node` was refused in round `number`."""
+        """Record that an update of `node` was refused in round `number`."""
         self.refused.add(node)
-        if reason in NO_OFFENCE:
+        if reason in NO_STRIKE:
             return
-        self._offences[node] += 1
-        if self._offences[node] >= OFFENCES:
-            del self._offences[node]
-            self._until[node] = number + SITS_OUT
+        self._strikes[node] += 1
+        if self._strikes[node] >= STRIKES:
+            del self._strikes[node]
+            self._until[node] = number + QUARANTINE_ROUNDS
 
-    def sits_out_until(self, node: int, number: int) -> int | None:
-        """The last round that `node` sits out, when round `number` is one of those."""
+    def quarantined_until(self, node: int, number: int) -> int | None:
+        """Return the last round of the quarantine if round `number` is part of one."""
         until = self._until.get(node, 0)
         return until if number <= until else None
 
     def remember(self, sent: Iterable[Mapping[str, np.ndarray]]) -> None:
-        """What a round received, admitted or not; after the round, as two devices may agree."""
+        """Record the updates of a round, admitted or not. Call it after the round: two devices may
+        agree."""
         self.received.update(digest(weights) for weights in sent)
 
-    def kept(self) -> QuarantineRecord:
+    def record(self) -> QuarantineRecord:
         return QuarantineRecord(
             refused=sorted(self.refused),
             received=sorted(found.hex() for found in self.received),
-            offences=sorted(self._offences.items()),
+            offences=sorted(self._strikes.items()),
             until=sorted(self._until.items()),
         )
 
     @classmethod
-    def from_kept(cls, kept: QuarantineRecord) -> "Quarantine":
-        """ValueError where a digest is none."""
+    def from_record(cls, record: QuarantineRecord) -> "Quarantine":
+        """Return the Quarantine of a record; raise ValueError if a digest is invalid."""
         return cls(
-            set(kept.refused),
-            {bytes.fromhex(text) for text in kept.received},
-            Counter(dict(kept.offences)),
-            dict(kept.until),
+            set(record.refused),
+            {bytes.fromhex(text) for text in record.received},
+            Counter(dict(record.offences)),
+            dict(record.until),
         )

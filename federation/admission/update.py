@@ -1,4 +1,4 @@
-"""A device's update as the server holds it, and why one is refused."""
+"""A device's update on the server, and the reason to refuse one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ Weights = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Update:
-    """What one device sent back; nothing in it is to be trusted.
+    """The untrusted update of one device.
 
-    `staleness` is how many rounds ago its work was sent, and `sent` the weights that it then began
-    with: None for those of the round. Both are the server's.
+    `staleness` is how many rounds ago its work was sent, `sent` the weights that it started from,
+    None for those of this round; both are set by the server.
     """
 
     device: str
@@ -30,7 +30,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an update is not admitted: a slug to count by, and the details."""
+    """The reason to refuse an update: a slug to count by, and the details."""
 
     reason: str
     detail: str

@@ -66,7 +66,7 @@ class ServerOptimizer:
         return found
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue from `state`; ValueError where it is not one of this strategy."""
+        """Continue from `state`; raise ValueError if it is another strategy's."""
         parts: dict[str, dict[str, np.ndarray]] = {"m": {}, "v": {}}
         rounds = 0
         for key, value in state.items():
@@ -79,7 +79,7 @@ class ServerOptimizer:
             else:
                 parts[letter][tensor] = np.array(value, np.float64)
         if parts["m"].keys() != parts["v"].keys() or bool(parts["m"]) != (rounds > 0):
-            raise ValueError(f"the state of {self.name} is not whole")
+            raise ValueError(f"the state of {self.name} is incomplete")
         self._rounds, self._m, self._v = rounds, parts["m"], parts["v"]
 
     def _check(self, mean: Mapping[str, np.ndarray]) -> None:

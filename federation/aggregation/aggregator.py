@@ -1,15 +1,15 @@
-"""What a round does with its admitted updates: the seam, and how each kind of tensor is treated.
+"""Aggregation of admitted updates: the interface, and the treatment of each kind of tensor.
 
 learned       floats of the shared modules. The rule of a paper sees their differences from the
-              weights that were sent out, in double precision: beside the squares of whole
-              float32 weights, small distances between updates would be lost to Krum.
-statistics    running mean and variance of batch norm. No optimiser and no distance knows them;
-              they take the mean weighted by samples, or with a robust rule the median, as a
-              mean would let one device undo what the rule keeps out.
-late updates  differ from the weights that were sent out to them; s rounds late they count for
-              1 / sqrt(1 + s) of their length (Nguyen et al. 2022, arXiv 2106.06639, section 5).
-integers      counters keep the value that was sent out: there is no meaningful mean.
-not shared    tensors outside of `Training.shared` keep the value that was sent out.
+              weights that were sent, in double precision: next to the squares of complete float32
+              weights, Krum would lose small distances between updates.
+statistics    running mean and variance of batch norm. Optimizers and distances ignore them; they
+              take the mean weighted by samples, or with a robust rule the median, because one
+              device could undo the rule through a mean.
+late updates  are differences from the weights that were sent to them; with staleness s they are
+              scaled by 1 / sqrt(1 + s) (Nguyen et al. 2022, arXiv 2106.06639, section 5).
+integers      counters keep the value that was sent: they have no meaningful mean.
+not shared    tensors outside of `Training.shared` keep the value that was sent.
 """
 
 import math
@@ -28,11 +28,10 @@ State = dict[str, np.ndarray]
 
 
 class Aggregator(Protocol):
-    """Makes the next weights; `state` is what it remembers between rounds, for a checkpoint.
+    """Computes the next weights; `state` is what it keeps between rounds, for a checkpoint.
 
-    `least` is the number of updates below which a rule keeps nothing of what it promises: a round
-    with fewer is to keep its weights. `clip` is the longest update that a device may send, 0 for
-    any.
+    A round with fewer than `least` updates must keep its weights, because the rule's guarantee does
+    not hold. `clip` is the largest norm of an update, 0 for no limit.
     """
 
     name: str
@@ -42,11 +41,11 @@ class Aggregator(Protocol):
     def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]: ...
 
     def exhausted(self) -> str | None:
-        """Why there may be no further round; None while there may."""
+        """Return why there must be no further round; None if there may be."""
         ...
 
-    def told(self) -> dict[str, float]:
-        """Figures of the last round."""
+    def metrics(self) -> dict[str, float]:
+        """Return metrics of the last round."""
         ...
 
     def state(self) -> State: ...
@@ -55,17 +54,18 @@ class Aggregator(Protocol):
 
 
 class Move(NamedTuple):
-    """One device's differences from the weights that were sent out, and its samples, capped."""
+    """One device's differences from the weights that were sent, and its number of samples,
+    capped."""
 
     tensors: dict[str, np.ndarray]
     samples: int
 
 
 class Rule(Protocol):
-    """The arithmetic of one paper on float64 differences; `statistics` is that for batch norm.
+    """The arithmetic of one paper on float64 differences; `statistics` is for batch norm.
 
-    `by_tensor`: a tensor's step depends on that tensor alone, so that one after the other can be
-    given, and only one of each device is held in double precision.
+    `by_tensor`: a tensor's step depends on that tensor alone. Tensors are then passed one by one,
+    and only one per device is in memory in double precision.
     """
 
     name: str
@@ -96,7 +96,8 @@ class StatelessRule:
 
 
 class RuleAggregator:
-    """An Aggregator: a rule for what is learned, and the treatment above for all else."""
+    """An Aggregator that applies a rule to learned tensors, and the treatment above to the
+    others."""
 
     clip = 0.0
 
@@ -107,7 +108,7 @@ class RuleAggregator:
         self._rule, self._shared, self._cap = rule, tuple(shared), samples_cap
 
     def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]:
-        """The next weights, with the keys, shapes and dtypes of `base`, in its order; the order of
+        """Return the next weights with the keys, order, shapes and dtypes of `base`. The order of
         the updates does not matter."""
         if not updates:
             raise ValueError("nothing to aggregate: no update was admitted")
@@ -125,7 +126,7 @@ class RuleAggregator:
     def exhausted(self) -> str | None:
         return None
 
-    def told(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {}
 
     def state(self) -> State:
@@ -147,7 +148,7 @@ class RuleAggregator:
 
 
 def _differences(update: Update, base: Weights, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """In float64, from what the device began with."""
+    """Return the float64 differences from the weights that the device started from."""
     before = update.sent if update.sent is not None else base
     scale = 1 / math.sqrt(1 + update.staleness)
     return {

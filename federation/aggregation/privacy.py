@@ -1,21 +1,21 @@
-"""Central differential privacy of a device (McMahan et al. 2018, arXiv 1710.06963).
+"""Central differential privacy per device (McMahan et al. 2018, arXiv 1710.06963).
 
-Each device cuts its update to the length `clip` before it sends it; an update that is longer is not
-admitted. The step is the plain mean of the n admitted updates, whatever their samples, plus normal
-noise of standard deviation noise_multiplier * clip / n on each weight. Statistics of batch norm and
-integers keep the value that was sent out.
+Each device clips its update to the norm `clip` before it sends it; larger updates are refused. The
+step is the plain mean of the n admitted updates, whatever their samples, plus normal noise of
+standard deviation noise_multiplier * clip / n on each weight. Batch norm statistics and integers
+keep the value that was sent.
 
-What is spent is that of Gaussian mechanisms in turn, one a round, for two fleets of which one has a
-device's update replaced by zero; that only some devices take part in a round is not counted in its
-favour. The accountant is opacus' (Renyi differential privacy, Mironov 2017, arXiv 1702.07476).
+The privacy cost is that of one Gaussian mechanism per round, for two fleets of which one has a
+device's update replaced by zero; the sampling of devices is not counted in its favour. The
+accountant is opacus' (Renyi differential privacy, Mironov 2017, arXiv 1702.07476).
 
-    <state>/privacy.json   noise multipliers and how many rounds were averaged with each, over
-                              all runs of the task. Written before a round's average is used: a
-                              death between the two counts a round that nobody saw.
+    <state>/privacy.json   noise multipliers and the number of rounds averaged with each, over all
+                           runs of the task. Written before a round's average is used: a crash
+                           between the two counts a round that nobody saw.
 
-The noise comes from a secret of the run and what is averaged: a run that is gone on with averages
-the same updates to the same weights, and other updates with other noise. The secret stands in the
-run's checkpoints (0600) and is nothing that leaves the server.
+The noise is derived from a secret of the run and the updates: a resumed run gets the same noise for
+the same updates and weights, and other noise for other updates. The secret is in the run's
+checkpoints (0600) and never leaves the server.
 """
 
 import hashlib
@@ -40,26 +40,27 @@ ORDERS = [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), 128, 256, 512]
 
 
 class Spent(Document):
-    """rounds: (noise multiplier, how many rounds)."""
+    """The file privacy.json; rounds: (noise multiplier, number of rounds)."""
 
     format: int = Field(default=1, le=1)
     rounds: list[tuple[float, int]] = []
 
 
 class Ledger:
-    """What the task's runs have spent."""
+    """The privacy spent by all runs of the task."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def spent(self) -> dict[float, int]:
-        """UsageError where the file cannot be read: to begin at nothing would be a lie."""
+        """Return rounds by noise multiplier; raise UsageError if the file is unreadable, as
+        starting again at zero would be wrong."""
         try:
             return dict(Spent.decode(self._path.read_bytes()).rounds)
         except FileNotFoundError:
             return {}
         except MalformedRecord as exc:
-            raise UsageError(f"{self._path} does not say what privacy is spent: {exc}") from exc
+            raise UsageError(f"{self._path} cannot be read, restore a backup: {exc}") from exc
 
     def add(self, noise_multiplier: float) -> None:
         found = self.spent()
@@ -68,7 +69,7 @@ class Ledger:
 
 
 def epsilon(spent: Mapping[float, int], delta: float) -> float:
-    """What so many rounds with these noise multipliers cost; 0 for none."""
+    """Return the epsilon of these numbers of rounds by noise multiplier; 0 for none."""
     if not any(spent.values()):
         return 0.0
     try:
@@ -82,13 +83,13 @@ def epsilon(spent: Mapping[float, int], delta: float) -> float:
         for z, steps in spent.items()
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # next to no noise: the bound holds, and is not tight
+        warnings.simplefilter("ignore")  # with very little noise the bound holds but is not tight
         found, _ = rdp.get_privacy_spent(orders=ORDERS, rdp=total, delta=delta)
     return float(found)
 
 
 class NoisyMean:
-    """The rule; `name` is that of the strategy whose mean it is."""
+    """The rule: the mean with noise; `name` is that of the strategy."""
 
     least = 1
     by_tensor = False  # one vector of noise
@@ -113,12 +114,12 @@ class NoisyMean:
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         key = state.get("private/key")
         if set(state) != {"private/key"} or key is None or key.shape != (KEY_BYTES,):
-            raise ValueError(f"this is no state of a private {self.name}")
+            raise ValueError(f"this is not the state of a private {self.name}")
         self._key = key.astype(np.uint8).tobytes()
 
 
 class Private(RuleAggregator):
-    """An Aggregator that counts what it spends."""
+    """An Aggregator that records the privacy it spends."""
 
     def __init__(self, rule: NoisyMean, shared: Sequence[str], privacy: Privacy, ledger: Ledger):
         super().__init__(rule, shared)
@@ -138,15 +139,16 @@ class Private(RuleAggregator):
         then = epsilon({**spent, z: spent.get(z, 0) + 1}, self._privacy.delta)
         if then <= limit:
             return None
-        return f"with another one epsilon would be {then:.2f}, {limit:.2f} is allowed"
+        return f"another round would raise epsilon to {then:.2f}; {limit:.2f} is allowed"
 
-    def told(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         spent = epsilon(self._ledger.spent(), self._privacy.delta)
         return {"epsilon": spent, "noise": self._mean.noise}
 
 
 def private(strategy: str, training: Training, ledger: Ledger) -> Private:
-    """A fresh aggregator of a task with `Training.privacy`. UsageError without an accountant."""
+    """Return a new aggregator for a task with `Training.privacy`; raise UsageError without an
+    accountant."""
     privacy = training.privacy
     assert privacy is not None
     epsilon({privacy.noise_multiplier: 1}, privacy.delta)

@@ -12,8 +12,8 @@ from streams.segments.segmentation import segments_of
 
 @dataclass(frozen=True)
 class Segments:
-    """One device's segments in order: first times (n,) us, (n, channels, samples), and labels
-    (n, label_size), NaN where none is known."""
+    """One device's segments in order: first times (n,) us, segments (n, channels, samples), labels
+    (n, label_size), NaN where unknown."""
 
     times: np.ndarray
     segments: np.ndarray
@@ -22,7 +22,8 @@ class Segments:
 
 @dataclass(frozen=True)
 class TeacherWindows:
-    """(n, longest, channels, samples), (n, longest) bool, (n, longest, label_size) or NaN."""
+    """Windows (n, longest, channels, samples), mask (n, longest) bool, labels (n, longest,
+    label_size), NaN where unknown."""
 
     windows: np.ndarray
     mask: np.ndarray
@@ -43,7 +44,7 @@ def segments_of_device(task: Task, device: str) -> Segments:
 
 
 def stack(task: Task, devices: Sequence[Segments]) -> HeldOut:
-    """The labelled segments of all devices."""
+    """Return the labelled segments of all devices."""
     known = [~np.isnan(device.labels).any(axis=1) for device in devices]
     segments = [d.segments[k] for d, k in zip(devices, known, strict=True)]
     labels = [d.labels[k] for d, k in zip(devices, known, strict=True)]
@@ -55,8 +56,8 @@ def stack(task: Task, devices: Sequence[Segments]) -> HeldOut:
 
 
 def group(task: Task, devices: Sequence[Segments]) -> TeacherWindows:
-    """The devices' windows, as the stream closes them, padded to the longest. Windows without any
-    labelled segment teach nothing and are left out."""
+    """Return the devices' windows, as the stream closes them, padded to the longest one. Windows
+    without a labelled segment are omitted."""
     parts: list[tuple[Segments, np.ndarray]] = []
     for device in devices:
         starts = np.array([task.window_start(int(time)) for time in device.times], np.int64)

@@ -1,4 +1,4 @@
-"""The reference for drift, from the central data: what artifacts freeze as `drift.json`."""
+"""The drift reference from central data: the file `drift.json` of artifacts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -22,10 +22,11 @@ from streams.drift.reference import (
 def make_reference(
     task: Task, devices: Sequence[Segments], answers: Sequence[np.ndarray]
 ) -> Reference:
-    """Freeze the segments of all devices and the first model's answers, (n, outputs) each.
+    """Return the reference of all devices' segments and the first model's answers, (n, outputs)
+    each.
 
-    The effect thresholds are MARGIN times what a device of these shows against the others over any
-    WINDOWS of its windows, EFFECT at least.
+    The effect thresholds are MARGIN times the largest PSI of one of these devices against the
+    others over any WINDOWS windows, at least EFFECT.
     """
     seen = [observe(task, d.segments, a) for d, a in zip(devices, answers, strict=True)]
     features = []
@@ -60,7 +61,7 @@ def make_reference(
 def accumulated(
     task: Task, reference: Reference, device: Segments, answers: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """The counts of every WINDOWS windows in a row of a recording that hold enough segments."""
+    """Yield the counts of every WINDOWS consecutive windows of a recording with enough segments."""
     starts = np.array([task.window_start(int(time)) for time in device.times], np.int64)
     windows = [
         reference.count(observe(task, device.segments[rows], answers[rows]))

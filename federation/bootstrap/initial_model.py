@@ -1,15 +1,15 @@
-"""The first device model and the teacher, from central data, before there is a fleet.
+"""The first device model and the teacher, from central data.
 
 The device model learns from the labelled segments of "pilot" people, the teacher from the windows
-of "pilot" and "lab" people. Both are evaluated on the people of the fleet and on those held out.
+of "pilot" and "lab" people. Both are evaluated on the fleet's people and on held-out people.
 
     <cache>/pilot-<digest>/model.safetensors  model.onnx  teacher.safetensors  heldout.safetensors
-                           drift.json         the reference for drift, from pilot and lab
+                           drift.json         the drift reference, from pilot and lab
                            probe.safetensors  the device model's self-test, from the pilot
                            report.json        written last: a folder without it is made again
 
-The digest is over all that the results depend on: the task's sources, torch, the training's
-settings and the seed. Cached results are unsigned; signing happens for each installation.
+The digest covers everything that the results depend on: the task's sources, torch, the training
+settings and the seed. Cached results are unsigned; each installation signs them.
 """
 
 import hashlib
@@ -50,14 +50,14 @@ from streams.runtime.disk import write_atomic
 
 SEED = 1
 WINDOWS_PER_BATCH = 12
-HELD_OUT_CAP = 4096  # segments that every candidate is judged by
+HELD_OUT_CAP = 4096  # segments that every candidate is evaluated on
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class PilotReport:
-    """Accuracies are shares of labelled segments; 0 where there are none."""
+    """The result; accuracies are shares of labelled segments, 0 if there are none."""
 
     model: str
     cached: bool
@@ -71,7 +71,7 @@ class PilotReport:
 
 @dataclass(frozen=True)
 class _Result:
-    """What is cached: files by name, and the figures of the report."""
+    """The cached files by name, and the metrics of the report."""
 
     files: dict[str, bytes]
     figures: dict[str, float]
@@ -86,7 +86,8 @@ def prepare(
     progress: Progress = lambda _text: None,
     seed: int = SEED,
 ) -> PilotReport | None:
-    """Make model 1 and the teacher, sign and serve them; None where a model is served already."""
+    """Train model 1 and the teacher, sign and serve them; return None if a model is already
+    served."""
     if registry.serving() is not None and registry.teacher() is not None:
         return None
     began = time.monotonic()
@@ -101,13 +102,13 @@ def prepare(
     model = _register(task, registry, key, result)
     figures = result.figures
     better = figures["teacher_fleet"] > figures["model_fleet"]
-    warning = "" if better else "the teacher is no better than the first device model on the fleet"
+    warning = "" if better else "the teacher is not better than the first device model on the fleet"
     return PilotReport(model, cached, time.monotonic() - began, **figures, warning=warning)
 
 
 def _digest(task_ref: str, task: Task, seed: int) -> str:
-    """Over the bytes of the task's modules and of those that lie beside them and are used, and all
-    settings. A task that is made of another one has functions of both."""
+    """Return a digest of the settings and of the sources: the task's modules and the modules beside
+    them that they use. A task derived from another one has functions of both."""
     functions = (task.build_model, task.build_teacher, task.readings, task.devices, task.augment)
     sources = set()
     for name in {function.__module__ for function in functions if function is not None}:
@@ -176,7 +177,7 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
 
 
 def held_out(task: Task) -> HeldOut:
-    """The people held out, as `prepare` keeps them."""
+    """Return the held-out segments as `prepare` stores them."""
     names = task.device_names("held-out")
     return _capped(stack(task, [segments_of_device(task, name) for name in names]))
 
@@ -190,8 +191,8 @@ def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments
 
 
 def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
-    """The first device model, on the pilot's data as they are: what varies between devices, which
-    the task's augmentation stands for, is what the fleet has yet to learn."""
+    """Return the first device model, trained on the pilot's data without augmentation: the
+    variation between devices, which the augmentation imitates, is left for the fleet to learn."""
     task = replace(task, augment=None)
     torch.manual_seed(seed)  # the initial weights
     model = task.build_model()
@@ -228,7 +229,7 @@ def _fit_teacher(task: Task, data: TeacherWindows, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def _teacher_share(task: Task, teacher: nn.Module, data: TeacherWindows) -> float:
-    """Accuracy over the labelled segments of windows."""
+    """Return the accuracy over the labelled segments of windows."""
     outputs, labels = [], []
     for at in range(0, len(data.mask), WINDOWS_PER_BATCH):
         rows = slice(at, at + WINDOWS_PER_BATCH)
@@ -242,7 +243,7 @@ def _teacher_share(task: Task, teacher: nn.Module, data: TeacherWindows) -> floa
 
 
 def _capped(data: HeldOut) -> HeldOut:
-    """At most HELD_OUT_CAP segments, the same at every call."""
+    """Return at most HELD_OUT_CAP segments, the same ones at every call."""
     if len(data.labels) <= HELD_OUT_CAP:
         return data
     rows = np.sort(np.random.default_rng(0).permutation(len(data.labels))[:HELD_OUT_CAP])
@@ -250,7 +251,7 @@ def _capped(data: HeldOut) -> HeldOut:
 
 
 def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _Result) -> str:
-    """Sign and keep both; serve the model unless one is served."""
+    """Sign and store both artifacts; serve the model unless one is served."""
     manifest = Manifest(
         task=task.name,
         task_version=task.version,

@@ -1,8 +1,8 @@
-"""The device model as an ONNX graph whose initializers carry the state dict's names.
+"""Export of the device model as an ONNX graph whose initializers have the state dict's names.
 
-A device takes new weights into the graph by name (`SessionOptions.add_initializer`), so the graph
-is exported once per task version and any later weights fit it. Input "segments" (batch, channels,
-samples), output "outputs" (batch, outputs); the batch axis is free.
+Devices insert new weights into the graph by name (`SessionOptions.add_initializer`), so the graph
+is exported once per task version and later weights fit it. Input "segments" (batch, channels,
+samples), output "outputs" (batch, outputs); the batch axis is dynamic.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ OPSET = 18
 
 
 def export_graph(task: Task, model: nn.Module) -> bytes:
-    """Export `model` and prove that it answers as torch does; TaskError says what is in the way."""
+    """Return the ONNX graph of `model`, checked against torch; raise TaskError if it cannot be
+    exported."""
     model = model.eval()
     try:
         graph = _export(task, model)
@@ -34,7 +35,7 @@ def export_graph(task: Task, model: nn.Module) -> bytes:
         text = (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
         raise TaskError(
             f"task {task.name!r}: build_model cannot be exported to ONNX ({text}): "
-            "use layers that ONNX has"
+            "use layers that ONNX supports"
         ) from exc
     _check_names(task, model, graph)
     data = bytes(graph.SerializeToString())
@@ -58,13 +59,13 @@ def _export(task: Task, model: nn.Module) -> onnx.ModelProto:
             verbose=False,
         )
     if program is None:
-        raise TypeError("the exporter gave nothing")
+        raise TypeError("the exporter returned nothing")
     return program.model_proto
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and warns of its own internals; neither is for a user."""
+    """Suppress the exporter's progress output and its warnings about its own internals."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -79,24 +80,26 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_names(task: Task, model: nn.Module, graph: onnx.ModelProto) -> None:
-    """Every floating-point weight has to be an initializer by its own name, or a device could not
-    replace it. Counters (batch norm's) play no part in inference and may be left out."""
+    """Raise TaskError unless every floating-point weight is an initializer of the same name, so
+    that devices can replace it. Batch norm counters are not used in inference and may be missing.
+    """
     names = {tensor.name for tensor in graph.graph.initializer}
     state = model.state_dict()
     lost = [name for name, t in state.items() if t.is_floating_point() and name not in names]
     if lost:
         raise TaskError(
-            f"task {task.name!r}: build_model exports to ONNX, but {lost[0]!r} is no initializer "
-            "of the graph, so a device could not take new weights: write the layer in plain form"
+            f"task {task.name!r}: build_model exports to ONNX, but {lost[0]!r} is not an "
+            "initializer of the graph, so devices cannot replace its weights: use a plain layer"
         )
 
 
 def _check_answers(task: Task, model: nn.Module, graph: bytes) -> None:
-    """Against torch with the exported weights, and with others taken in by name."""
+    """Raise TaskError unless the graph answers as torch, with the exported weights and with other
+    ones."""
     generator = np.random.default_rng(0)
     probe = generator.standard_normal((5, *task.segment_shape), dtype=np.float32)
     if not np.allclose(run_graph(graph, probe), predict(model, probe), atol=TOLERANCE):
-        raise TaskError(f"task {task.name!r}: the ONNX graph answers unlike torch")
+        raise TaskError(f"task {task.name!r}: the ONNX graph and torch give different answers")
     other = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     for name, value in other.items():
         if value.dtype.kind == "f":
@@ -106,4 +109,4 @@ def _check_answers(task: Task, model: nn.Module, graph: bytes) -> None:
     expected = predict(model, probe)
     model.load_state_dict(original)
     if not np.allclose(run_graph(graph, probe, other), expected, rtol=1e-3, atol=TOLERANCE):
-        raise TaskError(f"task {task.name!r}: the ONNX graph does not follow new weights")
+        raise TaskError(f"task {task.name!r}: the ONNX graph does not use new weights")

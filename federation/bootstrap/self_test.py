@@ -1,8 +1,8 @@
-"""The self-test that a model's artifact carries: stored inputs and what the model answers to them.
+"""The self-test in a model's artifact: stored inputs and the model's answers.
 
 `probe.safetensors` has `inputs` (n, channels, samples) and `outputs` (n, outputs), both float32.
-The inputs are central segments, and each version hands its own on to the next; a device answers
-them before it serves the version (edge_client.inference.engine).
+The inputs are central segments, and each version takes them from its base; a device answers them
+before it serves the version (edge_client.inference.engine).
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,8 @@ PROBES = 8
 
 
 def make_probe(graph: bytes, weights: Mapping[str, np.ndarray], segments: np.ndarray) -> bytes:
-    """Of at most PROBES of the segments (n, channels, samples), spread over all of them."""
+    """Return the probe with at most PROBES of the segments (n, channels, samples), evenly
+    spaced."""
     rows = np.unique(np.linspace(0, len(segments) - 1, PROBES).astype(np.int64))
     inputs = np.ascontiguousarray(segments[rows], np.float32)
     outputs = run_graph(graph, inputs, weights)
@@ -26,10 +27,10 @@ def make_probe(graph: bytes, weights: Mapping[str, np.ndarray], segments: np.nda
 
 
 def renew_probe(base: Artifact, weights: Mapping[str, np.ndarray]) -> bytes:
-    """The base's inputs with the answers that its graph gives with other weights."""
+    """Return the probe with the base's inputs and the graph's answers with other weights."""
     if PROBE not in base.files:
         raise UsageError(
-            f"{base.model} has no {PROBE}: an older program made it; begin with a new state folder"
+            f"{base.model} has no {PROBE}: it is from an older version; use a new state folder"
         )
     inputs = safetensors.numpy.load(base.files[PROBE])["inputs"]
     return make_probe(base.files[GRAPH], weights, inputs)

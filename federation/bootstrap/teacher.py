@@ -1,7 +1,7 @@
-"""Replacing the teacher: new weights become a signed artifact that the registry keeps.
+"""Replacement of the teacher: new weights become a signed artifact in the registry.
 
-The reference for drift is taken over from the teacher before it: it describes the central data and
-the first device model's answers, not the teacher.
+The drift reference is copied from the old teacher: it describes the central data and the first
+device model's answers, not the teacher.
 """
 
 import time

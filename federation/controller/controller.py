@@ -1,10 +1,9 @@
-"""`tidewheel controller TASK`: announces what has been decided, moves candidates on and back, and
-starts runs when there is cause.
+"""The controller, `tidewheel controller TASK`: announces decisions, moves candidates on or back,
+and starts runs when there is cause.
 
-It follows `windows` from now on, with what the last LOOK_BACK_S have to say of canaries, and
-`fleet` and `rounds` from their beginnings. What is decided stands in the registry, what devices
-know of it on `releases`. Of several controllers of one task one is at work, the others wait
-(election.py).
+It follows `windows` from its start on, plus the last LOOK_BACK_S for canaries, and `fleet` and
+`rounds` from their beginnings. The registry has the decisions, `releases` what devices know of
+them. Of several controllers of a task one leads, the others wait (election.py).
 """
 
 import logging
@@ -39,17 +38,17 @@ from streams.runtime.key_files import load_private_key, load_public_key
 log = logging.getLogger(__name__)
 
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
-LOOK_BACK_S = 7200.0  # at windows, after a restart
-LOOK_S = 2.0  # at the registry, where others decide as well
-JUDGE_S = 0.25  # a rollout, and whether a run is due: a replay closes windows every second
-JUDGE_SHARE = 0.1  # of the time, at most, goes into judging: a large fleet's takes longer
+LOOK_BACK_S = 7200.0  # of `windows`, after a restart
+LOOK_S = 2.0  # interval of reading the registry, where others decide too
+EVALUATE_S = 0.25  # interval of evaluating the rollout: a replay closes windows every second
+EVALUATE_SHARE = 0.1  # of the time, at most, for evaluations: those of a large fleet are slow
 
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """What one controller needs. `run_config` are settings of its runs beside what the app's
-    folder says; `public_keys` those whose models it announces, `signing_key` its own. `url`: where
-    the registry's files can be had beside Kafka."""
+    """Settings of one controller. `run_config` overrides the app folder's settings of runs;
+    `public_keys` are those whose models it announces, `signing_key` its own. `url`: where the
+    registry's files are available besides Kafka."""
 
     task_ref: str
     broker: BrokerSettings
@@ -74,10 +73,10 @@ class ControllerSettings:
 
 
 def run(settings: ControllerSettings, stop: threading.Event) -> None:
-    """Watch and act until `stop` is set; a run that is going on is left to itself.
+    """Run the controller until `stop` is set; a running federated run is not stopped.
 
-    While the broker or the registry is away it backs off and begins again. UsageError when nothing
-    can be served.
+    While the broker or the registry is unavailable it backs off and starts again. Raises UsageError
+    if there is no model to serve.
     """
     failpoint = read_failpoint(os.environ)
     controller = Controller(settings, load_task(settings.task_ref), failpoint=failpoint)
@@ -90,7 +89,7 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
             controller.follow(stop)
         except Retryable as exc:
             if time.monotonic() - began > 2 * BACK_OFF_S[-1]:
-                failures = 0  # it had worked for a while
+                failures = 0  # it worked for a while
             wait = BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)]
             log.warning("%s; trying again in %.0f s", exc, wait)
             stop.wait(wait)
@@ -98,7 +97,7 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
 
 
 class Watcher(Protocol):
-    """Sees what the controller reads and decides."""
+    """Observes what the controller reads and decides."""
 
     def looked(self, *, leading: bool) -> None: ...
 
@@ -107,12 +106,12 @@ class Watcher(Protocol):
     def heard(self, state: DeviceState) -> None: ...
 
     def decided(self, registry: Registry, last: Release) -> None:
-        """`last` is the registry's last decision, and has been told."""
+        """Take `last`, the registry's last decision, after its announcement."""
         ...
 
 
 class Controller:
-    """The state between two looks at the topics."""
+    """The controller's loop, and its state between two polls of the topics."""
 
     def __init__(
         self,
@@ -144,16 +143,16 @@ class Controller:
         )
         self._rollout = Rollout(self._registry, self._key, settings.plan)
         self._fleet, self._windows = FleetState(), WindowHistory()
-        self._told: Release | None = None  # what `releases` has
-        self._last: Release | None = None  # what the registry has
-        self._looked = self._judge_at = -LOOK_S
-        self._teacher_tag: str | None = None  # of the teacher that was offered
+        self._announced: Release | None = None  # the last one on `releases`
+        self._last: Release | None = None  # the last one in the registry
+        self._looked = self._evaluate_at = -LOOK_S
+        self._teacher_tag: str | None = None  # of the last offered teacher
         self.watcher: Watcher | None = None
         if self._registry.serving() is None:
             raise UsageError(f"{settings.registry} serves no model: run `tidewheel up` first")
 
     def follow(self, stop: threading.Event) -> None:
-        """Lead, announce what is decided, then watch; returns when `stop` is set."""
+        """Wait to lead, announce decisions, then follow the topics; return when `stop` is set."""
         settings, name = self._settings, self._task.name
         topic = topic_name(name, RELEASES)
         election = Election(settings.broker, f"tidewheel-{name}-controller", topic)
@@ -162,7 +161,7 @@ class Controller:
             if not self._wait_to_lead(election, stop):
                 return
             producer = Producer(settings.broker)
-            self._told = publisher.read_told(settings.broker, name)
+            self._announced = publisher.read_announced(settings.broker, name)
             self.announce(producer)
             news = Reader(settings.broker, [topic_name(name, WINDOWS)], from_beginning=False)
             began_ms = int(time.time() * 1000)
@@ -187,27 +186,27 @@ class Controller:
                 _close(producer)
 
     def _wait_to_lead(self, election: Election, stop: threading.Event) -> bool:
-        told = False
+        logged = False
         deadline = self._clock() + BACK_OFF_S[-1]
         while not stop.is_set():
             if election.leads():
                 return True
-            if not told and self._clock() > deadline:
-                log.info("another controller of %s is at work: waiting", self._task.name)
-                told = True
+            if not logged and self._clock() > deadline:
+                log.info("another controller of %s leads: waiting", self._task.name)
+                logged = True
             if self.watcher is not None:
                 self.watcher.looked(leading=False)
             stop.wait(0.1)
         return False
 
     def _act(self, producer: Producer) -> None:
-        """What is due now: runs, then the next decision, told at once."""
+        """Do what is due: check runs, make the next decision, announce it at once."""
         self._runs.check_if_silent(producer)
         if self._clock() - self._looked >= LOOK_S:
             self.announce(producer)
         last = self._last
         began = self._clock()
-        if last is None or began < self._judge_at:
+        if last is None or began < self._evaluate_at:
             return
         try:
             decided = self._rollout.step(last, self._fleet, self._windows)
@@ -216,7 +215,7 @@ class Controller:
             self.announce(producer)
             return
         finally:
-            self._judge_at = began + max(JUDGE_S, (self._clock() - began) / JUDGE_SHARE)
+            self._evaluate_at = began + max(EVALUATE_S, (self._clock() - began) / EVALUATE_SHARE)
         if decided is not None:
             self._reached("release-step-1")
             self.announce(producer)
@@ -224,25 +223,27 @@ class Controller:
             self._runs.start_if_due(producer)
 
     def announce(self, producer: publisher.Publisher) -> None:
-        """Tell on `releases` what it has not of the registry's decisions."""
+        """Publish the registry's new decisions on `releases`."""
         self._looked = self._clock()
         self._key = self._rollout.key = load_private_key(self._settings.signing_key)
         self._reconcile()
         self._last = self._registry.last()
-        self._told = publisher.announce(producer, self._registry, self._told, self._reached)
+        self._announced = publisher.announce(
+            producer, self._registry, self._announced, self._reached
+        )
         if self.watcher is not None and self._last is not None:
             self.watcher.decided(self._registry, self._last)
         if self._last is not None and (stable := self._last.decision.standing.stable) is not None:
             self._runs.evidence.serve(stable.model)
 
     def _reconcile(self) -> None:
-        """Decide what the registry's files and the settings say and no decision does yet."""
+        """Make the decisions that the registry's files and the settings require."""
         last = self._registry.last()
         if last is None:
             return
         standing = last.decision.standing
         tag = self._registry.teacher_tag()
-        if tag != self._teacher_tag:  # read only when it was written: it may be large, and far away
+        if tag != self._teacher_tag:  # read it only after a change: it may be large and remote
             decided = self._registry.offer_teacher(self._key, "it is in the registry")
             self._teacher_tag = tag
             if decided:
@@ -269,18 +270,18 @@ class Controller:
                 elif message.topic.endswith(f".{ROUNDS}"):
                     self._take_round(RoundEvent.decode(message.value), live)
             except MalformedRecord as exc:
-                log.warning("%s at %d passed over: %s", message.topic, message.offset, exc)
+                log.warning("%s offset %d ignored: %s", message.topic, message.offset, exc)
 
     def _take_round(self, event: RoundEvent, live: bool) -> None:
         if self.watcher is not None and event.kind != "requested":
             self.watcher.take(event)
         self._runs.take(event, live=live)
         if live and event.kind in ("promoted", "finished"):
-            self._looked = -LOOK_S  # it has decided: look at once
+            self._looked = -LOOK_S  # the run has decided: read the registry at once
 
 
 def _serve_metrics(controller: Controller, port: int) -> None:
-    """Until the process ends."""
+    """Serve metrics until the process ends."""
     from federation.controller.metrics import FederationMetrics
     from streams.runtime.health import serve
 

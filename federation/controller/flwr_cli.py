@@ -1,8 +1,8 @@
-"""Flower's own `flwr` command: handing a federated run to the SuperLink, and asking how it is.
+"""Flower's `flwr` command: submits federated runs to the SuperLink and queries their status.
 
-The command reads the connection's address from `config.toml` in its FLWR_HOME, so that a user's
-own ~/.flwr is neither read nor written. `compose.launcher.flower_processes` writes that
-folder and the app's.
+The command reads the SuperLink's address from `config.toml` in its FLWR_HOME, so that the user's
+~/.flwr is neither read nor written. `compose.launcher.flower_processes` writes that folder and the
+app's.
 """
 
 import json
@@ -20,7 +20,7 @@ ConfigValue = str | int | float | bool
 COMMAND_TIMEOUT_S = 60.0
 COMPLETED = "finished:completed"
 STOPPED = "finished:stopped"  # by `flwr stop`
-UNKNOWN = "unknown"  # the SuperLink has no such run: its database is another one
+UNKNOWN = "unknown"  # the SuperLink does not have the run: it has another database
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Flwr:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def call(self, verb: str, *words: str) -> dict[str, object]:
-        """The answer of `flwr <verb> <words> --format json`; the connection stands among the words.
-        ProcessFailed says why there is none."""
+        """Return the answer of `flwr <verb> <words> --format json`; raise ProcessFailed on failure.
+        The connection is one of the words."""
         done = self._run(verb, *words, "--format", "json")
         # Flower reports a failure as JSON on standard output and exits 1.
         text = done.stdout or json.dumps({"success": False, "error-message": done.stderr})
         return parse_answer(text, verb)
 
     def log(self, run: str) -> str:
-        """What the processes of a run have written."""
+        """Return the output of a run's processes."""
         return self._run("log", run, self.connection, "--show").stdout
 
     def _run(self, verb: str, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -60,18 +60,17 @@ class Flwr:
 
 @dataclass(frozen=True)
 class Submission:
-    """How runs are started and watched: the command and the app's folder. `federation` is what a
-    simulation consists of, as `flwr run --federation-config` takes it; "" where there are devices.
-    """
+    """How runs are started and watched: the command and the app's folder. `federation` describes a
+    simulation, as for `flwr run --federation-config`; "" for real devices."""
 
     flwr: Flwr
     app: Path
     federation: str = ""
 
     def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
-        """Submit a run and return its id; ProcessFailed says why there is none.
+        """Submit a run and return its id; raise ProcessFailed on failure.
 
-        The settings pass through a file in `folder`: on a command line a quote in a path would
+        The settings are passed in a file in `folder`: on the command line a quote in a path would
         end the value.
         """
         path = folder / "run-config.toml"
@@ -82,57 +81,59 @@ class Submission:
         return run_id(self.flwr.call("run", *words))
 
     def runs(self) -> dict[str, str]:
-        """The newest runs and their statuses: `pending`, `starting`, `running`,
+        """Return the newest runs and their statuses: `pending`, `starting`, `running`,
         `finished:<how>`."""
-        # Asked for a run that it has not, `flwr list` only fails.
+        # `flwr list` of one unknown run only fails, so list all.
         return statuses(self.flwr.call("list", self.flwr.connection, "--limit", "100"))
 
     def status(self, run: str) -> str:
-        """One run's status; UNKNOWN where it is not among the newest."""
+        """Return a run's status; UNKNOWN if it is not among the newest runs."""
         return self.runs().get(run, UNKNOWN)
 
 
 def toml(config: Mapping[str, ConfigValue]) -> str:
-    """Flat settings as TOML."""
+    """Return flat settings as TOML."""
     return "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in config.items())
 
 
 def _toml(value: ConfigValue) -> str:
-    """JSON's notation is TOML's too but for pairs of surrogates and the delete character."""
+    """Return a value in JSON notation, which is also TOML except for surrogate pairs and the delete
+    character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def run_id(answer: Mapping[str, object]) -> str:
-    """The run's id in the answer of `flwr run`."""
+    """Return the run's id from the answer of `flwr run`."""
     if not answer.get("run-id"):
-        raise ProcessFailed("`flwr run` gave no run id")
+        raise ProcessFailed("`flwr run` returned no run id")
     return str(answer["run-id"])
 
 
 def statuses(answer: Mapping[str, object]) -> dict[str, str]:
-    """Runs and statuses in the answer of `flwr list`, in its order."""
+    """Return runs and statuses from the answer of `flwr list`, in order."""
     return {str(row.get("run-id")): str(row.get("status")) for row in rows(answer, "runs")}
 
 
 def rows(answer: Mapping[str, object], name: str) -> list[dict[str, object]]:
-    """A table in an answer; empty where it has none of this name."""
+    """Return a table of an answer; empty if there is none of this name."""
     found = answer.get(name)
     return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
 
 
 def parse_answer(text: str, verb: str) -> dict[str, object]:
-    """The JSON in what `flwr` printed; ProcessFailed, in one line, where it reports a failure."""
+    """Return the JSON that `flwr` printed; raise ProcessFailed, in one line, if it reports a
+    failure."""
     start = text.find("{")
     try:
         answer = json.loads(text[start:]) if start >= 0 else None
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise ProcessFailed(f"`flwr {verb}` gave no JSON: {_one_line(text)}")
+        raise ProcessFailed(f"`flwr {verb}` returned no JSON: {_one_line(text)}")
     if not answer.get("success"):
         raise ProcessFailed(f"`flwr {verb}` failed: {_one_line(str(answer.get('error-message')))}")
     return answer
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300] or "it said nothing"
+    return " ".join(text.split())[:300] or "no output"

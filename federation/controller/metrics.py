@@ -1,6 +1,5 @@
-"""What the controller tells Prometheus: of runs, made of the events on `rounds`, whoever started
-them; of the rollout, made of the registry's decisions, whoever made them, and of what devices say.
-Loaded where `--metrics-port` is given only."""
+"""The controller's Prometheus metrics: of all runs, from the events on `rounds`; of the rollout,
+from the registry's decisions and the devices' states. Loaded only with `--metrics-port`."""
 
 import threading
 import time
@@ -17,18 +16,18 @@ from streams.contract.decisions import Decision, Release
 from streams.contract.documents import DeviceState, RoundEvent
 
 PREFIX = "tidewheel_federation"
-SILENT_S = 60.0  # without a look at the topics: it hangs, or waits for the broker
+SILENT_S = 60.0  # without reading the topics: the controller hangs, or waits for the broker
 LAST = {
-    "seconds": "How long the last round that was aggregated took.",
-    "admitted": "Its admitted updates.",
-    "devices_before": "The devices' accuracy with the weights that it sent out.",
-    "held_out": "The accuracy of the last weights for the people held out.",
-    "epsilon": "What the task's private rounds have cost so far.",
+    "seconds": "Duration of the last aggregated round.",
+    "admitted": "Admitted updates of the last aggregated round.",
+    "devices_before": "Accuracy on devices of the weights that the last round sent.",
+    "held_out": "Accuracy of the last weights on held-out devices.",
+    "epsilon": "Privacy cost of the task's rounds so far.",
 }
 
 
 class FederationMetrics(Collector):
-    """Counts since the beginning of the topic, and since the first decision."""
+    """Counters since the beginning of the topic, and since the first decision."""
 
     def __init__(
         self,
@@ -45,14 +44,14 @@ class FederationMetrics(Collector):
         self._runs: Counter[str] = Counter()
         self._rounds: Counter[str] = Counter()
         self._updates: Counter[tuple[str, str]] = Counter()
-        self._figures: dict[str, float] = {}
+        self._last_values: dict[str, float] = {}
         self._going: set[str] = set()
         self._seen: set[int] = set()  # the topic is read again after an outage of the broker
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def looked(self, *, leading: bool) -> None:
-        """The controller has seen to its topics, or to whether another one leads still."""
+        """Record that the controller has read its topics, or checked whether it leads."""
         self._looked, self._leading = self._clock(), leading
 
     def heard(self, state: DeviceState) -> None:
@@ -60,7 +59,7 @@ class FederationMetrics(Collector):
             self._devices[state.device] = state
 
     def decided(self, registry: Registry, last: Release) -> None:
-        """Take in the decisions up to `last` that are not counted yet."""
+        """Count the new decisions up to `last`."""
         seq = self._last.seq if self._last else 0
         if last.decision.seq <= seq:
             return
@@ -89,11 +88,8 @@ class FederationMetrics(Collector):
                 self._updates["failed", ""] += 1
             if event.kind in ("admitted", "refused"):
                 self._updates[event.kind, slug if event.kind == "refused" else ""] += 1
-            self._figures |= {n: v for n, v in event.metrics.items() if self._tells(event, n)}
-
-    @staticmethod
-    def _tells(event: RoundEvent, name: str) -> bool:
-        return name in LAST and event.kind in ("aggregated", "evaluated")
+            if event.kind in ("aggregated", "evaluated"):
+                self._last_values |= {n: v for n, v in event.metrics.items() if n in LAST}
 
     @property
     def ready(self) -> bool:
@@ -109,7 +105,7 @@ class FederationMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             runs, rounds, updates = dict(self._runs), dict(self._rounds), dict(self._updates)
-            last, going = dict(self._figures), len(self._going)
+            last, going = dict(self._last_values), len(self._going)
             rollout = list(self._rollout())
         found = CounterMetricFamily(
             f"{PREFIX}_runs", "Runs that have finished.", labels=["outcome"]
@@ -121,7 +117,7 @@ class FederationMetrics(Collector):
         for outcome, count in rounds.items():
             found.add_metric([outcome], count)
         yield found
-        text = "Answers of devices: admitted; refused, and why; failed."
+        text = "Updates of devices: admitted; refused, with the reason; failed."
         found = CounterMetricFamily(f"{PREFIX}_updates", text, labels=["outcome", "reason"])
         for labels, count in updates.items():
             found.add_metric([*labels], count)
@@ -133,32 +129,32 @@ class FederationMetrics(Collector):
         yield from rollout
 
     def _rollout(self) -> Iterator[Metric]:
-        """Of the decisions, and of who refuses what they say."""
+        """Yield the metrics of the decisions, and of the devices that refuse them."""
         leads = float(self._leading and self.alive)
-        yield GaugeMetricFamily(f"{PREFIX}_leads", "Whether this controller is at work.", leads)
-        found = CounterMetricFamily(f"{PREFIX}_decisions", "Since the first.", labels=["kind"])
+        yield GaugeMetricFamily(f"{PREFIX}_leads", "1 while this controller leads.", leads)
+        found = CounterMetricFamily(f"{PREFIX}_decisions", "Decisions, by kind.", labels=["kind"])
         for kind, count in self._decisions.items():
             found.add_metric([kind], count)
         yield found
         if self._last is None:
             return
-        standing = self._last.standing
-        offered = standing.offered
+        desired = self._last.standing
+        offered = desired.offered
         began = self._stage_us / 1e6
         for name, text, value in (
             ("decision", "The number of the last decision.", self._last.seq),
-            ("offered_share", "Of the fleet that a version is offered to.", standing.share),
-            ("stage", "Of the version on offer; 0: there is none.", standing.stage),
+            ("offered_share", "Share of the fleet that a version is offered to.", desired.share),
+            ("stage", "Stage of the offered version; 0 if there is none.", desired.stage),
             (
                 "stage_seconds",
-                "Since the stage began; 0: nothing is on offer.",
+                "Time since the stage began; 0 if no version is offered.",
                 self._wall() - began if offered else 0.0,
             ),
         ):
             yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value)
-        text = "Devices that do not serve what is decided, by version."
+        text = "Devices that refuse a decided version, by version."
         gauge = GaugeMetricFamily(f"{PREFIX}_devices_refusing", text, labels=["model"])
-        for ref in (standing.stable, offered):
+        for ref in (desired.stable, offered):
             if ref is not None:
                 who = [s for s in self._devices.values() if ref.model in s.refused]
                 gauge.add_metric([ref.model], len(who))

@@ -1,4 +1,4 @@
-"""Hours of the day in which no run is to start."""
+"""Quiet hours: the hours of the day in which no run starts."""
 
 import re
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ CLOCK = r"([01]?\d|2[0-3]):([0-5]\d)"
 
 @dataclass(frozen=True)
 class QuietHours:
-    """Minutes of the day, local time: from `begin` until before `end`, over midnight too."""
+    """Minutes of the day, local time: from `begin` until before `end`, possibly over midnight."""
 
     begin: int
     end: int
 
     @classmethod
     def parse(cls, text: str) -> "QuietHours":
-        """ "22:00-06:00"; UsageError names what is wrong."""
+        """Parse "22:00-06:00"; raise UsageError if it is invalid."""
         found = re.fullmatch(f"{CLOCK}-{CLOCK}", text.strip(), re.ASCII)
         if found is None:
-            raise UsageError(f"quiet hours {text!r} are no times: write them as 22:00-06:00")
+            raise UsageError(f"quiet hours {text!r} are not valid: write them as 22:00-06:00")
         begin, end = (int(found[i]) * 60 + int(found[i + 1]) for i in (1, 3))
         if begin == end:
-            raise UsageError(f"quiet hours {text!r} begin when they end: leave them out for none")
+            raise UsageError(f"quiet hours {text!r} begin and end at once: omit them for none")
         return cls(begin, end)
 
     def hold(self, minute: int) -> bool:

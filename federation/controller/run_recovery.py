@@ -1,16 +1,16 @@
-"""Taking up a run that died, once, whatever dies meanwhile.
+"""Recovery of a run that died: it is resumed exactly once, even if processes die meanwhile.
 
-<folder>/lineage.json, written whole or not at all: the runs that went on with each other, oldest
-first, and while another one is being submitted, the runs that the SuperLink had before.
+<folder>/lineage.json, replaced atomically: the runs that continue each other, oldest first, and
+while another one is being submitted, the runs that the SuperLink had before.
 
-    1 write down which run died, why, and every run that the SuperLink knows
+    1 write which run died, why, and every run that the SuperLink knows
     2 submit a run that resumes the newest of these runs that has a checkpoint
-    3 write the new run behind the others
-    4 tell on `rounds` that the new run was requested, and that the dead one has finished
+    3 add the new run to the lineage
+    4 publish on `rounds` that the new run was requested, and that the dead one has finished
 
-What a restart does after a crash: 1: it finds no run that the SuperLink had not, and submits one;
-2: it finds that run and goes on with 3; a run that someone starts by hand just then is taken for
-it; 3: it tells, which may be told twice; 4: nothing is left to do.
+After a crash in 1 a restart finds no new run at the SuperLink and submits one. After 2 it finds
+that run and continues with 3; a run that someone starts manually at this moment is mistaken for it.
+After 3 it publishes the events, possibly twice. After 4 nothing is left to do.
 """
 
 import logging
@@ -26,12 +26,12 @@ from streams.runtime.failpoints import Failpoint, unarmed
 
 log = logging.getLogger(__name__)
 
-RESUMES = 3  # of one run; then it is given up
+RESUMES = 3  # of one run; then recovery stops
 
 
 class RunRecovery(Document):
-    """`runs`: each goes on with the one before; `seen`: what the SuperLink knew at step 1, None
-    from step 3 on; `reason`: why the last but one, or while `seen` stands the last, is dead."""
+    """The file lineage.json. `runs`: each resumes the one before; `seen`: the SuperLink's runs at
+    step 1, None from step 3 on; `reason`: why the last dead run died."""
 
     runs: list[str]
     seen: list[str] | None = None
@@ -39,7 +39,7 @@ class RunRecovery(Document):
 
 
 class Resumer:
-    """Steps 1 to 3. `runs` holds the runs' checkpoints, `config` are the settings of a new run."""
+    """Steps 1 to 3. `runs` is the folder of checkpoints, `config` the settings of a new run."""
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class Resumer:
 
     @property
     def earlier(self) -> list[str]:
-        """The runs that another goes on with."""
+        """The runs that another one has resumed."""
         return self.lineage.runs[:-1] if self.lineage else []
 
     def resume(self, run: str, reason: str, known: Mapping[str, str]) -> str | None:
-        """The run that goes on with the dead `run`; None when that has been done RESUMES times.
+        """Return the run that resumes the dead `run`; None after RESUMES times.
 
-        known: the SuperLink's runs. ProcessFailed when Flower takes no run; to be tried again.
+        known: the SuperLink's runs. Raises ProcessFailed if Flower accepts no run; try again later.
         """
         kept = self.lineage
         if kept is None or kept.runs[-1] != run:
@@ -84,13 +84,13 @@ class Resumer:
         return new
 
     def forget(self, run: str) -> None:
-        """`run` has come to its end: nobody goes on with it."""
+        """Delete the lineage of `run`, which has finished."""
         if self.lineage is not None and self.lineage.runs[-1] == run:
             (self._folder / "lineage.json").unlink(missing_ok=True)
             self.lineage = None
 
     def _newest_with_checkpoint(self, runs: list[str]) -> str:
-        """The newest run has none when it died before it had begun."""
+        """Return the newest run with a checkpoint: a run that died early has none."""
         with_one = (run for run in reversed(runs) if checkpoint.latest(self._runs, run))
         return next(with_one, runs[-1])
 
@@ -105,6 +105,6 @@ class Resumer:
         except FileNotFoundError:
             return None
         except MalformedRecord as exc:
-            log.warning("%s is passed over: %s", path, exc)
+            log.warning("%s is ignored: %s", path, exc)
             return None
         return found if found.runs else None

@@ -1,9 +1,8 @@
-"""The federated runs of a controller: starting one when there is cause, following any, whoever
-started it, taking one up that died.
+"""The federated runs of a task: starts one when there is cause, follows all, recovers dead ones.
 
-`rounds` is followed from its beginning: whether a run is still going on has to be known. A run that
-died without a word is taken up again, see
-`federation.controller.run_recovery`, which is all that is kept on disk.
+`rounds` is read from its beginning, to know whether a run is still active. A run that died without
+a `finished` event is resumed, see `federation.controller.run_recovery`, which has the only state on
+disk.
 """
 
 import logging
@@ -23,11 +22,12 @@ from streams.runtime.failpoints import Failpoint
 
 log = logging.getLogger(__name__)
 
-SILENCE_S = 20.0  # a run that says nothing for so long is asked for by `flwr list`
+SILENCE_S = 20.0  # after so long without an event a run is checked with `flwr list`
 
 
 class RunTracker:
-    """Of one task. `state` holds the runs' checkpoints, `config` are the settings of a new run."""
+    """Tracks the runs of one task. `state` has the runs' checkpoints, `config` the settings of a
+    new run."""
 
     def __init__(
         self,
@@ -61,20 +61,20 @@ class RunTracker:
         return RunsSoFar(self._count, self._run is not None, starts, self._failed)
 
     def take(self, event: RoundEvent, *, live: bool = True) -> None:
-        """An event of `rounds`; not live: of before this controller."""
+        """Process an event of `rounds`; `live` is False for events from before this controller."""
         if event.kind == "asked":
             self.evidence.ask(event.reason, event.time_us / 1e6)
             return
         self._note_start(event)
         if event.run in self._finished or event.run in self._resumer.earlier:
-            # "requested" may come after all else that a short run says; and one that another goes
-            # on with may have a last word.
+            # "requested" may come after all other events of a short run, and a run that was resumed
+            # may still send an event.
             self._finished |= {event.run} if event.kind == "finished" else set()
             return
         self._heard = self._clock()
         if event.kind != "finished":
             if live and self._run is None:
-                log.info("run %s was started by another hand", event.run)
+                log.info("run %s was started elsewhere", event.run)
             self._run = event.run
             return
         self._finished.add(event.run)
@@ -89,7 +89,7 @@ class RunTracker:
             self.check(producer)
 
     def check(self, producer: publisher.Publisher) -> None:
-        """Ask the SuperLink for a run that says nothing; take up one that died."""
+        """Ask the SuperLink about a silent run, and recover it if it died."""
         if self._run is None:
             return
         self._heard = self._clock()
@@ -107,7 +107,7 @@ class RunTracker:
                 new = self._resumer.resume(self._run, reason, known)
                 reason += f"; taken up {RESUMES} times, given up" if new is None else ""
         except ProcessFailed as exc:
-            log.warning("%s", exc)  # the SuperLink may be starting: asked again after a silence
+            log.warning("%s", exc)  # the SuperLink may be starting: try again after SILENCE_S
             return
         dead, self._run = self._run, new
         if new is None:
@@ -117,8 +117,8 @@ class RunTracker:
             self.catch_up(producer)
 
     def catch_up(self, producer: publisher.Publisher) -> None:
-        """Follow the run that goes on with others, and tell of it, unless that was done: step 4 of
-        taking up a run."""
+        """Follow the run that resumes others, and publish the events of step 4 unless they
+        exist."""
         kept = self._resumer.lineage
         if kept is None:
             return
@@ -138,8 +138,8 @@ class RunTracker:
         self._reached("resume-step-4")
 
     def _note_start(self, event: RoundEvent) -> None:
-        """When the run of `event` began, for the budgets of a day; one that goes on with another
-        did not."""
+        """Record when the run of `event` began, for the daily budget; a resumed run does not
+        count."""
         resumed = event.resumed_from or event.kind == "resumed"
         if resumed or event.run in self._resumer.earlier:
             self._starts[event.run] = 0.0
@@ -148,18 +148,18 @@ class RunTracker:
             self.evidence.run_began(at)
 
     def start_if_due(self, producer: publisher.Publisher) -> None:
-        """Start a run where there is cause for one, and nothing holds it back."""
+        """Start a run if there is cause and no budget forbids it."""
         now = self._wall()
         found = decide(self._rules, self.evidence, self.so_far, now, self._since)
         if found.held_back not in (None, self._held_back):
-            log.info("no run yet although %s: %s", found.cause, found.held_back)
+            log.info("a run is due (%s) but held back: %s", found.cause, found.held_back)
         self._held_back = found.held_back
         if not found.start:
             return
         try:
             run = self._submission.start(self._config, self._folder)
         except ProcessFailed as exc:
-            log.error("no run although %s: %s", found.cause, exc)
+            log.error("a run is due (%s) but could not start: %s", found.cause, exc)
             self._failed = now
             return
         self.evidence.run_began(now)

@@ -1,22 +1,23 @@
-"""When the fleet is to learn: pure, from what the windows and the devices say.
+"""When a run starts: pure, from windows and device states.
 
 Causes, tried in this order:
 
     by hand    somebody asked (`tidewheel train`)
-    drift      the inputs of enough devices have moved from the reference, several reports in a row
-    agreement  the served model agrees too little with the teacher, at several looks in a row
-    weak       so it does on enough devices, each by itself, which the fleet's mean may hide
-    labels     devices were told enough new true labels
+    drift      the inputs of enough devices have drifted, in several consecutive reports
+    agreement  the served model agrees too little with the teacher, in several consecutive checks
+    weak       so it does on enough single devices, which the fleet's mean may hide
+    labels     devices received enough new true labels
     schedule   a stated time has passed
 
-What lasts causes one run. Drift is against a frozen reference: it goes on after a model has learned
-what is new, so a device's drift counts again only after a report without it. Low agreement counts
-again once it was clearly above the threshold, or another model is served, or after `again_s`, as a
-run may have learned too little. Any run, whoever began it, answers all causes there are then.
+A lasting condition causes one run. Drift is relative to a fixed reference and persists after a
+model has learned the new data, so a device's drift counts again only after a report without it. Low
+agreement counts again once it was clearly above the threshold, or another model is served, or after
+`again_s`, because a run may have learned too little. Any run, whoever started it, answers all
+current causes.
 
-Budgets hold a cause back, they do not end it: one run at a time, `max_runs`, `runs_per_day`,
-`min_interval_s`, quiet hours. By hand passes all of them but the first. Times are wall-clock
-seconds, so that budgets outlive the controller's process.
+Budgets delay a cause but do not remove it: one run at a time, `max_runs`, `runs_per_day`,
+`min_interval_s`, quiet hours. A manual request is only limited by the first one. Times are
+wall-clock seconds, so that budgets outlive the controller's process.
 """
 
 from collections import defaultdict, deque
@@ -27,20 +28,21 @@ from datetime import datetime
 from federation.controller.quiet_hours import QuietHours
 from streams.contract.documents import DeviceState, WindowReport
 
-RECENT = 30  # reports per device that count: older windows say little of today
-KNOWN = 240  # reports per device that are known when they come again
+RECENT = 30  # reports per device that count: older windows are outdated
+KNOWN = 240  # reports per device that are recognized when they are repeated
 DAY_S = 86_400.0
 RETRY_S = 10.0  # after a run that could not be started
 
 
 @dataclass(frozen=True)
 class TriggerRules:
-    """A cause or budget that is None is never one. What windows say is no cause before they hold
+    """A cause or budget that is None is disabled. Windows are no cause before they have
     `min_events` events of `min_devices` devices since the last release or run.
 
-    retrain_below: an agreement, 0 to 1. patience: looks in a row that find it too low; a look is
-    due when `min_devices` devices have sent new windows. A device is weak when it agrees `weak_by`
-    less than that over its last `weak_windows`. drift_windows: reports in a row with an alarm.
+    retrain_below: an agreement, 0 to 1. patience: consecutive checks that find it too low; a check
+    is due when `min_devices` devices have sent new windows. A device is weak if its agreement over
+    its last `weak_windows` is below that by `weak_by`. drift_windows: consecutive reports with an
+    alarm.
     """
 
     retrain_below: float
@@ -63,7 +65,7 @@ class TriggerRules:
 
 @dataclass
 class _Device:
-    """What one device's windows say. recent: (compared, agreeing) by the served model."""
+    """One device's reports. recent: (compared, agreeing) by the served model."""
 
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
     known: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KNOWN))
@@ -74,28 +76,28 @@ class _Device:
 
 @dataclass
 class FleetEvidence:
-    """What was seen of the served model since its release or the last run began, and what lasts.
+    """What was observed of the served model since its release or the last run, and what persists.
 
-    Windows come at least once: a report that comes again, known by its window and revision, counts
-    once. Revisions of a window sum.
+    Windows are delivered at least once: a repeated report, identified by window and revision,
+    counts once. Revisions of a window add up.
     """
 
     rules: TriggerRules
     served: str | None = None
     low_looks: int = 0
-    events: int = 0  # that the teacher has scored
+    events: int = 0  # scored by the teacher
     agreeing: int = 0
     _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
     _new: set[str] = field(default_factory=set)
     _low_answered: bool = False
-    _began_s: float = 0.0  # when the last run did
+    _began_s: float = 0.0  # start of the last run
     _asked: tuple[float, str] | None = None
     _labels: dict[str, int] = field(default_factory=dict)
     _labels_before: dict[str, int] = field(default_factory=dict)
 
     def serve(self, model: str) -> None:
-        """Another model is served: what was seen of the previous one says nothing of it. Drift is
-        the inputs', and goes on."""
+        """Reset the observations if another model is served; drift concerns the inputs and
+        persists."""
         if model == self.served:
             return
         self.served, self._low_answered = model, False
@@ -104,7 +106,7 @@ class FleetEvidence:
         self._begin_anew()
 
     def run_began(self, at_s: float) -> None:
-        """What caused a run must not cause the next one."""
+        """Mark all current causes as answered by a run."""
         self._low_answered |= self.is_low
         weak, drifting = self.weak, self.drifting
         for name, device in self._devices.items():
@@ -123,7 +125,8 @@ class FleetEvidence:
             device.recent.clear()
 
     def ask(self, reason: str, at_s: float) -> None:
-        """By hand; an old one, that a run has answered, is read again after a restart."""
+        """Record a manual request; ignores one that a run has answered, which is read again after a
+        restart."""
         if at_s > self._began_s:
             self._asked = at_s, reason
 
@@ -167,7 +170,7 @@ class FleetEvidence:
 
     def add_device(self, state: DeviceState) -> None:
         self._labels[state.device] = state.labels_told
-        # A device that lost its labels starts anew.
+        # The count of a device that lost its labels starts again.
         before = self._labels_before.get(state.device, 0)
         self._labels_before[state.device] = min(before, state.labels_told)
 
@@ -185,7 +188,7 @@ class FleetEvidence:
 
     @property
     def is_enough(self) -> bool:
-        """Whether windows say enough for any cause."""
+        """Whether the windows have enough events and devices for any cause."""
         return self.events >= self.rules.min_events and self.devices >= self.rules.min_devices
 
     @property
@@ -194,7 +197,7 @@ class FleetEvidence:
 
     @property
     def drifting(self) -> dict[str, int]:
-        """Devices whose drift has caused no run: alarms in a row."""
+        """Devices with drift that no run has answered -> consecutive alarms."""
         return {
             name: device.alarms
             for name, device in sorted(self._devices.items())
@@ -203,7 +206,7 @@ class FleetEvidence:
 
     @property
     def weak(self) -> dict[str, float]:
-        """Devices that agree far too little by themselves: over their last windows how much."""
+        """Devices with a far too low agreement -> the agreement over their last windows."""
         threshold = self.rules.retrain_below - self.rules.weak_by
         return {
             name: self._share(device.recent)
@@ -213,7 +216,7 @@ class FleetEvidence:
         }
 
     def new_weak(self, now_s: float) -> dict[str, float]:
-        """Those that no run has answered yet, or long ago."""
+        """Return the weak devices that no run has answered, or only long ago."""
         again = now_s - self._began_s >= self.rules.again_s
         weak = self.weak.items()
         return {name: a for name, a in weak if again or not self._devices[name].weak_answered}
@@ -231,9 +234,8 @@ class FleetEvidence:
 
 @dataclass(frozen=True)
 class RunsSoFar:
-    """What the controller knows of runs: `count` in its own life; `starts_s` of those of the last
-    day at least, in any order, that of the last one among them; `failed_s`, when one could not be
-    started."""
+    """The runs so far: `count` started by this controller; `starts_s` of at least those of the last
+    day and the last one, in any order; `failed_s`, when one could not be started."""
 
     count: int = 0
     running: bool = False
@@ -247,8 +249,8 @@ class RunsSoFar:
 
 @dataclass(frozen=True)
 class TriggerDecision:
-    """cause: why a run should start, for a person, None where there is no cause. held_back: the
-    budget that forbids it for now; a run is to start where there is a cause and this is None."""
+    """cause: why a run should start, for a person, None without a cause. held_back: the budget that
+    forbids it now; a run starts if there is a cause and this is None."""
 
     cause: str | None = None
     held_back: str | None = None
@@ -261,16 +263,16 @@ class TriggerDecision:
 def decide(
     rules: TriggerRules, evidence: FleetEvidence, runs: RunsSoFar, now_s: float, since_s: float
 ) -> TriggerDecision:
-    """Whether a run should start now.
+    """Return whether a run should start now.
 
-    since_s: when the controller began to watch, from which a schedule counts before the first run.
+    since_s: when the controller started, from which a schedule counts before the first run.
     """
     asked = evidence.asked
     cause = asked if asked is not None else _cause(rules, evidence, runs, now_s, since_s)
     if cause is None:
         return TriggerDecision()
     if runs.running:
-        return TriggerDecision(cause, "a run is going on")
+        return TriggerDecision(cause, "a run is active")
     if runs.failed_s is not None and now_s - runs.failed_s < RETRY_S:
         return TriggerDecision(cause, f"the last attempt failed less than {RETRY_S:.0f} s ago")
     return TriggerDecision(cause, None if asked is not None else _budget(rules, runs, now_s))
@@ -300,7 +302,7 @@ def _cause(
             f"{rules.retrain_below - rules.weak_by:.3f}"
         )
     if rules.new_labels is not None and evidence.new_labels >= rules.new_labels:
-        return f"{evidence.new_labels} new true labels, {rules.new_labels} are enough"
+        return f"{evidence.new_labels} new true labels, at least {rules.new_labels}"
     last = since_s if runs.began_s is None else runs.began_s
     if rules.schedule_s is not None and now_s - last >= rules.schedule_s:
         return f"{now_s - last:.0f} s have passed, a run is due every {rules.schedule_s:.0f} s"
@@ -308,9 +310,10 @@ def _cause(
 
 
 def _budget(rules: TriggerRules, runs: RunsSoFar, now_s: float) -> str | None:
-    """The first one that is used up. Its words do not change with time: they are told once."""
+    """Return the first exhausted budget, in words that do not change with time: it is logged
+    once."""
     if rules.max_runs is not None and runs.count >= rules.max_runs:
-        return f"{rules.max_runs} runs are all that this controller may start"
+        return f"this controller may start only {rules.max_runs} runs"
     today = sum(now_s - start < DAY_S for start in runs.starts_s)
     if rules.runs_per_day is not None and today >= rules.runs_per_day:
         return f"{today} runs began in the last 24 hours, {rules.runs_per_day} are allowed"

@@ -1,5 +1,5 @@
-"""Whether a candidate is better: `promotion_gate` decides, `evidence` collects.
+"""Evaluation of a candidate: `promotion_gate` decides, `evidence` collects.
 
-accuracy, device_metrics (what devices report), recent_windows (stored windows answered again),
-onnx_runner (running a graph without torch).
+accuracy, device_metrics (reported by devices), recent_windows (stored windows), onnx_runner (a
+graph without torch).
 """

@@ -1,4 +1,4 @@
-"""How many answers of a model are right: of the people held out centrally, and as devices say."""
+"""Accuracy of a model: on held-out people centrally, and as devices report it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from streams.contract.task import Task
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`correct` of `evaluated` answers; for regression, correct is within the task's tolerance."""
+    """Counts of answers; in regression an answer is correct within the task's tolerance."""
 
     correct: float = 0.0
     evaluated: float = 0.0
@@ -35,7 +35,7 @@ class HeldOut:
 
     @classmethod
     def decode(cls, data: bytes | None, task: Task) -> "HeldOut":
-        """What `encode` gave; nothing where the task has no people held out."""
+        """Return the segments from `encode`; none if the task has no held-out people."""
         if data is None:
             shape = (0, *task.segment_shape)
             return cls(np.zeros(shape, np.float32), np.zeros((0, task.label_size), np.float32))
@@ -44,14 +44,15 @@ class HeldOut:
 
 
 def score(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """(n, outputs) against (n, label_size)."""
+    """Return the accuracy of outputs (n, outputs) for labels (n, label_size)."""
     if not len(labels):
         return Accuracy()
     return Accuracy(float(task.correct(outputs, labels).sum()), float(len(labels)))
 
 
 def reported(metrics: Mapping[str, float]) -> Accuracy | None:
-    """A device's own figures, capped; None when they are missing or impossible."""
+    """Return a device's accuracy from its metrics, capped; None if they are missing or
+    impossible."""
     correct, evaluated = metrics.get("correct", 0.0), metrics.get("evaluated", 0.0)
     if not (np.isfinite([correct, evaluated]).all() and 0 <= correct <= evaluated and evaluated):
         return None
@@ -70,9 +71,12 @@ def compare(
     clusters: np.ndarray,
     groups: Mapping[str, np.ndarray] | None = None,
 ) -> Comparison:
-    """What the served version and the candidate answer to the same rows, (n, outputs) each, against
-    (n, label_size). clusters: (n,) numbers of what falls together, see gate; groups: (n,) bool by
-    name."""
+    """Compare the outputs of the served version and the candidate, (n, outputs) each, on the same
+    rows.
+
+    labels: (n, label_size); clusters: (n,) cluster numbers, see promotion_gate; groups: (n,) bool
+    by name.
+    """
     right = [task.correct(each, labels) for each in outputs]
     cohorts = {
         f"group {name}": _paired(right, clusters, rows) for name, rows in (groups or {}).items()
@@ -99,7 +103,7 @@ def _paired(right: Sequence[np.ndarray], clusters: np.ndarray, rows: np.ndarray)
 
 
 def spells(task: Task, labels: np.ndarray) -> np.ndarray:
-    """(n,) numbers of the runs of rows of one class; for targets each row is one of its own."""
+    """Return (n,) numbers of the runs of rows of one class; for targets each row is its own run."""
     if not task.classes or not len(labels):
         return np.arange(len(labels))
     return np.cumsum(np.concatenate([[0], labels[1:, 0] != labels[:-1, 0]])).astype(np.int64)

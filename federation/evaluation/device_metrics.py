@@ -1,8 +1,8 @@
-"""Device metrics: how devices say a candidate does beside the version that they serve.
+"""Device metrics: how devices evaluate a candidate compared with the version that they serve.
 
-Nothing in them is trusted: figures that are impossible count as missing. Their names and meaning
-stand in streams.contract.work. A device that serves another version than the run's base reports
-only `evaluated` and `correct`.
+They are untrusted: impossible metrics count as missing. Names and meaning are defined in
+streams.contract.work. A device that serves another version than the run's base reports only
+`evaluated` and `correct`.
 """
 
 from collections import defaultdict
@@ -14,12 +14,12 @@ from federation.evaluation.promotion_gate import Comparison, Paired
 from streams.contract.task import Task
 from streams.contract.work import COMPARED, CONFUSED, class_prefix
 
-DEVICE_CAP = 2048  # no device's figures weigh more than this many segments
+DEVICE_CAP = 2048  # no device's metrics weigh more than this many segments
 
 
 def read(task: Task, metrics: Mapping[str, float]) -> Comparison | None:
-    """One device's figures, capped; None when they are missing or impossible. Classes are told of
-    all rows, or of none."""
+    """Return one device's metrics, capped; None if they are missing or impossible. Classes must
+    cover all rows or be absent."""
     rows = _paired(metrics, "")
     if rows is None or not rows.n:
         return None
@@ -43,7 +43,7 @@ def read(task: Task, metrics: Mapping[str, float]) -> Comparison | None:
 
 
 def pool(task: Task, found: Mapping[str, Comparison]) -> Comparison:
-    """All devices' figures as one; the devices of a group are a cohort, as those of a class are."""
+    """Return all devices' metrics combined; each group of devices is a cohort, as each class is."""
     groups = {device.name: device.group for device in task.devices() if device.group}
     total, cohorts = Paired(), defaultdict[str, Paired](Paired)
     for device, comparison in found.items():
@@ -56,7 +56,7 @@ def pool(task: Task, found: Mapping[str, Comparison]) -> Comparison:
 
 
 def _cluster(rows: Paired) -> Paired:
-    """The rows of one device fall together."""
+    """Return the rows of one device as one cluster."""
     net = rows.gained - rows.lost
     return replace(rows, down=max(0, -net), squares=net**2)
 
@@ -72,8 +72,8 @@ def _paired(metrics: Mapping[str, float], prefix: str) -> Paired | None:
 
 
 def _capped(rows: Paired, of: int) -> Paired:
-    """A part of a device's `of` rows, where those weigh too much; rounded down, which keeps the
-    numbers possible."""
+    """Return a part of a device's `of` rows, scaled to DEVICE_CAP; rounded down, so it stays
+    possible."""
     if of <= DEVICE_CAP:
         return rows
     return Paired(*(value * DEVICE_CAP // of for value in astuple(rows)))

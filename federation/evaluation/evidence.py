@@ -1,4 +1,4 @@
-"""What speaks for a candidate and against it: the devices, the people held out, the teacher."""
+"""The evidence for the promotion gate: from devices, held-out people, and the teacher."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from streams.contract.task import Task
 
 @dataclass(frozen=True)
 class CandidateEvaluation:
-    """`base` is the version that is served; `recent` reads the stored windows, None where there
-    are none to read."""
+    """Evaluation of candidates against `base`, the served version; `recent` reads the stored
+    windows, None if there are none."""
 
     task: Task
     base: Artifact
@@ -26,7 +26,7 @@ class CandidateEvaluation:
     recent: Callable[[], RecentWindows | None] | None = None
 
     def central(self, weights: Tensors) -> Accuracy:
-        """Of the people held out."""
+        """Return the accuracy on held-out people."""
         if not len(self.held_out.labels):
             return Accuracy()
         outputs = self._outputs(self.held_out.segments, weights)
@@ -39,7 +39,7 @@ class CandidateEvaluation:
         devices: Mapping[str, Comparison],
         margin: float,
     ) -> Verdict:
-        """The gate. first: the served weights; devices: what each of them found."""
+        """Return the gate's verdict. first: the served weights; devices: their comparisons."""
         evidence = GateEvidence(
             device_metrics.pool(self.task, devices),
             self._on_held_out(first, candidate),
@@ -78,7 +78,7 @@ class CandidateEvaluation:
         return accuracy.compare(self.task, outputs, labels, clusters, groups)
 
     def _groups(self, devices: np.ndarray) -> dict[str, np.ndarray]:
-        """Which rows are of a device of which group."""
+        """Return (n,) bool by group: the rows of its devices."""
         members: dict[str, list[str]] = {}
         for device in self.task.devices():
             if device.group:

@@ -1,4 +1,4 @@
-"""Running a model's ONNX graph with any weights, as devices do: rounds need no torch."""
+"""Running a model's ONNX graph with any weights, as devices do, without torch."""
 
 from collections.abc import Mapping
 
@@ -13,12 +13,13 @@ BATCH = 1024
 def run_graph(
     graph: bytes, segments: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
-    """(n, channels, samples) -> (n, outputs) float32; `weights` replace the graph's own by name.
+    """Return outputs (n, outputs) float32 of segments (n, channels, samples); `weights` replace
+    those of the graph by name.
 
-    Weights that the graph has no use for, such as batch norm's counters, are passed over.
-    onnxruntime's optimizations are off, here as on devices: its fusion of a convolution that has a
-    bias with batch norm (seen in 1.32) goes on using the graph's own weights where others were
-    given, and answers wrongly without a word. They gain a tenth of the time in the HAR task.
+    Weights that the graph does not use, such as batch norm counters, are ignored. onnxruntime's
+    optimizations are off, as on devices: its fusion of a convolution with bias and batch norm (seen
+    in 1.32) keeps the graph's own weights although others were given, and answers wrongly without a
+    message. They would save a tenth of the time in the HAR task.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

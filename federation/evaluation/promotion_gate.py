@@ -1,31 +1,29 @@
-"""Whether a candidate may take the place of the version that is served: pure.
+"""The promotion gate: whether a candidate may replace the served version. Pure.
 
-Both answer the same rows, so what counts is where they differ: rows that the candidate gains (it is
-right where the served version is wrong) and rows that it loses. McNemar's exact test (McNemar 1947)
-says how likely as many would be if both were equally good: rows gained and lost are then tosses of
-a fair coin.
+Both versions answer the same rows, so only differences count: rows that the candidate gains (right
+where the served version is wrong) and rows that it loses. McNemar's exact test (McNemar 1947) gives
+the probability of so many if both were equally good: gained and lost rows are then coin tosses.
 
-But rows fall together: one person's one spell of sitting is lost or gained as a whole, and a cohort
-may be no more than a few of those. So of harm the test counts devices, or spells, in place of rows:
-each counts by what it gains less what it loses, d_i, and all are divided by sum d_i^2 / sum |d_i|,
-which is the size of clusters of one size, and 1 where each row is a cluster.
+Rows are correlated: a person's period of sitting is gained or lost as a whole, and a cohort may
+have only a few of them. For losses the test therefore counts clusters (devices or periods) instead
+of rows: cluster i counts by d_i, its gained minus lost rows, divided by sum d_i^2 / sum |d_i|. This
+is the cluster size if all are equal, and 1 if each row is a cluster.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 
-EXACT = 1000  # rows that differ; of more, the normal approximation is within 0.001
-ROUNDING = 1e-9  # a gain of exactly the margin passes, whatever its last bit
+EXACT = 1000  # differing rows; for more, the normal approximation is within 0.001
+ROUNDING = 1e-9  # so that a gain of exactly the margin passes
 
 
 @dataclass(frozen=True)
 class Paired:
-    """`n` rows answered by both; `base` of them right by the served version. `base_false` and
-    `false` are other rows that each version takes for these, where the rows are those of a class.
-    Over clusters of rows that fall together, `down` is the sum of (lost - gained) of those that
-    lose and `squares` that of all, squared; 0 where each row is one of its own.
-    """
+    """`n` rows answered by both versions; `base` of them right by the served version. For the rows
+    of a class, `base_false` and `false` are other rows that each version predicts as this class.
+    For clusters of correlated rows, `down` is the sum of (lost - gained) over losing clusters and
+    `squares` the sum of (gained - lost)^2 over all; both are 0 if each row is its own cluster."""
 
     n: int = 0
     base: int = 0
@@ -46,14 +44,14 @@ class Paired:
 
     @property
     def f1(self) -> tuple[float, float]:
-        """Of the served version and of the candidate: what both misses and false alarms lower."""
+        """The F1 scores of the served version and of the candidate."""
         found = ((self.base, self.base_false), (self.candidate, self.false))
         base, new = (2 * right / max(self.n + right + wrong, 1) for right, wrong in found)
         return base, new
 
     @property
     def chance_of_loss(self) -> float:
-        """How likely as many lost clusters are by chance; p of McNemar's test for clusters."""
+        """The probability of so many lost clusters by chance: p of McNemar's test for clusters."""
         if not self.squares:
             return chance(self.lost, self.gained)
         up = self.gained - self.lost + self.down
@@ -74,15 +72,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GateEvidence:
-    """devices: their own held-out rows; held_out: people who are in no fleet; recent: stored
-    windows, where right is what agrees with the teacher."""
+    """devices: their own held-out rows; held_out: people in no fleet; recent: stored windows, where
+    an answer is right if it agrees with the teacher."""
 
     devices: Comparison = Comparison()
     held_out: Comparison = Comparison()
     recent: Comparison = Comparison()
 
     def named(self) -> Iterator[tuple[str, str, Comparison]]:
-        """Each one's name among figures, in a sentence, and itself."""
+        """Yield each comparison with its name in metrics and in sentences."""
         yield "devices", "on devices", self.devices
         yield "held_out", "on held-out devices", self.held_out
         yield "recent", "on recent windows", self.recent
@@ -90,9 +88,9 @@ class GateEvidence:
 
 @dataclass(frozen=True)
 class GateRules:
-    """margin: what has to be gained; tolerance: by how much people held out may do worse while the
-    fleet gains; cohort_bound: by how much a cohort may, and all recent windows; significance: what
-    is likelier than this is chance; minimum: fewer rows decide nothing."""
+    """margin: the required gain; tolerance: the allowed loss on held-out people while the fleet
+    gains; cohort_bound: the allowed loss of a cohort, and of recent windows; significance: a higher
+    p counts as chance; minimum: the number of rows below which nothing is decided."""
 
     margin: float
     tolerance: float = 0.01
@@ -103,7 +101,7 @@ class GateRules:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The reason is a line for a person, the evidence what it rests on."""
+    """The decision; the reason is a line for a person, the evidence its metrics."""
 
     promote: bool
     reason: str
@@ -111,7 +109,8 @@ class Verdict:
 
 
 def chance(many: int, few: int) -> float:
-    """How likely a fair coin shows heads `many` times or more in many + few tosses."""
+    """Return the probability that a fair coin shows heads `many` times or more in many + few
+    tosses."""
     tosses = many + few
     if tosses > EXACT:
         return 0.5 * math.erfc((many - few - 1) / math.sqrt(2 * tosses))
@@ -119,10 +118,13 @@ def chance(many: int, few: int) -> float:
 
 
 def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
-    """The fleet's own rows have to gain the margin while the people held out do not lose; where too
-    few rows were compared on devices, the people held out have to gain it. One of both has to gain
-    it by more than chance. The teacher must not find recent windows worse, and no cohort may be
-    worse, by more than a bound and more than by chance."""
+    """Return the verdict.
+
+    The fleet's own rows must gain the margin while held-out people lose at most the tolerance. If
+    too few rows were compared on devices, held-out people must gain the margin. At least one of
+    both must gain it significantly. Recent windows and cohorts must not lose more than the bound
+    significantly.
+    """
     figures = _figures(evidence, rules)
     known = [told for told in evidence.named() if told[2].rows.n >= rules.minimum]
     primary = next((told for told in known if told[0] != "recent"), None)
@@ -150,7 +152,7 @@ def _change(title: str, rows: Paired) -> str:
 
 
 def _proven(rows: Paired, rules: GateRules) -> bool:
-    """With a margin of 0 nothing has to be gained, so that chance is no objection."""
+    """Return whether the gain is significant; a margin of 0 requires no gain, so anything is."""
     if rules.margin <= 0:
         return True
     enough = rows.gain >= rules.margin - ROUNDING
@@ -174,18 +176,18 @@ def _loss(name: str, title: str, rows: Paired, rules: GateRules) -> Iterator[str
 
 
 def _worse(rows: Paired, rules: GateRules, significance: float) -> bool:
-    """By more than the bound, and not by chance. A version that takes much for one class finds
-    nearly all of that class: where the candidate finds less of it but has the better F1, the class
-    is recognised better, and a served version with such a bias could never be replaced else."""
+    """Return whether the loss exceeds the bound significantly and F1 falls. A version that
+    over-predicts a class finds nearly all of its rows; a candidate that finds fewer with a better
+    F1 recognizes the class better and is not worse."""
     beyond = rows.gain < -rules.cohort_bound - ROUNDING
     base, new = rows.f1
     return beyond and new < base and rows.chance_of_loss <= significance
 
 
 def _worse_cohorts(evidence: GateEvidence, rules: GateRules) -> list[str]:
-    """The worst of all cohorts that are too bad, and how many more there are. The more cohorts one
-    kind of evidence has, the less likely by chance each has to be (Bonferroni): else the worst of
-    many would refuse every candidate."""
+    """Return the worst failing cohort and the number of others. The significance is divided by the
+    number of cohorts (Bonferroni), because otherwise one of many cohorts would refuse every
+    candidate."""
     found = []
     for _, title, comparison in evidence.named():
         cohorts = {c: rows for c, rows in comparison.cohorts.items() if rows.n >= rules.minimum}

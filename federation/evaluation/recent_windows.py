@@ -1,10 +1,10 @@
-"""The latest stored windows: what devices saw, and what the teacher answers to it.
+"""The latest stored windows: devices' segments with the teacher's answers.
 
-Segments stand in `events` where the task uploads them, the teacher's answers in `scores`; both name
-device, epoch and seq. Both topics are read from their ends backwards, the scores first, until ROWS
-rows have both, or MAX_BYTES of segments, or READ_S are over. A message that is not as agreed is
-passed over: the worker has parked it. What devices saw they may have learned from, and the teacher
-may be wrong: this says whether a candidate does harm, not whether it is better.
+If the task uploads segments, they are in `events` and the teacher's answers in `scores`; both have
+device, epoch and seq. Both topics are read backwards from their ends, `scores` first, until ROWS
+rows have both, or MAX_BYTES of segments are read, or READ_S has passed. Malformed messages are
+skipped: the worker has moved them to dead-letters. Devices may have learned from these segments,
+and the teacher may be wrong: they show whether a candidate does harm, not whether it is better.
 """
 
 import logging
@@ -59,8 +59,8 @@ def read(
     connect: Callable[[str], Tail],
     clock: Callable[[], float] = time.monotonic,
 ) -> RecentWindows | None:
-    """None where there are no such rows, or no broker. `connect` is given a topic's name and may
-    raise BrokerUnavailable; `clock` in seconds."""
+    """Return the latest rows; None if there are none, or no broker. `connect` takes a topic's name
+    and may raise BrokerUnavailable; `clock` is in seconds."""
     if task.upload != "segment":
         return None
     until = clock() + READ_S
@@ -68,14 +68,14 @@ def read(
         teacher = _teacher(task, connect, until, clock)
         return _joined(task, teacher, connect, until, clock) if teacher else None
     except BrokerUnavailable as exc:
-        log.warning("%s: recent windows are not looked at", exc)
+        log.warning("%s: the gate decides without recent windows", exc)
         return None
 
 
 def _latest(
     connect: Callable[[str], Tail], topic: str, until: float, clock: Callable[[], float]
 ) -> Iterator[Received]:
-    """The topic's messages from its end on, until the time is over."""
+    """Yield the topic's messages backwards, until the time is over."""
     tail = connect(topic)
     try:
         for messages in tail.read_back(max(0.0, until - clock())):
@@ -94,7 +94,7 @@ def _limit(task: Task) -> int:
 def _teacher(
     task: Task, connect: Callable[[str], Tail], until: float, clock: Callable[[], float]
 ) -> dict[Key, np.ndarray]:
-    """What the teacher answered last; half of the time is left for the events."""
+    """Return the teacher's latest answers; leaves half of the time for the events."""
     found: dict[Key, np.ndarray] = {}
     half = clock() + (until - clock()) / 2
     for message in _latest(connect, topic_name(task.name, SCORES), half, clock):
@@ -144,8 +144,8 @@ def _joined(
 def _events(
     task: Task, message: Received, teacher: dict[Key, np.ndarray]
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """The message's rows that the teacher has answered: device, (n, outputs) and (n, channels,
-    samples). Each is taken once, whatever is sent again."""
+    """Return the message's rows with a teacher's answer: device, (n, outputs), (n, channels,
+    samples). Repeated rows are taken once."""
     none = np.zeros((0, task.outputs)), np.zeros((0, *task.segment_shape))
     try:
         batch = decode_event_message(task, message.key, message.value, message.headers)

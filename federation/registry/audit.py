@@ -1,9 +1,9 @@
-"""Whether a registry is what was decided: the whole chain, and each file that it names.
+"""Audit of a registry: verifies the whole decision chain and every file that it names.
 
-The walk knows which keys counted when: the one of the first decision, and those in `given` which
-devices were started with beside it, then what each sound decision says. A decision that is altered
-changes nothing of that, and breaks the chain at the next one as well. What the walk cannot see is
-an end that was cut off: devices, which know a later number, refuse what follows.
+The walk tracks which keys were trusted at each decision: the key of the first one and the `given`
+keys that devices were started with, then what each valid decision says. An altered decision changes
+nothing of that, and breaks the chain at the next one too. A truncated end of the chain is not
+visible here: devices, which know a later number, refuse the decisions that follow.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from streams.contract.signing import key_id, public_keys
 
 @dataclass
 class Report:
-    """One line per problem; `notes` are no problems, but nobody would have thought of them."""
+    """One line per problem; `notes` are remarks that are not problems."""
 
     decisions: int = 0
     models: int = 0
@@ -32,8 +32,8 @@ class Report:
 
 @dataclass
 class Walk:
-    """What the sound decisions up to one say: `refs` are the artifacts that were named, `served`
-    the number of the decision that first let devices have them."""
+    """The result of the valid decisions so far: `refs` are the named artifacts, `served` maps a
+    model to the first decision that released it and the keys that were active then."""
 
     keys: dict[str, Ed25519PublicKey]
     revoked: set[str] = field(default_factory=set)
@@ -42,15 +42,15 @@ class Walk:
     served: dict[str, tuple[int, frozenset[str]]] = field(default_factory=dict)
     last: Decision | None = None
 
-    def counting(self) -> dict[str, Ed25519PublicKey]:
+    def active(self) -> dict[str, Ed25519PublicKey]:
         return {name: key for name, key in self.keys.items() if name not in self.revoked}
 
 
 def verify(
     registry: Registry, given: Mapping[str, Ed25519PublicKey], only: str | None = None
 ) -> Report:
-    """All of a registry, or with `only` the chain and that version. `registry.trusted` has to hold
-    the key of the first decision."""
+    """Verify the whole registry, or with `only` the chain and that version. `registry.trusted` must
+    contain the key of the first decision."""
     report = Report()
     walk = _walk(registry, given, report)
     known = {**registry.keys, **walk.keys}
@@ -64,7 +64,7 @@ def verify(
         report.problems += _teacher_problems(registry, walk, known)
         report.problems += _delta_problems(registry, known, kept)
         report.problems += [
-            f"models/{name} is no model version's file"
+            f"models/{name} is not the file of a model version"
             for name in registry.store.names("models")
             if name.removesuffix(".twa") not in kept
         ]
@@ -100,18 +100,18 @@ def _decision_problems(
 ) -> Iterator[str]:
     decision = release.decision
     if name != f"{decision.seq:08d}.json":
-        yield f"it lies in history/{name}"
+        yield f"its file is history/{name}"
     if decision.seq != expected:
         yield f"decision {expected} is missing before it"
     elif prev and decision.prev != prev:
-        yield "it does not follow the decision before it as that stands here"
+        yield "it does not follow the decision before it"
     if decision.key in walk.revoked:
-        yield f"key {decision.key}, which signs it, had been revoked before"
+        yield f"its key {decision.key} was revoked before"
     elif decision.key not in walk.keys:
-        yield f"key {decision.key}, which signs it, did not count then"
+        yield f"its key {decision.key} was not trusted then"
     else:
         try:
-            release.verified(walk.counting(), registry.task)
+            release.verified(walk.active(), registry.task)
         except ArtifactError as exc:
             yield str(exc)
     if decision.task_version != registry.task_version:
@@ -122,7 +122,7 @@ def _take(walk: Walk, decision: Decision) -> None:
     standing = decision.standing
     walk.keys.update(public_keys(standing.keys))
     walk.revoked = set(standing.revoked)
-    counting = frozenset(walk.counting())
+    counting = frozenset(walk.active())
     for ref in (standing.stable, standing.offered, standing.candidate, standing.teacher):
         if ref is not None:
             walk.refs.setdefault(ref.model, ref)
@@ -145,11 +145,11 @@ def _model_problems(
     ref = walk.refs.get(model)
     if model not in kept:
         if ref is None:
-            yield "it is not here, and no decision names it"
+            yield "it is not in the registry, and no decision names it"
         elif model in needed(registry, walk.last.standing if walk.last else None):
             yield "its file is missing, and it is needed"
         elif model not in pruned(registry):
-            yield "its file is missing, and was not removed by `tidewheel models prune`"
+            yield "its file is missing, and `tidewheel models prune` did not remove it"
         return
     try:
         artifact = _unpacked(registry, registry.read(model), known, "model")
@@ -162,7 +162,7 @@ def _model_problems(
         report.notes.append(f"model {model} is in no decision")
         return
     if artifact.digest != ref.digest:
-        yield "its file is not the artifact that was decided on"
+        yield "its file is not the decided artifact"
     yield from _key_problems(artifact, walk)
 
 
@@ -170,11 +170,11 @@ def _key_problems(artifact: Artifact, walk: Walk) -> Iterator[str]:
     key, standing = artifact.manifest.key, walk.last.standing if walk.last else None
     seq, counting = walk.served.get(artifact.model, (0, frozenset((key,))))
     if key not in counting:
-        yield f"key {key}, which signs it, did not count at decision {seq}, by which it is served"
+        yield f"its key {key} was not trusted at decision {seq}, which released it"
     elif standing and key in walk.revoked:
         current = [r.model for r in (standing.stable, standing.offered, standing.teacher) if r]
         if artifact.model in current:
-            yield f"key {key}, which signs it, is revoked: `tidewheel keys revoke {key}` again"
+            yield f"its key {key} is revoked: run `tidewheel keys revoke {key}` again"
 
 
 def _teacher_problems(
@@ -191,7 +191,7 @@ def _teacher_problems(
         yield f"{TEACHER}: {exc}"
         return
     if ref is not None and artifact.digest != ref.digest:
-        yield f"{TEACHER} holds {artifact.model}, {ref.model} was decided on"
+        yield f"{TEACHER} holds {artifact.model}, but {ref.model} was decided"
     yield from (f"teacher {artifact.model}: {text}" for text in _key_problems(artifact, walk))
 
 
@@ -201,15 +201,15 @@ def _delta_problems(
     for name in registry.store.names("deltas"):
         model, _, base = name.removesuffix(".twd").partition(".from.")
         if not {model, base} <= kept:
-            yield f"deltas/{name} is of a version that is not here: remove it"
+            yield f"deltas/{name} is of a version that is not in the registry: remove it"
             continue
         try:
             files = _unpacked(registry, registry.read(base), known, "model").files
             data = registry.store.read(f"deltas/{name}")
             if delta.apply(data, files, list(known.values())) != registry.read(model):
-                yield f"deltas/{name} does not make {model}: remove it, it is made again"
+                yield f"deltas/{name} does not give {model}: remove it, it is created again"
         except ArtifactError as exc:
-            yield f"deltas/{name}: {exc}: remove it, it is made again"
+            yield f"deltas/{name}: {exc}: remove it, it is created again"
 
 
 def _unpacked(

@@ -1,4 +1,4 @@
-"""What the registry's versions are, what holds of them, and how two of them differ."""
+"""The registry's versions: their list, status, description and differences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ HELD_OUT = ("held_out", "model_held_out")  # of a run's version, of the first on
 
 @dataclass(frozen=True)
 class Version:
-    """One kept version; `accuracy` is on people held out. `problem` says why it cannot be read,
-    and nothing else of it is known then."""
+    """One stored version; `accuracy` is on held-out people. `problem` is the reason why the
+    artifact cannot be read; then only model, status and size are known."""
 
     model: str
     holds: str
@@ -35,7 +35,7 @@ class Version:
 
 
 def versions(registry: Registry) -> list[Version]:
-    """All that are kept, oldest first."""
+    """Return all stored versions, oldest first."""
     standing, found = registry.standing(), []
     for model in registry.models():
         says, size = holds(standing, model), 0
@@ -66,7 +66,7 @@ def accuracy(metrics: Mapping[str, float]) -> float | None:
 
 
 def holds(standing: DesiredState, model: str) -> str:
-    """What the last decision says of a version; "-": nothing."""
+    """Return a version's status after the last decision; "-" if it has none."""
     if standing.stable is not None and standing.stable.model == model:
         return "stable"
     if standing.offered is not None and standing.offered.model == model:
@@ -79,9 +79,9 @@ def holds(standing: DesiredState, model: str) -> str:
 
 
 def described(registry: Registry, model: str) -> dict[str, Any]:
-    """The manifest of a version, what holds of it, and all decisions about it."""
+    """Return a version's manifest, status, and all decisions about it."""
     artifact = registry.load(model)
-    about = [told(d) for d in registry.decisions() if d.model == model]
+    about = [describe_decision(d) for d in registry.decisions() if d.model == model]
     return {
         "model": model,
         "digest": artifact.digest,
@@ -92,19 +92,22 @@ def described(registry: Registry, model: str) -> dict[str, Any]:
     }
 
 
-def told(decision: Decision) -> dict[str, Any]:
-    """A decision as JSON: `share` is that of the fleet which `model` is offered to."""
+def describe_decision(decision: Decision) -> dict[str, Any]:
+    """Return a decision as JSON; `share` is the share of the fleet that `model` is offered to."""
     fields = ("seq", "time_us", "kind", "model", "reason", "evidence", "run", "key")
     found = {name: getattr(decision, name) for name in fields}
     return {**found, "share": decision.standing.share, "stage": decision.standing.stage}
 
 
 def difference(registry: Registry, before: str, after: str) -> dict[str, Any]:
-    """What changed from one version to another: `manifest` and `metrics` hold pairs, None where
-    one has no such thing; of each tensor the largest and the mean absolute change, None where its
-    shape is another; bytes of the delta beside those of the whole."""
+    """Return what changed between two versions.
+
+    `manifest` and `metrics` hold pairs, None where one is missing; `tensors` the largest and the
+    mean absolute change, None for another shape; `delta_bytes` the size of the delta, `whole_bytes`
+    that of the artifact.
+    """
     old, new = registry.load(before), registry.load(after)
-    told = {
+    manifest = {
         name: [value, getattr(new.manifest, name)]
         for name, value in old.manifest
         if name not in ("metrics", "files") and value != getattr(new.manifest, name)
@@ -115,7 +118,7 @@ def difference(registry: Registry, before: str, after: str) -> dict[str, Any]:
     return {
         "before": before,
         "after": after,
-        "manifest": told,
+        "manifest": manifest,
         "metrics": metrics,
         "files": _changed_files(old, new),
         "tensors": _changes(_tensors(old), _tensors(new)),

@@ -1,13 +1,13 @@
-"""Whose signatures count: telling devices of a key, handing over to it, and taking one back.
+"""Rotation of signing keys: announce a new key to devices, switch to it, revoke the old one.
 
-A device trusts the keys that it was started with and those that decisions name (acceptance.py). The
-registry takes the key of the first decision for the former. A rotation is
+A device trusts the keys that it was started with and those that decisions name (acceptance.py). For
+the registry the former is the key of the first decision. A rotation is
 
-1. `trust`: a decision by the key in use names the new one, and itself, for devices that come new
-2. `hand_over`: the new key signs, and says so by a first decision of its own
-3. `revoke`: what is served is signed anew, then a decision says that the old key counts no more
+1. `trust`: a decision by the current key names the new key, and itself, for new devices
+2. `hand_over`: the new key signs, starting with a decision of its own
+3. `revoke`: served versions are signed again, then a decision revokes the old key
 
-Each step looks at what holds and does what is left of it: after a crash it is called again.
+Each step checks the current state and does what is missing: after a crash, call it again.
 """
 
 import time
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def settled(attempt: Callable[[], T]) -> T:
-    """What `attempt` gives, made again where somebody else has decided in the meantime."""
+    """Return the result of `attempt`, repeating it when another process has decided meanwhile."""
     for _ in range(ATTEMPTS - 1):
         try:
             return attempt()
@@ -41,55 +41,55 @@ def settled(attempt: Callable[[], T]) -> T:
 
 
 def open_registry(place: str | Path, trusted: list[Ed25519PublicKey]) -> Registry:
-    """The registry at a place, of the task that its last decision is about; UsageError where
-    nothing has been decided."""
+    """Return the registry at a place, for the task of its last decision; raise UsageError if there
+    is none."""
     store = open_store(place)
     names = store.names("history")
     if not names:
-        raise UsageError(f"nothing is decided in {place} yet: run `tidewheel prepare` first")
+        raise UsageError(f"{place} has no decisions yet: run `tidewheel prepare` first")
     said = Release.decode(store.read(f"history/{names[-1]}")).decision
     return Registry(place, said.task, said.task_version, trusted)
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Whose signatures devices take by now, by name, and whose they do not any more."""
+    """The keys that devices trust now, by ID, and the revoked ones."""
 
-    counting: dict[str, Ed25519PublicKey]
+    active: dict[str, Ed25519PublicKey]
     revoked: tuple[str, ...]
 
     def check(self, key: Ed25519PrivateKey) -> None:
-        """UsageError where devices would refuse what `key` decides."""
+        """Raise UsageError if devices would refuse decisions signed with `key`."""
         signer = key_id(key.public_key())
         if signer in self.revoked:
-            raise UsageError(f"key {signer} is revoked: `tidewheel keys use` another one")
-        if signer not in self.counting:
+            raise UsageError(f"key {signer} is revoked: use another with `tidewheel keys use`")
+        if signer not in self.active:
             raise UsageError(
-                f"devices have not been told to trust key {signer}, and would refuse what it "
-                "decides: `tidewheel keys trust` it where the key in use is"
+                f"devices do not trust key {signer} and would refuse its decisions: run "
+                "`tidewheel keys trust` where the current key is"
             )
 
 
 def keys_of(registry: Registry) -> Keys:
-    """As the registry's decisions have it; UsageError before the first."""
+    """Return the keys after the registry's decisions; raise UsageError before the first one."""
     history = registry.history()
     if not history:
         raise UsageError(f"nothing is decided in {registry.where}: run `tidewheel prepare` first")
     first, standing = history[0].decision, history[-1].decision.standing
     keys = {first.key: registry.keys[first.key], **public_keys(standing.keys)}
-    counting = {name: key for name, key in keys.items() if name not in standing.revoked}
-    return Keys(counting, tuple(standing.revoked))
+    active = {name: key for name, key in keys.items() if name not in standing.revoked}
+    return Keys(active, tuple(standing.revoked))
 
 
 def trust(
     registry: Registry, key: Ed25519PrivateKey, public: Ed25519PublicKey, reason: str = ""
 ) -> Release | None:
-    """Step 1; None where it was done before. UsageError for a key that has been revoked."""
+    """Run step 1; return None if it is done. Raises UsageError for a revoked key."""
     keys, last, name = keys_of(registry), _last(registry), key_id(public)
     keys.check(key)
     standing = last.decision.standing
     if name in keys.revoked:
-        raise UsageError(f"key {name} is revoked for good: make another, `tidewheel keys new`")
+        raise UsageError(f"key {name} is revoked for good: create one with `tidewheel keys new`")
     wanted = {key_id(k): k.public_bytes_raw().hex() for k in (key.public_key(), public)}
     if wanted.items() <= standing.keys.items():
         return None
@@ -98,8 +98,8 @@ def trust(
 
 
 def hand_over(registry: Registry, key: Ed25519PrivateKey) -> Release | None:
-    """Step 2, once `key` is the one that signs; None where its word was the last already. A device
-    that is given this key alone learns the others from it."""
+    """Run step 2 with the new signing key; return None if it signed the last decision. A device
+    that has only this key learns the others from the decision."""
     keys_of(registry).check(key)
     last, name = _last(registry), key_id(key.public_key())
     if last.decision.key == name:
@@ -112,14 +112,14 @@ def hand_over(registry: Registry, key: Ed25519PrivateKey) -> Release | None:
 def revoke(
     registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str = ""
 ) -> list[Release]:
-    """Step 3: the decisions that it took, none where nothing was left to do. UsageError for the key
-    that signs, and for one that nobody knows."""
+    """Run step 3; return the decisions made, none if it is done. Raises UsageError for the current
+    signing key and for an unknown one."""
     if gone == key_id(key.public_key()):
-        raise UsageError(f"key {gone} is the one in use: `tidewheel keys use` another one first")
+        raise UsageError(f"key {gone} is in use: run `tidewheel keys use` with another one first")
     keys = keys_of(registry)
     keys.check(key)
     if gone not in registry.keys and gone not in keys.revoked:
-        raise UsageError(f"no key {gone} is known here: `tidewheel keys list` has them")
+        raise UsageError(f"key {gone} is unknown: `tidewheel keys list` shows the keys")
     found: list[Release] = []
     while (made := settled(lambda: _revoked(registry, key, gone, reason))) is not None:
         found.append(made)
@@ -127,7 +127,8 @@ def revoke(
 
 
 def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str) -> Release | None:
-    """The next decision that revoking takes: what was signed by the key first, the key last."""
+    """Make the next decision of step 3: first for versions signed by the key, last for the key
+    itself."""
     last = _last(registry)
     standing, why = last.decision.standing, f"signed by key {gone}, which is revoked"
     why += f": {reason}" if reason else ""
@@ -147,13 +148,13 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
     if signed(candidate):
         return decide("dropped", candidate, standing.model_copy(update={"candidate": None}))
     if stable is not None and signed(stable):
-        renewed = registry.add(signed_anew(registry.load(stable.model), registry, key))
+        renewed = registry.add(sign_again(registry.load(stable.model), registry, key))
         ref = Ref(model=renewed.model, digest=renewed.digest)
         text = f"{stable.model} signed anew, it was {why}"
         return decide("served", ref, standing.model_copy(update={"stable": ref}), text)
     teacher = registry.teacher() if standing.teacher else None
     if teacher is not None and teacher.manifest.key == gone:
-        renewed = registry.add_teacher(signed_anew(teacher, registry, key))
+        renewed = registry.add_teacher(sign_again(teacher, registry, key))
         ref = Ref(model=renewed.model, digest=renewed.digest)
         text = f"teacher {teacher.model} signed anew, it was {why}"
         return decide("teacher", ref, standing.model_copy(update={"teacher": ref}), text)
@@ -166,8 +167,9 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
     return decide("keys", None, after, text)
 
 
-def signed_anew(artifact: Artifact, registry: Registry, key: Ed25519PrivateKey) -> bytes:
-    """The same files under the next number, made of the one before."""
+def sign_again(artifact: Artifact, registry: Registry, key: Ed25519PrivateKey) -> bytes:
+    """Return an artifact with the same files under the next number, with the old version as
+    base."""
     teacher = artifact.manifest.kind == "teacher"
     number = artifact.manifest.number + 1 if teacher else registry.next_number()
     fresh = {"number": number, "base": artifact.model, "created_us": time.time_ns() // 1000}

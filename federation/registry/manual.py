@@ -1,6 +1,6 @@
-"""What a person decides about versions: serve one, take one back, remove bytes.
+"""Manual decisions about versions: promote, roll back, remove bytes.
 
-Each looks at what holds first, so that a call that is made again says that nothing is to do.
+Each checks the current state first, so a repeated call reports that there is nothing to do.
 """
 
 import time
@@ -18,19 +18,19 @@ from streams.contract.errors import ArtifactError, UsageError
 
 BY_HAND = "by hand"
 NOBODY: dict[str, object] = {"offered": None, "share": 0.0, "stage": 0}
-ASIDE = ("keys", "teacher", "candidate", "dropped")  # what moves nothing on devices
+ASIDE = ("keys", "teacher", "candidate", "dropped")  # kinds that change nothing on devices
 
 
 @dataclass(frozen=True)
 class ManualDecision:
-    """What came of it, for a person; `made` is None where nothing was to do."""
+    """The result, for a person; `made` is None if there was nothing to do."""
 
     text: str
     made: Release | None = None
 
 
 class Pruned(Document):
-    """pruned/<model>.json in a registry: the bytes were removed on purpose, then."""
+    """The file pruned/<model>.json: the bytes were removed on purpose, at this time."""
 
     model: str
     time_us: int
@@ -39,7 +39,7 @@ class Pruned(Document):
 def promote(
     registry: Registry, key: Ed25519PrivateKey, model: str, reason: str = ""
 ) -> ManualDecision:
-    """All devices serve `model`; another version on offer is withdrawn."""
+    """Let all devices serve `model`; another offered version is withdrawn."""
     last, ref = _last(registry), _usable(registry, model)
     before = last.decision.standing
     if before.stable == ref and before.offered is None and model not in before.withdrawn:
@@ -47,7 +47,7 @@ def promote(
     after, text = before, f"{model} is served by all devices"
     if before.offered is not None and before.offered != ref:
         after = after.without(before.offered.model, f"{model} was promoted {BY_HAND}")
-        text += f", {before.offered.model} is taken back"
+        text += f", {before.offered.model} is withdrawn"
     kept = {m: why for m, why in after.withdrawn.items() if m != model}
     candidate = None if before.candidate == ref else before.candidate
     fields = {**NOBODY, "stable": ref, "withdrawn": kept, "candidate": candidate}
@@ -58,7 +58,7 @@ def promote(
 def roll_back(
     registry: Registry, key: Ed25519PrivateKey, to: str | None = None, reason: str = ""
 ) -> ManualDecision:
-    """Take back the version on offer; where there is none, or `to` is named, the stable one."""
+    """Withdraw the offered version; without one, or with `to`, the stable version."""
     last = _last(registry)
     standing = last.decision.standing
     offered, stable = standing.offered, standing.stable
@@ -69,25 +69,23 @@ def roll_back(
         model = offered.model
         made = _decide(registry, key, "rolled-back", after, last, model, reason)
         return ManualDecision(
-            f"{model} is taken back, {stable.model if stable else 'none'} stays", made
+            f"{model} is withdrawn, {stable.model if stable else 'none'} stays", made
         )
     decisions = registry.decisions()
     moved = [d for d in decisions if d.kind not in ASIDE]
     if moved and moved[-1].kind == "rolled-back" and moved[-1].reason.startswith(BY_HAND):
         return ManualDecision(
-            f"{moved[-1].model} was taken back by decision {moved[-1].seq}: nothing to do; "
+            f"{moved[-1].model} was withdrawn by decision {moved[-1].seq}: nothing to do; "
             "--to MODEL goes further back"
         )
     earlier = before_stable(registry, decisions)
     if stable is None or earlier is None:
-        return ManualDecision(
-            "no version was served before that could be gone back to: nothing to do"
-        )
+        return ManualDecision("there is no earlier version to go back to: nothing to do")
     return _roll_back_to(registry, key, earlier.model, reason)
 
 
 def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | None:
-    """What was stable before the stable version, is here, and has not been withdrawn."""
+    """Return the last stable version before the current one that is stored and not withdrawn."""
     past = [d.standing for d in decisions]
     if not past:
         return None
@@ -102,7 +100,7 @@ def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | No
 
 
 def needed(registry: Registry, standing: DesiredState | None) -> set[str]:
-    """The versions that something that holds now is, or was made of."""
+    """Return the versions that are current, and their bases."""
     if standing is None:
         return set()
     refs = [standing.stable, standing.offered, standing.candidate]
@@ -111,14 +109,15 @@ def needed(registry: Registry, standing: DesiredState | None) -> set[str]:
         try:
             base = registry.load(model).manifest.base
         except ArtifactError:
-            continue  # of which verification tells
+            continue  # `tidewheel models verify` reports it
         if base is not None:
             found.add(base)
     return found
 
 
 def to_prune(registry: Registry, keep: int) -> list[str]:
-    """The versions whose bytes nobody needs: not the `keep` newest, nor what a rollback goes to."""
+    """Return the versions whose bytes can go: not the `keep` newest ones, nor the target of a
+    rollback."""
     kept, stays = registry.models(), needed(registry, registry.standing())
     if (earlier := before_stable(registry, registry.decisions())) is not None:
         stays.add(earlier.model)
@@ -126,8 +125,7 @@ def to_prune(registry: Registry, keep: int) -> list[str]:
 
 
 def prune(registry: Registry, keep: int) -> list[str]:
-    """Remove them; what was decided about them stays. What somebody else has made needed in the
-    meantime is kept."""
+    """Remove them; their decisions stay. Versions that another process needs meanwhile are kept."""
     removed = []
     for model in to_prune(registry, keep):
         if model in needed(registry, registry.standing()):
@@ -160,25 +158,25 @@ def _roll_back_to(
     why = f"{reason}; {to} is served again" if reason else f"{to} is served again"
     made = _decide(registry, key, "rolled-back", after, last, model, why)
     names = " and ".join(each.model for each in gone)
-    return ManualDecision(f"{names} taken back, {to} is served by all devices", made)
+    return ManualDecision(f"{names} withdrawn, {to} is served by all devices", made)
 
 
 def _usable(registry: Registry, model: str) -> Ref:
-    """A version that is here and that devices would install; UsageError."""
+    """Return a stored version that devices would install; raise UsageError otherwise."""
     try:
         artifact = registry.load(model)
     except ArtifactError as exc:
-        raise UsageError(f"{exc}: `tidewheel models list` has what is there") from exc
+        raise UsageError(f"{exc}: `tidewheel models list` shows the versions") from exc
     if not _counts(registry, artifact):
         raise UsageError(
-            f"{model} is signed by key {artifact.manifest.key}, which does not count any more: "
+            f"{model} is signed by key {artifact.manifest.key}, which is not trusted any more: "
             "devices would refuse it"
         )
     return Ref(model=artifact.model, digest=artifact.digest)
 
 
 def _counts(registry: Registry, artifact: Artifact) -> bool:
-    return artifact.manifest.key in keys_of(registry).counting
+    return artifact.manifest.key in keys_of(registry).active
 
 
 def _decide(

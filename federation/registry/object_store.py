@@ -17,8 +17,8 @@ from streams.runtime.disk import sync_directory, write_atomic
 
 
 class ObjectStore(Protocol):
-    """Names are relative, with slashes. FileNotFoundError where there is none; Retryable while a
-    store that is not on this machine cannot be reached."""
+    """A store of files. Names are relative, with slashes. Raises FileNotFoundError for a missing
+    file, Retryable while a remote store is unreachable."""
 
     where: str
 
@@ -27,22 +27,22 @@ class ObjectStore(Protocol):
     def write(self, name: str, data: bytes) -> None: ...
 
     def create(self, name: str, data: bytes) -> None:
-        """FileExistsError, and nothing is written, where there is one of that name."""
+        """Write a new file; raise FileExistsError, and write nothing, if it exists."""
         ...
 
     def names(self, folder: str) -> list[str]:
-        """The files in `folder`, without its name, sorted; none where there is no such folder."""
+        """Return the names of the files in `folder`, sorted; none if there is no such folder."""
         ...
 
     def remove(self, name: str) -> None: ...
 
     def tag(self, name: str) -> str | None:
-        """Return what changes whenever the file is written again; None where there is none."""
+        """Return a value that changes whenever the file is written; None if there is no file."""
         ...
 
 
 def open_store(place: str | Path) -> ObjectStore:
-    """The store at a path or a URL."""
+    """Return the store at a path or URL."""
     text = str(place)
     return RemoteStore(text) if "://" in text else FolderStore(Path(text))
 

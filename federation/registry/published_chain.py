@@ -1,5 +1,4 @@
-"""The history that is told on `releases`, among whatever else is told there. Nothing is read or
-written."""
+"""Extracts the valid decision chain from the `releases` topic and ignores other records. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +13,10 @@ from streams.contract.signing import key_id, public_keys
 from streams.kafka.reader import Received
 
 
-def releases(told: Iterable[Received]) -> list[Release]:
-    """Those among the messages that can be read, whoever has signed them."""
+def releases(announced: Iterable[Received]) -> list[Release]:
+    """Return the readable releases among the messages, whoever signed them."""
     found = []
-    for message in told:
+    for message in announced:
         try:
             release = Release.decode(message.value)
             release.decision  # noqa: B018 - whether it can be read
@@ -29,14 +28,14 @@ def releases(told: Iterable[Received]) -> list[Release]:
 
 @dataclass
 class _Counting:
-    """The keys that count after some decisions; at first those that are trusted."""
+    """The keys that are trusted after some decisions; at first the initial ones."""
 
     registry: Registry
     keys: dict[str, Ed25519PublicKey]
     revoked: frozenset[str] = frozenset()
 
     def takes(self, release: Release) -> bool:
-        """Whether it is signed by one of them; if so, what it says of keys holds from now on."""
+        """Return whether a trusted key signed the release; if so, apply its changes of keys."""
         keys = {name: key for name, key in self.keys.items() if name not in self.revoked}
         try:
             decision = release.verified(keys, self.registry.task)
@@ -49,13 +48,15 @@ class _Counting:
         return True
 
 
-def chain(registry: Registry, told: Sequence[Release]) -> list[Release]:
-    """The decisions from the first on that lead to what was told last, and on from there, whatever
-    else stands on `releases`; none where no key of ours has signed any. The registry's trusted keys
-    have to hold that of the first; it knows the others' keys afterwards. ArtifactError where a
-    decision is missing."""
+def chain(registry: Registry, announced: Sequence[Release]) -> list[Release]:
+    """Return the chain of decisions from the first one through the last announced one to its end,
+    ignoring other records; none if no trusted key signed any.
+
+    The registry's trusted keys must contain that of the first decision; afterwards `registry.keys`
+    has the others. Raises ArtifactError if a decision is missing.
+    """
     trusted = {key_id(key): key for key in registry.trusted}
-    ours = _signed_by_us(registry, dict(trusted), told)
+    ours = _signed_by_us(registry, dict(trusted), announced)
     by_digest = {release.digest: release for release in ours}
     after: dict[str, list[Release]] = defaultdict(list)
     for release in ours:
@@ -64,7 +65,7 @@ def chain(registry: Registry, told: Sequence[Release]) -> list[Release]:
         counting = _Counting(registry, dict(trusted))
         found = _back(last, by_digest)
         if not all(map(counting.takes, found)):
-            continue  # signed by a key that had been revoked
+            continue  # signed by a revoked key
         while following := next(filter(counting.takes, after[found[-1].digest]), None):
             found.append(following)
         registry.keys.update(counting.keys)
@@ -73,13 +74,14 @@ def chain(registry: Registry, told: Sequence[Release]) -> list[Release]:
 
 
 def _signed_by_us(
-    registry: Registry, keys: dict[str, Ed25519PublicKey], told: Sequence[Release]
+    registry: Registry, keys: dict[str, Ed25519PublicKey], announced: Sequence[Release]
 ) -> list[Release]:
-    """Signed by one of the keys, or by one that such a decision names, revoked or not."""
+    """Return the releases signed by a trusted key, or by one that such a release names, revoked or
+    not."""
     known, found = 0, list[Release]()
     while known != len(keys):
         known, found = len(keys), []
-        for release in told:
+        for release in announced:
             counting = _Counting(registry, keys)
             if counting.takes(release):
                 found.append(release)
@@ -87,21 +89,22 @@ def _signed_by_us(
 
 
 def _back(last: Release, by_digest: Mapping[str, Release]) -> list[Release]:
-    """Down to the first, oldest first."""
+    """Return the chain from the first decision to `last`."""
     found = [last]
     while (decision := found[-1].decision).prev != ZERO:
         before = by_digest.get(decision.prev)
         if before is None:
             raise ArtifactError(
                 "history",
-                f"decision {decision.seq - 1} of {decision.task} is not on `releases` as it was "
-                f"made, decision {last.decision.seq} is: restore a backup",
+                f"`releases` has decision {last.decision.seq} of {decision.task}, but not the "
+                f"original decision {decision.seq - 1}: restore a backup",
             )
         found.append(before)
     return found[::-1]
 
 
-def strangers(registry: Registry, told: Sequence[Release], last: int) -> list[str]:
-    """Whose decisions were told with later numbers, and cannot be checked."""
-    keys = {release.decision.key for release in told if release.decision.seq > last}
+def strangers(registry: Registry, announced: Sequence[Release], last: int) -> list[str]:
+    """Return the unknown keys of announced decisions with later numbers, which cannot be
+    verified."""
+    keys = {release.decision.key for release in announced if release.decision.seq > last}
     return sorted(keys - set(registry.keys))

@@ -1,15 +1,15 @@
-"""Telling the fleet what has been decided: bytes on `artifacts`, then the decision on `releases`.
+"""Announcement of decisions to the fleet: bytes on `artifacts`, then the decision on `releases`.
 
-1. the decision is made: it stands in the registry's history
-2. put on `artifacts` what its standing needs and is not there yet, and wait for the broker
-3. put each decision that `releases` has not under its own key (decisions.decision_key)
-4. put the last one under the task's name, with where its bytes are
+1. the decision is made: it is in the registry's history
+2. put the bytes that it needs on `artifacts`, unless they are there, and wait for the broker
+3. put each decision that `releases` lacks under its own key (decisions.decision_key)
+4. put the last one under the task's name, with the positions of its bytes
 
-A crash after 1, 2 or 3 leaves decisions that `releases` does not have: whoever looks next does 2 to
-4 again. Bytes that were put twice harm nobody. The ends are the failpoints release-step-1 to -4.
+After a crash in 1, 2 or 3 `releases` lacks decisions; the next announcement does 2 to 4 again.
+Bytes that are put twice do no harm. The ends are the failpoints release-step-1 to -4.
 
-What is needed: the artifact of what is stable, of what is offered, and of the teacher; and the
-delta from the stable version to the one that is offered, where it is smaller.
+A decision needs the artifacts of the stable version, the offered version and the teacher, and the
+delta from the stable to the offered version if it is smaller.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Publisher(Protocol):
-    """What announcing needs of a producer."""
+    """The producer interface that announcing needs."""
 
     def put(
         self,
@@ -42,28 +42,31 @@ class Publisher(Protocol):
         headers: Headers | None = None,
         timeout_s: float = 10.0,
     ) -> int:
-        """Send one message, wait until it is safe, and return its offset."""
+        """Send one message, wait for the acknowledgement, and return its offset."""
         ...
 
 
 def announce(
     producer: Publisher,
     registry: Registry,
-    told: Release | None,
+    announced: Release | None,
     reached: Failpoint = unarmed,
 ) -> Release | None:
-    """Steps 2 to 4: what `releases` has afterwards under the task's name, None before the first
-    decision. told: what it has now (`current`). BrokerUnavailable when it could not be done."""
+    """Run steps 2 to 4; return the release that is then under the task's name, None before the
+    first decision.
+
+    announced: the release that is there now (`current`). Raises BrokerUnavailable on failure.
+    """
     last = registry.last()
     if last is None:
-        return told
-    if told is not None and told.digest == last.digest:
-        return told
+        return announced
+    if announced is not None and announced.digest == last.digest:
+        return announced
     topic, task = topic_name(registry.task, RELEASES), registry.task
-    known = [] if told is None else told.deliveries
+    known = [] if announced is None else announced.deliveries
     deliveries = _deliver(producer, registry, last.decision.standing, known)
     reached("release-step-2")
-    for release in registry.history(after=_number(told, last)):
+    for release in registry.history(after=_number(announced, last)):
         producer.put(topic, decision_key(task, release.decision.seq), release.encode())
     reached("release-step-3")
     release = last.model_copy(update={"deliveries": deliveries})
@@ -72,15 +75,15 @@ def announce(
     return release
 
 
-def _number(told: Release | None, last: Release) -> int:
-    """The last decision that `releases` has of this history."""
-    if told is None:
+def _number(announced: Release | None, last: Release) -> int:
+    """Return the number of the last decision of this history on `releases`."""
+    if announced is None:
         return 0
-    seq = told.decision.seq
+    seq = announced.decision.seq
     if seq >= last.decision.seq:
         log.warning(
-            "releases had decision %d of another history: devices that have accepted it refuse "
-            "ours; use that registry, or wipe them (`tidewheel edge wipe`)", seq,
+            "releases has decision %d of another history: devices that accepted it refuse ours; "
+            "use that registry, or wipe the devices (`tidewheel edge wipe`)", seq,
         )  # fmt: skip
         return 0
     return seq
@@ -89,7 +92,7 @@ def _number(told: Release | None, last: Release) -> int:
 def _deliver(
     producer: Publisher, registry: Registry, standing: DesiredState, known: list[Delivery]
 ) -> list[Delivery]:
-    """Where the bytes are that the standing needs; those that are not `known` are put there."""
+    """Return the positions of all needed bytes, publishing those that are not `known`."""
     found = []
     for model, base in _needed(standing):
         there = next((d for d in known if (d.model, d.base) == (model, base)), None)
@@ -98,7 +101,7 @@ def _deliver(
         if there is not None:
             found.append(there)
     stable = standing.stable
-    if stable is not None:  # those who come late come from the version before, by its delta
+    if stable is not None:  # late devices may still have the version before, and use its delta
         found += [d for d in known if d.model == stable.model and d.base and d not in found]
     return found
 
@@ -114,7 +117,7 @@ def _needed(standing: DesiredState) -> list[tuple[str, str | None]]:
 def _delivered(
     producer: Publisher, registry: Registry, teacher: Ref | None, model: str, base: str | None
 ) -> Delivery | None:
-    """None for a delta that cannot be made, or is not smaller than the whole."""
+    """Publish the bytes; return None for a delta that cannot be made or is not smaller."""
     if teacher is not None and model == teacher.model:
         data = registry.read_teacher()
     elif base is None:
@@ -144,15 +147,15 @@ def _delivered(
 
 
 def chunks(data: bytes, size: int = CHUNK) -> Iterator[tuple[bytes, Headers]]:
-    """The messages that carry some bytes: value and headers."""
+    """Yield value and headers of the messages that carry the bytes."""
     count = max(1, -(-len(data) // size))
     for index in range(count):
         part = data[index * size : (index + 1) * size]
         yield part, [("index", str(index).encode()), ("chunks", str(count).encode())]
 
 
-def read_told(settings: BrokerSettings, task: str) -> Release | None:
-    """What `releases` has under the task's name; BrokerUnavailable."""
+def read_announced(settings: BrokerSettings, task: str) -> Release | None:
+    """Return the release under the task's name on `releases`; raise BrokerUnavailable."""
     reader = Reader(settings, [topic_name(task, RELEASES)])
     try:
         return current(reader.read_to_end(), task)
@@ -161,8 +164,7 @@ def read_told(settings: BrokerSettings, task: str) -> Release | None:
 
 
 def current(messages: Iterable[Received], task: str) -> Release | None:
-    """The last release under the task's name among the messages of `releases`; what cannot be read
-    is no release."""
+    """Return the last readable release under the task's name among the messages of `releases`."""
     found = None
     for message in messages:
         if message.key != task.encode() or message.value is None:

@@ -1,17 +1,17 @@
-"""The signed model versions that this server keeps, and what has been decided about them.
+"""The registry: the server's signed model versions and the decisions about them.
 
     models/<model>.twa             artifacts, see streams.contract.artifact
-    deltas/<model>.from.<base>.twd what makes one of another, see streams.contract.delta
+    deltas/<model>.from.<base>.twd deltas between versions, see streams.contract.delta
     teacher.twa                    the teacher
     history/<seq>.json             decisions, see streams.contract.decisions: Release documents
-    heldout.safetensors            central segments and labels that candidates are judged by
-    pruned/<model>.json            a version's bytes were removed on purpose, see .manual
+    heldout.safetensors            central segments and labels to evaluate candidates
+    pruned/<model>.json            marks versions whose bytes were removed on purpose, see .manual
 
 in a folder, or any store that fsspec opens. Every artifact is verified when it is added and again
-when it is loaded: what was altered is an ArtifactError, never a model.
+when it is loaded: an altered one raises ArtifactError.
 
-The last decision says what holds. A new one is created under the next number, which one writer
-alone can do; whoever comes second reads on and decides anew (`Stale`).
+The last decision holds the desired state. A new decision is created under the next number, which
+only one writer can do; a second one gets `Stale`, reads the new state and decides again.
 """
 
 import re
@@ -35,12 +35,12 @@ TEACHER = "teacher.twa"
 
 
 class Stale(Retryable):
-    """Somebody else has decided since: look again."""
+    """Another process has decided meanwhile: read the new state."""
 
 
 @dataclass(frozen=True)
 class Registry:
-    """The artifacts of one task and task version, signed by one of the `trusted` keys."""
+    """The artifacts and decisions of one task and task version, signed by `trusted` keys."""
 
     place: str | Path
     task: str
@@ -57,12 +57,12 @@ class Registry:
 
     @cached_property
     def keys(self) -> dict[str, Ed25519PublicKey]:
-        """By name: the trusted ones, and those that sound decisions have named since."""
+        """The trusted keys by ID, and those that valid decisions have named."""
         return {key_id(key): key for key in self.trusted}
 
     @property
     def folder(self) -> Path:
-        """Of a registry that is a folder."""
+        """The folder of a registry that is a folder."""
         return Path(self.place)
 
     def verify(self, data: bytes, kind: str = "model") -> Artifact:
@@ -72,19 +72,20 @@ class Registry:
         except ArtifactError as exc:
             if exc.reason != "untrusted-key":
                 raise
-        self.decisions()  # which may name its key
+        self.decisions()  # these may name its key
         return unpack(data, list(self.keys.values()), **about)
 
     # --- artifacts ------------------------------------------------------------------------------
 
     def add(self, data: bytes) -> Artifact:
-        """Keep a model version; ArtifactError, and nothing is kept, when it does not verify."""
+        """Verify and store a model version; raise ArtifactError, and store nothing, if it is
+        invalid."""
         artifact = self.verify(data)
         self.store.write(_model_file(artifact.model), data)
         return artifact
 
     def read(self, model: str) -> bytes:
-        """The bytes of a kept version, as they were added."""
+        """Return the bytes of a stored version."""
         return self._read(_model_file(model), model)
 
     def load(self, model: str) -> Artifact:
@@ -94,23 +95,23 @@ class Registry:
         return artifact
 
     def models(self) -> list[str]:
-        """Kept versions, oldest first; the files are not read."""
+        """Return the stored versions, oldest first, without reading the files."""
         return self._kept("models")
 
     def next_number(self) -> int:
-        """One more than any version has ever had here."""
+        """Return the highest number that any version has had here plus 1."""
         decided = [d.model for d in self.decisions() if d.model] if self.last() else []
         return max((_number(model) for model in [*self.models(), *decided]), default=0) + 1
 
     def remove(self, model: str) -> None:
-        """Forget a version's bytes, and the deltas to and from it."""
+        """Delete a version's bytes, and the deltas to and from it."""
         self.store.remove(_model_file(model))
         for name in self.store.names("deltas"):
             if model in (name.partition(".from.")[0], name.partition(".from.")[2][:-4]):
                 self.store.remove(f"deltas/{name}")
 
     def delta(self, model: str, base: str) -> bytes:
-        """What makes `model` of `base`; made at the first call, then kept."""
+        """Return the delta from `base` to `model`; the first call creates and stores it."""
         name = f"deltas/{model}.from.{base}.twd"
         try:
             return self.store.read(name)
@@ -125,18 +126,19 @@ class Registry:
         return artifact
 
     def teacher(self) -> Artifact | None:
-        """The teacher that the workers are to use; None before there is one."""
+        """Return the current teacher; None before the first one."""
         try:
             return self.verify(self.store.read(TEACHER), kind="teacher")
         except FileNotFoundError:
             return None
 
     def teacher_tag(self) -> str | None:
-        """Return what changes whenever the kept teacher does, without reading it."""
+        """Return a value that changes whenever the stored teacher does, without reading it."""
         return self.store.tag(TEACHER)
 
     def offer_teacher(self, key: Ed25519PrivateKey, reason: str) -> bool:
-        """Decide that the workers use the kept teacher; False where that was decided before."""
+        """Decide that the workers use the stored teacher; return False if that is already
+        decided."""
         last, teacher = self.last(), self.teacher()
         if teacher is None:
             return False
@@ -151,7 +153,7 @@ class Registry:
         return self._read(TEACHER, "of the workers")
 
     def heldout(self) -> bytes | None:
-        """None where the task has no people held out."""
+        """Return the held-out data; None if the task has none."""
         try:
             return self.store.read("heldout.safetensors")
         except FileNotFoundError:
@@ -163,16 +165,18 @@ class Registry:
     # --- decisions ------------------------------------------------------------------------------
 
     def last(self) -> Release | None:
-        """The last decision; None before the first. ArtifactError where it is not one of ours."""
+        """Return the last decision; None before the first. Raises ArtifactError if it is
+        invalid."""
         names = self.numbered()
         return self._decided(names[-1]) if names else None
 
     def decisions(self) -> list[Decision]:
-        """All of them, oldest first; ArtifactError where one is altered or the chain is broken."""
+        """Return all decisions, oldest first; raise ArtifactError if one is altered or the chain is
+        broken."""
         return [release.decision for release in self.history()]
 
     def history(self, after: int = 0) -> list[Release]:
-        """The decisions with a number above `after`, as they were signed; checked as a chain."""
+        """Return the signed decisions with a number above `after`, verified as a chain."""
         found: list[Release] = []
         for name in self.numbered():
             if int(name[:-5]) <= after:
@@ -187,12 +191,12 @@ class Registry:
         return found
 
     def standing(self) -> DesiredState:
-        """What holds now; nothing before the first decision."""
+        """Return the desired state; an empty one before the first decision."""
         last = self.last()
         return DesiredState() if last is None else last.decision.standing
 
     def serving(self) -> Artifact | None:
-        """The version that all devices serve that are offered no other; None before the first."""
+        """Return the stable version; None before the first one."""
         stable = self.standing().stable
         return None if stable is None else self._pinned(stable)
 
@@ -208,10 +212,11 @@ class Registry:
         evidence: Mapping[str, float] | None = None,
         run: str = "",
     ) -> Release:
-        """Write down what follows `after`; Stale where another does; UsageError: a revoked key."""
+        """Store the decision that follows `after`; raise Stale if another one does, UsageError for
+        a revoked key."""
         signer = key_id(key.public_key())
         if after is not None and signer in after.decision.standing.revoked:
-            raise UsageError(f"key {signer} is revoked, devices take nothing from it: use another")
+            raise UsageError(f"key {signer} is revoked, devices refuse its decisions: use another")
         decision = Decision(
             task=self.task,
             task_version=self.task_version,
@@ -230,11 +235,11 @@ class Registry:
         try:
             self.store.create(f"history/{decision.seq:08d}.json", release.encode())
         except FileExistsError as exc:
-            raise Stale(f"decision {decision.seq} has been made by somebody else") from exc
+            raise Stale(f"another process has made decision {decision.seq}") from exc
         return release
 
     def serve(self, model: str, key: Ed25519PrivateKey, reason: str, **more: Any) -> Release:
-        """Decide that a kept version, which is verified first, is what all devices serve."""
+        """Verify a stored version and decide that all devices serve it."""
         artifact, after = self.load(model), self.last()
         before = DesiredState() if after is None else after.decision.standing
         standing = before.model_copy(
@@ -252,7 +257,7 @@ class Registry:
     def _pinned(self, ref: Ref) -> Artifact:
         artifact = self.load(ref.model)
         if artifact.digest != ref.digest:
-            raise ArtifactError("digest", f"{ref.model} is not the artifact that was decided on")
+            raise ArtifactError("digest", f"{ref.model} is not the decided artifact")
         return artifact
 
     def _decided(self, name: str) -> Release:
@@ -278,7 +283,7 @@ class Registry:
         return release
 
     def numbered(self) -> list[str]:
-        """The files that are decisions by their names, in order."""
+        """Return the names of the decisions' files, in order."""
         return [n for n in self.store.names("history") if re.fullmatch(r"[0-9]{8}\.json", n)]
 
     def _kept(self, folder: str) -> list[str]:
@@ -296,7 +301,7 @@ class Registry:
 
 def _model_file(model: str) -> str:
     if not model.replace("-", "").isalnum():
-        raise ArtifactError("name", f"{model!r} is no model version's name")
+        raise ArtifactError("name", f"{model!r} is not a name of a model version")
     return f"models/{model}.twa"
 
 

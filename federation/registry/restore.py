@@ -1,14 +1,14 @@
-"""A registry that was lost, made again from Kafka: `releases` has every decision that devices were
-told, `artifacts` the bytes of all that they were offered.
+"""Recovery of a lost registry from Kafka: `releases` has every announced decision, `artifacts` the
+bytes of all offered versions.
 
-1. read `releases`: what was told last, and the decisions before it down to the first, each signed
-   by a key that counted then
-2. read `artifacts`, and keep what one of them names: models/, teacher.twa; read the people held out
+1. read `releases`: the last announced decision, and those before it down to the first, each signed
+   by a key that was trusted then
+2. read `artifacts`, and store what a decision names: models/, teacher.twa; read the held-out people
 3. write the decisions, the first one first
 
-A crash before 3 leaves versions that no decision names; one during 3 a shorter history. Doing it
-again goes on with both, and what was lost in part is filled up. Where a decision is there that was
-not told, nothing is written.
+A crash before 3 leaves versions that no decision names; one during 3 a shorter history. A repeated
+call completes both, and a registry that was partly lost. If the registry has a decision that was
+not announced, nothing is written.
 """
 
 import hashlib
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Restored:
-    """missing: versions that were decided about and whose bytes nobody was offered, `needed` those
-    of them that hold now; strangers: keys that nothing here names and that sign later decisions."""
+    """missing: decided versions whose bytes were never offered, `needed` those of them that are
+    current; strangers: unknown keys that signed later decisions."""
 
     decisions: int = 0
     models: list[str] = field(default_factory=list)
@@ -54,12 +54,15 @@ class Restored:
 def restore(
     registry: Registry, settings: BrokerSettings, held_out: Callable[[], bytes]
 ) -> Restored:
-    """Do it; `held_out` reads the people held out. UsageError where the registry is not lost or
-    nothing was told; ArtifactError where a decision is missing; BrokerUnavailable."""
-    told = releases(messages(settings, topic_name(registry.task, RELEASES)))
-    history = chain(registry, told)
+    """Restore the registry; `held_out` reads the held-out people.
+
+    Raises UsageError if the registry is not lost or nothing was announced, ArtifactError if a
+    decision is missing, BrokerUnavailable without a broker.
+    """
+    announced = releases(messages(settings, topic_name(registry.task, RELEASES)))
+    history = chain(registry, announced)
     _check_lost(registry, history)
-    found = Restored(len(history), strangers=strangers(registry, told, len(history)))
+    found = Restored(len(history), strangers=strangers(registry, announced, len(history)))
     _keep_bytes(registry, history, messages(settings, topic_name(registry.task, ARTIFACTS)), found)
     if registry.heldout() is None:
         registry.set_heldout(held_out())
@@ -73,7 +76,7 @@ def restore(
 
 
 def messages(settings: BrokerSettings, topic: str) -> Iterator[Received]:
-    """All that the topic has now."""
+    """Yield all current messages of the topic."""
     reader = Reader(settings, [topic])
     try:
         end, heard = reader.end(topic, 0), time.monotonic()
@@ -82,7 +85,9 @@ def messages(settings: BrokerSettings, topic: str) -> Iterator[Received]:
                 heard = time.monotonic()
                 yield from batch
             elif time.monotonic() - heard > SILENCE_S:
-                raise BrokerUnavailable(f"{settings.bootstrap} gives no more of {topic}")
+                raise BrokerUnavailable(
+                    f"{settings.bootstrap} sent nothing of {topic} for {SILENCE_S:.0f} s"
+                )
     finally:
         reader.close()
 
@@ -91,9 +96,9 @@ def _check_lost(registry: Registry, history: Sequence[Release]) -> None:
     if not history:
         raise UsageError(
             f"`releases` has no decision about {registry.task} that a key of this state folder "
-            "signed: name the right --kafka, and put the keys back first"
+            "signed: check --kafka, and restore the keys first"
         )
-    told = {_file(release.decision.seq): release.digest for release in history}
+    announced = {_file(release.decision.seq): release.digest for release in history}
     for name in registry.numbered():
         try:
             kept = Release.decode(registry.store.read(f"history/{name}"))
@@ -101,10 +106,10 @@ def _check_lost(registry: Registry, history: Sequence[Release]) -> None:
             raise UsageError(
                 f"{registry.where}/history/{name} is damaged: remove it first"
             ) from exc
-        if told.get(name) != kept.digest:
+        if announced.get(name) != kept.digest:
             raise UsageError(
-                f"{registry.where} has a decision {int(name[:8])} of its own: it is not lost; name "
-                "an empty place by --registry, or put it away first"
+                f"{registry.where} has another decision {int(name[:8])}: it is not lost; use an "
+                "empty --registry, or move it away first"
             )
 
 
@@ -115,7 +120,7 @@ def _file(seq: int) -> str:
 def _keep_bytes(
     registry: Registry, history: Sequence[Release], chunks: Iterable[Received], found: Restored
 ) -> None:
-    """Those that a decision names; of teachers the last."""
+    """Store the artifacts that a decision names; of teachers only the last."""
     wanted = _named(history)
     teacher = history[-1].decision.standing.teacher
     for data in whole(chunks):
@@ -125,20 +130,20 @@ def _keep_bytes(
                 found.teacher = registry.add_teacher(data).model
             elif digest in wanted:
                 found.models.append(registry.add(data).model)
-                log.info("%s is here again", found.models[-1])
-        except ArtifactError as exc:  # a delta, or not ours
-            log.debug("some bytes are passed over: %s", exc)
+                log.info("restored %s", found.models[-1])
+        except ArtifactError as exc:  # a delta, or of another registry
+            log.debug("ignored bytes on artifacts: %s", exc)
 
 
 def _named(history: Sequence[Release]) -> dict[str, Ref]:
-    """By digest."""
+    """Return the named versions by digest."""
     standings = [release.decision.standing for release in history]
     refs = [ref for s in standings for ref in (s.stable, s.offered, s.candidate) if ref]
     return {ref.digest: ref for ref in refs}
 
 
 def whole(chunks: Iterable[Received]) -> Iterator[bytes]:
-    """What the chunks on `artifacts` are parts of, each once, as it becomes whole."""
+    """Yield the bytes whose chunks are complete, each once."""
     done: set[bytes] = set()
     open_: OrderedDict[bytes, dict[int, bytes]] = OrderedDict()
     for message in chunks:
@@ -155,15 +160,15 @@ def whole(chunks: Iterable[Received]) -> Iterator[bytes]:
                 done.add(message.key)
                 yield data
         while sum(len(p) for parts in open_.values() for p in parts.values()) > MAX_BYTES:
-            open_.popitem(last=False)  # what was never whole
+            open_.popitem(last=False)  # the oldest incomplete one
 
 
 def _note_missing(registry: Registry, history: Sequence[Release], found: Restored) -> None:
-    """Bytes that are gone for good are marked as removed."""
+    """Report missing versions, and mark those that are not needed as removed."""
     last, kept = history[-1].decision.standing, {*registry.models()}
     found.models = sorted(set(found.models), key=lambda model: int(model.partition("-")[0]))
     found.missing = sorted({ref.model for ref in _named(history).values()} - kept)
-    now = last.model_copy(update={"candidate": None})  # which is dropped where it is not here
+    now = last.model_copy(update={"candidate": None})  # the controller drops a missing one
     found.needed = [m for m in found.missing if m in needed(registry, now)]
     if last.teacher is not None and found.teacher is None:
         found.missing.append(last.teacher.model)

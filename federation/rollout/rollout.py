@@ -1,17 +1,17 @@
-"""Moving a candidate from a few devices to all, or back: one decision after the other.
+"""The rollout of a candidate, from a few devices to all, or back: one decision after the other.
 
-What holds stands in the registry; `step` looks at it, at the fleet and at the windows, and makes
-the next decision where one is due:
+`step` reads the desired state from the registry, the fleet and the windows, and makes the next
+decision if one is due:
 
-    candidate   -> stage 1            once a device is heard of
-    stage n     -> stage n+1, served  where the canary's windows say that it is not worse
-                -> rolled-back        where they say that it is, or devices go back by themselves
-                -> held               where they have said nothing in time; judged on all the same
-    held        -> as a stage; another candidate takes its place
+    candidate   -> stage 1            once a device is present
+    stage n     -> stage n+1, served  if the canary's windows show that it is not worse
+                -> rolled-back        if they show that it is worse, or devices go back themselves
+                -> held               if there is no result in time; the evaluation continues
+    held        -> as a stage; a waiting candidate replaces it
 
-A stage's share is that of the devices heard of lately, at least one of them, chosen by their place
-(decisions.rollout_position): a share that grows only adds devices. Stages that would add nobody
-are left out. A candidate whose base is no longer the stable version is dropped.
+A stage's share refers to the present devices, at least one, ordered by decisions.rollout_position,
+so a growing share only adds devices. Stages that add no device are skipped. A candidate whose base
+is no longer the stable version is dropped.
 """
 
 import logging
@@ -24,7 +24,7 @@ from functools import cache
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry.registry import Registry
-from federation.rollout.stage_policy import StageRules, StageVerdict, judge
+from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import (
     WITHDRAWN,
@@ -40,12 +40,12 @@ from streams.contract.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 
-HEARD_S = 60.0  # a device that said nothing for so long is not counted
+HEARD_S = 60.0  # after so long without a state a device is not present
 
 
 @dataclass(frozen=True)
 class Plan:
-    """shares: of the fleet, ending with 1; rules: how a stage is judged."""
+    """shares: of the fleet, ending with 1; rules: of a stage's evaluation."""
 
     shares: tuple[float, ...] = (0.05, 0.25, 1.0)
     rules: StageRules = field(default_factory=StageRules)
@@ -53,7 +53,7 @@ class Plan:
 
 @dataclass
 class FleetState:
-    """What devices said last, and when that was heard (seconds, wall clock)."""
+    """The devices' last states, and when they were received (seconds, wall clock)."""
 
     heard: dict[str, tuple[DeviceState, float]] = field(default_factory=dict)
 
@@ -61,7 +61,7 @@ class FleetState:
         self.heard[state.device] = state, at_s
 
     def present(self, now_s: float) -> list[DeviceState]:
-        """Those heard of lately that have not stopped."""
+        """Return the devices with a recent state that have not stopped."""
         return [
             state
             for state, at in self.heard.values()
@@ -71,7 +71,7 @@ class FleetState:
 
 @dataclass
 class Rollout:
-    """Of one registry, with one key."""
+    """The rollouts of one registry, with one signing key."""
 
     registry: Registry
     key: Ed25519PrivateKey
@@ -80,8 +80,8 @@ class Rollout:
     _read: tuple[str, list[Decision]] = ("", [])  # up to which decision, and all of them
 
     def step(self, last: Release, fleet: FleetState, windows: WindowHistory) -> Release | None:
-        """The next decision after `last`, made; None where none is due. Stale where somebody else
-        has made one."""
+        """Make and return the next decision after `last`; None if none is due. Raises Stale if
+        another process has made one."""
         standing = last.decision.standing
         if standing.offered is not None:
             return self._judged(last, standing, standing.offered, fleet, windows)
@@ -90,8 +90,8 @@ class Rollout:
         return None
 
     def is_free(self, last: Release) -> bool:
-        """Whether another candidate has room: none waits, and none is offered but one that is
-        held, whose place it takes."""
+        """Return whether another candidate may come: none waits, and none is offered except a held
+        one."""
         standing = last.decision.standing
         if standing.candidate is not None:
             return False
@@ -172,7 +172,7 @@ class Rollout:
     def _next_stage(
         self, fleet: FleetState, stage: int, among: int
     ) -> tuple[int, float, int] | None:
-        """The next stage that has more than `among` devices: its number, share and devices."""
+        """Return the next stage with more than `among` devices: its number, share and devices."""
         task = self.registry.task
         places = sorted(rollout_position(task, s.device) for s in fleet.present(self.clock()))
         if not places:
@@ -202,7 +202,7 @@ class Rollout:
             for s in states
             if (reason := s.refused.get(offered.model)) and not reason.startswith(WITHDRAWN)
         }
-        return judge(
+        return evaluate(
             self.plan.rules,
             windows,
             candidate=offered.model,
@@ -216,7 +216,7 @@ class Rollout:
         )
 
     def _words(self, last: Release, offered: Ref) -> list[Decision]:
-        """The decisions about what is offered, up to `last`."""
+        """Return the decisions about the offered version, up to `last`."""
         if self._read[0] != last.digest:
             self._read = last.digest, self.registry.decisions()
         return [d for d in self._read[1] if d.model == offered.model]

@@ -1,34 +1,33 @@
-"""What a canary's windows are evidence of, against its own past and the others. Pure.
+"""Sequential test of a canary's windows against its past and the other devices. Pure.
 
-What is compared. Agreement with the teacher differs by class, by device, and with the time, more
-than any two versions do. So a window's agreeing events are compared with those expected: in each
-class that the teacher found in it, the device's own share with the version before, drawn towards
-the fleet's where the device has seen little of the class (`OWN` events), and moved by what has
-changed since the rollout began on the devices that still answer with the version before (a
-difference in differences, by classes; `SHIFT` events before half of it is believed). A task
-without classes has one class.
+Comparison. Agreement with the teacher varies more by class, device and time than between versions.
+A window's agreeing events are therefore compared with an expected number. In each of the teacher's
+classes this is the device's own share with the previous version, shrunk towards the fleet's if the
+device has few events of the class (`OWN` events), plus the change since the rollout began on
+devices with the previous version (difference in differences, by class; `SHIFT` events give it half
+weight). A task without classes has one class.
 
-How surprising it is. Windows vary more than their events' chance, and a device's consecutive ones
-go together: the variance of an event is multiplied by the dispersion of blocks of `BLOCK`
-consecutive windows of the past, each expected from the others (batch means). A device's windows
-share the error of what was expected of it, and may differ by `SPREAD` though the version is
-equally good on the whole; with that variance u beside the windows' own v a device's sum of
-differences s counts as s * v / (v + u), so that many windows of one device are not many devices.
+Variance. Windows vary more than independent events would, and a device's consecutive windows are
+correlated. The variance of an event is multiplied by the dispersion of blocks of `BLOCK`
+consecutive past windows, each predicted from the others (batch means). A device's windows share
+the error of their expectation, and a device may differ by `SPREAD` although the version is equally
+good overall. With that variance u and the windows' own variance v, a device's sum of differences s
+counts as s * v / (v + u), so many windows of one device do not count as many devices.
 
-When it is enough. With A the sum of these, and B that of v * v / (v + u), exp(-h A - h h B / 2) is
-the likelihood ratio of a shift h downwards to none, a martingale while there is none: above
-1 / alpha at any look, however many there are, with a chance of at most alpha (Ville's inequality;
-Wald 1945, "Sequential Tests of Statistical Hypotheses"). Half is put on a loss of `worse_by`, half
-on a half-normal mixture for losses beyond (Robbins 1970, "Statistical Methods Related to the Law
-of the Iterated Logarithm"). A stage passes by the mirrored test, that of no shift against a loss of
-`worse_by`, at beta. Windows count over the whole rollout, so that alpha and beta are a rollout's.
+Decision. With A the sum of these and B that of v * v / (v + u), exp(-h A - h h B / 2) is the
+likelihood ratio of a downward shift h to none. Without a shift it is a martingale and exceeds
+1 / alpha at any of its evaluations with a probability of at most alpha (Ville's inequality; Wald
+1945, "Sequential Tests of Statistical Hypotheses"). Half of the weight is on a loss of `worse_by`,
+half on a half-normal mixture of larger losses (Robbins 1970, "Statistical Methods Related to the
+Law of the Iterated Logarithm"). A stage passes by the mirrored test of no shift against a loss of
+`worse_by`, at beta. Windows count over the whole rollout, so alpha and beta hold per rollout.
 
-The differences are taken for normal, and the past for typical; tests.bench.release.rollouts says
-what comes of that on real data. Ranks among the past's windows (conformal test martingales, Vovk
-2021) need no normal distribution, but a rank among n windows has a p-value of 1 / (n + 1) at the
-least, too coarse for two windows of a useless version to tell; and consecutive windows, which go
-together, are not exchangeable. Nothing here is random, and the order of arrival changes nothing: a
-controller that reads the same reports again comes to the same finding.
+The differences are assumed to be normal, and the past to be typical; tests.bench.release.rollouts
+measures this on real data. Ranks among past windows (conformal test martingales, Vovk 2021) need no
+normal distribution, but a rank among n windows has a p-value of at least 1 / (n + 1), too coarse to
+detect a useless version in two windows; and consecutive windows are not exchangeable. Nothing is
+random, and the order of arrival does not matter: reading the same reports again gives the same
+result.
 """
 
 import math
@@ -41,14 +40,14 @@ from federation.rollout.window_history import HistoryWindow
 
 OWN = 8.0
 SHIFT = 100.0
-KNOWN = 10  # events of a class in a device's past, fewer say nothing of how it varies
+KNOWN = 10  # events of a class in a device's past that are needed to estimate its variation
 BLOCK = 4
-SPREAD = 0.015  # standard deviation, of fine-tuned versions that differ in their seeds alone
+SPREAD = 0.015  # standard deviation between fine-tuned versions that differ only in their seeds
 STRANGER = 0.25  # standard deviation between devices in one class
-DISPERSION, DISPERSION_WEIGHT = 6.0, 20.0  # before there is a past, and events' variance it weighs
-LEAST = 0.04  # variance of an event: a class in which nothing failed yet can fail
+DISPERSION, DISPERSION_WEIGHT = 6.0, 20.0  # prior, and its weight in events' variance
+LEAST = 0.04  # minimum variance of an event: a class without errors so far can have one
 CLIP = 3.0  # standard deviations by which one window counts at most
-WIDE = 4.0  # times `worse_by`: the scale of losses beyond
+WIDE = 4.0  # times `worse_by`: the scale of larger losses
 NONE = np.zeros(1)
 
 
@@ -77,7 +76,8 @@ def _counted(
 
 @dataclass(frozen=True)
 class _Past:
-    """Events and agreeing ones by device and class with the version before, (devices, classes)."""
+    """Events and agreeing ones by device and class with the previous version, (devices,
+    classes)."""
 
     n: np.ndarray
     a: np.ndarray
@@ -91,19 +91,20 @@ class _Past:
         return cls(n, a)
 
     def rates(self, device: np.ndarray, less_n: np.ndarray, less_a: np.ndarray) -> np.ndarray:
-        """(rows, classes): the shares expected of `device`, without what is to be left out."""
+        """Return (rows, classes) the expected shares of `device`, without the events to leave
+        out."""
         fleet = (self.a.sum(axis=0) - less_a + 1) / (self.n.sum(axis=0) - less_n + 2)
         own_n, own_a = self.n[device] - less_n, self.a[device] - less_a
         return np.asarray((own_a + OWN * fleet) / (own_n + OWN))
 
 
 def _chance(rates: np.ndarray) -> np.ndarray:
-    """The variance of one event."""
+    """Return the variance of one event."""
     return np.asarray(np.maximum(rates * (1 - rates), LEAST))
 
 
 def _dispersion(past: _Past, counted: _Counted) -> float:
-    """How many times events' own variance the sums of consecutive windows have."""
+    """Return the variance of sums of consecutive windows relative to that of independent events."""
     if not len(counted.device):
         return DISPERSION
     starts = np.flatnonzero(np.diff(counted.device, prepend=-1))  # sorted by device and time
@@ -119,7 +120,7 @@ def _dispersion(past: _Past, counted: _Counted) -> float:
 
 
 def _shift(past: _Past, others: _Counted) -> np.ndarray:
-    """(classes,): by how much the others agree more now than they did."""
+    """Return (classes,) the change of the other devices' agreement since the rollout began."""
     rates, known = past.rates(others.device, NONE, NONE), past.n[others.device] >= KNOWN
     n, a = np.where(known, others.n, 0), np.where(known, others.a, 0)
     return np.asarray((a - n * rates).sum(axis=0) / (n.sum(axis=0) + SHIFT))
@@ -131,7 +132,7 @@ def compare(
     now: Sequence[HistoryWindow],
     tests: Sequence[HistoryWindow],
 ) -> dict[str, float]:
-    """The figures of a finding: agreement expected and found, and what they are evidence of."""
+    """Return the metrics of an evaluation: expected and found agreement, and likelihood ratios."""
     everything = [*own, *now, *tests]
     devices = sorted({window.device for window in everything})
     classes = sorted({name for window in everything for name, _ in window.counts})
@@ -165,14 +166,15 @@ def compare(
 
 
 def _sums(values: np.ndarray, windows: _Counted, devices: Sequence[str]) -> np.ndarray:
-    """(windows,) to (devices,)."""
+    """Return (devices,) the sums of (windows,) values."""
     found = np.zeros(len(devices))
     np.add.at(found, windows.device, values)
     return found
 
 
 def _evidence(worse_by: float, loss: float, variance: float, events: float) -> dict[str, float]:
-    """Likelihood ratios from a weighted loss in events, its variance and the events behind it."""
+    """Return likelihood ratios for a weighted loss in events, its variance and the number of
+    events."""
     if not variance:
         return {"e_worse": 1.0, "e_fine": 1.0}
     h = worse_by * events / variance  # the shift that makes `worse_by` of the events
@@ -184,7 +186,7 @@ def _evidence(worse_by: float, loss: float, variance: float, events: float) -> d
 
 
 def _half_normal(loss: float, variance: float, scale: float) -> float:
-    """exp(h loss - h h variance / 2), h over the positive half of a normal with that scale."""
+    """Return exp(h loss - h h variance / 2), averaged over a half-normal h with that scale."""
     wide = 1 + scale * scale * variance
     z = loss * scale / math.sqrt(wide)
     return math.erfc(-z / math.sqrt(2)) / math.sqrt(wide) * math.exp(min(z * z / 2, 600))

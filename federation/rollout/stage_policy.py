@@ -1,7 +1,7 @@
-"""Whether a stage of a rollout passes, waits, is held or goes back: a canary's verdict. Pure.
+"""The policy of a rollout's stage: pass, wait, hold or go back. Pure.
 
-By what the windows are evidence of (`federation.rollout.sequential_test`) over the whole rollout,
-and by the devices that go back by themselves.
+It uses the likelihood ratios of `federation.rollout.sequential_test` over the whole rollout, and
+the devices that refuse the version.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ Choice = Literal["go-on", "roll-back", "wait", "hold"]
 
 @dataclass(frozen=True)
 class StageRules:
-    """alpha: the chance of going back from an equally good version, in a whole rollout; beta: of
-    letting one pass that agrees less by `worse_by`. `minimum_windows` are a stage's, of all its
-    devices; `max_wait_s` is wall time."""
+    """alpha: probability of rolling back an equally good version in a whole rollout; beta: of
+    passing one whose agreement is lower by `worse_by`. `minimum_windows`: of a stage, over all
+    devices; `max_wait_s`: wall time."""
 
     alpha: float = 0.05
     beta: float = 0.05
@@ -31,14 +31,14 @@ class StageRules:
 
 @dataclass(frozen=True)
 class StageVerdict:
-    """`reason` is a line for a person, `evidence` the figures behind it."""
+    """`reason` is a line for a person, `evidence` its metrics."""
 
     verdict: Choice
     reason: str
     evidence: dict[str, float]
 
 
-def judge(
+def evaluate(
     rules: StageRules,
     windows: WindowHistory,
     candidate: str,
@@ -50,11 +50,12 @@ def judge(
     refusals: Mapping[str, str],
     offered: int,
 ) -> StageVerdict:
-    """What to do with a stage of the rollout of `candidate` in place of `stable`.
+    """Evaluate a stage of the rollout of `candidate` in place of `stable`.
 
     began_us, stage_began_us, now_us: wall times, as `heard_us`. canary: whether a device is offered
-    the candidate. refusals: of the canary's devices that refuse it by themselves, why; offered: how
-    many there are. A stage that was held may still pass or go back when more windows come.
+    the candidate. refusals: the canary's devices that refuse it themselves, with the reason;
+    offered: the number of the canary's devices. A held stage may still pass or go back when more
+    windows come.
     """
     base, tests = windows.by(stable), [w for w in windows.by(candidate) if canary(w.device)]
     others = [w for w in base if w.heard_us >= began_us and not canary(w.device)]
@@ -103,7 +104,7 @@ def _found(candidate: str, evidence: dict[str, float]) -> str:
 
 
 def _accuracy(tests: Sequence[HistoryWindow], past: Sequence[HistoryWindow]) -> dict[str, float]:
-    """Where events have a true label; beside the point, but a person asks."""
+    """Return the accuracies where events have a true label: for information only."""
     found = {}
     for name, windows in (("accuracy", tests), ("accuracy_before", past)):
         labelled = sum(window.labelled for window in windows)

@@ -1,4 +1,5 @@
-"""The newest windows of each device, each answered by one version: what a rollout is judged by."""
+"""The newest windows of each device, each answered by one version: the data of a rollout's
+evaluation."""
 
 import operator
 import sys
@@ -12,14 +13,14 @@ from typing import NamedTuple
 
 from streams.contract.documents import WindowReport
 
-KEPT = 240  # windows a device
-ALMOST_ALL = 0.95  # of a window's events are by one version, or it says nothing of any
+KEPT = 240  # windows per device
+ALMOST_ALL = 0.95  # share of events that one version must have answered for a window to count
 
 Sums = tuple[tuple[str, tuple[int, ...]], ...]  # by name, in their order
 
 
 class Part(NamedTuple):
-    """What is kept of one report. `models`: events compared, agreeing, labelled and correct;
+    """The counts of one report. `models`: events compared, agreeing, labelled and correct;
     `classes`: events and agreeing ones."""
 
     revision: int
@@ -30,8 +31,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HistoryWindow:
-    """One device's window, the sums of its `parts`. `model`: the version that answered it, None
-    where nothing was compared, or several answered. A fleet of 1000 has 240,000 of these."""
+    """One device's window, the sum of its `parts`. `model`: the version that answered it, None if
+    nothing was compared or several answered. A fleet of 1000 has 240,000 of these."""
 
     device: str
     window_us: int
@@ -43,7 +44,8 @@ class HistoryWindow:
 
     @property
     def counts(self) -> Sums:
-        """Events and agreeing ones by the teacher's class, "" where the task has none."""
+        """Events and agreeing ones by the teacher's class; the class is "" for tasks without
+        classes."""
         return self.classes or (("", self._answered[:2]),)
 
     @property
@@ -60,10 +62,11 @@ class HistoryWindow:
 
 
 class WindowHistory:
-    """The newest windows of each device, by event time, whatever comes again or out of order.
+    """The newest windows of each device by event time; repeated and unordered reports have no
+    effect.
 
-    A window's revisions sum. An event time that starts again from the beginning, as a wiped
-    device's does, counts once it has passed what is kept.
+    A window's revisions add up. Event times that start again from the beginning, as after a wipe,
+    count once they pass the stored ones.
     """
 
     def __init__(self, kept: int = KEPT) -> None:
@@ -72,8 +75,8 @@ class WindowHistory:
         self._order: dict[str, list[int]] = defaultdict(list)
 
     def add(self, report: WindowReport, heard_us: int) -> None:
-        """heard_us: wall time; that of the message, so that reading it again gives the same. Of a
-        revision that comes again the one counts that was heard first."""
+        """Add a report. heard_us: the message's wall time, so that reading it again gives the same.
+        Of a repeated revision the first one counts."""
         device = sys.intern(report.device)
         seen, order = self._windows[device], self._order[device]
         before = seen.get(report.window_us)
@@ -90,7 +93,8 @@ class WindowHistory:
             seen[report.window_us] = _window(device, report.window_us, sorted(parts.values()))
 
     def by(self, model: str) -> list[HistoryWindow]:
-        """Those that release `model` or devices' copies of it answered, by device and time."""
+        """Return the windows answered by release `model` or its personal models, by device and
+        time."""
         return [window for window in self._all() if window.model == model]
 
     def _all(self) -> Iterator[HistoryWindow]:
@@ -114,7 +118,7 @@ def _part(report: WindowReport, heard_us: int) -> Part:
 
 @lru_cache(1 << 16)
 def _shared(sums: Sums) -> Sums:
-    """One object for all that are equal: windows of a fleet resemble each other."""
+    """Return one object for all equal values, to save memory: a fleet's windows are similar."""
     return sums
 
 
@@ -134,7 +138,7 @@ def _sum(parts: Sequence[Sums]) -> Sums:
 
 
 def _only(models: Sums) -> str | None:
-    """The version that answered almost all of what was compared."""
+    """Return the version that answered almost all compared events."""
     compared = sum(counts[0] for _, counts in models)
     if not compared:
         return None

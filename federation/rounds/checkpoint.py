@@ -1,15 +1,15 @@
-"""What a run knows after a round, so that another run can go on from there.
+"""The checkpoint of a run after a round, from which another run can resume.
 
-<folder>/<run>/round-<4 digits>.safetensors, written whole or not at all; the last KEPT are kept.
-Round 0 is where a run begins.
+<folder>/<run>/round-<4 digits>.safetensors, replaced atomically; the last KEPT are kept. Round 0 is
+the start of a run.
 
     weights.<name>   the global weights after the round
-    server.<name>    what the server's optimiser keeps between rounds; there may be none
+    server.<name>    the state of the server's optimizer, if it has one
     metadata         checkpoint: `About` as JSON; sha256: hex, of that JSON and of each tensor's
                      name, type, shape and bytes, in the order of their names
 
-A run has no other random state than its seed: what a round draws is derived from the seed and the
-round's number. Nothing is unpickled; a file whose digest does not fit is passed over.
+A run has no random state except its seed: random choices are derived from the seed and the round's
+number. Nothing is unpickled; a file with a wrong digest is ignored.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ Tensors = dict[str, np.ndarray]
 
 
 class About(Document):
-    """What belongs to the tensors. `settings` are the run's, as far as its result depends on them.
+    """The metadata. `settings` are those of the run that its result depends on.
 
-    norms: of the updates admitted so far; node_of: which node trained first under a device's name;
-    strategy: what `server` is the state of; conduct: how the nodes behaved.
+    norms: of the updates admitted so far; node_of: the node that first trained under a device's
+    name; strategy: whose state `server` is; conduct: the quarantine.
     """
 
     model_config = ConfigDict(
@@ -72,24 +72,24 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write it, then forget all but the last KEPT of its run."""
+    """Write a checkpoint and delete all but the last KEPT of its run."""
     about = checkpoint.about
     path = folder / about.run / f"round-{about.round:04d}.safetensors"
-    write_atomic(path, encode(checkpoint), mode=0o600)  # of private runs it has a secret
+    write_atomic(path, encode(checkpoint), mode=0o600)  # a private run's has a secret
     for old in sorted(path.parent.glob("round-*.safetensors"))[:-KEPT]:
         old.unlink()
     return path
 
 
 def latest(folder: Path, run: str) -> Checkpoint | None:
-    """The newest sound checkpoint of `run`; None where there is none."""
+    """Return the newest valid checkpoint of `run`; None if there is none."""
     for path in sorted((folder / run).glob("round-*.safetensors"), reverse=True):
         try:
             found = decode(path.read_bytes())
             if (found.about.run, f"round-{found.about.round:04d}") != (run, path.stem):
                 raise MalformedRecord("checkpoint", "it is of another run or round")
         except (MalformedRecord, OSError) as exc:
-            log.warning("%s is passed over: %s", path, exc)
+            log.warning("%s is ignored: %s", path, exc)
             continue
         return found
     return None
@@ -104,15 +104,15 @@ def encode(checkpoint: Checkpoint) -> bytes:
 
 
 def decode(data: bytes) -> Checkpoint:
-    """MalformedRecord says what is wrong with it."""
+    """Return the checkpoint; raise MalformedRecord if it is invalid."""
     try:
         tensors = safetensors.numpy.load(data)  # checks lengths and offsets
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         text, digest = metadata["checkpoint"], metadata["sha256"]
     except (SafetensorError, KeyError, ValueError, TypeError) as exc:
-        raise MalformedRecord("checkpoint", f"no checkpoint: {exc!r}"[:300]) from exc
+        raise MalformedRecord("checkpoint", f"not a checkpoint: {exc!r}"[:300]) from exc
     if digest != _digest(text, tensors):
-        raise MalformedRecord("checkpoint", "its digest does not fit")
+        raise MalformedRecord("checkpoint", "its digest does not match")
     weights, server = _part(tensors, WEIGHTS), _part(tensors, SERVER)
     if len(weights) + len(server) != len(tensors):
         raise MalformedRecord("checkpoint", "it has tensors that are neither weights nor server's")

@@ -1,7 +1,7 @@
-"""Who takes part in a round: pure, from what devices say of themselves on `fleet`.
+"""Sampling of the nodes that get work in a round. Pure, from device states on `fleet`.
 
-A device that said nothing of late, or that has not yet told which Flower node it is, is taken
-along: what it cannot do it answers.
+A device without a recent state, or that does not know its Flower node yet, may be chosen: it
+replies with an error if it cannot train.
 """
 
 import math
@@ -15,7 +15,7 @@ GOING = ("draining", "stopped")
 
 
 def unfit(state: DeviceState, base: str, training: Training) -> str | None:
-    """Why a device need not be asked; None when it may."""
+    """Return why a device need not get work; None if it may."""
     if state.samples < training.minimum_samples:
         return f"{state.samples} samples, {training.minimum_samples} are needed"
     if state.held_back is not None:
@@ -30,7 +30,8 @@ def unfit(state: DeviceState, base: str, training: Training) -> str | None:
 def choose(
     nodes: Sequence[int], said: Mapping[int, DeviceState], base: str, count: int, seed: int
 ) -> list[int]:
-    """`count` of `nodes`, 0 for all: at random, those that serve `base` or said nothing first."""
+    """Return `count` of `nodes` (0 for all) at random, preferring those that serve `base` or have
+    no state."""
     if not count or count >= len(nodes):
         return list(nodes)
     drawn = random.Random(seed).sample(sorted(nodes), len(nodes))
@@ -39,5 +40,5 @@ def choose(
 
 
 def to_ask(training: Training) -> int:
-    """How many nodes to ask for `devices_per_round` updates; 0 for all."""
+    """Return how many nodes to ask for `devices_per_round` updates; 0 for all."""
     return math.ceil(training.devices_per_round * training.over_selection)

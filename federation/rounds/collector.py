@@ -1,16 +1,16 @@
-"""How a round's answers are gathered: who is at work on what, and when a round has enough.
+"""Collection of a round's replies: which nodes are busy, and when a round has enough updates.
 
-A node has one training at a time. It is busy from the sending until it answers, or until its time
-is over: one that vanished costs that and no more, and nobody waits for it after its round. What it
-answers later counts in the round that goes on then, as an update that is stale by as many rounds.
+A node has one training at a time. It is busy from the sending until it replies or its work expires;
+a vanished node costs only that, and no round waits for it longer. A later reply counts in the
+current round, as an update with a staleness in rounds.
 
 Two ways to end a round (`Policy`):
 
-synchronous  with the first of: everyone asked has answered; `target` updates; half have answered
-             and the rest have had three times as long; the deadline
-buffered     with the first of: `target` updates, whatever round they began in; nobody is at work;
-             the deadline. Each round sends its weights to whoever is free, and leaves the others at
-             their work (FedBuff: Nguyen et al. 2022, arXiv 2106.06639)
+synchronous  at the first of: all asked nodes have replied; `target` updates; half have replied and
+             the rest have had three times as long; the deadline
+buffered     at the first of: `target` updates from any round; no node is busy; the deadline. Each
+             round sends its weights to free nodes and leaves the others at work (FedBuff: Nguyen et
+             al. 2022, arXiv 2106.06639)
 """
 
 import math
@@ -22,15 +22,14 @@ from federation.admission.update import Tensors
 from federation.rounds.messages import Fleet, Reply, cutoff_s
 from streams.contract.work import Op, Work
 
-POLL_S = 0.1  # each look costs the SuperLink about 5 ms
-TTL_SPARE_S = 5.0  # work outlives its deadline a little, and no longer: a device that comes back
-# later would train for nobody
+POLL_S = 0.1  # a poll costs the SuperLink about 5 ms
+TTL_SPARE_S = 5.0  # after the deadline work expires, so that no device trains in vain
 
 
 @dataclass(frozen=True)
 class Policy:
-    """asked: nodes that get work, 0 for all that are free; target: updates that end a round, 0 for
-    as many as were asked; max_staleness: rounds by which an update may be late."""
+    """asked: nodes that get work, 0 for all free ones; target: updates that end a round, 0 for as
+    many as were asked; max_staleness: in rounds."""
 
     buffered: bool = False
     asked: int = 0
@@ -38,7 +37,7 @@ class Policy:
     max_staleness: int = 0
 
     def enough(self, asked: int, online: int, least: int) -> int:
-        """Updates that end a round; of a small fleet a buffer takes half."""
+        """Return the number of updates that end a round; for a small fleet a buffer takes half."""
         if self.buffered:
             return max(least, min(self.target, math.ceil(online / 2)))
         return max(least, self.target) if self.target else max(1, asked)
@@ -49,22 +48,22 @@ class _WorkInFlight:
     round: int
     at: float
     until: float
-    told: bool = False  # that it did not answer
+    reported: bool = False  # that it did not reply
 
 
 @dataclass
 class Collector:
-    """The fleet's answers, round by round; `clock` and `sleep` in seconds."""
+    """The fleet's replies, round by round; `clock` and `sleep` in seconds."""
 
     fleet: Fleet
     policy: Policy
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _work: dict[tuple[Op, int], _WorkInFlight] = field(default_factory=dict)
-    _early: list[Reply] = field(default_factory=list)  # came between two rounds
+    _early: list[Reply] = field(default_factory=list)  # received between two rounds
 
     def free(self, nodes: Sequence[int]) -> list[int]:
-        """Those of `nodes` that are not at work; hears what has come, for the next round."""
+        """Return the nodes that are not busy; receives replies for the next round."""
         self._early += self._hear()
         return [node for node in nodes if ("train", node) not in self._work]
 
@@ -77,8 +76,8 @@ class Collector:
         online: int = 0,
         least: int = 1,
     ) -> list[Reply]:
-        """Send a round's work and gather answers until it is over: also those to earlier rounds'
-        work, and an error for each node that nobody waits for any more."""
+        """Send a round's work and collect replies until it ends, including those to earlier rounds
+        and an error for each node that is no longer waited for."""
         began = self.clock()
         self._send("train", nodes, work, weights, deadline_s)
         wanted = self.policy.enough(len(nodes), online or len(nodes), least)
@@ -102,7 +101,7 @@ class Collector:
     def evaluate(
         self, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
     ) -> list[Reply]:
-        """One answer of each node, or its error; trainings that end meanwhile count no more."""
+        """Return one reply of each node, or its error; ignores trainings that end meanwhile."""
         began = self.clock()
         self._send("evaluate", nodes, work, weights, deadline_s)
         answers: list[Reply] = []
@@ -128,7 +127,7 @@ class Collector:
         self._work |= {(op, node): _WorkInFlight(work.round, now, now + ttl_s) for node in nodes}
 
     def _hear(self) -> list[Reply]:
-        """What has come; a node whose time is over is free again, and told once."""
+        """Return new replies; frees nodes whose work has expired, with one error each."""
         answers = self.fleet.receive()
         for answer in answers:
             kept = self._work.get((answer.op, answer.node))
@@ -137,13 +136,13 @@ class Collector:
         now = self.clock()
         for (op, node), sent in [item for item in self._work.items() if item[1].until <= now]:
             del self._work[op, node]
-            if not sent.told:
+            if not sent.reported:
                 error = _late(now - sent.at)
                 answers.append(Reply(node, error=error, round=sent.round, op=op))
         return answers
 
     def _worth_waiting(self, number: int, nodes: Sequence[int]) -> bool:
-        """Whether anyone that this round waits for is at work."""
+        """Return whether a node that this round waits for is busy."""
         working = [sent for (op, _), sent in self._work.items() if op == "train"]
         if self.policy.buffered or not nodes:
             return bool(working)
@@ -153,14 +152,14 @@ class Collector:
         return deadline_s if self.policy.buffered else cutoff_s(replied, expected, deadline_s)
 
     def _given_up(self, number: int, elapsed: float) -> list[Reply]:
-        """Errors of those that a synchronous round does not wait for any longer. They stay busy;
-        with more answers than wanted, that is no error of theirs."""
+        """Return errors of nodes that a synchronous round no longer waits for; they stay busy. With
+        enough updates that is not their error."""
         if self.policy.buffered or self.policy.target:
             return []
         found = []
         for (op, node), sent in self._work.items():
-            if op == "train" and sent.round == number and not sent.told:
-                sent.told = True
+            if op == "train" and sent.round == number and not sent.reported:
+                sent.reported = True
                 found.append(Reply(node, error=_late(elapsed), round=number))
         return found
 

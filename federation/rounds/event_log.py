@@ -1,7 +1,7 @@
 """The events of one run, on `rounds` and in a file beside the run's checkpoints.
 
-A run outlives a broker that is away for a while: events wait in order and are sent with the next
-one, or at the end. What could not be sent by then stands in the file.
+A run continues during a broker outage: events wait in order and are sent with the next one, or at
+the end. Events that could not be sent are only in the file.
 """
 
 import logging
@@ -27,8 +27,8 @@ class ClosablePublisher(Publisher, Protocol):
 
 
 class EventLog:
-    """Publishes RoundEvents of one run; `connect` makes the producer and may raise. Without it the
-    events go into the file alone."""
+    """Publishes the RoundEvents of one run; `connect` creates the producer and may raise. Without
+    it events are only written to the file."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class EventLog:
         self._producer: ClosablePublisher | None = None
         self._pending: deque[RoundEvent] = deque()
         self._retry_at = 0.0
-        self.resumed_from = ""  # told with every event
+        self.resumed_from = ""  # part of every event
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def publish(self, kind: RoundKind, **fields: Any) -> RoundEvent:
-        """Record an event and send what waits, unless the broker was away a moment ago."""
+        """Record an event and send waiting ones, unless the broker has just been unavailable."""
         event = RoundEvent(
             run=self._run,
             kind=kind,
@@ -70,15 +70,15 @@ class EventLog:
         return len(self._pending)
 
     def producer(self) -> ClosablePublisher:
-        """The connected producer; BrokerUnavailable when there is no broker."""
+        """Return the connected producer; raise BrokerUnavailable without a broker."""
         if self._connect is None:
-            raise BrokerUnavailable(f"the run has no broker: its events stand in {self._path}")
+            raise BrokerUnavailable(f"the run has no broker: its events are in {self._path}")
         if self._producer is None:
             self._producer = self._connect()
         return self._producer
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Send what still waits, for at most `timeout_s`."""
+        """Send waiting events for at most `timeout_s`."""
         deadline = self._clock() + timeout_s
         if self._pending:
             self._send()
@@ -86,7 +86,7 @@ class EventLog:
             time.sleep(0.5)
             self._send()
         if self._pending:
-            log.warning("%d events of the run stand only in %s", len(self._pending), self._path)
+            log.warning("%d events of the run are only in %s", len(self._pending), self._path)
         if self._producer is not None:
             try:
                 self._producer.close()

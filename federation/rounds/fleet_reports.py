@@ -1,9 +1,8 @@
-"""What devices say of themselves on `fleet`: whom to ask, and how many samples they have, to judge
-what they claim by.
+"""Device states on `fleet`: which nodes to ask, and the numbers of samples to check claims against.
 
-Only what a device said after the round's work was sent, by its own clock, says how many it can have
-trained on: an older figure may be too low. About a device that said nothing since (it is cut off
-from Kafka, its clock is behind) there is no figure, and its claim is held to the cap alone.
+Only a state sent after the round's work, by the device's clock, limits what it can have trained on:
+an older number may be too low. Without a newer state (no connection to Kafka, a slow clock) only
+the general cap applies.
 """
 
 import logging
@@ -19,9 +18,9 @@ from streams.kafka.reader import Received
 log = logging.getLogger(__name__)
 
 RETRY_S = 30.0  # between two attempts to reach the broker
-FRESH_S = 60.0  # what a device said before that may hold no longer
-POLL_S = 0.05  # for what is on the way; a round waits for it twice
-READ_S = 5.0  # at most, for what waits on the topic
+FRESH_S = 60.0  # older device states are outdated
+POLL_S = 0.05  # timeout of a poll; a round waits for it twice
+READ_S = 5.0  # at most, to read waiting messages
 
 
 class FleetTopicFollower(Protocol):
@@ -33,7 +32,7 @@ class FleetTopicFollower(Protocol):
 
 
 class FleetReports:
-    """Follows `fleet` while a run goes on; `connect` may raise BrokerUnavailable, `clock` is in
+    """Follows `fleet` during a run; `connect` may raise BrokerUnavailable, `clock` is in
     seconds."""
 
     def __init__(
@@ -47,7 +46,8 @@ class FleetReports:
         self._read(READ_S)
 
     def since(self, time_us: int) -> Mapping[str, int]:
-        """The most samples that each device said it has since `time_us`, microseconds."""
+        """Return the largest number of samples that each device reported since `time_us`,
+        microseconds."""
         most: dict[str, int] = defaultdict(int)
         self._take()
         for state in self._unread:
@@ -57,8 +57,8 @@ class FleetReports:
         return most
 
     def by_node(self) -> dict[int, DeviceState]:
-        """The last that was heard, not longer ago than FRESH_S, from each device that knows which
-        Flower node is its."""
+        """Return the last state by Flower node, of devices that know their node, at most FRESH_S
+        old."""
         self._take()
         oldest = self._clock() - FRESH_S
         return {s.node: s for s, at in self._last.values() if s.node is not None and at > oldest}
@@ -74,7 +74,7 @@ class FleetReports:
             self._last[state.device] = state, self._clock()
 
     def _read(self, within_s: float) -> list[DeviceState]:
-        """What came since the last call; nothing while the broker is away."""
+        """Return the states since the last call; none while the broker is unavailable."""
         found: list[DeviceState] = []
         deadline = self._clock() + within_s
         try:
@@ -86,7 +86,7 @@ class FleetReports:
             while (messages := self._follower.poll(POLL_S)) and self._clock() < deadline:
                 found += [state for message in messages if (state := _state(message))]
         except BrokerUnavailable as exc:
-            log.warning("%s: samples are not judged by what devices report", exc)
+            log.warning("%s: claimed samples are not checked against device states", exc)
             self.close()
         return found
 
@@ -97,4 +97,4 @@ def _state(message: Received) -> DeviceState | None:
     try:
         return DeviceState.decode(message.value)
     except MalformedRecord:
-        return None  # the controller tells of it
+        return None  # the controller logs it

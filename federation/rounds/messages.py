@@ -1,4 +1,4 @@
-"""A round seen from the server: the fleet as a transport, its replies, and when to stop waiting."""
+"""The fleet as a transport: sending work, receiving replies, and when to stop waiting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ LEAST_PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Reply:
-    """One node's answer to the work of `round`: an update, or a refusal of what could not be read,
-    or an error."""
+    """One node's reply to the work of `round`: an update, a refusal if it was unreadable, or an
+    error."""
 
     node: int
     device: str | None = None
@@ -27,29 +27,29 @@ class Reply:
 
 
 class Fleet(Protocol):
-    """The devices of one run, to send to and to hear from; neither call waits."""
+    """The devices of one run; neither `send` nor `receive` waits."""
 
     def nodes(self) -> list[int]:
-        """Those online now."""
+        """Return the nodes online now."""
         ...
 
     def send(
         self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
     ) -> None:
-        """Send to all `nodes`; what a node has not answered in `ttl_s` seconds it need not do."""
+        """Send work to all `nodes`; it expires after `ttl_s` seconds."""
         ...
 
     def receive(self) -> list[Reply]:
-        """The answers that have come since the last call, to whatever round's work."""
+        """Return the replies since the last call, to any round's work."""
         ...
 
 
 def cutoff_s(replied_s: Sequence[float], expected: int, deadline_s: float) -> float:
-    """When to stop waiting, in seconds since the messages were sent.
+    """Return when to stop waiting, in seconds since the messages were sent.
 
-    Once half have replied the rest get three times as long as those took, at most until the
-    deadline: a node that died stays listed for a minute and would cost each round its whole
-    deadline. `replied_s` are the times of the replies so far, in order.
+    Once half have replied, the rest get three times as long as those took, at most until the
+    deadline: a dead node stays listed for a minute and would cost each round its whole deadline.
+    `replied_s` are the times of the replies so far, in order.
     """
     quorum = max(1, round(QUORUM * expected))
     if len(replied_s) < quorum:

@@ -1,5 +1,5 @@
-"""Making a version of what a run has learned: sign, keep, decide, tell; in this order, so that
-what is decided on is kept. The steps are those of rounds.py."""
+"""Promotion of a run's weights to a candidate: sign, store, decide, publish, in this order, so that
+only stored versions are decided on. The steps are those of run.py."""
 
 import time
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class Promotion:
-    """Of one run's task, by one key, into one registry. Without `rollout` there is no controller to
-    move it: all devices are to serve what has passed the gate."""
+    """Promotes the candidate of one run. Without `rollout` there is no controller to roll it out:
+    all devices serve it at once."""
 
     task: Task
     registry: Registry
@@ -44,7 +44,7 @@ class Promotion:
         run: str,
         rounds: int,
     ) -> None:
-        """Steps 7 and 8, and what is told of them."""
+        """Run steps 7 and 8, and publish the event."""
         manifest = Manifest(
             task=self.task.name,
             task_version=self.task.version,
@@ -59,7 +59,7 @@ class Promotion:
             key="",
             files=[],
         )
-        files = {  # graph and reference for drift stay
+        files = {  # the graph and the drift reference are the base's
             **base.files,
             WEIGHTS: payload.to_safetensors(weights, self.task.training.payload),
             PROBE: renew_probe(base, weights),
@@ -81,7 +81,8 @@ class Promotion:
     def _decide(
         self, artifact: Artifact, reason: str, evidence: Mapping[str, float], run: str
     ) -> None:
-        """One that waits already gives way: it was made of the same base, and earlier."""
+        """Decide on the candidate; it replaces a waiting one, which has the same base and is
+        older."""
         if not self.rollout:
             self.registry.serve(artifact.model, self.key, reason, evidence=evidence, run=run)
             return
@@ -97,4 +98,4 @@ class Promotion:
             except Stale:
                 continue
             return
-        raise Stale(f"{ATTEMPTS} decisions in a row were made by somebody else")
+        raise Stale(f"other processes made {ATTEMPTS} decisions in a row")

@@ -1,8 +1,8 @@
-"""Whether a run can go on from an earlier one's checkpoint, and with which settings: pure but for
-reading the file.
+"""Resuming a run from an earlier one's checkpoint: whether it is possible, and with which settings.
+Pure except for reading the file.
 
-Settings that the result depends on are the earlier run's; how long to wait, and for how many, is
-the new run's own.
+Settings that affect the result come from the earlier run; how long to wait, and for how many nodes,
+from the new run.
 """
 
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ Value = bool | int | float | str
 
 
 def lasting(settings: "RunSettings") -> dict[str, Value]:
-    """What a checkpoint keeps of a run's settings."""
+    """Return the settings that a checkpoint stores."""
     return {name: value for name, value in asdict(settings).items() if name not in OWN}
 
 
 def as_before(settings: "RunSettings", kept: Mapping[str, Value]) -> "RunSettings":
-    """`settings` with what the earlier run was told; one that it did not know stays."""
+    """Return `settings` with the earlier run's values; settings that it lacks stay."""
     return replace(settings, **kept)  # type: ignore[arg-type]
 
 
@@ -41,29 +41,29 @@ def find(
     first: Mapping[str, np.ndarray],
     strategy: str,
 ) -> Checkpoint | str:
-    """The newest sound checkpoint of `run`, or why it cannot be gone on from.
+    """Return the newest valid checkpoint of `run`, or why it cannot be resumed.
 
-    task: name and version; base: the model that is served, `first` its weights.
+    task: name and version; base: the served model, `first` its weights.
     """
     found = checkpoint.latest(runs, run)
     if found is None:
-        return f"there is no sound checkpoint of run {run}"
+        return f"run {run} has no valid checkpoint"
     about = found.about
     if (about.task, about.task_version) != task:
         name, version = task
         return f"run {run} was of {about.task} version {about.task_version}, not {name} {version}"
     if about.base != base:
-        return f"run {run} began from {about.base}, {base} is served by now"
+        return f"run {run} started from {about.base}, but {base} is served now"
     if about.strategy != strategy:
-        return f"run {run} was by {about.strategy}, this one is by {strategy}"
+        return f"run {run} used {about.strategy}, this one uses {strategy}"
     shapes = [{n: (v.shape, v.dtype) for n, v in w.items()} for w in (found.weights, first)]
     if shapes[0] != shapes[1]:
-        return f"the weights of run {run} are not those of {base}"
+        return f"the weights of run {run} do not fit {base}"
     return found
 
 
 def unfit(settings: "RunSettings", kept: Mapping[str, Value]) -> str | None:
-    """The first kept setting that a run has not, or has of another type."""
+    """Return the first stored setting that this version lacks or that has another type."""
     have = lasting(settings)
     for name, value in kept.items():
         if name not in have or type(value) is not type(have[name]):

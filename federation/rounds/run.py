@@ -1,20 +1,20 @@
 """A federated run: rounds of training on devices, the gate, and the release. Knows no Flower.
 
-    1 take up the run that `resume` names, or begin; save a checkpoint
+    1 resume the run that `resume` names, or start; save a checkpoint
     in each round:
-    2 wait until enough devices are online, send them the weights, gather updates (collecting.py)
-    3 admit, average
+    2 wait until enough devices are online, send the weights, collect updates (collector.py)
+    3 admit, aggregate
     4 save a checkpoint
-    5 evaluate on the people held out
+    5 evaluate on held-out people
     with the last weights:
     6 evaluate on the devices, decide; if they are better:
-    7 sign, keep
-    8 decide that it is a candidate, which the controller offers to a few devices first (rollout.py)
+    7 sign, store
+    8 decide on the candidate, which the controller offers to a few devices first (rollout.py)
 
-A run that dies is taken up by the controller, in a run that goes on from its last checkpoint: after
-1 to 3 the round is done again, from the same weights and the same seed; after 4 and 5 the next one
-follows; after 6 and 7 the gate is gone through again (7: a version's number is used up); after 8
-all is done but the telling.
+The controller resumes a dead run in a new run from its last checkpoint: after a crash in 1 to 3 the
+round is repeated, from the same weights and seed; after 4 and 5 the next round follows; after 6 and
+7 the gate is repeated (after 7 a version number is skipped). After step 8 only the announcement is
+missing.
 """
 
 import hashlib
@@ -26,7 +26,6 @@ from typing import Any
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.admission.admission import norm
 from federation.admission.quarantine import Quarantine
 from federation.admission.update import Tensors
 from federation.aggregation.aggregator import Aggregator
@@ -54,6 +53,7 @@ from streams.contract.errors import (
 )
 from streams.contract.task import Task
 from streams.contract.work import Work
+from streams.learning.clipping import update_norm
 from streams.runtime.failpoints import Failpoint, unarmed
 
 NODE_POLL_S = 0.2
@@ -61,8 +61,8 @@ NODE_POLL_S = 0.2
 
 @dataclass
 class FederatedRun:
-    """One run of a task, from the model that is served to a verdict. `recent` reads the latest
-    stored windows."""
+    """One run of a task, from the served model to a verdict. `recent` reads the latest stored
+    windows."""
 
     task: Task
     settings: RunSettings
@@ -89,8 +89,8 @@ class FederatedRun:
         )
 
     def run(self) -> Verdict:
-        """All rounds and the gate. A verdict, or an error that would come again, is a `finished`
-        event; without one the controller takes the run up again."""
+        """Run all rounds and the gate. A verdict, or a permanent error, publishes a `finished`
+        event; without one the controller resumes the run."""
         outcome = None
         try:
             verdict = self._run()
@@ -100,7 +100,7 @@ class FederatedRun:
             if isinstance(exc, TidewheelError) and not isinstance(exc, Retryable):
                 outcome = f"failed: {exc}"[:300]
             else:
-                self.journal.publish("failed", reason=f"the run is broken off: {exc!r}"[:300])
+                self.journal.publish("failed", reason=f"the run was interrupted: {exc!r}"[:300])
             raise
         finally:
             if outcome is not None:
@@ -114,20 +114,20 @@ class FederatedRun:
         if base is None:
             raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
         held_out = HeldOut.decode(self.registry.heldout(), self.task)
-        judge = CandidateEvaluation(self.task, base, held_out, self.recent)
+        evaluation = CandidateEvaluation(self.task, base, held_out, self.recent)
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
-        # safetensors gives tensors in another order each time: sums over them differ in last bits.
+        # Sorted, because safetensors changes the order, and sums would differ in the last bits.
         first = dict(
             sorted(payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS])).items())
         )
-        done, weights = self._take_up(first, judge)
+        done, weights = self._take_up(first, evaluation)
         self.failpoint("round-step-1")
         for number in range(done + 1, self.settings.rounds + 1):
             if why := self.aggregator.exhausted():
                 self.journal.publish("failed", round=number, reason=f"no more rounds: {why}")
                 break
-            weights = self._round(number, weights, judge)
+            weights = self._round(number, weights, evaluation)
         if not self._intake.counts["aggregated"]:
             if why := self.aggregator.exhausted():
                 raise ProcessFailed(f"no round: {why}")
@@ -135,13 +135,13 @@ class FederatedRun:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
-        weights = payload.round_weights(weights, self.task.training.payload)  # as they are released
-        verdict = self._judge(first, weights, judge)
+        weights = payload.round_weights(weights, self.task.training.payload)  # as released
+        verdict = self._evaluate(first, weights, evaluation)
         self.failpoint("round-step-6")
         serving = self.registry.serving()
         if verdict.promote and (serving is None or serving.model != base.model):
             other = serving.model if serving else "nothing"
-            reason = f"{base.model} was the base and {other} is served by now"
+            reason = f"the base was {base.model}, but {other} is served now"
             verdict = replace(verdict, promote=False, reason=reason)
         run, rounds, metrics = self.settings.run, self.settings.rounds, dict(verdict.evidence)
         if verdict.promote:
@@ -152,10 +152,11 @@ class FederatedRun:
             self.journal.publish("rejected", reason=verdict.reason, metrics=metrics, **about)
         return verdict
 
-    def _round(self, number: int, weights: Tensors, judge: CandidateEvaluation) -> Tensors:
-        """One round; the weights after it, or those given where too few updates were admitted."""
+    def _round(self, number: int, weights: Tensors, evaluation: CandidateEvaluation) -> Tensors:
+        """Run one round; return the new weights, or the given ones if too few updates were
+        admitted."""
         began, sent_us = self.clock(), time.time_ns() // 1000
-        base = judge.base.model
+        base = evaluation.base.model
         about: dict[str, Any] = {"round": number, "rounds": self.settings.rounds, "base": base}
         online = self._wait_for_nodes()
         self._intake.free_names(online)
@@ -170,76 +171,76 @@ class FederatedRun:
         self.failpoint("round-step-2")
         reported = self.reports.since(sent_us) if self.reports is not None else {}
         updates = self._intake.admit(answers, reported, about)
-        refusals = self._intake.told()
+        refusals = self._intake.refusal_metrics()
         if len(updates) < least:
             few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs {least}"
             reason = few if updates else "no update was admitted"
             self.journal.publish("failed", reason=reason, metrics=refusals, **about)
-            self._save(number, weights, judge)
+            self._save(number, weights, evaluation)
             return weights
-        told = [found for u in updates if (found := accuracy.reported(u.metrics))]
-        self._intake.norms += [norm(u.weights, u.sent or weights) for u in updates]
+        reports = [found for u in updates if (found := accuracy.reported(u.metrics))]
+        self._intake.norms += [update_norm(u.weights, u.sent or weights) for u in updates]
         averaged = self.aggregator.aggregate(updates, weights)
         metrics = {
             "admitted": float(len(updates)),
-            "devices_before": accuracy.total(told).share,
-            "norm": norm(averaged, weights),
+            "devices_before": accuracy.total(reports).share,
+            "norm": update_norm(averaged, weights),
             "seconds": self.clock() - began,
-            **self.aggregator.told(),
+            **self.aggregator.metrics(),
             **refusals,
         }
         samples = sum(update.samples for update in updates)
         self._intake.counts["aggregated"] += 1
         self.journal.publish("aggregated", samples=samples, metrics=metrics, **about)
         self.failpoint("round-step-3")
-        self._save(number, averaged, judge)
+        self._save(number, averaged, evaluation)
         self.failpoint("round-step-4")
-        central = judge.central(averaged)
+        central = evaluation.central(averaged)
         metrics = {"held_out": central.share, "held_out_segments": central.evaluated}
         self.journal.publish("evaluated", metrics=metrics, **about)
         self.failpoint("round-step-5")
         return averaged
 
-    def _take_up(self, first: Tensors, judge: CandidateEvaluation) -> tuple[int, Tensors]:
-        """The last round that is done, and the weights after it: 0 and `first` in a new run."""
-        s, base = self.settings, judge.base.model
+    def _take_up(self, first: Tensors, evaluation: CandidateEvaluation) -> tuple[int, Tensors]:
+        """Return the last completed round and the weights after it: 0 and `first` in a new run."""
+        s, base = self.settings, evaluation.base.model
         done, weights = 0, first
         if s.resume:
             task = self.task.name, self.task.version
             found = resume.find(s.runs, s.resume, task, base, first, self.aggregator.name)
             if not isinstance(found, str) and (why := resume.unfit(s, found.about.settings)):
-                found = f"run {s.resume} cannot be gone on with: {why}"
+                found = f"run {s.resume} cannot be resumed: {why}"
             if isinstance(found, str):
-                self.journal.publish("failed", reason=f"{found}: begun anew", base=base)
+                self.journal.publish("failed", reason=f"{found}: starting over", base=base)
             else:
                 done, weights = self._restore(found), found.weights
-        self._save(done, weights, judge)  # under this run's name: it can be taken up as well
+        self._save(done, weights, evaluation)  # under this run's name, so it can be resumed too
         if self.journal.resumed_from:
-            reason = f"goes on after round {done} of run {s.resume}"
+            reason = f"resumed after round {done} of run {s.resume}"
             about: dict[str, Any] = {"round": done, "rounds": self.settings.rounds}
             self.journal.publish("resumed", reason=reason, base=base, **about)
         return done, weights
 
-    def _save(self, number: int, weights: Tensors, judge: CandidateEvaluation) -> None:
+    def _save(self, number: int, weights: Tensors, evaluation: CandidateEvaluation) -> None:
         about = checkpoint.About(
             run=self.settings.run,
             resumed_from=self.journal.resumed_from,
             round=number,
             task=self.task.name,
             task_version=self.task.version,
-            base=judge.base.model,
+            base=evaluation.base.model,
             settings=resume.lasting(self.settings),
             counts=self._intake.counts,
             norms=self._intake.norms,
             node_of=self._intake.node_of,
             strategy=self.aggregator.name,
-            conduct=self._intake.conduct.kept(),
+            conduct=self._intake.quarantine.record(),
         )
         found = checkpoint.Checkpoint(about, weights, self.aggregator.state())
         checkpoint.save(self.settings.runs, found)
 
     def _restore(self, found: checkpoint.Checkpoint) -> int:
-        """Know what the earlier run knew; the round that it had done."""
+        """Restore the earlier run's state; return its last completed round."""
         about = found.about
         self.journal.resumed_from = about.run
         self.settings = resume.as_before(self.settings, about.settings)
@@ -248,25 +249,28 @@ class FederatedRun:
         self.aggregator.load(found.server)
         self._intake.node_of = dict(about.node_of)
         self._intake.free_names(self.fleet.nodes())
-        self._intake.conduct = Quarantine.from_kept(about.conduct)
+        self._intake.quarantine = Quarantine.from_record(about.conduct)
         return about.round
 
     def _made_by(self, run: str) -> str | None:
-        """The version that a run's candidate became, whatever has become of that."""
+        """Return the version that a run's candidate became, whatever its later status."""
         made = (d.model for d in self.registry.decisions() if d.run == run)
         return next(made, None)
 
     def _promoted_already(self, model: str) -> Verdict:
-        """The run that is resumed had decided on its candidate, and died before it said so."""
+        """Report the candidate of the resumed run, which died after its decision."""
         self.journal.resumed_from = self.settings.resume
-        reason = f"run {self.settings.resume} had decided on it"
+        reason = f"run {self.settings.resume} had already decided on it"
         self.journal.publish("promoted", model=model, reason=reason)
         return Verdict(True, reason)
 
     def _wait_for_nodes(self) -> list[int]:
-        """The nodes online, as soon as there are enough, and enough of them free or, in a buffered
-        run, at work; ProcessFailed when there never are enough. Who is at work is free again at the
-        latest when its work's time is over, so that is waited for."""
+        """Return the online nodes once enough are online, and enough of them free or, in a buffered
+        run, busy.
+
+        Busy nodes become free when their work expires, so that is waited for. Raises ProcessFailed
+        if too few nodes come online.
+        """
         deadline = self.clock() + self.settings.node_wait_s
         needed = max(self.settings.minimum_nodes, self.aggregator.least)
         while True:
@@ -284,8 +288,8 @@ class FederatedRun:
             self.sleep(NODE_POLL_S)
 
     def _asked(self, online: list[int], number: int, base: str) -> list[int]:
-        """Who gets work in this round. Where too few say that they can, all are asked: what a
-        device cannot do it answers."""
+        """Return the nodes that get work in this round. If too few report that they can train, all
+        free ones are asked: a node that cannot train replies with an error."""
         free = self._collector.free(online)
         said = self.reports.by_node() if self.reports is not None else {}
         training = self.task.training
@@ -315,13 +319,15 @@ class FederatedRun:
             payload=self.task.training.payload,
         )
 
-    def _judge(self, first: Tensors, candidate: Tensors, judge: CandidateEvaluation) -> Verdict:
-        """Evaluate the candidate on the devices and centrally, and decide."""
-        number, base = self.settings.rounds, judge.base.model
+    def _evaluate(
+        self, first: Tensors, candidate: Tensors, evaluation: CandidateEvaluation
+    ) -> Verdict:
+        """Evaluate the candidate on the devices and centrally, and return the verdict."""
+        number, base = self.settings.rounds, evaluation.base.model
         work, deadline = self._work(number, base), self.settings.round_deadline_s
         answers = self._collector.evaluate(self.fleet.nodes(), work, candidate, deadline)
-        devices = self._intake.figures(answers)
-        verdict = judge.decide(first, candidate, devices, self.settings.margin)
+        devices = self._intake.device_results(answers)
+        verdict = evaluation.decide(first, candidate, devices, self.settings.margin)
         metrics = dict(verdict.evidence)
         self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
         return verdict

@@ -1,4 +1,4 @@
-"""What one run does: its settings, read from `flwr run`'s configuration."""
+"""Settings of one run, read from `flwr run`'s configuration."""
 
 import re
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from federation.rounds.collector import Policy
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
-RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # it is a folder's name
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # also the name of a folder
 
-BUFFER = 10  # updates of a step of fedbuff, as in its paper
+BUFFER = 10  # updates per step of fedbuff, as in its paper
 
 Config = Mapping[str, str | int | float | bool]
 
@@ -35,14 +35,14 @@ RUN_CONFIG: dict[str, str | int | float | bool] = {
     "strategy": "",
     "margin": -1.0,
     "seed": 0,
-    "resume": "",  # the earlier run to go on with
+    "resume": "",  # the earlier run to resume
 }
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What one run does. `runs` is the folder of checkpoints and journals, `resume` the earlier run
-    to go on with, "" for none."""
+    """Settings of one run. `runs` is the folder of checkpoints and event logs, `resume` the earlier
+    run to resume, "" for none."""
 
     run: str
     rounds: int
@@ -59,7 +59,7 @@ class RunSettings:
 
 
 def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSettings:
-    """The run's settings; zero (or a negative margin) means what the task says."""
+    """Return the run's settings; zero (or a negative margin) means the task's value."""
     training = task.training
     try:
         margin = float(config["margin"])
@@ -84,12 +84,12 @@ def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSetting
         if value < 1:
             raise UsageError(f"run setting {name} must be at least 1, not {value}")
     if not RUN_ID.fullmatch(settings.resume):
-        raise UsageError(f"run setting resume: {settings.resume!r} is no run's id")
+        raise UsageError(f"run setting resume: {settings.resume!r} is not the id of a run")
     return settings
 
 
 def policy(task: Task, strategy: str) -> Policy:
-    """How a round gathers its answers, with this strategy."""
+    """Return how a round collects its replies with this strategy."""
     options, training = task.training.aggregation, task.training
     buffer = options.buffer or (BUFFER if strategy == "fedbuff" else 0)
     if buffer:

@@ -1,12 +1,12 @@
-"""What a run takes in: the devices' answers, which of them count, and what is known of who sent
-them. Every answer that does not count is an event on `rounds`, with its reason."""
+"""Intake of a round's replies: admission, quarantine, and the nodes behind device names. Every
+reply that does not count is an event on `rounds`, with its reason."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from federation.admission.admission import Round, admit, norm, well_formed
+from federation.admission.admission import Round, admit, well_formed
 from federation.admission.quarantine import Quarantine
 from federation.admission.update import Refusal, Tensors, Update
 from federation.evaluation import device_metrics
@@ -14,22 +14,23 @@ from federation.evaluation.promotion_gate import Comparison
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from streams.contract.task import DEVICE_NAME, Task
+from streams.learning.clipping import update_norm
 
-METRICS = 20  # figures of one update that are told
+METRICS = 20  # metrics of one update that are published
 
 
 @dataclass
 class UpdateIntake:
-    """max_staleness: rounds by which an update may be late; clip: how far it may go, 0 for any
-    distance; norms: of the updates admitted so far; node_of: which node trained first under a
-    device's name; refusals: of the round, by reason."""
+    """max_staleness: in rounds; clip: largest norm of an update, 0 for no limit; norms: of the
+    updates admitted so far; node_of: the node that first trained under a device's name; refusals:
+    of the round, by reason."""
 
     task: Task
     journal: EventLog
     max_staleness: int = 0
     clip: float = 0.0
     norms: list[float] = field(default_factory=list)
-    conduct: Quarantine = field(default_factory=Quarantine)
+    quarantine: Quarantine = field(default_factory=Quarantine)
     node_of: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(
         default_factory=lambda: {"admitted": 0, "refused": 0, "aggregated": 0}
@@ -38,25 +39,25 @@ class UpdateIntake:
     _sent: dict[int, Tensors] = field(default_factory=dict)  # by round
 
     def free_names(self, online: Sequence[int]) -> None:
-        """A name whose node is gone may be another's: without a key of its own a SuperNode that was
-        restarted is another node."""
+        """Release the names of nodes that are offline: without a key a restarted SuperNode is a new
+        node."""
         self.node_of = {name: node for name, node in self.node_of.items() if node in online}
 
     def begin_round(
         self, nodes: Sequence[int], weights: Tensors, about: dict[str, Any]
     ) -> list[int]:
-        """The nodes that may get work in this round, which sends out `weights`."""
+        """Return the nodes that may get work in this round, which sends `weights`."""
         self.refusals.clear()
         number = int(about["round"])
         self._sent[number] = weights
         for old in [n for n in self._sent if n < number - self.max_staleness]:
             del self._sent[old]
-        return [node for node in nodes if not self._sits_out(node, about)]
+        return [node for node in nodes if not self._is_quarantined(node, about)]
 
     def admit(
         self, answers: Sequence[Reply], reported: Mapping[str, int], about: dict[str, Any]
     ) -> list[Update]:
-        """The updates that may be averaged, by device; every other answer is an event."""
+        """Return the admitted updates, sorted by device; publish an event for every other reply."""
         number = int(about["round"])
         found = [self._dated(answer, number) for answer in answers if answer.op == "train"]
         fits = {n: self._expected(n, number, reported, about) for n in self._sent}
@@ -79,37 +80,40 @@ class UpdateIntake:
                 continue
             admitted[update.device] = update
             self._tell_admitted(update, answer.node, about)
-        self.conduct.remember(a.update.weights for a in answers if a.update is not None)
+        self.quarantine.remember(a.update.weights for a in answers if a.update is not None)
         return [admitted[device] for device in sorted(admitted)]
 
     def _dated(self, answer: Reply, number: int) -> Reply:
-        """With the weights that its node was sent; a refusal where that is too long ago."""
+        """Return a reply with the weights that its node was sent; a refusal if that is too many
+        rounds ago."""
         if answer.update is None:
             return answer
         staleness, sent = number - answer.round, self._sent.get(answer.round)
         if sent is None or not 0 <= staleness <= self.max_staleness:
-            detail = f"it answers round {answer.round}, {self.max_staleness} rounds ago are allowed"
+            detail = (
+                f"it answers round {answer.round}; staleness is limited to {self.max_staleness}"
+            )
             return replace(answer, update=None, refusal=Refusal("stale", detail))
         return replace(answer, update=replace(answer.update, staleness=staleness, sent=sent))
 
     def _expected(
         self, sent_in: int, number: int, reported: Mapping[str, int], about: dict[str, Any]
     ) -> Round:
-        """What an update has to fit that was begun in round `sent_in`. What devices reported since
-        this round began says nothing of what an earlier one was trained on."""
+        """Return what an update of the work sent in round `sent_in` must fit. Reported samples
+        apply only to this round's work."""
         return Round(
             self.task.name,
             self.task.version,
             str(about["base"]),
             self._sent[sent_in],
             reported=reported if sent_in == number else {},
-            earlier=self.conduct.received,
+            earlier=self.quarantine.received,
             clip=self.clip,
         )
 
     def _norms(self, answers: Sequence[Reply], fits: Mapping[int, Round]) -> list[float]:
         pairs = [(a.update, fits[a.round]) for a in answers if a.update is not None]
-        return [norm(u.weights, fit.weights) for u, fit in pairs if well_formed(u, fit)]
+        return [update_norm(u.weights, fit.weights) for u, fit in pairs if well_formed(u, fit)]
 
     def _tell_admitted(self, update: Update, node: int, about: dict[str, Any]) -> None:
         self.node_of.setdefault(update.device, node)
@@ -122,44 +126,45 @@ class UpdateIntake:
         )
 
     def _taken(self, device: str, node: int, admitted: Mapping[str, Update]) -> bool:
-        """Whether another node trained under this name in an earlier round; who comes second in
-        one round is a duplicate."""
+        """Return whether another node trained under this name in an earlier round. A second one in
+        the same round is a duplicate."""
         return device not in admitted and self.node_of.get(device, node) != node
 
-    def _sits_out(self, node: int, about: dict[str, Any]) -> bool:
-        """Whether `node` gets no work in this round for its earlier updates; that is an event."""
-        until = self.conduct.sits_out_until(node, int(about["round"]))
+    def _is_quarantined(self, node: int, about: dict[str, Any]) -> bool:
+        """Return whether `node` gets no work in this round because of refused updates; publishes an
+        event."""
+        until = self.quarantine.quarantined_until(node, int(about["round"]))
         if until is None:
             return False
         self.refusals["sitting-out"] += 1
-        reason = f"sitting-out: its updates were refused, it sits out until round {until}"
+        reason = f"sitting-out: its updates were refused, no work until after round {until}"
         self.journal.publish("refused", device=f"node {node}", reason=reason, **about)
         return True
 
     def _refuse(self, answer: Reply, refusal: Refusal, about: dict[str, Any]) -> None:
         device = (answer.device or f"node {answer.node}")[:63]
-        self.conduct.refuse(answer.node, refusal.reason, int(about["round"]))
+        self.quarantine.refuse(answer.node, refusal.reason, int(about["round"]))
         self.counts["refused"] += 1
         self.refusals[refusal.reason] += 1
         reason = f"{refusal.reason}: {refusal.detail}"
         self.journal.publish("refused", device=device, reason=reason, **about)
 
-    def figures(self, answers: Sequence[Reply]) -> dict[str, Comparison]:
-        """What devices found at the end, by name: of nodes without a refusal, and of the node that
-        trained under the name. A name that two others give is nobody's."""
+    def device_results(self, answers: Sequence[Reply]) -> dict[str, Comparison]:
+        """Return the devices' final evaluations by name: of nodes without a refusal that trained
+        under the name. Names that two nodes give are ignored."""
         said = [
             (a.update.device, found)
             for a in answers
             if a.error is None
             and a.update is not None
             and DEVICE_NAME.fullmatch(a.update.device)
-            and a.node not in self.conduct.refused
+            and a.node not in self.quarantine.refused
             and self.node_of.get(a.update.device, a.node) == a.node
             and (found := device_metrics.read(self.task, a.update.metrics))
         ]
         names = Counter(name for name, _ in said)
         return {name: found for name, found in said if names[name] == 1}
 
-    def told(self) -> dict[str, float]:
-        """The round's refusals as figures."""
+    def refusal_metrics(self) -> dict[str, float]:
+        """Return the round's refusals as metrics."""
         return {f"refused_{slug}"[:40]: float(n) for slug, n in self.refusals.items()}

@@ -109,8 +109,8 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
         assert listed[0]["fingerprint"].startswith("SHA256:")
         assert "registered" in node(server, "list")
         assert "another key" in node(server, "add", "pump", code=2)
-        assert node(server, "remove", "pump") == "pump is registered no more\n"
-        assert "has not been added" in node(server, "remove", "pump", code=2)
+        assert node(server, "remove", "pump") == "pump is no longer registered\n"
+        assert "was not added" in node(server, "remove", "pump", code=2)
         nobody = ["--superlink", f"127.0.0.1:{flower_processes.free_ports(1)[0]}"]
         assert "`flwr supernode list` failed" in node(server, "list", *nobody, code=1)
 

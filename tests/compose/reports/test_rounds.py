@@ -64,7 +64,7 @@ def test_each_round_is_told_with_its_figures() -> None:
     events = two_runs()
     first, second = history([*reversed(events), *events])  # told twice, in any order
     assert (first.requested, first.base, first.outcome) == (
-        "agreement is low", "1-a", "run r2 goes on",
+        "agreement is low", "1-a", "resumed by run r2",
     )  # fmt: skip
     assert [(r.number, r.outcome) for r in first.rounds] == [(1, "averaged"), (2, "not finished")]
     done = first.rounds[0]
@@ -81,7 +81,7 @@ def test_each_round_is_told_with_its_figures() -> None:
 def test_a_run_that_came_to_nothing_tells_why() -> None:
     (run,) = history(
         [
-            event("r", "failed", reason="run q was of har: begun anew"),
+            event("r", "failed", reason="run q was of har: starting over"),
             event("r", "started", 1),
             event("r", "failed", 1, reason="no update was admitted"),
             event("r", "finished", reason="failed: no update was admitted in any round"),
@@ -105,7 +105,7 @@ def test_the_table_and_the_json_say_the_same() -> None:
     told = [row for row in rows if row and row[1]]
     assert told[0][:4] == ["r1", "1", "3", "2"]
     assert told[0][4:] == ["norm 2, no answer 1", "0.70", "0.61", "7.2", "1.50", "averaged"]
-    assert (told[1][0], told[1][-1]) == ("", "run r2 goes on")
+    assert (told[1][0], told[1][-1]) == ("", "resumed by run r2")
     assert (told[2][0], told[2][-1]) == ("r2", "promoted 2-b")
     found = json.loads(printed(runs, as_json=True))
     assert found == json.loads(json.dumps(to_json("tiny", runs)))

@@ -111,7 +111,7 @@ def test_the_lag_is_told_by_partition_and_in_total() -> None:
         ],
     }
     idle = status_of(lag=[PartitionLag(0, 5, None, 5)])
-    assert "5 messages behind (by partition 0: 5); none has committed" in printed(idle)
+    assert "5 messages behind (by partition 0: 5); no worker has committed" in printed(idle)
 
 
 def test_json_holds_all_of_it() -> None:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from federation.admission.admission import MAX_SAMPLES, Round, admit, digest, norm, well_formed
+from federation.admission.admission import MAX_SAMPLES, Round, admit, digest, well_formed
 from federation.admission.update import Update
+from streams.learning.clipping import update_norm
 
 BASE = {
     "w": np.ones((3, 2), np.float32),
@@ -90,7 +91,7 @@ def test_any_number_of_samples_is_judged(samples: int) -> None:
 
 
 def test_the_norm_is_over_all_floating_tensors_together() -> None:
-    assert norm(SOUND.weights, BASE) == pytest.approx(np.sqrt(8))
+    assert update_norm(SOUND.weights, BASE) == pytest.approx(np.sqrt(8))
 
 
 def test_a_variance_below_zero_is_refused() -> None:

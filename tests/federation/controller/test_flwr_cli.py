@@ -26,10 +26,10 @@ def test_statuses_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "gave no JSON: it said nothing"),
-        ("Traceback\nboom", "gave no JSON: Traceback boom"),
-        ("{", "gave no JSON"),
-        ('{"success": true}', "gave no run id"),
+        ("", "returned no JSON: no output"),
+        ("Traceback\nboom", "returned no JSON: Traceback boom"),
+        ("{", "returned no JSON"),
+        ('{"success": true}', "returned no run id"),
         ('{"success": false, "error-message": "no\\n route"}', "failed: no route"),
     ],
 )

@@ -37,7 +37,7 @@ def test_what_are_no_times_is_named(text: str) -> None:
 
 
 def test_hours_that_begin_when_they_end_are_an_error() -> None:
-    with pytest.raises(UsageError, match="begin when they end"):
+    with pytest.raises(UsageError, match="begin and end at once"):
         QuietHours.parse("06:00-6:00")
 
 

@@ -190,7 +190,7 @@ def test_budgets_hold_back_and_say_which() -> None:
     low = evidence(*LOW)
     at_noon = QuietHours.parse("11:00-13:00")
     cases = [
-        (RULES, RunsSoFar(1, True, (0.0,)), "a run is going on"),
+        (RULES, RunsSoFar(1, True, (0.0,)), "a run is active"),
         (RULES, RunsSoFar(1, False, (NOW - 59,)), "the last run began less than 60 s ago"),
         (RULES, RunsSoFar(1, False, (NOW - 61,)), None),
         (RULES, RunsSoFar(0, False, (), NOW - 9), "the last attempt failed less than 10 s ago"),
@@ -198,7 +198,7 @@ def test_budgets_hold_back_and_say_which() -> None:
         (
             TriggerRules(0.9, max_runs=2),
             RunsSoFar(2),
-            "2 runs are all that this controller may start",
+            "this controller may start only 2 runs",
         ),
         (
             TriggerRules(0.9, runs_per_day=2),
@@ -262,7 +262,7 @@ def test_new_true_labels_are_a_cause_once() -> None:
     seen.add_device(state("d0", 6))
     assert reason(seen) is None
     seen.add_device(state("d1", 4))
-    assert reason(seen) == "10 new true labels, 10 are enough"
+    assert reason(seen) == "10 new true labels, at least 10"
     seen.run_began(NOW)
     assert seen.new_labels == 0
     seen.add_device(state("d0", 0))  # it lost its labels

@@ -72,21 +72,21 @@ Tamper = Callable[[Registry], object]
     ("tamper", "text"),
     [
         (lambda r: edited(r, 2), "decision 2: signature"),
-        (lambda r: rewritten(r, 2, STRANGER), "did not count then"),
+        (lambda r: rewritten(r, 2, STRANGER), "was not trusted then"),
         (lambda r: rewritten(r, 2, OLD, reason="x"), "decision 3: it does not follow"),
-        (lambda r: rewritten(r, 1, STRANGER), "decision 1: key"),
-        (lambda r: rewritten(r, 4, NEW), "decision 4: key"),  # before it was trusted
-        (lambda r: rewritten(r, 3, OLD, task="other"), "a decision about task other"),
+        (lambda r: rewritten(r, 1, STRANGER), "decision 1: its key"),
+        (lambda r: rewritten(r, 4, NEW), "decision 4: its key"),  # before it was trusted
+        (lambda r: rewritten(r, 3, OLD, task="other"), "the decision is about task other"),
         (lambda r: rewritten(r, 3, OLD, task_version=2), "version 2 of the task"),
         (lambda r: path_of(r, 3).unlink(), "decision 3 is missing"),
         (lambda r: path_of(r, 1).unlink(), "decision 1 is missing"),
-        (lambda r: path_of(r, 3).rename(path_of(r, 9)), "it lies in history/00000009.json"),
+        (lambda r: path_of(r, 3).rename(path_of(r, 9)), "its file is history/00000009.json"),
         (lambda r: path_of(r, 3).write_bytes(b"{"), "history/00000003.json cannot be read"),
-        (lambda r: version(r, 1).unlink(), "its file is missing, and was not removed"),
+        (lambda r: version(r, 1).unlink(), "`tidewheel models prune` did not remove it"),
         (lambda r: version(r, 2).unlink(), "its file is missing, and it is needed"),
         (lambda r: version(r, 2).write_bytes(version(r, 1).read_bytes()), "its file holds 1-"),
         (lambda r: version(r, 2).write_bytes(version(r, 2).read_bytes()[:-1]), "truncated"),
-        (lambda r: (r.folder / "models" / "x.twa").write_bytes(b""), "models/x.twa is no model"),
+        (lambda r: (r.folder / "models" / "x.twa").write_bytes(b""), "models/x.twa is not the file"),
         (lambda r: (r.folder / "teacher.twa").unlink(), "teacher.twa is missing"),
         (lambda r: model(r, 9, kind="teacher"), "teacher.twa holds 9-"),
         (lambda r: (r.folder / "teacher.twa").write_bytes(b"x"), "teacher.twa: truncated"),
@@ -121,7 +121,7 @@ def test_what_a_revoked_key_says_later_is_found(registry: Registry) -> None:
     forged = sign(last.decision.model_copy(update=after), OLD)
     path_of(registry, seq).write_bytes(forged.encode())
     (problem,) = verify(registry, {}).problems
-    assert problem == f"decision {seq}: key {OLD_ID}, which signs it, had been revoked before"
+    assert problem == f"decision {seq}: its key {OLD_ID} was revoked before"
 
 
 def test_a_version_by_a_key_that_did_not_count_is_found(registry: Registry) -> None:
@@ -130,12 +130,12 @@ def test_a_version_by_a_key_that_did_not_count_is_found(registry: Registry) -> N
     after = bad.standing().model_copy(update={"stable": ref})
     bad.decide(NEW, "served", after, bad.last(), model=ref.model)
     (problem,) = verify(bad, {}).problems
-    assert "did not count at decision 7" in problem
+    assert "was not trusted at decision 7" in problem
 
 
 def test_a_key_that_devices_were_given_counts_from_the_start(registry: Registry) -> None:
     rewritten(registry, 6, STRANGER)
-    assert "did not count then" in verify(registry, {}).problems[0]
+    assert "was not trusted then" in verify(registry, {}).problems[0]
     keys = {key_id(STRANGER.public_key()): STRANGER.public_key()}
     assert verify(registry, keys).problems == []
 

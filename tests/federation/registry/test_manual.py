@@ -106,7 +106,7 @@ def check_streamed(call: Callable[..., str], state: Path, kafka: BrokerSettings)
     before = sorted(path.name for path in ROOT.iterdir())
     config = {"rounds": 1, "minimum-nodes": 3, "epochs": 6}
     said = call("run", ".", "--stream", "--run-config", settings_of(state, kafka, **config))
-    assert "promoted: on devices" in said
+    assert "promoted: accuracy on devices" in said
     assert sorted(path.name for path in ROOT.iterdir()) == before
     [events] = journals(state)
     run = events[0].run
@@ -115,7 +115,7 @@ def check_streamed(call: Callable[..., str], state: Path, kafka: BrokerSettings)
     kinds = [event.kind for event in events if event.kind not in ("admitted", "refused")]
     assert kinds == ["started", "aggregated", "evaluated", "evaluated", "promoted", "finished"]
     assert run in call("list")
-    assert "promoted: on devices" in call("log", run, "--show")
+    assert "promoted: accuracy on devices" in call("log", run, "--show")
 
 
 def check_stopped(

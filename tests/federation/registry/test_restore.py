@@ -54,7 +54,7 @@ class Lost:
         return Registry(self.folder / name, self.task.name, 1, [OLD.public_key()])
 
     def tell(self, registry: Registry) -> None:
-        told = publisher.read_told(self.broker, self.task.name)
+        told = publisher.read_announced(self.broker, self.task.name)
         publisher.announce(self.producer, registry, told)
 
     def put(self, said: Release, key: bytes) -> None:
@@ -100,7 +100,7 @@ def test_devices_take_its_next_decision(lost: Lost) -> None:
     assert fourth.model.startswith("4-")
     assert device.accept(serve(made, fourth, NEW)).model == fourth.model
     lost.tell(made)
-    assert publisher.read_told(lost.broker, lost.task.name).digest == made.last().digest  # type: ignore[union-attr]
+    assert publisher.read_announced(lost.broker, lost.task.name).digest == made.last().digest  # type: ignore[union-attr]
 
 
 @pytest.mark.kafka
@@ -169,12 +169,12 @@ def test_a_registry_with_decisions_of_its_own_is_not_touched(lost: Lost) -> None
     other = lost.registry("other")
     serve_new(other, 7)
     before = other.store.names("models")
-    with pytest.raises(UsageError, match="has a decision 1 of its own"):
+    with pytest.raises(UsageError, match="has another decision 1: it is not lost"):
         restore(other, lost.broker, lambda: b"")
     assert other.store.names("models") == before
     longer = lost.before
     serve_new(longer, 4, NEW)  # which was not told
-    with pytest.raises(UsageError, match="of its own"):
+    with pytest.raises(UsageError, match="has another decision"):
         restore(longer, lost.broker, lambda: b"")
 
 
@@ -207,7 +207,7 @@ def history_of(folder: Path, *numbers: int) -> list[Release]:
 def test_a_gap_in_the_decisions_is_told(tmp_path: Path) -> None:
     first, second, third, fourth = history_of(tmp_path / "before", 1, 2, 3, 4)
     after = registry_in(tmp_path / "after")
-    with pytest.raises(ArtifactError, match=r"decision 2 of tiny is not on `releases`"):
+    with pytest.raises(ArtifactError, match=r"of tiny, but not the original decision 2:"):
         chain(after, [first, third, third, fourth])
     assert chain(after, [fourth, third, first, second]) == [first, second, third, fourth]
     assert chain(after, []) == []
@@ -232,7 +232,7 @@ def test_without_its_keys_or_decisions_there_is_nothing_to_do(
     lost: Lost, kafka: BrokerSettings
 ) -> None:
     stranger = Registry(lost.folder / "after", lost.task.name, 1, [STRANGER.public_key()])
-    with pytest.raises(UsageError, match="put the keys back"):
+    with pytest.raises(UsageError, match="restore the keys"):
         restore(stranger, kafka, lambda: b"")
     assert not (lost.folder / "after").exists()
 

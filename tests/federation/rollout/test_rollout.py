@@ -194,7 +194,7 @@ def test_an_undecided_stage_is_held_once_and_may_still_pass(
 ) -> None:
     verdicts = iter(["hold", "hold", "wait", "go-on", "go-on"])
     monkeypatch.setattr(
-        rollout_module, "judge", lambda *_, **__: StageVerdict(next(verdicts), "why", {"e": 1.0})
+        rollout_module, "evaluate", lambda *_, **__: StageVerdict(next(verdicts), "why", {"e": 1.0})
     )  # type: ignore[arg-type]
     rig.devices(1)
     rig.candidate()
@@ -206,7 +206,7 @@ def test_a_candidate_takes_the_place_of_one_that_is_held_and_waits_for_one_that_
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = ["wait"]
-    monkeypatch.setattr(rollout_module, "judge", lambda *_, **__: StageVerdict(said[0], "", {}))  # type: ignore[arg-type]
+    monkeypatch.setattr(rollout_module, "evaluate", lambda *_, **__: StageVerdict(said[0], "", {}))  # type: ignore[arg-type]
     rig.devices(3)
     first = rig.candidate(2)
     rig.step()

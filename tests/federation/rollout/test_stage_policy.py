@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.rollout.stage_policy import StageRules, StageVerdict, judge
+from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
 from federation.rollout.window_history import WindowHistory
 from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
 
@@ -68,7 +68,7 @@ def finding(
     windows = WindowHistory()
     for report, heard_us in heard:
         windows.add(report, heard_us)
-    return judge(
+    return evaluate(
         rules=rules,
         windows=windows,
         candidate=CANDIDATE,

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from federation.admission.quarantine import Quarantine, QuarantineRecord
 
+from federation.admission.quarantine import Quarantine, QuarantineRecord
 from federation.rounds import checkpoint
 from federation.rounds.checkpoint import About, Checkpoint
 from streams.contract.errors import MalformedRecord
@@ -79,7 +79,7 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(
     found = checkpoint.latest(tmp_path, "7")
     assert found is not None
     assert found.about.round == 1
-    assert "round-0002.safetensors is passed over" in caplog.text
+    assert "round-0002.safetensors is ignored" in caplog.text
     newest.with_name("round-0001.safetensors").rename(newest)  # of another round
     assert checkpoint.latest(tmp_path, "7") is None
     newest.write_bytes(checkpoint.encode(sample(2, run="8")))

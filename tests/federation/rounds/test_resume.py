@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from federation.admission.update import Tensors, Update
-from federation.rounds.settings import RunSettings
 
+from federation.admission.update import Tensors, Update
 from federation.aggregation import strategies
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from federation.rounds.run import FederatedRun
+from federation.rounds.settings import RunSettings
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.task import Task
@@ -183,7 +183,7 @@ def test_a_checkpoint_that_is_damaged_costs_a_round(rig: Rig, undisturbed: Artif
     assert rig.run("r2", "r1").run().promote
     check(rig, undisturbed)
     (event,) = [event for event in rig.kafka.events if event.kind == "resumed"]
-    assert (event.reason, event.round) == ("goes on after round 1 of run r1", 1)
+    assert (event.reason, event.round) == ("resumed after round 1 of run r1", 1)
 
 
 def test_the_earlier_runs_settings_hold_but_for_waiting(rig: Rig, undisturbed: Artifact) -> None:
@@ -212,8 +212,8 @@ def test_a_run_by_another_strategy_is_begun_anew(rig: Rig) -> None:
     rig.kill("r1", "round-step-4", 1)
     rig.strategy = "median"
     rig.run("r2", "r1").run()
-    (why,) = [e.reason for e in rig.kafka.events if e.run == "r2" and "begun anew" in e.reason]
-    assert why.startswith("run r1 was by fedadam, this one is by median")
+    (why,) = [e.reason for e in rig.kafka.events if e.run == "r2" and "starting over" in e.reason]
+    assert why.startswith("run r1 used fedadam, this one uses median")
 
 
 def test_restarted_nodes_are_known_by_their_names_again(rig: Rig, undisturbed: Artifact) -> None:
@@ -250,11 +250,11 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(rig: Rig) -> None:
         return replace(found, about=about.model_copy(update=changes))
 
     said = {
-        "none": (None, "there is no sound checkpoint of run none"),
+        "none": (None, "run none has no valid checkpoint"),
         "task": (other(task="har"), "was of har"),
         "version": (other(task_version=9), "version 9"),
-        "base": (other(base="1-0"), "began from 1-0"),
-        "weights": (replace(found, weights={"w": np.zeros(1)}), "are not those of"),
+        "base": (other(base="1-0"), "started from 1-0"),
+        "weights": (replace(found, weights={"w": np.zeros(1)}), "do not fit"),
         "setting": (other(settings={"rounds": 2.5}), "setting rounds = 2.5 is unknown"),
     }  # fmt: skip
     for run, (kept, reason) in said.items():
@@ -265,7 +265,7 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(rig: Rig) -> None:
         (event,) = [event for event in rig.kafka.events if event.run == f"{run}-on"][:-1]
         assert (event.kind, event.resumed_from) == ("failed", "")
         assert reason in event.reason
-        assert event.reason.endswith(": begun anew")
+        assert event.reason.endswith(": starting over")
         anew = checkpoint.latest(rig.runs, f"{run}-on")
         assert anew is not None
         assert anew.about.round == 0
@@ -285,4 +285,4 @@ def test_what_would_come_again_ends_a_run_and_what_may_pass_does_not(rig: Rig) -
             rig.run(f"e{number}", failpoint=failing(error)).run()
     last = [rig.kinds(f"e{number}")[-1] for number in range(4)]
     assert last == ["finished", "failed", "failed", "failed"]
-    assert "broken off: OSError('reset')" in rig.kafka.events[-2].reason
+    assert "interrupted: OSError('reset')" in rig.kafka.events[-2].reason
