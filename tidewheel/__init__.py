@@ -104,6 +104,6 @@ def read_scores(state: str | Path = ".tidewheel") -> "Dataset":
     ...     print(error)
     /nowhere/store is not a store: it has no Delta table scores
     """
-    from streams.worker.store.query import scores_dataset
+    from streams.worker.store.query import dataset
 
-    return scores_dataset(Path(state) / "store")
+    return dataset(Path(state) / "store")

@@ -4,7 +4,7 @@ For one device and epoch: produced = delivered + dropped + pending (the device's
 produced = scored + dropped + in flight (the server's side).
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -37,20 +37,13 @@ class IntervalSet:
 
     __hash__ = None  # type: ignore[assignment]
 
-    @property
-    def end(self) -> int:
-        """The largest member plus 1; 0 for an empty set."""
-        return self._lasts[-1] + 1 if self._lasts else 0
-
     def add(self, first: int, last: int | None = None) -> int:
         """Add first..last (only `first` without `last`) and return how many numbers were new."""
         last = first if last is None else last
         if first < 0 or last < first:
             raise ValueError(f"not an interval of sequence numbers: [{first}, {last}]")
         # i: the first interval that touches first..last, j: the last one plus 1
-        i = bisect_right(self._firsts, first)
-        if i and self._lasts[i - 1] >= first - 1:
-            i -= 1
+        i = bisect_left(self._lasts, first - 1)
         j = bisect_right(self._firsts, last + 1)
         before = sum(self._lasts[k] - self._firsts[k] + 1 for k in range(i, j))
         if i < j:
@@ -61,29 +54,27 @@ class IntervalSet:
 
     def remove(self, first: int, last: int) -> None:
         """Remove first..last; numbers that are not in the set are ignored."""
-        kept = []
-        for low, high in self:
-            if high < first or low > last:
-                kept.append((low, high))
-                continue
-            if low < first:
-                kept.append((low, first - 1))
-            if high > last:
-                kept.append((last + 1, high))
-        self._firsts, self._lasts = [low for low, _ in kept], [high for _, high in kept]
+        i, j = bisect_left(self._lasts, first), bisect_right(self._firsts, last)
+        if i < j:
+            ends = [(self._firsts[i], first - 1), (last + 1, self._lasts[j - 1])]
+            kept = [(low, high) for low, high in ends if low <= high]
+            self._firsts[i:j] = [low for low, _ in kept]
+            self._lasts[i:j] = [high for _, high in kept]
 
-    def missing(self, end: int) -> list[tuple[int, int]]:
-        """Return the intervals of 0..end-1 that are not in the set."""
-        holes, at = [], 0
-        for first, last in self:
-            if first >= end:
-                break
-            if first > at:
-                holes.append((at, first - 1))
-            at = last + 1
-        if at < end:
-            holes.append((at, end - 1))
-        return holes
+    def within(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Return the intervals of the members from first to last."""
+        i, j = bisect_left(self._lasts, first), bisect_right(self._firsts, last)
+        found = zip(self._firsts[i:j], self._lasts[i:j], strict=True)
+        return [(max(low, first), min(high, last)) for low, high in found]
+
+    def minus(self, *others: "IntervalSet") -> "IntervalSet":
+        """Return the members that are in none of `others`."""
+        left = IntervalSet(self)
+        for other in others:
+            for first, last in self:
+                for interval in other.within(first, last):
+                    left.remove(*interval)
+        return left
 
 
 @dataclass(frozen=True)

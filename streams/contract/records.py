@@ -275,7 +275,7 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
         values = float_rows(column, column.type.list_size) if whole else _known(column)
         if not np.isfinite(values).all():
             raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
-    labels = rows.column("label").flatten().to_numpy(zero_copy_only=False)
+    labels = _known(rows.column("label"))
     if task.classes and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any():
         raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
     if task.upload == "segment" and rows.column("segment").null_count:
@@ -311,6 +311,15 @@ def float_rows(column: pa.Array, width: int) -> np.ndarray:
         begin = column.offset * width
         return np.asarray(values[begin : begin + len(column) * width].reshape(-1, width))
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), width)
+
+
+def filled_rows(column: pa.Array, width: int) -> np.ndarray:
+    """Return (rows, width) float32 of a list column; zeros where a row is null or empty."""
+    found = np.zeros((len(column), width), np.float32)
+    held = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) == width
+    if held.any():
+        found[held] = float_rows(column.filter(pa.array(held)), width)
+    return found
 
 
 def times_us(column: pa.Array) -> np.ndarray:

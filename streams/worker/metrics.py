@@ -6,6 +6,7 @@ assignment is loaded, and alive while flushes end in time.
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import generate_latest
@@ -22,103 +23,40 @@ class Metrics:
     """The worker's metrics in their own registry. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
+        self.ready = False
         self._clock = clock
         self._flushed_at = clock()
-        self._ready = False
-        self._make_counters(self.registry)
-        self._make_gauges(self.registry)
-        self._make_histograms(self.registry)
-
-    def _make_counters(self, registry: CollectorRegistry) -> None:
-        self._rows = Counter("tidewheel_rows", "Scored events in the store.", registry=registry)
-        self._windows = Counter(
-            "tidewheel_windows",
-            "Windows reported; late ones are revisions of an earlier report.",
-            ["late"],
-            registry=registry,
-        )
-        self._letters = _ByReason(
-            Counter(
-                "tidewheel_dead_letters",
-                "Messages moved to dead-letters.",
-                ["reason"],
-                registry=registry,
-            )
-        )
-        self._dropped = _ByReason(
-            Counter(
-                "tidewheel_dropped_rows",
-                "Events declared dropped, by a device or because they cannot be scored.",
-                ["reason"],
-                registry=registry,
-            )
-        )
-        for late in ("yes", "no"):
-            self._windows.labels(late)
-
-    def _make_gauges(self, registry: CollectorRegistry) -> None:
-        self._open_rows = Gauge(
-            "tidewheel_open_rows", "Events in windows that are not sealed.", registry=registry
-        )
-        self._in_flight = Gauge(
-            "tidewheel_messages_in_flight",
-            "Messages read and not acknowledged.",
-            registry=registry,
-        )
-        self._delay = Gauge(
-            "tidewheel_watermark_delay_seconds",
-            "Now minus the oldest watermark of a device with open windows.",
-            registry=registry,
-        )
-        self._lag = Gauge(
-            "tidewheel_lag_messages",
-            "Messages from the committed offset to the end of an owned partition.",
-            ["partition"],
-            registry=registry,
-        )
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        self.rows_sealed = counter("tidewheel_rows", "Scored events in the store.").inc
+        text = "Windows reported; late ones are revisions of an earlier report."
+        windows = counter("tidewheel_windows", text, ["late"])
+        self._windows = {late: windows.labels("yes" if late else "no") for late in (True, False)}
+        text = "Messages moved to dead-letters."
+        self.dead_letter = _ByReason(counter("tidewheel_dead_letters", text, ["reason"])).count
+        text = "Events declared dropped, by a device or because they cannot be scored."
+        self.dropped = _ByReason(counter("tidewheel_dropped_rows", text, ["reason"])).count
+        self._open_rows = gauge("tidewheel_open_rows", "Events in windows that are not sealed.")
+        text = "Messages read and not acknowledged."
+        self._in_flight = gauge("tidewheel_messages_in_flight", text)
+        text = "Now minus the oldest watermark of a device with open windows."
+        self.watermark_delay = gauge("tidewheel_watermark_delay_seconds", text).set
+        text = "Messages from the committed offset to the end of an owned partition."
+        self._lag = gauge("tidewheel_lag_messages", text, ["partition"])
         self._teacher = Info("tidewheel_teacher", "The teacher that scores.", registry=registry)
-
-    def _make_histograms(self, registry: CollectorRegistry) -> None:
-        self._scoring = Histogram(
-            "tidewheel_scoring_seconds",
-            "Step 1 of a commit.",
-            registry=registry,
-            buckets=FLUSH_BUCKETS,
-        )
-        self._commit = Histogram(
-            "tidewheel_commit_seconds",
-            "Steps 2 to 5 of a commit.",
-            registry=registry,
-            buckets=FLUSH_BUCKETS,
-        )
-        self._maintenance = Histogram(
-            "tidewheel_maintenance_seconds",
-            "Compaction and vacuum of the store.",
-            registry=registry,
-            buckets=MAINTENANCE_BUCKETS,
-        )
-
-    def rows_sealed(self, count: int) -> None:
-        self._rows.inc(count)
+        times = partial(Histogram, registry=registry, buckets=FLUSH_BUCKETS)
+        self.scoring = times("tidewheel_scoring_seconds", "Step 1 of a commit.").observe
+        self.commit = times("tidewheel_commit_seconds", "Steps 2 to 5 of a commit.").observe
+        name, text = "tidewheel_maintenance_seconds", "Compaction and vacuum of the store."
+        self.maintenance = times(name, text, buckets=MAINTENANCE_BUCKETS).observe
 
     def window_reported(self, late: bool) -> None:
-        self._windows.labels("yes" if late else "no").inc()
-
-    def dead_letter(self, reason: str) -> None:
-        self._letters.count(reason)
-
-    def dropped(self, reason: str, count: int) -> None:
-        """Count events that were declared dropped."""
-        self._dropped.count(reason, count)
+        self._windows[late].inc()
 
     def buffered(self, rows: int, messages: int) -> None:
         """Set the current numbers of unsealed rows and unacknowledged messages."""
         self._open_rows.set(rows)
         self._in_flight.set(messages)
-
-    def watermark_delay(self, seconds: float) -> None:
-        self._delay.set(seconds)
 
     def lag(self, partition: int, messages: int) -> None:
         self._lag.labels(str(partition)).set(messages)
@@ -129,30 +67,17 @@ class Metrics:
         self.buffered(0, 0)
         self.watermark_delay(0)
 
-    def scoring(self, seconds: float) -> None:
-        self._scoring.observe(seconds)
-
-    def commit(self, seconds: float) -> None:
-        self._commit.observe(seconds)
-
-    def maintenance(self, seconds: float) -> None:
-        self._maintenance.observe(seconds)
-
     def teacher(self, version: str) -> None:
         """Set the version of the teacher."""
         self._teacher.info({"version": version})
 
     def assigned(self, ready: bool) -> None:
         """Set whether an assignment is loaded."""
-        self._ready = ready
+        self.ready = ready
 
     def flushed(self) -> None:
         """Record the end of a flush."""
         self._flushed_at = self._clock()
-
-    @property
-    def ready(self) -> bool:
-        return self._ready
 
     @property
     def alive(self) -> bool:

@@ -39,7 +39,8 @@ from streams.worker.commit.incoming import Incoming, decode, is_sent_again
 from streams.worker.commit.publications import Outgoing, publications
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.rows import score_rows
-from streams.worker.scoring.scoring_step import Batch, BatchScorer, Scorer
+from streams.worker.scoring.scoring_step import Batch, BatchScorer
+from streams.worker.scoring.teacher import Teacher
 from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_rows
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
@@ -90,7 +91,7 @@ class Committer:
     def __init__(
         self,
         task: Task,
-        teacher: Scorer,
+        teacher: Teacher,
         store: DeltaStore,
         broker: Broker,
         *,
@@ -102,7 +103,7 @@ class Committer:
     ) -> None:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
-        self.scorer = BatchScorer(task, teacher, store)
+        self.scorer = BatchScorer(task, teacher, store.revisions)
         self.metrics = metrics or Metrics()
         self._task, self._store, self._broker = task, store, broker
         self._now_us = now_us

@@ -17,7 +17,14 @@ from streams.contract.documents import (
     TargetError,
     WindowReport,
 )
-from streams.contract.records import SCORES_1, Headers, encode_batch, float_rows, score_schema
+from streams.contract.records import (
+    SCORES_1,
+    Headers,
+    encode_batch,
+    filled_rows,
+    float_rows,
+    score_schema,
+)
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.scoring.drift_watch import WindowDrift
@@ -101,8 +108,8 @@ def _columns(task: Task, rows: pa.Table) -> _Columns:
     models = batch.column("model").dictionary_encode()
     compared = batch.column("agrees").is_valid().to_numpy(zero_copy_only=False)
     labelled = batch.column("correct").is_valid().to_numpy(zero_copy_only=False)
-    teacher = _values(batch.column("teacher"), task.outputs)
-    labels = _values(batch.column("label"), task.label_size)
+    teacher = filled_rows(batch.column("teacher"), task.outputs)
+    labels = filled_rows(batch.column("label"), task.label_size)
     return _Columns(
         rows=batch.select(score_schema().names),
         edges=[0, *(np.flatnonzero(changed) + 1).tolist(), batch.num_rows],
@@ -117,15 +124,6 @@ def _columns(task: Task, rows: pa.Table) -> _Columns:
         correct=batch.column("correct").fill_null(False).to_numpy(zero_copy_only=False),
         teacher_correct=compared & labelled & task.correct(teacher, labels),
     )
-
-
-def _values(column: pa.Array, width: int) -> np.ndarray:
-    """Return (rows, width) float32 of a list column; zeros where a row is null or empty."""
-    found = np.zeros((len(column), width), np.float32)
-    held = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) == width
-    if held.any():
-        found[held] = float_rows(column.filter(pa.array(held)), width)
-    return found
 
 
 def _report(task: Task, columns: _Columns, begin: int, end: int) -> WindowReport:

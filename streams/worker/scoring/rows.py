@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.records import TIMESTAMP, float_rows, score_schema
+from streams.contract.records import TIMESTAMP, filled_rows, float_rows, score_schema
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import Window
 
@@ -58,11 +58,11 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     counts = [piece.rows for piece in pieces]
     windows = [one for one in scored for _ in one.window.pieces]
     kept = [piece.events.rows.drop_columns(["segment"]) for piece in pieces]
-    events = pa.Table.from_batches(kept).combine_chunks()
+    events = pa.concat_batches(kept)
     repeat = np.repeat(np.arange(len(pieces)), counts)
-    outputs = _matrix(events.column("outputs"), task.outputs)
-    labels, known = _labels(events.column("label"), task.label_size)
-    correct = task.correct(outputs, labels)
+    outputs = float_rows(events.column("outputs"), task.outputs)
+    correct = task.correct(outputs, filled_rows(events.column("label"), task.label_size))
+    known = events.column("label").is_valid().to_numpy(zero_copy_only=False)
     columns = {
         "device": _texts([p.events.device for p in pieces], repeat),
         "epoch": _texts([p.events.epoch for p in pieces], repeat),
@@ -116,16 +116,3 @@ def _teacher_columns(
 
 def _texts(texts: list[str], repeat: np.ndarray) -> pa.Array:
     return pa.array(texts, pa.string()).take(pa.array(repeat))
-
-
-def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
-    return np.asarray(flat.to_numpy(zero_copy_only=False).reshape(len(column), width))
-
-
-def _labels(column: pa.ChunkedArray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels (rows, width), zeros where missing, and (rows,) whether there is one."""
-    known = column.is_valid().to_numpy()
-    labels = np.zeros((len(column), width), np.float32)
-    labels[known] = _matrix(column.drop_null(), width) if known.any() else 0
-    return labels, known

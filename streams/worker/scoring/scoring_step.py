@@ -5,43 +5,23 @@ All calls come from the flush's thread, one flush at a time; only `offer` is thr
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from streams.contract.task import Task
-from streams.drift.reference import Reference
 from streams.worker.scoring.drift_watch import DriftWatch
 from streams.worker.scoring.rows import ScoredWindow, outputs_of, segments_of
-from streams.worker.scoring.teacher import TeacherFailed
+from streams.worker.scoring.teacher import Teacher, TeacherFailed
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.tumbling import Window
 
 RECENT = 50_000  # windows whose number of reports is cached
 
+WindowKeys = Sequence[tuple[str, int]]  # (device, window start)
+
 log = logging.getLogger(__name__)
-
-
-class Scorer(Protocol):
-    """The interface of teacher.Teacher that a batch needs."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def reference(self) -> Reference | None: ...
-
-    def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]: ...
-
-
-class WindowCounters(Protocol):
-    """The interface of the store that a batch needs."""
-
-    def revisions(
-        self, partition: int, keys: Sequence[tuple[str, int]]
-    ) -> dict[tuple[str, int], int]: ...
 
 
 @dataclass
@@ -56,9 +36,14 @@ class Batch:
 class BatchScorer:
     """Scores closed windows, updates the devices' drift and numbers the windows' reports."""
 
-    def __init__(self, task: Task, teacher: Scorer, store: WindowCounters) -> None:
-        self._task, self._store = task, store
-        self._offered: Scorer | None = None
+    def __init__(
+        self,
+        task: Task,
+        teacher: Teacher,
+        reports_in_store: Callable[[int, WindowKeys], dict[tuple[str, int], int]],
+    ) -> None:
+        self._task, self._reports_in_store = task, reports_in_store
+        self._offered: Teacher | None = None
         self._drift: DriftWatch | None = None
         self._reports: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._use(teacher)
@@ -67,7 +52,7 @@ class BatchScorer:
     def teacher(self) -> str:
         return self._teacher.name
 
-    def offer(self, teacher: Scorer) -> None:
+    def offer(self, teacher: Teacher) -> None:
         """Use another teacher from the next commit on."""
         self._offered = teacher
 
@@ -80,7 +65,7 @@ class BatchScorer:
         self._use(offered)
         return True
 
-    def _use(self, teacher: Scorer) -> None:
+    def _use(self, teacher: Teacher) -> None:
         self._teacher, reference = teacher, teacher.reference
         if reference is None:
             self._drift = None
@@ -107,39 +92,30 @@ class BatchScorer:
         ends = np.cumsum([window.rows for window in windows])
         if segments is not None:
             results = self._teacher.score(np.split(segments, ends[:-1]) if windows else [])
+        kept, outputs = [], []
         for window, result in zip(windows, results, strict=True):
             if isinstance(result, TeacherFailed):
                 batch.failed.append((window, str(result)))
-        sound = [not isinstance(result, TeacherFailed) for result in results]
-        batch.scored = self._scored(windows, results, sound, segments, positions)
-        return batch
-
-    def _scored(
-        self,
-        windows: Sequence[Window],
-        results: Sequence[np.ndarray | TeacherFailed | None],
-        sound: Sequence[bool],
-        segments: np.ndarray | None,
-        positions: Mapping[int, StorePosition],
-    ) -> list[ScoredWindow]:
-        if segments is not None and not all(sound):
-            segments = segments[np.repeat(sound, [window.rows for window in windows])]
-        kept = [window for window, good in zip(windows, sound, strict=True) if good]
+            else:
+                kept.append(window)
+                outputs.append(result)
         drift: Sequence[str | None] = [None] * len(kept)
         if self._drift is not None:
+            if batch.failed and segments is not None:
+                segments = segments_of(self._task, kept)
             drift = self._drift.observe(kept, segments, outputs_of(self._task, kept))
         revisions = self._revisions(kept, positions)
-        scored = [result for result in results if not isinstance(result, TeacherFailed)]
-        return [
+        batch.scored = [
             ScoredWindow(
                 window,
-                result,
+                output,
                 revisions[window.device, window.start],
                 positions[window.partition].commit + 1,
                 text,
             )
-            for window, result, text in zip(kept, scored, drift, strict=True)
+            for window, output, text in zip(kept, outputs, drift, strict=True)
         ]
+        return batch
 
     def _revisions(
         self, windows: Iterable[Window], positions: Mapping[int, StorePosition]
@@ -156,7 +132,7 @@ class BatchScorer:
             else:
                 unknown.setdefault(window.partition, []).append(key)
         for partition, keys in unknown.items():
-            found.update(self._store.revisions(partition, keys))
+            found.update(self._reports_in_store(partition, keys))
         return found
 
     def sealed(

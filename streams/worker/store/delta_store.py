@@ -88,18 +88,11 @@ def drop_rows(
     drops: Sequence[tuple[int, DeclaredDrop]], versions: Mapping[int, int], now_us: int
 ) -> pa.Table:
     """Return the rows of `drops` for (partition, declaration), stored at `now_us`."""
-    records = [(partition, declared.drop) for partition, declared in drops]
-    columns = [
-        pa.array([drop.device for _, drop in records], pa.string()),
-        pa.array([drop.epoch for _, drop in records], pa.string()),
-        pa.array([drop.first for _, drop in records], pa.int64()),
-        pa.array([drop.last for _, drop in records], pa.int64()),
-        pa.array([drop.reason for _, drop in records], pa.string()),
-        pa.array([partition for partition, _ in records], pa.int32()),
-        pa.array([versions[partition] for partition, _ in records], pa.int64()),
-        pa.array([now_us // DAY_US] * len(records), pa.int32()).cast(pa.date32()),
+    rows = [
+        {**vars(d.drop), "partition": p, "commit": versions[p], "day": now_us // DAY_US}
+        for p, d in drops
     ]
-    return pa.Table.from_arrays(columns, schema=drop_schema())
+    return pa.Table.from_pylist(rows, drop_schema())
 
 
 @contextmanager

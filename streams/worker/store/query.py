@@ -27,20 +27,18 @@ def open_store(store: Path) -> duckdb.DuckDBPyConnection:
 
     Only committed files are read. Close the connection after use.
     """
-    for name in (SCORES, DROPS):
-        if not (store / name / "_delta_log").is_dir():
-            raise UsageError(f"{store} is not a store: it has no Delta table {name}")
+    tables = {name: dataset(store, name) for name in (SCORES, DROPS)}
     connection = duckdb.connect()
-    for name in (SCORES, DROPS):
-        connection.register(name, open_table(store, name).to_pyarrow_dataset())
+    for name, rows in tables.items():
+        connection.register(name, rows)
     return connection
 
 
-def scores_dataset(store: Path) -> Dataset:
-    """Return the table `scores` as it is now; UsageError where there is none."""
-    if not (store / SCORES / "_delta_log").is_dir():
-        raise UsageError(f"{store} is not a store: it has no Delta table {SCORES}")
-    return open_table(store, SCORES).to_pyarrow_dataset()
+def dataset(store: Path, name: str = SCORES) -> Dataset:
+    """Return a table's current version; raise UsageError if there is none."""
+    if not (store / name / "_delta_log").is_dir():
+        raise UsageError(f"{store} is not a store: it has no Delta table {name}")
+    return open_table(store, name).to_pyarrow_dataset()
 
 
 def server_account(store: Path) -> dict[tuple[str, str], tuple[int, int]]:

@@ -13,7 +13,7 @@ messages before it are acknowledged, so a committed offset never passes an event
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from streams.contract.accounting import IntervalSet
@@ -114,7 +114,7 @@ class PartitionState:
         taken = self.position.taken.setdefault(source, IntervalSet())
         if again:
             self._readmit(source, batch.first, batch.last)
-        for first, last in _absent((taken,), batch.first, batch.last):
+        for first, last in IntervalSet([(batch.first, batch.last)]).minus(taken):
             rows = batch.rows.slice(first - batch.first, last - first + 1)
             fresh = EventBatch(batch.device, batch.epoch, first, rows)
             for piece in split(self._task, message, fresh, believed_us):
@@ -128,9 +128,8 @@ class PartitionState:
 
     def _readmit(self, source: Source, first: int, last: int) -> None:
         refused = self.position.refused.get(source, IntervalSet())
-        for low, high in list(refused):
-            if low <= last and high >= first:
-                self.position.taken[source].remove(max(low, first), min(high, last))
+        for interval in refused.within(first, last):
+            self.position.taken[source].remove(*interval)
         refused.remove(first, last)
 
     def _windows_of(self, device: str, now_s: float) -> DeviceWindows:
@@ -144,7 +143,7 @@ class PartitionState:
         source = drop.device, drop.epoch
         taken = self.position.taken.get(source, IntervalSet())
         dropped = self.position.dropped.setdefault(source, IntervalSet())
-        for first, last in list(_absent((taken, dropped), drop.first, drop.last)):
+        for first, last in IntervalSet([(drop.first, drop.last)]).minus(taken, dropped):
             part = Drop(drop.device, drop.epoch, first, last, drop.reason)
             self._drops.append(DeclaredDrop(message, part))
             message.unsealed += 1
@@ -154,7 +153,7 @@ class PartitionState:
         """Mark events as refused; return the drops of them that `drops` does not have yet."""
         events, source = piece.events, (piece.events.device, piece.events.epoch)
         dropped = self.position.dropped.setdefault(source, IntervalSet())
-        holes = list(_absent((dropped,), events.first, events.last))
+        holes = IntervalSet([(events.first, events.last)]).minus(dropped)
         dropped.add(events.first, events.last)
         self.position.refused.setdefault(source, IntervalSet()).add(events.first, events.last)
         return [Drop(events.device, events.epoch, first, last, reason) for first, last in holes]
@@ -229,18 +228,3 @@ class PartitionState:
             self.bytes -= message.size
             done.append(message)
         return done
-
-
-def _absent(sets: tuple[IntervalSet, ...], first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yield the intervals of first..last that are in none of `sets`."""
-    holes = [(first, last)]
-    for known in sets:
-        if known.end > first:
-            free = known.missing(last + 1)
-            holes = [
-                (max(a, low), min(b, high))
-                for a, b in free
-                for low, high in holes
-                if max(a, low) <= min(b, high)
-            ]
-    yield from holes

@@ -24,14 +24,24 @@ def test_an_interval_set_is_a_set(intervals: list[tuple[int, int]]) -> None:
     assert all((n in found) == (n in model) for n in range(75))
     pieces = list(found)
     assert all(a[1] + 1 < b[0] for a, b in pairwise(pieces))
-    assert found.end == (max(model) + 1 if model else 0)
 
 
-@given(INTERVALS, st.integers(0, 75))
-def test_missing_is_the_complement(intervals: list[tuple[int, int]], end: int) -> None:
+@given(INTERVALS, INTERVALS, INTERVALS)
+def test_minus_has_what_the_others_lack(
+    intervals: list[tuple[int, int]], ones: list[tuple[int, int]], others: list[tuple[int, int]]
+) -> None:
+    found, one, other = IntervalSet(intervals), IntervalSet(ones), IntervalSet(others)
+    wanted = [(n, n) for n in range(75) if n in found and n not in one and n not in other]
+    assert found.minus(one, other) == IntervalSet(wanted)
+
+
+@given(INTERVALS, st.integers(0, 75), st.integers(0, 75))
+def test_within_has_the_members_of_an_interval(
+    intervals: list[tuple[int, int]], first: int, last: int
+) -> None:
     found = IntervalSet(intervals)
-    holes = {n for first, last in found.missing(end) for n in range(first, last + 1)}
-    assert holes == {n for n in range(end) if n not in found}
+    members = {n for low, high in found.within(first, last) for n in range(low, high + 1)}
+    assert members == {n for n in range(first, last + 1) if n in found}
 
 
 @given(INTERVALS, INTERVALS)
