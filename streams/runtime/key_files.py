@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from streams.contract.errors import UsageError
@@ -15,10 +16,7 @@ from streams.runtime.disk import write_atomic
 
 
 def create_key(path: Path) -> Ed25519PrivateKey:
-    """Create a private key at `path` (0600) and its public key beside it with suffix `.pub`.
-
-    An existing key is loaded, never replaced.
-    """
+    """Create a key pair; an existing key is loaded, never replaced."""
     if path.exists():
         return load_private_key(path)
     key = Ed25519PrivateKey.generate()
@@ -27,7 +25,7 @@ def create_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def write_private_key(key: Ed25519PrivateKey, path: Path) -> None:
+def write_private_key(key: Ed25519PrivateKey | EllipticCurvePrivateKey, path: Path) -> None:
     """Write the key to `path` (0600), replacing any file."""
     pem = key.private_bytes(
         serialization.Encoding.PEM,
