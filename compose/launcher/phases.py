@@ -1,26 +1,35 @@
 """Where the loop is, and when it has closed."""
 
 import time
+from collections.abc import Callable
 
 from compose.reports.fleet_view import FleetView, model_number
 
 
 class PhaseClock:
-    """Where the loop is: first answers, rounds, canary, all on the new version; when it has closed.
+    """The phase of the loop: inference, federated run, canary, new model; and when it has closed.
 
-    It has closed when a federated run's version has come through its rollout, and every device has
-    answered as many held-out segments with it as with the version before.
+    A run that promotes nothing leads back to inference. The loop has closed when a federated run's
+    version has passed its rollout, and every device has answered as many held-out segments with it
+    as with the version before. `clock` in seconds.
     """
 
-    def __init__(self, devices: list[str], began_us: int) -> None:
+    def __init__(
+        self, devices: list[str], began_us: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._devices = devices
         self._began_us = began_us
-        self._at = {"inference": time.monotonic()}
+        self._clock = clock
+        self._entered = [("inference", clock())]
         self._first: str | None = None
-        self.now = "inference"
         self.closed = False
 
+    @property
+    def now(self) -> str:
+        return self._entered[-1][0]
+
     def look(self, view: FleetView) -> None:
+        """Take the fleet as its topics show it now."""
         states = [
             s
             for name in self._devices
@@ -28,13 +37,17 @@ class PhaseClock:
         ]
         if self._first is None and states:
             self._first = min((s.active for s in states), key=model_number)
-        run = view.current_run
-        if self.now == "inference" and run and run[-1].time_us >= self._began_us:
-            self._enter("federated run")
         standing = view.standing
-        if standing.offered is not None and self.now == "federated run":
+        running = self._running(view)
+        if self.now == "inference" and running:
+            self._enter("federated run")
+        elif self.now == "federated run" and standing.offered is not None:
             self._enter("canary")
+        elif self.now == "federated run" and not running and standing.candidate is None:
+            self._enter("inference")
         stable = standing.stable.model if standing.stable else self._first
+        if self.now == "canary" and standing.offered is None and stable == self._first:
+            self._enter("inference")  # rolled back
         if len(states) < len(self._devices) or stable == self._first or standing.offered:
             return
         if self.now != "new model" and all(s.active == stable for s in states):
@@ -46,11 +59,20 @@ class PhaseClock:
             for s in states
         )
 
+    def _running(self, view: FleetView) -> bool:
+        """Whether a run of this launch goes on, or has made a version that is not offered yet."""
+        run = [event for event in view.current_run if event.time_us >= self._began_us]
+        if not run or run[-1].kind != "finished":
+            return bool(run)
+        return any(e.kind == "promoted" for e in run) and view.standing.offered is None
+
     def _enter(self, phase: str) -> None:
-        self.now = phase
-        self._at[phase] = time.monotonic()
+        self._entered.append((phase, self._clock()))
 
     def seconds(self) -> dict[str, float]:
-        names = list(self._at)
-        ends = [*(self._at[n] for n in names[1:]), time.monotonic()]
-        return {name: end - self._at[name] for name, end in zip(names, ends, strict=True)}
+        """How long each phase has taken in all."""
+        ends = [*(at for _, at in self._entered[1:]), self._clock()]
+        found: dict[str, float] = {}
+        for (name, at), end in zip(self._entered, ends, strict=True):
+            found[name] = found.get(name, 0.0) + end - at
+        return found

@@ -36,7 +36,7 @@ from compose.reports.summary import ServerCounts, Summary, render, summarize
 from compose.security.certificates import Tls, make_certificates
 from compose.security.node_registry import Nodes
 from edge_client.control.socket_server import socket_path
-from streams.contract.errors import ProcessFailed, UsageError
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import Task, check_model, load_task, strategy_problem
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics, probe
@@ -44,7 +44,9 @@ from streams.runtime.disk import write_atomic
 from streams.worker.store.query import server_account
 
 READY_S = 60.0
+PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
 TICK_S = 0.25
+DRAIN_LINE_S = 2.0  # between two lines about what is left
 # A SuperNode with a key that was killed is let in again once its last word is a minute old.
 SUPERNODE_PATIENCE_S = 90.0
 
@@ -103,6 +105,11 @@ class Up:
     def _start_servers(self) -> tuple[BrokerChoice, int]:
         choice = broker.choose(self._options.state, self._options.kafka, os.environ)
         self._screen.say(f"broker    {choice.why}")
+        if choice.kind == "external" and not probe(choice.settings, PROBE_S):
+            raise BrokerUnavailable(
+                f"no Kafka broker answers at {choice.settings.bootstrap} after {PROBE_S:.0f} s: "
+                "start it, name another with --kafka HOST:PORT, or check TIDEWHEEL_KAFKA_*"
+            )
         if choice.kind != "external":
             self._supervisor.start("broker", broker.command(choice, self._options.state), 20.0)
         [port] = flower_processes.free_ports(1)
@@ -262,11 +269,18 @@ class Up:
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
         deadline = time.monotonic() + self._task.idle_close_s + 30.0
         patience = max(self._interrupts.seen, 1)  # one more Ctrl-C ends the waiting
+        left = said = ""
+        said_at = time.monotonic()
         while time.monotonic() < deadline and self._interrupts.seen <= patience:
             self._mend(self._screen.say)
-            if self._summary(follower).balanced:
+            left = self._summary(follower).left
+            if not left:
                 return
+            if left != said and time.monotonic() - said_at > DRAIN_LINE_S:
+                self._screen.say(f"drain     {left}")
+                said, said_at = left, time.monotonic()
             time.sleep(0.5)
+        self._screen.say(f"drain     ended with {left}")
 
     def _summary(self, follower: Follower) -> Summary:
         server: ServerCounts = {}
@@ -292,9 +306,9 @@ class Up:
         else:
             render(summary, self._console)
         complete = len(summary.devices) == len(self._devices)
-        return (
-            0 if summary.balanced and complete and (closed or not self._options.until_closed) else 1
-        )
+        if not (summary.balanced and complete and (closed or not self._options.until_closed)):
+            return 1
+        return 3 if summary.grave else 0
 
     # --- time -------------------------------------------------------------------------------------
 

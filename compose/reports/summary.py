@@ -4,17 +4,21 @@ Pure but for the rendering: figures come from the devices' last words on `fleet`
 `rounds`, and from the store.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from compose.reports.fleet_view import FleetView
 from compose.reports.wording import before_after
 from streams.contract.documents import DeviceState, ModelScore
+
+DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
 
 ServerCounts = Mapping[tuple[str, str], tuple[int, int]]  # (device, epoch) -> (scored, dropped)
 
@@ -37,6 +41,8 @@ class DeviceLine:
     after: float | None
     before_of: int
     after_of: int
+    drops: dict[str, int] = field(default_factory=dict)  # by reason
+    skipped: dict[str, int] = field(default_factory=dict)  # readings and answers, by reason
 
     @property
     def balanced(self) -> bool:
@@ -74,6 +80,40 @@ class Summary:
     def balanced(self) -> bool:
         return all(line.balanced for line in self.devices)
 
+    @property
+    def left(self) -> str:
+        """What is not accounted for yet, for a person; "" where nothing is."""
+        pending = self.total("pending")
+        arrived = self.total("delivered") + self.total("dropped")
+        unscored = max(0, arrived - self.total("scored") - self.total("dropped_seen"))
+        parts = [f"{pending} events pending on devices"] if pending else []
+        parts += [f"{unscored} events not scored yet"] if unscored else []
+        return ", ".join(parts) or ("" if self.balanced else "an event account that is open")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong without an error, for a person; with any of `grave` the run failed."""
+        found = list(self.grave)
+        skipped = sum((Counter(line.skipped) for line in self.devices), Counter[str]())
+        if skipped:
+            found.append(f"skipped on devices: {_reasons(skipped)}")
+        return found
+
+    @property
+    def grave(self) -> list[str]:
+        """Why the run's figures mean little: nothing was scored, or many events were dropped."""
+        produced, dropped = self.total("produced"), self.total("dropped")
+        found = []
+        if not self.total("scored"):
+            found.append("no event was scored")
+        if dropped > DROPPED_SHARE * produced:
+            drops = sum((Counter(line.drops) for line in self.devices), Counter[str]())
+            found.append(
+                f"{dropped} of {produced} events were dropped ({dropped / produced:.0%}): "
+                f"{_reasons(drops)}"
+            )
+        return found
+
     def total(self, name: str) -> int:
         return sum(int(getattr(line, name)) for line in self.devices)
 
@@ -91,6 +131,7 @@ class Summary:
         return {
             **asdict(self),
             "balanced": self.balanced,
+            "warnings": self.warnings,
             "fleet_before": self.fleet_accuracy("before"),
             "fleet_after": self.fleet_accuracy("after"),
         }
@@ -163,6 +204,8 @@ def _line(
         after=after.held_out_correct / after.held_out if after.held_out else None,
         before_of=before.held_out,
         after_of=after.held_out,
+        drops=state.dropped,
+        skipped=state.skipped,
     )
 
 
@@ -174,6 +217,8 @@ def render(summary: Summary, console: Console) -> None:
         f"results   {summary.store} (a Delta Lake table)", highlight=False, soft_wrap=True
     )
     console.print(f"look      {summary.sql}", highlight=False, soft_wrap=True, markup=False)
+    for warning in summary.warnings:
+        console.print(f"[yellow]warning   {escape(warning)}[/yellow]", soft_wrap=True)
     if not summary.balanced:
         wrong = [line.device for line in summary.devices if not line.balanced]
         console.print(f"[red]the event account of {', '.join(wrong)} does not balance[/red]")
@@ -217,7 +262,7 @@ def _device_table(summary: Summary) -> Table:
 def _figures(summary: Summary) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
-        "model served": f"{summary.first_model or '-'} → {summary.last_model or '-'}",
+        "model served": _served(summary),
         "accuracy on held-out devices": before_after(
             summary.held_out_before, summary.held_out_after
         ),
@@ -238,6 +283,11 @@ def _figures(summary: Summary) -> Table:
     return table
 
 
+def _served(summary: Summary) -> str:
+    models = dict.fromkeys(model for model in (summary.first_model, summary.last_model) if model)
+    return " → ".join(models) or "-"
+
+
 def _account(summary: Summary) -> str:
     produced, delivered = summary.total("produced"), summary.total("delivered")
     dropped, pending = summary.total("dropped"), summary.total("pending")
@@ -247,6 +297,10 @@ def _account(summary: Summary) -> str:
         f"{produced} produced = {delivered} delivered + {dropped} dropped + {pending} pending; "
         f"{scored} scored + {seen} declared dropped: {verdict}"
     )
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items()))
 
 
 def share(value: float | None, of: int = 0) -> str:

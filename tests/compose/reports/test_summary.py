@@ -143,3 +143,39 @@ def shown_by(found: Summary) -> str:
     render(found, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_a_run_without_a_scored_event_is_no_success() -> None:
+    found = summary(state("d0", produced=0, delivered=0), server={})
+    assert found.balanced
+    assert found.grave == ["no event was scored"]
+    assert "warning   no event was scored" in shown_by(found)
+
+
+@pytest.mark.parametrize(("dropped", "grave"), [(1, False), (2, True)])
+def test_more_than_one_event_in_a_hundred_dropped_is_no_success(dropped: int, grave: bool) -> None:
+    device = state(
+        "d0", produced=100, delivered=100 - dropped, dropped={"spool-full": dropped - 1, "old": 1}
+    )
+    found = summary(device, server={("d0", "e1"): (100 - dropped, dropped)})
+    assert found.balanced
+    assert bool(found.grave) is grave
+    if grave:
+        assert found.grave == ["2 of 100 events were dropped (2%): old 1, spool-full 1"]
+
+
+def test_what_was_skipped_is_a_warning_by_reason() -> None:
+    found = summary(
+        state("d0", skipped={"gap": 2}), state("d1", skipped={"gap": 1, "not-finite": 4}),
+        server={("d0", "e1"): (10, 0), ("d1", "e1"): (10, 0)},
+    )  # fmt: skip
+    assert (found.grave, found.warnings) == ([], ["skipped on devices: gap 3, not-finite 4"])
+    assert found.to_json()["warnings"] == found.warnings
+
+
+def test_a_drain_says_what_is_left() -> None:
+    open_ = state("d0", produced=20, delivered=15, pending=5)
+    assert summary(open_, server={("d0", "e1"): (12, 0)}).left == (
+        "5 events pending on devices, 3 events not scored yet"
+    )
+    assert two_versions().left == ""

@@ -1,0 +1,88 @@
+"""Where the loop is: no phase outlives what it names, and closed means answered by all."""
+
+from typing import Any
+
+from compose.launcher.phases import PhaseClock
+from compose.reports.fleet_view import FleetView
+from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
+from streams.kafka.reader import Received
+from tests.compose.messages import KEY, TASK, received, state, step
+
+FIRST, NEXT = "1-aaaaaaaa", "2-bbbbbbbb"
+
+
+def decided(seq: int, kind: str, **standing: Any) -> Received:
+    given = {n: Ref(model=m, digest="a" * 64) for n, m in standing.items()}
+    decision = Decision.model_validate(
+        {
+            "task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind, "model": NEXT,
+            "reason": "a test", "time_us": seq, "key": "0" * 16,
+            "standing": DesiredState(**given),
+        }
+    )  # fmt: skip
+    return received("releases", f"{TASK}/{seq}", sign(decision, KEY))
+
+
+class Loop:
+    """Two devices and the clock that watches them."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self.view = FleetView(TASK)
+        self.clock = PhaseClock(["d0", "d1"], began_us=1, clock=lambda: self.at)
+        self.see(state("d0"), state("d1"), decided(1, "served", stable=FIRST))
+
+    def see(self, *messages: Received) -> str:
+        for message in messages:
+            self.view.absorb(message)
+        self.at += 1.0
+        self.clock.look(self.view)
+        return self.clock.now
+
+    def answers(self, model: str, held_out: dict[str, tuple[int, int]]) -> list[Received]:
+        return [
+            state(
+                device, active=model,
+                accuracy={FIRST: {"held_out": first}, NEXT: {"held_out": after}},
+            )
+            for device, (first, after) in held_out.items()
+        ]  # fmt: skip
+
+
+def test_a_run_that_was_refused_leads_back_to_inference() -> None:
+    loop = Loop()
+    assert loop.clock.now == "inference"
+    assert loop.see(step("requested", run="7", time_us=5)) == "federated run"
+    assert loop.see(step("rejected", run="7", time_us=6)) == "federated run"
+    assert loop.see(step("finished", run="7", time_us=7)) == "inference"
+    assert loop.see() == "inference"
+    assert loop.see(step("requested", run="8", time_us=9)) == "federated run"
+    assert loop.clock.seconds() == {"inference": 4.0, "federated run": 2.0}
+    assert not loop.clock.closed
+
+
+def test_a_canary_that_was_rolled_back_leads_back_to_inference() -> None:
+    loop = Loop()
+    loop.see(step("requested", time_us=5))
+    loop.see(step("promoted", time_us=6, model=NEXT), step("finished", time_us=7))
+    assert loop.clock.now == "federated run"  # its version waits to be offered
+    assert loop.see(decided(2, "stage", stable=FIRST, offered=NEXT)) == "canary"
+    assert loop.see(decided(3, "rolled-back", stable=FIRST)) == "inference"
+    assert not loop.clock.closed
+
+
+def test_it_has_closed_when_every_device_has_answered_as_much_with_the_new_version() -> None:
+    loop = Loop()
+    loop.see(step("requested", time_us=5))
+    loop.see(decided(2, "stage", stable=FIRST, offered=NEXT))
+    loop.see(decided(3, "served", stable=NEXT))
+    assert loop.clock.now == "canary"
+    assert loop.see(*loop.answers(NEXT, {"d0": (10, 3), "d1": (10, 10)})) == "new model"
+    assert not loop.clock.closed
+    loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (10, 11)}))
+    assert loop.clock.closed
+
+
+def test_runs_of_an_earlier_launch_are_no_phase_of_this_one() -> None:
+    loop = Loop()
+    assert loop.see(step("requested", time_us=0)) == "inference"
