@@ -49,11 +49,11 @@ def make_reference(
     frozen = [
         feature.model_copy(
             update={
-                "counts": histogram.counts.tolist(),
+                "counts": counts.tolist(),
                 "effect": max(EFFECT, MARGIN * float(index)),
             }
         )
-        for (feature, histogram), index in zip(empty.split(total), highest, strict=True)
+        for feature, counts, index in zip(features, empty.split(total), highest, strict=True)
     ]
     return empty.model_copy(update={"features": frozen})
 
@@ -76,7 +76,4 @@ def accumulated(
 
 def _indices(reference: Reference, others: np.ndarray, counts: np.ndarray) -> list[float]:
     pairs = zip(reference.split(others), reference.split(counts), strict=True)
-    return [
-        float(stability_index(a.counts, b.counts)) if a.n and b.n else 0.0
-        for (_, a), (_, b) in pairs
-    ]
+    return [float(stability_index(a, b)) if a.any() and b.any() else 0.0 for a, b in pairs]

@@ -74,7 +74,7 @@ class _Result:
     """The cached files by name, and the metrics of the report."""
 
     files: dict[str, bytes]
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 def prepare(
@@ -98,12 +98,12 @@ def prepare(
         result = _train(task, seed, progress)
         for name, data in result.files.items():
             write_atomic(folder / name, data)
-        write_atomic(folder / "report.json", json.dumps(result.figures).encode())
+        write_atomic(folder / "report.json", json.dumps(result.metrics).encode())
     model = _register(task, registry, key, result)
-    figures = result.figures
-    better = figures["teacher_fleet"] > figures["model_fleet"]
+    metrics = result.metrics
+    better = metrics["teacher_fleet"] > metrics["model_fleet"]
     warning = "" if better else "the teacher is not better than the first device model on the fleet"
-    return PilotReport(model, cached, time.monotonic() - began, **figures, warning=warning)
+    return PilotReport(model, cached, time.monotonic() - began, **metrics, warning=warning)
 
 
 def _digest(task_ref: str, task: Task, seed: int) -> str:
@@ -135,8 +135,8 @@ def _cached(folder: Path) -> _Result | None:
     trained = ("model.safetensors", "model.onnx", "teacher.safetensors")
     names = (*trained, "heldout.safetensors", DRIFT, PROBE)
     try:
-        figures = json.loads((folder / "report.json").read_text())
-        return _Result({name: (folder / name).read_bytes() for name in names}, figures)
+        metrics = json.loads((folder / "report.json").read_text())
+        return _Result({name: (folder / name).read_bytes() for name in names}, metrics)
     except (OSError, ValueError):
         return None
 
@@ -163,17 +163,17 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     answers = [predict(model, device.segments) for device in central]
     files[DRIFT] = make_reference(task, central, answers).encode()
     del pilot, known, lab, central
-    figures = {}
+    metrics = {}
     held = _read(task, task.device_names("held-out"), progress)
     fleet = _read(task, task.device_names("fleet"), progress)
     progress("evaluating both on the fleet and on the people held out")
     for name, people in (("fleet", fleet), ("held_out", held)):
         segments = stack(task, people)
         outputs = predict(model, segments.segments) if len(segments.labels) else segments.labels
-        figures[f"model_{name}"] = score(task, outputs, segments.labels).share
-        figures[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
+        metrics[f"model_{name}"] = score(task, outputs, segments.labels).share
+        metrics[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
     files["heldout.safetensors"] = _capped(stack(task, held)).encode()
-    return _Result(files, figures)
+    return _Result(files, metrics)
 
 
 def held_out(task: Task) -> HeldOut:
@@ -257,7 +257,7 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
         task_version=task.version,
         number=1,
         created_us=time.time_ns() // 1000,
-        metrics={k: v for k, v in result.figures.items() if k.startswith("model_")},
+        metrics={k: v for k, v in result.metrics.items() if k.startswith("model_")},
         key="",
         files=[],
     )
@@ -265,7 +265,7 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
     teacher = manifest.model_copy(
         update={
             "kind": "teacher",
-            "metrics": {k: v for k, v in result.figures.items() if k.startswith("teacher_")},
+            "metrics": {k: v for k, v in result.metrics.items() if k.startswith("teacher_")},
         }
     )
     drift_file = {DRIFT: result.files[DRIFT]}

@@ -49,9 +49,7 @@ class RunTracker:
         self._run: str | None = None
         self._finished: set[str] = set()
         self._count = 0
-        self._starts: dict[
-            str, float
-        ] = {}  # by run, wall time; 0 for one that goes on with another
+        self._starts: dict[str, float] = {}  # by run, wall time; 0 if it resumes another one
         self._failed: float | None = None
         self._held_back: str | None = None
 
@@ -98,14 +96,14 @@ class RunTracker:
             status = known.get(self._run, UNKNOWN)
             if not (status.startswith("finished") or status == UNKNOWN):
                 return
-            reason = f"the run ended without a word ({status})"
+            reason = f"the run ended without a result ({status})"
             if status == STOPPED:
-                reason = f"stopped by hand ({status})"  # `flwr stop`: not to be undone by us
+                reason = f"stopped by a user ({status})"  # with `flwr stop`: do not resume it
             log.warning("run %s: %s", self._run, reason)
             new = None
             if status not in (COMPLETED, STOPPED):
                 new = self._resumer.resume(self._run, reason, known)
-                reason += f"; taken up {RESUMES} times, given up" if new is None else ""
+                reason += f"; resumed {RESUMES} times, no more" if new is None else ""
         except ProcessFailed as exc:
             log.warning("%s", exc)  # the SuperLink may be starting: try again after SILENCE_S
             return
@@ -130,10 +128,10 @@ class RunTracker:
             self._run = last
         for dead, new in pairwise(kept.runs):
             if dead not in self._finished:
-                reason = f"goes on with run {dead}: {kept.reason}"
+                reason = f"resumes run {dead}: {kept.reason}"
                 log.info("run %s %s", new, reason)
                 self._publish(producer, new, "requested", reason, resumed_from=dead)
-                self._publish(producer, dead, "finished", f"{kept.reason}; run {new} goes on")
+                self._publish(producer, dead, "finished", f"{kept.reason}; resumed by run {new}")
                 self._finished.add(dead)
         self._reached("resume-step-4")
 

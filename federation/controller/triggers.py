@@ -2,7 +2,7 @@
 
 Causes, tried in this order:
 
-    by hand    somebody asked (`tidewheel train`)
+    manual     a user requested it (`tidewheel train`)
     drift      the inputs of enough devices have drifted, in several consecutive reports
     agreement  the served model agrees too little with the teacher, in several consecutive checks
     weak       so it does on enough single devices, which the fleet's mean may hide

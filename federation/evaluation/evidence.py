@@ -59,10 +59,8 @@ class CandidateEvaluation:
         if found is None:
             return Comparison()
         labels = self.task.labels_from(found.teacher)
-        groups, clusters = (
-            self._groups(found.devices),
-            np.unique(found.devices, return_inverse=True)[1],
-        )
+        groups = self._groups(found.devices)
+        clusters = np.unique(found.devices, return_inverse=True)[1]
         return self._compared(first, candidate, found.segments, labels, clusters, groups)
 
     def _compared(

@@ -125,14 +125,14 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     both must gain it significantly. Recent windows and cohorts must not lose more than the bound
     significantly.
     """
-    figures = _figures(evidence, rules)
-    known = [told for told in evidence.named() if told[2].rows.n >= rules.minimum]
-    primary = next((told for told in known if told[0] != "recent"), None)
+    metrics = _metrics(evidence, rules)
+    known = [part for part in evidence.named() if part[2].rows.n >= rules.minimum]
+    primary = next((part for part in known if part[0] != "recent"), None)
     if primary is None:
         least = f"fewer than {rules.minimum} segments on devices or held-out devices"
-        return Verdict(False, f"nothing was evaluated: {least}", figures)
+        return Verdict(False, f"nothing was evaluated: {least}", metrics)
     few = "" if primary[0] == "devices" else "; no device compared enough segments"
-    proven = any(_proven(told[2].rows, rules) for told in known if told[0] != "recent")
+    proven = any(_proven(part[2].rows, rules) for part in known if part[0] != "recent")
     against = [*_no_gain(primary[1], primary[2].rows, rules, proven)]
     against += [
         why
@@ -142,9 +142,9 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     ]
     against += _worse_cohorts(evidence, rules)
     if against:
-        return Verdict(False, "; ".join(against) + few, figures)
+        return Verdict(False, "; ".join(against) + few, metrics)
     changes = ", ".join(_change(title, found.rows) for _, title, found in known)
-    return Verdict(True, f"accuracy {changes}{few}", figures)
+    return Verdict(True, f"accuracy {changes}{few}", metrics)
 
 
 def _change(title: str, rows: Paired) -> str:
@@ -163,8 +163,8 @@ def _no_gain(title: str, rows: Paired, rules: GateRules, proven: bool) -> Iterat
     if rows.gain < rules.margin - ROUNDING:
         yield f"{_change(title, rows)} gains less than {rules.margin:.3f}"
     elif not proven:
-        told = f"{rows.gained} segments better, {rows.lost} worse"
-        yield f"{_change(title, rows)} may be chance ({told})"
+        counts = f"{rows.gained} segments better, {rows.lost} worse"
+        yield f"{_change(title, rows)} may be chance ({counts})"
 
 
 def _loss(name: str, title: str, rows: Paired, rules: GateRules) -> Iterator[str]:
@@ -202,15 +202,15 @@ def _worse_cohorts(evidence: GateEvidence, rules: GateRules) -> list[str]:
     return [f"{min(found)[1]} loses more than {rules.cohort_bound:.3f}{more}"]
 
 
-def _figures(evidence: GateEvidence, rules: GateRules) -> dict[str, float]:
-    """Flat: shares of right answers, rows, and p, the chance of as many rows gained. Of a cohort
-    the gain, rows, p, the chance of as many lost, and what is gained of F1."""
-    told: dict[str, float] = {}
+def _metrics(evidence: GateEvidence, rules: GateRules) -> dict[str, float]:
+    """Return flat metrics: shares of right answers, rows, and p of so many gained rows. Of a cohort
+    the gain, rows, p of so many lost, and the gain of F1."""
+    found: dict[str, float] = {}
     for name, _, comparison in evidence.named():
         rows = comparison.rows
         if name == "recent" and not rows.n:
             continue
-        told |= {
+        found |= {
             f"{name}_base": rows.base / max(rows.n, 1),
             name: rows.candidate / max(rows.n, 1),
             f"{name}_segments": float(rows.n),
@@ -220,10 +220,10 @@ def _figures(evidence: GateEvidence, rules: GateRules) -> dict[str, float]:
         }
         for cohort, part in comparison.cohorts.items():
             if part.n >= rules.minimum:
-                told |= {
+                found |= {
                     f"{name}/{cohort}": part.gain,
                     f"{name}/{cohort}/segments": float(part.n),
                     f"{name}/{cohort}/p": part.chance_of_loss,
                     f"{name}/{cohort}/f1": part.f1[1] - part.f1[0],
                 }
-    return told
+    return found

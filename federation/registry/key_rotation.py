@@ -85,7 +85,7 @@ def trust(
     registry: Registry, key: Ed25519PrivateKey, public: Ed25519PublicKey, reason: str = ""
 ) -> Release | None:
     """Run step 1; return None if it is done. Raises UsageError for a revoked key."""
-    keys, last, name = keys_of(registry), _last(registry), key_id(public)
+    keys, last, name = keys_of(registry), last_decision(registry), key_id(public)
     keys.check(key)
     standing = last.decision.standing
     if name in keys.revoked:
@@ -101,7 +101,7 @@ def hand_over(registry: Registry, key: Ed25519PrivateKey) -> Release | None:
     """Run step 2 with the new signing key; return None if it signed the last decision. A device
     that has only this key learns the others from the decision."""
     keys_of(registry).check(key)
-    last, name = _last(registry), key_id(key.public_key())
+    last, name = last_decision(registry), key_id(key.public_key())
     if last.decision.key == name:
         return None
     return registry.decide(
@@ -129,7 +129,7 @@ def revoke(
 def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str) -> Release | None:
     """Make the next decision of step 3: first for versions signed by the key, last for the key
     itself."""
-    last = _last(registry)
+    last = last_decision(registry)
     standing, why = last.decision.standing, f"signed by key {gone}, which is revoked"
     why += f": {reason}" if reason else ""
 
@@ -150,13 +150,13 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
     if stable is not None and signed(stable):
         renewed = registry.add(sign_again(registry.load(stable.model), registry, key))
         ref = Ref(model=renewed.model, digest=renewed.digest)
-        text = f"{stable.model} signed anew, it was {why}"
+        text = f"{stable.model} signed again, it was {why}"
         return decide("served", ref, standing.model_copy(update={"stable": ref}), text)
     teacher = registry.teacher() if standing.teacher else None
     if teacher is not None and teacher.manifest.key == gone:
         renewed = registry.add_teacher(sign_again(teacher, registry, key))
         ref = Ref(model=renewed.model, digest=renewed.digest)
-        text = f"teacher {teacher.model} signed anew, it was {why}"
+        text = f"teacher {teacher.model} signed again, it was {why}"
         return decide("teacher", ref, standing.model_copy(update={"teacher": ref}), text)
     if gone in standing.revoked and gone not in standing.keys:
         return None
@@ -176,7 +176,8 @@ def sign_again(artifact: Artifact, registry: Registry, key: Ed25519PrivateKey) -
     return pack(artifact.manifest.model_copy(update=fresh), artifact.files, key)
 
 
-def _last(registry: Registry) -> Release:
+def last_decision(registry: Registry) -> Release:
+    """Return the last decision; raise UsageError before the first one."""
     last = registry.last()
     if last is None:
         raise UsageError(f"nothing is decided in {registry.where}: run `tidewheel prepare` first")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.registry.key_rotation import keys_of
+from federation.registry.key_rotation import keys_of, last_decision
 from federation.registry.registry import Registry
 from streams.contract.artifact import Artifact
 from streams.contract.decisions import Decision, DesiredState, Kind, Ref, Release
@@ -40,7 +40,7 @@ def promote(
     registry: Registry, key: Ed25519PrivateKey, model: str, reason: str = ""
 ) -> ManualDecision:
     """Let all devices serve `model`; another offered version is withdrawn."""
-    last, ref = _last(registry), _usable(registry, model)
+    last, ref = last_decision(registry), _usable(registry, model)
     before = last.decision.standing
     if before.stable == ref and before.offered is None and model not in before.withdrawn:
         return ManualDecision(f"all devices serve {model} already: nothing to do")
@@ -59,7 +59,7 @@ def roll_back(
     registry: Registry, key: Ed25519PrivateKey, to: str | None = None, reason: str = ""
 ) -> ManualDecision:
     """Withdraw the offered version; without one, or with `to`, the stable version."""
-    last = _last(registry)
+    last = last_decision(registry)
     standing = last.decision.standing
     offered, stable = standing.offered, standing.stable
     if to is not None:
@@ -144,7 +144,7 @@ def pruned(registry: Registry) -> set[str]:
 def _roll_back_to(
     registry: Registry, key: Ed25519PrivateKey, to: str, reason: str
 ) -> ManualDecision:
-    last, ref = _last(registry), _usable(registry, to)
+    last, ref = last_decision(registry), _usable(registry, to)
     standing = last.decision.standing
     gone = [r for r in (standing.offered, standing.stable) if r is not None and r != ref]
     if not gone:
@@ -194,10 +194,3 @@ def _decide(
 
 def _why(reason: str) -> str:
     return f"{BY_HAND}: {reason}" if reason else BY_HAND
-
-
-def _last(registry: Registry) -> Release:
-    last = registry.last()
-    if last is None:
-        raise UsageError(f"nothing is decided in {registry.where}: run `tidewheel prepare` first")
-    return last

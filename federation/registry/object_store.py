@@ -1,9 +1,8 @@
-"""Where a registry's files lie: a folder, or whatever fsspec opens (`s3://bucket/prefix`, …).
+"""The store of a registry's files: a folder, or a URL that fsspec opens (`s3://bucket/prefix`, …).
 
-A file is there whole or not at all. `create` is the one thing that only one of several writers can
-do: it is what history hangs on. In a folder it is a hard link; in an object store a write that the
-store refuses where there is one already (S3: If-None-Match), for which fsspec's implementation must
-know `mode="create"`, as s3fs does.
+Writes are atomic. `create` succeeds for only one of several writers; the history depends on it. In
+a folder it is a hard link; in an object store a conditional write (S3: If-None-Match), for which
+fsspec's implementation must support `mode="create"`, as s3fs does.
 """
 
 import contextlib

@@ -17,9 +17,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from federation.registry.published_chain import releases
 from federation.registry.registry import Registry
 from streams.contract.decisions import Delivery, DesiredState, Ref, Release, decision_key
-from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.errors import ArtifactError
 from streams.contract.records import Headers
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
 from streams.kafka.reader import Reader, Received
@@ -165,14 +166,5 @@ def read_announced(settings: BrokerSettings, task: str) -> Release | None:
 
 def current(messages: Iterable[Received], task: str) -> Release | None:
     """Return the last readable release under the task's name among the messages of `releases`."""
-    found = None
-    for message in messages:
-        if message.key != task.encode() or message.value is None:
-            continue
-        try:
-            release = Release.decode(message.value)
-            release.decision  # noqa: B018 - whether it can be read
-            found = release
-        except MalformedRecord:
-            continue
-    return found
+    found = releases(message for message in messages if message.key == task.encode())
+    return found[-1] if found else None

@@ -121,7 +121,7 @@ class FederatedRun:
         first = dict(
             sorted(payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS])).items())
         )
-        done, weights = self._take_up(first, evaluation)
+        done, weights = self._resume(first, evaluation)
         self.failpoint("round-step-1")
         for number in range(done + 1, self.settings.rounds + 1):
             if why := self.aggregator.exhausted():
@@ -201,7 +201,7 @@ class FederatedRun:
         self.failpoint("round-step-5")
         return averaged
 
-    def _take_up(self, first: Tensors, evaluation: CandidateEvaluation) -> tuple[int, Tensors]:
+    def _resume(self, first: Tensors, evaluation: CandidateEvaluation) -> tuple[int, Tensors]:
         """Return the last completed round and the weights after it: 0 and `first` in a new run."""
         s, base = self.settings, evaluation.base.model
         done, weights = 0, first

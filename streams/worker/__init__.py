@@ -5,7 +5,7 @@ app and agents (the only modules that import faust), settings, metrics, and
 windows   which events belong together, and when a window is closed
 scoring   the teacher, and closed windows as scored rows
 commit    the numbered commit: store, publish, acknowledge
-store     the Delta tables, their fence, and where a partition stands
+store     the Delta tables, their fence, and the positions of partitions
 
 Knows streams.contract and the shared parts of streams, never federation or edge_client.
 """

@@ -138,6 +138,6 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
     assert {e.resumed_from for e in told if e.run == runs[1]} == {runs[0]}
     ends = [event.reason for event in told if event.kind == "finished"]
     assert ends == [
-        f"the run ended without a word (finished:failed); run {runs[1]} goes on",
+        f"the run ended without a result (finished:failed); resumed by run {runs[1]}",
         "promoted",
     ]

@@ -229,14 +229,14 @@ def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
     rig.disagree_until(first, lambda: ("r4", "finished") in rig.kinds())
     assert [config.get("resume") for config in rig.flower.started] == [None, "r1", "r2", "r3"]
     assert all(config["rounds"] == 2 for config in rig.flower.started)
-    word = "the run ended without a word"
+    word = "the run ended without a result"
     assert rig.reasons("finished") == {
-        "r1": f"{word} (finished:failed); run r2 goes on",
-        "r2": f"{word} (finished:failed); run r3 goes on",
-        "r3": f"{word} (finished:failed); run r4 goes on",
-        "r4": f"{word} (finished:failed); taken up 3 times, given up",
+        "r1": f"{word} (finished:failed); resumed by run r2",
+        "r2": f"{word} (finished:failed); resumed by run r3",
+        "r3": f"{word} (finished:failed); resumed by run r4",
+        "r4": f"{word} (finished:failed); resumed 3 times, no more",
     }
-    assert rig.reasons("requested")["r4"] == f"goes on with run r3: {word} (finished:failed)"
+    assert rig.reasons("requested")["r4"] == f"resumes run r3: {word} (finished:failed)"
     assert {e.run: e.resumed_from for e in rig.events if e.resumed_from} == {
         "r2": "r1",
         "r3": "r2",
@@ -260,7 +260,7 @@ def test_a_run_that_was_stopped_by_hand_is_not_taken_up(
     rig.flower.answers["r0"] = "finished:stopped"
     start(max_runs=1, schedule_s=0.0)
     rig.wait("both are over", lambda: {"r0", "r2"} <= rig.reasons("finished").keys())
-    word = "stopped by hand (finished:stopped)"
+    word = "stopped by a user (finished:stopped)"
     told = rig.reasons("finished")
     assert (told["r0"], told["r2"]) == (word, word)
     assert [config.get("resume") for config in rig.flower.started] == [None, "r1"]
@@ -277,7 +277,7 @@ def test_a_run_that_ended_well_but_could_not_say_so_is_only_reported(
     rig.flower.answers["r1"] = "finished:completed"
     start(max_runs=1)
     rig.disagree_until(first, lambda: ("r1", "finished") in rig.kinds())
-    assert rig.reasons("finished")["r1"] == "the run ended without a word (finished:completed)"
+    assert rig.reasons("finished")["r1"] == "the run ended without a result (finished:completed)"
     assert len(rig.flower.started) == 1
 
 
@@ -309,7 +309,7 @@ def test_a_controller_that_dies_takes_a_run_up_once(
     rig.wait("nothing is left to do", lambda: not lineage.exists())
     assert [config["resume"] for config in rig.flower.started] == ["r9"]
     assert rig.reasons("requested") == {
-        "r1": "goes on with run r9: the run ended without a word (finished:failed)"
+        "r1": "resumes run r9: the run ended without a result (finished:failed)"
     }
 
 
@@ -328,7 +328,7 @@ def test_a_run_that_cannot_be_taken_up_yet_is_tried_again(
     rig.wait("it was tried", lambda: "no route" in caplog.text)
     del rig.flower.answers["refuse"]
     rig.wait("it is taken up", lambda: ("r9", "finished") in rig.kinds())
-    assert rig.reasons("finished")["r9"].startswith("the run ended without a word (unknown)")
+    assert rig.reasons("finished")["r9"].startswith("the run ended without a result (unknown)")
     assert [config["resume"] for config in rig.flower.started] == ["r9"]
 
 

@@ -86,7 +86,7 @@ Tamper = Callable[[Registry], object]
         (lambda r: version(r, 2).unlink(), "its file is missing, and it is needed"),
         (lambda r: version(r, 2).write_bytes(version(r, 1).read_bytes()), "its file holds 1-"),
         (lambda r: version(r, 2).write_bytes(version(r, 2).read_bytes()[:-1]), "truncated"),
-        (lambda r: (r.folder / "models" / "x.twa").write_bytes(b""), "models/x.twa is not the file"),
+        (lambda r: (r.folder / "models" / "x.twa").write_bytes(b""), "x.twa is not the file of a"),
         (lambda r: (r.folder / "teacher.twa").unlink(), "teacher.twa is missing"),
         (lambda r: model(r, 9, kind="teacher"), "teacher.twa holds 9-"),
         (lambda r: (r.folder / "teacher.twa").write_bytes(b"x"), "teacher.twa: truncated"),

@@ -134,5 +134,5 @@ def check_stopped(
 
     wait_for("the controller tells of it", lambda: bool(told()), 90)
     wait_for("its ServerApp ends", lambda: not server_apps(processes), 60)
-    assert told() == ["stopped by hand (finished:stopped)"]
+    assert told() == ["stopped by a user (finished:stopped)"]
     assert not (state / "controller" / "lineage.json").exists()
