@@ -252,7 +252,7 @@ class Task:
     window_s         length of a tumbling window of event time, seconds
     lateness_s       how long after its end a window stays open for late events, seconds
     idle_close_s     a silent device's windows are closed after this wall time, seconds
-    future_s         how far an event may be ahead of the worker's clock, seconds
+    future_s         how far a live event may be ahead of the worker's clock, seconds
     upload           "segment", or "prediction": raw data never leaves the device
     upload_dtype     type of the segments that leave the device; float16 halves them
     tolerance        regression: answers within it count as agreeing, and as correct

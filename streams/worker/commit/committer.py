@@ -44,7 +44,7 @@ from streams.worker.scoring.teacher import Teacher
 from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_rows
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
-from streams.worker.windows.tumbling import Message, Window, WindowSlice
+from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
 OVERHEAD = 2000  # bytes of a message in memory beside its value
@@ -166,9 +166,15 @@ class Committer:
         if isinstance(record, Drop):
             state.add_drop(message, record)
         else:
-            believed_us = self._now_us() + round(self._task.future_s * 1e6)
+            believed_us = self._believed_us()
             again = is_sent_again(incoming)
             state.add_events(message, record, now_s, believed_us=believed_us, again=again)
+
+    def _believed_us(self) -> int:
+        """The latest event time that a correct clock can have; a recording's may be any."""
+        if self._task.source == "recorded":
+            return ANY_TIME
+        return self._now_us() + round(self._task.future_s * 1e6)
 
     async def flush(self, now_s: float) -> int:
         """Take what is due through the steps; return how many rows were sealed."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from streams.contract.records import (
 )
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
-from streams.drift.reference import Feature, Histogram, Reference, frozen_edges, observe
+from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received, partition_of
 from streams.kafka.settings import BrokerSettings
@@ -76,6 +76,12 @@ def batch(
     return EventBatch(device, epoch, first, rows)
 
 
+def counted(edges: Sequence[float] | np.ndarray, values: Sequence[float | None]) -> np.ndarray:
+    """The counts of a feature's cells."""
+    cells = cells_of(np.asarray(edges), np.asarray(values, np.float64).reshape(-1))
+    return np.bincount(cells, minlength=len(edges) + 3)
+
+
 def reference(task: Task = tiny, *, minimum: int = 20, windows: int = 3) -> Reference:
     """A reference for drift that fits the segments and answers of `batch`."""
     noise = np.random.default_rng(0)
@@ -86,7 +92,7 @@ def reference(task: Task = tiny, *, minimum: int = 20, windows: int = 3) -> Refe
         task, noise.normal(size=(2000, *task.segment_shape)), outputs
     ).items():
         edges = frozen_edges(task, kind, values)
-        counts = Histogram.empty(edges).add(values).counts.tolist()
+        counts = counted(edges, values).tolist()
         ordered = kind != "answer" or not task.classes
         features.append(
             Feature(
@@ -231,7 +237,7 @@ class Fleet:
 @contextlib.contextmanager
 def fleet(broker: BrokerSettings, folder: Path, partitions: int = PARTITIONS) -> Iterator[Fleet]:
     """A Fleet whose task has a name of its own, so that its topics collide with nobody's."""
-    task = load_task(own_task(folder))
+    task = load_task(own_task(folder, source="live"))
     write_teacher(task, folder)
     made = Fleet(broker, folder, task, partitions)
     try:

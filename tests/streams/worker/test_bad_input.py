@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ from streams.contract.records import (
     encode_events,
     event_schema,
 )
+from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.delta_store import DROPS, SCORES
-from tests.fakes.tiny_task import task
+from tests.fakes.tiny_task import task as recorded
 from tests.streams.worker.model import Log, MemoryStore, committer
 from tests.streams.worker.support import Fleet, batch, fleet, stop, until
 
+task = replace(recorded, source="live")  # whose event times are held against the clock
 LATER = 1e9
 FUTURE_S = task.future_s + 1  # the model's clock stands at 0
 RawMessage = tuple[bytes | None, bytes | None, Headers]
@@ -120,7 +123,7 @@ BAD: dict[str, tuple[Callable[[], RawMessage], str]] = {
 }
 
 
-async def served(log: Log, store: MemoryStore) -> None:
+async def served(log: Log, store: MemoryStore, task: Task = task) -> None:
     made = committer(task, log, store)
     await made.assign(0)
     for offset in range(len(log.messages)):
@@ -320,3 +323,11 @@ def test_the_schema_is_what_the_bad_messages_are_made_from() -> None:
     key, value, headers = good()
     record = decode_event_message(task, key, value, headers)
     assert record.rows.schema == event_schema(task)  # type: ignore[union-attr]
+
+
+def test_a_recordings_times_are_not_held_against_the_clock() -> None:
+    log, store = Log(), MemoryStore()
+    log.messages.append(good(0, (1, 1000 * FUTURE_S, 1000 * FUTURE_S + 1)))
+    asyncio.run(served(log, store, recorded))
+    assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [0, 1, 2]
+    assert store.tables[DROPS].num_rows == 0
