@@ -128,7 +128,7 @@ def offer(
     artifact = registry.add(pack(manifest, files, key))
     ref = Ref(model=artifact.model, digest=artifact.digest)
     while True:
-        standing = registry.standing().model_copy(update={"candidate": ref})
+        standing = registry.desired().model_copy(update={"candidate": ref})
         try:
             return registry.decide(
                 key, "candidate", standing, registry.last(), model=ref.model, reason=reason

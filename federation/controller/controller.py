@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from federation.controller.flwr_cli import ConfigValue, Submission
 from federation.controller.quiet_hours import QuietHours
@@ -34,6 +34,9 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint, read_failpoint, unarmed
 from streams.runtime.key_files import load_private_key, load_public_key
+
+if TYPE_CHECKING:  # prometheus_client, which only --metrics-port needs
+    from federation.controller.metrics import FederationMetrics
 
 log = logging.getLogger(__name__)
 
@@ -96,20 +99,6 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
             failures += 1
 
 
-class Watcher(Protocol):
-    """Observes what the controller reads and decides."""
-
-    def looked(self, *, leading: bool) -> None: ...
-
-    def take(self, event: RoundEvent) -> None: ...
-
-    def heard(self, state: DeviceState) -> None: ...
-
-    def decided(self, registry: Registry, last: Release) -> None:
-        """Take `last`, the registry's last decision, after its announcement."""
-        ...
-
-
 class Controller:
     """The controller's loop, and its state between two polls of the topics."""
 
@@ -147,7 +136,7 @@ class Controller:
         self._last: Release | None = None  # the last one in the registry
         self._looked = self._evaluate_at = -LOOK_S
         self._teacher_tag: str | None = None  # of the last offered teacher
-        self.watcher: Watcher | None = None
+        self.metrics: FederationMetrics | None = None
         if self._registry.serving() is None:
             raise UsageError(f"{settings.registry} serves no model: run `tidewheel up` first")
 
@@ -173,8 +162,8 @@ class Controller:
             while not stop.is_set():
                 if not election.leads():
                     raise Retryable("another controller has taken over")
-                if self.watcher is not None:
-                    self.watcher.looked(leading=True)
+                if self.metrics is not None:
+                    self.metrics.looked(leading=True)
                 self._take(news.poll(0.4), began_ms)
                 self._take(past.poll(0.05), began_ms)
                 self._act(producer)
@@ -194,8 +183,8 @@ class Controller:
             if not logged and self._clock() > deadline:
                 log.info("another controller of %s leads: waiting", self._task.name)
                 logged = True
-            if self.watcher is not None:
-                self.watcher.looked(leading=False)
+            if self.metrics is not None:
+                self.metrics.looked(leading=False)
             stop.wait(0.1)
         return False
 
@@ -231,8 +220,8 @@ class Controller:
         self._announced = publisher.announce(
             producer, self._registry, self._announced, self._reached
         )
-        if self.watcher is not None and self._last is not None:
-            self.watcher.decided(self._registry, self._last)
+        if self.metrics is not None and self._last is not None:
+            self.metrics.decided(self._registry, self._last)
         if self._last is not None and (stable := self._last.decision.standing.stable) is not None:
             self._runs.evidence.serve(stable.model)
 
@@ -241,15 +230,15 @@ class Controller:
         last = self._registry.last()
         if last is None:
             return
-        standing = last.decision.standing
+        desired = last.decision.standing
         tag = self._registry.teacher_tag()
         if tag != self._teacher_tag:  # read it only after a change: it may be large and remote
             decided = self._registry.offer_teacher(self._key, "it is in the registry")
             self._teacher_tag = tag
             if decided:
                 return
-        if standing.url != self._settings.url:
-            after = standing.model_copy(update={"url": self._settings.url})
+        if desired.url != self._settings.url:
+            after = desired.model_copy(update={"url": self._settings.url})
             reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
             self._registry.decide(self._key, "keys", after, last, reason=reason)
 
@@ -265,16 +254,16 @@ class Controller:
                     state = DeviceState.decode(message.value)
                     self._fleet.add(state, message.time_ms / 1000)
                     self._runs.evidence.add_device(state)
-                    if self.watcher is not None:
-                        self.watcher.heard(state)
+                    if self.metrics is not None:
+                        self.metrics.heard(state)
                 elif message.topic.endswith(f".{ROUNDS}"):
                     self._take_round(RoundEvent.decode(message.value), live)
             except MalformedRecord as exc:
                 log.warning("%s offset %d ignored: %s", message.topic, message.offset, exc)
 
     def _take_round(self, event: RoundEvent, live: bool) -> None:
-        if self.watcher is not None and event.kind != "requested":
-            self.watcher.take(event)
+        if self.metrics is not None and event.kind != "requested":
+            self.metrics.take(event)
         self._runs.take(event, live=live)
         if live and event.kind in ("promoted", "finished"):
             self._looked = -LOOK_S  # the run has decided: read the registry at once
@@ -285,7 +274,7 @@ def _serve_metrics(controller: Controller, port: int) -> None:
     from federation.controller.metrics import FederationMetrics
     from streams.runtime.health import serve
 
-    controller.watcher = metrics = FederationMetrics()
+    controller.metrics = metrics = FederationMetrics()
     server = serve(metrics, port)
     log.info("metrics on 127.0.0.1:%d", server.port)
 

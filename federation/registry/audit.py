@@ -119,18 +119,18 @@ def _decision_problems(
 
 
 def _take(walk: Walk, decision: Decision) -> None:
-    standing = decision.standing
-    walk.keys.update(public_keys(standing.keys))
-    walk.revoked = set(standing.revoked)
+    desired = decision.standing
+    walk.keys.update(public_keys(desired.keys))
+    walk.revoked = set(desired.revoked)
     counting = frozenset(walk.active())
-    for ref in (standing.stable, standing.offered, standing.candidate, standing.teacher):
+    for ref in (desired.stable, desired.offered, desired.candidate, desired.teacher):
         if ref is not None:
             walk.refs.setdefault(ref.model, ref)
-    for ref in (standing.stable, standing.offered, standing.teacher):
+    for ref in (desired.stable, desired.offered, desired.teacher):
         if ref is not None:
             walk.served.setdefault(ref.model, (decision.seq, counting))
-    if standing.teacher is not None:
-        walk.teachers.add(standing.teacher.model)
+    if desired.teacher is not None:
+        walk.teachers.add(desired.teacher.model)
     walk.last = decision
 
 
@@ -167,12 +167,12 @@ def _model_problems(
 
 
 def _key_problems(artifact: Artifact, walk: Walk) -> Iterator[str]:
-    key, standing = artifact.manifest.key, walk.last.standing if walk.last else None
+    key, desired = artifact.manifest.key, walk.last.standing if walk.last else None
     seq, counting = walk.served.get(artifact.model, (0, frozenset((key,))))
     if key not in counting:
         yield f"its key {key} was not trusted at decision {seq}, which released it"
-    elif standing and key in walk.revoked:
-        current = [r.model for r in (standing.stable, standing.offered, standing.teacher) if r]
+    elif desired and key in walk.revoked:
+        current = [r.model for r in (desired.stable, desired.offered, desired.teacher) if r]
         if artifact.model in current:
             yield f"its key {key} is revoked: run `tidewheel keys revoke {key}` again"
 

@@ -36,9 +36,9 @@ class Version:
 
 def versions(registry: Registry) -> list[Version]:
     """Return all stored versions, oldest first."""
-    standing, found = registry.standing(), []
+    desired, found = registry.desired(), []
     for model in registry.models():
-        says, size = holds(standing, model), 0
+        says, size = holds(desired, model), 0
         try:
             size = len(registry.read(model))
             manifest = registry.load(model).manifest
@@ -65,16 +65,16 @@ def accuracy(metrics: Mapping[str, float]) -> float | None:
     return next((metrics[name] for name in HELD_OUT if name in metrics), None)
 
 
-def holds(standing: DesiredState, model: str) -> str:
+def holds(desired: DesiredState, model: str) -> str:
     """Return a version's status after the last decision; "-" if it has none."""
-    if standing.stable is not None and standing.stable.model == model:
+    if desired.stable is not None and desired.stable.model == model:
         return "stable"
-    if standing.offered is not None and standing.offered.model == model:
-        return f"offered to {standing.share:.1%}"
-    if standing.candidate is not None and standing.candidate.model == model:
+    if desired.offered is not None and desired.offered.model == model:
+        return f"offered to {desired.share:.1%}"
+    if desired.candidate is not None and desired.candidate.model == model:
         return "candidate"
-    if model in standing.withdrawn:
-        return f"withdrawn: {standing.withdrawn[model]}"
+    if model in desired.withdrawn:
+        return f"withdrawn: {desired.withdrawn[model]}"
     return "-"
 
 
@@ -85,7 +85,7 @@ def described(registry: Registry, model: str) -> dict[str, Any]:
     return {
         "model": model,
         "digest": artifact.digest,
-        "holds": holds(registry.standing(), model),
+        "holds": holds(registry.desired(), model),
         "size": len(registry.read(model)),
         "manifest": artifact.manifest.model_dump(),
         "decisions": about,

@@ -75,10 +75,10 @@ def keys_of(registry: Registry) -> Keys:
     history = registry.history()
     if not history:
         raise UsageError(f"nothing is decided in {registry.where}: run `tidewheel prepare` first")
-    first, standing = history[0].decision, history[-1].decision.standing
-    keys = {first.key: registry.keys[first.key], **public_keys(standing.keys)}
-    active = {name: key for name, key in keys.items() if name not in standing.revoked}
-    return Keys(active, tuple(standing.revoked))
+    first, desired = history[0].decision, history[-1].decision.standing
+    keys = {first.key: registry.keys[first.key], **public_keys(desired.keys)}
+    active = {name: key for name, key in keys.items() if name not in desired.revoked}
+    return Keys(active, tuple(desired.revoked))
 
 
 def trust(
@@ -87,13 +87,13 @@ def trust(
     """Run step 1; return None if it is done. Raises UsageError for a revoked key."""
     keys, last, name = keys_of(registry), last_decision(registry), key_id(public)
     keys.check(key)
-    standing = last.decision.standing
+    desired = last.decision.standing
     if name in keys.revoked:
         raise UsageError(f"key {name} is revoked for good: create one with `tidewheel keys new`")
     wanted = {key_id(k): k.public_bytes_raw().hex() for k in (key.public_key(), public)}
-    if wanted.items() <= standing.keys.items():
+    if wanted.items() <= desired.keys.items():
         return None
-    after = standing.model_copy(update={"keys": {**standing.keys, **wanted}})
+    after = desired.model_copy(update={"keys": {**desired.keys, **wanted}})
     return registry.decide(key, "keys", after, last, reason=reason or f"key {name} is trusted")
 
 
@@ -130,7 +130,7 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
     """Make the next decision of step 3: first for versions signed by the key, last for the key
     itself."""
     last = last_decision(registry)
-    standing, why = last.decision.standing, f"signed by key {gone}, which is revoked"
+    desired, why = last.decision.standing, f"signed by key {gone}, which is revoked"
     why += f": {reason}" if reason else ""
 
     def signed(ref: Ref | None) -> bool:
@@ -140,29 +140,29 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
         model = about.model if about else None
         return registry.decide(key, kind, after, last, model=model, reason=text)
 
-    offered, candidate, stable = standing.offered, standing.candidate, standing.stable
+    offered, candidate, stable = desired.offered, desired.candidate, desired.stable
     if offered is not None and signed(offered):
-        after = standing.without(offered.model, why)
+        after = desired.without(offered.model, why)
         nobody = {"offered": None, "share": 0.0, "stage": 0}
         return decide("rolled-back", offered, after.model_copy(update=nobody))
     if signed(candidate):
-        return decide("dropped", candidate, standing.model_copy(update={"candidate": None}))
+        return decide("dropped", candidate, desired.model_copy(update={"candidate": None}))
     if stable is not None and signed(stable):
         renewed = registry.add(sign_again(registry.load(stable.model), registry, key))
         ref = Ref(model=renewed.model, digest=renewed.digest)
         text = f"{stable.model} signed again, it was {why}"
-        return decide("served", ref, standing.model_copy(update={"stable": ref}), text)
-    teacher = registry.teacher() if standing.teacher else None
+        return decide("served", ref, desired.model_copy(update={"stable": ref}), text)
+    teacher = registry.teacher() if desired.teacher else None
     if teacher is not None and teacher.manifest.key == gone:
         renewed = registry.add_teacher(sign_again(teacher, registry, key))
         ref = Ref(model=renewed.model, digest=renewed.digest)
         text = f"teacher {teacher.model} signed again, it was {why}"
-        return decide("teacher", ref, standing.model_copy(update={"teacher": ref}), text)
-    if gone in standing.revoked and gone not in standing.keys:
+        return decide("teacher", ref, desired.model_copy(update={"teacher": ref}), text)
+    if gone in desired.revoked and gone not in desired.keys:
         return None
-    rest = {name: raw for name, raw in standing.keys.items() if name != gone}
-    revoked = [*(k for k in standing.revoked if k != gone), gone]
-    after = standing.model_copy(update={"keys": rest, "revoked": revoked})
+    rest = {name: raw for name, raw in desired.keys.items() if name != gone}
+    revoked = [*(k for k in desired.revoked if k != gone), gone]
+    after = desired.model_copy(update={"keys": rest, "revoked": revoked})
     text = f"key {gone} is revoked" + (f": {reason}" if reason else "")
     return decide("keys", None, after, text)
 

@@ -60,12 +60,12 @@ def roll_back(
 ) -> ManualDecision:
     """Withdraw the offered version; without one, or with `to`, the stable version."""
     last = last_decision(registry)
-    standing = last.decision.standing
-    offered, stable = standing.offered, standing.stable
+    desired = last.decision.standing
+    offered, stable = desired.offered, desired.stable
     if to is not None:
         return _roll_back_to(registry, key, to, reason)
     if offered is not None:
-        after = standing.without(offered.model, _why(reason)).model_copy(update=NOBODY)
+        after = desired.without(offered.model, _why(reason)).model_copy(update=NOBODY)
         model = offered.model
         made = _decide(registry, key, "rolled-back", after, last, model, reason)
         return ManualDecision(
@@ -90,8 +90,8 @@ def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | No
     if not past:
         return None
     kept, now = set(registry.models()), past[-1]
-    for standing in reversed(past):
-        ref = standing.stable
+    for desired in reversed(past):
+        ref = desired.stable
         if ref is None or ref == now.stable or ref.model in now.withdrawn:
             continue
         if ref.model in kept and _counts(registry, registry.load(ref.model)):
@@ -99,11 +99,11 @@ def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | No
     return None
 
 
-def needed(registry: Registry, standing: DesiredState | None) -> set[str]:
+def needed(registry: Registry, desired: DesiredState | None) -> set[str]:
     """Return the versions that are current, and their bases."""
-    if standing is None:
+    if desired is None:
         return set()
-    refs = [standing.stable, standing.offered, standing.candidate]
+    refs = [desired.stable, desired.offered, desired.candidate]
     found = {ref.model for ref in refs if ref is not None}
     for model in sorted(found):
         try:
@@ -118,7 +118,7 @@ def needed(registry: Registry, standing: DesiredState | None) -> set[str]:
 def to_prune(registry: Registry, keep: int) -> list[str]:
     """Return the versions whose bytes can go: not the `keep` newest ones, nor the target of a
     rollback."""
-    kept, stays = registry.models(), needed(registry, registry.standing())
+    kept, stays = registry.models(), needed(registry, registry.desired())
     if (earlier := before_stable(registry, registry.decisions())) is not None:
         stays.add(earlier.model)
     return [model for model in kept[: max(0, len(kept) - keep)] if model not in stays]
@@ -128,7 +128,7 @@ def prune(registry: Registry, keep: int) -> list[str]:
     """Remove them; their decisions stay. Versions that another process needs meanwhile are kept."""
     removed = []
     for model in to_prune(registry, keep):
-        if model in needed(registry, registry.standing()):
+        if model in needed(registry, registry.desired()):
             continue
         mark = Pruned(model=model, time_us=time.time_ns() // 1000)
         registry.store.write(f"pruned/{model}.json", mark.encode())
@@ -145,11 +145,11 @@ def _roll_back_to(
     registry: Registry, key: Ed25519PrivateKey, to: str, reason: str
 ) -> ManualDecision:
     last, ref = last_decision(registry), _usable(registry, to)
-    standing = last.decision.standing
-    gone = [r for r in (standing.offered, standing.stable) if r is not None and r != ref]
+    desired = last.decision.standing
+    gone = [r for r in (desired.offered, desired.stable) if r is not None and r != ref]
     if not gone:
         return ManualDecision(f"all devices serve {to} already: nothing to do")
-    after = standing
+    after = desired
     for each in gone:
         after = after.without(each.model, _why(reason))
     kept = {m: why for m, why in after.withdrawn.items() if m != to}
@@ -183,13 +183,13 @@ def _decide(
     registry: Registry,
     key: Ed25519PrivateKey,
     kind: Kind,
-    standing: DesiredState,
+    desired: DesiredState,
     last: Release,
     model: str,
     reason: str,
 ) -> Release:
     keys_of(registry).check(key)
-    return registry.decide(key, kind, standing, last, model=model, reason=_why(reason))
+    return registry.decide(key, kind, desired, last, model=model, reason=_why(reason))
 
 
 def _why(reason: str) -> str:

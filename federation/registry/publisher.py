@@ -91,27 +91,27 @@ def _number(announced: Release | None, last: Release) -> int:
 
 
 def _deliver(
-    producer: Publisher, registry: Registry, standing: DesiredState, known: list[Delivery]
+    producer: Publisher, registry: Registry, desired: DesiredState, known: list[Delivery]
 ) -> list[Delivery]:
     """Return the positions of all needed bytes, publishing those that are not `known`."""
     found = []
-    for model, base in _needed(standing):
+    for model, base in _needed(desired):
         there = next((d for d in known if (d.model, d.base) == (model, base)), None)
         if there is None:
-            there = _delivered(producer, registry, standing.teacher, model, base)
+            there = _delivered(producer, registry, desired.teacher, model, base)
         if there is not None:
             found.append(there)
-    stable = standing.stable
+    stable = desired.stable
     if stable is not None:  # late devices may still have the version before, and use its delta
         found += [d for d in known if d.model == stable.model and d.base and d not in found]
     return found
 
 
-def _needed(standing: DesiredState) -> list[tuple[str, str | None]]:
-    whole = [ref.model for ref in (standing.stable, standing.offered, standing.teacher) if ref]
+def _needed(desired: DesiredState) -> list[tuple[str, str | None]]:
+    whole = [ref.model for ref in (desired.stable, desired.offered, desired.teacher) if ref]
     needed: list[tuple[str, str | None]] = [(model, None) for model in whole]
-    if standing.offered is not None and standing.stable is not None:
-        needed.append((standing.offered.model, standing.stable.model))
+    if desired.offered is not None and desired.stable is not None:
+        needed.append((desired.offered.model, desired.stable.model))
     return needed
 
 

@@ -142,11 +142,11 @@ class Registry:
         last, teacher = self.last(), self.teacher()
         if teacher is None:
             return False
-        before, ref = self.standing(), Ref(model=teacher.model, digest=teacher.digest)
+        before, ref = self.desired(), Ref(model=teacher.model, digest=teacher.digest)
         if before.teacher == ref:
             return False
-        standing = before.model_copy(update={"teacher": ref})
-        self.decide(key, "teacher", standing, last, model=ref.model, reason=reason)
+        desired = before.model_copy(update={"teacher": ref})
+        self.decide(key, "teacher", desired, last, model=ref.model, reason=reason)
         return True
 
     def read_teacher(self) -> bytes:
@@ -190,21 +190,21 @@ class Registry:
             found.append(release)
         return found
 
-    def standing(self) -> DesiredState:
+    def desired(self) -> DesiredState:
         """Return the desired state; an empty one before the first decision."""
         last = self.last()
         return DesiredState() if last is None else last.decision.standing
 
     def serving(self) -> Artifact | None:
         """Return the stable version; None before the first one."""
-        stable = self.standing().stable
+        stable = self.desired().stable
         return None if stable is None else self._pinned(stable)
 
     def decide(
         self,
         key: Ed25519PrivateKey,
         kind: Kind,
-        standing: DesiredState,
+        desired: DesiredState,
         after: Release | None,
         *,
         model: str | None = None,
@@ -229,7 +229,7 @@ class Registry:
             run=run,
             time_us=time.time_ns() // 1000,
             key=signer,
-            standing=standing,
+            standing=desired,
         )
         release = sign(decision, key)
         try:
@@ -242,7 +242,7 @@ class Registry:
         """Verify a stored version and decide that all devices serve it."""
         artifact, after = self.load(model), self.last()
         before = DesiredState() if after is None else after.decision.standing
-        standing = before.model_copy(
+        desired = before.model_copy(
             update={
                 "stable": Ref(model=artifact.model, digest=artifact.digest),
                 "offered": None,
@@ -252,7 +252,7 @@ class Registry:
                 "withdrawn": {m: why for m, why in before.withdrawn.items() if m != model},
             }
         )
-        return self.decide(key, "served", standing, after, model=model, reason=reason, **more)
+        return self.decide(key, "served", desired, after, model=model, reason=reason, **more)
 
     def _pinned(self, ref: Ref) -> Artifact:
         artifact = self.load(ref.model)

@@ -82,40 +82,40 @@ class Rollout:
     def step(self, last: Release, fleet: FleetState, windows: WindowHistory) -> Release | None:
         """Make and return the next decision after `last`; None if none is due. Raises Stale if
         another process has made one."""
-        standing = last.decision.standing
-        if standing.offered is not None:
-            return self._judged(last, standing, standing.offered, fleet, windows)
-        if standing.candidate is not None:
-            return self._begun(last, standing, standing.candidate, fleet)
+        desired = last.decision.standing
+        if desired.offered is not None:
+            return self._judged(last, desired, desired.offered, fleet, windows)
+        if desired.candidate is not None:
+            return self._begun(last, desired, desired.candidate, fleet)
         return None
 
     def is_free(self, last: Release) -> bool:
         """Return whether another candidate may come: none waits, and none is offered except a held
         one."""
-        standing = last.decision.standing
-        if standing.candidate is not None:
+        desired = last.decision.standing
+        if desired.candidate is not None:
             return False
-        return standing.offered is None or self._words(last, standing.offered)[-1].kind == "held"
+        return desired.offered is None or self._words(last, desired.offered)[-1].kind == "held"
 
     def _begun(
-        self, last: Release, standing: DesiredState, candidate: Ref, fleet: FleetState
+        self, last: Release, desired: DesiredState, candidate: Ref, fleet: FleetState
     ) -> Release | None:
         try:
             manifest = self.registry.load(candidate.model).manifest
         except ArtifactError as exc:
-            return self._dropped(last, standing, candidate, f"it cannot be offered: {exc}")
-        stable = standing.stable.model if standing.stable else None
-        if manifest.key in standing.revoked:
+            return self._dropped(last, desired, candidate, f"it cannot be offered: {exc}")
+        stable = desired.stable.model if desired.stable else None
+        if manifest.key in desired.revoked:
             reason = f"it is signed by key {manifest.key}, which has been revoked"
-            return self._dropped(last, standing, candidate, reason)
+            return self._dropped(last, desired, candidate, reason)
         if manifest.base != stable:
             reason = f"it was made of {manifest.base}, and {stable} is served by now"
-            return self._dropped(last, standing, candidate, reason)
+            return self._dropped(last, desired, candidate, reason)
         found = self._next_stage(fleet, 0, 0)
         if found is None:
             return None
         stage, share, count = found
-        after = standing.model_copy(
+        after = desired.model_copy(
             update={"offered": candidate, "candidate": None, "share": share, "stage": stage}
         )
         reason = f"offered to {_devices(count, fleet.present(self.clock()))}"
@@ -124,7 +124,7 @@ class Rollout:
     def _judged(
         self,
         last: Release,
-        standing: DesiredState,
+        desired: DesiredState,
         offered: Ref,
         fleet: FleetState,
         windows: WindowHistory,
@@ -132,40 +132,40 @@ class Rollout:
         words = self._words(last, offered)
         stages = [d.time_us for d in words if d.kind == "stage"]
         held = words[-1].kind == "held"
-        if held and standing.candidate is not None:
-            reason = f"held, and {standing.candidate.model} takes its place"
-            return self._rolled_back(last, standing, offered, reason, {})
-        finding = self._finding(standing, offered, fleet, windows, stages)
+        if held and desired.candidate is not None:
+            reason = f"held, and {desired.candidate.model} takes its place"
+            return self._rolled_back(last, desired, offered, reason, {})
+        finding = self._finding(desired, offered, fleet, windows, stages)
         match finding.verdict:
             case "roll-back":
-                return self._rolled_back(last, standing, offered, finding.reason, finding.evidence)
+                return self._rolled_back(last, desired, offered, finding.reason, finding.evidence)
             case "go-on":
-                return self._moved_on(last, standing, offered, fleet, finding)
+                return self._moved_on(last, desired, offered, fleet, finding)
             case "hold" if not held:
                 return self._decide(
-                    last, "held", standing, offered, finding.reason, finding.evidence
+                    last, "held", desired, offered, finding.reason, finding.evidence
                 )
         return None
 
     def _moved_on(
         self,
         last: Release,
-        standing: DesiredState,
+        desired: DesiredState,
         offered: Ref,
         fleet: FleetState,
         finding: StageVerdict,
     ) -> Release:
         reason, evidence = finding.reason, finding.evidence
         task, there = self.registry.task, fleet.present(self.clock())
-        among = sum(rollout_position(task, s.device) < standing.share for s in there)
-        found = self._next_stage(fleet, standing.stage, among) if standing.share < 1 else None
+        among = sum(rollout_position(task, s.device) < desired.share for s in there)
+        found = self._next_stage(fleet, desired.stage, among) if desired.share < 1 else None
         if found is None:
-            after = standing.model_copy(
+            after = desired.model_copy(
                 update={"stable": offered, "offered": None, "share": 0.0, "stage": 0}
             )
             return self._decide(last, "served", after, offered, reason, evidence)
         stage, share, count = found
-        after = standing.model_copy(update={"share": share, "stage": stage})
+        after = desired.model_copy(update={"share": share, "stage": stage})
         reason = f"offered to {_devices(count, fleet.present(self.clock()))}: {reason}"
         return self._decide(last, "stage", after, offered, reason, evidence)
 
@@ -186,7 +186,7 @@ class Rollout:
 
     def _finding(
         self,
-        standing: DesiredState,
+        desired: DesiredState,
         offered: Ref,
         fleet: FleetState,
         windows: WindowHistory,
@@ -194,7 +194,7 @@ class Rollout:
     ) -> StageVerdict:
         @cache
         def canary(device: str) -> bool:
-            return rollout_position(self.registry.task, device) < standing.share
+            return rollout_position(self.registry.task, device) < desired.share
 
         states = [s for s, _ in fleet.heard.values() if canary(s.device)]
         refusals = {
@@ -206,7 +206,7 @@ class Rollout:
             self.plan.rules,
             windows,
             candidate=offered.model,
-            stable=standing.stable.model if standing.stable else "",
+            stable=desired.stable.model if desired.stable else "",
             began_us=stages[0],
             stage_began_us=stages[-1],
             now_us=int(self.clock() * 1e6),
@@ -224,33 +224,33 @@ class Rollout:
     def _rolled_back(
         self,
         last: Release,
-        standing: DesiredState,
+        desired: DesiredState,
         offered: Ref,
         reason: str,
         evidence: Mapping[str, float],
     ) -> Release:
-        after = standing.model_copy(update={"offered": None, "share": 0.0, "stage": 0})
+        after = desired.model_copy(update={"offered": None, "share": 0.0, "stage": 0})
         after = after.without(offered.model, reason)
         return self._decide(last, "rolled-back", after, offered, reason, evidence)
 
     def _dropped(
-        self, last: Release, standing: DesiredState, candidate: Ref, reason: str
+        self, last: Release, desired: DesiredState, candidate: Ref, reason: str
     ) -> Release:
-        after = standing.model_copy(update={"candidate": None})
+        after = desired.model_copy(update={"candidate": None})
         return self._decide(last, "dropped", after, candidate, reason)
 
     def _decide(
         self,
         last: Release,
         kind: Kind,
-        standing: DesiredState,
+        desired: DesiredState,
         about: Ref,
         reason: str,
         evidence: Mapping[str, float] | None = None,
     ) -> Release:
         log.info("%s %s: %s", kind, about.model, reason)
         return self.registry.decide(
-            self.key, kind, standing, last, model=about.model, reason=reason, evidence=evidence
+            self.key, kind, desired, last, model=about.model, reason=reason, evidence=evidence
         )
 
 

@@ -89,10 +89,10 @@ class Promotion:
         ref = Ref(model=artifact.model, digest=artifact.digest)
         for _ in range(ATTEMPTS):
             after = self.registry.last()
-            standing = self.registry.standing().model_copy(update={"candidate": ref})
+            desired = self.registry.desired().model_copy(update={"candidate": ref})
             try:
                 self.registry.decide(
-                    self.key, "candidate", standing, after,
+                    self.key, "candidate", desired, after,
                     model=artifact.model, reason=reason, evidence=evidence, run=run,
                 )  # fmt: skip
             except Stale:

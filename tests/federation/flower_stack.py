@@ -56,7 +56,7 @@ def journals(state: Path) -> list[list[RoundEvent]]:
 
 def candidate(registry: Registry) -> Artifact:
     """What a run has made, and no device is there to be offered."""
-    found = registry.standing().candidate
+    found = registry.desired().candidate
     assert found is not None
     return registry.load(found.model)
 

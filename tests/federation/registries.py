@@ -39,11 +39,11 @@ def serve(registry: Registry, ref: Ref, key: Ed25519PrivateKey = OLD) -> Release
 def offer(registry: Registry, ref: Ref, key: Ed25519PrivateKey = OLD) -> Release:
     """To a twentieth of the fleet."""
     fields = {"offered": ref, "share": 0.05, "stage": 1, "candidate": None}
-    after = registry.standing().model_copy(update=fields)
+    after = registry.desired().model_copy(update=fields)
     return registry.decide(key, "stage", after, registry.last(), model=ref.model, reason="offered")
 
 
 def wait(registry: Registry, ref: Ref, key: Ed25519PrivateKey = OLD) -> Release:
     """As a candidate."""
-    after = registry.standing().model_copy(update={"candidate": ref})
+    after = registry.desired().model_copy(update={"candidate": ref})
     return registry.decide(key, "candidate", after, registry.last(), model=ref.model)

@@ -81,7 +81,7 @@ class Rig:
         """A sound decision for bytes that are delivered as they are."""
         last = self.registry.last()
         ref = Ref(model=model, digest=digest)
-        standing = self.registry.standing().model_copy(update={"stable": ref})
+        standing = self.registry.desired().model_copy(update={"stable": ref})
         made = self.registry.decide(self.key, "served", standing, last, model=model)
         return made.model_copy(update={"deliveries": [self.delivered(data, model, base)]})
 
@@ -368,7 +368,7 @@ def test_where_kafka_has_no_bytes_they_come_from_the_url(rig: Rig) -> None:
         last = rig.registry.last()
         url = f"http://127.0.0.1:{server.server_port}"
         ref = Ref(model=made.model, digest=made.digest)
-        standing = rig.registry.standing().model_copy(update={"stable": ref, "url": url})
+        standing = rig.registry.desired().model_copy(update={"stable": ref, "url": url})
         said = rig.registry.decide(rig.key, "served", standing, last, model=made.model)
         nowhere = Delivery(model=made.model, sha256="a" * 64, size=9, chunks=1, offset=0)
         rig.say(said.model_copy(update={"deliveries": [nowhere]}))
@@ -387,7 +387,7 @@ def test_what_is_withdrawn_is_taken_back_and_not_served_again(rig: Rig) -> None:
     last = rig.registry.last()
     assert last is not None
     ref = Ref(model=first, digest=rig.registry.load(first).digest)
-    standing = rig.registry.standing().model_copy(update={"stable": ref})
+    standing = rig.registry.desired().model_copy(update={"stable": ref})
     standing = standing.without(second, "its windows are worse")
     rig.registry.decide(rig.key, "rolled-back", standing, last, model=second)
     rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
@@ -410,7 +410,7 @@ def test_a_revoked_keys_version_is_not_installed_and_what_it_signed_before_goes_
     names = {key_id(new.public_key()): raw}
     trusted = [rig.key.public_key(), new.public_key()]
     registry = Registry(rig.folder / "registry", rig.task.name, 1, trusted)
-    standing = registry.standing().model_copy(update={"keys": names})
+    standing = registry.desired().model_copy(update={"keys": names})
     registry.decide(rig.key, "keys", standing, registry.last(), reason="a new key")
     revoked = standing.model_copy(update={"revoked": [key_id(rig.key.public_key())]})
     registry.decide(new, "keys", revoked, registry.last(), reason="the old one is lost")

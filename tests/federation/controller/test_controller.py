@@ -429,7 +429,7 @@ def test_whoever_watches_sees_every_run_and_that_it_looks(rig: Rig) -> None:
     metrics = FederationMetrics()
     task = load_task(rig.settings.task_ref)
     stop, made = threading.Event(), controller.Controller(rig.settings, task)
-    made.watcher = metrics
+    made.metrics = metrics
     thread = threading.Thread(target=made.follow, args=(stop,))
     thread.start()
     try:

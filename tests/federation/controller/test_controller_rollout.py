@@ -49,7 +49,7 @@ def candidate(rig: Rig, base: str, number: int = 2) -> str:
     )  # fmt: skip
     made = rig.registry.add(pack(manifest, {"weights.safetensors": b"w" * number}, key))
     ref = Ref(model=made.model, digest=made.digest)
-    standing = rig.registry.standing().model_copy(update={"candidate": ref})
+    standing = rig.registry.desired().model_copy(update={"candidate": ref})
     rig.registry.decide(key, "candidate", standing, rig.registry.last(), model=made.model)
     return made.model
 
@@ -156,7 +156,7 @@ def test_a_candidate_is_offered_judged_and_served_or_taken_back(
     rig.wait("it is offered", lambda: "stage" in kinds())
 
     def better() -> bool:
-        share = rig.registry.standing().share
+        share = rig.registry.desired().share
         for name in names:
             offered = rollout_position(rig.name, name) < share or "served" in kinds()
             windows.say(name, second if offered else first, 19 if offered else 15)
@@ -166,15 +166,15 @@ def test_a_candidate_is_offered_judged_and_served_or_taken_back(
     assert kinds() == ["candidate", "stage", "stage", "served"]
 
     third = candidate(rig, second, 3)
-    rig.wait("the third is offered", lambda: rig.registry.standing().offered is not None)
+    rig.wait("the third is offered", lambda: rig.registry.desired().offered is not None)
 
     def worse() -> bool:
         windows.say(names[0], third, 2)
         devices(rig)
-        return third in rig.registry.standing().withdrawn
+        return third in rig.registry.desired().withdrawn
 
     rig.wait("it is taken back", worse)
-    standing = rig.registry.standing()
+    standing = rig.registry.desired()
     assert standing.stable is not None
     assert standing.stable.model == second
     rig.wait("that is told", lambda: told(rig)[0] == rig.registry.decisions()[-1])

@@ -127,7 +127,7 @@ def test_what_a_revoked_key_says_later_is_found(registry: Registry) -> None:
 def test_a_version_by_a_key_that_did_not_count_is_found(registry: Registry) -> None:
     bad = Registry(registry.place, "tiny", 1, [OLD.public_key(), STRANGER.public_key()])
     ref = model(bad, 9, STRANGER)
-    after = bad.standing().model_copy(update={"stable": ref})
+    after = bad.desired().model_copy(update={"stable": ref})
     bad.decide(NEW, "served", after, bad.last(), model=ref.model)
     (problem,) = verify(bad, {}).problems
     assert "was not trusted at decision 7" in problem

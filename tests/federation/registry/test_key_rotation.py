@@ -51,7 +51,7 @@ def follow(one: Acceptance, registry: Registry) -> list[int]:
 
 def installs(one: Acceptance, registry: Registry) -> str:
     """The stable version, as a device verifies it."""
-    stable = registry.standing().stable
+    stable = registry.desired().stable
     assert stable is not None
     data = registry.read(stable.model)
     found = unpack(data, one.trusted, task="tiny", task_version=1, digest=stable.digest)
@@ -85,13 +85,13 @@ def test_devices_follow_a_rotation_from_end_to_end(registry: Registry) -> None:
     forged = registry.last()
     assert forged is not None
     with pytest.raises(UsageError, match="is revoked"):
-        registry.decide(OLD, "keys", registry.standing(), forged)
+        registry.decide(OLD, "keys", registry.desired(), forged)
 
 
 def test_what_a_revoked_key_has_signed_is_signed_anew_or_taken_back(registry: Registry) -> None:
     teacher = model(registry, 3, kind="teacher")
     registry.offer_teacher(OLD, "a test")
-    before = registry.standing().stable
+    before = registry.desired().stable
     assert before is not None
     old = registry.load(before.model)
     first, waits = model(registry, 7), model(registry, 8)
@@ -104,7 +104,7 @@ def test_what_a_revoked_key_has_signed_is_signed_anew_or_taken_back(registry: Re
     ]  # fmt: skip
     assert [r.decision.kind for r in made[2:]] == ["served", "teacher", "keys"]
     assert all("the laptop is gone" in r.decision.reason for r in made)
-    standing = registry.standing()
+    standing = registry.desired()
     assert (standing.offered, standing.candidate, standing.share) == (None, None, 0.0)
     assert first.model in standing.withdrawn
     assert (standing.revoked, list(standing.keys)) == ([OLD_ID], [NEW_ID])
@@ -125,12 +125,12 @@ def test_what_another_key_has_signed_stays_on_offer(registry: Registry) -> None:
     kept = model(registry, 4, NEW)
     offer(registry, kept, NEW)
     key_rotation.revoke(registry, NEW, OLD_ID)
-    assert registry.standing().offered == kept
+    assert registry.desired().offered == kept
     key_rotation.trust(registry, NEW, STRANGER.public_key())
-    before = registry.standing().stable
+    before = registry.desired().stable
     made = key_rotation.revoke(registry, NEW, key_id(STRANGER.public_key()))
     assert [r.decision.kind for r in made] == ["keys"]
-    assert registry.standing().stable == before
+    assert registry.desired().stable == before
 
 
 @pytest.mark.parametrize("dies_after", range(5))
@@ -153,12 +153,12 @@ def test_a_revocation_that_died_is_finished_by_the_next(
         try:
             key_rotation.revoke(registry, NEW, OLD_ID)
         except KeyboardInterrupt:
-            assert registry.standing().revoked == []
+            assert registry.desired().revoked == []
     key_rotation.revoke(registry, NEW, OLD_ID)
     new = device(NEW.public_key())
     follow(new, registry)
     assert installs(new, registry) == NEW_ID
-    assert registry.standing().revoked == [OLD_ID]
+    assert registry.desired().revoked == [OLD_ID]
     assert key_rotation.revoke(registry, NEW, OLD_ID) == []
 
 

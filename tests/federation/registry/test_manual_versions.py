@@ -39,7 +39,7 @@ def test_a_version_on_offer_is_taken_back_once(registry: Registry, three: list[R
     decision = outcome.made.decision
     assert (decision.kind, decision.model) == ("rolled-back", three[2].model)
     assert decision.reason == "by hand: answers are late"
-    standing = registry.standing()
+    standing = registry.desired()
     assert (standing.stable, standing.offered, standing.share) == (three[1], None, 0.0)
     assert list(standing.withdrawn) == [three[2].model]
     again = manual.roll_back(registry, OLD)
@@ -51,7 +51,7 @@ def test_with_none_on_offer_the_version_before_is_served(
     registry: Registry, three: list[Ref]
 ) -> None:
     """Also where the last one was taken back by the windows, and not by hand."""
-    after = registry.standing().without(three[2].model, "worse").model_copy(update=manual.NOBODY)
+    after = registry.desired().without(three[2].model, "worse").model_copy(update=manual.NOBODY)
     registry.decide(
         OLD, "rolled-back", after, registry.last(), model=three[2].model, reason="worse"
     )
@@ -60,11 +60,11 @@ def test_with_none_on_offer_the_version_before_is_served(
     assert (outcome.made.decision.kind, outcome.made.decision.model) == (
         "rolled-back", three[1].model,
     )  # fmt: skip
-    standing = registry.standing()
+    standing = registry.desired()
     assert standing.stable == three[0]
     assert set(standing.withdrawn) == {three[1].model, three[2].model}
     assert manual.roll_back(registry, OLD).made is None
-    assert registry.standing() == standing
+    assert registry.desired() == standing
 
 
 def test_nothing_before_the_first_version(registry: Registry) -> None:
@@ -80,7 +80,7 @@ def test_going_back_to_a_named_version_takes_all_others_back(
     registry: Registry, three: list[Ref]
 ) -> None:
     assert manual.roll_back(registry, OLD, three[0].model).made is not None
-    standing = registry.standing()
+    standing = registry.desired()
     assert (standing.stable, standing.offered) == (three[0], None)
     assert set(standing.withdrawn) == {three[1].model, three[2].model}
     assert manual.roll_back(registry, OLD, three[0].model).made is None
@@ -91,7 +91,7 @@ def test_a_withdrawn_version_can_be_promoted(registry: Registry, three: list[Ref
     outcome = manual.promote(registry, OLD, three[2].model, "it was the network")
     assert outcome.made is not None
     assert outcome.made.decision.reason == "by hand: it was the network"
-    standing = registry.standing()
+    standing = registry.desired()
     assert (standing.stable, standing.withdrawn) == (three[2], {})
     assert manual.promote(registry, OLD, three[2].model).made is None
 
@@ -102,12 +102,12 @@ def test_promoting_takes_another_offer_back_and_leaves_who_waits(
     waits = model(registry, 4, base=three[1].model)
     wait(registry, waits)
     manual.promote(registry, OLD, three[0].model)
-    standing = registry.standing()
+    standing = registry.desired()
     assert (standing.stable, standing.offered, standing.stage) == (three[0], None, 0)
     assert list(standing.withdrawn) == [three[2].model]
     assert standing.candidate == waits
     manual.promote(registry, OLD, waits.model)
-    assert registry.standing().candidate is None
+    assert registry.desired().candidate is None
 
 
 def test_what_devices_would_refuse_is_not_served(registry: Registry, three: list[Ref]) -> None:
@@ -122,7 +122,7 @@ def test_what_devices_would_refuse_is_not_served(registry: Registry, three: list
         with pytest.raises(UsageError, match="is not trusted any more"):
             decide(registry, NEW, three[0].model)
     assert manual.roll_back(registry, NEW).made is None  # all before were signed by the old key
-    assert registry.standing().stable != three[0]
+    assert registry.desired().stable != three[0]
 
 
 def test_pruning_removes_what_nobody_needs_and_tells_of_it(
@@ -170,7 +170,7 @@ def test_pruning_never_removes_what_is_needed(
                 wait(registry, chosen)
             case "back":
                 manual.roll_back(registry, OLD)
-    standing, newest = registry.standing(), registry.models()[-keep:]
+    standing, newest = registry.desired(), registry.models()[-keep:]
     bases = {m: registry.load(m).manifest.base for m in registry.models()}
     back = manual.before_stable(registry, registry.decisions())
     manual.prune(registry, keep)
@@ -186,7 +186,7 @@ def test_pruning_never_removes_what_is_needed(
 def test_versions_say_what_holds_of_them(registry: Registry, three: list[Ref]) -> None:
     waits = model(registry, 4, base=three[1].model, metrics={"held_out": 0.5}, run="r", round=2)
     wait(registry, waits)
-    after = registry.standing().without(three[0].model, "too late")
+    after = registry.desired().without(three[0].model, "too late")
     registry.decide(OLD, "rolled-back", after, registry.last(), model=three[0].model)
     (registry.folder / "models" / f"{three[1].model}.twa").write_bytes(b"broken")
     found = versions(registry)

@@ -107,7 +107,7 @@ def test_a_key_that_a_decision_names_counts_in_the_registry_too(empty: Registry)
     with pytest.raises(ArtifactError, match="not trusted"):
         empty.add(stranger)
     raw = {key_id(new.public_key()): new.public_key().public_bytes_raw().hex()}
-    standing = empty.standing().model_copy(update={"keys": raw})
+    standing = empty.desired().model_copy(update={"keys": raw})
     later = Registry(empty.place, "tiny", 1, [KEY.public_key()])
     second = empty.decide(KEY, "keys", standing, first)
     model = empty.add(stranger).model

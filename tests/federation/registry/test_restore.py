@@ -159,7 +159,7 @@ def test_a_candidate_that_nobody_was_offered_is_lost(lost: Lost) -> None:
     lost.tell(lost.before)
     made, found = lost.restored()
     assert (found.missing, found.needed) == ([fifth.model], [])
-    after = made.standing().model_copy(update={"candidate": None})
+    after = made.desired().model_copy(update={"candidate": None})
     made.decide(NEW, "dropped", after, made.last(), model=fifth.model)
     assert verify(made, {}).problems == []
 
@@ -240,7 +240,7 @@ def test_without_its_keys_or_decisions_there_is_nothing_to_do(
 def test_what_a_revoked_key_signs_later_does_not_follow(tmp_path: Path) -> None:
     registry = registry_in(tmp_path / "before")
     serve(registry, model(registry, 1))
-    standing = registry.standing()
+    standing = registry.desired()
     names = {key_id(NEW.public_key()): NEW.public_key().public_bytes_raw().hex()}
     trusted = standing.model_copy(update={"keys": names})
     registry.decide(OLD, "keys", trusted, registry.last())

@@ -59,7 +59,7 @@ class Rig:
     def candidate(self, number: int = 2, base: str | None = None) -> str:
         made = self.registry.add(artifact(number, base or self.stable))
         ref = Ref(model=made.model, digest=made.digest)
-        standing = self.registry.standing().model_copy(update={"candidate": ref})
+        standing = self.registry.desired().model_copy(update={"candidate": ref})
         self.registry.decide(KEY, "candidate", standing, self.registry.last(), model=made.model)
         return made.model
 
@@ -100,7 +100,7 @@ def test_a_better_candidate_goes_by_stages_to_all(rig: Rig) -> None:
     rig.past(order)
     model = rig.candidate()
     seen = []
-    while (standing := rig.registry.standing()).stable is None or standing.stable.model != model:
+    while (standing := rig.registry.desired()).stable is None or standing.stable.model != model:
         made = rig.step()
         if made is not None:
             seen.append((made.kind, made.standing.stage))
@@ -284,4 +284,4 @@ def test_a_release_that_is_no_decision_of_ours_is_named(rig: Rig) -> None:
     for bad in (b"", b"{}", path.read_bytes().replace(b"served", b"staged")):
         path.write_bytes(bad)
         with pytest.raises(ArtifactError, match=r"history/00000001\.json"):
-            rig.registry.standing()
+            rig.registry.desired()

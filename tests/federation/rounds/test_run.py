@@ -185,7 +185,7 @@ def test_a_better_model_is_signed_kept_and_served(rig: Rig) -> None:
 def test_where_there_is_a_controller_a_better_model_is_a_candidate(rig: Rig) -> None:
     rig.rollout, (base,) = True, rig.registry.models()
     assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003)])).run().promote
-    standing = rig.registry.standing()
+    standing = rig.registry.desired()
     assert standing.stable is not None
     assert standing.candidate is not None
     assert standing.stable.model == base
@@ -196,7 +196,7 @@ def test_where_there_is_a_controller_a_better_model_is_a_candidate(rig: Rig) -> 
     assert last.evidence["devices"] > last.evidence["devices_base"]
     # one that comes later takes its place
     assert rig.run(FakeFleet([sound("a", 0.002), sound("b", 0.004)])).run().promote
-    found = rig.registry.standing().candidate
+    found = rig.registry.desired().candidate
     assert found is not None
     assert found.model.startswith("3-")
 
