@@ -19,17 +19,13 @@ Worker = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 
 SPARE_S = 10.0  # in addition to the time budget: for loading, evaluating and transport
 
-app = ClientApp()
 
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    return _handed_over(message, context, "train")
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    return _handed_over(message, context, "evaluate")
+def client_app(reply: Callable[[Message, Context, Op], Message]) -> ClientApp:
+    """Return an app that calls `reply` for every message."""
+    made = ClientApp()
+    made.train()(lambda message, context: reply(message, context, "train"))
+    made.evaluate()(lambda message, context: reply(message, context, "evaluate"))
+    return made
 
 
 def _handed_over(message: Message, context: Context, op: Op) -> Message:
@@ -87,3 +83,6 @@ def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> Reco
             "device": ConfigRecord(dict(about)),
         }
     )
+
+
+app = client_app(_handed_over)

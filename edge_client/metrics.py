@@ -4,9 +4,9 @@ Loaded only with `--metrics-port`.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -20,34 +20,16 @@ from prometheus_client.registry import Collector
 
 from streams.contract.documents import DeviceState
 
+if TYPE_CHECKING:
+    from edge_client.agent import Agent
+
 PREFIX = "tidewheel_edge"
-
-
-class Watched(Protocol):
-    """The agent's interface for the metrics; called by the server's threads."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether the uplink has a broker."""
-        ...
-
-    @property
-    def ready(self) -> bool:
-        """Whether the agent has a model and is not stopping."""
-        ...
-
-    @property
-    def alive(self) -> bool:
-        """Whether the agent's own threads still run."""
-        ...
-
-    def state(self) -> DeviceState: ...
 
 
 class DeviceMetrics(Collector):
     """The metrics of one agent; `spool` is the folder of its spool."""
 
-    def __init__(self, agent: Watched, spool: Path) -> None:
+    def __init__(self, agent: "Agent", spool: Path) -> None:
         self._agent, self._spool = agent, spool
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -73,12 +55,9 @@ class DeviceMetrics(Collector):
         )
         yield from _events(state)
         yield from _learning(state)
-        seconds = GaugeMetricFamily(
-            f"{PREFIX}_answer_seconds", "Latency of the last 1,000 answers.", labels=["quantile"]
-        )
-        seconds.add_metric(["0.5"], state.latency_p50_us / 1e6)
-        seconds.add_metric(["0.99"], state.latency_p99_us / 1e6)
-        yield seconds
+        quantiles = {"0.5": state.latency_p50_us / 1e6, "0.99": state.latency_p99_us / 1e6}
+        name, text = f"{PREFIX}_answer_seconds", "Latency of the last 1,000 answers."
+        yield _labelled(GaugeMetricFamily(name, text, labels=["quantile"]), quantiles)
         yield _gauge("spool_bytes", "Size of the spool's files.", _size(self._spool))
         yield _gauge("connected", "1 while the uplink has a broker.", self._agent.connected)
         yield _gauge("error", "1 while an error is being retried.", bool(state.error))
@@ -93,13 +72,9 @@ def _events(state: DeviceState) -> Iterator[Metric]:
 
 
 def _learning(state: DeviceState) -> Iterator[Metric]:
-    samples = GaugeMetricFamily(
-        f"{PREFIX}_samples", "Stored segments, by the source of their label.", labels=["label"]
-    )
-    samples.add_metric(["any"], state.samples)
-    samples.add_metric(["true"], state.true_labels)
-    samples.add_metric(["teacher"], state.teacher_labels)
-    yield samples
+    counts = {"any": state.samples, "true": state.true_labels, "teacher": state.teacher_labels}
+    text = "Stored segments, by the source of their label."
+    yield _labelled(GaugeMetricFamily(f"{PREFIX}_samples", text, labels=["label"]), counts)
     training = state.phase == "training"
     yield _gauge("training", "1 while the trainer works.", training)
     held_back = state.held_back is not None
@@ -118,9 +93,14 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 
 def _by_reason(name: str, text: str, counts: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["reason"])
-    for reason, count in sorted(counts.items()):
-        family.add_metric([reason], count)
+    return _labelled(CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["reason"]), counts)
+
+
+def _labelled(
+    family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]
+) -> Metric:
+    for label, value in sorted(values.items()):
+        family.add_metric([label], value)
     return family
 
 

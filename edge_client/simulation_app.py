@@ -22,9 +22,8 @@ import numpy as np
 import safetensors.numpy
 import torch
 from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
 
-from edge_client.client_app import answer
+from edge_client.client_app import answer, client_app
 from edge_client.samples.sample_file import Columns, write_stream
 from edge_client.samples.splits import HELD_OUT, NEITHER, split_of
 from edge_client.training.trainer_client import shared_file
@@ -40,24 +39,15 @@ from streams.segments.segmentation import segments_of
 SERVED = "served.base"  # not a possible name of a device's file
 RECORDINGS = 64  # devices whose rows are cached between messages
 
-app = ClientApp()
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    return _done(message, context, "train")
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    return _done(message, context, "evaluate")
-
 
 def _done(message: Message, context: Context, op: Op) -> Message:
     reference, state = (str(context.run_config[name]) for name in ("task", "state"))
     node, nodes = (int(context.node_config[name]) for name in ("partition-id", "num-partitions"))
     simulated = Simulated(reference, node, nodes, Path(state) / "simulated" / str(context.run_id))
     return answer(message, context, op, simulated.device, simulated.work)
+
+
+app = client_app(_done)
 
 
 class Simulated:

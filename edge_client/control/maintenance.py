@@ -4,7 +4,6 @@ A running agent holds the folder's lock, and requests go over its socket. Withou
 functions hold the lock themselves, so that no agent starts meanwhile.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from pathlib import Path
 from edge_client.control.device_lock import hold
 from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
+from edge_client.inference.trial import SlotState
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.spool.queue import Spool
 from edge_client.uplink.uplink import Uplink
 from streams.contract.device import OWN, AgentReply, AgentRequest, Label
 from streams.contract.documents import DeviceState
-from streams.contract.errors import ProcessFailed, Retryable, UsageError
+from streams.contract.errors import MalformedRecord, ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
@@ -52,23 +52,20 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
         if answer.state is None:
             raise ProcessFailed(f"the agent of {device} reports no state: {answer.error}")
         return answer.state
-    handle = hold(folder)
-    try:
+    with hold(folder):
         return stopped_state(task, device, folder, Spool(folder / "spool"))
-    finally:
-        handle.close()
 
 
 def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
     """Return the state of a device without an agent."""
-    account, (active, previous) = spool.account(), _slots(folder)
+    account, slots = spool.account(), _slots(folder)
     return DeviceState(
         device=device,
         task=task.name,
         time_us=time.time_ns() // 1000,
         epoch=spool.epoch,
-        active=active or "",
-        previous=previous,
+        active=slots.active or "",
+        previous=slots.previous,
         produced=account.produced,
         delivered=account.delivered,
         dropped=account.dropped,
@@ -78,15 +75,11 @@ def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> Device
     )
 
 
-def _slots(folder: Path) -> tuple[str | None, str | None]:
-    """Return the active and the previous version from slots.json."""
+def _slots(folder: Path) -> SlotState:
     try:
-        found = json.loads((folder / "slots" / "slots.json").read_bytes())
-        names = found["active"], found["previous"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, None
-    active, previous = (name if isinstance(name, str) else None for name in names)
-    return active, previous
+        return SlotState.decode((folder / "slots" / "slots.json").read_bytes())
+    except (OSError, MalformedRecord):
+        return SlotState()
 
 
 def label(folder: Path, labels: list[Label]) -> int:
@@ -126,8 +119,7 @@ def drain(
             if time.monotonic() > deadline:
                 raise ProcessFailed(f"the agent of {device} did not end in {timeout_s:.0f} s")
             time.sleep(PAUSE_S)
-    handle = hold(folder)
-    try:
+    with hold(folder):
         spool = Spool(folder / "spool")
         pending = spool.account().pending
         if not pending:
@@ -144,8 +136,6 @@ def drain(
         uplink.start()
         uplink.stop(max(0.0, deadline - time.monotonic()))
         return spool.account().pending
-    finally:
-        handle.close()
 
 
 def wipe(folder: Path, *, lose_pending: bool) -> int:
@@ -154,8 +144,7 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
 
     Raises UsageError if events are pending, unless `lose_pending`.
     """
-    handle = hold(exists(folder))
-    try:
+    with hold(exists(folder)):
         pending = Spool(folder / "spool").account().pending
         if pending and not lose_pending:
             raise UsageError(
@@ -170,5 +159,3 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
                 path.unlink(missing_ok=True)
         reset(folder / "slots" / "accepted.json")
         return pending
-    finally:
-        handle.close()

@@ -120,8 +120,7 @@ class Slots:
         return self._verified(self._path(model).read_bytes(), kept=True)
 
     def reinstall(self, model: str) -> Engine:
-        """Activate the previous version like a new one."""
-        return self._install(self._path(model).read_bytes(), None, kept=True)
+        return self.install(self._path(model).read_bytes(), kept=True)
 
     def open(self) -> Engine | None:
         """Start serving: return the active version's engine, or the previous one's if the active
@@ -142,10 +141,6 @@ class Slots:
             self._state = SlotState(refused=self._state.refused)
             return None
 
-    def install(self, data: bytes, digest: str | None = None) -> Engine:
-        """Verify and activate an artifact; after ArtifactError or OSError the old one serves."""
-        return self._install(data, digest)
-
     def withdraw(self, withdrawn: Mapping[str, str], stable: str | None) -> None:
         """Refuse the withdrawn versions, with their reasons, and go back to `stable` if the active
         one is among them. Versions that are no longer withdrawn may be installed again."""
@@ -158,7 +153,8 @@ class Slots:
             if active is not None and active in withdrawn and previous and previous == stable:
                 self._go_back(reasons[active])
 
-    def _install(self, data: bytes, digest: str | None, *, kept: bool = False) -> Engine:
+    def install(self, data: bytes, digest: str | None = None, *, kept: bool = False) -> Engine:
+        """Verify and activate an artifact; after ArtifactError or OSError the old one serves."""
         with self._lock:
             artifact = self._verified(data, digest, kept=kept)
             model = artifact.model
@@ -289,18 +285,18 @@ class Slots:
 
     def _mark(self, model: str | None) -> None:
         """Write `serving`; on a full disk a crash is not counted, but the version serves."""
-        try:
-            write_atomic(self._folder / "serving", (model or "").encode())
-        except OSError as exc:
-            log.warning("%s was not written: %s", self._folder / "serving", exc)
+        self._write("serving", (model or "").encode())
 
     def _remember(self, state: SlotState) -> None:
         """Set a new state, even if it cannot be written to disk."""
         self._state = state
+        self._write("slots.json", state.encode())
+
+    def _write(self, name: str, data: bytes) -> None:
         try:
-            write_atomic(self._folder / "slots.json", state.encode())
+            write_atomic(self._folder / name, data)
         except OSError as exc:
-            log.warning("%s was not written: %s", self._folder / "slots.json", exc)
+            log.warning("%s was not written: %s", self._folder / name, exc)
 
     def _clean(self) -> None:
         keep = {self._path(model) for model in (self.active, self.previous) if model}

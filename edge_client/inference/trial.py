@@ -6,19 +6,18 @@ within CRASH_S, or when the p99 of its last ANSWERS answers is above the task's 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from typing import Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from streams.contract.decisions import Model
 from streams.contract.documents import Document
 
 CRASHES, CRASH_S = 3, 600.0
 TRIAL_S = 600.0
 ANSWERS = 200
 REFUSED_KEPT = 20  # the latest
-
-Model = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}-[0-9a-f]{8}$")]
 
 
 class SlotState(Document):

@@ -8,6 +8,7 @@ failed.
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -50,18 +51,12 @@ class ArtifactFetcher:
         bases = self._bases()
         offered = [d for d in deliveries if d.model == ref.model]
         self._downloads.keep(offered)
-        sources: list[Callable[[], bytes]] = [
-            lambda d=d: self._made(self._from_kafka(d), str(d.base))  # type: ignore[misc]
-            for d in offered
-            if d.base in bases
-        ]
-        sources += [lambda d=d: self._from_kafka(d) for d in offered if d.base is None]  # type: ignore[misc]
+        sources = [partial(self._from_kafka, d) for d in offered if d.base in bases]
+        sources += [partial(self._from_kafka, d) for d in offered if d.base is None]
         if url:
-            sources += [
-                lambda b=b: self._made(self._from_url(_delta(url, ref, b)), b)  # type: ignore[misc]
-                for b in bases
-            ]
-            sources.append(lambda: self._from_url(f"{url}/models/{ref.model}.twa"))
+            deltas = f"{url}/deltas/{ref.model}.from."
+            sources += [partial(self._from_url, f"{deltas}{base}.twd", base) for base in bases]
+            sources.append(partial(self._from_url, f"{url}/models/{ref.model}.twa"))
         problem: Exception = ArtifactError("missing", f"{ref.model} has no delivery and no URL")
         for source in sources:
             try:
@@ -78,19 +73,16 @@ class ArtifactFetcher:
                 return data
         raise problem
 
-    def _made(self, data: bytes, base: str) -> bytes:
-        return delta.apply(data, self._kept(base).files, self._trusted())
-
     def _from_kafka(self, delivery: Delivery) -> bytes:
         data = fetch(self._settings, self._task, self._downloads.of(delivery), self._ending)
+        return self._whole(data, delivery.base)
+
+    def _from_url(self, url: str, base: str | None = None) -> bytes:
+        return self._whole(fetch_url(url), base)
+
+    def _whole(self, data: bytes, base: str | None) -> bytes:
+        """Return the artifact of received bytes, which are a delta if there is a `base`."""
         self.received += len(data)
-        return data
-
-    def _from_url(self, url: str) -> bytes:
-        data = fetch_url(url)
-        self.received += len(data)
-        return data
-
-
-def _delta(url: str, ref: Ref, base: str) -> str:
-    return f"{url}/deltas/{ref.model}.from.{base}.twd"
+        if base is None:
+            return data
+        return delta.apply(data, self._kept(base).files, self._trusted())

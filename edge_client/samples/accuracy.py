@@ -34,23 +34,17 @@ class AccuracyTracker:
     def count(self, model: str, position_us: int, right: bool | None, held_out: bool) -> None:
         """Count one answer; `right` is None if the true label is unknown."""
         with self._lock:
-            self._count(model, position_us, right, held_out)
-
-    def _count(self, model: str, position_us: int, right: bool | None, held_out: bool) -> None:
-        counts = self._counts.get(model)
-        if counts is None:
-            counts = self._counts[model] = [0, 0, 0]
-            self._held_out[model] = {}
-            for old in list(self._counts)[:-KEPT]:
-                if old != next(iter(self._counts)):  # the first version stays for the comparison
+            if model not in self._counts:
+                self._counts[model], self._held_out[model] = [0, 0, 0], {}
+                for old in list(self._counts)[1:-KEPT]:  # the first one stays for the comparison
                     del self._counts[old], self._held_out[old]
-        counts[0] += 1
-        if right is None:
-            return
-        counts[1] += 1
-        counts[2] += right
-        if held_out:
-            self._held_out[model][position_us] = right
+            counts = self._counts[model]
+            counts[0] += 1
+            if right is not None:
+                counts[1] += 1
+                counts[2] += right
+                if held_out:
+                    self._held_out[model][position_us] = right
 
     def scores(self) -> dict[str, ModelScore]:
         with self._lock:

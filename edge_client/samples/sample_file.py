@@ -7,7 +7,7 @@ the memory of a device's samples.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,19 +19,13 @@ ROWS = 256
 Columns = dict[str, np.ndarray]  # each (rows, ...)
 
 
-class File(Protocol):
-    """A writable file."""
-
-    def write(self, data: bytes, /) -> int: ...
-
-
 def write_rows(path: Path, chunks: Iterable[Columns], metadata: dict[str, Any]) -> None:
     """Replace `path` with the chunks, at least one; OSError keeps the old file."""
     with replacing(path, mode=0o600) as file:
         write_stream(file, chunks, metadata)
 
 
-def write_stream(file: File, chunks: Iterable[Columns], metadata: dict[str, Any]) -> None:
+def write_stream(file: IO[bytes], chunks: Iterable[Columns], metadata: dict[str, Any]) -> None:
     """Write the chunks, at least one, as a stream."""
     text = {name: json.dumps(value) for name, value in metadata.items()}
     writer = None

@@ -22,11 +22,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED, row_to_evict
-from edge_client.samples.sample_file import ROWS, Columns, File, read_rows, write_rows, write_stream
+from edge_client.samples.sample_file import ROWS, Columns, read_rows, write_rows, write_stream
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from streams.contract.task import Task
 
@@ -216,7 +217,7 @@ class Samples:
             rows = rows[np.argsort(self._times[rows])][-limit:]
             return self._segments[rows], self._true[rows]
 
-    def write_training_rows(self, file: File) -> None:
+    def write_training_rows(self, file: IO[bytes]) -> None:
         """Write the rows to train and evaluate on: segment, label, weight, held_out, true.
 
         Training rows have a true label (weight 1) or a teacher's (weight `trust()`, omitted if 0);

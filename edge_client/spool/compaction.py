@@ -24,7 +24,6 @@ EvictionPolicy = Callable[[Frame], list[FramePart]]
 
 
 def keep_all(frame: Frame) -> list[FramePart]:
-    """Keep all events."""
     return [FramePart(frame.count, frame.payload)]
 
 

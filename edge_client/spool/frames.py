@@ -152,7 +152,6 @@ class SegmentFile:
                 yield frame
 
     def _frame(self, stream: IO[bytes], offset: int) -> Frame | None:
-        """Return the frame at `offset` if it is valid."""
         stream.seek(offset)
         head = stream.read(HEADER)
         length, checksum = _HEAD.unpack_from(head)

@@ -141,7 +141,6 @@ class SpoolWriter(threading.Thread):
             self.error = None
 
     def _take(self) -> None:
-        """Take the loop's new events."""
         self._discarded += len(_drained(self._overrun))
         new = _drained(self._put)
         if new and self._note is not None:

@@ -5,17 +5,8 @@ temperature.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import psutil
-
-
-class Conditions(Protocol):
-    """The conditions; checked before a training and every few seconds during it."""
-
-    def against_training(self) -> str | None:
-        """Return why the device must not train now, for a person; None if it may."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +21,7 @@ class MachineConditions:
     maximum_celsius: float = 80.0
 
     def against_training(self) -> str | None:
+        """Return why the device must not train now, for a person; None if it may."""
         return self._battery() or self._heat()
 
     def _battery(self) -> str | None:

@@ -58,7 +58,7 @@ class Pair(NamedTuple):
 
 
 class Personalization:
-    """Trains and serves the personal model. The loop calls `engine_for`, a slow thread `consider`."""
+    """Trains and serves the personal model; the loop calls `engine_for`, a thread `consider`."""
 
     def __init__(
         self,

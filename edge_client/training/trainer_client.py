@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
-from edge_client.training.conditions import Conditions
+from edge_client.training.conditions import MachineConditions
 from streams.contract.artifact import WEIGHTS
 from streams.contract.device import OWN, PERSONAL, TrainerJob
 from streams.contract.errors import ArtifactError, MalformedRecord
@@ -42,7 +42,7 @@ class Trainer:
         device: str,
         folder: Path,
         samples: Samples,
-        conditions: Conditions | None = None,
+        conditions: MachineConditions | None = None,
         served: Served = lambda _model: None,
     ) -> None:
         self._reference = reference
@@ -135,14 +135,9 @@ class Trainer:
         self._reap()
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [
-                sys.executable,
-                "-m",
-                "edge_client.training.trainer_process",
-                self._reference,
-            ]
+            command = [sys.executable, "-m", "edge_client.training.trainer_process"]
             self._child = subprocess.Popen(
-                [*command, str(theirs.fileno())],
+                [*command, self._reference, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -34,5 +34,4 @@ class TokenBucket:
         return max(0, min(at_most, int(self._left)))
 
     def take(self, size: int) -> None:
-        """Take out `size` bytes that were sent."""
         self._left -= size

@@ -29,7 +29,6 @@ class IntervalSet:
         return iter(list(zip(self._firsts, self._lasts, strict=True)))
 
     def __len__(self) -> int:
-        """Return the number of integers in the set."""
         return sum(last - first + 1 for first, last in self)
 
     def __eq__(self, other: object) -> bool:

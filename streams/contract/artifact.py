@@ -27,7 +27,7 @@ from pydantic import Field
 
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id, verify
+from streams.contract.signing import check_signature, key_id
 
 MAGIC = b"TWARTF01"
 WEIGHTS = "weights.safetensors"
@@ -116,15 +116,7 @@ def unpack(
 
 def read_manifest(text: bytes, signature: bytes, trusted: Sequence[Ed25519PublicKey]) -> Manifest:
     """Return the manifest; raise ArtifactError unless a trusted key has signed it."""
-    keys = {key_id(key): key for key in trusted}
-    try:
-        signer = str(json.loads(text)["key"])
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise ArtifactError("manifest", "the manifest is not a JSON object with a key") from exc
-    if signer not in keys:
-        raise ArtifactError("untrusted-key", f"signed by {signer[:16]}, which is not trusted here")
-    if not verify(keys[signer], signature, MAGIC + text):
-        raise ArtifactError("signature", f"key {signer} did not make the signature")
+    check_signature("manifest", MAGIC, text, signature, {key_id(key): key for key in trusted})
     try:
         return Manifest.decode(text)
     except MalformedRecord as exc:

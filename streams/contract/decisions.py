@@ -24,7 +24,7 @@ from pydantic import Field
 
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id, verify
+from streams.contract.signing import check_signature, key_id
 
 ZERO = "0" * 64
 SIGNED = b"TWDECISION1\n"
@@ -148,17 +148,8 @@ class Release(Document):
 
     def verified(self, trusted: Mapping[str, Ed25519PublicKey], task: str) -> Decision:
         """Return the decision; raise ArtifactError unless a trusted key signed it for `task`."""
-        try:
-            signer = str(json.loads(self.text)["key"])
-        except (ValueError, KeyError, TypeError, RecursionError) as exc:
-            raise ArtifactError("decision", "it is not a JSON object with a key") from exc
-        if signer not in trusted:
-            raise ArtifactError(
-                "untrusted-key", f"signed by {signer[:16]}, which is not trusted here"
-            )
-        data = SIGNED + self.text.encode()
-        if not verify(trusted[signer], bytes.fromhex(self.signature), data):
-            raise ArtifactError("signature", f"key {signer} did not make the decision's signature")
+        signature = bytes.fromhex(self.signature)
+        check_signature("decision", SIGNED, self.text.encode(), signature, trusted)
         try:
             decision = self.decision
         except MalformedRecord as exc:

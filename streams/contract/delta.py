@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 
 from streams.contract.artifact import files_of, head_of, read_manifest, split_head
 from streams.contract.errors import ArtifactError
+from streams.contract.payload import decompressed
 
 MAGIC = b"TWDELT01"
 MAX_HEAD = 1 << 21
@@ -75,7 +76,7 @@ def _applied(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519P
         raise ArtifactError("delta", "not a delta: the magic bytes are missing")
     at = len(MAGIC) + _LENGTH.size
     (size,) = _LENGTH.unpack_from(delta, len(MAGIC))
-    head = _unpacked(delta[at : at + size], MAX_HEAD)
+    head = decompressed(delta[at : at + size], MAX_HEAD)
     text, signature = split_head(head)
     manifest, at = read_manifest(text, signature, trusted), at + size
     parts = [head]
@@ -92,7 +93,8 @@ def _applied(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519P
 def _smallest(data: bytes, base: bytes | None) -> tuple[int, bytes]:
     if data == base:
         return SAME, b""
-    found = [(ZSTD, _compressor(base).compress(data))]
+    compressor = zstandard.ZstdCompressor(level=LEVEL, dict_data=_dictionary(base))
+    found = [(ZSTD, compressor.compress(data))]
     with contextlib.suppress(SafetensorError, ValueError, KeyError, TypeError, struct.error):
         found.append((STEPS, _steps(data, base)))  # raises unless it is safetensors
     return min(found, key=lambda part: len(part[1]))
@@ -105,26 +107,14 @@ def _made(how: int, part: bytes, size: int, base: bytes | None) -> bytes:
             raise ArtifactError("delta", "the base lacks a file that the delta refers to")
         return base
     if how == ZSTD:
-        dictionary = None if not base else zstandard.ZstdCompressionDict(base)
-        return _unpacked(part, size, dictionary)
+        return decompressed(part, size, _dictionary(base))
     if how == STEPS:
         return _from_steps(part, size, base)
     raise ArtifactError("delta", f"unknown encoding {how} of a file: upgrade this program")
 
 
-def _compressor(base: bytes | None) -> zstandard.ZstdCompressor:
-    dictionary = zstandard.ZstdCompressionDict(base) if base else None
-    return zstandard.ZstdCompressor(level=LEVEL, dict_data=dictionary)
-
-
-def _unpacked(
-    data: bytes, limit: int, dictionary: zstandard.ZstdCompressionDict | None = None
-) -> bytes:
-    """Decompress a zstd frame of at most `limit` bytes, by its header and in fact."""
-    size = zstandard.get_frame_parameters(data).content_size
-    if not 0 <= size <= limit:
-        raise ArtifactError("delta", f"a part has {size} bytes; {limit} are allowed")
-    return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(data, max_output_size=limit)
+def _dictionary(base: bytes | None) -> zstandard.ZstdCompressionDict | None:
+    return zstandard.ZstdCompressionDict(base) if base else None
 
 
 def _steps(data: bytes, base: bytes | None) -> bytes:
@@ -142,8 +132,8 @@ def _steps(data: bytes, base: bytes | None) -> bytes:
 
 def _from_steps(part: bytes, size: int, base: bytes | None) -> bytes:
     (length,) = _LENGTH.unpack_from(part)
-    header = _unpacked(part[_LENGTH.size : _LENGTH.size + length], size)
-    planes = _unpacked(part[_LENGTH.size + length :], size)
+    header = decompressed(part[_LENGTH.size : _LENGTH.size + length], size)
+    planes = decompressed(part[_LENGTH.size + length :], size)
     if len(header) + len(planes) != size:
         raise ArtifactError("delta", f"{len(header) + len(planes)} bytes of tensors, not {size}")
     before = safetensors.numpy.load(base) if base else {}
@@ -187,15 +177,12 @@ def _reference(before: np.ndarray | None, like: np.ndarray) -> np.ndarray:
 
 def _zigzag(step: np.ndarray) -> np.ndarray:
     """Map 0, -1, 1, -2, … modulo 2^bits to 0, 1, 2, 3, …"""
-    bits = step.dtype.itemsize * 8
-    sign = (step >> np.array(bits - 1, step.dtype)).astype(step.dtype)
-    doubled = (step << np.array(1, step.dtype)).astype(step.dtype)
-    return np.asarray(doubled ^ (~sign + np.array(1, step.dtype)).astype(step.dtype))
+    signed = step.view(step.dtype.str.replace("u", "i"))
+    return np.asarray((signed << 1) ^ (signed >> (8 * signed.itemsize - 1))).view(step.dtype)
 
 
 def _unzigzag(coded: np.ndarray) -> np.ndarray:
-    one = np.array(1, coded.dtype)
-    return np.asarray((coded >> one) ^ (~(coded & one) + one).astype(coded.dtype))
+    return np.asarray((coded >> 1) ^ -(coded & 1))
 
 
 def _planes(values: np.ndarray) -> bytes:

@@ -37,7 +37,7 @@ def unpack(data: bytes, limit: int = MAX_BYTES) -> dict[str, np.ndarray]:
     """Decode a block; raise MalformedRecord if it is invalid or larger than `limit` bytes."""
     try:
         if data.startswith(_ZSTD):
-            data = _decompressed(data, limit)
+            data = decompressed(data, limit)
         if len(data) > limit:
             raise MalformedRecord("payload", f"more than {limit} bytes of weights")
         return safetensors.numpy.load(data)
@@ -87,13 +87,9 @@ def restore_update(tensors: Tensors, sent: Tensors) -> dict[str, np.ndarray]:
 
 
 def _whole(tensor: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-    is_step = (
-        before is not None
-        and tensor.dtype == np.float16
-        and before.dtype == np.float32
-        and tensor.shape == before.shape
-    )
-    if not is_step or before is None:
+    if before is None or before.shape != tensor.shape:
+        return tensor
+    if before.dtype != np.float32 or tensor.dtype != np.float16:
         return tensor
     return np.asarray(before + tensor.astype(np.float32))
 
@@ -107,9 +103,11 @@ def _half(tensor: np.ndarray) -> np.ndarray:
         return tensor.astype(np.float16)
 
 
-def _decompressed(data: bytes, limit: int) -> bytes:
+def decompressed(
+    data: bytes, limit: int, dictionary: zstandard.ZstdCompressionDict | None = None
+) -> bytes:
     """Decompress a zstd frame of at most `limit` bytes, by its header and in fact."""
     size = zstandard.get_frame_parameters(data).content_size
-    if not 0 < size <= limit:
-        raise MalformedRecord("payload", f"the zstd frame has {size} bytes; {limit} are allowed")
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=limit)
+    if not 0 <= size <= limit:
+        raise ValueError(f"a zstd frame has {size} bytes; {limit} are allowed")
+    return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(data, max_output_size=limit)

@@ -22,9 +22,7 @@ were chosen on the built-in data, see docs/decisions/0011-drift-over-twelve-wind
 null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -50,44 +48,6 @@ def cells_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(cells)
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """Counts over fixed edges: edges (k,) float64, counts (k + 3,) int64."""
-
-    edges: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def empty(cls, edges: Sequence[float] | np.ndarray) -> Self:
-        found = np.asarray(edges, np.float64)
-        return cls(found, np.zeros(len(found) + 3, np.int64))
-
-    def add(self, values: Sequence[float | None] | np.ndarray) -> "Histogram":
-        """Return the histogram with these values added; None and NaN are null."""
-        cells = cells_of(self.edges, np.asarray(values, np.float64).reshape(-1))
-        counted = np.bincount(cells, minlength=len(self.counts)).astype(np.int64)
-        return Histogram(self.edges, self.counts + counted)
-
-    def merge(self, other: "Histogram") -> "Histogram":
-        """Return the sum of both; raise ValueError if the edges differ."""
-        if not np.array_equal(self.edges, other.edges):
-            raise ValueError("histograms with different edges cannot be added")
-        return Histogram(self.edges, self.counts + other.counts)
-
-    @property
-    def n(self) -> int:
-        return int(self.counts.sum())
-
-    def to_document(self) -> dict[str, list[float] | list[int]]:
-        """Return the JSON form."""
-        return {"edges": self.edges.tolist(), "counts": self.counts.tolist()}
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Self:
-        edges = np.asarray(document["edges"], np.float64)
-        return cls(edges, np.asarray(document["counts"], np.int64))
-
-
 class Feature(Document):
     """One compared quantity of the reference; `effect` is the lowest PSI that can alarm.
 
@@ -109,10 +69,6 @@ class Feature(Document):
         if len(self.counts) != len(self.edges) + 3 or not all(0 <= n < 2**53 for n in self.counts):
             raise ValueError("every cell needs a count, none below 0")
         return self
-
-    @property
-    def histogram(self) -> Histogram:
-        return Histogram.from_document({"edges": self.edges, "counts": self.counts})
 
 
 class Reference(Document):
@@ -153,13 +109,9 @@ class Reference(Document):
             parts.append(counted.reshape(owners, size).astype(np.int64))
         return np.concatenate(parts, axis=1)
 
-    def split(self, counts: np.ndarray) -> Iterator[tuple[Feature, Histogram]]:
-        """Yield each feature with its histogram from a vector of counts."""
-        at = 0
-        for feature in self.features:
-            size = len(feature.counts)
-            yield feature, Histogram(np.asarray(feature.edges), counts[at : at + size])
-            at += size
+    def split(self, counts: np.ndarray) -> list[np.ndarray]:
+        """Return the features' parts of a vector of counts."""
+        return np.split(counts, np.cumsum([len(f.counts) for f in self.features]))[:-1]
 
 
 Observations = dict[tuple[str, Kind], np.ndarray]

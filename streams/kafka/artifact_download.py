@@ -5,6 +5,7 @@ headers are `index` and `chunks`. Chunks of different deliveries may interleave 
 a reader starts at the delivery's offset and collects the chunks with its key, by index.
 """
 
+import contextlib
 import hashlib
 import http.client
 import logging
@@ -95,8 +96,7 @@ def fetch(
     """
     topic, want = topic_name(task, ARTIFACTS), download.delivery
     deadline = time.monotonic() + timeout_s
-    reader = Reader(settings, [topic])
-    try:
+    with contextlib.closing(Reader(settings, [topic])) as reader:
         end = reader.end(topic, 0)
         reader.seek(topic, 0, min(download.next_offset, end))
         while download.missing:
@@ -113,8 +113,6 @@ def fetch(
                     f"{have} of {want.chunks} chunks of {want.model} are on {topic} from offset "
                     f"{want.offset} on",
                 )
-    finally:
-        reader.close()
     return download.data()
 
 

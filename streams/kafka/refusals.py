@@ -149,7 +149,6 @@ def partitions_of(
 
 
 def absent(settings: BrokerSettings, topic: str) -> BrokerUnavailable:
-    """Return the error for a missing topic."""
     return BrokerUnavailable(
         f"topic {topic} is not on {settings.bootstrap}: "
         "start `tidewheel worker` or `tidewheel up`, which create it"

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def cache_folder() -> Path:
@@ -28,36 +29,19 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         file.write(data)
 
 
-class Replacement:
-    """The writable file of `replacing`; a write is complete or raises."""
-
-    closed = False
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def write(self, data: bytes) -> int:
-        write_all(self._fd, data)
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-
 @contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Replacement]:
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """Replace `path` as `write_atomic`, in several writes. An exception keeps the old content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        yield Replacement(fd)
-        os.fsync(fd)
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(fd)
     temporary.replace(path)
     sync_directory(path.parent)
 

@@ -68,15 +68,12 @@ class Metrics:
         self.watermark_delay(0)
 
     def teacher(self, version: str) -> None:
-        """Set the version of the teacher."""
         self._teacher.info({"version": version})
 
     def assigned(self, ready: bool) -> None:
-        """Set whether an assignment is loaded."""
         self.ready = ready
 
     def flushed(self) -> None:
-        """Record the end of a flush."""
         self._flushed_at = self._clock()
 
     @property

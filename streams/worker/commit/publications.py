@@ -127,7 +127,6 @@ def _columns(task: Task, rows: pa.Table) -> _Columns:
 
 
 def _report(task: Task, columns: _Columns, begin: int, end: int) -> WindowReport:
-    """Return the report of one window's revision."""
     first = columns.rows.slice(begin, 1)
     start = int(first.column("window").view(pa.int64())[0].as_py())
     revision = first.column("revision")[0].as_py()

@@ -49,7 +49,6 @@ class DriftWatch:
         return self._name == _name(reference)
 
     def clear(self) -> None:
-        """Forget all devices, when the partitions are revoked."""
         self._devices.clear()
 
     def restore(self, stored: Mapping[str, Sequence[tuple[int, str]]]) -> None:

@@ -57,16 +57,21 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     pieces = [piece for one in scored for piece in one.window.pieces]
     counts = [piece.rows for piece in pieces]
     windows = [one for one in scored for _ in one.window.pieces]
-    kept = [piece.events.rows.drop_columns(["segment"]) for piece in pieces]
-    events = pa.concat_batches(kept)
+    events = pa.concat_batches([p.events.rows.drop_columns(["segment"]) for p in pieces])
     repeat = np.repeat(np.arange(len(pieces)), counts)
+    starts = np.array([piece.window for piece in pieces])[repeat]
+    drift: list[str | None] = []
+    for one in scored:  # on the first row of each window
+        drift += [one.drift, *[None] * (one.window.rows - 1)]
     outputs = float_rows(events.column("outputs"), task.outputs)
     correct = task.correct(outputs, filled_rows(events.column("label"), task.label_size))
     known = events.column("label").is_valid().to_numpy(zero_copy_only=False)
     columns = {
         "device": _texts([p.events.device for p in pieces], repeat),
         "epoch": _texts([p.events.epoch for p in pieces], repeat),
-        "window": pa.array(np.array([p.window for p in pieces])[repeat], TIMESTAMP),
+        "window": pa.array(starts, TIMESTAMP),
+        "day": pa.array((starts // DAY_US).astype(np.int32)).cast(pa.date32()),
+        "drift": pa.array(drift, pa.string()),
         "revision": pa.array(np.array([w.revision for w in windows], np.int32)[repeat]),
         "partition": pa.array(np.array([w.window.partition for w in windows], np.int32)[repeat]),
         "commit": pa.array(np.array([w.commit for w in windows], np.int64)[repeat]),
@@ -75,25 +80,9 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
         "correct": pa.array(correct, mask=~known),
         **_teacher_columns(task, teacher_model, scored, outputs),
     }
-    schema = score_schema()
+    schema = store_schema()
     arrays = [columns[name] if name in columns else events.column(name) for name in schema.names]
-    rows = with_day(pa.Table.from_arrays(arrays, schema=schema))
-    return rows.append_column(DRIFT, _drift_column(scored))
-
-
-def with_day(rows: pa.Table) -> pa.Table:
-    """Return the rows with the window's day, by which the store is partitioned."""
-    window = rows.column("window").cast(pa.int64()).to_numpy()
-    day = pa.array((window // DAY_US).astype(np.int32)).cast(pa.date32())
-    return rows.append_column(DAY, day)
-
-
-def _drift_column(scored: Sequence[ScoredWindow]) -> pa.Array:
-    """Return the column with each window's drift on its first row, null on the others."""
-    texts: list[str | None] = []
-    for one in scored:
-        texts += [one.drift, *[None] * (one.window.rows - 1)]
-    return pa.array(texts, DRIFT.type)
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _teacher_columns(

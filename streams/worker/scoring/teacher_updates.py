@@ -4,6 +4,7 @@ The last decision on `releases` names the teacher. One that does not verify, doe
 or cannot score a window is refused with its reason, and the current teacher stays in use.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -46,11 +47,8 @@ class TeacherUpdates(threading.Thread):
 
     def look(self) -> None:
         """Take the currently offered teacher, if any; raise Retryable without a broker."""
-        reader = self._reader()
-        try:
+        with contextlib.closing(self._reader()) as reader:
             self._consider(reader.read_to_end())
-        finally:
-            reader.close()
 
     def run(self) -> None:
         while not self._ending.is_set():
@@ -70,12 +68,9 @@ class TeacherUpdates(threading.Thread):
         return not self.is_alive()
 
     def _follow(self) -> None:
-        reader = self._reader()
-        try:
+        with contextlib.closing(self._reader()) as reader:
             while not self._ending.wait(LOOK_S):
                 self._consider(reader.poll(0.05))
-        finally:
-            reader.close()
 
     def _reader(self) -> Reader:
         return Reader(self._settings, [topic_name(self._task.name, RELEASES)])

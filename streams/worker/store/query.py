@@ -43,9 +43,6 @@ def dataset(store: Path, name: str = SCORES) -> Dataset:
 
 def server_account(store: Path) -> dict[tuple[str, str], tuple[int, int]]:
     """Return (device, epoch) -> (events scored, events dropped and not scored)."""
-    connection = open_store(store)
-    try:
+    with open_store(store) as connection:
         rows = connection.execute(ACCOUNT).fetchall()
-    finally:
-        connection.close()
     return {(device, epoch): (int(s), int(d)) for device, epoch, s, d in rows}

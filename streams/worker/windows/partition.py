@@ -79,7 +79,6 @@ class PartitionState:
 
     @property
     def in_flight(self) -> int:
-        """The number of unacknowledged messages."""
         return len(self._messages)
 
     def track(self, offset: int, token: object, size: int = 0) -> Message | None:
