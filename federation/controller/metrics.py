@@ -4,7 +4,8 @@ from the registry's decisions and the devices' states. Loaded only with `--metri
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -107,21 +108,10 @@ class FederationMetrics(Collector):
             runs, rounds, updates = dict(self._runs), dict(self._rounds), dict(self._updates)
             last, going = dict(self._last_values), len(self._going)
             rollout = list(self._rollout())
-        found = CounterMetricFamily(
-            f"{PREFIX}_runs", "Runs that have finished.", labels=["outcome"]
-        )
-        for outcome, count in runs.items():
-            found.add_metric([outcome], count)
-        yield found
-        found = CounterMetricFamily(f"{PREFIX}_rounds", "Rounds, by outcome.", labels=["outcome"])
-        for outcome, count in rounds.items():
-            found.add_metric([outcome], count)
-        yield found
+        yield _counter("runs", "Runs that have finished.", ["outcome"], runs)
+        yield _counter("rounds", "Rounds, by outcome.", ["outcome"], rounds)
         text = "Updates of devices: admitted; refused, with the reason; failed."
-        found = CounterMetricFamily(f"{PREFIX}_updates", text, labels=["outcome", "reason"])
-        for labels, count in updates.items():
-            found.add_metric([*labels], count)
-        yield found
+        yield _counter("updates", text, ["outcome", "reason"], updates)
         yield GaugeMetricFamily(f"{PREFIX}_runs_going", "Runs that have not finished.", going)
         for name, text in LAST.items():
             if name in last:
@@ -132,10 +122,7 @@ class FederationMetrics(Collector):
         """Yield the metrics of the decisions, and of the devices that refuse them."""
         leads = float(self._leading and self.alive)
         yield GaugeMetricFamily(f"{PREFIX}_leads", "1 while this controller leads.", leads)
-        found = CounterMetricFamily(f"{PREFIX}_decisions", "Decisions, by kind.", labels=["kind"])
-        for kind, count in self._decisions.items():
-            found.add_metric([kind], count)
-        yield found
+        yield _counter("decisions", "Decisions, by kind.", ["kind"], self._decisions)
         if self._last is None:
             return
         desired = self._last.standing
@@ -159,3 +146,13 @@ class FederationMetrics(Collector):
                 who = [s for s in self._devices.values() if ref.model in s.refused]
                 gauge.add_metric([ref.model], len(who))
         yield gauge
+
+
+def _counter(
+    name: str, text: str, labels: Sequence[str], counts: Mapping[Any, float]
+) -> CounterMetricFamily:
+    """Return a counter with labels; a key of `counts` is a label, or a tuple of several."""
+    found = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
+    for key, count in counts.items():
+        found.add_metric([key] if isinstance(key, str) else [*key], count)
+    return found

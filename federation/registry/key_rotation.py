@@ -19,7 +19,7 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from federation.registry.object_store import open_store
-from federation.registry.registry import Registry, Stale
+from federation.registry.registry import NOT_OFFERED, Registry, Stale
 from streams.contract.artifact import Artifact, pack
 from streams.contract.decisions import DesiredState, Kind, Ref, Release
 from streams.contract.errors import UsageError
@@ -143,8 +143,7 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
     offered, candidate, stable = desired.offered, desired.candidate, desired.stable
     if offered is not None and signed(offered):
         after = desired.without(offered.model, why)
-        nobody = {"offered": None, "share": 0.0, "stage": 0}
-        return decide("rolled-back", offered, after.model_copy(update=nobody))
+        return decide("rolled-back", offered, after.model_copy(update=NOT_OFFERED))
     if signed(candidate):
         return decide("dropped", candidate, desired.model_copy(update={"candidate": None}))
     if stable is not None and signed(stable):

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry.key_rotation import keys_of, last_decision
-from federation.registry.registry import Registry
+from federation.registry.registry import NOT_OFFERED, Registry
 from streams.contract.artifact import Artifact
 from streams.contract.decisions import Decision, DesiredState, Kind, Ref, Release
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, UsageError
 
 BY_HAND = "by hand"
-NOBODY: dict[str, object] = {"offered": None, "share": 0.0, "stage": 0}
 ASIDE = ("keys", "teacher", "candidate", "dropped")  # kinds that change nothing on devices
 
 
@@ -50,7 +49,7 @@ def promote(
         text += f", {before.offered.model} is withdrawn"
     kept = {m: why for m, why in after.withdrawn.items() if m != model}
     candidate = None if before.candidate == ref else before.candidate
-    fields = {**NOBODY, "stable": ref, "withdrawn": kept, "candidate": candidate}
+    fields = {**NOT_OFFERED, "stable": ref, "withdrawn": kept, "candidate": candidate}
     made = _decide(registry, key, "served", after.model_copy(update=fields), last, model, reason)
     return ManualDecision(text, made)
 
@@ -65,7 +64,7 @@ def roll_back(
     if to is not None:
         return _roll_back_to(registry, key, to, reason)
     if offered is not None:
-        after = desired.without(offered.model, _why(reason)).model_copy(update=NOBODY)
+        after = desired.without(offered.model, _why(reason)).model_copy(update=NOT_OFFERED)
         model = offered.model
         made = _decide(registry, key, "rolled-back", after, last, model, reason)
         return ManualDecision(
@@ -153,7 +152,7 @@ def _roll_back_to(
     for each in gone:
         after = after.without(each.model, _why(reason))
     kept = {m: why for m, why in after.withdrawn.items() if m != to}
-    after = after.model_copy(update={**NOBODY, "stable": ref, "withdrawn": kept})
+    after = after.model_copy(update={**NOT_OFFERED, "stable": ref, "withdrawn": kept})
     model = gone[-1].model
     why = f"{reason}; {to} is served again" if reason else f"{to} is served again"
     made = _decide(registry, key, "rolled-back", after, last, model, why)

@@ -32,6 +32,7 @@ from streams.contract.errors import ArtifactError, MalformedRecord, Retryable, U
 from streams.contract.signing import key_id, public_keys
 
 TEACHER = "teacher.twa"
+NOT_OFFERED: Mapping[str, Any] = {"offered": None, "share": 0.0, "stage": 0}
 
 
 class Stale(Retryable):
@@ -244,11 +245,9 @@ class Registry:
         before = DesiredState() if after is None else after.decision.standing
         desired = before.model_copy(
             update={
+                **NOT_OFFERED,
                 "stable": Ref(model=artifact.model, digest=artifact.digest),
-                "offered": None,
                 "candidate": None,
-                "share": 0.0,
-                "stage": 0,
                 "withdrawn": {m: why for m, why in before.withdrawn.items() if m != model},
             }
         )

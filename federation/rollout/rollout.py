@@ -23,7 +23,7 @@ from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.registry.registry import Registry
+from federation.registry.registry import NOT_OFFERED, Registry
 from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import (
@@ -84,9 +84,9 @@ class Rollout:
         another process has made one."""
         desired = last.decision.standing
         if desired.offered is not None:
-            return self._judged(last, desired, desired.offered, fleet, windows)
+            return self._advance(last, desired.offered, fleet, windows)
         if desired.candidate is not None:
-            return self._begun(last, desired, desired.candidate, fleet)
+            return self._begin(last, desired.candidate, fleet)
         return None
 
     def is_free(self, last: Release) -> bool:
@@ -97,90 +97,83 @@ class Rollout:
             return False
         return desired.offered is None or self._words(last, desired.offered)[-1].kind == "held"
 
-    def _begun(
-        self, last: Release, desired: DesiredState, candidate: Ref, fleet: FleetState
-    ) -> Release | None:
+    def _begin(self, last: Release, candidate: Ref, fleet: FleetState) -> Release | None:
+        desired = last.decision.standing
+        stable = desired.stable.model if desired.stable else None
         try:
             manifest = self.registry.load(candidate.model).manifest
         except ArtifactError as exc:
-            return self._dropped(last, desired, candidate, f"it cannot be offered: {exc}")
-        stable = desired.stable.model if desired.stable else None
+            return self._drop(last, candidate, f"it cannot be offered: {exc}")
         if manifest.key in desired.revoked:
-            reason = f"it is signed by key {manifest.key}, which has been revoked"
-            return self._dropped(last, desired, candidate, reason)
+            return self._drop(last, candidate, f"its key {manifest.key} is revoked")
         if manifest.base != stable:
-            reason = f"it was made of {manifest.base}, and {stable} is served by now"
-            return self._dropped(last, desired, candidate, reason)
+            reason = f"its base is {manifest.base}, but {stable} is served now"
+            return self._drop(last, candidate, reason)
         found = self._next_stage(fleet, 0, 0)
-        if found is None:
-            return None
-        stage, share, count = found
-        after = desired.model_copy(
-            update={"offered": candidate, "candidate": None, "share": share, "stage": stage}
-        )
-        reason = f"offered to {_devices(count, fleet.present(self.clock()))}"
-        return self._decide(last, "stage", after, candidate, reason)
+        return None if found is None else self._offer(last, candidate, fleet, found)
 
-    def _judged(
-        self,
-        last: Release,
-        desired: DesiredState,
-        offered: Ref,
-        fleet: FleetState,
-        windows: WindowHistory,
+    def _advance(
+        self, last: Release, offered: Ref, fleet: FleetState, windows: WindowHistory
     ) -> Release | None:
-        words = self._words(last, offered)
+        """Evaluate the current stage, and make the decision that follows."""
+        words, desired = self._words(last, offered), last.decision.standing
         stages = [d.time_us for d in words if d.kind == "stage"]
         held = words[-1].kind == "held"
         if held and desired.candidate is not None:
-            reason = f"held, and {desired.candidate.model} takes its place"
-            return self._rolled_back(last, desired, offered, reason, {})
+            return self._roll_back(last, offered, f"replaced by {desired.candidate.model}", {})
         finding = self._finding(desired, offered, fleet, windows, stages)
         match finding.verdict:
             case "roll-back":
-                return self._rolled_back(last, desired, offered, finding.reason, finding.evidence)
+                return self._roll_back(last, offered, finding.reason, finding.evidence)
             case "go-on":
-                return self._moved_on(last, desired, offered, fleet, finding)
+                return self._move_on(last, offered, fleet, finding)
             case "hold" if not held:
-                return self._decide(
-                    last, "held", desired, offered, finding.reason, finding.evidence
-                )
+                about = finding.reason, finding.evidence
+                return self._decide(last, "held", desired, offered, *about)
         return None
 
-    def _moved_on(
-        self,
-        last: Release,
-        desired: DesiredState,
-        offered: Ref,
-        fleet: FleetState,
-        finding: StageVerdict,
+    def _move_on(
+        self, last: Release, offered: Ref, fleet: FleetState, finding: StageVerdict
     ) -> Release:
-        reason, evidence = finding.reason, finding.evidence
-        task, there = self.registry.task, fleet.present(self.clock())
+        desired, task = last.decision.standing, self.registry.task
+        there = fleet.present(self.clock())
         among = sum(rollout_position(task, s.device) < desired.share for s in there)
         found = self._next_stage(fleet, desired.stage, among) if desired.share < 1 else None
-        if found is None:
-            after = desired.model_copy(
-                update={"stable": offered, "offered": None, "share": 0.0, "stage": 0}
-            )
-            return self._decide(last, "served", after, offered, reason, evidence)
+        if found is not None:
+            return self._offer(last, offered, fleet, found, finding)
+        after = desired.model_copy(update={**NOT_OFFERED, "stable": offered})
+        return self._decide(last, "served", after, offered, finding.reason, finding.evidence)
+
+    def _offer(
+        self,
+        last: Release,
+        model: Ref,
+        fleet: FleetState,
+        found: tuple[int, float, int],
+        finding: StageVerdict | None = None,
+    ) -> Release:
+        """Offer `model` in the stage from `_next_stage`; `finding` is that of the stage before."""
         stage, share, count = found
-        after = desired.model_copy(update={"share": share, "stage": stage})
-        reason = f"offered to {_devices(count, fleet.present(self.clock()))}: {reason}"
-        return self._decide(last, "stage", after, offered, reason, evidence)
+        fields: dict[str, object] = {"offered": model, "share": share, "stage": stage}
+        if finding is None:
+            fields["candidate"] = None
+        after = last.decision.standing.model_copy(update=fields)
+        reason = f"offered to {_devices(count, fleet.present(self.clock()))}"
+        if finding is None:
+            return self._decide(last, "stage", after, model, reason)
+        reason = f"{reason}: {finding.reason}"
+        return self._decide(last, "stage", after, model, reason, finding.evidence)
 
     def _next_stage(
         self, fleet: FleetState, stage: int, among: int
     ) -> tuple[int, float, int] | None:
         """Return the next stage with more than `among` devices: its number, share and devices."""
         task = self.registry.task
-        places = sorted(rollout_position(task, s.device) for s in fleet.present(self.clock()))
-        if not places:
-            return None
-        for number, wanted in enumerate(self.plan.shares[stage:], stage + 1):
-            count = max(1, math.ceil(wanted * len(places)))
+        positions = sorted(rollout_position(task, s.device) for s in fleet.present(self.clock()))
+        for number, wanted in enumerate(self.plan.shares[stage:] if positions else (), stage + 1):
+            count = max(1, math.ceil(wanted * len(positions)))
             if count > among:
-                share = 1.0 if wanted >= 1 else min(1.0, places[count - 1] + 2**-32)
+                share = 1.0 if wanted >= 1 else min(1.0, positions[count - 1] + 2**-32)
                 return number, share, count
         return None
 
@@ -221,22 +214,15 @@ class Rollout:
             self._read = last.digest, self.registry.decisions()
         return [d for d in self._read[1] if d.model == offered.model]
 
-    def _rolled_back(
-        self,
-        last: Release,
-        desired: DesiredState,
-        offered: Ref,
-        reason: str,
-        evidence: Mapping[str, float],
+    def _roll_back(
+        self, last: Release, offered: Ref, reason: str, evidence: Mapping[str, float]
     ) -> Release:
-        after = desired.model_copy(update={"offered": None, "share": 0.0, "stage": 0})
+        after = last.decision.standing.model_copy(update=NOT_OFFERED)
         after = after.without(offered.model, reason)
         return self._decide(last, "rolled-back", after, offered, reason, evidence)
 
-    def _dropped(
-        self, last: Release, desired: DesiredState, candidate: Ref, reason: str
-    ) -> Release:
-        after = desired.model_copy(update={"candidate": None})
+    def _drop(self, last: Release, candidate: Ref, reason: str) -> Release:
+        after = last.decision.standing.model_copy(update={"candidate": None})
         return self._decide(last, "dropped", after, candidate, reason)
 
     def _decide(

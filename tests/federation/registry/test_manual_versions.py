@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from federation.registry import key_rotation, manual
 from federation.registry.audit import verify
 from federation.registry.catalog import difference, versions
-from federation.registry.registry import Registry
+from federation.registry.registry import NOT_OFFERED, Registry
 from streams.contract.decisions import Ref
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.signing import key_id
@@ -51,7 +51,7 @@ def test_with_none_on_offer_the_version_before_is_served(
     registry: Registry, three: list[Ref]
 ) -> None:
     """Also where the last one was taken back by the windows, and not by hand."""
-    after = registry.desired().without(three[2].model, "worse").model_copy(update=manual.NOBODY)
+    after = registry.desired().without(three[2].model, "worse").model_copy(update=NOT_OFFERED)
     registry.decide(
         OLD, "rolled-back", after, registry.last(), model=three[2].model, reason="worse"
     )

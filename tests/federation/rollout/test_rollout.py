@@ -219,7 +219,7 @@ def test_a_candidate_takes_the_place_of_one_that_is_held_and_waits_for_one_that_
     back = rig.step()
     assert back is not None
     assert (back.kind, back.model) == ("rolled-back", first)
-    assert back.reason == f"held, and {second} takes its place"
+    assert back.reason == f"replaced by {second}"
     begun = rig.step()
     assert begun is not None
     assert (begun.kind, begun.model) == ("stage", second)
@@ -231,7 +231,7 @@ def test_a_candidate_of_another_base_or_without_a_file_is_dropped(rig: Rig) -> N
     made = rig.step()
     assert made is not None
     assert (made.kind, made.model) == ("dropped", model)
-    assert made.reason == f"it was made of 9-aaaaaaaa, and {rig.stable} is served by now"
+    assert made.reason == f"its base is 9-aaaaaaaa, but {rig.stable} is served now"
     model = rig.candidate(3)
     rig.registry.store.remove(f"models/{model}.twa")
     made = rig.step()
