@@ -4,6 +4,7 @@ A running agent holds the folder's lock, and requests go over its socket. Withou
 functions hold the lock themselves, so that no agent starts meanwhile.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -12,13 +13,12 @@ from pathlib import Path
 from edge_client.control.device_lock import hold
 from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
-from edge_client.inference.trial import SlotState
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.spool.queue import Spool
 from edge_client.uplink.uplink import Uplink
 from streams.contract.device import OWN, AgentReply, AgentRequest, Label
 from streams.contract.documents import DeviceState
-from streams.contract.errors import MalformedRecord, ProcessFailed, Retryable, UsageError
+from streams.contract.errors import ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
@@ -58,14 +58,14 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
 
 def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
     """Return the state of a device without an agent."""
-    account, slots = spool.account(), _slots(folder)
+    account, (active, previous) = spool.account(), _slots(folder)
     return DeviceState(
         device=device,
         task=task.name,
         time_us=time.time_ns() // 1000,
         epoch=spool.epoch,
-        active=slots.active or "",
-        previous=slots.previous,
+        active=active or "",
+        previous=previous,
         produced=account.produced,
         delivered=account.delivered,
         dropped=account.dropped,
@@ -75,11 +75,15 @@ def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> Device
     )
 
 
-def _slots(folder: Path) -> SlotState:
+def _slots(folder: Path) -> tuple[str | None, str | None]:
+    """Return the active and the previous version from slots.json."""
     try:
-        return SlotState.decode((folder / "slots" / "slots.json").read_bytes())
-    except (OSError, MalformedRecord):
-        return SlotState()
+        found = json.loads((folder / "slots" / "slots.json").read_bytes())
+        names = found["active"], found["previous"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+    active, previous = (name if isinstance(name, str) else None for name in names)
+    return active, previous
 
 
 def label(folder: Path, labels: list[Label]) -> int:
