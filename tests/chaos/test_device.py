@@ -151,7 +151,7 @@ def test_on_a_full_disk_for_a_while(served: Fleet, node: Node, small_disk: Path)
         filler = fill(small_disk)
         until(lambda: "the spool cannot be written" in edge.log, "the disk is full")
         filler.unlink()
-        until(lambda: "the spool is written again" in edge.log, "the disk has room")
+        until(lambda: "the spool can be written again" in edge.log, "the disk has room")
         edge.goes_on()
         fill(small_disk)
         edge.kill()
@@ -212,7 +212,7 @@ def test_where_acknowledgements_are_swallowed(edge: Edge, node: Node) -> None:
             proxy.swallowing = True
             swallowed = proxy.swallowed
             until(lambda: proxy.swallowed > swallowed, "an acknowledgement is swallowed")
-            until(lambda: "a new producer" in edge.log, "the watchdog sees it", 90)
+            until(lambda: "replacing the producer" in edge.log, "the watchdog sees it", 90)
             proxy.swallowing = False
         edge.stop()
         assert edge.check() == {}
