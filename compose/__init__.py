@@ -2,6 +2,7 @@
 
 cli        one module a command group
 launcher   everything on one machine: processes, broker, screen
+preflight  a task file for a start, and a look at its data and models
 reports    what commands read from the topics, and how they show it
 security   certificates, signing keys, node keys
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from compose.launcher.state_dir import StateDir
+from compose.preflight.check import check_quickly
 from federation.bootstrap.initial_model import PilotReport, prepare
 from federation.registry.registry import Registry
 from streams.contract.errors import ArtifactError, UsageError
@@ -15,6 +16,7 @@ Say = Callable[[str], None]
 
 def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
     """Make what is missing and tell of it; the served model's name."""
+    check_quickly(task, say)
     key = create_key(layout.signing_key)
     known = [load_public_key(path) for path in layout.trusted_keys()]
     registry = Registry(layout.registry, task.name, task.version, known)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compose.launcher import flower_processes
+from compose.launcher.options import absolute_reference
 from compose.launcher.preparation import make_models
-from compose.launcher.references import absolute_reference
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.reports.rounds import RunSummary, from_journals, history

@@ -23,10 +23,9 @@ from rich.console import Console
 from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice, Launch
 from compose.launcher.interrupts import Interrupted, Interrupts
-from compose.launcher.options import UpOptions
+from compose.launcher.options import UpOptions, absolute_reference
 from compose.launcher.phases import PhaseClock
 from compose.launcher.preparation import make_models
-from compose.launcher.references import absolute_reference
 from compose.launcher.screen import Screen
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor

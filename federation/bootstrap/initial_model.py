@@ -47,6 +47,8 @@ from streams.learning.learning import (
     window_loss,
 )
 from streams.runtime.disk import write_atomic
+from streams.segments.findings import no_labels
+from streams.segments.survey import survey
 
 SEED = 1
 WINDOWS_PER_BATCH = 12
@@ -145,7 +147,11 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     pilot = _read(task, task.device_names("pilot"), progress)
     known = stack(task, pilot)
     if not len(known.labels):
-        raise TaskError(f"task {task.name!r}: no device of role 'pilot' has a labelled segment")
+        pilots = [survey(task, device) for device in task.devices() if device.role == "pilot"]
+        why = no_labels(task, pilots) if pilots else "give a device that role"
+        raise TaskError(
+            f"task {task.name!r}: no device of role 'pilot' has a labelled segment: {why}"
+        )
     progress("training the first device model")
     model = fit_model(task, known, seed)
     lab = _read(task, task.device_names("lab"), progress)

@@ -68,7 +68,8 @@ def _fault(reading: Reading, times: list[int], max_gap_us: float, channels: int)
 def label_fits(task: Task, label: object) -> bool:
     """Return whether a label is a class index, or a finite value for every target."""
     try:
-        values = np.asarray(label, dtype=np.float32).reshape(-1)
+        with np.errstate(over="ignore"):  # it becomes infinite, which fits nothing
+            values = np.asarray(label, dtype=np.float32).reshape(-1)
     except (TypeError, ValueError):
         return False
     if isinstance(label, str | bytes) or len(values) != task.label_size:

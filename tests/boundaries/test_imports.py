@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "edge_client.sources": (*COMMON, "edge_client.samples"),
     "edge_client.inference": (*COMMON, "edge_client.sources"),
     "edge_client.releases": (*COMMON, "edge_client.inference"),
-    "edge_client.control": (*COMMON, "edge_client.uplink", "edge_client.samples"),
+    "edge_client.control": (*COMMON, "edge_client.uplink", "edge_client.inference"),
     "edge_client.training": (*COMMON, "edge_client.inference", "edge_client.control"),
     "edge_client": (*COMMON, "edge_client.releases", "edge_client.training"),
     "federation.admission": ("streams.contract", "streams.learning"),
@@ -52,7 +52,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "federation": (*COMMON, "federation.rounds", "federation.controller"),
     "compose.security": (*COMMON, "federation.controller"),
     "compose.reports": (*COMMON, "federation.registry", "streams.worker.store"),
-    "compose.launcher": ("compose.security", "compose.reports", "federation", "edge_client"),
+    "compose.preflight": (*COMMON, "federation.bootstrap"),
+    "compose.launcher": (
+        "compose.preflight",
+        "compose.security",
+        "compose.reports",
+        "federation",
+        "edge_client",
+    ),
     "compose.cli": ("compose.launcher", "streams.worker", "federation", "edge_client"),
     "compose": ("compose.cli",),
     "examples.drift": ("compose", "streams.tasks"),
@@ -261,7 +268,7 @@ def importers(library: str) -> set[str]:
         ("pickle", {"streams.tasks.hapt"}),
         (
             "duckdb",
-            {"streams.worker.store.position", "streams.worker.store.query", "compose.cli.main"},
+            {"streams.worker.store.position", "streams.worker.store.query", "compose.cli.views"},
         ),
     ],
 )

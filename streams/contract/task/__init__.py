@@ -7,6 +7,7 @@ every process imports it. Devices import it without torch, so `import torch` bel
 
 from streams.contract.task.description import (
     DEVICE_NAME,
+    ROLES,
     STRATEGIES,
     Aggregation,
     Answered,
@@ -33,6 +34,7 @@ from streams.contract.task.validation import (
 __all__ = [
     "DEVICE_NAME",
     "NAME",
+    "ROLES",
     "STRATEGIES",
     "Aggregation",
     "Answered",

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
@@ -23,6 +24,7 @@ Strategy = Literal[
     "fedavg", "fedprox", "fedbuff", "fedadam", "fedyogi",
     "median", "trimmed-mean", "krum", "multi-krum",
 ]  # fmt: skip
+ROLES: tuple[str, ...] = get_args(Role)
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
@@ -120,6 +122,15 @@ class Device:
     group: str = ""
 
     def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise TaskError(
+                f"device {self.name!r}: role {self.role!r} must be one of {', '.join(ROLES)}"
+            )
+        if not DEVICE_NAME.fullmatch(self.name):
+            raise TaskError(
+                f"device {self.name!r}: a name has letters, digits, '.', '_' and '-', at most 63, "
+                "and starts with a letter or a digit"
+            )
         if self.group and not DEVICE_NAME.fullmatch(self.group):
             raise TaskError(
                 f"device {self.name!r}: group {self.group!r} must be letters, digits, '.', '_' "
@@ -353,7 +364,11 @@ class Task:
 
     def device_names(self, *roles: Role) -> list[str]:
         """Names of the devices with one of `roles`, in the task's order."""
-        return [device.name for device in self.devices() if device.role in roles]
+        devices = self.devices()
+        names = [device.name for device in devices]
+        if twice := next((name for name, n in Counter(names).items() if n > 1), None):
+            raise TaskError(f"task {self.name!r}: device {twice!r} is listed twice")
+        return [device.name for device in devices if device.role in roles]
 
     def agrees(self, answers: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """(n, outputs) and (n, outputs) -> (n,) bool: same class, or within `tolerance`."""

@@ -1,0 +1,103 @@
+"""Looking at a task before its first run: its data, its models, and what it costs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from compose.preflight.report import TaskReport
+from streams.contract.errors import TaskError
+from streams.contract.task import ROLES, Device, Task, check_model
+from streams.segments.findings import Finding, findings
+from streams.segments.survey import READINGS, survey
+
+EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`
+STEPS = 2
+QUICK_READINGS, DEVICES_A_ROLE = 500, 3
+
+
+def check_data(task: Task, readings: int = READINGS) -> TaskReport:
+    """Survey every device of the task."""
+    devices = _devices(task)
+    surveys = [survey(task, device, readings) for device in devices]
+    events = None if task.rate_hz is None else 86_400 * task.rate_hz / task.segment.hop
+    return TaskReport(
+        task.name,
+        surveys,
+        findings(task, surveys),
+        windows_per_minute=60 / task.window_s,
+        events_per_day=events,
+        bytes_per_day=None if events is None else events * _event_bytes(task),
+    )
+
+
+def check_quickly(task: Task, say: Callable[[str], None]) -> None:
+    """Look at a few recordings of each role before anything is trained.
+
+    Warnings are said; TaskError for the first finding that cannot work. A live source is not read:
+    its sensors are elsewhere.
+    """
+    if task.source == "live":
+        return
+    chosen: list[Device] = []
+    for role in ROLES:
+        chosen += [device for device in _devices(task) if device.role == role][:DEVICES_A_ROLE]
+    found = findings(task, [survey(task, device, QUICK_READINGS) for device in chosen])
+    for finding in found:
+        text = f"{finding.where}: {finding.text}: {finding.advice}"
+        if finding.level == "error":
+            raise TaskError(f"task {task.name!r}: {text}")
+        if finding.where in {device.name for device in chosen}:  # not what only a sample says
+            say(f"warning   {text}")
+
+
+def check_task(task: Task, readings: int = READINGS, *, models: bool = True) -> TaskReport:
+    """As check_data; with `models` also build, train two steps and export the device model."""
+    report = check_data(task, readings)
+    if not models:
+        return report
+    began = time.monotonic()
+    try:
+        parameters = _try_models(task)
+    except TaskError as exc:
+        failed = Finding("error", "build_model", str(exc), "mend the function")
+        return replace(report, findings=[failed, *report.findings])
+    return replace(report, model_s=time.monotonic() - began, parameters=parameters)
+
+
+def _devices(task: Task) -> list[Device]:
+    task.device_names()  # which raises for a device that is listed twice
+    return list(task.devices())
+
+
+def _event_bytes(task: Task) -> float:
+    channels, samples = task.segment_shape
+    value = 2 if task.upload_dtype == "float16" else 4
+    segment = channels * samples * value if task.upload == "segment" else 0
+    return EVENT_BYTES + 4 * task.outputs + segment
+
+
+def _try_models(task: Task) -> int:
+    """Build the models, train the device model for two steps, export it; its parameters."""
+    import numpy as np
+
+    from federation.bootstrap.onnx_export import export_graph
+    from streams.learning.learning import fit, segment_loss
+
+    check_model(task)
+    model = task.build_model()
+    draw = np.random.default_rng(0)
+    count = STEPS * task.training.batch_size
+    segments = draw.normal(0, 1, (count, *task.segment_shape)).astype(np.float32)
+    labels = np.zeros((count, task.label_size), np.float32)
+    try:
+        fit(
+            model, count, segment_loss(task, model, segments, labels), epochs=1,
+            batch_size=task.training.batch_size, learning_rate=task.training.learning_rate, seed=0,
+        )  # fmt: skip
+        export_graph(task, model.eval())
+    except TaskError:
+        raise
+    except Exception as exc:  # a user's model
+        text = f"{type(exc).__name__}: {exc}".splitlines()[0]
+        raise TaskError(f"training or exporting the model fails: {text}") from exc
+    return sum(parameter.numel() for parameter in model.parameters())

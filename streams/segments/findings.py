@@ -1,0 +1,127 @@
+"""What is wrong with a task's data, from surveys of its devices: pure, one line of advice each."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from streams.contract.task import Task
+from streams.segments.survey import Survey
+
+SKIPPED_SHARE = 0.01
+RATE_OFF = 0.2  # of the stated period
+FEW_SEGMENTS = 5  # of a window
+
+CAUSES = {
+    "gap": "more time between two readings than max_gap_s (2.5 sample periods by default)",
+    "backwards": "times that do not grow: sort the readings and remove repetitions",
+    "width": "another number of values than the task has channels",
+    "not-finite": "values that are NaN or infinite: fill or leave them out",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`where` is a device, a role or a field of the task."""
+
+    level: Literal["error", "warning"]
+    where: str
+    text: str
+    advice: str
+
+
+def findings(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
+    """Return errors, which cannot work, before warnings."""
+    found = [finding for one in surveys for finding in _of_device(task, one)]
+    found += [*_of_roles(task, surveys), *_of_task(task, surveys)]
+    return sorted(found, key=lambda finding: finding.level != "error")
+
+
+def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
+    """Return why devices have no labelled segment, for an error message."""
+    for one in surveys:
+        first = next((f for f in _of_device(task, one) if f.level == "error"), None)
+        if first is not None:
+            return f"{first.where}: {first.text}: {first.advice}"
+    if not any(one.labels for one in surveys):
+        return "no reading has a label: yield Reading(time_us, values, label)"
+    share = task.segment.label_share
+    return f"no segment has one label on {share:.0%} of its readings: lower segment.label_share"
+
+
+def _of_device(task: Task, one: Survey) -> list[Finding]:
+    if one.error is not None:
+        return [Finding("error", one.device, f"readings() fails: {one.error}", "mend the function")]
+    if not one.readings:
+        return [Finding("error", one.device, "readings() yields nothing", "yield Reading(...)")]
+    found = []
+    if not one.segments:
+        found.append(_no_segment(task, one))
+    broken = sum(one.skipped.values())
+    if one.segments and broken > SKIPPED_SHARE * one.readings:
+        reasons = ", ".join(f"{why} {n}" for why, n in sorted(one.skipped.items()))
+        worst = max(one.skipped, key=lambda why: one.skipped[why])
+        text = f"{broken} of {one.readings} readings break a segment ({reasons})"
+        found.append(Finding("warning", one.device, text, CAUSES.get(worst, worst)))
+    if one.unfit is not None:
+        known = f"0 to {len(task.classes) - 1}" if task.classes else f"{len(task.targets)} numbers"
+        text = f"label {one.unfit} is none of the task's, and is not used"
+        found.append(Finding("warning", one.device, text, f"labels are {known}"))
+    if task.rate_hz and one.period_s and abs(one.period_s * task.rate_hz - 1) > RATE_OFF:
+        text = f"a reading every {one.period_s:g} s, rate_hz={task.rate_hz:g} says otherwise"
+        found.append(Finding("warning", one.device, text, f"set rate_hz={1 / one.period_s:g}"))
+    if task.source == "live" and not one.dated:
+        text = "live readings that are not dated"
+        advice = "give time_us since 1970 (UTC), or say source='recorded'"
+        found.append(Finding("error", one.device, text, advice))
+    return found
+
+
+def _no_segment(task: Task, one: Survey) -> Finding:
+    if not one.skipped:
+        text = f"{one.readings} readings make no segment of {task.segment.samples}"
+        return Finding("error", one.device, text, "yield more readings, or make segments shorter")
+    worst = max(one.skipped, key=lambda why: one.skipped[why])
+    text = f"no segment: {one.skipped[worst]} of {one.readings} readings have {CAUSES[worst]}"
+    advice = "see the reason"
+    if worst == "gap" and one.period_s:
+        advice = f"readings come every {one.period_s:g} s: set rate_hz={1 / one.period_s:g}"
+    return Finding("error", one.device, text, advice)
+
+
+def _of_roles(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
+    found = []
+    needed = {
+        "fleet": "nobody answers: give some devices the role 'fleet'",
+        "pilot": "the first model has nothing to learn from: give a device the role 'pilot'",
+    }
+    for role, text in needed.items():
+        if not any(one.role == role for one in surveys):
+            found.append(Finding("error", role, f"no device has the role {role!r}", text))
+    pilots = [one for one in surveys if one.role == "pilot"]
+    if pilots and not any(one.labelled for one in pilots):
+        text = "no device of role 'pilot' has a labelled segment"
+        found.append(Finding("error", "pilot", text, no_labels(task, pilots)))
+    if not any(one.role == "held-out" for one in surveys):
+        text = "no device has the role 'held-out'"
+        advice = "candidates are then judged by the devices alone: hold one or two out"
+        found.append(Finding("warning", "held-out", text, advice))
+    return found
+
+
+def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
+    found = []
+    counts = sum((Counter(one.labels) for one in surveys), Counter[str]())
+    missing = [name for name in task.classes if not counts[name]]
+    if counts and missing:
+        text = f"no label of {', '.join(missing)} in the readings that were looked at"
+        found.append(Finding("warning", "classes", text, "look at more with --readings"))
+    share = task.training.label_share
+    if task.source == "recorded" and counts and share < 1:
+        text = f"a device learns from {share:.0%} of its true labels and is measured on the others"
+        advice = "training=Training(label_share=1.0) uses all"
+        found.append(Finding("warning", "training.label_share", text, advice))
+    if task.rate_hz and task.segments_per_window < FEW_SEGMENTS:
+        text = f"a window of {task.window_s:g} s holds {task.segments_per_window:.1f} segments"
+        found.append(Finding("warning", "window_s", text, "longer windows say more"))
+    return found

@@ -1,0 +1,100 @@
+"""What a device's readings look like, before anything is trained on them."""
+
+import itertools
+import statistics
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from streams.contract.task import Device, Reading, Task
+from streams.segments.segmentation import label_fits, segments_of
+
+DATED_FROM_US = 10**15  # September 2001
+READINGS = 1000
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The first readings of one device.
+
+    `skipped` counts what breaks a segment, by reason; `labels` labelled readings by class (by
+    target for regression); `unfit` labels that are none of the task's, as an example of one;
+    `period_s` is the median time between two readings; `error` what the source raised, and where.
+    """
+
+    device: str
+    role: str
+    readings: int = 0
+    segments: int = 0
+    labelled: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    unfit: str | None = None
+    first_us: int | None = None
+    last_us: int | None = None
+    period_s: float | None = None
+    error: str | None = None
+
+    @property
+    def dated(self) -> bool:
+        """Whether the times are dates, and not times since the start of a recording."""
+        return self.first_us is not None and self.first_us >= DATED_FROM_US
+
+
+def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
+    """Read at most `limit` readings of a device and cut them; never raises for what it finds."""
+    seen: list[Reading] = []
+    skipped: Counter[str] = Counter()
+    error: str | None = None
+
+    def readings() -> Iterator[Reading]:
+        nonlocal error
+        try:
+            for reading in itertools.islice(task.readings(device.name), limit):
+                reading = Reading(*reading)
+                seen.append(reading)
+                yield reading
+        except Exception as exc:  # a user's code
+            error = f"{type(exc).__name__}: {exc} (reading {len(seen) + 1}{_where(exc)})"
+
+    cuts = []
+    try:
+        for *_, label in segments_of(readings(), task, skip=lambda why, _: skipped.update([why])):
+            cuts.append(label is not None)
+    except (TypeError, ValueError) as exc:
+        error = error or f"{type(exc).__name__}: {exc} (reading {len(seen)})"
+    times = [reading.time_us for reading in seen if isinstance(reading.time_us, int)]
+    steps = [b - a for a, b in itertools.pairwise(times) if b > a]
+    given = [reading.label for reading in seen if reading.label is not None]
+    unfit = next((label for label in given if not label_fits(task, label)), None)
+    return Survey(
+        device.name,
+        device.role,
+        readings=len(seen),
+        segments=len(cuts),
+        labelled=sum(cuts),
+        skipped=dict(skipped),
+        labels=_counts(task, given),
+        unfit=None if unfit is None else repr(unfit)[:80],
+        first_us=times[0] if times else None,
+        last_us=times[-1] if times else None,
+        period_s=statistics.median(steps) / 1e6 if steps else None,
+        error=error,
+    )
+
+
+def _counts(task: Task, labels: Sequence[float | Sequence[float]]) -> dict[str, int]:
+    fitting = [label for label in labels if label_fits(task, label)]
+    if task.targets:
+        return dict.fromkeys(task.targets, len(fitting)) if fitting else {}
+    found: Counter[str] = Counter()
+    for label in fitting:
+        index = label[0] if isinstance(label, Sequence) else label
+        found[task.classes[int(index)]] += 1
+    return {name: found[name] for name in task.classes if found[name]}
+
+
+def _where(exc: Exception) -> str:
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""

@@ -1,0 +1,88 @@
+"""`tidewheel new` and `check`, as a new user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def tidewheel(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "compose.cli.main", *words]
+    environ = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_new_task_passes_the_check_as_it_is(tmp_path: Path, kind: str) -> None:
+    said = tidewheel(tmp_path, "new", "my-pumps", "--kind", kind).stdout
+    assert "tidewheel check my_pumps.py:task" in said
+    found = json.loads(tidewheel(tmp_path, "check", "my_pumps.py:task", "--json").stdout)
+    assert [f for f in found["findings"] if f["level"] == "error"] == []
+    assert [one["role"] for one in found["surveys"]] == [
+        "pilot", "lab", "fleet", "fleet", "fleet", "held-out",
+    ]  # fmt: skip
+    assert all(one["segments"] == 99 and one["labelled"] > 50 for one in found["surveys"])
+    assert found["parameters"] > 0
+    assert found["model_s"] > 0
+
+
+def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("precious")
+    assert "exists already" in tidewheel(tmp_path, "new", "mine", code=2).stderr
+    assert (tmp_path / "mine.py").read_text() == "precious"
+    tidewheel(tmp_path, "new", "mine", "--force")
+    assert "precious" not in (tmp_path / "mine.py").read_text()
+
+
+def changed(folder: Path, old: str, new: str) -> str:
+    tidewheel(folder, "new", "mine", "--force")
+    path = folder / "mine.py"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return "mine.py:task"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"fleet")', '"flet")', "role 'flet' must be one of pilot, lab, fleet, held-out"),
+        ('"device-{n}"', '"device-1"', "device 'device-1' is listed twice"),
+    ],
+)
+def test_a_wrong_list_of_devices_is_one_line(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    reference = changed(tmp_path, old, new)
+    assert expected in tidewheel(tmp_path, "check", reference, "--fast", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("(x, y), ", "(x, y, 0.0), ", "another number of values than the task has channels"),
+        ("i * 100_000", "i * 3_600_000_000", "set rate_hz=0.000277778"),
+        ("nn.Linear(16, 2)", "nn.Linear(16, 3)", "it must give (2, 2)"),
+    ],
+)
+def test_what_cannot_work_ends_with_1_and_advice(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    reference = changed(tmp_path, old, new)
+    assert expected in tidewheel(tmp_path, "check", reference, code=1).stdout
+
+
+def test_prepare_begins_with_the_fast_part(tmp_path: Path) -> None:
+    reference = changed(tmp_path, "i * 100_000", "i * 3_600_000_000")
+    done = tidewheel(tmp_path, "prepare", reference, code=2)
+    assert "readings come every 3600 s: set rate_hz=0.000277778" in done.stderr
+    assert not (tmp_path / ".tidewheel").exists()

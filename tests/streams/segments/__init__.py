@@ -1,0 +1,1 @@
+"""Segmentation, surveys and findings."""

@@ -1,0 +1,147 @@
+"""Data that cannot work, or hardly: each case is named, with what to do about it."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.segments.findings import findings, no_labels
+from streams.segments.survey import Survey, survey
+from tests.fakes.tiny_task import task as tiny
+from tidewheel import Device, Reading, Task
+
+PILOT, FLEET = Device("p", "pilot"), Device("f", "fleet")
+STEP_US = 50_000  # the tiny task's 20 Hz
+DATE = 1_760_000_000_000_000
+
+
+def sound(_device: str) -> Iterator[Reading]:
+    for i in range(200):
+        yield Reading(i * STEP_US, (0.0, 1.0), i // 100)
+
+
+def changed(how: Callable[[int, Reading], Reading | None]) -> Callable[[str], Iterator[Reading]]:
+    def readings(device: str) -> Iterator[Reading]:
+        for i, reading in enumerate(sound(device)):
+            found = how(i, reading)
+            if found is not None:
+                yield found
+
+    return readings
+
+
+def failing(device: str) -> Iterator[Reading]:
+    for i, reading in enumerate(sound(device)):
+        if i == 36:
+            raise RuntimeError("the sensor is unplugged")
+        yield reading
+
+
+def said(task: Task, *devices: Device) -> list[str]:
+    surveys = [survey(task, device) for device in devices or (PILOT, FLEET)]
+    found = findings(task, surveys)
+    return [f"{f.level}: {f.where}: {f.text}: {f.advice}" for f in found]
+
+
+def test_sound_data_has_no_errors() -> None:
+    found = said(replace(tiny, readings=sound))
+    assert [text for text in found if text.startswith("error")] == []
+
+
+CASES = {
+    "too few values": (
+        {"readings": changed(lambda _, r: r._replace(values=(1.0,)))},
+        "error: p: no segment: 200 of 200 readings have another number of values",
+    ),
+    "all NaN": (
+        {"readings": changed(lambda _, r: r._replace(values=(math.nan, 0.0)))},
+        "error: p: no segment: 200 of 200 readings have values that are NaN",
+    ),
+    "backwards": (
+        {"readings": changed(lambda i, r: r._replace(time_us=10**9 - i))},
+        "error: p: no segment: 199 of 200 readings have times that do not grow",
+    ),
+    "hourly at 20 Hz": (
+        {"readings": changed(lambda i, r: r._replace(time_us=i * 3_600_000_000))},
+        "readings come every 3600 s: set rate_hz=0.000277778",
+    ),
+    "a tenth goes back": (
+        {"readings": changed(lambda i, r: r._replace(time_us=r.time_us - 5e6 * (i % 50 == 49)))},
+        "warning: p: 7 of 200 readings break a segment (backwards 4, gap 3)",
+    ),
+    "a label that is no class": (
+        {"readings": changed(lambda _, r: r._replace(label=7))},
+        "warning: p: label 7 is none of the task's, and is not used: labels are 0 to 2",
+    ),
+    "no label": (
+        {"readings": changed(lambda _, r: r._replace(label=None))},
+        "error: pilot: no device of role 'pilot' has a labelled segment: no reading has a label",
+    ),
+    "nothing": (
+        {"readings": changed(lambda _i, _r: None)},
+        "error: p: readings() yields nothing",
+    ),
+    "a source that raises": (
+        {"readings": failing},
+        "error: p: readings() fails: RuntimeError: the sensor is unplugged (reading 37, ",
+    ),
+    "live without dates": (
+        {"readings": sound, "source": "live"},
+        "error: p: live readings that are not dated",
+    ),
+    "another rate": (
+        {"readings": changed(lambda i, r: r._replace(time_us=2 * r.time_us))},
+        "warning: p: a reading every 0.1 s, rate_hz=20 says otherwise: set rate_hz=10",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_wrong_is_named_with_advice(name: str) -> None:
+    fields, expected = CASES[name]
+    found = said(replace(tiny, **fields))  # type: ignore[arg-type]
+    assert any(expected in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ((PILOT,), "error: fleet: no device has the role 'fleet'"),
+        ((FLEET,), "error: pilot: no device has the role 'pilot'"),
+        ((PILOT, FLEET), "warning: held-out: no device has the role 'held-out'"),
+    ],
+)
+def test_a_role_that_nobody_has_is_named(devices: tuple[Device, ...], expected: str) -> None:
+    assert any(expected in text for text in said(replace(tiny, readings=sound), *devices))
+
+
+def test_errors_come_first() -> None:
+    levels = [text.partition(":")[0] for text in said(replace(tiny, readings=failing))]
+    assert levels == sorted(levels)
+    assert levels[0] == "error"
+
+
+def test_how_much_of_the_labels_is_used_is_said() -> None:
+    assert any(
+        "learns from 30% of its true labels" in t for t in said(replace(tiny, readings=sound))
+    )
+
+
+def test_without_labels_the_reason_is_the_first_that_holds() -> None:
+    assert no_labels(tiny, [Survey("p", "pilot")]) == (
+        "p: readings() yields nothing: yield Reading(...)"
+    )
+
+
+anything = st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=3), st.just((1, 2)))
+
+
+@given(rows=st.lists(st.tuples(anything, anything, anything), max_size=8), live=st.booleans())
+def test_whatever_a_source_yields_is_a_finding_and_no_traceback(
+    rows: list[tuple[object, object, object]], live: bool
+) -> None:
+    task = replace(tiny, readings=lambda _device: iter(rows), source="live" if live else "recorded")  # type: ignore[arg-type]
+    assert said(task)
