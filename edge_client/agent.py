@@ -36,11 +36,10 @@ from edge_client.training.conditions import MachineConditions
 from edge_client.training.personalization import Personalization
 from edge_client.training.trainer_client import Trainer, served_by
 from edge_client.uplink.uplink import Uplink
-from streams.contract.device import AgentReply, AgentRequest
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, load_task
-from streams.contract.work import WorkReply, WorkRequest
+from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer, Sender
 from streams.runtime.acceptance import Acceptance

@@ -12,9 +12,8 @@ import socket
 import struct
 from pathlib import Path
 
-from streams.contract.device import AgentReply, AgentRequest
 from streams.contract.errors import MalformedRecord, Retryable
-from streams.contract.work import WorkReply, WorkRequest
+from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 
 _LENGTHS = struct.Struct(">II")
 MAX_HEADER = 1 << 16

@@ -16,10 +16,10 @@ from edge_client.control.socket_server import socket_path
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.spool.queue import Spool
 from edge_client.uplink.uplink import Uplink
-from streams.contract.device import OWN, AgentReply, AgentRequest, Label
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
+from streams.contract.work import OWN, AgentReply, AgentRequest, Label
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings

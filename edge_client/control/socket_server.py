@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_client.control.ipc import receive_frame, send_frame
-from streams.contract.device import AgentReply, AgentRequest
 from streams.contract.errors import MalformedRecord
-from streams.contract.work import WorkReply, WorkRequest
+from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 
 log = logging.getLogger(__name__)
 

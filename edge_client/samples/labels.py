@@ -2,9 +2,9 @@
 
 import json
 
-from streams.contract.device import Label
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
+from streams.contract.work import Label
 from streams.segments.segmentation import label_fits
 
 

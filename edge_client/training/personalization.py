@@ -33,11 +33,10 @@ from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
-from streams.contract.device import PERSONAL
 from streams.contract.documents import PersonalState
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
-from streams.contract.work import WorkReply, WorkRequest
+from streams.contract.work import PERSONAL, WorkReply, WorkRequest
 from streams.runtime.disk import write_atomic
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,8 @@ from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
 from edge_client.training.conditions import MachineConditions
 from streams.contract.artifact import WEIGHTS
-from streams.contract.device import OWN, PERSONAL, TrainerJob
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.work import WorkReply, WorkRequest
+from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkReply, WorkRequest
 
 if TYPE_CHECKING:  # onnxruntime, which a simulation does not need
     from edge_client.inference.slots import Slots

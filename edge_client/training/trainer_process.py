@@ -25,10 +25,9 @@ from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.sample_file import values_of
 from edge_client.training import local_layers
 from streams.contract import payload
-from streams.contract.device import PERSONAL, TrainerJob
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
-from streams.contract.work import COMPARED, CONFUSED, WorkReply, class_prefix
+from streams.contract.work import COMPARED, CONFUSED, PERSONAL, TrainerJob, WorkReply, class_prefix
 from streams.learning import learning
 from streams.learning.clipping import clipped
 

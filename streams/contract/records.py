@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from streams.contract.columns import align, check
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import DEVICE_NAME, Task
 
@@ -145,36 +146,29 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
 
 
 def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the single batch of an Arrow IPC stream with exactly this schema.
+    """Return the rows of an Arrow IPC stream as one batch with this schema.
 
-    The batch is fully validated, because offsets and lengths from the network are untrusted.
+    The order of columns, nullability, several batches, and lists whose length is not part of their
+    type are accepted: nothing is lost. Values are fully validated, because offsets and lengths from
+    the network are untrusted.
     """
     try:
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-            found = reader.schema
-            if not found.equals(schema):
-                raise MalformedRecord("wrong-schema", _difference(found, schema))
+            if not reader.schema.equals(schema):
+                check(reader.schema, schema)
             batches = list(reader)
-        if len(batches) != 1:
-            raise MalformedRecord("wrong-batches", f"{len(batches)} batches in a message, not 1")
-        batch = batches[0]
-        batch.validate(full=True)
+        for found in batches:
+            found.validate(full=True)
+        if len(batches) == 1 and batches[0].schema.equals(schema):
+            batch = batches[0]
+        else:
+            batch = align(batches, schema)
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise MalformedRecord("not-arrow", str(exc).splitlines()[0][:200]) from exc
     for field in schema:
         if not field.nullable and batch.column(field.name).null_count:
             raise MalformedRecord("null", f"column {field.name} has nulls")
     return batch
-
-
-def _difference(found: pa.Schema, expected: pa.Schema) -> str:
-    names = [f for f in expected.names if f not in found.names]
-    if names:
-        return f"columns are missing: {', '.join(names)}"
-    for field in expected:
-        if not found.field(field.name).equals(field):
-            return f"column {field.name} is {found.field(field.name).type}, not {field.type}"
-    return f"columns are {', '.join(found.names)}, not {', '.join(expected.names)}"[:200]
 
 
 def encode_events(batch: EventBatch) -> tuple[bytes, bytes, Headers]:

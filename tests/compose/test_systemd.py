@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from streams.contract.device import AgentRequest
 
 from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from streams.contract.errors import Retryable
+from streams.contract.work import AgentRequest
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import port_without_listener
 from tests.edge_client.models import TINY, artifact, plain

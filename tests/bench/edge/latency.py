@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from streams.contract.device import AgentRequest, Label
 
 from edge_client.control.ipc import ask, call
 from streams.contract.errors import Retryable
 from streams.contract.task import load_task
-from streams.contract.work import WorkRequest
+from streams.contract.work import AgentRequest, Label, WorkRequest
 from tests.bench.edge.driver import ACCEPTED, ANSWER, BARE, WEIGHTS_FILE, DriverPlan
 from tests.bench.edge.footprint import Footprint, footprint
 from tests.bench.edge.stage import NOWHERE, Device, Stage, full_disk

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streams.contract.device import AgentReply, AgentRequest
-
 from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from streams.contract.errors import Retryable
 from streams.contract.task import load_task
+from streams.contract.work import AgentReply, AgentRequest
 from tests.bench import machine
 from tests.bench.edge.driver import DEVICE
 from tests.bench.kafka import ROOT, Kafka

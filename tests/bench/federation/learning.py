@@ -7,11 +7,11 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
-from streams.contract.device import PERSONAL
 
 from edge_client.samples.splits import HELD_OUT
 from edge_client.training.personalization import EVIDENCE
 from federation.aggregation import strategies
+from streams.contract.work import PERSONAL
 from streams.learning import learning as torch_loops
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import SETTINGS

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from streams.contract.device import AgentReply, AgentRequest, Label
 
 from edge_client.control.ipc import ask, call
 from edge_client.control.socket_server import MAX_PATH, SocketServer, socket_path
 from streams.contract.errors import Retryable
-from streams.contract.work import WorkReply, WorkRequest
+from streams.contract.work import AgentReply, AgentRequest, Label, WorkReply, WorkRequest
 
 REQUEST = WorkRequest(
     op="train",

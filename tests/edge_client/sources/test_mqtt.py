@@ -25,9 +25,9 @@ from edge_client.sources.mqtt import (
     settings_of,
 )
 from edge_client.sources.stdin import MALFORMED
-from streams.contract.device import AgentRequest
 from streams.contract.documents import DeviceState
 from streams.contract.errors import Retryable, UsageError
+from streams.contract.work import AgentRequest
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
 from tests.edge_client.models import TINY, artifact, plain

@@ -13,10 +13,9 @@ from edge_client.training import local_layers, trainer_process
 from federation.evaluation import device_metrics
 from federation.evaluation.promotion_gate import Paired
 from streams.contract import payload
-from streams.contract.device import OWN, PERSONAL, TrainerJob
 from streams.contract.payload import Payload
 from streams.contract.task import Privacy, Task, load_task
-from streams.contract.work import WorkRequest
+from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkRequest
 from streams.learning.clipping import update_norm
 from tests.edge_client.models import TINY, with_batch_norm
 

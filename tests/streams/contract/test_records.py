@@ -1,5 +1,6 @@
 """Messages of `events`: what is written comes back, and nothing else passes."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -158,3 +159,87 @@ def test_float16_halves_a_segment_and_keeps_it_finite() -> None:
     assert rows.column("segment").nbytes * 2 == whole.column("segment").nbytes
     with pytest.raises(MalformedRecord, match="segment is"):
         decode_event_message(task, *sent)
+
+
+def stream(*parts: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, parts[0].schema) as writer:
+        for part in parts:
+            writer.write_batch(part)
+    return bytes(sink.getvalue())
+
+
+def nullable(rows: pa.RecordBatch) -> pa.RecordBatch:
+    schema = pa.schema([field.with_nullable(True) for field in rows.schema])
+    return pa.RecordBatch.from_arrays(rows.columns, schema=schema)
+
+
+def reordered(rows: pa.RecordBatch) -> pa.RecordBatch:
+    return rows.select(list(reversed(rows.schema.names)))
+
+
+def loose_lists(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """As pandas and many writers have it: lists without a length of their own."""
+    columns = {
+        field.name: pa.array(rows.column(field.name).to_pylist(), pa.list_(pa.float32()))
+        if pa.types.is_fixed_size_list(field.type)
+        else rows.column(field.name)
+        for field in rows.schema
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+@pytest.mark.parametrize("how", [nullable, reordered, loose_lists])
+def test_columns_of_other_producers_are_taken_where_nothing_is_lost(
+    how: Callable[[pa.RecordBatch], pa.RecordBatch],
+) -> None:
+    key, _, headers = encode_events(batch())
+    assert decode_event_message(task, key, stream(how(batch().rows)), headers) == batch()
+
+
+def test_several_batches_in_a_message_are_one() -> None:
+    key, _, headers = encode_events(batch())
+    rows = batch().rows
+    value = stream(rows.slice(0, 1), rows.slice(1, 3))
+    assert decode_event_message(task, key, value, headers) == batch()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda rows: rows.select(["seq", "time"]), "columns are missing: model, outputs, label"),
+        (lambda rows: rows.append_column("x", pa.array([1] * 4)), "columns are unknown: x"),
+        (
+            lambda rows: rows.set_column(0, "seq", rows.column("seq").cast(pa.int32())),
+            "column seq is int32, not int64",
+        ),
+        (
+            lambda rows: rows.set_column(
+                3, "outputs", pa.array([[0.0] * 3] * 4, pa.list_(pa.float64()))
+            ),
+            "column outputs is list<item: double>, not fixed_size_list",
+        ),
+    ],
+)
+def test_what_cannot_be_taken_is_named_by_its_real_difference(
+    change: Callable[[pa.RecordBatch], pa.RecordBatch], says: str
+) -> None:
+    key, _, headers = encode_events(batch())
+    with pytest.raises(MalformedRecord, match=f"wrong-schema: {says}"):
+        decode_event_message(task, key, stream(change(batch().rows)), headers)
+
+
+def test_a_null_where_none_may_be_is_named() -> None:
+    rows = nullable(batch().rows)
+    models = pa.array([None, *rows.column("model").to_pylist()[1:]], pa.string())
+    key, _, headers = encode_events(batch())
+    with pytest.raises(MalformedRecord, match="null: column model has nulls"):
+        decode_event_message(task, key, stream(rows.set_column(2, "model", models)), headers)
+
+
+def test_a_list_of_another_length_is_refused() -> None:
+    rows = loose_lists(batch().rows)
+    short = pa.array([[0.0] * 2] * 4, pa.list_(pa.float32()))
+    key, _, headers = encode_events(batch())
+    with pytest.raises(MalformedRecord, match="not-arrow"):
+        decode_event_message(task, key, stream(rows.set_column(3, "outputs", short)), headers)

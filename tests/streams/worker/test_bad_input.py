@@ -90,7 +90,7 @@ BAD: dict[str, tuple[Callable[[], RawMessage], str]] = {
     "truncated Arrow": (lambda: body((good()[1] or b"")[:-100]), "not-arrow"),
     "half an Arrow header": (lambda: body((good()[1] or b"")[:7]), "not-arrow"),
     "right Arrow, wrong schema": (lambda: body(other_schema()), "wrong-schema"),
-    "two batches": (lambda: body(two_batches()), "wrong-batches"),
+    "two batches that repeat": (lambda: body(two_batches()), "wrong-seq"),
     "zero rows": (lambda: body(empty()), "wrong-seq"),
     "fewer rows than said": (lambda: with_header(good(), "last", b"9"), "wrong-seq"),
     "unknown schema version": (
