@@ -1,3 +1,2 @@
-"""The `tidewheel` command: `main` and one module a command group. Arguments in, exit code out; the
-work is done in the packages that the commands import.
-"""
+"""The `tidewheel` command: `main`, and one module per command group. They parse arguments and set
+the exit code; the imported packages do the work."""

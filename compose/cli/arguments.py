@@ -1,4 +1,4 @@
-"""What several commands take from the command line and the environment, read in one place."""
+"""Arguments and environment variables that several commands share."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from compose.launcher.state_dir import StateDir
 from streams.contract.decisions import DesiredState, Release
 from streams.contract.errors import MalformedRecord, UsageError
-from streams.contract.task import Task, strategy_problem
+from streams.contract.task import DEVICE_NAME, Task, strategy_problem
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import load_public_key
 
@@ -43,7 +43,7 @@ Strategy = Annotated[
     typer.Option(
         "--strategy",
         metavar="NAME",
-        help="How updates become one model: fedavg, fedprox, fedbuff, fedadam, fedyogi, median, "
+        help="Aggregation of updates: fedavg, fedprox, fedbuff, fedadam, fedyogi, median, "
         "trimmed-mean, krum, multi-krum; default: the task's.",
     ),
 ]
@@ -60,7 +60,7 @@ SuperlinkCa = Annotated[
     typer.Option(
         "--superlink-ca",
         metavar="FILE",
-        help="The CA certificate (PEM) to check the SuperLink by; default: plain text.",
+        help="The CA certificate (PEM) to verify the SuperLink; default: no TLS.",
     ),
 ]
 RegistryPlace = Annotated[
@@ -69,7 +69,7 @@ RegistryPlace = Annotated[
         "--registry",
         metavar="FOLDER|URL",
         envvar="TIDEWHEEL_REGISTRY",
-        help="Where models and decisions are kept: a folder, or what fsspec opens, as "
+        help="The store of models and decisions: a folder, or a URL that fsspec opens, as "
         "s3://bucket/prefix; default: <state>/registry.",
     ),
 ]
@@ -81,21 +81,29 @@ MetricsPort = Annotated[
         help="Serve /metrics (Prometheus), /ready and /live on 127.0.0.1; 0: a free port.",
     ),
 ]
+Speed = Annotated[float, typer.Option(help="Replay speed: 1 is real time, 0 as fast as possible.")]
+Rounds = Annotated[
+    int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
+]
+Partitions = Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")]
+StoreFolder = Annotated[
+    Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
+]
+Reason = Annotated[str, typer.Option(help="The reason, for the history.")]
 Device = Annotated[str, typer.Option(help="The device's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STATE = Path(".tidewheel")
+ANNOUNCED = "a running controller tells the devices within 2 s"
 
 
 def device_name(name: str) -> str:
-    from streams.contract.task import DEVICE_NAME
-
     if not DEVICE_NAME.fullmatch(name):
         raise UsageError(f"--device {name!r}: letters, digits, '.', '_' and '-' only, at most 63")
     return name
 
 
 def address(superlink: str) -> str:
-    """`superlink` where it is HOST:PORT."""
+    """Return `superlink` if it is HOST:PORT; raise UsageError otherwise."""
     host, _, port = superlink.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError(f"--superlink {superlink}: write it as HOST:PORT")
@@ -103,14 +111,14 @@ def address(superlink: str) -> str:
 
 
 def checked_strategy(task: Task, strategy: str) -> str:
-    """`strategy` where the task can be trained so; UsageError says what is wrong."""
+    """Return `strategy` if the task supports it; raise UsageError otherwise."""
     if problem := strategy_problem(strategy, task.training):
         raise UsageError(f"--strategy {strategy}: {problem}")
     return strategy
 
 
 def broker_from(kafka: str | None) -> BrokerSettings:
-    """The cluster's settings from the environment, at `kafka` where that is given."""
+    """Return the cluster's settings from the environment, with the address `kafka` if given."""
     try:
         settings = BrokerSettings()  # type: ignore[call-arg]  # pydantic fills it from the alias
     except ValidationError as exc:
@@ -121,19 +129,19 @@ def broker_from(kafka: str | None) -> BrokerSettings:
 
 
 def broker_of(state: Path, kafka: str | None) -> BrokerSettings:
-    """As broker_from, but with the state folder's own broker where nothing else is named."""
+    """Return broker_from, but with the state folder's broker if no other is named."""
     ports = state / "broker" / "ports.json"
     if kafka is None and "TIDEWHEEL_KAFKA" not in os.environ and ports.exists():
         try:
             kafka = f"127.0.0.1:{int(json.loads(ports.read_bytes())['broker'])}"
         except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise UsageError(f"{ports} cannot be read ({exc}): name the broker by --kafka") from exc
+            raise UsageError(f"{ports} cannot be read ({exc}): use --kafka HOST:PORT") from exc
     return broker_from(kafka)
 
 
 def trusted_keys(layout: StateDir, given: list[Path] | None) -> tuple[Path, ...]:
-    """Those given, or the one in use and those that the registry beside names: what is served may
-    be signed by the one before."""
+    """Return the given keys, or the current signing key and those that the local registry names,
+    because served versions may have an older signature."""
     if given:
         return tuple(given)
     count = _standing(layout).keys
@@ -142,7 +150,7 @@ def trusted_keys(layout: StateDir, given: list[Path] | None) -> tuple[Path, ...]
 
 
 def registry_of(task: Task, state: Path, place: str | None) -> "Registry":
-    """The registry at --registry, else the state folder's."""
+    """Return the registry at --registry, or the state folder's."""
     from federation.registry.registry import Registry
 
     layout = StateDir(state)
@@ -151,14 +159,15 @@ def registry_of(task: Task, state: Path, place: str | None) -> "Registry":
 
 
 def served_model(layout: StateDir) -> Path | None:
-    """The artifact that the registry beside this device serves, where there is one."""
+    """Return the artifact that the local registry serves, if there is one."""
     stable = _standing(layout).stable
     path = layout.registry / "models" / f"{stable.model if stable else ''}.twa"
     return path if path.exists() else None
 
 
 def _standing(layout: StateDir) -> DesiredState:
-    """What the registry's last decision says of itself; nothing where there is none."""
+    """Return the desired state of the local registry, unverified; an empty one without
+    decisions."""
     decided = sorted((layout.registry / "history").glob("[0-9]*.json"))
     try:
         return Release.decode(decided[-1].read_bytes()).decision.standing
@@ -174,12 +183,12 @@ def configure_log() -> None:
 
 
 def shares_of(text: str) -> tuple[float, ...]:
-    """The shares of a rollout's stages, each above the one before, the last 1."""
+    """Return the shares of a rollout's stages: increasing, the last one 1."""
     try:
         shares = tuple(float(part) for part in text.split(","))
     except ValueError:
         shares = ()
     growing = all(a < b for a, b in pairwise((0.0, *shares)))
     if not shares or not growing or shares[-1] != 1:
-        raise UsageError(f"--stages {text}: write growing shares that end with 1, as 0.05,0.25,1")
+        raise UsageError(f"--stages {text}: write increasing shares up to 1, as 0.05,0.25,1")
     return shares

@@ -1,4 +1,5 @@
-"""`tidewheel dead-letters`: look at what could not be understood or scored, and send it again."""
+"""`tidewheel dead-letters`: show messages that could not be decoded or scored, and send them
+again."""
 
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from compose.reports.terminal import console
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 
-Offset = Annotated[int, typer.Argument(help="The letter's offset, as `list` shows it.")]
+Offset = Annotated[int, typer.Argument(help="The dead letter's offset, as `list` shows it.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -60,11 +61,11 @@ def replay(
     kafka: Kafka = None,
     reason: Annotated[str | None, typer.Option(help="All with this reason.")] = None,
 ) -> None:
-    """Send dead letters to `events` again, after what failed on them was mended."""
+    """Send dead letters to `events` again, after their cause was fixed."""
     from compose.reports import dead_letters
 
     if bool(offsets) == bool(reason):
-        raise UsageError("name offsets, or a --reason")
+        raise UsageError("give offsets, or a --reason")
     settings, name = broker_of(state, kafka), load_task(task).name
     found = dead_letters.read_letters(settings, name)
     if offsets:
@@ -72,4 +73,4 @@ def replay(
     else:
         chosen = [letter for letter in found if letter.reason == reason]
     sent = dead_letters.replay(settings, name, chosen)
-    console().print(f"{sent} letters sent to {name}.events", highlight=False)
+    console().print(f"{sent} dead letters sent to {name}.events", highlight=False)

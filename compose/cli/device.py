@@ -1,4 +1,4 @@
-"""`tidewheel edge status|drain|label|wipe`: looking after a device on its own machine."""
+"""`tidewheel edge status|drain|label|wipe`: maintenance of a device on its own machine."""
 
 import sys
 from typing import Annotated
@@ -16,17 +16,17 @@ from compose.cli.arguments import (
     device_name,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console
+from compose.reports.terminal import console, say
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import load_task
 
-AT_ONCE = 200  # labels in one question
+AT_ONCE = 200  # labels per request
 
 
 def status(
     task: TaskArgument, device: Device, state: State = DEFAULT_STATE, json: AsJson = False
 ) -> None:
-    """Tell what the device on this machine is doing, whether its agent runs or not."""
+    """Show the state of the device on this machine, whether its agent runs or not."""
     from edge_client.control.maintenance import state_of
 
     layout = StateDir(state)
@@ -44,13 +44,14 @@ def status(
         f"{found.teacher_labels} with the teacher's; answers take "
         f"{found.latency_p50_us:.0f} us, {found.latency_p99_us:.0f} us at the 99th percentile",
     ]
-    if (own := found.personal) is not None:
+    if (personal := found.personal) is not None:
         lines.append(
-            f"a copy of its own, {own.model}, {'answers' if own.serving else 'does not answer'}: "
-            f"{own.correct} of {own.held_out} held-out samples right, {own.base} {own.base_correct}"
+            f"personal model {personal.model} "
+            f"{'answers' if personal.serving else 'does not answer'}: {personal.correct} of "
+            f"{personal.held_out} held-out samples correct, {personal.base} {personal.base_correct}"
         )
     for line in lines:
-        console().print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def drain(
@@ -58,23 +59,23 @@ def drain(
     device: Device,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds for all of it.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds in total.")] = 60.0,
     json: AsJson = False,
 ) -> None:
-    """End the device's agent and send what is pending; exits 1 where something is left.
+    """Stop the device's agent and send pending events; exits 1 if any are left.
 
-    Without an agent the spool is sent from here.
+    Without an agent this command sends them.
     """
     from edge_client.control import maintenance
 
     loaded, folder = load_task(task), StateDir(state).device(device_name(device))
-    say = _nothing if json else _say
-    left = maintenance.drain(loaded, device, folder, broker_of(state, kafka), timeout, say)
+    tell = (lambda _text: None) if json else say
+    left = maintenance.drain(loaded, device, folder, broker_of(state, kafka), timeout, tell)
     if json:
         console().print_json(data={"device": device, "pending": left})
     if left:
-        raise ProcessFailed(f"{left} events of {device} are still pending: is a broker in reach?")
-    say(f"{device}: nothing is pending")
+        raise ProcessFailed(f"{left} events of {device} are still pending: check the broker")
+    tell(f"{device}: nothing is pending")
 
 
 def label(
@@ -92,17 +93,17 @@ def label(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Tell a running device the truth of what it saw in a span of time, to learn from.
+    """Give a running device true labels of a time span, to learn from.
 
-    Without options lines of JSON are read from standard input:
-    {"from_us": 1, "to_us": 2, "label": "walking"}.
+    Without options it reads lines of JSON from standard input: {"from_us": 1, "to_us": 2, "label":
+    "walking"}.
     """
     from edge_client.control import maintenance
     from edge_client.samples.labels import parse_label, parse_line
 
     loaded, folder = load_task(task), StateDir(state).device(device_name(device))
     if (first is None) != (value is None):
-        raise UsageError("name --from and --value, or neither")
+        raise UsageError("give --from and --value, or neither")
     if first is not None and value is not None:
         found = [parse_label(loaded, first, first if last is None else last, value)]
     else:
@@ -113,7 +114,7 @@ def label(
     if json:
         console().print_json(data={"device": device, "labelled": labelled})
         return
-    _say(f"{device}: {labelled} segments have a true label")
+    say(f"{device}: {labelled} segments have a true label")
 
 
 def wipe(
@@ -121,11 +122,11 @@ def wipe(
     device: Device,
     state: State = DEFAULT_STATE,
     lose_pending: Annotated[
-        bool, typer.Option("--lose-pending", help="Also where events are not delivered yet.")
+        bool, typer.Option("--lose-pending", help="Delete undelivered events too.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Delete what a stopped device has seen: spool, samples, counts, decisions; its models stay.
+    """Delete a stopped device's data: spool, samples, counts, decisions; its models stay.
 
     The next run begins a new epoch.
     """
@@ -136,12 +137,4 @@ def wipe(
     if json:
         console().print_json(data={"device": device, "lost": lost})
         return
-    _say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _nothing(_text: str) -> None:
-    """Said where JSON is asked for."""
+    say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))

@@ -1,6 +1,5 @@
-"""`tidewheel edge`: one device, run and looked after on its own machine."""
+"""`tidewheel edge`: run and maintain one device on its own machine."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +12,7 @@ from compose.cli.arguments import (
     Device,
     Kafka,
     MetricsPort,
+    Speed,
     State,
     TaskArgument,
     Trust,
@@ -35,18 +35,6 @@ for command in (device.status, device.drain, device.label, device.wipe):
     app.command()(command)
 
 
-class EvictionOrder(StrEnum):
-    oldest = "oldest"
-    newest = "newest"
-
-
-class Metered(StrEnum):
-    everything = "everything"
-    sampled = "sampled"
-    uncertain = "uncertain"
-    nothing = "nothing"
-
-
 @app.command()
 def run(
     task: TaskArgument,
@@ -57,25 +45,21 @@ def run(
         str,
         typer.Option(
             metavar="task|stdin|mqtt://HOST:PORT/TOPIC",
-            help="Where readings come from: the task's own iterator, lines of JSON or CSV on "
+            help="The source of readings: the task's iterator, lines of JSON or CSV on "
             "standard input, or an MQTT broker (mqtts:// for TLS; TIDEWHEEL_MQTT_USERNAME, "
             "_PASSWORD, _CAFILE).",
         ),
     ] = "task",
     model: Annotated[
         Path | None,
-        typer.Option(help="An artifact for a device that has none; default: the registry's."),
+        typer.Option(help="An artifact for a device without a model; default: the registry's."),
     ] = None,
     trust: Trust = None,
-    speed: Annotated[
-        float, typer.Option(help="Replay speed: 1 is real time, 0 as fast as it goes.")
-    ] = 1.0,
+    speed: Speed = 1.0,
     passes: Annotated[
         int | None, typer.Option(min=1, help="Passes through the data; default: endless.")
     ] = None,
-    drain: Annotated[
-        float, typer.Option(help="Seconds to send what is pending at the end.")
-    ] = 10.0,
+    drain: Annotated[float, typer.Option(help="Seconds to send pending events at the end.")] = 10.0,
     min_battery: Annotated[
         int, typer.Option(min=0, max=100, help="Percent of charge below which it does not train.")
     ] = 30,
@@ -84,15 +68,15 @@ def run(
     ] = 80.0,
     uplink_limit: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Send at most so many KB (1,000 bytes) a second."),
+        typer.Option(min=0.1, help="Limit of KB (1,000 bytes) per second that are sent."),
     ] = None,
     metered: Annotated[
-        Metered,
+        Literal["everything", "sampled", "uncertain", "nothing"],
         typer.Option(
-            help="What of the events is sent: everything, a share, the uncertain and the labelled, "
-            "or nothing for now. The second and third drop the rest, the last keeps it."
+            help="Which events are sent: everything, a share, uncertain and labelled ones, or "
+            "nothing now. The second and third drop the others, the last keeps them."
         ),
-    ] = Metered.everything,
+    ] = "everything",
     metered_share: Annotated[
         float, typer.Option(min=0, max=1, help="The share of --metered sampled.")
     ] = 0.1,
@@ -101,27 +85,28 @@ def run(
         typer.Option(
             min=0,
             max=1,
-            help="Largest softmax of an uncertain event: what --metered uncertain sends and what "
-            "a full spool keeps longest.",
+            help="Largest softmax of an uncertain event; --metered uncertain sends these, and a "
+            "full spool keeps them longest.",
         ),
     ] = 0.8,
-    spool_mb: Annotated[
-        float, typer.Option(min=0.1, help="MiB that events may take while they wait.")
-    ] = 256.0,
+    spool_mb: Annotated[float, typer.Option(min=0.1, help="Limit of the spool in MiB.")] = 256.0,
     spool_age: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Drop events that have waited so many hours; default: never."),
+        typer.Option(
+            min=0.01, help="Drop events after so many hours in the spool; default: never."
+        ),
     ] = None,
     spool_drop: Annotated[
-        EvictionOrder, typer.Option(help="Which events give way first where --spool-mb is reached.")
-    ] = EvictionOrder.oldest,
+        Literal["oldest", "newest"],
+        typer.Option(help="Which events are dropped first at the limit of --spool-mb."),
+    ] = "oldest",
     metrics_port: MetricsPort = None,
     json: AsJson = False,
 ) -> None:
-    """Run one device: infer, keep events in the spool, forward them, follow releases.
+    """Run one device: infer, store events in the spool, send them, follow releases.
 
-    Works without a broker in reach. SIGTERM or Ctrl-C drains it. With --json it prints at the end
-    what it has done.
+    Works without a broker. SIGTERM or Ctrl-C drains the spool. With --json it prints the device's
+    state at the end.
     """
     from edge_client.agent import run as serve
     from edge_client.settings import EdgeSettings
@@ -147,11 +132,11 @@ def run(
             minimum_battery=min_battery / 100,
             maximum_celsius=max_temperature,
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
-            sampling=Sampling(metered.value, metered_share, uncertain_below),
+            sampling=Sampling(metered, metered_share, uncertain_below),
             spool=SpoolLimits.under(
                 round(spool_mb * 2**20),
                 None if spool_age is None else 3600 * spool_age,
-                spool_drop.value,
+                spool_drop,
             ),
             metrics_port=metrics_port,
         )
@@ -161,7 +146,7 @@ def run(
 
 
 def _source(text: str) -> "tuple[Literal['task', 'stdin', 'mqtt'], MqttSettings | None]":
-    """The kind of source that --source names, and its broker."""
+    """Return the kind of source that --source names, and its MQTT broker."""
     if text == "task":
         return "task", None
     if text == "stdin":

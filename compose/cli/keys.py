@@ -1,4 +1,4 @@
-"""`tidewheel keys`: whose signatures count, and which key signs."""
+"""`tidewheel keys`: the keys that devices trust, and the signing key."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from compose.cli.arguments import DEFAULT_STATE, AsJson, RegistryPlace, State
+from compose.cli.arguments import ANNOUNCED, DEFAULT_STATE, AsJson, Reason, RegistryPlace, State
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, say
 from streams.contract.errors import UsageError
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from federation.registry.registry import Registry
     from streams.contract.decisions import Release
 
-Reason = Annotated[str, typer.Option(help="Why, for those who look at the history later.")]
-TOLD = "a controller that runs tells the devices within 2 s"
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -27,23 +25,23 @@ def list_keys(
 ) -> None:
     """List the keys of the state folder and those that the registry's decisions name.
 
-    Devices: trusted, revoked, or not told of it.
+    Devices: trusted, revoked, or not announced to them.
     """
     from compose.security.keyring import StoredKey, kept_keys
     from federation.registry.key_rotation import keys_of
 
     layout = StateDir(state)
     kept = {key.id: key for key in kept_keys(layout.keys)}
-    counting: set[str] = set()
+    active: set[str] = set()
     revoked: set[str] = set()
     if kept and (registry or (layout.registry / "history").is_dir()):
         keys = keys_of(_registry(layout, registry))
-        counting, revoked = set(keys.active), set(keys.revoked)
+        active, revoked = set(keys.active), set(keys.revoked)
     rows = []
-    for name in sorted({*kept, *counting, *revoked}):
+    for name in sorted({*kept, *active, *revoked}):
         key = kept.get(name, StoredKey(name))
-        told = "revoked" if name in revoked else "trusted" if name in counting else "not told"
-        rows.append({**vars(key), "devices": told})
+        status = "revoked" if name in revoked else "trusted" if name in active else "not told"
+        rows.append({**vars(key), "devices": status})
     if json:
         console().print_json(data=rows)
         return
@@ -60,7 +58,7 @@ def new(
     state: State = DEFAULT_STATE,
     json: AsJson = False,
 ) -> None:
-    """Make a key for later: <state>/keys/NAME.pem (0600) and NAME.pub. It signs nothing yet."""
+    """Create a key for later: <state>/keys/NAME.pem (0600) and NAME.pub. It signs nothing yet."""
     from compose.security.keyring import make
 
     made, path = make(StateDir(state).keys, name)
@@ -77,7 +75,7 @@ def trust(
     registry: RegistryPlace = None,
     reason: Reason = "",
 ) -> None:
-    """Tell devices and workers to trust a key beside those that they trust already."""
+    """Announce another key that devices and workers trust."""
     from compose.security.keyring import keep_public
     from federation.registry import key_rotation
     from streams.contract.signing import key_id
@@ -88,9 +86,9 @@ def trust(
     made = key_rotation.settled(lambda: key_rotation.trust(where, signer, public, reason))
     keep_public(layout.keys, public)
     if made is None:
-        say(f"devices are told to trust key {key_id(public)} already")
+        say(f"key {key_id(public)} is trusted already")
     else:
-        _told(f"devices are to trust key {key_id(public)}", [made])
+        _report(f"key {key_id(public)} is trusted", [made])
 
 
 @app.command("use")
@@ -99,9 +97,9 @@ def use(
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
 ) -> None:
-    """Sign with another key from now on; the one before is kept under its id.
+    """Sign with another key from now on; the old one is kept under its id.
 
-    A controller takes it within 2 s; a federated run that goes on signs with the one before.
+    A controller takes it within 2 s; a running federated run still signs with the old one.
     """
     from compose.security.keyring import private_key, take_over
     from federation.registry import key_rotation
@@ -114,9 +112,9 @@ def use(
     made = key_rotation.settled(lambda: key_rotation.hand_over(where, key))
     text = f"key {key_id(key.public_key())} signs from now on"
     if made is None:
-        say(f"{text}, as it has before")
+        say(f"{text}, as before")
     else:
-        _told(text, [made])
+        _report(text, [made])
 
 
 @app.command("revoke")
@@ -126,10 +124,10 @@ def revoke(
     registry: RegistryPlace = None,
     reason: Reason = "",
 ) -> None:
-    """Tell devices that a key counts no more; what they serve is signed anew before.
+    """Revoke a key; served versions are signed again first.
 
-    A version on offer or a candidate that it has signed is taken back. The key in use cannot be
-    revoked: use another one first.
+    An offered version or a candidate that it has signed is withdrawn. The current signing key
+    cannot be revoked: switch to another one first.
     """
     from federation.registry import key_rotation
     from streams.runtime.key_files import load_private_key
@@ -138,9 +136,9 @@ def revoke(
     signer, where = load_private_key(layout.signing_key), _registry(layout, registry)
     made = key_rotation.revoke(where, signer, key, reason)
     if not made:
-        say(f"key {key} is revoked already, and nothing that is served is signed by it")
+        say(f"key {key} is revoked already, and no served version is signed by it")
     else:
-        _told(f"key {key} counts no more", made)
+        _report(f"key {key} is revoked", made)
 
 
 def _registry(layout: StateDir, place: str | None) -> "Registry":
@@ -154,9 +152,9 @@ def _registry(layout: StateDir, place: str | None) -> "Registry":
         raise UsageError(f"the registry {place or layout.registry} cannot be read: {exc}") from exc
 
 
-def _told(text: str, made: "list[Release]") -> None:
+def _report(text: str, made: "list[Release]") -> None:
     for release in made:
         decision = release.decision
         about = f"{decision.kind} {decision.model or ''}".rstrip()
         say(f"decision {decision.seq}: {about}: {decision.reason}")
-    say(f"{text}; {TOLD}")
+    say(f"{text}; {ANNOUNCED}")

@@ -1,91 +1,80 @@
 """The `tidewheel` command line.
 
-Each command imports its own part only: a device needs no faust, a worker no Flower. Settings are
-read here, once, and passed down. An error that we raise on purpose is one line on stderr; its exit
-code is 2 for a wrong call and 1 for a failure.
+Each command imports only its own part: a device needs no faust, a worker no Flower. Settings are
+read here once and passed down. An intentional error is one line on stderr; the exit code is 2 for
+wrong usage and 1 for a failure.
 """
 
 import signal
 import sys
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
-from compose.cli import dead_letters, edge, keys, models, nodes, releases, server, timeline
+from compose.cli import dead_letters, edge, keys, models, nodes, server, tasks, views
 from compose.cli.arguments import (
     DEFAULT_STATE,
     STAGES,
     AsJson,
     Kafka,
+    Partitions,
+    Rounds,
+    Speed,
     Stages,
     State,
     Strategy,
     TaskArgument,
-    broker_from,
-    broker_of,
     checked_strategy,
     shares_of,
 )
 from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console
-from streams.contract.errors import TidewheelError, UsageError
+from compose.reports.terminal import console, say
+from streams.contract.errors import TidewheelError
 from streams.contract.task import load_task
 
 app = typer.Typer(
     name="tidewheel",
-    help="A fleet of devices that infer on their own streams and learn in federated rounds; "
-    "Kafka carries their events, Faust scores them, the checked and signed model comes back.",
+    help="A fleet of devices that infer on their own streams and learn in federated rounds. "
+    "Kafka transports their events, Faust workers score them, and signed models go back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     add_completion=False,
 )
 
-
-class QueryFormat(StrEnum):
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
-
-app.add_typer(edge.app, name="edge", help="One device: run it, ask it, drain it, label, wipe.")
+app.add_typer(edge.app, name="edge", help="One device: run, status, drain, label, wipe.")
 app.add_typer(
     dead_letters.app,
     name="dead-letters",
-    help="What could not be understood or scored: look, send again.",
+    help="Messages that could not be decoded or scored: list, show, replay.",
 )
-app.add_typer(keys.app, name="keys", help="Whose signatures count: list, new, trust, use, revoke.")
+app.add_typer(keys.app, name="keys", help="Signing keys: list, new, trust, use, revoke.")
 app.add_typer(
     models.app,
     name="models",
     help="The versions in the registry: list, show, verify, diff, promote, rollback, prune.",
 )
-app.command("releases")(releases.releases)
-app.command("timeline")(timeline.timeline)
-app.add_typer(nodes.app, name="node", help="Which devices may take part: add, list, remove.")
-for command in (server.worker, server.teacher, server.controller, server.train):
+app.add_typer(nodes.app, name="node", help="The SuperNodes that may connect: add, list, remove.")
+for command in (
+    views.releases, views.timeline, server.worker, server.teacher, server.controller, server.train
+):  # fmt: skip
     app.command()(command)
 
 
 @app.command()
 def up(
     task: TaskArgument,
-    devices: Annotated[int, typer.Option(help="How many devices of the task's fleet.")] = 6,
+    devices: Annotated[int, typer.Option(help="Number of devices of the task's fleet.")] = 6,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    speed: Annotated[
-        float, typer.Option(help="Replay speed: 1 is real time, 0 as fast as it goes.")
-    ] = 20.0,
-    workers: Annotated[int, typer.Option(min=1, help="How many scoring workers.")] = 1,
-    partitions: Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")] = 4,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
-    ] = None,
+    speed: Speed = 20.0,
+    workers: Annotated[int, typer.Option(min=1, help="Number of scoring workers.")] = 1,
+    partitions: Partitions = 4,
+    rounds: Rounds = None,
     strategy: Strategy = None,
     stages: Stages = STAGES,
     secure: Annotated[
@@ -101,7 +90,7 @@ def up(
         bool,
         typer.Option(
             "--until-closed",
-            help="Stop once every device has answered with a model that the fleet has learned.",
+            help="Stop once every device has answered with a model learned by the fleet.",
         ),
     ] = False,
     timeout: Annotated[
@@ -111,8 +100,8 @@ def up(
 ) -> None:
     """Run everything on this machine: broker, worker, devices, Flower, controller.
 
-    Restarts what dies; Ctrl-C drains the devices, prints the account and takes all processes down.
-    Exits 1 when the account of events does not add up.
+    Restarts processes that die. Ctrl-C drains the devices, prints the event account and stops all
+    processes. Exits 1 if the event account does not balance.
     """
     from compose.launcher.up import Up
 
@@ -141,22 +130,20 @@ def up(
 def simulation(
     task: TaskArgument,
     devices: Annotated[
-        int, typer.Option(min=2, help="How many; more than the task's fleet share recordings.")
+        int, typer.Option(min=2, help="Number of devices; those beyond the fleet share recordings.")
     ] = 100,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds of the run; default: the task's.")
-    ] = None,
+    rounds: Rounds = None,
     strategy: Strategy = None,
-    seed: Annotated[int, typer.Option(help="Another one trains in another order.")] = 0,
+    seed: Annotated[int, typer.Option(help="The random seed, for the order of training.")] = 0,
     state: Annotated[
         Path,
-        typer.Option(help="A state folder of its own: a better model is served from it."),
+        typer.Option(help="A separate state folder, which serves a better model."),
     ] = DEFAULT_STATE / "simulation",
     json: AsJson = False,
 ) -> None:
     """Learn in federated rounds with simulated devices: no Kafka, no agents, no SuperNodes.
 
-    The same ServerApp and the same training as in a fleet, in Flower's simulation engine; needs
+    Uses the same ServerApp and training as a fleet, in Flower's simulation engine; needs
     tidewheel[simulation].
     """
     from compose.launcher.simulation import Simulation, simulate
@@ -168,116 +155,39 @@ def simulation(
         config["rounds"] = rounds
     if strategy is not None:
         config["strategy"] = checked_strategy(loaded, strategy)
-
-    def say(text: str) -> None:
-        terminal.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: Ray is to go as well
-    run = simulate(Simulation(task, devices, state, config), say)
+    tell = partial(terminal.print, markup=False, highlight=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that Ray stops too
+    run = simulate(Simulation(task, devices, state, config), tell)
     shown.print_rounds(loaded.name, [run], console(), as_json=json)
 
 
 @app.command()
 def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
-    """Make the signing key, the first model and the teacher; `up` does it by itself.
+    """Create the signing key, the first model and the teacher; `up` does this too.
 
-    Training is cached. Prints where the files for workers and devices on other machines lie.
+    Training is cached. Prints the files that workers and devices on other machines need.
     """
+    from compose.launcher.options import absolute_reference
     from compose.launcher.preparation import make_models
-    from compose.launcher.references import absolute_reference
     from streams.contract.task import check_model
 
-    reference, terminal = absolute_reference(task), console()
-    loaded, layout = load_task(reference), StateDir(state)
+    reference, layout = absolute_reference(task), StateDir(state)
+    loaded = load_task(reference)
     check_model(loaded)
-
-    def say(text: str) -> None:
-        terminal.print(text, markup=False, highlight=False, soft_wrap=True)
-
     model = make_models(reference, loaded, layout, say)
     say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
 
 
-@app.command()
-def status(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    json: AsJson = False,
-) -> None:
-    """Show the fleet as its topics tell it: devices, agreement, drift, rounds, the release; and how
-    fast and how far behind the workers are."""
-    from compose.reports.status import print_status, read_status
-
-    name = load_task(task).name
-    found = read_status(broker_of(state, kafka), name)
-    print_status(found, console(), as_json=json)
-
-
-@app.command()
-def rounds(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    json: AsJson = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", help="Draw accuracy and updates; needs tidewheel[plot]."),
-    ] = None,
-) -> None:
-    """Show the federated runs: rounds, nodes, updates admitted and refused, accuracy, outcome.
-
-    From the journals in the state folder; with --kafka also from the topic.
-    """
-    from compose.reports import rounds as shown
-
-    name = load_task(task).name
-    events = shown.from_journals(state / "runs")
-    if kafka is not None:
-        events += shown.from_topic(broker_from(kafka), name)
-    runs = shown.history(events)
-    if plot is not None:
-        shown.plot(name, runs, plot)
-    shown.print_rounds(name, runs, console(), as_json=json)
-
-
-@app.command()
-def query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over `scores` and `drops`.")],
-    state: State = DEFAULT_STATE,
-    store: Annotated[
-        Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
-    ] = None,
-    form: Annotated[
-        QueryFormat, typer.Option("--format", help="How the rows are written.")
-    ] = QueryFormat.table,
-    output: Annotated[
-        Path | None, typer.Option(help="A file to write to; default: standard output.")
-    ] = None,
-    json: AsJson = False,
-) -> None:
-    """Query the store with DuckDB. Tables: `scores` (one row an event) and `drops`."""
-    import duckdb
-
-    from compose.reports.query_output import write_result
-    from streams.worker.store.query import open_store
-
-    connection = open_store(store or StateDir(state).store)
-    try:
-        result = connection.sql(sql)
-        if result is not None:
-            rows = result.to_arrow_table()
-            write_result(rows, "json" if json else form.value, output, console())
-    except duckdb.Error as exc:
-        raise UsageError(f"the query fails: {str(exc).splitlines()[0]}") from exc
-    finally:
-        connection.close()
+for view in (views.status, views.rounds, views.query):
+    app.command()(view)
+app.command()(tasks.new)
+app.command()(tasks.check)
 
 
 def main() -> None:
-    """The command `tidewheel`."""
-    typer.core.HAS_RICH = False  # or plain help has the brackets that are escaped for rich
+    """Run the command `tidewheel`."""
+    typer.core.HAS_RICH = False  # otherwise plain help shows brackets that are escaped for rich
     try:
         app()
     except TidewheelError as exc:

@@ -1,4 +1,4 @@
-"""`tidewheel models`: the versions that the registry keeps; only `restore` needs a broker."""
+"""`tidewheel models`: the versions in the registry; only `restore` needs a broker."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,9 +8,11 @@ import typer
 from rich.table import Table
 
 from compose.cli.arguments import (
+    ANNOUNCED,
     DEFAULT_STATE,
     AsJson,
     Kafka,
+    Reason,
     RegistryPlace,
     State,
     TaskArgument,
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from federation.registry.manual import ManualDecision
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A version, as `list` shows it.")]
-Reason = Annotated[str, typer.Option(help="Why, for those who look at the history later.")]
-TOLD = "a controller that runs tells the devices within 2 s"
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -38,7 +38,7 @@ def list_models(
     registry: RegistryPlace = None,
     json: AsJson = False,
 ) -> None:
-    """List the kept versions, oldest first, and what holds of each."""
+    """List the stored versions, oldest first, with the status of each."""
     from federation.registry.catalog import versions
 
     found = versions(registry_of(load_task(task), state, registry))
@@ -101,13 +101,13 @@ def verify(
     registry: RegistryPlace = None,
     trust: Annotated[
         list[Path] | None,
-        typer.Option("--trust", help="A key that devices were started with beside the first one."),
+        typer.Option("--trust", help="Another key that devices were started with."),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Check the chain of decisions from the first, and each file that a decision names.
+    """Verify the chain of decisions from the first, and each file that a decision names.
 
-    With MODEL the chain and that version. One line per problem; exits 1 where there is one.
+    With MODEL the chain and that version. Prints one line per problem; exits 1 if there is one.
     """
     from federation.registry.audit import verify as look
     from streams.contract.signing import key_id
@@ -123,7 +123,7 @@ def verify(
             say(line)
         for line in report.notes:
             say(f"note: {line}")
-        verdict = f"{len(report.problems)} problems" if report.problems else "all is as decided"
+        verdict = f"{len(report.problems)} problems" if report.problems else "no problems"
         say(f"{report.decisions} decisions, {report.models} models: {verdict}")
     raise typer.Exit(1 if report.problems else 0)
 
@@ -137,7 +137,7 @@ def diff(
     registry: RegistryPlace = None,
     json: AsJson = False,
 ) -> None:
-    """Tell how two versions differ: manifests, metrics, each tensor, and what a delta costs."""
+    """Show how two versions differ: manifests, metrics, each tensor, and the size of a delta."""
     from federation.registry.catalog import difference
 
     found = difference(registry_of(load_task(task), state, registry), before, after)
@@ -153,11 +153,11 @@ def diff(
         columns = (before, after) if title == "metric" else ("largest change", "mean change")
         table = Table(title, *columns)
         for name, value in rows.items():
-            table.add_row(name, *(_figure(figure) for figure in form(value)))
+            table.add_row(name, *(_number(number) for number in form(value)))
         if rows:
             console().print(table)
     say(f"files that differ: {', '.join(found['files']) or 'none'}")
-    say(f"{found['delta_bytes']:,} bytes as a delta, {found['whole_bytes']:,} as a whole")
+    say(f"{found['delta_bytes']:,} bytes as a delta, {found['whole_bytes']:,} complete")
 
 
 @app.command("promote")
@@ -168,7 +168,8 @@ def promote(
     registry: RegistryPlace = None,
     reason: Reason = "",
 ) -> None:
-    """Let all devices serve a version, also one that was withdrawn; another offer is withdrawn."""
+    """Let all devices serve a version, even a withdrawn one; another offered version is
+    withdrawn."""
     from federation.registry import manual
 
     _decide(task, state, registry, lambda r, key: manual.promote(r, key, model, reason))
@@ -184,9 +185,9 @@ def rollback(
     registry: RegistryPlace = None,
     reason: Reason = "",
 ) -> None:
-    """Take back the version on offer; with none, the stable one, for the one before it.
+    """Withdraw the offered version; without one, go back from the stable version to the one before.
 
-    Asks nothing. A second call in a row says that nothing is to do; --to goes further back.
+    Asks for no confirmation. A second call in a row does nothing; --to goes further back.
     """
     from federation.registry import manual
 
@@ -196,15 +197,15 @@ def rollback(
 @app.command("prune")
 def prune(
     task: TaskArgument,
-    keep: Annotated[int, typer.Option(min=1, help="How many of the newest stay.")],
+    keep: Annotated[int, typer.Option(min=1, help="Number of the newest versions to keep.")],
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Remove the bytes of versions that nobody needs; what was decided about them stays.
+    """Remove the bytes of versions that are not needed; their decisions stay.
 
-    What is stable, offered or waits stays, what those were made of, and what a rollback goes to.
+    The stable, offered and waiting versions stay, their bases, and the target of a rollback.
     """
     from federation.registry import manual
 
@@ -227,10 +228,10 @@ def restore(
     kafka: Kafka = None,
     json: AsJson = False,
 ) -> None:
-    """Make a registry that was lost again, from what devices were told by Kafka.
+    """Restore a lost registry from Kafka.
 
-    The state folder has to have the keys. Decisions that were not told yet are lost, and candidates
-    that nobody was offered. Exits 1 where a version is missing that holds now.
+    The state folder must have the keys. Decisions that were not announced, and candidates that were
+    never offered, are lost. Exits 1 if a current version is missing.
     """
     from federation.bootstrap.initial_model import held_out
     from federation.registry.restore import restore as make_again
@@ -242,17 +243,17 @@ def restore(
         console().print_json(data=asdict(found))
     else:
         for model in found.missing:
-            said = "which holds now" if model in found.needed else "which nobody serves"
-            say(f"{model}, {said}, is not on Kafka")
+            status = "which is current" if model in found.needed else "which is not served"
+            say(f"{model}, {status}, is not on Kafka")
         for key in found.strangers:
             say(
-                f"later decisions are there by key {key}: if it is yours, put it in keys/ and look "
-                "again, for devices have accepted them"
+                f"there are later decisions signed by key {key}: if it is yours, put it in keys/ "
+                "and restore again, because devices may have accepted them"
             )
         teacher = f", teacher {found.teacher}" if found.teacher else ""
         say(
-            f"{found.decisions} decisions, {len(found.models)} models{teacher} are in "
-            f"{where.where} again; `tidewheel models verify` checks them"
+            f"{found.decisions} decisions, {len(found.models)} models{teacher} restored to "
+            f"{where.where}; `tidewheel models verify` checks them"
         )
     raise typer.Exit(1 if found.needed else 0)
 
@@ -267,8 +268,8 @@ def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:
     if outcome.made is None:
         say(outcome.text)
     else:
-        say(f"decision {outcome.made.decision.seq}: {outcome.text}; {TOLD}")
+        say(f"decision {outcome.made.decision.seq}: {outcome.text}; {ANNOUNCED}")
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""`tidewheel node`: which devices' SuperNodes may take part."""
+"""`tidewheel node`: the devices' SuperNodes that may connect."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from compose.cli.arguments import DEFAULT_STATE, AsJson, State, SuperlinkCa
+from compose.cli.arguments import DEFAULT_STATE, AsJson, State, SuperlinkCa, address
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console
+from compose.reports.terminal import console, say
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,17 +33,15 @@ def add(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The key that the device has made (`ssh-keygen -t ecdsa -b 384`); default: a pair "
-            "is made here.",
+            help="The public key that the device has created (`ssh-keygen -t ecdsa -b 384`); "
+            "default: create a pair here.",
         ),
     ] = None,
-    renew: Annotated[
-        bool, typer.Option("--renew", help="Put another key in the place of the one that it has.")
-    ] = False,
+    renew: Annotated[bool, typer.Option("--renew", help="Replace the device's key.")] = False,
 ) -> None:
-    """Let a device's SuperNode in, by its key. A second time it changes nothing.
+    """Admit a device's SuperNode by its key. A second call changes nothing.
 
-    Prints where the private key lies that the SuperNode is to be given.
+    Prints the path of the private key that the SuperNode needs.
     """
     nodes = _nodes(state, superlink, superlink_ca)
     done = nodes.add(device, public_key, renew=renew)
@@ -51,7 +49,7 @@ def add(
     where = (
         "" if public_key else f": flower-supernode --auth-supernode-private-key {nodes.key(device)}"
     )
-    console().print(f"{device} {what[done]}{where}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{device} {what[done]}{where}")
 
 
 @app.command("list")
@@ -61,9 +59,10 @@ def list_nodes(
     superlink_ca: SuperlinkCa = None,
     json: AsJson = False,
 ) -> None:
-    """List the devices that were added and the nodes that the SuperLink has.
+    """List the added devices and the SuperLink's nodes.
 
-    Status: registered (never seen), online, offline, unregistered, or unknown to this SuperLink.
+    Status: registered (never connected), online, offline, unregistered, or unknown to this
+    SuperLink.
     """
     found = _nodes(state, superlink, superlink_ca).lines()
     if json:
@@ -82,17 +81,16 @@ def remove(
     superlink: Superlink = None,
     superlink_ca: SuperlinkCa = None,
 ) -> None:
-    """Let a device's SuperNode in no more, and forget its key; it ends within seconds."""
+    """Remove a device's SuperNode and its key; it ends within seconds."""
     _nodes(state, superlink, superlink_ca).remove(device)
-    console().print(f"{device} is registered no more", highlight=False, markup=False)
+    say(f"{device} is no longer registered")
 
 
 def _nodes(state: Path, superlink: str | None, ca: Path | None) -> "Nodes":
-    from compose.cli.arguments import address
     from compose.launcher import flower_processes
     from compose.security.node_registry import Nodes
 
     if superlink is None and ca is not None:
-        raise UsageError("--superlink-ca says nothing without --superlink HOST:PORT")
+        raise UsageError("--superlink-ca needs --superlink HOST:PORT")
     where = None if superlink is None else address(superlink)
     return Nodes(StateDir(state).keys, flower_processes.flwr(state, where, ca))

@@ -1,4 +1,4 @@
-"""`tidewheel train`: asks the controller, on `rounds`, for a run."""
+"""`tidewheel train`: requests a run from the controller, on `rounds`."""
 
 import time
 
@@ -11,7 +11,7 @@ KEY = b"by-hand"
 
 
 def ask_for_run(broker: BrokerSettings, task: str, reason: str = "") -> str:
-    """What was asked, in a line; BrokerUnavailable when nobody could be."""
+    """Request a run; return a line for the user. Raises BrokerUnavailable without a broker."""
     reason = f"by hand: {reason}" if reason else "by hand"
     event = RoundEvent(run="", kind="asked", time_us=time.time_ns() // 1000, reason=reason)
     producer = Producer(broker)
@@ -19,4 +19,4 @@ def ask_for_run(broker: BrokerSettings, task: str, reason: str = "") -> str:
         producer.put(topic_name(task, ROUNDS), KEY, event.encode())
     finally:
         producer.close()
-    return f"asked for a run of {task}: {reason}; the controller starts it when none is going on"
+    return f"requested a run of {task}: {reason}; the controller starts it when none is active"

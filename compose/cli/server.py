@@ -1,4 +1,4 @@
-"""The server's side of the command line: `tidewheel worker`, `teacher`, `controller`, `train`."""
+"""The server's commands: `tidewheel worker`, `teacher`, `controller`, `train`."""
 
 import signal
 import threading
@@ -12,9 +12,12 @@ from compose.cli.arguments import (
     STAGES,
     Kafka,
     MetricsPort,
+    Partitions,
     RegistryPlace,
+    Rounds,
     Stages,
     State,
+    StoreFolder,
     Strategy,
     SuperlinkCa,
     TaskArgument,
@@ -24,6 +27,7 @@ from compose.cli.arguments import (
     broker_of,
     checked_strategy,
     configure_log,
+    registry_of,
     shares_of,
     trusted_keys,
 )
@@ -40,21 +44,19 @@ def worker(
     instance: Annotated[
         str, typer.Option(help="This worker's stable name within its group.")
     ] = "worker",
-    store: Annotated[
-        Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
-    ] = None,
+    store: StoreFolder = None,
     teacher: Annotated[
         Path | None,
         typer.Option(
-            help="Use this teacher's artifact whatever is offered; default: the one that the "
-            "controller offers on Kafka, and <state>/registry/teacher.twa until then."
+            help="The artifact of a fixed teacher; default: the one that the controller offers "
+            "on Kafka, and <state>/registry/teacher.twa until then."
         ),
     ] = None,
     trust: Trust = None,
-    partitions: Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")] = 4,
+    partitions: Partitions = 4,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads that score; default: the processors, at most 4."),
+        typer.Option(min=1, help="Scoring threads; default: the processors, at most 4."),
     ] = None,
     buffer_mb: Annotated[
         int, typer.Option(min=16, help="Megabytes of messages that wait for their windows.")
@@ -63,8 +65,8 @@ def worker(
 ) -> None:
     """Run a scoring worker: close event-time windows and score them with the teacher.
 
-    Workers of one task share its partitions, each under an --instance of its own. SIGTERM or Ctrl-C
-    ends it between two commits.
+    Workers of one task share its partitions; each needs its own --instance. SIGTERM or Ctrl-C stops
+    it between two commits.
     """
     from streams.worker.app import run
     from streams.worker.settings import WorkerSettings, default_threads
@@ -96,23 +98,21 @@ def teacher(
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
 ) -> None:
-    """Sign new weights for the teacher and offer them: workers change between two commits."""
+    """Sign new weights for the teacher and offer them; workers switch between two commits."""
     from federation.bootstrap.teacher import replace_teacher
     from federation.registry.publisher import announce, read_announced
-    from federation.registry.registry import Registry
     from streams.kafka.producer import Producer
-    from streams.runtime.key_files import load_private_key, load_public_key
+    from streams.runtime.key_files import load_private_key
 
     loaded, layout = load_task(task), StateDir(state)
     key = load_private_key(layout.signing_key)
-    known = [load_public_key(path) for path in layout.trusted_keys()]
-    registry = Registry(layout.registry, loaded.name, loaded.version, known)
+    registry = registry_of(loaded, state, None)
     try:
         data = weights.read_bytes()
     except OSError as exc:
         raise UsageError(f"cannot read {weights}: {exc}") from exc
     broker = broker_of(state, kafka)
-    producer = Producer(broker)  # before anything is kept
+    producer = Producer(broker)  # fails before anything is stored
     try:
         artifact = replace_teacher(loaded, registry, key, data, str(weights))
         registry.offer_teacher(key, "by hand")
@@ -130,9 +130,7 @@ def controller(
     superlink_ca: SuperlinkCa = None,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds of a run; default: the task's.")
-    ] = None,
+    rounds: Rounds = None,
     strategy: Strategy = None,
     min_devices: Annotated[int, typer.Option(help="Devices that a run needs.")] = 2,
     min_events: Annotated[int, typer.Option(help="Scored events before a run.")] = 200,
@@ -143,41 +141,41 @@ def controller(
     schedule: Annotated[
         float | None, typer.Option(help="Seconds after which a run starts anyway.")
     ] = None,
-    max_runs: Annotated[int | None, typer.Option(help="Runs at the most.")] = None,
+    max_runs: Annotated[int | None, typer.Option(help="Maximum number of runs.")] = None,
     stages: Stages = STAGES,
     min_windows: Annotated[
         int, typer.Option(min=1, help="Windows by a candidate before a stage may pass.")
     ] = 6,
     max_wait: Annotated[
-        float, typer.Option(help="Seconds after which an undecided stage is held.")
+        float, typer.Option(help="Seconds after which a stage without a result is paused.")
     ] = 6 * 3600.0,
     false_rollbacks: Annotated[
-        float, typer.Option(help="The share of equally good candidates that may be rolled back.")
+        float, typer.Option(help="Share of equally good candidates that may be rolled back.")
     ] = 0.05,
     registry: RegistryPlace = None,
     artifact_url: Annotated[
-        str, typer.Option(metavar="URL", help="Where devices get the registry's files as well.")
+        str, typer.Option(metavar="URL", help="Where devices can also get the registry's files.")
     ] = "",
     drift_devices: Annotated[
-        int, typer.Option(min=0, help="Devices whose inputs drift that start a run; 0: never.")
+        int, typer.Option(min=0, help="Number of drifting devices that starts a run; 0: never.")
     ] = 2,
     runs_per_day: Annotated[
-        int | None, typer.Option(min=0, help="Runs in 24 hours at the most; by hand passes it.")
+        int | None, typer.Option(min=0, help="Maximum of runs in 24 hours, except manual ones.")
     ] = None,
     quiet_hours: Annotated[
         str | None,
-        typer.Option(metavar="FROM-TO", help="No run begins then, as 22:00-06:00, local time."),
+        typer.Option(metavar="FROM-TO", help="No run starts then, as 22:00-06:00, local time."),
     ] = None,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Decide when the fleet learns, and move what it has learned to the devices or back.
+    """Start federated runs when needed, and roll models out to the devices or back.
 
-    Starts a federated run when the windows say so. A candidate that has passed the gate is offered
-    to a share of the fleet, then to more, then to all, or taken back, as its windows say. Of
-    several controllers one is at work. Ctrl-C ends it; a run goes on by itself.
+    Starts a run when the windows require it. A candidate that has passed the gate is offered to a
+    share of the fleet, then to more, then to all, or withdrawn, depending on its windows. Of
+    several controllers one leads. Ctrl-C stops the controller; a run continues.
     """
     from compose.launcher import flower_processes
-    from compose.launcher.references import absolute_reference
+    from compose.launcher.options import absolute_reference
     from federation.controller.controller import ControllerSettings, run
     from federation.controller.quiet_hours import QuietHours
     from federation.rollout.rollout import Plan
@@ -233,12 +231,12 @@ def controller(
 
 def train(
     task: TaskArgument,
-    reason: Annotated[str, typer.Option(help="Why, for those who look at the runs later.")] = "",
+    reason: Annotated[str, typer.Option(help="The reason, for the history.")] = "",
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
 ) -> None:
-    """Ask the controller for a federated run. No budget forbids it; one that goes on ends first."""
+    """Request a federated run from the controller, regardless of budgets; it starts after an active
+    one."""
     from compose.cli.run_request import ask_for_run
 
-    said = ask_for_run(broker_of(state, kafka), load_task(task).name, reason)
-    console().print(said)
+    console().print(ask_for_run(broker_of(state, kafka), load_task(task).name, reason))

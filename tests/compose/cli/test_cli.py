@@ -253,7 +253,7 @@ def test_a_query_that_fails_is_told(tmp_path: Path, sql: str) -> None:
 
     DeltaStore(tmp_path / "store")
     done = tidewheel("query", sql, "--store", "store", folder=tmp_path)
-    fails(done, 2, "the query fails: ")
+    fails(done, 2, "the query failed: ")
 
 
 def test_a_query_prints_rows_or_json(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_a_device_learns_from_outcomes_and_serves_a_copy_of_its_own(place: Place
     assert found["personal"]["correct"] > found["personal"]["base_correct"]
     assert found["personal"]["model"] == f"{found['active']}.p1"
     shown = place.run("status").stdout
-    assert f"a copy of its own, {found['active']}.p1, answers" in shown
+    assert f"personal model {found['active']}.p1 answers" in shown
     feed(6000, 400)
     until(lambda: place.produced() == 639, "every segment is an event")
     assert place.run("drain", "--kafka", place.kafka.bootstrap).returncode == 0

@@ -62,15 +62,15 @@ def test_a_rotation_by_the_command_line(tmp_path: Path, layout: StateDir) -> Non
     fails(tidewheel("keys", "use", "spare", folder=tmp_path), 2, made["id"], "keys trust")
     assert in_use(layout) == first
     said = told(layout, tmp_path, "trust", path.with_suffix(".pub"))
-    assert f"devices are to trust key {made['id']}; a controller that runs tells" in said
+    assert f"key {made['id']} is trusted; a running controller" in said
     assert "already" in told(layout, tmp_path, "trust", path.with_suffix(".pub"))
-    fails(tidewheel("keys", "revoke", first, folder=tmp_path), 2, "is the one in use", "keys use")
-    assert "signs from now on; a controller" in told(layout, tmp_path, "use", "spare")
-    assert "as it has before" in told(layout, tmp_path, "use", made["id"])
+    fails(tidewheel("keys", "revoke", first, folder=tmp_path), 2, "is in use", "keys use")
+    assert "signs from now on; a running controller" in told(layout, tmp_path, "use", "spare")
+    assert "signs from now on, as before" in told(layout, tmp_path, "use", made["id"])
     assert in_use(layout) == made["id"]
     assert {p.stem for p in trusted_keys(layout, None)} == {"signing", first, made["id"]}
     said = told(layout, tmp_path, "revoke", first, "--reason", "drill")
-    assert f"key {first} counts no more; a controller that runs tells" in said
+    assert f"key {first} is revoked; a running controller" in said
     assert "served 2-" in said
     assert "revoked already" in told(layout, tmp_path, "revoke", first)
     rows = {row["id"]: row for row in json.loads(told(layout, tmp_path, "list", "--json"))}
@@ -119,7 +119,7 @@ def test_a_lost_signing_key_is_replaced_by_one_that_devices_trust(
     layout.signing_key.unlink()
     fails(tidewheel("keys", "trust", path.with_suffix(".pub"), folder=tmp_path), 2, "signing.pem")
     told(layout, tmp_path, "use", "spare")
-    assert "counts no more" in told(layout, tmp_path, "revoke", first)
+    assert f"key {first} is revoked" in told(layout, tmp_path, "revoke", first)
 
 
 @pytest.mark.parametrize("name", ["signing", "../x", "A", "", "a/b", "x" * 42])

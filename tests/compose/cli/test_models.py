@@ -73,7 +73,7 @@ def test_versions_are_moved_and_removed_by_hand(
 ) -> None:
     first, second, third = (ref.model for ref in refs)
     text = told(tmp_path, "rollback", "--reason", "late")
-    assert f"decision 4: {third} is taken back" in text
+    assert f"decision 4: {third} is withdrawn" in text
     assert "within 2 s" in text
     assert "nothing to do" in told(tmp_path, "rollback")
     assert "served by all devices" in told(tmp_path, "rollback", "--to", first)
@@ -86,12 +86,12 @@ def test_versions_are_moved_and_removed_by_hand(
     assert would == {"removed": [second], "dry_run": True}
     assert f"{second} is removed" in told(tmp_path, "prune", "--keep", "1")
     assert told(tmp_path, "prune", "--keep", "1") == "nothing to remove\n"
-    assert "all is as decided" in told(tmp_path, "verify")
+    assert "no problems" in told(tmp_path, "verify")
     assert first in registry.models()
 
 
 def test_problems_are_one_line_each_and_exit_1(tmp_path: Path, refs: list[Ref]) -> None:
-    assert "3 decisions, 3 models: all is as decided" in told(tmp_path, "verify")
+    assert "3 decisions, 3 models: no problems" in told(tmp_path, "verify")
     folder = tmp_path / ".tidewheel" / "registry" / "models"
     (folder / f"{refs[0].model}.twa").write_bytes(b"x")
     done = tidewheel("models", "verify", TINY, folder=tmp_path)
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, refs: list[Ref]) -> None:
     done = tidewheel("models", "promote", TINY, "9-00000000", folder=tmp_path)
     fails(done, 2, "9-00000000", "models list")
     done = tidewheel("models", "promote", TINY, "../x", folder=tmp_path)
-    fails(done, 2, "is no model version's name")
+    fails(done, 2, "is not a name of a model version")
     done = tidewheel("models", "list", TINY, "--state", "none", folder=tmp_path)
     fails(done, 2, "none/keys/signing.pub")
     done = tidewheel("models", "rollback", TINY, "--registry", "empty", folder=tmp_path)
@@ -132,10 +132,10 @@ def test_a_lost_registry_is_made_again_from_kafka(tmp_path: Path, kafka: BrokerS
     shutil.rmtree(layout.registry)
     done = tidewheel(*words, **where)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert done.stdout.startswith("2 decisions, 2 models are in ")
+    assert done.stdout.startswith("2 decisions, 2 models restored to ")
     assert verify(registry_of(load_task(task), tmp_path / ".tidewheel", None), {}).problems == []
     found = json.loads(tidewheel(*words, "--json", **where).stdout)
     assert found["models"] == before.models()
     (layout.registry / "history" / "00000002.json").unlink()
     serve(before, model(before, 3, key), key)
-    fails(tidewheel(*words, **where), 2, "has a decision 2 of its own")
+    fails(tidewheel(*words, **where), 2, "has another decision 2")

@@ -1,0 +1,144 @@
+"""Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline` and `query`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from compose.cli.arguments import (
+    DEFAULT_STATE,
+    AsJson,
+    Kafka,
+    RegistryPlace,
+    State,
+    StoreFolder,
+    TaskArgument,
+    broker_from,
+    broker_of,
+    registry_of,
+)
+from compose.launcher.state_dir import StateDir
+from compose.reports.terminal import console
+from streams.contract.errors import UsageError
+from streams.contract.task import load_task
+
+
+def releases(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    registry: RegistryPlace = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Read the registry, without a broker.")
+    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Show new ones until Ctrl-C.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show the decisions about the models: number, when, kind, model, share, reason.
+
+    From Kafka, or from the registry without a broker. --json adds the evidence; with --follow it
+    prints JSON lines.
+    """
+    from compose.reports import releases as shown
+
+    if offline and follow:
+        raise UsageError("--follow needs a broker: omit --offline")
+    loaded, broker = load_task(task), None if offline else broker_of(state, kafka)
+    if follow and broker is not None:
+        for decision in shown.follow(loaded, broker):
+            shown.print_decision(decision, console(), as_json=json)
+        return
+    found = shown.read_decisions(loaded, broker, lambda: registry_of(loaded, state, registry))
+    shown.print_decisions(loaded.name, found, console(), as_json=json)
+
+
+def timeline(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="2h", help="Only the last 90s, 30m, 2h or 7d.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Tell what happened, when and why: runs, decisions, devices that went back, drift, agreement.
+
+    Plain lines in order of time, the evidence in brackets; --json prints one object a line.
+    """
+    from compose.reports import timeline as told
+
+    ago_s = None if since is None else told.seconds(since)
+    found = told.read_timeline(broker_of(state, kafka), load_task(task).name)
+    told.print_timeline(told.since(found, ago_s), console(), as_json=json)
+
+
+def status(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    json: AsJson = False,
+) -> None:
+    """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
+    workers' speed and lag."""
+    from compose.reports.status import print_status, read_status
+
+    name = load_task(task).name
+    found = read_status(broker_of(state, kafka), name)
+    print_status(found, console(), as_json=json)
+
+
+def rounds(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    json: AsJson = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw accuracy and updates; needs tidewheel[plot]."),
+    ] = None,
+) -> None:
+    """Show the federated runs: rounds, nodes, updates admitted and refused, accuracy, outcome.
+
+    From the event logs in the state folder; with --kafka also from the topic.
+    """
+    from compose.reports import rounds as shown
+
+    name = load_task(task).name
+    events = shown.from_journals(state / "runs")
+    if kafka is not None:
+        events += shown.from_topic(broker_from(kafka), name)
+    runs = shown.history(events)
+    if plot is not None:
+        shown.plot(name, runs, plot)
+    shown.print_rounds(name, runs, console(), as_json=json)
+
+
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over `scores` and `drops`.")],
+    state: State = DEFAULT_STATE,
+    store: StoreFolder = None,
+    form: Annotated[
+        Literal["table", "csv", "json", "parquet"],
+        typer.Option("--format", help="The output format."),
+    ] = "table",
+    output: Annotated[
+        Path | None, typer.Option(help="The output file; default: standard output.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Query the store with DuckDB. Tables: `scores` (one row per event) and `drops`."""
+    import duckdb
+
+    from compose.reports.query_output import write_result
+    from streams.worker.store.query import open_store
+
+    connection = open_store(store or StateDir(state).store)
+    try:
+        result = connection.sql(sql)
+        if result is not None:
+            rows = result.to_arrow_table()
+            write_result(rows, "json" if json else form, output, console())
+    except duckdb.Error as exc:
+        raise UsageError(f"the query failed: {str(exc).splitlines()[0]}") from exc
+    finally:
+        connection.close()
