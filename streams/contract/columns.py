@@ -1,22 +1,47 @@
 """Columns from other producers: taken as they come where nothing is lost."""
 
+import numpy as np
 import pyarrow as pa
 
 from streams.contract.errors import MalformedRecord
 
 
 def align(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
-    """Return the rows of all batches with the columns of `schema`, in its order."""
+    """Return the rows of all batches, whose columns have been checked, with those of `schema`."""
     nullable = pa.schema([field.with_nullable(True) for field in schema])
     parts = [
         pa.RecordBatch.from_arrays(
-            [batch.column(field.name).cast(field.type) for field in nullable], schema=nullable
+            [_column(batch.column(field.name), field) for field in nullable], schema=nullable
         )
         for batch in batches
     ]
     rows = pa.concat_batches(parts) if parts else pa.RecordBatch.from_pylist([], nullable)
     nulls = any(rows.column(f.name).null_count for f in schema if not f.nullable)
     return rows if nulls else pa.RecordBatch.from_arrays(rows.columns, schema=schema)
+
+
+def _column(found: pa.Array, field: pa.Field) -> pa.Array:
+    """Return the column as `field` has it.
+
+    Lists become lists of a fixed size in numpy: Arrow's own cast dies of a segmentation fault on
+    lists that are all null (pyarrow 26).
+    """
+    if found.type.equals(field.type):
+        return found
+    size, flat = field.type.list_size, found.flatten()
+    valid = found.is_valid().to_numpy(zero_copy_only=False)
+    lengths = found.value_lengths().to_numpy(zero_copy_only=False)[valid]
+    if (lengths != size).any():
+        wrong = int(lengths[lengths != size][0])
+        detail = f"column {field.name} has a list of {wrong} values, not {size}"
+        raise MalformedRecord("wrong-schema", detail)
+    if flat.null_count:
+        raise MalformedRecord("null", f"column {field.name} has nulls in its lists")
+    values = np.zeros((len(found), size), field.type.value_type.to_pandas_dtype())
+    values[valid] = flat.to_numpy(zero_copy_only=False).reshape(-1, size)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(values.reshape(-1), field.type.value_type), type=field.type, mask=pa.array(~valid)
+    )
 
 
 def check(found: pa.Schema, expected: pa.Schema) -> None:

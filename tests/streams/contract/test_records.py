@@ -1,5 +1,6 @@
 """Messages of `events`: what is written comes back, and nothing else passes."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -241,5 +242,37 @@ def test_a_list_of_another_length_is_refused() -> None:
     rows = loose_lists(batch().rows)
     short = pa.array([[0.0] * 2] * 4, pa.list_(pa.float32()))
     key, _, headers = encode_events(batch())
-    with pytest.raises(MalformedRecord, match="not-arrow"):
+    with pytest.raises(MalformedRecord, match="column outputs has a list of 2 values, not 3"):
         decode_event_message(task, key, stream(rows.set_column(3, "outputs", short)), headers)
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_lists_that_are_all_null_are_no_end_of_the_process(
+    kind: Callable[[pa.DataType], pa.DataType],
+) -> None:
+    """Arrow's own cast dies of them."""
+    key, _, headers = encode_events(batch())
+    nothing = pa.array([None] * 4, kind(pa.float32()))
+    sent = loose_lists(batch().rows).set_column(4, "label", nothing)
+    found = decode_event_message(task, key, stream(sent), headers)
+    assert isinstance(found, EventBatch)
+    assert found.rows.column("label").null_count == 4
+    with pytest.raises(MalformedRecord, match="null: column outputs has nulls"):
+        decode_event_message(task, key, stream(sent.set_column(3, "outputs", nothing)), headers)
+
+
+@given(
+    rows=st.lists(
+        st.none() | st.lists(st.none() | st.floats(width=32), max_size=5), min_size=4, max_size=4
+    ),
+    name=st.sampled_from(["outputs", "label", "segment"]),
+)
+def test_whatever_lists_come_they_are_taken_or_refused(
+    rows: list[list[float | None] | None], name: str
+) -> None:
+    key, _, headers = encode_events(batch())
+    sent = loose_lists(batch().rows)
+    i = sent.schema.get_field_index(name)
+    changed = sent.set_column(i, name, pa.array(rows, pa.list_(pa.float32())))
+    with contextlib.suppress(MalformedRecord):
+        decode_event_message(task, key, stream(changed), headers)

@@ -1,0 +1,1 @@
+"""Events from your own producer: kafka-python and pyarrow, nothing of Tidewheel."""

@@ -1,0 +1,72 @@
+"""Write events of your own and read what the workers make of them, without Tidewheel's package.
+
+    python send_events.py HOST:PORT TASK CHANNELS SAMPLES CLASSES EVENTS
+
+One message of the topic TASK.events is an Arrow stream of consecutive events of one device, with
+the headers schema, device, epoch, first and last. `epoch` names one run of this producer; `seq`
+counts its events from 0 without holes. The key is the device: its events stay in order.
+"""
+
+import json
+import sys
+import time
+import uuid
+
+import numpy as np
+import pyarrow as pa
+from kafka import KafkaConsumer, KafkaProducer
+
+bootstrap, task = sys.argv[1:3]
+channels, samples, classes, events = (
+    int(word) for word in [*sys.argv[3:6], *sys.argv[6:], "60"][:4]
+)
+TIME, FLOATS = pa.timestamp("us", "UTC"), pa.list_(pa.float32())
+device, epoch = "my-device", f"run-{uuid.uuid4().hex[:8]}"
+begin_us = time.time_ns() // 1000 - events * 1_000_000  # one event a second, up to now
+draw = np.random.default_rng(0)
+
+producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+for first in range(0, events, 20):
+    seqs = range(first, min(first + 20, events))
+    rows = pa.table(
+        {
+            "seq": pa.array(seqs, pa.int64()),
+            "time": pa.array(
+                [begin_us + seq * 1_000_000 for seq in seqs], pa.timestamp("us", "UTC")
+            ),
+            "model": ["my-model-1"] * len(seqs),
+            "outputs": pa.array(
+                draw.normal(size=(len(seqs), classes)).tolist(), pa.list_(pa.float32())
+            ),
+            "label": pa.array([None] * len(seqs), FLOATS),
+            "segment": pa.array(  # (channels x samples), channel by channel
+                draw.normal(size=(len(seqs), channels * samples)).tolist(), FLOATS
+            ),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    about = {"schema": "events/1", "device": device, "epoch": epoch}
+    about |= {"first": str(seqs[0]), "last": str(seqs[-1])}
+    headers = [(name, value.encode()) for name, value in about.items()]
+    producer.send(f"{task}.events", sink.getvalue().to_pybytes(), device.encode(), headers)
+producer.flush()
+print(f"sent {events} events of {device}, epoch {epoch}")  # noqa: T201
+
+consumer = KafkaConsumer(
+    f"{task}.scores", f"{task}.windows", bootstrap_servers=bootstrap, auto_offset_reset="earliest"
+)
+scored = 0
+for message in consumer:
+    if message.key != device.encode():
+        continue
+    if message.topic.endswith(".windows"):
+        report = json.loads(message.value)
+        print(f"window {report['window_us']}: {report['events']} events")  # noqa: T201
+        continue
+    table = pa.ipc.open_stream(message.value).read_all()
+    scored += sum(value == epoch for value in table.column("epoch").to_pylist())
+    if scored == events:
+        break
+print(f"all {scored} events are scored")  # noqa: T201
