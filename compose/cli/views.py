@@ -61,15 +61,15 @@ def timeline(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Tell what happened, when and why: runs, decisions, devices that went back, drift, agreement.
+    """Show what happened, when and why: runs, decisions, devices that went back, drift, agreement.
 
-    Plain lines in order of time, the evidence in brackets; --json prints one object a line.
+    Prints lines in the order of time, with the evidence in brackets; --json prints JSON lines.
     """
-    from compose.reports import timeline as told
+    from compose.reports import timeline as shown
 
-    ago_s = None if since is None else told.seconds(since)
-    found = told.read_timeline(broker_of(state, kafka), load_task(task).name)
-    told.print_timeline(told.since(found, ago_s), console(), as_json=json)
+    ago_s = None if since is None else shown.seconds(since)
+    found = shown.read_timeline(broker_of(state, kafka), load_task(task).name)
+    shown.print_timeline(shown.since(found, ago_s), console(), as_json=json)
 
 
 def status(
