@@ -182,9 +182,18 @@ class Agent:
         log.info("%s: serving %s", self._settings.device, self._slots.active)
         if self._await_engine():
             self._answers.run()
-        self._phase = "idle" if not self._stop.is_set() else "draining"
+        if not self._stop.is_set():
+            self._source_ended()
         self._stop.wait()
         self._drain()
+
+    def _source_ended(self) -> None:
+        self._phase = "source ended"
+        if self._settings.stay:
+            log.info("%s: the source has ended; no more events", self._name)
+        else:
+            log.info("%s: the source has ended: draining", self._name)
+            self._stop.set()
 
     def stop(self) -> None:
         self._stop.set()

@@ -18,6 +18,7 @@ class EdgeSettings:
 
     folder: the device's folder; model: an artifact file for a device without a model; speed: of a
     replay, 1 is real time, 0 as fast as possible; passes: end a replay after so many passes;
+    stay: go on without readings when the source has ended;
     drain_s: limit of the final sending; source: the task's iterator, lines of standard input, or
     the MQTT broker `mqtt`; uplink_bytes_per_s: rate limit; sampling: which events are sent; spool:
     its limits; metrics_port: on loopback, 0 for a free one. At the spool's cap, events below
@@ -32,6 +33,7 @@ class EdgeSettings:
     model: Path | None = None
     speed: float = 1.0
     passes: int | None = None
+    stay: bool = False
     drain_s: float = 10.0
     spool: SpoolLimits = field(default_factory=SpoolLimits)
     uplink_bytes_per_s: int | None = None

@@ -59,6 +59,10 @@ def run(
     passes: Annotated[
         int | None, typer.Option(min=1, help="Passes through the data; default: endless.")
     ] = None,
+    stay: Annotated[
+        bool,
+        typer.Option("--stay", help="Continue after the readings have ended, without any."),
+    ] = False,
     drain: Annotated[float, typer.Option(help="Seconds to send pending events at the end.")] = 10.0,
     min_battery: Annotated[
         int, typer.Option(min=0, max=100, help="Percent of charge below which it does not train.")
@@ -105,8 +109,12 @@ def run(
 ) -> None:
     """Run one device: infer, store events in the spool, send them, follow releases.
 
-    Works without a broker. SIGTERM or Ctrl-C drains the spool. With --json it prints the device's
-    state at the end.
+    Works without a broker. The end of the readings, SIGTERM and Ctrl-C drain the spool and end it.
+    With --json it prints the device's state at the end.
+
+    --source stdin reads JSON lines, {"time_us": 1760000000000000, "values": [0.1, 0.2], "label": 1}
+    ("label" may be absent; or one field for each channel in place of "values"), or CSV with a header
+    that names time_us, every channel and perhaps label.
     """
     from edge_client.agent import run as serve
     from edge_client.settings import EdgeSettings
@@ -126,6 +134,7 @@ def run(
             model=model or served_model(layout),
             speed=speed,
             passes=passes,
+            stay=stay,
             drain_s=drain,
             source=kind,
             mqtt=mqtt,

@@ -191,7 +191,7 @@ class Up:
     def _edge(self, device: str) -> Launch:
         state, speed = str(self._options.state), str(self._options.speed)
         words = ["edge", "run", self._reference, "--device", device, "--state", state]
-        return self._command(*words, "--speed", speed)
+        return self._command(*words, "--speed", speed, "--stay")
 
     def _controller(self, port: int) -> Launch:
         words = ["controller", self._reference, "--state", str(self._options.state)]

@@ -132,7 +132,7 @@ def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
     edges: dict[str, Running] = {}
     for device in devices:
         state = ["--device", device, "--state", place.folder / device, "--model", artifact]
-        pace = ["--speed", "200", "--passes", "1"]
+        pace = ["--speed", "200", "--passes", "1", "--stay"]
         edges[device] = place.start(device, "edge", "run", place.task, *state, *pace, *where)
 
     expected = {device: len(segments_of_device(task, device).times) for device in devices}

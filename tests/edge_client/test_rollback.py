@@ -318,7 +318,7 @@ def test_an_engine_that_raises_gives_its_place_to_the_previous(
     monkeypatch.setattr(Engine, "run", broken)
     try:
         agent._answers.run()
-        agent._recorder.write()
+        agent._writer.write()
         state = agent.state()
     finally:
         agent._service._socket.close()

@@ -44,11 +44,11 @@ class Place:
         command = ("edge", words[0], self.reference, "--device", "d0", *words[1:])
         return tidewheel(*command, folder=self.folder, PYTHONPATH=str(ROOT))
 
-    def start(self, bootstrap: str) -> subprocess.Popen[str]:
+    def start(self, bootstrap: str, *more: str) -> subprocess.Popen[str]:
         words = ["edge", "run", self.reference, "--device", "d0", "--source", "stdin"]
         agent = subprocess.Popen(
             [sys.executable, "-m", "compose.cli.main", *words, "--model", "model.twa", "--kafka",
-             bootstrap, "--trust", "signing.pub"],
+             bootstrap, "--trust", "signing.pub", *more],
             cwd=self.folder, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         )  # fmt: skip
@@ -128,7 +128,37 @@ def place(kafka: BrokerSettings, tmp_path: Path, request: pytest.FixtureRequest)
     yield made
     for agent in made.agents:
         agent.kill()
-        agent.communicate()
+        agent.wait()
+        for stream in (agent.stdin, agent.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def test_the_end_of_standard_input_drains_and_ends(place: Place) -> None:
+    agent = place.start(place.kafka.bootstrap)
+    place.feed(agent, 20 * 30)
+    assert agent.stdin is not None
+    agent.stdin.close()
+    assert agent.wait(60) == 0
+    assert agent.stderr is not None
+    assert "d0: the source has ended: draining" in agent.stderr.read()
+    expected = (20 * 30 - 20) // 10 + 1
+    assert place.delivered() == list(range(expected))
+    found = place.status()
+    account = found["produced"], found["delivered"], found["pending"], found["dropped"]
+    assert account == (expected, expected, 0, {})
+
+
+def test_with_stay_it_goes_on_without_readings(place: Place) -> None:
+    agent = place.start(place.kafka.bootstrap, "--stay")
+    place.feed(agent, 40)
+    assert agent.stdin is not None
+    agent.stdin.close()
+    until(lambda: place.produced() == 3, "what came is answered")
+    until(lambda: place.status()["phase"] == "source ended", "it says that the source has ended")
+    assert place.run("drain", "--kafka", place.kafka.bootstrap).returncode == 0
+    assert agent.wait(10) == 0
+    assert place.delivered() == [0, 1, 2]
 
 
 def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:

@@ -173,7 +173,7 @@ def test_a_device_that_may_send_predictions_only_sends_no_reading(
 ) -> None:
     task = replace(tiny, name="predicting", upload="prediction")
     ensure_topics(kafka, topic_specs(task.name, 1))
-    device = Device(tmp_path, kafka, task, "--speed", "0", "--passes", "1")
+    device = Device(tmp_path, kafka, task, "--speed", "0", "--passes", "1", "--stay")
     devices.append(device)
     device.start()
     segments = [segment for _, _, segment, _ in segments_of(task.readings("d0"), task)]
