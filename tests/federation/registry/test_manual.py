@@ -35,7 +35,7 @@ QUIET_S = 2.0
 
 
 def flwr(state: Path) -> Callable[..., str]:
-    """Calls the command in the project's root; what it prints."""
+    """Calls the command; what it prints."""
 
     def call(*words: str) -> str:
         done = subprocess.run(
@@ -50,6 +50,11 @@ def flwr(state: Path) -> Callable[..., str]:
         return done.stdout
 
     return call
+
+
+def app_of(state: Path) -> str:
+    """The folder that a controller writes for `flwr run`."""
+    return str(state / "flower" / "app")
 
 
 def settings_of(state: Path, kafka: BrokerSettings, **more: str | int) -> str:
@@ -102,10 +107,12 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
 
 
 def check_streamed(call: Callable[..., str], state: Path, kafka: BrokerSettings) -> None:
-    """`flwr run . --stream` tells how it went; one device's NaNs are refused, the gate opens."""
+    """`flwr run APP --stream` tells how it went; one device's NaNs are refused, the gate opens."""
     before = sorted(path.name for path in ROOT.iterdir())
     config = {"rounds": 1, "minimum-nodes": 3, "epochs": 6}
-    said = call("run", ".", "--stream", "--run-config", settings_of(state, kafka, **config))
+    said = call(
+        "run", app_of(state), "--stream", "--run-config", settings_of(state, kafka, **config)
+    )
     assert "promoted: accuracy on devices" in said
     assert sorted(path.name for path in ROOT.iterdir()) == before
     [events] = journals(state)
@@ -123,7 +130,7 @@ def check_stopped(
 ) -> None:
     """`flwr stop` ends a run's ServerApp, and the controller lets it rest."""
     config = {"rounds": 50, "minimum-nodes": 3, "seed": 7}
-    call("run", ".", "--run-config", settings_of(state, kafka, **config))
+    call("run", app_of(state), "--run-config", settings_of(state, kafka, **config))
     wait_for("it begins", lambda: len(journals(state)) == 2, 90)
     run = journals(state)[1][0].run
     call("stop", run)
