@@ -2,6 +2,8 @@
 
 import signal
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +35,11 @@ from compose.cli.arguments import (
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console
+from streams.contract.documents import RoundEvent
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
+from streams.contract.topics import ROUNDS, topic_name
+from streams.kafka.settings import BrokerSettings
 
 
 def worker(
@@ -112,13 +117,10 @@ def teacher(
     except OSError as exc:
         raise UsageError(f"cannot read {weights}: {exc}") from exc
     broker = broker_of(state, kafka)
-    producer = Producer(broker)  # fails before anything is stored
-    try:
+    with closing(Producer(broker)) as producer:  # fails before anything is stored
         artifact = replace_teacher(loaded, registry, key, data, str(weights))
         registry.offer_teacher(key, "by hand")
         announce(producer, registry, read_announced(broker, loaded.name))
-    finally:
-        producer.close()
     console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
 
 
@@ -237,6 +239,15 @@ def train(
 ) -> None:
     """Request a federated run from the controller, regardless of budgets; it starts after an active
     one."""
-    from compose.cli.run_request import ask_for_run
-
     console().print(ask_for_run(broker_of(state, kafka), load_task(task).name, reason))
+
+
+def ask_for_run(broker: BrokerSettings, task: str, reason: str) -> str:
+    """Request a run on `rounds`; return a line for the user."""
+    from streams.kafka.producer import Producer
+
+    reason = f"by hand: {reason}" if reason else "by hand"
+    event = RoundEvent(run="", kind="asked", time_us=time.time_ns() // 1000, reason=reason)
+    with closing(Producer(broker)) as producer:
+        producer.put(topic_name(task, ROUNDS), b"by-hand", event.encode())
+    return f"requested a run of {task}: {reason}; the controller starts it when none is active"

@@ -21,6 +21,7 @@ from streams.drift.reference import Reference
 
 DIGITS = 6  # of the numbers in a report, which is stored with every window
 REPORTED = 64  # comparisons in a report, the worst ones
+UNORDERED = {"kolmogorov_smirnov": None, "wasserstein": None}  # of a feature that has no order
 
 
 def stability_index(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
@@ -100,36 +101,25 @@ class DriftDetector:
         inner, outer = shares(reference[:, :-2]), shares(current[:, :, :-2])  # finite values only
         ordered = group.ordered & inner.any(axis=1) & outer.any(axis=2)
         alarm = decided[:, None] & (n > 0) & (m > 0) & (index > threshold)
-        metrics = [
-            index,
-            jensen_shannon(p, q),
-            hellinger(p, q),
-            total_variation(p, q),
-            kolmogorov_smirnov(inner, outer),
-            wasserstein(inner, outer, group.edges),
-            threshold,
-        ]
-        rounded = np.round(np.stack(metrics, axis=2), DIGITS).tolist()
+        metrics = {
+            "psi": index,
+            "jensen_shannon": jensen_shannon(p, q),
+            "hellinger": hellinger(p, q),
+            "total_variation": total_variation(p, q),
+            "kolmogorov_smirnov": kolmogorov_smirnov(inner, outer),
+            "wasserstein": wasserstein(inner, outer, group.edges),
+            "threshold": threshold,
+        }
+        rounded = np.round(np.stack(list(metrics.values()), axis=2), DIGITS).tolist()
         features = [self._reference.features[i] for i in group.features]
         rows = zip(found, rounded, n.tolist(), ordered.tolist(), alarm.tolist(), strict=True)
         for drifts, *row in rows:
             for feature, values, count, is_ordered, alarmed in zip(features, *row, strict=True):
                 if count:
-                    drifts.append(
-                        ChannelDrift.model_construct(
-                            channel=feature.channel,
-                            kind=feature.kind,
-                            n=count,
-                            psi=values[0],
-                            jensen_shannon=values[1],
-                            hellinger=values[2],
-                            total_variation=values[3],
-                            kolmogorov_smirnov=values[4] if is_ordered else None,
-                            wasserstein=values[5] if is_ordered else None,
-                            threshold=values[6],
-                            alarm=alarmed,
-                        )
-                    )
+                    given = dict(zip(metrics, values, strict=True))
+                    given |= {"channel": feature.channel, "kind": feature.kind, "n": count}
+                    given |= {} if is_ordered else UNORDERED
+                    drifts.append(ChannelDrift.model_construct(alarm=alarmed, **given))
 
 
 def _report(drifts: list[ChannelDrift], windows: int, segments: int, decided: bool) -> DriftReport:

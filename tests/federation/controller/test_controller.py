@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from compose.cli.run_request import ask_for_run
+from compose.cli.server import ask_for_run
 from federation.controller import controller, run_tracker
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.controller.metrics import FederationMetrics
