@@ -5,6 +5,7 @@
 # make coverage  the tests again, with what they reach
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
+# make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
 # make bench-edge      measure a device's agent, about 6 minutes
 # make bench-federation  what the fleet learns, also under attack, about 20 minutes
@@ -20,7 +21,7 @@ LONG := --ignore $(RECOVERY) $(addprefix --deselect tests/chaos/test_rounds.py::
 	test_a_supernode_that_is_killed_in_a_round test_a_trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo test coverage chaos check format docs clean bench-streams bench-edge \
+.PHONY: install demo drift-demo test mutants coverage chaos check format docs clean bench-streams bench-edge \
 	bench-federation bench-release
 
 install: .venv/installed
@@ -54,6 +55,10 @@ coverage: install .venv/servers/installed
 
 chaos: install
 	TIDEWHEEL_CHAOS=long $(BIN)/pytest tests/chaos $(RECOVERY)
+
+# Defects of the core, made on purpose: each must be found by a test, about 15 minutes.
+mutants: install
+	$(BIN)/python -m tests.mutants
 
 check: install
 	$(BIN)/ruff format --check .

@@ -90,6 +90,7 @@ def sources() -> dict[str, Path]:
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         if path.stem not in ("__init__", "__main__")
+        and path.parent.name != "producer"  # a program that knows nothing of ours
     }
 
 
@@ -231,7 +232,7 @@ FLOWER = {"federation.server_app", "edge_client.client_app", "edge_client.simula
 
 
 def importers(library: str) -> set[str]:
-    """Our modules whose source imports `library`."""
+    """The product's modules whose source imports `library`."""
     found = set()
     words = (f"import {library}", f"from {library}")
     for module, path in sources().items():

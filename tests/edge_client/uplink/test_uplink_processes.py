@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edge_client.spool.sampling import confidence, sampled
 
 from edge_client.spool.queue import Spool
+from edge_client.spool.sampling import confidence, sampled
 from streams.contract.accounting import IntervalSet
 from streams.contract.records import Drop, EventBatch, decode_event_message
 from streams.contract.task import Task

@@ -60,7 +60,11 @@ def test_each_event_counts_once_whatever_is_read_again() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "outcome"),
-    [("promoted", "promoted"), ("rejected: no better", "rejected"), ("stopped by a user", "failed")],
+    [
+        ("promoted", "promoted"),
+        ("rejected: no better", "rejected"),
+        ("stopped by a user", "failed"),
+    ],
 )
 def test_a_finished_run_goes_no_longer(reason: str, outcome: str) -> None:
     metrics = FederationMetrics()

@@ -1,0 +1,78 @@
+"""`make mutants`: applies each mutant to a copy of the tree and runs the tests that must find it.
+
+Exits 1 where a mutant survives, or where its text is not in the source any more.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.mutants.catalog import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 600
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--only", default="", help="mutants whose name has this text")
+    words = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if words.only in mutant.name]
+    began, survived = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copy(Path(folder) / "tree")
+        for mutant in chosen:
+            killer = killed_by(mutant, tree)
+            survived += killer is None
+            say(f"{'killed  ' if killer else 'SURVIVED'}  {mutant.name}: {killer or mutant.tests}")
+    say(f"{len(chosen)} mutants, {survived} survived, {time.monotonic() - began:.0f} s")
+    return 1 if survived or not chosen else 0
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def copy(tree: Path) -> Path:
+    """The files of the working tree that git knows, somewhere else."""
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+    return tree
+
+
+def killed_by(mutant: Mutant, tree: Path) -> str | None:
+    """The first test that fails on the mutant; None where none does."""
+    path = tree / mutant.file
+    sound = path.read_text()
+    if sound.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.name}: {mutant.old!r} is not once in {mutant.file}: update it")
+    path.write_text(sound.replace(mutant.old, mutant.new))
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    try:
+        done = subprocess.run(
+            [*command, mutant.tests], cwd=tree, capture_output=True, text=True, timeout=TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    finally:
+        path.write_text(sound)
+    if done.returncode == 0:
+        return None
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    if found is None:
+        raise SystemExit(
+            f"{mutant.name}: no test failed, but pytest: {(done.stdout + done.stderr)[-500:]}"
+        )
+    return found[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The mutants: a place in the source, what stands there, what is put in its place, and the tests
+that are to find it. The text must occur exactly once."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+def _admission(name: str, old: str, new: str = "False") -> Mutant:
+    file, tests = "federation/admission/admission.py", "tests/federation/admission"
+    return Mutant(f"admission: {name}", file, old, new, tests)
+
+
+def _gate(name: str, old: str, new: str) -> Mutant:
+    file = "federation/evaluation/promotion_gate.py"
+    return Mutant(f"gate: {name}", file, old, new, "tests/federation/evaluation")
+
+
+def _uplink(name: str, old: str, new: str) -> Mutant:
+    file = "edge_client/uplink/uplink.py"
+    return Mutant(f"uplink: {name}", file, old, new, "tests/edge_client/uplink/test_uplink.py")
+
+
+def _stage(name: str, old: str, new: str) -> Mutant:
+    file, tests = "federation/rollout/stage_policy.py", "tests/federation/rollout"
+    return Mutant(f"canary: {name}", file, old, new, tests)
+
+
+def _worker(name: str, file: str, old: str, new: str, tests: str) -> Mutant:
+    return Mutant(
+        f"worker: {name}", f"streams/worker/{file}", old, new, f"tests/streams/worker/{tests}"
+    )
+
+
+def _aggregation(name: str, file: str, old: str, new: str) -> Mutant:
+    file, tests = f"federation/aggregation/{file}", "tests/federation/aggregation"
+    return Mutant(f"aggregation: {name}", file, old, new, tests)
+
+
+def _records(name: str, file: str, old: str, new: str) -> Mutant:
+    file, tests = f"streams/contract/{file}", "tests/streams/contract/test_records.py"
+    return Mutant(f"records: {name}", file, old, new, tests)
+
+
+MUTANTS = [
+    _admission("NaN is taken", "not np.isfinite(tensor).all()"),
+    _admission("norm is not checked", "not found <= NORM_FACTOR * usual"),
+    _admission("a replay is taken", "digest(update.weights) in expected.earlier"),
+    _admission("shape is not checked", "found.shape != tensor.shape"),
+    _admission("a negative variance is taken", "(tensor < 0).any()"),
+    _admission("a device counts twice", "update.device in expected.devices"),
+    _admission("any number of samples is taken", "not 1 <= update.samples <= MAX_SAMPLES"),
+    Mutant(
+        "admission: strikes have no consequence",
+        "federation/admission/quarantine.py",
+        "if self._strikes[node] >= STRIKES:",
+        "if False:",
+        "tests/federation/admission",
+    ),
+    Mutant(
+        "acceptance: an old decision is taken again",
+        "streams/runtime/acceptance.py",
+        "decision.seq <= before.seq",
+        "False",
+        "tests/streams/runtime",
+    ),
+    Mutant(
+        "acceptance: a revoked key counts",
+        "streams/runtime/acceptance.py",
+        "if name not in self._state.revoked",
+        "if True",
+        "tests/streams/runtime",
+    ),
+    Mutant(
+        "acceptance: a break in the chain is taken",
+        "streams/runtime/acceptance.py",
+        "decision.prev != before.digest",
+        "False",
+        "tests/streams/runtime",
+    ),
+    Mutant(
+        "replay: a restart begins anew",
+        "edge_client/sources/replay.py",
+        "cut.last_us > self._resume",
+        "True",
+        "tests/edge_client/sources/test_replay.py",
+    ),
+    Mutant(
+        "replay: pauses are waited for",
+        "edge_client/sources/replay.py",
+        "if self._anchor is None or paused:",
+        "if self._anchor is None:",
+        "tests/edge_client/sources/test_replay.py",
+    ),
+    Mutant(
+        "rate limit: there is none",
+        "edge_client/uplink/rate_limit.py",
+        "self._left -= size",
+        "self._left -= 0",
+        "tests/edge_client/uplink/test_rate_limit.py",
+    ),
+    Mutant(
+        "spool: checksums are not checked",
+        "edge_client/spool/frames.py",
+        "crc32c(payload, crc32c(head[_HEAD.size :])) != checksum",
+        "False",
+        "tests/edge_client/spool",
+    ),
+    _uplink("a refused batch is settled as delivered", "if entry.failed is not None:", "if False:"),
+    _uplink("nothing bounds what is in flight", "len(self._flight) >= IN_FLIGHT", "False"),
+    _uplink("a stuck producer is kept", "if self._reachable():", "if False:"),
+    _uplink(
+        "acknowledged frames are not settled",
+        "            self._spool.settle(done)\n            self._reached",
+        "            self._reached",
+    ),
+    _worker(
+        "lateness is ignored",
+        "windows/tumbling.py",
+        " - round(task.lateness_s * 1e6)",
+        "",
+        "windows",
+    ),
+    _worker(
+        "a silent device's windows stay open",
+        "windows/tumbling.py",
+        "if now_s - self.heard_s >= task.idle_close_s:",
+        "if False:",
+        "windows",
+    ),
+    _worker(
+        "messages are acknowledged before they are sealed",
+        "windows/partition.py",
+        "self._messages[0].unsealed == 0",
+        "True",
+        "windows",
+    ),
+    _worker(
+        "the fence is open",
+        "store/delta_store.py",
+        "if found != version - 1:",
+        "if False:",
+        "store",
+    ),
+    _worker(
+        "live events from the future are believed",
+        "commit/committer.py",
+        'if self._task.source == "recorded":',
+        "if True:",
+        "test_bad_input.py",
+    ),
+    _records(
+        "rows are not checked", "records.py", "    _check_rows(task, rows, first, last)\n", ""
+    ),
+    _records(
+        "lists of any length are taken", "columns.py", "if (lengths != size).any():", "if False:"
+    ),
+    _records(
+        "unknown columns are dropped", "columns.py", "if missing or unknown or", "if missing or"
+    ),
+    _stage("a bad version is never rolled back", "if worse >= 1 / rules.alpha:", "if False:"),
+    _stage("any number of windows is enough", " and stage >= rules.minimum_windows", ""),
+    _stage("an undecided stage waits for ever", "if waited_s > rules.max_wait_s:", "if False:"),
+    _gate("no margin is asked for", "if rows.gain < rules.margin - ROUNDING:", "if False:"),
+    _gate(
+        "held-out devices may lose", "elif rows.gain < -rules.tolerance - ROUNDING:", "elif False:"
+    ),
+    _gate("chance is no objection", "elif not proven:", "elif False:"),
+    _gate("a cohort may lose", "    against += _worse_cohorts(evidence, rules)\n", ""),
+    _aggregation("the median is the mean", "median.py", "np.median(", "np.mean("),
+    _aggregation(
+        "nothing is trimmed",
+        "median.py",
+        "kept = slice(cut, len(moves) - cut)",
+        "kept = slice(None)",
+    ),
+    _aggregation("Krum takes the farthest", "krum.py", "np.argsort(scores(", "np.argsort(-scores("),
+    _aggregation(
+        "samples have no cap", "aggregator.py", "min(update.samples, self._cap)", "update.samples"
+    ),
+    Mutant(
+        "up: dropped events are no failure",
+        "compose/reports/summary.py",
+        "if dropped > DROPPED_SHARE * produced:",
+        "if False:",
+        "tests/compose/reports/test_summary.py",
+    ),
+]
