@@ -113,8 +113,8 @@ def run(
     With --json it prints the device's state at the end.
 
     --source stdin reads JSON lines, {"time_us": 1760000000000000, "values": [0.1, 0.2], "label": 1}
-    ("label" may be absent; or one field for each channel in place of "values"), or CSV with a header
-    that names time_us, every channel and perhaps label.
+    ("label" may be absent; or one field for each channel in place of "values"), or CSV with a
+    header that names time_us, every channel and perhaps label.
     """
     from edge_client.agent import run as serve
     from edge_client.settings import EdgeSettings

@@ -36,7 +36,7 @@ def decisions_of(messages: Iterable[Received]) -> list[Decision]:
 def read_decisions(
     task: Task, broker: BrokerSettings | None, registry: Callable[[], Registry]
 ) -> list[Decision]:
-    """Return the decisions from Kafka, or from the registry, with a message if a broker was wanted."""
+    """Return the decisions from Kafka, or from the registry; a missing broker is reported."""
     if broker is not None:
         try:
             reader = Reader(broker, [topic_name(task.name, RELEASES)], timeout_s=CONNECT_S)
