@@ -38,13 +38,31 @@ from streams.contract.task import load_task
 
 app = typer.Typer(
     name="tidewheel",
-    help="A fleet of devices that infer on their own streams and learn in federated rounds. "
-    "Kafka transports their events, Faust workers score them, and signed models go back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     add_completion=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"tidewheel {version('tidewheel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """A fleet of devices that infer on their own streams and learn in federated rounds. Kafka
+    transports their events, Faust workers score them, and signed models go back."""
+
 
 app.add_typer(edge.app, name="edge", help="One device: run, status, drain, label, wipe.")
 app.add_typer(

@@ -100,10 +100,10 @@ MUTANTS = [
         "tests/edge_client/sources/test_replay.py",
     ),
     Mutant(
-        "rate limit: there is none",
+        "rate limit: a long pause is caught up in a burst",
         "edge_client/uplink/rate_limit.py",
-        "self._left -= size",
-        "self._left -= 0",
+        "min(filled, self.bytes_per_s * BURST_S), now",
+        "filled, now",
         "tests/edge_client/uplink/test_rate_limit.py",
     ),
     Mutant(

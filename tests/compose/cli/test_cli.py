@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,8 @@ def test_a_query_prints_rows_or_json(tmp_path: Path) -> None:
     table = tidewheel(*words, folder=tmp_path)
     assert "events" in table.stdout
     assert "[x]" in table.stdout
+
+
+def test_it_says_its_version(tmp_path: Path) -> None:
+    done = tidewheel("--version", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"tidewheel {version('tidewheel')}\n")
