@@ -297,7 +297,7 @@ class Agent:
 
     def state(self) -> DeviceState:
         """What the device says of itself on `fleet`."""
-        account = self.spool.account()
+        account = self.spool.audit() if self._phase == "stopped" else self.spool.account()
         count, true, taught = self.samples.counts()
         engine = self._slots.engine
         latencies = np.array((engine and list(engine.latencies)) or [0.0]) * 1e6

@@ -58,7 +58,7 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
 
 def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
     """Return the state of a device without an agent."""
-    account, (active, previous) = spool.account(), _slots(folder)
+    account, (active, previous) = spool.audit(), _slots(folder)
     return DeviceState(
         device=device,
         task=task.name,

@@ -24,6 +24,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from edge_client.spool.compaction import EvictionPolicy, compact, keep_all
@@ -44,7 +45,7 @@ from edge_client.spool.frames import (
     remove_leftovers,
 )
 from edge_client.spool.limits import SpoolLimits, aged
-from edge_client.spool.recovery import is_declared, survey
+from edge_client.spool.recovery import events_after, is_declared, survey
 from streams.contract.accounting import DeviceAccount, IntervalSet
 from streams.contract.errors import SpoolError
 from streams.runtime.disk import write_atomic
@@ -300,6 +301,20 @@ class Spool:
         """Persist the cursor. After a crash without it, settled frames are sent again."""
         with self._lock:
             self._cursor.save()
+
+    def audit(self) -> DeviceAccount:
+        """Return the account with the pending events counted in the files, which are all read.
+
+        In account() they are what is left over, so that its equation cannot fail; here produced,
+        delivered, dropped and pending are counted independently of each other.
+        """
+        with self._lock:
+            there = events_after(self._files, self._cursor.position)
+            unsettled = IntervalSet(self._cursor.owed)
+            if self._next > self._cursor.settled_seq:
+                unsettled.add(self._cursor.settled_seq, self._next - 1)
+            pending = len(unsettled) - len(unsettled.minus(there))
+            return replace(self.account(), pending=pending)
 
     def account(self) -> DeviceAccount:
         with self._lock:

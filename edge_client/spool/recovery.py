@@ -46,6 +46,16 @@ def survey(files: list[SegmentFile], cursor: Cursor) -> Survey:
     return found
 
 
+def events_after(files: list[SegmentFile], position: SpoolPosition) -> IntervalSet:
+    """Return the seqs of the events and declarations in frames after `position`."""
+    found = Survey()
+    for file in files:
+        for frame in file.frames():
+            if frame.end > position:
+                _note(found, frame)
+    return found.there
+
+
 def _note(found: Survey, frame: Frame) -> None:
     if frame.kind == EVENTS:
         found.there.add(frame.first, frame.first + frame.count - 1)

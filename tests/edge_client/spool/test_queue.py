@@ -193,6 +193,21 @@ def test_at_the_cap_the_oldest_unread_file_is_declared_and_dropped(tmp_path: Pat
     assert account.balanced
 
 
+def test_an_audit_counts_what_is_pending_in_the_files_and_finds_what_was_taken_away(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(tmp_path, SpoolLimits(file_bytes=200, total_bytes=10_000))
+    for i in range(12):
+        spool.append(2, b"x" * 50, mark=i)
+    spool.settle(drain(spool)[:2])
+    assert spool.audit() == spool.account()
+    assert (spool.audit().pending, spool.audit().balanced) == (20, True)
+    newest = list_files(tmp_path)[-1].path
+    flip(newest, newest.stat().st_size - 3)  # in its last frame, of two events
+    assert spool.account().balanced  # it cannot tell
+    assert (spool.audit().pending, spool.audit().balanced) == (18, False)
+
+
 def test_a_lost_spool_starts_a_new_epoch_and_a_kept_one_does_not(tmp_path: Path) -> None:
     first = Spool(tmp_path)
     first.append(1, b"a", mark=0)

@@ -224,6 +224,8 @@ class SpoolMachine(RuleBasedStateMachine):
     def nothing_is_lost_unseen(self) -> None:
         assert self.spool.next_seq == self.produced
         assert self.spool.account().balanced
+        if not self.damaged:  # what is pending is in the files, to the event
+            assert self.spool.audit() == self.spool.account()
 
     @invariant()
     def what_is_dropped_was_not_sent(self) -> None:
