@@ -5,18 +5,14 @@ Threads note and write what was answered, forward the spool, follow releases and
 training work; the trainer is a child process. No torch here.
 """
 
-import contextlib
-import ctypes
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
 
 from edge_client.control.device_lock import check_spool, hold
 from edge_client.control.socket_server import SocketServer, socket_path
@@ -38,12 +34,12 @@ from edge_client.training.trainer_client import Trainer, served_by
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.task import Task, load_task
+from streams.contract.task import Task
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer, Sender
 from streams.runtime.acceptance import Acceptance
-from streams.runtime.failpoints import Failpoint, read_failpoint, unarmed
+from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.key_files import load_public_key
 from streams.segments.segmentation import label_fits
 
@@ -52,7 +48,6 @@ log = logging.getLogger("tidewheel.edge")
 LOOK_S = 5.0  # at versions, hanging answers, conditions, labels that were told
 ALIVE_S = 60.0  # without the keeper's turn, which waits for the disk
 SAVE_S = 60.0  # between two writings of the samples: megabytes each
-M_ARENA_MAX = -8  # malloc.h
 SWITCH_S = 0.0005  # a thread that holds the interpreter gives it to the loop after so long
 
 
@@ -338,44 +333,3 @@ class Agent:
             or self._writer.error
             or self._uplink.error,
         )
-
-
-def _end_process(failed: threading.ExceptHookArgs) -> None:
-    """A thread that ends by an error takes the process with it: whoever supervises us starts it
-    again, and the spool has everything."""
-    name = failed.thread.name if failed.thread else "a thread"
-    log.critical("%s failed: %s", name, failed.exc_value, exc_info=failed.exc_value)
-    logging.shutdown()
-    os._exit(1)
-
-
-def spare_memory() -> None:
-    """glibc makes a heap for each thread and Arrow's own allocator keeps what it has had: together
-    20 MB of a device that handles little at a time."""
-    pa.set_memory_pool(pa.system_memory_pool())
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-
-
-def run(settings: EdgeSettings) -> DeviceState:
-    """The process: one device until SIGTERM or SIGINT; its last state."""
-    spare_memory()
-    task = load_task(settings.task_ref)
-    agent = Agent(settings, task, read_failpoint(os.environ))
-    threading.excepthook = _end_process
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
-    if settings.metrics_port is not None:
-        _serve_metrics(agent, settings)
-    agent.run()
-    return agent.state()
-
-
-def _serve_metrics(agent: Agent, settings: EdgeSettings) -> None:
-    """Until the process ends."""
-    from edge_client.metrics import DeviceMetrics
-    from streams.runtime.health import serve
-
-    assert settings.metrics_port is not None
-    server = serve(DeviceMetrics(agent, settings.folder / "spool"), settings.metrics_port)
-    log.info("%s: metrics on 127.0.0.1:%d", settings.device, server.port)

@@ -116,7 +116,7 @@ def run(
     ("label" may be absent; or one field for each channel in place of "values"), or CSV with a
     header that names time_us, every channel and perhaps label.
     """
-    from edge_client.agent import run as serve
+    from edge_client.process import run as serve
     from edge_client.settings import EdgeSettings
     from edge_client.spool.limits import SpoolLimits
     from edge_client.spool.sampling import Sampling

@@ -199,7 +199,7 @@ def test_a_task_loads_no_torch(module: str) -> None:
 
 
 def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
-    modules = loaded("edge_client.agent", "streams.tasks.har")
+    modules = loaded("edge_client.process", "streams.tasks.har")
     heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx")
     seldom = ("pyarrow.compute", "pyarrow.dataset", "paho", "prometheus_client")
     assert not libraries(modules, *heavy, *seldom)

@@ -1,0 +1,61 @@
+"""The agent's process: signals, memory, metrics, and what a failed thread does."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import threading
+
+import pyarrow as pa
+
+from edge_client.agent import Agent
+from edge_client.settings import EdgeSettings
+from streams.contract.documents import DeviceState
+from streams.contract.task import load_task
+from streams.runtime.failpoints import read_failpoint
+
+log = logging.getLogger("tidewheel.edge")
+
+M_ARENA_MAX = -8  # malloc.h
+
+
+def _end_process(failed: threading.ExceptHookArgs) -> None:
+    """A thread that ends by an error takes the process with it: whoever supervises us starts it
+    again, and the spool has everything."""
+    name = failed.thread.name if failed.thread else "a thread"
+    log.critical("%s failed: %s", name, failed.exc_value, exc_info=failed.exc_value)
+    logging.shutdown()
+    os._exit(1)
+
+
+def spare_memory() -> None:
+    """glibc makes a heap for each thread and Arrow's own allocator keeps what it has had: together
+    20 MB of a device that handles little at a time."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
+def run(settings: EdgeSettings) -> DeviceState:
+    """The process: one device until SIGTERM or SIGINT; its last state."""
+    spare_memory()
+    task = load_task(settings.task_ref)
+    agent = Agent(settings, task, read_failpoint(os.environ))
+    threading.excepthook = _end_process
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    if settings.metrics_port is not None:
+        _serve_metrics(agent, settings)
+    agent.run()
+    return agent.state()
+
+
+def _serve_metrics(agent: Agent, settings: EdgeSettings) -> None:
+    """Until the process ends."""
+    from edge_client.metrics import DeviceMetrics
+    from streams.runtime.health import serve
+
+    assert settings.metrics_port is not None
+    server = serve(DeviceMetrics(agent, settings.folder / "spool"), settings.metrics_port)
+    log.info("%s: metrics on 127.0.0.1:%d", settings.device, server.port)
