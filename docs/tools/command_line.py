@@ -22,7 +22,8 @@ Exit codes are in [Errors and exit codes](errors.md#exit-codes). An error is one
 error: what, where, what to do. This page is generated:
 `python docs/tools/command_line.py`.
 
-`TASK` is `path/to/file.py:task` or `package.module:task`. Options that several commands share:
+`tidewheel --version` prints the version. `TASK` is `path/to/file.py:task` or
+`package.module:task`. Options that several commands share:
 
 | option | meaning |
 |---|---|
