@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from compose.reports.fleet_view import FleetView, model_number
 
+SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
+
 
 class PhaseClock:
     """The phase of the loop: inference, federated run, canary, new model; and when it has closed.
@@ -64,7 +66,9 @@ class PhaseClock:
         run = [event for event in view.current_run if event.time_us >= self._began_us]
         if not run or run[-1].kind != "finished":
             return bool(run)
-        return any(e.kind == "promoted" for e in run) and view.standing.offered is None
+        made = {e.model for e in run if e.kind == "promoted"}
+        decided = {d.model for d in view.decisions.values() if d.kind in SETTLED}
+        return bool(made - decided) and view.standing.offered is None
 
     def _enter(self, phase: str) -> None:
         self._entered.append((phase, self._clock()))

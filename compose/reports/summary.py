@@ -142,7 +142,8 @@ def summarize(
 ) -> Summary:
     """Put the figures together."""
     first, last = view.first_model, view.last_model
-    promoted = [e for e in view.rounds if e.kind == "promoted"]
+    served = {d.model for d in view.decisions.values() if d.kind == "served"}
+    promoted = [e for e in view.rounds if e.kind == "promoted" and e.model in served]
     before, after = (view.agreement.get(m or "") for m in (first, last))
     newer = last != first
     return Summary(

@@ -17,11 +17,11 @@ LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "-
 @pytest.mark.timeout(400)
 def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Place) -> None:
     running = kafka_place.up("up", *LOOP)
-    running.until_said("served by 3", 150)
+    running.until_said("3 serve 1-", 150)
     check_status(kafka_place)
-    running.until_said("requested: 1-")
+    running.until_said(" started: 1-")
     check_flwr_list(kafka_place, running)
-    running.until_said("release stage 2-", 200)
+    running.until_said("goes to stage 1: offered to", 200)
     kafka_place.kill("-m", "compose.cli.main", "controller")  # another goes on with the rollout
     check_closed(kafka_place, running, restarts={"controller": 1})
 
@@ -33,7 +33,7 @@ def test_a_task_in_one_file_runs_the_whole_loop_on_the_embedded_broker(
     """With TLS and registered keys for Flower's part."""
     running = embedded_place.up("up", *LOOP, "--secure")
     running.until_said("keeps everything in memory", 60)  # what it is not is said at start
-    running.until_said("served by 3", 150)
+    running.until_said("3 serve 1-", 150)
     until(lambda: nodes_online(embedded_place) == ["d0", "d1", "d2"], "all nodes are let in", 60)
     check_closed(embedded_place, running)
 

@@ -85,6 +85,6 @@ def test_a_first_round_of_devices_with_3_of_6_classes_is_refused(tmp_path: Path)
     assert "on devices 0.7" in verdict.reason
     assert "gains less than 0.010" in verdict.reason
     assert "loses more than 0.010" in verdict.reason
-    assert "class upstairs held-out 0.997 to" in verdict.reason
+    assert "class upstairs on held-out devices 0.997 →" in verdict.reason
     assert told["held_out/class upstairs"] < -0.9
     assert told["held_out/class upstairs/p"] < 1e-6

@@ -15,7 +15,8 @@ def decided(seq: int, kind: str, **standing: Any) -> Received:
     given = {n: Ref(model=m, digest="a" * 64) for n, m in standing.items()}
     decision = Decision.model_validate(
         {
-            "task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind, "model": NEXT,
+            "task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind,
+            "model": FIRST if seq == 1 else NEXT,
             "reason": "a test", "time_us": seq, "key": "0" * 16,
             "standing": DesiredState(**given),
         }
@@ -68,6 +69,7 @@ def test_a_canary_that_was_rolled_back_leads_back_to_inference() -> None:
     assert loop.clock.now == "federated run"  # its version waits to be offered
     assert loop.see(decided(2, "stage", stable=FIRST, offered=NEXT)) == "canary"
     assert loop.see(decided(3, "rolled-back", stable=FIRST)) == "inference"
+    assert loop.see() == "inference"
     assert not loop.clock.closed
 
 

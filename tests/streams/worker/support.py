@@ -235,9 +235,11 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(broker: BrokerSettings, folder: Path, partitions: int = PARTITIONS) -> Iterator[Fleet]:
+def fleet(
+    broker: BrokerSettings, folder: Path, partitions: int = PARTITIONS, source: str = "recorded"
+) -> Iterator[Fleet]:
     """A Fleet whose task has a name of its own, so that its topics collide with nobody's."""
-    task = load_task(own_task(folder, source="live"))
+    task = load_task(own_task(folder, source))
     write_teacher(task, folder)
     made = Fleet(broker, folder, task, partitions)
     try:

@@ -35,7 +35,7 @@ ALL = list(range(PARTITIONS))
 
 @pytest.fixture
 def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet(kafka, tmp_path) as made:
+    with fleet(kafka, tmp_path, source="live") as made:
         yield made
 
 
