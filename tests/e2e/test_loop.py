@@ -64,7 +64,7 @@ def check_status(place: Place) -> None:
 
 def check_flwr_list(place: Place, running: Running) -> None:
     """Flower's own command sees the run that is going on."""
-    run = running.said.partition(": requested: 1-")[0].rpartition("run ")[2]
+    run = running.said.partition(" started: 1-")[0].rpartition("run ")[2]
     home = str(place.state / "flower" / "home")
     command = [flower_processes.program("flwr"), "list", "tidewheel", "--format", "json"]
     listed = json.loads(place.run(*command, FLWR_HOME=home, FLWR_TELEMETRY_ENABLED="0"))
