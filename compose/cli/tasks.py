@@ -27,7 +27,10 @@ def new(
     from streams.contract.task import NAME
 
     if not NAME.fullmatch(name):
-        raise UsageError(f"{name!r}: lower-case letters, digits, - and _, a letter first")
+        raise UsageError(
+            f"{name!r} is not a task's name: write lower-case letters, digits, - and _, a letter "
+            "first, without .py"
+        )
     path = Path(f"{name.replace('-', '_')}.py")
     if path.exists() and not force:
         raise UsageError(f"{path} exists already: choose another name, or say --force")

@@ -67,7 +67,10 @@ def _of_device(task: Task, one: Survey) -> list[Finding]:
         known = f"0 to {len(task.classes) - 1}" if task.classes else f"{len(task.targets)} numbers"
         text = f"label {one.unfit} is none of the task's, and is not used"
         found.append(Finding("warning", one.device, text, f"labels are {known}"))
-    if task.rate_hz and one.period_s and abs(one.period_s * task.rate_hz - 1) > RATE_OFF:
+    if (unit := _unit(one)) is not None:
+        text = f"time_us looks like {unit}"
+        found.append(Finding("error", one.device, text, "it is microseconds: multiply"))
+    elif task.rate_hz and one.period_s and abs(one.period_s * task.rate_hz - 1) > RATE_OFF:
         text = f"a reading every {one.period_s:g} s, rate_hz={task.rate_hz:g} says otherwise"
         found.append(Finding("warning", one.device, text, f"set rate_hz={1 / one.period_s:g}"))
     if task.source == "live" and not one.dated:
@@ -75,6 +78,14 @@ def _of_device(task: Task, one: Survey) -> list[Finding]:
         advice = "give time_us since 1970 (UTC), or say source='recorded'"
         found.append(Finding("error", one.device, text, advice))
     return found
+
+
+def _unit(one: Survey) -> str | None:
+    """The unit that dates of the last years would have; None where times are none, or right."""
+    for unit, factor in (("seconds", 1e6), ("milliseconds", 1e3)):
+        if one.first_us is not None and 1e15 <= one.first_us * factor < 3e15:
+            return unit
+    return None
 
 
 def _no_segment(task: Task, one: Survey) -> Finding:

@@ -65,6 +65,9 @@ def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
     except (TypeError, ValueError) as exc:
         error = error or f"{type(exc).__name__}: {exc} (reading {len(seen)})"
     times = [reading.time_us for reading in seen if isinstance(reading.time_us, int)]
+    odd = next((r.time_us for r in seen if not isinstance(r.time_us, int)), None)
+    if odd is not None:
+        error = error or f"time_us is {odd!r}: it must be an int, microseconds"
     steps = [b - a for a, b in itertools.pairwise(times) if b > a]
     given = [reading.label for reading in seen if reading.label is not None]
     unfit = next((label for label in given if not label_fits(task, label)), None)
@@ -96,5 +99,8 @@ def _counts(task: Task, labels: Sequence[float | Sequence[float]]) -> dict[str, 
 
 
 def _where(exc: Exception) -> str:
-    frames = traceback.extract_tb(exc.__traceback__)
-    return f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    """The last line of the user's own code, not of a library's."""
+    frames = traceback.extract_tb(exc.__traceback__)[1:]  # without ours
+    libraries = ("site-packages", "/lib/python")
+    own = [f for f in frames if not any(part in f.filename for part in libraries)]
+    return f", {own[-1].filename}:{own[-1].lineno}" if own else ""

@@ -69,7 +69,11 @@ CASES = {
         "readings come every 3600 s: set rate_hz=0.000277778",
     ),
     "a tenth goes back": (
-        {"readings": changed(lambda i, r: r._replace(time_us=r.time_us - 5e6 * (i % 50 == 49)))},
+        {
+            "readings": changed(
+                lambda i, r: r._replace(time_us=r.time_us - 5_000_000 * (i % 50 == 49))
+            )
+        },
         "warning: p: 7 of 200 readings break a segment (backwards 4, gap 3)",
     ),
     "a label that is no class": (
@@ -91,6 +95,14 @@ CASES = {
     "live without dates": (
         {"readings": sound, "source": "live"},
         "error: p: live readings that are not dated",
+    ),
+    "milliseconds": (
+        {"readings": changed(lambda i, r: r._replace(time_us=DATE // 1000 + 50 * i))},
+        "error: p: time_us looks like milliseconds: it is microseconds: multiply",
+    ),
+    "a time that is no int": (
+        {"readings": changed(lambda i, r: r._replace(time_us=0.5 * r.time_us))},
+        "error: p: readings() fails: time_us is 0.0: it must be an int, microseconds",
     ),
     "another rate": (
         {"readings": changed(lambda i, r: r._replace(time_us=2 * r.time_us))},
