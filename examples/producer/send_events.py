@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 from kafka import KafkaConsumer, KafkaProducer
 
+if len(sys.argv) != 7:
+    sys.exit(__doc__)
 bootstrap, task = sys.argv[1:3]
 channels, samples, classes, events = (
     int(word) for word in [*sys.argv[3:6], *sys.argv[6:], "60"][:4]

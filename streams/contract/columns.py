@@ -28,6 +28,8 @@ def _column(found: pa.Array, field: pa.Field) -> pa.Array:
     """
     if found.type.equals(field.type):
         return found
+    if pa.types.is_null(found.type):  # what pandas and pyarrow make of a column without a value
+        return pa.nulls(len(found), field.type)
     size, flat = field.type.list_size, found.flatten()
     valid = found.is_valid().to_numpy(zero_copy_only=False)
     lengths = found.value_lengths().to_numpy(zero_copy_only=False)[valid]
@@ -54,7 +56,8 @@ def check(found: pa.Schema, expected: pa.Schema) -> None:
         raise MalformedRecord("wrong-schema", "; ".join(parts or ["a column occurs twice"])[:200])
     for field in expected:
         have, want = found.field(field.name).type, field.type
-        if have.equals(want) or _is_list_of(have, want):
+        nothing = pa.types.is_null(have) and field.nullable
+        if have.equals(want) or _is_list_of(have, want) or nothing:
             continue
         raise MalformedRecord("wrong-schema", f"column {field.name} is {have}, not {want}")
 

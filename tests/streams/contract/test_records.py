@@ -261,6 +261,17 @@ def test_lists_that_are_all_null_are_no_end_of_the_process(
         decode_event_message(task, key, stream(sent.set_column(3, "outputs", nothing)), headers)
 
 
+def test_a_label_column_without_a_value_may_have_no_type() -> None:
+    key, _, headers = encode_events(batch())
+    sent = batch().rows.set_column(4, "label", pa.nulls(4))
+    found = decode_event_message(task, key, stream(sent), headers)
+    assert isinstance(found, EventBatch)
+    assert found.rows.column("label").null_count == 4
+    with pytest.raises(MalformedRecord, match="column outputs is null, not fixed_size_list"):
+        nothing = batch().rows.set_column(3, "outputs", pa.nulls(4))
+        decode_event_message(task, key, stream(nothing), headers)
+
+
 @given(
     rows=st.lists(
         st.none() | st.lists(st.none() | st.floats(width=32), max_size=5), min_size=4, max_size=4
