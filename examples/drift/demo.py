@@ -49,7 +49,7 @@ from streams.contract.task import load_task
 from streams.kafka.reader import Reader
 from streams.runtime.key_files import load_private_key
 
-TASK = "examples.drift.har_remounted:task"
+TASK = f"{Path(har_remounted.__file__).resolve()}:task"  # for processes in other folders
 DEVICES = len(har_remounted.FLEET)
 WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
 REGAINED = 0.5  # of the agreement and accuracy lost
