@@ -1,6 +1,6 @@
-"""What a fleet's topics tell of people who wear their phones otherwise from some time on: pure.
+"""What a fleet's topics show of people whose phones are remounted at some time. Pure.
 
-Seconds are wall time from the first closed window of a phone that is worn otherwise; windows are
+Seconds are wall time from the first closed window of a remounted phone; windows are
 those that such a phone has closed since then, the mean of several phones.
 """
 
@@ -36,7 +36,7 @@ class AnsweredWindow:
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that happened: seconds and windows since the phones are worn otherwise."""
+    """Something that happened: seconds and windows since the phones were remounted."""
 
     what: str
     seconds: float
@@ -76,7 +76,7 @@ class Recovery:
         return self._answered([r for _, r in self._of(self.worn) if not self._otherwise(r)])
 
     def otherwise(self, model: str, *, by: bool) -> AnsweredWindow:
-        """Those people's, the phone worn otherwise, answered by `model`, or by any other."""
+        """Those people with remounted phones, answered by `model`, or by any other."""
         found = []
         for _, report in self._of(self.worn):
             if self._otherwise(report) and (model in report.by_release) == by:
@@ -97,7 +97,7 @@ class Recovery:
 
     @property
     def began_s(self) -> float | None:
-        """When the first window closed of a phone that is worn otherwise."""
+        """When the first window closed of a remounted phone."""
         times = [at for at, r in self._of(self.worn) if self._otherwise(r)]
         return min(times, default=None)
 

@@ -1,9 +1,9 @@
 """`python -m examples.drift.demo`: a fleet mends itself, and refuses what would harm it.
 
 A whole fleet runs (`tidewheel up`) on streams/tasks/har_remounted.py, where three people wear their
-phones otherwise from some time on. Nobody intervenes until they are served well again:
+phones remounted from some time on. Nobody intervenes until accuracy has recovered:
 
-1 the fleet serves; the phones are worn otherwise, the windows show it
+1 the fleet serves; the phones are remounted, and the windows show it
 2 a run starts, its candidate passes the gate and the canary, every device serves it
 3 agreement and accuracy on those people have recovered
 
@@ -88,8 +88,8 @@ class Demo:
 
     def _mends_itself(self) -> None:
         look = self._recovery
-        self._until(lambda: look.began_s, "a phone is worn otherwise")
-        self._say(f"{', '.join(self._worn)} wear their phones otherwise from now on")
+        self._until(lambda: look.began_s, "a phone is remounted")
+        self._say(f"{', '.join(self._worn)} have their phones remounted from now on")
         for request in look.view.rounds:
             if request.kind == "requested":
                 raise ProcessFailed(f"a run began before the phones were moved: {request.reason}")

@@ -31,19 +31,19 @@ class DemoResult:
 
 def show(outcome: DemoResult, terminal: Console) -> None:
     """The table at the end."""
-    table = Table(title="people who wear the phone otherwise")
+    table = Table(title="people with remounted phones")
     for name in ("", "agreement with the teacher", "accuracy", "windows"):
         table.add_column(name, justify="right" if name else "left")
     rows = {
         "before": outcome.before,
-        "worn otherwise": outcome.otherwise,
+        "remounted": outcome.otherwise,
         "the new version": outcome.recovered,
     }
     for name, found in rows.items():
         accuracy = share(found.accuracy, found.labelled)
         table.add_row(name, share(found.agreement), accuracy, str(found.windows))
     terminal.print(table)
-    times = Table(title="since the phones are worn otherwise", show_lines=False)
+    times = Table(title="since the phones were remounted", show_lines=False)
     for name in ("seconds", "windows a phone", "what"):
         times.add_column(name, justify="left" if name == "what" else "right")
     for moment in outcome.moments:
