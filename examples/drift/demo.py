@@ -1,7 +1,7 @@
-"""`python -m examples.drift.demo`: a fleet mends itself, and refuses what would harm it.
+"""`python -m examples.drift.demo`: a fleet recovers from drift, and refuses harmful candidates.
 
-A whole fleet runs (`tidewheel up`) on streams/tasks/har_remounted.py, where three people wear their
-phones remounted from some time on. Nobody intervenes until accuracy has recovered:
+A whole fleet runs (`tidewheel up`) on examples/drift/har_remounted.py, where the phones of three
+people are remounted at some time. Nobody intervenes until accuracy has recovered:
 
 1 the fleet serves; the phones are remounted, and the windows show it
 2 a run starts, its candidate passes the gate and the canary, every device serves it
