@@ -13,6 +13,7 @@ settings and the seed. Cached results are unsigned; each installation signs them
 """
 
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -51,6 +52,7 @@ from streams.segments.findings import no_labels
 from streams.segments.survey import survey
 
 SEED = 1
+LOOKED_AT = 1000  # readings of a device, for the digest of the data
 WINDOWS_PER_BATCH = 12
 HELD_OUT_CAP = 4096  # segments that every candidate is evaluated on
 
@@ -109,8 +111,12 @@ def prepare(
 
 
 def _digest(task_ref: str, task: Task, seed: int) -> str:
-    """Return a digest of the settings and of the sources: the task's modules and the modules beside
-    them that they use. A task derived from another one has functions of both."""
+    """Return a digest of the settings, the sources and the data.
+
+    Sources are the task's modules and the modules beside them that they use; a task derived from
+    another one has functions of both. Of the data it takes the first LOOKED_AT readings of each
+    device that is trained on: to read all would take as long as what the cache saves.
+    """
     functions = (task.build_model, task.build_teacher, task.readings, task.devices, task.augment)
     sources = set()
     for name in {function.__module__ for function in functions if function is not None}:
@@ -130,6 +136,9 @@ def _digest(task_ref: str, task: Task, seed: int) -> str:
     digest = hashlib.sha256(json.dumps([task_ref.rpartition(":")[2], settings]).encode())
     for path in sorted(sources):
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    for device in task.device_names("pilot", "lab"):
+        readings = itertools.islice(task.readings(device), LOOKED_AT)
+        digest.update(repr([device, *map(tuple, readings)]).encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from federation.evaluation.onnx_runner import run_graph
 from federation.registry.registry import Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.errors import TaskError
-from streams.contract.task import Task
+from streams.contract.task import Reading, Task
 from streams.drift.reference import EFFECT, Reference
 from streams.learning import learning
 from streams.tasks import har
@@ -137,3 +138,14 @@ def test_a_task_made_of_another_one_has_first_models_of_its_own() -> None:
     """The cache knows the task's own file, not only the one that its model comes from."""
     same = replace(har.task, readings=har_remounted.readings)
     assert initial_model._digest("x:task", har.task, 1) != initial_model._digest("x:task", same, 1)
+
+
+def test_other_data_has_first_models_of_its_own(tiny: Task) -> None:
+    def relabelled(device: str) -> Iterator[Reading]:
+        for reading in tiny.readings(device):
+            yield reading._replace(label=None if reading.label is None else 0)
+
+    changed = replace(tiny, readings=relabelled)
+    before, again = (initial_model._digest("x:task", tiny, 1) for _ in range(2))
+    assert before == again
+    assert initial_model._digest("x:task", changed, 1) != before
