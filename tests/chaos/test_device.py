@@ -173,7 +173,7 @@ def test_with_a_clock_that_is_set_back(edge: Edge, node: Node) -> None:
         for row in rows
     ]
     words = ["--spool-age", "1", "--spool-mb", "0.5"]
-    edge.start(node.nowhere, "--source", "stdin", *words, stdin=subprocess.PIPE)
+    edge.start(node.nowhere, "--source", "stdin", "--stay", *words, stdin=subprocess.PIPE)
     assert edge.process is not None
     assert edge.process.stdin is not None
     edge.process.stdin.write(b"".join(map(line, readings)))
