@@ -21,8 +21,8 @@ M_ARENA_MAX = -8  # malloc.h
 
 
 def _end_process(failed: threading.ExceptHookArgs) -> None:
-    """A thread that ends by an error takes the process with it: whoever supervises us starts it
-    again, and the spool has everything."""
+    """End the process when a thread fails: its supervisor restarts it, and the spool has all
+    events."""
     name = failed.thread.name if failed.thread else "a thread"
     log.critical("%s failed: %s", name, failed.exc_value, exc_info=failed.exc_value)
     logging.shutdown()

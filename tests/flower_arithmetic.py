@@ -17,7 +17,7 @@ SAMPLES = "num-examples"  # Flower's default of `weighted_by_key`
 
 
 def aggregated(strategy: FedAvg, moves: Sequence[Move], number: int = 1) -> dict[str, np.ndarray]:
-    """What `strategy` makes of the moves; `number` is the round that it is told."""
+    """Return what `strategy` makes of the moves in round `number`."""
     arrays, _ = strategy.aggregate_train(number, [reply(move) for move in moves])
     if arrays is None:
         raise ValueError("nothing to aggregate")

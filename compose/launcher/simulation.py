@@ -6,8 +6,8 @@
     4 take them down, the engine too where the run has not ended
 
 The ServerApp and the training are those of a real run; Flower's engine, Ray, stands in for
-SuperNodes, and `edge_client.simulation_app` for devices. There is no Kafka: nobody is told of the
-model.
+SuperNodes, and `edge_client.simulation_app` for devices. There is no Kafka: the model is
+not announced.
 """
 
 import importlib.util

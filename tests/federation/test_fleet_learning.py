@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from federation.admission.update import Update
 
+from federation.admission.update import Update
 from federation.aggregation import strategies
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import HeldOut

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
 from federation.admission.admission import digest
 from federation.admission.update import Update
-
 from federation.aggregation import strategies
 from streams.contract.task import Aggregation
 from tests.bench.federation.hostile import ATTACKS, flipped_labels

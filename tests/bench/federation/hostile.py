@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+
 from federation.admission.admission import NORM_FACTOR
 from federation.admission.update import Update
-
 from streams.learning.clipping import is_statistic
 from tests.bench.federation.trainees import Tensors
 

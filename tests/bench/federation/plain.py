@@ -4,9 +4,9 @@ by whatever number of samples a device claims."""
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from federation.admission.update import Update
 from flwr.serverapp.strategy import FedAvg
 
+from federation.admission.update import Update
 from federation.aggregation.aggregator import Move
 from tests.bench.federation.loop import Answering
 from tests.bench.federation.trainees import Tensors

@@ -221,7 +221,7 @@ def test_the_arithmetic_is_that_of_flowers_own_class(
 def test_a_server_optimiser_is_flowers_own(
     name: str, kind: Callable[..., FedAdam | FedYogi], rounds: int, seed: int
 ) -> None:
-    """Flower corrects FedAdam's rate with its round + 1, one too many: it is told one less."""
+    """Flower corrects FedAdam's rate with its round + 1, one too many, so it gets one less."""
     options, draw = Aggregation(), np.random.default_rng(seed)
     ours = strategies.RULES[name](options)
     beta_1, beta_2 = options.betas

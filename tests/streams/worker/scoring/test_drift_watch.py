@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streams.worker.scoring.rows import outputs_of, segments_of
 
 from streams.contract.documents import DriftReport, WindowReport
 from streams.worker.scoring.drift_watch import DriftWatch, WindowDrift
+from streams.worker.scoring.rows import outputs_of, segments_of
 from streams.worker.store.delta_store import SCORES, DeltaStore
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.fakes.tiny_task import task
