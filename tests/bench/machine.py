@@ -4,14 +4,14 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import resource
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.meter import TICKS_PER_S, sample
+from tests.bench.meter import TICKS_PER_S
 
 ROOT = Path(__file__).parents[2]
 QUIET = 0.10  # of one core: what other processes may use
@@ -60,6 +60,12 @@ class Load:
     others: float = 0.0
 
 
+def load_fact(highest: float) -> str:
+    """Return what a page says of the highest load of all its runs."""
+    provisional = ": **provisional**" if highest > 2 * QUIET else ""
+    return f"at most {highest:.0%} of a core during a run{provisional}"
+
+
 def busy_s() -> float:
     """CPU seconds that the machine has spent on anything, or had taken from it."""
     fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
@@ -67,21 +73,52 @@ def busy_s() -> float:
     return (user + nice + system + irq + soft + steal) / TICKS_PER_S
 
 
-def _ours_s(broker: int | None) -> float:
-    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    kafka = sample(broker).cpu_s if broker is not None else 0.0
-    return sum(one.ru_utime + one.ru_stime for one in own) + kafka
+@dataclass(frozen=True)
+class Process:
+    """A running process: its parent, and CPU seconds, with those of children it waited for."""
+
+    parent: int
+    cpu_s: float
+
+
+def processes() -> dict[int, Process]:
+    """All processes that run now, by their ids."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()
+            ticks = sum(int(x) for x in fields[11:15])
+            found[int(path.parent.name)] = Process(int(fields[1]), ticks / TICKS_PER_S)
+    return found
+
+
+def ours_s(running: Mapping[int, Process], *roots: int) -> float:
+    """CPU seconds of the roots and of all that descend from them, as far as they run or were waited
+    for."""
+    children = defaultdict(list)
+    for pid, process in running.items():
+        children[process.parent].append(pid)
+    left, seen = list(roots), set[int]()
+    while left:
+        pid = left.pop()
+        if pid not in seen:
+            seen.add(pid)
+            left += children[pid]
+    return sum(running[pid].cpu_s for pid in seen if pid in running)
+
+
+def _others_s(broker: int | None) -> float:
+    roots = [os.getpid(), *([broker] if broker is not None else [])]
+    return busy_s() - ours_s(processes(), *roots)
 
 
 @contextlib.contextmanager
-def watched(broker: int | None) -> Iterator[Load]:
-    """How much others use meanwhile: all that was busy less this process, its children that have
-    ended by then, and the broker."""
-    load, began = Load(), time.monotonic()
-    busy, ours = busy_s(), _ours_s(broker)
+def watched(broker: int | None = None) -> Iterator[Load]:
+    """How much others use meanwhile: all that was busy less this process, all that it started, and
+    the broker, whether they end meanwhile or not."""
+    load, began, others = Load(), time.monotonic(), _others_s(broker)
     yield load
-    spent = (busy_s() - busy) - (_ours_s(broker) - ours)
-    load.others = max(0.0, spent / (time.monotonic() - began))
+    load.others = max(0.0, (_others_s(broker) - others) / (time.monotonic() - began))
 
 
 def wait_until_quiet(broker: int | None, patience_s: float) -> float:
