@@ -6,7 +6,7 @@
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make mutants  defects of the core made on purpose, and the test that finds each
-# make bench-streams   measure the worker, about 12 minutes; see docs/BENCHMARKS.md
+# make bench-streams   measure the worker, about 16 minutes; see docs/benchmarks/index.md
 # make bench-edge      measure a device's agent, about 6 minutes
 # make bench-federation  what the fleet learns, also under attack, about 20 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 7 minutes
@@ -76,18 +76,17 @@ format: install
 # Where it cannot be installed the table says so.
 bench-streams: .venv/bench
 	-$(MAKE) $(QUIX)/installed
-	$(BIN)/python -m tests.bench.streams --quix $(QUIX)/bin/python \
-		--json .tidewheel/bench/streams.json --markdown docs/BENCHMARKS.md
+	$(BIN)/python -m tests.bench.streams --quix $(QUIX)/bin/python
 
 # As root it also measures on a full disk, a small tmpfs.
 bench-edge: install
-	$(BIN)/python -m tests.bench.edge --json .tidewheel/bench/edge.json --markdown docs/BENCHMARKS.md
+	$(BIN)/python -m tests.bench.edge
 
 bench-federation: install
-	$(BIN)/python -m tests.bench.federation --json .tidewheel/bench/federation.json --markdown docs/BENCHMARKS.md
+	$(BIN)/python -m tests.bench.federation
 
 bench-release: install
-	$(BIN)/python -m tests.bench.release --json .tidewheel/bench/release.json --markdown docs/BENCHMARKS.md
+	$(BIN)/python -m tests.bench.release
 
 .venv/bench: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -1,13 +1,39 @@
-"""The results: as JSON, and as Markdown between two markers of a page."""
+"""The results of one run of a benchmark: as JSON, and as Markdown."""
 
 import json
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from streams.runtime.disk import write_atomic
 
-Cell = str | float | int | None
+@dataclass(frozen=True)
+class Figure:
+    """A figure that was measured several times: the median, and the spread around it."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Make a figure of what the runs measured."""
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+    @classmethod
+    def ratio(cls, above: Sequence[float], below: Sequence[float]) -> Self:
+        """Make a figure of two contenders that took turns: the ratio in each turn."""
+        return cls.of([one / other for one, other in zip(above, below, strict=True)])
+
+    def __str__(self) -> str:
+        middle = number(self.median)
+        if self.runs < 2:
+            return middle
+        return f"{middle} ({number(self.low)} to {number(self.high)})"
+
+
+Cell = str | float | int | None | Figure
 
 
 @dataclass(frozen=True)
@@ -22,47 +48,54 @@ class Table:
 
 @dataclass(frozen=True)
 class Goal:
-    """What was aimed at: `measured` is compared with `at_least` or `at_most`, if given."""
+    """A figure and what was aimed at, if anything; of several runs the median is compared."""
 
     text: str
-    measured: float
+    measured: float | Figure
     at_least: float | None = None
     at_most: float | None = None
 
     @property
     def met(self) -> bool:
-        low = self.at_least is None or self.measured >= self.at_least
-        return low and (self.at_most is None or self.measured <= self.at_most)
+        found = self.measured.median if isinstance(self.measured, Figure) else self.measured
+        low = self.at_least is None or found >= self.at_least
+        return low and (self.at_most is None or found <= self.at_most)
 
 
 @dataclass
 class Results:
-    """One run of the benchmark."""
+    """One run of a benchmark; `digests` are of the folders that were measured (see staleness)."""
 
     facts: dict[str, str]
+    digests: dict[str, str] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        found = json.loads(text)
+        found = json.loads(text, object_hook=_figure)
         return cls(
             found["facts"],
+            found["digests"],
             [Table(**table) for table in found["tables"]],
             [Goal(**goal) for goal in found["goals"]],
         )
 
 
+def _figure(found: dict[str, Any]) -> Any:
+    return Figure(**found) if "median" in found else found
+
+
 def render(results: Results) -> str:
-    """The results as Markdown."""
+    """Return the results as Markdown."""
     lines = [f"- {name}: {_fact(name, text)}" for name, text in results.facts.items()]
     if results.goals:
-        lines += ["", "### Goals", "", *_table(["goal", "wanted", "measured", ""], _goals(results))]
+        lines += ["", "## Goals", "", *_table(["goal", "wanted", "measured", ""], _goals(results))]
     for table in results.tables:
-        lines += ["", f"### {table.title}", "", table.text, ""]
+        lines += ["", f"## {table.title}", "", *([table.text, ""] if table.text else [])]
         lines += _table(table.columns, [[number(cell) for cell in row] for row in table.rows])
     return "\n".join(lines)
 
@@ -87,34 +120,11 @@ def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def number(cell: Cell) -> str:
-    """Three figures, and thousands apart."""
+    """Return a cell's text: three figures, and thousands apart."""
     if cell is None:
         return "-"
-    if isinstance(cell, str):
-        return cell
+    if isinstance(cell, str | Figure):
+        return str(cell)
     if abs(cell) >= 100 or cell == int(cell):
         return f"{cell:,.0f}"
     return f"{cell:.1f}" if abs(cell) >= 10 else f"{cell:.2f}"
-
-
-def markers(name: str) -> tuple[str, str]:
-    """What stands around the results of `make <name>` on a page."""
-    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-
-
-def insert(page: Path, name: str, text: str) -> None:
-    """Put `text` between the page's markers, which are added to its end where they are missing."""
-    begin, end = markers(name)
-    found = page.read_text() if page.exists() else "# Benchmarks\n"
-    if begin not in found:
-        found = f"{found.rstrip()}\n\n{begin}\n{end}\n"
-    before, after = found.split(begin)[0], found.split(end)[1]
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(page, f"{before}{begin}\n{text.strip()}\n{end}{after}".encode())
-
-
-def keep(path: Path | None, results: Results) -> None:
-    """Write the results down as JSON, where a file is named for them."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(results.to_json() + "\n")

@@ -1,4 +1,4 @@
-"""Benchmark of a device's agent: `make bench-edge`, results in docs/BENCHMARKS.md.
+"""Benchmark of a device's agent: `make bench-edge`, results in docs/benchmarks/edge.md.
 
 Every figure is of a process of its own, on the machine that also runs the broker:
 

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.edge [--quick] [--only NAME] --json PATH --markdown PATH`."""
+"""`python -m tests.bench.edge [--quick] [--only NAME]`."""
 
 import argparse
 import shlex
@@ -22,8 +22,8 @@ from tests.bench.edge.sustained import sustained
 from tests.bench.edge.tasks import TASKS, WIRE_TASKS
 from tests.bench.edge.wire import wire
 from tests.bench.kafka import real_kafka
-from tests.bench.machine import QUIET, facts
-from tests.bench.report import Results, insert, keep, render
+from tests.bench.machine import load_fact
+from tests.bench.pages import begin, finish, keep
 
 PACKAGES = ("onnxruntime", "torch", "numpy", "pyarrow", "kafka-python", "pydantic")
 SUBJECTS = {f.__name__: f for f in (latency, eager, memory, wire, sustained, installed)}
@@ -33,8 +33,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.edge")
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--only", action="append", choices=list(SUBJECTS), help="may be repeated")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--markdown", type=Path, help="the page whose section is replaced")
     asked = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.bench.edge", *sys.argv[1:]])
     folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
@@ -46,27 +44,19 @@ def main() -> None:
         with real_kafka(folder) as kafka:
             patience_s = 20 if asked.quick else 120
             stage = Stage(folder, folder / "models", kafka, edge, train, size, patience_s)
-            results = Results(
-                facts(command, kafka.name, PACKAGES, "edge_client", "streams", "compose")
-            )
+            results = begin("edge", command, kafka.name, PACKAGES)
             for reference in TASKS.values():
                 ensure_topics(kafka.settings, topic_specs(load_task(reference).name, 3))
             for name in asked.only or SUBJECTS:
                 began = time.monotonic()
                 SUBJECTS[name](stage, results)
                 print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)  # noqa: T201
-                keep(asked.json, results)  # a run that is ended early leaves what it has
+                keep("edge", results)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     results.facts["size"] = "quick" if asked.quick else "full"
-    results.facts["other load"] = f"at most {stage.highest_load:.0%} of a core during a run" + (
-        ": **provisional**" if stage.highest_load > 2 * QUIET else ""
-    )
-    text = render(results)
-    keep(asked.json, results)
-    if asked.markdown:
-        insert(asked.markdown, "bench-edge", text)
-    print(text)  # noqa: T201
+    results.facts["other load"] = load_fact(stage.highest_load)
+    finish("edge", results, whole=not (asked.quick or asked.only))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.federation [--quick] [--only NAME,...] --json PATH --markdown PATH`."""
+"""`python -m tests.bench.federation [--quick] [--only NAME,...]`."""
 
 import argparse
 import logging
@@ -23,8 +23,7 @@ from tests.bench.federation.stage import Stage
 from tests.bench.federation.study import FULL, QUICK, Study
 from tests.bench.federation.virtual import halves, virtual
 from tests.bench.kafka import real_kafka
-from tests.bench.machine import facts
-from tests.bench.report import Results, insert, keep, render
+from tests.bench.pages import begin, finish, keep
 
 PACKAGES = ("torch", "numpy", "flwr")
 TASK = "streams.tasks.har:task"
@@ -39,8 +38,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.federation")
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--only", type=_chosen, help=f"some of {','.join(SECTIONS)}")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--markdown", type=Path, help="the page whose section is replaced")
     asked = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.bench.federation", *sys.argv[1:]])
     torch.set_num_threads(1)
@@ -53,9 +50,7 @@ def main() -> None:
     try:
         with real_kafka(folder) as kafka:
             stage = Stage(folder, cache_folder(), folder / "people", TASK, task, kafka)
-            results = Results(
-                facts(command, kafka.name, PACKAGES, "federation", "edge_client", "streams")
-            )
+            results = begin("federation", command, kafka.name, PACKAGES)
             results.facts["size"] = "quick" if asked.quick else "full"
             for name in asked.only or SECTIONS:
                 began = time.monotonic()
@@ -64,13 +59,10 @@ def main() -> None:
                 else:
                     STUDIES[name](study, results)
                 study.say(f"{name}: {time.monotonic() - began:.0f} s")
-                keep(asked.json, results)  # a run that is ended early leaves what it has
+                keep("federation", results)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    text = render(results)
-    if asked.markdown:
-        insert(asked.markdown, "bench-federation", text)
-    print(text)  # noqa: T201
+    finish("federation", results, whole=not (asked.quick or asked.only))
 
 
 def _chosen(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.release [--quick] [--only NAME,...] --json PATH --markdown PATH`."""
+"""`python -m tests.bench.release [--quick] [--only NAME,...]`."""
 
 import argparse
 import logging
@@ -14,7 +14,7 @@ import torch
 
 from streams.contract.task import load_task
 from tests.bench.kafka import real_kafka
-from tests.bench.machine import facts
+from tests.bench.pages import begin, finish, keep
 from tests.bench.release.cost import cost
 from tests.bench.release.drift import drift
 from tests.bench.release.judging import judging
@@ -22,7 +22,6 @@ from tests.bench.release.recovery import recovery
 from tests.bench.release.spread import spread
 from tests.bench.release.stage import Stage
 from tests.bench.release.verdicts import verdicts
-from tests.bench.report import Results, insert, keep, render
 
 PACKAGES = ("onnxruntime", "torch", "numpy", "kafka-python", "cryptography")
 TASK = "streams.tasks.har:task"
@@ -33,8 +32,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.release")
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--only", type=_chosen, help=f"some of {','.join(SECTIONS)}")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--markdown", type=Path, help="the page whose section is replaced")
     asked = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.bench.release", *sys.argv[1:]])
     torch.set_num_threads(1)
@@ -44,20 +41,16 @@ def main() -> None:
     try:
         with real_kafka(folder) as kafka:
             stage = Stage(folder, TASK, load_task(TASK), kafka, asked.quick)
-            parts = ("federation", "edge_client", "streams", "compose")
-            results = Results(facts(command, kafka.name, PACKAGES, *parts))
+            results = begin("release", command, kafka.name, PACKAGES)
             results.facts["size"] = "quick" if asked.quick else "full"
             for name in asked.only or SECTIONS:
                 began = time.monotonic()
                 SECTIONS[name](stage, results)
                 stage.say(f"{name}: {time.monotonic() - began:.0f} s")
-                keep(asked.json, results)  # a run that is ended early leaves what it has
+                keep("release", results)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    text = render(results)
-    if asked.markdown:
-        insert(asked.markdown, "bench-release", text)
-    print(text)  # noqa: T201
+    finish("release", results, whole=not (asked.quick or asked.only))
 
 
 def _chosen(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Benchmark of the scoring worker: `make bench-streams`, results in docs/BENCHMARKS.md.
+"""Benchmark of the scoring worker: `make bench-streams`, results in docs/benchmarks/streams.md.
 
 Every contender is a process of its own and runs alone, on the machine that also runs the broker:
 
