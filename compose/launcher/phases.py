@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from compose.reports.fleet_view import FleetView, model_number
+from streams.contract.documents import DeviceState
 
 SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
 
@@ -12,16 +13,23 @@ class PhaseClock:
     """The phase of the loop: inference, federated run, canary, new model; and when it has closed.
 
     A run that promotes nothing leads back to inference. The loop has closed when a federated run's
-    version has passed its rollout, and every device has answered as many held-out segments with it
-    as with the version before. `clock` in seconds.
+    version has passed its rollout, and every device has answered with it the held-out segments that
+    its first version had answered; `live`: as many, because a sensor does not repeat them. `clock`
+    in seconds.
     """
 
     def __init__(
-        self, devices: list[str], began_us: int, clock: Callable[[], float] = time.monotonic
+        self,
+        devices: list[str],
+        began_us: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        live: bool = False,
     ) -> None:
         self._devices = devices
         self._began_us = began_us
         self._clock = clock
+        self._live = live
         self._entered = [("inference", clock())]
         self._first: str | None = None
         self.closed = False
@@ -54,12 +62,14 @@ class PhaseClock:
             return
         if self.now != "new model" and all(s.active == stable for s in states):
             self._enter("new model")
-        self.closed = all(
-            s.active == stable
-            and stable in s.accuracy
-            and s.accuracy[stable].held_out >= max(x.held_out for x in s.accuracy.values())
-            for s in states
-        )
+        self.closed = all(self._has_compared(s, stable) for s in states)
+
+    def _has_compared(self, state: DeviceState, stable: str | None) -> bool:
+        found = state.accuracy.get(stable or "")
+        if found is None or state.active != stable:
+            return False
+        first = state.accuracy[min(state.accuracy, key=model_number)]
+        return (found.held_out if self._live else found.paired) >= first.held_out
 
     def _running(self, view: FleetView) -> bool:
         """Whether a run of this launch goes on, or has made a version that is not offered yet."""

@@ -227,7 +227,10 @@ class Up:
         began = time.monotonic()
         closed = False
         self._screen.say(f"fleet     {len(self._devices)} devices; Ctrl-C stops everything")
-        phases = PhaseClock(self._devices, self._began_us)
+        shares = ", then ".join(f"{float(s):.0%}" for s in o.stages.split(","))
+        self._screen.say(f"rollout   a new version goes to {shares} of the fleet (--stages)")
+        live = self._task.source == "live"
+        phases = PhaseClock(self._devices, self._began_us, live=live)
         with self._screen as screen:
             follower.read(screen.skip_news)
             while not self._interrupts.stop.wait(TICK_S):
@@ -289,7 +292,8 @@ class Up:
 
         def look(view: FleetView) -> None:
             known = {n: s for n, s in view.devices.items() if n in self._devices}
-            mine = replace(view, devices=known)
+            seen = {k: s for k, s in view.epochs.items() if s.time_us >= self._began_us}
+            mine = replace(view, devices=known, epochs=seen)
             state = self._options.state
             found.append(summarize(mine, server, self._phases, self._layout.store, state))
 
@@ -304,7 +308,7 @@ class Up:
             print(text)  # noqa: T201
         else:
             render(summary, self._console)
-        complete = len(summary.devices) == len(self._devices)
+        complete = len({line.device for line in summary.devices}) == len(self._devices)
         if not (summary.balanced and complete and (closed or not self._options.until_closed)):
             return 1
         return 3 if summary.grave else 0

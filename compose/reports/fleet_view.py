@@ -37,6 +37,7 @@ class FleetView:
 
     task: str
     devices: dict[str, DeviceState] = field(default_factory=dict)
+    epochs: dict[tuple[str, str], DeviceState] = field(default_factory=dict)  # last words of each
     agreement: dict[str, Agreement] = field(default_factory=dict)
     windows: int = 0
     windows_late: int = 0
@@ -59,6 +60,7 @@ class FleetView:
             if kind == FLEET:
                 state = DeviceState.decode(message.value)
                 self.devices[state.device] = state
+                self.epochs[state.device, state.epoch] = state
             elif kind == WINDOWS:
                 self._window(WindowReport.decode(message.value), message.time_ms // 1000)
             elif kind == RELEASES:

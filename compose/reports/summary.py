@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compose.reports.fleet_view import FleetView
+from compose.reports.fleet_view import FleetView, model_number
 from compose.reports.wording import before_after
-from streams.contract.documents import DeviceState, ModelScore
+from streams.contract.documents import DeviceState, ModelScore, RoundEvent
 
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
 
@@ -43,13 +43,50 @@ class DeviceLine:
     after_of: int
     drops: dict[str, int] = field(default_factory=dict)  # by reason
     skipped: dict[str, int] = field(default_factory=dict)  # readings and answers, by reason
+    ended: bool = False  # its spool was lost and another epoch began
 
     @property
     def balanced(self) -> bool:
-        """Both sides agree to the event; what waits on the device is all that is missing."""
+        """Both sides agree to the event; what waits on the device is all that is missing. An epoch
+        whose spool was lost had no last word: more may have arrived than it knew of, not less."""
         device_side = self.produced == self.delivered + self.dropped + self.pending
-        server_side = self.delivered + self.dropped == self.scored + self.dropped_seen
-        return device_side and server_side
+        known, arrived = self.delivered + self.dropped, self.scored + self.dropped_seen
+        return device_side and (known <= arrived if self.ended else known == arrived)
+
+    @property
+    def lost(self) -> int:
+        """Events that were in a spool when it was lost, as far as the device has told."""
+        return max(0, self.produced - self.scored - self.dropped_seen) if self.ended else 0
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """What the gate said of a federated run: shares before and after, None where nothing was
+    evaluated. `audit` is of segments that decide nothing."""
+
+    run: str
+    model: str | None
+    promoted: bool
+    reason: str
+    devices_base: float | None
+    devices: float | None
+    audit_base: float | None
+    audit: float | None
+    audit_segments: int
+
+    @classmethod
+    def of(cls, event: RoundEvent) -> "RunLine":
+        found, promoted = event.metrics, event.kind == "promoted"
+
+        def share(name: str) -> float | None:
+            rows = found.get(f"{name.removesuffix('_base')}_segments")
+            return found.get(name) if rows else None
+
+        return cls(
+            event.run, event.model, promoted, event.reason, share("devices_base"),
+            share("devices"), share("audit_base"), share("audit"),
+            int(found.get("audit_segments", 0)),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,6 +110,7 @@ class Summary:
     phases: dict[str, float]
     store: str
     sql: str
+    runs: list[RunLine] = field(default_factory=list)  # those that the gate decided on
     decisions: list[str] = field(default_factory=list)  # about models, in their order
     restarts: dict[str, int] = field(default_factory=dict)
 
@@ -83,12 +121,15 @@ class Summary:
     @property
     def left(self) -> str:
         """What is not accounted for yet, for a person; "" where nothing is."""
-        pending = self.total("pending")
-        arrived = self.total("delivered") + self.total("dropped")
-        unscored = max(0, arrived - self.total("scored") - self.total("dropped_seen"))
+        now = [line for line in self.devices if not line.ended]
+        pending = sum(line.pending for line in now)
+        unscored = sum(
+            max(0, line.delivered + line.dropped - line.scored - line.dropped_seen) for line in now
+        )
         parts = [f"{pending} events pending on devices"] if pending else []
         parts += [f"{unscored} events not scored yet"] if unscored else []
-        return ", ".join(parts) or ("" if self.balanced else "an event account that is open")
+        parts += [] if parts or self.balanced else ["an event account that is open"]
+        return ", ".join(parts)
 
     @property
     def warnings(self) -> list[str]:
@@ -97,6 +138,11 @@ class Summary:
         skipped = sum((Counter(line.skipped) for line in self.devices), Counter[str]())
         if skipped:
             found.append(f"skipped on devices: {_reasons(skipped)}")
+        found += [
+            f"{line.device} lost its spool with {line.lost} of {line.produced} events"
+            for line in self.devices
+            if line.lost
+        ]
         return found
 
     @property
@@ -143,12 +189,17 @@ def summarize(
     """Put the figures together."""
     first, last = view.first_model, view.last_model
     served = {d.model for d in view.decisions.values() if d.kind == "served"}
-    promoted = [e for e in view.rounds if e.kind == "promoted" and e.model in served]
+    runs = [RunLine.of(e) for e in view.rounds if e.kind in ("promoted", "rejected")]
+    passed = [run for run in runs if run.promoted and run.model in served]
     before, after = (view.agreement.get(m or "") for m in (first, last))
     newer = last != first
     return Summary(
         task=view.task,
-        devices=[_line(s, server, first, last) for _, s in sorted(view.devices.items())],
+        devices=[
+            _line(state, server, first, last, ended=state.epoch != view.devices[name].epoch)
+            for (name, _), state in sorted(view.epochs.items())
+            if name in view.devices
+        ],
         agreement_before=before.share if before else None,
         agreement_after=after.share if after and newer else None,
         windows=view.windows,
@@ -159,11 +210,12 @@ def summarize(
         failed=view.count("failed"),
         first_model=first,
         last_model=last,
-        held_out_before=promoted[0].metrics.get("held_out_base") if promoted else None,
-        held_out_after=promoted[-1].metrics.get("held_out") if promoted else None,
+        held_out_before=passed[0].audit_base if passed else None,
+        held_out_after=passed[-1].audit if passed else None,
         phases=dict(phases),
         store=str(store / "scores"),
         sql=query_line(state),
+        runs=runs,
         decisions=[
             f"{d.kind} {d.model}"
             for _, d in sorted(view.decisions.items())
@@ -183,13 +235,21 @@ def query_line(state: Path) -> str:
 
 
 def _line(
-    state: DeviceState, server: ServerCounts, first: str | None, last: str | None
+    state: DeviceState, server: ServerCounts, first: str | None, last: str | None, *, ended: bool
 ) -> DeviceLine:
     scored, dropped_seen = server.get((state.device, state.epoch), (0, 0))
     none = ModelScore()
     before, after = (state.accuracy.get(m or "", none) for m in (first, last))
     if first == last:
         after = none
+    if ended:  # its figures went on with the device
+        before = after = none
+    pair = after.paired and min(state.accuracy, key=model_number) == first
+    counts = [
+        (after.paired_base_correct, after.paired) if pair else _held(before),
+        (after.paired_correct, after.paired) if pair else _held(after),
+    ]
+    shares = [right / of if of else None for right, of in counts]
     return DeviceLine(
         device=state.device,
         epoch=state.epoch,
@@ -201,13 +261,18 @@ def _line(
         dropped_seen=dropped_seen,
         first=first or "",
         last=state.active,
-        before=before.held_out_correct / before.held_out if before.held_out else None,
-        after=after.held_out_correct / after.held_out if after.held_out else None,
-        before_of=before.held_out,
-        after_of=after.held_out,
+        before=shares[0],
+        after=shares[1],
+        before_of=counts[0][1],
+        after_of=counts[1][1],
         drops=state.dropped,
         skipped=state.skipped,
+        ended=ended,
     )
+
+
+def _held(score: ModelScore) -> tuple[int, int]:
+    return score.held_out_correct, score.held_out
 
 
 def render(summary: Summary, console: Console) -> None:
@@ -233,7 +298,7 @@ def _device_table(summary: Summary) -> Table:
         table.add_column(name, justify="right")
     for line in summary.devices:
         table.add_row(
-            line.device,
+            f"{line.device}, earlier" if line.ended else line.device,
             line.last,
             share(line.before, line.before_of),
             share(line.after, line.after_of),
@@ -255,7 +320,7 @@ def _device_table(summary: Summary) -> Table:
     )
     table.caption = (
         "before, after: accuracy of the device's answers by the first and by the last version, "
-        "on its held-out segments (how many)"
+        "on the same of its held-out segments where both have answered them (how many)"
     )
     return table
 
@@ -264,15 +329,14 @@ def _figures(summary: Summary) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
         "model served": _served(summary),
-        "accuracy on held-out devices": before_after(
-            summary.held_out_before, summary.held_out_after
-        ),
+        "accuracy on held-out devices": _held_out(summary),
         "agreement with the teacher": before_after(
             summary.agreement_before, summary.agreement_after
         ),
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
         "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
         f"{summary.refused} refused, {summary.failed} failed",
+        "runs": "\n".join(_run(run) for run in summary.runs) or "-",
         "releases": ", ".join(summary.decisions) or "-",
         "event account": _account(summary),
         "seconds": ", ".join(f"{name} {s:.1f}" for name, s in summary.phases.items()),
@@ -282,6 +346,19 @@ def _figures(summary: Summary) -> Table:
     for name, text in rows.items():
         table.add_row(name, text)
     return table
+
+
+def _held_out(summary: Summary) -> str:
+    shares = before_after(summary.held_out_before, summary.held_out_after)
+    of = next((run.audit_segments for run in reversed(summary.runs) if run.promoted), 0)
+    return f"{shares} ({of} segments that decide nothing)" if of else shares
+
+
+def _run(run: RunLine) -> str:
+    what = f"promoted {run.model}" if run.promoted else "refused by the gate"
+    audit = before_after(run.audit_base, run.audit)
+    text = f"{run.run} {what}: {run.reason}"
+    return text if run.promoted or run.audit is None else f"{text}; held-out devices {audit}"
 
 
 def _served(summary: Summary) -> str:

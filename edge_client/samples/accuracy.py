@@ -48,16 +48,22 @@ class AccuracyTracker:
 
     def scores(self) -> dict[str, ModelScore]:
         with self._lock:
-            return {
-                model: ModelScore(
-                    answers=answers,
-                    labelled=labelled,
-                    correct=correct,
-                    held_out=len(self._held_out[model]),
-                    held_out_correct=sum(self._held_out[model].values()),
-                )
-                for model, (answers, labelled, correct) in self._counts.items()
-            }
+            first = next(iter(self._held_out.values()), {})
+            return {model: self._score(model, first) for model in self._counts}
+
+    def _score(self, model: str, first: dict[int, bool]) -> ModelScore:
+        (answers, labelled, correct), places = self._counts[model], self._held_out[model]
+        both = places.keys() & first.keys()
+        return ModelScore(
+            answers=answers,
+            labelled=labelled,
+            correct=correct,
+            held_out=len(places),
+            held_out_correct=sum(places.values()),
+            paired=len(both),
+            paired_correct=sum(places[at] for at in both),
+            paired_base_correct=sum(first[at] for at in both),
+        )
 
     def save(self) -> None:
         """Write the counts to disk. A crash loses those since the last save, a few seconds: they

@@ -10,6 +10,8 @@ from federation.evaluation.device_metrics import DEVICE_CAP
 from federation.evaluation.promotion_gate import Comparison, Paired
 from streams.contract.task import Task
 
+AUDIT_BLOCK = 16  # rows of targets that stay together
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -41,6 +43,25 @@ class HeldOut:
             return cls(np.zeros(shape, np.float32), np.zeros((0, task.label_size), np.float32))
         tensors = safetensors.numpy.load(data)
         return cls(tensors["segments"], tensors["labels"])
+
+    def audited(self, task: Task) -> tuple["HeldOut", "HeldOut"]:
+        """Return the part that the gate decides by and the part that decides nothing.
+
+        Every second spell of each class is of the latter, so that both have all classes and
+        neighbours are in the same part; for targets every second block of rows.
+        """
+        audit = np.zeros(len(self.labels), np.bool_)
+        if task.classes:
+            spell = spells(task, self.labels)
+            for name in np.unique(self.labels[:, 0]):
+                of = self.labels[:, 0] == name
+                audit[of] = np.unique(spell[of], return_inverse=True)[1] % 2 == 1
+        else:
+            audit = np.arange(len(self.labels)) // AUDIT_BLOCK % 2 == 1
+        return self._rows(~audit), self._rows(audit)
+
+    def _rows(self, rows: np.ndarray) -> "HeldOut":
+        return HeldOut(self.segments[rows], self.labels[rows])
 
 
 def score(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Accuracy:

@@ -1,7 +1,7 @@
 """The evidence for the promotion gate: from devices, held-out people, and the teacher."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,13 +17,17 @@ from streams.contract.task import Task
 
 @dataclass(frozen=True)
 class CandidateEvaluation:
-    """Evaluation of candidates against `base`, the served version; `recent` reads the stored
-    windows, None if there are none."""
+    """Evaluation of candidates against `base`, the served version.
+
+    held_out: what the gate decides by; recent: reads the stored windows, None if there are none;
+    audit: further held-out segments, which decide nothing: they measure what the gate lets pass.
+    """
 
     task: Task
     base: Artifact
     held_out: HeldOut
     recent: Callable[[], RecentWindows | None] | None = None
+    audit: HeldOut | None = None
 
     def central(self, weights: Tensors) -> Accuracy:
         """Return the accuracy on held-out people."""
@@ -45,7 +49,22 @@ class CandidateEvaluation:
             self._on_held_out(first, candidate),
             self._on_recent(first, candidate),
         )
-        return promotion_gate.decide(evidence, GateRules(margin))
+        verdict = promotion_gate.decide(evidence, GateRules(margin))
+        return replace(verdict, evidence={**verdict.evidence, **self._audited(first, candidate)})
+
+    def _audited(self, first: Tensors, candidate: Tensors) -> dict[str, float]:
+        """Return the audit's metrics, which no rule reads."""
+        if self.audit is None or not len(self.audit.labels):
+            return {}
+        base, new = (
+            accuracy.score(
+                self.task, self._outputs(self.audit.segments, weights), self.audit.labels
+            )
+            for weights in (first, candidate)
+        )
+        return {
+            "audit_base": base.share, "audit": new.share, "audit_segments": new.evaluated
+        }  # fmt: skip
 
     def _on_held_out(self, first: Tensors, candidate: Tensors) -> Comparison:
         segments, labels = self.held_out.segments, self.held_out.labels

@@ -113,8 +113,9 @@ class FederatedRun:
         base = self.registry.serving()
         if base is None:
             raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
-        held_out = HeldOut.decode(self.registry.heldout(), self.task)
-        evaluation = CandidateEvaluation(self.task, base, held_out, self.recent)
+        found = HeldOut.decode(self.registry.heldout(), self.task)
+        held_out, audit = found.audited(self.task)
+        evaluation = CandidateEvaluation(self.task, base, held_out, self.recent, audit)
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
         # Sorted, because safetensors changes the order, and sums would differ in the last bits.

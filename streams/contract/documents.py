@@ -40,7 +40,9 @@ def release_of(model: str) -> str:
 class ModelScore(Document):
     """One device's answer counts for one release, including its personal models.
 
-    Held-out segments are never trained on; `labelled` answers have a true label.
+    Held-out segments are never trained on; `labelled` answers have a true label. `paired` held-out
+    segments were also answered by the device's first version, which was right on
+    `paired_base_correct` of them.
     """
 
     answers: int = 0
@@ -48,6 +50,9 @@ class ModelScore(Document):
     correct: int = 0
     held_out: int = 0
     held_out_correct: int = 0
+    paired: int = 0
+    paired_correct: int = 0
+    paired_base_correct: int = 0
 
 
 class PersonalState(Document):

@@ -44,7 +44,7 @@ class Loop:
         return [
             state(
                 device, active=model,
-                accuracy={FIRST: {"held_out": first}, NEXT: {"held_out": after}},
+                accuracy={FIRST: {"held_out": first}, NEXT: {"held_out": 20, "paired": after}},
             )
             for device, (first, after) in held_out.items()
         ]  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_canary_that_was_rolled_back_leads_back_to_inference() -> None:
     assert not loop.clock.closed
 
 
-def test_it_has_closed_when_every_device_has_answered_as_much_with_the_new_version() -> None:
+def test_it_has_closed_when_every_device_has_answered_the_same_with_the_new_version() -> None:
     loop = Loop()
     loop.see(step("requested", time_us=5))
     loop.see(decided(2, "stage", stable=FIRST, offered=NEXT))
@@ -81,7 +81,17 @@ def test_it_has_closed_when_every_device_has_answered_as_much_with_the_new_versi
     assert loop.clock.now == "canary"
     assert loop.see(*loop.answers(NEXT, {"d0": (10, 3), "d1": (10, 10)})) == "new model"
     assert not loop.clock.closed
-    loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (10, 11)}))
+    loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (10, 10)}))
+    assert loop.clock.closed
+
+
+def test_a_sensor_repeats_nothing_so_that_as_much_is_enough() -> None:
+    loop = Loop()
+    loop.clock = PhaseClock(["d0", "d1"], began_us=1, clock=lambda: loop.at, live=True)
+    loop.see(decided(2, "stage", stable=FIRST, offered=NEXT), decided(3, "served", stable=NEXT))
+    loop.see(*loop.answers(NEXT, {"d0": (21, 0), "d1": (20, 0)}))
+    assert not loop.clock.closed
+    loop.see(*loop.answers(NEXT, {"d0": (20, 0), "d1": (20, 0)}))
     assert loop.clock.closed
 
 

@@ -15,6 +15,11 @@ from streams.kafka.reader import Received
 from tests.compose.messages import TASK, release, state, step, window
 
 FIRST, LAST = "1-aaaaaaaa", "2-bbbbbbbb"
+GATE = {
+    "held_out_base": 0.6, "held_out": 0.9, "held_out_segments": 30.0,
+    "devices_base": 0.3, "devices": 0.4, "devices_segments": 20.0,
+    "audit_base": 0.5, "audit": 0.75, "audit_segments": 40.0,
+}  # fmt: skip
 
 
 def summary(*messages: Received, server: dict[tuple[str, str], tuple[int, int]]) -> Summary:
@@ -41,7 +46,8 @@ def two_versions() -> Summary:
         step("admitted", device="d1"),
         step("refused", device="d2"),
         step("failed", device="d3"),
-        step("promoted", model=LAST, metrics={"held_out_base": 0.5, "held_out": 0.75}),
+        step("rejected", run="6", reason="too little", metrics={**GATE, "audit": 0.4}),
+        step("promoted", model=LAST, reason="better", metrics=GATE),
         server={("d0", "e1"): (10, 0), ("d1", "e1"): (10, 0)},
     )
 
@@ -70,6 +76,44 @@ def test_an_account_that_does_not_balance_is_found(
     shown = shown_by(found)
     assert ("the event account of d0 does not balance" in shown) is not balanced
     assert ("DOES NOT BALANCE" in shown) is not balanced
+
+
+@pytest.mark.parametrize(
+    ("before", "balanced", "lost"),
+    [
+        ((7, 0), True, 3),  # three waited in a spool that was lost
+        ((9, 0), True, 1),  # two arrived that it had not told of
+        ((12, 0), True, 0),  # it went on after its last word
+        ((6, 0), False, 4),  # delivered, and not scored
+    ],
+)
+def test_every_epoch_must_balance_not_the_last_one_only(
+    before: tuple[int, int], balanced: bool, lost: int
+) -> None:
+    messages = [state("d0", epoch="e1", delivered=7, pending=3), state("d0", epoch="e2")]
+    found = summary(*messages, server={("d0", "e1"): before, ("d0", "e2"): (10, 0)})
+    assert [(line.epoch, line.balanced) for line in found.devices] == [
+        ("e1", balanced),
+        ("e2", True),
+    ]
+    assert (found.balanced, found.devices[0].lost) == (balanced, lost)
+    assert found.left == ("" if balanced else "an event account that is open")
+    warning = f"d0 lost its spool with {lost} of 10 events"
+    assert found.warnings == ([warning] if lost else [])
+    assert "d0, earlier" in shown_by(found)
+    assert (warning in shown_by(found)) == bool(lost)
+
+
+def test_refused_runs_are_shown_too_and_figures_are_of_what_decided_nothing() -> None:
+    found = two_versions()
+    assert [(run.run, run.promoted, run.audit) for run in found.runs] == [
+        ("6", False, 0.4),
+        ("7", True, 0.75),
+    ]
+    shown = shown_by(found)
+    assert "6 refused by the gate: too little; held-out devices 0.50 → 0.40" in shown
+    assert f"7 promoted {LAST}: better" in shown
+    assert "0.50 → 0.75 (40 segments that decide nothing)" in shown
 
 
 def test_another_epochs_rows_do_not_count() -> None:
@@ -102,6 +146,14 @@ def test_totals_and_accuracies_weigh_by_segments() -> None:
     assert (found.held_out_before, found.held_out_after) == (0.5, 0.75)
     counts = (found.rounds, found.admitted, found.refused, found.failed, found.windows)
     assert counts == (1, 2, 1, 1, 2)
+
+
+def test_before_and_after_are_of_the_same_segments_where_both_have_answered() -> None:
+    after = {**score(30, 24), "paired": 8, "paired_correct": 6, "paired_base_correct": 2}
+    messages = [state("d0", active=LAST, accuracy={FIRST: score(10, 4), LAST: after})]
+    found = summary(*messages, release(FIRST), server={}).devices[0]
+    assert (found.before, found.before_of) == (pytest.approx(2 / 8), 8)
+    assert (found.after, found.after_of) == (pytest.approx(6 / 8), 8)
 
 
 def test_without_a_second_version_there_is_no_after() -> None:

@@ -43,6 +43,30 @@ def test_held_out_segments_survive_the_disk(tiny: Task) -> None:
     np.testing.assert_array_equal(HeldOut.decode(data.encode(), tiny).segments, data.segments)
 
 
+def test_the_audit_has_all_classes_and_no_neighbours_of_what_decides(tiny: Task) -> None:
+    classes = np.repeat([0, 1, 0, 1, 0, 1, 2], 3)
+    data = HeldOut(
+        np.arange(21, dtype=np.float32)[:, None, None] * np.ones((1, 2, 20), np.float32),
+        classes[:, None].astype(np.float32),
+    )
+    decides, audit = data.audited(tiny)
+    assert audit.segments[:, 0, 0].tolist() == [6, 7, 8, 9, 10, 11]
+    assert audit.labels[:, 0].tolist() == [0, 0, 0, 1, 1, 1]
+    assert sorted({*decides.labels[:, 0]}) == [0, 1, 2]
+    assert len(decides.labels) + len(audit.labels) == 21
+
+
+def test_targets_are_audited_in_blocks(tiny: Task) -> None:
+    task = replace(tiny, classes=(), targets=("speed",))
+    rows = np.arange(40, dtype=np.float32)
+    data = HeldOut(np.zeros((40, 2, 20), np.float32), rows[:, None])
+    decides, audit = data.audited(task)
+    assert audit.labels[:, 0].tolist() == [*range(16, 32)]
+    assert decides.labels[:, 0].tolist() == [*range(16), *range(32, 40)]
+    nothing = HeldOut.decode(None, task).audited(task)
+    assert [len(part.labels) for part in nothing] == [0, 0]
+
+
 def test_two_models_are_compared_row_by_row_and_by_cohort(tiny: Task) -> None:
     labels, north = np.array([[0], [0], [1], [1], [1]], np.float32), np.arange(5) < 3
     outputs = np.eye(3)[[0, 0, 0, 2, 1]], np.eye(3)[[0, 1, 1, 2, 1]]
