@@ -14,14 +14,15 @@ import torch
 
 from streams.contract.task import load_task
 from tests.bench.kafka import real_kafka
+from tests.bench.machine import load_fact, watched
 from tests.bench.pages import begin, finish, keep
 from tests.bench.release.cost import cost
 from tests.bench.release.drift import drift
 from tests.bench.release.judging import judging
 from tests.bench.release.recovery import recovery
+from tests.bench.release.rollouts.verdicts import verdicts
 from tests.bench.release.spread import spread
 from tests.bench.release.stage import Stage
-from tests.bench.release.verdicts import verdicts
 
 PACKAGES = ("onnxruntime", "torch", "numpy", "kafka-python", "cryptography")
 TASK = "streams.tasks.har:task"
@@ -43,9 +44,13 @@ def main() -> None:
             stage = Stage(folder, TASK, load_task(TASK), kafka, asked.quick)
             results = begin("release", command, kafka.name, PACKAGES)
             results.facts["size"] = "quick" if asked.quick else "full"
+            highest = 0.0
             for name in asked.only or SECTIONS:
                 began = time.monotonic()
-                SECTIONS[name](stage, results)
+                with watched(kafka.pid) as load:
+                    SECTIONS[name](stage, results)
+                highest = max(highest, load.others)
+                results.facts["other load"] = load_fact(highest)
                 stage.say(f"{name}: {time.monotonic() - began:.0f} s")
                 keep("release", results)
     finally:

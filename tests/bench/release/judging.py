@@ -17,38 +17,47 @@ import numpy as np
 from federation.rollout.stage_policy import StageRules, evaluate
 from federation.rollout.window_history import KEPT, WindowHistory
 from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
+from tests.bench.machine import watched
 from tests.bench.release.stage import Stage
-from tests.bench.report import Cell, Results, Table
+from tests.bench.report import Cell, Figure, Results, Table
 
 DEVICES = (50, 200, 1000)
 EVENTS, CLASSES, SECOND = 19, 6, 1_000_000
 STABLE, CANDIDATE, SINCE = "1-aaaaaaaa", "2-bbbbbbbb", KEPT - 40
-TIMES = 5
+TIMES, RUNS = 5, 3
 
 
 def judging(stage: Stage, results: Results) -> None:
     """One table."""
     rows: list[list[Cell]] = []
     for devices in DEVICES[:1] if stage.quick else DEVICES:
-        command = [sys.executable, "-m", "tests.bench.release.judging", str(devices)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        one = json.loads(done.stdout)
+        with watched(stage.kafka.pid) as load:
+            found = [_measured(devices) for _ in range(1 if stage.quick else RUNS)]
         fields = ("decode_us", "add_us", "judge_ms", "memory_mb")
-        rows.append([devices, devices * KEPT, *(one[name] for name in fields)])
+        figures = [Figure.of([one[name] for one in found]) for name in fields]
+        rows.append([devices, devices * KEPT, *figures, f"{load.others:.0%}"])
     results.tables.append(
         Table(
             "What judging a rollout takes",
             f"The newest {KEPT} windows of each device, {EVENTS} events of one class each, drawn "
-            "by lot; 5 % of the devices have 40 windows by the candidate. One core. Decoding is "
+            "by lot; 5 % of the devices have 40 windows by the candidate. One core; the median of "
+            f"{RUNS} processes, and the least and the most. Decoding is "
             "what reading `windows` costs anyhow. The controller looks again after ten times as "
             "long as judging took, at the least after 0.25 s.",
             [
                 "devices", "windows", "decode a report, µs", "take it in, µs", "judge, ms",
-                "memory of the windows, MB",
+                "memory of the windows, MB", "others' load",
             ],
             rows,
         )
     )  # fmt: skip
+
+
+def _measured(devices: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.bench.release.judging", str(devices)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def _reports(devices: int) -> Iterator[tuple[bytes, int]]:
