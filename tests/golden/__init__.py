@@ -1,0 +1,1 @@
+"""What this version writes, kept as small files that every later version must read."""
