@@ -1,12 +1,10 @@
 """Benchmark of the scoring worker: `make bench-streams`, results in docs/benchmarks/streams.md.
 
-Every contender is a process of its own and runs alone, on the machine that also runs the broker:
-
-    worker       `tidewheel worker` as a user starts it, with its default settings
-    limit        a hand-written aiokafka loop: the same messages, the same teacher, nothing else
-    kafka_ml     Kafka-ML's inference loop: a message, a forward pass and a flush for every row
-    quix_app     the worker's job in Quix Streams
-    wax_flow     the worker's job in Bytewax
+    contenders   the worker, its limit, and other frameworks, a module each
+    feed         backlogs, devices in wall time, tasks and teachers that are made up
+    throughput   the contenders in turns
+    scaling      the worker with 10 to 10,000 devices, and its memory
+    delay        from a window's close to its rows in the store
 
 A backlog is put on `<task>.events` first, by a process that is gone when the clock starts. The
 clock and the CPU time of a contender start with its first message (the worker's: when it says that

@@ -14,12 +14,10 @@ from tests.bench.streams.bench import stage
 from tests.bench.streams.delay import delay
 from tests.bench.streams.scaling import scaling
 from tests.bench.streams.subject import FULL, QUICK, Bench
-from tests.bench.streams.throughput import others, throughput, workers
+from tests.bench.streams.throughput import throughput
 
 PACKAGES = ("torch", "numpy", "pyarrow", "deltalake", "faust-streaming", "aiokafka", "kafka-python")
-SUBJECTS = {f.__name__: f for f in (throughput, others, scaling, workers, delay)}
-# Two workers need a backlog that is not done before the second one is there.
-QUICKLY = [name for name in SUBJECTS if name != "workers"]
+SUBJECTS = {f.__name__: f for f in (throughput, scaling, delay)}
 
 
 def main() -> None:
@@ -34,7 +32,7 @@ def main() -> None:
         with stage(folder, patience_s=20 if asked.quick else 300) as place:
             results = begin("streams", command, place.kafka, PACKAGES)
             bench = Bench(place, QUICK if asked.quick else FULL, asked.quix)
-            for name in asked.only or (QUICKLY if asked.quick else SUBJECTS):
+            for name in asked.only or SUBJECTS:
                 began = time.monotonic()
                 SUBJECTS[name](bench, results)
                 print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)  # noqa: T201

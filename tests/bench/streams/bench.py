@@ -15,9 +15,9 @@ from streams.kafka.settings import BrokerSettings
 from tests.bench import machine
 from tests.bench.kafka import real_kafka
 from tests.bench.meter import Measure
-from tests.bench.streams import worker
-from tests.bench.streams.plan import Plan
-from tests.bench.streams.teacher import write_teacher
+from tests.bench.streams.contenders import worker
+from tests.bench.streams.feed.plan import Plan
+from tests.bench.streams.feed.teacher import write_teacher
 
 ROOT = Path(__file__).parents[3]
 CONTEND_S = 300.0
@@ -73,7 +73,7 @@ class Stage:
         if plan.single:
             specs = [TopicSpec(n, 1, "delete", -1) for n in (plan.topic, f"{plan.topic}-out")]
         ensure_topics(self.settings, specs)
-        self.run_python("tests.bench.streams.generator", [plan.argument()])
+        self.run_python("tests.bench.streams.feed.generator", [plan.argument()])
 
     def contend(
         self,
@@ -85,13 +85,15 @@ class Stage:
     ) -> Measure:
         """Run one contender to its end."""
         argv = [plan.argument(), *more]
-        module = f"tests.bench.streams.{module}"
+        module = f"tests.bench.streams.contenders.{module}"
         return Measure.read(self.run_python(module, argv, python=python, environ=environ))
 
-    def drain(self, plan: Plan, workers: int = 1) -> worker.Drain:
+    def drain(
+        self, plan: Plan, workers: int = 1, environ: Mapping[str, str] | None = None
+    ) -> worker.Drain:
         """Run the worker, or some, until the store has the backlog."""
         folder = self.new_folder("worker")
-        with worker.workers(plan, folder, workers) as found:
+        with worker.workers(plan, folder, workers, environ) as found:
             return worker.drain(plan, found, folder / "store")
 
     def wait_until_quiet(self) -> None:

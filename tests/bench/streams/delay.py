@@ -9,10 +9,10 @@ import numpy as np
 
 from streams.worker.settings import WorkerSettings
 from tests.bench.report import Cell, Results, Table
-from tests.bench.streams import worker
-from tests.bench.streams.sealed import Log
+from tests.bench.streams.contenders import worker
+from tests.bench.streams.contenders.sealed import Log
+from tests.bench.streams.feed.tasks import HAR
 from tests.bench.streams.subject import DEVICES, HOP_US, Bench
-from tests.bench.streams.tasks import HAR
 
 
 def delay(bench: Bench, results: Results) -> None:
@@ -27,7 +27,7 @@ def delay(bench: Bench, results: Results) -> None:
     with worker.workers(plan, folder, 1) as found, bench.watched() as load:
         worker.wait_until_ready(plan, found)
         closed = json.loads(
-            bench.stage.run_python("tests.bench.streams.live", [plan.argument(), str(speed)])
+            bench.stage.run_python("tests.bench.streams.feed.live", [plan.argument(), str(speed)])
         )
         log, deadline = Log(folder / "store" / "scores"), time.monotonic() + 30
         while log.advance() < plan.closed_rows and time.monotonic() < deadline:

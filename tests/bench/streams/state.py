@@ -9,9 +9,9 @@ import numpy as np
 from streams.contract.task import Task
 from streams.worker.scoring.drift_watch import DriftWatch, WindowDrift
 from streams.worker.windows.partition import PartitionState, StorePosition
-from tests.bench.streams.generator import Source
-from tests.bench.streams.plan import ORIGIN_US
-from tests.bench.streams.teacher import reference
+from tests.bench.streams.feed.generator import Source
+from tests.bench.streams.feed.plan import ORIGIN_US
+from tests.bench.streams.feed.teacher import reference
 
 WINDOWS = 12  # in the history of each device
 ROWS = 23  # in a window

@@ -1,139 +1,169 @@
 """Rows per second: the worker, its limit, other frameworks, two workers."""
 
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from tests.bench.meter import Measure
 from tests.bench.report import Cell, Goal, Results, Table
-from tests.bench.streams.bench import ContenderFailed
-from tests.bench.streams.plan import Plan
-from tests.bench.streams.subject import (
-    COLUMNS,
-    DEVICES,
-    HOP_US,
-    PER_MESSAGE,
-    TITLES,
-    Bench,
-)
-from tests.bench.streams.tasks import HAR
+from tests.bench.streams.feed.plan import Plan
+from tests.bench.streams.feed.tasks import HAR, TRIVIAL
+from tests.bench.streams.subject import COLUMNS, DEVICES, HOP_US, PER_MESSAGE, Bench
 
 # glibc's allocator keeps what it has had: else it is luck whether each forward pass maps its memory
-# anew, which takes up to a third of the limit's time.
+# anew, which takes up to a third of a contender's time. All contenders have it.
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 
-
-def throughput(bench: Bench, results: Results) -> None:
-    """The worker against the limit, with HAR's teacher and with one that costs nothing."""
-    for task, title in TITLES.items():
-        plan = bench.backlog(task, bench.size.rounds)
-        limit, overlapped, ours = bench.medians(
-            partial(bench.stage.contend, "limit", plan, environ=KEEP),
-            partial(bench.stage.contend, "limit", plan, "overlapped", environ=KEEP),
-            partial(bench.drained, plan),
-        )
-        best = limit.measure.rows_per_s
-        bench.rates[task, "worker"], bench.rates[task, "limit"] = ours.measure.rows_per_s, best
-        rows = [
-            limit.cells("limit: one aiokafka loop", best),
-            overlapped.cells("limit, scoring overlapped with reading", best),
-            ours.cells("worker", best),
-        ]
-        text = (
-            f"{plan.rows:,} rows of HAR's shape (6 x 128 float32) of {DEVICES} devices, "
-            f"{PER_MESSAGE} a message, {plan.windows():,} windows, {plan.partitions} partitions. "
-            f"The median of {bench.size.repeats}."
-        )
-        results.tables.append(Table(f"The worker and its limit, {title}", text, COLUMNS, rows))
-        wanted = 0.7 if task == HAR else None
-        results.goals += [
-            Goal(f"worker / limit, {title}", ours.measure.rows_per_s / best, at_least=wanted)
-        ]
+LIMIT, OVERLAPPED, WORKER = "limit: one aiokafka loop", "limit, overlapped", "worker"
+PLAIN, TWO = "worker, allocator as it comes", "2 workers"
+TITLES = {HAR: "HAR's teacher", TRIVIAL: "a linear teacher"}
 
 
-def others(bench: Bench, results: Results) -> None:
-    """The same job in other frameworks, and Kafka-ML's way."""
-    for task in bench.size.teachers:
-        title = TITLES[task]
-        plan = bench.backlog(task, bench.size.rounds)
-        if (task, "worker") not in bench.rates:
-            bench.rates[task, "worker"] = bench.drain(plan).measure.rows_per_s
-        single = bench.stage.plan(
-            task,
-            devices=1,
-            rounds=bench.size.single,
-            per_message=1,
-            hop_us=HOP_US,
-            single=True,
-            partitions=1,
-        )
-        bench.stage.preload(single)
-        rows: list[list[Cell]] = []
-        for name, module, options, least in RIVALS:
-            ratio = _against(bench, single if module == "kafka_ml" else plan, module, options)
-            cells, times = ratio(name, bench.rates[task, "worker"])
-            rows.append(cells)
-            if times is not None:
-                results.goals.append(Goal(f"worker / {name}, {title}", times, at_least=least))
-        text = (
-            f"The same {plan.rows:,} rows; {bench.size.single:,} in Kafka-ML's way. The worker has "
-            f"{bench.rates[task, 'worker']:,.0f} rows/s. Quix Streams keeps windows in RocksDB "
-            "and on changelog topics; Bytewax keeps them in memory, and with recovery takes a "
-            "snapshot each 10 s. Its watermark also moves with the clock: rows of a device that "
-            "waits its turn in a backlog can be late, and are lost. Neither drops events that come "
-            "twice, publishes the scores, or counts drift, all of which the worker does."
-        )
-        columns = ["", "rows/s", "worker is faster by", *COLUMNS[3:]]
-        results.tables.append(Table(f"The same job elsewhere, {title}", text, columns, rows))
+@dataclass(frozen=True)
+class Rival:
+    """Another way to do the job; `at_least` is how many times as fast the worker is to be."""
+
+    name: str
+    module: str
+    options: tuple[str, ...] = ()
+    at_least: float | None = None
 
 
-# name, module, options, how many times faster the worker is to be
-RIVALS: list[tuple[str, str, tuple[str, ...], float | None]] = [
-    ("Kafka-ML's way (kafka-python)", "kafka_ml", (), 20.0),
-    ("Kafka-ML's way (confluent-kafka)", "kafka_ml", ("confluent",), None),
-    ("Quix Streams", "quix_app", (), 2.0),
-    ("Bytewax", "wax_flow", (), 2.0),
-    ("Bytewax with recovery", "wax_flow", ("recovery",), 2.0),
+SHORT = {
+    HAR: [
+        Rival("Kafka-ML's way (confluent-kafka)", "kafka_ml", ("confluent",), 20.0),
+        Rival("Kafka-ML's old way (kafka-python)", "kafka_ml"),
+        Rival("Quix Streams", "quix_app", (), 2.0),
+        Rival("Bytewax", "wax_flow", (), 2.0),
+        Rival("Bytewax with recovery", "wax_flow", ("recovery",), 2.0),
+        Rival("plain Faust", "faust_app"),
+    ],
+    TRIVIAL: [
+        Rival("Kafka-ML's way (confluent-kafka)", "kafka_ml", ("confluent",), 20.0),
+        Rival("Quix Streams", "quix_app", (), 2.0),
+        Rival("Bytewax", "wax_flow", (), 2.0),
+        Rival("plain Faust", "faust_app"),
+    ],
+}
+WHOLE = [
+    Rival("Quix Streams, whole job", "quix_app", ("whole",), 2.0),
+    Rival("Bytewax with recovery, whole job", "wax_flow", ("recovery", "whole"), 2.0),
+    Rival("plain Faust, whole job", "faust_app", ("whole",)),
 ]
 
 
-def _against(
-    bench: Bench, plan: Plan, module: str, options: tuple[str, ...]
-) -> Callable[[str, float], tuple[list[Cell], float | None]]:
-    """Run a rival; its cells and how many times faster the worker is, or the error."""
-    python = bench.quix if module == "quix_app" else None
-
-    def measured() -> Measure:
-        arguments = options
-        if module != "kafka_ml":
-            folder = bench.stage.new_folder(module)
-            folder.mkdir(parents=True)
-            arguments = (str(folder), *options)
-        return bench.stage.contend(module, plan, *arguments, python=python)
-
-    def cells(name: str, worker_rate: float) -> tuple[list[Cell], float | None]:
-        try:
-            run = bench.once(measured)
-        except (ContenderFailed, subprocess.TimeoutExpired, OSError) as exc:
-            reason = str(exc).strip().splitlines()[-1][:200]
-            return [name, f"failed: {reason}", *[None] * (len(COLUMNS) - 2)], None
-        found = run.cells(name, None)
-        times = worker_rate / run.measure.rows_per_s
-        return [*found[:2], times, *found[3:]], times
-
-    return cells
+def throughput(bench: Bench, results: Results) -> None:
+    """The worker, its limit and all rivals in turns, with HAR's teacher and with one that costs
+    next to nothing."""
+    for task in TITLES:
+        plan, single = bench.backlog(task, bench.size.rounds), _single(bench, task)
+        contenders: dict[str, Callable[[], Measure]] = {
+            LIMIT: partial(bench.stage.contend, "limit", plan, environ=KEEP),
+            OVERLAPPED: partial(bench.stage.contend, "limit", plan, "overlapped", environ=KEEP),
+            WORKER: partial(bench.drained, plan, 1, KEEP),
+        }
+        if task == HAR:
+            contenders[PLAIN] = partial(bench.drained, plan)
+        rivals = SHORT[task] + (WHOLE if task == HAR else [])
+        contenders |= {one.name: partial(_contend, bench, plan, single, one) for one in rivals}
+        if task == HAR:
+            contenders[TWO] = partial(bench.drained, plan, 2, KEEP)
+        bench.turns(task, contenders)
+        _limit(bench, task, plan, results)
+        _elsewhere(bench, task, plan, results)
+        if task == HAR:
+            _whole(bench, results)
+            _workers(bench, plan, results)
 
 
-def workers(bench: Bench, results: Results) -> None:
-    """One and two workers on the same backlog."""
-    plan = bench.backlog(HAR, bench.size.rounds)
-    runs = [(n, bench.drain(plan, n)) for n in (1, 2)]
-    first = runs[0][1].measure.rows_per_s
-    rows = [run.cells(f"{n}", first) for n, run in runs]
-    columns = ["workers", "rows/s", "to one", *COLUMNS[3:]]
+def _single(bench: Bench, task: str) -> Plan:
+    plan = bench.stage.plan(
+        task,
+        devices=1,
+        rounds=bench.size.single,
+        per_message=1,
+        hop_us=HOP_US,
+        single=True,
+        partitions=1,
+    )
+    bench.stage.preload(plan)
+    return plan
+
+
+def _contend(bench: Bench, plan: Plan, single: Plan, rival: Rival) -> Measure:
+    if rival.module == "kafka_ml":
+        return bench.stage.contend(rival.module, single, *rival.options, environ=KEEP)
+    folder = bench.stage.new_folder(rival.module)
+    folder.mkdir(parents=True)
+    python = bench.quix if rival.module == "quix_app" else None
+    arguments = (str(folder), *rival.options)
+    return bench.stage.contend(rival.module, plan, *arguments, python=python, environ=KEEP)
+
+
+def _limit(bench: Bench, task: str, plan: Plan, results: Results) -> None:
+    limit, ours = bench.runs[task, LIMIT], bench.runs[task, WORKER]
+    names = [name for name in (LIMIT, OVERLAPPED, WORKER, PLAIN) if (task, name) in bench.runs]
+    text = (
+        f"{plan.rows:,} rows of HAR's shape (6 x 128 float32) of {DEVICES} devices, {PER_MESSAGE} "
+        f"a message, {plan.windows():,} windows, {plan.partitions} partitions."
+    )
+    columns = ["", "rows/s", "of the limit", *COLUMNS]
+    rows = [bench.runs[task, name].cells(name, bench.runs[task, name].to(limit)) for name in names]
+    results.tables.append(Table(f"The worker and its limit, {TITLES[task]}", text, columns, rows))
+    if (share := ours.to(limit)) is not None:
+        goal = 0.7 if task == HAR else None
+        results.goals.append(Goal(f"worker / limit, {TITLES[task]}", share, at_least=goal))
+
+
+def _rivals(bench: Bench, task: str, rivals: Sequence[Rival], results: Results) -> list[list[Cell]]:
+    """The rows of the worker and of its rivals, and their goals."""
+    ours = bench.runs[task, WORKER]
+    rows = [ours.cells(WORKER, 1)]
+    for rival in rivals:
+        theirs = bench.runs[task, rival.name]
+        times = ours.to(theirs)
+        rows.append(theirs.cells(rival.name, times))
+        if times is not None:
+            text = f"worker / {rival.name}, {TITLES[task]}"
+            results.goals.append(Goal(text, times, at_least=rival.at_least))
+    return rows
+
+
+def _elsewhere(bench: Bench, task: str, plan: Plan, results: Results) -> None:
+    text = (
+        f"Decode, window, score and write Parquet: {plan.rows:,} rows, {bench.size.single:,} in "
+        "Kafka-ML's way, which has neither windows nor files. The worker does its whole job. Quix "
+        "Streams keeps windows in RocksDB and on changelog topics; Faust in memory and on a "
+        "changelog topic; Bytewax in memory, and with recovery it takes a snapshot each 10 s. Its "
+        "watermark also moves with the clock: events of a device that waits its turn in a backlog "
+        "can be late, and are lost. Kafka-ML's old way has no goal: its present client is faster."
+    )
+    columns = ["", "rows/s", "worker is faster by", *COLUMNS]
+    rows = _rivals(bench, task, SHORT[task], results)
+    results.tables.append(Table(f"A shorter job elsewhere, {TITLES[task]}", text, columns, rows))
+
+
+def _whole(bench: Bench, results: Results) -> None:
+    text = (
+        "As near to the worker's job as each framework's API allows: drop events that come twice, "
+        "window, score, commit to a Delta table, publish scores and a report of each window and "
+        "wait for the broker. What stays different: none of them counts drift, closes windows of a "
+        "silent device, or numbers revisions; their store and their offsets are not fenced against "
+        "a second owner, so that a crash between both stores rows twice; Faust's offsets pass "
+        "windows that are not stored yet."
+    )
+    columns = ["", "rows/s", "worker is faster by", *COLUMNS]
+    rows = _rivals(bench, HAR, WHOLE, results)
+    results.tables.append(Table(f"The whole job elsewhere, {TITLES[HAR]}", text, columns, rows))
+
+
+def _workers(bench: Bench, plan: Plan, results: Results) -> None:
+    one, two = bench.runs[HAR, WORKER], bench.runs[HAR, TWO]
+    rows = [one.cells("1", 1), two.cells("2", two.to(one))]
     text = (
         f"{plan.rows:,} rows with HAR's teacher, {plan.partitions} partitions. The clock starts "
         "when each worker has its partitions; what is in the store by then does not count. Two "
         "workers and the broker share two cores."
     )
+    columns = ["workers", "rows/s", "to one", *COLUMNS]
     results.tables.append(Table("Two workers", text, columns, rows))

@@ -1,9 +1,10 @@
 """The worker as a user starts it: `tidewheel worker`, in processes of its own."""
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,13 @@ from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
 from tests.bench.meter import Sample, sample
-from tests.bench.streams.plan import Plan
-from tests.bench.streams.sealed import Log
+from tests.bench.streams.contenders.sealed import Log
+from tests.bench.streams.feed.plan import Plan
 
 LOOK_S = 0.02
 READY_S, STOP_S = 60.0, 30.0
 NAMES = ("bench-0", "bench-1")
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 class WorkerEnded(Exception):
@@ -71,7 +72,9 @@ def argv(plan: Plan, instance: str, store: Path) -> list[str]:
 
 
 @contextmanager
-def workers(plan: Plan, folder: Path, count: int) -> Iterator[list[Worker]]:
+def workers(
+    plan: Plan, folder: Path, count: int, environ: Mapping[str, str] | None = None
+) -> Iterator[list[Worker]]:
     """Start `count` workers on an empty store, `<folder>/store`, from the topic's beginning."""
     forget_group(plan)
     folder.mkdir(parents=True)
@@ -81,7 +84,11 @@ def workers(plan: Plan, folder: Path, count: int) -> Iterator[list[Worker]]:
             log = folder / f"{name}.log"
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    argv(plan, name, folder / "store"), stdout=output, stderr=output, cwd=ROOT
+                    argv(plan, name, folder / "store"),
+                    stdout=output,
+                    stderr=output,
+                    cwd=ROOT,
+                    env={**os.environ, **(environ or {})},
                 )
             found.append(Worker(name, process, log))
         yield found

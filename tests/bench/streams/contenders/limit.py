@@ -1,9 +1,9 @@
 """The limit: consume, decode, one teacher; no windows, no store, no output.
 
-`python -m tests.bench.streams.limit PLAN [overlapped]`. The client has the settings that Faust
-gives the worker's. Messages are scored in calls of as many rows as the worker's. In its plain form
-one thread does one thing after the other; overlapped, a second thread scores while the next
-messages are read and decoded, which is as much as two cores can do.
+`python -m tests.bench.streams.contenders.limit PLAN [overlapped]`. The client has the settings that
+Faust gives the worker's. Messages are scored in calls of as many rows as the worker's. In its plain
+form one thread does one thing after the other; overlapped, the teacher has as many threads as the
+worker's, and scores while the next messages are read and decoded.
 """
 
 import asyncio
@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Sequence
 
 import aiokafka
 import numpy as np
-import torch
 
 from streams.contract.records import EventBatch, decode_event_message, float_rows
 from streams.contract.task import Task
-from streams.worker.scoring.teacher import ROWS_PER_CALL, Teacher, TeacherFailed, load_teacher
+from streams.worker.scoring.teacher import ROWS_PER_CALL, Teacher, TeacherFailed
+from streams.worker.settings import default_threads
 from tests.bench.meter import Meter
-from tests.bench.streams.plan import Plan
+from tests.bench.streams.contenders.pieces import plan_teacher
+from tests.bench.streams.feed.plan import Plan
 
 
 def consumer(plan: Plan) -> aiokafka.AIOKafkaConsumer:
@@ -37,9 +38,9 @@ def consumer(plan: Plan) -> aiokafka.AIOKafkaConsumer:
 
 
 async def batches(
-    plan: Plan, task: Task, messages: aiokafka.AIOKafkaConsumer, meter: Meter
+    plan: Plan, task: Task, messages: aiokafka.AIOKafkaConsumer, meter: Meter, calls: int
 ) -> AsyncIterator[list[np.ndarray]]:
-    """The segments of so many messages as one call of the teacher takes, (rows, channels, samples)
+    """The segments of so many messages as some calls of the teacher take, (rows, channels, samples)
     each."""
     left, waiting, rows = plan.rows, list[np.ndarray](), 0
     width = int(np.prod(task.segment_shape))
@@ -52,7 +53,7 @@ async def batches(
             segments = float_rows(record.rows.column("segment"), width)
             waiting.append(segments.reshape(-1, *task.segment_shape))
             left, rows = left - len(segments), rows + len(segments)
-            if rows + len(segments) > ROWS_PER_CALL or not left:
+            if rows + len(segments) > calls * ROWS_PER_CALL or not left:
                 yield waiting
                 waiting, rows = [], 0
 
@@ -61,7 +62,8 @@ async def run(plan: Plan, task: Task, teacher: Teacher, *, overlapped: bool) -> 
     meter, messages, done = Meter(), consumer(plan), 0
     await messages.start()
     running: asyncio.Task[int] | None = None
-    async for windows in batches(plan, task, messages, meter):
+    calls = default_threads() if overlapped else 1
+    async for windows in batches(plan, task, messages, meter, calls):
         if not overlapped:
             done += score(teacher, windows)
             await asyncio.sleep(0)  # the client's own tasks have their turn
@@ -83,10 +85,9 @@ def score(teacher: Teacher, windows: Sequence[np.ndarray]) -> int:
 
 def main() -> None:
     plan = Plan.from_argv()
-    task, folder = plan.load_task(), plan.run_folder
-    torch.set_num_threads(1)
-    teacher = load_teacher(task, folder / "teacher.twa", [folder / "key.pub"])
-    asyncio.run(run(plan, task, teacher, overlapped="overlapped" in sys.argv[2:]))
+    overlapped = "overlapped" in sys.argv[2:]
+    teacher = plan_teacher(plan, default_threads() if overlapped else 1)
+    asyncio.run(run(plan, plan.load_task(), teacher, overlapped=overlapped))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Plays devices: `python -m tests.bench.streams.generator PLAN` preloads a topic, as their uplinks
-would fill it (the same producer, zstd). Segments are normal noise from a pool of blocks."""
+"""Plays devices: `python -m tests.bench.streams.feed.generator PLAN` preloads a topic, as their
+uplinks would fill it (the same producer, zstd). Segments are normal noise from a pool of blocks."""
 
 import itertools
 import time
@@ -10,7 +10,7 @@ from streams.contract.records import EventBatch, Headers, encode_events, event_r
 from streams.contract.task import Task
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from tests.bench.streams.plan import Plan
+from tests.bench.streams.feed.plan import Plan
 
 EPOCH = "1767571200000-bench0"
 MODEL = "1-aaaaaaaa"

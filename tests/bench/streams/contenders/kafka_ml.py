@@ -1,4 +1,6 @@
-"""The way Kafka-ML does inference: `python -m tests.bench.streams.kafka_ml PLAN [confluent]`.
+"""The way Kafka-ML does inference.
+
+`python -m tests.bench.streams.contenders.kafka_ml PLAN [confluent]`
 
 For each row one message, one decoding, one forward pass, one message and a flush, as in
 https://github.com/ertis-research/kafka-ml `model_inference`. Its first version has kafka-python and
@@ -19,7 +21,7 @@ import torch
 
 from streams.learning.learning import build_teacher
 from tests.bench.meter import Meter
-from tests.bench.streams.plan import Plan
+from tests.bench.streams.feed.plan import Plan
 
 COMMIT_EVERY = 16  # MAX_MESSAGES_TO_COMMIT of pytorch/inference.py
 

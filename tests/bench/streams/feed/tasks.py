@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 HAR = "streams.tasks.har:task"
-TRIVIAL = "tests/bench/streams/tasks.py:trivial"  # a path, as a user names a task of his own
-SCALING = "tests/bench/streams/tasks.py:scaling"
+TRIVIAL = "tests/bench/streams/feed/tasks.py:trivial"  # a path, as a user names a task of his own
+SCALING = "tests/bench/streams/feed/tasks.py:scaling"
 
 
 def linear_teacher(task: Task) -> "torch.nn.Module":

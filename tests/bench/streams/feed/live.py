@@ -1,4 +1,4 @@
-"""Plays devices in wall time: `python -m tests.bench.streams.live PLAN SPEED`.
+"""Plays devices in wall time: `python -m tests.bench.streams.feed.live PLAN SPEED`.
 
 Event time runs SPEED times as fast as the clock, so that windows close more often than every 30 s a
 device. Each device sends its messages at an even pace, the devices one after the other. Prints, as
@@ -13,8 +13,8 @@ import time
 import numpy as np
 
 from streams.contract.records import encode_events
-from tests.bench.streams.generator import Sender, Source
-from tests.bench.streams.plan import Plan
+from tests.bench.streams.feed.generator import Sender, Source
+from tests.bench.streams.feed.plan import Plan
 
 Closing = tuple[str, int, float]
 

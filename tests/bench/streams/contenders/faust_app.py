@@ -1,0 +1,101 @@
+"""The worker's job in plain Faust.
+
+`python -m tests.bench.streams.contenders.faust_app PLAN FOLDER [whole]`
+
+As its documentation has it: an agent over the topic's messages, a table by device for what is open
+(in memory, with a changelog topic; its values are bytes), a second agent on an in-memory channel
+that takes closed windows in batches as long as the worker's flush, and Faust's own commits of
+offsets. Windows are closed by event time by hand: Faust closes those of a windowed table by the
+clock, and so tears all windows of a backlog. Offsets are committed once the first agent is done
+with a message: a crash loses windows that are on the channel. In the whole job the table also knows
+each device's next seq, and drops what comes twice.
+"""
+
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import faust
+
+from streams.contract.task import Task
+from tests.bench.meter import Meter
+from tests.bench.streams.contenders.outlet import Outlet
+from tests.bench.streams.contenders.pieces import Piece, pieces_of
+from tests.bench.streams.feed.plan import Plan
+
+FLUSH_S = 0.3
+MANY = 100_000
+
+
+class Device:
+    """What the table holds of a device: open pieces, encoded, and each epoch's next seq."""
+
+    def __init__(self, data: bytes) -> None:
+        found = pickle.loads(data) if data else ({}, 0, {})
+        self._open: dict[int, list[bytes]] = found[0]  # window's start -> pieces
+        self._watermark: int = found[1]
+        self._seen: dict[str, int] = found[2]
+
+    def encode(self) -> bytes:
+        state = (self._open, self._watermark, self._seen)
+        return pickle.dumps(state, pickle.HIGHEST_PROTOCOL)
+
+    def add(self, pieces: list[Piece], *, whole: bool) -> None:
+        for piece in pieces:
+            kept = piece.since(self._seen.get(piece.epoch, 0)) if whole else piece
+            if kept is not None:
+                self._open.setdefault(kept.window, []).append(kept.encode())
+                self._seen[kept.epoch] = kept.next_seq
+                self._watermark = max(self._watermark, kept.newest)
+
+    def closed(self, task: Task) -> list[list[bytes]]:
+        """Take out the windows whose end and lateness have passed."""
+        before = self._watermark - task.window_us - round(task.lateness_s * 1e6)
+        return [self._open.pop(start) for start in sorted(self._open) if start <= before]
+
+
+def make_app(plan: Plan, folder: Path, *, whole: bool) -> faust.App:
+    task, meter = plan.load_task(), Meter()
+    outlet = Outlet(plan, folder, meter, whole=whole)
+    app = faust.App(
+        f"faust-{folder.name}",
+        broker=f"kafka://{plan.bootstrap}",
+        datadir=folder / "data",
+        topic_partitions=plan.partitions,
+        web_enabled=False,
+    )
+    topic = app.topic(plan.topic, key_type=bytes, value_type=bytes, value_serializer="raw")
+    table = app.Table("open", key_type=bytes, value_type=bytes, default=bytes)
+    channel = app.channel(maxsize=0)
+
+    @app.agent(topic)  # type: ignore[untyped-decorator,unused-ignore]
+    async def take_in(stream: Any) -> None:
+        async for event in stream.events():
+            meter.begin()
+            headers = event.headers.items() if isinstance(event.headers, dict) else event.headers
+            device = Device(table[event.key])
+            device.add(pieces_of(task, event.key, event.value, headers), whole=whole)
+            for window in device.closed(task):
+                await channel.send(value=window)
+            table[event.key] = device.encode()
+
+    @app.agent(channel)  # type: ignore[untyped-decorator,unused-ignore]
+    async def hand_over(stream: Any) -> None:
+        async for windows in stream.take(MANY, within=FLUSH_S):
+            outlet.put([[Piece.decode(data) for data in window] for window in windows])
+            if outlet.rows >= plan.closed_rows:
+                outlet.tell()
+                os._exit(0)  # Faust's own end takes long, and nothing of it is measured
+
+    return app
+
+
+def main() -> None:
+    app = make_app(Plan.from_argv(), Path(sys.argv[2]), whole="whole" in sys.argv[3:])
+    faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
+
+
+if __name__ == "__main__":
+    main()
