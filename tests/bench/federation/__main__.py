@@ -14,23 +14,21 @@ import torch
 
 from streams.contract.task import load_task
 from streams.runtime.disk import cache_folder
-from tests.bench.federation.attacks import attack, attacks
-from tests.bench.federation.dropouts import dropouts
+from tests.bench.federation.attacks import attacks
 from tests.bench.federation.learning import learning
-from tests.bench.federation.memory import memory
-from tests.bench.federation.speed import size, speed
-from tests.bench.federation.stage import Stage
-from tests.bench.federation.study import FULL, QUICK, Study
+from tests.bench.federation.real.dropouts import dropouts
+from tests.bench.federation.real.memory import memory
+from tests.bench.federation.real.speed import size, speed
+from tests.bench.federation.real.stage import Stage
+from tests.bench.federation.study import FULL, QUICK, TASK, Study
 from tests.bench.federation.virtual import halves, virtual
 from tests.bench.kafka import real_kafka
+from tests.bench.machine import load_fact, watched
 from tests.bench.pages import begin, finish, keep
 
 PACKAGES = ("torch", "numpy", "flwr")
-TASK = "streams.tasks.har:task"
-STUDIES = {f.__name__: f for f in (learning, attack, attacks)}
-STAGED = {
-    f.__name__: f for f in (speed, dropouts, virtual, halves, size, memory)
-}  # with processes and a registry
+STAGED = {f.__name__: f for f in (speed, dropouts, size, memory)}  # on real processes
+STUDIES = {f.__name__: f for f in (virtual, halves, learning, attacks)}
 SECTIONS = [*STAGED, *STUDIES]
 
 
@@ -49,15 +47,21 @@ def main() -> None:
     study = Study(folder, task, QUICK if asked.quick else FULL)
     try:
         with real_kafka(folder) as kafka:
-            stage = Stage(folder, cache_folder(), folder / "people", TASK, task, kafka)
+            stage = Stage(folder, cache_folder(), folder / "people", TASK, task, kafka, asked.quick)
             results = begin("federation", command, kafka.name, PACKAGES)
+            for name in task.device_names("fleet"):
+                stage.person(name)
+            highest = 0.0
             results.facts["size"] = "quick" if asked.quick else "full"
             for name in asked.only or SECTIONS:
                 began = time.monotonic()
-                if name in STAGED:
-                    STAGED[name](stage, results)
-                else:
-                    STUDIES[name](study, results)
+                with watched(kafka.pid) as load:
+                    if name in STAGED:
+                        STAGED[name](stage, results)
+                    else:
+                        STUDIES[name](study, results)
+                highest = max(highest, load.others)
+                results.facts["other load"] = load_fact(highest)
                 study.say(f"{name}: {time.monotonic() - began:.0f} s")
                 keep("federation", results)
     finally:

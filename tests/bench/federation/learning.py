@@ -1,9 +1,9 @@
 """How well the fleet's people are recognised by models that were made in different ways."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,10 @@ from streams.contract.work import PERSONAL
 from streams.learning import learning as torch_loops
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import SETTINGS
-from tests.bench.federation.study import Study
+from tests.bench.federation.study import Size, Study, in_two_processes, study_here
 from tests.bench.federation.trainees import Tensors, Trainees, own_share, right, share
-from tests.bench.report import Cell, Goal, Results, Table
+from tests.bench.machine import watched
+from tests.bench.report import Cell, Figure, Goal, Results, Table
 
 
 class Shares(NamedTuple):
@@ -32,15 +33,25 @@ Measured = dict[str, list[Shares]]  # by how the model was made; one of each see
 
 def learning(study: Study, results: Results) -> None:
     """A table for each amount of labels."""
+    jobs = [(study.size, name, seed) for name in SETTINGS for seed in study.size.seeds]
+    with watched() as load:
+        done = in_two_processes(study.folder, of_seed, jobs)
     for name in SETTINGS:
         measured: Measured = defaultdict(list)
-        for seed in study.size.seeds:
-            for made, found in _one(study, name, seed):
-                measured[made].append(found)
-                study.say(f"learning, {name}, seed {seed}: {made}: {_text(found)}")
-        results.tables.append(_table(study, name, measured))
+        for (_, setting, _), found in zip(jobs, done, strict=True):
+            for made, shares in found if setting == name else []:
+                measured[made].append(shares)
+        results.tables.append(_table(study, name, measured, load.others))
         if name == "all labels":
             results.goals += _goals(measured, study.size.rounds[-1])
+
+
+def of_seed(size: Size, setting: str, seed: int) -> list[tuple[str, Shares]]:
+    """All ways to make a model, with one seed, in a process of the pool."""
+    study = study_here(size)
+    found = list(_one(study, setting, seed))
+    study.say(f"learning, {setting}, seed {seed}: {_text(found[-1][1])} central")
+    return found
 
 
 def _one(study: Study, setting: str, seed: int) -> Iterator[tuple[str, Shares]]:
@@ -152,27 +163,22 @@ def _text(found: Shares) -> str:
     return f"own {found.own:.1f}{others}"
 
 
-def _spread(values: Sequence[float]) -> float | None:
-    return stdev(values) if len(values) > 1 else None
-
-
-def _table(study: Study, setting: str, measured: Measured) -> Table:
+def _table(study: Study, setting: str, measured: Measured, load: float) -> Table:
     rows: list[list[Cell]] = []
     for made, found in measured.items():
         own = [shares.own for shares in found]
         others = [shares.others for shares in found if shares.others is not None]
-        rows.append([made, fmean(own), _spread(own), min(own)])
-        rows[-1] += [fmean(others), _spread(others)] if others else [None, None]
+        rows.append([made, len(found), Figure.of(own), Figure.of(others) if others else None])
     segments = int(sum((p.split == HELD_OUT).sum() for p in study.fleet))
     outside = sum(len(p.labels) for p in study.held_out)
     text = (
-        f"Percent right; mean, standard deviation and least of {len(study.size.seeds)} seeds. "
+        f"Percent right; the median of {len(study.size.seeds)} seeds, the least and the most. "
         f"Own: {segments} segments that {len(study.fleet)} devices hold out, of all classes. "
         f"Others: {outside} segments of {len(study.held_out)} people who are not of the fleet; of "
         "models that each device has for itself, their mean. A copy is made as `Training.personal` "
-        f"does it. {_LABELS[setting]}"
+        f"does it. {_LABELS[setting]} Others' load: {load:.0%}."
     )
-    columns = ["", "own", "deviation", "least", "others", "deviation"]
+    columns = ["", "seeds", "own", "others"]
     return Table(f"Learning, {setting}", text, columns, rows)
 
 
@@ -189,20 +195,26 @@ _LABELS = {
 def _goals(measured: Measured, last: int) -> list[Goal]:
     """Beside a plain loop on the same recordings, with 22 people in the fleet."""
 
-    def own(made: str) -> float:
-        return fmean(found.own for found in measured[made])
+    def own(made: str) -> list[float]:
+        return [found.own for found in measured[made]]
 
-    def others(made: str) -> float:
-        return fmean(found.others or 0.0 for found in measured[made])
+    def others(made: str) -> list[float]:
+        return [found.others or 0.0 for found in measured[made]]
+
+    def less(one: list[float], other: list[float]) -> Figure:
+        return Figure.of([a - b for a, b in zip(one, other, strict=True)])
 
     federated = f"federated, {_rounds(last)}"
     alone = f"local only, as long as {_rounds(last)}"
     copy = "federated, then a copy"
     return [
-        Goal(f"{federated}, own, %", own(federated), at_least=86.8),
-        Goal(f"{federated}, others, %", others(federated), at_least=92.1),
-        Goal(f"{copy}, own, %", own(copy), at_least=90.1),
-        Goal(f"{federated}, less local only, own, points", own(federated) - own(alone)),
-        Goal(f"{federated}, less central, own, points", own(federated) - own("central")),
-        Goal(f"{federated}, less central, others, points", others(federated) - others("central")),
+        Goal(f"{federated}, own, %", Figure.of(own(federated)), at_least=86.8),
+        Goal(f"{federated}, others, %", Figure.of(others(federated)), at_least=92.1),
+        Goal(f"{copy}, own, %", Figure.of(own(copy)), at_least=90.1),
+        Goal(f"{federated}, less local only, own, points", less(own(federated), own(alone))),
+        Goal(f"{federated}, less central, own, points", less(own(federated), own("central"))),
+        Goal(
+            f"{federated}, less central, others, points",
+            less(others(federated), others("central")),
+        ),
     ]

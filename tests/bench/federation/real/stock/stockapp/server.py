@@ -36,10 +36,7 @@ def main(grid: Grid, context: Context) -> None:
 
     while len(list(grid.get_node_ids())) < nodes:  # so that the first round waits for nobody
         time.sleep(0.2)
-    FedAvg(
-        fraction_train=1.0, fraction_evaluate=1.0, min_train_nodes=nodes,
-        min_evaluate_nodes=nodes, min_available_nodes=nodes,
-    ).start(
+    FedAvg(fraction_evaluate=float(config["fraction-evaluate"])).start(
         grid=grid, num_rounds=int(config["rounds"]), timeout=float(config["timeout"]),
         initial_arrays=ArrayRecord({n: torch.from_numpy(np.array(v)) for n, v in first.items()}),
         evaluate_fn=evaluated,

@@ -20,7 +20,7 @@ from compose.launcher.broker import Launch
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from streams.contract.documents import RoundEvent
 from streams.runtime.disk import write_atomic
-from tests.bench.federation.devices import Planned
+from tests.bench.federation.real.devices import Planned
 from tests.bench.kafka import ROOT
 
 STOCK = Path(__file__).parent / "stock"
@@ -40,6 +40,10 @@ class Ended:
         has, whichever side has more of it."""
         (first, began, _), (last, ended, _) = self.rounds[1], self.rounds[-1]
         return (ended - began) / (last - first)
+
+    @property
+    def seconds(self) -> float:
+        return self.rounds[-1][1] - self.rounds[0][1]
 
     def seconds_to(self, accuracy: float) -> float | None:
         found = reached(self.rounds, accuracy)
@@ -80,21 +84,16 @@ class Processes:
                 time.sleep(0.05)
         for process in self.running:
             process.wait(10)
-        for pid in _children_of(
-            self.folder
-        ):  # a ServerApp outlives its SuperLink, in another group
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        end_all("FLWR_HOME", self.folder)  # a ServerApp outlives its SuperLink, in another group
 
 
-def _children_of(folder: Path) -> list[int]:
-    """Processes whose FLWR_HOME lies in `folder`."""
-    home, found = f"FLWR_HOME={folder}/".encode(), []
+def end_all(variable: str, folder: Path) -> None:
+    """Kill the processes that have a path in `folder` as this variable of their environment."""
+    home = f"{variable}={folder}/".encode()
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if any(one.startswith(home) for one in path.read_bytes().split(b"\0")):
-                found.append(int(path.parent.name))
-    return found
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def _alive(group: int) -> bool:
@@ -123,7 +122,7 @@ def ours(
     path.write_text(json.dumps([asdict(one) for one in plan]))
     port, *ports = flower_processes.free_ports(1 + len(plan))
     try:
-        argv = [sys.executable, "-m", "tests.bench.federation.devices", reference, str(path)]
+        argv = [sys.executable, "-m", "tests.bench.federation.real.devices", reference, str(path)]
         processes.start("devices", Launch(argv, {"PYTHONPATH": str(ROOT)}))
         processes.start("superlink", flower_processes.superlink(folder, port))
         wait_for("the SuperLink", lambda: flower_processes.is_ready(port), 60)

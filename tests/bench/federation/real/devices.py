@@ -1,5 +1,5 @@
-"""`python -m tests.bench.federation.devices TASK PLAN`: many devices' trainers and sockets in one
-process, as their agents have them, without the agents' inference and uplink.
+"""`python -m tests.bench.federation.real.devices TASK PLAN`: many devices' trainers and sockets in
+one process, as their agents have them, without the agents' inference and uplink.
 
 PLAN is a JSON list of `Planned`. A device that drops out says nothing for `away_s` and then hangs
 up; one that is slow takes `slow` times as long. Both are the device's, for the same rounds as the

@@ -18,7 +18,7 @@ from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
 from streams.contract.task import Task
 from streams.runtime.key_files import create_key
-from tests.bench.federation.devices import Planned
+from tests.bench.federation.real.devices import Planned
 from tests.bench.kafka import Kafka
 
 SECONDS_AWAY = 60.0  # until Flower gives up a node of which it hears nothing
@@ -27,7 +27,7 @@ SECONDS_AWAY = 60.0  # until Flower gives up a node of which it hears nothing
 @dataclass(frozen=True)
 class Stage:
     """folder: for everything; cache: of pilots; data: people's segments as .npz; reference: the
-    task."""
+    task; quick: less of everything."""
 
     folder: Path
     cache: Path
@@ -35,6 +35,7 @@ class Stage:
     reference: str
     task: Task
     kafka: Kafka
+    quick: bool = False
 
     @contextmanager
     def state(self, name: str) -> Iterator[Path]:

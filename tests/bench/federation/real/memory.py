@@ -1,4 +1,4 @@
-"""`python -m tests.bench.federation.memory KIND COUNT`: peak memory of a server that makes one
+"""`python -m tests.bench.federation.real.memory KIND COUNT`: peak memory of a server that makes one
 model of COUNT updates of HAR's; COUNT 0 is what the process takes without any."""
 
 import json
@@ -12,7 +12,7 @@ from federation.admission.update import Update
 from federation.aggregation import strategies
 from streams.contract import payload
 from streams.contract.task import load_task
-from tests.bench.federation.stage import Stage
+from tests.bench.federation.real.stage import Stage
 from tests.bench.kafka import ROOT
 from tests.bench.meter import sample
 from tests.bench.report import Results, Table
@@ -37,7 +37,7 @@ def memory(stage: Stage, results: Results) -> None:
 
 
 def _peak(kind: str, count: int) -> int:
-    argv = [sys.executable, "-m", "tests.bench.federation.memory", kind, str(count)]
+    argv = [sys.executable, "-m", "tests.bench.federation.real.memory", kind, str(count)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True, cwd=ROOT)
     return int(json.loads(done.stdout.splitlines()[-1]))
