@@ -11,9 +11,9 @@ from pathlib import Path
 from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
-from tests.bench.edge.eager import eager
+from tests.bench.edge.answers.eager import eager
+from tests.bench.edge.answers.latency import latency
 from tests.bench.edge.installed import installed
-from tests.bench.edge.latency import latency
 from tests.bench.edge.memory import memory
 from tests.bench.edge.model import write_models
 from tests.bench.edge.site import make_site

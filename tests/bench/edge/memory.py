@@ -4,8 +4,8 @@ import json
 import statistics
 import subprocess
 
+from tests.bench.edge.answers.latency import Phases, train_for
 from tests.bench.edge.footprint import Footprint, children, footprint
-from tests.bench.edge.latency import Phases, train_for
 from tests.bench.edge.stage import Device, Stage
 from tests.bench.edge.tasks import HOP_S, TASKS
 from tests.bench.kafka import ROOT

@@ -15,7 +15,7 @@ from streams.contract.task import Task
 from streams.learning import learning
 from streams.runtime.key_files import create_key
 from streams.segments.segmentation import segments_of
-from tests.bench.edge.driver import WEIGHTS_FILE
+from tests.bench.edge.answers.driver import WEIGHTS_FILE
 
 
 def write_models(tasks: Sequence[Task], folder: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from streams.contract.errors import Retryable
 from streams.contract.task import load_task
 from streams.contract.work import AgentReply, AgentRequest
 from tests.bench import machine
-from tests.bench.edge.driver import DEVICE
+from tests.bench.edge.answers.driver import DEVICE
 from tests.bench.kafka import ROOT, Kafka
 
 NOWHERE = "127.0.0.1:9"  # no broker is there
@@ -35,16 +35,16 @@ class Size:
     """How much is measured."""
 
     slices: int  # of idleness and of training, in turn
-    slice_s: float
-    fast_slice_s: float  # at full speed
+    slices_s: Mapping[int, float]  # by segments a second, 0 for full speed
+    p99_answers: int  # that are needed to claim a p99
     starts: int
     repeats: int
     segments: int  # events that are pumped
     predictions: int
 
 
-FULL = Size(2, 8.0, 4.0, 5, 3, 150_000, 500_000)
-QUICK = Size(1, 4.0, 2.0, 1, 1, 2_000, 5_000)
+FULL = Size(2, {50: 10.0, 500: 28.0, 0: 5.0}, 20_000, 5, 3, 150_000, 500_000)
+QUICK = Size(1, {50: 4.0, 500: 4.0, 0: 2.0}, 1_000, 1, 1, 2_000, 5_000)
 
 
 @dataclass

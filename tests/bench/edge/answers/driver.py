@@ -1,4 +1,5 @@
-"""The agent with a clock in it: `python -m tests.bench.edge.driver PLAN` serves until SIGTERM.
+"""The agent with a clock in it: `python -m tests.bench.edge.answers.driver PLAN` serves until
+SIGTERM.
 
 It is the real agent with its threads, its source and its settings. Each segment that comes is
 timed once: most by the agent's own way to answer, the others by a bare onnxruntime call on the same
@@ -59,7 +60,7 @@ class DriverPlan:
 def main() -> None:
     plan = DriverPlan.from_argv()
     if plan.engine == "eager":
-        from tests.bench.edge import torch_engine
+        from tests.bench.edge.answers import torch_engine
 
         torch_engine.take_over()
     from edge_client.agent import Agent
@@ -71,7 +72,7 @@ def main() -> None:
     if plan.engine == "eager":
         bare = torch_engine.bare_call(task, folder / WEIGHTS_FILE)
     else:
-        from tests.bench.edge.bare import bare_call
+        from tests.bench.edge.answers.bare import bare_call
 
         bare = bare_call(folder / "model.onnx")
 
