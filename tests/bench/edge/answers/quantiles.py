@@ -11,7 +11,7 @@ import numpy as np
 from tests.bench.report import Figure
 
 BLOCK_S = 1.0
-RESAMPLES = 400
+RESAMPLES = 200
 
 
 @dataclass
