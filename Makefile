@@ -7,13 +7,15 @@
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-streams   measure the worker, about 16 minutes; see docs/benchmarks/index.md
-# make bench-edge      measure a device's agent, about 6 minutes
-# make bench-federation  what the fleet learns, also under attack, about 20 minutes
-# make bench-release   from an announced version to 50 devices, and back, about 7 minutes
+# make bench-edge      measure a device's agent, about 10 minutes
+# make bench-federation  rounds beside Flower's and NVFlare's, what the fleet learns, also under
+#             attack, about 22 minutes
+# make bench-release   from an announced version to 50 devices, and back, about 13 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 QUIX := .tidewheel/bench/quix
+NVFLARE := .tidewheel/bench/nvflare
 # Four minutes, and more where its first model has to be trained; the others wait for a minute until
 # Flower lets a node in again. Part of chaos, not of test.
 RECOVERY := tests/e2e/test_recovery.py
@@ -82,7 +84,9 @@ bench-streams: .venv/bench
 bench-edge: install
 	$(BIN)/python -m tests.bench.edge
 
+# NVFlare wants another protobuf: the same.
 bench-federation: install
+	-$(MAKE) $(NVFLARE)/installed
 	$(BIN)/python -m tests.bench.federation
 
 bench-release: install
@@ -97,6 +101,13 @@ $(QUIX)/installed: tests/bench/quix-requirements.txt .venv/installed
 	$(QUIX)/bin/pip install --quiet --requirement tests/bench/quix-requirements.txt
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> $$($(QUIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
+	touch $@
+
+$(NVFLARE)/installed: tests/bench/nvflare-requirements.txt .venv/installed
+	$(PYTHON) -m venv $(NVFLARE)
+	$(NVFLARE)/bin/pip install --quiet --requirement tests/bench/nvflare-requirements.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(NVFLARE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
 	touch $@
 
 clean:
