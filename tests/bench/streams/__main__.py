@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--quix", type=Path, help="a Python that has quixstreams (see Makefile)")
     asked = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.bench.streams", *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended on the way
     folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
     try:
         with stage(folder, patience_s=20 if asked.quick else 300) as place:

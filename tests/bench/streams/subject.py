@@ -34,7 +34,7 @@ class Size:
     live_rounds: int
 
 
-FULL = Size(32, 3000, 3, 20_000, (10, 1000, 10_000), 120)
+FULL = Size(28, 2000, 3, 20_000, (10, 1000, 10_000), 90)
 QUICK = Size(8, 300, 1, 1000, (10, 1000), 24)
 
 
@@ -56,6 +56,11 @@ class Runs:
     @property
     def speeds(self) -> list[float]:
         return [run.measure.rows_per_s for run in self.found]
+
+    @property
+    def speed(self) -> float:
+        """The median; 0 if it failed."""
+        return 0.0 if self.failure else Figure.of(self.speeds).median
 
     def to(self, other: "Runs") -> Figure | None:
         """How many times as fast as another one, turn by turn; None if one of them failed."""

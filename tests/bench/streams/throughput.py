@@ -42,13 +42,11 @@ SHORT = {
         Rival("Kafka-ML's way (confluent-kafka)", "kafka_ml", ("confluent",), 20.0),
         Rival("Quix Streams", "quix_app", (), 2.0),
         Rival("Bytewax", "wax_flow", (), 2.0),
-        Rival("plain Faust", "faust_app"),
     ],
 }
 WHOLE = [
     Rival("Quix Streams, whole job", "quix_app", ("whole",), 2.0),
     Rival("Bytewax with recovery, whole job", "wax_flow", ("recovery", "whole"), 2.0),
-    Rival("plain Faust, whole job", "faust_app", ("whole",)),
 ]
 
 
@@ -101,11 +99,13 @@ def _contend(bench: Bench, plan: Plan, single: Plan, rival: Rival) -> Measure:
 
 
 def _limit(bench: Bench, task: str, plan: Plan, results: Results) -> None:
-    limit, ours = bench.runs[task, LIMIT], bench.runs[task, WORKER]
+    limit = max((bench.runs[task, name] for name in (LIMIT, OVERLAPPED)), key=lambda r: r.speed)
+    ours = bench.runs[task, WORKER]
     names = [name for name in (LIMIT, OVERLAPPED, WORKER, PLAIN) if (task, name) in bench.runs]
     text = (
         f"{plan.rows:,} rows of HAR's shape (6 x 128 float32) of {DEVICES} devices, {PER_MESSAGE} "
-        f"a message, {plan.windows():,} windows, {plan.partitions} partitions."
+        f"a message, {plan.windows():,} windows, {plan.partitions} partitions. The limit is its "
+        "faster form."
     )
     columns = ["", "rows/s", "of the limit", *COLUMNS]
     rows = [bench.runs[task, name].cells(name, bench.runs[task, name].to(limit)) for name in names]
@@ -136,7 +136,9 @@ def _elsewhere(bench: Bench, task: str, plan: Plan, results: Results) -> None:
         "Streams keeps windows in RocksDB and on changelog topics; Faust in memory and on a "
         "changelog topic; Bytewax in memory, and with recovery it takes a snapshot each 10 s. Its "
         "watermark also moves with the clock: events of a device that waits its turn in a backlog "
-        "can be late, and are lost. Kafka-ML's old way has no goal: its present client is faster."
+        "can be late, and are lost. Plain Faust is what the worker is built on: the ratio is what "
+        "the worker's commit, store and windows cost or gain. Kafka-ML's old way has no goal: its "
+        "present client is faster."
     )
     columns = ["", "rows/s", "worker is faster by", *COLUMNS]
     rows = _rivals(bench, task, SHORT[task], results)
@@ -149,8 +151,7 @@ def _whole(bench: Bench, results: Results) -> None:
         "window, score, commit to a Delta table, publish scores and a report of each window and "
         "wait for the broker. What stays different: none of them counts drift, closes windows of a "
         "silent device, or numbers revisions; their store and their offsets are not fenced against "
-        "a second owner, so that a crash between both stores rows twice; Faust's offsets pass "
-        "windows that are not stored yet."
+        "a second owner, and a crash between both stores rows twice."
     )
     columns = ["", "rows/s", "worker is faster by", *COLUMNS]
     rows = _rivals(bench, HAR, WHOLE, results)

@@ -1,14 +1,13 @@
 """The worker's job in plain Faust.
 
-`python -m tests.bench.streams.contenders.faust_app PLAN FOLDER [whole]`
+`python -m tests.bench.streams.contenders.faust_app PLAN FOLDER`
 
 As its documentation has it: an agent over the topic's messages, a table by device for what is open
 (in memory, with a changelog topic; its values are bytes), a second agent on an in-memory channel
 that takes closed windows in batches as long as the worker's flush, and Faust's own commits of
 offsets. Windows are closed by event time by hand: Faust closes those of a windowed table by the
 clock, and so tears all windows of a backlog. Offsets are committed once the first agent is done
-with a message: a crash loses windows that are on the channel. In the whole job the table also knows
-each device's next seq, and drops what comes twice.
+with a message: a crash loses windows that are on the channel.
 """
 
 import os
@@ -30,25 +29,20 @@ MANY = 100_000
 
 
 class Device:
-    """What the table holds of a device: open pieces, encoded, and each epoch's next seq."""
+    """What the table holds of a device: open pieces, encoded, and the newest event time."""
 
     def __init__(self, data: bytes) -> None:
-        found = pickle.loads(data) if data else ({}, 0, {})
+        found = pickle.loads(data) if data else ({}, 0)
         self._open: dict[int, list[bytes]] = found[0]  # window's start -> pieces
         self._watermark: int = found[1]
-        self._seen: dict[str, int] = found[2]
 
     def encode(self) -> bytes:
-        state = (self._open, self._watermark, self._seen)
-        return pickle.dumps(state, pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps((self._open, self._watermark), pickle.HIGHEST_PROTOCOL)
 
-    def add(self, pieces: list[Piece], *, whole: bool) -> None:
+    def add(self, pieces: list[Piece]) -> None:
         for piece in pieces:
-            kept = piece.since(self._seen.get(piece.epoch, 0)) if whole else piece
-            if kept is not None:
-                self._open.setdefault(kept.window, []).append(kept.encode())
-                self._seen[kept.epoch] = kept.next_seq
-                self._watermark = max(self._watermark, kept.newest)
+            self._open.setdefault(piece.window, []).append(piece.encode())
+            self._watermark = max(self._watermark, piece.newest)
 
     def closed(self, task: Task) -> list[list[bytes]]:
         """Take out the windows whose end and lateness have passed."""
@@ -56,9 +50,9 @@ class Device:
         return [self._open.pop(start) for start in sorted(self._open) if start <= before]
 
 
-def make_app(plan: Plan, folder: Path, *, whole: bool) -> faust.App:
+def make_app(plan: Plan, folder: Path) -> faust.App:
     task, meter = plan.load_task(), Meter()
-    outlet = Outlet(plan, folder, meter, whole=whole)
+    outlet = Outlet(plan, folder, meter, whole=False)
     app = faust.App(
         f"faust-{folder.name}",
         broker=f"kafka://{plan.bootstrap}",
@@ -76,7 +70,7 @@ def make_app(plan: Plan, folder: Path, *, whole: bool) -> faust.App:
             meter.begin()
             headers = event.headers.items() if isinstance(event.headers, dict) else event.headers
             device = Device(table[event.key])
-            device.add(pieces_of(task, event.key, event.value, headers), whole=whole)
+            device.add(pieces_of(task, event.key, event.value, headers))
             for window in device.closed(task):
                 await channel.send(value=window)
             table[event.key] = device.encode()
@@ -93,7 +87,7 @@ def make_app(plan: Plan, folder: Path, *, whole: bool) -> faust.App:
 
 
 def main() -> None:
-    app = make_app(Plan.from_argv(), Path(sys.argv[2]), whole="whole" in sys.argv[3:])
+    app = make_app(Plan.from_argv(), Path(sys.argv[2]))
     faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
 
 

@@ -38,9 +38,9 @@ class Piece:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        *fields, rows = pickle.loads(data)
+        device, epoch, window, newest, rows = pickle.loads(data)
         with pa.ipc.open_stream(pa.py_buffer(rows)) as reader:  # it was checked when it came
-            return cls(*fields, reader.read_next_batch())
+            return cls(device, epoch, window, newest, reader.read_next_batch())
 
     def since(self, seq: int) -> Self | None:
         """Return the events from `seq` on; None if there are none."""
