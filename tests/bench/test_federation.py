@@ -1,5 +1,7 @@
 """The benchmark of the federation: what hostile devices send, and how rounds are run."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,11 @@ from tests.bench.federation.hostile import ATTACKS
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import every_label, read_people
 from tests.bench.federation.plain import RunEnds, plain_rounds
+from tests.bench.federation.real.flare.run import round_ends
+from tests.bench.federation.real.processes import reap
 from tests.bench.federation.trainees import BASE, Tensors, Trainees, share
+from tests.bench.federation.virtual import Outcome, faster
+from tests.bench.report import Figure
 from tests.fakes.tiny_task import task
 
 NAMES = ["a", "b", "c", "d"]
@@ -102,3 +108,37 @@ def test_devices_learn_from_their_rows(tmp_path: Path, sent: Tensors) -> None:
     )
     assert not tally.refused
     assert share(task, after, people) > share(task, sent, people) + 20
+
+
+def test_the_rounds_of_nvflare_end_when_the_next_one_begins() -> None:
+    def line(at: int, message: str, name: str = "FedAvg") -> str:
+        text = f"\n----\n   {message}   \n----"
+        return json.dumps(
+            {"asctime": f"2026-01-02 03:04:{at:02d},500", "name": name, "message": text}
+        )
+
+    begun, first, second = round_ends([
+        line(1, "Start FedAvg."),
+        line(2, "Round 0 started."),
+        line(3, "Round 0 started.", "Client"),
+        line(5, "Round 1 started."),
+        line(9, "Finished FedAvg."),
+    ])  # fmt: skip
+    assert (first - begun, second - first) == (3.0, 4.0)
+
+
+def test_a_contender_that_did_not_come_so_far_counts_with_its_whole_run() -> None:
+    ours = [Outcome(10.0, 30.0, 3, 90, 0.9), Outcome(20.0, 30.0, 3, 90, 0.9)]
+    theirs = [Outcome(50.0, 60.0, 5, 90, 0.9), Outcome(None, 80.0, 8, 90, 0.8)]
+    assert faster(theirs, ours) == Figure(4.5, 4.0, 5.0, 2)
+    assert faster(ours, theirs) is None
+
+
+def test_orphans_are_waited_for_and_no_others() -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        reap(set())
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

@@ -18,6 +18,7 @@ from tests.bench.federation.attacks import attacks
 from tests.bench.federation.learning import learning
 from tests.bench.federation.real.dropouts import dropouts
 from tests.bench.federation.real.memory import memory
+from tests.bench.federation.real.processes import adopt_orphans
 from tests.bench.federation.real.speed import size, speed
 from tests.bench.federation.real.stage import Stage
 from tests.bench.federation.study import FULL, QUICK, TASK, Study
@@ -42,6 +43,7 @@ def main() -> None:
     for name in ("flwr", "federation"):  # they tell of every aggregation
         logging.getLogger(name).setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended on the way
+    adopt_orphans()
     folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
     task = load_task(TASK)
     study = Study(folder, task, QUICK if asked.quick else FULL)
