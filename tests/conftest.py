@@ -1,38 +1,28 @@
 """Brokers for the whole session: a real Kafka, and the embedded one."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from compose.launcher import broker
-from streams.contract.errors import UsageError
 from streams.kafka.settings import BrokerSettings
+from tests.real_kafka import require, with_kafka
 from tests.secure_node import SecureNode, running
 from tests.servers import s3_server
 
-SHARED = Path(__file__).parents[2] / "shared" / "kafka"
+# No test is timed: how long an example takes says how busy the machine is.
+settings.register_profile("tidewheel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tidewheel")
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerSettings]:
-    """A real Kafka. Missing it is a failure wherever the machine claims to have one."""
-    environ = dict(os.environ)
-    if SHARED.is_dir():
-        environ.setdefault("KAFKA_HOME", str(SHARED))
+    """A real Kafka."""
+    environ = with_kafka(address=True)
     state = tmp_path_factory.mktemp("kafka")
-    promised = any(environ.get(name) for name in ("TIDEWHEEL_KAFKA", "KAFKA_HOME"))
-    try:
-        choice = broker.choose(state, None, environ)
-    except UsageError as exc:
-        if promised:
-            raise
-        pytest.skip(str(exc))
-    if choice.kind == "embedded":
-        if promised:
-            pytest.fail(f"a real Kafka is promised here, but: {choice.why}")
-        pytest.skip("needs a real Kafka: set KAFKA_HOME or TIDEWHEEL_KAFKA")
+    choice = broker.choose(state, None, environ)
+    require(choice, environ)
     with broker.running(choice, state, state / "broker.log"):
         yield choice.settings
 
@@ -49,11 +39,8 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerSetting
 @pytest.fixture(scope="session")
 def secure_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureNode]:
     """A real Kafka of our own with TLS and passwords, and a door that leads through a proxy."""
-    environ = {name: text for name, text in os.environ.items() if name != "TIDEWHEEL_KAFKA"}
-    if SHARED.is_dir():
-        environ.setdefault("KAFKA_HOME", str(SHARED))
-    if "KAFKA_HOME" not in environ:
-        pytest.skip("needs a Kafka to start: set KAFKA_HOME")
+    environ = with_kafka()
+    require(broker.choose(tmp_path_factory.mktemp("choice"), None, environ), environ)
     with running(tmp_path_factory.mktemp("secure"), environ) as node:
         yield node
 

@@ -5,11 +5,9 @@ import signal
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests.conftest import SHARED
+from tests.real_kafka import require, with_kafka
 
 HOST = "127.0.0.1"
 
@@ -19,13 +17,9 @@ class Node:
     pass on to `proxied_port`."""
 
     def __init__(self, state: Path) -> None:
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
-        if SHARED.is_dir():
-            environ.setdefault("KAFKA_HOME", str(SHARED))
+        environ = with_kafka()
         self._choice = broker.choose(state, None, environ)
-        if self._choice.kind != "kafka" and "KAFKA_HOME" not in environ:
-            pytest.skip("needs a Kafka to start: set KAFKA_HOME")
-        assert self._choice.kind == "kafka"
+        require(self._choice, environ)
         self._state, self._environ = state, environ
         self.settings = self._choice.settings
         self.proxied_port, self.proxy_port, self.closed_port = broker._free_ports(3)

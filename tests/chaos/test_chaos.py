@@ -23,7 +23,7 @@ from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import open_store, server_account
 from tests.chaos.load import Load
-from tests.conftest import SHARED
+from tests.real_kafka import require, with_kafka
 from tests.streams.worker.support import Fleet, all_published, check_topics, fleet, stop, until
 
 LONG = os.environ.get("TIDEWHEEL_CHAOS") == "long"
@@ -226,14 +226,10 @@ def test_a_worker_that_joins_and_leaves_under_load_loses_and_doubles_nothing(
 
 
 def test_a_broker_that_is_killed_and_comes_back_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
-    if SHARED.is_dir():
-        environ.setdefault("KAFKA_HOME", str(SHARED))
+    environ = with_kafka()
     state, log = tmp_path / "broker", tmp_path / "broker.log"
     choice = broker.choose(state, None, environ)
-    if choice.kind != "kafka" and "KAFKA_HOME" not in environ:
-        pytest.skip("needs a Kafka to start: set KAFKA_HOME")
-    assert choice.kind == "kafka"
+    require(choice, environ)
     (tmp_path / "fleet").mkdir()
     with (
         contextlib.ExitStack() as stack,

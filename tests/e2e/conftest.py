@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from compose.launcher import broker
-from tests.e2e.support import Place, with_kafka, without_kafka
+from tests.e2e.support import Place, without_kafka
+from tests.real_kafka import require, with_kafka
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +18,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kafka_place(tmp_path: Path, cache: Path) -> Iterator[Place]:
-    """`tidewheel up` starts a real Kafka here. Missing it is a failure where one is promised."""
+    """`tidewheel up` starts a real Kafka here."""
     environ = with_kafka()
     choice = broker.choose(tmp_path / "choice", None, environ)
-    if choice.kind != "kafka":
-        if "KAFKA_HOME" in environ:
-            pytest.fail(f"a real Kafka is promised here, but: {choice.why}")
-        pytest.skip("needs a Kafka to start: set KAFKA_HOME")
+    require(choice, environ)
     with Place(tmp_path, environ, cache) as place:
         yield place
 

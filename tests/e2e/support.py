@@ -21,9 +21,9 @@ from typing import Any, Self
 from compose.reports.summary import DeviceLine
 from streams.contract.accounting import IntervalSet
 from streams.worker.store.query import open_store
+from tests.real_kafka import with_kafka
 
 TINY = Path(__file__).parents[1] / "fakes" / "tiny_task.py"
-SHARED = Path(__file__).parents[3] / "shared" / "kafka"
 MARK = "TIDEWHEEL_TEST_MARK"
 
 
@@ -33,14 +33,6 @@ def until(condition: Callable[[], object], what: str, timeout_s: float = 120.0) 
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
         time.sleep(0.1)
-
-
-def with_kafka() -> dict[str, str]:
-    """An environment in which `tidewheel up` starts a real Kafka of its own."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
-    if SHARED.is_dir():
-        environ.setdefault("KAFKA_HOME", str(SHARED))
-    return environ
 
 
 def without_kafka() -> dict[str, str]:

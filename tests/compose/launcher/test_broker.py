@@ -13,8 +13,7 @@ from streams.kafka.admin import ensure_topics, probe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-
-SHARED = Path(__file__).parents[4] / "shared" / "kafka"
+from tests.real_kafka import require, with_kafka
 
 
 def kafka_home(tmp_path: Path, start: str = "#!/bin/sh\nexit 3\n") -> Path:
@@ -154,14 +153,9 @@ def put_and_read_back(settings: BrokerSettings, topic: str, text: bytes) -> list
 
 @pytest.mark.kafka
 def test_kafka_goes_on_with_the_same_cluster_after_a_kill(tmp_path: Path) -> None:
-    environ = {**os.environ}
-    environ.pop("TIDEWHEEL_KAFKA", None)
-    if SHARED.is_dir():
-        environ.setdefault("KAFKA_HOME", str(SHARED))
+    environ = with_kafka()
     choice = broker.choose(tmp_path, None, environ)
-    if choice.kind != "kafka" and "KAFKA_HOME" not in environ:
-        pytest.skip("needs a Kafka to start: set KAFKA_HOME")
-    assert choice.kind == "kafka"
+    require(choice, environ)
     with broker.running(choice, tmp_path, tmp_path / "log") as process:
         assert process is not None
         assert put_and_read_back(choice.settings, "kept", b"one") == [b"one"]
