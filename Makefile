@@ -5,6 +5,7 @@
 # make coverage  the tests again, with what they reach
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
+# make test-install  the built wheel and its extras in virtualenvs of their own, some minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-streams   measure the worker, about 16 minutes; see docs/benchmarks/index.md
 # make bench-edge      measure a device's agent, about 10 minutes
@@ -19,11 +20,11 @@ NVFLARE := .tidewheel/bench/nvflare
 # Four minutes, and more where its first model has to be trained; the others wait for a minute until
 # Flower lets a node in again. Part of chaos, not of test.
 RECOVERY := tests/e2e/test_recovery.py
-LONG := --ignore $(RECOVERY) $(addprefix --deselect tests/chaos/test_rounds.py::, \
+LONG := --ignore $(RECOVERY) --ignore tests/install $(addprefix --deselect tests/chaos/test_rounds.py::, \
 	test_a_supernode_that_is_killed_in_a_round test_a_trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo test mutants coverage chaos check format docs clean bench-streams bench-edge \
+.PHONY: install demo drift-demo test test-install mutants coverage chaos check format docs clean bench-streams bench-edge \
 	bench-federation bench-release
 
 install: .venv/installed
@@ -43,17 +44,27 @@ drift-demo: install
 	$(BIN)/python -m examples.drift.demo --state .tidewheel/drift-demo
 
 # Two processes of two cores: threads of torch would only wait for each other.
-test: check .venv/servers/installed
+test: check .venv/servers/installed .venv/nginx
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
-coverage: install .venv/servers/installed
+coverage: install .venv/servers/installed .venv/nginx
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --cov \
 		--cov-report=term:skip-covered
 
 # The servers of the tests want other versions than the rest has.
 .venv/servers/installed: tests/servers-requirements.txt .venv/installed
 	$(PYTHON) -m venv .venv/servers && .venv/servers/bin/pip install --quiet --requirement $< && touch $@
+
+# For the test of compose/proxy; where it cannot be installed that test says so.
+.venv/nginx: .venv/installed
+	PATH=$$PATH:/usr/sbin; command -v nginx >$@ || \
+		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends nginx-light; } >$@ 2>&1 || \
+		echo "nginx is missing and apt-get cannot install it: see $@"
+
+# The built wheel and its extras in virtualenvs of their own, about 5 minutes.
+test-install: install
+	$(BIN)/pytest tests/install
 
 chaos: install
 	TIDEWHEEL_CHAOS=long $(BIN)/pytest tests/chaos $(RECOVERY)

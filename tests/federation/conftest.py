@@ -16,9 +16,15 @@ from streams.runtime.key_files import create_key
 TINY = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Task:
-    return load_task(TINY)
+@pytest.fixture
+def task_ref() -> str:
+    """A module whose tests share a broker overrides it, so that their topics are their own."""
+    return TINY
+
+
+@pytest.fixture
+def tiny(task_ref: str) -> Task:
+    return load_task(task_ref)
 
 
 @pytest.fixture
@@ -32,11 +38,13 @@ def pilot_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, key: Ed25519PrivateKey, tiny: Task, pilot_cache: Path) -> Registry:
+def registry(
+    tmp_path: Path, key: Ed25519PrivateKey, task_ref: str, tiny: Task, pilot_cache: Path
+) -> Registry:
     """Serves a first model that knows almost nothing, so that any device has much to teach it."""
     found = Registry(tmp_path / "registry", tiny.name, tiny.version, [key.public_key()])
-    young = replace(tiny, training=replace(tiny.training, central_epochs=1))
-    prepare(TINY, young, found, key, pilot_cache)
+    young = replace(tiny, training=replace(tiny.training, central_epochs=1, teacher_epochs=2))
+    prepare(task_ref, young, found, key, pilot_cache)
     return found
 
 

@@ -14,7 +14,7 @@ from streams.contract.task import Task
 from streams.contract.topics import RELEASES, ROUNDS, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
-from tests.federation.conftest import TINY
+from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import (
     FlowerStack,
     candidate,
@@ -28,6 +28,11 @@ from tests.federation.flower_stack import (
 from tests.federation.stand_in_agent import StandInAgent
 
 
+@pytest.fixture
+def task_ref(tmp_path: Path) -> str:
+    return own_task(tmp_path)
+
+
 def not_a_number(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.full_like(value, np.nan) for name, value in weights.items()}
 
@@ -35,7 +40,12 @@ def not_a_number(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.mark.kafka
 @pytest.mark.timeout(420)
 def test_a_run_promotes_and_announces_what_sound_devices_learned(
-    kafka: BrokerSettings, tiny: Task, registry: Registry, tmp_path: Path, sockets: Path
+    kafka: BrokerSettings,
+    task_ref: str,
+    tiny: Task,
+    registry: Registry,
+    tmp_path: Path,
+    sockets: Path,
 ) -> None:
     ensure_topics(kafka, topic_specs(tiny.name))
     first = registry.models()
@@ -46,7 +56,7 @@ def test_a_run_promotes_and_announces_what_sound_devices_learned(
             stack.enter_context(StandInAgent(tiny, name, path, trick))
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
-        config = {"task": TINY, "state": str(tmp_path), "minimum-nodes": 3, "rounds": 2}
+        config = {"task": task_ref, "state": str(tmp_path), "minimum-nodes": 3, "rounds": 2}
         submission = flower_processes.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
         run = submission.start({"epochs": 6}, tmp_path)
         wait_for("the run ends", lambda: submission.status(run).startswith("finished"), 300)
@@ -83,6 +93,7 @@ def check_events(events: list[RoundEvent]) -> None:
 @pytest.mark.timeout(300)
 def test_a_killed_server_app_is_gone_on_with_by_itself(
     kafka: BrokerSettings,
+    task_ref: str,
     tiny: Task,
     registry: Registry,
     tmp_path: Path,
@@ -97,10 +108,10 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
             stack.enter_context(StandInAgent(tiny, name, path))
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap, "TIDEWHEEL_FAILPOINT": "round-step-4:2"}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
-        config = {"task": TINY, "state": str(tmp_path), "rounds": 3, "epochs": 6}
+        config = {"task": task_ref, "state": str(tmp_path), "rounds": 3, "epochs": 6}
         submission = flower_processes.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
         settings = controller.ControllerSettings(
-            task_ref=TINY,
+            task_ref=task_ref,
             broker=kafka,
             state=tmp_path,
             registry=registry.folder,

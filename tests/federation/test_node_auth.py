@@ -20,9 +20,14 @@ from streams.contract.task import Task
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
-from tests.federation.conftest import TINY
+from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import FlowerStack, journals, wait_for
 from tests.federation.stand_in_agent import StandInAgent
+
+
+@pytest.fixture
+def task_ref(tmp_path: Path) -> str:
+    return own_task(tmp_path)
 
 
 def node(state: Path, *words: str | Path, code: int = 0) -> str:
@@ -118,7 +123,12 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
 @pytest.mark.kafka
 @pytest.mark.timeout(240)
 def test_who_is_registered_takes_part_and_who_was_removed_does_not(
-    kafka: BrokerSettings, tiny: Task, registry: Registry, tmp_path: Path, sockets: Path
+    kafka: BrokerSettings,
+    task_ref: str,
+    tiny: Task,
+    registry: Registry,
+    tmp_path: Path,
+    sockets: Path,
 ) -> None:
     ensure_topics(kafka, topic_specs(tiny.name))
     devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1", "d2")}
@@ -127,7 +137,7 @@ def test_who_is_registered_takes_part_and_who_was_removed_does_not(
             stack.enter_context(StandInAgent(tiny, name, path))
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env, secure=True))
-        config = {"task": TINY, "state": str(tmp_path), "rounds": 1, "epochs": 1}
+        config = {"task": task_ref, "state": str(tmp_path), "rounds": 1, "epochs": 1}
         submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
 
         def run(**settings: int) -> None:

@@ -16,13 +16,18 @@ from streams.contract.task import Task
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
-from tests.federation.conftest import TINY
+from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import FlowerStack, journals, wait_for
-from tests.federation.rule_proxy import Proxy, allowed, ask, nginx, stand_in
+from tests.federation.rule_proxy import Proxy, allowed, ask, nginx
 from tests.federation.stand_in_agent import StandInAgent
 
-NGINX = shutil.which("nginx")  # in no test's requirements: the stand-in is everywhere
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 LETS_ITSELF_IN = {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
+
+
+@pytest.fixture
+def task_ref(tmp_path: Path) -> str:
+    return own_task(tmp_path)
 
 
 def test_the_rule_passes_on_what_a_keyed_node_calls() -> None:
@@ -34,18 +39,22 @@ def test_the_rule_passes_on_what_a_keyed_node_calls() -> None:
 
 @pytest.mark.kafka
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("kind", ["stand-in", *(["nginx"] if NGINX else [])])
 def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
-    kafka: BrokerSettings, tiny: Task, registry: Registry, tmp_path: Path, sockets: Path, kind: str
+    kafka: BrokerSettings,
+    task_ref: str,
+    tiny: Task,
+    registry: Registry,
+    tmp_path: Path,
+    sockets: Path,
 ) -> None:
+    assert NGINX, "needs nginx: `make .venv/nginx`, or install your system's package nginx-light"
     ensure_topics(kafka, topic_specs(tiny.name))
     names = ["d0", "d1"]
     with ExitStack() as stack:
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         processes = stack.enter_context(FlowerStack(tmp_path, {}, env, secure=True))
         assert processes.ca is not None
-        where = (tmp_path / "proxy", processes.port, processes.ca)
-        way = nginx(NGINX, *where) if kind == "nginx" and NGINX else stand_in(*where)
+        way = nginx(NGINX, tmp_path / "proxy", processes.port, processes.ca)
         proxy = stack.enter_context(way)
         processes.nodes.add_all(names)
         for name, port in zip(names, flower_processes.free_ports(2), strict=True):
@@ -55,7 +64,7 @@ def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
                 tmp_path, proxy.port, name, agent, port, proxy.ca, key
             )
             processes.start(name, launch)
-        config = {"task": TINY, "state": str(tmp_path), "rounds": 1, "epochs": 6}
+        config = {"task": task_ref, "state": str(tmp_path), "rounds": 1, "epochs": 6}
         submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
         run = submission.start({"minimum-nodes": 2}, tmp_path)
         wait_for("the run ends", lambda: submission.status(run).startswith("finished"), 120)

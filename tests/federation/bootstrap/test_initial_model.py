@@ -66,6 +66,30 @@ def test_it_makes_both_models_once(
     assert again.load(cached.model).files == serving.files
 
 
+def test_nobody_trains_on_the_people_held_out_or_on_the_fleet(
+    tiny: Task, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    """Whatever their recordings are, the first model and the teacher come out bit for bit."""
+
+    def elsewhere(device: str) -> Iterator[Reading]:
+        known = device.startswith(("pilot", "lab"))
+        for reading in tiny.readings(device):
+            yield reading if known else reading._replace(values=[v + 9 for v in reading.values])
+
+    quick = replace(tiny.training, central_epochs=2, teacher_epochs=1)
+    made = []
+    for name, readings in (("as-it-is", tiny.readings), ("elsewhere", elsewhere)):
+        task = replace(tiny, readings=readings, training=quick)
+        registry = Registry(tmp_path / name, tiny.name, tiny.version, [key.public_key()])
+        prepare(TINY, task, registry, key, tmp_path / f"{name}-cache")
+        serving, teacher = registry.serving(), registry.verify(registry.read_teacher(), "teacher")
+        assert serving is not None
+        learned = serving.files[WEIGHTS], teacher.files[WEIGHTS], serving.files[DRIFT]
+        made.append((learned, registry.heldout()))
+    assert made[0][0] == made[1][0]
+    assert made[0][1] != made[1][1]
+
+
 def test_the_reference_for_drift_is_that_of_the_central_data(tiny: Task) -> None:
     names = tiny.device_names("pilot", "lab")
     devices = [segments_of_device(tiny, name) for name in names]

@@ -17,7 +17,7 @@ from streams.contract.task import Task
 from streams.contract.topics import ROUNDS, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
-from tests.federation.conftest import TINY
+from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import (
     FlowerStack,
     candidate,
@@ -32,6 +32,11 @@ from tests.federation.test_flower import not_a_number
 
 ROOT = Path(__file__).parents[3]
 QUIET_S = 2.0
+
+
+@pytest.fixture
+def task_ref(tmp_path: Path) -> str:
+    return own_task(tmp_path)
 
 
 def flwr(state: Path) -> Callable[..., str]:
@@ -59,7 +64,9 @@ def app_of(state: Path) -> str:
 
 def settings_of(state: Path, kafka: BrokerSettings, **more: str | int) -> str:
     """For --run-config, as one types it."""
-    config: dict[str, str | int] = {"task": TINY, "state": str(state), "kafka": kafka.bootstrap}
+    config: dict[str, str | int] = {
+        "task": f"{state / 'task.py'}:task", "state": str(state), "kafka": kafka.bootstrap
+    }  # fmt: skip
     return " ".join(f"{name}={json.dumps(value)}" for name, value in {**config, **more}.items())
 
 
@@ -67,6 +74,7 @@ def settings_of(state: Path, kafka: BrokerSettings, **more: str | int) -> str:
 @pytest.mark.timeout(420)
 def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
     kafka: BrokerSettings,
+    task_ref: str,
     tiny: Task,
     registry: Registry,
     tmp_path: Path,
@@ -82,11 +90,11 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
             stack.enter_context(StandInAgent(tiny, name, path, trick))
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
-        submission = flower_processes.submission(tmp_path, processes.address, {"task": TINY})
+        submission = flower_processes.submission(tmp_path, processes.address, {"task": task_ref})
         stack.enter_context(
             controlled(
                 controller.ControllerSettings(
-                    task_ref=TINY,
+                    task_ref=task_ref,
                     broker=kafka,
                     state=tmp_path,
                     registry=registry.folder,
@@ -99,7 +107,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
         )
         call = flwr(tmp_path)
         check_streamed(call, tmp_path, kafka)
-        check_stopped(call, tmp_path, kafka, processes)
+        check_stopped(call, tmp_path, kafka, processes, tiny.name)
         assert len(submission.runs()) == 2
     assert processes.members() == []
     serving = candidate(registry)
@@ -126,7 +134,11 @@ def check_streamed(call: Callable[..., str], state: Path, kafka: BrokerSettings)
 
 
 def check_stopped(
-    call: Callable[..., str], state: Path, kafka: BrokerSettings, processes: FlowerStack
+    call: Callable[..., str],
+    state: Path,
+    kafka: BrokerSettings,
+    processes: FlowerStack,
+    task: str,
 ) -> None:
     """`flwr stop` ends a run's ServerApp, and the controller lets it rest."""
     config = {"rounds": 50, "minimum-nodes": 3, "seed": 7}
@@ -136,7 +148,7 @@ def check_stopped(
     call("stop", run)
 
     def told() -> list[str]:
-        events = [RoundEvent.decode(message.value) for message in read(kafka, "tiny", ROUNDS)]
+        events = [RoundEvent.decode(message.value) for message in read(kafka, task, ROUNDS)]
         return [event.reason for event in events if (event.run, event.kind) == (run, "finished")]
 
     wait_for("the controller tells of it", lambda: bool(told()), 90)
