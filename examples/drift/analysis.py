@@ -35,6 +35,21 @@ class AnsweredWindow:
 
 
 @dataclass(frozen=True)
+class HeldOutAnswers:
+    """Answers on segments that their devices hold out from training, each segment once."""
+
+    of: int = 0
+    correct: int = 0
+
+    def __sub__(self, other: "HeldOutAnswers") -> "HeldOutAnswers":
+        return HeldOutAnswers(self.of - other.of, self.correct - other.correct)
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.correct / self.of if self.of else None
+
+
+@dataclass(frozen=True)
 class Moment:
     """Something that happened: seconds and windows since the phones were remounted."""
 
@@ -82,6 +97,30 @@ class Recovery:
             if self._otherwise(report) and (model in report.by_release) == by:
                 found.append(report)
         return self._answered(found)
+
+    def held_out(self, model: str) -> HeldOutAnswers:
+        """Those people's held-out segments answered by `model` so far."""
+        scores = [
+            self.view.devices[device].accuracy.get(model)
+            for device in self.worn
+            if device in self.view.devices
+        ]
+        known = [score for score in scores if score is not None]
+        return HeldOutAnswers(
+            sum(score.held_out for score in known), sum(score.held_out_correct for score in known)
+        )
+
+    def cause(self, devices: Sequence[str]) -> list[str]:
+        """The devices whose drift started the first run that was requested, as its reason names
+        them; none where the reason is another one."""
+        reasons = [event.reason for event in self.view.rounds if event.kind == "requested"]
+        if not reasons or "drift" not in reasons[0]:
+            return []
+        return [device for device in devices if device in reasons[0]]
+
+    def alarmed(self, device: str) -> bool:
+        """Whether one of its windows has had an alarm."""
+        return any(r.drift is not None and r.drift.alarm for _, r in self._of([device]))
 
     def windows_by(self, model: str, device: str) -> int:
         return sum(model in r.by_release for _, r in self._of([device]))

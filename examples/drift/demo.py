@@ -94,7 +94,9 @@ class Demo:
             if request.kind == "requested":
                 raise ProcessFailed(f"a run began before the phones were moved: {request.reason}")
         self._until(look.alarm_s, "the windows show that inputs have drifted")
+        base, so_far = self._stable, look.held_out(self._stable)
         self._until(lambda: look.view.count("requested"), "a run starts by itself")
+        self._outcome.cause = look.cause(self._devices)
         self._until(lambda: look.decided("stage"), "a candidate passes the gate")
         self._until(lambda: look.decided("served"), "its canary is judged, and it is served")
         self._until(self._all_serve_it, "every device serves it")
@@ -103,10 +105,25 @@ class Demo:
         self._figures()
         self._served = look.moment("every device serves it", served_s)
         o = self._outcome
-        for name in ("agreement", "accuracy"):
-            first, low, now = (getattr(a, name) for a in (o.before, o.otherwise, o.recovered))
-            if None in (first, low, now) or now - low < REGAINED * (first - low) or first <= low:
+        o.held_before, o.held_otherwise = so_far, look.held_out(base) - so_far
+        o.held_recovered = look.held_out(self._stable)
+        self._check_cause()
+        of_windows = [a.agreement for a in (o.before, o.otherwise, o.recovered)]
+        held = [a.accuracy for a in (o.held_before, o.held_otherwise, o.held_recovered)]
+        for name, (first, low, now) in (("agreement", of_windows), ("accuracy, held out", held)):
+            if not _regained(first, low, now):
                 o.missing.append(f"{name} went {share(first)}, {share(low)}, {share(now)}")
+
+    def _check_cause(self) -> None:
+        """The run is one for drift, of a remounted phone; whoever else is named had an alarm."""
+        o = self._outcome
+        if not set(o.cause) & set(self._worn):
+            o.missing.append(
+                f"no remounted phone started the run, but {o.cause or 'another cause'}"
+            )
+        quiet = [name for name in o.cause if not self._recovery.alarmed(name)]
+        if quiet:
+            o.missing.append(f"the run names {', '.join(quiet)}, which had no alarm")
 
     @property
     def _stable(self) -> str:
@@ -198,6 +215,7 @@ class Demo:
         again = f"{o.canary} answers with {base} again"
         self._until(lambda: look.windows_by(base, o.canary) > by_base, again)
         o.bad_windows_in_all = look.windows_by(bad, o.canary)
+        o.bad_devices = [device for device in self._devices if look.windows_by(bad, device)]
 
     def _poisoned(
         self, recordings: bad_candidates.Recordings, first: Artifact, base: Artifact
@@ -275,6 +293,13 @@ class Demo:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _regained(first: float | None, low: float | None, now: float | None) -> bool:
+    """Whether as much was lost as there is to see, and enough of it has come back."""
+    if first is None or low is None or now is None:
+        return False
+    return first > low and now - low >= REGAINED * (first - low)
 
 
 def main(

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.reports.summary import share
-from examples.drift.analysis import AnsweredWindow, Moment
+from examples.drift.analysis import AnsweredWindow, HeldOutAnswers, Moment
 
 
 @dataclass
@@ -16,6 +16,10 @@ class DemoResult:
     before: AnsweredWindow = field(default_factory=AnsweredWindow)
     otherwise: AnsweredWindow = field(default_factory=AnsweredWindow)
     recovered: AnsweredWindow = field(default_factory=AnsweredWindow)
+    held_before: HeldOutAnswers = field(default_factory=HeldOutAnswers)
+    held_otherwise: HeldOutAnswers = field(default_factory=HeldOutAnswers)
+    held_recovered: HeldOutAnswers = field(default_factory=HeldOutAnswers)
+    cause: list[str] = field(default_factory=list)  # devices whose drift started the run
     moments: list[Moment] = field(default_factory=list)
     canary: str = ""
     canary_before: float = 0.0
@@ -25,6 +29,7 @@ class DemoResult:
     bad_windows: int = 0  # of the canary, when it was taken back
     bad_windows_in_all: int = 0  # with answers of it, until it was gone
     bad_seconds: float = 0.0
+    bad_devices: list[str] = field(default_factory=list)  # that have answered with it
     gate: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -32,16 +37,19 @@ class DemoResult:
 def show(outcome: DemoResult, terminal: Console) -> None:
     """The table at the end."""
     table = Table(title="people with remounted phones")
-    for name in ("", "agreement with the teacher", "accuracy", "windows"):
+    columns = ("agreement with the teacher", "accuracy", "accuracy, held out", "windows")
+    for name in ("", *columns):
         table.add_column(name, justify="right" if name else "left")
     rows = {
-        "before": outcome.before,
-        "remounted": outcome.otherwise,
-        "the new version": outcome.recovered,
+        "before": (outcome.before, outcome.held_before),
+        "remounted": (outcome.otherwise, outcome.held_otherwise),
+        "the new version": (outcome.recovered, outcome.held_recovered),
     }
-    for name, found in rows.items():
+    for name, (found, held) in rows.items():
         accuracy = share(found.accuracy, found.labelled)
-        table.add_row(name, share(found.agreement), accuracy, str(found.windows))
+        apart = share(held.accuracy, held.of)
+        table.add_row(name, share(found.agreement), accuracy, apart, str(found.windows))
+    table.caption = "held out: on segments that no training has seen (how many)"
     terminal.print(table)
     times = Table(title="since the phones were remounted", show_lines=False)
     for name in ("seconds", "windows a phone", "what"):
@@ -49,13 +57,16 @@ def show(outcome: DemoResult, terminal: Console) -> None:
     for moment in outcome.moments:
         times.add_row(f"{moment.seconds:.1f}", f"{moment.windows:.1f}", moment.what)
     terminal.print(times)
+    cause = ", ".join(outcome.cause) or "nobody's drift"
+    terminal.print(f"the run was started by {cause}", markup=False, highlight=False)
     o = outcome
     lines = [
         f"bad for {o.canary} alone: right on {o.canary_before:.3f} of its segments, then on "
         f"{o.canary_bad:.3f}; on the others' {o.others_before:.3f}, then {o.others_bad:.3f}; taken "
-        f"back after {o.bad_windows} windows, and gone everywhere {o.bad_seconds:.1f} s after the "
-        f"first one; {o.bad_windows_in_all} windows have answers of it",
-        *(f"poisoned, {name}: refused at the gate: {why}" for name, why in o.gate.items()),
+        f"back after {o.bad_windows} windows, and gone {o.bad_seconds:.1f} s after the first one "
+        f"from {', '.join(o.bad_devices)}, all that had it; {o.bad_windows_in_all} windows have "
+        "answers of it",
+        *(f"poisoned, {name}: put before the gate: {why}" for name, why in o.gate.items()),
         *(f"MISSING: {text}" for text in o.missing),
     ]
     for line in lines:

@@ -6,7 +6,7 @@ import pytest
 
 from examples.drift.analysis import Recovery
 from streams.kafka.reader import Received
-from tests.compose.messages import TASK, release, step, window
+from tests.compose.messages import TASK, release, state, step, window
 
 OLD, NEW = "1-aaaaaaaa", "2-bbbbbbbb"
 AFTER_S = 20
@@ -54,6 +54,31 @@ def test_moments_are_told_in_their_order_from_the_first_window_of_a_phone_worn_o
     *_, requested = found.moments()
     assert requested.seconds == pytest.approx(1.5)
     assert requested.windows == pytest.approx(0.5)
+
+
+def test_held_out_answers_are_those_of_the_people_asked_about_since_a_moment() -> None:
+    def told(device: str, of: int, correct: int) -> Received:
+        score = {"held_out": of, "held_out_correct": correct}
+        return state(device, accuracy={OLD: score, NEW: {"held_out": 2, "held_out_correct": 1}})
+
+    found = recovery(told("d0", 8, 7), told("d1", 2, 2), told("d9", 50, 0))
+    before = found.held_out(OLD)
+    assert (before.of, before.correct) == (10, 9)
+    found.take(told("d0", 20, 10))
+    since = found.held_out(OLD) - before
+    assert (since.of, since.correct) == (12, 3)
+    assert since.accuracy == pytest.approx(0.25)
+    assert found.held_out(NEW).accuracy == pytest.approx(0.5)
+    assert found.held_out("3-c").accuracy is None
+
+
+def test_the_cause_is_of_the_first_run_and_only_where_it_is_drift() -> None:
+    drift = "the inputs of 2 devices drift (d0, d9), at least 3 windows in a row"
+    found = recovery(step("requested", reason=drift), step("requested", reason="drift: d1"))
+    assert found.cause(["d0", "d1", "d9"]) == ["d0", "d9"]
+    assert not found.alarmed("d0")
+    assert recovery(step("requested", reason="agreement of d0 fell")).cause(["d0"]) == []
+    assert recovery().cause(["d0"]) == []
 
 
 def test_the_first_decision_of_all_is_no_decision_of_a_rollout() -> None:
