@@ -1,0 +1,160 @@
+"""The built wheel, installed beside nothing of this tree, does what the documentation says."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# What an extra is for: the module that needs it, and what must not come with it.
+EXTRAS = {
+    "edge": ("edge_client.agent", ("torch", "faust-streaming", "flwr", "deltalake")),
+    "worker": ("streams.worker.app", ("flwr", "onnxruntime")),
+    "federation": ("federation.server_app", ("faust-streaming", "deltalake")),
+}
+ON_TOP = {
+    "edge-train": "edge_client.client_app",
+    "dp": "opacus.accountants",
+    "plot": "matplotlib.figure",
+    "mqtt": "edge_client.sources.mqtt",
+    "s3": "s3fs",
+    "simulation": "ray",
+}
+UP_S, IDLE_S = 400.0, 60.0
+pytestmark = pytest.mark.timeout(1200)
+# A device is given a key that it trusts, and the name that it has in the task.
+FIRST_DEVICE = """
+from pathlib import Path
+from streams.runtime.key_files import create_key
+from tidewheel import load_task
+create_key(Path(".tidewheel/keys/signing.pem"))
+print(load_task("pumps.py:task").device_names("fleet")[0])
+"""
+
+
+class Site:
+    """A virtualenv in a folder of its own, where commands run."""
+
+    def __init__(self, folder: Path, wheel: Path, extras: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+        self.wheel = wheel
+        self.install(extras)
+
+    def install(self, extras: str) -> None:
+        argv: list[str | Path] = [self.program("pip"), "install", "--quiet", "--constraint"]
+        argv += [ROOT / "constraints.txt", f"{self.wheel}[{extras}]"]
+        self.run(argv)
+
+    def program(self, name: str) -> Path:
+        return self.folder / "venv" / "bin" / name
+
+    @property
+    def environ(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TIDEWHEEL"))}
+        return {**kept, "OMP_NUM_THREADS": "1"}
+
+    def run(self, argv: Sequence[str | Path], timeout_s: float = 600.0) -> str:
+        done = subprocess.run(
+            argv, cwd=self.folder, env=self.environ, capture_output=True, text=True,
+            timeout=timeout_s, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{argv}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+    def tidewheel(self, *words: str, timeout_s: float = 120.0) -> str:
+        return self.run([self.program("tidewheel"), *words], timeout_s)
+
+    def python(self, text: str) -> str:
+        return self.run([self.program("python"), "-c", text])
+
+    def distributions(self) -> set[str]:
+        found = json.loads(self.run([self.program("pip"), "list", "--format", "json"]))
+        return {one["name"].lower() for one in found}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built of the files that are committed or staged, as a release is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
+    subprocess.run([*argv, ROOT], check=True, cwd=folder)
+    (made,) = folder.glob("tidewheel-*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def everything(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("all") / "site", wheel, "all,embedded")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_brings_what_its_part_imports_and_no_more(
+    wheel: Path, tmp_path: Path, extra: str
+) -> None:
+    module, foreign = EXTRAS[extra]
+    site = Site(tmp_path / "site", wheel, extra)
+    assert re.fullmatch(r"tidewheel \d+\.\d+\.\d+\S*\n", site.tidewheel("--version"))
+    where = site.python(f"import {module}; print({module.split('.')[0]}.__file__)")
+    assert str(site.folder) in where
+    assert site.distributions().isdisjoint(foreign)
+    site.run([site.program("pip"), "check"])
+    if extra == "edge":
+        _device_starts_and_ends(site)
+
+
+def _device_starts_and_ends(site: Site) -> None:
+    """Without a broker in reach it waits for its first version, and a signal ends it."""
+    site.tidewheel("new", "pumps")
+    device = site.python(FIRST_DEVICE).strip()
+    argv = [site.program("tidewheel"), "edge", "run", "pumps.py:task", "--device", device]
+    log = site.folder / "edge.log"
+    with log.open("wb") as output:
+        agent = subprocess.Popen(
+            [*argv, "--kafka", "127.0.0.1:1"],
+            cwd=site.folder, env=site.environ, stdout=output, stderr=output,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + IDLE_S
+        while "no Kafka broker answers at 127.0.0.1:1" not in log.read_text():
+            assert agent.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        code = agent.wait(30)
+    assert "Traceback" not in log.read_text()
+    assert code == 0, log.read_text()
+
+
+def test_a_stranger_gets_the_whole_loop_of_a_task_that_tidewheel_new_wrote(
+    everything: Site,
+) -> None:
+    everything.tidewheel("new", "pumps")
+    everything.tidewheel("check", "pumps.py:task")
+    everything.tidewheel(
+        "up", "pumps.py:task", "--devices", "2", "--minutes", "0.7", "--speed", "20", "--json",
+        timeout_s=UP_S,
+    )  # fmt: skip
+    summary = json.loads((everything.folder / ".tidewheel" / "summary.json").read_text())
+    assert summary["balanced"]
+    produced = sum(line["produced"] for line in summary["devices"])
+    assert produced > 0
+    counted = everything.tidewheel("query", "SELECT count(*) AS n FROM scores", "--json")
+    assert json.loads(counted)["n"] == produced
+
+
+def test_every_other_extra_installs_beside_the_rest(everything: Site) -> None:
+    everything.install(",".join(ON_TOP))
+    for extra, module in ON_TOP.items():
+        assert everything.python(f"import {module}; print('{extra}')") == f"{extra}\n"
+    everything.run([everything.program("pip"), "check"])
