@@ -27,7 +27,7 @@ def scaling(bench: Bench, results: Results) -> None:
                 f"{devices:,}",
                 Figure.of([plan.rows / one.wall_s for one in found]),
                 Figure.of([1e6 * cpu for cpu in cpus]),
-                Figure.ratio(cpus, first),
+                Figure.ratio(cpus, first) if devices != counts[0] else 1,
                 Figure.of([one.resident_bytes / MB for one in found]),
                 len(found),
                 f"{others:.0%}",

@@ -108,7 +108,8 @@ def _limit(bench: Bench, task: str, plan: Plan, results: Results) -> None:
         "faster form."
     )
     columns = ["", "rows/s", "of the limit", *COLUMNS]
-    rows = [bench.runs[task, name].cells(name, bench.runs[task, name].to(limit)) for name in names]
+    found = [(name, bench.runs[task, name]) for name in names]
+    rows = [one.cells(name, 1 if one is limit else one.to(limit)) for name, one in found]
     results.tables.append(Table(f"The worker and its limit, {TITLES[task]}", text, columns, rows))
     if (share := ours.to(limit)) is not None:
         goal = 0.7 if task == HAR else None
