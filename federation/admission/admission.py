@@ -11,10 +11,12 @@
     variance          has a negative batch norm variance, of which inference takes the root
     samples           claims no sample, or more than a device can have or has reported
     replay            is identical to one that any device sent in an earlier round of the run
-    norm              has a norm over NORM_FACTOR times the usual one, or over a private run's clip
+    norm              has a norm over NORM_FACTOR times the usual one, or over a private run's clip,
+                      or is far longer than the model itself
 
 The usual norm is the median of all updates of the run, once there are three: a minority of devices
-cannot move a median past the others. `federation.admission.quarantine` counts a node's refusals.
+cannot move a median past the others. Until then an update may be UNKNOWN_FACTOR times as long as
+the weights that were sent. `federation.admission.quarantine` counts a node's refusals.
 """
 
 import hashlib
@@ -30,6 +32,7 @@ from streams.learning.clipping import update_norm
 MAX_SAMPLES = 1_000_000
 NORM_FACTOR = 5.0
 NORMS_NEEDED = 3
+UNKNOWN_FACTOR = 10.0
 CLIP_SLACK = 1.001  # for rounding to float32 and float16
 
 
@@ -135,6 +138,11 @@ def _distance(update: Update, expected: Round) -> Refusal | None:
     if expected.clip and not found <= CLIP_SLACK * expected.clip:
         return Refusal("norm", f"{found:.3g} is over the clip of {expected.clip:.3g}")
     if len(expected.norms) < NORMS_NEEDED:
+        zeros = {name: np.zeros_like(tensor) for name, tensor in expected.weights.items()}
+        sent = max(update_norm(expected.weights, zeros), 1.0)
+        if not found <= UNKNOWN_FACTOR * sent:
+            about = f"{found:.3g} is over {UNKNOWN_FACTOR:.0f} times the model's own {sent:.3g}"
+            return Refusal("norm", about)
         return None
     usual = float(np.median(expected.norms))
     if not found <= NORM_FACTOR * usual:

@@ -52,6 +52,7 @@ def _records(name: str, file: str, old: str, new: str) -> Mutant:
 MUTANTS = [
     _admission("NaN is taken", "not np.isfinite(tensor).all()"),
     _admission("norm is not checked", "not found <= NORM_FACTOR * usual"),
+    _admission("the first updates may be of any norm", "not found <= UNKNOWN_FACTOR * sent"),
     _admission("a replay is taken", "digest(update.weights) in expected.earlier"),
     _admission("shape is not checked", "found.shape != tensor.shape"),
     _admission("a negative variance is taken", "(tensor < 0).any()"),

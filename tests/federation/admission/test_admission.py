@@ -61,11 +61,24 @@ def test_a_device_counts_once_in_a_round() -> None:
     assert reason(SOUND, replace(ROUND, devices=frozenset({"d0"}))) == "duplicate"
 
 
-def test_the_norm_is_judged_only_once_three_are_known() -> None:
-    far = with_tensor("w", np.full((3, 2), 1e6, np.float32))
+def test_the_norm_is_judged_by_the_median_once_three_are_known() -> None:
+    far = with_tensor("w", np.full((3, 2), 9, np.float32))
     assert reason(far, replace(ROUND, norms=(1.0, 1.0))) is None
     assert reason(far, replace(ROUND, norms=(1.0, 1.0, 1.0))) == "norm"
     assert reason(SOUND, replace(ROUND, norms=(1.0, 1.0, 1.0))) is None
+
+
+@pytest.mark.parametrize("norms", [(), (1e6,), (1e6, 1e6)])
+def test_until_then_none_is_taken_that_is_far_longer_than_the_model(
+    norms: tuple[float, ...],
+) -> None:
+    expected = replace(ROUND, norms=norms)
+    assert reason(with_tensor("w", np.full((3, 2), 1e6, np.float32)), expected) == "norm"
+    assert reason(with_tensor("w", np.full((3, 2), 10.0, np.float32)), expected) is None
+    assert reason(with_tensor("w", np.full((3, 2), 11.1, np.float32)), expected) == "norm"
+    nothing = {name: np.zeros_like(tensor) for name, tensor in BASE.items()}
+    small = replace(SOUND, weights={**nothing, "b": np.full(2, 7, np.float32)})
+    assert reason(small, replace(expected, weights=nothing)) is None  # a length of 10 from zeros
 
 
 def test_a_norm_beyond_floats_is_refused_not_fatal() -> None:
