@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from federation.admission.admission import NORM_FACTOR, Round, admit
 from federation.admission.update import Update
 from federation.aggregation import strategies
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import HeldOut
 from streams.contract.task import STRATEGIES, Aggregation
 from streams.learning import learning
+from streams.learning.clipping import update_norm
 from tests.fakes.tiny_task import task
 
 ROWS, ROUNDS = 200, 3
@@ -59,10 +61,20 @@ def trained(name: str, weights: Tensors, data: HeldOut, seed: int, proximal: flo
     return Update(name, task.name, 1, "1", len(data.labels), weights_of(model))
 
 
-def hostile(update: Update, weights: Tensors) -> Update:
-    """As far as admission allows, the other way."""
-    away = {n: before - 9 * (update.weights[n] - before) for n, before in weights.items()}
-    return replace(update, samples=2048, weights=away)
+def hostile(updates: list[Update], weights: Tensors) -> Update:
+    """The first one's, the other way, as far as admission allows."""
+    norms = [update_norm(update.weights, weights) for update in updates]
+    far = 0.99 * NORM_FACTOR * float(np.median(norms)) / norms[0]
+    away = {n: before - far * (updates[0].weights[n] - before) for n, before in weights.items()}
+    found = replace(updates[0], samples=2048, weights=away)
+    expected = Round(task.name, 1, "1", weights, norms=[*norms[1:], update_norm(away, weights)])
+    assert admit(found, expected) is None
+    assert admit(replace(found, weights=doubled(away, weights)), expected) is not None
+    return found
+
+
+def doubled(weights: Tensors, before: Tensors) -> Tensors:
+    return {n: before[n] + 2 * (weights[n] - before[n]) for n in weights}
 
 
 def held_out_share(weights: Tensors, data: dict[str, HeldOut]) -> float:
@@ -83,7 +95,7 @@ def learn(strategy: str, data: dict[str, HeldOut], attacked: bool) -> tuple[floa
     for number in range(ROUNDS):
         updates = [trained(n, weights, data[n], number, proximal) for n in names]
         if attacked:
-            updates[0] = hostile(updates[0], weights)
+            updates[0] = hostile(updates, weights)
         weights = aggregator.aggregate(updates, weights)
     return before, held_out_share(weights, data)
 

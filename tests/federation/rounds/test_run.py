@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.admission.update import Tensors, Update
 from federation.aggregation import strategies
+from federation.bootstrap.initial_model import prepare
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry import publisher
@@ -31,6 +32,7 @@ from streams.contract.task import Task
 from streams.contract.topics import ROUNDS
 from streams.contract.work import Op, Work
 from streams.kafka.reader import Received
+from tests.federation.conftest import TINY
 from tests.federation.rounds.test_fleet_reports import FakeFollower, state
 
 Device = Callable[[Op, Work, Tensors], Update | str]
@@ -152,6 +154,43 @@ class Rig:
 def rig(tiny: Task, registry: Registry, key: Ed25519PrivateKey, tmp_path: Path) -> Rig:
     registry.store.remove("heldout.safetensors")  # random steps do the people held out no good
     return Rig(tiny, registry, key, tmp_path / "runs")
+
+
+@pytest.fixture
+def able(tiny: Task, key: Ed25519PrivateKey, tmp_path: Path, pilot_cache: Path) -> Rig:
+    """A registry with its held-out people, and a first model that knows what it has been taught."""
+    registry = Registry(tmp_path / "able", tiny.name, tiny.version, [key.public_key()])
+    prepare(TINY, tiny, registry, key, pilot_cache)
+    return Rig(tiny, registry, key, tmp_path / "runs")
+
+
+def test_what_devices_praise_and_harms_the_people_held_out_is_refused(able: Rig) -> None:
+    """The last layer's bias grows until all is "slow"; the devices say that it is better."""
+
+    def one_answer(name: str) -> Device:
+        def answer(op: Op, work: Work, weights: Tensors) -> Update:
+            found = sound(name, 0.0)(op, work, weights)
+            assert isinstance(found, Update)
+            if op != "train":
+                return found
+            bias = weights["4.bias"] + np.array([15, 0, 0], np.float32)
+            return replace(found, weights={**found.weights, "4.bias": bias})
+
+        return answer
+
+    (base,) = able.registry.models()
+    verdict = able.run(FakeFleet([one_answer("a"), one_answer("b")]), rounds=1).run()
+    assert not verdict.promote
+    assert "on held-out devices" in verdict.reason
+    assert "loses more than 0.010" in verdict.reason
+    found = verdict.evidence
+    assert found["devices"] > found["devices_base"]
+    assert found["held_out"] < found["held_out_base"] - 0.1
+    assert found["audit"] < found["audit_base"] - 0.1  # the other half of those people says so too
+    assert found["audit_segments"] > 100
+    assert able.kinds()[-2:] == ["rejected", "finished"]
+    assert able.kafka.events[-2].metrics["audit"] == found["audit"]
+    assert (able.registry.models(), able.registry.desired().candidate) == ([base], None)
 
 
 def base_weights(registry: Registry) -> Tensors:
