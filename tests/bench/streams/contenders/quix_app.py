@@ -6,8 +6,9 @@ As its documentation has it: `apply(expand=True)` for a message of many events, 
 event time, `tumbling_window(...).collect().final()` for what a closed window holds, and a batching
 sink of one's own (`BatchingSink.write`), which takes all windows since the last checkpoint. State
 is bytes: `RocksDBOptions(dumps=pickle.dumps, loads=pickle.loads)`, and its items are Arrow. In the
-whole job a stateful `apply` drops events that come twice. The rest is the defaults: RocksDB with
-changelog topics, a checkpoint each 5 s.
+whole job a stateful `apply` drops events that come twice, and a checkpoint is made as often as the
+worker flushes, so that windows are stored as soon. The rest is the defaults: RocksDB with changelog
+topics, a checkpoint each 5 s.
 """
 
 import pickle
@@ -26,6 +27,8 @@ from tests.bench.meter import Meter
 from tests.bench.streams.contenders.outlet import Outlet
 from tests.bench.streams.contenders.pieces import Piece, pieces_of
 from tests.bench.streams.feed.plan import Plan
+
+CHECKPOINT_S, FLUSH_S = 5.0, 0.3
 
 Item = tuple[int, bytes]  # the newest event time, us, and an encoded piece
 
@@ -69,6 +72,7 @@ def run(plan: Plan, folder: Path, *, whole: bool) -> None:
         broker_address=plan.bootstrap,
         consumer_group=f"quix-{folder.name}",
         auto_offset_reset="earliest",
+        commit_interval=FLUSH_S if whole else CHECKPOINT_S,
         state_dir=folder / "state",
         rocksdb_options=RocksDBOptions(dumps=pickle.dumps, loads=pickle.loads),
         loglevel="WARNING",
