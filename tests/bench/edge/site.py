@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[3]
 PROGRAM = """#!{python}
 import sys
-from compose.cli import main
+from compose.cli.main import main
 sys.exit(main())
 """
 

@@ -91,10 +91,15 @@ def main() -> None:
         task,
     )
     timed = time_answers(agent, bare)
-    signal.signal(signal.SIGTERM, lambda *_: agent.stop())
+
+    def end(*_: object) -> None:
+        """Save first: on a full disk the agent may take longer to stop than it is given."""
+        np.save(folder / "timed.npy", np.array(timed[:]).reshape(-1, 3))
+        agent.stop()
+
+    signal.signal(signal.SIGTERM, end)
     threading.excepthook = threading.__excepthook__
     agent.run()
-    np.save(folder / "timed.npy", np.array(timed).reshape(-1, 3))
 
 
 def time_answers(agent: "Agent", bare: Callable[[np.ndarray], object]) -> "array[float]":
