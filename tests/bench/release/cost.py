@@ -9,6 +9,7 @@ from streams.contract import delta
 from streams.contract.artifact import unpack
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.disk import write_atomic
+from tests.bench.machine import watched
 from tests.bench.release.stage import Stage
 from tests.bench.report import Results, Table
 
@@ -44,7 +45,8 @@ def cost(stage: Stage, results: Results) -> None:
         "engine and self-test": lambda: Engine(task, model),
         "write it (fsync)": lambda: write_atomic(path, data),
     }
-    rows = [[name, *_timed(step, count)] for name, step in steps.items()]
+    with watched(stage.kafka.pid) as load:
+        rows = [[name, *_timed(step, count)] for name, step in steps.items()]
     read = rows[0][1]
     rows = [[*row, row[1] / read] for row in rows]  # type: ignore[operator]
     results.tables.append(
@@ -52,7 +54,8 @@ def cost(stage: Stage, results: Results) -> None:
             "What verifying costs a device",
             f"HAR's model: {len(data):,} bytes, its delta {len(small):,}; {count} times each, on "
             "one thread, on this machine. Reading alone is what a device would do that trusts what "
-            "lies there.",
+            "lies there. Others' load: "
+            f"{load.others:.0%}.",
             ["step", "p50, ms", "p95, ms", "times reading"],
             rows,  # type: ignore[arg-type]
         )

@@ -30,7 +30,7 @@ def memory(stage: Stage, results: Results) -> None:
         rows.append([kind, none / 1e6, many / 1e6, each / 1e3, each / model])
     text = (
         f"Peak RSS of one process that makes one model of {COUNTS[2]:,} updates of HAR's device "
-        "model; what one device more costs, and that in models."
+        "model, one process each; what one device more costs, and that in models."
     )
     columns = ["", "MB without", f"MB with {COUNTS[2]:,}", "kB a device", "models a device"]
     results.tables.append(Table("Server memory per device", text, columns, rows))
