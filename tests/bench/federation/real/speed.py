@@ -15,7 +15,7 @@ from tests.bench.federation.real.stage import Stage
 from tests.bench.machine import watched
 from tests.bench.report import Cell, Figure, Goal, Results, Table
 
-ROUNDS, RUNS = 3, 3
+ROUNDS, RUNS = 2, 3
 DEVICES = 4
 TIMEOUT_S = 900.0
 STOCK, FLARE, OURS = "Flower's FedAvg", "NVFlare's FedAvg", "ours"
@@ -86,7 +86,7 @@ def speed(stage: Stage, results: Results) -> None:
     missing = "" if FLARE in runs else " NVFlare was not measured: it is not installed."
     text = (
         f"HAR, {DEVICES} devices, {ROUNDS} rounds of {stage.task.training.epochs} epochs, all of a "
-        "person's labelled segments; the mean from the end of round 1 to that of the last. Flower: "
+        "person's labelled segments; from the end of round 1 to that of the last. Flower: "
         "its defaults, but evaluation on the server alone. NVFlare: its POC mode, with TLS; a "
         "client's process stays from round to round, and evaluates before it trains. All with one "
         "thread a process. Accuracy: of the segments that the fleet's 15 people hold out, at the "
