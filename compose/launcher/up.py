@@ -333,6 +333,8 @@ def chosen_devices(task: Task, count: int) -> list[str]:
 
 
 def first_pass_events(task: Task, devices: int) -> int:
-    """How many scored events a run should wait for: 18 windows of every device, so that each has
-    labels to learn from and evidence of how far to trust the teacher."""
-    return max(50, int(18 * task.segments_per_window * devices))
+    """How many judged events a run should wait for: those of 18 windows of every device, so that
+    each has labels to learn from and evidence of how far to trust the teacher. Without a teacher
+    those with a true label count."""
+    judged = 1.0 if task.upload == "segment" else task.training.label_share
+    return max(50, int(18 * task.segments_per_window * devices * judged))

@@ -4,7 +4,8 @@ Causes, tried in this order:
 
     manual     a user requested it (`tidewheel train`)
     drift      the inputs of enough devices have drifted, in several consecutive reports
-    agreement  the served model agrees too little with the teacher, in several consecutive checks
+    agreement  the served model agrees too little with the teacher, in several consecutive checks;
+               where no teacher is asked, it is wrong by true labels too often
     weak       so it does on enough single devices, which the fleet's mean may hide
     labels     devices received enough new true labels
     schedule   a stated time has passed
@@ -65,7 +66,8 @@ class TriggerRules:
 
 @dataclass
 class _Device:
-    """One device's reports. recent: (compared, agreeing) by the served model."""
+    """One device's reports. recent: events of the served model, (judged, right), see
+    `WindowReport.judged`."""
 
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
     known: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KNOWN))
@@ -85,8 +87,9 @@ class FleetEvidence:
     rules: TriggerRules
     served: str | None = None
     low_looks: int = 0
-    events: int = 0  # scored by the teacher
+    events: int = 0  # judged by the teacher, or by true labels
     agreeing: int = 0
+    by_labels: bool = False
     _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
     _new: set[str] = field(default_factory=set)
     _low_answered: bool = False
@@ -138,21 +141,22 @@ class FleetEvidence:
         if report.drift is not None and report.drift.decided:
             device.alarms = device.alarms + 1 if report.drift.alarm else 0
             device.drift_answered &= report.drift.alarm
-        share = report.by_release.get(self.served or "")
-        if share is None or not share.compared:
+        judged, right = report.judged.get(self.served or "", (0, 0))
+        if not judged:
             return
-        self._count(device.recent, share.compared, share.agreeing)
+        self.by_labels = not report.teacher_model
+        self._count(device.recent, judged, right)
         if self._is_over(device.recent, self.rules.retrain_below - self.rules.weak_by):
             device.weak_answered = False
         self._new.add(report.device)
         if len(self._new) >= self.rules.min_devices and self.is_enough:
             self._look()
 
-    def _count(self, recent: deque[tuple[int, int]], compared: int, agreeing: int) -> None:
+    def _count(self, recent: deque[tuple[int, int]], judged: int, right: int) -> None:
         before = recent[0] if len(recent) == RECENT else (0, 0)
-        recent.append((compared, agreeing))
-        self.events += compared - before[0]
-        self.agreeing += agreeing - before[1]
+        recent.append((judged, right))
+        self.events += judged - before[0]
+        self.agreeing += right - before[1]
 
     def _look(self) -> None:
         self._new.clear()
@@ -166,7 +170,7 @@ class FleetEvidence:
 
     def _share(self, recent: deque[tuple[int, int]]) -> float:
         last = list(recent)[-self.rules.weak_windows :]
-        return sum(agreeing for _, agreeing in last) / sum(compared for compared, _ in last)
+        return sum(right for _, right in last) / sum(judged for judged, _ in last)
 
     def add_device(self, state: DeviceState) -> None:
         self._labels[state.device] = state.labels_told
@@ -181,6 +185,10 @@ class FleetEvidence:
     @property
     def devices(self) -> int:
         return sum(1 for device in self._devices.values() if device.recent)
+
+    @property
+    def verb(self) -> str:
+        return "is right by true labels" if self.by_labels else "agrees with the teacher"
 
     @property
     def agreement(self) -> float:
@@ -290,14 +298,14 @@ def _cause(
         )
     if evidence.is_newly_low(now_s):
         return (
-            f"{evidence.served} agrees with the teacher on {evidence.agreement:.3f} of "
+            f"{evidence.served} {evidence.verb} on {evidence.agreement:.3f} of "
             f"{evidence.events} events from {evidence.devices} devices, "
             f"below {rules.retrain_below:.3f}"
         )
     if enough and len(weak) >= rules.min_devices:
         worst = min(weak.values())
         return (
-            f"{evidence.served} agrees with the teacher on as little as {worst:.3f} on "
+            f"{evidence.served} {evidence.verb} on as little as {worst:.3f} on "
             f"{len(weak)} devices ({_names(weak)}), each below "
             f"{rules.retrain_below - rules.weak_by:.3f}"
         )

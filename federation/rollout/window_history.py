@@ -20,8 +20,8 @@ Sums = tuple[tuple[str, tuple[int, ...]], ...]  # by name, in their order
 
 
 class Part(NamedTuple):
-    """The counts of one report. `models`: events compared, agreeing, labelled and correct;
-    `classes`: events and agreeing ones."""
+    """The counts of one report. `models`: events judged, right (`WindowReport.judged`), labelled
+    and correct; `classes`: events and agreeing ones."""
 
     revision: int
     heard_us: int
@@ -32,7 +32,7 @@ class Part(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class HistoryWindow:
     """One device's window, the sum of its `parts`. `model`: the version that answered it, None if
-    nothing was compared or several answered. A fleet of 1000 has 240,000 of these."""
+    nothing was judged or several answered. A fleet of 1000 has 240,000 of these."""
 
     device: str
     window_us: int
@@ -105,8 +105,9 @@ class WindowHistory:
 
 
 def _part(report: WindowReport, heard_us: int) -> Part:
+    judged = report.judged
     models = [
-        (sys.intern(name), (m.compared, m.agreeing, m.labelled, m.correct))
+        (sys.intern(name), (*judged[name], m.labelled, m.correct))
         for name, m in report.by_release.items()
     ]
     classes = [
@@ -138,9 +139,9 @@ def _sum(parts: Sequence[Sums]) -> Sums:
 
 
 def _only(models: Sums) -> str | None:
-    """Return the version that answered almost all compared events."""
-    compared = sum(counts[0] for _, counts in models)
-    if not compared:
+    """Return the version that answered almost all judged events."""
+    judged = sum(counts[0] for _, counts in models)
+    if not judged:
         return None
     model, counts = max(models, key=lambda item: item[1][0])
-    return model if counts[0] >= ALMOST_ALL * compared else None
+    return model if counts[0] >= ALMOST_ALL * judged else None

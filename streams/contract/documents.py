@@ -207,6 +207,14 @@ class WindowReport(Document):
         return found
 
     @property
+    def judged(self) -> dict[str, tuple[int, int]]:
+        """By release, the events that something judges and those that are right by it: the teacher,
+        or the true labels where no teacher is asked (`upload="prediction"`)."""
+        if self.teacher_model:
+            return {name: (m.compared, m.agreeing) for name, m in self.by_release.items()}
+        return {name: (m.labelled, m.correct) for name, m in self.by_release.items()}
+
+    @property
     def agreement(self) -> float:
         """The share of answers that agree with the teacher; NaN if the teacher scored none."""
         compared = sum(m.compared for m in self.models.values())

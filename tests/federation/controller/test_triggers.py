@@ -34,6 +34,12 @@ def window(
     )
 
 
+def unscored(report: WindowReport, labelled: int, correct: int) -> WindowReport:
+    """The same with `upload="prediction"`: no teacher was asked."""
+    part = ModelWindow(events=60, agreeing=0, labelled=labelled, correct=correct)
+    return report.model_copy(update={"teacher_model": "", "models": {"1-a": part}})
+
+
 def state(device: str, labels: int) -> DeviceState:
     return DeviceState.model_validate(
         {
@@ -56,6 +62,20 @@ def evidence(*reports: WindowReport, rules: TriggerRules = RULES) -> FleetEviden
     for report in reports:
         found.add_window(report)
     return found
+
+
+def test_true_labels_judge_where_no_teacher_is_asked() -> None:
+    def seen(correct: int) -> TriggerDecision:
+        reports = [window(d, n, 0) for n in range(4) for d in ("d0", "d1")]
+        found = evidence(*(unscored(report, 20, correct) for report in reports))
+        return decide(RULES, found, RunsSoFar(), NOW, NOW)
+
+    assert seen(correct=12).cause == (
+        "1-a is right by true labels on 0.600 of 160 events from 2 devices, below 0.900"
+    )
+    assert seen(correct=19).cause is None
+    nothing = evidence(*(unscored(window(d, 0, 0), 0, 0) for d in ("d0", "d1")))
+    assert (nothing.events, nothing.devices) == (0, 0)
 
 
 def both(number: int, agreeing: int, model: str = "1-a") -> list[WindowReport]:

@@ -101,6 +101,25 @@ def test_a_version_as_good_as_the_one_before_passes() -> None:
     assert found.evidence["e_fine"] >= 20 > found.evidence["e_worse"]
 
 
+def unscored(heard: list[Heard]) -> list[Heard]:
+    """The same with `upload="prediction"`: the labels say what the teacher would have said."""
+    return [(
+        report.model_copy(update={"teacher_model": "", "models": {
+            name: ModelWindow(events=m.events, agreeing=0, labelled=m.compared, correct=m.agreeing)
+            for name, m in report.models.items()
+        }}), at,
+    ) for report, at in heard]  # fmt: skip
+
+
+@pytest.mark.parametrize(("canary", "verdict"), [(5, "roll-back"), (16, "go-on")])
+def test_true_labels_judge_where_no_teacher_is_asked(canary: int, verdict: str) -> None:
+    heard = [*past(windows=100), *since(canary=canary, windows=60)]
+    found, by_teacher = finding(unscored(heard)), finding(heard)
+    assert found.verdict == by_teacher.verdict == verdict
+    assert found.evidence["e_worse"] == by_teacher.evidence["e_worse"]
+    assert found.evidence["accuracy"] == pytest.approx(canary / 20, abs=0.02)
+
+
 def test_a_stage_needs_windows_of_its_own() -> None:
     heard = [*past(windows=100), *since(canary=17, windows=60)]
     assert finding(heard).verdict == "go-on"
