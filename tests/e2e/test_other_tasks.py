@@ -1,0 +1,136 @@
+"""The whole loop of other kinds of tasks: numbers instead of classes, and predictions alone on the
+wire, where no raw reading may be found in anything that left the device."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streams.contract.task import Task, load_task
+from streams.contract.topics import topic_specs
+from streams.kafka.reader import Reader
+from streams.kafka.settings import BrokerSettings
+from streams.segments.segmentation import segments_of
+from tests.e2e.support import Place, Running, check_account
+
+DEVICES = ("d0", "d1", "d2")
+LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
+LOOP += ["--stages", "0.5,1"]
+PREDICTION = """
+from dataclasses import replace
+from tidewheel import load_task
+tiny = load_task("{tiny}")
+training = replace(tiny.training, label_share=0.8)
+task = replace(tiny, name="quiet", upload="prediction", training=training)
+"""
+# How fast a machine turns, in hertz, from the same vibrations.
+REGRESSION = """
+from dataclasses import replace
+from tidewheel import load_task
+tiny = load_task("{tiny}")
+HERTZ = (1.0, 2.5, 5.0)
+
+def readings(device):
+    for reading in tiny.readings(device):
+        yield reading._replace(label=HERTZ[int(reading.label)])
+
+def build_model():
+    from torch import nn
+    model = tiny.build_model()
+    return nn.Sequential(*list(model)[:-1], nn.Linear(8, 1))
+
+task = replace(
+    tiny, name="hertz", classes=(), targets=("hertz",), tolerance=1.0, readings=readings,
+    build_model=build_model, build_teacher=None,
+)
+"""
+
+
+def write(place: Place, text: str) -> str:
+    path = place.folder / "other.py"
+    path.write_text(text.format(tiny=place.task))
+    return f"{path}:task"
+
+
+def closes(place: Place, running: Running) -> dict[str, object]:
+    assert running.ends(300) == 0, running.said[-5000:]
+    place.nothing_is_left()
+    summary = running.summary()
+    assert summary["closed"] is True
+    check_account(place, summary)
+    assert {line["last"] for line in summary["devices"]} == {summary["last_model"]}
+    assert summary["last_model"] != summary["first_model"]
+    assert summary["fleet_after"] > summary["fleet_before"]
+    return summary
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
+    task = write(kafka_place, REGRESSION)
+    running = kafka_place.start("up", "up", task, "--state", kafka_place.state, "--json", *LOOP)
+    summary = closes(kafka_place, running)
+    assert summary["agreement_after"] is not None
+    [row] = kafka_place.rows("select count(*), min(len(outputs)), max(len(outputs)) from scores")
+    assert row[1:] == (1, 1)
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_device(
+    kafka_place: Place,
+) -> None:
+    reference = write(kafka_place, PREDICTION)
+    task, state = load_task(reference), kafka_place.state
+    running = kafka_place.start("up", "up", reference, "--state", state, "--json", *LOOP)
+    running.until_said("goes to stage 1: offered to", 240)
+    raw = patterns(task)
+    assert len(raw) > 1000
+    sent = messages(task, state)
+    assert {"events", "fleet", "rounds", "windows", "artifacts"} <= sent.keys()
+    for topic, data in sent.items():
+        assert not found(raw, data), topic
+    apart = {"devices", "broker"}  # the broker's own files, of which all messages were read
+    elsewhere = [p for p in state.rglob("*") if p.is_file() and apart.isdisjoint(p.parts)]
+    assert {"superlink.db", "rounds.jsonl"} <= {path.name for path in elsewhere}
+    held_out = "heldout.safetensors"  # the server's own, of people in no fleet
+    for path in elsewhere:
+        assert path.name == held_out or not found(raw, path.read_bytes()), path
+    closes(kafka_place, running)
+    # The same search finds them where they are: in what a device remembers.
+    assert found(raw, (state / "devices" / "d0" / "samples.arrow").read_bytes())
+
+
+def patterns(task: Task) -> set[bytes]:
+    """Six readings of one channel in a row, as they would lie in an array, of each type."""
+    some = []
+    for device in DEVICES:
+        cut = itertools.islice(segments_of(task.readings(device), task), 0, 600, 4)
+        some += [segment[0, :6] for _, _, segment, _ in cut]
+    kinds = (np.float32, np.float64, np.float16)
+    return {row.astype(kind).tobytes() for row in some for kind in kinds}
+
+
+def messages(task: Task, state: Path) -> dict[str, bytes]:
+    """Of every topic of the task all that is on it: keys, values and headers."""
+    port = json.loads((state / "broker" / "ports.json").read_text())["broker"]
+    broker = BrokerSettings(bootstrap=f"127.0.0.1:{port}")
+    found = {}
+    for spec in topic_specs(task.name):
+        reader = Reader(broker, [spec.name])
+        try:
+            parts = [
+                part
+                for m in reader.read_to_end()
+                for part in (m.key, m.value, *(value for _, value in m.headers))
+            ]
+        finally:
+            reader.close()
+        found[spec.name.removeprefix(f"{task.name}.")] = b"\0".join(p for p in parts if p)
+    return found
+
+
+def found(raw: set[bytes], data: bytes) -> bool:
+    return any(pattern in data for pattern in raw)
