@@ -10,47 +10,46 @@ people are remounted at some time. Nobody intervenes until accuracy has recovere
 Then, on the same fleet:
 
 4 a candidate that is bad on the canary's person alone is put behind the gate: it is taken back
-5 poisoned candidates come to the gate: none passes
+5 poisoned candidates are put before the gate: none passes
+6 a hostile device takes part in a run, through a SuperNode as any: what comes of it is refused
 
 Exits 0 only when all of it happened.
 """
 
-import contextlib
 import json as json_module
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from compose.cli.arguments import broker_of
+from compose.cli.server import ask_for_run
 from compose.launcher.state_dir import StateDir
 from compose.launcher.up import chosen_devices
-from compose.reports.fleet_view import FleetView
 from compose.reports.summary import share
 from compose.reports.terminal import console
 from examples.drift import bad_candidates, har_remounted
 from examples.drift.analysis import Recovery
+from examples.drift.hostile_device import NAME, HostileDevice
 from examples.drift.report import DemoResult, show
+from examples.drift.running_fleet import DEVICES, TASK, RunningFleet
 from federation.evaluation import recent_windows
 from federation.evaluation.accuracy import HeldOut
 from federation.registry.registry import Registry
 from streams.contract.artifact import Artifact
 from streams.contract.decisions import rollout_position
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
+from streams.contract.documents import RoundEvent
+from streams.contract.errors import ProcessFailed, TidewheelError
 from streams.contract.task import load_task
 from streams.kafka.reader import Reader
 from streams.runtime.key_files import load_private_key
 
-TASK = f"{Path(har_remounted.__file__).resolve()}:task"  # for processes in other folders
-DEVICES = len(har_remounted.FLEET)
 WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
 REGAINED = 0.5  # of the agreement and accuracy lost
 SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
@@ -61,47 +60,47 @@ class Demo:
     """One run, against a fleet that this process starts and ends."""
 
     def __init__(self, state: Path, speed: float, timeout_s: float, terminal: Console) -> None:
-        self._state, self._speed, self._console = state, speed, terminal
-        self._deadline = time.monotonic() + timeout_s
+        self._state, self._console = state, terminal
         self._task = load_task(TASK)
         self._devices = chosen_devices(self._task, DEVICES)
         self._worn = [d for d in self._devices if d in har_remounted.REMOUNTED]
         self._recovery = Recovery(self._task.name, self._worn, har_remounted.AFTER_S * 1_000_000)
         self._outcome = DemoResult(canary=min(self._devices, key=self._place))
-        self._told: set[str] = set()
+        self._fleet = RunningFleet(state, speed, timeout_s, self._recovery, self._say)
 
     def run(self) -> DemoResult:
-        with self._fleet() as up:
-            self._up = up
-            self._reader = self._connected()
+        with self._fleet:
             try:
+                self._fleet.connect()
                 self._mends_itself()
                 self._refuses()
             except ProcessFailed as exc:
                 self._outcome.missing.append(str(exc))
             finally:
                 self._figures()
-                self._reader.close()
+        if self._fleet.code:
+            log = self._fleet.log
+            self._outcome.missing.append(f"tidewheel up ended with {self._fleet.code}: see {log}")
         return self._outcome
 
     # --- steps 1 to 3 ---------------------------------------------------------------------------
 
     def _mends_itself(self) -> None:
         look = self._recovery
-        self._until(lambda: look.began_s, "a phone is remounted")
+        self._fleet.until(lambda: look.began_s, "a phone is remounted")
         self._say(f"{', '.join(self._worn)} have their phones remounted from now on")
         for request in look.view.rounds:
             if request.kind == "requested":
                 raise ProcessFailed(f"a run began before the phones were moved: {request.reason}")
-        self._until(look.alarm_s, "the windows show that inputs have drifted")
+        self._fleet.until(look.alarm_s, "the windows show that inputs have drifted")
         base, so_far = self._stable, look.held_out(self._stable)
-        self._until(lambda: look.view.count("requested"), "a run starts by itself")
+        self._fleet.until(lambda: look.view.count("requested"), "a run starts by itself")
         self._outcome.cause = look.cause(self._devices)
-        self._until(lambda: look.decided("stage"), "a candidate passes the gate")
-        self._until(lambda: look.decided("served"), "its canary is judged, and it is served")
-        self._until(self._all_serve_it, "every device serves it")
+        self._fleet.until(lambda: look.decided("stage"), "a candidate passes the gate")
+        self._fleet.until(lambda: look.decided("served"), "its canary is judged, and it is served")
+        self._fleet.until(self._all_serve_it, "every device serves it")
         served_s = time.time()
-        self._until(self._seen_enough, "windows by it of all those people")
+        self._fleet.until(self._seen_enough, "windows by it of all those people")
         self._figures()
         self._served = look.moment("every device serves it", served_s)
         o = self._outcome
@@ -173,6 +172,7 @@ class Demo:
         name = offered.decision.model or ""
         self._taken_back(name, offered.decision.seq, base.model)
         self._poisoned(recordings, first, base)
+        self._attacked(first, base)
 
     def _tail(self, topic: str) -> Reader:
         return Reader(broker_of(self._state, None), [topic], timeout_s=3.0)
@@ -196,9 +196,9 @@ class Demo:
             decided = look.decided("rolled-back", seq)
             return decided is not None and decided.model == bad
 
-        self._until(lambda: look.windows_by(bad, o.canary), f"{o.canary} answers with {bad}")
+        self._fleet.until(lambda: look.windows_by(bad, o.canary), f"{o.canary} answers with {bad}")
         began_s, by_base = time.monotonic(), look.windows_by(base, o.canary)
-        self._until(back, f"{bad} is taken back")
+        self._fleet.until(back, f"{bad} is taken back")
         decided = look.decided("rolled-back", seq)
         assert decided is not None
         o.bad_windows = int(decided.evidence["windows"])
@@ -210,10 +210,10 @@ class Demo:
             refused = bad in look.view.devices[o.canary].refused
             return refused and all(state.active == base for state in states)
 
-        self._until(withdrawn, f"every device serves {base}, {o.canary} refuses {bad}")
+        self._fleet.until(withdrawn, f"every device serves {base}, {o.canary} refuses {bad}")
         o.bad_seconds = time.monotonic() - began_s
         again = f"{o.canary} answers with {base} again"
-        self._until(lambda: look.windows_by(base, o.canary) > by_base, again)
+        self._fleet.until(lambda: look.windows_by(base, o.canary) > by_base, again)
         o.bad_windows_in_all = look.windows_by(bad, o.canary)
         o.bad_devices = [device for device in self._devices if look.windows_by(bad, device)]
 
@@ -231,62 +231,36 @@ class Demo:
             if verdict.promote:
                 self._outcome.missing.append(f"poisoned, {name}: the gate lets it pass")
 
-    # --- the fleet ------------------------------------------------------------------------------
+    def _attacked(self, first: Artifact, base: Artifact) -> None:
+        weights = (bad_candidates.weights_of(each) for each in (first, base))
+        with HostileDevice(self._state, *weights):
+            reason = "a hostile device takes part"
+            self._say(ask_for_run(broker_of(self._state, None), self._task.name, reason))
+            self._fleet.until(lambda: self._run_for(reason), "the run is started")
+            self._fleet.until(lambda: self._verdict(reason), "the run with the hostile device ends")
+        events = self._run_for(reason)
+        told = {e.kind: e for e in events if e.device == NAME}
+        verdict, o = self._verdict(reason), self._outcome
+        assert verdict is not None
+        if "admitted" in told:
+            o.attack = f"its updates were admitted; the run's candidate: {verdict.kind}, "
+            o.attack += verdict.reason
+        elif "refused" in told:
+            o.attack = f"its updates were refused: {told['refused'].reason}"
+        else:
+            o.missing.append("the hostile device did not take part")
+        if verdict.kind == "promoted" and "admitted" in told:
+            o.missing.append(f"the gate lets what {NAME} sent pass: {verdict.reason}")
 
-    @contextlib.contextmanager
-    def _fleet(self) -> Iterator[subprocess.Popen[bytes]]:
-        """`tidewheel up` until the end of the block; it is given its time to drain."""
-        words = ["up", TASK, "--devices", str(DEVICES), "--speed", str(self._speed)]
-        words += ["--state", str(self._state)]
-        log = StateDir(self._state).logs / "up.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._say(f"fleet: tidewheel {' '.join(words)}, which writes {log}")
-        with log.open("ab") as output:
-            up = subprocess.Popen(
-                [sys.executable, "-m", "compose.cli.main", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            yield up
-        finally:
-            self._say("the fleet is drained and ended")
-            with contextlib.suppress(ProcessLookupError):
-                up.send_signal(signal.SIGINT)
-            code = up.wait()
-            if code != 0:
-                self._outcome.missing.append(f"tidewheel up ended with {code}: see {log}")
+    def _run_for(self, reason: str) -> list[RoundEvent]:
+        """The events of the run that was asked for with this reason."""
+        rounds = self._recovery.view.rounds
+        started = [e.run for e in rounds if e.kind == "requested" and reason in e.reason]
+        return [e for e in rounds if started and e.run == started[0]]
 
-    def _connected(self) -> Reader:
-        while True:
-            self._look_after()
-            with contextlib.suppress(BrokerUnavailable):
-                broker = broker_of(self._state, None)
-                return Reader(broker, FleetView.topics(self._task.name), timeout_s=1.0)
-            time.sleep(0.2)
-
-    def _until(self, happened: Callable[[], Any], what: str) -> None:
-        """Read on until it has happened; ProcessFailed when it does not in time."""
-        while not happened():
-            self._look_after(what)
-            try:
-                messages = self._reader.poll(0.25)
-            except BrokerUnavailable:
-                continue
-            for message in messages:
-                self._recovery.take(message)
-            for moment in self._recovery.moments():
-                if moment.what not in self._told:
-                    self._told.add(moment.what)
-                    self._say(f"{moment.seconds:+7.1f} s  {moment.what}")
-
-    def _look_after(self, what: str = "the fleet starts") -> None:
-        if self._up.poll() is not None:
-            raise ProcessFailed(f"tidewheel up ended before {what}")
-        if time.monotonic() > self._deadline:
-            raise ProcessFailed(f"not in time: {what}")
+    def _verdict(self, reason: str) -> RoundEvent | None:
+        kinds = ("promoted", "rejected", "finished")
+        return next((e for e in self._run_for(reason) if e.kind in kinds), None)
 
     def _place(self, device: str) -> float:
         return rollout_position(self._task.name, device)
@@ -307,7 +281,7 @@ def main(
         ".tidewheel/drift-demo"
     ),
     speed: Annotated[float, typer.Option(help="Replay speed: 1 is real time.")] = 30.0,
-    timeout: Annotated[float, typer.Option(help="Seconds after which it fails.")] = 600.0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which it fails.")] = 900.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run the scenario and print what was measured; exits 1 where something did not happen."""

@@ -5,6 +5,11 @@ turned round. Nothing is altered, the recordings are replayed as they are. The f
 three people who wear it as the fleet does at first; the teacher fourteen more, and people mirrored
 left to right, as if each phone were worn at the other side of the body as well.
 
+What is set so that all of it happens in minutes, for the reader to judge: who is in the fleet and
+who is known to first model and teacher (PILOT, FLEET, the lab); `retrain_below=0.3`, so that drift
+and not low agreement starts the run; `label_share=0.4`, `learning_rate=0.005`, 2 rounds; 30 times
+real time; recordings that repeat. Drawn scenarios will replace this one.
+
 Nobody is held out: all who could be wear the phone as ever, and what three people's phones have to
 say costs them more than the gate allows (sitting). The fleet's own held-out segments decide.
 """

@@ -31,6 +31,7 @@ class DemoResult:
     bad_seconds: float = 0.0
     bad_devices: list[str] = field(default_factory=list)  # that have answered with it
     gate: dict[str, str] = field(default_factory=dict)
+    attack: str = ""  # what came of a hostile device's updates
     missing: list[str] = field(default_factory=list)
 
 
@@ -67,6 +68,7 @@ def show(outcome: DemoResult, terminal: Console) -> None:
         f"from {', '.join(o.bad_devices)}, all that had it; {o.bad_windows_in_all} windows have "
         "answers of it",
         *(f"poisoned, {name}: put before the gate: {why}" for name, why in o.gate.items()),
+        f"a hostile device, of as many samples as may be claimed: {o.attack or 'not reached'}",
         *(f"MISSING: {text}" for text in o.missing),
     ]
     for line in lines:
