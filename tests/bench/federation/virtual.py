@@ -10,6 +10,7 @@ import numpy as np
 from streams.contract import payload
 from streams.runtime.disk import cache_folder
 from tests.bench.federation.crowd import (
+    DEADLINE_S,
     DEVICES,
     MESSAGE_S,
     SEGMENTS,
@@ -20,14 +21,7 @@ from tests.bench.federation.crowd import (
     ours,
     stock,
 )
-from tests.bench.federation.real.dropouts import (
-    DEADLINE_S,
-    OURS,
-    STOCK,
-    STOCK_DEADLINE,
-    goals,
-    times,
-)
+from tests.bench.federation.real.dropouts import STOCK, goals, our_name, stock_name, times
 from tests.bench.federation.real.processes import reached
 from tests.bench.federation.real.stage import Stage
 from tests.bench.federation.study import TASK, Size, Study, in_two_processes, study_here
@@ -36,6 +30,7 @@ from tests.bench.report import Cell, Figure, Goal, Results, Table
 
 ROUNDS, STEPS = 12, 60
 BUFFER = 20
+STOCK_DEADLINE, OURS = stock_name(DEADLINE_S), our_name(DEADLINE_S)
 FIRST_HALF = f"synchronous, the first {DEVICES // 2}"
 BUFFERED = f"buffered, {BUFFER}"
 NAMES = (STOCK, STOCK_DEADLINE, OURS, FIRST_HALF, BUFFERED)
@@ -67,7 +62,7 @@ def virtual(study: Study, results: Results) -> None:
             Figure.of([one.rounds for one in runs]), trained, Figure.of([r.share for r in runs]),
         ])  # fmt: skip
         if name not in (STOCK, STOCK_DEADLINE):
-            results.goals += goals(name, deadline, plain, f", {DEVICES} devices")
+            results.goals += goals(f"{name}, {DEVICES} devices", STOCK_DEADLINE, deadline, plain)
     text = (
         f"Simulated time, real training: {DEVICES} devices with {SEGMENTS} segments each of the "
         f"fleet's people; drop-outs and slow devices as above, {TRAIN_S:.0f} s to train, "

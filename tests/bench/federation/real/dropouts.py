@@ -18,8 +18,17 @@ ROUNDS = 8  # at most
 DEADLINE_S = 30.0
 TIMEOUT_S = 600.0
 STOCK = "Flower's FedAvg, as it comes"
-STOCK_DEADLINE = f"Flower's FedAvg, timeout={DEADLINE_S:.0f}"
-OURS = f"synchronous, {DEADLINE_S:.0f} s at most"
+
+
+def stock_name(deadline_s: float) -> str:
+    return f"Flower's FedAvg, timeout={deadline_s:.0f}"
+
+
+def our_name(deadline_s: float) -> str:
+    return f"synchronous, {deadline_s:.0f} s at most"
+
+
+STOCK_DEADLINE, OURS = stock_name(DEADLINE_S), our_name(DEADLINE_S)
 
 
 def dropouts(stage: Stage, results: Results) -> None:
@@ -44,7 +53,7 @@ def dropouts(stage: Stage, results: Results) -> None:
         each = run.seconds_per_round if number > 1 else None
         rows.append([name, 1, took[name], *faster, number, each, share, f"{others[name]:.0%}"])
         if name not in (STOCK, STOCK_DEADLINE):
-            results.goals += goals(name, *faster)
+            results.goals += goals(name, STOCK_DEADLINE, *faster)
     results.tables.append(Table("Drop-outs and slow devices", _text(), COLUMNS, rows))
 
 
@@ -54,13 +63,13 @@ def times(theirs: float | None, ours: float | None) -> float | None:
 
 
 def goals(
-    name: str, deadline: float | Figure | None, plain: float | Figure | None, fleet: str = ""
+    name: str, stock: str, deadline: float | Figure | None, plain: float | Figure | None
 ) -> list[Goal]:
-    """Beside Flower with the same deadline, and as it comes."""
+    """Beside Flower with the same deadline, which is `stock`, and as it comes."""
     text = f"times faster to {TARGET:.2f} than"
     return [
-        Goal(f"{text} {STOCK_DEADLINE}, {name}{fleet}", deadline or 0.0, at_least=3.0),
-        Goal(f"{text} {STOCK}, {name}{fleet}", plain or 0.0),
+        Goal(f"{text} {stock}, {name}", deadline or 0.0, at_least=3.0),
+        Goal(f"{text} {STOCK}, {name}", plain or 0.0),
     ]
 
 
