@@ -1,5 +1,6 @@
 """`tidewheel keys`: the keys that devices trust, and the signing key."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,11 +105,12 @@ def use(
     from compose.security.keyring import private_key, take_over
     from federation.registry import key_rotation
     from streams.contract.signing import key_id
+    from streams.runtime.failpoints import read_failpoint
 
     layout = StateDir(state)
     key, where = private_key(layout.keys, name), _registry(layout, registry)
     key_rotation.keys_of(where).check(key)
-    take_over(layout.keys, key)
+    take_over(layout.keys, key, read_failpoint(os.environ))
     made = key_rotation.settled(lambda: key_rotation.hand_over(where, key))
     text = f"key {key_id(key.public_key())} signs from now on"
     if made is None:

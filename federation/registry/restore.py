@@ -32,6 +32,7 @@ from streams.contract.errors import (
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.failpoints import Failpoint, unarmed
 
 SILENCE_S = 15.0
 
@@ -52,7 +53,10 @@ class Restored:
 
 
 def restore(
-    registry: Registry, settings: BrokerSettings, held_out: Callable[[], bytes]
+    registry: Registry,
+    settings: BrokerSettings,
+    held_out: Callable[[], bytes],
+    failpoint: Failpoint = unarmed,
 ) -> Restored:
     """Restore the registry; `held_out` reads the held-out people.
 
@@ -62,15 +66,18 @@ def restore(
     announced = releases(messages(settings, topic_name(registry.task, RELEASES)))
     history = chain(registry, announced)
     _check_lost(registry, history)
+    failpoint("restore-step-1")
     found = Restored(len(history), strangers=strangers(registry, announced, len(history)))
     _keep_bytes(registry, history, messages(settings, topic_name(registry.task, ARTIFACTS)), found)
     if registry.heldout() is None:
         registry.set_heldout(held_out())
+    failpoint("restore-step-2")
     there = set(registry.numbered())
     for release in history:
         if (name := _file(release.decision.seq)) not in there:
             plain = release.model_copy(update={"deliveries": []})
             registry.store.create(f"history/{name}", plain.encode())
+            failpoint("restore-step-3")
     _note_missing(registry, history, found)
     return found
 

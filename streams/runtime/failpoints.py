@@ -13,6 +13,8 @@ step 2. Without the variable nothing is armed. The steps are numbered in:
     round-step-1..8    federation.rounds.run: one run
     resume-step-1..4   federation.controller.run_recovery: a dead run is resumed
     release-step-1..4  federation.registry.publisher: a decision is made and published
+    restore-step-1..3  federation.registry.restore: step 3 ends with each decision
+    keys-step-1..4     compose.security.keyring: another key signs
 """
 
 import os
@@ -25,7 +27,8 @@ from streams.contract.errors import UsageError
 STEPS = (
     "worker-step-[1-5]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|"
-    "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]"
+    "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
+    "restore-step-[1-3]|keys-step-[1-4]"
 )
 Failpoint = Callable[[str], None]
 

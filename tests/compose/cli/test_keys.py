@@ -3,6 +3,7 @@
 import json
 import stat
 from pathlib import Path
+from signal import SIGKILL
 
 import pytest
 
@@ -23,10 +24,6 @@ from tests.compose.cli.test_cli import fails, tidewheel
 from tests.federation.registries import NEW, OLD, STRANGER, model, serve
 
 STATE = ".tidewheel"
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 @pytest.fixture
@@ -92,12 +89,8 @@ def test_a_kill_at_any_step_leaves_a_key_to_sign_with(
     made, path = keyring.make(layout.keys, "spare")
     told(layout, tmp_path, "trust", path.with_suffix(".pub"))
 
-    def reached(point: str) -> None:
-        if point == f"keys-step-{step}":
-            raise Killed
-
-    with pytest.raises(Killed):
-        keyring.take_over(layout.keys, load_private_key(path), reached)
+    point = {"TIDEWHEEL_FAILPOINT": f"keys-step-{step}:1"}
+    assert tidewheel("keys", "use", "spare", folder=tmp_path, **point).returncode == -SIGKILL
     assert in_use(layout) == (first if step < 3 else made)
     for public in trusted_keys(layout, None):
         load_public_key(public)
