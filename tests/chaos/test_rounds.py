@@ -99,7 +99,14 @@ def task_ref(tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def failpoint() -> dict[str, str]:
+    """More of the environment of ServerApps."""
+    return {}
+
+
+@pytest.fixture
 def rig(
+    failpoint: dict[str, str],
     kafka: BrokerSettings,
     task_ref: str,
     tiny: Task,
@@ -118,7 +125,7 @@ def rig(
         agents = [HeldAgent(tiny, name, path) for name, path in devices.items()]
         for agent in agents:
             stack.enter_context(agent)
-        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
+        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap, **failpoint}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
         stack.callback(may.set)
         config = {"task": task_ref, "state": str(tmp_path), "rounds": ROUNDS, "epochs": 6}
