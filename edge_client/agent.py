@@ -129,6 +129,7 @@ class Agent:
         self._answers = InferenceLoop(
             task, name, self._source, self._slots, self._personal,
             self._writer.put, self._skip, self._stop,
+            lambda: task.source == "recorded" and self._writer.full,
         )  # fmt: skip
 
     def _build_network(self) -> None:

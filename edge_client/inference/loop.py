@@ -23,6 +23,7 @@ from streams.contract.task import Task
 
 log = logging.getLogger("tidewheel.edge")
 
+ROOM_S = 0.005  # between two looks whether there is room
 RESTART_S = (0.5, 30.0)  # the first and the longest pause before a source is restarted
 HANGS_S = 10.0  # at least; an answer that takes longer is considered hung
 
@@ -48,7 +49,9 @@ class InferenceLoop:
         put: Callable[[Event], None],
         skip: Callable[[str, int], None],
         stop: threading.Event,
+        full: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`full` says whether a recording has to wait for events that are not written yet."""
         self._task = task
         self._device = device
         self._source = source
@@ -57,6 +60,7 @@ class InferenceLoop:
         self._put = put
         self._skip = skip
         self._stop = stop
+        self._full = full
         self._hangs_s = max(HANGS_S, 10 * task.latency_budget_s)
         self._began: float | None = None  # start of the current inference
         self.rate = Rate()
@@ -68,6 +72,8 @@ class InferenceLoop:
         while not self._stop.is_set():
             try:
                 for cut in self._source:
+                    while self._full() and not self._stop.is_set():
+                        self._stop.wait(ROOM_S)
                     self.answer(cut)
                     self.error, pause_s = None, RESTART_S[0]
                 return

@@ -1,9 +1,10 @@
 """Writing events to the spool: the loop puts an event into memory, a thread writes it.
 
 Every `SYNC_S` the thread takes the new events, records them (samples/notebook.py), encodes them as
-one Arrow batch and appends it to the spool, which syncs it. While the disk is full, at most `LIMIT`
-events wait in memory; older ones are discarded and declared lost when the disk works again. Events
-that sampling does not send are declared too, see sampling.py.
+one Arrow batch and appends it to the spool, which syncs it. At most `LIMIT` events wait in memory;
+older ones are discarded and declared lost: `disk-full` when the disk works again, `queue-full`
+where they come faster than it writes. Events that sampling does not send are declared too, see
+sampling.py.
 """
 
 import contextlib
@@ -102,6 +103,11 @@ class SpoolWriter(threading.Thread):
     def waiting(self) -> int:
         return len(self._put) + len(self._events)
 
+    @property
+    def full(self) -> bool:
+        """Whether a source that can wait should: half of the limit waits for a disk that works."""
+        return self.error is None and self.waiting >= self._limit // 2
+
     def run(self) -> None:
         while not self._ending.wait(SYNC_S if len(self._put) < self._rows else 0.0):
             self.write()
@@ -122,7 +128,8 @@ class SpoolWriter(threading.Thread):
                     self._discarded += 1
                 if self._discarded:
                     self._declare_held()
-                    self._spool.declare_lost(self._discarded, "disk-full")
+                    reason = "queue-full" if self.error is None else "disk-full"
+                    self._spool.declare_lost(self._discarded, reason)
                     self._discarded = 0
                 self._write_frame()
             waited_s = self._clock() - self._held_since

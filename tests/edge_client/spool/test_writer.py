@@ -76,6 +76,30 @@ def test_a_write_that_does_not_come_back_bounds_what_waits_for_it(tmp_path: Path
     assert recorder.waiting == 50
     recorder.write()
     frames = spool.read(spool.position, 1 << 30)
-    assert frames[0].declarations() == [(0, 29, "disk-full")]
+    assert frames[0].declarations() == [(0, 29, "queue-full")]  # no disk was full
     assert sum(f.count for f in frames if f.kind == EVENTS) == 50
     assert frames[-1].mark == 79_000
+
+
+def test_a_source_that_can_wait_is_told_at_half_of_the_limit_while_the_disk_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool, limit=50)
+    for i in range(24):
+        recorder.put(event(i))
+    assert not recorder.full
+    recorder.put(event(24))
+    assert recorder.full
+
+    def broken(*_args: object, **_named: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "_write", broken)
+        recorder.write()
+        assert recorder.waiting == 25
+        assert not recorder.full  # it would wait for ever
+    recorder.write()
+    assert not recorder.full
+    assert spool.next_seq == 25
