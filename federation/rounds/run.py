@@ -100,7 +100,7 @@ class FederatedRun:
             if isinstance(exc, TidewheelError) and not isinstance(exc, Retryable):
                 outcome = f"failed: {exc}"[:300]
             else:
-                self.journal.publish("failed", reason=f"the run was interrupted: {exc!r}"[:300])
+                self.journal.publish("failed", reason=_interruption(exc)[:300])
             raise
         finally:
             if outcome is not None:
@@ -332,3 +332,10 @@ class FederatedRun:
         metrics = dict(verdict.evidence)
         self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
         return verdict
+
+
+def _interruption(exc: BaseException) -> str:
+    """In words for a person: Flower stops a ServerApp by a signal, which raises SystemExit."""
+    if isinstance(exc, SystemExit | KeyboardInterrupt):
+        return "the run was stopped: by `flwr stop`, or because its SuperExec ended"
+    return f"the run was interrupted: {exc!r}"

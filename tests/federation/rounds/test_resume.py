@@ -286,3 +286,4 @@ def test_what_would_come_again_ends_a_run_and_what_may_pass_does_not(rig: Rig) -
     last = [rig.kinds(f"e{number}")[-1] for number in range(4)]
     assert last == ["finished", "failed", "failed", "failed"]
     assert "interrupted: OSError('reset')" in rig.kafka.events[-2].reason
+    assert rig.kafka.events[-1].reason.startswith("the run was stopped: by `flwr stop`")
