@@ -1,5 +1,8 @@
 """`tidewheel models`: the versions in the registry; only `restore` needs a broker."""
 
+import os
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,11 +24,13 @@ from compose.cli.arguments import (
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, say
+from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
     from federation.registry.manual import ManualDecision
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A version, as `list` shows it.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -167,12 +172,14 @@ def promote(
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
     reason: Reason = "",
+    yes: Yes = False,
 ) -> None:
     """Let all devices serve a version, even a withdrawn one; another offered version is
     withdrawn."""
     from federation.registry import manual
 
-    _decide(task, state, registry, lambda r, key: manual.promote(r, key, model, reason))
+    agree = _agreement(task, yes)
+    _decide(task, state, registry, lambda r, key: manual.promote(r, key, model, reason, agree))
 
 
 @app.command("rollback")
@@ -184,14 +191,16 @@ def rollback(
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
     reason: Reason = "",
+    yes: Yes = False,
 ) -> None:
     """Withdraw the offered version; without one, go back from the stable version to the one before.
 
-    Asks for no confirmation. A second call in a row does nothing; --to goes further back.
+    A second call in a row does nothing; --to goes further back.
     """
     from federation.registry import manual
 
-    _decide(task, state, registry, lambda r, key: manual.roll_back(r, key, to, reason))
+    agree = _agreement(task, yes)
+    _decide(task, state, registry, lambda r, key: manual.roll_back(r, key, to, reason, agree))
 
 
 @app.command("prune")
@@ -235,10 +244,16 @@ def restore(
     """
     from federation.bootstrap.initial_model import held_out
     from federation.registry.restore import restore as make_again
+    from streams.runtime.failpoints import read_failpoint
 
     loaded = load_task(task)
     where = registry_of(loaded, state, registry)
-    found = make_again(where, broker_of(state, kafka), lambda: held_out(loaded).encode())
+    found = make_again(
+        where,
+        broker_of(state, kafka),
+        lambda: held_out(loaded).encode(),
+        read_failpoint(os.environ),
+    )
     if json:
         console().print_json(data=asdict(found))
     else:
@@ -256,6 +271,22 @@ def restore(
             f"{where.where}; `tidewheel models verify` checks them"
         )
     raise typer.Exit(1 if found.needed else 0)
+
+
+def _agreement(task: str, yes: bool) -> Callable[[str], None]:
+    """Ask on a terminal before a decision is made; elsewhere it needs --yes."""
+    devices = len(load_task(task).device_names("fleet"))
+
+    def agree(text: str) -> None:
+        if yes:
+            return
+        what = f"{text}: up to {devices} devices of the task's fleet change"
+        if not sys.stdin.isatty():
+            raise UsageError(f"{what}; nobody can be asked here: use --yes")
+        if not typer.confirm(f"{what}. Go on?"):
+            raise typer.Exit(1)
+
+    return agree
 
 
 def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:

@@ -1,10 +1,11 @@
 """Manual decisions about versions: promote, roll back, remove bytes.
 
-Each checks the current state first, so a repeated call reports that there is nothing to do.
+Each checks the current state first, so a repeated call reports that there is nothing to do. Where
+there is, `agree` is told before it is decided, and may raise to stop it.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,6 +19,13 @@ from streams.contract.errors import ArtifactError, UsageError
 
 BY_HAND = "by hand"
 ASIDE = ("keys", "teacher", "candidate", "dropped")  # kinds that change nothing on devices
+
+
+Agree = Callable[[str], None]
+
+
+def agreed(_text: str) -> None:
+    """Nobody is asked."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,11 @@ class Pruned(Document):
 
 
 def promote(
-    registry: Registry, key: Ed25519PrivateKey, model: str, reason: str = ""
+    registry: Registry,
+    key: Ed25519PrivateKey,
+    model: str,
+    reason: str = "",
+    agree: Agree = agreed,
 ) -> ManualDecision:
     """Let all devices serve `model`; another offered version is withdrawn."""
     last, ref = last_decision(registry), _usable(registry, model)
@@ -50,26 +62,31 @@ def promote(
     kept = {m: why for m, why in after.withdrawn.items() if m != model}
     candidate = None if before.candidate == ref else before.candidate
     fields = {**NOT_OFFERED, "stable": ref, "withdrawn": kept, "candidate": candidate}
+    agree(text)
     made = _decide(registry, key, "served", after.model_copy(update=fields), last, model, reason)
     return ManualDecision(text, made)
 
 
 def roll_back(
-    registry: Registry, key: Ed25519PrivateKey, to: str | None = None, reason: str = ""
+    registry: Registry,
+    key: Ed25519PrivateKey,
+    to: str | None = None,
+    reason: str = "",
+    agree: Agree = agreed,
 ) -> ManualDecision:
     """Withdraw the offered version; without one, or with `to`, the stable version."""
     last = last_decision(registry)
     desired = last.decision.standing
     offered, stable = desired.offered, desired.stable
     if to is not None:
-        return _roll_back_to(registry, key, to, reason)
+        return _roll_back_to(registry, key, to, reason, agree)
     if offered is not None:
         after = desired.without(offered.model, _why(reason)).model_copy(update=NOT_OFFERED)
         model = offered.model
+        text = f"{model} is withdrawn, {stable.model if stable else 'none'} stays"
+        agree(text)
         made = _decide(registry, key, "rolled-back", after, last, model, reason)
-        return ManualDecision(
-            f"{model} is withdrawn, {stable.model if stable else 'none'} stays", made
-        )
+        return ManualDecision(text, made)
     decisions = registry.decisions()
     moved = [d for d in decisions if d.kind not in ASIDE]
     if moved and moved[-1].kind == "rolled-back" and moved[-1].reason.startswith(BY_HAND):
@@ -80,7 +97,7 @@ def roll_back(
     earlier = before_stable(registry, decisions)
     if stable is None or earlier is None:
         return ManualDecision("there is no earlier version to go back to: nothing to do")
-    return _roll_back_to(registry, key, earlier.model, reason)
+    return _roll_back_to(registry, key, earlier.model, reason, agree)
 
 
 def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | None:
@@ -141,7 +158,7 @@ def pruned(registry: Registry) -> set[str]:
 
 
 def _roll_back_to(
-    registry: Registry, key: Ed25519PrivateKey, to: str, reason: str
+    registry: Registry, key: Ed25519PrivateKey, to: str, reason: str, agree: Agree
 ) -> ManualDecision:
     last, ref = last_decision(registry), _usable(registry, to)
     desired = last.decision.standing
@@ -155,9 +172,11 @@ def _roll_back_to(
     after = after.model_copy(update={**NOT_OFFERED, "stable": ref, "withdrawn": kept})
     model = gone[-1].model
     why = f"{reason}; {to} is served again" if reason else f"{to} is served again"
-    made = _decide(registry, key, "rolled-back", after, last, model, why)
     names = " and ".join(each.model for each in gone)
-    return ManualDecision(f"{names} withdrawn, {to} is served by all devices", made)
+    text = f"{names} withdrawn, {to} is served by all devices"
+    agree(text)
+    made = _decide(registry, key, "rolled-back", after, last, model, why)
+    return ManualDecision(text, made)
 
 
 def _usable(registry: Registry, model: str) -> Ref:

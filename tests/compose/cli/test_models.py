@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import pytest
@@ -72,12 +73,15 @@ def test_versions_are_moved_and_removed_by_hand(
     tmp_path: Path, registry: Registry, refs: list[Ref]
 ) -> None:
     first, second, third = (ref.model for ref in refs)
-    text = told(tmp_path, "rollback", "--reason", "late")
+    unasked = tidewheel("models", "rollback", TINY, folder=tmp_path)
+    fails(unasked, 2, f"{third} is withdrawn", "up to 6 devices", "--yes")
+    text = told(tmp_path, "rollback", "--reason", "late", "--yes")
     assert f"decision 4: {third} is withdrawn" in text
     assert "within 2 s" in text
     assert "nothing to do" in told(tmp_path, "rollback")
-    assert "served by all devices" in told(tmp_path, "rollback", "--to", first)
-    assert "served by all devices" in told(tmp_path, "promote", third)
+    assert "served by all devices" in told(tmp_path, "rollback", "--to", first, "--yes")
+    fails(tidewheel("models", "promote", TINY, third, folder=tmp_path), 2, "--yes")
+    assert "served by all devices" in told(tmp_path, "promote", third, "--yes")
     assert "nothing to do" in told(tmp_path, "promote", third)
     last = registry.last()
     assert last is not None
@@ -130,6 +134,11 @@ def test_a_lost_registry_is_made_again_from_kafka(tmp_path: Path, kafka: BrokerS
         told = publisher.read_announced(kafka, name)
         publisher.announce(Producer(kafka), before, told)
     shutil.rmtree(layout.registry)
+    # Killed at the end of each step, the last time when its first decision is written.
+    for point, there in (("1:1", 0), ("2:1", 0), ("3:1", 1)):
+        done = tidewheel(*words, **where, TIDEWHEEL_FAILPOINT=f"restore-step-{point}")
+        assert done.returncode == -SIGKILL, done.stderr
+        assert len(list((layout.registry / "history").glob("*.json"))) == there
     done = tidewheel(*words, **where)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout.startswith("2 decisions, 2 models restored to ")

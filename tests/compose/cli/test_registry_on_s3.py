@@ -61,9 +61,9 @@ def test_versions_are_looked_at_moved_and_removed(
     assert [(row["model"], row["holds"]) for row in rows] == [(first, "-"), (second, "stable")]
     assert f"{second}: stable" in command("models", "show", TINY, second)
     assert "bytes as a delta" in command("models", "diff", TINY, first, second)
-    command("models", "rollback", TINY, "--to", first)
+    command("models", "rollback", TINY, "--to", first, "--yes")
     assert stable(registry) == first
-    command("models", "promote", TINY, second)
+    command("models", "promote", TINY, second, "--yes")
     assert stable(registry) == second
     serve(registry, model(registry, 3, key), key)
     assert f"{first} is removed" in command("models", "prune", TINY, "--keep", "1")
