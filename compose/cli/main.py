@@ -197,7 +197,7 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
 
 
-for view in (views.status, views.rounds, views.query):
+for view in (views.status, views.rounds, views.query, views.tail):
     app.command()(view)
 app.command()(tasks.new)
 app.command()(tasks.check)

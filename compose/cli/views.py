@@ -1,7 +1,8 @@
 """Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline` and `query`."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +22,9 @@ from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
+
+if TYPE_CHECKING:
+    from streams.kafka.reader import Reader, Received
 
 
 def releases(
@@ -113,8 +117,65 @@ def rounds(
     shown.print_rounds(name, runs, console(), as_json=json)
 
 
+def tail(
+    task: TaskArgument,
+    topic: Annotated[
+        Literal[
+            "events",
+            "scores",
+            "windows",
+            "fleet",
+            "rounds",
+            "releases",
+            "artifacts",
+            "dead-letters",
+        ],
+        typer.Argument(metavar="TOPIC", help="Of the task's topics, without the task's name."),
+    ],
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    last: Annotated[int, typer.Option(min=0, help="Messages of each partition before now.")] = 5,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Go on until Ctrl-C.")
+    ] = True,
+    json: AsJson = False,
+) -> None:
+    """Print the messages of a topic readably: the last ones, then new ones as they come.
+
+    --json prints a JSON object a line with every field. What cannot be decoded is printed with the
+    reason.
+    """
+    from json import dumps
+
+    from compose.reports.query_output import row_line
+    from streams.contract.topics import topic_name
+    from streams.kafka.readable import rows_of
+    from streams.kafka.reader import Reader
+
+    loaded = load_task(task)
+    reader = Reader(broker_of(state, kafka), [topic_name(loaded.name, topic)], from_beginning=False)
+    try:
+        for message in _last_then_new(reader, last, follow=follow):
+            for row in rows_of(loaded, topic, message):
+                text = dumps(row, default=str) if json else row_line(row)
+                typer.echo(text)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        reader.close()
+
+
+def _last_then_new(reader: "Reader", last: int, *, follow: bool) -> Iterator["Received"]:
+    ends = reader.ends()
+    reader.seek_before_end(last)
+    while follow or reader.before(ends):
+        yield from reader.poll(0.5)
+
+
 def query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over `scores` and `drops`.")],
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="A query over `scores`, `windows`, `drops`.")
+    ],
     state: State = DEFAULT_STATE,
     store: StoreFolder = None,
     form: Annotated[
@@ -126,7 +187,12 @@ def query(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Query the store with DuckDB. Tables: `scores` (one row per event) and `drops`."""
+    """Query the store with DuckDB.
+
+    Tables: `scores` (one row per event), `windows` (one row per device, window and model version:
+    events, compared, agreeing, labelled, reports) and `drops`. A table on the terminal shortens
+    vectors; other formats have them whole.
+    """
     import duckdb
 
     from compose.reports.query_output import write_result

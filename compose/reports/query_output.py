@@ -14,6 +14,7 @@ from rich.text import Text
 
 from streams.contract.errors import UsageError
 
+SHOWN = 4  # of a vector's numbers
 Format = Literal["table", "csv", "json", "parquet"]
 
 
@@ -70,5 +71,23 @@ def _table(rows: pa.Table) -> Table:
     for column in rows.column_names:
         table.add_column(Text(column))
     for row in rows.to_pylist():
-        table.add_row(*(Text(str(value)) for value in row.values()))  # no markup in users' text
+        table.add_row(*(Text(_cell(value)) for value in row.values()))  # no markup in users' text
     return table
+
+
+def row_line(row: dict[str, Any]) -> str:
+    """One line of `name=value`; nested values as JSON, vectors shortened."""
+    return "  ".join(f"{name}={_cell(value)}" for name, value in row.items())
+
+
+def _cell(value: object) -> str:
+    """A value in a cell: of a vector the first numbers, with three digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return json.dumps(value, default=str)
+    if not isinstance(value, list):
+        return str(value)
+    shown = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in value[:SHOWN]]
+    more = [f"… {len(value) - SHOWN} more"] if len(value) > SHOWN else []
+    return f"[{', '.join(shown + more)}]"

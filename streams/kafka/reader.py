@@ -1,7 +1,7 @@
 """Reading whole topics without a consumer group."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kafka import KafkaConsumer, TopicPartition
@@ -108,6 +108,24 @@ class Reader:
             for tp, found in self._consumer.offsets_for_times(asked).items():
                 if found is not None:
                     self._consumer.seek(tp, found.offset)
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Return the end offsets of all partitions that this reader follows."""
+        with translated(self._settings):
+            ends = self._consumer.end_offsets(list(self._consumer.assignment()))
+        return {(tp.topic, tp.partition): int(end) for tp, end in ends.items()}
+
+    def before(self, ends: Mapping[tuple[str, int], int]) -> bool:
+        """Return whether any partition has messages before these offsets left to read."""
+        return any(self.position(*place) < end for place, end in ends.items())
+
+    def seek_before_end(self, count: int) -> None:
+        """Start with the last `count` messages of each partition."""
+        with translated(self._settings):
+            followed = list(self._consumer.assignment())
+            begins = self._consumer.beginning_offsets(followed)
+            for tp, end in self._consumer.end_offsets(followed).items():
+                self._consumer.seek(tp, max(begins[tp], end - count))
 
     def position(self, topic: str, partition: int) -> int:
         """Return the offset of the next message to read."""

@@ -22,8 +22,18 @@ ACCOUNT = """
 """
 
 
+WINDOWS = """
+    create view windows as
+    select device, "window", model, count(*) as events, count(agrees) as compared,
+           count(*) filter (agrees) as agreeing, count(label) as labelled,
+           max(revision) + 1 as reports, max("time") as last_event
+    from scores group by device, "window", model
+"""
+
+
 def open_store(store: Path) -> duckdb.DuckDBPyConnection:
-    """Return a connection with views `scores` and `drops` on the store's current version.
+    """Return a connection with views `scores`, `drops` and `windows` on the store's current
+    version; `windows` has a row for each device, window and model version.
 
     Only committed files are read. Close the connection after use.
     """
@@ -31,6 +41,7 @@ def open_store(store: Path) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     for name, rows in tables.items():
         connection.register(name, rows)
+    connection.execute(WINDOWS)
     return connection
 
 

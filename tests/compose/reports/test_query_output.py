@@ -30,6 +30,15 @@ def test_each_form_holds_the_rows(tmp_path: Path) -> None:
     assert "device" in (tmp_path / "table").read_text()
 
 
+def test_a_table_shortens_vectors_so_that_a_row_fits(tmp_path: Path) -> None:
+    rows = pa.table({"v": [[0.123456, 1.0, 2.0, 3.0, 4.0, 5.0], [1.0]], "x": [0.1 + 0.2, 1e-9]})
+    write_result(rows, "table", tmp_path / "table", Console(width=80))
+    shown = (tmp_path / "table").read_text()
+    assert "[0.123, 1, 2, 3, … 2 more]" in shown
+    assert "[1]" in shown
+    assert "0.3 " in shown
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--output"):
         write_result(ROWS, "csv", tmp_path / "no" / "file.csv", Console())

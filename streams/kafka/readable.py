@@ -1,0 +1,97 @@
+"""Messages of a task's topics as plain values, for people and for pipes.
+
+Whatever is on a topic, something is returned: a message that cannot be decoded says why.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from streams.contract.decisions import Release
+from streams.contract.documents import DeviceState, Document, RoundEvent, WindowReport
+from streams.contract.errors import MalformedRecord
+from streams.contract.records import Drop, decode_event_message
+from streams.contract.task import Task
+from streams.contract.topics import (
+    ARTIFACTS,
+    DEAD_LETTERS,
+    EVENTS,
+    FLEET,
+    RELEASES,
+    ROUNDS,
+    SCORES,
+    WINDOWS,
+)
+from streams.kafka.reader import Received
+
+Row = dict[str, Any]
+
+TOPICS = (EVENTS, SCORES, WINDOWS, FLEET, ROUNDS, RELEASES, ARTIFACTS, DEAD_LETTERS)
+
+
+def rows_of(task: Task, topic: str, message: Received) -> list[Row]:
+    """Return the rows of a message of `topic` (one of TOPICS), each with `at`, the time at which
+    the broker has it; a row with `unreadable` where it cannot be decoded."""
+    at = datetime.fromtimestamp(message.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    try:
+        return [{"at": at, **row} for row in _DECODE[topic](task, message)]
+    except (MalformedRecord, pa.ArrowException, ValueError, TypeError) as exc:
+        why = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        key = (message.key or b"").decode(errors="replace")
+        size = len(message.value or b"")
+        return [{"at": at, "key": key, "bytes": size, "unreadable": why}]
+
+
+def _events(task: Task, message: Received) -> list[Row]:
+    found = decode_event_message(task, message.key, message.value, message.headers)
+    if isinstance(found, Drop):
+        return [{"dropped": vars(found)}]
+    about = {"device": found.device, "epoch": found.epoch}
+    return [{**about, **row} for row in found.rows.to_pylist()]
+
+
+def _scores(_task: Task, message: Received) -> list[Row]:
+    try:
+        with pa.ipc.open_stream(message.value or b"") as stream:
+            table = stream.read_all()
+        table.validate(full=True)  # offsets that lead elsewhere would be read as they are
+    except OSError as exc:
+        raise MalformedRecord("bad-arrow", str(exc)) from exc
+    found: list[Row] = table.to_pylist()
+    return found
+
+
+def _document(kind: type[Document]) -> Callable[[Task, Received], list[Row]]:
+    def decode(_task: Task, message: Received) -> list[Row]:
+        return [kind.decode(message.value or b"").model_dump(mode="json", exclude_defaults=True)]
+
+    return decode
+
+
+def _release(_task: Task, message: Received) -> list[Row]:
+    decision = Release.decode(message.value or b"").decision
+    key = (message.key or b"").decode(errors="replace")
+    return [{"under": key, **decision.model_dump(mode="json", exclude_defaults=True)}]
+
+
+def _headers(message: Received) -> dict[str, str]:
+    return {name: bytes(value or b"").decode(errors="replace") for name, value in message.headers}
+
+
+def _opaque(_task: Task, message: Received) -> list[Row]:
+    key = (message.key or b"").decode(errors="replace")
+    return [{"key": key, "bytes": len(message.value or b""), **_headers(message)}]
+
+
+_DECODE: dict[str, Callable[[Task, Received], list[Row]]] = {
+    EVENTS: _events,
+    SCORES: _scores,
+    WINDOWS: _document(WindowReport),
+    FLEET: _document(DeviceState),
+    ROUNDS: _document(RoundEvent),
+    RELEASES: _release,
+    ARTIFACTS: _opaque,
+    DEAD_LETTERS: _opaque,
+}
