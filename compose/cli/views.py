@@ -19,8 +19,8 @@ from compose.cli.arguments import (
     registry_of,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console
-from streams.contract.errors import UsageError
+from compose.reports.terminal import console, moment
+from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
@@ -68,11 +68,15 @@ def timeline(
     """Show what happened, when and why: runs, decisions, devices that went back, drift, agreement.
 
     Prints lines in the order of time, with the evidence in brackets; --json prints JSON lines.
+    Without a broker it shows what `up` saw last.
     """
     from compose.reports import timeline as shown
 
-    ago_s = None if since is None else shown.seconds(since)
-    found = shown.read_timeline(broker_of(state, kafka), load_task(task).name)
+    ago_s, name = None if since is None else shown.seconds(since), load_task(task).name
+    try:
+        found = shown.read_timeline(broker_of(state, kafka), name)
+    except BrokerUnavailable as exc:
+        found = shown.entries(name, _last_seen(state, exc)[0])
     shown.print_timeline(shown.since(found, ago_s), console(), as_json=json)
 
 
@@ -83,11 +87,15 @@ def status(
     json: AsJson = False,
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
-    workers' speed and lag."""
-    from compose.reports.status import print_status, read_status
+    workers' speed and lag. Without a broker it shows what `up` saw last."""
+    from compose.reports.status import print_status, read_status, status_of
 
     name = load_task(task).name
-    found = read_status(broker_of(state, kafka), name)
+    try:
+        found = read_status(broker_of(state, kafka), name)
+    except BrokerUnavailable as exc:
+        messages, at_us = _last_seen(state, exc)
+        found = status_of(name, messages, at_us / 1e6)
     print_status(found, console(), as_json=json)
 
 
@@ -163,6 +171,18 @@ def tail(
         pass
     finally:
         reader.close()
+
+
+def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple[list["Received"], int]:
+    """What `up` saw last, which is said on standard error; the error again if there is nothing."""
+    from compose.reports.follower import LastSeen
+
+    found = LastSeen.read(StateDir(state).last_seen)
+    if found is None:
+        raise exc
+    text = f"{exc}; shown is what `tidewheel up` saw last, {moment(found[1])}"
+    console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    return found
 
 
 def _last_then_new(reader: "Reader", last: int, *, follow: bool) -> Iterator["Received"]:

@@ -39,6 +39,11 @@ class StateDir:
     def logs(self) -> Path:
         return self.state / "logs"
 
+    @property
+    def last_seen(self) -> Path:
+        """What `up` has seen of the topics, see compose.reports.follower."""
+        return self.state / "last-seen.jsonl"
+
     def trusted_keys(self) -> tuple[Path, ...]:
         """All public keys of the folder. Revoked keys are included, so that old history can still
         be verified."""

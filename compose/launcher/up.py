@@ -46,6 +46,7 @@ READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
 TICK_S = 0.25
 DRAIN_LINE_S = 2.0  # between two lines about what is left
+KEEP_S = 10.0  # between two writings of what was seen
 # A SuperNode with a key that was killed is let in again once its last word is a minute old.
 SUPERNODE_PATIENCE_S = 90.0
 
@@ -96,6 +97,7 @@ class Up:
             finally:
                 self._interrupts.patient = True
                 if follower is not None:
+                    follower.keep(self._layout.last_seen)
                     follower.stop()
                 self._supervisor.stop_all()
 
@@ -224,7 +226,7 @@ class Up:
         """Show and mend until it is time to end; whether the loop has closed."""
         o = self._options
         self._interrupts.patient = True
-        began = time.monotonic()
+        began = kept_at = time.monotonic()
         closed = False
         self._screen.say(f"fleet     {len(self._devices)} devices; Ctrl-C stops everything")
         shares = ", then ".join(f"{float(s):.0%}" for s in o.stages.split(","))
@@ -241,6 +243,9 @@ class Up:
                     screen.show(view, phases.now)
 
                 follower.read(look)
+                if time.monotonic() - kept_at > KEEP_S:
+                    follower.keep(self._layout.last_seen)
+                    kept_at = time.monotonic()
                 elapsed = time.monotonic() - began
                 closed = phases.closed
                 if (o.until_closed and closed) or (o.minutes and elapsed > 60 * o.minutes):

@@ -9,7 +9,7 @@ as a whole, so the second rate follows the first by a window's length and its la
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from compose.reports.lag import to_json as lag_to_json
 from compose.reports.summary import share
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
-from streams.kafka.reader import Reader
+from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 
 SILENT_S = 15.0
@@ -69,6 +69,14 @@ def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_
     finally:
         reader.close()
     return Status(view, read_lag(settings, task, timeout_s), time.time())
+
+
+def status_of(task: str, messages: Iterable[Received], now_s: float) -> Status:
+    """As far as these messages tell, at a moment in the past; lag is not known."""
+    view = FleetView(task)
+    for message in messages:
+        view.absorb(message)
+    return Status(view, [], now_s)
 
 
 def to_json(status: Status) -> dict[str, Any]:
@@ -137,7 +145,8 @@ def _lines(status: Status) -> Iterator[str]:
         f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
     )
-    yield lag_line(status.lag)
+    if status.lag:
+        yield lag_line(status.lag)
     for model, agreement in view.agreement.items():
         yield (
             f"agreement of {model} with the teacher {share(agreement.share)} "

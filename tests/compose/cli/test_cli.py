@@ -5,22 +5,45 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from tests.forks import fork
+
 ROOT = Path(__file__).parents[3]
 TINY = f"{ROOT / 'tests' / 'fakes' / 'tiny_task.py'}:task"
+MAIN = "import sys; from compose.cli.main import main; sys.argv[0] = 'tidewheel'; main()"
+
+
+def environ_in(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """With none of our settings but `env`."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
+    return {**known, "COLUMNS": "120", "TIDEWHEEL_CACHE": str(folder / "cache"), **env}
 
 
 def tidewheel(*words: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in `folder`, with none of our settings in its environment but `env`."""
-    known = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
+    """Run the command in `folder`, in a process that is forked from one that has imported it."""
+    with tempfile.TemporaryDirectory() as outputs:
+        out, err = Path(outputs) / "out", Path(outputs) / "err"
+        argv = [str(word) for word in words]
+        process = fork(MAIN, argv, out, folder, environ_in(folder, env), err)
+        try:
+            code = process.wait(120)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
+
+
+def installed(*words: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """The same as users have it: the installed program, from its start."""
     return subprocess.run(
-        [sys.executable, "-m", "compose.cli.main", *map(str, words)],
+        [Path(sys.executable).parent / "tidewheel", *map(str, words)],
         cwd=folder,
-        env={**known, "COLUMNS": "120", "TIDEWHEEL_CACHE": str(folder / "cache"), **env},
+        env=environ_in(folder, env),
         capture_output=True,
         text=True,
         timeout=120,
@@ -271,5 +294,20 @@ def test_a_query_prints_rows_or_json(tmp_path: Path) -> None:
 
 
 def test_it_says_its_version(tmp_path: Path) -> None:
-    done = tidewheel("--version", folder=tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"tidewheel {version('tidewheel')}\n")
+    for run in (tidewheel, installed):
+        done = run("--version", folder=tmp_path)
+        assert (done.returncode, done.stdout) == (0, f"tidewheel {version('tidewheel')}\n")
+
+
+def test_the_installed_program_says_the_same_as_the_forked_one(tmp_path: Path) -> None:
+    """Four of the errors above, and a help text, each from the start of the program."""
+    for words in (
+        ["up", "--help"],
+        ["up", "no-such.py:task"],
+        ["worker", TINY],
+        ["query", "select 1"],
+        ["edge", "run", TINY, "--device", "a b"],
+    ):
+        forked, real = (run(*words, folder=tmp_path) for run in (tidewheel, installed))
+        assert (real.returncode, real.stdout) == (forked.returncode, forked.stdout)
+        assert real.stderr == forked.stderr

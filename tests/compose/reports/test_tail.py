@@ -50,7 +50,9 @@ def test_every_kind_of_message_becomes_rows() -> None:
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_whatever_is_there_something_is_returned(topic: str) -> None:
-    for seed, sound in enumerate((event_message().value, state("d0").value, release("1-aaaaaaaa").value)):
+    for seed, sound in enumerate(
+        (event_message().value, state("d0").value, release("1-aaaaaaaa").value)
+    ):
         for value in mangled(sound or b"", 200, seed):
             message = Received(f"{TASK}.{topic}", 0, 0, b"\xff\x00", value, [("x", b"\xff")])
             for row in rows_of(task, topic, message):

@@ -368,7 +368,7 @@ def test_by_hand_a_run_starts_whatever_the_budgets_once(
     rig.serve(1)
     stop = start(runs_per_day=0, max_runs=0)
     said = ask_for_run(rig.broker, rig.name, "new phones")
-    assert said.startswith(f"requested a run of {rig.name}: by hand: new phones")
+    assert said.startswith(f"requested a run of {rig.name} (new phones); the controller")
     rig.wait("the run is told", lambda: ("r1", "requested") in rig.kinds())
     assert rig.reasons("requested")["r1"] == "by hand: new phones"
     rig.say("finished", "r1", "rejected")
