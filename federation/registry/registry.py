@@ -276,7 +276,8 @@ class Registry:
             raise ArtifactError(
                 "history",
                 f"{self.where} is of version {decision.task_version} of task {self.task}, not "
-                f"{self.task_version}",
+                f"{self.task_version}: name another state folder with --state, or set the task's "
+                f"version back to {decision.task_version}",
             )
         self.keys.update(public_keys(decision.standing.keys))
         return release

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from streams.contract.task import Task
@@ -11,6 +11,8 @@ from streams.segments.survey import Survey
 SKIPPED_SHARE = 0.01
 RATE_OFF = 0.2  # of the stated period
 FEW_SEGMENTS = 5  # of a window
+SHOWN = 3  # devices that a finding names
+DAY_US = 86_400_000_000
 
 CAUSES = {
     "gap": "more time between two readings than max_gap_s (2.5 sample periods by default)",
@@ -30,11 +32,25 @@ class Finding:
     advice: str
 
 
-def findings(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
-    """Return errors, which cannot work, before warnings."""
-    found = [finding for one in surveys for finding in _of_device(task, one)]
+def findings(task: Task, surveys: Sequence[Survey], now_us: int | None = None) -> list[Finding]:
+    """Return errors, which cannot work, before warnings. `now_us`: wall clock, against which dates
+    of live readings are held; None: they are not."""
+    found = _together([finding for one in surveys for finding in _of_device(task, one, now_us)])
     found += [*_of_roles(task, surveys), *_of_task(task, surveys)]
     return sorted(found, key=lambda finding: finding.level != "error")
+
+
+def _together(found: Sequence[Finding]) -> list[Finding]:
+    """One finding of all devices that have it."""
+    where: dict[Finding, list[str]] = {}
+    for one in found:
+        where.setdefault(replace(one, where=""), []).append(one.where)
+    return [replace(one, where=_names(names)) for one, names in where.items()]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
@@ -49,7 +65,7 @@ def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
     return f"no segment has one label on {share:.0%} of its readings: lower segment.label_share"
 
 
-def _of_device(task: Task, one: Survey) -> list[Finding]:
+def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Finding]:
     if one.error is not None:
         return [Finding("error", one.device, f"readings() fails: {one.error}", "mend the function")]
     if not one.readings:
@@ -77,7 +93,16 @@ def _of_device(task: Task, one: Survey) -> list[Finding]:
         text = "live readings that are not dated"
         advice = "give time_us since 1970 (UTC), or say source='recorded'"
         found.append(Finding("error", one.device, text, advice))
+    elif task.source == "live" and (days := _days_ago(one, now_us)) > 1:
+        text = f"live readings that begin {days:,.0f} days ago"
+        advice = "a recording is source='recorded': it is paced and repeated"
+        found.append(Finding("warning", one.device, text, advice))
     return found
+
+
+def _days_ago(one: Survey, now_us: int | None) -> float:
+    known = now_us is not None and one.first_us is not None
+    return (now_us - one.first_us) / DAY_US if known else 0.0  # type: ignore[operator]
 
 
 def _unit(one: Survey) -> str | None:
@@ -110,7 +135,8 @@ def _of_roles(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
         if not any(one.role == role for one in surveys):
             found.append(Finding("error", role, f"no device has the role {role!r}", text))
     pilots = [one for one in surveys if one.role == "pilot"]
-    if pilots and not any(one.labelled for one in pilots):
+    broken = {f.where for one in pilots for f in _of_device(task, one) if f.level == "error"}
+    if pilots and not broken and not any(one.labelled for one in pilots):
         text = "no device of role 'pilot' has a labelled segment"
         found.append(Finding("error", "pilot", text, no_labels(task, pilots)))
     if not any(one.role == "held-out" for one in surveys):

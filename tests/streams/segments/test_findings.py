@@ -54,15 +54,15 @@ def test_sound_data_has_no_errors() -> None:
 CASES = {
     "too few values": (
         {"readings": changed(lambda _, r: r._replace(values=(1.0,)))},
-        "error: p: no segment: 200 of 200 readings have another number of values",
+        "error: p, f: no segment: 200 of 200 readings have another number of values",
     ),
     "all NaN": (
         {"readings": changed(lambda _, r: r._replace(values=(math.nan, 0.0)))},
-        "error: p: no segment: 200 of 200 readings have values that are NaN",
+        "error: p, f: no segment: 200 of 200 readings have values that are NaN",
     ),
     "backwards": (
         {"readings": changed(lambda i, r: r._replace(time_us=10**9 - i))},
-        "error: p: no segment: 199 of 200 readings have times that do not grow",
+        "error: p, f: no segment: 199 of 200 readings have times that do not grow",
     ),
     "hourly at 20 Hz": (
         {"readings": changed(lambda i, r: r._replace(time_us=i * 3_600_000_000))},
@@ -74,11 +74,11 @@ CASES = {
                 lambda i, r: r._replace(time_us=r.time_us - 5_000_000 * (i % 50 == 49))
             )
         },
-        "warning: p: 7 of 200 readings break a segment (backwards 4, gap 3)",
+        "warning: p, f: 7 of 200 readings break a segment (backwards 4, gap 3)",
     ),
     "a label that is no class": (
         {"readings": changed(lambda _, r: r._replace(label=7))},
-        "warning: p: label 7 is none of the task's, and is not used: labels are 0 to 2",
+        "warning: p, f: label 7 is none of the task's, and is not used: labels are 0 to 2",
     ),
     "no label": (
         {"readings": changed(lambda _, r: r._replace(label=None))},
@@ -86,27 +86,27 @@ CASES = {
     ),
     "nothing": (
         {"readings": changed(lambda _i, _r: None)},
-        "error: p: readings() yields nothing",
+        "error: p, f: readings() yields nothing",
     ),
     "a source that raises": (
         {"readings": failing},
-        "error: p: readings() fails: RuntimeError: the sensor is unplugged (reading 37, ",
+        "error: p, f: readings() fails: RuntimeError: the sensor is unplugged (reading 37, ",
     ),
     "live without dates": (
         {"readings": sound, "source": "live"},
-        "error: p: live readings that are not dated",
+        "error: p, f: live readings that are not dated",
     ),
     "milliseconds": (
         {"readings": changed(lambda i, r: r._replace(time_us=DATE // 1000 + 50 * i))},
-        "error: p: time_us looks like milliseconds: it is microseconds: multiply",
+        "error: p, f: time_us looks like milliseconds: it is microseconds: multiply",
     ),
     "a time that is no int": (
         {"readings": changed(lambda i, r: r._replace(time_us=0.5 * r.time_us))},
-        "error: p: readings() fails: time_us is 0.0: it must be an int, microseconds",
+        "error: p, f: readings() fails: time_us is 0.0: it must be an int, microseconds",
     ),
     "another rate": (
         {"readings": changed(lambda i, r: r._replace(time_us=2 * r.time_us))},
-        "warning: p: a reading every 0.1 s, rate_hz=20 says otherwise: set rate_hz=10",
+        "warning: p, f: a reading every 0.1 s, rate_hz=20 says otherwise: set rate_hz=10",
     ),
 }
 
@@ -157,3 +157,20 @@ def test_whatever_a_source_yields_is_a_finding_and_no_traceback(
 ) -> None:
     task = replace(tiny, readings=lambda _device: iter(rows), source="live" if live else "recorded")  # type: ignore[arg-type]
     assert said(task)
+
+
+def test_devices_that_have_the_same_are_named_together_and_not_all_of_them() -> None:
+    fleet = [Device(f"f{i}", "fleet") for i in range(5)]
+    found = said(replace(tiny, readings=changed(lambda _i, _r: None)), PILOT, *fleet)
+    assert found[0].startswith("error: p, f0, f1 and 3 more: readings() yields nothing")
+    assert not any("pilot: no device of role" in text for text in found)  # the same once more
+
+
+def test_live_readings_of_long_ago_are_taken_for_a_recording() -> None:
+    dated = changed(lambda i, r: r._replace(time_us=DATE + r.time_us))
+    task = replace(tiny, readings=dated, source="live")
+    surveys = [survey(task, device) for device in (PILOT, FLEET)]
+    texts = [f.text for f in findings(task, surveys, DATE + 10 * 86_400_000_000)]
+    assert "live readings that begin 10 days ago" in texts
+    assert not any("days ago" in f.text for f in findings(task, surveys, DATE))
+    assert not any("days ago" in f.text for f in findings(task, surveys))
