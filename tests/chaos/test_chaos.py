@@ -11,7 +11,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import open_store, server_account
 from tests.chaos.load import Load
+from tests.forks import Forked
 from tests.real_kafka import require, with_kafka
 from tests.streams.worker.support import Fleet, all_published, check_topics, fleet, stop, until
 
@@ -56,7 +56,7 @@ class Crew:
     def __init__(self, served: Fleet) -> None:
         self._served = served
         self._all = list(range(served.partitions))
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Forked] = {}
         self._since: dict[str, int] = {}
         self.died: list[str] = []
 

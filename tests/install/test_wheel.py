@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,10 +84,15 @@ class Site:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built of the files that are committed or staged, as a release is."""
+    """Built of the files that are committed or staged, as a release is, in a folder of its own: a
+    build here would find what an earlier one has left."""
     folder = tmp_path_factory.mktemp("wheel")
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT).decode().split("\0")
+    for name in filter(None, tracked):
+        (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / "tree" / name)
     argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
-    subprocess.run([*argv, ROOT], check=True, cwd=folder)
+    subprocess.run([*argv, folder / "tree"], check=True, cwd=folder)
     (made,) = folder.glob("tidewheel-*.whl")
     return made
 

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +31,7 @@ from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key
 from tests.fakes.own_task import own_task
 from tests.fakes.tiny_task import task as tiny
+from tests.forks import Forked, fork
 
 SECOND = 1_000_000
 PARTITIONS = 2
@@ -142,7 +141,7 @@ class Fleet:
     partitions: int = PARTITIONS
     # More of WorkerSettings for each worker that is started, by the setting's name.
     options: dict[str, int | float | None] = field(default_factory=lambda: {"flush_s": 0.1})
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[Forked] = field(default_factory=list)
     sent: dict[tuple[str, str], set[int]] = field(default_factory=dict)
     _producer: Producer | None = None
 
@@ -156,19 +155,18 @@ class Fleet:
             self._producer = Producer(self.broker)
         return self._producer
 
-    def start(self, instance: str = "w0", failpoint: str = "") -> subprocess.Popen[bytes]:
+    def start(self, instance: str = "w0", failpoint: str = "") -> Forked:
         """A worker process; its log is `<instance>.log`."""
         task_file = self.folder / "task.py"
         argv = [f"{task_file}:task", self.broker.bootstrap, self.store, self.folder / "teacher.tw"]
         argv += [self.folder / "key.pub", instance, self.partitions, json.dumps(self.options)]
-        with (self.folder / f"{instance}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", START, *map(str, argv)],
-                env={**os.environ, "TIDEWHEEL_FAILPOINT": failpoint},
-                stdout=log,
-                stderr=log,
-                cwd=Path(__file__).parents[3],
-            )
+        process = fork(
+            START,
+            [str(word) for word in argv],
+            self.folder / f"{instance}.log",
+            Path(__file__).parents[3],
+            {**os.environ, "TIDEWHEEL_FAILPOINT": failpoint},
+        )
         self.workers.append(process)
         return process
 
@@ -253,7 +251,7 @@ def device_on(partition: int, partitions: int = PARTITIONS) -> str:
     return next(n for i in range(99) if partition_of(n := f"d{i}", partitions) == partition)
 
 
-def stop(process: subprocess.Popen[bytes]) -> int:
+def stop(process: Forked) -> int:
     process.send_signal(signal.SIGTERM)
     return process.wait(30)
 
