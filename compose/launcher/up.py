@@ -31,7 +31,8 @@ from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.reports.fleet_view import FleetView
 from compose.reports.follower import Follower
-from compose.reports.summary import ServerCounts, Summary, render, summarize
+from compose.reports.summary.figures import ServerCounts, Summary, summarize
+from compose.reports.summary.tables import render
 from compose.security.certificates import Tls, make_certificates
 from compose.security.node_registry import Nodes
 from edge_client.control.socket_server import socket_path

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.summary import share
+from compose.reports.wording import share
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.topics import ROUNDS, topic_name

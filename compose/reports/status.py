@@ -19,7 +19,7 @@ from rich.table import Table
 from compose.reports.fleet_view import FleetView
 from compose.reports.lag import PartitionLag, lag_line, read_lag
 from compose.reports.lag import to_json as lag_to_json
-from compose.reports.summary import share
+from compose.reports.wording import share
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.kafka.reader import Reader, Received

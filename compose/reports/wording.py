@@ -17,6 +17,13 @@ def digits(value: float) -> str:
     return f"{value:.2f}"
 
 
+def share(value: float | None, of: int = 0) -> str:
+    """Return `0.66 (120)`: a share and of how many; `-` without one."""
+    if value is None:
+        return "-"
+    return f"{value:.2f} ({of})" if of else f"{value:.2f}"
+
+
 def before_after(before: float | None, after: float | None) -> str:
     """Return `0.66 → 0.78`; `0.66 → -` without a value after, `0.78` without one before."""
     if before is None:

@@ -32,8 +32,8 @@ from compose.cli.arguments import broker_of
 from compose.cli.server import ask_for_run
 from compose.launcher.state_dir import StateDir
 from compose.launcher.up import chosen_devices
-from compose.reports.summary import share
 from compose.reports.terminal import console
+from compose.reports.wording import share
 from examples.drift import bad_candidates, har_remounted
 from examples.drift.analysis import Recovery
 from examples.drift.hostile_device import NAME, HostileDevice

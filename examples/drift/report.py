@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.summary import share
+from compose.reports.wording import share
 from examples.drift.analysis import AnsweredWindow, HeldOutAnswers, Moment
 
 

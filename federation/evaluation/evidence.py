@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from federation.admission.update import Tensors
-from federation.evaluation import accuracy, device_metrics, promotion_gate
+from federation.evaluation import accuracy, device_metrics, metrics, promotion_gate
 from federation.evaluation.accuracy import Accuracy, HeldOut
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.promotion_gate import Comparison, GateEvidence, GateRules, Verdict
@@ -56,15 +56,14 @@ class CandidateEvaluation:
         """Return the audit's metrics, which no rule reads."""
         if self.audit is None or not len(self.audit.labels):
             return {}
-        base, new = (
-            accuracy.score(
-                self.task, self._outputs(self.audit.segments, weights), self.audit.labels
-            )
-            for weights in (first, candidate)
-        )
-        return {
-            "audit_base": base.share, "audit": new.share, "audit_segments": new.evaluated
-        }  # fmt: skip
+        labels = self.audit.labels
+        found = {"audit_segments": float(len(labels))}
+        for suffix, weights in (("_base", first), ("", candidate)):
+            outputs = self._outputs(self.audit.segments, weights)
+            found[f"audit{suffix}"] = accuracy.score(self.task, outputs, labels).share
+            for name, value in metrics.measured(self.task, outputs, labels).items():
+                found[f"audit_{name}{suffix}"] = value
+        return found
 
     def _on_held_out(self, first: Tensors, candidate: Tensors) -> Comparison:
         segments, labels = self.held_out.segments, self.held_out.labels

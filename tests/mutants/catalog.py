@@ -186,7 +186,7 @@ MUTANTS = [
     ),
     Mutant(
         "up: dropped events are no failure",
-        "compose/reports/summary.py",
+        "compose/reports/summary/figures.py",
         "if dropped > DROPPED_SHARE * produced:",
         "if False:",
         "tests/compose/reports/test_summary.py",

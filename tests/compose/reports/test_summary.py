@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from compose.reports.fleet_view import FleetView
-from compose.reports.summary import DeviceLine, Summary, query_line, render, summarize
+from compose.reports.summary.figures import DeviceLine, Summary, query_line, summarize
+from compose.reports.summary.tables import render
 from streams.kafka.reader import Received
 from tests.compose.messages import TASK, release, state, step, window
 
@@ -19,6 +20,7 @@ GATE = {
     "held_out_base": 0.6, "held_out": 0.9, "held_out_segments": 30.0,
     "devices_base": 0.3, "devices": 0.4, "devices_segments": 20.0,
     "audit_base": 0.5, "audit": 0.75, "audit_segments": 40.0,
+    "audit_mae_base": 0.4321, "audit_mae": 0.123, "audit_r2_base": -0.5,
 }  # fmt: skip
 
 
@@ -114,6 +116,8 @@ def test_refused_runs_are_shown_too_and_figures_are_of_what_decided_nothing() ->
     assert "6 refused by the gate: too little; held-out devices 0.50 → 0.40" in shown
     assert f"7 promoted {LAST}: better" in shown
     assert "0.50 → 0.75 (40 segments that decide nothing)" in shown
+    assert found.runs[1].metrics == {"mae": (0.4321, 0.123)}
+    assert re.search(r"by other metrics +mae 0\.432 → 0\.123", shown)
 
 
 def test_another_epochs_rows_do_not_count() -> None:
