@@ -1,4 +1,4 @@
-# make demo   the whole loop on real data, with 6 devices
+# make demo   the whole loop on real data, with 6 devices; TASK=pedestrians: numbers, dated, hourly, 12 sensors
 # make drift-demo  phones are remounted, the fleet detects the drift and recovers, some minutes
 # make test   format, lint, types, and the tests but for the long ones of make chaos
 # make docs   build the documentation into .tidewheel/site, without network
@@ -34,9 +34,14 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# TASK=pedestrians: hourly counts of street sensors, 15 hours a second.
+TASK ?= har
+DEMO_har := --devices 6 --speed 30
+DEMO_pedestrians := --devices 12 --speed 54000
+
 demo: install
 	rm -rf .tidewheel/demo
-	$(BIN)/tidewheel up streams/tasks/har.py:task --devices 6 --until-closed --rounds 2 --speed 30 --stages 0.5,1 \
+	$(BIN)/tidewheel up streams/tasks/$(TASK).py:task $(DEMO_$(TASK)) --until-closed --rounds 2 --stages 0.5,1 \
 		--state .tidewheel/demo
 
 drift-demo: install

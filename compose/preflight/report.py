@@ -65,6 +65,16 @@ def _table(report: TaskReport) -> Table:
     return table
 
 
+def _size(count: float) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
+
+
+def _frequency(a_minute: float) -> str:
+    if a_minute >= 1:
+        return f"{a_minute:g} windows a minute"
+    return f"{a_minute * 24 * 60:g} windows a day"
+
+
 def _times(one: Survey) -> str:
     if one.first_us is None:
         return "-"
@@ -76,8 +86,8 @@ def _lines(report: TaskReport) -> list[str]:
     if report.events_per_day is not None and report.bytes_per_day is not None:
         lines.append(
             f"a device makes {report.events_per_day:,.0f} events a day and sends about "
-            f"{report.bytes_per_day / 1e6:,.1f} MB before compression; "
-            f"{report.windows_per_minute:g} windows a minute"
+            f"{_size(report.bytes_per_day)} before compression; "
+            f"{_frequency(report.windows_per_minute or 0.0)}"
         )
     if report.parameters is not None:
         lines.append(

@@ -154,7 +154,7 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
         text = f"no label of {', '.join(missing)} in the readings that were looked at"
         found.append(Finding("warning", "classes", text, "look at more with --readings"))
     share = task.training.label_share
-    if task.source == "recorded" and counts and share < 1:
+    if task.source == "recorded" and counts and share < 1 and task.outcomes is None:
         text = f"a device learns from {share:.0%} of its true labels and is measured on the others"
         advice = "training=Training(label_share=1.0) uses all"
         found.append(Finding("warning", "training.label_share", text, advice))

