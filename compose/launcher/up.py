@@ -41,7 +41,7 @@ from streams.contract.task import Task, check_model, load_task, strategy_problem
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics, probe
 from streams.runtime.disk import write_atomic
-from streams.worker.store.query import server_account
+from streams.worker.store.query import labels_in, server_account
 
 READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
@@ -304,7 +304,9 @@ class Up:
             found.append(summarize(mine, server, self._phases, self._layout.store, state))
 
         follower.read(look)
-        return replace(found[0], restarts=dict(self._supervisor.restarts))
+        restarts = dict(self._supervisor.restarts)
+        labels = labels_in(self._layout.store) if server else 0
+        return replace(found[0], restarts=restarts, labels_stored=labels)
 
     def _report(self, follower: Follower, closed: bool) -> int:
         summary = self._summary(follower)

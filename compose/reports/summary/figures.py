@@ -40,6 +40,9 @@ class DeviceLine:
     after_of: int
     drops: dict[str, int] = field(default_factory=dict)  # by reason
     skipped: dict[str, int] = field(default_factory=dict)  # readings and answers, by reason
+    labels_told: int = 0
+    samples: int = 0  # remembered segments, `true_labels` of them with a true label
+    true_labels: int = 0
     ended: bool = False  # its spool was lost and another epoch began
 
     @property
@@ -116,6 +119,7 @@ class Summary:
     runs: list[RunLine] = field(default_factory=list)  # those that the gate decided on
     decisions: list[str] = field(default_factory=list)  # about models, in their order
     restarts: dict[str, int] = field(default_factory=dict)
+    labels_stored: int = 0
 
     @property
     def balanced(self) -> bool:
@@ -270,6 +274,9 @@ def _line(
         after_of=counts[1][1],
         drops=state.dropped,
         skipped=state.skipped,
+        labels_told=0 if ended else state.labels_told,
+        samples=0 if ended else state.samples,
+        true_labels=0 if ended else state.true_labels,
         ended=ended,
     )
 

@@ -70,6 +70,11 @@ def _figures(summary: Summary) -> Table:
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
         "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
         f"{summary.refused} refused, {summary.failed} failed",
+        "labels": (
+            f"{summary.total('labels_told')} told to devices, which remember "
+            f"{summary.total('samples')} segments, {summary.total('true_labels')} with a label; "
+            f"{summary.labels_stored} events in the store have one"
+        ),
         "runs": "\n".join(_run(run) for run in summary.runs) or "-",
         "releases": ", ".join(summary.decisions) or "-",
         "event account": _account(summary),

@@ -52,6 +52,13 @@ def dataset(store: Path, name: str = SCORES) -> Dataset:
     return open_table(store, name).to_pyarrow_dataset()
 
 
+def labels_in(store: Path) -> int:
+    """Return how many events in the store have a true label."""
+    with open_store(store) as connection:
+        [(count,)] = connection.execute("select count(label) from scores").fetchall()
+    return int(count)
+
+
 def server_account(store: Path) -> dict[tuple[str, str], tuple[int, int]]:
     """Return (device, epoch) -> (events scored, events dropped and not scored)."""
     with open_store(store) as connection:

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,13 @@ def test_nothing_at_all_is_shown_too() -> None:
     found = summary(server={})
     assert (found.devices, found.fleet_accuracy("before")) == ([], None)
     assert "0 produced" in shown_by(found)
+
+
+def test_every_labels_way_is_told() -> None:
+    device = state("d0", labels_told=12, samples=40, true_labels=9)
+    found = replace(summary(device, server={("d0", "e1"): (10, 0)}), labels_stored=7)
+    shown = " ".join(shown_by(found).split())
+    assert "12 told to devices, which remember 40 segments, 9 with a label; 7 events" in shown
 
 
 def test_the_json_is_complete() -> None:
