@@ -24,7 +24,7 @@ from functools import cache
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry.registry import NOT_OFFERED, Registry
-from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
+from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate, without_hope
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import (
     WITHDRAWN,
@@ -195,18 +195,21 @@ class Rollout:
             for s in states
             if (reason := s.refused.get(offered.model)) and not reason.startswith(WITHDRAWN)
         }
-        return evaluate(
+        now_s = self.clock()
+        found = evaluate(
             self.plan.rules,
             windows,
             candidate=offered.model,
             stable=desired.stable.model if desired.stable else "",
             began_us=stages[0],
             stage_began_us=stages[-1],
-            now_us=int(self.clock() * 1e6),
+            now_us=int(now_s * 1e6),
             canary=canary,
             refusals=refusals,
             offered=max(len(states), 1),
         )
+        phases = {s.device: s.phase for s in states}
+        return without_hope(found, phases, now_s - stages[-1] / 1e6)
 
     def _words(self, last: Release, offered: Ref) -> list[Decision]:
         """Return the decisions about the offered version, up to `last`."""

@@ -5,12 +5,14 @@ the devices that refuse the version.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from federation.rollout.sequential_test import compare
 from federation.rollout.window_history import HistoryWindow, WindowHistory
 
+ENDED = ("source ended", "draining", "stopped")  # phases without further answers
+SETTLED_S = 60.0  # after the stage began: by then what was answered before is scored
 REFUSING = 0.1  # of the devices offered: when more refuse, the version goes back
 
 Choice = Literal["go-on", "roll-back", "wait", "hold"]
@@ -75,6 +77,20 @@ def evaluate(
         reason = f"{len(refusals)} of {offered} devices refuse {candidate}: {device}: {why}"
         return StageVerdict("roll-back", reason, evidence)
     return _decide(rules, candidate, evidence, waited_s)
+
+
+def without_hope(verdict: StageVerdict, phases: Mapping[str, str], waited_s: float) -> StageVerdict:
+    """Return a hold instead of a wait if no more windows can come: all devices of the canary have
+    ended (`phases` by device), and their last windows have had their time to be scored. If windows
+    come all the same, a held stage goes on."""
+    ended = all(phase in ENDED for phase in phases.values())
+    if verdict.verdict != "wait" or not phases or not ended or waited_s < SETTLED_S:
+        return verdict
+    names = sorted(phases)
+    who = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    found = verdict.reason.removeprefix("canary continues: ")
+    why = f"canary undecided: the readings of {who} have ended, no more windows can come; {found}"
+    return replace(verdict, verdict="hold", reason=why)
 
 
 def _decide(

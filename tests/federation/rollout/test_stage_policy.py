@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
+from federation.rollout.stage_policy import (
+    SETTLED_S,
+    StageRules,
+    StageVerdict,
+    evaluate,
+    without_hope,
+)
 from federation.rollout.window_history import WindowHistory
 from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
 
@@ -275,3 +281,23 @@ def test_fewer_agreeing_events_are_never_evidence_for_a_version(canary: int, win
         return finding([*past(), *heard]).evidence["e_worse"]
 
     assert worse(max(canary - 1, 0)) >= worse(canary)
+
+
+def test_a_canary_whose_readings_have_ended_is_undecided_and_says_why() -> None:
+    waiting = finding(since(canary=16, windows=2))
+    assert waiting.verdict == "wait"
+    phases = {"d0": "source ended", "d1": "stopped"}
+    found = without_hope(waiting, phases, SETTLED_S)
+    assert found.verdict == "hold"
+    assert found.reason.startswith(
+        "canary undecided: the readings of d0, d1 have ended, no more windows can come; 2 devices"
+    )
+    assert found.evidence == waiting.evidence
+    for other in (
+        without_hope(waiting, phases, SETTLED_S - 1),  # its last windows may be on their way
+        without_hope(waiting, {**phases, "d2": "running"}, SETTLED_S),
+        without_hope(waiting, {}, SETTLED_S),
+    ):
+        assert other == waiting
+    decided = StageVerdict("go-on", "canary passed", {})
+    assert without_hope(decided, phases, SETTLED_S) == decided
