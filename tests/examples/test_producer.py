@@ -43,3 +43,19 @@ def test_its_events_are_scored_and_its_windows_reported(
         assert "sent 60 events of my-device" in done.stdout
         assert "all 60 events are scored" in done.stdout
         assert done.stdout.count("window ") >= 2
+
+
+def test_events_that_are_refused_end_it_with_the_reason(
+    kafka: BrokerSettings, tmp_path: Path
+) -> None:
+    with fleet(kafka, tmp_path) as served:
+        served.start()
+        channels, samples = served.task.segment_shape
+        words = [kafka.bootstrap, served.task.name, channels, samples + 1, served.task.outputs]
+        done = subprocess.run(
+            [sys.executable, PROGRAM, *map(str, words)], cwd=tmp_path, capture_output=True,
+            text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "refused: " in done.stderr
+        assert "segment" in done.stderr
