@@ -4,19 +4,28 @@ from collections.abc import Callable
 
 from compose.launcher.state_dir import StateDir
 from compose.preflight.check import check_quickly
-from federation.bootstrap.initial_model import PilotReport, prepare
+from federation.bootstrap.initial_model import PilotReport, prepare, source_digest
 from federation.registry.registry import Registry
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
-from streams.runtime.disk import cache_folder
+from streams.runtime.disk import cache_folder, write_atomic
 from streams.runtime.key_files import create_key, load_public_key
 
 Say = Callable[[str], None]
 
+CHANGED = (
+    "warning   the task's code or data has changed since its first model and teacher were made: "
+    "these are used as they are; another --state, or another version of the task, makes new ones"
+)
 
-def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
-    """Make what is missing and tell of it; the served model's name."""
-    check_quickly(task, say)
+
+def make_models(
+    reference: str, task: Task, layout: StateDir, say: Say, *, checked: bool = False
+) -> str:
+    """Make what is missing and tell of it; the served model's name. `checked`: the caller has
+    looked at the data already."""
+    if not checked:
+        check_quickly(task, say)
     key = create_key(layout.signing_key)
     known = [load_public_key(path) for path in layout.trusted_keys()]
     registry = Registry(layout.registry, task.name, task.version, known)
@@ -37,9 +46,13 @@ def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
         ) from exc
     if serving is None:
         raise UsageError(f"the registry {layout.registry} serves no model: remove it")
+    made_of = source_digest(reference, task)
     if report is None:
         say(f"model     {serving.model} from {layout.registry}")
+        if layout.made_of.exists() and layout.made_of.read_text() != made_of:
+            say(CHANGED)
     else:
+        write_atomic(layout.made_of, made_of.encode())
         for line in model_lines(report):
             say(line)
     return serving.model

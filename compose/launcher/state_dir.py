@@ -40,6 +40,11 @@ class StateDir:
         return self.state / "logs"
 
     @property
+    def made_of(self) -> Path:
+        """The digest of the task's sources and data that the first models were made of."""
+        return self.state / "made-of"
+
+    @property
     def last_seen(self) -> Path:
         """What `up` has seen of the topics, see compose.reports.follower."""
         return self.state / "last-seen.jsonl"

@@ -29,6 +29,7 @@ from compose.launcher.preparation import make_models
 from compose.launcher.screen import Screen
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
+from compose.preflight.check import check_quickly
 from compose.reports.fleet_view import FleetView
 from compose.reports.follower import Follower
 from compose.reports.summary.figures import ServerCounts, Summary, summarize
@@ -76,12 +77,15 @@ class Up:
     def run(self) -> int:
         """The six steps; the exit code."""
         check_model(self._task)
+        check_quickly(self._task, self._screen.say)
         with self._layout.lock(), self._interrupts:
             follower: Follower | None = None
             try:
                 with self._phase("first model"):
                     choice, port = self._start_servers()
-                    make_models(self._reference, self._task, self._layout, self._make_ready)
+                    make_models(
+                        self._reference, self._task, self._layout, self._make_ready, checked=True
+                    )
                 with self._phase("start"):
                     self._start_fleet(choice, port)
                     follower = Follower(choice.settings, self._task.name)

@@ -95,7 +95,7 @@ def prepare(
     if registry.serving() is not None and registry.teacher() is not None:
         return None
     began = time.monotonic()
-    folder = cache / f"pilot-{task.name}-{_digest(task_ref, task, seed)}"
+    folder = cache / f"pilot-{task.name}-{source_digest(task_ref, task, seed)}"
     result = _cached(folder)
     cached = result is not None
     if result is None:
@@ -110,7 +110,7 @@ def prepare(
     return PilotReport(model, cached, time.monotonic() - began, **metrics, warning=warning)
 
 
-def _digest(task_ref: str, task: Task, seed: int) -> str:
+def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
     """Return a digest of the settings, the sources and the data.
 
     Sources are the task's modules and the modules beside them that they use; a task derived from

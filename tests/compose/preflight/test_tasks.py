@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+TINY = f"{ROOT / 'tests' / 'fakes' / 'tiny_task.py'}:task"
 
 
 def tidewheel(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "compose.cli.main", *words]
-    environ = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environ = {
+        "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1",
+        "TIDEWHEEL_CACHE": str(folder / "cache"),
+    }  # fmt: skip
     done = subprocess.run(
         command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120
     )
@@ -86,3 +90,20 @@ def test_prepare_begins_with_the_fast_part(tmp_path: Path) -> None:
     done = tidewheel(tmp_path, "prepare", reference, code=2)
     assert "readings come every 3600 s: set rate_hz=0.000277778" in done.stderr
     assert not (tmp_path / ".tidewheel").exists()
+
+
+def test_a_task_that_was_changed_is_told_that_its_models_are_of_before(tmp_path: Path) -> None:
+    text = (
+        "from dataclasses import replace\nfrom tidewheel import load_task\n"
+        f"tiny = load_task({TINY!r})\n"
+        "training = replace(tiny.training, central_epochs=1, teacher_epochs=1)\n"
+        "task = replace(tiny, training=training)\n"
+    )
+    (tmp_path / "mine.py").write_text(text)
+    first = tidewheel(tmp_path, "prepare", "mine.py:task")
+    assert "has changed since" not in first.stdout
+    again = tidewheel(tmp_path, "prepare", "mine.py:task")
+    assert "has changed since" not in again.stdout
+    (tmp_path / "mine.py").write_text(text.replace("central_epochs=1", "central_epochs=2"))
+    changed = tidewheel(tmp_path, "prepare", "mine.py:task")
+    assert "warning   the task's code or data has changed since its first model" in changed.stdout
