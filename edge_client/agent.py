@@ -227,6 +227,13 @@ class Agent:
                 )
             label = np.asarray(given.label, np.float32)
             labelled += self.samples.label(given.first_us, given.last_us, label)
+        if labelled:  # a yes means that they are on the disk
+            try:
+                self.samples.save()
+            except OSError as exc:
+                self.samples.urgent = True
+                error = f"labels are in memory and not on the disk yet: {exc}"
+                return AgentReply(labelled=labelled, error=error)
         return AgentReply(state=self.state(), labelled=labelled)
 
     def _connect(self) -> Sender:

@@ -1,7 +1,7 @@
 """`tidewheel edge status|drain|label|wipe`: maintenance of a device on its own machine."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, say
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import load_task
+
+if TYPE_CHECKING:
+    from streams.contract.documents import DeviceState
 
 AT_ONCE = 200  # labels per request
 
@@ -41,8 +44,7 @@ def status(
         f"epoch {found.epoch}: {found.produced} produced = {found.delivered} delivered + "
         f"{sum(found.dropped.values())} dropped ({dropped}) + {found.pending} pending",
         f"{found.samples} samples, {found.true_labels} with a true label, "
-        f"{found.teacher_labels} with the teacher's; answers take "
-        f"{found.latency_p50_us:.0f} us, {found.latency_p99_us:.0f} us at the 99th percentile",
+        f"{found.teacher_labels} with the teacher's{_latency(found)}",
     ]
     if (personal := found.personal) is not None:
         lines.append(
@@ -52,6 +54,16 @@ def status(
         )
     for line in lines:
         say(line)
+
+
+def _latency(state: "DeviceState") -> str:
+    """A stopped device gives no answers, so nothing is said of how long they take."""
+    if not state.latency_p50_us:
+        return ""
+    return (
+        f"; answers take {state.latency_p50_us:.0f} us, {state.latency_p99_us:.0f} us at the 99th "
+        "percentile"
+    )
 
 
 def drain(

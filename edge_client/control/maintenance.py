@@ -14,6 +14,7 @@ from edge_client.control.device_lock import hold
 from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from edge_client.samples.accuracy import AccuracyTracker
+from edge_client.samples.samples import Samples
 from edge_client.spool.queue import Spool
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
@@ -59,6 +60,8 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
 def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
     """Return the state of a device without an agent."""
     account, (active, previous) = spool.audit(), _slots(folder)
+    samples = Samples(task, folder / "samples.arrow")
+    count, true, taught = samples.counts()
     return DeviceState(
         device=device,
         task=task.name,
@@ -70,6 +73,11 @@ def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> Device
         delivered=account.delivered,
         dropped=account.dropped,
         pending=account.pending,
+        samples=count,
+        true_labels=true,
+        labels_told=samples.labels_told,
+        label_sources=samples.sources(),
+        teacher_labels=taught,
         accuracy=AccuracyTracker(folder / "scoreboard.json").scores(),
         phase="stopped",
     )

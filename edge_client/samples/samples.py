@@ -54,6 +54,7 @@ class Samples:
         self._wall = wall
         self._dice = dice or random.Random()
         self._lock = threading.Lock()
+        self._saving = threading.Lock()  # one writes the file at a time
         n = self._capacity = capacity or _capacity(task)
         age_h = task.training.samples_age_h
         self._age_us = None if age_h is None else round(age_h * 3600e6)
@@ -252,15 +253,16 @@ class Samples:
 
         Rows that change meanwhile are saved in their old or new state.
         """
-        with self._lock:
-            rows = self._rows()
-            metadata = {
-                "seen": self._seen,
-                "labels_told": self.labels_told,
-                "scores_read": self.scores_read,
-            }
-            self.changed = self.urgent = False
-        write_rows(self._path, (self._saved_rows(part) for part in _parts(rows)), metadata)
+        with self._saving:
+            with self._lock:
+                rows = self._rows()
+                metadata = {
+                    "seen": self._seen,
+                    "labels_told": self.labels_told,
+                    "scores_read": self.scores_read,
+                }
+                self.changed = self.urgent = False
+            write_rows(self._path, (self._saved_rows(part) for part in _parts(rows)), metadata)
 
     def _saved_rows(self, rows: np.ndarray) -> Columns:
         with self._lock:

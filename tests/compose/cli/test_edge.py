@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_client.samples.samples import Samples
 from streams.contract.records import EventBatch, decode_event_message
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
@@ -175,6 +176,8 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     done = place.run("label", "--from", str(START_US), "--to", str(end), "--value", "fast")
     assert (done.returncode, done.stdout) == (0, f"d0: {expected} segments have a true label\n")
     assert place.status()["true_labels"] == expected
+    kept = Samples(place.task, place.folder / ".tidewheel" / "devices" / "d0" / "samples.arrow")
+    assert kept.counts()[:2] == (expected, expected)  # a yes means that they are on the disk
     done = place.run("label", "--from", "1", "--value", "quick")
     fails(done, 2, "'quick' is not a label of this task: slow, middle, fast")
 
@@ -189,6 +192,10 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     stopped = place.status()
     assert (stopped["phase"], stopped["delivered"], stopped["pending"]) == ("stopped", expected, 0)
     assert stopped["active"] == found["active"]
+    assert (stopped["samples"], stopped["true_labels"]) == (expected, expected)
+    said = place.run("status").stdout
+    assert f"{expected} samples, {expected} with a true label" in said
+    assert "0 us" not in said
 
     fails(place.run("label", "--from", "1", "--value", "fast"), 1, "no agent serves the device")
     done = place.run("wipe", "--json")
