@@ -11,6 +11,7 @@
 # make bench-edge      measure a device's agent, about 10 minutes
 # make bench-federation  rounds beside Flower's and NVFlare's, what the fleet learns, also under
 #             attack, about 22 minutes
+# make bench-pedestrians  what street sensors gain from each other, about 2 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 13 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -25,7 +26,7 @@ LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore t
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo test test-install mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-release
+	bench-federation bench-release bench-pedestrians
 
 install: .venv/installed
 
@@ -107,6 +108,9 @@ bench-federation: install
 
 bench-release: install
 	$(BIN)/python -m tests.bench.release
+
+bench-pedestrians: install
+	$(BIN)/python -m tests.bench.pedestrians
 
 .venv/bench: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -26,6 +26,7 @@ PARTS = {
     "streams": ("streams", "compose", "tests/bench/streams"),
     "edge": ("edge_client", "streams", "compose", "tests/bench/edge"),
     "federation": ("federation", "edge_client", "streams", "tests/bench/federation"),
+    "pedestrians": ("federation", "streams", "tests/bench/pedestrians"),
     "release": ("federation", "edge_client", "streams", "compose", "tests/bench/release"),
 }
 

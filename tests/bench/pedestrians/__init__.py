@@ -1,0 +1,1 @@
+"""What street sensors gain from each other: the task `pedestrians` without processes."""
