@@ -66,8 +66,8 @@ def recovery(stage: Stage, results: Results) -> None:
             f"Right on {found['others_before']:.3f} of the others' segments as served, on "
             f"{found['others_bad']:.3f} by it; of the canary's, {found['canary']}, on "
             f"{found['canary_before']:.3f} and {found['canary_bad']:.3f}. It was on "
-            f"{', '.join(found['bad_devices']) or 'no device'} alone. A hostile device took part in "
-            f"a later run: {found['attack'] or 'not reached'}.",
+            f"{', '.join(found['bad_devices']) or 'no device'} alone. A hostile device took part "
+            f"in a later run: {found['attack'] or 'not reached'}.",
             [
                 "canary's windows until it was taken back",
                 "seconds from the first one until it was gone",
