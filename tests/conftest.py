@@ -7,7 +7,6 @@ from hypothesis import HealthCheck, settings
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests import ordering
 from tests.real_kafka import require, with_kafka
 from tests.secure_node import SecureNode, running
 from tests.servers import s3_server
@@ -15,12 +14,6 @@ from tests.servers import s3_server
 # No test is timed: how long an example takes says how busy the machine is.
 settings.register_profile("tidewheel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tidewheel")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    workers = getattr(config, "workerinput", {}).get("workercount", 1)
-    if workers > 1:
-        ordering.order(items, workers)
 
 
 @pytest.fixture(scope="session")
