@@ -75,7 +75,7 @@ def test_a_wrong_list_of_devices_is_one_line(
     [
         ("(x, y), ", "(x, y, 0.0), ", "another number of values than the task has channels"),
         ("i * 100_000", "i * 3_600_000_000", "set rate_hz=0.000277778"),
-        ("nn.Linear(16, 2)", "nn.Linear(16, 3)", "it must give (2, 2)"),
+        ("nn.Linear(32 * 16, 2)", "nn.Linear(32 * 16, 3)", "it must give (2, 2)"),
     ],
 )
 def test_what_cannot_work_ends_with_1_and_advice(

@@ -29,7 +29,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.work import AgentRequest
 from streams.runtime.key_files import create_key
-from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
+from tests.compose.cli.test_cli import fails, installed, port_without_listener, tidewheel
 from tests.edge_client.models import TINY, artifact, plain
 from tests.fakes.tiny_task import task
 from tests.mqtt_broker import MqttBroker
@@ -334,5 +334,5 @@ def test_a_source_that_is_none_says_which_there_are(source: str, tmp_path: Path)
 def test_a_missing_library_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "paho.py").write_text("raise ImportError('no module named paho')\n")
     command = ("edge", "run", TINY, "--device", "d0", "--source", "mqtt://broker/t")
-    done = tidewheel(*command, folder=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = installed(*command, folder=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     fails(done, 2, "pip install 'tidewheel[mqtt]'")

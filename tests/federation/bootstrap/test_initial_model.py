@@ -161,7 +161,9 @@ def test_windows_without_any_label_are_left_out(tiny: Task) -> None:
 def test_a_task_made_of_another_one_has_first_models_of_its_own() -> None:
     """The cache knows the task's own file, not only the one that its model comes from."""
     same = replace(har.task, readings=har_remounted.readings)
-    assert initial_model.source_digest("x:task", har.task, 1) != initial_model.source_digest("x:task", same, 1)
+    assert initial_model.source_digest("x:task", har.task, 1) != initial_model.source_digest(
+        "x:task", same, 1
+    )
 
 
 def test_other_data_has_first_models_of_its_own(tiny: Task) -> None:

@@ -222,11 +222,8 @@ def test_a_controller_that_dies_while_it_tells_leaves_it_to_the_next(
     assert {d.model for d in deliveries} == {first, second}
 
 
-def test_a_second_controller_waits_and_takes_over_after_a_kill(
-    rig: Rig, kafka: BrokerSettings
-) -> None:
-    """Real processes; the first dies by SIGKILL when it has made its first decision."""
-    first = rig.serve(1)
+def command_of(rig: Rig, kafka: BrokerSettings) -> list[str]:
+    """`tidewheel controller` on the rig's state folder, where its key is put for it."""
     keys = rig.settings.state / "keys"
     keys.mkdir()
     for suffix in (".pem", ".pub"):
@@ -234,7 +231,44 @@ def test_a_second_controller_waits_and_takes_over_after_a_kill(
     rig.key_path = keys / "signing.pem"
     command = [sys.executable, "-m", "compose.cli.main", "controller", rig.settings.task_ref]
     command += ["--state", str(rig.settings.state), "--kafka", kafka.bootstrap]
-    command += ["--stages", "0.25,1", "--max-runs", "0"]
+    return [*command, "--stages", "0.25,1", "--max-runs", "0"]
+
+
+def test_controllers_that_die_at_each_step_of_publishing_leave_the_rest_to_the_next(
+    rig: Rig, kafka: BrokerSettings
+) -> None:
+    """Real processes, each killed by SIGKILL at the end of a later step; the last one lives."""
+    first, command = rig.serve(1), command_of(rig, kafka)
+    with (rig.settings.state / "controllers.log").open("ab") as log:
+        for step in (2, 3, 4):
+            env = {**os.environ, "TIDEWHEEL_FAILPOINT": f"release-step-{step}:1"}
+            one = subprocess.Popen(command, cwd=ROOT, stderr=log, env=env)
+            try:
+                assert one.wait(60) == -signal.SIGKILL, Path(log.name).read_text()[-2000:]
+            finally:
+                one.kill()
+            assert [d.kind for d in rig.registry.decisions()] == ["served"]
+        last = subprocess.Popen(command, cwd=ROOT, stderr=log)
+        try:
+            rig.wait("the version is announced", lambda: told(rig)[0] is not None)
+            second = rig.serve(2)
+            rig.wait("the next one, too", lambda: told(rig)[0].model == second)  # type: ignore[union-attr]
+            last.terminate()
+            assert last.wait(20) == 0
+        finally:
+            last.kill()
+            last.wait()
+    _, deliveries = told(rig)[:2]
+    assert first != second
+    assert second in {delivery.model for delivery in deliveries}
+
+
+def test_a_second_controller_waits_and_takes_over_after_a_kill(
+    rig: Rig, kafka: BrokerSettings
+) -> None:
+    """Real processes; the first dies by SIGKILL when it has made its first decision."""
+    first = rig.serve(1)
+    command = command_of(rig, kafka)
     log = (rig.settings.state / "controllers.log").open("ab")
 
     def begin(**environ: str) -> subprocess.Popen[bytes]:
