@@ -40,11 +40,11 @@ def readings(device: str) -> Iterator[Reading]:
 
 
 def outcomes(_device: str, answered: Iterator[Answered]) -> Iterator[Outcome]:
-    """Yield the truth of an hour's answer when the next hour has been counted."""
+    """Yield the truth of an hour's answer, and of no other, when the next one is counted."""
     before: Answered | None = None
     for now in answered:
         if before is not None and now.last_us - before.last_us == akl.HOUR_US:
-            yield Outcome(before.first_us, before.last_us, float(now.segment[0, -1]))
+            yield Outcome(before.last_us, before.last_us, float(now.segment[0, -1]))
         before = now
 
 
@@ -57,8 +57,7 @@ def build_model() -> "torch.nn.Module":
     class Forecast(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.hours = nn.Linear(36, 32)
-            self.head = nn.Linear(32, 1)
+            self.hours, self.head = nn.Linear(36, 32), nn.Linear(32, 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             week_ago = x[:, 1:2, -1:]
@@ -76,5 +75,6 @@ task = Task(
     targets=("log-count",), tolerance=0.25,
     build_model=build_model, readings=readings, devices=devices, outcomes=outcomes,
     window_s=86_400, lateness_s=7200, idle_close_s=6, upload="segment",
+    retrain_below=1.0, margin=0.0,  # new truth comes every hour: a run as often as budgets allow
     training=Training(label_share=0.0, central_epochs=10, samples=4096),
 )  # fmt: skip

@@ -51,8 +51,8 @@ def test_an_outcome_comes_with_the_next_hour_and_not_over_a_gap() -> None:
 
     given = [answered(10, 1.0), answered(11, 2.0), answered(13, 3.0), answered(14, 4.0)]
     assert list(outcomes("sensor-00", iter(given))) == [
-        Outcome(given[0].first_us, given[0].last_us, 2.0),
-        Outcome(given[2].first_us, given[2].last_us, 4.0),
+        Outcome(given[0].last_us, given[0].last_us, 2.0),  # those before it overlap it
+        Outcome(given[2].last_us, given[2].last_us, 4.0),
     ]
 
 
