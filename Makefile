@@ -1,4 +1,4 @@
-# make demo   the whole loop on real data, with 6 devices; TASK=pedestrians: numbers, dated, hourly, 6 sensors
+# make demo   the whole loop on real data, with 6 devices
 # make drift-demo  phones are remounted, the fleet detects the drift and recovers, some minutes
 # make test   format, lint, types, and the tests but for the long ones of make chaos
 # make docs   build the documentation into .tidewheel/site, without network
@@ -35,7 +35,7 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# TASK=pedestrians: hourly counts of street sensors, 10 hours a second.
+# TASK=pedestrians: hourly counts of street sensors, 10 hours a second; the gate refuses its versions so far.
 TASK ?= har
 DEMO_har := --devices 6 --speed 30
 DEMO_pedestrians := --devices 6 --speed 36000
