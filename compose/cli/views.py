@@ -1,4 +1,4 @@
-"""Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline` and `query`."""
+"""Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline`, `tail`, `query`."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,11 +1,12 @@
-"""A thread that keeps a FleetView up to date from the topics, through broker outages; and what it
-has seen, in a file, for whoever looks when the broker is gone.
+"""A thread that keeps a FleetView up to date from the topics, through broker outages; and a file of
+what it has seen, which `status` and `timeline` read when no broker answers.
 
 `last-seen.jsonl`: a line {"time_us"}, then a line {topic, key, value, time_ms} for each message: a
 device's last one, all decisions, the last LAST of `rounds` and of `windows`.
 """
 
 import json
+import logging
 import threading
 import time
 from collections import deque
@@ -19,11 +20,13 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 
+log = logging.getLogger(__name__)
+
 LAST = 2000
 
 
 class LastSeen:
-    """The messages that are worth keeping; `write` replaces the file."""
+    """The messages that are worth keeping, and the file's text."""
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, bytes | None], Received] = {}
@@ -36,11 +39,13 @@ class LastSeen:
         else:
             self._newest.setdefault(topic, deque(maxlen=LAST)).append(message)
 
-    def write(self, path: Path) -> None:
+    def text(self) -> str | None:
+        """Return the file's text; None before there is a message."""
         messages = [*self._by_key.values(), *(m for some in self._newest.values() for m in some)]
+        if not messages:
+            return None
         lines = [json.dumps({"time_us": time.time_ns() // 1000})]
-        lines += [json.dumps(_written(message)) for message in messages]
-        write_atomic(path, "\n".join(lines).encode())
+        return "\n".join([*lines, *(json.dumps(_written(message)) for message in messages)])
 
     @staticmethod
     def read(path: Path) -> tuple[list[Received], int] | None:
@@ -79,9 +84,15 @@ class Follower(threading.Thread):
         self._seen = LastSeen()
 
     def keep(self, path: Path) -> None:
-        """Write what has been seen."""
+        """Write what has been seen; before anything is, an earlier file stays. A disk that is full
+        costs the file alone: nothing depends on it, and a fleet must not end for it."""
         with self._lock:
-            self._seen.write(path)
+            text = self._seen.text()
+        if text is not None:
+            try:
+                write_atomic(path, text.encode())
+            except OSError as exc:
+                log.warning("%s is not written: %s", path, exc)
 
     def read(self, look: Callable[[FleetView], object]) -> None:
         """Call `look` with the view under the lock."""

@@ -7,7 +7,8 @@ import pytest
 
 from compose.launcher.state_dir import StateDir
 from compose.reports import follower
-from compose.reports.follower import LastSeen
+from compose.reports.follower import Follower, LastSeen
+from streams.kafka.settings import BrokerSettings
 from tests.compose.cli.test_cli import TINY, fails, port_without_listener, tidewheel
 from tests.compose.messages import TASK, received, release, state, step, window
 
@@ -22,7 +23,7 @@ def test_of_devices_and_decisions_the_last_word_is_kept_of_others_the_newest(
     for second in range(5):
         seen.take(window("d0", second))
     seen.take(received("rounds", "r", b"\xff no text"))
-    seen.write(path)
+    path.write_text(seen.text() or "")
     found = LastSeen.read(path)
     assert found is not None
     messages, at_us = found
@@ -49,7 +50,7 @@ def test_status_and_timeline_show_it_and_say_that_no_broker_answers(tmp_path: Pa
     words = [TINY, "--kafka", address, "--json"]
     fails(tidewheel("status", *words, folder=tmp_path), 1, address)  # nothing was seen yet
     (tmp_path / ".tidewheel").mkdir()
-    seen.write(StateDir(tmp_path / ".tidewheel").last_seen)
+    StateDir(tmp_path / ".tidewheel").last_seen.write_text(seen.text() or "")
     done = tidewheel("status", *words, folder=tmp_path)
     assert done.returncode == 0
     assert "what `tidewheel up` saw last" in done.stderr
@@ -62,3 +63,19 @@ def test_status_and_timeline_show_it_and_say_that_no_broker_answers(tmp_path: Pa
     assert done.returncode == 0
     kinds = {json.loads(line)["kind"] for line in done.stdout.splitlines()}
     assert {"run", "decision"} <= kinds
+
+
+def test_nothing_seen_leaves_the_file_and_a_folder_that_is_gone_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "last-seen.jsonl"
+    path.write_text("earlier")
+    following = Follower(BrokerSettings(bootstrap="127.0.0.1:1"), TASK)
+    following.keep(path)
+    assert path.read_text() == "earlier"
+    following._seen.take(state("d0"))
+    following.keep(path)
+    assert LastSeen.read(path) is not None
+    (tmp_path / "file").write_text("")
+    following.keep(tmp_path / "file" / "last-seen.jsonl")
+    assert "is not written" in caplog.text
