@@ -11,6 +11,7 @@ from federation.evaluation.promotion_gate import Comparison, Paired
 from streams.contract.task import Task
 
 AUDIT_BLOCK = 16  # rows of targets that stay together
+AUDIT_LEAST = 80  # half of them are twice what the gate needs to decide anything
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,17 @@ class HeldOut:
         tensors = safetensors.numpy.load(data)
         return cls(tensors["segments"], tensors["labels"])
 
-    def audited(self, task: Task) -> tuple["HeldOut", "HeldOut"]:
-        """Return the part that the gate decides by and the part that decides nothing.
+    def audited(self, task: Task, least: int = AUDIT_LEAST) -> tuple["HeldOut", "HeldOut"]:
+        """Return the part that the gate decides by and the part that decides nothing, which is
+        empty where there are fewer than `least` rows: the gate needs them all.
 
         Every second spell of each class is of the latter, so that both have all classes and
         neighbours are in the same part; for targets every second block of rows.
         """
         audit = np.zeros(len(self.labels), np.bool_)
-        if task.classes:
+        if len(audit) < least:
+            pass
+        elif task.classes:
             spell = spells(task, self.labels)
             for name in np.unique(self.labels[:, 0]):
                 of = self.labels[:, 0] == name

@@ -17,8 +17,6 @@ import numpy as np
 
 from streams.contract.task import Task
 
-LOWER_IS_BETTER = ("mae", "rmse")
-
 Of = Callable[[np.ndarray, np.ndarray], float]
 
 

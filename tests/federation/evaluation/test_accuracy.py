@@ -49,18 +49,26 @@ def test_the_audit_has_all_classes_and_no_neighbours_of_what_decides(tiny: Task)
         np.arange(21, dtype=np.float32)[:, None, None] * np.ones((1, 2, 20), np.float32),
         classes[:, None].astype(np.float32),
     )
-    decides, audit = data.audited(tiny)
+    decides, audit = data.audited(tiny, least=0)
     assert audit.segments[:, 0, 0].tolist() == [6, 7, 8, 9, 10, 11]
     assert audit.labels[:, 0].tolist() == [0, 0, 0, 1, 1, 1]
     assert sorted({*decides.labels[:, 0]}) == [0, 1, 2]
     assert len(decides.labels) + len(audit.labels) == 21
 
 
+@pytest.mark.parametrize(("rows", "apart"), [(79, 0), (80, 32), (96, 48)])
+def test_the_gate_keeps_all_rows_where_they_are_few(tiny: Task, rows: int, apart: int) -> None:
+    task = replace(tiny, classes=(), targets=("speed",))
+    data = HeldOut(np.zeros((rows, 2, 20), np.float32), np.zeros((rows, 1), np.float32))
+    decides, audit = data.audited(task)
+    assert (len(decides.labels), len(audit.labels)) == (rows - apart, apart)
+
+
 def test_targets_are_audited_in_blocks(tiny: Task) -> None:
     task = replace(tiny, classes=(), targets=("speed",))
     rows = np.arange(40, dtype=np.float32)
     data = HeldOut(np.zeros((40, 2, 20), np.float32), rows[:, None])
-    decides, audit = data.audited(task)
+    decides, audit = data.audited(task, least=0)
     assert audit.labels[:, 0].tolist() == [*range(16, 32)]
     assert decides.labels[:, 0].tolist() == [*range(16), *range(32, 40)]
     nothing = HeldOut.decode(None, task).audited(task)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from federation.evaluation.metrics import CLASSES, LOWER_IS_BETTER, TARGETS, measured
+from federation.evaluation.metrics import CLASSES, TARGETS, measured
 from tests.fakes.tiny_task import task
 
 REGRESSION = replace(task, classes=(), targets=("speed", "load"))
@@ -49,5 +49,4 @@ def test_what_is_not_defined_is_left_out() -> None:
     assert set(measured(task, np.eye(3)[[0, 0, 0, 1]], same)) == {"accuracy", "macro_f1"}
     assert measured(task, np.zeros((0, 3)), np.zeros((0, 1))) == {}
     assert set(measured(REGRESSION, np.zeros((3, 2)), np.ones((3, 2)))) == {"mae", "rmse"}
-    assert set(LOWER_IS_BETTER) < TARGETS.keys()
     assert not CLASSES.keys() & TARGETS.keys()
