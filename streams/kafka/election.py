@@ -4,26 +4,34 @@ The group consumes one topic of one partition: the member that is assigned the p
 message is read. A member that closes gives up the lead at once; a killed or disconnected one loses
 it when its session expires. A deposed leader may learn of it late, so work that must not run twice
 needs its own fence.
+
+A thread polls without a pause. kafka-python 3.0.12 discards a join that is completed between two
+polls and sends another (`BaseCoordinator.join_group_async`), which begins a rebalance anew: members
+that poll now and then can keep each other joining for minutes, and nobody leads.
 """
 
 import logging
+import threading
 import time
 
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
+from streams.contract.errors import BrokerUnavailable
 from streams.kafka.refusals import partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
 SESSION_S = 10.0
 TOPIC_S = 10.0  # to wait for a topic that was just created
+POLL_MS = 250
+ASKED_S = 300.0  # a leader that does not ask for so long gives up the lead
 
 log = logging.getLogger(__name__)
 
 
 class Election:
-    """One member of the election; call `leads` repeatedly to stay in the group."""
+    """One member of the election; ask `leads` repeatedly to stay in the group."""
 
     def __init__(self, settings: BrokerSettings, group: str, topic: str) -> None:
         self._settings = settings
@@ -46,17 +54,41 @@ class Election:
             except BaseException:
                 self._consumer.close(timeout_ms=500)
                 raise
+        self._leading = False
+        self._failure: BaseException | None = None
+        self._asked = time.monotonic()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._stay, name="election", daemon=True)
+        self._thread.start()
 
     def leads(self) -> bool:
         """Return whether this member leads; raise BrokerUnavailable if that is unknown."""
-        with translated(self._settings):
-            if mine := self._consumer.assignment():
-                self._consumer.pause(*mine)
-            self._consumer.poll(timeout_ms=50)
-            return bool(self._consumer.assignment())
+        self._asked = time.monotonic()
+        if self._failure is not None:
+            raise self._failure
+        return self._leading
+
+    def _stay(self) -> None:
+        """Poll until `close`. A process that no longer asks leaves the group: it may hang."""
+        try:
+            with translated(self._settings):
+                while not self._ending.is_set():
+                    if time.monotonic() - self._asked > ASKED_S:
+                        self._consumer.unsubscribe()
+                        raise BrokerUnavailable(f"nobody asked for {ASKED_S:.0f} s who leads")
+                    if mine := self._consumer.assignment():
+                        self._consumer.pause(*mine)  # no message is read
+                    self._consumer.poll(timeout_ms=POLL_MS)
+                    self._leading = bool(self._consumer.assignment())
+        except Exception as exc:  # for whoever asks next
+            self._failure = exc
+        finally:
+            self._leading = False
 
     def close(self) -> None:
         """Leave the group, so that another member can lead at once."""
+        self._ending.set()
+        self._thread.join(5.0)
         try:
             self._consumer.close(timeout_ms=2000)
         except kafka_errors.KafkaError as exc:

@@ -12,6 +12,7 @@ import pytest
 
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
+from streams.kafka import election
 from streams.kafka.admin import ensure_topics
 from streams.kafka.election import SESSION_S, Election
 from streams.kafka.settings import BrokerSettings
@@ -22,11 +23,11 @@ MEMBER = """
 import sys, time
 from streams.kafka.settings import BrokerSettings
 from streams.kafka.election import Election
-election = Election(BrokerSettings(bootstrap=sys.argv[1]), "g-elected", "elected.releases")
-while not election.leads():
+member = Election(BrokerSettings(bootstrap=sys.argv[1]), *sys.argv[2:])
+while not member.leads():
     time.sleep(0.05)
 print("leads", flush=True)
-while election.leads():
+while member.leads():
     time.sleep(0.05)
 """
 
@@ -38,38 +39,53 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> 
         time.sleep(0.05)
 
 
-def test_one_leads_and_another_takes_over(kafka: BrokerSettings) -> None:
-    ensure_topics(kafka, topic_specs("elected"))
-    command = [sys.executable, "-c", MEMBER, kafka.bootstrap]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+@pytest.mark.parametrize("joined", [True, False])
+def test_one_leads_and_another_takes_over(kafka: BrokerSettings, joined: bool) -> None:
+    """Killed when the others have joined, or while they do."""
+    name = f"elected-{joined}".lower()
+    ensure_topics(kafka, topic_specs(name))
+    member = [sys.executable, "-c", MEMBER, kafka.bootstrap, f"g-{name}", f"{name}.releases"]
+    first = subprocess.Popen(member, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
     try:
         assert first.stdout is not None
         found: list[bytes] = []
         reader = threading.Thread(target=lambda: found.append(first.stdout.readline()))  # type: ignore[union-attr]
         reader.start()
         until(lambda: found == [b"leads\n"], "the first leads")
-        second = Election(kafka, "g-elected", "elected.releases")
-        third = Election(kafka, "g-elected", "elected.releases")
-        looks = [(second.leads(), third.leads()) for _ in range(60)]
-        assert looks == [(False, False)] * 60  # six seconds, in which both have joined
+        second = Election(kafka, f"g-{name}", f"{name}.releases")
+        third = Election(kafka, f"g-{name}", f"{name}.releases")
+        if joined:
+            for _ in range(60):  # six seconds, in which both have joined
+                assert not second.leads()
+                assert not third.leads()
+                time.sleep(0.1)
         first.send_signal(signal.SIGKILL)
         killed = time.monotonic()
-        both = [False, False]
-
-        def taken_over() -> bool:
-            both[:] = second.leads(), third.leads()
-            return any(both)
-
-        until(taken_over, "another leads", SESSION_S + 60)
+        until(lambda: second.leads() or third.leads(), "another leads", SESSION_S + 60)
         assert time.monotonic() - killed > 1.0  # not before its session was over
-        assert both in ([True, False], [False, True])
-        leader, other = (second, third) if both[0] else (third, second)
+        assert (second.leads(), third.leads()) in ((True, False), (False, True))
+        leader, other = (second, third) if second.leads() else (third, second)
         leader.close()
         until(other.leads, "the last leads")
         other.close()
     finally:
         first.kill()
         first.communicate()
+
+
+def test_who_no_longer_asks_gives_up_the_lead(
+    kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(election, "ASKED_S", 3.0)
+    ensure_topics(kafka, topic_specs("silent"))
+    hanging = Election(kafka, "g-silent", "silent.releases")
+    until(hanging.leads, "it leads")
+    other = Election(kafka, "g-silent", "silent.releases")
+    until(other.leads, "the other leads")
+    with pytest.raises(BrokerUnavailable, match="nobody asked"):
+        hanging.leads()
+    hanging.close()
+    other.close()
 
 
 def test_without_a_broker_nobody_leads() -> None:
