@@ -35,6 +35,7 @@ from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
+from streams.contract.task.metrics import row_metric
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer, Sender
@@ -86,7 +87,7 @@ class Agent:
         """Open what the device remembers: samples, accuracy, accepted decisions, versions."""
         task, folder = self._task, self._folder
         self.samples = Samples(task, folder / "samples.arrow")
-        self._scoreboard = AccuracyTracker(folder / "scoreboard.json")
+        self._scoreboard = AccuracyTracker(folder / "scoreboard.json", row_metric(task))
         trusted = [load_public_key(path) for path in self._settings.trusted]
         self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
         self._slots = Slots(

@@ -32,6 +32,7 @@ from federation.rounds.settings import policy, run_settings
 from streams.contract import payload
 from streams.contract.errors import UsageError
 from streams.contract.task import Task, load_task, strategy_problem
+from streams.contract.task.metrics import metric_of
 from streams.contract.topics import FLEET, topic_name
 from streams.contract.work import BLOCK, SAMPLES, Op, Work
 from streams.kafka.producer import Producer
@@ -68,7 +69,8 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     settings = run_settings(task, run, config, state / "runs")
     broker = _broker(str(config.get("kafka") or ""))
     connect = None if broker is None else lambda: Producer(broker)
-    journal = EventLog(task.name, run, settings.runs / run / "rounds.jsonl", connect)
+    path, metric = settings.runs / run / "rounds.jsonl", metric_of(task).name
+    journal = EventLog(task.name, run, path, connect, metric=metric)
     registry = Registry(place, task.name, task.version, trusted)
     fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config, state)
     reports = None if broker is None else _reports(task, broker)

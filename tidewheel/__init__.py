@@ -21,6 +21,7 @@ Describe what is learned
     Reading     what `Task.readings` yields: one sensor sample
     Answered    what `Task.outcomes` gets: a segment as the device answered it
     Outcome     what `Task.outcomes` yields: a true label that is known later
+    Metric      a figure of merit of your own, for `Task.metric`
 
 Read and write what flows
     read_scores     the store of scored events as a pyarrow Dataset
@@ -51,6 +52,7 @@ from streams.contract.task import (
     Aggregation,
     Answered,
     Device,
+    Metric,
     Outcome,
     Privacy,
     Reading,
@@ -71,6 +73,7 @@ __all__ = [
     "Drop",
     "EventBatch",
     "MalformedRecord",
+    "Metric",
     "Outcome",
     "Privacy",
     "Reading",

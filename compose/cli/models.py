@@ -24,8 +24,10 @@ from compose.cli.arguments import (
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, say
+from compose.reports.wording import named
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
+from streams.contract.task.metrics import metric_of
 
 if TYPE_CHECKING:
     from federation.registry.manual import ManualDecision
@@ -46,11 +48,13 @@ def list_models(
     """List the stored versions, oldest first, with the status of each."""
     from federation.registry.catalog import versions
 
-    found = versions(registry_of(load_task(task), state, registry))
+    loaded = load_task(task)
+    found = versions(registry_of(loaded, state, registry))
     if json:
         console().print_json(data=[asdict(version) for version in found])
         return
-    table = Table("version", "made", "base", "run", "held-out", "size", "key", "holds")
+    metric = named(metric_of(loaded).name)
+    table = Table("version", "made", "base", "run", f"{metric} held-out", "size", "key", "holds")
     for version in found:
         run = f"{version.run}, round {version.round}" if version.run else "-"
         table.add_row(
@@ -58,7 +62,7 @@ def list_models(
             moment(version.created_us),
             version.base or "-",
             run,
-            "-" if version.accuracy is None else f"{version.accuracy:.3f}",
+            "-" if version.held_out is None else f"{version.held_out:.3g}",
             f"{version.size:,}",
             version.key or "-",
             version.problem or version.holds,

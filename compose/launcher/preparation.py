@@ -63,7 +63,7 @@ def model_lines(report: PilotReport) -> list[str]:
     how = "from the cache" if report.cached else "trained"
     lines = [
         f"model     {report.model} and the teacher {how} in {report.seconds:.1f} s",
-        f"          accuracy on the fleet {report.model_fleet:.3f}, "
+        f"          {report.metric} on the fleet {report.model_fleet:.3f}, "
         f"the teacher's {report.teacher_fleet:.3f}",
         f"          on people held out {report.model_held_out:.3f}, "
         f"the teacher's {report.teacher_held_out:.3f}",

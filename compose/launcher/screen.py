@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compose.reports.fleet_view import FleetView, model_number
+from compose.reports.wording import named, share
 
 LINE_S = 5.0
 
@@ -92,7 +93,8 @@ class Screen:
         table = Table(expand=False)
         for name in ("device", "doing", "serves", "replayed", "events/s"):
             table.add_column(name)
-        for name in ("produced", "pending", "labels", "teacher's", "accuracy", "p99 us"):
+        metric = named(view.row_metric)
+        for name in ("produced", "pending", "labels", "teacher's", metric, "p99 us"):
             table.add_column(name, justify="right")
         for device in self._devices:
             state = view.devices.get(device)
@@ -100,7 +102,7 @@ class Screen:
                 table.add_row(device, "starting")
                 continue
             score = state.accuracy.get(state.active)
-            right = f"{score.correct / score.labelled:.2f}" if score and score.labelled else "-"
+            right = share(score.of_labelled if score else None)
             table.add_row(
                 device,
                 state.error or state.phase,

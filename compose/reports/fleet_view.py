@@ -109,6 +109,12 @@ class FleetView:
             self.news.append(text)
 
     @property
+    def row_metric(self) -> str:
+        """What the devices' running scores are measured in."""
+        scores = (score for state in self.devices.values() for score in state.accuracy.values())
+        return next((score.metric for score in scores), "accuracy")
+
+    @property
     def first_model(self) -> str | None:
         """The version with the lowest number among those that devices report."""
         models = {m for state in self.devices.values() for m in state.accuracy}

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.wording import share
+from compose.reports.wording import named, share
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.topics import ROUNDS, topic_name
@@ -27,7 +27,7 @@ CONNECT_S = 2.0
 
 @dataclass
 class RoundSummary:
-    """One round; an unknown value is None. Shares are of correct answers."""
+    """One round; an unknown value is None. Figures are in the task's metric."""
 
     number: int
     nodes: int | None = None
@@ -49,6 +49,7 @@ class RunSummary:
     began_us: int
     resumed_from: str = ""
     base: str = ""
+    metric: str = "accuracy"
     requested: str = ""
     model: str | None = None
     outcome: str = "not finished"
@@ -91,6 +92,7 @@ def history(events: Iterable[RoundEvent]) -> list[RunSummary]:
     for event in sorted(unique.values(), key=lambda event: event.time_us):
         run = runs.setdefault(event.run, RunSummary(event.run, event.time_us))
         run.base = event.base or run.base
+        run.metric = event.metric
         run.resumed_from = event.resumed_from or run.resumed_from
         _add(run, event)
     for run in runs.values():
@@ -156,7 +158,8 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
     for name in ("round", "nodes", "admitted"):
         table.add_column(name, justify="right")
     table.add_column("refused")
-    for name in ("held-out", "devices before", "seconds", "epsilon"):
+    metric = named(runs[-1].metric) if runs else "accuracy"
+    for name in (f"{metric} held-out", f"{metric} on devices, before", "seconds", "epsilon"):
         table.add_column(name, justify="right")
     table.add_column("outcome")
     for run in runs:
@@ -182,7 +185,7 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
 
 
 def plot(task: str, runs: Sequence[RunSummary], path: Path) -> None:
-    """Draw accuracy and updates of all rounds as a PNG; a dotted line marks the start of a run."""
+    """Draw metric and updates of all rounds as a PNG; a dotted line marks the start of a run."""
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
@@ -197,8 +200,11 @@ def plot(task: str, runs: Sequence[RunSummary], path: Path) -> None:
     ):
         known = [(x, value) for x, value in zip(at, values, strict=True) if value is not None]
         above.plot([x for x, _ in known], [value for _, value in known], "o-", label=label)
-    above.set(title=task, ylabel="accuracy", ylim=(0, 1))
-    above.legend(loc="lower right")
+    metric = runs[-1].metric if runs else "accuracy"
+    above.set(title=task, ylabel=named(metric))
+    if metric == "accuracy":
+        above.set_ylim(0, 1)
+    above.legend()
     admitted = [each.admitted for each in rounds]
     below.bar(at, admitted, label="admitted")
     below.bar(at, [sum(each.refused.values()) for each in rounds], bottom=admitted, label="refused")

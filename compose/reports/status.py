@@ -19,7 +19,7 @@ from rich.table import Table
 from compose.reports.fleet_view import FleetView
 from compose.reports.lag import PartitionLag, lag_line, read_lag
 from compose.reports.lag import to_json as lag_to_json
-from compose.reports.wording import share
+from compose.reports.wording import named, share
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.kafka.reader import Reader, Received
@@ -118,12 +118,12 @@ def _table(status: Status) -> Table:
     table = Table(title=f"{view.task}: {len(view.devices)} devices")
     for name in ("device", "doing", "serves", "was"):
         table.add_column(name)
-    for name in ("produced", "delivered", "dropped", "pending", "accuracy", "seen"):
+    metric = named(view.row_metric)
+    for name in ("produced", "delivered", "dropped", "pending", metric, "seen"):
         table.add_column(name, justify="right")
     for _, state in sorted(view.devices.items()):
         age = status.now_s - state.time_us / 1e6
         score = state.accuracy.get(state.active)
-        right = score.correct / score.labelled if score and score.labelled else None
         table.add_row(
             state.device,
             state.error or ("silent" if status.silent(state) else state.phase),
@@ -132,7 +132,7 @@ def _table(status: Status) -> Table:
             *(str(x) for x in (state.produced, state.delivered)),
             str(sum(state.dropped.values())),
             str(state.pending),
-            share(right),
+            share(score.of_labelled if score else None),
             f"{age:.0f} s ago",
         )
     return table

@@ -120,7 +120,7 @@ def _of_run(event: RoundEvent) -> list[Entry]:
     if event.kind == "aggregated":
         return [_entry(event, "round", f"{where}: updates aggregated, {event.samples} samples")]
     if event.kind == "evaluated":
-        return [_entry(event, "round", f"{where}: {evaluation(event.metrics)}")]
+        return [_entry(event, "round", f"{where}: {evaluation(event.metrics, event.metric)}")]
     if event.kind == "failed" and not event.device:
         return [_entry(event, "round", f"{where}: failed", event.reason)]
     return []

@@ -9,19 +9,27 @@ from collections.abc import Mapping
 from streams.contract.decisions import Decision
 from streams.contract.documents import RoundEvent
 
+NAMES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
 EVALUATED = (("devices", "on devices"), ("held_out", "on held-out devices"))
 
 
 def digits(value: float) -> str:
-    """Return a share with two digits."""
+    """Return a share with two digits; of a figure in another unit at least three digits."""
+    if value and not 0.1 <= abs(value) < 10:
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:.2f}"
 
 
 def share(value: float | None, of: int = 0) -> str:
-    """Return `0.66 (120)`: a share and of how many; `-` without one."""
+    """Return `0.66 (120)`: a figure and of how many; `-` without one."""
     if value is None:
         return "-"
-    return f"{value:.2f} ({of})" if of else f"{value:.2f}"
+    return f"{digits(value)} ({of})" if of else digits(value)
+
+
+def named(metric: str) -> str:
+    """Return a metric's name for a person: `macro F1`, `RMSE`."""
+    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def before_after(before: float | None, after: float | None) -> str:
@@ -31,15 +39,15 @@ def before_after(before: float | None, after: float | None) -> str:
     return f"{digits(before)} → {'-' if after is None else digits(after)}"
 
 
-def evaluation(metrics: Mapping[str, float]) -> str:
-    """Return what an evaluation found: accuracy on devices and on held-out devices."""
+def evaluation(metrics: Mapping[str, float], metric: str) -> str:
+    """Return what an evaluation found: the metric on devices and on held-out devices."""
     found = []
     for name, where in EVALUATED:
         count = int(metrics.get(f"{name}_segments", 0))
         if name in metrics and count:
             share = before_after(metrics.get(f"{name}_base"), metrics[name])
             found.append(f"{where} {share} ({count} segments)")
-    return f"accuracy {', '.join(found)}" if found else "nothing to evaluate on"
+    return f"{named(metric)} {', '.join(found)}" if found else "nothing to evaluate on"
 
 
 def round_line(event: RoundEvent) -> str | None:
@@ -52,7 +60,7 @@ def round_line(event: RoundEvent) -> str | None:
         "refused": f"{where}: update of {event.device} refused: {event.reason}",
         "failed": f"{where}: {event.device or 'run'} failed: {event.reason}",
         "aggregated": f"{where}: updates aggregated, {event.samples} samples",
-        "evaluated": f"{where}: {evaluation(event.metrics)}",
+        "evaluated": f"{where}: {evaluation(event.metrics, event.metric)}",
         "promoted": f"run {event.run} passed the gate, version {event.model}: {event.reason}",
         "rejected": f"run {event.run} refused by the gate: {event.reason}",
     }

@@ -20,6 +20,7 @@ from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
+from streams.contract.task.metrics import row_metric
 from streams.contract.work import OWN, AgentReply, AgentRequest, Label
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
@@ -78,7 +79,7 @@ def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> Device
         labels_told=samples.labels_told,
         label_sources=samples.sources(),
         teacher_labels=taught,
-        accuracy=AccuracyTracker(folder / "scoreboard.json").scores(),
+        accuracy=AccuracyTracker(folder / "scoreboard.json", row_metric(task)).scores(),
         phase="stopped",
     )
 

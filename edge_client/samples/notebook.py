@@ -12,6 +12,7 @@ from edge_client.samples.splits import HELD_OUT, split_of
 from edge_client.spool.writer import Event
 from streams.contract.documents import release_of
 from streams.contract.task import Answered, Task
+from streams.contract.task.metrics import row_errors
 
 
 class AnswerRecorder:
@@ -33,11 +34,13 @@ class AnswerRecorder:
         for event in events:
             split = split_of(self._task, event.first_us, event.time_us)
             self._samples.add(event.time_us, event.segment, event.outputs, split, event.label)
-            right = None
+            right, error = None, 0.0
             if event.truth is not None:
-                right = bool(self._task.correct(event.outputs[None], event.truth[None])[0])
+                answer, truth = event.outputs[None], event.truth[None]
+                right = bool(self._task.correct(answer, truth)[0])
+                error = float(row_errors(self._task, answer, truth)[0])
             release = release_of(event.model)  # a copy's answers are those of its release
-            self._scoreboard.count(release, event.position_us, right, split == HELD_OUT)
+            self._scoreboard.count(release, event.position_us, right, split == HELD_OUT, error)
             if self._outcomes is not None:
                 answered = Answered(event.first_us, event.time_us, event.segment, event.outputs)
                 self._outcomes.put(answered)

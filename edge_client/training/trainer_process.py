@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,17 @@ from edge_client.training import local_layers
 from streams.contract import payload
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
-from streams.contract.work import COMPARED, CONFUSED, PERSONAL, TrainerJob, WorkReply, class_prefix
+from streams.contract.task.metrics import metric_of, value
+from streams.contract.work import (
+    COMPARED,
+    CONFUSED,
+    METRIC,
+    METRIC_BASE,
+    PERSONAL,
+    TrainerJob,
+    WorkReply,
+    class_prefix,
+)
 from streams.learning import learning
 from streams.learning.clipping import clipped
 
@@ -54,12 +65,24 @@ class Rows:
 
 
 def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]:
-    """Return how many of the held-out rows the model answers correctly."""
+    """Return how many of the held-out rows the model answers correctly, and the task's metric."""
     segments, labels = rows.held_out
     if not len(segments):
         return {"evaluated": 0.0, "correct": 0.0}
-    right = task.correct(learning.predict(model, segments), labels)
-    return {"evaluated": float(len(segments)), "correct": float(right.sum())}
+    outputs = learning.predict(model, segments)
+    right = task.correct(outputs, labels)
+    counts = {"evaluated": float(len(segments)), "correct": float(right.sum())}
+    return counts | _metric(task, {METRIC: outputs}, labels)
+
+
+def _metric(task: Task, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """Return the task's metric by name; nothing where it is accuracy, which has counts, or is not
+    defined for these labels."""
+    metric = metric_of(task)
+    if metric.name == "accuracy":
+        return {}
+    found = {name: value(task, metric, each, labels) for name, each in outputs.items()}
+    return found if all(math.isfinite(each) for each in found.values()) else {}
 
 
 def compare(
@@ -79,9 +102,10 @@ def compare(
     outputs = [learning.predict(each, segments) for each in (served, model)]
     base, right = (task.correct(each, labels) for each in outputs)
     found = _paired("", base, right)
+    found |= _metric(task, {METRIC_BASE: outputs[0], METRIC: outputs[1]}, labels)
     if not task.classes or task.training.privacy is not None:
         return found
-    classes, answers = labels[:, 0].astype(np.int64), [each.argmax(axis=1) for each in outputs]
+    classes, answers = labels[:, 0].astype(np.int64), [task.answers(each) for each in outputs]
     for index in np.unique(np.concatenate([classes, *answers])):
         of, prefix = classes == index, class_prefix(index)
         found |= _paired(prefix, base[of], right[of])

@@ -18,9 +18,11 @@ from federation.bootstrap.dataset import Segments, segments_of_device, stack
 from federation.bootstrap.self_test import renew_probe
 from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
+from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.onnx_runner import run_graph
-from federation.evaluation.promotion_gate import Comparison, Verdict
+from federation.evaluation.paired import Paired
+from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry, Stale
 from streams.contract import payload
@@ -88,7 +90,7 @@ def shares(recordings: Recordings, base: Artifact, weights: Tensors) -> dict[str
     """Of each person's segments those that are right."""
     task, graph = recordings.task, base.files[GRAPH]
     return {
-        name: accuracy.score(task, run_graph(graph, p.segments, weights), p.labels).share
+        name: accuracy.score(task, run_graph(graph, p.segments, weights), p.labels).value
         for name, p in recordings.fleet.items()
     }
 
@@ -98,14 +100,17 @@ def at_the_gate(
 ) -> Verdict:
     """As the gate finds it: the fleet's own recordings and the people held out."""
     task, graph, served = recordings.task, base.files[GRAPH], weights_of(base)
-    found: dict[str, Comparison] = {}
+    found: dict[str, DeviceResult] = {}
     for name, part in recordings.fleet.items():
         outputs = (
             run_graph(graph, part.segments, served),
             run_graph(graph, part.segments, candidate),
         )
         clusters = accuracy.spells(task, part.labels)
-        found[name] = accuracy.compare(task, outputs, part.labels, clusters)
+        compared = accuracy.compare(task, outputs, part.labels, clusters)
+        parts = {name: rows for name, rows in compared.cohorts.items() if isinstance(rows, Paired)}
+        assert isinstance(compared.rows, Paired)  # the task is judged by accuracy
+        found[name] = DeviceResult(compared.rows, parts)
     return CandidateEvaluation(task, base, held_out).decide(served, candidate, found, task.margin)
 
 

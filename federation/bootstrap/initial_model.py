@@ -37,6 +37,7 @@ from federation.registry.registry import Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError
 from streams.contract.task import Task
+from streams.contract.task.metrics import gain, metric_of
 from streams.drift import reference
 from streams.learning import learning
 from streams.learning.learning import (
@@ -61,11 +62,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PilotReport:
-    """The result; accuracies are shares of labelled segments, 0 if there are none."""
+    """The result; figures are in the task's `metric`, 0 if there are no labelled segments."""
 
     model: str
     cached: bool
     seconds: float
+    metric: str
     model_fleet: float
     model_held_out: float
     teacher_fleet: float
@@ -105,9 +107,11 @@ def prepare(
         write_atomic(folder / "report.json", json.dumps(result.metrics).encode())
     model = _register(task, registry, key, result)
     metrics = result.metrics
-    better = metrics["teacher_fleet"] > metrics["model_fleet"]
+    metric = metric_of(task)
+    better = gain(metric, metrics["model_fleet"], metrics["teacher_fleet"]) > 0
     warning = "" if better else "the teacher is not better than the first device model on the fleet"
-    return PilotReport(model, cached, time.monotonic() - began, **metrics, warning=warning)
+    seconds = time.monotonic() - began
+    return PilotReport(model, cached, seconds, metric.name, **metrics, warning=warning)
 
 
 def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
@@ -132,7 +136,14 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
         __file__,
         *(str(m.__file__) for m in (learning, onnx_export, self_test, reference, drift_reference)),
     }
-    settings = [task.version, torch.__version__, asdict(task.training), seed, WINDOWS_PER_BATCH]
+    settings = [
+        task.version,
+        metric_of(task).name,
+        torch.__version__,
+        asdict(task.training),
+        seed,
+        WINDOWS_PER_BATCH,
+    ]
     digest = hashlib.sha256(json.dumps([task_ref.rpartition(":")[2], settings]).encode())
     for path in sorted(sources):
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
@@ -185,7 +196,7 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     for name, people in (("fleet", fleet), ("held_out", held)):
         segments = stack(task, people)
         outputs = predict(model, segments.segments) if len(segments.labels) else segments.labels
-        metrics[f"model_{name}"] = score(task, outputs, segments.labels).share
+        metrics[f"model_{name}"] = score(task, outputs, segments.labels).value
         metrics[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
     files["heldout.safetensors"] = _capped(stack(task, held)).encode()
     return _Result(files, metrics)
@@ -244,7 +255,7 @@ def _fit_teacher(task: Task, data: TeacherWindows, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def _teacher_share(task: Task, teacher: nn.Module, data: TeacherWindows) -> float:
-    """Return the accuracy over the labelled segments of windows."""
+    """Return the task's metric over the labelled segments of windows."""
     outputs, labels = [], []
     for at in range(0, len(data.mask), WINDOWS_PER_BATCH):
         rows = slice(at, at + WINDOWS_PER_BATCH)
@@ -254,7 +265,7 @@ def _teacher_share(task: Task, teacher: nn.Module, data: TeacherWindows) -> floa
         labels.append(data.labels[rows][known])
     if not labels:
         return 0.0
-    return score(task, np.concatenate(outputs), np.concatenate(labels)).share
+    return score(task, np.concatenate(outputs), np.concatenate(labels)).value
 
 
 def _capped(data: HeldOut) -> HeldOut:

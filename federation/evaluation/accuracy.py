@@ -1,29 +1,30 @@
-"""Accuracy of a model: on held-out people centrally, and as devices report it."""
+"""A model by its task's metric: on held-out people centrally, and as devices report it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import safetensors.numpy
 
-from federation.evaluation.device_metrics import DEVICE_CAP
-from federation.evaluation.promotion_gate import Comparison, Paired
+from federation.evaluation import valued
+from federation.evaluation.paired import Paired
+from federation.evaluation.promotion_gate import Comparison, Rows
 from streams.contract.task import Task
+from streams.contract.task.metrics import metric_of, value
+from streams.contract.work import METRIC
 
-AUDIT_BLOCK = 16  # rows of targets that stay together
+AUDIT_BLOCK = 16  # rows of targets that stay together, as neighbours are alike
+DEVICE_CAP = 2048  # no device's metrics weigh more than this many segments
 AUDIT_LEAST = 80  # half of them are twice what the gate needs to decide anything
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Counts of answers; in regression an answer is correct within the task's tolerance."""
+class Score:
+    """The task's metric, measured on `of` segments."""
 
-    correct: float = 0.0
-    evaluated: float = 0.0
-
-    @property
-    def share(self) -> float:
-        return self.correct / self.evaluated if self.evaluated else 0.0
+    value: float = 0.0
+    of: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,25 +69,34 @@ class HeldOut:
         return HeldOut(self.segments[rows], self.labels[rows])
 
 
-def score(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """Return the accuracy of outputs (n, outputs) for labels (n, label_size)."""
-    if not len(labels):
-        return Accuracy()
-    return Accuracy(float(task.correct(outputs, labels).sum()), float(len(labels)))
+def score(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Score:
+    """Return the task's metric of outputs (n, outputs) for labels (n, label_size); of none where it
+    is not defined for these labels."""
+    found = value(task, metric_of(task), outputs, labels)
+    return Score(found, float(len(labels))) if np.isfinite(found) else Score()
 
 
-def reported(metrics: Mapping[str, float]) -> Accuracy | None:
-    """Return a device's accuracy from its metrics, capped; None if they are missing or
-    impossible."""
+def reported(task: Task, metrics: Mapping[str, float]) -> Score | None:
+    """Return the task's metric as a device reports it, which counts DEVICE_CAP segments at most;
+    None if it is missing or impossible."""
     correct, evaluated = metrics.get("correct", 0.0), metrics.get("evaluated", 0.0)
     if not (np.isfinite([correct, evaluated]).all() and 0 <= correct <= evaluated and evaluated):
         return None
-    scale = min(1.0, DEVICE_CAP / evaluated)
-    return Accuracy(correct * scale, evaluated * scale)
+    found = correct / evaluated if counts_rows(task) else metrics.get(METRIC, math.nan)
+    return Score(found, min(evaluated, DEVICE_CAP)) if math.isfinite(found) else None
 
 
-def total(parts: list[Accuracy]) -> Accuracy:
-    return Accuracy(sum(p.correct for p in parts), sum(p.evaluated for p in parts))
+def counts_rows(task: Task) -> bool:
+    """Whether the task's metric is the share of its right rows."""
+    return metric_of(task).name == "accuracy"
+
+
+def total(parts: Sequence[Score]) -> Score:
+    """Return the mean over devices, weighted by segments."""
+    if not parts:
+        return Score()
+    of = np.array([part.of for part in parts])
+    return Score(valued.mean(of, np.array([part.value for part in parts])), float(of.sum()))
 
 
 def compare(
@@ -102,18 +112,36 @@ def compare(
     labels: (n, label_size); clusters: (n,) cluster numbers, see promotion_gate; groups: (n,) bool
     by name.
     """
-    right = [task.correct(each, labels) for each in outputs]
-    cohorts = {
-        f"group {name}": _paired(right, clusters, rows) for name, rows in (groups or {}).items()
-    }
+    members = {f"group {name}": rows for name, rows in (groups or {}).items()}
+    cohorts: dict[str, Rows] = _by_class(task, outputs, labels, clusters)
+    everything = np.ones(len(labels), np.bool_)
+    if counts_rows(task):
+        right = [task.correct(each, labels) for each in outputs]
+        cohorts |= {name: _paired(right, clusters, rows) for name, rows in members.items()}
+        return Comparison(_paired(right, clusters, everything), cohorts)
+    metric = metric_of(task)
+
+    def of(rows: np.ndarray) -> valued.Valued:
+        both = outputs[0][rows], outputs[1][rows]
+        return valued.compare(task, metric, both, labels[rows], clusters[rows])
+
+    cohorts |= {name: of(rows) for name, rows in members.items()}
+    return Comparison(of(everything), cohorts)
+
+
+def _by_class(
+    task: Task, outputs: Sequence[np.ndarray], labels: np.ndarray, clusters: np.ndarray
+) -> dict[str, Rows]:
+    """Return the rows of each class, right and wrong, whatever the task's metric is."""
+    answers = [task.answers(each) for each in outputs] if task.classes else []
     classes = labels[:, 0].astype(np.int64)
+    found: dict[str, Rows] = {}
     for index, name in enumerate(task.classes):
         of = classes == index
-        false = [int((each.argmax(axis=1)[~of] == index).sum()) for each in outputs]
-        cohorts[f"class {name}"] = replace(
-            _paired(right, clusters, of), base_false=false[0], false=false[1]
-        )
-    return Comparison(_paired(right, clusters, np.ones(len(labels), np.bool_)), cohorts)
+        rows = _paired([each == classes for each in answers], clusters, of)
+        false = [int((each[~of] == index).sum()) for each in answers]
+        found[f"class {name}"] = replace(rows, base_false=false[0], false=false[1])
+    return found
 
 
 def _paired(right: Sequence[np.ndarray], clusters: np.ndarray, rows: np.ndarray) -> Paired:
@@ -128,7 +156,7 @@ def _paired(right: Sequence[np.ndarray], clusters: np.ndarray, rows: np.ndarray)
 
 
 def spells(task: Task, labels: np.ndarray) -> np.ndarray:
-    """Return (n,) numbers of the runs of rows of one class; for targets each row is its own run."""
+    """Return (n,) numbers of the runs of rows of one class; for targets of blocks of rows."""
     if not task.classes or not len(labels):
-        return np.arange(len(labels))
+        return np.arange(len(labels)) // AUDIT_BLOCK
     return np.cumsum(np.concatenate([[0], labels[1:, 0] != labels[:-1, 0]])).astype(np.int64)

@@ -5,19 +5,32 @@ streams.contract.work. A device that serves another version than the run's base 
 `evaluated` and `correct`.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import astuple, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 
 from federation.admission.admission import MAX_SAMPLES
-from federation.evaluation.promotion_gate import Comparison, Paired
+from federation.evaluation import valued
+from federation.evaluation.accuracy import DEVICE_CAP, counts_rows
+from federation.evaluation.paired import Paired
+from federation.evaluation.promotion_gate import Comparison, Rows
 from streams.contract.task import Task
-from streams.contract.work import COMPARED, CONFUSED, class_prefix
+from streams.contract.task.metrics import metric_of
+from streams.contract.work import COMPARED, CONFUSED, METRIC, METRIC_BASE, class_prefix
 
-DEVICE_CAP = 2048  # no device's metrics weigh more than this many segments
+
+@dataclass(frozen=True)
+class DeviceResult:
+    """One device's comparison; `value` is the metric of the served version and of the candidate,
+    None where the task's is accuracy, which `rows` tell."""
+
+    rows: Paired
+    cohorts: Mapping[str, Paired] = field(default_factory=dict)
+    value: tuple[float, float] | None = None
 
 
-def read(task: Task, metrics: Mapping[str, float]) -> Comparison | None:
+def read(task: Task, metrics: Mapping[str, float]) -> DeviceResult | None:
     """Return one device's metrics, capped; None if they are missing or impossible. Classes must
     cover all rows or be absent."""
     rows = _paired(metrics, "")
@@ -37,22 +50,35 @@ def read(task: Task, metrics: Mapping[str, float]) -> Comparison | None:
     ):
         return None
     limit = rows.n
-    return Comparison(
-        _capped(rows, limit), {name: _capped(part, limit) for name, part in classes.items()}
+    value = None
+    if not counts_rows(task):
+        value = metrics.get(METRIC_BASE, math.nan), metrics.get(METRIC, math.nan)
+        if not all(math.isfinite(each) for each in value):
+            return None
+    return DeviceResult(
+        _capped(rows, limit), {name: _capped(part, limit) for name, part in classes.items()}, value
     )
 
 
-def pool(task: Task, found: Mapping[str, Comparison]) -> Comparison:
+def pool(task: Task, found: Mapping[str, DeviceResult]) -> Comparison:
     """Return all devices' metrics combined; each group of devices is a cohort, as each class is."""
+    members: dict[str, list[DeviceResult]] = defaultdict(list)
     groups = {device.name: device.group for device in task.devices() if device.group}
-    total, cohorts = Paired(), defaultdict[str, Paired](Paired)
+    classes: dict[str, Paired] = defaultdict(Paired)
     for device, comparison in found.items():
-        total += _cluster(comparison.rows)
         for name, rows in comparison.cohorts.items():
-            cohorts[name] += _cluster(rows)
+            classes[name] += _cluster(rows)
         if device in groups:
-            cohorts[f"group {groups[device]}"] += _cluster(comparison.rows)
-    return Comparison(total, dict(cohorts))
+            members[f"group {groups[device]}"].append(comparison)
+    together = {name: _together(task, parts) for name, parts in members.items()}
+    return Comparison(_together(task, list(found.values())), {**classes, **together})
+
+
+def _together(task: Task, parts: Sequence[DeviceResult]) -> Rows:
+    if counts_rows(task):
+        return sum((_cluster(part.rows) for part in parts), Paired())
+    values = [(part.rows.n, *part.value) for part in parts if part.value is not None]
+    return valued.pool(metric_of(task), values)
 
 
 def _cluster(rows: Paired) -> Paired:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from federation.admission.update import Tensors
-from federation.evaluation import accuracy, device_metrics, metrics, promotion_gate
-from federation.evaluation.accuracy import Accuracy, HeldOut
+from federation.evaluation import accuracy, device_metrics, promotion_gate
+from federation.evaluation.accuracy import HeldOut, Score
+from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.promotion_gate import Comparison, GateEvidence, GateRules, Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
+from streams.contract.task.metrics import measured, metric_of
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class CandidateEvaluation:
     recent: Callable[[], RecentWindows | None] | None = None
     audit: HeldOut | None = None
 
-    def central(self, weights: Tensors) -> Accuracy:
-        """Return the accuracy on held-out people."""
+    def central(self, weights: Tensors) -> Score:
+        """Return the task's metric on held-out people."""
         if not len(self.held_out.labels):
-            return Accuracy()
+            return Score()
         outputs = self._outputs(self.held_out.segments, weights)
         return accuracy.score(self.task, outputs, self.held_out.labels)
 
@@ -40,7 +42,7 @@ class CandidateEvaluation:
         self,
         first: Tensors,
         candidate: Tensors,
-        devices: Mapping[str, Comparison],
+        devices: Mapping[str, DeviceResult],
         margin: float,
     ) -> Verdict:
         """Return the gate's verdict. first: the served weights; devices: their comparisons."""
@@ -49,7 +51,7 @@ class CandidateEvaluation:
             self._on_held_out(first, candidate),
             self._on_recent(first, candidate),
         )
-        verdict = promotion_gate.decide(evidence, GateRules(margin))
+        verdict = promotion_gate.decide(evidence, GateRules(margin, metric_of(self.task).name))
         return replace(verdict, evidence={**verdict.evidence, **self._audited(first, candidate)})
 
     def _audited(self, first: Tensors, candidate: Tensors) -> dict[str, float]:
@@ -60,8 +62,8 @@ class CandidateEvaluation:
         found = {"audit_segments": float(len(labels))}
         for suffix, weights in (("_base", first), ("", candidate)):
             outputs = self._outputs(self.audit.segments, weights)
-            found[f"audit{suffix}"] = accuracy.score(self.task, outputs, labels).share
-            for name, value in metrics.measured(self.task, outputs, labels).items():
+            found[f"audit{suffix}"] = accuracy.score(self.task, outputs, labels).value
+            for name, value in measured(self.task, outputs, labels).items():
                 found[f"audit_{name}{suffix}"] = value
         return found
 

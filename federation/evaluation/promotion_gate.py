@@ -1,73 +1,26 @@
 """The promotion gate: whether a candidate may replace the served version. Pure.
 
-Both versions answer the same rows, so only differences count: rows that the candidate gains (right
-where the served version is wrong) and rows that it loses. McNemar's exact test (McNemar 1947) gives
-the probability of so many if both were equally good: gained and lost rows are then coin tosses.
-
-Rows are correlated: a person's period of sitting is gained or lost as a whole, and a cohort may
-have only a few of them. For losses the test therefore counts clusters (devices or periods) instead
-of rows: cluster i counts by d_i, its gained minus lost rows, divided by sum d_i^2 / sum |d_i|. This
-is the cluster size if all are equal, and 1 if each row is a cluster.
+Both versions answer the same rows, in the task's metric: accuracy by its rows (paired.py), any
+other one as a whole (valued.py).
 """
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
-EXACT = 1000  # differing rows; for more, the normal approximation is within 0.001
+from federation.evaluation.paired import Paired
+from federation.evaluation.valued import Valued
+
 ROUNDING = 1e-9  # so that a gain of exactly the margin passes
 
-
-@dataclass(frozen=True)
-class Paired:
-    """`n` rows answered by both versions; `base` of them right by the served version. For the rows
-    of a class, `base_false` and `false` are other rows that each version predicts as this class.
-    For clusters of correlated rows, `down` is the sum of (lost - gained) over losing clusters and
-    `squares` the sum of (gained - lost)^2 over all; both are 0 if each row is its own cluster."""
-
-    n: int = 0
-    base: int = 0
-    gained: int = 0
-    lost: int = 0
-    base_false: int = 0
-    false: int = 0
-    down: int = 0
-    squares: int = 0
-
-    @property
-    def candidate(self) -> int:
-        return self.base + self.gained - self.lost
-
-    @property
-    def gain(self) -> float:
-        return (self.gained - self.lost) / self.n if self.n else 0.0
-
-    @property
-    def f1(self) -> tuple[float, float]:
-        """The F1 scores of the served version and of the candidate."""
-        found = ((self.base, self.base_false), (self.candidate, self.false))
-        base, new = (2 * right / max(self.n + right + wrong, 1) for right, wrong in found)
-        return base, new
-
-    @property
-    def chance_of_loss(self) -> float:
-        """The probability of so many lost clusters by chance: p of McNemar's test for clusters."""
-        if not self.squares:
-            return chance(self.lost, self.gained)
-        up = self.gained - self.lost + self.down
-        alike = self.squares / (up + self.down)
-        return chance(round(self.down / alike), round(up / alike))
-
-    def __add__(self, other: "Paired") -> "Paired":
-        return Paired(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+Rows = Paired | Valued
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One kind of evidence; cohorts by name, as `class walking` or `group north`."""
 
-    rows: Paired = Paired()
-    cohorts: Mapping[str, Paired] = field(default_factory=dict)
+    rows: Rows = field(default_factory=Paired)
+    cohorts: Mapping[str, Rows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,11 +41,13 @@ class GateEvidence:
 
 @dataclass(frozen=True)
 class GateRules:
-    """margin: the required gain; tolerance: the allowed loss on held-out people while the fleet
-    gains; cohort_bound: the allowed loss of a cohort, and of recent windows; significance: a higher
-    p counts as chance; minimum: the number of rows below which nothing is decided."""
+    """margin: the required gain in `metric`; tolerance: the allowed loss on held-out people while
+    the fleet gains; cohort_bound: the allowed loss of a cohort, and of recent windows;
+    significance: a higher p counts as chance; minimum: the number of rows below which nothing is
+    decided."""
 
     margin: float
+    metric: str = "accuracy"
     tolerance: float = 0.01
     cohort_bound: float = 0.05
     significance: float = 0.05
@@ -106,15 +61,6 @@ class Verdict:
     promote: bool
     reason: str
     evidence: Mapping[str, float] = field(default_factory=dict)
-
-
-def chance(many: int, few: int) -> float:
-    """Return the probability that a fair coin shows heads `many` times or more in many + few
-    tosses."""
-    tosses = many + few
-    if tosses > EXACT:
-        return 0.5 * math.erfc((many - few - 1) / math.sqrt(2 * tosses))
-    return sum(math.comb(tosses, heads) for heads in range(many, tosses + 1)) / (1 << tosses)
 
 
 def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
@@ -142,32 +88,37 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     ]
     against += _worse_cohorts(evidence, rules)
     if against:
-        return Verdict(False, "; ".join(against) + few, metrics)
+        name = "" if rules.metric == "accuracy" else f"{rules.metric} "
+        return Verdict(False, name + "; ".join(against) + few, metrics)
     changes = ", ".join(_change(title, found.rows) for _, title, found in known)
-    return Verdict(True, f"accuracy {changes}{few}", metrics)
+    return Verdict(True, f"{rules.metric} {changes}{few}", metrics)
 
 
-def _change(title: str, rows: Paired) -> str:
-    return f"{title} {rows.base / rows.n:.3f} → {rows.candidate / rows.n:.3f}"
+def _change(title: str, rows: Rows) -> str:
+    return f"{title} {digits(rows.before)} → {digits(rows.after)}"
 
 
-def _proven(rows: Paired, rules: GateRules) -> bool:
+def digits(value: float) -> str:
+    """Three digits after the point, or three in all."""
+    return f"{value:.3f}" if 0.1 <= abs(value) < 10 or not value else f"{value:.3g}"
+
+
+def _proven(rows: Rows, rules: GateRules) -> bool:
     """Return whether the gain is significant; a margin of 0 requires no gain, so anything is."""
     if rules.margin <= 0:
         return True
     enough = rows.gain >= rules.margin - ROUNDING
-    return enough and chance(rows.gained, rows.lost) <= rules.significance
+    return enough and rows.chance_of_gain <= rules.significance
 
 
-def _no_gain(title: str, rows: Paired, rules: GateRules, proven: bool) -> Iterator[str]:
+def _no_gain(title: str, rows: Rows, rules: GateRules, proven: bool) -> Iterator[str]:
     if rows.gain < rules.margin - ROUNDING:
         yield f"{_change(title, rows)} gains less than {rules.margin:.3f}"
     elif not proven:
-        counts = f"{rows.gained} segments better, {rows.lost} worse"
-        yield f"{_change(title, rows)} may be chance ({counts})"
+        yield f"{_change(title, rows)} may be chance ({rows.counts})"
 
 
-def _loss(name: str, title: str, rows: Paired, rules: GateRules) -> Iterator[str]:
+def _loss(name: str, title: str, rows: Rows, rules: GateRules) -> Iterator[str]:
     if name == "recent":
         if _worse(rows, rules, rules.significance):
             yield f"{_change(title, rows)} loses more than {rules.cohort_bound:.3f}"
@@ -175,13 +126,10 @@ def _loss(name: str, title: str, rows: Paired, rules: GateRules) -> Iterator[str
         yield f"{_change(title, rows)} loses more than {rules.tolerance:.3f}"
 
 
-def _worse(rows: Paired, rules: GateRules, significance: float) -> bool:
-    """Return whether the loss exceeds the bound significantly and F1 falls. A version that
-    over-predicts a class finds nearly all of its rows; a candidate that finds fewer with a better
-    F1 recognizes the class better and is not worse."""
+def _worse(rows: Rows, rules: GateRules, significance: float) -> bool:
+    """Return whether the loss exceeds the bound significantly, and F1 falls where rows have it."""
     beyond = rows.gain < -rules.cohort_bound - ROUNDING
-    base, new = rows.f1
-    return beyond and new < base and rows.chance_of_loss <= significance
+    return beyond and not rows.recognizes_better and rows.chance_of_loss <= significance
 
 
 def _worse_cohorts(evidence: GateEvidence, rules: GateRules) -> list[str]:
@@ -203,27 +151,30 @@ def _worse_cohorts(evidence: GateEvidence, rules: GateRules) -> list[str]:
 
 
 def _metrics(evidence: GateEvidence, rules: GateRules) -> dict[str, float]:
-    """Return flat metrics: shares of right answers, rows, and p of so many gained rows. Of a cohort
-    the gain, rows, p of so many lost, and the gain of F1."""
+    """Return flat metrics: the metric before and after, rows, and p of such a gain. Of a cohort
+    the gain, rows, p of such a loss, and the gain of F1."""
     found: dict[str, float] = {}
     for name, _, comparison in evidence.named():
         rows = comparison.rows
         if name == "recent" and not rows.n:
             continue
         found |= {
-            f"{name}_base": rows.base / max(rows.n, 1),
-            name: rows.candidate / max(rows.n, 1),
+            f"{name}_base": rows.before,
+            name: rows.after,
             f"{name}_segments": float(rows.n),
-            f"{name}_gained": float(rows.gained),
-            f"{name}_lost": float(rows.lost),
-            f"{name}_p": chance(rows.gained, rows.lost),
+            f"{name}_p": rows.chance_of_gain,
         }
+        if isinstance(rows, Paired):
+            found |= {f"{name}_gained": float(rows.gained), f"{name}_lost": float(rows.lost)}
+        else:
+            found |= {f"{name}_gain": rows.gain, f"{name}_units": float(rows.units)}
         for cohort, part in comparison.cohorts.items():
             if part.n >= rules.minimum:
                 found |= {
                     f"{name}/{cohort}": part.gain,
                     f"{name}/{cohort}/segments": float(part.n),
                     f"{name}/{cohort}/p": part.chance_of_loss,
-                    f"{name}/{cohort}/f1": part.f1[1] - part.f1[0],
                 }
+                if isinstance(part, Paired):
+                    found[f"{name}/{cohort}/f1"] = part.f1[1] - part.f1[0]
     return found

@@ -19,7 +19,8 @@ HELD_OUT = ("held_out", "model_held_out")  # of a run's version, of the first on
 
 @dataclass(frozen=True)
 class Version:
-    """One stored version; `accuracy` is on held-out people. `problem` is the reason why the
+    """One stored version; `held_out` is the task's metric on held-out
+    people. `problem` is the reason why the
     artifact cannot be read; then only model, status and size are known."""
 
     model: str
@@ -29,7 +30,7 @@ class Version:
     base: str | None = None
     run: str | None = None
     round: int | None = None
-    accuracy: float | None = None
+    held_out: float | None = None
     key: str | None = None
     problem: str | None = None
 
@@ -54,14 +55,14 @@ def versions(registry: Registry) -> list[Version]:
                 base=manifest.base,
                 run=manifest.run,
                 round=manifest.round,
-                accuracy=accuracy(manifest.metrics),
+                held_out=held_out(manifest.metrics),
                 key=manifest.key,
             )
         )
     return found
 
 
-def accuracy(metrics: Mapping[str, float]) -> float | None:
+def held_out(metrics: Mapping[str, float]) -> float | None:
     return next((metrics[name] for name in HELD_OUT if name in metrics), None)
 
 

@@ -28,7 +28,7 @@ class ClosablePublisher(Publisher, Protocol):
 
 class EventLog:
     """Publishes the RoundEvents of one run; `connect` creates the producer and may raise. Without
-    it events are only written to the file."""
+    it events are only written to the file. `metric` is the name of the task's."""
 
     def __init__(
         self,
@@ -37,9 +37,11 @@ class EventLog:
         path: Path,
         connect: Callable[[], ClosablePublisher] | None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        metric: str = "accuracy",
     ) -> None:
         self._topic, self._run, self._path = topic_name(task, ROUNDS), run, path
-        self._connect, self._clock = connect, clock
+        self._connect, self._clock, self._metric = connect, clock, metric
         self._producer: ClosablePublisher | None = None
         self._pending: deque[RoundEvent] = deque()
         self._retry_at = 0.0
@@ -53,6 +55,7 @@ class EventLog:
             kind=kind,
             time_us=time.time_ns() // 1000,
             resumed_from=self.resumed_from,
+            metric=self._metric,
             **fields,
         )
         with self._path.open("ab") as file:

@@ -179,12 +179,12 @@ class FederatedRun:
             self.journal.publish("failed", reason=reason, metrics=refusals, **about)
             self._save(number, weights, evaluation)
             return weights
-        reports = [found for u in updates if (found := accuracy.reported(u.metrics))]
+        reports = [found for u in updates if (found := accuracy.reported(self.task, u.metrics))]
         self._intake.norms += [update_norm(u.weights, u.sent or weights) for u in updates]
         averaged = self.aggregator.aggregate(updates, weights)
         metrics = {
             "admitted": float(len(updates)),
-            "devices_before": accuracy.total(reports).share,
+            "devices_before": accuracy.total(reports).value,
             "norm": update_norm(averaged, weights),
             "seconds": self.clock() - began,
             **self.aggregator.metrics(),
@@ -197,7 +197,7 @@ class FederatedRun:
         self._save(number, averaged, evaluation)
         self.failpoint("round-step-4")
         central = evaluation.central(averaged)
-        metrics = {"held_out": central.share, "held_out_segments": central.evaluated}
+        metrics = {"held_out": central.value, "held_out_segments": central.of}
         self.journal.publish("evaluated", metrics=metrics, **about)
         self.failpoint("round-step-5")
         return averaged

@@ -10,7 +10,7 @@ from federation.admission.admission import Round, admit, well_formed
 from federation.admission.quarantine import Quarantine
 from federation.admission.update import Refusal, Tensors, Update
 from federation.evaluation import device_metrics
-from federation.evaluation.promotion_gate import Comparison
+from federation.evaluation.device_metrics import DeviceResult
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from streams.contract.task import DEVICE_NAME, Task
@@ -149,7 +149,7 @@ class UpdateIntake:
         reason = f"{refusal.reason}: {refusal.detail}"
         self.journal.publish("refused", device=device, reason=reason, **about)
 
-    def device_results(self, answers: Sequence[Reply]) -> dict[str, Comparison]:
+    def device_results(self, answers: Sequence[Reply]) -> dict[str, DeviceResult]:
         """Return the devices' final evaluations by name: of nodes without a refusal that trained
         under the name. Names that two nodes give are ignored."""
         said = [

@@ -37,22 +37,59 @@ def release_of(model: str) -> str:
     return model.partition(".p")[0]
 
 
+RowMetric = Literal["accuracy", "mae", "rmse"]  # what a mean over rows tells
+
+
+def mean_of(metric: RowMetric, correct: int, error: float, of: int) -> float | None:
+    """Return the metric of `of` rows from their counts or sums; None without a row."""
+    if not of:
+        return None
+    if metric == "accuracy":
+        return correct / of
+    return math.sqrt(error / of) if metric == "rmse" else error / of
+
+
 class ModelScore(Document):
     """One device's answer counts for one release, including its personal models.
 
     Held-out segments are never trained on; `labelled` answers have a true label. `paired` held-out
     segments were also answered by the device's first version, which was right on
     `paired_base_correct` of them.
+
+    `metric` says how they are measured: accuracy, or for targets mae or rmse, whose `error` fields
+    are sums of absolute or squared errors beside the counts of answers within the tolerance.
     """
 
+    metric: RowMetric = "accuracy"
     answers: int = 0
     labelled: int = 0
     correct: int = 0
+    error: float = 0.0
     held_out: int = 0
     held_out_correct: int = 0
+    held_out_error: float = 0.0
     paired: int = 0
     paired_correct: int = 0
+    paired_error: float = 0.0
     paired_base_correct: int = 0
+    paired_base_error: float = 0.0
+
+    @property
+    def of_labelled(self) -> float | None:
+        """The metric of all answers with a label; None without one."""
+        return mean_of(self.metric, self.correct, self.error, self.labelled)
+
+    @property
+    def of_held_out(self) -> float | None:
+        return mean_of(self.metric, self.held_out_correct, self.held_out_error, self.held_out)
+
+    @property
+    def of_paired(self) -> tuple[float | None, float | None]:
+        """The metric on the same segments: of the first version, and of this one."""
+        return (
+            mean_of(self.metric, self.paired_base_correct, self.paired_base_error, self.paired),
+            mean_of(self.metric, self.paired_correct, self.paired_error, self.paired),
+        )
 
 
 class PersonalState(Document):
@@ -240,7 +277,8 @@ RoundKind = Literal[
 class RoundEvent(Document):
     """One step of a federated run, with its reason or metrics; on `rounds`, key: the run.
 
-    resumed_from: the run that this one continues.
+    resumed_from: the run that this one continues. metric: the task's, of which `metrics` has values
+    before and after, on devices and on held-out ones.
     """
 
     run: str
@@ -254,4 +292,5 @@ class RoundEvent(Document):
     base: str = ""
     model: str | None = None
     resumed_from: str = ""
+    metric: str = "accuracy"
     metrics: dict[str, float] = {}

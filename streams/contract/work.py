@@ -14,7 +14,9 @@ Metrics of an evaluation are counts of held-out segments. `evaluated` and `corre
 present. A comparison with the version that the device serves adds `base_correct` (right with that
 version), `gained` (right only with the received weights) and `lost` (right only with the served
 version). Counts per class have the prefix `class_prefix(index)`, plus `false` and `base_false`:
-segments of other classes that were predicted as this one.
+segments of other classes that were predicted as this one. Where the task's metric is not accuracy,
+`metric` is its value with the received weights and `metric_base` with the served version; they are
+absent where it is not defined for the device's rows.
 
 On the device the same documents are headers on Unix sockets. The command line sends AgentRequest to
 the agent, which answers AgentReply; the agent sends TrainerJob to its trainer.
@@ -37,6 +39,7 @@ OWN = "own.safetensors"  # the file of the device's local layers
 
 COMPARED = ("evaluated", "correct", "base_correct", "gained", "lost")
 CONFUSED = ("base_false", "false")
+METRIC, METRIC_BASE = "metric", "metric_base"
 
 
 def class_prefix(index: int) -> str:

@@ -130,7 +130,7 @@ def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Obs
         for i, channel in enumerate(task.channels[:CHANNELS]):
             found[channel, "mean"], found[channel, "spread"] = means[:, i], spreads[:, i]
     if task.classes:
-        found["predictions", "answer"] = outputs.argmax(axis=1).astype(np.float64)
+        found["predictions", "answer"] = task.answers(outputs).astype(np.float64)
     for i, target in enumerate(task.targets):
         found[f"predictions {target}", "answer"] = outputs[:, i].astype(np.float64)
     return found

@@ -34,6 +34,13 @@ def loss_per_row(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(outputs, labels, reduction="none").mean(dim=1)
 
 
+def class_weights(task: Task, labels: Tensor) -> Tensor:
+    """Return how much rows (n,) with these labels (n, label_size) count in a mean loss."""
+    if not task.training.class_weights:
+        return torch.ones(len(labels))
+    return torch.tensor(task.training.class_weights)[labels[:, 0].long()]
+
+
 def fit(
     model: nn.Module,
     rows: int,
@@ -126,7 +133,8 @@ def segment_loss(
         if task.augment is not None:
             batch = task.augment(batch, generator)
         losses = loss_per_row(task, model(batch), y[rows])  # (batch,)
-        return (losses * w[rows]).sum() / w[rows].sum().clamp(min=1e-6)
+        counts = w[rows] * class_weights(task, y[rows])
+        return (losses * counts).sum() / counts.sum().clamp(min=1e-6)
 
     return loss_of
 
@@ -149,7 +157,8 @@ def window_loss(
         known = inside & ~y[rows].isnan().any(dim=2)
         if not known.any():
             return outputs.sum() * 0.0
-        return loss_per_row(task, outputs[known], y[rows][known]).mean()
+        counts = class_weights(task, y[rows][known])
+        return (loss_per_row(task, outputs[known], y[rows][known]) * counts).sum() / counts.sum()
 
     return loss_of
 

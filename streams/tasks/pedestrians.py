@@ -72,7 +72,7 @@ task = Task(
     name="pedestrians", version=1,
     channels=CHANNELS, rate_hz=1 / 3600,
     segment=Segment(samples=HOURS, hop=1),
-    targets=("log-count",), tolerance=0.25,
+    targets=("log-count",), metric="rmse", tolerance=0.25,
     build_model=build_model, readings=readings, devices=devices, outcomes=outcomes,
     window_s=86_400, lateness_s=7200, idle_close_s=6, upload="segment",
     retrain_below=1.0, margin=0.0,  # new truth comes every hour: a run as often as budgets allow

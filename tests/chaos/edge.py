@@ -75,7 +75,7 @@ class Edge:
     def dies(self) -> None:
         """Wait for the death that its failpoint brings."""
         assert self.process is not None
-        assert self.process.wait(60) == -signal.SIGKILL, self.log[-3000:]
+        assert self.process.wait(120) == -signal.SIGKILL, self.log[-3000:]
         self.look()
 
     @property

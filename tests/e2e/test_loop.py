@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from compose.launcher import flower_processes
+from compose.reports.rounds import from_journals
 from tests.e2e.support import Place, Running, check_account, until
 
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
@@ -78,7 +79,7 @@ def check_closed(place: Place, running: Running, restarts: dict[str, int] | None
     summary = running.summary()
     assert json.loads((place.state / "summary.json").read_text()) == summary
     assert summary["closed"] is True
-    check_learning(summary)
+    check_learning(summary, place.state)
     check_account(place, summary)
     assert summary["restarts"] == (restarts or {})
     kinds = [text.partition(" ")[0] for text in summary["decisions"]]
@@ -90,14 +91,16 @@ def check_closed(place: Place, running: Running, restarts: dict[str, int] | None
     check_query(place, totals["scored"])
 
 
-def check_learning(summary: dict[str, Any]) -> None:
+def check_learning(summary: dict[str, Any], state: Path) -> None:
     assert [line["device"] for line in summary["devices"]] == ["d0", "d1", "d2"]
     assert {line["last"] for line in summary["devices"]} == {summary["last_model"]}
     assert summary["first_model"].startswith("1-")
     assert int(summary["last_model"].partition("-")[0]) >= 2
     assert summary["rounds"] >= 1
     assert summary["admitted"] >= 2
-    assert summary["refused"] == 0
+    assert summary["refused"] == 0, [
+        event.reason for event in from_journals(state / "runs") if event.kind == "refused"
+    ]
     assert summary["fleet_after"] > summary["fleet_before"]
     assert summary["held_out_after"] > summary["held_out_before"]
     assert summary["agreement_after"] > summary["agreement_before"]

@@ -4,6 +4,7 @@ wire, where no raw reading may be found in anything that left the device."""
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def write(place: Place, text: str) -> str:
     return f"{path}:task"
 
 
-def closes(place: Place, running: Running) -> dict[str, object]:
+def closes(place: Place, running: Running) -> dict[str, Any]:
     assert running.ends(300) == 0, running.said[-5000:]
     place.nothing_is_left()
     summary = running.summary()
@@ -62,7 +63,6 @@ def closes(place: Place, running: Running) -> dict[str, object]:
     check_account(place, summary)
     assert {line["last"] for line in summary["devices"]} == {summary["last_model"]}
     assert summary["last_model"] != summary["first_model"]
-    assert summary["fleet_after"] > summary["fleet_before"]
     return summary
 
 
@@ -72,6 +72,10 @@ def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     task = write(kafka_place, REGRESSION)
     running = kafka_place.start("up", "up", task, "--state", kafka_place.state, "--json", *LOOP)
     summary = closes(kafka_place, running)
+    assert (summary["metric"], summary["row_metric"]) == ("mae", "mae")
+    assert summary["fleet_after"] < summary["fleet_before"]  # errors
+    assert summary["held_out_after"] < summary["held_out_before"]
+    assert summary["runs"][-1]["reason"].startswith("mae on ")
     assert summary["agreement_after"] is not None
     [row] = kafka_place.rows("select count(*), min(len(outputs)), max(len(outputs)) from scores")
     assert row[1:] == (1, 1)
@@ -98,7 +102,8 @@ def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_dev
     held_out = "heldout.safetensors"  # the server's own, of people in no fleet
     for path in elsewhere:
         assert path.name == held_out or not found(raw, path.read_bytes()), path
-    closes(kafka_place, running)
+    summary = closes(kafka_place, running)
+    assert summary["fleet_after"] > summary["fleet_before"]
     # The same search finds them where they are: in what a device remembers.
     assert found(raw, (state / "devices" / "d0" / "samples.arrow").read_bytes())
 

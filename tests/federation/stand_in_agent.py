@@ -76,7 +76,7 @@ class StandInAgent:
             return reply.model_copy(update={"metrics": metrics}), b""
         self._served = self._served or received  # what the first round sends
         result = score(self.task, learning.predict(model, self.held_x), self.held_y)
-        metrics = {"correct": result.correct, "evaluated": result.evaluated}
+        metrics = {"correct": round(result.value * result.of), "evaluated": result.of}
         learning.fit(
             model,
             len(self.y),

@@ -13,8 +13,6 @@ from typing import Any
 from compose.reports.fleet_view import FleetView, model_number
 from streams.contract.documents import DeviceState, ModelScore, RoundEvent
 
-# Of the audit; the gate decides by shares of right answers, for targets those within the tolerance.
-METRICS = ("macro_f1", "auc", "average_precision", "mae", "rmse", "r2")
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
 
 ServerCounts = Mapping[tuple[str, str], tuple[int, int]]  # (device, epoch) -> (scored, dropped)
@@ -61,7 +59,7 @@ class DeviceLine:
 
 @dataclass(frozen=True)
 class RunLine:
-    """What the gate said of a federated run: shares before and after, None where nothing was
+    """What the gate said of a federated run: figures before and after, None where nothing was
     evaluated. `audit` is of segments that decide nothing."""
 
     run: str
@@ -73,7 +71,8 @@ class RunLine:
     audit_base: float | None
     audit: float | None
     audit_segments: int
-    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the audit, by name
+    metric: str = "accuracy"  # that of the task, in which all of these are
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)  # others of the audit
 
     @classmethod
     def of(cls, event: RoundEvent) -> "RunLine":
@@ -86,20 +85,27 @@ class RunLine:
         return cls(
             event.run, event.model, promoted, event.reason, share("devices_base"),
             share("devices"), share("audit_base"), share("audit"),
-            int(found.get("audit_segments", 0)),
-            {
-                name: (found[f"audit_{name}_base"], found[f"audit_{name}"])
-                for name in METRICS
-                if f"audit_{name}_base" in found and f"audit_{name}" in found
-            },
+            int(found.get("audit_segments", 0)), event.metric, _audited(found, event.metric),
         )  # fmt: skip
+
+
+def _audited(found: Mapping[str, float], metric: str) -> dict[str, tuple[float, float]]:
+    """The audit's metrics before and after, by name, but for the task's own."""
+    names = [n.removeprefix("audit_") for n in found if n.startswith("audit_")]
+    return {
+        name: (found[f"audit_{name}_base"], found[f"audit_{name}"])
+        for name in names
+        if f"audit_{name}_base" in found and name != metric
+    }
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The whole run."""
+    """The whole run. `row_metric`: of devices' answers; `metric`: of runs and held-out devices."""
 
     task: str
+    row_metric: str
+    metric: str
     devices: list[DeviceLine]
     agreement_before: float | None
     agreement_after: float | None
@@ -178,7 +184,8 @@ class Summary:
             if getattr(line, when) is not None
         ]
         of = sum(n for _, n in pairs)
-        return sum(share * n for share, n in pairs) / of if of else None
+        power = 2 if self.row_metric == "rmse" else 1
+        return (sum(v**power * n for v, n in pairs) / of) ** (1 / power) if of else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -202,6 +209,8 @@ def summarize(
     newer = last != first
     return Summary(
         task=view.task,
+        row_metric=view.row_metric,
+        metric=runs[-1].metric if runs else view.row_metric,
         devices=[
             _line(state, server, first, last, ended=state.epoch != view.devices[name].epoch)
             for (name, _), state in sorted(view.epochs.items())
@@ -252,11 +261,8 @@ def _line(
     if ended:  # its figures went on with the device
         before = after = none
     pair = after.paired and min(state.accuracy, key=model_number) == first
-    counts = [
-        (after.paired_base_correct, after.paired) if pair else _held(before),
-        (after.paired_correct, after.paired) if pair else _held(after),
-    ]
-    shares = [right / of if of else None for right, of in counts]
+    figures = after.of_paired if pair else (before.of_held_out, after.of_held_out)
+    counts = (after.paired, after.paired) if pair else (before.held_out, after.held_out)
     return DeviceLine(
         device=state.device,
         epoch=state.epoch,
@@ -268,10 +274,10 @@ def _line(
         dropped_seen=dropped_seen,
         first=first or "",
         last=state.active,
-        before=shares[0],
-        after=shares[1],
-        before_of=counts[0][1],
-        after_of=counts[1][1],
+        before=figures[0],
+        after=figures[1],
+        before_of=counts[0],
+        after_of=counts[1],
         drops=state.dropped,
         skipped=state.skipped,
         labels_told=0 if ended else state.labels_told,
@@ -279,10 +285,6 @@ def _line(
         true_labels=0 if ended else state.true_labels,
         ended=ended,
     )
-
-
-def _held(score: ModelScore) -> tuple[int, int]:
-    return score.held_out_correct, score.held_out
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compose.reports.summary.figures import RunLine, Summary
-from compose.reports.wording import before_after, share
+from compose.reports.wording import before_after, named, share
 
 
 def render(summary: Summary, console: Console) -> None:
@@ -52,7 +52,8 @@ def _device_table(summary: Summary) -> Table:
         style="bold",
     )
     table.caption = (
-        "before, after: accuracy of the device's answers by the first and by the last version, "
+        f"before, after: {named(summary.row_metric)} of the device's answers by the first and by "
+        "the last version, "
         "on the same of its held-out segments where both have answered them (how many)"
     )
     return table
@@ -62,7 +63,7 @@ def _figures(summary: Summary) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
         "model served": _served(summary),
-        "accuracy on held-out devices": _held_out(summary),
+        f"{named(summary.metric)} on held-out devices": _held_out(summary),
         "by other metrics": _metrics(summary),
         "agreement with the teacher": before_after(
             summary.agreement_before, summary.agreement_after
@@ -100,7 +101,7 @@ def _metrics(summary: Summary) -> str:
         return "-"
     first, last = passed[0].metrics, passed[-1].metrics
     return ", ".join(
-        f"{name.replace('_', ' ')} {first[name][0]:.3g} → {after:.3g}"
+        f"{named(name)} {first[name][0]:.3g} → {after:.3g}"
         for name, (_, after) in last.items()
         if name in first
     )

@@ -5,26 +5,29 @@ every process imports it. Devices import it without torch, so `import torch` bel
 `build_model` and `build_teacher`. Users import these names from the package `tidewheel`.
 """
 
-from streams.contract.task.description import (
-    DEVICE_NAME,
-    ROLES,
-    STRATEGIES,
-    Aggregation,
-    Answered,
-    Device,
-    Outcome,
-    Privacy,
-    Reading,
-    Role,
-    Segment,
-    Strategy,
-    Task,
-    Training,
-    is_under,
-)
+from streams.contract.task.description import Task
 from streams.contract.task.loading import (
     check_model,
     load_task,
+)
+from streams.contract.task.parts import (
+    DEVICE_NAME,
+    ROLES,
+    Answered,
+    Device,
+    Metric,
+    Outcome,
+    Reading,
+    Role,
+    Segment,
+)
+from streams.contract.task.training import (
+    STRATEGIES,
+    Aggregation,
+    Privacy,
+    Strategy,
+    Training,
+    is_under,
 )
 from streams.contract.task.validation import (
     NAME,
@@ -39,6 +42,7 @@ __all__ = [
     "Aggregation",
     "Answered",
     "Device",
+    "Metric",
     "Outcome",
     "Privacy",
     "Reading",

@@ -2,7 +2,9 @@
 
 import re
 
-from streams.contract.task.description import STRATEGIES, Task, Training
+from streams.contract.task.description import EVEN, Task
+from streams.contract.task.metrics import NAMES
+from streams.contract.task.training import STRATEGIES, Training
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
@@ -55,9 +57,23 @@ def problem_of(task: Task) -> str | None:
         return f"training.payload must be 'float32' or 'float16', not {kept.payload!r}"
     if found := strategy_problem(task.training.strategy, task.training):
         return f"training.{found}"
+    if found := _metric_problem(task):
+        return found
     for name in ("build_model", "readings", "devices"):
         if not callable(getattr(task, name)):
             return f"{name} must be a function"
+    return None
+
+
+def _metric_problem(task: Task) -> str | None:
+    known = NAMES[bool(task.classes)]
+    if isinstance(task.metric, str) and task.metric not in ("", *known):
+        return f"metric must be one of {', '.join(known)} or a Metric, not {task.metric!r}"
+    if not 0 < task.threshold < 1 or (task.threshold != EVEN and len(task.classes) != 2):
+        return "threshold must be between 0 and 1, and is for tasks of two classes"
+    weights = task.training.class_weights
+    if weights and (len(weights) != len(task.classes) or not all(w > 0 for w in weights)):
+        return f"training.class_weights must be a number above 0 for each of {task.classes}"
     return None
 
 

@@ -192,7 +192,7 @@ def _against_teacher(task: Task, columns: _Columns, begin: int, end: int) -> _Co
     if task.targets:
         outputs = columns.outputs[begin:end][compared]
         return {"errors": _errors(task, outputs.astype(np.float64) - teacher)}
-    classes, agrees = teacher.argmax(axis=1), columns.agrees[begin:end][compared]
+    classes, agrees = task.answers(teacher), columns.agrees[begin:end][compared]
     events = np.bincount(classes, minlength=task.outputs).tolist()
     agreeing = np.bincount(classes[agrees], minlength=task.outputs).tolist()
     return {

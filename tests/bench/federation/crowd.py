@@ -201,7 +201,7 @@ def stock(stage: Stage, folder: Path, crowd: Crowd, timeout_s: float = 3600.0) -
             weights = mean.aggregate(updates, weights)
             model = learning.load_state(task.build_model(), weights)
             outputs = learning.predict(model, held.segments)
-            watched.note(number, score(task, outputs, held.labels).share)
+            watched.note(number, score(task, outputs, held.labels).value)
     except _Reached:
         pass
     return watched

@@ -118,7 +118,7 @@ def test_refused_runs_are_shown_too_and_figures_are_of_what_decided_nothing() ->
     assert f"7 promoted {LAST}: better" in shown
     assert "0.50 → 0.75 (40 segments that decide nothing)" in shown
     assert found.runs[1].metrics == {"mae": (0.4321, 0.123)}
-    assert re.search(r"by other metrics +mae 0\.432 → 0\.123", shown)
+    assert re.search(r"by other metrics +MAE 0\.432 → 0\.123", shown)
 
 
 def test_another_epochs_rows_do_not_count() -> None:
@@ -159,6 +159,28 @@ def test_before_and_after_are_of_the_same_segments_where_both_have_answered() ->
     found = summary(*messages, release(FIRST), server={}).devices[0]
     assert (found.before, found.before_of) == (pytest.approx(2 / 8), 8)
     assert (found.after, found.after_of) == (pytest.approx(6 / 8), 8)
+
+
+def test_numbers_are_shown_by_their_error() -> None:
+    """Over all devices the root of the mean of all squares."""
+
+    def errors(of: int, error: float) -> dict[str, Any]:
+        return {"metric": "rmse", "held_out": of, "held_out_correct": 1, "held_out_error": error}
+
+    messages = [
+        state("d0", active=LAST, accuracy={FIRST: errors(10, 9000.0), LAST: errors(10, 4000.0)}),
+        state("d1", active=LAST, accuracy={FIRST: errors(30, 27.0), LAST: errors(30, 12.0)}),
+    ]
+    found = summary(*messages, release(FIRST), server={})
+    assert (found.row_metric, found.metric) == ("rmse", "rmse")
+    assert [(line.before, line.after) for line in found.devices] == [
+        (pytest.approx(30.0), pytest.approx(20.0)),
+        (pytest.approx(0.9487, abs=1e-4), pytest.approx(0.6325, abs=1e-4)),
+    ]
+    assert found.fleet_accuracy("before") == pytest.approx((9027 / 40) ** 0.5)
+    shown = shown_by(found)
+    assert "30 (10)" in shown
+    assert "before, after: RMSE of the device's answers" in shown.replace("\n", " ")
 
 
 def test_without_a_second_version_there_is_no_after() -> None:

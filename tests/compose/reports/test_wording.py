@@ -39,8 +39,10 @@ def test_an_evaluation_says_of_what_and_of_how_many() -> None:
 
 
 def test_an_evaluation_of_nothing_says_so() -> None:
-    assert evaluation({}) == "nothing to evaluate on"
-    assert evaluation({"held_out": 0.0, "held_out_segments": 0.0}) == "nothing to evaluate on"
+    assert evaluation({}, "accuracy") == "nothing to evaluate on"
+    assert (
+        evaluation({"held_out": 0.0, "held_out_segments": 0.0}, "mae") == "nothing to evaluate on"
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import local_layers, trainer_process
 from federation.evaluation import device_metrics
-from federation.evaluation.promotion_gate import Paired
+from federation.evaluation.paired import Paired
 from streams.contract import payload
 from streams.contract.payload import Payload
-from streams.contract.task import Privacy, Task, load_task
+from streams.contract.task import Metric, Privacy, Task, load_task
 from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkRequest
 from streams.learning.clipping import update_norm
 from tests.edge_client.models import TINY, with_batch_norm
@@ -108,6 +108,22 @@ def test_a_candidate_is_compared_with_the_version_served_row_by_row(
     found = device_metrics.read(task, metrics)
     assert found is not None
     assert found.rows == Paired(8, 4, 0, 4)
+
+
+def test_another_metric_than_accuracy_is_told_of_both_versions(task: Task, tmp_path: Path) -> None:
+    made = replace(task, metric="macro_f1")
+    metrics = compared(made, tmp_path)
+    assert metrics["metric_base"] == pytest.approx(1 / 3)  # class 0 of 8 rows, 4 of which it is
+    assert metrics["metric"] == 0.0
+    alone = compared(made, tmp_path, served=False)
+    assert alone == {"evaluated": 8, "correct": 0, "metric": 0.0}
+
+
+def test_a_metric_that_a_devices_rows_cannot_tell_is_left_out(task: Task, tmp_path: Path) -> None:
+    nothing = Metric("nothing", lambda *_: float("nan"))
+    metrics = compared(replace(task, metric=nothing), tmp_path)
+    assert not {"metric", "metric_base"} & metrics.keys()
+    assert metrics["evaluated"] == 8
 
 
 def test_a_device_that_serves_something_else_tells_of_the_candidate_alone(

@@ -45,7 +45,7 @@ def test_it_makes_both_models_once(
 
     held = HeldOut.decode(empty.heldout(), tiny)
     found = score(tiny, run_graph(serving.files[GRAPH], held.segments), held.labels)
-    assert found.share == pytest.approx(report.model_held_out, abs=1e-3)
+    assert found.value == pytest.approx(report.model_held_out, abs=1e-3)
     teacher = empty.verify(empty.read_teacher(), "teacher")
     learning.load_weights(learning.build_teacher(tiny), teacher.files[WEIGHTS])
     assert serving.files[DRIFT] == teacher.files[DRIFT]

@@ -3,9 +3,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from federation.evaluation.accuracy import Accuracy, HeldOut, compare, reported, score, spells
-from federation.evaluation.device_metrics import DEVICE_CAP
-from federation.evaluation.promotion_gate import Comparison, Paired
+from federation.evaluation.accuracy import (
+    DEVICE_CAP,
+    HeldOut,
+    Score,
+    compare,
+    reported,
+    score,
+    spells,
+    total,
+)
+from federation.evaluation.paired import Paired
+from federation.evaluation.promotion_gate import Comparison
+from federation.evaluation.valued import Valued
 from streams.contract.task import Task
 
 
@@ -20,21 +30,37 @@ from streams.contract.task import Task
         {"correct": 1.0, "evaluated": float("inf")},
     ],
 )
-def test_impossible_figures_of_a_device_count_as_none(metrics: dict[str, float]) -> None:
-    assert reported(metrics) is None
+def test_impossible_figures_of_a_device_count_as_none(
+    tiny: Task, metrics: dict[str, float]
+) -> None:
+    assert reported(tiny, metrics) is None
 
 
-def test_no_device_outweighs_the_others() -> None:
-    found = reported({"correct": 5e8, "evaluated": 1e9})
+def test_no_device_outweighs_the_others(tiny: Task) -> None:
+    found = reported(tiny, {"correct": 5e8, "evaluated": 1e9})
+    assert found == Score(0.5, DEVICE_CAP)
     assert found is not None
-    assert (found.evaluated, found.share) == (DEVICE_CAP, 0.5)
+    assert total([found, Score(0.0, DEVICE_CAP)]) == Score(0.25, 2 * DEVICE_CAP)
+    assert total([]) == Score()
 
 
-def test_a_regression_is_correct_within_its_tolerance(tiny: Task) -> None:
-    task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
+def test_a_device_reports_the_tasks_metric(tiny: Task) -> None:
+    task = replace(tiny, metric="macro_f1")
+    counts = {"correct": 5.0, "evaluated": 10.0}
+    assert reported(task, {**counts, "metric": 0.4}) == Score(0.4, 10.0)
+    assert reported(task, counts) is None
+    assert reported(task, {**counts, "metric": float("nan")}) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("", 1 / 3), ("within", 2 / 3), ("rmse", (0.52 / 3) ** 0.5)]
+)
+def test_a_regression_is_scored_by_its_metric(tiny: Task, metric: str, value: float) -> None:
+    task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5, metric=metric)
     outputs = np.array([[1.0], [2.0], [3.0]], np.float32)
     labels = np.array([[1.4], [2.6], [3.0]], np.float32)
-    assert score(task, outputs, labels) == Accuracy(2.0, 3.0)
+    found = score(task, outputs, labels)
+    assert (found.value, found.of) == (pytest.approx(value), 3.0)
 
 
 def test_held_out_segments_survive_the_disk(tiny: Task) -> None:
@@ -93,12 +119,13 @@ def test_two_models_are_compared_row_by_row_and_by_cohort(tiny: Task) -> None:
 def test_targets_are_no_cohorts(tiny: Task) -> None:
     task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
     labels = np.array([[1.0], [2.0]], np.float32)
-    found = compare(task, (labels + 1, labels), labels, np.zeros(2, np.int64))
-    assert found == Comparison(Paired(2, 0, 2, 0, squares=4))
+    found = compare(task, (labels + 1, labels), labels, np.arange(2))
+    assert found == Comparison(Valued(2, 2, 1.0, 0.0, 1.0, 0.25, 1.0))
+    assert compare(task, (labels, labels), labels[:0], np.arange(0)) == Comparison(Valued())
 
 
 def test_a_spell_is_a_run_of_one_class(tiny: Task) -> None:
     labels = np.array([[0], [0], [1], [1], [0]], np.float32)
     assert spells(tiny, labels).tolist() == [0, 0, 1, 1, 2]
-    assert spells(replace(tiny, classes=(), targets=("speed",)), labels).tolist() == [0, 1, 2, 3, 4]
+    assert spells(replace(tiny, classes=(), targets=("speed",)), labels).tolist() == [0] * 5
     assert len(spells(tiny, labels[:0])) == 0

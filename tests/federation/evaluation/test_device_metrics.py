@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.evaluation.device_metrics import DEVICE_CAP, pool, read
-from federation.evaluation.promotion_gate import Comparison, Paired
+from federation.evaluation.accuracy import DEVICE_CAP
+from federation.evaluation.device_metrics import DeviceResult, pool, read
+from federation.evaluation.paired import Paired
+from federation.evaluation.promotion_gate import Comparison
+from federation.evaluation.valued import Valued
 from streams.contract.errors import TaskError
 from streams.contract.task import Device
 from tests.fakes.tiny_task import task
@@ -23,12 +26,12 @@ SOUND = {name: float(value) for name, value in {**TOTAL, **SLOW, **FAST}.items()
 
 
 def test_a_devices_figures_are_read_as_they_are() -> None:
-    assert read(task, SOUND) == Comparison(
+    assert read(task, SOUND) == DeviceResult(
         Paired(10, 5, 2, 1),
         {"class slow": Paired(6, 3, 0, 1, 2, 0), "class fast": Paired(4, 2, 2, 0, 3, 4)},
     )
     plain = {name: value for name, value in SOUND.items() if "class" not in name}
-    assert read(task, plain) == Comparison(Paired(10, 5, 2, 1))
+    assert read(task, plain) == DeviceResult(Paired(10, 5, 2, 1))
 
 
 @pytest.mark.parametrize("name", [*TOTAL, *SLOW, *FAST])
@@ -92,3 +95,36 @@ def test_devices_of_a_group_are_a_cohort_and_those_without_are_none() -> None:
 def test_a_group_is_named_as_devices_are(group: str) -> None:
     with pytest.raises(TaskError, match=r"device 'a': group .* must be"):
         Device("a", "fleet", group)
+
+
+SPEED = replace(task, classes=(), targets=("speed",), metric="rmse")
+NUMBERS = {name: float(value) for name, value in TOTAL.items()}
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["metric", "metric_base"])
+def test_a_device_without_a_sound_metric_counts_as_none(name: str, value: float | None) -> None:
+    sound = {**NUMBERS, "metric": 2.0, "metric_base": 3.0}
+    assert read(SPEED, sound) == DeviceResult(Paired(10, 5, 2, 1), {}, (3.0, 2.0))
+    changed = {k: v for k, v in sound.items() if k != name}
+    assert read(SPEED, changed if value is None else {**changed, name: value}) is None
+
+
+def test_devices_are_the_units_of_another_metric_than_accuracy() -> None:
+    said = {f"d{n}": read(SPEED, {**NUMBERS, "metric": 2.0, "metric_base": 2.5}) for n in range(6)}
+    found = pool(SPEED, {name: each for name, each in said.items() if each})
+    assert isinstance(found.rows, Valued)
+    assert (found.rows.n, found.rows.units, found.rows.after) == (60, 6, 2.0)
+    assert found.rows.gain == pytest.approx(0.2)
+    assert found.rows.chance_of_gain == 1 / 64
+    assert pool(SPEED, {}) == Comparison(Valued())
+    assert pool(task, {}) == Comparison(Paired())
+
+
+def test_no_device_moves_the_gain_by_more_than_its_share_of_rows() -> None:
+    said = {"metric": 1e300, "metric_base": 1.0}
+    worse = [read(SPEED, {**NUMBERS, "metric": 2.0, "metric_base": 2.0}) for _ in range(9)]
+    devices = [each for each in (*worse, read(SPEED, {**NUMBERS, **said})) if each is not None]
+    rows = pool(SPEED, {f"d{n}": each for n, each in enumerate(devices)}).rows
+    assert rows.gain == pytest.approx(-0.1)
+    assert rows.after <= 0.9 * 2.0 + 0.1 * 20.0 + 1e-9

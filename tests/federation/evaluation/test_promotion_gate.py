@@ -5,16 +5,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from federation.evaluation import promotion_gate
+from federation.evaluation import paired as counting
+from federation.evaluation.paired import Paired, chance
 from federation.evaluation.promotion_gate import (
     Comparison,
     GateEvidence,
     GateRules,
-    Paired,
     Verdict,
-    chance,
     decide,
 )
+from federation.evaluation.valued import Valued
 
 RULES = GateRules(margin=0.01)
 NONE = Comparison()
@@ -228,8 +228,58 @@ def test_one_more_row_lost_never_promotes(
 def test_beyond_the_exact_test_the_approximation_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(700, 700), (740, 660), (760, 640), (1300, 100)]
     near = [chance(*pair) for pair in pairs]
-    monkeypatch.setattr(promotion_gate, "EXACT", 10_000)
+    monkeypatch.setattr(counting, "EXACT", 10_000)
     exact = [chance(*pair) for pair in pairs]
     assert near == pytest.approx(exact, abs=1e-3)
     assert near != exact
     assert chance(0, 0) == 1.0
+
+
+def valued(n: int, before: float, after: float, p: float, units: int = 8) -> Comparison:
+    won = (before - after) / max(before, after)  # of an error
+    return Comparison(Valued(n, units, before, after, won, p, 1 - p))
+
+
+ERRORS = GateRules(margin=0.02, metric="rmse")
+
+
+def test_a_smaller_error_is_promoted_and_named() -> None:
+    found = decide(GateEvidence(valued(400, 60.0, 54.0, 0.01), valued(90, 80.0, 79.5, 0.4)), ERRORS)
+    assert found.promote
+    assert found.reason == "rmse on devices 60 → 54, on held-out devices 80 → 79.5"
+    assert found.evidence["devices_base"] == 60.0
+    assert found.evidence["devices_gain"] == pytest.approx(0.1)
+    assert found.evidence["devices_units"] == 8
+
+
+@pytest.mark.parametrize(
+    ("devices", "held_out", "why"),
+    [
+        (valued(400, 60.0, 59.5, 0.01), NONE, "gains less than 0.020"),
+        (valued(400, 60.0, 66.0, 0.99), NONE, "gains less than 0.020"),
+        (valued(400, 60.0, 54.0, 0.3), NONE, "may be chance (8 independent parts)"),
+        (valued(400, 60.0, 54.0, 0.06, 4), NONE, "(4 independent parts, too few to tell)"),
+        (valued(400, 60.0, 54.0, 0.01), valued(90, 80.0, 81.0, 0.7), "loses more than 0.010"),
+    ],
+)
+def test_an_error_that_does_not_shrink_enough_or_surely_is_refused(
+    devices: Comparison, held_out: Comparison, why: str
+) -> None:
+    found = decide(GateEvidence(devices, held_out), ERRORS)
+    assert not found.promote
+    assert found.reason.startswith("rmse ")
+    assert why in found.reason
+
+
+def test_held_out_devices_prove_what_few_devices_cannot() -> None:
+    found = decide(
+        GateEvidence(valued(400, 60.0, 54.0, 0.06, 4), valued(90, 80.0, 70.0, 0.01)), ERRORS
+    )
+    assert found.promote
+
+
+def test_a_group_whose_error_grows_refuses() -> None:
+    worse = Valued(50, 9, 10.0, 12.0, -1 / 6, 0.99, 0.01)
+    fleet = Comparison(valued(400, 60.0, 54.0, 0.01).rows, {"group north": worse})
+    found = decide(GateEvidence(fleet), ERRORS)
+    assert "group north on devices 10 → 12 loses more than 0.050" in found.reason

@@ -194,7 +194,7 @@ def test_versions_say_what_holds_of_them(registry: Registry, three: list[Ref]) -
         "withdrawn: too late", "stable", "offered to 5.0%", "candidate",
     ]  # fmt: skip
     assert [v.problem is not None for v in found] == [False, True, False, False]
-    assert (found[3].accuracy, found[3].run, found[3].round) == (0.5, "r", 2)
+    assert (found[3].held_out, found[3].run, found[3].round) == (0.5, "r", 2)
     assert found[3].key == key_id(OLD.public_key())
 
 

@@ -1,6 +1,9 @@
 """The training loop is repeatable, learns, and stops when told."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from streams.learning import learning
@@ -124,3 +127,22 @@ def test_only_the_modules_that_are_named_learn_and_keep_statistics() -> None:
 def test_a_number_of_steps_ends_it() -> None:
     _, how = fitted(1, max_steps=7)
     assert (how.steps, how.stopped) == (7, True)
+
+
+def test_the_rows_of_a_class_count_by_its_weight() -> None:
+    labels = torch.tensor([[0.0], [1.0], [1.0], [2.0]])
+    segments = np.zeros((4, 2, 20), np.float32)
+    outputs = torch.tensor([[0.0, 1.0, 2.0]]).repeat(4, 1)
+
+    class Fixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return outputs[: len(x)]
+
+    weighted = replace(task, training=replace(task.training, class_weights=(1.0, 5.0, 0.5)))
+    each = torch.nn.functional.cross_entropy(outputs, labels[:, 0].long(), reduction="none")
+    for made, weights in ((task, [1.0] * 4), (weighted, [1.0, 5.0, 5.0, 0.5])):
+        loss = learning.segment_loss(made, Fixed(), segments, labels.numpy())
+        counts = torch.tensor(weights)
+        wanted = float((each * counts).sum() / counts.sum())
+        found = float(loss(torch.arange(4), torch.Generator()))
+        assert found == pytest.approx(wanted, rel=1e-6)

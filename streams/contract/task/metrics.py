@@ -1,0 +1,161 @@
+"""Metrics by name of a model's outputs against true labels. Pure; defined as scikit-learn does.
+
+    accuracy            share of right classes
+    balanced_accuracy   mean over the classes of the share of its rows that are found (recall)
+    macro_f1            mean over the classes of the harmonic mean of precision and recall
+    auc                 mean over the classes of the area under the ROC curve, one class against the
+                        others; ties count half
+    average_precision   mean over the classes of the sum of (R_n - R_n-1) P_n
+    mae, rmse           mean absolute error and root of the mean squared error, in the target's unit
+    r2                  1 less the squared error in relation to the labels' variance
+    within              share of answers that are within `Task.tolerance` of the label
+
+A class is decided as `Task.answers` does; scores of a class are its softmax. Classes that no row
+has, and those that all have, do not count. Several targets count by their mean.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from streams.contract.documents import RowMetric
+from streams.contract.task.description import Task
+from streams.contract.task.parts import Metric
+
+Of = Callable[[np.ndarray, np.ndarray], float]
+ERRORS = ("mae", "rmse")  # the smaller the better
+
+
+def metric_of(task: Task) -> Metric:
+    """Return `Task.metric`; by default accuracy, for targets the mean absolute error."""
+    if isinstance(task.metric, Metric):
+        return task.metric
+    name = task.metric or DEFAULT[bool(task.classes)]
+    return Metric(name, _kind(task)[name], greater_is_better=name not in ERRORS)
+
+
+def value(task: Task, metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Return the metric of outputs (n, outputs) and labels (n, label_size); NaN where it is not
+    defined for these labels, or there are none."""
+    if not len(labels):
+        return float("nan")
+    decided = task.decided(np.asarray(outputs, np.float64))
+    return float(metric.of(decided, np.asarray(labels, np.float64)))
+
+
+def measured(task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return all metrics of the task's kind, and its own, for outputs (n, outputs) and labels (n,
+    label_size); none without rows. One that is not defined for these labels is left out."""
+    kinds = {name: Metric(name, of) for name, of in _kind(task).items()}
+    wanted = {**kinds, metric_of(task).name: metric_of(task)}
+    found = {name: value(task, metric, outputs, labels) for name, metric in wanted.items()}
+    return {name: each for name, each in found.items() if np.isfinite(each)}
+
+
+def row_metric(task: Task) -> RowMetric:
+    """Return what a device's running score is measured in, answer by answer: accuracy, or for
+    targets the root of the mean squared error, unless the task has the mean absolute error."""
+    if task.classes:
+        return "accuracy"
+    return "mae" if metric_of(task).name == "mae" else "rmse"
+
+
+def row_errors(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return (n,) absolute or squared errors, by `row_metric`, means over the targets; 0 for
+    classes, whose answers are right or wrong."""
+    if task.classes:
+        return np.zeros(len(outputs))
+    away = np.abs(np.asarray(outputs, np.float64) - labels)
+    return np.asarray((away if row_metric(task) == "mae" else away**2).mean(axis=1))
+
+
+def gain(metric: Metric, base: float, new: float) -> float:
+    """Return by how much `new` is better than `base`, -1 to 1: the difference of two scores; of two
+    errors the share of the larger one that is gone or has come."""
+    if metric.greater_is_better:
+        return float(np.clip(new - base, -1.0, 1.0))
+    most = max(abs(base), abs(new))
+    return float(np.clip((base - new) / most, -1.0, 1.0)) if most else 0.0
+
+
+def _kind(task: Task) -> dict[str, Of]:
+    return CLASSES if task.classes else {**TARGETS, "within": _within(task.tolerance)}
+
+
+def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    return float((outputs.argmax(axis=1) == labels[:, 0]).mean())
+
+
+def _balanced_accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    right, truth = outputs.argmax(axis=1) == labels[:, 0], labels[:, 0]
+    return float(np.mean([right[truth == k].mean() for k in np.unique(truth)]))
+
+
+def _macro_f1(outputs: np.ndarray, labels: np.ndarray) -> float:
+    answers, truth = outputs.argmax(axis=1), labels[:, 0].astype(np.int64)
+    found = []
+    for k in np.union1d(answers, truth):
+        both = int(((answers == k) & (truth == k)).sum())
+        found.append(2 * both / max(int((answers == k).sum() + (truth == k).sum()), 1))
+    return float(np.mean(found))
+
+
+def _over_classes(of: Callable[[np.ndarray, np.ndarray], float]) -> Of:
+    """The mean over classes of `of(scores, is of the class)`."""
+
+    def mean(outputs: np.ndarray, labels: np.ndarray) -> float:
+        truth = labels[:, 0].astype(np.int64)
+        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        shares = odds / odds.sum(axis=1, keepdims=True)
+        parts = [(shares[:, k], truth == k) for k in range(outputs.shape[1])]
+        found = [of(scores, of_class) for scores, of_class in parts if 0 < of_class.mean() < 1]
+        return float(np.mean(found)) if found else float("nan")
+
+    return mean
+
+
+def _auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Mann and Whitney's U over all pairs."""
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    many, few = int(positive.sum()), int((~positive).sum())
+    return float((ranks[positive].sum() - many * (many + 1) / 2) / (many * few))
+
+
+def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(positive[order])
+    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of each threshold
+    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def _mae(outputs: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.abs(outputs - labels).mean())
+
+
+def _rmse(outputs: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.sqrt(np.square(outputs - labels).mean(axis=0)).mean())
+
+
+def _r2(outputs: np.ndarray, labels: np.ndarray) -> float:
+    errors = np.square(outputs - labels).sum(axis=0)
+    around = np.square(labels - labels.mean(axis=0)).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float((1 - errors / around).mean())
+
+
+def _within(tolerance: float) -> Of:
+    return lambda outputs, labels: float((np.abs(outputs - labels) <= tolerance).all(axis=1).mean())
+
+
+CLASSES: dict[str, Of] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+    "auc": _over_classes(_auc),
+    "average_precision": _over_classes(_average_precision),
+}
+TARGETS: dict[str, Of] = {"mae": _mae, "rmse": _rmse, "r2": _r2}
+DEFAULT = {True: "accuracy", False: "mae"}  # of classes, of targets
+NAMES = {True: (*CLASSES,), False: (*TARGETS, "within")}

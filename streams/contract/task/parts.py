@@ -1,0 +1,145 @@
+"""What a task is made of, beside its training: readings, segments, devices, labels, a metric."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from streams.contract.errors import TaskError
+
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+Role = Literal["pilot", "lab", "fleet", "held-out"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+class Reading(NamedTuple):
+    """One sensor sample.
+
+    time_us   microseconds since 1970 (UTC), or since the start of a recording; grows from reading
+              to reading
+    values    one float a channel, in the order of `Task.channels`
+    label     the class index, or one value a target, where the truth is known; else None
+
+    >>> from tidewheel import Reading
+    >>> Reading(20_000, (0.1, 9.8), label=1).label
+    1
+    """
+
+    time_us: int
+    values: Sequence[float]
+    label: float | Sequence[float] | None = None
+
+
+class Answered(NamedTuple):
+    """A segment as the device answered it: what `Task.outcomes` gets.
+
+    first_us, last_us   event times of its first and last reading, microseconds
+    segment             (channels, samples) float32
+    outputs             (outputs,) float32: a value a class, or a target
+
+    >>> import numpy as np
+    >>> from tidewheel import Answered
+    >>> answered = Answered(0, 20_000, np.zeros((2, 3), np.float32), np.array([0.2, 0.8]))
+    >>> int(answered.outputs.argmax())
+    1
+    """
+
+    first_us: int
+    last_us: int
+    segment: np.ndarray
+    outputs: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """A true label that becomes known later: what `Task.outcomes` yields.
+
+    It labels all segments of the device between the event times `first_us` and `last_us`
+    (microseconds, both included) with a class index, or with one value a target.
+
+    >>> from tidewheel import Outcome
+    >>> Outcome(0, 20_000, label=1.0).label
+    1.0
+    """
+
+    first_us: int
+    last_us: int
+    label: float | Sequence[float]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """How readings are cut: `samples` consecutive readings, a new segment every `hop` readings.
+
+    With classes a segment has a label when at least `label_share` of its readings carry the same
+    one. With targets its label is that of its last labelled reading, when at least `label_share` of
+    its readings have one.
+
+    >>> from tidewheel import Segment
+    >>> Segment(samples=128, hop=64).label_share
+    0.75
+    """
+
+    samples: int
+    hop: int
+    label_share: float = 0.75
+
+
+@dataclass(frozen=True)
+class Device:
+    """A source of readings, and its role.
+
+    pilot     central data; trains the first device model (and the teacher)
+    lab       central data; trains the teacher
+    fleet     a device of the fleet
+    held-out  never trained on; candidates are evaluated on it
+
+    Devices with the same `group` (a site, a machine type) are a cohort: the promotion gate refuses
+    a candidate that is worse for a cohort. Raises TaskError for a group that is no name.
+
+    >>> from tidewheel import Device
+    >>> Device("pump-1", "fleet", group="site-a").role
+    'fleet'
+    """
+
+    name: str
+    role: Role
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise TaskError(
+                f"device {self.name!r}: role {self.role!r} must be one of {', '.join(ROLES)}"
+            )
+        if not DEVICE_NAME.fullmatch(self.name):
+            raise TaskError(
+                f"device {self.name!r}: a name has letters, digits, '.', '_' and '-', at most 63, "
+                "and starts with a letter or a digit"
+            )
+        if self.group and not DEVICE_NAME.fullmatch(self.group):
+            raise TaskError(
+                f"device {self.name!r}: group {self.group!r} must be letters, digits, '.', '_' "
+                "or '-', and start with a letter or a digit"
+            )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit of your own, for `Task.metric`.
+
+    name               how it is called in tables and sentences
+    of                 (outputs, labels) -> float: arrays (n, outputs) and (n, 1) or (n, targets);
+                       NaN where these rows cannot tell. It runs on the server and on devices
+    greater_is_better  False: an error
+
+    >>> import numpy as np
+    >>> from tidewheel import Metric
+    >>> worst = Metric("worst", lambda out, true: float(abs(out - true).max()), False)
+    >>> worst.of(np.array([[1.0], [4.0]]), np.array([[1.0], [2.0]]))
+    2.0
+    """
+
+    name: str
+    of: Callable[[np.ndarray, np.ndarray], float]
+    greater_is_better: bool = True

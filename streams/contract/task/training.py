@@ -1,0 +1,120 @@
+"""How a task is trained: on devices, in rounds, and centrally."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Strategy = Literal[
+    "fedavg", "fedprox", "fedbuff", "fedadam", "fedyogi",
+    "median", "trimmed-mean", "krum", "multi-krum",
+]  # fmt: skip
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """Parameters of `Training.strategy`.
+
+    learning_rate, betas, tau   the server optimizer of fedadam and fedyogi
+    trim                        trimmed-mean: the share cut off at each end
+    byzantine                   krum, multi-krum: how many devices may be bad
+    max_staleness               rounds by which an update may be late; s rounds late it counts for
+                                1 / sqrt(1 + s) of its length
+    buffer                      updates that end a round, whichever round they answer, so that no
+                                round waits for a device; 0: synchronous rounds (fedbuff: 10)
+
+    >>> from tidewheel import Aggregation
+    >>> Aggregation(trim=0.3).trim
+    0.3
+    """
+
+    learning_rate: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    tau: float = 1e-3
+    trim: float = 0.2
+    byzantine: int = 1
+    max_staleness: int = 4
+    buffer: int = 0
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """Central differential privacy of a device (McMahan et al. 2018, arXiv:1710.06963).
+
+    The device clips its update to the length `clip`; the server adds noise with standard deviation
+    noise_multiplier * clip to the sum. Rounds end before `epsilon` (at `delta`) would be exceeded,
+    over all runs of the task; None: it is only reported. Needs the extra `dp`.
+
+    >>> from tidewheel import Privacy
+    >>> Privacy(clip=1.0, noise_multiplier=0.8, epsilon=8.0).delta
+    1e-05
+    """
+
+    clip: float
+    noise_multiplier: float
+    epsilon: float | None = None
+    delta: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a device fine-tunes, and how the first model and the teacher are trained.
+
+    On the device: `learning_rate`, `epochs`, `batch_size`, `optimizer`, `proximal` (FedProx's mu),
+    `train_only` (names of modules; empty: all), `max_steps`. It keeps at most `samples` segments
+    and `samples_mb` megabytes, none older than `samples_age_h` hours, and trains from
+    `minimum_samples` on. Of a recording's true labels it gets `label_share`; accuracy is
+    measured on the others.
+
+    On the server: `strategy` and its `aggregation` make one model of the updates. `shared` names
+    the modules that are averaged, as "features"; the others stay on the device; empty: all. A run
+    has `rounds`; a round ends with `devices_per_round` updates of `over_selection` times as many
+    sampled devices; 0: all devices. `payload` is the type of floats on the way. `privacy` adds
+    noise.
+
+    Personalization: with `personal` a device may fine-tune its own copy of a release, for
+    `personal_epochs` at `personal_learning_rate`, without the task's augmentation.
+
+    Central: `central_epochs`, `central_learning_rate` (first model), `teacher_epochs`,
+    `teacher_learning_rate`.
+
+    `class_weights`: how much a row of each class counts in all these losses; empty: the same.
+
+    >>> from tidewheel import Training
+    >>> Training(strategy="median", rounds=5).epochs
+    3
+    """
+
+    learning_rate: float = 0.02
+    epochs: int = 3
+    batch_size: int = 32
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    proximal: float = 0.0
+    train_only: tuple[str, ...] = ()
+    max_steps: int | None = None
+    central_epochs: int = 20
+    central_learning_rate: float = 2e-3
+    teacher_epochs: int = 20
+    teacher_learning_rate: float = 3e-3
+    class_weights: tuple[float, ...] = ()
+    label_share: float = 0.1
+    rounds: int = 3
+    minimum_samples: int = 32
+    samples: int = 2048
+    samples_mb: float = 16.0
+    samples_age_h: float | None = None
+    personal: bool = False
+    personal_epochs: int = 10
+    personal_learning_rate: float = 0.005
+    strategy: Strategy = "fedavg"
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    shared: tuple[str, ...] = ()
+    devices_per_round: int = 0
+    over_selection: float = 1.25
+    payload: Literal["float32", "float16"] = "float32"
+    privacy: Privacy | None = None
+
+
+def is_under(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor lies in one of `modules`; every one does where none is named."""
+    return not modules or any(name == m or name.startswith(f"{m}.") for m in modules)
