@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 YEAR, HOURS = 2024, 6
 WEEK = 7 * 24
 CHANNELS = ("count", "week-ago", "hour-sin", "hour-cos", "day-sin", "day-cos")
-ROLES = {"pilot": (2, 9), "lab": (0, 5, 10, 13), "held-out": (3, 8, 17)}
+PILOTS = (2, 9)
+ROLES = {"pilot": PILOTS, "lab": (0, 5, 10, 13), "held-out": (3, 8, 17)}
 
 
 def devices() -> list[Device]:
@@ -24,13 +25,12 @@ def devices() -> list[Device]:
 
 
 def readings(device: str) -> Iterator[Reading]:
-    """Yield a year, an hour each; counts are log(1 + n). An hour's label is the count of the next
-    one, as `week-ago` is that hour's a week before. Hours without a count are not there."""
-    times, counts = akl.series(akl.sensors()[int(device.rsplit("-", 1)[1])], YEAR)
-    known = {int(t): math.log1p(c) for t, c in zip(times, counts, strict=True) if c >= 0}
-    for time_us in map(int, times):
-        if time_us not in known:
-            continue
+    """Yield a year, of pilots its first week, an hour each; counts are log(1 + n). An hour's label
+    is the count of the next one, as `week-ago` is that hour's a week before."""
+    times, counts = akl.series(akl.sensors()[number := int(device[-2:])], YEAR)
+    hours = list(zip(map(int, times), counts, strict=True))[: WEEK if number in PILOTS else None]
+    known = {time_us: math.log1p(count) for time_us, count in hours if count >= 0}
+    for time_us in known:
         coming = time_us + akl.HOUR_US
         week_ago = known.get(coming - WEEK * akl.HOUR_US, known[time_us])
         hour = coming // akl.HOUR_US % 24 * math.tau / 24

@@ -19,7 +19,7 @@ Tensors = dict[str, np.ndarray]
 
 DAY_US = 24 * akl.HOUR_US
 BEGIN_US = int(np.datetime64(f"{YEAR}-01-01", "us").astype(np.int64))
-PILOT_DAYS, TEST_FROM, TEST_DAYS = 56, 56, 28  # from the year's begin
+PILOT_DAYS, TEST_FROM, TEST_DAYS = 7, 56, 28  # from the year's begin
 ROUNDS = 10
 COUNT, WEEK_AGO = 0, 1  # channels
 
@@ -60,7 +60,7 @@ def rows_of(sensors: Sequence[str], first_day: int, days: int) -> Rows:
 
 def forecasts(days: int, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yield (way, log counts (n, 1) by sensor for the test days), of what is known of the `days`
-    days right before them; the first model knows the pilots' 56."""
+    days right before them; the first model knows the pilots' week."""
     fleet = task.device_names("fleet")
     tests = {name: rows_of([name], TEST_FROM, TEST_DAYS) for name in fleet}
     own = {name: rows_of([name], TEST_FROM - days, days) for name in fleet}

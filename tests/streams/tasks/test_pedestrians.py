@@ -27,7 +27,7 @@ def test_a_new_years_night_is_where_it_belongs() -> None:
 
 
 def test_an_hours_label_is_the_next_hours_count_and_a_week_ago_is_that_hours() -> None:
-    found = list(islice(readings("sensor-09"), 2 * WEEK))
+    found = list(islice(readings("sensor-10"), 2 * WEEK))
     by_time = {reading.time_us: reading for reading in found}
     checked = 0
     for reading in found[WEEK:-1]:
@@ -61,4 +61,4 @@ def test_the_task_has_nothing_wrong_with_it() -> None:
     surveys = [survey(task, device) for device in task.devices()]
     assert [f for f in findings(task, surveys) if f.level == "error"] == []
     assert {one.dated for one in surveys} == {True}
-    assert all(one.labelled > 900 for one in surveys)
+    assert min(one.labelled for one in surveys) > WEEK - 10  # of the pilots, which have a week
