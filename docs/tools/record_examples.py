@@ -21,13 +21,13 @@ from edge_client.spool.frames import EVENTS, head_of
 from federation.registry.publisher import chunks
 from streams.contract.artifact import Manifest, pack
 from streams.contract.artifact import head_of as artifact_head
+from streams.contract.batches import decode_batch
 from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Release, sign
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.records import (
     Drop,
     EventBatch,
-    decode_batch,
     encode_drop,
     encode_events,
     event_rows,

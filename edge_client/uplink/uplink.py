@@ -28,17 +28,10 @@ import pyarrow as pa
 from edge_client.spool.frames import DROPS, Frame, merged
 from edge_client.spool.queue import Spool
 from edge_client.uplink.rate_limit import TokenBucket
+from streams.contract.batches import decode_batch, encode_batch
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.records import (
-    Drop,
-    Headers,
-    decode_batch,
-    encode_batch,
-    encode_drop,
-    event_schema,
-    events_message,
-)
+from streams.contract.records import Drop, Headers, encode_drop, event_schema, events_message
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name
 from streams.kafka.producer import Sender

@@ -10,13 +10,13 @@ import pytest
 
 from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
+from streams.contract.batches import encode_batch
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.records import (
     SCORES_1,
     Drop,
     EventBatch,
     Headers,
-    encode_batch,
     encode_drop,
     encode_events,
     event_rows,

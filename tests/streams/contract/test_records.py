@@ -10,19 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.contract.batches import encode_batch, float_rows, times_us
 from streams.contract.errors import MalformedRecord
 from streams.contract.records import (
     Drop,
     EventBatch,
     Headers,
     decode_event_message,
-    encode_batch,
     encode_drop,
     encode_events,
     event_rows,
     events_message,
-    float_rows,
-    times_us,
 )
 from streams.contract.task import Task
 from tests.fakes.tiny_task import task

@@ -14,13 +14,7 @@ import pyarrow as pa
 
 from streams.contract.artifact import DRIFT, WEIGHTS, Manifest, pack
 from streams.contract.documents import WindowReport
-from streams.contract.records import (
-    Drop,
-    EventBatch,
-    encode_drop,
-    encode_events,
-    event_rows,
-)
+from streams.contract.records import Drop, EventBatch, encode_drop, encode_events, event_rows
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
 from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe

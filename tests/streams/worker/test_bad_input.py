@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.contract.batches import encode_batch
 from streams.contract.errors import MalformedRecord
 from streams.contract.records import (
     AGAIN,
     Headers,
     decode_event_message,
-    encode_batch,
     encode_events,
     event_schema,
 )

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 import aiokafka
 import numpy as np
 
-from streams.contract.records import EventBatch, decode_event_message, float_rows
+from streams.contract.batches import float_rows
+from streams.contract.records import EventBatch, decode_event_message
 from streams.contract.task import Task
 from streams.worker.scoring.teacher import ROWS_PER_CALL, Teacher, TeacherFailed
 from streams.worker.settings import default_threads

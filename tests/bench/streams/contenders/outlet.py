@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
 
-from streams.contract.records import TIMESTAMP, encode_batch, float_rows
+from streams.contract.batches import encode_batch, float_rows
+from streams.contract.records import TIMESTAMP
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.scoring.teacher import Teacher, TeacherFailed
