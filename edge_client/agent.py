@@ -15,6 +15,7 @@ from collections import Counter
 import numpy as np
 
 from edge_client.control.device_lock import check_spool, hold
+from edge_client.control.label_intake import LabelIntake
 from edge_client.control.socket_server import SocketServer, socket_path
 from edge_client.inference.loop import InferenceLoop
 from edge_client.inference.slots import Slots
@@ -23,6 +24,7 @@ from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import DelayedLabels
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
+from edge_client.samples.told import ToldLabels
 from edge_client.settings import EdgeSettings
 from edge_client.sources.selection import open_source
 from edge_client.spool.eviction import by_priority
@@ -31,6 +33,7 @@ from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
 from edge_client.training.personalization import Personalization
 from edge_client.training.trainer_client import Trainer, served_by
+from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
@@ -42,7 +45,6 @@ from streams.kafka.producer import Producer, Sender
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.key_files import load_public_key
-from streams.segments.segmentation import label_fits
 
 log = logging.getLogger("tidewheel.edge")
 
@@ -87,6 +89,9 @@ class Agent:
         """Open what the device remembers: samples, accuracy, accepted decisions, versions."""
         task, folder = self._task, self._folder
         self.samples = Samples(task, folder / "samples.arrow")
+        self._told = ToldLabels(
+            task, folder / "labels", self.samples, self._skip, failpoint=self._failpoint
+        )
         self._scoreboard = AccuracyTracker(folder / "scoreboard.json", row_metric(task))
         trusted = [load_public_key(path) for path in self._settings.trusted]
         self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
@@ -121,7 +126,7 @@ class Agent:
             resume_after_us=self.spool.mark, stop=self._stop, skip=self._skip,
         )  # fmt: skip
         self._outcomes = (
-            DelayedLabels(task, name, self.samples, self._skip) if task.outcomes else None
+            DelayedLabels(task, name, self._told, self._skip) if task.outcomes else None
         )
         recorder = AnswerRecorder(task, self.samples, self._scoreboard, self._outcomes)
         self._writer = SpoolWriter(
@@ -146,6 +151,13 @@ class Agent:
             holds=settings.sampling.mode == "nothing",
             failpoint=self._failpoint,
         )
+        queue = self._told.queue
+        uplink = Uplink(
+            self._task, self._name, queue, self._connect, self._reachable, None,
+            messages=of_labels(self._task, self._name, queue),
+            bytes_per_s=settings.uplink_bytes_per_s, holds=settings.sampling.mode == "nothing",
+        )  # fmt: skip
+        self._labels = LabelIntake(self._task, self.samples, self._told, uplink)
         self._downlink = Downlink(
             self._task,
             self._name,
@@ -174,6 +186,7 @@ class Agent:
         for thread in threads:
             if thread is not None:
                 thread.start()
+        self._labels.start(expected=self._outcomes is not None)
         keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         keeper.start()
         log.info("%s: serving %s", self._settings.device, self._slots.active)
@@ -220,21 +233,9 @@ class Agent:
         if question.op == "drain":
             self._drain_s = question.drain_s
             self.stop()
-        labelled = 0
-        for given in question.labels:
-            if not label_fits(self._task, given.label):
-                return AgentReply(
-                    labelled=labelled, error=f"{given.label} is no label of this task"
-                )
-            label = np.asarray(given.label, np.float32)
-            labelled += self.samples.label(given.first_us, given.last_us, label)
-        if labelled:  # a yes means that they are on the disk
-            try:
-                self.samples.save()
-            except OSError as exc:
-                self.samples.urgent = True
-                error = f"labels are in memory and not on the disk yet: {exc}"
-                return AgentReply(labelled=labelled, error=error)
+        labelled, error = self._labels.take(question.labels)
+        if error is not None:
+            return AgentReply(labelled=labelled, error=error)
         return AgentReply(state=self.state(), labelled=labelled)
 
     def _connect(self) -> Sender:
@@ -251,6 +252,7 @@ class Agent:
                 logging.shutdown()
                 os._exit(1)  # counts against the version, slots.py; the spool has everything
             self._save()
+            self._told.try_to_flush()
             self._trainer.watch()
             self._slots.check_trial()
             self._personal.consider()
@@ -279,6 +281,7 @@ class Agent:
             self._outcomes.stop()
         self._save(last=True)
         self._phase = "stopped"
+        self._labels.stop(self._drain_s)
         drained = self._uplink.stop(self._drain_s)
         account = self.spool.account()
         left = "" if drained else f"; {account.pending} events stay in the spool"
@@ -321,6 +324,7 @@ class Agent:
             true_labels=true,
             labels_told=self.samples.labels_told,
             label_sources=self.samples.sources(),
+            late_labels=self._told.account(),
             teacher_labels=taught,
             teacher_trust=self.samples.trust(),
             accuracy=self._scoreboard.scores(),
@@ -340,5 +344,6 @@ class Agent:
             or (self._outcomes and self._outcomes.error)
             or self._downlink.error
             or self._writer.error
+            or self._told.error
             or self._uplink.error,
         )

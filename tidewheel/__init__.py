@@ -46,8 +46,8 @@ from streams.contract.errors import (
     TidewheelError,
     UsageError,
 )
-from streams.contract.records import Drop, EventBatch, encode_events, event_schema
-from streams.contract.records import decode_event_message as decode_events
+from streams.contract.events.records import Drop, EventBatch, encode_events, event_schema
+from streams.contract.events.records import decode_event_message as decode_events
 from streams.contract.task import (
     Aggregation,
     Answered,

@@ -209,9 +209,10 @@ def query(
 ) -> None:
     """Query the store with DuckDB.
 
-    Tables: `scores` (one row per event), `windows` (one row per device, window and model version:
-    events, compared, agreeing, labelled, reports) and `drops`. A table on the terminal shortens
-    vectors; other formats have them whole.
+    Tables: `scores` (one row per event), `labelled` (the same with the label that was told last,
+    when, and by whom), `windows` (one row per device, window and model version: events, compared,
+    agreeing, labelled, reports), `drops` and `labels`. A table on the terminal shortens vectors;
+    other formats have them whole.
     """
     import duckdb
 

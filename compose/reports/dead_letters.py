@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streams.contract.errors import UsageError
-from streams.contract.records import AGAIN, Headers
+from streams.contract.events.records import AGAIN, Headers
 from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received

@@ -21,15 +21,17 @@ from edge_client.spool.frames import EVENTS, head_of
 from federation.registry.publisher import chunks
 from streams.contract.artifact import Manifest, pack
 from streams.contract.artifact import head_of as artifact_head
-from streams.contract.batches import decode_batch
 from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Release, sign
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
-from streams.contract.records import (
+from streams.contract.events.batches import decode_batch
+from streams.contract.events.labels import encode_label_rows, label_schema
+from streams.contract.events.records import (
     Drop,
     EventBatch,
     encode_drop,
     encode_events,
+    encode_labels,
     event_rows,
     score_schema,
 )
@@ -122,6 +124,17 @@ def events() -> str:
 def drops() -> str:
     key, value, headers = encode_drop(Drop("pump-3", EPOCH, 9, 40, "spool-full"))
     return block(f"{message(key, headers)}\nvalue    {len(value)} bytes")
+
+
+def labels() -> str:
+    told: dict[str, object] = {
+        "from": TIME_US, "to": TIME_US + 2_000_000, "label": [1.0],
+        "told": TIME_US + 3_600_000_000, "source": "outcome",
+    }  # fmt: skip
+    key, value, headers = encode_labels("pump-3", EPOCH, 0, 1, encode_label_rows(TASK, [told]))
+    text = f"{message(key, headers)}\nvalue    {len(value)} bytes, an Arrow IPC stream"
+    decoded = decode_batch(value, label_schema(TASK))
+    return block(text) + "\nDecoded:\n\n" + block(rows(decoded), "json")
 
 
 def scores() -> str:
@@ -238,7 +251,7 @@ def artifact() -> str:
 
 
 EXAMPLES = {
-    "events": events, "drops": drops, "scores": scores, "windows": windows, "releases": releases,
+    "events": events, "drops": drops, "labels": labels, "scores": scores, "windows": windows, "releases": releases,
     "artifacts": artifacts, "fleet": fleet, "rounds": rounds, "dead-letter": dead_letter,
     "work": work, "frame": frame, "artifact": artifact,
 }  # fmt: skip

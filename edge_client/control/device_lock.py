@@ -6,9 +6,9 @@ from typing import IO
 
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.queue import Spool
-from streams.contract.batches import decode_batch
 from streams.contract.errors import MalformedRecord, SpoolError, UsageError
-from streams.contract.records import event_schema
+from streams.contract.events.batches import decode_batch
+from streams.contract.events.records import event_schema
 from streams.contract.task import Task
 
 

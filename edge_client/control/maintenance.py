@@ -15,7 +15,9 @@ from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.samples import Samples
+from edge_client.samples.told import account_of
 from edge_client.spool.queue import Spool
+from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, UsageError
@@ -28,7 +30,10 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import reset
 
 PAUSE_S = 0.1
-SEEN = ("spool", "samples.arrow", "personal.safetensors", OWN, "scoreboard.json", "replay.json")
+SEEN = (
+    "spool", "labels", "samples.arrow", "personal.safetensors", OWN, "scoreboard.json",
+    "replay.json",
+)  # fmt: skip
 
 
 def exists(folder: Path) -> Path:
@@ -78,6 +83,7 @@ def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> Device
         true_labels=true,
         labels_told=samples.labels_told,
         label_sources=samples.sources(),
+        late_labels=account_of(Spool(folder / "labels")),
         teacher_labels=taught,
         accuracy=AccuracyTracker(folder / "scoreboard.json", row_metric(task)).scores(),
         phase="stopped",
@@ -133,36 +139,36 @@ def drain(
                 raise ProcessFailed(f"the agent of {device} did not end in {timeout_s:.0f} s")
             time.sleep(PAUSE_S)
     with hold(folder):
-        spool = Spool(folder / "spool")
-        pending = spool.account().pending
-        if not pending:
-            return 0
-        say(f"{device}: {pending} events are pending")
-        uplink = Uplink(
-            task,
-            device,
-            spool,
-            lambda: Producer(broker),
-            lambda: probe(broker),
-            lambda: stopped_state(task, device, folder, spool),
-        )
-        uplink.start()
-        uplink.stop(max(0.0, deadline - time.monotonic()))
-        return spool.account().pending
+        spool, labels = Spool(folder / "spool"), Spool(folder / "labels")
+        said = lambda: stopped_state(task, device, folder, spool)  # noqa: E731
+        for queue, of_what, messages, state in (
+            (labels, "labels", of_labels(task, device, labels), None),
+            (spool, "events", None, said),
+        ):
+            if not (pending := queue.account().pending):
+                continue
+            say(f"{device}: {pending} {of_what} are pending")
+            uplink = Uplink(
+                task, device, queue, lambda: Producer(broker), lambda: probe(broker), state,
+                messages=messages,
+            )  # fmt: skip
+            uplink.start()
+            uplink.stop(max(0.0, deadline - time.monotonic()))
+        return spool.account().pending + labels.account().pending
 
 
 def wipe(folder: Path, *, lose_pending: bool) -> int:
     """Delete the device's data and accepted decisions, but not its models; return how many pending
-    events were lost. The next run begins a new epoch.
+    events and labels were lost. The next run begins a new epoch.
 
-    Raises UsageError if events are pending, unless `lose_pending`.
+    Raises UsageError if any are pending, unless `lose_pending`.
     """
     with hold(exists(folder)):
-        pending = Spool(folder / "spool").account().pending
+        pending = sum(Spool(folder / name).account().pending for name in ("spool", "labels"))
         if pending and not lose_pending:
             raise UsageError(
-                f"{pending} events are pending and would be lost: run `tidewheel edge drain` "
-                "first, or use --lose-pending"
+                f"{pending} events or labels are pending and would be lost: run "
+                "`tidewheel edge drain` first, or use --lose-pending"
             )
         for name in SEEN:
             path = folder / name

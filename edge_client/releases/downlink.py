@@ -20,10 +20,10 @@ from edge_client.inference.slots import Slots
 from edge_client.releases.fetch import ArtifactFetcher
 from edge_client.releases.partial_download import Downloads
 from edge_client.samples.samples import Samples
-from streams.contract.batches import decode_batch, times_us
 from streams.contract.decisions import Ref, Release
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
-from streams.contract.records import score_schema
+from streams.contract.events.batches import decode_batch, times_us
+from streams.contract.events.records import score_schema
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, SCORES, topic_name
 from streams.kafka.reader import Reader, Received

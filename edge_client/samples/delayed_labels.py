@@ -1,7 +1,8 @@
 """Labels that become known later: runs the task's `outcomes` generator on its own thread.
 
 The generator receives the device's answers and yields an Outcome whenever a label becomes known. It
-may keep state. A label is stored for the segments that the device still has. If the generator is
+may keep state. A label goes to the segments that the device still has, and to the server
+(told.py). If the generator is
 too slow, the oldest answers are skipped and counted. A generator that raises is restarted after a
 pause and loses its state, as in a restart of the agent.
 """
@@ -11,17 +12,20 @@ import logging
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edge_client.samples.samples import OUTCOME, Samples
+from edge_client.samples.samples import OUTCOME
+from edge_client.samples.told import ToldLabels
 from streams.contract.task import Answered, Task
 from streams.segments.segmentation import label_fits
 
 log = logging.getLogger(__name__)
 
 WAITING = 1000  # answers
+FLUSH_S = 0.2  # labels that a kill may cost
 RESTART_S = (0.5, 30.0)
 OVERFLOW, UNFIT = "outcomes-overflow", "outcome-unfit"
 
@@ -30,12 +34,12 @@ class DelayedLabels(threading.Thread):
     """Runs `task.outcomes` until it is stopped."""
 
     def __init__(
-        self, task: Task, device: str, samples: Samples, skip: Callable[[str, int], None]
+        self, task: Task, device: str, told: ToldLabels, skip: Callable[[str, int], None]
     ) -> None:
         super().__init__(name="outcomes", daemon=True)
         self._task = task
         self._device = device
-        self._samples = samples
+        self._told = told
         self._skip = skip
         self._answers: queue.Queue[Answered] = queue.Queue(WAITING)
         self._ending = threading.Event()
@@ -54,6 +58,7 @@ class DelayedLabels(threading.Thread):
     def stop(self) -> None:
         self._ending.set()
         self.join(2.0)  # a generator that blocks ends with the process
+        self._told.try_to_flush()
 
     def run(self) -> None:
         assert self._task.outcomes is not None
@@ -72,15 +77,17 @@ class DelayedLabels(threading.Thread):
                 pause_s = min(2 * pause_s, RESTART_S[1])
 
     def _given(self) -> Iterator[Answered]:
+        flushed = time.monotonic()
         while not self._ending.is_set():
-            try:
-                yield self._answers.get(timeout=0.2)
-            except queue.Empty:
-                continue
+            if time.monotonic() - flushed >= FLUSH_S:
+                self._told.try_to_flush()
+                flushed = time.monotonic()
+            with contextlib.suppress(queue.Empty):
+                yield self._answers.get(timeout=FLUSH_S)
 
     def _note(self, first_us: int, last_us: int, label: object) -> None:
         if not label_fits(self._task, label):
             self._skip(UNFIT, last_us)
             return
         values = np.asarray(label, np.float32).reshape(-1)
-        self._samples.label(first_us, last_us, values, OUTCOME)
+        self._told.tell(first_us, last_us, values, OUTCOME)

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from edge_client.spool.compaction import EvictionPolicy, FramePart
 from edge_client.spool.frames import HEADER, Frame
-from streams.contract.batches import decode_batch, encode_batch, float_rows
 from streams.contract.errors import MalformedRecord
-from streams.contract.records import event_schema
+from streams.contract.events.batches import decode_batch, encode_batch, float_rows
+from streams.contract.events.records import event_schema
 from streams.contract.task import Task
 
 LOW_CONFIDENCE = 0.8

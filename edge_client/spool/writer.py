@@ -20,8 +20,8 @@ import numpy as np
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.sampling import HOLD_ROWS, HOLD_S, REASON, Sampling
-from streams.contract.batches import encode_batch
-from streams.contract.records import event_rows
+from streams.contract.events.batches import encode_batch
+from streams.contract.events.records import event_rows
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)

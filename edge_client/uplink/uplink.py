@@ -23,15 +23,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyarrow as pa
-
-from edge_client.spool.frames import DROPS, Frame, merged
+from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
+from edge_client.uplink.messages import Messages, of_events
 from edge_client.uplink.rate_limit import TokenBucket
-from streams.contract.batches import decode_batch, encode_batch
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.records import Drop, Headers, encode_drop, event_schema, events_message
+from streams.contract.events.records import Headers
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name
 from streams.kafka.producer import Sender
@@ -61,7 +59,8 @@ class _BatchInFlight:
 
 
 class Uplink(threading.Thread):
-    """Sends the spool's events and, about once a second, the device's state.
+    """Sends the spool's events, or what else `messages` makes of its frames, and, about once a
+    second, the device's state, if there is one.
 
     With `holds` events stay in the spool and only the state is sent. `bytes_per_s` is the rate
     limit.
@@ -74,8 +73,9 @@ class Uplink(threading.Thread):
         spool: Spool,
         connect: Callable[[], Sender],
         reachable: Callable[[], bool],
-        state: Callable[[], DeviceState],
+        state: Callable[[], DeviceState] | None,
         *,
+        messages: Messages | None = None,
         bytes_per_s: int | None = None,
         holds: bool = False,
         stall_s: float = STALL_S,
@@ -94,7 +94,7 @@ class Uplink(threading.Thread):
         self._clock = clock
         self._reached = failpoint
         self._rate_limit = TokenBucket(bytes_per_s, clock)
-        self._schema = event_schema(task)
+        self._messages = messages or of_events(task, device, spool)
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position
@@ -170,7 +170,7 @@ class Uplink(threading.Thread):
 
     def _send(self, frames: list[Frame]) -> None:
         """Run steps 2 and 3 for the frames of one message."""
-        messages = list(self._messages(frames))
+        messages = self._messages(frames)
         self._reached("uplink-step-2")
         size = sum(_size(*message) for message in messages)
         entry = _BatchInFlight(frames, self._clock(), missing=len(messages), size=size)
@@ -183,20 +183,6 @@ class Uplink(threading.Thread):
             self._rate_limit.take(_size(key, value, headers))
             self._sender.send(topic, key, value, headers, _delivered(entry))
         self._reached("uplink-step-3")
-
-    def _messages(self, frames: list[Frame]) -> list[tuple[bytes, bytes, Headers]]:
-        if frames[0].kind == DROPS:
-            declared = [d for frame in frames for d in frame.declarations()]
-            return [
-                encode_drop(Drop(self._device, self._spool.epoch, d.first, d.last, d.reason))
-                for d in merged(declared)
-            ]
-        first, count = frames[0].first, sum(frame.count for frame in frames)
-        body = frames[0].payload
-        if len(frames) > 1:
-            parts = [decode_batch(frame.payload, self._schema) for frame in frames]
-            body = encode_batch(pa.concat_batches(parts))
-        return [events_message(self._device, self._spool.epoch, first, count, body)]
 
     def _settle(self) -> None:
         """Run step 4, in order; raise BrokerUnavailable if a message failed."""
@@ -217,6 +203,9 @@ class Uplink(threading.Thread):
         if now < self._heartbeat_at or self._heartbeat_waits:
             return  # in an outage one waits, not one a second
         self._spool.sync_position()
+        if self._state is None:
+            self._heartbeat_at = now + HEARTBEAT_S
+            return
         assert self._sender is not None
         topic = topic_name(self._task.name, FLEET)
         key, value = self._device.encode(), self._state().encode()

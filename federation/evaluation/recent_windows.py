@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from streams.contract.batches import decode_batch, float_rows
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
-from streams.contract.records import EventBatch, decode_event_message, score_schema
+from streams.contract.events.batches import decode_batch, float_rows
+from streams.contract.events.records import EventBatch, decode_event_message, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, SCORES, topic_name
 from streams.kafka.reader import Received

@@ -110,7 +110,8 @@ class DeviceState(Document):
     """A device's report about itself, about once a second; on `fleet`, key: the device.
 
     node: the Flower node of its last work, None before the first. release: the number of the last
-    accepted decision. received_bytes: of artifacts, since its start.
+    accepted decision. received_bytes: of artifacts, since its start. late_labels: those that became
+    known after their events and are sent by themselves: produced, delivered, dropped, pending.
     """
 
     device: str
@@ -128,6 +129,7 @@ class DeviceState(Document):
     true_labels: int = 0
     labels_told: int = 0
     label_sources: dict[str, int] = {}
+    late_labels: dict[str, int] = {}
     teacher_labels: int = 0
     teacher_trust: float = 0.0
     accuracy: dict[str, ModelScore] = {}

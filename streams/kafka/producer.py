@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Protocol
 
 from kafka import KafkaProducer
 
-from streams.contract.records import Headers
+from streams.contract.events.records import Headers
 from streams.kafka.refusals import connecting, translated
 from streams.kafka.settings import BrokerSettings
 

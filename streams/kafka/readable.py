@@ -12,7 +12,8 @@ import pyarrow as pa
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, Document, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord
-from streams.contract.records import Drop, decode_event_message
+from streams.contract.events.labels import LabelBatch
+from streams.contract.events.records import Drop, decode_event_message
 from streams.contract.task import Task
 from streams.contract.topics import (
     ARTIFACTS,
@@ -49,6 +50,8 @@ def _events(task: Task, message: Received) -> list[Row]:
     if isinstance(found, Drop):
         return [{"dropped": vars(found)}]
     about = {"device": found.device, "epoch": found.epoch}
+    if isinstance(found, LabelBatch):
+        about["labels"] = f"{found.first} to {found.last}"
     return [{**about, **row} for row in found.rows.to_pylist()]
 
 

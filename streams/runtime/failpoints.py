@@ -10,6 +10,7 @@ step 2. Without the variable nothing is armed. The steps are numbered in:
                        declaration of a file's events and its deletion
     thin-step-1..2     edge_client.spool.frames: a file of the spool is rewritten
     uplink-step-1..4   edge_client.uplink.uplink
+    label-step-1..2    edge_client.samples.told: labels are written to their queue
     round-step-1..8    federation.rounds.run: one run
     resume-step-1..4   federation.controller.run_recovery: a dead run is resumed
     release-step-1..4  federation.registry.publisher: a decision is made and published
@@ -26,7 +27,7 @@ from streams.contract.errors import UsageError
 
 STEPS = (
     "worker-step-[1-5]|slots-step-[1-7]|back-step-[1-4]|"
-    "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|"
+    "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
     "restore-step-[1-3]|keys-step-[1-4]"
 )

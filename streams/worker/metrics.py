@@ -29,6 +29,8 @@ class Metrics:
         self._flushed_at = clock()
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         self.rows_sealed = counter("tidewheel_rows", "Scored events in the store.").inc
+        text = "Labels stored that became known after their events."
+        self.labelled = counter("tidewheel_late_labels", text).inc
         text = "Windows reported; late ones are revisions of an earlier report."
         windows = counter("tidewheel_windows", text, ["late"])
         self._windows = {late: windows.labels("yes" if late else "no") for late in (True, False)}

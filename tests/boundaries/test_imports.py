@@ -258,7 +258,10 @@ def importers(library: str) -> set[str]:
             },
         ),
         ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
-        ("deltalake", {"streams.worker.store.delta_store", "tidewheel.stored"}),
+        (
+            "deltalake",
+            {"streams.worker.store.delta_store", "streams.worker.store.tables", "tidewheel.stored"},
+        ),
         ("onnxruntime", {"edge_client.inference.engine", "federation.evaluation.onnx_runner"}),
         (
             "prometheus_client",

@@ -14,8 +14,8 @@ from edge_client.inference.slots import Slots
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.queue import Spool
 from federation.bootstrap.onnx_export import export_graph
-from streams.contract.batches import decode_batch, times_us
-from streams.contract.records import event_schema
+from streams.contract.events.batches import decode_batch, times_us
+from streams.contract.events.records import event_schema
 from streams.runtime.key_files import create_key
 from tests.edge_client.models import TINY, artifact, plain, tiny
 

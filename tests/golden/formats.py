@@ -27,12 +27,13 @@ from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, ModelWindow, RoundEvent, WindowReport
-from streams.contract.records import Drop, decode_event_message, encode_drop, encode_events
+from streams.contract.events.records import Drop, decode_event_message, encode_drop, encode_events
 from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance
 from streams.worker.scoring.rows import ScoredWindow, score_rows
-from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_rows
+from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.query import server_account
+from streams.worker.store.tables import DROPS, SCORES, drop_rows
 from streams.worker.windows.partition import DeclaredDrop
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.edge_client.models import artifact, plain, segments, tiny

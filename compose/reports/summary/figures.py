@@ -41,6 +41,7 @@ class DeviceLine:
     labels_told: int = 0
     samples: int = 0  # remembered segments, `true_labels` of them with a true label
     true_labels: int = 0
+    late_labels: dict[str, int] = field(default_factory=dict)  # sent by themselves, see DeviceState
     ended: bool = False  # its spool was lost and another epoch began
 
     @property
@@ -145,12 +146,19 @@ class Summary:
         return ", ".join(parts)
 
     @property
+    def late_labels(self) -> Counter[str]:
+        """All devices' labels that were sent by themselves: produced, delivered, …"""
+        return sum((Counter(line.late_labels) for line in self.devices), Counter[str]())
+
+    @property
     def warnings(self) -> list[str]:
         """What went wrong without an error, for a person; with any of `grave` the run failed."""
         found = list(self.grave)
         skipped = sum((Counter(line.skipped) for line in self.devices), Counter[str]())
         if skipped:
             found.append(f"skipped on devices: {_reasons(skipped)}")
+        if lost := self.late_labels["dropped"]:
+            found.append(f"{lost} labels that became known later did not reach the server")
         found += [
             f"{line.device} lost its spool with {line.lost} of {line.produced} events"
             for line in self.devices
@@ -283,6 +291,7 @@ def _line(
         labels_told=0 if ended else state.labels_told,
         samples=0 if ended else state.samples,
         true_labels=0 if ended else state.true_labels,
+        late_labels={} if ended else state.late_labels,
         ended=ended,
     )
 

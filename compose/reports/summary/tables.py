@@ -71,11 +71,7 @@ def _figures(summary: Summary) -> Table:
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
         "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
         f"{summary.refused} refused, {summary.failed} failed",
-        "labels": (
-            f"{summary.total('labels_told')} told to devices, which remember "
-            f"{summary.total('samples')} segments, {summary.total('true_labels')} with a label; "
-            f"{summary.labels_stored} events in the store have one"
-        ),
+        "labels": _labels(summary),
         "runs": "\n".join(_run(run) for run in summary.runs) or "-",
         "releases": ", ".join(summary.decisions) or "-",
         "event account": _account(summary),
@@ -86,6 +82,20 @@ def _figures(summary: Summary) -> Table:
     for name, text in rows.items():
         table.add_row(name, text)
     return table
+
+
+def _labels(summary: Summary) -> str:
+    """The way of all labels."""
+    late = summary.late_labels
+    later = (
+        f"{late['produced']} became known later: {late['delivered']} sent, {late['pending']} "
+        f"pending, {late['dropped']} dropped; "
+    )
+    return (
+        f"{summary.total('labels_told')} segments labelled on devices, which remember "
+        f"{summary.total('samples')}, {summary.total('true_labels')} with a label; "
+        f"{later if late else ''}{summary.labels_stored} events in the store have one"
+    )
 
 
 def _held_out(summary: Summary) -> str:

@@ -2,8 +2,8 @@
 
     1  score the closed windows in one batch; what cannot be scored, believed or understood is
        published to `dead-letters`, and the broker's acknowledgements are waited for
-    2  Delta commit: declared drops, then the scored rows, each with one application transaction per
-       Kafka partition
+    2  Delta commits: declared drops, labels, then the scored rows, each with one application
+       transaction per Kafka partition
     3  publish to `scores` and `windows` and wait for the broker's acknowledgements
     4  acknowledge the messages whose rows are all sealed, in offset order without a gap
     5  commit offsets
@@ -23,66 +23,45 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
-from streams.contract.records import Drop
+from streams.contract.events.labels import LabelBatch
+from streams.contract.events.records import Drop
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit import dead_letters
 from streams.worker.commit.incoming import Incoming, decode, is_sent_again
 from streams.worker.commit.publications import Outgoing, publications
+from streams.worker.commit.work import Broker, CommitWork
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.rows import score_rows
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.scoring.teacher import Teacher
-from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_rows
+from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
-from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
+from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
+from streams.worker.windows.partition import (
+    DeclaredDrop,
+    PartitionState,
+    StorePosition,
+)
 from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
 OVERHEAD = 2000  # bytes of a message in memory beside its value
 LETTERS = 1000  # that may wait for a flush
+COMMIT_OF = {DROPS: "drops_commit", LABELS: "labels_commit"}  # in a StorePosition
 FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-class Broker(Protocol):
-    """What a commit needs of Kafka."""
-
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Send, and return when the broker has all; BrokerUnavailable when it is away."""
-        ...
-
-    async def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Acknowledge messages, in the order given."""
-        ...
-
-    async def commit_offsets(self) -> None: ...
-
-
-@dataclass
-class CommitWork:
-    """What one flush takes from the partitions, and what becomes of it."""
-
-    windows: list[Window] = field(default_factory=list)
-    drops: list[tuple[int, DeclaredDrop]] = field(default_factory=list)
-    unbelieved: list[tuple[int, WindowSlice]] = field(default_factory=list)
-    dead_letters: list[Outgoing] = field(default_factory=list)
-    malformed: list[Message] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.windows or self.drops or self.unbelieved or self.dead_letters)
 
 
 class Committer:
@@ -165,6 +144,8 @@ class Committer:
             return
         if isinstance(record, Drop):
             state.add_drop(message, record)
+        elif isinstance(record, LabelBatch):
+            state.add_labels(message, record)
         else:
             believed_us = self._believed_us()
             again = is_sent_again(incoming)
@@ -204,6 +185,7 @@ class Committer:
         work = CommitWork(windows=self._due_windows(now_s))
         for partition, state in self.partitions.items():
             work.drops += [(partition, declared) for declared in state.take_drops()]
+            work.labels += [(partition, told) for told in state.take_labels()]
             work.unbelieved += [(partition, piece) for piece in state.take_unbelieved()]
         if self._crowded and not work.windows:  # no window is due: close early, and revise later
             for state in self.partitions.values():
@@ -259,13 +241,12 @@ class Committer:
 
     def _store_work(self, work: CommitWork, batch: Batch) -> pa.Table | None:
         """Step 2; the rows that were stored."""
-        if work.drops:
-            touched = {partition for partition, _ in work.drops}
-            versions = {p: self.partitions[p].position.drops_commit + 1 for p in touched}
-            rows = drop_rows(work.drops, versions, self._now_us())
-            self._store.commit(DROPS, rows, versions)
-            for partition, version in versions.items():
-                self.partitions[partition].position.drops_commit = version
+        for table, rows_of, declared in (
+            (DROPS, drop_rows, work.drops),
+            (LABELS, label_rows, work.labels),
+        ):
+            if declared:
+                self._store_declared(table, rows_of, declared)
         if not batch.scored:
             return None
         rows = score_rows(self._task, batch.teacher, batch.scored)
@@ -274,6 +255,18 @@ class Committer:
         for partition, version in versions.items():
             self.partitions[partition].position.commit = version
         return rows
+
+    def _store_declared(
+        self,
+        table: str,
+        rows_of: Callable[[Any, Mapping[int, int], int], pa.Table],
+        declared: Sequence[tuple[int, Any]],
+    ) -> None:
+        positions = {p: self.partitions[p].position for p, _ in declared}
+        versions = {p: getattr(at, COMMIT_OF[table]) + 1 for p, at in positions.items()}
+        self._store.commit(table, rows_of(declared, versions, self._now_us()), versions)
+        for partition, version in versions.items():
+            setattr(positions[partition], COMMIT_OF[table], version)
 
     async def _publish(self, messages: Sequence[Outgoing]) -> None:
         """Send until the broker has all: what is in the store is not to be withheld."""
@@ -297,6 +290,9 @@ class Committer:
             self.partitions[partition].seal((), [declared])
             size = declared.drop.last - declared.drop.first + 1
             self.metrics.dropped(declared.drop.reason, size)
+        for partition, told in work.labels:
+            self.partitions[partition].seal((), (), [told])
+            self.metrics.labelled(told.labels.rows.num_rows)
         for message in work.malformed:
             message.unsealed = 0
         for one in batch.scored:

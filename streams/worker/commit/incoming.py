@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.records import AGAIN, Drop, EventBatch, decode_event_message
+from streams.contract.events.labels import LabelBatch
+from streams.contract.events.records import AGAIN, Drop, EventBatch, decode_event_message
 from streams.contract.task import Task
 
 
@@ -19,7 +20,7 @@ class Incoming:
     headers: Iterable[tuple[str, bytes]]
 
 
-def decode(task: Task, incoming: Incoming) -> EventBatch | Drop:
+def decode(task: Task, incoming: Incoming) -> EventBatch | Drop | LabelBatch:
     """Decode a message; whatever is wrong with it is a MalformedRecord."""
     try:
         headers = [(name, text if text is not None else b"") for name, text in incoming.headers]

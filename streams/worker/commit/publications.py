@@ -10,7 +10,6 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.batches import encode_batch, filled_rows, float_rows
 from streams.contract.documents import (
     ClassAgreement,
     DriftReport,
@@ -18,7 +17,8 @@ from streams.contract.documents import (
     TargetError,
     WindowReport,
 )
-from streams.contract.records import SCORES_1, Headers, score_schema
+from streams.contract.events.batches import encode_batch, filled_rows, float_rows
+from streams.contract.events.records import SCORES_1, Headers, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.scoring.drift_watch import WindowDrift

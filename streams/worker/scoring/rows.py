@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.batches import filled_rows, float_rows
-from streams.contract.records import TIMESTAMP, score_schema
+from streams.contract.events.batches import TIMESTAMP, filled_rows, float_rows
+from streams.contract.events.records import score_schema
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import Window
 

@@ -1,110 +1,37 @@
-"""The store: two Delta Lake tables in one folder; the only module that imports deltalake.
+"""The store: three Delta Lake tables in one folder (tables.py).
 
-    scores   one row per scored event (rows.store_schema)
-    drops    one row per interval of events that will never be scored, with the reason
-
-Both are partitioned by day and Kafka partition. Each commit carries one application transaction per
-Kafka partition that it has rows of (`events/<partition>`, `drops/<partition>`); its version counts
+Each commit carries one application transaction per Kafka partition that it has rows of
+(`events/<partition>`, `drops/<partition>`, `labels/<partition>`); its version counts
 that partition's commits. This is the fence: an owner that finds an unexpected version, or whose
 commit conflicts with one of the same id, has lost the partition. Snapshots of positions are beside
 the tables (position.py).
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.schema import PrimitiveType
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError
 
-from streams.contract.errors import PartitionLost, TidewheelError
-from streams.worker.scoring.rows import DAY, DAY_US, DRIFT, store_schema
+from streams.contract.errors import PartitionLost
+from streams.worker.scoring.rows import store_schema
 from streams.worker.store.position import read_rows, read_snapshot, snapshot_path, write_snapshot
-from streams.worker.windows.partition import DeclaredDrop, StorePosition
-
-SCORES = "scores"
-DROPS = "drops"
-APPLICATION = {SCORES: "events", DROPS: "drops"}
-KEEP = timedelta(days=1)  # how long the files of old versions remain readable
+from streams.worker.store.tables import (
+    APPLICATION,
+    DROPS,
+    KEEP,
+    LABELS,
+    SCORES,
+    TABLES,
+    open_table,
+    translated,
+)
+from streams.worker.windows.partition import StorePosition
 
 log = logging.getLogger(__name__)
-
-
-def drop_schema() -> pa.Schema:
-    """Return the columns of `drops`; `day` is the day on which the drop was stored."""
-    return pa.schema(
-        [
-            pa.field("device", pa.string(), nullable=False),
-            pa.field("epoch", pa.string(), nullable=False),
-            pa.field("first", pa.int64(), nullable=False),
-            pa.field("last", pa.int64(), nullable=False),
-            pa.field("reason", pa.string(), nullable=False),
-            pa.field("partition", pa.int32(), nullable=False),
-            pa.field("commit", pa.int64(), nullable=False),
-            DAY,
-        ]
-    )
-
-
-def open_table(folder: Path, name: str) -> DeltaTable:
-    """Open one of the two tables, creating it if needed; raise TidewheelError on failure."""
-    schema = {SCORES: store_schema, DROPS: drop_schema}[name]()
-    with translated(folder / name):
-        try:
-            return _widened(DeltaTable(folder / name), schema)
-        except DeltaError:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        with suppress(CommitFailedError):  # another worker has just created it
-            DeltaTable.create(
-                str(folder / name),
-                schema,
-                mode="ignore",
-                partition_by=["day", "partition"],
-                configuration={
-                    "delta.checkpointInterval": "50",
-                    "delta.logRetentionDuration": f"interval {KEEP.days} days",
-                    "delta.deletedFileRetentionDuration": f"interval {KEEP.days} days",
-                },
-            )
-        return DeltaTable(folder / name)
-
-
-def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
-    """Add the column `drift` to a table of an older version; its rows get null."""
-    names = {field.name for field in table.schema().fields}
-    if DRIFT.name in schema.names and DRIFT.name not in names:
-        with suppress(CommitFailedError):  # another worker has just added it
-            table.alter.add_columns([Field(DRIFT.name, PrimitiveType("string"), nullable=True)])
-        table.update_incremental()
-    return table
-
-
-def drop_rows(
-    drops: Sequence[tuple[int, DeclaredDrop]], versions: Mapping[int, int], now_us: int
-) -> pa.Table:
-    """Return the rows of `drops` for (partition, declaration), stored at `now_us`."""
-    rows = [
-        {**vars(d.drop), "partition": p, "commit": versions[p], "day": now_us // DAY_US}
-        for p, d in drops
-    ]
-    return pa.Table.from_pylist(rows, drop_schema())
-
-
-@contextmanager
-def translated(where: Path) -> Iterator[None]:
-    """Translate the libraries' errors to PartitionLost and TidewheelError."""
-    try:
-        yield
-    except CommitFailedError as exc:
-        raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
-    except (DeltaError, OSError) as exc:
-        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise TidewheelError(f"the store {where} cannot be used: {text}") from exc
 
 
 class DeltaStore:
@@ -112,21 +39,30 @@ class DeltaStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._tables = {name: open_table(folder, name) for name in (SCORES, DROPS)}
+        self._tables = {name: open_table(folder, name) for name in TABLES}
 
     def position(self, partition: int) -> StorePosition:
         """Return the position of `partition`, from a snapshot and the rows after it."""
         scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)  # in this order
+        labels = self._refreshed(LABELS)
         commit = scores.transaction_version(f"events/{partition}") or 0
         drops_commit = drops.transaction_version(f"drops/{partition}") or 0
         path = snapshot_path(self._folder, partition)
-        position = read_snapshot(path, self._ids(), commit, drops_commit)
-        read_rows(position, scores.to_pyarrow_dataset(), drops.to_pyarrow_dataset(), partition)
+        labels_commit = labels.transaction_version(f"labels/{partition}") or 0
+        position = read_snapshot(path, self._ids(), (commit, drops_commit, labels_commit))
+        read_rows(
+            position,
+            scores.to_pyarrow_dataset(),
+            drops.to_pyarrow_dataset(),
+            labels.to_pyarrow_dataset(),
+            partition,
+        )
         position.commit, position.drops_commit = commit, drops_commit
+        position.labels_commit = labels_commit
         return position
 
     def _ids(self) -> list[str]:
-        return [str(self._tables[name].metadata().id) for name in (SCORES, DROPS)]
+        return [str(self._tables[name].metadata().id) for name in TABLES]
 
     def revisions(
         self, partition: int, keys: Sequence[tuple[str, int]]
@@ -183,7 +119,7 @@ class DeltaStore:
         write_snapshot(
             snapshot_path(self._folder, partition), self.position(partition), self._ids()
         )
-        for name in (SCORES, DROPS):
+        for name in TABLES:
             table = self._refreshed(name)
             try:
                 table.optimize.compact(partition_filters=[("partition", "=", str(partition))])

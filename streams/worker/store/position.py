@@ -1,12 +1,13 @@
 """The store's position in a partition, from its rows and a snapshot of the older ones.
 
     <store>/positions/<partition>.jsonl.zst   atomic: temporary file, fsync, rename
-        line 1     {"tables": [ids of `scores` and `drops`], "commit": n, "drops_commit": n}
+        line 1     {"tables": [ids of `scores`, `drops` and `labels`], "commit": n,
+                    "drops_commit": n, "labels_commit": n}
         the rest   one `DevicePosition` per device
 
-A snapshot summarizes the rows up to its two commits, so any worker may write it at any time; an old
+A snapshot summarizes the rows up to its commits, so any worker may write it at any time; an old
 one only costs time. A snapshot that is unreadable, of other tables, or ahead of them is ignored,
-and all rows are read.
+and all rows are read. One of 0.1.0 knows two tables and no labels: those are read.
 """
 
 import logging
@@ -32,6 +33,7 @@ TEACHER_FAILED = "teacher-failed"
 FROM_THE_FUTURE = "from-the-future"
 REFUSED = (TEACHER_FAILED, FROM_THE_FUTURE)
 
+OLDEST_TABLES = 2  # that a snapshot of 0.1.0 knows
 Spans = dict[str, list[tuple[int, int]]]  # by epoch
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class DevicePosition(Document):
     taken: Spans = {}
     refused: Spans = {}
     dropped: Spans = {}
+    labelled: Spans = {}
     drift: list[tuple[int, str]] = []
 
 
@@ -55,10 +58,15 @@ class Head(Document):
     tables: list[str]
     commit: int
     drops_commit: int
+    labels_commit: int = 0
 
 
 def read_rows(
-    position: StorePosition, scores: ds.Dataset, drops: ds.Dataset, partition: int
+    position: StorePosition,
+    scores: ds.Dataset,
+    drops: ds.Dataset,
+    labels: ds.Dataset,
+    partition: int,
 ) -> None:
     """Update `position` with the rows of later commits; raise TidewheelError if this fails.
 
@@ -68,6 +76,7 @@ def read_rows(
     try:
         connection.register("scores", scores)
         connection.register("drops", drops)
+        connection.register("labels", labels)
         since = [partition, position.drops_commit]
         for device, epoch, first, last, reason in connection.execute(DECLARED, since).fetchall():
             source = device, epoch
@@ -75,6 +84,9 @@ def read_rows(
             if reason in REFUSED:
                 _add(position.taken, source, first, last)
                 _add(position.refused, source, first, last)
+        since = [partition, position.labels_commit]
+        for device, epoch, first, last in connection.execute(LABELLED, since).fetchall():
+            _add(position.labelled, (device, epoch), first, last)
         since = [partition, position.commit]
         for device, epoch, first, last in connection.execute(ISLANDS, since).fetchall():
             _add(position.taken, (device, epoch), first, last)
@@ -102,10 +114,16 @@ def snapshot_path(store: Path, partition: int) -> Path:
 
 def write_snapshot(path: Path, position: StorePosition, tables: Sequence[str]) -> None:
     """Write the snapshot of `position`, for the tables with these ids."""
-    head = Head(tables=list(tables), commit=position.commit, drops_commit=position.drops_commit)
+    head = Head(
+        tables=list(tables),
+        commit=position.commit,
+        drops_commit=position.drops_commit,
+        labels_commit=position.labels_commit,
+    )
     taken, refused, dropped = map(_by_device, (position.taken, position.refused, position.dropped))
+    labelled = _by_device(position.labelled)
     lines = [head.encode()]
-    for device in sorted(taken.keys() | dropped.keys()):
+    for device in sorted(taken.keys() | dropped.keys() | labelled.keys()):
         drift = position.drift.get(device, [])
         last = sorted({window for window, _ in drift})[-WINDOWS:]
         found = DevicePosition(
@@ -115,6 +133,7 @@ def write_snapshot(path: Path, position: StorePosition, tables: Sequence[str]) -
             taken=taken.get(device, {}),
             refused=refused.get(device, {}),
             dropped=dropped.get(device, {}),
+            labelled=labelled.get(device, {}),
             drift=[(window, without_report(text)) for window, text in drift if window in last],
         )
         lines.append(found.encode())
@@ -130,9 +149,10 @@ def _by_device(sets: dict[Source, IntervalSet]) -> dict[str, Spans]:
 
 
 def read_snapshot(
-    path: Path, tables: Sequence[str], commit: int, drops_commit: int
+    path: Path, tables: Sequence[str], commits: tuple[int, int, int]
 ) -> StorePosition:
-    """Return the snapshot's position; an empty one if it cannot be used for these tables."""
+    """Return the snapshot's position; an empty one if it cannot be used for these tables, which
+    have these commits."""
     try:
         head, position = _read(path)
     except FileNotFoundError:
@@ -140,8 +160,9 @@ def read_snapshot(
     except (OSError, ValueError, MalformedRecord, ValidationError, zstandard.ZstdError) as exc:
         log.warning("reading all rows instead of %s: %s: %s", path, type(exc).__name__, exc)
         return StorePosition()
-    fits = head.tables == list(tables)
-    if not fits or head.commit > commit or head.drops_commit > drops_commit:
+    fits = head.tables == list(tables)[: len(head.tables)] and len(head.tables) >= OLDEST_TABLES
+    known = head.commit, head.drops_commit, head.labels_commit
+    if not fits or any(a > b for a, b in zip(known, commits, strict=True)):
         log.warning("reading all rows: %s belongs to another store", path)
         return StorePosition()
     return position
@@ -151,7 +172,7 @@ def _read(path: Path) -> tuple[Head, StorePosition]:
     with zstandard.ZstdDecompressor().stream_reader(path.read_bytes()) as stream:
         first, *rest = stream.read().split(b"\n")
     head = Head.decode(first)
-    position = StorePosition(commit=head.commit, drops_commit=head.drops_commit)
+    position = StorePosition(head.commit, head.drops_commit, head.labels_commit)
     for line in rest:
         found = DevicePosition.decode(line)
         if found.watermark is not None and found.newest is not None:
@@ -161,6 +182,7 @@ def _read(path: Path) -> tuple[Head, StorePosition]:
             (position.taken, found.taken),
             (position.refused, found.refused),
             (position.dropped, found.dropped),
+            (position.labelled, found.labelled),
         ):
             for epoch, intervals in spans.items():
                 sets[found.device, epoch] = IntervalSet(intervals)
@@ -177,6 +199,13 @@ ISLANDS = """
                seq - row_number() over (partition by device, epoch order by seq) as island
         from scores where partition = ? and "commit" > ?
     ) group by device, epoch, island order by device, epoch, min(seq)
+"""
+LABELLED = """
+    select device, epoch, min(number), max(number) from (
+        select device, epoch, number,
+               number - row_number() over (partition by device, epoch order by number) as island
+        from labels where partition = ? and "commit" > ?
+    ) group by device, epoch, island order by device, epoch, min(number)
 """
 NEWEST = """
     select device, epoch_us(max("time")), epoch_us(max("window"))

@@ -6,7 +6,7 @@ import duckdb
 from pyarrow.dataset import Dataset
 
 from streams.contract.errors import UsageError
-from streams.worker.store.delta_store import DROPS, SCORES, open_table
+from streams.worker.store.tables import DROPS, LABELS, SCORES, open_table
 
 ACCOUNT = """
     with scored as (select device, epoch, count(*) as n from scores group by all),
@@ -22,6 +22,31 @@ ACCOUNT = """
 """
 
 
+# Labels of one instant are joined by equality, which is fast; those of an interval by comparison.
+LABELLED = """
+    create view labelled as
+    with told as (
+        select device, "from" as first, "to" as last, label, told, source, number from labels
+    ),
+    later as (
+        select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
+        from scores s join told t on t.device = s.device and t.first = s."time"
+        where t.first = t.last
+        union all
+        select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
+        from scores s join told t
+            on t.device = s.device and s."time" between t.first and t.last
+        where t.first < t.last
+    ),
+    latest as (
+        select device, epoch, seq, arg_max(label, (told, number)) as label,
+               max(told) as told, arg_max(source, (told, number)) as source
+        from later group by device, epoch, seq
+    )
+    select s.* replace (coalesce(latest.label, s.label) as label), latest.told,
+           coalesce(latest.source, case when s.label is not null then 'event' end) as source
+    from scores s left join latest using (device, epoch, seq)
+"""
 WINDOWS = """
     create view windows as
     select device, "window", model, count(*) as events, count(agrees) as compared,
@@ -32,22 +57,24 @@ WINDOWS = """
 
 
 def open_store(store: Path) -> duckdb.DuckDBPyConnection:
-    """Return a connection with views `scores`, `drops` and `windows` on the store's current
-    version; `windows` has a row for each device, window and model version.
+    """Return a connection with views `scores`, `drops`, `labels`, `windows` and `labelled` on the
+    store's current version. `windows` has a row for each device, window and model version;
+    `labelled` is `scores` with the label that was told last, when, and by whom.
 
     Only committed files are read. Close the connection after use.
     """
-    tables = {name: dataset(store, name) for name in (SCORES, DROPS)}
+    tables = {name: dataset(store, name) for name in (SCORES, DROPS, LABELS)}
     connection = duckdb.connect()
     for name, rows in tables.items():
         connection.register(name, rows)
     connection.execute(WINDOWS)
+    connection.execute(LABELLED)
     return connection
 
 
 def dataset(store: Path, name: str = SCORES) -> Dataset:
     """Return a table's current version; raise UsageError if there is none."""
-    if not (store / name / "_delta_log").is_dir():
+    if name != LABELS and not (store / name / "_delta_log").is_dir():  # 0.1.0 has no labels
         raise UsageError(f"{store} is not a store: it has no Delta table {name}")
     return open_table(store, name).to_pyarrow_dataset()
 
@@ -55,7 +82,7 @@ def dataset(store: Path, name: str = SCORES) -> Dataset:
 def labels_in(store: Path) -> int:
     """Return how many events in the store have a true label."""
     with open_store(store) as connection:
-        [(count,)] = connection.execute("select count(label) from scores").fetchall()
+        [(count,)] = connection.execute("select count(label) from labelled").fetchall()
     return int(count)
 
 

@@ -6,6 +6,8 @@ Built from the store when the partition is assigned, discarded when it is revoke
     refused    the part of `taken` that is on `dead-letters` and not in the store; only a dead
                letter that is sent again brings it back
     dropped    per (device, epoch): the seqs that the store has in `drops`, including refused ones
+    labelled   per (device, epoch of its queue of labels): the numbers of the labels that are stored
+               or wait for a flush
     messages   in flight, in offset order, each with the number of its unsealed rows
 
 Repeated events are taken once. A message is acknowledged when all its rows are sealed and all
@@ -18,7 +20,8 @@ from dataclasses import dataclass, field
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
-from streams.contract.records import Drop, EventBatch
+from streams.contract.events.labels import LabelBatch
+from streams.contract.events.records import Drop, EventBatch
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import (
     ANY_TIME,
@@ -39,9 +42,11 @@ class StorePosition:
 
     commit: int = 0  # of `scores`
     drops_commit: int = 0
+    labels_commit: int = 0
     taken: dict[Source, IntervalSet] = field(default_factory=dict)
     refused: dict[Source, IntervalSet] = field(default_factory=dict)
     dropped: dict[Source, IntervalSet] = field(default_factory=dict)
+    labelled: dict[Source, IntervalSet] = field(default_factory=dict)
     watermark: dict[str, int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)  # the latest window with a report
     drift: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # of the last windows
@@ -53,6 +58,14 @@ class DeclaredDrop:
 
     message: Message | None
     drop: Drop
+
+
+@dataclass(frozen=True)
+class ToldLabels:
+    """The labels of a message that must be stored; `message` waits for them."""
+
+    message: Message
+    labels: LabelBatch
 
 
 class PartitionState:
@@ -70,6 +83,7 @@ class PartitionState:
         self._next = 0
         self._due: deque[Window] = deque()
         self._drops: list[DeclaredDrop] = []
+        self._labels: list[ToldLabels] = []
         self._unbelieved: list[WindowSlice] = []
 
     @property
@@ -148,6 +162,16 @@ class PartitionState:
             message.unsealed += 1
             dropped.add(first, last)
 
+    def add_labels(self, message: Message, batch: LabelBatch) -> None:
+        """Add the labels that are not stored yet."""
+        known = self.position.labelled.setdefault((batch.device, batch.epoch), IntervalSet())
+        for first, last in IntervalSet([(batch.first, batch.last)]).minus(known):
+            rows = batch.rows.slice(first - batch.first, last - first + 1)
+            fresh = LabelBatch(batch.device, batch.epoch, first, rows)
+            self._labels.append(ToldLabels(message, fresh))
+            message.unsealed += 1
+            known.add(first, last)
+
     def refuse(self, piece: WindowSlice, reason: str) -> list[Drop]:
         """Mark events as refused; return the drops of them that `drops` does not have yet."""
         events, source = piece.events, (piece.events.device, piece.events.epoch)
@@ -210,8 +234,19 @@ class PartitionState:
         drops, self._drops = self._drops, []
         return drops
 
-    def seal(self, pieces: Iterable[WindowSlice], drops: Iterable[DeclaredDrop] = ()) -> None:
-        """Mark pieces and drops as sealed: they are in the store or on `dead-letters`."""
+    def take_labels(self) -> list[ToldLabels]:
+        labels, self._labels = self._labels, []
+        return labels
+
+    def seal(
+        self,
+        pieces: Iterable[WindowSlice],
+        drops: Iterable[DeclaredDrop] = (),
+        labels: Iterable[ToldLabels] = (),
+    ) -> None:
+        """Mark them as sealed: they are in the store or on `dead-letters`."""
+        for told in labels:
+            told.message.unsealed -= 1
         for piece in pieces:
             piece.message.unsealed -= piece.rows
             self.rows -= piece.rows

@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.batches import times_us
-from streams.contract.records import EventBatch
+from streams.contract.events.batches import times_us
+from streams.contract.events.records import EventBatch
 from streams.contract.task import Task
 
 FUTURE = -1  # the "window" of events from the future

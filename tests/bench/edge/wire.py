@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from kafka import KafkaAdminClient
 
-from streams.contract.batches import times_us
-from streams.contract.records import EventBatch, decode_event_message
+from streams.contract.events.batches import times_us
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, TopicSpec, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from streams.contract.records import encode_events
+from streams.contract.events.records import encode_events
 from streams.tasks import har
 from tests.bench.meter import Measure, Meter
 from tests.bench.report import Figure

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edge_client.samples.samples import Samples
-from streams.contract.records import EventBatch, decode_event_message
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics

@@ -204,7 +204,7 @@ def test_every_labels_way_is_told() -> None:
     device = state("d0", labels_told=12, samples=40, true_labels=9)
     found = replace(summary(device, server={("d0", "e1"): (10, 0)}), labels_stored=7)
     shown = " ".join(shown_by(found).split())
-    assert "12 told to devices, which remember 40 segments, 9 with a label; 7 events" in shown
+    assert "12 segments labelled on devices, which remember 40, 9 with a label; 7 events" in shown
 
 
 def test_the_json_is_complete() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.contract.records import Drop, encode_drop, encode_events
+from streams.contract.events.records import Drop, encode_drop, encode_events
 from streams.contract.task import load_task
 from streams.contract.topics import topic_name, topic_specs
 from streams.kafka.admin import ensure_topics

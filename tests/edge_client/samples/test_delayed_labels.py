@@ -12,6 +12,7 @@ from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import OVERFLOW, UNFIT, WAITING, DelayedLabels
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
+from edge_client.samples.told import ToldLabels
 from edge_client.spool.writer import Event
 from streams.contract.task import Answered, Outcome, Task
 from tests.edge_client.samples.test_samples import training_table
@@ -33,8 +34,11 @@ class Device:
     def __init__(self, task: Task, folder: Path) -> None:
         self.skipped: list[str] = []
         self.samples = Samples(task, folder / "s.arrow")
+        self.told = ToldLabels(
+            task, folder / "labels", self.samples, lambda why, _: self.skipped.append(why)
+        )
         self.outcomes = DelayedLabels(
-            task, "d0", self.samples, lambda why, _: self.skipped.append(why)
+            task, "d0", self.told, lambda why, _: self.skipped.append(why)
         )
         board = AccuracyTracker(folder / "board.json")
         self.note = AnswerRecorder(task, self.samples, board, self.outcomes).note

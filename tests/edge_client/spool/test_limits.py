@@ -14,8 +14,8 @@ from edge_client.spool.limits import NEVER_SET_S, SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.accounting import IntervalSet
-from streams.contract.batches import decode_batch, encode_batch
-from streams.contract.records import event_rows, event_schema
+from streams.contract.events.batches import decode_batch, encode_batch
+from streams.contract.events.records import event_rows, event_schema
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock
 

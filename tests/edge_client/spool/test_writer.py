@@ -9,8 +9,8 @@ import pytest
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
-from streams.contract.batches import decode_batch
-from streams.contract.records import event_schema
+from streams.contract.events.batches import decode_batch
+from streams.contract.events.records import event_schema
 from tests.fakes.tiny_task import task
 
 

@@ -13,7 +13,7 @@ from edge_client.uplink.rate_limit import BURST_S
 from edge_client.uplink.uplink import IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.records import Drop, EventBatch
+from streams.contract.events.records import Drop, EventBatch
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
 

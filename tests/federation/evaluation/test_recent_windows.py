@@ -10,9 +10,9 @@ import pytest
 
 from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
-from streams.contract.batches import encode_batch
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.records import (
+from streams.contract.events.batches import encode_batch
+from streams.contract.events.records import (
     SCORES_1,
     Drop,
     EventBatch,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.contract.batches import encode_batch, float_rows, times_us
 from streams.contract.errors import MalformedRecord
-from streams.contract.records import (
+from streams.contract.events.batches import encode_batch, float_rows, times_us
+from streams.contract.events.records import (
     Drop,
     EventBatch,
     Headers,

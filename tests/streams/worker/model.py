@@ -8,18 +8,19 @@ import pyarrow as pa
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, PartitionLost
-from streams.contract.records import Drop, EventBatch, Headers, encode_drop, encode_events
+from streams.contract.events.labels import LabelBatch
+from streams.contract.events.records import Drop, EventBatch, Headers
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
-from streams.worker.scoring.rows import store_schema
 from streams.worker.scoring.teacher import TeacherFailed
-from streams.worker.store.delta_store import DROPS, SCORES, drop_schema
 from streams.worker.store.position import REFUSED
+from streams.worker.store.tables import DROPS, LABELS, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.tumbling import Message
+from tests.streams.worker.support import encoded
 
 
 class Crash(BaseException):
@@ -37,9 +38,8 @@ class Log:
     on_commit: Callable[[int], None] = lambda offset: None
     _acknowledged: int = 0
 
-    def append(self, record: EventBatch | Drop) -> None:
-        encode = encode_drop if isinstance(record, Drop) else encode_events
-        self.messages.append(encode(record))  # type: ignore[arg-type]
+    def append(self, record: EventBatch | Drop | LabelBatch) -> None:
+        self.messages.append(encoded(record))
 
     def incoming(self, offset: int) -> Incoming:
         return Incoming(0, offset, *self.messages[offset])
@@ -62,14 +62,18 @@ class MemoryStore:
     """store.Store's methods over lists."""
 
     def __init__(self) -> None:
-        self.tables = {SCORES: store_schema().empty_table(), DROPS: drop_schema().empty_table()}
+        self.tables = {name: schema().empty_table() for name, schema in SCHEMAS.items()}
         self.versions: dict[tuple[str, int], int] = {}
 
     def position(self, partition: int) -> StorePosition:
         position = StorePosition(
             commit=self.versions.get((SCORES, partition), 0),
             drops_commit=self.versions.get((DROPS, partition), 0),
+            labels_commit=self.versions.get((LABELS, partition), 0),
         )
+        for row in self.tables[LABELS].to_pylist():
+            known = position.labelled.setdefault((row["device"], row["epoch"]), IntervalSet())
+            known.add(row["number"])
         for row in self.tables[SCORES].to_pylist():
             sets = position.taken.setdefault((row["device"], row["epoch"]), IntervalSet())
             sets.add(row["seq"])

@@ -14,7 +14,17 @@ import pyarrow as pa
 
 from streams.contract.artifact import DRIFT, WEIGHTS, Manifest, pack
 from streams.contract.documents import WindowReport
-from streams.contract.records import Drop, EventBatch, encode_drop, encode_events, event_rows
+from streams.contract.events.batches import encode_batch
+from streams.contract.events.labels import LabelBatch, label_schema
+from streams.contract.events.records import (
+    Drop,
+    EventBatch,
+    Headers,
+    encode_drop,
+    encode_events,
+    encode_labels,
+    event_rows,
+)
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
 from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe
@@ -67,6 +77,40 @@ def batch(
         else noise.normal(shift, size=(len(seqs), *task.segment_shape)).astype(np.float32),
     )
     return EventBatch(device, epoch, first, rows)
+
+
+def labels(
+    device: str,
+    first: int,
+    spans_s: list[tuple[float, float]],
+    *,
+    task: Task = tiny,
+    epoch: str = "l1",
+    classes: Sequence[int] = (),
+    told_s: float = 1e6,
+) -> LabelBatch:
+    """Labels of the given seconds, from and to, with classes that their numbers fix."""
+    rows: list[dict[str, object]] = [
+        {
+            "from": round(begin * SECOND),
+            "to": round(end * SECOND),
+            "label": [float(classes[i] if classes else (first + i) % task.outputs)],
+            "told": round(told_s * SECOND),
+            "source": "outcome",
+        }
+        for i, (begin, end) in enumerate(spans_s)
+    ]
+    return LabelBatch(device, epoch, first, pa.RecordBatch.from_pylist(rows, label_schema(task)))
+
+
+def encoded(record: EventBatch | Drop | LabelBatch) -> tuple[bytes, bytes, Headers]:
+    """A record as a message of `events`."""
+    if isinstance(record, Drop):
+        return encode_drop(record)
+    if isinstance(record, LabelBatch):
+        body = encode_batch(record.rows)
+        return encode_labels(record.device, record.epoch, record.first, record.rows.num_rows, body)
+    return encode_events(record)
 
 
 def counted(edges: Sequence[float] | np.ndarray, values: Sequence[float | None]) -> np.ndarray:
@@ -179,13 +223,11 @@ class Fleet:
         path = self.folder / f"{instance}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def send(self, record: EventBatch | Drop) -> None:
+    def send(self, record: EventBatch | Drop | LabelBatch) -> None:
         """Send one record and wait until it is safe."""
         topic = topic_name(self.task.name, "events")
-        if isinstance(record, Drop):
-            key, value, headers = encode_drop(record)
-        else:
-            key, value, headers = encode_events(record)
+        key, value, headers = encoded(record)
+        if isinstance(record, EventBatch):
             seqs = self.sent.setdefault((record.device, record.epoch), set())
             seqs.update(range(record.first, record.last + 1))
         self.producer.put(topic, key, value, headers)
@@ -201,6 +243,13 @@ class Fleet:
             return connection.execute("select device, epoch, seq from scores").fetchall()
         finally:
             connection.close()
+
+    def labels(self) -> list[tuple[str, str, int]]:
+        """(device, epoch, number) of every label in the store, with repetitions."""
+        from streams.worker.store.query import open_store
+
+        with open_store(self.store) as connection:
+            return connection.execute("select device, epoch, number from labels").fetchall()
 
     def wait_until_scored(self, timeout_s: float = 60.0) -> None:
         """Wait until every event sent is in the store, and check that each is there once."""

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.contract.batches import encode_batch
 from streams.contract.errors import MalformedRecord
-from streams.contract.records import (
+from streams.contract.events.batches import encode_batch
+from streams.contract.events.records import (
     AGAIN,
     Headers,
     decode_event_message,

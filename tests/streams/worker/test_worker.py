@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.contract.records import Drop, encode_events
+from streams.contract.events.records import Drop, encode_events
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
@@ -24,6 +24,7 @@ from tests.streams.worker.support import (
     decoded_windows,
     device_on,
     fleet,
+    labels,
     stop,
     until,
 )
@@ -95,11 +96,14 @@ def test_garbage_goes_to_dead_letters_and_the_next_message_is_served(served: Fle
 def test_sigkill_at_each_step_loses_and_doubles_nothing(served: Fleet, step: int) -> None:
     worker = served.start(failpoint=f"worker-step-{step}:3")
     served.ready("w0", ALL)
+    sent = 0
     for at in range(0, 120, 10):
         if worker.poll() is not None:
             break
         send_seconds(served, LEFT, at, 10)
         send_seconds(served, RIGHT, at, 10)
+        served.send(labels(LEFT, at, [(at + i, at + i) for i in range(10)], task=served.task))
+        sent = at + 10
         until(  # spread over several commits: the failpoint wants three
             lambda at=at: worker.poll() is not None or len(served.scored()) > 2 * at - 40,  # type: ignore[misc]
             "some events scored",
@@ -107,11 +111,13 @@ def test_sigkill_at_each_step_loses_and_doubles_nothing(served: Fleet, step: int
     until(lambda: worker.poll() is not None, f"the worker dies at step {step}")
     assert worker.returncode == -signal.SIGKILL
     send_seconds(served, LEFT, 120, 10)
+    served.send(labels(LEFT, 0, [(i, i) for i in range(10)], task=served.task))  # a repetition
     again = served.start()
     served.wait_until_scored()
     until(lambda: all_published(served), "all revisions are published")
     check_topics(served)
     assert stop(again) == 0
+    assert sorted(served.labels()) == [(LEFT, "l1", number) for number in range(sent)]
 
 
 def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> None:

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 import aiokafka
 import numpy as np
 
-from streams.contract.batches import float_rows
-from streams.contract.records import EventBatch, decode_event_message
+from streams.contract.events.batches import float_rows
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
 from streams.worker.scoring.teacher import ROWS_PER_CALL, Teacher, TeacherFailed
 from streams.worker.settings import default_threads

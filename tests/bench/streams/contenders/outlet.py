@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
 
-from streams.contract.batches import encode_batch, float_rows
-from streams.contract.records import TIMESTAMP
+from streams.contract.events.batches import TIMESTAMP, encode_batch, float_rows
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.scoring.teacher import Teacher, TeacherFailed

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from streams.contract.batches import encode_batch, times_us
-from streams.contract.records import EventBatch, decode_event_message
+from streams.contract.events.batches import encode_batch, times_us
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
 from streams.worker.scoring.teacher import Teacher, load_teacher
 from streams.worker.settings import default_threads

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from streams.contract.records import EventBatch, Headers, encode_events, event_rows
+from streams.contract.events.records import EventBatch, Headers, encode_events, event_rows
 from streams.contract.task import Task
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings

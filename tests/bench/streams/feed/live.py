@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from streams.contract.records import encode_events
+from streams.contract.events.records import encode_events
 from tests.bench.streams.feed.generator import Sender, Source
 from tests.bench.streams.feed.plan import Plan
 

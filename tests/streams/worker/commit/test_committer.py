@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 
 from streams.contract.documents import WindowReport
 from streams.contract.errors import PartitionLost
-from streams.contract.records import Drop, EventBatch, decode_event_message
+from streams.contract.events.labels import LabelBatch
+from streams.contract.events.records import Drop, EventBatch, decode_event_message
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.publications import publications
-from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore
+from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.query import server_account
+from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.fakes.tiny_task import task
 from tests.streams.worker.model import Crash, Log, MemoryStore, committer
-from tests.streams.worker.support import SECOND, batch, reference
+from tests.streams.worker.support import SECOND, batch, labels, reference
 
 REFERENCE = reference()
 LATER = 1e9  # every device has been silent by then
@@ -37,6 +39,11 @@ async def resume(log: Log, store: object, **options: object) -> Committer:
 def scored(store: MemoryStore) -> list[tuple[str, str, int]]:
     rows = store.tables[SCORES].select(["device", "epoch", "seq"]).to_pylist()
     return [(row["device"], row["epoch"], row["seq"]) for row in rows]
+
+
+def labelled(store: MemoryStore) -> list[tuple[str, str, int]]:
+    rows = store.tables[LABELS].select(["device", "epoch", "number"]).to_pylist()
+    return [(row["device"], row["epoch"], row["number"]) for row in rows]
 
 
 def dropped(store: MemoryStore) -> list[tuple[str, str, int]]:
@@ -63,6 +70,12 @@ records = st.one_of(
         st.sampled_from(["d0", "d1"]),
         spans,
     ),
+    st.builds(
+        lambda device, span, at: labels(device, span[0], [(at, at + 2.0)] * span[1]),
+        st.sampled_from(["d0", "d1"]),
+        spans,
+        st.integers(0, 40),
+    ),
     st.just(None),  # garbage
 )
 lives = st.tuples(
@@ -73,15 +86,16 @@ lives = st.tuples(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]))
 def test_every_event_is_accounted_once_over_any_crashes(
-    history: list[tuple[list[EventBatch | Drop | None], str, float]], fails_on: int
+    history: list[tuple[list[EventBatch | Drop | LabelBatch | None], str, float]], fails_on: int
 ) -> None:
     """Lives of a worker, each ended at a numbered step; the last one goes to the end."""
     log, store = Log(), MemoryStore()
     events: set[tuple[str, str, int]] = set()
     drops: set[tuple[str, str, int]] = set()
+    told: set[tuple[str, str, int]] = set()
 
     def nothing_open_is_passed(offset: int) -> None:
-        done = set(scored(store)) | set(dropped(store))
+        done = set(scored(store)) | set(dropped(store)) | set(labelled(store))
         for key, value, headers in log.messages[:offset]:
             if headers:
                 record = decode_event_message(task, key, value, headers)
@@ -97,7 +111,8 @@ def test_every_event_is_accounted_once_over_any_crashes(
                 continue
             log.append(record)
             seqs = range(record.first, record.last + 1)
-            target = drops if isinstance(record, Drop) else events
+            of_labels = told if isinstance(record, LabelBatch) else events
+            target = drops if isinstance(record, Drop) else of_labels
             target.update((record.device, record.epoch, seq) for seq in seqs)
 
         async def live(crash_at: str, now_s: float) -> None:
@@ -115,6 +130,8 @@ def test_every_event_is_accounted_once_over_any_crashes(
     assert log.committed == len(log.messages)
     assert max(Counter(scored(store)).values(), default=0) <= 1
     assert max(Counter(dropped(store)).values(), default=0) <= 1
+    assert max(Counter(labelled(store)).values(), default=0) <= 1
+    assert set(labelled(store)) == told
     assert set(scored(store)) | set(dropped(store)) == events | drops
     assert set(scored(store)) <= events
     if not fails_on:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, UsageError
-from streams.contract.records import Drop, EventBatch, encode_events
+from streams.contract.events.records import Drop, EventBatch, encode_events
 from streams.runtime.failpoints import read_failpoint, unarmed
 from streams.worker import app
 from streams.worker.commit import dead_letters

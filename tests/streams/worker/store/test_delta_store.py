@@ -11,13 +11,14 @@ from deltalake import write_deltalake
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
 from streams.worker.scoring.rows import ScoredWindow, score_rows
-from streams.worker.store.delta_store import DROPS, SCORES, DeltaStore, drop_schema
+from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import snapshot_path, write_snapshot
-from streams.worker.store.query import open_store, server_account
-from streams.worker.windows.partition import StorePosition
+from streams.worker.store.query import labels_in, open_store, server_account
+from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_schema, label_rows
+from streams.worker.windows.partition import StorePosition, ToldLabels
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.fakes.tiny_task import task
-from tests.streams.worker.support import SECOND, batch
+from tests.streams.worker.support import SECOND, batch, labels
 
 
 def rows(
@@ -242,3 +243,51 @@ def test_a_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TidewheelError, match="file"):
         DeltaStore(tmp_path / "file")
+
+
+def told(first: int, spans: list[tuple[float, float]], commit: int, **given: object) -> pa.Table:
+    one = ToldLabels(Message(0, None), labels("d0", first, spans, **given))  # type: ignore[arg-type]
+    return label_rows([(0, one)], {0: commit}, 0)
+
+
+def test_the_position_knows_the_labels_of_rows_and_snapshot(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    store.commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
+    store.commit(LABELS, told(0, [(1, 1), (2, 2)], 1), {0: 1})
+    store.keep_up(0)
+    store.commit(LABELS, told(5, [(3, 3)], 2), {0: 2})
+    position = DeltaStore(tmp_path).position(0)
+    assert position.labels_commit == 2
+    assert position.labelled == {("d0", "l1"): IntervalSet([(0, 1), (5, 5)])}
+    with pytest.raises(PartitionLost, match="labels has its commit 2"):
+        store.commit(LABELS, told(6, [(3, 3)], 2), {0: 2})
+
+
+def test_a_snapshot_of_a_version_without_labels_is_read(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    store.commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
+    position, tables = store.position(0), store._ids()
+    write_snapshot(snapshot_path(tmp_path, 0), position, tables[:2])
+    store.commit(LABELS, told(0, [(1, 1)], 1), {0: 1})
+    found = DeltaStore(tmp_path).position(0)
+    assert found.taken == position.taken
+    assert found.labelled == {("d0", "l1"): IntervalSet([(0, 0)])}
+
+
+def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
+    """An event's own label, one of an instant, and one of an interval."""
+    store = DeltaStore(tmp_path)
+    store.commit(SCORES, rows(0, [1, 2, 3, 4]), {0: 1})  # events 0 and 3 have a label, 0
+    first = told(0, [(2, 2), (3, 3), (9, 9)], 1, classes=[1, 2, 0], told_s=10.0)
+    store.commit(LABELS, first, {0: 1})
+    store.commit(LABELS, told(3, [(2.5, 5)], 2, classes=[1], told_s=20.0), {0: 2})
+    with open_store(tmp_path) as connection:
+        found = connection.execute(
+            "select seq, label[1], source, epoch_us(told) // 1000000 from labelled order by seq"
+        ).fetchall()
+        [(before,)] = connection.execute("select count(label) from scores").fetchall()
+    assert found == [
+        (0, 0.0, "event", None), (1, 1.0, "outcome", 10), (2, 1.0, "outcome", 20),
+        (3, 1.0, "outcome", 20),
+    ]  # fmt: skip
+    assert (before, labels_in(tmp_path)) == (2, 4)

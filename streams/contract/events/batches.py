@@ -3,8 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.columns import align, check
 from streams.contract.errors import MalformedRecord
+from streams.contract.events.columns import align, check
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
 def encode_batch(batch: pa.RecordBatch) -> bytes:

@@ -1,9 +1,10 @@
 """The records on `events` and `scores`: Arrow schemas, headers, and their strict decoding.
 
-`events` carries two kinds of message, distinguished by the header `schema`; the key is the device.
+`events` carries three kinds of message; the header `schema` tells which. The key is the device.
 
     events/1   an Arrow IPC stream of one batch: consecutive events of one epoch
     drops/1    no body: the events first..last were dropped, with the reason
+    labels/1   true labels that became known later: see labels.py
 
     header     schema  device  epoch  first  last  reason (drops only)
                again (only on dead letters that were sent again: refused rows are tried again)
@@ -22,16 +23,23 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.batches import decode_batch, encode_batch, float_rows, times_us
 from streams.contract.errors import MalformedRecord
+from streams.contract.events.batches import (
+    TIMESTAMP,
+    decode_batch,
+    encode_batch,
+    float_rows,
+    times_us,
+)
+from streams.contract.events.labels import LABELS_1, LabelBatch, decode_label_rows
 from streams.contract.task import DEVICE_NAME, Task
 
 EVENTS_1 = "events/1"
 DROPS_1 = "drops/1"
 SCORES_1 = "scores/1"
+SCHEMAS = (EVENTS_1, DROPS_1, LABELS_1)
 AGAIN = "again"  # header of a dead letter that is sent to `events` again
 
-TIMESTAMP = pa.timestamp("us", tz="UTC")
 MAX_SEQ = 2**62
 MAX_ROWS = 100_000
 MAX_DROP = 100_000_000  # events in one declaration: more than a device produces in a year
@@ -169,6 +177,13 @@ def encode_drop(drop: Drop) -> tuple[bytes, bytes, Headers]:
     return drop.device.encode(), b"", [*headers, ("reason", drop.reason.encode())]
 
 
+def encode_labels(
+    device: str, epoch: str, first: int, count: int, body: bytes
+) -> tuple[bytes, bytes, Headers]:
+    """Return (key, value, headers) of a labels/1 message from its encoded body."""
+    return device.encode(), body, _headers(LABELS_1, device, epoch, first, first + count - 1)
+
+
 def _headers(schema: str, device: str, epoch: str, first: int, last: int) -> Headers:
     return [
         ("schema", schema.encode()),
@@ -184,7 +199,7 @@ def decode_event_message(
     key: bytes | None,
     value: bytes | None,
     headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
-) -> EventBatch | Drop:
+) -> EventBatch | Drop | LabelBatch:
     """Decode and fully check a message of `events`; raise MalformedRecord if it is invalid.
 
     >>> from tidewheel import MalformedRecord, decode_events, load_task
@@ -196,8 +211,8 @@ def decode_event_message(
     """
     fields = {name: bytes(text) for name, text in dict(headers).items()}
     schema = _text(fields, "schema")
-    if schema not in (EVENTS_1, DROPS_1):
-        raise MalformedRecord("unknown-schema", f"{schema!r}; expected {EVENTS_1} or {DROPS_1}")
+    if schema not in SCHEMAS:
+        raise MalformedRecord("unknown-schema", f"{schema!r}; expected {' or '.join(SCHEMAS)}")
     device, epoch = _text(fields, "device"), _text(fields, "epoch")
     if not DEVICE_NAME.fullmatch(device) or not DEVICE_NAME.fullmatch(epoch):
         raise MalformedRecord("bad-header", f"device {device!r}, epoch {epoch!r}")
@@ -212,6 +227,9 @@ def decode_event_message(
         return Drop(device, epoch, first, last, _text(fields, "reason"))
     if last - first >= MAX_ROWS:
         raise MalformedRecord("huge-batch", f"{last - first + 1} rows, at most {MAX_ROWS}")
+    if schema == LABELS_1:
+        labels = decode_label_rows(task, value or b"", last - first + 1)
+        return LabelBatch(device, epoch, first, labels)
     rows = decode_batch(value or b"", event_schema(task))
     _check_rows(task, rows, first, last)
     return EventBatch(device, epoch, first, rows)

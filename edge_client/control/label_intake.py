@@ -1,0 +1,51 @@
+"""Labels that somebody on this machine tells, and the uplink of all labels of the device."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_client.samples.samples import USER, Samples
+from edge_client.samples.told import ToldLabels
+from edge_client.uplink.uplink import Uplink
+from streams.contract.task import Task
+from streams.contract.work import Label
+from streams.segments.segmentation import label_fits
+
+
+class LabelIntake:
+    """Takes labels of a person; the uplink runs from the first label on."""
+
+    def __init__(self, task: Task, samples: Samples, told: ToldLabels, uplink: Uplink) -> None:
+        self._task, self._samples, self._told, self._uplink = task, samples, told, uplink
+        self._started = False
+
+    def start(self, *, expected: bool) -> None:
+        """Start the uplink if labels are `expected`, or wait from an earlier run."""
+        if not self._started and (expected or self._told.queue.account().pending):
+            self._started = True
+            self._uplink.start()
+
+    def take(self, labels: Sequence[Label]) -> tuple[int, str | None]:
+        """Label segments; return how many, and what is wrong. Without an error all labels are on
+        the disk."""
+        labelled = 0
+        for given in labels:
+            if not label_fits(self._task, given.label):
+                return labelled, f"{given.label} is no label of this task"
+            label = np.asarray(given.label, np.float32)
+            labelled += self._told.tell(given.first_us, given.last_us, label, USER)
+        if labels:
+            try:
+                self._told.flush()
+                self._samples.save()
+            except OSError as exc:
+                self._samples.urgent = True
+                return labelled, f"labels are in memory and not on the disk yet: {exc}"
+            self.start(expected=True)
+        return labelled, None
+
+    def stop(self, drain_s: float) -> None:
+        """Send what waits for at most `drain_s`."""
+        self._told.try_to_flush()
+        if self._started:
+            self._uplink.stop(drain_s)

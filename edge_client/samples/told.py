@@ -1,0 +1,110 @@
+"""True labels that somebody tells the device: to its samples, and to the store on the server.
+
+    1  a label waits in memory: `tell`
+    2  those that wait are one frame of the queue `labels`, a spool of its own beside the events':
+       `flush`, every FLUSH_S, or at once for a person
+    3  the uplink sends the frame and settles it when the broker has it
+
+A crash loses what was not flushed, which nobody was told of; after 2 the labels are sent, after 3
+perhaps once more: they have numbers, and the worker takes each once. A full queue drops its oldest
+labels, which the device counts.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.samples.samples import SOURCES, Samples
+from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.queue import Spool
+from streams.contract.events.labels import encode_label_rows
+from streams.contract.task import Task
+from streams.runtime.failpoints import Failpoint, unarmed
+
+ROWS = 512  # labels of a frame
+WAITING = 20_000  # labels in memory: further ones are taken by the samples alone, and counted
+LIMITS = SpoolLimits.under(16 << 20, None, "oldest")
+OVERFLOW = "labels-overflow"
+
+log = logging.getLogger(__name__)
+
+
+class ToldLabels:
+    """Takes labels of a person and of the task's `outcomes`; thread-safe."""
+
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        samples: Samples,
+        skip: Callable[[str, int], None],
+        *,
+        wall: Callable[[], float] = time.time,
+        failpoint: Failpoint = unarmed,
+    ) -> None:
+        self._task, self._samples, self._skip, self._wall = task, samples, skip, wall
+        self._reached = failpoint
+        self._lock = threading.Lock()
+        self._waiting: list[dict[str, object]] = []
+        self.queue = Spool(folder, LIMITS)
+        self.error: str | None = None
+
+    def tell(self, first_us: int, last_us: int, label: np.ndarray, source: int) -> int:
+        """Label the events between two event times, both included; return how many segments the
+        device has of them."""
+        row: dict[str, object] = {
+            "from": first_us,
+            "to": last_us,
+            "label": label.reshape(-1).tolist(),
+            "told": round(self._wall() * 1e6),
+            "source": SOURCES[source],
+        }
+        with self._lock:
+            if len(self._waiting) < WAITING:
+                self._waiting.append(row)
+            else:
+                self._skip(OVERFLOW, last_us)
+        return self._samples.label(first_us, last_us, label, source)
+
+    def flush(self) -> None:
+        """Write those that wait to the queue; OSError for a full disk, and they wait on."""
+        with self._lock:
+            while self._waiting:
+                rows = self._waiting[:ROWS]
+                body = encode_label_rows(self._task, rows)
+                self._reached("label-step-1")
+                self.queue.append(len(rows), body, mark=0)
+                del self._waiting[: len(rows)]
+                self._reached("label-step-2")
+
+    def try_to_flush(self) -> None:
+        """The same, for a thread that comes again."""
+        try:
+            self.flush()
+            self.error = None
+        except OSError as exc:
+            if self.error is None:
+                log.warning("labels cannot be written (%s): they wait in memory", exc)
+            self.error = f"labels: {exc}"
+
+    def account(self) -> dict[str, int]:
+        """Return how many labels there were, and what became of them; those in memory are pending.
+        Nothing where nobody has told one."""
+        return account_of(self.queue, len(self._waiting))
+
+
+def account_of(queue: Spool, waiting: int = 0) -> dict[str, int]:
+    """The same of a queue alone, or with labels that are not in it yet."""
+    found = queue.account()
+    if not found.produced + waiting:
+        return {}
+    return {
+        "produced": found.produced + waiting,
+        "delivered": found.delivered,
+        "dropped": sum(found.dropped.values()),
+        "pending": found.pending + waiting,
+    }

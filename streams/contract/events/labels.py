@@ -1,0 +1,79 @@
+"""True labels that became known after the event: the messages labels/1 on `events`.
+
+    header     schema  device  epoch  first  last     (as events have them; see records.py)
+    body       an Arrow IPC stream of one batch in the columns of `label_schema`
+
+A row labels all events of the device between two event times, both included. Labels have numbers of
+their own, first..last, from 0 without holes in an epoch of the device's queue of labels; so a label
+that comes twice is known. Of several labels of an event the one that was told last counts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from streams.contract.errors import MalformedRecord
+from streams.contract.events.batches import (
+    TIMESTAMP,
+    decode_batch,
+    encode_batch,
+    float_rows,
+    times_us,
+)
+from streams.contract.task import Task
+
+LABELS_1 = "labels/1"
+LABEL_SOURCES = ("user", "outcome")  # a person or a program on the device; the task's `outcomes`
+LAST_US = 2**55  # after 3100
+
+
+@dataclass(frozen=True)
+class LabelBatch:
+    """Consecutive labels of one device and epoch; `rows` has the schema of `label_schema`."""
+
+    device: str
+    epoch: str
+    first: int
+    rows: pa.RecordBatch
+
+    @property
+    def last(self) -> int:
+        return self.first + int(self.rows.num_rows) - 1
+
+
+def label_schema(task: Task) -> pa.Schema:
+    """Return the columns of a label: the event times from and to, both included; the class index or
+    a value a target; when the device was told, by its clock; and by whom."""
+    return pa.schema(
+        [
+            pa.field("from", TIMESTAMP, nullable=False),
+            pa.field("to", TIMESTAMP, nullable=False),
+            pa.field("label", pa.list_(pa.float32(), task.label_size), nullable=False),
+            pa.field("told", TIMESTAMP, nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+        ]
+    )
+
+
+def encode_label_rows(task: Task, rows: list[dict[str, object]]) -> bytes:
+    """Encode rows with the names of `label_schema`; times are microseconds."""
+    return encode_batch(pa.RecordBatch.from_pylist(rows, label_schema(task)))
+
+
+def decode_label_rows(task: Task, data: bytes, count: int) -> pa.RecordBatch:
+    """Decode and check the `count` rows of a message; raise MalformedRecord."""
+    rows = decode_batch(data, label_schema(task))
+    if rows.num_rows != count:
+        raise MalformedRecord("wrong-seq", f"{rows.num_rows} labels, not {count}")
+    begin, end, told = (times_us(rows.column(name)) for name in ("from", "to", "told"))
+    if ((begin < 0) | (end < begin) | (end > LAST_US) | (told < 0) | (told > LAST_US)).any():
+        raise MalformedRecord("bad-time", "a label is before 1970, after 3100, or ends first")
+    values = float_rows(rows.column("label"), task.label_size)
+    if not np.isfinite(values).all():
+        raise MalformedRecord("not-finite", "a label is NaN or infinite")
+    if task.classes and ((values < 0) | (values >= task.outputs) | (values % 1 != 0)).any():
+        raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
+    if not set(rows.column("source").unique().to_pylist()) <= {*LABEL_SOURCES}:
+        raise MalformedRecord("bad-label", f"a source is not one of {', '.join(LABEL_SOURCES)}")
+    return rows

@@ -1,0 +1,149 @@
+"""The store's Delta tables: their columns, opening one, and rows of drops and labels.
+
+    scores   one row per scored event (rows.store_schema)
+    drops    one row per interval of events that will never be scored, with the reason
+    labels   one row per true label that became known after its events were answered
+
+All are partitioned by day and Kafka partition.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import DeltaTable, Field
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.schema import PrimitiveType
+
+from streams.contract.errors import PartitionLost, TidewheelError
+from streams.contract.events.batches import TIMESTAMP
+from streams.worker.scoring.rows import DAY, DAY_US, DRIFT, store_schema
+from streams.worker.windows.partition import DeclaredDrop, ToldLabels
+
+SCORES = "scores"
+DROPS = "drops"
+LABELS = "labels"
+TABLES = (SCORES, DROPS, LABELS)
+APPLICATION = {SCORES: "events", DROPS: "drops", LABELS: "labels"}
+KEEP = timedelta(days=1)  # how long the files of old versions remain readable
+
+
+def drop_schema() -> pa.Schema:
+    """Return the columns of `drops`; `day` is the day on which the drop was stored."""
+    return pa.schema(
+        [
+            pa.field("device", pa.string(), nullable=False),
+            pa.field("epoch", pa.string(), nullable=False),
+            pa.field("first", pa.int64(), nullable=False),
+            pa.field("last", pa.int64(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("partition", pa.int32(), nullable=False),
+            pa.field("commit", pa.int64(), nullable=False),
+            DAY,
+        ]
+    )
+
+
+def label_schema() -> pa.Schema:
+    """Return the columns of `labels`: events of the device from `from` to `to` have this label;
+    `number` counts the labels of an epoch of the device's queue of labels."""
+    return pa.schema(
+        [
+            pa.field("device", pa.string(), nullable=False),
+            pa.field("epoch", pa.string(), nullable=False),
+            pa.field("number", pa.int64(), nullable=False),
+            pa.field("from", TIMESTAMP, nullable=False),
+            pa.field("to", TIMESTAMP, nullable=False),
+            pa.field("label", pa.list_(pa.float32()), nullable=False),
+            pa.field("told", TIMESTAMP, nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("partition", pa.int32(), nullable=False),
+            pa.field("commit", pa.int64(), nullable=False),
+            DAY,
+        ]
+    )
+
+
+SCHEMAS = {SCORES: store_schema, DROPS: drop_schema, LABELS: label_schema}
+
+
+def open_table(folder: Path, name: str) -> DeltaTable:
+    """Open one of the TABLES, creating it if needed; raise TidewheelError on failure."""
+    schema = SCHEMAS[name]()
+    with translated(folder / name):
+        try:
+            return _widened(DeltaTable(folder / name), schema)
+        except DeltaError:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        with suppress(CommitFailedError):  # another worker has just created it
+            DeltaTable.create(
+                str(folder / name),
+                schema,
+                mode="ignore",
+                partition_by=["day", "partition"],
+                configuration={
+                    "delta.checkpointInterval": "50",
+                    "delta.logRetentionDuration": f"interval {KEEP.days} days",
+                    "delta.deletedFileRetentionDuration": f"interval {KEEP.days} days",
+                },
+            )
+        return DeltaTable(folder / name)
+
+
+def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
+    """Add the column `drift` to a table of an older version; its rows get null."""
+    names = {field.name for field in table.schema().fields}
+    if DRIFT.name in schema.names and DRIFT.name not in names:
+        with suppress(CommitFailedError):  # another worker has just added it
+            table.alter.add_columns([Field(DRIFT.name, PrimitiveType("string"), nullable=True)])
+        table.update_incremental()
+    return table
+
+
+def drop_rows(
+    drops: Sequence[tuple[int, DeclaredDrop]], versions: Mapping[int, int], now_us: int
+) -> pa.Table:
+    """Return the rows of `drops` for (partition, declaration), stored at `now_us`."""
+    rows = [
+        {**vars(d.drop), "partition": p, "commit": versions[p], "day": now_us // DAY_US}
+        for p, d in drops
+    ]
+    return pa.Table.from_pylist(rows, drop_schema())
+
+
+def label_rows(
+    told: Sequence[tuple[int, ToldLabels]], versions: Mapping[int, int], now_us: int
+) -> pa.Table:
+    """Return the rows of `labels` for (partition, labels of a message), stored at `now_us`."""
+    parts = []
+    for partition, one in told:
+        batch, rows = one.labels, one.labels.rows
+        n = rows.num_rows
+        own = {name: rows.column(name) for name in ("from", "to", "told", "source")}
+        about = {
+            "device": [batch.device] * n,
+            "epoch": [batch.epoch] * n,
+            "number": range(batch.first, batch.first + n),
+            "label": rows.column("label").cast(pa.list_(pa.float32())),
+            "partition": [partition] * n,
+            "commit": [versions[partition]] * n,
+            "day": [now_us // DAY_US] * n,
+        }
+        columns = {**own, **about}
+        schema = label_schema()
+        parts.append(pa.table([columns[name] for name in schema.names], schema=schema))
+    return pa.concat_tables(parts)
+
+
+@contextmanager
+def translated(where: Path) -> Iterator[None]:
+    """Translate the libraries' errors to PartitionLost and TidewheelError."""
+    try:
+        yield
+    except CommitFailedError as exc:
+        raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
+    except (DeltaError, OSError) as exc:
+        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise TidewheelError(f"the store {where} cannot be used: {text}") from exc

@@ -1,0 +1,75 @@
+"""The record of labels that became known later."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.contract.errors import MalformedRecord
+from streams.contract.events.batches import encode_batch
+from streams.contract.events.labels import LabelBatch, encode_label_rows, label_schema
+from streams.contract.events.records import decode_event_message, encode_labels
+from tests.fakes.tiny_task import task
+
+SOUND: dict[str, object] = {
+    "from": 10, "to": 20, "label": [1.0], "told": 1_000_000, "source": "outcome",
+}  # fmt: skip
+
+
+def message(*rows: dict[str, object], first: int = 3) -> LabelBatch:
+    body = encode_label_rows(task, list(rows))
+    found = decode_event_message(task, *encode_labels("d0", "e1", first, len(rows), body))
+    assert isinstance(found, LabelBatch)
+    return found
+
+
+def test_what_was_told_arrives() -> None:
+    found = message(SOUND, {**SOUND, "from": 20, "source": "user"})
+    assert (found.device, found.epoch, found.first, found.last) == ("d0", "e1", 3, 4)
+    assert found.rows.schema == label_schema(task)
+    assert found.rows.column("label").to_pylist() == [[1.0], [1.0]]
+    assert found.rows.column("source").to_pylist() == ["outcome", "user"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"from": 21}, "bad-time"),
+        ({"from": -1}, "bad-time"),
+        ({"to": 2**56}, "bad-time"),
+        ({"told": -1}, "bad-time"),
+        ({"label": [3.0]}, "bad-label"),
+        ({"label": [0.5]}, "bad-label"),
+        ({"label": [float("nan")]}, "not-finite"),
+        ({"source": "rumour"}, "bad-label"),
+        ({"label": [1.0, 2.0]}, "wrong-schema"),
+    ],
+)
+def test_what_no_device_says_is_refused(changed: dict[str, object], reason: str) -> None:
+    schema = label_schema(task)
+    if reason == "wrong-schema":
+        schema = schema.set(2, pa.field("label", pa.list_(pa.float32(), 2), nullable=False))
+    body = encode_batch(pa.RecordBatch.from_pylist([{**SOUND, **changed}], schema))
+    with pytest.raises(MalformedRecord) as raised:
+        decode_event_message(task, *encode_labels("d0", "e1", 0, 1, body))
+    assert raised.value.reason == reason
+
+
+def test_another_number_of_labels_than_the_header_says_is_refused() -> None:
+    body = encode_label_rows(task, [SOUND])
+    with pytest.raises(MalformedRecord, match="not 2"):
+        decode_event_message(task, *encode_labels("d0", "e1", 0, 2, body))
+
+
+@given(st.binary(max_size=400), st.integers(0, 5))
+def test_bytes_of_anyone_are_refused_and_nothing_else_happens(data: bytes, count: int) -> None:
+    sound = encode_label_rows(task, [SOUND])
+    for body in (data, sound[: len(sound) // 2] + data, sound + data):
+        try:
+            found = decode_event_message(task, *encode_labels("d0", "e1", 0, count + 1, body))
+        except MalformedRecord:
+            continue
+        assert isinstance(found, LabelBatch)
+        assert found.rows.num_rows == count + 1
+        assert np.isfinite(found.rows.column("label").flatten().to_numpy()).all()
