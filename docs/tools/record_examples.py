@@ -251,7 +251,8 @@ def artifact() -> str:
 
 
 EXAMPLES = {
-    "events": events, "drops": drops, "labels": labels, "scores": scores, "windows": windows, "releases": releases,
+    "events": events, "drops": drops, "labels": labels, "scores": scores, "windows": windows,
+    "releases": releases,
     "artifacts": artifacts, "fleet": fleet, "rounds": rounds, "dead-letter": dead_letter,
     "work": work, "frame": frame, "artifact": artifact,
 }  # fmt: skip
