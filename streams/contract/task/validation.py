@@ -3,6 +3,7 @@
 import re
 
 from streams.contract.task.description import EVEN, Task
+from streams.contract.task.kinds import POSITIVE, first_problem
 from streams.contract.task.metrics import NAMES
 from streams.contract.task.training import STRATEGIES, Training
 
@@ -13,6 +14,8 @@ MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limi
 
 def problem_of(task: Task) -> str | None:
     """The first thing wrong with a task's fields, for a person; None when all is well."""
+    if found := first_problem(task):
+        return found
     if not NAME.fullmatch(task.name):
         return "name must be lower-case letters, digits, - or _, and start with a letter"
     if bool(task.classes) == bool(task.targets):
@@ -21,47 +24,24 @@ def problem_of(task: Task) -> str | None:
         return "classes needs at least two names"
     if not task.channels or len(set(task.channels)) != len(task.channels):
         return "channels must be names without a repetition"
-    if task.segment.samples < 1 or not 1 <= task.segment.hop <= task.segment.samples:
-        return "segment needs samples >= 1 and 1 <= hop <= samples"
+    if task.segment.hop > task.segment.samples:
+        return "segment needs hop <= samples"
     if len(task.channels) * task.segment.samples > MAX_SEGMENT_VALUES:
         return f"a segment holds more than {MAX_SEGMENT_VALUES} values: it would not fit a message"
-    positive: dict[str, float] = {"window_s": task.window_s, "version": task.version}
-    if task.rate_hz is not None:
-        positive["rate_hz"] = task.rate_hz
-    if task.max_gap_s is not None:
-        positive["max_gap_s"] = task.max_gap_s
-    if task.latency_budget_ms is not None:
-        positive["latency_budget_ms"] = task.latency_budget_ms
-    for name, value in positive.items():
-        if not value > 0:
-            return f"{name} must be above 0, not {value}"
-    if task.lateness_s < 0 or task.idle_close_s <= 0 or task.future_s < 0:
-        return "lateness_s and future_s must be at least 0 and idle_close_s above 0"
     if task.training.optimizer not in ("sgd", "adamw"):
         return f"training.optimizer must be 'sgd' or 'adamw', not {task.training.optimizer!r}"
-    steps = task.training.max_steps
-    if task.training.proximal < 0 or (steps is not None and steps < 1):
-        return "training.proximal must be at least 0 and training.max_steps at least 1"
     if task.source not in ("recorded", "live"):
         return f"source must be 'recorded' or 'live', not {task.source!r}"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
     if task.upload_dtype not in ("float32", "float16"):
         return f"upload_dtype must be 'float32' or 'float16', not {task.upload_dtype!r}"
-    kept = task.training
-    if kept.samples < 1 or kept.samples_mb <= 0 or (kept.samples_age_h or 1) <= 0:
-        return "training.samples, samples_mb and samples_age_h must be above 0"
-    if kept.devices_per_round < 0 or not kept.over_selection >= 1:
-        return "training.devices_per_round must be at least 0 and over_selection at least 1"
-    if kept.payload not in ("float32", "float16"):
-        return f"training.payload must be 'float32' or 'float16', not {kept.payload!r}"
+    if task.training.payload not in ("float32", "float16"):
+        return f"training.payload must be 'float32' or 'float16', not {task.training.payload!r}"
     if found := strategy_problem(task.training.strategy, task.training):
         return f"training.{found}"
     if found := _metric_problem(task):
         return found
-    for name in ("build_model", "readings", "devices"):
-        if not callable(getattr(task, name)):
-            return f"{name} must be a function"
     return None
 
 
@@ -72,9 +52,13 @@ def _metric_problem(task: Task) -> str | None:
     if not 0 < task.threshold < 1 or (task.threshold != EVEN and len(task.classes) != 2):
         return "threshold must be between 0 and 1, and is for tasks of two classes"
     weights = task.training.class_weights
-    if weights and (len(weights) != len(task.classes) or not all(w > 0 for w in weights)):
+    if weights and (len(weights) != len(task.classes) or not all(map(_positive, weights))):
         return f"training.class_weights must be a number above 0 for each of {task.classes}"
     return None
+
+
+def _positive(weight: object) -> bool:
+    return POSITIVE.problem(weight) is None
 
 
 def strategy_problem(strategy: str, training: Training) -> str | None:

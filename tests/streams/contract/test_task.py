@@ -1,8 +1,10 @@
 """A task file: what is wrong with it is said in one line; how readings become segments."""
 
+import dataclasses
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from streams.contract.task import (
     check_model,
     load_task,
 )
+from streams.contract.task.metrics import measured, metric_of
 from streams.segments.segmentation import segments_of
 from tests.fakes.tiny_task import task
 
@@ -59,9 +62,9 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"channels": ("x", "x")}, "without a repetition"),
         ({"segment": Segment(150_000, 10)}, "would not fit a message"),
         ({"segment": Segment(10, 11)}, "hop <= samples"),
-        ({"window_s": 0.0}, "window_s must be above 0"),
+        ({"window_s": 0.0}, "window_s must be a number from 0.001, not 0.0"),
         ({"lateness_s": -1.0}, "lateness_s"),
-        ({"latency_budget_ms": 0.0}, "latency_budget_ms must be above 0"),
+        ({"latency_budget_ms": 0.0}, "latency_budget_ms must be a number above 0"),
         ({"upload": "everything"}, "upload"),
         ({"future_s": -1.0}, "future_s"),
         ({"training": Training(optimizer="adam")}, "training.optimizer"),  # type: ignore[arg-type]
@@ -227,3 +230,48 @@ def test_a_segment_of_one_channel_stays_as_it_was_when_the_next_one_comes() -> N
     readings = [Reading(50_000 * i, [i]) for i in range(200)]
     found = [segment for _, _, segment, _ in segments_of(readings, narrow)]
     assert [s.tolist() for s in found] == [[list(range(i, i + 4))] for i in range(0, 197, 2)]
+
+
+anything = (
+    st.none() | st.booleans() | st.integers(-3, 10**6) | st.floats() | st.text(max_size=8)
+    | st.lists(st.text(max_size=3) | st.integers(), max_size=3).map(tuple)
+    | st.sampled_from(["accuracy", "rmse", "sgd", "live", len, task.segment, task.training, ()])
+)  # fmt: skip
+
+
+def fields_of(kind: type) -> list[str]:
+    return sorted(field.name for field in dataclasses.fields(kind))
+
+
+@given(
+    st.dictionaries(st.sampled_from(fields_of(Task)), anything, max_size=3),
+    st.dictionaries(st.sampled_from(fields_of(Training)), anything, max_size=2),
+    st.dictionaries(st.sampled_from(fields_of(Segment)), anything, max_size=2),
+)
+def test_whatever_stands_in_a_task_it_works_or_one_line_says_what_is_wrong(
+    of_task: dict[str, Any], of_training: dict[str, Any], of_segment: dict[str, Any]
+) -> None:
+    parts: dict[str, Any] = {}
+    if of_training:
+        parts["training"] = replace(task.training, **of_training)
+    if of_segment:
+        parts["segment"] = replace(task.segment, **of_segment)
+    try:
+        made = replace(task, **{**parts, **of_task})
+    except TaskError as exc:
+        text = str(exc)
+    else:
+        text = ""
+    if text:
+        assert "\n" not in text
+        assert text.startswith("task ")
+        return
+    assert made.segment_shape[1] >= made.segment.hop >= 1
+    assert made.window_start(10**15) <= 10**15
+    assert made.max_gap_us > 0
+    assert made.latency_budget_s > 0
+    assert made.segments_per_window > 0
+    outputs, labels = np.zeros((4, made.outputs)), np.zeros((4, made.label_size))
+    assert made.agrees(outputs, outputs).shape == (4,)
+    assert set(measured(made, outputs, labels)) >= set()
+    assert metric_of(made).name

@@ -1,0 +1,122 @@
+"""What kind of value each field of a task takes: the first wrong one, in words for a person."""
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streams.contract.task.parts import Metric, Segment
+from streams.contract.task.training import Aggregation, Privacy, Training
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a range; `least` itself is allowed unless `above`."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: bool = False
+    whole: bool = False
+    optional: bool = False
+
+    def problem(self, value: object) -> str | None:
+        if value is None and self.optional:
+            return None
+        kind = "a whole number" if self.whole else "a number"
+        types = numbers.Integral if self.whole else numbers.Real
+        if not isinstance(value, types) or isinstance(value, bool) or not math.isfinite(value):
+            return f"must be {kind}, not {value!r}"
+        found = float(value)
+        low = found <= self.least if self.above else found < self.least
+        if low or found > self.most:
+            return f"must be {kind} {self._range()}, not {value!r}"
+        return None
+
+    def _range(self) -> str:
+        least = f"above {self.least:g}" if self.above else f"from {self.least:g}"
+        return f"{least} to {self.most:g}" if math.isfinite(self.most) else least
+
+
+@dataclass(frozen=True)
+class Names:
+    """A tuple of names."""
+
+    def problem(self, value: object) -> str | None:
+        right = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
+        return None if right else f"must be a tuple of names, not {value!r}"
+
+
+@dataclass(frozen=True)
+class Of:
+    """A value of one of some types."""
+
+    types: tuple[type, ...]
+    optional: bool = False
+
+    def problem(self, value: object) -> str | None:
+        if (value is None and self.optional) or isinstance(value, self.types):
+            return None
+        names = " or ".join("text" if t is str else t.__name__ for t in self.types)
+        return f"must be {names}, not {value!r}"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function, or None."""
+
+    optional: bool = False
+
+    def problem(self, value: object) -> str | None:
+        if callable(value) or (value is None and self.optional):
+            return None
+        return f"must be a function, not {value!r}"
+
+
+Kind = Number | Names | Of | Function
+
+TEXT, SHARE, COUNT = Of((str,)), Number(0, 1), Number(1, whole=True)
+POSITIVE, SECONDS = Number(0, above=True), Number(0)
+
+SEGMENT: Mapping[str, Kind] = {"samples": COUNT, "hop": COUNT, "label_share": SHARE}
+TRAINING: Mapping[str, Kind] = {
+    "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
+    "train_only": Names(), "max_steps": Number(1, whole=True, optional=True),
+    "central_epochs": COUNT, "central_learning_rate": POSITIVE, "teacher_epochs": COUNT,
+    "teacher_learning_rate": POSITIVE, "class_weights": Of((tuple, list)), "label_share": SHARE,
+    "rounds": COUNT, "minimum_samples": COUNT, "samples": COUNT, "samples_mb": POSITIVE,
+    "samples_age_h": Number(0, above=True, optional=True), "personal": Of((bool,)),
+    "personal_epochs": COUNT, "personal_learning_rate": POSITIVE,
+    "aggregation": Of((Aggregation,)), "shared": Names(),
+    "devices_per_round": Number(0, whole=True), "over_selection": Number(1),
+    "privacy": Of((Privacy,), optional=True),
+}  # fmt: skip
+TASK: Mapping[str, Kind] = {
+    "name": TEXT, "version": COUNT, "channels": Names(), "classes": Names(), "targets": Names(),
+    "rate_hz": Number(0, above=True, optional=True), "segment": Of((Segment,)),
+    "build_model": Function(), "readings": Function(), "devices": Function(),
+    "build_teacher": Function(optional=True), "augment": Function(optional=True),
+    "outcomes": Function(optional=True), "window_s": Number(1e-3), "lateness_s": SECONDS,
+    "idle_close_s": POSITIVE, "future_s": SECONDS,
+    "max_gap_s": Number(0, above=True, optional=True), "tolerance": SECONDS,
+    "retrain_below": SHARE, "metric": Of((str, Metric)), "margin": Number(),
+    "threshold": Number(0, 1), "latency_budget_ms": Number(0, above=True, optional=True),
+    "training": Of((Training,)),
+}  # fmt: skip
+
+
+def first_problem(task: Any) -> str | None:
+    """Return the first field of a Task, its Segment or its Training that cannot be right."""
+    found = _problem(task, TASK, "")
+    return (
+        found
+        or _problem(task.segment, SEGMENT, "segment.")
+        or _problem(task.training, TRAINING, "training.")
+    )
+
+
+def _problem(part: object, kinds: Mapping[str, Kind], prefix: str) -> str | None:
+    for name, kind in kinds.items():
+        if found := kind.problem(getattr(part, name)):
+            return f"{prefix}{name} {found}"[:300]
+    return None
