@@ -19,7 +19,7 @@ from rich.table import Table
 from compose.reports.fleet_view import FleetView
 from compose.reports.lag import PartitionLag, lag_line, read_lag
 from compose.reports.lag import to_json as lag_to_json
-from compose.reports.wording import named, share
+from compose.reports.wording import agreement, named, share
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.kafka.reader import Reader, Received
@@ -147,10 +147,9 @@ def _lines(status: Status) -> Iterator[str]:
     )
     if status.lag:
         yield lag_line(status.lag)
-    for model, agreement in view.agreement.items():
+    for model, found in view.agreement.items():
         yield (
-            f"agreement of {model} with the teacher {share(agreement.share)} "
-            f"in {agreement.events} events"
+            f"{model}: {agreement(view.row_metric)} {share(found.share)} in {found.events} events"
         )
     yield _drift_line(status)
     yield (

@@ -164,11 +164,16 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
     Raises UsageError if any are pending, unless `lose_pending`.
     """
     with hold(exists(folder)):
-        pending = sum(Spool(folder / name).account().pending for name in ("spool", "labels"))
+        pending = {
+            of_what: count
+            for of_what, name in (("events", "spool"), ("labels", "labels"))
+            if (count := Spool(folder / name).account().pending)
+        }
         if pending and not lose_pending:
+            what = " and ".join(f"{count} {of_what}" for of_what, count in pending.items())
             raise UsageError(
-                f"{pending} events or labels are pending and would be lost: run "
-                "`tidewheel edge drain` first, or use --lose-pending"
+                f"{what} are pending and would be lost: run `tidewheel edge drain` first, or use "
+                "--lose-pending"
             )
         for name in SEEN:
             path = folder / name
@@ -177,4 +182,4 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
             else:
                 path.unlink(missing_ok=True)
         reset(folder / "slots" / "accepted.json")
-        return pending
+        return sum(pending.values())

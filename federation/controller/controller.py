@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,7 @@ class Controller:
         self._reached = failpoint
         rules = TriggerRules(
             retrain_below=task.retrain_below,
+            agrees=agrees(task),
             min_events=settings.min_events,
             min_devices=settings.min_devices,
             min_interval_s=settings.min_interval_s,
@@ -130,7 +131,8 @@ class Controller:
         self._runs = RunTracker(
             task.name, settings.state, settings.submission, config, rules, clock, failpoint
         )
-        self._rollout = Rollout(self._registry, self._key, settings.plan)
+        staged = replace(settings.plan.rules, measure=measure(task))
+        self._rollout = Rollout(self._registry, self._key, replace(settings.plan, rules=staged))
         self._fleet, self._windows = FleetState(), WindowHistory()
         self._announced: Release | None = None  # the last one on `releases`
         self._last: Release | None = None  # the last one in the registry
@@ -267,6 +269,18 @@ class Controller:
         self._runs.take(event, live=live)
         if live and event.kind in ("promoted", "finished"):
             self._looked = -LOOK_S  # the run has decided: read the registry at once
+
+
+def agrees(task: Task) -> str:
+    """Return what a right answer does, in words: numbers are compared within the tolerance."""
+    if task.classes:
+        return "agrees with the teacher"
+    return f"is within {task.tolerance:g} of the teacher"
+
+
+def measure(task: Task) -> str:
+    """Return the name of the share of right answers."""
+    return "agreement" if task.classes else f"share within {task.tolerance:g} of the teacher"
 
 
 def _serve_metrics(controller: Controller, port: int) -> None:

@@ -43,7 +43,7 @@ class TriggerRules:
     retrain_below: an agreement, 0 to 1. patience: consecutive checks that find it too low; a check
     is due when `min_devices` devices have sent new windows. A device is weak if its agreement over
     its last `weak_windows` is below that by `weak_by`. drift_windows: consecutive reports with an
-    alarm.
+    alarm. agrees: what an answer does that counts as right, in words.
     """
 
     retrain_below: float
@@ -52,6 +52,7 @@ class TriggerRules:
     patience: int = 3
     hysteresis: float = 0.02
     again_s: float = 3600.0
+    agrees: str = "agrees with the teacher"
     weak_windows: int = 10
     weak_by: float = 0.1
     drift_windows: int = 3
@@ -188,7 +189,7 @@ class FleetEvidence:
 
     @property
     def verb(self) -> str:
-        return "is right by true labels" if self.by_labels else "agrees with the teacher"
+        return "is right by true labels" if self.by_labels else self.rules.agrees
 
     @property
     def agreement(self) -> float:

@@ -22,13 +22,14 @@ Choice = Literal["go-on", "roll-back", "wait", "hold"]
 class StageRules:
     """alpha: probability of rolling back an equally good version in a whole rollout; beta: of
     passing one whose agreement is lower by `worse_by`. `minimum_windows`: of a stage, over all
-    devices; `max_wait_s`: wall time."""
+    devices; `max_wait_s`: wall time; `measure`: what the share of right answers is called."""
 
     alpha: float = 0.05
     beta: float = 0.05
     worse_by: float = 0.05
     minimum_windows: int = 6
     max_wait_s: float = 6 * 3600.0
+    measure: str = "agreement"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _decide(
     rules: StageRules, candidate: str, evidence: dict[str, float], waited_s: float
 ) -> StageVerdict:
     worse, fine, stage = evidence["e_worse"], evidence["e_fine"], int(evidence["stage_windows"])
-    found = _found(candidate, evidence)
+    found = _found(candidate, evidence, rules.measure)
     if worse >= 1 / rules.alpha:
         return StageVerdict("roll-back", f"canary failed: {found}", evidence)
     if fine >= 1 / rules.beta and stage >= rules.minimum_windows:
@@ -108,14 +109,14 @@ def _decide(
     return StageVerdict("wait", f"canary continues: {found}", evidence)
 
 
-def _found(candidate: str, evidence: dict[str, float]) -> str:
+def _found(candidate: str, evidence: dict[str, float], measure: str) -> str:
     """Return what the windows show, for a person; the likelihood ratios are in the evidence."""
     if not evidence["events"]:
         return f"no window answered by {candidate} yet"
     devices, windows = int(evidence["devices"]), int(evidence["windows"])
     return (
         f"{devices} device{'s' * (devices != 1)}, {windows} window{'s' * (windows != 1)}, "
-        f"agreement {evidence['agreement']:.2f} ({evidence['expected']:.2f} expected)"
+        f"{measure} {evidence['agreement']:.2f} ({evidence['expected']:.2f} expected)"
     )
 
 

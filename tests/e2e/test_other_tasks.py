@@ -26,16 +26,20 @@ tiny = load_task("{tiny}")
 training = replace(tiny.training, label_share=0.8)
 task = replace(tiny, name="quiet", upload="prediction", training=training)
 """
-# How fast a machine turns, in hertz, from the same vibrations.
+# How fast a machine turns, in hertz, from the same vibrations; a reading an hour, with dates of
+# 2024, so that a recording is more than a year.
+HOURLY = str(30 * 20 * 3600)  # as many readings a second
 REGRESSION = """
 from dataclasses import replace
 from tidewheel import load_task
 tiny = load_task("{tiny}")
 HERTZ = (1.0, 2.5, 5.0)
+NEW_YEAR_US, HOUR_US = 1_704_067_200_000_000, 3_600_000_000
 
 def readings(device):
-    for reading in tiny.readings(device):
-        yield reading._replace(label=HERTZ[int(reading.label)])
+    for hour, reading in enumerate(tiny.readings(device)):
+        label = HERTZ[int(reading.label)]
+        yield reading._replace(time_us=NEW_YEAR_US + hour * HOUR_US, label=label)
 
 def build_model():
     from torch import nn
@@ -44,7 +48,8 @@ def build_model():
 
 task = replace(
     tiny, name="hertz", classes=(), targets=("hertz",), tolerance=1.0, readings=readings,
-    build_model=build_model, build_teacher=None,
+    build_model=build_model, build_teacher=None, rate_hz=1 / 3600, window_s=100 * 3600,
+    lateness_s=20 * 3600,
 )
 """
 
@@ -70,15 +75,19 @@ def closes(place: Place, running: Running) -> dict[str, Any]:
 @pytest.mark.timeout(400)
 def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     task = write(kafka_place, REGRESSION)
-    running = kafka_place.start("up", "up", task, "--state", kafka_place.state, "--json", *LOOP)
+    loop = [*LOOP, "--speed", HOURLY]
+    running = kafka_place.start("up", "up", task, "--state", kafka_place.state, "--json", *loop)
     summary = closes(kafka_place, running)
+    assert summary["warnings"] == []
     assert (summary["metric"], summary["row_metric"]) == ("mae", "mae")
     assert summary["fleet_after"] < summary["fleet_before"]  # errors
     assert summary["held_out_after"] < summary["held_out_before"]
     assert summary["runs"][-1]["reason"].startswith("mae on ")
     assert summary["agreement_after"] is not None
-    [row] = kafka_place.rows("select count(*), min(len(outputs)), max(len(outputs)) from scores")
-    assert row[1:] == (1, 1)
+    [row] = kafka_place.rows(
+        'select count(*), min(len(outputs)), max(len(outputs)), year(min("time")) from scores'
+    )
+    assert row[1:] == (1, 1, 2024)
 
 
 @pytest.mark.kafka

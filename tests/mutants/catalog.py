@@ -45,7 +45,7 @@ def _aggregation(name: str, file: str, old: str, new: str) -> Mutant:
 
 
 def _records(name: str, file: str, old: str, new: str) -> Mutant:
-    file, tests = f"streams/contract/{file}", "tests/streams/contract/test_records.py"
+    file, tests = f"streams/contract/events/{file}", "tests/streams/contract/test_records.py"
     return Mutant(f"records: {name}", file, old, new, tests)
 
 
@@ -151,6 +151,13 @@ MUTANTS = [
         "store",
     ),
     _worker(
+        "labels that come again are stored again",
+        "windows/partition.py",
+        "IntervalSet([(batch.first, batch.last)]).minus(known)",
+        "IntervalSet([(batch.first, batch.last)])",
+        "commit",
+    ),
+    _worker(
         "live events from the future are believed",
         "commit/committer.py",
         'if self._task.source == "recorded":',
@@ -173,6 +180,20 @@ MUTANTS = [
     ),
     _gate("chance is no objection", "elif not proven:", "elif False:"),
     _gate("a cohort may lose", "    against += _worse_cohorts(evidence, rules)\n", ""),
+    Mutant(
+        "gate: a greater error is a gain",
+        "streams/contract/task/metrics.py",
+        "np.clip((base - new) / most",
+        "np.clip((new - base) / most",
+        "tests/streams/contract/test_metrics.py",
+    ),
+    Mutant(
+        "gate: one unit is enough to prove a gain",
+        "federation/evaluation/valued.py",
+        "return float((all_of_them >= found - near).mean()),",
+        "return float((all_of_them > found + near).mean()),",
+        "tests/federation/evaluation",
+    ),
     _aggregation("the median is the mean", "median.py", "np.median(", "np.mean("),
     _aggregation(
         "nothing is trimmed",

@@ -41,6 +41,7 @@ class DeviceLine:
     labels_told: int = 0
     samples: int = 0  # remembered segments, `true_labels` of them with a true label
     true_labels: int = 0
+    truths: int = 0  # answers whose true label is in the data, told to the device or not
     late_labels: dict[str, int] = field(default_factory=dict)  # sent by themselves, see DeviceState
     ended: bool = False  # its spool was lost and another epoch began
 
@@ -291,6 +292,7 @@ def _line(
         labels_told=0 if ended else state.labels_told,
         samples=0 if ended else state.samples,
         true_labels=0 if ended else state.true_labels,
+        truths=0 if ended else sum(score.labelled for score in state.accuracy.values()),
         late_labels={} if ended else state.late_labels,
         ended=ended,
     )

@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compose.reports.summary.figures import RunLine, Summary
-from compose.reports.wording import before_after, named, share
+from compose.reports.wording import agreement, before_after, named, share
 
 
 def render(summary: Summary, console: Console) -> None:
@@ -65,7 +65,7 @@ def _figures(summary: Summary) -> Table:
         "model served": _served(summary),
         f"{named(summary.metric)} on held-out devices": _held_out(summary),
         "by other metrics": _metrics(summary),
-        "agreement with the teacher": before_after(
+        agreement(summary.row_metric): before_after(
             summary.agreement_before, summary.agreement_after
         ),
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
@@ -92,6 +92,8 @@ def _labels(summary: Summary) -> str:
         f"pending, {late['dropped']} dropped; "
     )
     return (
+        f"{summary.total('truths')} answers have one in the data, to measure by "
+        "(training.label_share of them are told to devices); "
         f"{summary.total('labels_told')} segments labelled on devices, which remember "
         f"{summary.total('samples')}, {summary.total('true_labels')} with a label; "
         f"{later if late else ''}{summary.labels_stored} events in the store have one"

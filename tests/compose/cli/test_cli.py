@@ -158,7 +158,7 @@ def test_a_task_file_that_fails_is_named(tmp_path: Path, line: str, text: str) -
         ("build_model=lambda: __import__('torch').nn.Flatten()", "build_model gives (2, 40)"),
         ("build_model=lambda: __import__('torch').nn.Linear(7, 3)", "build_model fails on"),
         ("build_teacher=lambda: 3", "build_teacher fails on"),
-        ("window_s=0", "window_s must be above 0"),
+        ("window_s=0", "window_s must be a number from 0.001"),
         ("classes=('one',)", "classes needs at least two names"),
     ],
 )

@@ -4,6 +4,7 @@ from datetime import datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.controller.controller import agrees, measure
 from federation.controller.quiet_hours import QuietHours
 from federation.controller.triggers import (
     RECENT,
@@ -14,6 +15,7 @@ from federation.controller.triggers import (
     decide,
 )
 from streams.contract.documents import DeviceState, DriftReport, ModelWindow, WindowReport
+from tests.fakes.tiny_task import task as tiny
 
 RULES = TriggerRules(retrain_below=0.9, min_events=100, min_devices=2, patience=2)
 NOW = datetime(2026, 1, 5, 12).timestamp()
@@ -100,6 +102,14 @@ def reason(seen: FleetEvidence, runs: RunsSoFar | None = None, now_s: float = NO
 def test_low_agreement_of_enough_devices_is_a_cause() -> None:
     said = "1-a agrees with the teacher on 0.800 of 200 events from 2 devices, below 0.900"
     assert reason(evidence(*LOW)) == said
+
+
+def test_numbers_are_within_the_tolerance_of_the_teacher() -> None:
+    numbers = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
+    seen = FleetEvidence(replace(RULES, agrees=agrees(numbers)), served="1-a")
+    assert seen.verb == "is within 0.5 of the teacher"
+    assert measure(numbers) == "share within 0.5 of the teacher"
+    assert (agrees(tiny), measure(tiny)) == ("agrees with the teacher", "agreement")
 
 
 def test_what_is_no_cause() -> None:
