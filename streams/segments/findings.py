@@ -59,6 +59,9 @@ def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
         first = next((f for f in _of_device(task, one) if f.level == "error"), None)
         if first is not None:
             return f"{first.where}: {first.text}: {first.advice}"
+    odd = next((one.unfit for one in surveys if one.unfit is not None), None)
+    if odd is not None and not any(one.labels for one in surveys):
+        return f"label {odd} is none of the task's: {_labels_are(task)}"
     if not any(one.labels for one in surveys):
         return "no reading has a label: yield Reading(time_us, values, label)"
     share = task.segment.label_share
@@ -73,16 +76,15 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
     found = []
     if not one.segments:
         found.append(_no_segment(task, one))
-    broken = sum(one.skipped.values())
-    if one.segments and broken > SKIPPED_SHARE * one.readings:
+    broken, back = sum(one.skipped.values()), one.skipped.get("backwards", 0)
+    if one.segments and (broken > SKIPPED_SHARE * one.readings or back):  # time never goes back
         reasons = ", ".join(f"{why} {n}" for why, n in sorted(one.skipped.items()))
-        worst = max(one.skipped, key=lambda why: one.skipped[why])
+        worst = "backwards" if back else max(one.skipped, key=lambda why: one.skipped[why])
         text = f"{broken} of {one.readings} readings break a segment ({reasons})"
         found.append(Finding("warning", one.device, text, CAUSES.get(worst, worst)))
     if one.unfit is not None:
-        known = f"0 to {len(task.classes) - 1}" if task.classes else f"{len(task.targets)} numbers"
         text = f"label {one.unfit} is none of the task's, and is not used"
-        found.append(Finding("warning", one.device, text, f"labels are {known}"))
+        found.append(Finding("warning", one.device, text, _labels_are(task)))
     if (unit := _unit(one)) is not None:
         text = f"time_us looks like {unit}"
         found.append(Finding("error", one.device, text, "it is microseconds: multiply"))
@@ -98,6 +100,12 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
         advice = "a recording is source='recorded': it is paced and repeated"
         found.append(Finding("warning", one.device, text, advice))
     return found
+
+
+def _labels_are(task: Task) -> str:
+    if task.classes:
+        return f"labels are 0 to {len(task.classes) - 1}"
+    return f"labels are {len(task.targets)} numbers"
 
 
 def _days_ago(one: Survey, now_us: int | None) -> float:
