@@ -269,7 +269,9 @@ class Registry:
                         self._decided(before)
             decision = release.verified(self.keys, self.task)
         except (MalformedRecord, ArtifactError) as exc:
-            raise ArtifactError("history", f"{self.where}/{where}: {exc}") from exc
+            foreign = isinstance(exc, ArtifactError) and exc.reason == "task"
+            advice = ": name another state folder with --state" if foreign else ""
+            raise ArtifactError("history", f"{self.where}/{where}: {exc}{advice}") from exc
         if f"{decision.seq:08d}.json" != name:
             raise ArtifactError("history", f"{self.where}/{where} holds decision {decision.seq}")
         if decision.task_version != self.task_version:

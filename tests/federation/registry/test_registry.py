@@ -125,3 +125,11 @@ def test_a_revoked_key_decides_nothing(empty: Registry) -> None:
     second = empty.decide(KEY, "keys", gone, first)
     with pytest.raises(UsageError, match="is revoked"):
         empty.decide(KEY, "keys", gone, second)
+
+
+def test_another_tasks_registry_says_what_to_do(empty: Registry) -> None:
+    artifact = empty.add(DATA)
+    empty.serve(artifact.model, KEY, "the first model")
+    other = Registry(empty.where, "other", 1, [KEY.public_key()])
+    with pytest.raises(ArtifactError, match=r"about task tiny, not other: name another state"):
+        other.serving()
