@@ -24,10 +24,9 @@ from compose.cli.arguments import (
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, say
-from compose.reports.wording import named
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
-from streams.contract.task.metrics import metric_of
+from streams.contract.task.metrics import metric_of, named
 
 if TYPE_CHECKING:
     from federation.registry.manual import ManualDecision

@@ -193,9 +193,7 @@ def _last_then_new(reader: "Reader", last: int, *, follow: bool) -> Iterator["Re
 
 
 def query(
-    sql: Annotated[
-        str, typer.Argument(metavar="SQL", help="A query over `scores`, `windows`, `drops`.")
-    ],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over the tables above.")],
     state: State = DEFAULT_STATE,
     store: StoreFolder = None,
     form: Annotated[

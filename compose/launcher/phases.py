@@ -5,8 +5,25 @@ from collections.abc import Callable
 
 from compose.reports.fleet_view import FleetView, model_number
 from streams.contract.documents import DeviceState
+from streams.contract.task import Task
 
 SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
+
+
+def why_open(view: FleetView, task: Task) -> str:
+    """Return what the loop lacks to close, and what to do, for a person."""
+    judged = [run for run in view.rounds if run.kind in ("promoted", "rejected")]
+    if judged and all(run.kind == "rejected" for run in judged):
+        return f"the gate refused {len(judged)} runs, the last one: {judged[-1].reason}"
+    if judged or view.current_run:
+        return "a run or a rollout is under way: give it more time with --timeout"
+    agreed = view.agreement.get(view.last_model or "")
+    found = "" if agreed is None or agreed.share is None else f", now {agreed.share:.2f}"
+    return (
+        f"no federated run has started: it starts where answers agree with the teacher less than "
+        f"Task.retrain_below = {task.retrain_below:g}{found}: raise it, or ask for a run with "
+        "`tidewheel train`"
+    )
 
 
 class PhaseClock:

@@ -65,7 +65,7 @@ def model_lines(report: PilotReport) -> list[str]:
         f"model     {report.model} and the teacher {how} in {report.seconds:.1f} s",
         f"          {report.metric} on the fleet {report.model_fleet:.3f}, "
         f"the teacher's {report.teacher_fleet:.3f}",
-        f"          on people held out {report.model_held_out:.3f}, "
+        f"          on held-out devices {report.model_held_out:.3f}, "
         f"the teacher's {report.teacher_held_out:.3f}",
     ]
     return [*lines, f"          warning: {report.warning}"] if report.warning else lines

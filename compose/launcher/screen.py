@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from compose.reports.fleet_view import FleetView, model_number
-from compose.reports.wording import named, share
+from compose.reports.wording import share
+from streams.contract.task.metrics import named
 
 LINE_S = 5.0
 

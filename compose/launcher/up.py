@@ -24,7 +24,7 @@ from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice, Launch
 from compose.launcher.interrupts import Interrupted, Interrupts
 from compose.launcher.options import UpOptions, absolute_reference
-from compose.launcher.phases import PhaseClock
+from compose.launcher.phases import PhaseClock, why_open
 from compose.launcher.preparation import make_models
 from compose.launcher.screen import Screen
 from compose.launcher.state_dir import StateDir
@@ -39,6 +39,7 @@ from compose.security.node_registry import Nodes
 from edge_client.control.socket_server import socket_path
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import Task, check_model, load_task, strategy_problem
+from streams.contract.task.metrics import metric_of
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics, probe
 from streams.runtime.disk import write_atomic
@@ -257,6 +258,7 @@ class Up:
                     break
                 if o.until_closed and elapsed > o.timeout_s:
                     screen.say(f"the loop has not closed in {o.timeout_s:.0f} s")
+                    follower.read(lambda view: screen.say(why_open(view, self._task)))
                     break
         self._phases |= phases.seconds()
         return closed
@@ -305,7 +307,8 @@ class Up:
             seen = {k: s for k, s in view.epochs.items() if s.time_us >= self._began_us}
             mine = replace(view, devices=known, epochs=seen)
             state = self._options.state
-            found.append(summarize(mine, server, self._phases, self._layout.store, state))
+            store, metric = self._layout.store, metric_of(self._task).name
+            found.append(summarize(mine, server, self._phases, store, state, metric))
 
         follower.read(look)
         restarts = dict(self._supervisor.restarts)

@@ -14,9 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.wording import named, share
+from compose.reports.wording import share
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.task.metrics import named
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
@@ -158,8 +159,8 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
     for name in ("round", "nodes", "admitted"):
         table.add_column(name, justify="right")
     table.add_column("refused")
-    metric = named(runs[-1].metric) if runs else "accuracy"
-    for name in (f"{metric} held-out", f"{metric} on devices, before", "seconds", "epsilon"):
+    metric = f"{named(runs[-1].metric)} " if runs else ""
+    for name in (f"{metric}held-out", f"{metric}on devices, before", "seconds", "epsilon"):
         table.add_column(name, justify="right")
     table.add_column("outcome")
     for run in runs:
@@ -195,7 +196,7 @@ def plot(task: str, runs: Sequence[RunSummary], path: Path) -> None:
     figure = Figure(figsize=(max(6.0, 0.4 * len(rounds) + 3), 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for label, values in (
-        ("people held out, after the round", [each.held_out for each in rounds]),
+        ("held-out devices, after the round", [each.held_out for each in rounds]),
         ("devices, before the round", [each.devices_before for each in rounds]),
     ):
         known = [(x, value) for x, value in zip(at, values, strict=True) if value is not None]

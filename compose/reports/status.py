@@ -19,9 +19,10 @@ from rich.table import Table
 from compose.reports.fleet_view import FleetView
 from compose.reports.lag import PartitionLag, lag_line, read_lag
 from compose.reports.lag import to_json as lag_to_json
-from compose.reports.wording import agreement, named, share
+from compose.reports.wording import agreement, share
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
+from streams.contract.task.metrics import named
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 

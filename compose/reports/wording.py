@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from streams.contract.decisions import Decision
 from streams.contract.documents import RoundEvent
+from streams.contract.task.metrics import named
 
-NAMES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
 EVALUATED = (("devices", "on devices"), ("held_out", "on held-out devices"))
 
 
@@ -25,11 +25,6 @@ def share(value: float | None, of: int = 0) -> str:
     if value is None:
         return "-"
     return f"{digits(value)} ({of})" if of else digits(value)
-
-
-def named(metric: str) -> str:
-    """Return a metric's name for a person: `macro F1`, `RMSE`."""
-    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def before_after(before: float | None, after: float | None) -> str:

@@ -60,6 +60,12 @@ HELD_OUT_CAP = 4096  # segments that every candidate is evaluated on
 Progress = Callable[[str], None]
 
 
+NOT_BETTER = (
+    "the teacher is not better than the first device model on the fleet: its answers start no run "
+    "and teach nothing; give the lab more data, or build_teacher a larger model"
+)
+
+
 @dataclass(frozen=True)
 class PilotReport:
     """The result; figures are in the task's `metric`, 0 if there are no labelled segments."""
@@ -109,7 +115,7 @@ def prepare(
     metrics = result.metrics
     metric = metric_of(task)
     better = gain(metric, metrics["model_fleet"], metrics["teacher_fleet"]) > 0
-    warning = "" if better else "the teacher is not better than the first device model on the fleet"
+    warning = "" if better else NOT_BETTER
     seconds = time.monotonic() - began
     return PilotReport(model, cached, seconds, metric.name, **metrics, warning=warning)
 
@@ -192,7 +198,7 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     metrics = {}
     held = _read(task, task.device_names("held-out"), progress)
     fleet = _read(task, task.device_names("fleet"), progress)
-    progress("evaluating both on the fleet and on the people held out")
+    progress("evaluating both on the fleet and on the held-out devices")
     for name, people in (("fleet", fleet), ("held_out", held)):
         segments = stack(task, people)
         outputs = predict(model, segments.segments) if len(segments.labels) else segments.labels

@@ -77,8 +77,13 @@ def pool(task: Task, found: Mapping[str, DeviceResult]) -> Comparison:
 def _together(task: Task, parts: Sequence[DeviceResult]) -> Rows:
     if counts_rows(task):
         return sum((_cluster(part.rows) for part in parts), Paired())
+    metric = metric_of(task)
+    if metric.name in valued.OF_CLASSES and all(part.cohorts for part in parts) and parts:
+        names = [f"class {name}" for name in task.classes]
+        counts = [[part.cohorts.get(name, Paired()) for name in names] for part in parts]
+        return valued.pool_classes(metric, counts, sum((part.rows for part in parts), Paired()))
     values = [(part.rows.n, *part.value) for part in parts if part.value is not None]
-    return valued.pool(metric_of(task), values)
+    return valued.pool(metric, values)
 
 
 def _cluster(rows: Paired) -> Paired:

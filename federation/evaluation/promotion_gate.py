@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from federation.evaluation.paired import Paired
 from federation.evaluation.valued import Valued
+from streams.contract.task.metrics import named
 
 ROUNDING = 1e-9  # so that a gain of exactly the margin passes
 
@@ -88,10 +89,10 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     ]
     against += _worse_cohorts(evidence, rules)
     if against:
-        name = "" if rules.metric == "accuracy" else f"{rules.metric} "
+        name = "" if rules.metric == "accuracy" else f"{named(rules.metric)} "
         return Verdict(False, name + "; ".join(against) + few, metrics)
     changes = ", ".join(_change(title, found.rows) for _, title, found in known)
-    return Verdict(True, f"{rules.metric} {changes}{few}", metrics)
+    return Verdict(True, f"{named(rules.metric)} {changes}{few}", metrics)
 
 
 def _change(title: str, rows: Rows) -> str:

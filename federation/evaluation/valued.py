@@ -3,8 +3,13 @@
 A row is not right or wrong by the area under a curve or a mean error: the metric is one number of
 many rows. The test swaps both versions' outputs in whole units at random: if they were equally
 good, the difference would be as large or larger as often as not (a paired permutation test, Fisher
-1935). Units are clusters of correlated rows: spells of one class, blocks of rows of targets, and on
-devices whole devices. So few units cannot tell: n of them give at least 2 ** -n.
+1935). As in McNemar's test of accuracy (paired.py), units are rows for a gain, and clusters of
+correlated rows for a loss.
+
+Of devices only figures are known. Where the metric is of the classes that are answered (macro F1,
+balanced accuracy) their counts by class add up, and gained and lost rows tell chance. Of any other
+metric whole devices are the units; n of them give at least 2 ** -n, so fewer than five prove
+nothing.
 
 The gain is of `streams.contract.task.metrics.gain`, so that 0.01 is a point of a score or a
 hundredth of an error.
@@ -15,18 +20,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from federation.evaluation.paired import Paired
 from streams.contract.task import Metric, Task
 from streams.contract.task.metrics import gain, value
 
-SWAPS = 999
+SWAPS = 499
 ALL_SWAPS = 12  # units; of fewer every way to swap is looked at
+PROVEN = 0.05  # the chance below which a gain is none
+NEAR = 1e-12
 OUTLIER = 10.0  # times the median: as a device's value counts at most in a mean
 
 
 @dataclass(frozen=True)
 class Valued:
-    """`n` rows in `units` that can be swapped; `before` and `after`: the metric of the served
-    version and of the candidate; the chances are of a gain, or a loss, as large as this one."""
+    """`n` rows in `units` that can be swapped, called `parts`; `before` and `after`: the metric of
+    the served version and of the candidate; the chances are of a gain, or a loss, as large as this
+    one. `said`: what a gain was told from, if not from the units."""
 
     n: int = 0
     units: int = 0
@@ -35,14 +44,15 @@ class Valued:
     gain: float = 0.0
     chance_of_gain: float = 1.0
     chance_of_loss: float = 1.0
+    parts: str = "segments"
+    said: str = ""
 
     recognizes_better = False
 
     @property
     def counts(self) -> str:
-        least = 2.0**-self.units
-        few = "" if least <= 0.05 else ", too few to tell"
-        return f"{self.units} independent part{'s' * (self.units != 1)}{few}"
+        few = ", too few to tell" if 2.0**-self.units > PROVEN else ""
+        return self.said or f"{self.units} {self.parts}{few}, p {self.chance_of_gain:.2f}"
 
 
 def compare(
@@ -59,16 +69,21 @@ def compare(
     before, after = (value(task, metric, each, labels) for each in outputs)
     if not np.isfinite([before, after]).all():
         return Valued()
-    names, unit = np.unique(clusters, return_inverse=True)
     found = gain(metric, before, after)
-    drawn = []
-    for swap in _swaps(len(names)):
-        rows = swap[unit][:, None]
-        one, other = (
-            value(task, metric, np.where(rows, a, b), labels) for a, b in ((new, base), (base, new))
-        )
-        drawn.append(gain(metric, one, other))
-    return Valued(len(labels), len(names), before, after, found, *_chances(found, drawn))
+
+    def drawn(units: np.ndarray) -> list[float]:
+        names, unit = np.unique(units, return_inverse=True)
+        gains = []
+        for swap in _swaps(len(names)):
+            rows = swap[unit][:, None]
+            one = value(task, metric, np.where(rows, new, base), labels)
+            other = value(task, metric, np.where(rows, base, new), labels)
+            gains.append(gain(metric, one, other))
+        return gains
+
+    n = len(labels)
+    by_row, by_cluster = drawn(np.arange(n)), drawn(clusters)
+    return Valued(n, n, before, after, found, _at_least(by_row, found), _at_most(by_cluster, found))
 
 
 def pool(metric: Metric, devices: Sequence[tuple[int, float, float]]) -> Valued:
@@ -82,7 +97,47 @@ def pool(metric: Metric, devices: Sequence[tuple[int, float, float]]) -> Valued:
     found = float(weighted.sum())
     drawn = [float(np.where(swap, -weighted, weighted).sum()) for swap in _swaps(len(devices))]
     before, after = (mean(rows, np.array([each[at] for each in devices])) for at in (1, 2))
-    return Valued(int(rows.sum()), len(devices), before, after, found, *_chances(found, drawn))
+    return Valued(
+        int(rows.sum()), len(devices), before, after, found,
+        _at_least(drawn, found), _at_most(drawn, found), "devices",
+    )  # fmt: skip
+
+
+def pool_classes(metric: Metric, devices: Sequence[Sequence[Paired]], rows: Paired) -> Valued:
+    """Combine devices' counts by class for a metric of the classes that are answered; `rows`: all
+    of them together."""
+    counts = np.array(
+        [
+            [(c.n, c.base, c.candidate, c.base_false, c.false) for c in classes]
+            for classes in devices
+        ],
+        np.float64,
+    )  # (devices, classes, 5)
+
+    def gains(swap: np.ndarray) -> tuple[float, float]:
+        swapped = np.where(swap[:, None, None], counts[:, :, [0, 2, 1, 4, 3]], counts).sum(axis=0)
+        n, base, new, base_false, false = swapped.T
+        return OF_CLASSES[metric.name](n, base, base_false), OF_CLASSES[metric.name](n, new, false)
+
+    before, after = gains(np.zeros(len(devices), np.bool_))
+    found = gain(metric, before, after)
+    drawn = [gain(metric, *gains(swap)) for swap in _swaps(len(devices))]
+    return Valued(
+        rows.n, len(devices), before, after, found,
+        rows.chance_of_gain, _at_most(drawn, found), "devices", rows.counts,
+    )  # fmt: skip
+
+
+def _recall(n: np.ndarray, right: np.ndarray, _false: np.ndarray) -> float:
+    return float((right[n > 0] / n[n > 0]).mean()) if (n > 0).any() else 0.0
+
+
+def _f1(n: np.ndarray, right: np.ndarray, false: np.ndarray) -> float:
+    of = n + right + false
+    return float((2 * right[of > 0] / of[of > 0]).mean()) if (of > 0).any() else 0.0
+
+
+OF_CLASSES = {"balanced_accuracy": _recall, "macro_f1": _f1}
 
 
 def mean(rows: np.ndarray, values: np.ndarray) -> float:
@@ -99,7 +154,9 @@ def _swaps(units: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, units), np.bool_), drawn])  # as they are is one way
 
 
-def _chances(found: float, drawn: Sequence[float]) -> tuple[float, float]:
-    all_of_them = np.array(drawn)
-    near = 1e-12
-    return float((all_of_them >= found - near).mean()), float((all_of_them <= found + near).mean())
+def _at_least(drawn: Sequence[float], found: float) -> float:
+    return float((np.array(drawn) >= found - NEAR).mean())
+
+
+def _at_most(drawn: Sequence[float], found: float) -> float:
+    return float((np.array(drawn) <= found + NEAR).mean())

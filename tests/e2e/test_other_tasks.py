@@ -82,7 +82,7 @@ def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     assert (summary["metric"], summary["row_metric"]) == ("mae", "mae")
     assert summary["fleet_after"] < summary["fleet_before"]  # errors
     assert summary["held_out_after"] < summary["held_out_before"]
-    assert summary["runs"][-1]["reason"].startswith("mae on ")
+    assert summary["runs"][-1]["reason"].startswith("MAE on ")
     assert summary["agreement_after"] is not None
     [row] = kafka_place.rows(
         'select count(*), min(len(outputs)), max(len(outputs)), year(min("time")) from scores'

@@ -190,8 +190,8 @@ MUTANTS = [
     Mutant(
         "gate: one unit is enough to prove a gain",
         "federation/evaluation/valued.py",
-        "return float((all_of_them >= found - near).mean()),",
-        "return float((all_of_them > found + near).mean()),",
+        "np.array(drawn) >= found - NEAR",
+        "np.array(drawn) > found + NEAR",
         "tests/federation/evaluation",
     ),
     _aggregation("the median is the mean", "median.py", "np.median(", "np.mean("),

@@ -207,9 +207,14 @@ class Summary:
 
 
 def summarize(
-    view: FleetView, server: ServerCounts, phases: Mapping[str, float], store: Path, state: Path
+    view: FleetView,
+    server: ServerCounts,
+    phases: Mapping[str, float],
+    store: Path,
+    state: Path,
+    metric: str = "accuracy",
 ) -> Summary:
-    """Put the figures together."""
+    """Put the figures together; `metric` is the name of the task's."""
     first, last = view.first_model, view.last_model
     served = {d.model for d in view.decisions.values() if d.kind == "served"}
     runs = [RunLine.of(e) for e in view.rounds if e.kind in ("promoted", "rejected")]
@@ -219,7 +224,7 @@ def summarize(
     return Summary(
         task=view.task,
         row_metric=view.row_metric,
-        metric=runs[-1].metric if runs else view.row_metric,
+        metric=metric,
         devices=[
             _line(state, server, first, last, ended=state.epoch != view.devices[name].epoch)
             for (name, _), state in sorted(view.epochs.items())
@@ -235,7 +240,7 @@ def summarize(
         failed=view.count("failed"),
         first_model=first,
         last_model=last,
-        held_out_before=passed[0].audit_base if passed else None,
+        held_out_before=(passed or runs)[0].audit_base if runs else None,
         held_out_after=passed[-1].audit if passed else None,
         phases=dict(phases),
         store=str(store / "scores"),

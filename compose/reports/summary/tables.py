@@ -5,7 +5,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from compose.reports.summary.figures import RunLine, Summary
-from compose.reports.wording import agreement, before_after, named, share
+from compose.reports.wording import agreement, before_after, share
+from streams.contract.task.metrics import named
 
 
 def render(summary: Summary, console: Console) -> None:
@@ -102,7 +103,7 @@ def _labels(summary: Summary) -> str:
 
 def _held_out(summary: Summary) -> str:
     shares = before_after(summary.held_out_before, summary.held_out_after)
-    of = next((run.audit_segments for run in reversed(summary.runs) if run.promoted), 0)
+    of = next((run.audit_segments for run in reversed(summary.runs)), 0)
     return f"{shares} ({of} segments that decide nothing)" if of else shares
 
 
@@ -123,7 +124,8 @@ def _run(run: RunLine) -> str:
     what = f"promoted {run.model}" if run.promoted else "refused by the gate"
     audit = before_after(run.audit_base, run.audit)
     text = f"{run.run} {what}: {run.reason}"
-    return text if run.promoted or run.audit is None else f"{text}; held-out devices {audit}"
+    of = f"; on the {run.audit_segments} held-out segments that decide nothing {audit}"
+    return text if run.promoted or run.audit is None else text + of
 
 
 def _served(summary: Summary) -> str:

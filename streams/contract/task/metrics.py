@@ -23,6 +23,7 @@ from streams.contract.task.description import Task
 from streams.contract.task.parts import Metric
 
 Of = Callable[[np.ndarray, np.ndarray], float]
+TITLES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
 ERRORS = ("mae", "rmse")  # the smaller the better
 
 
@@ -50,6 +51,11 @@ def measured(task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, f
     wanted = {**kinds, metric_of(task).name: metric_of(task)}
     found = {name: value(task, metric, outputs, labels) for name, metric in wanted.items()}
     return {name: each for name, each in found.items() if np.isfinite(each)}
+
+
+def named(metric: str) -> str:
+    """Return a metric's name for a person: `macro F1`, `RMSE`."""
+    return TITLES.get(metric, metric.replace("_", " "))
 
 
 def row_metric(task: Task) -> RowMetric:

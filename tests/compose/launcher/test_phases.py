@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from compose.launcher.phases import PhaseClock
+from compose.launcher.phases import PhaseClock, why_open
 from compose.reports.fleet_view import FleetView
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
+from streams.contract.documents import RoundEvent
 from streams.kafka.reader import Received
 from tests.compose.messages import KEY, TASK, received, state, step
+from tests.fakes.tiny_task import task as tiny
 
 FIRST, NEXT = "1-aaaaaaaa", "2-bbbbbbbb"
 
@@ -98,3 +100,14 @@ def test_a_sensor_repeats_nothing_so_that_as_much_is_enough() -> None:
 def test_runs_of_an_earlier_launch_are_no_phase_of_this_one() -> None:
     loop = Loop()
     assert loop.see(step("requested", time_us=0)) == "inference"
+
+
+def test_what_the_loop_lacks_is_said() -> None:
+    view = FleetView("tiny")
+    assert "no federated run has started" in why_open(view, tiny)
+    assert "Task.retrain_below = 0.9" in why_open(view, tiny)
+    event = RoundEvent(run="7", kind="rejected", time_us=1, reason="too little")
+    view.rounds.append(event)
+    assert why_open(view, tiny) == "the gate refused 1 runs, the last one: too little"
+    view.rounds.append(event.model_copy(update={"kind": "promoted"}))
+    assert "--timeout" in why_open(view, tiny)

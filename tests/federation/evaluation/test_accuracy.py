@@ -120,7 +120,7 @@ def test_targets_are_no_cohorts(tiny: Task) -> None:
     task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
     labels = np.array([[1.0], [2.0]], np.float32)
     found = compare(task, (labels + 1, labels), labels, np.arange(2))
-    assert found == Comparison(Valued(2, 2, 1.0, 0.0, 1.0, 0.25, 1.0))
+    assert found == Comparison(Valued(2, 2, 1.0, 0.0, 1.0, 0.25, 1.0, "segments"))
     assert compare(task, (labels, labels), labels[:0], np.arange(0)) == Comparison(Valued())
 
 

@@ -237,7 +237,7 @@ def test_beyond_the_exact_test_the_approximation_is_close(monkeypatch: pytest.Mo
 
 def valued(n: int, before: float, after: float, p: float, units: int = 8) -> Comparison:
     won = (before - after) / max(before, after)  # of an error
-    return Comparison(Valued(n, units, before, after, won, p, 1 - p))
+    return Comparison(Valued(n, units, before, after, won, p, 1 - p, "devices"))
 
 
 ERRORS = GateRules(margin=0.02, metric="rmse")
@@ -246,7 +246,7 @@ ERRORS = GateRules(margin=0.02, metric="rmse")
 def test_a_smaller_error_is_promoted_and_named() -> None:
     found = decide(GateEvidence(valued(400, 60.0, 54.0, 0.01), valued(90, 80.0, 79.5, 0.4)), ERRORS)
     assert found.promote
-    assert found.reason == "rmse on devices 60 → 54, on held-out devices 80 → 79.5"
+    assert found.reason == "RMSE on devices 60 → 54, on held-out devices 80 → 79.5"
     assert found.evidence["devices_base"] == 60.0
     assert found.evidence["devices_gain"] == pytest.approx(0.1)
     assert found.evidence["devices_units"] == 8
@@ -257,8 +257,8 @@ def test_a_smaller_error_is_promoted_and_named() -> None:
     [
         (valued(400, 60.0, 59.5, 0.01), NONE, "gains less than 0.020"),
         (valued(400, 60.0, 66.0, 0.99), NONE, "gains less than 0.020"),
-        (valued(400, 60.0, 54.0, 0.3), NONE, "may be chance (8 independent parts)"),
-        (valued(400, 60.0, 54.0, 0.06, 4), NONE, "(4 independent parts, too few to tell)"),
+        (valued(400, 60.0, 54.0, 0.3), NONE, "may be chance (8 devices, p 0.30)"),
+        (valued(400, 60.0, 54.0, 0.06, 4), NONE, "(4 devices, too few to tell, p 0.06)"),
         (valued(400, 60.0, 54.0, 0.01), valued(90, 80.0, 81.0, 0.7), "loses more than 0.010"),
     ],
 )
@@ -267,7 +267,7 @@ def test_an_error_that_does_not_shrink_enough_or_surely_is_refused(
 ) -> None:
     found = decide(GateEvidence(devices, held_out), ERRORS)
     assert not found.promote
-    assert found.reason.startswith("rmse ")
+    assert found.reason.startswith("RMSE ")
     assert why in found.reason
 
 

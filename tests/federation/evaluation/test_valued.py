@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.evaluation.valued import ALL_SWAPS, Valued, compare, pool
+from federation.evaluation.paired import Paired
+from federation.evaluation.valued import ALL_SWAPS, Valued, compare, pool, pool_classes
 from streams.contract.task.metrics import metric_of
 from tests.fakes.tiny_task import task
 
@@ -59,10 +60,38 @@ def test_of_many_units_some_ways_are_drawn_always_the_same() -> None:
     devices = [(10, 3.0, 2.0)] * (ALL_SWAPS + 8)
     found = pool(metric_of(SPEED), devices)
     assert found == pool(metric_of(SPEED), devices)
-    assert found.chance_of_gain == pytest.approx(0.001)
+    assert found.chance_of_gain == pytest.approx(0.002)
 
 
 def test_what_is_not_defined_is_not_compared() -> None:
     labels = np.zeros((10, 1))  # no row of the other class
     both = np.eye(2)[np.zeros(10, int)]
     assert compare(FRAUD, metric_of(FRAUD), (both, both), labels, np.arange(10)) == Valued()
+
+
+def test_a_gain_is_told_row_by_row_and_a_loss_by_clusters() -> None:
+    """As by accuracy: two spells that are gained as a whole are a gain, but lost may be chance."""
+    labels = np.zeros((40, 1))
+    labels[20:] = 1
+    wrong, right = np.eye(3)[np.full(40, 2)], np.eye(3)[labels[:, 0].astype(int)]
+    f1 = replace(task, metric="macro_f1")
+    spells = np.arange(40) // 20
+    better = compare(f1, metric_of(f1), (wrong, right), labels, spells)
+    assert (better.units, better.chance_of_gain) == (40, 0.002)
+    worse = compare(f1, metric_of(f1), (right, wrong), labels, spells)
+    assert worse.chance_of_loss == 0.25
+
+
+def test_the_classes_of_all_devices_add_up() -> None:
+    """Each has one class alone, by which its own macro F1 says little."""
+    f1 = metric_of(replace(task, metric="macro_f1"))
+    base = [Paired(50, 20, 20, 0, base_false=0, false=0), Paired(), Paired()]
+    fast = [Paired(), Paired(), Paired(50, 50, 0, 0, base_false=30, false=10)]
+    rows = Paired(100, 70, 20, 0)
+    found = pool_classes(f1, [base, fast], rows)
+    assert found.before == pytest.approx((40 / 70 + 100 / 130) / 2)
+    assert found.after == pytest.approx((80 / 90 + 100 / 110) / 2)
+    assert found.chance_of_gain == rows.chance_of_gain < 0.001
+    assert found.counts == "20 segments better, 0 worse"
+    recall = metric_of(replace(task, metric="balanced_accuracy"))
+    assert pool_classes(recall, [base, fast], rows).after == pytest.approx((0.8 + 1.0) / 2)
