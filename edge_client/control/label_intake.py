@@ -1,5 +1,6 @@
 """Labels that somebody on this machine tells, and the uplink of all labels of the device."""
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,12 +19,14 @@ class LabelIntake:
     def __init__(self, task: Task, samples: Samples, told: ToldLabels, uplink: Uplink) -> None:
         self._task, self._samples, self._told, self._uplink = task, samples, told, uplink
         self._started = False
+        self._starting = threading.Lock()  # a person and the agent's start may come together
 
     def start(self, *, expected: bool) -> None:
         """Start the uplink if labels are `expected`, or wait from an earlier run."""
-        if not self._started and (expected or self._told.queue.account().pending):
-            self._started = True
-            self._uplink.start()
+        with self._starting:
+            if not self._started and (expected or self._told.queue.account().pending):
+                self._started = True
+                self._uplink.start()
 
     def take(self, labels: Sequence[Label]) -> tuple[int, str | None]:
         """Label segments; return how many, and what is wrong. Without an error all labels are on
