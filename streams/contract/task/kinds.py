@@ -48,6 +48,18 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """A tuple of numbers of one kind."""
+
+    each: Number
+
+    def problem(self, value: object) -> str | None:
+        if not isinstance(value, tuple | list):
+            return f"must be a tuple of numbers, not {value!r}"
+        return next((found for one in value if (found := self.each.problem(one))), None)
+
+
+@dataclass(frozen=True)
 class Of:
     """A value of one of some types."""
 
@@ -73,7 +85,7 @@ class Function:
         return f"must be a function, not {value!r}"
 
 
-Kind = Number | Names | Of | Function
+Kind = Number | Numbers | Names | Of | Function
 
 TEXT, SHARE, COUNT = Of((str,)), Number(0, 1), Number(1, whole=True)
 POSITIVE, SECONDS = Number(0, above=True), Number(0)
@@ -83,13 +95,22 @@ TRAINING: Mapping[str, Kind] = {
     "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
     "train_only": Names(), "max_steps": Number(1, whole=True, optional=True),
     "central_epochs": COUNT, "central_learning_rate": POSITIVE, "teacher_epochs": COUNT,
-    "teacher_learning_rate": POSITIVE, "class_weights": Of((tuple, list)), "label_share": SHARE,
+    "teacher_learning_rate": POSITIVE, "class_weights": Numbers(POSITIVE), "label_share": SHARE,
     "rounds": COUNT, "minimum_samples": COUNT, "samples": COUNT, "samples_mb": POSITIVE,
     "samples_age_h": Number(0, above=True, optional=True), "personal": Of((bool,)),
     "personal_epochs": COUNT, "personal_learning_rate": POSITIVE,
     "aggregation": Of((Aggregation,)), "shared": Names(),
     "devices_per_round": Number(0, whole=True), "over_selection": Number(1),
     "privacy": Of((Privacy,), optional=True),
+}  # fmt: skip
+AGGREGATION: Mapping[str, Kind] = {
+    "learning_rate": Number(), "betas": Numbers(Number()), "tau": Number(), "trim": Number(),
+    "byzantine": Number(whole=True), "max_staleness": Number(whole=True),
+    "buffer": Number(whole=True),
+}  # fmt: skip
+PRIVACY: Mapping[str, Kind] = {
+    "clip": Number(), "noise_multiplier": Number(), "delta": Number(),
+    "epsilon": Number(optional=True),
 }  # fmt: skip
 TASK: Mapping[str, Kind] = {
     "name": TEXT, "version": COUNT, "channels": Names(), "classes": Names(), "targets": Names(),
@@ -106,12 +127,17 @@ TASK: Mapping[str, Kind] = {
 
 
 def first_problem(task: Any) -> str | None:
-    """Return the first field of a Task, its Segment or its Training that cannot be right."""
-    found = _problem(task, TASK, "")
+    """Return the first field of a Task or of its parts that cannot be right."""
     return (
-        found
+        _problem(task, TASK, "")
         or _problem(task.segment, SEGMENT, "segment.")
         or _problem(task.training, TRAINING, "training.")
+        or _problem(task.training.aggregation, AGGREGATION, "training.aggregation.")
+        or (
+            None
+            if task.training.privacy is None
+            else _problem(task.training.privacy, PRIVACY, "training.privacy.")
+        )
     )
 
 

@@ -3,8 +3,9 @@
 import re
 
 from streams.contract.task.description import EVEN, Task
-from streams.contract.task.kinds import POSITIVE, first_problem
+from streams.contract.task.kinds import first_problem
 from streams.contract.task.metrics import NAMES
+from streams.contract.task.parts import Metric
 from streams.contract.task.training import STRATEGIES, Training
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
@@ -47,18 +48,26 @@ def problem_of(task: Task) -> str | None:
 
 def _metric_problem(task: Task) -> str | None:
     known = NAMES[bool(task.classes)]
+    if isinstance(task.metric, Metric):
+        return _own_metric_problem(task.metric)
     if isinstance(task.metric, str) and task.metric not in ("", *known):
         return f"metric must be one of {', '.join(known)} or a Metric, not {task.metric!r}"
     if not 0 < task.threshold < 1 or (task.threshold != EVEN and len(task.classes) != 2):
         return "threshold must be between 0 and 1, and is for tasks of two classes"
     weights = task.training.class_weights
-    if weights and (len(weights) != len(task.classes) or not all(map(_positive, weights))):
+    if weights and len(weights) != len(task.classes):
         return f"training.class_weights must be a number above 0 for each of {task.classes}"
     return None
 
 
-def _positive(weight: object) -> bool:
-    return POSITIVE.problem(weight) is None
+def _own_metric_problem(metric: Metric) -> str | None:
+    if not isinstance(metric.name, str) or not NAME.fullmatch(metric.name):
+        return "metric: the name of a Metric must be as a task's name is"
+    if metric.name in (*NAMES[True], *NAMES[False]):
+        return f"metric: {metric.name} is built in: give the Metric another name, or name it alone"
+    if not callable(metric.of) or not isinstance(metric.greater_is_better, bool):
+        return "metric: a Metric needs a function `of`, and greater_is_better True or False"
+    return None
 
 
 def strategy_problem(strategy: str, training: Training) -> str | None:

@@ -80,6 +80,10 @@ def test_a_task_has_one_metric_and_a_default() -> None:
     [
         {"metric": "rmse"},
         {"metric": "acuracy"},
+        {"metric": Metric("accuracy", lambda *_: 0.0)},
+        {"metric": Metric("mae", lambda *_: 0.0)},
+        {"metric": Metric("Two Words", lambda *_: 0.0)},
+        {"metric": Metric("own", 3)},  # type: ignore[arg-type]
         {"threshold": 0.3},
         {"threshold": 1.0},
         {"training": Training(class_weights=(1.0, 2.0))},

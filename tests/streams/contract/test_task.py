@@ -1,6 +1,7 @@
 """A task file: what is wrong with it is said in one line; how readings become segments."""
 
 import dataclasses
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from streams.contract.errors import TaskError
 from streams.contract.task import (
     Aggregation,
+    Privacy,
     Reading,
     Segment,
     Task,
@@ -21,7 +23,7 @@ from streams.contract.task import (
     check_model,
     load_task,
 )
-from streams.contract.task.metrics import measured, metric_of
+from streams.contract.task.metrics import measured, metric_of, value
 from streams.segments.segmentation import segments_of
 from tests.fakes.tiny_task import task
 
@@ -247,11 +249,22 @@ def fields_of(kind: type) -> list[str]:
     st.dictionaries(st.sampled_from(fields_of(Task)), anything, max_size=3),
     st.dictionaries(st.sampled_from(fields_of(Training)), anything, max_size=2),
     st.dictionaries(st.sampled_from(fields_of(Segment)), anything, max_size=2),
+    st.dictionaries(st.sampled_from(fields_of(Aggregation)), anything, max_size=2),
+    st.dictionaries(st.sampled_from(fields_of(Privacy)), anything, max_size=2),
 )
 def test_whatever_stands_in_a_task_it_works_or_one_line_says_what_is_wrong(
-    of_task: dict[str, Any], of_training: dict[str, Any], of_segment: dict[str, Any]
+    of_task: dict[str, Any],
+    of_training: dict[str, Any],
+    of_segment: dict[str, Any],
+    of_aggregation: dict[str, Any],
+    of_privacy: dict[str, Any],
 ) -> None:
     parts: dict[str, Any] = {}
+    if of_aggregation:
+        of_training = {"aggregation": Aggregation(**of_aggregation), **of_training}
+    if of_privacy:
+        private = Privacy(**{"clip": 1.0, "noise_multiplier": 1.0, **of_privacy})
+        of_training = {"privacy": private, **of_training}
     if of_training:
         parts["training"] = replace(task.training, **of_training)
     if of_segment:
@@ -273,5 +286,8 @@ def test_whatever_stands_in_a_task_it_works_or_one_line_says_what_is_wrong(
     assert made.segments_per_window > 0
     outputs, labels = np.zeros((4, made.outputs)), np.zeros((4, made.label_size))
     assert made.agrees(outputs, outputs).shape == (4,)
-    assert set(measured(made, outputs, labels)) >= set()
-    assert metric_of(made).name
+    found = measured(made, outputs, labels)
+    assert all(math.isfinite(value) for value in found.values())
+    metric = metric_of(made)
+    whole = value(made, metric, outputs, labels)
+    assert math.isnan(whole) or found[metric.name] == whole
