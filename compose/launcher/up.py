@@ -312,11 +312,12 @@ class Up:
 
         follower.read(look)
         restarts = dict(self._supervisor.restarts)
-        labels = labels_in(self._layout.store) if server else 0
-        return replace(found[0], restarts=restarts, labels_stored=labels)
+        return replace(found[0], restarts=restarts)
 
     def _report(self, follower: Follower, closed: bool) -> int:
         summary = self._summary(follower)
+        if self._layout.store.exists():
+            summary = replace(summary, labels_stored=labels_in(self._layout.store))
         text = json.dumps({**summary.to_json(), "closed": closed}, indent=1)
         write_atomic(self._options.state / "summary.json", text.encode())
         if self._options.json:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import duckdb
-from pyarrow.dataset import Dataset
+import pyarrow.dataset as ds
 
 from streams.contract.errors import UsageError
-from streams.worker.store.tables import DROPS, LABELS, SCORES, open_table
+from streams.worker.store.tables import DROPS, LABELS, SCORES, label_schema, open_table
 
 ACCOUNT = """
     with scored as (select device, epoch, count(*) as n from scores group by all),
@@ -72,9 +72,11 @@ def open_store(store: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def dataset(store: Path, name: str = SCORES) -> Dataset:
+def dataset(store: Path, name: str = SCORES) -> ds.Dataset:
     """Return a table's current version; raise UsageError if there is none."""
-    if name != LABELS and not (store / name / "_delta_log").is_dir():  # 0.1.0 has no labels
+    if not (store / name / "_delta_log").is_dir():
+        if name == LABELS:  # a store of 0.1.0 has none; reading makes no table
+            return ds.dataset(label_schema().empty_table())
         raise UsageError(f"{store} is not a store: it has no Delta table {name}")
     return open_table(store, name).to_pyarrow_dataset()
 

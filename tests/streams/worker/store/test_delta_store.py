@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -291,3 +292,11 @@ def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
         (3, 1.0, "outcome", 20),
     ]  # fmt: skip
     assert (before, labels_in(tmp_path)) == (2, 4)
+
+
+def test_a_query_makes_no_table(tmp_path: Path) -> None:
+    """A store of a version without labels, which may be read only."""
+    DeltaStore(tmp_path).commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
+    shutil.rmtree(tmp_path / LABELS)
+    assert labels_in(tmp_path) == 1
+    assert not (tmp_path / LABELS).exists()
