@@ -37,6 +37,8 @@ from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.events.labels import label_schema
+from streams.contract.events.records import event_schema
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
@@ -81,7 +83,7 @@ class Agent:
         self.spool = Spool(
             self._folder / "spool", self._settings.spool, policy=evict, failpoint=self._failpoint
         )
-        check_spool(self.spool, self._task)
+        check_spool(self.spool, self._task.name, event_schema(self._task))
         if self.spool.torn_bytes:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
 
@@ -92,6 +94,7 @@ class Agent:
         self._told = ToldLabels(
             task, folder / "labels", self.samples, self._skip, failpoint=self._failpoint
         )
+        check_spool(self._told.queue, task.name, label_schema(task))
         self._scoreboard = AccuracyTracker(folder / "scoreboard.json", row_metric(task))
         trusted = [load_public_key(path) for path in self._settings.trusted]
         self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
@@ -281,8 +284,9 @@ class Agent:
             self._outcomes.stop()
         self._save(last=True)
         self._phase = "stopped"
-        self._labels.stop(self._drain_s)
-        drained = self._uplink.stop(self._drain_s)
+        deadline = time.monotonic() + self._drain_s
+        self._labels.stop(self._drain_s / 2)  # before the last state, which tells of them
+        drained = self._uplink.stop(max(0.0, deadline - time.monotonic()))
         account = self.spool.account()
         left = "" if drained else f"; {account.pending} events stay in the spool"
         log.info("%s: stopped, %d events produced%s", self._settings.device, account.produced, left)

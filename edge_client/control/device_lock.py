@@ -4,12 +4,12 @@ import fcntl
 from pathlib import Path
 from typing import IO
 
+import pyarrow as pa
+
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.queue import Spool
 from streams.contract.errors import MalformedRecord, SpoolError, UsageError
 from streams.contract.events.batches import decode_batch
-from streams.contract.events.records import event_schema
-from streams.contract.task import Task
 
 
 def hold(folder: Path) -> IO[str]:
@@ -32,8 +32,8 @@ def hold(folder: Path) -> IO[str]:
     return handle
 
 
-def check_spool(spool: Spool, task: Task) -> None:
-    """Raise UsageError if pending events have another shape than this task's."""
+def check_spool(spool: Spool, task: str, schema: pa.Schema) -> None:
+    """Raise UsageError if pending events or labels have another shape than this task's."""
     try:
         frames = spool.read(spool.position, 1)
     except OSError as exc:
@@ -42,9 +42,9 @@ def check_spool(spool: Spool, task: Task) -> None:
         if frame.kind != EVENTS:
             continue
         try:
-            decode_batch(frame.payload, event_schema(task))
+            decode_batch(frame.payload, schema)
         except MalformedRecord as exc:
             raise UsageError(
-                f"the spool has events that do not fit task {task.name!r} ({exc}): "
-                "send them with the old task file first, or remove the device's spool folder"
+                f"{spool.folder} has what does not fit task {task!r} ({exc}): "
+                "send it with the old task file first, or remove that folder"
             ) from exc

@@ -42,6 +42,7 @@ class DelayedLabels(threading.Thread):
         self._told = told
         self._skip = skip
         self._answers: queue.Queue[Answered] = queue.Queue(WAITING)
+        self._flushed = time.monotonic()
         self._ending = threading.Event()
         self._ended = False  # the generator has returned
         self.error: str | None = None
@@ -77,11 +78,8 @@ class DelayedLabels(threading.Thread):
                 pause_s = min(2 * pause_s, RESTART_S[1])
 
     def _given(self) -> Iterator[Answered]:
-        flushed = time.monotonic()
         while not self._ending.is_set():
-            if time.monotonic() - flushed >= FLUSH_S:
-                self._told.try_to_flush()
-                flushed = time.monotonic()
+            self._flush_if_due()
             with contextlib.suppress(queue.Empty):
                 yield self._answers.get(timeout=FLUSH_S)
 
@@ -91,3 +89,10 @@ class DelayedLabels(threading.Thread):
             return
         values = np.asarray(label, np.float32).reshape(-1)
         self._told.tell(first_us, last_us, values, OUTCOME)
+        self._flush_if_due()
+
+    def _flush_if_due(self) -> None:
+        """While the generator itself waits for something the agent's keeper does it."""
+        if time.monotonic() - self._flushed >= FLUSH_S:
+            self._told.try_to_flush()
+            self._flushed = time.monotonic()

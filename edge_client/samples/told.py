@@ -5,9 +5,9 @@
        `flush`, every FLUSH_S, or at once for a person
     3  the uplink sends the frame and settles it when the broker has it
 
-A crash loses what was not flushed, which nobody was told of; after 2 the labels are sent, after 3
-perhaps once more: they have numbers, and the worker takes each once. A full queue drops its oldest
-labels, which the device counts.
+A crash in 1 loses the labels that wait; none of them has been confirmed. After 2 they are sent, and
+after 3 perhaps once more: labels have numbers, and the worker stores each once. A full queue drops
+its oldest labels and counts them.
 """
 
 import logging

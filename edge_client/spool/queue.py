@@ -119,6 +119,10 @@ class Spool:
     # --- writing ----------------------------------------------------------------------------
 
     @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @property
     def next_seq(self) -> int:
         return self._next
 

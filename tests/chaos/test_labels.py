@@ -55,7 +55,9 @@ def stored(served: Fleet) -> list[tuple[str, int]]:
         return connection.execute("select epoch, number from labels").fetchall()
 
 
-def test_every_label_is_stored_once_whoever_is_killed(served: Fleet, edge: Edge) -> None:
+def test_each_label_is_stored_once_when_device_and_worker_are_killed(
+    served: Fleet, edge: Edge
+) -> None:
     served.start("w0", failpoint="worker-step-2:4")
     served.ready("w0", [0])
     for point in ("label-step-1:3", "label-step-2:3"):

@@ -128,3 +128,19 @@ def test_a_slow_generator_holds_nobody_up(tmp_path: Path) -> None:
     go_on.set()
     until(lambda: device.samples.sources() == {"outcome": WAITING + 1}, "the rest is told")
     device.outcomes.stop()
+
+
+def test_a_generator_that_tells_much_of_one_answer_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    ends = threading.Event()
+
+    def later(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
+        for one in answered:
+            while not ends.wait(0.01):
+                yield Outcome(one.last_us, one.last_us, 1)
+
+    device = Device(replace(tiny, outcomes=later), tmp_path)
+    device.outcomes.start()
+    device.note([event(1)])
+    until(lambda: device.told.queue.account().produced > 10, "labels are on the disk")
+    ends.set()
+    device.outcomes.stop()

@@ -1,4 +1,4 @@
-"""Labels that are told: to the samples at once, to the server by a queue that survives a kill."""
+"""Labels of a person or of the task: in the samples at once, and sent by a durable queue."""
 
 from collections import Counter
 from pathlib import Path
