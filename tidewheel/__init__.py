@@ -27,6 +27,7 @@ Read and write what flows
     read_scores     the store of scored events as a pyarrow Dataset
     EventBatch      consecutive events of one device, in the columns of `event_schema`
     Drop            a device's declaration that it dropped events
+    LabelBatch      labels of a device that became known after their events
     encode_events   an EventBatch as a Kafka message of the topic `<task>.events`
     decode_events   the way back, with full validation
     load_task       a Task from `path/to/file.py:task`
@@ -46,6 +47,7 @@ from streams.contract.errors import (
     TidewheelError,
     UsageError,
 )
+from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop, EventBatch, encode_events, event_schema
 from streams.contract.events.records import decode_event_message as decode_events
 from streams.contract.task import (
@@ -72,6 +74,7 @@ __all__ = [
     "Device",
     "Drop",
     "EventBatch",
+    "LabelBatch",
     "MalformedRecord",
     "Metric",
     "Outcome",

@@ -30,7 +30,16 @@ LAST_US = 2**55  # after 3100
 
 @dataclass(frozen=True)
 class LabelBatch:
-    """Consecutive labels of one device and epoch; `rows` has the schema of `label_schema`."""
+    """Consecutive labels of one device that became known after their events.
+
+    `rows` has the columns from, to, label, told and source; `first` is the number of the first
+    label in `epoch`, one life of the device's queue of labels.
+
+    >>> import pyarrow as pa
+    >>> from tidewheel import LabelBatch
+    >>> LabelBatch("phone-1", "e1", 40, pa.RecordBatch.from_pylist([{"told": 1}])).last
+    40
+    """
 
     device: str
     epoch: str
