@@ -16,6 +16,7 @@ from streams.contract.work import METRIC
 
 AUDIT_BLOCK = 16  # rows of targets that stay together, as neighbours are alike
 DEVICE_CAP = 2048  # no device's metrics weigh more than this many segments
+LARGEST = 1e30  # a metric of a device: sums of a fleet's stay finite
 AUDIT_LEAST = 80  # half of them are twice what the gate needs to decide anything
 
 
@@ -83,7 +84,7 @@ def reported(task: Task, metrics: Mapping[str, float]) -> Score | None:
     if not (np.isfinite([correct, evaluated]).all() and 0 <= correct <= evaluated and evaluated):
         return None
     found = correct / evaluated if counts_rows(task) else metrics.get(METRIC, math.nan)
-    return Score(found, min(evaluated, DEVICE_CAP)) if math.isfinite(found) else None
+    return Score(found, min(evaluated, DEVICE_CAP)) if abs(found) <= LARGEST else None
 
 
 def counts_rows(task: Task) -> bool:
@@ -109,7 +110,7 @@ def compare(
     """Compare the outputs of the served version and the candidate, (n, outputs) each, on the same
     rows.
 
-    labels: (n, label_size); clusters: (n,) cluster numbers, see promotion_gate; groups: (n,) bool
+    labels: (n, label_size); clusters: (n,) cluster numbers, see paired.py; groups: (n,) bool
     by name.
     """
     members = {f"group {name}": rows for name, rows in (groups or {}).items()}

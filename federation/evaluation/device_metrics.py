@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, field, replace
 
 from federation.admission.admission import MAX_SAMPLES
 from federation.evaluation import valued
-from federation.evaluation.accuracy import DEVICE_CAP, counts_rows
+from federation.evaluation.accuracy import DEVICE_CAP, LARGEST, counts_rows
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Comparison, Rows
 from streams.contract.task import Task
@@ -53,7 +53,7 @@ def read(task: Task, metrics: Mapping[str, float]) -> DeviceResult | None:
     value = None
     if not counts_rows(task):
         value = metrics.get(METRIC_BASE, math.nan), metrics.get(METRIC, math.nan)
-        if not all(math.isfinite(each) for each in value):
+        if not all(abs(each) <= LARGEST for each in value):  # nor NaN
             return None
     return DeviceResult(
         _capped(rows, limit), {name: _capped(part, limit) for name, part in classes.items()}, value

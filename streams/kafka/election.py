@@ -80,7 +80,7 @@ class Election:
                         self._consumer.pause(*mine)  # no message is read
                     self._consumer.poll(timeout_ms=POLL_MS)
                     self._leading = bool(self._consumer.assignment())
-        except Exception as exc:  # for whoever asks next
+        except Exception as exc:  # the next `leads` raises it
             self._failure = exc
         finally:
             self._leading = False

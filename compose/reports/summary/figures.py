@@ -185,7 +185,7 @@ class Summary:
     def total(self, name: str) -> int:
         return sum(int(getattr(line, name)) for line in self.devices)
 
-    def fleet_accuracy(self, when: str) -> float | None:
+    def fleet_figure(self, when: str) -> float | None:
         """Over all devices' held-out segments, before or after."""
         pairs = [
             (getattr(line, when), getattr(line, f"{when}_of"))
@@ -201,8 +201,8 @@ class Summary:
             **asdict(self),
             "balanced": self.balanced,
             "warnings": self.warnings,
-            "fleet_before": self.fleet_accuracy("before"),
-            "fleet_after": self.fleet_accuracy("after"),
+            "fleet_before": self.fleet_figure("before"),
+            "fleet_after": self.fleet_figure("after"),
         }
 
 

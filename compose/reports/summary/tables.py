@@ -42,7 +42,7 @@ def _device_table(summary: Summary) -> Table:
         )
     table.add_section()
     totals = [summary.total(n) for n in ("produced", "delivered", "dropped", "pending", "scored")]
-    before, after = summary.fleet_accuracy("before"), summary.fleet_accuracy("after")
+    before, after = summary.fleet_figure("before"), summary.fleet_figure("after")
     counts = summary.total("before_of"), summary.total("after_of")
     table.add_row(
         "all",
@@ -93,10 +93,9 @@ def _labels(summary: Summary) -> str:
         f"pending, {late['dropped']} dropped; "
     )
     return (
-        f"{summary.total('truths')} answers have one in the data, to measure by "
-        "(training.label_share of them are told to devices); "
-        f"{summary.total('labels_told')} segments labelled on devices, which remember "
-        f"{summary.total('samples')}, {summary.total('true_labels')} with a label; "
+        f"{summary.total('truths')} answers have a true label in the data, by which they are "
+        f"measured; devices were told {summary.total('labels_told')} and remember "
+        f"{summary.total('samples')} segments, {summary.total('true_labels')} with a label; "
         f"{later if late else ''}{summary.labels_stored} events in the store have one"
     )
 

@@ -138,8 +138,8 @@ def test_one_device_that_is_wrong_is_enough() -> None:
 def test_totals_and_accuracies_weigh_by_segments() -> None:
     found = two_versions()
     assert (found.total("produced"), found.total("scored")) == (20, 20)
-    assert found.fleet_accuracy("before") == pytest.approx((4 + 24) / 40)
-    assert found.fleet_accuracy("after") == pytest.approx((9 + 32) / 50)
+    assert found.fleet_figure("before") == pytest.approx((4 + 24) / 40)
+    assert found.fleet_figure("after") == pytest.approx((9 + 32) / 50)
     assert [(line.before, line.after) for line in found.devices] == [
         (pytest.approx(0.4), pytest.approx(0.9)),
         (pytest.approx(0.8), pytest.approx(0.8)),
@@ -178,7 +178,7 @@ def test_numbers_are_shown_by_their_error() -> None:
         (pytest.approx(30.0), pytest.approx(20.0)),
         (pytest.approx(0.9487, abs=1e-4), pytest.approx(0.6325, abs=1e-4)),
     ]
-    assert found.fleet_accuracy("before") == pytest.approx((9027 / 40) ** 0.5)
+    assert found.fleet_figure("before") == pytest.approx((9027 / 40) ** 0.5)
     shown = shown_by(found)
     assert "30 (10)" in shown
     assert "before, after: RMSE of the device's answers" in shown.replace("\n", " ")
@@ -189,15 +189,15 @@ def test_without_a_second_version_there_is_no_after() -> None:
         state("d0", accuracy={FIRST: score(10, 4)}), window("d0", 0), release(FIRST),
         server={("d0", "e1"): (10, 0)},
     )  # fmt: skip
-    assert found.fleet_accuracy("before") == pytest.approx(0.4)
-    assert found.fleet_accuracy("after") is None
+    assert found.fleet_figure("before") == pytest.approx(0.4)
+    assert found.fleet_figure("after") is None
     assert (found.agreement_after, found.held_out_after) == (None, None)
     assert re.search(r"agreement with the teacher +0\.\d\d → -", shown_by(found))
 
 
 def test_nothing_at_all_is_shown_too() -> None:
     found = summary(server={})
-    assert (found.devices, found.fleet_accuracy("before")) == ([], None)
+    assert (found.devices, found.fleet_figure("before")) == ([], None)
     assert "0 produced" in shown_by(found)
 
 
@@ -205,7 +205,7 @@ def test_every_labels_way_is_told() -> None:
     device = state("d0", labels_told=12, samples=40, true_labels=9)
     found = replace(summary(device, server={("d0", "e1"): (10, 0)}), labels_stored=7)
     shown = " ".join(shown_by(found).split())
-    assert "12 segments labelled on devices, which remember 40, 9 with a label; 7 events" in shown
+    assert "devices were told 12 and remember 40 segments, 9 with a label; 7 events" in shown
 
 
 def test_the_json_is_complete() -> None:
