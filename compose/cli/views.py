@@ -209,8 +209,8 @@ def query(
 
     Tables: `scores` (one row per event), `labelled` (the same with the label that was told last,
     when, and by whom), `windows` (one row per device, window and model version: events, compared,
-    agreeing, labelled, reports), `drops` and `labels`. A table on the terminal shortens vectors;
-    other formats have them whole.
+    agreeing, labelled, reports; of targets also mae and rmse from the teacher), `drops` and
+    `labels`. A table on the terminal shortens vectors; other formats have them whole.
     """
     import duckdb
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from compose.reports.fleet_view import FleetView, model_number
 from streams.contract.documents import DeviceState
 from streams.contract.task import Task
+from streams.contract.task.metrics import retrain_limit, window_metric
+from streams.contract.window_metrics import ERRORS
+from streams.contract.window_metrics import named as window_name
 
 SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
 
@@ -18,10 +21,13 @@ def why_open(view: FleetView, task: Task) -> str:
     if judged or view.current_run:
         return "a run or a rollout is under way: give it more time with --timeout"
     agreed = view.agreement.get(view.last_model or "")
-    found = "" if agreed is None or agreed.share is None else f", now {agreed.share:.2f}"
+    found = "" if agreed is None or agreed.value is None else f", now {agreed.value:.3g}"
+    metric, limit = window_metric(task), f"{retrain_limit(task):g}"
+    called = window_name(metric, by_labels=task.upload == "prediction")
+    side, change = ("above", "lower") if metric in ERRORS else ("below", "raise")
     return (
-        f"no federated run has started: it starts where answers agree with the teacher less than "
-        f"Task.retrain_below = {task.retrain_below:g}{found}: raise it, or ask for a run with "
+        f"no federated run has started: it starts where the {called} is {side} "
+        f"Task.retrain_{side} = {limit}{found}: {change} it, or ask for a run with "
         "`tidewheel train`"
     )
 

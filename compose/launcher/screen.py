@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compose.reports.fleet_view import FleetView, model_number
-from compose.reports.wording import share
+from compose.reports.wording import digits, share
 from streams.contract.task.metrics import named
 
 LINE_S = 5.0
@@ -82,8 +82,8 @@ class Screen:
             serving = sum(s.active == model for s in states)
             parts.append(f"{serving} serve {model}")
             agreement = view.agreement.get(model)
-            if agreement and agreement.share is not None:
-                parts.append(f"agreement {agreement.share:.2f}")
+            if agreement and agreement.value is not None:
+                parts.append(f"{agreement.called} {digits(agreement.value)}")
         run = view.current_run
         if run and run[-1].kind != "finished":
             last = run[-1]

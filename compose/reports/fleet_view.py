@@ -9,26 +9,50 @@ from dataclasses import dataclass, field
 
 from compose.reports.wording import decision_line, round_line
 from streams.contract.decisions import Decision, DesiredState, Release
-from streams.contract.documents import DeviceState, DriftReport, RoundEvent, WindowReport
+from streams.contract.documents import (
+    DeviceState,
+    DriftReport,
+    ModelWindow,
+    RoundEvent,
+    WindowReport,
+)
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.contract.window_metrics import Sums, WindowMetric, added, named, value_of
 from streams.kafka.reader import Received
 
 
 @dataclass
 class Agreement:
-    """Events of one model version in closed windows."""
+    """Events of one release in closed windows. sums: `WindowReport.sums`."""
 
+    metric: WindowMetric = "accuracy"
     windows: int = 0
     events: int = 0
     compared: int = 0
     agreeing: int = 0
     labelled: int = 0
     correct: int = 0
+    by_labels: bool = False
+    sums: Sums = field(default_factory=dict)
 
     @property
-    def share(self) -> float | None:
-        return self.agreeing / self.compared if self.compared else None
+    def value(self) -> float | None:
+        """The metric that windows tell; None without a judged event."""
+        return value_of(self.metric, self.sums)
+
+    @property
+    def called(self) -> str:
+        return named(self.metric, by_labels=self.by_labels)
+
+    def add(self, report: WindowReport, release: str, part: ModelWindow) -> None:
+        if report.metric != self.metric:  # another task file: what was before does not add up
+            self.metric, self.sums = report.metric, {}
+        self.by_labels = not report.teacher_model
+        self.sums = added((self.sums, report.sums(release)))
+        self.windows += 1
+        for name in ("events", "compared", "agreeing", "labelled", "correct"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
 
 
 @dataclass
@@ -81,14 +105,8 @@ class FleetView:
         last = self.latest.get(report.device)
         if last is None or (report.window_us, report.revision) > (last.window_us, last.revision):
             self.latest[report.device] = report
-        for model, part in report.models.items():
-            total = self.agreement.setdefault(model, Agreement())
-            total.windows += 1
-            total.events += part.events
-            total.compared += part.compared
-            total.agreeing += part.agreeing
-            total.labelled += part.labelled
-            total.correct += part.correct
+        for release, part in report.by_release.items():
+            self.agreement.setdefault(release, Agreement()).add(report, release, part)
 
     def _decision(self, decision: Decision) -> None:
         if decision.seq not in self.decisions:

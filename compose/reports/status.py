@@ -19,7 +19,7 @@ from rich.table import Table
 from compose.reports.fleet_view import FleetView
 from compose.reports.lag import PartitionLag, lag_line, read_lag
 from compose.reports.lag import to_json as lag_to_json
-from compose.reports.wording import agreement, share
+from compose.reports.wording import share
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
@@ -87,7 +87,8 @@ def to_json(status: Status) -> dict[str, Any]:
         "release": view.standing.model_dump(),
         "devices": [state.model_dump() for _, state in sorted(view.devices.items())],
         "windows": view.windows,
-        "agreement": {m: a.share for m, a in view.agreement.items()},
+        "agreement": {m: a.value for m, a in view.agreement.items()},
+        "windows_metric": next((a.metric for a in view.agreement.values()), None),
         "rounds": {
             kind: view.count(kind)
             for kind in ("aggregated", "admitted", "refused", "promoted", "rejected")
@@ -149,9 +150,7 @@ def _lines(status: Status) -> Iterator[str]:
     if status.lag:
         yield lag_line(status.lag)
     for model, found in view.agreement.items():
-        yield (
-            f"{model}: {agreement(view.row_metric)} {share(found.share)} in {found.events} events"
-        )
+        yield f"{model}: {found.called} {share(found.value)} in {found.events} events"
     yield _drift_line(status)
     yield (
         f"rounds {view.count('aggregated')}: updates admitted {view.count('admitted')}, "

@@ -9,14 +9,15 @@ keeps a device's last word alone: that it has gone back is known by then at the 
 import json
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from rich.console import Console
 
+from compose.reports.fleet_view import Agreement
 from compose.reports.terminal import moment
-from compose.reports.wording import decision_text, evaluation
+from compose.reports.wording import decision_text, digits, evaluation
 from streams.contract.decisions import WITHDRAWN, Decision, Release
 from streams.contract.documents import DeviceState, ModelWindow, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord, UsageError
@@ -150,13 +151,41 @@ def _of_device(state: DeviceState, known: set[tuple[str, str, str]]) -> list[Ent
     return found
 
 
+@dataclass
+class _Day:
+    """What a day's windows tell of a release."""
+
+    last_us: int = 0
+    devices: set[str] = field(default_factory=set)
+    total: Agreement = field(default_factory=Agreement)
+
+    def add(self, at_us: int, report: WindowReport, release: str, part: ModelWindow) -> None:
+        self.last_us = max(self.last_us, at_us)
+        self.devices.add(report.device)
+        self.total.add(report, release, part)
+
+    def entry(self, day: str, release: str) -> Entry:
+        """At the last report of the day."""
+        total = self.total
+        counts = ("windows", "events", "compared", "agreeing", "labelled", "correct")
+        evidence = {name: float(getattr(total, name)) for name in counts}
+        evidence["devices"] = float(len(self.devices))
+        said = "no event compared"
+        if total.value is not None:
+            evidence["agreement"] = total.value
+            events = int(sum(events for events, _ in total.sums.values()))
+            said = f"{digits(total.value)} ({events} events)"
+        text = f"{release}: {total.called} on {day}: {said}"
+        return Entry(self.last_us, "agreement", release, text, "", evidence)
+
+
 def _of_windows(reports: Iterable[tuple[int, WindowReport]]) -> list[Entry]:
     """Drift that begins and ends by device, and by day what each served version agrees on."""
     found: list[Entry] = []
     seen: set[tuple[str, int, int]] = set()
     latest: dict[str, tuple[int, int]] = {}
     alarming: set[str] = set()
-    days: dict[tuple[str, str], list[tuple[int, str, ModelWindow]]] = {}
+    days: dict[tuple[str, str], _Day] = defaultdict(_Day)
     for at_us, report in sorted(reports, key=lambda pair: pair[0]):
         identity = report.device, report.window_us, report.revision
         if identity in seen:
@@ -164,13 +193,13 @@ def _of_windows(reports: Iterable[tuple[int, WindowReport]]) -> list[Entry]:
         seen.add(identity)
         day = time.strftime("%Y-%m-%d", time.localtime(at_us / 1e6))
         for model, part in report.by_release.items():
-            days.setdefault((day, model), []).append((at_us, report.device, part))
+            days[day, model].add(at_us, report, model, part)
         place = report.window_us, report.revision
         if place < latest.get(report.device, (-1, -1)):
             continue  # a late row revises the past
         latest[report.device] = place
         found += _of_drift(at_us, report, alarming)
-    return found + [_of_day(day, model, parts) for (day, model), parts in days.items()]
+    return found + [each.entry(day, model) for (day, model), each in days.items()]
 
 
 def _of_drift(at_us: int, report: WindowReport, alarming: set[str]) -> list[Entry]:
@@ -187,22 +216,3 @@ def _of_drift(at_us: int, report: WindowReport, alarming: set[str]) -> list[Entr
     evidence |= {} if worst is None else {"psi": worst.psi, "threshold": worst.threshold}
     text = f"device {device}: inputs drift"
     return [Entry(at_us, "drift", device, text, f"{drift.worst} most", evidence)]
-
-
-def _of_day(day: str, model: str, parts: list[tuple[int, str, ModelWindow]]) -> Entry:
-    """At the last report of the day."""
-    evidence: dict[str, Any] = {
-        "windows": len(parts),
-        "devices": len({device for _, device, _ in parts}),
-        **{
-            name: sum(getattr(part, name) for _, _, part in parts)
-            for name in ("events", "compared", "agreeing", "labelled", "correct")
-        },
-    }
-    compared = evidence["compared"]
-    if compared:
-        evidence["agreement"] = evidence["agreeing"] / compared
-    said = f"{evidence['agreement']:.2f} ({compared} events)" if compared else "no event compared"
-    text = f"{model}: agreement with the teacher on {day}: {said}"
-    figures = {name: float(value) for name, value in evidence.items()}
-    return Entry(max(at for at, _, _ in parts), "agreement", model, text, "", figures)

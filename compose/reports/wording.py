@@ -34,13 +34,6 @@ def before_after(before: float | None, after: float | None) -> str:
     return f"{digits(before)} → {'-' if after is None else digits(after)}"
 
 
-def agreement(row_metric: str) -> str:
-    """Return what windows count of a device's answers, by how its own score is measured."""
-    if row_metric == "accuracy":
-        return "agreement with the teacher"
-    return "within the tolerance of the teacher"
-
-
 def evaluation(metrics: Mapping[str, float], metric: str) -> str:
     """Return what an evaluation found: the metric on devices and on held-out devices."""
     found = []

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from federation.controller.fleet_evidence import TriggerRules
 from federation.controller.flwr_cli import ConfigValue, Submission
 from federation.controller.quiet_hours import QuietHours
 from federation.controller.run_tracker import RunTracker
-from federation.controller.triggers import TriggerRules
 from federation.registry import publisher
 from federation.registry.registry import Registry, Stale
 from federation.rollout.rollout import FleetState, Plan, Rollout
@@ -27,6 +27,7 @@ from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, RoundEvent, WindowReport
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, Retryable, UsageError
 from streams.contract.task import Task, load_task
+from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
 from streams.kafka.election import Election
 from streams.kafka.producer import Producer
@@ -115,8 +116,8 @@ class Controller:
         self._registry = Registry(settings.registry, task.name, task.version, keys)
         self._reached = failpoint
         rules = TriggerRules(
-            retrain_below=task.retrain_below,
-            agrees=agrees(task),
+            limit=retrain_limit(task),
+            metric=window_metric(task),
             min_events=settings.min_events,
             min_devices=settings.min_devices,
             min_interval_s=settings.min_interval_s,
@@ -131,9 +132,10 @@ class Controller:
         self._runs = RunTracker(
             task.name, settings.state, settings.submission, config, rules, clock, failpoint
         )
-        staged = replace(settings.plan.rules, measure=measure(task))
+        by_labels = task.upload == "prediction"
+        staged = replace(settings.plan.rules, metric=window_metric(task), by_labels=by_labels)
         self._rollout = Rollout(self._registry, self._key, replace(settings.plan, rules=staged))
-        self._fleet, self._windows = FleetState(), WindowHistory()
+        self._fleet, self._windows = FleetState(), WindowHistory(metric=window_metric(task))
         self._announced: Release | None = None  # the last one on `releases`
         self._last: Release | None = None  # the last one in the registry
         self._looked = self._evaluate_at = -LOOK_S
@@ -269,18 +271,6 @@ class Controller:
         self._runs.take(event, live=live)
         if live and event.kind in ("promoted", "finished"):
             self._looked = -LOOK_S  # the run has decided: read the registry at once
-
-
-def agrees(task: Task) -> str:
-    """Return what a right answer does, in words: numbers are compared within the tolerance."""
-    if task.classes:
-        return "agrees with the teacher"
-    return f"is within {task.tolerance:g} of the teacher"
-
-
-def measure(task: Task) -> str:
-    """Return the name of the share of right answers."""
-    return "agreement" if task.classes else f"share within {task.tolerance:g} of the teacher"
 
 
 def _serve_metrics(controller: Controller, port: int) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
 from federation.controller.flwr_cli import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
 from federation.controller.run_recovery import RESUMES, Resumer
-from federation.controller.triggers import FleetEvidence, RunsSoFar, TriggerRules, decide
+from federation.controller.triggers import RunsSoFar, decide
 from federation.registry import publisher
 from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.errors import ProcessFailed

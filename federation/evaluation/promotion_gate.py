@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from federation.evaluation.paired import Paired
 from federation.evaluation.valued import Valued
 from streams.contract.task.metrics import named
+from streams.contract.window_metrics import digits
 
 ROUNDING = 1e-9  # so that a gain of exactly the margin passes
 
@@ -97,11 +98,6 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
 
 def _change(title: str, rows: Rows) -> str:
     return f"{title} {digits(rows.before)} → {digits(rows.after)}"
-
-
-def digits(value: float) -> str:
-    """Three digits after the point, or three in all."""
-    return f"{value:.3f}" if 0.1 <= abs(value) < 10 or not value else f"{value:.3g}"
 
 
 def _proven(rows: Rows, rules: GateRules) -> bool:

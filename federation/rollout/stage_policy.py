@@ -10,6 +10,7 @@ from typing import Literal
 
 from federation.rollout.sequential_test import compare
 from federation.rollout.window_history import HistoryWindow, WindowHistory
+from streams.contract.window_metrics import ERRORS, WindowMetric, digits, named
 
 ENDED = ("source ended", "draining", "stopped")  # phases without further answers
 SETTLED_S = 60.0  # after the stage began: by then what was answered before is scored
@@ -21,15 +22,24 @@ Choice = Literal["go-on", "roll-back", "wait", "hold"]
 @dataclass(frozen=True)
 class StageRules:
     """alpha: probability of rolling back an equally good version in a whole rollout; beta: of
-    passing one whose agreement is lower by `worse_by`. `minimum_windows`: of a stage, over all
-    devices; `max_wait_s`: wall time; `measure`: what the share of right answers is called."""
+    passing one that is worse by `worse_by` in `metric`: of a share the difference, of an error the
+    share of the expected one; None: 0.05, of an error 0.1. `minimum_windows`: of a stage, over all
+    devices; `max_wait_s`: wall time; `by_labels`: true labels are the reference, because no teacher
+    is asked."""
 
     alpha: float = 0.05
     beta: float = 0.05
-    worse_by: float = 0.05
+    worse_by: float | None = None
     minimum_windows: int = 6
     max_wait_s: float = 6 * 3600.0
-    measure: str = "agreement"
+    metric: WindowMetric = "accuracy"
+    by_labels: bool = False
+
+    @property
+    def loss(self) -> float:
+        if self.worse_by is not None:
+            return self.worse_by
+        return 0.1 if self.metric in ERRORS else 0.05
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ def evaluate(
     base, tests = windows.by(stable), [w for w in windows.by(candidate) if canary(w.device)]
     others = [w for w in base if w.heard_us >= began_us and not canary(w.device)]
     past = [w for w in base if w.heard_us < began_us or canary(w.device)]
-    evidence = compare(rules.worse_by, past, others, tests)
+    evidence = compare(rules.loss, past, others, tests, rules.metric)
     evidence |= _accuracy(tests, past)
     stage = sum(w.heard_us >= stage_began_us for w in tests)
     evidence |= {
@@ -98,7 +108,7 @@ def _decide(
     rules: StageRules, candidate: str, evidence: dict[str, float], waited_s: float
 ) -> StageVerdict:
     worse, fine, stage = evidence["e_worse"], evidence["e_fine"], int(evidence["stage_windows"])
-    found = _found(candidate, evidence, rules.measure)
+    found = _found(candidate, evidence, rules)
     if worse >= 1 / rules.alpha:
         return StageVerdict("roll-back", f"canary failed: {found}", evidence)
     if fine >= 1 / rules.beta and stage >= rules.minimum_windows:
@@ -109,14 +119,15 @@ def _decide(
     return StageVerdict("wait", f"canary continues: {found}", evidence)
 
 
-def _found(candidate: str, evidence: dict[str, float], measure: str) -> str:
+def _found(candidate: str, evidence: dict[str, float], rules: StageRules) -> str:
     """Return what the windows show, for a person; the likelihood ratios are in the evidence."""
     if not evidence["events"]:
         return f"no window answered by {candidate} yet"
     devices, windows = int(evidence["devices"]), int(evidence["windows"])
     return (
         f"{devices} device{'s' * (devices != 1)}, {windows} window{'s' * (windows != 1)}, "
-        f"{measure} {evidence['agreement']:.2f} ({evidence['expected']:.2f} expected)"
+        f"{named(rules.metric, by_labels=rules.by_labels)} {digits(evidence['value'])} "
+        f"({digits(evidence['expected'])} expected)"
     )
 
 

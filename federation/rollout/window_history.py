@@ -12,16 +12,16 @@ from itertools import chain
 from typing import NamedTuple
 
 from streams.contract.documents import WindowReport
+from streams.contract.window_metrics import ALL, ALMOST_ALL, WindowMetric
 
 KEPT = 240  # windows per device
-ALMOST_ALL = 0.95  # share of events that one version must have answered for a window to count
 
-Sums = tuple[tuple[str, tuple[int, ...]], ...]  # by name, in their order
+Sums = tuple[tuple[str, tuple[float, ...]], ...]  # by name, in their order
 
 
 class Part(NamedTuple):
-    """The counts of one report. `models`: events judged, right (`WindowReport.judged`), labelled
-    and correct; `classes`: events and agreeing ones."""
+    """The sums of one report. `models`: events judged, right or the errors of these
+    (`WindowReport.judged`), labelled and correct; `classes`: events and agreeing ones."""
 
     revision: int
     heard_us: int
@@ -44,20 +44,20 @@ class HistoryWindow:
 
     @property
     def counts(self) -> Sums:
-        """Events and agreeing ones by the teacher's class; the class is "" for tasks without
-        classes."""
-        return self.classes or (("", self._answered[:2]),)
+        """Events and agreeing ones by the reference's class; of tasks without classes events and
+        those within the tolerance, or their errors, under ALL."""
+        return self.classes or ((ALL, self._answered[:2]),)
 
     @property
-    def labelled(self) -> int:
+    def labelled(self) -> float:
         return self._answered[2]
 
     @property
-    def correct(self) -> int:
+    def correct(self) -> float:
         return self._answered[3]
 
     @property
-    def _answered(self) -> tuple[int, ...]:
+    def _answered(self) -> tuple[float, ...]:
         return next((sums for name, sums in self.models if name == self.model), (0, 0, 0, 0))
 
 
@@ -66,17 +66,20 @@ class WindowHistory:
     effect.
 
     A window's revisions add up. Event times that start again from the beginning, as after a wipe,
-    count once they pass the stored ones.
+    count once they pass the stored ones. Reports with another metric, by workers with an older task
+    file, are ignored, because their sums do not add up with the others.
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self._kept = kept
+    def __init__(self, kept: int = KEPT, metric: WindowMetric = "accuracy") -> None:
+        self._kept, self._metric = kept, metric
         self._windows: dict[str, dict[int, HistoryWindow]] = defaultdict(dict)
         self._order: dict[str, list[int]] = defaultdict(list)
 
     def add(self, report: WindowReport, heard_us: int) -> None:
         """Add a report. heard_us: the message's wall time, so that reading it again gives the same.
         Of a repeated revision the first one counts."""
+        if report.metric != self._metric:
+            return
         device = sys.intern(report.device)
         seen, order = self._windows[device], self._order[device]
         before = seen.get(report.window_us)
@@ -132,7 +135,7 @@ def _window(device: str, window_us: int, parts: Sequence[Part]) -> HistoryWindow
 def _sum(parts: Sequence[Sums]) -> Sums:
     if len(parts) == 1:
         return parts[0]
-    sums: dict[str, tuple[int, ...]] = {}
+    sums: dict[str, tuple[float, ...]] = {}
     for name, counts in chain.from_iterable(parts):
         sums[name] = tuple(map(operator.add, sums.get(name, (0,) * len(counts)), counts))
     return tuple(sorted(sums.items()))

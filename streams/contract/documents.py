@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streams.contract.errors import MalformedRecord
+from streams.contract.window_metrics import ALL, ALMOST_ALL, BALANCED, ERRORS, Sums, WindowMetric
 
 
 class Document(BaseModel):
@@ -37,14 +38,14 @@ def release_of(model: str) -> str:
     return model.partition(".p")[0]
 
 
-RowMetric = Literal["accuracy", "mae", "rmse"]  # what a mean over rows tells
+RowMetric = Literal["accuracy", "within", "mae", "rmse"]  # what a mean over rows tells
 
 
 def mean_of(metric: RowMetric, correct: int, error: float, of: int) -> float | None:
     """Return the metric of `of` rows from their counts or sums; None without a row."""
     if not of:
         return None
-    if metric == "accuracy":
+    if metric in ("accuracy", "within"):
         return correct / of
     return math.sqrt(error / of) if metric == "rmse" else error / of
 
@@ -56,8 +57,9 @@ class ModelScore(Document):
     segments were also answered by the device's first version, which was right on
     `paired_base_correct` of them.
 
-    `metric` says how they are measured: accuracy, or for targets mae or rmse, whose `error` fields
-    are sums of absolute or squared errors beside the counts of answers within the tolerance.
+    `metric` says how they are measured: accuracy, or for targets within, mae or rmse. The `error`
+    fields of the last two are sums of absolute or squared errors beside the counts of answers
+    within the tolerance.
     """
 
     metric: RowMetric = "accuracy"
@@ -149,7 +151,11 @@ class DeviceState(Document):
 
 
 class ModelWindow(Document):
-    """One model version's counts in a window; `compared` events have a teacher's answer."""
+    """One model version's counts in a window; `compared` events have a teacher's answer.
+
+    error, label_error: where the report's metric is an error, the sum over the compared, or the
+    labelled events of absolute errors, for rmse of squared ones; means over the targets.
+    """
 
     events: int
     agreeing: int
@@ -157,6 +163,8 @@ class ModelWindow(Document):
     labelled: int = 0
     correct: int = 0
     teacher_correct: int = 0
+    error: float = 0.0
+    label_error: float = 0.0
 
 
 class ChannelDrift(Document):
@@ -197,7 +205,7 @@ class DriftReport(Document):
 
 
 class ClassAgreement(Document):
-    """Events that the teacher assigns to one class, and how many the device does too."""
+    """Events that the reference assigns to one class, and how many the device does too."""
 
     events: int
     agreeing: int
@@ -216,9 +224,11 @@ class WindowReport(Document):
     """A revision of a closed window's report; on `windows`, key: the device.
 
     The counts of a window's revisions add up. `late`: the rows came after the first report.
-    `confidence` is the mean of the answers' largest softmax, None for targets. `classes` (by the
-    teacher's class) and `errors` (for targets) compare with the teacher. `drift` covers the
-    device's last windows up to this one, None if the teacher's artifact has no reference.
+    `confidence` is the mean of the answers' largest softmax, None for targets. `metric`: what
+    windows tell of `Task.metric` (streams.contract.window_metrics). `classes` counts by the class
+    of the reference, the teacher or, where none was asked, the true labels; `errors` (for targets)
+    compares with the teacher. `drift` covers the device's last windows up to this one, None if the
+    teacher's artifact has no reference.
     """
 
     task: str
@@ -229,6 +239,7 @@ class WindowReport(Document):
     events: int
     teacher_model: str
     models: dict[str, ModelWindow]
+    metric: WindowMetric = "accuracy"
     late: bool = False
     confidence: float | None = None
     classes: dict[str, ClassAgreement] = {}
@@ -246,18 +257,30 @@ class WindowReport(Document):
         return found
 
     @property
-    def judged(self) -> dict[str, tuple[int, int]]:
-        """By release, the events that something judges and those that are right by it: the teacher,
-        or the true labels where no teacher is asked (`upload="prediction"`)."""
+    def judged(self) -> dict[str, tuple[int, float]]:
+        """By release, the events that the reference judges, and those that are right by it, or the
+        sum of their errors. Without a teacher (`upload="prediction"`) true labels are it."""
+        error = self.metric in ERRORS
         if self.teacher_model:
-            return {name: (m.compared, m.agreeing) for name, m in self.by_release.items()}
-        return {name: (m.labelled, m.correct) for name, m in self.by_release.items()}
+            return {
+                name: (m.compared, m.error if error else m.agreeing)
+                for name, m in self.by_release.items()
+            }
+        return {
+            name: (m.labelled, m.label_error if error else m.correct)
+            for name, m in self.by_release.items()
+        }
 
-    @property
-    def agreement(self) -> float:
-        """The share of answers that agree with the teacher; NaN if the teacher scored none."""
-        compared = sum(m.compared for m in self.models.values())
-        return sum(m.agreeing for m in self.models.values()) / compared if compared else math.nan
+    def sums(self, release: str) -> Sums:
+        """What the window tells of a release's metric; by class where the metric needs that, and
+        then nothing of a window that other releases answered too."""
+        judged = self.judged
+        events, right = judged.get(release, (0, 0))
+        if self.metric != BALANCED:
+            return {ALL: (events, right)} if events else {}
+        if not events or events < ALMOST_ALL * sum(n for n, _ in judged.values()):
+            return {}
+        return {name: (c.events, c.agreeing) for name, c in self.classes.items()}
 
 
 RoundKind = Literal[

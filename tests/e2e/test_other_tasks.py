@@ -3,6 +3,7 @@ wire, where no raw reading may be found in anything that left the device."""
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,12 @@ def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     assert summary["fleet_after"] < summary["fleet_before"]  # errors
     assert summary["held_out_after"] < summary["held_out_before"]
     assert summary["runs"][-1]["reason"].startswith("MAE on ")
-    assert summary["agreement_after"] is not None
+    assert summary["agreement_called"] == "MAE from the teacher"
+    assert 0 < summary["agreement_after"] < summary["agreement_before"]
+    assert "MAE from the teacher of 1-" in running.said  # why the run started
+    assert re.search(r"canary passed: .* MAE from the teacher 0\.\d+", running.said)
+    [(mae,)] = kafka_place.rows("select max(mae) from windows")
+    assert mae > 0
     [row] = kafka_place.rows(
         'select count(*), min(len(outputs)), max(len(outputs)), year(min("time")) from scores'
     )

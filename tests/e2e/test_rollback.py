@@ -62,7 +62,7 @@ def test_a_version_that_answers_one_class_is_taken_back_by_its_canarys_windows(
     assert decided() == ["candidate", "stage", "rolled-back"]
     last = [d for d in registry.decisions() if d.model == bad][-1]
     assert last.reason.startswith("canary failed: 1 device, ")
-    assert last.evidence["agreement"] < last.evidence["expected"] - 0.1
+    assert last.evidence["value"] < last.evidence["expected"] - 0.1
     running.until_said(f"{bad} is rolled back", 60)
     running.until_said(f"3 serve {base.model}", 60)
     running.signal(signal.SIGINT)

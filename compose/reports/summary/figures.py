@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compose.reports.fleet_view import FleetView, model_number
+from compose.reports.fleet_view import Agreement, FleetView, model_number
 from streams.contract.documents import DeviceState, ModelScore, RoundEvent
 
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
@@ -109,6 +109,7 @@ class Summary:
     row_metric: str
     metric: str
     devices: list[DeviceLine]
+    agreement_called: str  # what windows tell, as `RMSE from the teacher`
     agreement_before: float | None
     agreement_after: float | None
     windows: int
@@ -230,8 +231,9 @@ def summarize(
             for (name, _), state in sorted(view.epochs.items())
             if name in view.devices
         ],
-        agreement_before=before.share if before else None,
-        agreement_after=after.share if after and newer else None,
+        agreement_called=(after or before or Agreement()).called,
+        agreement_before=before.value if before else None,
+        agreement_after=after.value if after and newer else None,
         windows=view.windows,
         windows_late=view.windows_late,
         rounds=view.count("aggregated"),

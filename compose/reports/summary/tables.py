@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compose.reports.summary.figures import RunLine, Summary
-from compose.reports.wording import agreement, before_after, share
+from compose.reports.wording import before_after, share
 from streams.contract.task.metrics import named
 
 
@@ -66,9 +66,7 @@ def _figures(summary: Summary) -> Table:
         "model served": _served(summary),
         f"{named(summary.metric)} on held-out devices": _held_out(summary),
         "by other metrics": _metrics(summary),
-        agreement(summary.row_metric): before_after(
-            summary.agreement_before, summary.agreement_after
-        ),
+        summary.agreement_called: before_after(summary.agreement_before, summary.agreement_after),
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
         "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
         f"{summary.refused} refused, {summary.failed} failed",

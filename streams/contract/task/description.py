@@ -50,10 +50,13 @@ class Task:
     upload           "segment", or "prediction": raw data never leaves the device
     upload_dtype     type of the segments that leave the device; float16 halves them
     tolerance        regression: answers within it count as agreeing, and as correct
-    retrain_below    agreement with the teacher below which the controller starts a run
-    metric           what candidates are judged by, and what tables show: accuracy,
-                     balanced_accuracy, macro_f1, auc or average_precision; for targets mae, rmse,
-                     r2 or within; or a Metric. "": accuracy, for targets mae
+    metric           what candidates are judged by, what starts runs, and what tables show:
+                     accuracy, balanced_accuracy, macro_f1, auc or average_precision; for targets
+                     mae, rmse, r2 or within; or a Metric. "": accuracy, for targets mae
+    retrain_below    share of answers that agree with the teacher below which the controller starts
+                     a run; None: 0.9
+    retrain_above    the same where windows tell an error (mae or rmse of the teacher's answers):
+                     above it; None: half of `tolerance`
     margin           by how much a candidate must be better than the served version in that metric:
                      of scores the difference, of errors the share by which they shrink
     threshold        of two classes: an answer is the second one where its softmax is at least this
@@ -97,7 +100,8 @@ class Task:
     upload: Literal["segment", "prediction"] = "segment"
     upload_dtype: Literal["float32", "float16"] = "float32"
     tolerance: float = 0.1
-    retrain_below: float = 0.9
+    retrain_below: float | None = None
+    retrain_above: float | None = None
     metric: str | Metric = ""
     margin: float = 0.01
     threshold: float = 0.5

@@ -120,7 +120,8 @@ TASK: Mapping[str, Kind] = {
     "outcomes": Function(optional=True), "window_s": Number(1e-3), "lateness_s": SECONDS,
     "idle_close_s": POSITIVE, "future_s": SECONDS,
     "max_gap_s": Number(0, above=True, optional=True), "tolerance": SECONDS,
-    "retrain_below": SHARE, "metric": Of((str, Metric)), "margin": Number(),
+    "retrain_below": Number(0, 1, optional=True), "retrain_above": Number(0, optional=True),
+    "metric": Of((str, Metric)), "margin": Number(),
     "threshold": Number(0, 1), "latency_budget_ms": Number(0, above=True, optional=True),
     "training": Of((Training,)),
 }  # fmt: skip

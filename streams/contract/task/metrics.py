@@ -21,10 +21,12 @@ import numpy as np
 from streams.contract.documents import RowMetric
 from streams.contract.task.description import Task
 from streams.contract.task.parts import Metric
+from streams.contract.window_metrics import ERRORS, WindowMetric
 
 Of = Callable[[np.ndarray, np.ndarray], float]
 TITLES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
-ERRORS = ("mae", "rmse")  # the smaller the better
+SHARE_BELOW = 0.9
+BY_CLASS = ("balanced_accuracy", "macro_f1", "auc", "average_precision")
 
 
 def metric_of(task: Task) -> Metric:
@@ -60,16 +62,33 @@ def named(metric: str) -> str:
 
 def row_metric(task: Task) -> RowMetric:
     """Return what a device's running score is measured in, answer by answer: accuracy, or for
-    targets the root of the mean squared error, unless the task has the mean absolute error."""
+    targets the root of the mean squared error, unless the task has the mean absolute error or the
+    share within its tolerance."""
     if task.classes:
         return "accuracy"
-    return "mae" if metric_of(task).name == "mae" else "rmse"
+    name = metric_of(task).name
+    return "mae" if name == "mae" else "within" if name == "within" else "rmse"
+
+
+def window_metric(task: Task) -> WindowMetric:
+    """Return what windows tell of the task's metric."""
+    by_class = metric_of(task).name in BY_CLASS
+    return "balanced_accuracy" if by_class and task.classes else row_metric(task)
+
+
+def retrain_limit(task: Task) -> float:
+    """Return the value of `window_metric` that starts a run when answers are worse: by default a
+    share of 0.9, or an error of half the task's tolerance, with which about 0.9 of normal errors
+    are within it."""
+    if window_metric(task) in ERRORS:
+        return task.tolerance / 2 if task.retrain_above is None else task.retrain_above
+    return SHARE_BELOW if task.retrain_below is None else task.retrain_below
 
 
 def row_errors(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (n,) absolute or squared errors, by `row_metric`, means over the targets; 0 for
-    classes, whose answers are right or wrong."""
-    if task.classes:
+    """Return (n,) absolute or squared errors, by `row_metric`, means over the targets; 0 where
+    answers are right or wrong."""
+    if row_metric(task) not in ERRORS:
         return np.zeros(len(outputs))
     away = np.abs(np.asarray(outputs, np.float64) - labels)
     return np.asarray((away if row_metric(task) == "mae" else away**2).mean(axis=1))

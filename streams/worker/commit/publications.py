@@ -20,6 +20,7 @@ from streams.contract.documents import (
 from streams.contract.events.batches import encode_batch, filled_rows, float_rows
 from streams.contract.events.records import SCORES_1, Headers, score_schema
 from streams.contract.task import Task
+from streams.contract.task.metrics import row_errors, window_metric
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.scoring.drift_watch import WindowDrift
 from streams.worker.scoring.rows import DRIFT
@@ -89,6 +90,9 @@ class _Columns:
     labelled: np.ndarray
     correct: np.ndarray
     teacher_correct: np.ndarray
+    labels: np.ndarray  # (rows, label_size)
+    errors: np.ndarray  # from the teacher; 0 where `compared` is False or the metric is a share
+    label_errors: np.ndarray
 
 
 def _columns(task: Task, rows: pa.Table) -> _Columns:
@@ -104,19 +108,23 @@ def _columns(task: Task, rows: pa.Table) -> _Columns:
     labelled = batch.column("correct").is_valid().to_numpy(zero_copy_only=False)
     teacher = filled_rows(batch.column("teacher"), task.outputs)
     labels = filled_rows(batch.column("label"), task.label_size)
+    outputs = float_rows(batch.column("outputs"), task.outputs)
     return _Columns(
         rows=batch.select(score_schema().names),
         edges=[0, *(np.flatnonzero(changed) + 1).tolist(), batch.num_rows],
         drift=batch.column(DRIFT.name).to_pylist(),
         models=models.indices.to_numpy(),
         names=models.dictionary.to_pylist(),
-        outputs=float_rows(batch.column("outputs"), task.outputs),
+        outputs=outputs,
         teacher=teacher,
         compared=compared,
         agrees=batch.column("agrees").fill_null(False).to_numpy(zero_copy_only=False),
         labelled=labelled,
         correct=batch.column("correct").fill_null(False).to_numpy(zero_copy_only=False),
         teacher_correct=compared & labelled & task.correct(teacher, labels),
+        labels=labels,
+        errors=np.where(compared, row_errors(task, outputs, teacher), 0.0),
+        label_errors=np.where(labelled, row_errors(task, outputs, labels), 0.0),
     )
 
 
@@ -134,10 +142,11 @@ def _report(task: Task, columns: _Columns, begin: int, end: int) -> WindowReport
         events=end - begin,
         teacher_model=first.column("teacher_model")[0].as_py(),
         models=_by_model(columns, begin, end),
+        metric=window_metric(task),
         late=revision > 0,
         confidence=_confidence(outputs) if task.classes else None,
         drift=_drift(columns.drift[begin:end]),
-        **_against_teacher(task, columns, begin, end),
+        **_against_reference(task, columns, begin, end),
     )
 
 
@@ -153,6 +162,7 @@ def _by_model(columns: _Columns, begin: int, end: int) -> dict[str, ModelWindow]
     compared, agrees = columns.compared[begin:end], columns.agrees[begin:end]
     labelled, correct = columns.labelled[begin:end], columns.correct[begin:end]
     teacher = columns.teacher_correct[begin:end]
+    errors, label_errors = columns.errors[begin:end], columns.label_errors[begin:end]
     return {
         name: ModelWindow(
             events=int(of.sum()),
@@ -161,6 +171,8 @@ def _by_model(columns: _Columns, begin: int, end: int) -> dict[str, ModelWindow]
             labelled=int((of & labelled).sum()),
             correct=int((of & correct).sum()),
             teacher_correct=int((of & teacher).sum()),
+            error=round(float(errors[of].sum()), DIGITS),
+            label_error=round(float(label_errors[of].sum()), DIGITS),
         )
         for name, of in sorted(groups, key=lambda group: group[0])
     }
@@ -177,18 +189,19 @@ class _Compared(TypedDict, total=False):
     errors: dict[str, TargetError]
 
 
-def _against_teacher(task: Task, columns: _Columns, begin: int, end: int) -> _Compared:
-    """Return the agreement by the teacher's class, or the errors by target, of scored rows."""
-    compared = columns.compared[begin:end]
-    if not compared.any():
-        return {}
-    teacher = columns.teacher[begin:end][compared]
+def _against_reference(task: Task, columns: _Columns, begin: int, end: int) -> _Compared:
+    """Return the agreement by the reference's class, or the errors by target of scored rows."""
+    by, right = columns.compared[begin:end], columns.agrees[begin:end]
+    reference = columns.teacher[begin:end]
     if task.targets:
-        outputs = columns.outputs[begin:end][compared]
-        return {"errors": _errors(task, outputs.astype(np.float64) - teacher)}
-    classes, agrees = task.answers(teacher), columns.agrees[begin:end][compared]
-    events = np.bincount(classes, minlength=task.outputs).tolist()
-    agreeing = np.bincount(classes[agrees], minlength=task.outputs).tolist()
+        errors = columns.outputs[begin:end][by].astype(np.float64) - reference[by]
+        return {"errors": _errors(task, errors)} if len(errors) else {}
+    classes = task.answers(reference)
+    if not columns.rows.column("teacher_model")[begin].as_py():
+        by, right = columns.labelled[begin:end], columns.correct[begin:end]
+        classes = columns.labels[begin:end, 0].astype(np.int64)
+    events = np.bincount(classes[by], minlength=task.outputs).tolist()
+    agreeing = np.bincount(classes[by & right], minlength=task.outputs).tolist()
     return {
         "classes": {
             name: ClassAgreement(events=n, agreeing=a)

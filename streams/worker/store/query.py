@@ -51,14 +51,25 @@ WINDOWS = """
     create view windows as
     select device, "window", model, count(*) as events, count(agrees) as compared,
            count(*) filter (agrees) as agreeing, count(label) as labelled,
-           max(revision) + 1 as reports, max("time") as last_event
+           max(revision) + 1 as reports, max("time") as last_event{errors}
     from scores group by device, "window", model
+"""
+# Of targets: answers minus the teacher's, or the labels where no teacher is asked.
+PAIRS = "list_zip(outputs, case when len(teacher) > 0 then teacher else label end)"
+ERRORS = f""",
+           avg(list_avg([abs(p[1] - p[2]) for p in {PAIRS}])) as mae,
+           sqrt(avg(list_avg([(p[1] - p[2]) ^ 2 for p in {PAIRS}]))) as rmse"""
+# An answer has one value a target, or one a class, of which there are two at least.
+NUMBERS = """
+    select (select len(outputs) from scores limit 1) = 1 or
+           (select len(outputs) = len(label) from scores where label is not null limit 1)
 """
 
 
 def open_store(store: Path) -> duckdb.DuckDBPyConnection:
     """Return a connection with views `scores`, `drops`, `labels`, `windows` and `labelled` on the
-    store's current version. `windows` has a row for each device, window and model version;
+    store's current version. `windows` has a row for each device, window and model version, of
+    targets with the mean absolute and the root mean square error from the teacher;
     `labelled` is `scores` with the label that was told last, when, and by whom.
 
     Only committed files are read. Close the connection after use.
@@ -67,7 +78,8 @@ def open_store(store: Path) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     for name, rows in tables.items():
         connection.register(name, rows)
-    connection.execute(WINDOWS)
+    [(numbers,)] = connection.execute(NUMBERS).fetchall()
+    connection.execute(WINDOWS.format(errors=ERRORS if numbers else ""))
     connection.execute(LABELLED)
     return connection
 

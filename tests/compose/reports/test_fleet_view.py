@@ -28,7 +28,7 @@ def test_a_report_that_comes_again_counts_once() -> None:
     assert (once.windows, again.windows) == (3, 3)
     total = again.agreement["1-aaaaaaaa"]
     assert (total.windows, total.events, total.compared, total.agreeing) == (3, 30, 24, 18)
-    assert total.share == pytest.approx(0.75)
+    assert total.value == pytest.approx(0.75)
 
 
 def test_a_revision_adds_its_events_to_the_window() -> None:
@@ -40,8 +40,8 @@ def test_a_revision_adds_its_events_to_the_window() -> None:
 
 def test_versions_are_counted_apart_and_nothing_compared_is_no_share() -> None:
     found = view(window("d0", 0), window("d0", 5, model="2-b", compared=0, agreeing=0))
-    assert found.agreement["1-aaaaaaaa"].share == pytest.approx(0.75)
-    assert found.agreement["2-b"].share is None
+    assert found.agreement["1-aaaaaaaa"].value == pytest.approx(0.75)
+    assert found.agreement["2-b"].value is None
 
 
 @pytest.mark.parametrize("topic", ["fleet", "windows", "rounds", "releases"])

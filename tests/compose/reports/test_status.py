@@ -118,7 +118,8 @@ def test_json_holds_all_of_it() -> None:
     text = io.StringIO()
     print_status(status_of(heard("d0", 1)), Console(file=text), as_json=True)
     assert set(json.loads(text.getvalue())) == {
-        "task", "release", "devices", "windows", "agreement", "rounds", "rates", "lag", "drift"
+        "task", "release", "devices", "windows", "windows_metric", "agreement", "rounds", "rates",
+        "lag", "drift",
     }  # fmt: skip
 
 

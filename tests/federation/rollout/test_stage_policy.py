@@ -97,7 +97,7 @@ def test_nothing_was_answered_yet() -> None:
 def test_a_useless_version_goes_back_within_two_windows_a_device() -> None:
     found = finding([*past(), *since(canary=5, windows=2)])
     assert found.verdict == "roll-back"
-    assert "canary failed: 2 devices, 4 windows, agreement 0.2" in found.reason
+    assert "canary failed: 2 devices, 4 windows, agreement with the teacher 0.2" in found.reason
     assert found.evidence["expected"] == pytest.approx(0.8, abs=0.02)
 
 
@@ -173,7 +173,7 @@ def test_another_activity_is_not_another_version() -> None:
     ]
     found = finding(heard)
     assert found.verdict != "roll-back"
-    assert found.evidence["agreement"] == pytest.approx(0.6)
+    assert found.evidence["value"] == pytest.approx(0.6)
     assert found.evidence["expected"] == pytest.approx(0.6, abs=0.03)
 
 

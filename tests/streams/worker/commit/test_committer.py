@@ -333,8 +333,12 @@ def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> N
     for row in store.tables[SCORES].to_pylist():
         assert (row["teacher"], row["teacher_model"], row["agrees"]) == ([], "", None)
     (report,) = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.windows"]
-    assert report.agreement != report.agreement  # NaN: neither agreement nor a lack of it
-    assert report.models["1-aaaaaaaa"].labelled == 1
+    part = report.models["1-aaaaaaaa"]
+    assert (part.compared, part.labelled) == (0, 1)  # neither agreement nor a lack of it
+    [label] = [row["label"] for row in store.tables[SCORES].to_pylist() if row["label"]]
+    [(name, told)] = report.classes.items()  # by the true label's class
+    assert (task.classes.index(name), told.events) == (int(label[0]), 1)
+    assert report.judged == {"1-aaaaaaaa": (1, part.correct)}
 
 
 def test_a_report_sums_up_its_rows() -> None:

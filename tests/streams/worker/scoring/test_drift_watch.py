@@ -194,8 +194,9 @@ def test_a_report_says_how_sure_the_answers_are_and_where_they_agree() -> None:
     assert report.errors == {}
 
 
-def test_a_task_with_targets_reports_errors() -> None:
-    pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"))
+@pytest.mark.parametrize("metric", ["mae", "rmse", "within"])
+def test_a_task_with_targets_reports_errors(metric: str) -> None:
+    pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"), metric=metric)
     log, store = Log(), MemoryStore()
     outputs = batch("d0", 0, times(0), task=pump)
     log.append(outputs)
@@ -209,7 +210,14 @@ def test_a_task_with_targets_reports_errors() -> None:
     asyncio.run(run())
     report = reports(log)[0, 0]
     error = np.array(outputs.rows.column("outputs").to_pylist()) - 1  # the teacher answers ones
-    assert (report.confidence, report.classes) == (None, {})
+    assert (report.confidence, report.classes, report.metric) == (None, {}, metric)
+    sums = {
+        "mae": np.abs(error).mean(axis=1).sum(),
+        "rmse": (error**2).mean(axis=1).sum(),
+        "within": (np.abs(error) <= pump.tolerance).all(axis=1).sum(),
+    }
+    [events, told] = report.sums("1-aaaaaaaa")[""]
+    assert (events, told) == (20, pytest.approx(sums[metric], abs=1e-4))
     for i, name in enumerate(pump.targets):
         found = report.errors[name]
         assert found.events == 20

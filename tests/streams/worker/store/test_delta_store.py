@@ -11,6 +11,7 @@ from deltalake import write_deltalake
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
+from streams.contract.task import Task
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import snapshot_path, write_snapshot
@@ -30,8 +31,9 @@ def rows(
     commit: int = 1,
     revision: int = 0,
     drift: str | None = None,
+    task: Task = task,
 ) -> pa.Table:
-    pieces = tuple(split(task, Message(0, None), batch("d0", first, times_s)))
+    pieces = tuple(split(task, Message(0, None), batch("d0", first, times_s, task=task)))
     windows = [Window(partition, "d0", piece.window, (piece,)) for piece in pieces]
     scored = [
         ScoredWindow(w, np.zeros((w.rows, task.outputs), np.float32), revision, commit, drift)
@@ -292,6 +294,22 @@ def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
         (3, 1.0, "outcome", 20),
     ]  # fmt: skip
     assert (before, labels_in(tmp_path)) == (2, 4)
+
+
+def test_windows_of_numbers_have_their_errors(tmp_path: Path) -> None:
+    pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"))
+    DeltaStore(tmp_path / "pump").commit(SCORES, rows(0, [1, 2, 3], task=pump), {0: 1})
+    with open_store(tmp_path / "pump") as connection:
+        outputs = connection.execute("select outputs from scores order by seq").fetchnumpy()
+        [(mae, rmse)] = connection.execute("select mae, rmse from windows").fetchall()
+    away = np.abs(np.array([list(row) for row in outputs["outputs"]]))  # the teacher says 0
+    assert mae == pytest.approx(away.mean(), rel=1e-5)
+    assert rmse == pytest.approx(np.sqrt((away**2).mean()), rel=1e-5)
+    DeltaStore(tmp_path / "tiny").commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
+    with open_store(tmp_path / "tiny") as connection:
+        names = [name for name, *_ in connection.execute("describe windows").fetchall()]
+    assert "agreeing" in names
+    assert "rmse" not in names
 
 
 def test_a_query_makes_no_table(tmp_path: Path) -> None:

@@ -1,0 +1,257 @@
+"""What windows and devices' states tell the triggers. Pure.
+
+A window is delivered at least once and may be revised; what it tells is summed over the device's
+last windows with the served model. See `federation.controller.triggers` for what follows from it.
+"""
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+from federation.controller.quiet_hours import QuietHours
+from streams.contract.documents import DeviceState, WindowReport
+from streams.contract.window_metrics import (
+    ERRORS,
+    Sums,
+    WindowMetric,
+    added,
+    is_better,
+    is_worse,
+    named,
+    value_of,
+)
+
+RECENT = 30  # reports per device that count: older windows are outdated
+KNOWN = 240  # reports per device that are recognized when they are repeated
+HYSTERESIS = 0.02  # by which the metric must be within its limit to count again
+
+
+@dataclass(frozen=True)
+class TriggerRules:
+    """A cause or budget that is None is disabled. Windows are no cause before they have
+    `min_events` events of `min_devices` devices since the last release or run.
+
+    limit: of `metric`, beyond which answers are too bad. patience: consecutive checks that find it
+    so; a check is due when `min_devices` devices have sent new windows. A device is weak if its
+    last `weak_windows` are beyond the limit by `weak_by`: of a share a difference, of an error a
+    share of the limit. drift_windows: consecutive reports with an alarm.
+    """
+
+    limit: float
+    metric: WindowMetric = "accuracy"
+    min_events: int = 200
+    min_devices: int = 2
+    patience: int = 3
+    again_s: float = 3600.0
+    weak_windows: int = 10
+    drift_windows: int = 3
+    drift_devices: int | None = 2
+    new_labels: int | None = None
+    schedule_s: float | None = None
+    min_interval_s: float = 60.0
+    max_runs: int | None = None
+    runs_per_day: int | None = None
+    quiet: QuietHours | None = None
+
+    @property
+    def weak_by(self) -> float:
+        return 0.5 if self.metric in ERRORS else 0.1
+
+    @property
+    def weak_limit(self) -> float:
+        if self.metric in ERRORS:
+            return self.limit * (1 + self.weak_by)
+        return self.limit - self.weak_by
+
+
+@dataclass
+class _Device:
+    """One device's reports. recent: sums of the served model (`WindowReport.sums`)."""
+
+    recent: deque[Sums] = field(default_factory=lambda: deque(maxlen=RECENT))
+    known: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KNOWN))
+    alarms: int = 0  # in a row
+    drift_answered: bool = False
+    weak_answered: bool = False
+
+
+@dataclass
+class FleetEvidence:
+    """What was observed of the served model since its release or the last run, and what persists.
+
+    Windows are delivered at least once: a repeated report, identified by window and revision,
+    counts once. Revisions of a window add up.
+    """
+
+    rules: TriggerRules
+    served: str | None = None
+    bad_looks: int = 0
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+    by_labels: bool = False
+    _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
+    _new: set[str] = field(default_factory=set)
+    _bad_answered: bool = False
+    _began_s: float = 0.0  # start of the last run
+    _asked: tuple[float, str] | None = None
+    _labels: dict[str, int] = field(default_factory=dict)
+    _labels_before: dict[str, int] = field(default_factory=dict)
+
+    def serve(self, model: str) -> None:
+        """Reset the observations if another model is served; drift concerns the inputs and
+        persists."""
+        if model == self.served:
+            return
+        self.served, self._bad_answered = model, False
+        for device in self._devices.values():
+            device.weak_answered = False
+        self._begin_anew()
+
+    def run_began(self, at_s: float) -> None:
+        """Mark all current causes as answered by a run."""
+        self._bad_answered |= self.is_bad
+        weak, drifting = self.weak, self.drifting
+        for name, device in self._devices.items():
+            device.weak_answered |= name in weak
+            device.drift_answered |= name in drifting
+        if self._asked is not None and self._asked[0] <= at_s:
+            self._asked = None
+        self._began_s = max(self._began_s, at_s)
+        self._labels_before = dict(self._labels)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.bad_looks = 0
+        self.sums.clear()
+        self._new.clear()
+        for device in self._devices.values():
+            device.recent.clear()
+
+    def ask(self, reason: str, at_s: float) -> None:
+        """Record a manual request; ignores one that a run has answered, which is read again after a
+        restart."""
+        if at_s > self._began_s:
+            self._asked = at_s, reason
+
+    def add_window(self, report: WindowReport) -> None:
+        device, name = self._devices[report.device], (report.window_us, report.revision)
+        if name in device.known:
+            return
+        device.known.append(name)
+        if report.drift is not None and report.drift.decided:
+            device.alarms = device.alarms + 1 if report.drift.alarm else 0
+            device.drift_answered &= report.drift.alarm
+        sums = report.sums(self.served or "") if report.metric == self.rules.metric else {}
+        if not sums:
+            return
+        self.by_labels = not report.teacher_model
+        self._count(device.recent, sums)
+        if self._is_fine(device.recent):
+            device.weak_answered = False
+        self._new.add(report.device)
+        if len(self._new) >= self.rules.min_devices and self.is_enough:
+            self._look()
+
+    def _count(self, recent: deque[Sums], sums: Sums) -> None:
+        for name, (events, right) in (recent[0] if len(recent) == RECENT else {}).items():
+            before = self.sums[name]
+            self.sums[name] = before[0] - events, before[1] - right
+        recent.append(sums)
+        for name, (events, right) in sums.items():
+            before = self.sums.get(name, (0, 0))
+            self.sums[name] = before[0] + events, before[1] + right
+
+    def _look(self) -> None:
+        rules = self.rules
+        self._new.clear()
+        bad = is_worse(rules.metric, self.value, rules.limit)
+        self.bad_looks = self.bad_looks + 1 if bad else 0
+        if is_better(rules.metric, self.value, rules.limit, HYSTERESIS):
+            self._bad_answered = False
+
+    def _is_fine(self, recent: deque[Sums]) -> bool:
+        """Whether a device is clearly not weak."""
+        rules = self.rules
+        by = HYSTERESIS - rules.weak_by
+        return len(recent) >= rules.weak_windows and is_better(
+            rules.metric, self._last(recent), rules.limit, by
+        )
+
+    def _last(self, recent: deque[Sums]) -> float:
+        last = list(recent)[-self.rules.weak_windows :]
+        return value_of(self.rules.metric, added(last)) or 0.0
+
+    def add_device(self, state: DeviceState) -> None:
+        self._labels[state.device] = state.labels_told
+        # The count of a device that lost its labels starts again.
+        before = self._labels_before.get(state.device, 0)
+        self._labels_before[state.device] = min(before, state.labels_told)
+
+    @property
+    def asked(self) -> str | None:
+        return None if self._asked is None else self._asked[1]
+
+    @property
+    def devices(self) -> int:
+        return sum(1 for device in self._devices.values() if device.recent)
+
+    @property
+    def called(self) -> str:
+        return named(self.rules.metric, by_labels=self.by_labels)
+
+    @property
+    def events(self) -> int:
+        """Judged by the teacher, or by true labels."""
+        return int(sum(events for events, _ in self.sums.values()))
+
+    @property
+    def value(self) -> float:
+        """The served model's metric; 0 without an event."""
+        return value_of(self.rules.metric, self.sums) or 0.0
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the windows have enough events and devices for any cause."""
+        return self.events >= self.rules.min_events and self.devices >= self.rules.min_devices
+
+    @property
+    def is_bad(self) -> bool:
+        return self.bad_looks >= self.rules.patience
+
+    @property
+    def drifting(self) -> dict[str, int]:
+        """Devices with drift that no run has answered -> consecutive alarms."""
+        return {
+            name: device.alarms
+            for name, device in sorted(self._devices.items())
+            if device.alarms >= self.rules.drift_windows and not device.drift_answered
+        }
+
+    @property
+    def weak(self) -> dict[str, float]:
+        """Devices whose metric is far beyond the limit -> its value over their last windows."""
+        rules = self.rules
+        values = {
+            name: self._last(device.recent)
+            for name, device in sorted(self._devices.items())
+            if len(device.recent) >= rules.weak_windows
+        }
+        return {
+            name: value
+            for name, value in values.items()
+            if is_worse(rules.metric, value, rules.limit, rules.weak_by)
+        }
+
+    def new_weak(self, now_s: float) -> dict[str, float]:
+        """Return the weak devices that no run has answered, or only long ago."""
+        again = now_s - self._began_s >= self.rules.again_s
+        weak = self.weak.items()
+        return {name: a for name, a in weak if again or not self._devices[name].weak_answered}
+
+    def is_newly_bad(self, now_s: float) -> bool:
+        again = now_s - self._began_s >= self.rules.again_s
+        return self.is_bad and (again or not self._bad_answered)
+
+    @property
+    def new_labels(self) -> int:
+        return sum(
+            count - self._labels_before.get(device, 0) for device, count in self._labels.items()
+        )

@@ -1,0 +1,76 @@
+"""What windows tell of a task's metric: sums over events that add up, and their value. Pure.
+
+Windows compare a device's answers with a reference: the teacher's answers, or the true labels where
+no teacher is asked. Where `Task.metric` is no sum over events they tell the nearest that is one:
+
+    Task.metric                                              windows
+    accuracy, a Metric of one's own for classes              accuracy: the share of right answers
+    balanced_accuracy, macro_f1, auc, average_precision      balanced_accuracy: the mean over the
+                                                             reference's classes of that share
+    within                                                   within: the share within the tolerance
+    mae                                                      mae
+    rmse, r2, a Metric of one's own for targets              rmse
+
+Of a share the sum is the number of right answers, of an error that of absolute or squared errors.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+WindowMetric = Literal["accuracy", "balanced_accuracy", "within", "mae", "rmse"]
+Sums = Mapping[str, tuple[float, float]]  # by the reference's class: events, right or errors
+ERRORS = ("mae", "rmse")  # the smaller the better
+BALANCED = "balanced_accuracy"
+ALL = ""  # the class of a metric that does not tell them apart
+ALMOST_ALL = 0.95  # share of a window's events that one version must have answered
+
+NAMES = {
+    "accuracy": "agreement with {}",
+    "balanced_accuracy": "balanced agreement with {}",
+    "within": "share within the tolerance of {}",
+    "mae": "MAE from {}",
+    "rmse": "RMSE from {}",
+}
+
+
+def named(metric: WindowMetric, *, by_labels: bool = False) -> str:
+    """Return the metric's name for a person: `RMSE from the teacher`."""
+    return NAMES[metric].format("true labels" if by_labels else "the teacher")
+
+
+def value_of(metric: WindowMetric, sums: Sums) -> float | None:
+    """Return the metric's value; None without an event."""
+    shares = [(n, right / n) for n, right in sums.values() if n]
+    if not shares:
+        return None
+    if metric == BALANCED:
+        return sum(share for _, share in shares) / len(shares)
+    mean = sum(n * share for n, share in shares) / sum(n for n, _ in shares)
+    return math.sqrt(max(mean, 0.0)) if metric == "rmse" else mean
+
+
+def added(parts: Iterable[Sums]) -> dict[str, tuple[float, float]]:
+    """Return the sums of several windows."""
+    total: dict[str, tuple[float, float]] = {}
+    for part in parts:
+        for name, (events, right) in part.items():
+            before = total.get(name, (0, 0))
+            total[name] = before[0] + events, before[1] + right
+    return total
+
+
+def is_worse(metric: WindowMetric, value: float, limit: float, by: float = 0.0) -> bool:
+    """Return whether `value` is worse than `limit` by more than `by`: of a share a difference, of
+    an error a share of the limit."""
+    return value > limit * (1 + by) if metric in ERRORS else value < limit - by
+
+
+def is_better(metric: WindowMetric, value: float, limit: float, by: float = 0.0) -> bool:
+    """Return whether `value` is at least as good as `limit` and `by` more."""
+    return value <= limit * (1 - by) if metric in ERRORS else value >= limit + by
+
+
+def digits(value: float) -> str:
+    """Return a metric's value with three digits after the point, or three in all."""
+    return f"{value:.3f}" if 0.1 <= abs(value) < 10 or not value else f"{value:.3g}"

@@ -1,0 +1,131 @@
+"""The canary decides by the task's metric: errors of numbers, and classes that count the same.
+
+The rates are of made-up fleets with fixed seeds: devices with errors of different sizes, windows
+that differ by a factor of log-normal 0.3, heavy tails (Student's t with 4 degrees of freedom).
+"""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
+from federation.rollout.window_history import WindowHistory
+from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
+from streams.contract.window_metrics import WindowMetric
+
+STABLE, CANDIDATE = "1-a", "2-b"
+BEGAN, SECOND = 10**9, 10**6
+DEVICES, CANARY = 10, 3
+PAST, WINDOWS, EVENTS = 40, 60, 24
+FLEETS = 40
+
+
+def report(device: int, number: int, model: str, metric: WindowMetric) -> WindowReport:
+    return WindowReport(
+        task="tiny",
+        device=f"d{device}",
+        window_us=number,
+        end_us=number + 1,
+        revision=0,
+        events=EVENTS,
+        teacher_model="1-t",
+        metric=metric,
+        models={model: ModelWindow(events=EVENTS, compared=EVENTS, agreeing=0)},
+    )
+
+
+def judged(rules: StageRules, history: WindowHistory, now: int) -> StageVerdict:
+    return evaluate(
+        rules=rules,
+        windows=history,
+        candidate=CANDIDATE,
+        stable=STABLE,
+        began_us=BEGAN,
+        stage_began_us=BEGAN,
+        now_us=BEGAN + now * SECOND,
+        canary=lambda name: int(name[1:]) < CANARY,
+        refusals={},
+        offered=CANARY,
+    )
+
+
+def rollout(seed: int, metric: WindowMetric, factor: float) -> tuple[StageVerdict, int]:
+    """A candidate whose errors are `factor` times those before; and after how many windows of each
+    device it was judged."""
+    dice, history = np.random.default_rng(seed), WindowHistory(metric=metric)
+    scales = 20 * np.exp(dice.normal(0, 0.5, DEVICES))
+
+    def hear(number: int, at_us: int, model: str, devices: range, factor: float = 1.0) -> None:
+        for device in devices:
+            found = report(device, number, model, metric)
+            wave = np.exp(dice.normal(0, 0.3))
+            errors = dice.standard_t(4, EVENTS) * scales[device] * factor * wave
+            total = float((errors**2 if metric == "rmse" else np.abs(errors)).sum())
+            part = found.models[model].model_copy(update={"error": total})
+            history.add(found.model_copy(update={"models": {model: part}}), at_us)
+
+    for n in range(PAST):
+        hear(n, n * SECOND, STABLE, range(DEVICES))
+    for n in range(WINDOWS):
+        hear(PAST + n, BEGAN + n * SECOND, CANDIDATE, range(CANARY), factor)
+        hear(PAST + n, BEGAN + n * SECOND, STABLE, range(CANARY, DEVICES))
+        found = judged(StageRules(metric=metric), history, n)
+        if found.verdict != "wait":
+            break
+    return found, n + 1
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_a_larger_error_goes_back_and_a_smaller_one_passes(metric: WindowMetric) -> None:
+    def verdicts(factor: float) -> Counter[str]:
+        return Counter(rollout(seed, metric, factor)[0].verdict for seed in range(FLEETS))
+
+    equal, worse, better = verdicts(1.0), verdicts(1.5), verdicts(0.8)
+    assert equal["roll-back"] <= 0.1 * FLEETS
+    assert worse["roll-back"] >= 0.95 * FLEETS
+    assert worse["go-on"] == 0
+    assert better["go-on"] >= 0.9 * FLEETS
+    assert better["roll-back"] == 0
+
+
+def test_the_reason_has_the_error_in_its_unit() -> None:
+    found, _ = rollout(0, "rmse", 3.0)
+    assert "canary failed: 3 devices" in found.reason
+    assert "RMSE from the teacher" in found.reason
+    assert found.evidence["value"] > 1.5 * found.evidence["expected"] > 15
+
+
+def test_reports_with_another_metric_are_not_mixed_in() -> None:
+    history = WindowHistory(metric="rmse")
+    history.add(report(0, 1, STABLE, "mae"), SECOND)
+    assert history.by(STABLE) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "verdict"), [("accuracy", "go-on"), ("balanced_accuracy", "roll-back")]
+)
+def test_a_rare_class_counts_as_much_as_others(metric: WindowMetric, verdict: str) -> None:
+    """Of 100 events three are frauds; the candidate misses most, and is better at the others."""
+    dice, history = np.random.default_rng(1), WindowHistory(metric=metric)
+
+    def hear(number: int, at_us: int, model: str, device: int) -> None:
+        new = model == CANDIDATE
+        right = int(dice.binomial(3, 0.2 if new else 0.9))
+        fine = int(dice.binomial(97, 0.99 if new else 0.97))
+        classes = {
+            "fine": ClassAgreement(events=97, agreeing=fine),
+            "fraud": ClassAgreement(events=3, agreeing=right),
+        }
+        part = ModelWindow(events=100, compared=100, agreeing=fine + right)
+        changed = {"models": {model: part}, "classes": classes}
+        history.add(report(device, number, model, metric).model_copy(update=changed), at_us)
+
+    for n in range(60):
+        for device in range(DEVICES):
+            hear(n, n * SECOND, STABLE, device)
+    for n in range(40):
+        for device in range(DEVICES):
+            model = CANDIDATE if device < CANARY else STABLE
+            hear(100 + n, BEGAN + n * SECOND, model, device)
+    assert judged(StageRules(metric=metric), history, 40).verdict == verdict
