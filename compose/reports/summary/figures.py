@@ -12,6 +12,7 @@ from typing import Any
 
 from compose.reports.fleet_view import Agreement, FleetView, model_number
 from streams.contract.documents import DeviceState, ModelScore, RoundEvent
+from streams.contract.window_metrics import ERRORS, WindowMetric
 
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
 
@@ -246,7 +247,7 @@ def summarize(
         held_out_after=passed[-1].audit if passed else None,
         phases=dict(phases),
         store=str(store / "scores"),
-        sql=query_line(state),
+        sql=query_line(state, (after or before or Agreement()).metric),
         runs=runs,
         decisions=[
             f"{d.kind} {d.model}"
@@ -256,12 +257,13 @@ def summarize(
     )
 
 
-def query_line(state: Path) -> str:
+def query_line(state: Path, metric: WindowMetric = "accuracy") -> str:
     """A command that looks at the results with DuckDB."""
-    sql = (
-        "SELECT device, model, count(*) AS events, round(avg(agrees::INT), 3) AS agreement "
-        "FROM scores GROUP BY ALL ORDER BY ALL"
-    )
+    if metric in ERRORS:
+        columns = f"sum(events) AS events, round(avg({metric}), 3) AS {metric} FROM windows"
+    else:
+        columns = "count(*) AS events, round(avg(agrees::INT), 3) AS agreement FROM scores"
+    sql = f"SELECT device, model, {columns} GROUP BY ALL ORDER BY ALL"
     where = "" if str(state) == ".tidewheel" else f" --state {state}"
     return f'tidewheel query{where} "{sql}"'
 

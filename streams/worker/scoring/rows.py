@@ -12,6 +12,7 @@ from streams.contract.task import Task
 from streams.worker.windows.tumbling import Window
 
 DAY_US = 86_400_000_000
+LONG_S = 3600  # of windows
 DAY = pa.field("day", pa.date32(), nullable=False)
 DRIFT = pa.field("drift", pa.string())
 
@@ -71,7 +72,7 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
         "device": _texts([p.events.device for p in pieces], repeat),
         "epoch": _texts([p.events.epoch for p in pieces], repeat),
         "window": pa.array(starts, TIMESTAMP),
-        "day": pa.array((starts // DAY_US).astype(np.int32)).cast(pa.date32()),
+        "day": pa.array(_days(task, starts)),
         "drift": pa.array(drift, pa.string()),
         "revision": pa.array(np.array([w.revision for w in windows], np.int32)[repeat]),
         "partition": pa.array(np.array([w.window.partition for w in windows], np.int32)[repeat]),
@@ -84,6 +85,16 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     schema = store_schema()
     arrays = [columns[name] if name in columns else events.column(name) for name in schema.names]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _days(task: Task, starts: np.ndarray) -> np.ndarray:
+    """Return (n,) days by which rows are partitioned, of windows' starts, microseconds. Rows of
+    long windows are few a day, and a file a day makes a year of them slow: they have their month's
+    first day."""
+    days = starts.astype("datetime64[us]").astype("datetime64[D]")
+    if task.window_s < LONG_S:
+        return np.asarray(days)
+    return np.asarray(days.astype("datetime64[M]").astype("datetime64[D]"))
 
 
 def _teacher_columns(

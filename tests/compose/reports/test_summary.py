@@ -223,6 +223,7 @@ def test_the_json_is_complete() -> None:
 def test_the_query_names_the_state_folder_where_it_is_not_the_usual_one() -> None:
     assert "--state" not in query_line(Path(".tidewheel"))
     assert "--state s/x" in query_line(Path("s/x"))
+    assert "avg(rmse)" in query_line(Path("s/x"), "rmse")
 
 
 def shown_by(found: Summary) -> str:

@@ -296,6 +296,19 @@ def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
     assert (before, labels_in(tmp_path)) == (2, 4)
 
 
+def test_rows_of_long_windows_lie_by_month(tmp_path: Path) -> None:
+    hourly = dataclasses.replace(task, window_s=3600.0)
+    hours = [3600.0 * n for n in range(24 * 400)]  # from 1970 on
+    store = DeltaStore(tmp_path)
+    store.commit(SCORES, rows(0, hours, task=hourly), {0: 1})
+    folders = sorted(path.name for path in (tmp_path / SCORES).glob("day=*"))
+    assert folders[:2] == ["day=1970-01-01", "day=1970-02-01"]
+    assert len(folders) == 14
+    with open_store(tmp_path) as connection:
+        [(count,)] = connection.execute("select count(*) from scores").fetchall()
+    assert count == len(hours)
+
+
 def test_windows_of_numbers_have_their_errors(tmp_path: Path) -> None:
     pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"))
     DeltaStore(tmp_path / "pump").commit(SCORES, rows(0, [1, 2, 3], task=pump), {0: 1})
