@@ -32,6 +32,15 @@ def why_open(view: FleetView, task: Task) -> str:
     )
 
 
+def broken_off(view: FleetView) -> str | None:
+    """Return a line about a run that the end of everything breaks off, if there is one. What is
+    said of its devices later is no failure of theirs."""
+    run = view.current_run
+    if not run or run[-1].kind == "finished":
+        return None
+    return f"drain     run {run[-1].run} is broken off, at round {run[-1].round}"
+
+
 class PhaseClock:
     """The phase of the loop: inference, federated run, canary, new model; and when it has closed.
 

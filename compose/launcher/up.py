@@ -24,7 +24,7 @@ from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice, Launch
 from compose.launcher.interrupts import Interrupted, Interrupts
 from compose.launcher.options import UpOptions, absolute_reference
-from compose.launcher.phases import PhaseClock, why_open
+from compose.launcher.phases import PhaseClock, broken_off, why_open
 from compose.launcher.preparation import make_models
 from compose.launcher.screen import Screen
 from compose.launcher.state_dir import StateDir
@@ -74,6 +74,7 @@ class Up:
         self._tls: Tls | None = None
         self._phases: dict[str, float] = {}
         self._began_us = time.time_ns() // 1000
+        self._drained_us = sys.maxsize  # when the devices began to end
 
     def run(self) -> int:
         """The six steps; the exit code."""
@@ -279,6 +280,13 @@ class Up:
     def _drain(self, follower: Follower) -> None:
         """End the devices, then wait until the worker has scored what they have sent."""
         self._screen.say("drain     devices send what they have; the worker scores it")
+        self._drained_us = time.time_ns() // 1000
+
+        def say(view: FleetView) -> None:
+            if line := broken_off(view):
+                self._screen.say(line)
+
+        follower.read(say)
         self._supervisor.stop("controller")
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
         deadline = time.monotonic() + self._task.idle_close_s + 30.0
@@ -305,7 +313,8 @@ class Up:
         def look(view: FleetView) -> None:
             known = {n: s for n, s in view.devices.items() if n in self._devices}
             seen = {k: s for k, s in view.epochs.items() if s.time_us >= self._began_us}
-            mine = replace(view, devices=known, epochs=seen)
+            rounds = [e for e in view.rounds if e.time_us < self._drained_us]
+            mine = replace(view, devices=known, epochs=seen, rounds=rounds)
             state = self._options.state
             store, metric = self._layout.store, metric_of(self._task).name
             found.append(summarize(mine, server, self._phases, store, state, metric))

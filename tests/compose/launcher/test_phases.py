@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from compose.launcher.phases import PhaseClock, why_open
+from compose.launcher.phases import PhaseClock, broken_off, why_open
 from compose.reports.fleet_view import FleetView
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
 from streams.contract.documents import RoundEvent
@@ -100,6 +100,15 @@ def test_a_sensor_repeats_nothing_so_that_as_much_is_enough() -> None:
 def test_runs_of_an_earlier_launch_are_no_phase_of_this_one() -> None:
     loop = Loop()
     assert loop.see(step("requested", time_us=0)) == "inference"
+
+
+def test_a_run_that_the_end_breaks_off_is_said() -> None:
+    view = FleetView("tiny")
+    assert broken_off(view) is None
+    view.absorb(step("started", run="7", time_us=5, round=1, rounds=2))
+    assert broken_off(view) == "drain     run 7 is broken off, at round 1"
+    view.absorb(step("finished", run="7", time_us=6))
+    assert broken_off(view) is None
 
 
 def test_what_the_loop_lacks_is_said() -> None:
