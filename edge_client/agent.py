@@ -150,6 +150,7 @@ class Agent:
             self._connect,
             self._reachable,
             self.state,
+            heartbeat_s=settings.heartbeat_s,
             bytes_per_s=settings.uplink_bytes_per_s,
             holds=settings.sampling.mode == "nothing",
             failpoint=self._failpoint,

@@ -20,7 +20,8 @@ class EdgeSettings:
     replay, 1 is real time, 0 as fast as possible; passes: end a replay after so many passes;
     stay: go on without readings when the source has ended;
     drain_s: limit of the final sending; source: the task's iterator, lines of standard input, or
-    the MQTT broker `mqtt`; uplink_bytes_per_s: rate limit; sampling: which events are sent; spool:
+    the MQTT broker `mqtt`; heartbeat_s: between two states where nothing has changed;
+    uplink_bytes_per_s: rate limit; sampling: which events are sent; spool:
     its limits; metrics_port: on loopback, 0 for a free one. At the spool's cap, events below
     `sampling.uncertain_below` are kept longest.
     """
@@ -36,6 +37,7 @@ class EdgeSettings:
     stay: bool = False
     drain_s: float = 10.0
     spool: SpoolLimits = field(default_factory=SpoolLimits)
+    heartbeat_s: float = 10.0
     uplink_bytes_per_s: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     source: Literal["task", "stdin", "mqtt"] = "task"

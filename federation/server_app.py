@@ -41,6 +41,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
 
+HEARTBEATS_S = 25.0  # before a run: in so long every device has said something
 NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka: a simulation
 
 app = ServerApp()
@@ -92,7 +93,13 @@ def _broker(kafka: str) -> BrokerSettings | None:
 
 def _reports(task: Task, broker: BrokerSettings) -> FleetReports:
     topic = topic_name(task.name, FLEET)
-    return FleetReports(lambda: Reader(broker, [topic], from_beginning=False, timeout_s=3.0))
+
+    def connect() -> Reader:
+        reader = Reader(broker, [topic], from_beginning=False, timeout_s=3.0)
+        reader.seek_back(time.time_ns() // 1_000_000 - int(HEARTBEATS_S * 1000))
+        return reader
+
+    return FleetReports(connect)
 
 
 def _recent(task: Task, broker: BrokerSettings) -> RecentWindows | None:

@@ -70,6 +70,10 @@ def run(
     max_temperature: Annotated[
         float, typer.Option(help="Degrees Celsius above which it does not train.")
     ] = 80.0,
+    heartbeat: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds between two states on `fleet` where nothing changes."),
+    ] = 10.0,
     uplink_limit: Annotated[
         float | None,
         typer.Option(min=0.1, help="Limit of KB (1,000 bytes) per second that are sent."),
@@ -140,6 +144,7 @@ def run(
             mqtt=mqtt,
             minimum_battery=min_battery / 100,
             maximum_celsius=max_temperature,
+            heartbeat_s=heartbeat,
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
             sampling=Sampling(metered, metered_share, uncertain_below),
             spool=SpoolLimits.under(

@@ -24,6 +24,7 @@ from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
+    from streams.fleet.view import FleetView
     from streams.kafka.reader import Reader, Received
 
 
@@ -71,13 +72,15 @@ def timeline(
     Without a broker it shows what `up` saw last.
     """
     from compose.reports import timeline as shown
+    from compose.reports.status import CONNECT_S
+    from streams.fleet.following import read_view
 
     ago_s, name = None if since is None else shown.seconds(since), load_task(task).name
     try:
-        found = shown.read_timeline(broker_of(state, kafka), name)
+        view = read_view(broker_of(state, kafka), name, CONNECT_S)
     except BrokerUnavailable as exc:
-        found = shown.entries(name, _last_seen(state, exc)[0])
-    shown.print_timeline(shown.since(found, ago_s), console(), as_json=json)
+        view, _ = _last_seen(state, exc)
+    shown.print_timeline(shown.since(view.timeline.entries, ago_s), console(), as_json=json)
 
 
 def status(
@@ -88,14 +91,14 @@ def status(
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
     workers' speed and lag. Without a broker it shows what `up` saw last."""
-    from compose.reports.status import print_status, read_status, status_of
+    from compose.reports.status import Status, print_status, read_status
 
     name = load_task(task).name
     try:
         found = read_status(broker_of(state, kafka), name)
     except BrokerUnavailable as exc:
-        messages, at_us = _last_seen(state, exc)
-        found = status_of(name, messages, at_us / 1e6)
+        view, at_us = _last_seen(state, exc)
+        found = Status(view, [], at_us / 1e6)
     print_status(found, console(), as_json=json)
 
 
@@ -173,11 +176,11 @@ def tail(
         reader.close()
 
 
-def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple[list["Received"], int]:
+def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
     """What `up` saw last, which is said on standard error; the error again if there is nothing."""
-    from compose.reports.follower import LastSeen
+    from compose.reports.follower import last_seen
 
-    found = LastSeen.read(StateDir(state).last_seen)
+    found = last_seen(StateDir(state).last_seen)
     if found is None:
         raise exc
     text = f"{exc}; shown is what `tidewheel up` saw last, {moment(found[1])}"

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 
-from compose.reports.fleet_view import FleetView, model_number
 from streams.contract.documents import DeviceState
 from streams.contract.task import Task
 from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.window_metrics import ERRORS
 from streams.contract.window_metrics import named as window_name
+from streams.fleet.view import FleetView, model_number
 
 SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
 

@@ -8,9 +8,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from compose.reports.fleet_view import FleetView, model_number
-from compose.reports.wording import digits, share
 from streams.contract.task.metrics import named
+from streams.fleet.view import FleetView, model_number
+from streams.fleet.wording import digits, share
 
 LINE_S = 5.0
 

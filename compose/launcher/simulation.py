@@ -24,10 +24,10 @@ from compose.launcher.preparation import make_models
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.reports.rounds import RunSummary, from_journals, history
-from compose.reports.wording import round_line
 from federation.controller.flwr_cli import COMPLETED, ConfigValue, Submission
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import check_model, load_task
+from streams.fleet.wording import round_line
 from streams.runtime.disk import write_atomic
 
 READY_S = 30.0

@@ -47,7 +47,7 @@ class StateDir:
     @property
     def last_seen(self) -> Path:
         """What `up` has seen of the topics, see compose.reports.follower."""
-        return self.state / "last-seen.jsonl"
+        return self.state / "last-seen.view"
 
     def trusted_keys(self) -> tuple[Path, ...]:
         """All public keys of the folder. Revoked keys are included, so that old history can still

@@ -30,7 +30,6 @@ from compose.launcher.screen import Screen
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.preflight.check import check_quickly
-from compose.reports.fleet_view import FleetView
 from compose.reports.follower import Follower
 from compose.reports.summary.figures import ServerCounts, Summary, summarize
 from compose.reports.summary.tables import render
@@ -41,6 +40,7 @@ from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import Task, check_model, load_task, strategy_problem
 from streams.contract.task.metrics import metric_of
 from streams.contract.topics import topic_specs
+from streams.fleet.view import FleetView
 from streams.kafka.admin import ensure_topics, probe
 from streams.runtime.disk import write_atomic
 from streams.worker.store.query import labels_in, server_account
@@ -49,6 +49,7 @@ READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
 TICK_S = 0.25
 DRAIN_LINE_S = 2.0  # between two lines about what is left
+HEARTBEAT_S = "1"  # for the screen
 KEEP_S = 10.0  # between two writings of what was seen
 # A SuperNode with a key that was killed is let in again once its last word is a minute old.
 SUPERNODE_PATIENCE_S = 90.0
@@ -200,7 +201,7 @@ class Up:
     def _edge(self, device: str) -> Launch:
         state, speed = str(self._options.state), str(self._options.speed)
         words = ["edge", "run", self._reference, "--device", device, "--state", state]
-        return self._command(*words, "--speed", speed, "--stay")
+        return self._command(*words, "--speed", speed, "--stay", "--heartbeat", HEARTBEAT_S)
 
     def _controller(self, port: int) -> Launch:
         words = ["controller", self._reference, "--state", str(self._options.state)]

@@ -14,11 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.wording import share
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task.metrics import named
 from streams.contract.topics import ROUNDS, topic_name
+from streams.fleet.wording import share
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic

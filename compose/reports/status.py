@@ -1,33 +1,32 @@
 """`tidewheel status`: the fleet as its topics tell it, and how far the workers are behind.
 
 Two rates, both as they are known without waiting. **Produced**: the sum of what the devices said
-last of the events that they answered per second, of those heard of in the last SILENT_S that have
-not stopped. **Scored**: the events of the windows that were reported in the last RATE_S, by the
+last of the events that they answered per second, of those that are not silent and have not
+stopped. **Scored**: the events of the windows that were reported in the last RATE_S, by the
 reports' timestamps, divided by RATE_S, also where the fleet has run for less. Windows are reported
 as a whole, so the second rate follows the first by a window's length and its lateness.
 """
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.fleet_view import FleetView
 from compose.reports.lag import PartitionLag, lag_line, read_lag
 from compose.reports.lag import to_json as lag_to_json
-from compose.reports.wording import share
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
-from streams.kafka.reader import Reader, Received
+from streams.fleet.following import read_view
+from streams.fleet.view import RATE_S, FleetView
+from streams.fleet.wording import share
 from streams.kafka.settings import BrokerSettings
 
-SILENT_S = 15.0
-RATE_S = 60
+SILENT_S, MISSED = 15.0, 3  # a device is silent after so long, and so many heartbeats
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
 
 
@@ -51,7 +50,8 @@ class Status:
 
     def silent(self, state: DeviceState) -> bool:
         """Whether a device that should be heard of is not."""
-        return state.phase != "stopped" and self.now_s - state.time_us / 1e6 > SILENT_S
+        age_s = self.now_s - state.time_us / 1e6
+        return state.phase != "stopped" and age_s > max(SILENT_S, MISSED * state.heartbeat_s)
 
     @property
     def alarms(self) -> dict[str, str]:
@@ -60,24 +60,10 @@ class Status:
 
 
 def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_S) -> Status:
-    """All that the topics hold now; BrokerUnavailable when they cannot be read. The broker has
-    `timeout_s` to answer."""
-    reader = Reader(settings, FleetView.topics(task), timeout_s=timeout_s)
-    view = FleetView(task)
-    try:
-        for message in reader.read_to_end():
-            view.absorb(message)
-    finally:
-        reader.close()
+    """The last snapshot and what the topics have had since; BrokerUnavailable when they cannot be
+    read. The broker has `timeout_s` to answer."""
+    view = read_view(settings, task, timeout_s)
     return Status(view, read_lag(settings, task, timeout_s), time.time())
-
-
-def status_of(task: str, messages: Iterable[Received], now_s: float) -> Status:
-    """As far as these messages tell, at a moment in the past; lag is not known."""
-    view = FleetView(task)
-    for message in messages:
-        view.absorb(message)
-    return Status(view, [], now_s)
 
 
 def to_json(status: Status) -> dict[str, Any]:

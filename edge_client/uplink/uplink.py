@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
+from edge_client.uplink.heartbeat import EVERY_S, Heartbeat
 from edge_client.uplink.messages import Messages, of_events
 from edge_client.uplink.rate_limit import TokenBucket
 from streams.contract.documents import DeviceState
@@ -43,7 +44,6 @@ STALL_S = 20.0
 POLL_S = 0.25  # also how long events are collected for one message
 FULL_S = 0.02  # poll interval while the limit in flight is reached or many events come
 LOOKING_S = 0.3  # how long stop() waits for the thread while it has no broker
-HEARTBEAT_S = 1.0
 HEARTBEAT_SHARE = 0.1  # of the rate limit, at most
 
 
@@ -59,8 +59,8 @@ class _BatchInFlight:
 
 
 class Uplink(threading.Thread):
-    """Sends the spool's events, or what else `messages` makes of its frames, and, about once a
-    second, the device's state, if there is one.
+    """Sends the spool's events, or what else `messages` makes of its frames, and the device's
+    state, if there is one: when something has changed, and every `heartbeat_s`.
 
     With `holds` events stay in the spool and only the state is sent. `bytes_per_s` is the rate
     limit.
@@ -78,6 +78,7 @@ class Uplink(threading.Thread):
         messages: Messages | None = None,
         bytes_per_s: int | None = None,
         holds: bool = False,
+        heartbeat_s: float = EVERY_S,
         stall_s: float = STALL_S,
         clock: Callable[[], float] = time.monotonic,
         failpoint: Failpoint = unarmed,
@@ -101,7 +102,7 @@ class Uplink(threading.Thread):
         self._flight: deque[_BatchInFlight] = deque()
         self._flight_bytes = 0
         self._busy = False  # many events came: poll again soon
-        self._heartbeat_at = 0.0
+        self._beat = Heartbeat(heartbeat_s)
         self._heartbeat_waits = False
         self._backoff_s = 0.2
         self.connected = False
@@ -137,6 +138,7 @@ class Uplink(threading.Thread):
             self._flight.clear()
             self._flight_bytes = 0
             self._heartbeat_waits = False
+            self._beat.at_once()
             self._backoff_s = 0.2
         self.connected, self.error = True, None
         self._settle()
@@ -200,21 +202,22 @@ class Uplink(threading.Thread):
 
     def _heartbeat(self) -> None:
         now = self._clock()
-        if now < self._heartbeat_at or self._heartbeat_waits:
+        if self._heartbeat_waits or not self._beat.looks(now):
             return  # in an outage one waits, not one a second
         self._spool.sync_position()
         if self._state is None:
-            self._heartbeat_at = now + HEARTBEAT_S
+            return
+        state = self._state()
+        if not self._beat.due(state, now):
             return
         assert self._sender is not None
+        state = state.model_copy(update={"heartbeat_s": self._beat.interval_s})
         topic = topic_name(self._task.name, FLEET)
-        key, value = self._device.encode(), self._state().encode()
-        self._heartbeat_at = now + HEARTBEAT_S
+        key, value = self._device.encode(), state.encode()
         if self._rate_limit.bytes_per_s is not None:
             size = _size(key, value, [])
             self._rate_limit.take(size)
-            pause_s = size / (self._rate_limit.bytes_per_s * HEARTBEAT_SHARE)
-            self._heartbeat_at = now + max(HEARTBEAT_S, pause_s)
+            self._beat.pause(now, size / (self._rate_limit.bytes_per_s * HEARTBEAT_SHARE))
         self._heartbeat_waits = True
         self._sender.send(topic, key, value, [], self._heartbeat_done)
 
@@ -242,7 +245,8 @@ class Uplink(threading.Thread):
         """Send the last state and close the producer, waiting for messages in flight."""
         if self._sender is None:
             return
-        self._heartbeat_at, self._heartbeat_waits = float("-inf"), False
+        self._heartbeat_waits = False
+        self._beat.at_once()
         try:
             self._heartbeat()
             self._sender.close(2.0)

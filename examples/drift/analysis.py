@@ -7,11 +7,11 @@ those that such a phone has closed since then, the mean of several phones.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from compose.reports.fleet_view import FleetView
 from streams.contract.decisions import Decision
 from streams.contract.documents import WindowReport
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import WINDOWS, topic_name
+from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 
 

@@ -33,7 +33,6 @@ from compose.cli.server import ask_for_run
 from compose.launcher.state_dir import StateDir
 from compose.launcher.up import chosen_devices
 from compose.reports.terminal import console
-from compose.reports.wording import share
 from examples.drift import bad_candidates, har_remounted
 from examples.drift.analysis import Recovery
 from examples.drift.hostile_device import NAME, HostileDevice
@@ -47,6 +46,7 @@ from streams.contract.decisions import rollout_position
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import ProcessFailed, TidewheelError
 from streams.contract.task import load_task
+from streams.fleet.wording import share
 from streams.kafka.reader import Reader
 from streams.runtime.key_files import load_private_key
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.wording import share
 from examples.drift.analysis import AnsweredWindow, HeldOutAnswers, Moment
+from streams.fleet.wording import share
 
 
 @dataclass

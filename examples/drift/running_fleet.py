@@ -12,10 +12,10 @@ from typing import Any, Self
 
 from compose.cli.arguments import broker_of
 from compose.launcher.state_dir import StateDir
-from compose.reports.fleet_view import FleetView
 from examples.drift import har_remounted
 from examples.drift.analysis import Recovery
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
+from streams.fleet.view import FleetView
 from streams.kafka.reader import Reader
 
 TASK = f"{Path(har_remounted.__file__).resolve()}:task"  # for processes in other folders

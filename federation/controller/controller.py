@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from federation.controller.fleet_evidence import TriggerRules
 from federation.controller.flwr_cli import ConfigValue, Submission
 from federation.controller.quiet_hours import QuietHours
 from federation.controller.run_tracker import RunTracker
+from federation.controller.view_keeper import ViewKeeper
 from federation.registry import publisher
 from federation.registry.registry import Registry, Stale
 from federation.rollout.rollout import FleetState, Plan, Rollout
@@ -29,6 +31,8 @@ from streams.contract.errors import BrokerUnavailable, MalformedRecord, Retryabl
 from streams.contract.task import Task, load_task
 from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.fleet.following import open_view
+from streams.fleet.view import FleetView
 from streams.kafka.election import Election
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
@@ -42,7 +46,7 @@ if TYPE_CHECKING:  # prometheus_client, which only --metrics-port needs
 log = logging.getLogger(__name__)
 
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
-LOOK_BACK_S = 7200.0  # of `windows`, after a restart
+LOOK_BACK_S, LOOK_BACK = 7200.0, 10_000  # of `windows`, after a restart
 LOOK_S = 2.0  # interval of reading the registry, where others decide too
 EVALUATE_S = 0.25  # interval of evaluating the rollout: a replay closes windows every second
 EVALUATE_SHARE = 0.1  # of the time, at most, for evaluations: those of a large fleet are slow
@@ -149,18 +153,21 @@ class Controller:
         settings, name = self._settings, self._task.name
         topic = topic_name(name, RELEASES)
         election = Election(settings.broker, f"tidewheel-{name}-controller", topic)
-        producer = news = past = None
+        producer = reader = None
         try:
             if not self._wait_to_lead(election, stop):
                 return
             producer = Producer(settings.broker)
             self._announced = publisher.read_announced(settings.broker, name)
             self.announce(producer)
-            news = Reader(settings.broker, [topic_name(name, WINDOWS)], from_beginning=False)
             began_ms = int(time.time() * 1000)
-            news.seek_back(began_ms - int(LOOK_BACK_S * 1000))
-            past = Reader(settings.broker, [topic_name(name, topic) for topic in (ROUNDS, FLEET)])
-            self._take(past.read_to_end(), began_ms, live=False)
+            self._remember_windows(began_ms)
+            view, reader = open_view(settings.broker, name)
+            self._resume(view)
+            keeper = ViewKeeper(view, self._clock)
+            for message in reader.to_end():
+                keeper.take(message)
+                self._take(message, began_ms, live=False)
             self._runs.catch_up(producer)
             self._runs.check(producer)
             while not stop.is_set():
@@ -168,13 +175,15 @@ class Controller:
                     raise Retryable("another controller has taken over")
                 if self.metrics is not None:
                     self.metrics.looked(leading=True)
-                self._take(news.poll(0.4), began_ms)
-                self._take(past.poll(0.05), began_ms)
+                for message in reader.poll(0.4):
+                    keeper.take(message)
+                    self._take(message, began_ms)
                 self._act(producer)
+                keeper.publish_if_due(producer)
         finally:
-            for reader in (news, past, election):
-                if reader is not None:
-                    reader.close()
+            for each in (reader, election):
+                if each is not None:
+                    each.close()
             if producer is not None:
                 _close(producer)
 
@@ -246,26 +255,51 @@ class Controller:
             reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
             self._registry.decide(self._key, "keys", after, last, reason=reason)
 
-    def _take(self, messages: list[Received], began_ms: int, *, live: bool = True) -> None:
-        for message in messages:
-            try:
-                if message.topic.endswith(f".{WINDOWS}"):
+    def _remember_windows(self, now_ms: int) -> None:
+        """Read the windows of the last LOOK_BACK_S, at most LOOK_BACK of them: the past with which
+        a canary is compared."""
+        topic = topic_name(self._task.name, WINDOWS)
+        with closing(Reader(self._settings.broker, [topic], from_beginning=False)) as reader:
+            reader.seek_back(now_ms - int(LOOK_BACK_S * 1000))
+            bounds = reader.bounds()
+            for (name, partition), (_, end) in bounds.items():
+                start = max(reader.position(name, partition), end - LOOK_BACK // len(bounds))
+                reader.seek(name, partition, start)
+            for message in reader.to_end():
+                try:
                     report = WindowReport.decode(message.value)
-                    self._windows.add(report, message.time_ms * 1000)
-                    if message.time_ms >= began_ms:
-                        self._runs.evidence.add_window(report)
-                elif message.topic.endswith(f".{FLEET}") and message.value is not None:
-                    state = DeviceState.decode(message.value)
-                    self._fleet.add(state, message.time_ms / 1000)
-                    self._runs.evidence.add_device(state)
-                    if self.metrics is not None:
-                        self.metrics.heard(state)
-                elif message.topic.endswith(f".{ROUNDS}"):
-                    self._take_round(RoundEvent.decode(message.value), live)
-            except MalformedRecord as exc:
-                log.warning("%s offset %d ignored: %s", message.topic, message.offset, exc)
+                except MalformedRecord:
+                    continue  # said when it comes with the view's messages
+                self._windows.add(report, message.time_ms * 1000)
 
-    def _take_round(self, event: RoundEvent, live: bool) -> None:
+    def _resume(self, view: FleetView) -> None:
+        """Take in what a snapshot knows."""
+        for state in view.devices.values():
+            self._hear(state, view.heard_ms[state.device])
+        for event in view.rounds:
+            self._take_round(event, live=False)
+
+    def _hear(self, state: DeviceState, time_ms: int) -> None:
+        self._fleet.add(state, time_ms / 1000)
+        self._runs.evidence.add_device(state)
+        if self.metrics is not None:
+            self.metrics.heard(state)
+
+    def _take(self, message: Received, began_ms: int, *, live: bool = True) -> None:
+        try:
+            if message.topic.endswith(f".{WINDOWS}"):
+                report = WindowReport.decode(message.value)
+                self._windows.add(report, message.time_ms * 1000)
+                if message.time_ms >= began_ms:
+                    self._runs.evidence.add_window(report)
+            elif message.topic.endswith(f".{FLEET}") and message.value is not None:
+                self._hear(DeviceState.decode(message.value), message.time_ms)
+            elif message.topic.endswith(f".{ROUNDS}"):
+                self._take_round(RoundEvent.decode(message.value), live=live)
+        except MalformedRecord as exc:
+            log.warning("%s offset %d ignored: %s", message.topic, message.offset, exc)
+
+    def _take_round(self, event: RoundEvent, *, live: bool) -> None:
         if self.metrics is not None and event.kind != "requested":
             self.metrics.take(event)
         self._runs.take(event, live=live)

@@ -40,7 +40,7 @@ from streams.contract.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 
-HEARD_S = 60.0  # after so long without a state a device is not present
+HEARD_S, MISSED = 60.0, 3  # after so long, and so many heartbeats, a device is not present
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FleetState:
         return [
             state
             for state, at in self.heard.values()
-            if now_s - at <= HEARD_S and state.phase != "stopped"
+            if now_s - at <= max(HEARD_S, MISSED * state.heartbeat_s) and state.phase != "stopped"
         ]
 
 

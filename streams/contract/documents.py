@@ -5,12 +5,17 @@ run together.
 """
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.window_metrics import ALL, ALMOST_ALL, BALANCED, ERRORS, Sums, WindowMetric
+
+# Numbers from elsewhere that are reckoned with: no sum of them overflows.
+Micros = Annotated[int, Field(ge=-(2**56), le=2**56)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Figure = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Document(BaseModel):
@@ -63,18 +68,18 @@ class ModelScore(Document):
     """
 
     metric: RowMetric = "accuracy"
-    answers: int = 0
-    labelled: int = 0
-    correct: int = 0
-    error: float = 0.0
-    held_out: int = 0
-    held_out_correct: int = 0
-    held_out_error: float = 0.0
-    paired: int = 0
-    paired_correct: int = 0
-    paired_error: float = 0.0
-    paired_base_correct: int = 0
-    paired_base_error: float = 0.0
+    answers: Count = 0
+    labelled: Count = 0
+    correct: Count = 0
+    error: Figure = 0.0
+    held_out: Count = 0
+    held_out_correct: Count = 0
+    held_out_error: Figure = 0.0
+    paired: Count = 0
+    paired_correct: Count = 0
+    paired_error: Figure = 0.0
+    paired_base_correct: Count = 0
+    paired_base_error: Figure = 0.0
 
     @property
     def of_labelled(self) -> float | None:
@@ -109,7 +114,8 @@ class PersonalState(Document):
 
 
 class DeviceState(Document):
-    """A device's report about itself, about once a second; on `fleet`, key: the device.
+    """A device's report about itself; on `fleet`, key: the device. It is sent within a second when
+    something has changed, and after `heartbeat_s` at the latest.
 
     node: the Flower node of its last work, None before the first. release: the number of the last
     accepted decision. received_bytes: of artifacts, since its start. late_labels: those that became
@@ -118,21 +124,21 @@ class DeviceState(Document):
 
     device: str
     task: str
-    time_us: int
+    time_us: Micros
     epoch: str
     active: str
     previous: str | None = None
-    produced: int
-    delivered: int
-    dropped: dict[str, int] = {}
-    pending: int
-    skipped: dict[str, int] = {}
-    samples: int = 0
-    true_labels: int = 0
-    labels_told: int = 0
-    label_sources: dict[str, int] = {}
-    late_labels: dict[str, int] = {}
-    teacher_labels: int = 0
+    produced: Count
+    delivered: Count
+    dropped: dict[str, Count] = {}
+    pending: Count
+    skipped: dict[str, Count] = {}
+    samples: Count = 0
+    true_labels: Count = 0
+    labels_told: Count = 0
+    label_sources: dict[str, Count] = {}
+    late_labels: dict[str, Count] = {}
+    teacher_labels: Count = 0
     teacher_trust: float = 0.0
     accuracy: dict[str, ModelScore] = {}
     refused: dict[str, str] = {}  # model versions that it does not install again -> reason
@@ -140,13 +146,14 @@ class DeviceState(Document):
     personal: PersonalState | None = None
     node: int | None = None
     release: int | None = None
-    received_bytes: int = 0
+    received_bytes: Count = 0
+    heartbeat_s: Figure = 1.0
     phase: str = "running"
-    replayed: float = 0.0
-    passes: int = 0
-    events_per_s: float = 0.0
-    latency_p50_us: float = 0.0
-    latency_p99_us: float = 0.0
+    replayed: Figure = 0.0
+    passes: Count = 0
+    events_per_s: Figure = 0.0
+    latency_p50_us: Figure = 0.0
+    latency_p99_us: Figure = 0.0
     error: str | None = None
 
 
@@ -157,14 +164,14 @@ class ModelWindow(Document):
     labelled events of absolute errors, for rmse of squared ones; means over the targets.
     """
 
-    events: int
-    agreeing: int
-    compared: int = 0
-    labelled: int = 0
-    correct: int = 0
-    teacher_correct: int = 0
-    error: float = 0.0
-    label_error: float = 0.0
+    events: Count
+    agreeing: Count
+    compared: Count = 0
+    labelled: Count = 0
+    correct: Count = 0
+    teacher_correct: Count = 0
+    error: Figure = 0.0
+    label_error: Figure = 0.0
 
 
 class ChannelDrift(Document):
@@ -207,17 +214,17 @@ class DriftReport(Document):
 class ClassAgreement(Document):
     """Events that the reference assigns to one class, and how many the device does too."""
 
-    events: int
-    agreeing: int
+    events: Count
+    agreeing: Count
 
 
 class TargetError(Document):
     """The device's answers minus the teacher's, for one target, in the target's units."""
 
-    events: int
-    mean: float
-    mean_absolute: float
-    root_mean_square: float
+    events: Count
+    mean: Figure
+    mean_absolute: Figure
+    root_mean_square: Figure
 
 
 class WindowReport(Document):
@@ -233,10 +240,10 @@ class WindowReport(Document):
 
     task: str
     device: str
-    window_us: int
-    end_us: int
-    revision: int
-    events: int
+    window_us: Micros
+    end_us: Micros
+    revision: Count
+    events: Count
     teacher_model: str
     models: dict[str, ModelWindow]
     metric: WindowMetric = "accuracy"
@@ -308,7 +315,7 @@ class RoundEvent(Document):
 
     run: str
     kind: RoundKind
-    time_us: int
+    time_us: Micros
     round: int = 0
     rounds: int = 0
     device: str | None = None

@@ -63,6 +63,10 @@ class BrokerUnavailable(Retryable):
     """
 
 
+class TopicMissing(BrokerUnavailable):
+    """A broker answers, but does not have the topic."""
+
+
 class MalformedRecord(TidewheelError):
     """A message that cannot be decoded; `reason` is a slug for a metric's label.
 

@@ -14,23 +14,32 @@ ARTIFACTS = "artifacts"
 FLEET = "fleet"
 ROUNDS = "rounds"
 DEAD_LETTERS = "dead-letters"
+VIEW = "view"
 
+TIDY_MS = 600_000
 DAY_MS = 24 * 3600 * 1000
 MAX_MESSAGE_BYTES = 1_000_000  # under the brokers' default limit of 1,048,588
 
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """Settings of a new topic; `retention_ms` -1 keeps messages forever."""
+    """Settings of a new topic; `retention_ms` -1 keeps messages forever. `tidy`: a compacted topic
+    is compacted within about TIDY_MS, so that it is as long as it has keys and what TIDY_MS
+    brings."""
 
     name: str
     partitions: int
     cleanup: str
     retention_ms: int
+    tidy: bool = False
 
     @property
     def configs(self) -> dict[str, str]:
-        return {"cleanup.policy": self.cleanup, "retention.ms": str(self.retention_ms)}
+        found = {"cleanup.policy": self.cleanup, "retention.ms": str(self.retention_ms)}
+        if self.tidy:  # the newest segment is never compacted: a new one begins often
+            lag = {"segment.ms": str(TIDY_MS), "max.compaction.lag.ms": str(TIDY_MS)}
+            found |= {**lag, "min.cleanable.dirty.ratio": "0.1"}
+        return found
 
 
 def topic_name(task: str, topic: str) -> str:
@@ -54,5 +63,9 @@ def topic_specs(task: str, partitions: int = 4) -> list[TopicSpec]:
         (FLEET, 1, "compact", -1),
         (ROUNDS, 1, "delete", 4 * week),
         (DEAD_LETTERS, 1, "delete", 4 * week),
+        (VIEW, 1, "compact", -1),
     ]
-    return [TopicSpec(topic_name(task, name), n, policy, keep) for name, n, policy, keep in rows]
+    return [
+        TopicSpec(topic_name(task, name), n, policy, keep, tidy=name in (FLEET, VIEW))
+        for name, n, policy, keep in rows
+    ]

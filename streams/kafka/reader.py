@@ -12,6 +12,7 @@ from streams.contract.events.records import Headers
 from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
+BULK = 5000  # messages of one poll where many are read
 ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
 
 
@@ -129,8 +130,7 @@ class Reader:
 
     def position(self, topic: str, partition: int) -> int:
         """Return the offset of the next message to read."""
-        with translated(self._settings):
-            return int(self._consumer.position(TopicPartition(topic, partition), timeout_ms=5000))
+        return self._at(TopicPartition(topic, partition))
 
     def end(self, topic: str, partition: int) -> int:
         """Return the end offset: that of the next message to be written."""
@@ -139,21 +139,37 @@ class Reader:
             return int(self._consumer.end_offsets([tp])[tp])
 
     def read_to_end(self, timeout_s: float = 15.0) -> list[Received]:
-        """Return all messages up to the topics' current end."""
-        deadline = time.monotonic() + timeout_s
+        """Return all messages up to the topics' current end; see `to_end`."""
+        return list(self.to_end(timeout_s))
+
+    def to_end(self, timeout_s: float = 15.0) -> Iterator[Received]:
+        """Yield all messages up to the topics' current end, however many; raise BrokerUnavailable
+        if none comes for `timeout_s`."""
         with translated(self._settings):
             ends = self._consumer.end_offsets(list(self._consumer.assignment()))
-            found: list[Received] = []
-            while any(
-                self._consumer.position(tp, timeout_ms=5000) < end for tp, end in ends.items()
-            ):
-                if time.monotonic() > deadline:
-                    raise BrokerUnavailable(
-                        f"{self._settings.bootstrap} did not return all messages in "
-                        f"{timeout_s:.0f} s"
-                    )
-                found += self.poll(0.2)
-        return found
+        deadline = time.monotonic() + timeout_s
+        while left := {tp: end for tp, end in ends.items() if self._at(tp) < end}:
+            ends = left
+            found = self.poll(0.2, limit=BULK)
+            yield from found
+            if found:
+                deadline = time.monotonic() + timeout_s
+            elif time.monotonic() > deadline:
+                raise BrokerUnavailable(
+                    f"{self._settings.bootstrap} returned no message for {timeout_s:.0f} s"
+                )
+
+    def _at(self, tp: TopicPartition) -> int:
+        with translated(self._settings):
+            return int(self._consumer.position(tp, timeout_ms=5000))
+
+    def bounds(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """Return the first and the end offset of all partitions that this reader follows."""
+        with translated(self._settings):
+            followed = list(self._consumer.assignment())
+            begins = self._consumer.beginning_offsets(followed)
+            ends = self._consumer.end_offsets(followed)
+        return {(tp.topic, tp.partition): (int(begins[tp]), int(ends[tp])) for tp in followed}
 
     def read_back(self, timeout_s: float = 5.0, step: int = 16) -> Iterator[list[Received]]:
         """Yield the topics' current messages backwards: of each partition the last `step` ones,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 
-from streams.contract.errors import BrokerUnavailable
+from streams.contract.errors import BrokerUnavailable, TopicMissing
 from streams.kafka.settings import BrokerSettings
 
 # The library logs each failed connection attempt; errors and metrics report what matters.
@@ -148,8 +148,8 @@ def partitions_of(
     return sorted(found)
 
 
-def absent(settings: BrokerSettings, topic: str) -> BrokerUnavailable:
-    return BrokerUnavailable(
+def absent(settings: BrokerSettings, topic: str) -> TopicMissing:
+    return TopicMissing(
         f"topic {topic} is not on {settings.bootstrap}: "
         "start `tidewheel worker` or `tidewheel up`, which create it"
     )

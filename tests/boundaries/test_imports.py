@@ -26,6 +26,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     **SHARED,
     "tidewheel": (*COMMON, "streams.worker.store"),  # the store only when it is read
     "streams.tasks": ("tidewheel",),
+    "streams.fleet": ("streams.contract", "streams.kafka"),
     "streams.worker.metrics": (),
     "streams.worker.windows": ("streams.contract",),
     "streams.worker.scoring": (*COMMON, "streams.worker.windows"),
@@ -48,10 +49,20 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "federation.bootstrap": (*COMMON, "federation.evaluation", "federation.registry"),
     "federation.rollout": ("federation.registry",),
     "federation.rounds": (*COMMON, "federation.aggregation", "federation.bootstrap"),
-    "federation.controller": (*COMMON, "federation.rounds", "federation.rollout"),
+    "federation.controller": (
+        *COMMON,
+        "streams.fleet",
+        "federation.rounds",
+        "federation.rollout",
+    ),
     "federation": (*COMMON, "federation.rounds", "federation.controller"),
     "compose.security": (*COMMON, "federation.controller"),
-    "compose.reports": (*COMMON, "federation.registry", "streams.worker.store"),
+    "compose.reports": (
+        *COMMON,
+        "streams.fleet",
+        "federation.registry",
+        "streams.worker.store",
+    ),
     "compose.preflight": (*COMMON, "federation.bootstrap"),
     "compose.launcher": (
         "compose.preflight",

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compose.reports.fleet_view import Agreement, FleetView, model_number
 from streams.contract.documents import DeviceState, ModelScore, RoundEvent
 from streams.contract.window_metrics import ERRORS, WindowMetric
+from streams.fleet.agreement import Agreement
+from streams.fleet.view import FleetView, model_number
 
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
 

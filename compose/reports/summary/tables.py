@@ -5,8 +5,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from compose.reports.summary.figures import RunLine, Summary
-from compose.reports.wording import before_after, share
 from streams.contract.task.metrics import named
+from streams.fleet.wording import before_after, share
 
 
 def render(summary: Summary, console: Console) -> None:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from compose.launcher.phases import PhaseClock, broken_off, why_open
-from compose.reports.fleet_view import FleetView
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
 from streams.contract.documents import RoundEvent
+from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import KEY, TASK, received, state, step
 from tests.fakes.tiny_task import task as tiny

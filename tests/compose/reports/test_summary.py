@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from compose.reports.fleet_view import FleetView
 from compose.reports.summary.figures import DeviceLine, Summary, query_line, summarize
 from compose.reports.summary.tables import render
+from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import TASK, release, state, step, window
 

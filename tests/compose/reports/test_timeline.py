@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compose.reports.timeline import Entry, entries, line, print_timeline, seconds, since
+from compose.reports.timeline import line, print_timeline, seconds, since
 from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, sign
 from streams.contract.documents import ChannelDrift, DriftReport, WindowReport
 from streams.contract.errors import UsageError
+from streams.fleet.timeline import Entry
+from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.cli.test_cli import TINY, fails, port_without_listener, tidewheel
 from tests.compose.messages import KEY, received, state, step, window
@@ -46,9 +48,16 @@ def drifting(device: str, number: int, at_s: int, *, alarm: bool, revision: int 
     return at(received("windows", device, made.model_copy(update={"drift": report})), at_s)
 
 
+def entries(task: str, messages: list[Received]) -> list[Entry]:
+    view = FleetView(task)
+    for message in messages:
+        view.absorb(message)
+    return view.timeline.entries
+
+
 def told(*messages: Received) -> list[str]:
     """The entries' texts."""
-    return [entry.text for entry in entries("tiny", messages)]
+    return [entry.text for entry in entries("tiny", list(messages))]
 
 
 def test_all_of_it_in_order_of_time_each_once() -> None:

@@ -198,7 +198,7 @@ def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it
     assert rig.releases[0].model == first
     rig.disagree_until(first, lambda: bool(rig.flower.started))
     rig.wait("the request is told", lambda: ("r1", "requested") in rig.kinds())
-    assert f"{first} agrees with the teacher on 0.200" in rig.events[0].reason
+    assert f"agreement with the teacher of {first} is 0.200" in rig.events[0].reason
     assert rig.flower.started == [{"task": rig.settings.task_ref, "rounds": 2}]
     second = rig.serve(2)
     rig.say("finished", "r1", "promoted")

@@ -1,77 +1,56 @@
 """What the topics say, summed up: the fleet, windows by model version, runs and releases.
 
-Pure: messages go in, figures come out. `tidewheel status` fills it once, the live screen all the
-time. Windows are reported at least once: a report is counted once by device, window and revision.
+Pure: messages go in, figures come out. Its size depends on the fleet, its releases and their
+decisions, not on how long it has run: of runs the newest RUN_EVENTS are kept, of windows sums.
+Windows are reported at least once: a report is counted once by device, window and revision.
 """
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from compose.reports.wording import decision_line, round_line
 from streams.contract.decisions import Decision, DesiredState, Release
-from streams.contract.documents import (
-    DeviceState,
-    DriftReport,
-    ModelWindow,
-    RoundEvent,
-    WindowReport,
-)
+from streams.contract.documents import DeviceState, DriftReport, RoundEvent, WindowReport
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
-from streams.contract.window_metrics import Sums, WindowMetric, added, named, value_of
+from streams.fleet.agreement import Agreement
+from streams.fleet.recent_reports import RecentReports
+from streams.fleet.timeline import Timeline
+from streams.fleet.wording import decision_line, round_line
 from streams.kafka.reader import Received
 
-
-@dataclass
-class Agreement:
-    """Events of one release in closed windows. sums: `WindowReport.sums`."""
-
-    metric: WindowMetric = "accuracy"
-    windows: int = 0
-    events: int = 0
-    compared: int = 0
-    agreeing: int = 0
-    labelled: int = 0
-    correct: int = 0
-    by_labels: bool = False
-    sums: Sums = field(default_factory=dict)
-
-    @property
-    def value(self) -> float | None:
-        """The metric that windows tell; None without a judged event."""
-        return value_of(self.metric, self.sums)
-
-    @property
-    def called(self) -> str:
-        return named(self.metric, by_labels=self.by_labels)
-
-    def add(self, report: WindowReport, release: str, part: ModelWindow) -> None:
-        if report.metric != self.metric:  # another task file: what was before does not add up
-            self.metric, self.sums = report.metric, {}
-        self.by_labels = not report.teacher_model
-        self.sums = added((self.sums, report.sums(release)))
-        self.windows += 1
-        for name in ("events", "compared", "agreeing", "labelled", "correct"):
-            setattr(self, name, getattr(self, name) + getattr(part, name))
+RUN_EVENTS = 4000
+RATE_S = 60  # for which events are known by the second in which they were reported
+OF_A_DEVICE = ("admitted", "refused", "failed")
 
 
 @dataclass
 class FleetView:
-    """All that has been read of one task's topics."""
+    """All that has been read of one task's topics.
+
+    heard_ms: when a device's last state was sent, by its clock. scored: events by the second of
+    their report. drift: by device, as its latest report has it, with the worst channel alone.
+    earlier: events of runs that are not kept, by kind. offsets: the next ones to read, by topic and
+    partition. unseen: messages that were never read because there were too many.
+    """
 
     task: str
     devices: dict[str, DeviceState] = field(default_factory=dict)
+    heard_ms: dict[str, int] = field(default_factory=dict)
     epochs: dict[tuple[str, str], DeviceState] = field(default_factory=dict)  # last words of each
     agreement: dict[str, Agreement] = field(default_factory=dict)
     windows: int = 0
     windows_late: int = 0
-    latest: dict[str, WindowReport] = field(default_factory=dict)  # of each device, by event time
-    scored: Counter[int] = field(default_factory=Counter)  # events, by the second of their report
+    drift: dict[str, DriftReport] = field(default_factory=dict)
+    scored: Counter[int] = field(default_factory=Counter)
     decisions: dict[int, Decision] = field(default_factory=dict)  # by number
     rounds: list[RoundEvent] = field(default_factory=list)
+    earlier: Counter[str] = field(default_factory=Counter)
+    timeline: Timeline = field(default_factory=Timeline)
+    reports: RecentReports = field(default_factory=RecentReports)
     news: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    offsets: dict[tuple[str, int], int] = field(default_factory=dict)
     unreadable: int = 0
-    _reports: set[tuple[str, int, int]] = field(default_factory=set)
+    unseen: int = 0
 
     @staticmethod
     def topics(task: str) -> list[str]:
@@ -80,13 +59,12 @@ class FleetView:
     def absorb(self, message: Received) -> None:
         """Take one message in; one that cannot be read is counted."""
         kind = message.topic.removeprefix(f"{self.task}.")
+        self.offsets[kind, message.partition] = message.offset + 1
         try:
-            if kind == FLEET:
-                state = DeviceState.decode(message.value)
-                self.devices[state.device] = state
-                self.epochs[state.device, state.epoch] = state
+            if kind == FLEET and message.value is not None:
+                self._device(DeviceState.decode(message.value), message.time_ms)
             elif kind == WINDOWS:
-                self._window(WindowReport.decode(message.value), message.time_ms // 1000)
+                self._window(WindowReport.decode(message.value), message.time_ms)
             elif kind == RELEASES:
                 self._decision(Release.decode(message.value).decision)
             elif kind == ROUNDS:
@@ -94,24 +72,42 @@ class FleetView:
         except MalformedRecord:
             self.unreadable += 1
 
-    def _window(self, report: WindowReport, second: int) -> None:
-        identity = (report.device, report.window_us, report.revision)
-        if identity in self._reports:
+    def _device(self, state: DeviceState, time_ms: int) -> None:
+        self.devices[state.device], self.heard_ms[state.device] = state, time_ms
+        self.epochs[state.device, state.epoch] = state
+        self.timeline.device(state)
+
+    def _window(self, report: WindowReport, time_ms: int) -> None:
+        if not self.reports.is_new(report.device, report.window_us, report.revision):
             return
-        self._reports.add(identity)
         self.windows += report.revision == 0
         self.windows_late += report.revision > 0
-        self.scored[second] += report.events
-        last = self.latest.get(report.device)
-        if last is None or (report.window_us, report.revision) > (last.window_us, last.revision):
-            self.latest[report.device] = report
+        self._count(time_ms // 1000, report.events)
         for release, part in report.by_release.items():
             self.agreement.setdefault(release, Agreement()).add(report, release, part)
+        self.timeline.window(time_ms * 1000 or report.end_us, report)
+        if self.timeline.latest[report.device] == (report.window_us, report.revision):
+            self._drift(report.device, report.drift)
+
+    def _drift(self, device: str, drift: DriftReport | None) -> None:
+        if drift is None:
+            self.drift.pop(device, None)
+            return
+        worst = [c for c in drift.channels if c.channel == drift.worst]
+        self.drift[device] = drift.model_copy(update={"channels": worst})
+
+    def _count(self, second: int, events: int) -> None:
+        self.scored[second] += events
+        if len(self.scored) > 2 * RATE_S:
+            newest = max(self.scored)
+            kept = {s: n for s, n in self.scored.items() if s >= newest - RATE_S}
+            self.scored = Counter(kept)
 
     def _decision(self, decision: Decision) -> None:
         if decision.seq not in self.decisions:
             self.news.append(decision_line(decision))
         self.decisions[decision.seq] = decision
+        self.timeline.decision(decision)
 
     @property
     def standing(self) -> DesiredState:
@@ -122,9 +118,20 @@ class FleetView:
         if event in self.rounds[-500:]:
             return  # told twice: its first acknowledgement was lost
         self.rounds.append(event)
+        self.timeline.run(event)
         text = round_line(event)
         if text:
             self.news.append(text)
+        if len(self.rounds) > RUN_EVENTS:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Of the older half keep what is said of whole runs, at most a quarter of RUN_EVENTS."""
+        half = len(self.rounds) // 2
+        old, new = self.rounds[:half], self.rounds[half:]
+        kept = [e for e in old if not (e.kind in OF_A_DEVICE and e.device)][-RUN_EVENTS // 4 :]
+        self.earlier += Counter(e.kind for e in old) - Counter(e.kind for e in kept)
+        self.rounds = kept + new
 
     @property
     def row_metric(self) -> str:
@@ -144,13 +151,8 @@ class FleetView:
         models = {state.active for state in self.devices.values() if state.active}
         return max(models, key=model_number, default=None)
 
-    @property
-    def drift(self) -> dict[str, DriftReport]:
-        """Drift by device, as its latest report has it; devices that are not watched are not in."""
-        return {name: r.drift for name, r in sorted(self.latest.items()) if r.drift is not None}
-
     def count(self, kind: str) -> int:
-        return sum(event.kind == kind for event in self.rounds)
+        return self.earlier[kind] + sum(event.kind == kind for event in self.rounds)
 
     @property
     def current_run(self) -> list[RoundEvent]:

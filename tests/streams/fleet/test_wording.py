@@ -2,9 +2,9 @@
 
 import pytest
 
-from compose.reports.wording import before_after, decision_line, evaluation, round_line
 from streams.contract.decisions import Decision, DesiredState
 from streams.contract.documents import RoundEvent
+from streams.fleet.wording import before_after, decision_line, evaluation, round_line
 from tests.compose.messages import step
 
 

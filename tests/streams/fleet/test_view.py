@@ -2,8 +2,8 @@
 
 import pytest
 
-from compose.reports.fleet_view import FleetView, model_number, round_line
 from streams.contract.documents import RoundEvent
+from streams.fleet.view import FleetView, model_number, round_line
 from streams.kafka.reader import Received
 from tests.compose.messages import TASK, received, release, state, step, window
 

@@ -1,0 +1,63 @@
+"""When a device says how it is: at once where something has changed, otherwise now and then. Pure.
+
+Counters and figures change with every event and are no change here; what a person would want to
+know at once is, and so is the first event that is dropped or skipped for a reason.
+"""
+
+import json
+
+from streams.contract.documents import DeviceState
+
+LOOK_S = 1.0  # between two looks at the state
+EVERY_S = 10.0  # between two messages where nothing has changed
+FIGURES = {
+    "time_us", "produced", "delivered", "pending", "samples", "true_labels", "labels_told",
+    "label_sources", "late_labels", "teacher_labels", "teacher_trust", "accuracy",
+    "received_bytes", "replayed", "passes", "events_per_s", "latency_p50_us", "latency_p99_us",
+}  # fmt: skip
+
+
+def face(state: DeviceState) -> str:
+    """Return what of a state is worth a message of its own."""
+    told = state.model_dump(exclude=FIGURES)
+    for name in ("dropped", "skipped"):
+        told[name] = sorted(told[name])  # the reasons
+    return json.dumps(told, sort_keys=True)
+
+
+class Heartbeat:
+    """Times in seconds, by the caller's clock."""
+
+    def __init__(self, every_s: float = EVERY_S) -> None:
+        self._every_s, self._pause_s = every_s, 0.0
+        self._look_at = self._beat_at = 0.0
+        self._told = ""
+
+    @property
+    def interval_s(self) -> float:
+        """After so long at most there is another message."""
+        return max(self._every_s, self._pause_s)
+
+    def looks(self, now_s: float) -> bool:
+        """Return whether it is time to look at the state."""
+        if now_s < self._look_at:
+            return False
+        self._look_at = now_s + LOOK_S
+        return True
+
+    def due(self, state: DeviceState, now_s: float) -> bool:
+        """Return whether the state is to be sent now."""
+        found = face(state)
+        if found == self._told and now_s < self._beat_at:
+            return False
+        self._told, self._beat_at = found, now_s + self._every_s
+        return True
+
+    def pause(self, now_s: float, pause_s: float) -> None:
+        """Send nothing for so long, also if something changes."""
+        self._pause_s = pause_s
+        self._look_at = now_s + max(LOOK_S, pause_s)
+
+    def at_once(self) -> None:
+        """Send the next state whatever it is."""
+        self._told, self._look_at = "", float("-inf")

@@ -1,0 +1,153 @@
+"""Starting from the last snapshot of a view, and going on with the topics.
+
+The leading controller keeps a FleetView anyway. It publishes it on `view`:
+
+1. the view's bytes (snapshot.py) are split into messages of at most PART bytes, with the keys "0",
+   "1", …, and headers `schema`, `id` (of this snapshot), `index`, `count`
+2. they are sent in order, each after the acknowledgement of the one before
+
+A reader looks for the last message whose `count` messages with its `id` are complete, so a crash
+between two messages leaves the snapshot before it. Then it reads the topics from the offsets that
+the snapshot has. Without a snapshot it reads them from their beginning, of `windows` at most MOST
+messages; what is passed over is counted in `FleetView.unseen`.
+
+A snapshot of other topics (offsets past their ends) does not count.
+"""
+
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Protocol
+
+from streams.contract.errors import MalformedRecord, TopicMissing
+from streams.contract.events.records import Headers
+from streams.contract.topics import FLEET, RELEASES, ROUNDS, VIEW, WINDOWS, topic_name
+from streams.fleet.snapshot import VIEW_1, decode, encode
+from streams.fleet.view import FleetView
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+
+log = logging.getLogger(__name__)
+
+PART = 900_000
+MOST = 50_000  # messages of `windows` that are read after a snapshot, or without one
+TRIES = 3  # snapshots that are looked at, the last one first
+
+
+class Putting(Protocol):
+    """What publishing needs of a producer."""
+
+    def put(
+        self, topic: str, key: bytes | None, value: bytes, headers: Headers | None = None
+    ) -> int: ...
+
+
+def publish(producer: Putting, view: FleetView, time_us: int) -> int:
+    """Publish a snapshot; return its size in bytes."""
+    data, name, topic = encode(view, time_us), uuid.uuid4().hex, topic_name(view.task, VIEW)
+    parts = [data[at : at + PART] for at in range(0, len(data), PART)]
+    for index, part in enumerate(parts):
+        headers: Headers = [
+            ("schema", VIEW_1.encode()),
+            ("id", name.encode()),
+            ("index", str(index).encode()),
+            ("count", str(len(parts)).encode()),
+        ]
+        producer.put(topic, str(index).encode(), part, headers)
+    return len(data)
+
+
+def last_snapshot(settings: BrokerSettings, task: str, timeout_s: float) -> FleetView | None:
+    """Return the view of the last complete snapshot; None without one."""
+    try:
+        reader = Reader(settings, [topic_name(task, VIEW)], timeout_s=timeout_s)
+    except TopicMissing:
+        return None
+    with closing(reader):
+        messages: list[Received] = []
+        for before in reader.read_back(step=TRIES * 4):
+            messages = [*sorted(before, key=lambda m: m.offset), *messages]
+            if view := newest_of(messages, task):
+                return view
+    return None
+
+
+def newest_of(messages: Sequence[Received], task: str) -> FleetView | None:
+    """Return the view of the last complete snapshot among messages of `view`, in their order."""
+    parts: dict[bytes, dict[int, bytes]] = {}
+    counts: dict[bytes, int] = {}
+    for message in messages:
+        found = dict(message.headers)
+        try:
+            name, index, count = found["id"], int(found["index"]), int(found["count"])
+        except (KeyError, ValueError, TypeError):
+            continue
+        parts.setdefault(name, {})[index] = message.value or b""
+        counts[name] = count
+    for name in reversed(parts):
+        whole = [parts[name].get(index) for index in range(counts[name])]
+        if None in whole:
+            continue
+        try:
+            view, _ = decode(b"".join(part for part in whole if part is not None))
+        except MalformedRecord as exc:
+            log.warning("a snapshot on %s is passed over: %s", topic_name(task, VIEW), exc)
+            continue
+        if view.task == task:
+            return view
+    return None
+
+
+def open_view(
+    settings: BrokerSettings,
+    task: str,
+    topics: Sequence[str] = (FLEET, WINDOWS, RELEASES, ROUNDS),
+    timeout_s: float = 10.0,
+) -> tuple[FleetView, Reader]:
+    """Return the last snapshot, or an empty view, and a reader of what came after it."""
+    view = last_snapshot(settings, task, timeout_s) or FleetView(task)
+    reader = Reader(settings, [topic_name(task, name) for name in topics], timeout_s=timeout_s)
+    try:
+        bounds = {
+            (topic.removeprefix(f"{task}."), partition): both
+            for (topic, partition), both in reader.bounds().items()
+        }
+        if any(view.offsets.get(place, 0) > end for place, (_, end) in bounds.items()):
+            log.warning("the snapshot of %s is of other topics: reading them whole", task)
+            view = FleetView(task)
+        for (name, partition), start in starts(view, bounds).items():
+            reader.seek(topic_name(task, name), partition, start)
+    except BaseException:
+        reader.close()
+        raise
+    return view, reader
+
+
+def starts(
+    view: FleetView, bounds: Mapping[tuple[str, int], tuple[int, int]]
+) -> dict[tuple[str, int], int]:
+    """Return where to read on; count what was deleted since, and what would be too many."""
+    found = {}
+    windows = sum(name == WINDOWS for name, _ in bounds)
+    for place, (begin, end) in bounds.items():
+        known = view.offsets.get(place, begin)
+        start = max(known, begin)
+        if place[0] == WINDOWS:
+            start = max(start, end - MOST // windows)
+            view.unseen += start - known
+        found[place] = start
+    return found
+
+
+def read_view(settings: BrokerSettings, task: str, timeout_s: float = 10.0) -> FleetView:
+    """Return the view up to the topics' current end; raise BrokerUnavailable."""
+    view, reader = open_view(settings, task, timeout_s=timeout_s)
+    with closing(reader):
+        catch_up(view, reader)
+    return view
+
+
+def catch_up(view: FleetView, reader: Reader) -> None:
+    for message in reader.to_end():
+        view.absorb(message)

@@ -1,0 +1,163 @@
+"""What happened to a task's models, when, why, and on what evidence. Pure.
+
+Documents of `rounds`, `releases`, `fleet` and `windows` go in, one after the other; entries in
+order of time come out, the newest ENTRIES. A document that was told twice counts once. Times are
+wall clock: runs' and decisions' own, otherwise the message's timestamp, for readings may be older
+than their windows' reports. Of a device's states between two reads only the last one may be
+known: that it has gone back is known by then at the latest.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+
+from streams.contract.decisions import WITHDRAWN, Decision
+from streams.contract.documents import DeviceState, RoundEvent, WindowReport
+from streams.fleet.agreement import Agreement
+from streams.fleet.wording import decision_text, digits, evaluation
+
+ENTRIES = 2000
+DAYS = 400  # of a release's agreement, together
+
+RUNS = {
+    "asked": "run requested by a person",
+    "requested": "run {run} started",
+    "resumed": "run {run} continues run {resumed_from}",
+    "promoted": "run {run} passed the gate with {model}",
+    "rejected": "run {run} refused by the gate",
+    "finished": "run {run} finished",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that happened. `kind` is "run", "round", "decision", "device", "drift" or
+    "agreement"; `about` the run, the version or the device."""
+
+    time_us: int
+    kind: str
+    about: str
+    text: str
+    reason: str = ""
+    evidence: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Day:
+    """What a day's windows tell of a release. `past` devices were counted before another day
+    began; after that none is added."""
+
+    last_us: int = 0
+    past: int = 0
+    devices: set[str] = field(default_factory=set)
+    total: Agreement = field(default_factory=Agreement)
+
+    def entry(self, day: str, release: str) -> Entry:
+        """At the last report of the day."""
+        total = self.total
+        counts = ("windows", "events", "compared", "agreeing", "labelled", "correct")
+        evidence = {name: float(getattr(total, name)) for name in counts}
+        evidence["devices"] = float(self.past or len(self.devices))
+        said = "no event compared"
+        if total.value is not None:
+            evidence["agreement"] = total.value
+            events = int(sum(events for events, _ in total.sums.values()))
+            said = f"{digits(total.value)} ({events} events)"
+        text = f"{release}: {total.called} on {day}: {said}"
+        return Entry(self.last_us, "agreement", release, text, "", evidence)
+
+
+@dataclass
+class Timeline:
+    """The entries so far, and what is needed to make the next ones."""
+
+    known: dict[str, Entry] = field(default_factory=dict)  # by their JSON, in order of arrival
+    days: dict[tuple[str, str], Day] = field(default_factory=dict)  # by day and release
+    latest: dict[str, tuple[int, int]] = field(default_factory=dict)  # window, revision
+    alarming: set[str] = field(default_factory=set)
+    refusals: dict[str, dict[str, str]] = field(default_factory=dict)  # device -> version, reason
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Oldest first."""
+        days = [each.entry(day, release) for (day, release), each in self.days.items()]
+        return sorted([*self.known.values(), *days], key=lambda entry: entry.time_us)
+
+    def add(self, entry: Entry) -> None:
+        self.known.setdefault(json.dumps(asdict(entry)), entry)
+        if len(self.known) > ENTRIES:
+            del self.known[next(iter(self.known))]
+
+    def run(self, event: RoundEvent) -> None:
+        """Evidence stands with what was made of it, and with each round's figures."""
+        where, metrics = f"run {event.run}, round {event.round}", event.metrics
+        if event.kind in RUNS:
+            text, kind, reason = RUNS[event.kind].format(**event.model_dump()), "run", event.reason
+        elif event.kind == "aggregated":
+            text, kind = f"{where}: updates aggregated, {event.samples} samples", "round"
+            reason = ""
+        elif event.kind == "evaluated":
+            text, kind, reason = f"{where}: {evaluation(metrics, event.metric)}", "round", ""
+        elif event.kind == "failed" and not event.device:
+            text, kind, reason = f"{where}: failed", "round", event.reason
+        else:
+            return
+        self.add(Entry(event.time_us, kind, event.run, text, reason, metrics))
+
+    def decision(self, decision: Decision) -> None:
+        text = f"decision {decision.seq}: {decision_text(decision)}"
+        about = decision.model or ""
+        self.add(
+            Entry(decision.time_us, "decision", about, text, decision.reason, decision.evidence)
+        )
+
+    def device(self, state: DeviceState) -> None:
+        before = self.refusals.get(state.device, {})
+        now = {m: r for m, r in state.refused.items() if not r.startswith(WITHDRAWN)}
+        for model, reason in now.items():
+            if before.get(model) != reason:
+                text = f"device {state.device} does not serve {model}"
+                self.add(Entry(state.time_us, "device", state.device, text, reason))
+        if now:
+            self.refusals[state.device] = now
+        else:
+            self.refusals.pop(state.device, None)
+
+    def window(self, at_us: int, report: WindowReport) -> None:
+        """Drift that begins and ends by device, and by day what each served version agrees on."""
+        day = time.strftime("%Y-%m-%d", time.localtime(at_us / 1e6))
+        for release, part in report.by_release.items():
+            each = self.days.get((day, release)) or self._begin(day, release)
+            each.last_us = max(each.last_us, at_us)
+            if not each.past:
+                each.devices.add(report.device)
+            each.total.add(report, release, part)
+        place = report.window_us, report.revision
+        if place < self.latest.get(report.device, (-1, -1)):
+            return  # a late row revises the past
+        self.latest[report.device] = place
+        self._drift(at_us, report)
+
+    def _begin(self, day: str, release: str) -> Day:
+        for (_, other), each in self.days.items():
+            if other == release and each.devices:
+                each.past, each.devices = len(each.devices), set()
+        if len(self.days) >= DAYS:
+            del self.days[min(self.days, key=lambda name: self.days[name].last_us)]
+        return self.days.setdefault((day, release), Day())
+
+    def _drift(self, at_us: int, report: WindowReport) -> None:
+        drift, device = report.drift, report.device
+        if drift is None or drift.alarm == (device in self.alarming):
+            return
+        evidence = {"share": drift.share, "segments": float(drift.segments)}
+        if not drift.alarm:
+            self.alarming.discard(device)
+            text = f"device {device}: inputs no longer drift"
+            self.add(Entry(at_us, "drift", device, text, "", evidence))
+            return
+        self.alarming.add(device)
+        worst = next((c for c in drift.channels if c.channel == drift.worst), None)
+        evidence |= {} if worst is None else {"psi": worst.psi, "threshold": worst.threshold}
+        text = f"device {device}: inputs drift"
+        self.add(Entry(at_us, "drift", device, text, f"{drift.worst} most", evidence))

@@ -1,0 +1,56 @@
+from typing import Any
+
+import pytest
+
+from edge_client.uplink.heartbeat import EVERY_S, FIGURES, Heartbeat
+from streams.contract.documents import DeviceState
+
+
+def state(**fields: Any) -> DeviceState:
+    usual = {"device": "d0", "task": "tiny", "time_us": 0, "epoch": "e", "active": "1-a"}
+    counts = {"produced": 0, "delivered": 0, "pending": 0}
+    return DeviceState.model_validate({**usual, **counts, **fields})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"produced": 5, "delivered": 4, "pending": 1, "events_per_s": 9.0}, False),
+        ({"phase": "training"}, True),
+        ({"active": "2-b"}, True),
+        ({"refused": {"2-b": "late"}}, True),
+        ({"error": "no broker"}, True),
+        ({"dropped": {"metered": 1}}, True),
+    ],
+)
+def test_a_change_is_told_at_the_next_look(change: dict[str, Any], *, told: bool) -> None:
+    beat = Heartbeat()
+    assert beat.looks(0.0)
+    assert beat.due(state(), 0.0)
+    assert not beat.looks(0.5)
+    assert beat.looks(1.0)
+    assert beat.due(state(**change), 1.0) == told
+    assert beat.looks(EVERY_S)
+    assert beat.due(state(**change), EVERY_S) != told  # as long after the last one
+    assert beat.looks(1.0 + EVERY_S)
+    assert beat.due(state(dropped={"metered": 7}, **{"phase": "x"}), 1.0 + EVERY_S)
+
+
+def test_a_reason_that_is_known_is_no_change() -> None:
+    beat = Heartbeat()
+    assert beat.due(state(dropped={"metered": 1}), 0.0)
+    assert not beat.due(state(dropped={"metered": 900}), 5.0)
+
+
+def test_a_rate_limit_makes_them_rare() -> None:
+    beat = Heartbeat()
+    assert beat.looks(0.0)
+    beat.pause(0.0, 60.0)
+    assert not beat.looks(59.0)
+    assert beat.interval_s == 60.0
+    beat.at_once()
+    assert beat.looks(59.0)
+
+
+def test_the_figures_are_fields() -> None:
+    assert DeviceState.model_fields.keys() > FIGURES
