@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, TaskArgument, broker_of
-from compose.reports.terminal import console
+from compose.reports.terminal import console, print_json
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 
@@ -29,7 +29,7 @@ def list_letters(
     found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
     found = [letter for letter in found if reason in (None, letter.reason)]
     if json:
-        console().print_json(data=[dead_letters.to_json(letter) for letter in found])
+        print_json([dead_letters.to_json(letter) for letter in found])
     else:
         dead_letters.print_letters(found, console())
 
@@ -48,7 +48,7 @@ def show(
     found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
     letter = dead_letters.find(found, offset)
     if json:
-        console().print_json(data=dead_letters.to_json(letter))
+        print_json(dead_letters.to_json(letter))
     else:
         dead_letters.print_letter(letter, console())
 

@@ -16,7 +16,7 @@ from compose.cli.arguments import (
     device_name,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, say
+from compose.reports.terminal import print_json, say
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import load_task
 
@@ -35,7 +35,7 @@ def status(
     layout = StateDir(state)
     found = state_of(load_task(task), device_name(device), layout.device(device))
     if json:
-        console().print_json(found.model_dump_json())
+        print_json(found.model_dump(mode="json"))
         return
     dropped = ", ".join(f"{count} {why}" for why, count in sorted(found.dropped.items())) or "0"
     lines = [
@@ -84,7 +84,7 @@ def drain(
     tell = (lambda _text: None) if json else say
     left = maintenance.drain(loaded, device, folder, broker_of(state, kafka), timeout, tell)
     if json:
-        console().print_json(data={"device": device, "pending": left})
+        print_json({"device": device, "pending": left})
     if left:
         raise ProcessFailed(f"{left} events of {device} are still pending: check the broker")
     tell(f"{device}: nothing is pending")
@@ -124,7 +124,7 @@ def label(
         maintenance.label(folder, found[at : at + AT_ONCE]) for at in range(0, len(found), AT_ONCE)
     )
     if json:
-        console().print_json(data={"device": device, "labelled": labelled})
+        print_json({"device": device, "labelled": labelled})
         return
     say(f"{device}: {labelled} segments have a true label")
 
@@ -147,6 +147,6 @@ def wipe(
     load_task(task)
     lost = maintenance.wipe(StateDir(state).device(device_name(device)), lose_pending=lose_pending)
     if json:
-        console().print_json(data={"device": device, "lost": lost})
+        print_json({"device": device, "lost": lost})
         return
     say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))

@@ -23,7 +23,7 @@ from compose.cli.arguments import (
     trusted_keys,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console
+from compose.reports.terminal import print_json
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def run(
         )
     )
     if json:
-        console().print_json(last.model_dump_json())
+        print_json(last.model_dump(mode="json"))
 
 
 def _source(text: str) -> "tuple[Literal['task', 'stdin', 'mqtt'], MqttSettings | None]":

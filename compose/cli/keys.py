@@ -9,7 +9,7 @@ from rich.table import Table
 
 from compose.cli.arguments import ANNOUNCED, DEFAULT_STATE, AsJson, Reason, RegistryPlace, State
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, say
+from compose.reports.terminal import console, print_json, say
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def list_keys(
         status = "revoked" if name in revoked else "trusted" if name in active else "not told"
         rows.append({**vars(key), "devices": status})
     if json:
-        console().print_json(data=rows)
+        print_json(rows)
         return
     table = Table("id", "files", "private half", "devices", "signs")
     for row in rows:
@@ -64,7 +64,7 @@ def new(
 
     made, path = make(StateDir(state).keys, name)
     if json:
-        console().print_json(data={"id": made, "path": str(path)})
+        print_json({"id": made, "path": str(path)})
         return
     say(f"key {made} is in {path}; next: tidewheel keys trust {path.with_suffix('.pub')}")
 

@@ -23,7 +23,7 @@ from compose.cli.arguments import (
     registry_of,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, moment, say
+from compose.reports.terminal import console, moment, print_json, say
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 from streams.contract.task.metrics import metric_of, named
@@ -50,7 +50,7 @@ def list_models(
     loaded = load_task(task)
     found = versions(registry_of(loaded, state, registry))
     if json:
-        console().print_json(data=[asdict(version) for version in found])
+        print_json([asdict(version) for version in found])
         return
     metric = named(metric_of(loaded).name)
     table = Table("version", "made", "base", "run", f"{metric} held-out", "size", "key", "holds")
@@ -82,7 +82,7 @@ def show(
 
     found = described(registry_of(load_task(task), state, registry), model)
     if json:
-        console().print_json(data=found)
+        print_json(found)
         return
     manifest = found["manifest"]
     say(f"{model}: {found['holds']}; {found['size']:,} bytes, digest {found['digest']}")
@@ -125,7 +125,7 @@ def verify(
     where = registry_of(load_task(task), state, registry)
     report = look(where, {key_id(key): key for key in given}, model)
     if json:
-        console().print_json(data=asdict(report))
+        print_json(asdict(report))
     else:
         for line in report.problems:
             say(line)
@@ -150,7 +150,7 @@ def diff(
 
     found = difference(registry_of(load_task(task), state, registry), before, after)
     if json:
-        console().print_json(data=found)
+        print_json(found)
         return
     for name, (old, new) in found["manifest"].items():
         say(f"{name:14} {old} -> {new}")
@@ -224,7 +224,7 @@ def prune(
     where = registry_of(load_task(task), state, registry)
     gone = manual.to_prune(where, keep) if dry_run else manual.prune(where, keep)
     if json:
-        console().print_json(data={"removed": gone, "dry_run": dry_run})
+        print_json({"removed": gone, "dry_run": dry_run})
         return
     for model in gone:
         say(f"{model} {'would be removed' if dry_run else 'is removed'}")
@@ -258,7 +258,7 @@ def restore(
         read_failpoint(os.environ),
     )
     if json:
-        console().print_json(data=asdict(found))
+        print_json(asdict(found))
     else:
         for model in found.missing:
             status = "which is current" if model in found.needed else "which is not served"

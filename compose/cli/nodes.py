@@ -8,7 +8,7 @@ from rich.table import Table
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, State, SuperlinkCa, address
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, say
+from compose.reports.terminal import console, print_json, say
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def list_nodes(
     """
     found = _nodes(state, superlink, superlink_ca).lines()
     if json:
-        console().print_json(data=[vars(line) for line in found])
+        print_json([vars(line) for line in found])
         return
     table = Table("device", "node", "status", "key")
     for line in found:

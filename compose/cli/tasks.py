@@ -1,6 +1,5 @@
 """`tidewheel new|check`: writing a task file, and looking at its data before the first run."""
 
-import json as json_module
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from compose.cli.arguments import AsJson, TaskArgument
-from compose.reports.terminal import console, say
+from compose.reports.terminal import console, print_json, say
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 
@@ -59,7 +58,7 @@ def check(
 
     report = check_task(load_task(task), readings, models=not fast)
     if json:
-        console().print_json(json_module.dumps(asdict(report)))
+        print_json(asdict(report))
     else:
         shown.show(report, console())
     raise typer.Exit(1 if report.failed else 0)

@@ -87,6 +87,9 @@ def status(
     task: TaskArgument,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All devices in the table, not the most urgent 50.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
@@ -99,7 +102,7 @@ def status(
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
         found = Status(view, [], at_us / 1e6)
-    print_status(found, console(), as_json=json)
+    print_status(found, console(), as_json=json, whole=everything)
 
 
 def rounds(

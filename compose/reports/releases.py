@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.terminal import moment
+from compose.reports.terminal import moment, print_json
 from federation.registry.catalog import describe_decision
 from federation.registry.registry import Registry
 from streams.contract.decisions import Decision, Release
@@ -70,9 +70,8 @@ def follow(task: Task, broker: BrokerSettings) -> Iterator[Decision]:
 
 def print_decisions(task: str, found: list[Decision], console: Console, *, as_json: bool) -> None:
     if as_json:
-        console.print_json(
-            json.dumps({"task": task, "decisions": [describe_decision(d) for d in found]})
-        )
+        decisions = [describe_decision(d) for d in found]
+        print_json({"task": task, "decisions": decisions}, console)
         return
     table = Table(title=f"{task}: {len(found)} decisions")
     table.add_column("no.", justify="right")

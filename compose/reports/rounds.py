@@ -5,7 +5,6 @@ event log lacks the controller's events, the topic may lack those of a broker ou
 """
 
 import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from compose.reports.terminal import print_json
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task.metrics import named
@@ -145,7 +145,7 @@ def to_json(task: str, runs: Sequence[RunSummary]) -> dict[str, Any]:
 
 def print_rounds(task: str, runs: Sequence[RunSummary], console: Console, *, as_json: bool) -> None:
     if as_json:
-        console.print_json(json.dumps(to_json(task, runs)))
+        print_json(to_json(task, runs), console)
         return
     console.print(_table(task, runs))
 

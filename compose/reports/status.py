@@ -7,7 +7,6 @@ reports' timestamps, divided by RATE_S, also where the fleet has run for less. W
 as a whole, so the second rate follows the first by a window's length and its lateness.
 """
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from compose.reports.lag import PartitionLag, lag_line, read_lag
 from compose.reports.lag import to_json as lag_to_json
+from compose.reports.terminal import print_json
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
@@ -26,6 +26,7 @@ from streams.fleet.view import RATE_S, FleetView
 from streams.fleet.wording import share
 from streams.kafka.settings import BrokerSettings
 
+ROWS = 50  # of the table
 SILENT_S, MISSED = 15.0, 3  # a device is silent after so long, and so many heartbeats
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
 
@@ -73,6 +74,7 @@ def to_json(status: Status) -> dict[str, Any]:
         "release": view.standing.model_dump(),
         "devices": [state.model_dump() for _, state in sorted(view.devices.items())],
         "windows": view.windows,
+        "unseen": view.unseen,
         "agreement": {m: a.value for m, a in view.agreement.items()},
         "windows_metric": next((a.metric for a in view.agreement.values()), None),
         "rounds": {
@@ -92,16 +94,39 @@ def to_json(status: Status) -> dict[str, Any]:
     }
 
 
-def print_status(status: Status, console: Console, *, as_json: bool) -> None:
+def print_status(status: Status, console: Console, *, as_json: bool, whole: bool = False) -> None:
+    """Print it; the table has at most ROWS devices unless `whole`."""
     if as_json:
-        console.print_json(json.dumps(to_json(status)))
+        print_json(to_json(status), console)
         return
-    console.print(_table(status))
+    chosen = _chosen(status, whole=whole)
+    console.print(_table(status, chosen))
+    if left := len(status.view.devices) - len(chosen):
+        console.print(f"{left} more devices, which are as they should be or like these: --all")
     for line in _lines(status):
         console.print(line, highlight=False, markup=False)
 
 
-def _table(status: Status) -> Table:
+def _chosen(status: Status, *, whole: bool) -> list[DeviceState]:
+    """Return the devices to show: where there are many, first those with an error, the silent and
+    the stopped ones, and those that do not serve the release."""
+    states = [state for _, state in sorted(status.view.devices.items())]
+    if whole or len(states) <= ROWS:
+        return states
+    stable = status.view.standing.stable
+    model = stable.model if stable else ""
+
+    def urgency(state: DeviceState) -> int:
+        if state.error:
+            return 0
+        if status.silent(state):
+            return 1
+        return 2 if state.phase == "stopped" else 3 if state.active != model else 4
+
+    return sorted(sorted(states, key=urgency)[:ROWS], key=lambda state: state.device)
+
+
+def _table(status: Status, states: Sequence[DeviceState]) -> Table:
     view = status.view
     table = Table(title=f"{view.task}: {len(view.devices)} devices")
     for name in ("device", "doing", "serves", "was"):
@@ -109,7 +134,7 @@ def _table(status: Status) -> Table:
     metric = named(view.row_metric)
     for name in ("produced", "delivered", "dropped", "pending", metric, "seen"):
         table.add_column(name, justify="right")
-    for _, state in sorted(view.devices.items()):
+    for state in states:
         age = status.now_s - state.time_us / 1e6
         score = state.accuracy.get(state.active)
         table.add_row(
@@ -135,6 +160,8 @@ def _lines(status: Status) -> Iterator[str]:
     )
     if status.lag:
         yield lag_line(status.lag)
+    if view.unseen:
+        yield f"{view.unseen} windows' reports are not counted: they were deleted, or too many"
     for model, found in view.agreement.items():
         yield f"{model}: {found.called} {share(found.value)} in {found.events} events"
     yield _drift_line(status)

@@ -1,6 +1,8 @@
 """Output for a person: the console, a line, a time."""
 
+import json
 import time
+from typing import Any
 
 from rich.console import Console
 
@@ -9,6 +11,11 @@ def console(*, stderr: bool = False) -> Console:
     """Return a console with the terminal's width, or a width for our tables without a terminal."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=140)
+
+
+def print_json(data: Any, to: Console | None = None) -> None:
+    """Print data as JSON, as it is: colours and wrapping take seconds where there is much."""
+    (to or console()).out(json.dumps(data, indent=2, ensure_ascii=False), highlight=False)
 
 
 def moment(time_us: int | None) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import time
 import uuid
 from typing import Any
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from compose.reports import status
 from compose.reports.lag import PartitionLag
-from compose.reports.status import Status, print_status, read_status, to_json
+from compose.reports.status import ROWS, Status, print_status, read_status, to_json
 from streams.contract.documents import WindowReport
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
@@ -118,9 +119,22 @@ def test_json_holds_all_of_it() -> None:
     text = io.StringIO()
     print_status(status_of(heard("d0", 1)), Console(file=text), as_json=True)
     assert set(json.loads(text.getvalue())) == {
-        "task", "release", "devices", "windows", "windows_metric", "agreement", "rounds", "rates",
-        "lag", "drift",
+        "task", "release", "devices", "windows", "unseen", "windows_metric", "agreement",
+        "rounds", "rates", "lag", "drift",
     }  # fmt: skip
+
+
+def test_of_many_devices_the_table_has_the_most_urgent() -> None:
+    fleet = [heard(f"d{n:03}", 1) for n in range(60)]
+    found = status_of(*fleet, heard("d900", 1, error="no disk"), heard("d901", 900))
+    text = printed(found)
+    assert "no disk" in text
+    assert re.search(r"d901 +│ silent", text)
+    assert "12 more devices" in text
+    assert text.count("│ d") == ROWS
+    out = io.StringIO()
+    print_status(found, Console(file=out, width=200), as_json=False, whole=True)
+    assert out.getvalue().count("│ d") == 62
 
 
 @pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka), "embedded"])
