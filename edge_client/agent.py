@@ -124,6 +124,7 @@ class Agent:
     def _build_inference(self) -> None:
         """Connect source, inference loop and spool writer."""
         task, name = self._task, self._name
+        replayed = self._settings.source == "task" and task.source == "recorded"
         self._source = open_source(
             task, self._settings, self._folder,
             resume_after_us=self.spool.mark, stop=self._stop, skip=self._skip,
@@ -139,6 +140,7 @@ class Agent:
             task, name, self._source, self._slots, self._personal,
             self._writer.put, self._skip, self._stop,
             lambda: task.source == "recorded" and self._writer.full,
+            label_share=None if replayed else 1.0,
         )  # fmt: skip
 
     def _build_network(self) -> None:

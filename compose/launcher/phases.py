@@ -18,7 +18,13 @@ def why_open(view: FleetView, task: Task) -> str:
     judged = [run for run in view.rounds if run.kind in ("promoted", "rejected")]
     if judged and all(run.kind == "rejected" for run in judged):
         return f"the gate refused {len(judged)} runs, the last one: {judged[-1].reason}"
-    if judged or view.current_run:
+    back = [d for d in view.decisions.values() if d.kind in ("rolled-back", "dropped")]
+    standing, run = view.standing, view.current_run
+    going_on = standing.offered or standing.candidate or (run and run[-1].kind != "finished")
+    if back and not going_on:
+        last = max(back, key=lambda decision: decision.seq)
+        return f"{len(back)} candidates went back, the last one, {last.model}: {last.reason}"
+    if judged or run:
         return "a run or a rollout is under way: give it more time with --timeout"
     agreed = view.agreement.get(view.last_model or "")
     found = "" if agreed is None or agreed.value is None else f", now {agreed.value:.3g}"

@@ -8,6 +8,8 @@ from federation.bootstrap.initial_model import PilotReport, prepare, source_dige
 from federation.registry.registry import Registry
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
+from streams.contract.task.metrics import named
+from streams.contract.window_metrics import digits
 from streams.runtime.disk import cache_folder, write_atomic
 from streams.runtime.key_files import create_key, load_public_key
 
@@ -63,9 +65,9 @@ def model_lines(report: PilotReport) -> list[str]:
     how = "from the cache" if report.cached else "trained"
     lines = [
         f"model     {report.model} and the teacher {how} in {report.seconds:.1f} s",
-        f"          {report.metric} on the fleet {report.model_fleet:.3f}, "
-        f"the teacher's {report.teacher_fleet:.3f}",
-        f"          on held-out devices {report.model_held_out:.3f}, "
-        f"the teacher's {report.teacher_held_out:.3f}",
+        f"          {named(report.metric)} on the fleet {digits(report.model_fleet)}, "
+        f"the teacher's {digits(report.teacher_fleet)}",
+        f"          on held-out devices {digits(report.model_held_out)}, "
+        f"the teacher's {digits(report.teacher_held_out)}",
     ]
     return [*lines, f"          warning: {report.warning}"] if report.warning else lines

@@ -72,7 +72,7 @@ def to_json(status: Status) -> dict[str, Any]:
     return {
         "task": view.task,
         "release": view.standing.model_dump(),
-        "devices": [state.model_dump() for _, state in sorted(view.devices.items())],
+        "devices": [state for _, state in sorted(view.devices.items())],
         "windows": view.windows,
         "unseen": view.unseen,
         "agreement": {m: a.value for m, a in view.agreement.items()},

@@ -1,9 +1,9 @@
 """Output for a person: the console, a line, a time."""
 
-import json
 import time
 from typing import Any
 
+from pydantic_core import to_json
 from rich.console import Console
 
 
@@ -14,8 +14,9 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(data: Any, to: Console | None = None) -> None:
-    """Print data as JSON, as it is: colours and wrapping take seconds where there is much."""
-    (to or console()).out(json.dumps(data, indent=2, ensure_ascii=False), highlight=False)
+    """Print data as JSON, documents in it too, as it is: colours and wrapping take seconds where
+    there is much."""
+    (to or console()).out(to_json(data, indent=2).decode(), highlight=False)
 
 
 def moment(time_us: int | None) -> str:

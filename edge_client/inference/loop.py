@@ -50,8 +50,12 @@ class InferenceLoop:
         skip: Callable[[str, int], None],
         stop: threading.Event,
         full: Callable[[], bool] = lambda: False,
+        *,
+        label_share: float | None = None,
     ) -> None:
-        """`full` says whether a recording has to wait for events that are not written yet."""
+        """`full` says whether a recording has to wait for events that are not written yet;
+        label_share: of the true labels that the device is told, by default the task's."""
+        self._label_share = task.training.label_share if label_share is None else label_share
         self._task = task
         self._device = device
         self._source = source
@@ -132,9 +136,10 @@ class InferenceLoop:
 
     def _is_label_revealed(self, position_us: int) -> bool:
         """Return whether a replay reveals this segment's true label to the device: a stable share,
-        like a user's corrections. The other labels are only used for measuring."""
+        like a user's corrections. The other labels are only used for measuring. A sensor's labels
+        are all told: somebody gave them."""
         digest = zlib.crc32(f"{self._device}/{position_us}".encode())
-        return digest < self._task.training.label_share * 2**32
+        return digest < self._label_share * 2**32
 
     @property
     def hangs(self) -> bool:

@@ -99,7 +99,7 @@ def _cause(
     if enough and len(weak) >= rules.min_devices:
         worst = (max if rules.metric in ERRORS else min)(weak.values())
         return (
-            f"{evidence.called} of {evidence.served} is only {digits(worst)} on {len(weak)} "
+            f"{evidence.called} of {evidence.served} is {digits(worst)} at worst on {len(weak)} "
             f"devices ({_names(weak)}), each {beyond} {digits(rules.weak_limit)}"
         )
     if rules.new_labels is not None and evidence.new_labels >= rules.new_labels:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 from federation.evaluation.paired import Paired
 from federation.evaluation.valued import Valued
-from streams.contract.task.metrics import named
+from streams.contract.task.metrics import NO_THRESHOLD, named
 from streams.contract.window_metrics import digits
 
 ROUNDING = 1e-9  # so that a gain of exactly the margin passes
 
 Rows = Paired | Valued
+CLASS = "class "  # how the name of a class as a cohort begins
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,16 @@ def _worse(rows: Rows, rules: GateRules, significance: float) -> bool:
 def _worse_cohorts(evidence: GateEvidence, rules: GateRules) -> list[str]:
     """Return the worst failing cohort and the number of others. The significance is divided by the
     number of cohorts (Bonferroni), because otherwise one of many cohorts would refuse every
-    candidate."""
+    candidate. Classes are cohorts by what is answered, which says nothing where the metric has no
+    threshold."""
     found = []
     for _, title, comparison in evidence.named():
-        cohorts = {c: rows for c, rows in comparison.cohorts.items() if rows.n >= rules.minimum}
+        cohorts = {
+            f"recall of {c}" if c.startswith(CLASS) else c: rows
+            for c, rows in comparison.cohorts.items()
+            if rows.n >= rules.minimum
+            and not (c.startswith(CLASS) and rules.metric in NO_THRESHOLD)
+        }
         found += [
             (rows.gain, f"{cohort} {_change(title, rows)}")
             for cohort, rows in cohorts.items()

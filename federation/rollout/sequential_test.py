@@ -11,7 +11,8 @@ Metrics (streams.contract.window_metrics). For balanced accuracy an event of a c
 inverse of the class's share of the past, so that all classes count the same. For an error the sums
 of errors take the place of the agreeing events, in relation to the device's own mean error before,
 so that a device with large errors counts no more than others; their variance is that of normal
-errors in relation to their square. More is worse, and a loss of 0.1 is an error larger by 10 %.
+errors in relation to their square, of Brier distances, of which most are near 0, twice as large as
+that of squared errors. More is worse, and a loss of 0.1 is an error larger by 10 %.
 
 Variance. Windows vary more than independent events would, and a device's consecutive windows are
 correlated. The variance of an event is multiplied by the dispersion of blocks of `BLOCK`
@@ -85,6 +86,7 @@ class _Kind:
 
 SHARE = _Kind()
 KINDS = {
+    "brier": _Kind((1.0, 1.0), -1, 4.0, 1, 1.0),
     "mae": _Kind((1.0, 1.0), -1, math.pi / 2 - 1, 1, 1.0),
     "rmse": _Kind((1.0, 1.0), -1, 2.0, 2, 1.0),
 }

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from streams.contract.documents import WindowReport
-from streams.contract.window_metrics import ALL, ALMOST_ALL, WindowMetric
+from streams.contract.window_metrics import ALL, ALMOST_ALL, ERRORS, WindowMetric
 
 KEPT = 240  # windows per device
 
@@ -114,7 +114,9 @@ def _part(report: WindowReport, heard_us: int) -> Part:
         for name, m in report.by_release.items()
     ]
     classes = [
-        (sys.intern(name), (c.events, c.agreeing)) for name, c in report.classes.items() if c.events
+        (sys.intern(name), (c.events, c.agreeing))
+        for name, c in report.classes.items()
+        if c.events and report.metric not in ERRORS  # whose errors are not by class
     ]
     shared_models, shared_classes = _shared(tuple(sorted(models))), _shared(tuple(sorted(classes)))
     return Part(report.revision, heard_us, shared_models, shared_classes)

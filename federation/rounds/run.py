@@ -184,7 +184,7 @@ class FederatedRun:
         averaged = self.aggregator.aggregate(updates, weights)
         metrics = {
             "admitted": float(len(updates)),
-            "devices_before": accuracy.total(reports).value,
+            **({"devices_before": accuracy.total(reports).value} if reports else {}),
             "norm": update_norm(averaged, weights),
             "seconds": self.clock() - began,
             **self.aggregator.metrics(),

@@ -13,7 +13,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.window_metrics import ALL, ALMOST_ALL, BALANCED, ERRORS, Sums, WindowMetric
 
 # Numbers from elsewhere that are reckoned with: no sum of them overflows.
-Micros = Annotated[int, Field(ge=-(2**56), le=2**56)]
+Micros = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]
 

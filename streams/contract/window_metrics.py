@@ -5,22 +5,27 @@ no teacher is asked. Where `Task.metric` is no sum over events they tell the nea
 
     Task.metric                                              windows
     accuracy, a Metric of one's own for classes              accuracy: the share of right answers
-    balanced_accuracy, macro_f1, auc, average_precision      balanced_accuracy: the mean over the
+    balanced_accuracy, macro_f1                              balanced_accuracy: the mean over the
                                                              reference's classes of that share
+    auc, average_precision                                   brier: half the squared distance
+                                                             between the answer's softmax and the
+                                                             reference's (Brier 1950), 0 to 1; no
+                                                             threshold decides it
     within                                                   within: the share within the tolerance
     mae                                                      mae
     rmse, r2, a Metric of one's own for targets              rmse
 
-Of a share the sum is the number of right answers, of an error that of absolute or squared errors.
+Of a share the sum is the number of right answers, of an error that of absolute or squared errors,
+or distances.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-WindowMetric = Literal["accuracy", "balanced_accuracy", "within", "mae", "rmse"]
+WindowMetric = Literal["accuracy", "balanced_accuracy", "brier", "within", "mae", "rmse"]
 Sums = Mapping[str, tuple[float, float]]  # by the reference's class: events, right or errors
-ERRORS = ("mae", "rmse")  # the smaller the better
+ERRORS = ("brier", "mae", "rmse")  # the smaller the better
 BALANCED = "balanced_accuracy"
 ALL = ""  # the class of a metric that does not tell them apart
 ALMOST_ALL = 0.95  # share of a window's events that one version must have answered
@@ -28,6 +33,7 @@ ALMOST_ALL = 0.95  # share of a window's events that one version must have answe
 NAMES = {
     "accuracy": "agreement with {}",
     "balanced_accuracy": "balanced agreement with {}",
+    "brier": "Brier distance from {}",
     "within": "share within the tolerance of {}",
     "mae": "MAE from {}",
     "rmse": "RMSE from {}",

@@ -6,12 +6,11 @@ import numpy as np
 
 RECENT = 32  # reports of each device: a worker repeats at most its last commit
 REVISIONS = 64  # later ones of a window count as this one
-NONE = np.iinfo(np.int64).min
+NONE, LARGEST = np.iinfo(np.int64).min, 2**63
 
 
 class RecentReports:
-    """The last RECENT reports of each device, by window (microseconds, at most 2 ** 56) and
-    revision."""
+    """The last RECENT reports of each device, by window and revision."""
 
     def __init__(self) -> None:
         self._row: dict[str, int] = {}
@@ -20,7 +19,9 @@ class RecentReports:
 
     def is_new(self, device: str, window_us: int, revision: int) -> bool:
         """Return whether the report was not among the device's last ones, and remember it."""
-        name = window_us * REVISIONS + min(revision, REVISIONS - 1)
+        return self._add(device, (window_us * REVISIONS + min(revision, REVISIONS - 1)) % LARGEST)
+
+    def _add(self, device: str, name: int) -> bool:
         row = self._row.setdefault(device, len(self._row))
         if row == len(self._next):
             self._names = np.concatenate([self._names, np.full_like(self._names, NONE)])
@@ -43,5 +44,5 @@ class RecentReports:
         made = cls()
         for device, names in found.items():
             for name in names:
-                made.is_new(device, name // REVISIONS, name % REVISIONS)
+                made._add(device, name)
         return made

@@ -83,8 +83,8 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
         text = f"{broken} of {one.readings} readings break a segment ({reasons})"
         found.append(Finding("warning", one.device, text, CAUSES.get(worst, worst)))
     if one.unfit is not None:
-        text = f"label {one.unfit} is none of the task's, and is not used"
-        found.append(Finding("warning", one.device, text, _labels_are(task)))
+        text = f"label {one.unfit} is none of the task's"
+        found.append(Finding("error", one.device, text, _labels_are(task)))
     if (unit := _unit(one)) is not None:
         text = f"time_us looks like {unit}"
         found.append(Finding("error", one.device, text, "it is microseconds: multiply"))

@@ -83,8 +83,10 @@ def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> 
     """Return a segment's label (label_size,), derived from its readings' labels."""
     enough = task.segment.label_share * len(labels)
     if task.targets:
-        rows = [label for label in labels if label_fits(task, label)]
-        return np.asarray(rows[-1], np.float32).reshape(-1) if len(rows) >= enough else None
+        known = sum(label_fits(task, label) for label in labels)
+        if known < enough or not label_fits(task, labels[-1]):
+            return None  # an earlier reading's value would be that of another time
+        return np.asarray(labels[-1], np.float32).reshape(-1)
     counts = Counter(_single(label) for label in labels)
     for label, count in counts.most_common(1):
         if count >= enough and label_fits(task, label):

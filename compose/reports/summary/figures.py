@@ -121,7 +121,8 @@ class Summary:
     refused: int
     failed: int
     first_model: str | None
-    last_model: str | None
+    last_model: str | None  # the highest that a device serves
+    stable_model: str | None  # that all are to serve
     held_out_before: float | None
     held_out_after: float | None
     phases: dict[str, float]
@@ -188,14 +189,22 @@ class Summary:
     def total(self, name: str) -> int:
         return sum(int(getattr(line, name)) for line in self.devices)
 
-    def fleet_figure(self, when: str) -> float | None:
-        """Over all devices' held-out segments, before or after."""
-        pairs = [
+    def _pairs(self, when: str) -> list[tuple[float, int]]:
+        """Figures before or after, and of how many segments: of the devices that have both, if any
+        has, so that the same devices are compared."""
+        both = [d for d in self.devices if d.before is not None and d.after is not None]
+        return [
             (getattr(line, when), getattr(line, f"{when}_of"))
-            for line in self.devices
+            for line in both or self.devices
             if getattr(line, when) is not None
         ]
-        of = sum(n for _, n in pairs)
+
+    def of_fleet(self, when: str) -> int:
+        return sum(n for _, n in self._pairs(when))
+
+    def fleet_figure(self, when: str) -> float | None:
+        """Over these devices' held-out segments, before or after."""
+        pairs, of = self._pairs(when), self.of_fleet(when)
         power = 2 if self.row_metric == "rmse" else 1
         return (sum(v**power * n for v, n in pairs) / of) ** (1 / power) if of else None
 
@@ -224,6 +233,7 @@ def summarize(
     passed = [run for run in runs if run.promoted and run.model in served]
     before, after = (view.agreement.get(m or "") for m in (first, last))
     newer = last != first
+    stable = view.standing.stable
     return Summary(
         task=view.task,
         row_metric=view.row_metric,
@@ -244,6 +254,7 @@ def summarize(
         failed=view.count("failed"),
         first_model=first,
         last_model=last,
+        stable_model=stable.model if stable else last,
         held_out_before=(passed or runs)[0].audit_base if runs else None,
         held_out_after=passed[-1].audit if passed else None,
         phases=dict(phases),

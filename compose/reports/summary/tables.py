@@ -43,7 +43,7 @@ def _device_table(summary: Summary) -> Table:
     table.add_section()
     totals = [summary.total(n) for n in ("produced", "delivered", "dropped", "pending", "scored")]
     before, after = summary.fleet_figure("before"), summary.fleet_figure("after")
-    counts = summary.total("before_of"), summary.total("after_of")
+    counts = summary.of_fleet("before"), summary.of_fleet("after")
     table.add_row(
         "all",
         "",
@@ -106,7 +106,8 @@ def _held_out(summary: Summary) -> str:
 
 def _metrics(summary: Summary) -> str:
     """Of the served versions, on the same segments."""
-    passed = [run for run in summary.runs if run.promoted and run.metrics]
+    served = {d.removeprefix("served ") for d in summary.decisions if d.startswith("served ")}
+    passed = [run for run in summary.runs if run.promoted and run.metrics and run.model in served]
     if not passed:
         return "-"
     first, last = passed[0].metrics, passed[-1].metrics
@@ -126,8 +127,11 @@ def _run(run: RunLine) -> str:
 
 
 def _served(summary: Summary) -> str:
-    models = dict.fromkeys(model for model in (summary.first_model, summary.last_model) if model)
-    return " → ".join(models) or "-"
+    models = dict.fromkeys(model for model in (summary.first_model, summary.stable_model) if model)
+    text = " → ".join(models) or "-"
+    if summary.last_model not in (None, summary.stable_model):
+        text += f"; {summary.last_model} on some devices only"
+    return text
 
 
 def _account(summary: Summary) -> str:

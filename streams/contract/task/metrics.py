@@ -11,7 +11,8 @@
     within              share of answers that are within `Task.tolerance` of the label
 
 A class is decided as `Task.answers` does; scores of a class are its softmax. Classes that no row
-has, and those that all have, do not count. Several targets count by their mean.
+has, and those that all have, do not count. Several targets count by their mean. With two classes
+`auc` and `average_precision` are those of the second one, which should be the rare one.
 """
 
 from collections.abc import Callable
@@ -25,8 +26,9 @@ from streams.contract.window_metrics import ERRORS, WindowMetric
 
 Of = Callable[[np.ndarray, np.ndarray], float]
 TITLES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
-SHARE_BELOW = 0.9
-BY_CLASS = ("balanced_accuracy", "macro_f1", "auc", "average_precision")
+SHARE_BELOW, BRIER_ABOVE = 0.9, 0.05
+BY_CLASS = ("balanced_accuracy", "macro_f1")
+NO_THRESHOLD = ("auc", "average_precision")  # the softmax counts, not the class that is answered
 
 
 def metric_of(task: Task) -> Metric:
@@ -72,14 +74,30 @@ def row_metric(task: Task) -> RowMetric:
 
 def window_metric(task: Task) -> WindowMetric:
     """Return what windows tell of the task's metric."""
-    by_class = metric_of(task).name in BY_CLASS
-    return "balanced_accuracy" if by_class and task.classes else row_metric(task)
+    name = metric_of(task).name
+    if name in BY_CLASS:
+        return "balanced_accuracy"
+    return "brier" if name in NO_THRESHOLD else row_metric(task)
+
+
+def window_errors(task: Task, outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return (n,) errors of answers (n, outputs) by `window_metric`, from a teacher's outputs of
+    the same shape or from labels (n, label_size); 0 where it is a share."""
+    if window_metric(task) != "brier":
+        return row_errors(task, outputs, reference)
+    if reference.shape[1] == 1:
+        truth = np.eye(task.outputs)[reference[:, 0].astype(np.int64)]
+    else:
+        truth = _softmax(reference)
+    return np.asarray(((_softmax(outputs) - truth) ** 2).sum(axis=1) / 2)
 
 
 def retrain_limit(task: Task) -> float:
     """Return the value of `window_metric` that starts a run when answers are worse: by default a
-    share of 0.9, or an error of half the task's tolerance, with which about 0.9 of normal errors
-    are within it."""
+    share of 0.9, a Brier distance of 0.05, or an error of half the task's tolerance, with which
+    about 0.9 of normal errors are within it."""
+    if window_metric(task) == "brier":
+        return BRIER_ABOVE if task.retrain_above is None else task.retrain_above
     if window_metric(task) in ERRORS:
         return task.tolerance / 2 if task.retrain_above is None else task.retrain_above
     return SHARE_BELOW if task.retrain_below is None else task.retrain_below
@@ -126,17 +144,21 @@ def _macro_f1(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _over_classes(of: Callable[[np.ndarray, np.ndarray], float]) -> Of:
-    """The mean over classes of `of(scores, is of the class)`."""
+    """The mean over classes of `of(scores, is of the class)`; of two the second one's."""
 
     def mean(outputs: np.ndarray, labels: np.ndarray) -> float:
-        truth = labels[:, 0].astype(np.int64)
-        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        shares = odds / odds.sum(axis=1, keepdims=True)
-        parts = [(shares[:, k], truth == k) for k in range(outputs.shape[1])]
+        truth, shares = labels[:, 0].astype(np.int64), _softmax(outputs)
+        classes = range(outputs.shape[1] == 2, outputs.shape[1])
+        parts = [(shares[:, k], truth == k) for k in classes]
         found = [of(scores, of_class) for scores, of_class in parts if 0 < of_class.mean() < 1]
         return float(np.mean(found)) if found else float("nan")
 
     return mean
+
+
+def _softmax(outputs: np.ndarray) -> np.ndarray:
+    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray) -> float:

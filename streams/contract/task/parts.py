@@ -73,8 +73,8 @@ class Segment:
     """How readings are cut: `samples` consecutive readings, a new segment every `hop` readings.
 
     With classes a segment has a label when at least `label_share` of its readings carry the same
-    one. With targets its label is that of its last labelled reading, when at least `label_share` of
-    its readings have one.
+    one. With targets its label is that of its last reading, when at least `label_share` of its
+    readings have one; without a label on the last reading it has none.
 
     >>> from tidewheel import Segment
     >>> Segment(samples=128, hop=64).label_share

@@ -20,7 +20,7 @@ from streams.contract.documents import (
 from streams.contract.events.batches import encode_batch, filled_rows, float_rows
 from streams.contract.events.records import SCORES_1, Headers, score_schema
 from streams.contract.task import Task
-from streams.contract.task.metrics import row_errors, window_metric
+from streams.contract.task.metrics import window_errors, window_metric
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.scoring.drift_watch import WindowDrift
 from streams.worker.scoring.rows import DRIFT
@@ -123,8 +123,8 @@ def _columns(task: Task, rows: pa.Table) -> _Columns:
         correct=batch.column("correct").fill_null(False).to_numpy(zero_copy_only=False),
         teacher_correct=compared & labelled & task.correct(teacher, labels),
         labels=labels,
-        errors=np.where(compared, row_errors(task, outputs, teacher), 0.0),
-        label_errors=np.where(labelled, row_errors(task, outputs, labels), 0.0),
+        errors=np.where(compared, window_errors(task, outputs, teacher), 0.0),
+        label_errors=np.where(labelled, window_errors(task, outputs, labels), 0.0),
     )
 
 

@@ -226,7 +226,8 @@ def test_weak_devices_that_the_mean_hides_are_a_cause_once() -> None:
     assert seen.value > 0.9
     said = reason(seen)
     assert said == (
-        "agreement with the teacher of 1-a is only 0.700 on 2 devices (d0, d1), each below 0.800"
+        "agreement with the teacher of 1-a is 0.700 at worst on 2 devices (d0, d1), "
+        "each below 0.800"
     )
     seen.run_began(NOW)
     for report in weeks(12, 35):

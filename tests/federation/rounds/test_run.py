@@ -288,7 +288,7 @@ def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
         return answer
 
     verdict = rig.run(FakeFleet([worse(name) for name in "abcdefgh"])).run()
-    title = "class middle on devices 1.000 → 0.667 loses more than 0.050"
+    title = "recall of class middle on devices 1.000 → 0.667 loses more than 0.050"
     assert (verdict.promote, verdict.reason) == (False, title)
     (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
     assert told.reason == title

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.task import Metric
-from streams.contract.task.metrics import retrain_limit, window_metric
+from streams.contract.task.metrics import retrain_limit, window_errors, window_metric
 from streams.contract.window_metrics import added, is_better, is_worse, named, value_of
 from tests.fakes.tiny_task import task
 from tests.streams.contract.test_task import made
@@ -19,14 +19,14 @@ errors = st.lists(st.lists(st.floats(0, 1e3), min_size=1, max_size=9), min_size=
 @pytest.mark.parametrize(
     ("metric", "told"),
     [
-        ("", "accuracy"), ("balanced_accuracy", "balanced_accuracy"), ("auc", "balanced_accuracy"),
-        ("macro_f1", "balanced_accuracy"), ("average_precision", "balanced_accuracy"),
+        ("", "accuracy"), ("balanced_accuracy", "balanced_accuracy"), ("auc", "brier"),
+        ("macro_f1", "balanced_accuracy"), ("average_precision", "brier"),
         (Metric("gain", lambda out, true: 0.0), "accuracy"),
     ],
 )  # fmt: skip
 def test_windows_tell_the_nearest_sum_of_classes(metric: str | Metric, told: str) -> None:
     assert window_metric(made(metric=metric)) == told
-    assert retrain_limit(made(metric=metric)) == 0.9
+    assert retrain_limit(made(metric=metric)) == (0.05 if told == "brier" else 0.9)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,18 @@ def test_an_error_is_better_when_it_is_smaller() -> None:
     assert not is_better("mae", 0.95, 1.0, 0.1)
     assert is_better("within", 0.92, 0.9, 0.02)
     assert math.isclose(value_of("rmse", {"": (4, 4.0)}) or 0, 1.0)
+
+
+def test_a_brier_distance_needs_no_threshold() -> None:
+    ranked = made(metric="average_precision", classes=("fine", "fraud"))
+    near, far = np.array([[2.0, 0.0], [0.0, 0.1]]), np.array([[-2.0, 0.0], [0.0, 3.0]])
+    teacher, labels = np.array([[2.0, 0.1], [0.1, 0.0]]), np.array([[0.0], [1.0]])
+    assert (window_errors(ranked, near, teacher) < 0.01).all()  # although the second class differs
+    assert (window_errors(ranked, far, teacher) > 0.1).all()
+    right = window_errors(ranked, np.array([[9.0, 0.0], [0.0, 9.0]]), labels)
+    assert right == pytest.approx(0, abs=1e-6)
+    assert window_errors(ranked, near[:, ::-1], labels).max() < 1
+    assert not window_errors(made(), np.zeros((2, 3)), np.ones((2, 3))).any()
 
 
 def test_names_say_of_what() -> None:

@@ -80,13 +80,9 @@ CASES = {
         {"readings": changed(lambda i, r: r._replace(time_us=r.time_us - 5_000_000 * (i == 150)))},
         "readings break a segment (backwards 1, gap 1): times that do not grow: sort the readings",
     ),
-    "no label is a class": (
-        {"readings": changed(lambda _, r: r._replace(label=7))},
-        "has a labelled segment: label 7 is none of the task's: labels are 0 to 2",
-    ),
     "a label that is no class": (
         {"readings": changed(lambda _, r: r._replace(label=7))},
-        "warning: p, f: label 7 is none of the task's, and is not used: labels are 0 to 2",
+        "error: p, f: label 7 is none of the task's: labels are 0 to 2",
     ),
     "no label": (
         {"readings": changed(lambda _, r: r._replace(label=None))},
