@@ -47,8 +47,12 @@ def worker(
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     instance: Annotated[
-        str, typer.Option(help="This worker's stable name within its group.")
-    ] = "worker",
+        str | None,
+        typer.Option(
+            help="This worker's stable name within its group; default: the host's name and the "
+            "first free number."
+        ),
+    ] = None,
     store: StoreFolder = None,
     teacher: Annotated[
         Path | None,
@@ -70,23 +74,26 @@ def worker(
 ) -> None:
     """Run a scoring worker: close event-time windows and score them with the teacher.
 
-    Workers of one task share its partitions; each needs its own --instance. SIGTERM or Ctrl-C stops
-    it between two commits.
+    Workers of one task share its partitions; each has an --instance of its own. SIGTERM or Ctrl-C
+    stops it between two commits.
     """
     from streams.worker.app import run
+    from streams.worker.instances import hold
     from streams.worker.settings import WorkerSettings, default_threads
 
     layout = StateDir(state)
     configure_log()
+    place = store or layout.store
+    name, _held = hold(place.parent / "workers", instance)
     run(
         WorkerSettings(
             task=task,
             broker=broker_from(kafka),
-            store=store or layout.store,
+            store=place,
             trusted=trusted_keys(layout, trust),
             teacher=teacher,
             fallback=layout.registry / "teacher.twa",
-            instance=instance,
+            instance=name,
             partitions=partitions,
             threads=threads or default_threads(),
             buffer_bytes=buffer_mb * 1_000_000,

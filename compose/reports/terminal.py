@@ -14,9 +14,9 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(data: Any, to: Console | None = None) -> None:
-    """Print data as JSON, documents in it too, as it is: colours and wrapping take seconds where
-    there is much."""
-    (to or console()).out(to_json(data, indent=2).decode(), highlight=False)
+    """Print data as JSON, documents in it too, as it is: colours and wrapping take seconds, and
+    hundreds of megabytes, where there is much."""
+    (to or console()).file.write(to_json(data, indent=2).decode() + "\n")
 
 
 def moment(time_us: int | None) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
@@ -90,7 +91,7 @@ class Reader:
                     break
                 time.sleep(min(PAUSE_S, left_s))
         return [
-            Received(tp.topic, tp.partition, r.offset, r.key, r.value, list(r.headers), r.timestamp)
+            Received(tp.topic, tp.partition, r.offset, r.key, r.value, _headers(r), r.timestamp)
             for tp, records in polled.items()
             for r in records
         ]
@@ -208,6 +209,11 @@ class Reader:
 
     def close(self) -> None:
         self._consumer.close(timeout_ms=1000)
+
+
+def _headers(record: Any) -> Headers:
+    """Kafka allows null as a header's value: it is read as an empty one."""
+    return [(name, value or b"") for name, value in record.headers]
 
 
 def partition_of(key: str, partitions: int) -> int:

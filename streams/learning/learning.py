@@ -172,16 +172,19 @@ def predict(model: nn.Module, segments: np.ndarray, batch_size: int = 1024) -> n
 
 
 class PerSegment(nn.Module):
-    """A teacher that applies a segment model to each segment of a window."""
+    """A teacher that applies a segment model to each segment of a window. Padding is left out: a
+    batch norm would count it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, windows: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG002
-        batch, segments = windows.shape[:2]
-        flat = self.model(windows.flatten(0, 1))  # (batch * segments, outputs)
-        return torch.unflatten(flat, 0, (batch, segments))
+    def forward(self, windows: Tensor, mask: Tensor) -> Tensor:
+        there = mask.flatten()
+        known = self.model(windows.flatten(0, 1)[there])  # (segments that exist, outputs)
+        flat = known.new_zeros((len(there), known.shape[1]))
+        flat[there] = known
+        return torch.unflatten(flat, 0, windows.shape[:2])
 
 
 def build_teacher(task: Task) -> nn.Module:

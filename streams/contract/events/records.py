@@ -209,7 +209,7 @@ def decode_event_message(
     ...     print(error.reason)
     no-header
     """
-    fields = {name: bytes(text) for name, text in dict(headers).items()}
+    fields = {name: bytes(text or b"") for name, text in dict(headers).items()}  # may be null
     schema = _text(fields, "schema")
     if schema not in SCHEMAS:
         raise MalformedRecord("unknown-schema", f"{schema!r}; expected {' or '.join(SCHEMAS)}")

@@ -111,6 +111,15 @@ def test_a_run_that_the_end_breaks_off_is_said() -> None:
     assert broken_off(view) is None
 
 
+def test_candidates_that_went_back_are_the_reason() -> None:
+    loop = Loop()
+    loop.see(step("requested", time_us=5), step("promoted", time_us=6), step("finished", time_us=7))
+    loop.see(decided(1, "served", stable=FIRST), decided(2, "stage", stable=FIRST, offered=NEXT))
+    assert "--timeout" in why_open(loop.view, tiny)
+    loop.see(decided(3, "rolled-back", stable=FIRST))
+    assert why_open(loop.view, tiny) == f"1 candidates went back, the last one, {NEXT}: a test"
+
+
 def test_what_the_loop_lacks_is_said() -> None:
     view = FleetView("tiny")
     assert "no federated run has started" in why_open(view, tiny)

@@ -122,6 +122,23 @@ def test_refused_runs_are_shown_too_and_figures_are_of_what_decided_nothing() ->
     assert re.search(r"by other metrics +MAE 0\.432 → 0\.123", shown)
 
 
+def test_the_last_line_compares_the_same_devices() -> None:
+    """One of two devices has not answered with the last version yet."""
+    found = two_versions()
+    late = replace(found.devices[1], after=None, after_of=0)
+    found = replace(found, devices=[found.devices[0], late])
+    assert found.fleet_figure("before") == pytest.approx(0.4)
+    assert found.fleet_figure("after") == pytest.approx(0.9)
+    assert found.of_fleet("before") == found.devices[0].before_of
+
+
+def test_a_version_that_some_devices_try_is_not_the_one_that_is_served() -> None:
+    found = replace(two_versions(), stable_model=FIRST, decisions=[f"served {FIRST}"])
+    shown = shown_by(found)
+    assert f"{FIRST}; {LAST} on some devices only" in shown
+    assert re.search(r"by other metrics +-", shown)
+
+
 def test_another_epochs_rows_do_not_count() -> None:
     found = summary(state("d0"), server={("d0", "e0"): (10, 0), ("d1", "e1"): (10, 0)})
     assert found.devices[0].scored == 0

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from streams.learning import learning
 from tests.fakes.tiny_task import task
@@ -146,3 +147,18 @@ def test_the_rows_of_a_class_count_by_its_weight() -> None:
         wanted = float((each * counts).sum() / counts.sum())
         found = float(loss(torch.arange(4), torch.Generator()))
         assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_teacher_of_segments_does_not_count_padding() -> None:
+    """Its batch norm sees the segments that exist, in training too."""
+    norm = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, momentum=1.0), nn.Linear(4, 2))
+    teacher = learning.PerSegment(norm)
+    windows, mask = torch.zeros(3, 5, 2, 2), torch.zeros(3, 5, dtype=torch.bool)
+    windows[0, :4], mask[0, :4] = 7.0 + torch.rand(4, 2, 2), True
+    teacher.train()
+    answer = teacher(windows, mask)
+    assert answer.shape == (3, 5, 2)
+    assert norm[1].running_mean.min() > 6.9
+    assert not answer[~mask].any()
+    alone = norm(windows[0, :4])
+    assert torch.equal(answer[0, :4], alone)
