@@ -51,6 +51,7 @@ from streams.runtime.key_files import load_public_key
 log = logging.getLogger("tidewheel.edge")
 
 LOOK_S = 5.0  # at versions, hanging answers, conditions, labels that were told
+LOCK_S = 5.0  # for a command that reads the folder
 ALIVE_S = 60.0  # without the keeper's turn, which waits for the disk
 SAVE_S = 60.0  # between two writings of the samples: megabytes each
 SWITCH_S = 0.0005  # a thread that holds the interpreter gives it to the loop after so long
@@ -69,7 +70,7 @@ class Agent:
         self._skipping = threading.Lock()
         self._phase = "running"
         self._kept_at = self._saved_at = time.monotonic()
-        self._lock = hold(self._folder)
+        self._lock = hold(self._folder, LOCK_S)
         self._open_spool()
         self._open_memory()
         self._build_training()

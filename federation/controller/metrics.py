@@ -17,6 +17,7 @@ from streams.contract.decisions import Decision, Release
 from streams.contract.documents import DeviceState, RoundEvent
 
 PREFIX = "tidewheel_federation"
+SEEN = 20_000  # events of runs: more than a view of the fleet keeps
 SILENT_S = 60.0  # without reading the topics: the controller hangs, or waits for the broker
 LAST = {
     "seconds": "Duration of the last aggregated round.",
@@ -47,7 +48,9 @@ class FederationMetrics(Collector):
         self._updates: Counter[tuple[str, str]] = Counter()
         self._last_values: dict[str, float] = {}
         self._going: set[str] = set()
-        self._seen: set[int] = set()  # the topic is read again after an outage of the broker
+        self._seen: dict[
+            int, None
+        ] = {}  # the newest: they come again after an outage of the broker
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -77,7 +80,9 @@ class FederationMetrics(Collector):
             same = hash((event.run, event.time_us, event.kind, event.device))
             if same in self._seen:
                 return
-            self._seen.add(same)
+            self._seen[same] = None
+            if len(self._seen) > SEEN:
+                del self._seen[next(iter(self._seen))]
             if event.kind == "finished":
                 self._going.discard(event.run)
                 self._runs[slug if slug in ("promoted", "rejected") else "failed"] += 1

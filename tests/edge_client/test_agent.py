@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def test_one_agent_owns_a_devices_folder_as_long_as_it_lives(tmp_path: Path) -> 
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(UsageError, match="another agent serves the device"):
             hold(tmp_path)
-        holder.kill()
+        ending = threading.Timer(0.5, holder.kill)
+        ending.start()
+        hold(tmp_path, patience_s=20.0).close()  # an agent waits for a command that reads
+        ending.join()
         holder.communicate()
     hold(tmp_path).close()
 
