@@ -129,3 +129,38 @@ def test_a_rare_class_counts_as_much_as_others(metric: WindowMetric, verdict: st
             model = CANDIDATE if device < CANARY else STABLE
             hear(100 + n, BEGAN + n * SECOND, model, device)
     assert judged(StageRules(metric=metric), history, 40).verdict == verdict
+
+
+def ranked(seed: int, factor: float) -> str:
+    """The verdict on a candidate that is far from the teacher `factor` times as often: by default
+    on three of 100 events, as where one class is rare."""
+    dice, history = np.random.default_rng(seed), WindowHistory(metric="brier")
+    often = 0.03 * np.exp(dice.normal(0, 0.4, DEVICES))
+
+    def hear(number: int, at_us: int, model: str, devices: range, factor: float = 1.0) -> None:
+        for device in devices:
+            far = dice.random(60) < often[device] * factor
+            distances = np.where(far, dice.uniform(0.2, 1, 60), dice.uniform(0, 0.02, 60))
+            found = report(device, number, model, "brier")
+            sums = {"events": 60, "compared": 60, "error": float(distances.sum())}
+            part = found.models[model].model_copy(update=sums)
+            history.add(found.model_copy(update={"models": {model: part}}), at_us)
+
+    for n in range(PAST):
+        hear(n, n * SECOND, STABLE, range(DEVICES))
+    for n in range(WINDOWS):
+        hear(PAST + n, BEGAN + n * SECOND, CANDIDATE, range(CANARY), factor)
+        hear(PAST + n, BEGAN + n * SECOND, STABLE, range(CANARY, DEVICES))
+        found = judged(StageRules(metric="brier"), history, n)
+        if found.verdict != "wait":
+            break
+    return found.verdict
+
+
+def test_a_ranking_is_judged_by_brier_distances() -> None:
+    def verdicts(factor: float) -> Counter[str]:
+        return Counter(ranked(seed, factor) for seed in range(20))
+
+    assert verdicts(1.0)["roll-back"] <= 2
+    assert verdicts(2.0)["roll-back"] == 20
+    assert verdicts(0.6)["go-on"] >= 19
