@@ -44,7 +44,8 @@ def broken_off(view: FleetView) -> str | None:
     run = view.current_run
     if not run or run[-1].kind == "finished":
         return None
-    return f"drain     run {run[-1].run} is broken off, at round {run[-1].round}"
+    where = f"run {run[-1].run} is broken off, at round {run[-1].round}"
+    return f"drain     {where}; the next `tidewheel up` with this state folder continues it"
 
 
 class PhaseClock:

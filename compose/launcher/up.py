@@ -288,7 +288,8 @@ class Up:
                 self._screen.say(line)
 
         follower.read(say)
-        self._supervisor.stop("controller")
+        # A run would go on with devices that end, and be judged by what they no longer say.
+        self._supervisor.stop("controller", "superexec")
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
         deadline = time.monotonic() + self._task.idle_close_s + 30.0
         patience = max(self._interrupts.seen, 1)  # one more Ctrl-C ends the waiting

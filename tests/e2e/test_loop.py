@@ -20,7 +20,7 @@ def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Pla
     running = kafka_place.up("up", *LOOP)
     running.until_said("3 serve 1-", 150)
     check_status(kafka_place)
-    running.until_said(" started: 1-")
+    running.until_said(" started: agreement with the teacher of 1-")
     check_flwr_list(kafka_place, running)
     running.until_said("goes to stage 1: offered to", 200)
     kafka_place.kill("-m", "compose.cli.main", "controller")  # another goes on with the rollout
@@ -65,7 +65,7 @@ def check_status(place: Place) -> None:
 
 def check_flwr_list(place: Place, running: Running) -> None:
     """Flower's own command sees the run that is going on."""
-    run = running.said.partition(" started: 1-")[0].rpartition("run ")[2]
+    run = running.said.partition(" started: agreement")[0].rpartition("run ")[2]
     home = str(place.state / "flower" / "home")
     command = [flower_processes.program("flwr"), "list", "tidewheel", "--format", "json"]
     listed = json.loads(place.run(*command, FLWR_HOME=home, FLWR_TELEMETRY_ENABLED="0"))

@@ -46,6 +46,7 @@ class DeviceLine:
     truths: int = 0  # answers whose true label is in the data, told to the device or not
     late_labels: dict[str, int] = field(default_factory=dict)  # sent by themselves, see DeviceState
     ended: bool = False  # its spool was lost and another epoch began
+    error: str = ""  # its last one
 
     @property
     def balanced(self) -> bool:
@@ -164,6 +165,7 @@ class Summary:
             found.append(f"skipped on devices: {_reasons(skipped)}")
         if lost := self.late_labels["dropped"]:
             found.append(f"{lost} labels that became known later did not reach the server")
+        found += [f"{line.device}: {line.error}" for line in self.devices if line.error]
         found += [
             f"{line.device} lost its spool with {line.lost} of {line.produced} events"
             for line in self.devices
@@ -309,6 +311,7 @@ def _line(
         before_of=counts[0],
         after_of=counts[1],
         drops=state.dropped,
+        error="" if ended else state.error or "",
         skipped=state.skipped,
         labels_told=0 if ended else state.labels_told,
         samples=0 if ended else state.samples,

@@ -106,7 +106,9 @@ def test_a_run_that_the_end_breaks_off_is_said() -> None:
     view = FleetView("tiny")
     assert broken_off(view) is None
     view.absorb(step("started", run="7", time_us=5, round=1, rounds=2))
-    assert broken_off(view) == "drain     run 7 is broken off, at round 1"
+    said = broken_off(view)
+    assert said is not None
+    assert said.startswith("drain     run 7 is broken off, at round 1; the next `tidewheel up`")
     view.absorb(step("finished", run="7", time_us=6))
     assert broken_off(view) is None
 

@@ -99,7 +99,7 @@ def test_a_disk_that_others_have_filled_does_not_keep_the_spool_from_emptying_it
         uplink.step()
         broker.acknowledge(1)
         fill(small_disk)  # and somebody else's log the rest
-    assert len(broker.states) > 20
+    assert len(broker.states) > 2
     drain(uplink, broker, spool)  # with the disk as full as before
     assert len(list((small_disk / "spool").glob("*.seg"))) <= 2
     filler.unlink()
