@@ -269,10 +269,10 @@ MUTANTS = [
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
-        "view: a snapshot that was cut off counts",
+        "view: the oldest snapshot counts",
         "streams/fleet/following.py",
-        "if None in whole:",
-        "if whole[0] is None:",
+        "for name in reversed(parts):",
+        "for name in parts:",
         "tests/streams/fleet/test_following.py",
     ),
     Mutant(
