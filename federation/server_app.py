@@ -41,7 +41,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
 
-HEARTBEATS_S = 25.0  # before a run: in so long every device has said something
+HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka: a simulation
 
 app = ServerApp()

@@ -72,7 +72,9 @@ def run(
     ] = 80.0,
     heartbeat: Annotated[
         float,
-        typer.Option(min=0.1, help="Seconds between two states on `fleet` where nothing changes."),
+        typer.Option(
+            min=0.1, max=20, help="Seconds between two states on `fleet` where nothing changes."
+        ),
     ] = 10.0,
     uplink_limit: Annotated[
         float | None,

@@ -54,7 +54,7 @@ class InferenceLoop:
         label_share: float | None = None,
     ) -> None:
         """`full` says whether a recording has to wait for events that are not written yet;
-        label_share: of the true labels that the device is told, by default the task's."""
+        label_share: the share of true labels that the device is told; None: the task's."""
         self._label_share = task.training.label_share if label_share is None else label_share
         self._task = task
         self._device = device

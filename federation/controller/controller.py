@@ -140,6 +140,7 @@ class Controller:
         staged = replace(settings.plan.rules, metric=window_metric(task), by_labels=by_labels)
         self._rollout = Rollout(self._registry, self._key, replace(settings.plan, rules=staged))
         self._fleet, self._windows = FleetState(), WindowHistory(metric=window_metric(task))
+        self._other_metrics: set[str] = set()  # of reports that do not count, which was said
         self._announced: Release | None = None  # the last one on `releases`
         self._last: Release | None = None  # the last one in the registry
         self._looked = self._evaluate_at = -LOOK_S
@@ -289,6 +290,7 @@ class Controller:
         try:
             if message.topic.endswith(f".{WINDOWS}"):
                 report = WindowReport.decode(message.value)
+                self._warn_of_other_metric(report)
                 self._windows.add(report, message.time_ms * 1000)
                 if message.time_ms >= began_ms:
                     self._runs.evidence.add_window(report)
@@ -298,6 +300,17 @@ class Controller:
                 self._take_round(RoundEvent.decode(message.value), live=live)
         except MalformedRecord as exc:
             log.warning("%s offset %d ignored: %s", message.topic, message.offset, exc)
+
+    def _warn_of_other_metric(self, report: WindowReport) -> None:
+        """Say, once for each metric, that reports with another one than the task's do not count."""
+        wanted = window_metric(self._task)
+        if report.metric == wanted or report.metric in self._other_metrics:
+            return
+        self._other_metrics.add(report.metric)
+        log.warning(
+            "reports of windows tell %s, not %s as this task file: they start no run and judge no "
+            "rollout; restart the workers with this task file", report.metric, wanted,
+        )  # fmt: skip
 
     def _take_round(self, event: RoundEvent, *, live: bool) -> None:
         if self.metrics is not None and event.kind != "requested":

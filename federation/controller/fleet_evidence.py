@@ -19,6 +19,7 @@ from streams.contract.window_metrics import (
     named,
     value_of,
 )
+from streams.fleet.recent_reports import RecentReports
 
 RECENT = 30  # reports per device that count: older windows are outdated
 KNOWN = 240  # reports per device that are recognized when they are repeated
@@ -68,7 +69,6 @@ class _Device:
     """One device's reports. recent: sums of the served model (`WindowReport.sums`)."""
 
     recent: deque[Sums] = field(default_factory=lambda: deque(maxlen=RECENT))
-    known: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KNOWN))
     alarms: int = 0  # in a row
     drift_answered: bool = False
     weak_answered: bool = False
@@ -88,6 +88,7 @@ class FleetEvidence:
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
     by_labels: bool = False
     _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
+    _reports: RecentReports = field(default_factory=lambda: RecentReports(KNOWN))
     _new: set[str] = field(default_factory=set)
     _bad_answered: bool = False
     _began_s: float = 0.0  # start of the last run
@@ -132,10 +133,9 @@ class FleetEvidence:
             self._asked = at_s, reason
 
     def add_window(self, report: WindowReport) -> None:
-        device, name = self._devices[report.device], (report.window_us, report.revision)
-        if name in device.known:
+        if not self._reports.is_new(report.device, report.window_us, report.revision):
             return
-        device.known.append(name)
+        device = self._devices[report.device]
         if report.drift is not None and report.drift.decided:
             device.alarms = device.alarms + 1 if report.drift.alarm else 0
             device.drift_answered &= report.drift.alarm

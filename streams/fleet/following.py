@@ -2,8 +2,10 @@
 
 The leading controller keeps a FleetView anyway. It publishes it on `view`:
 
-1. the view's bytes (snapshot.py) are split into messages of at most PART bytes, with the keys "0",
-   "1", …, and headers `schema`, `id` (of this snapshot), `index`, `count`
+1. the view's bytes (snapshot.py) are split into messages of at most PART bytes, with the keys
+   "<slot>/<index>" and headers `schema`, `id` (of this snapshot), `index`, `count`. The slot is 0
+   or 1, the other one than that of the last complete snapshot: compaction never removes a part of
+   that one in favour of a snapshot that was cut off
 2. they are sent in order, each after the acknowledgement of the one before
 
 A reader looks for the last message whose `count` messages with its `id` are complete, so a crash
@@ -46,7 +48,7 @@ class Putting(Protocol):
 def publish(producer: Putting, view: FleetView, time_us: int) -> int:
     """Publish a snapshot; return its size in bytes."""
     data, name, topic = encode(view, time_us), uuid.uuid4().hex, topic_name(view.task, VIEW)
-    parts = [data[at : at + PART] for at in range(0, len(data), PART)]
+    parts, slot = [data[at : at + PART] for at in range(0, len(data), PART)], 1 - view.slot
     for index, part in enumerate(parts):
         headers: Headers = [
             ("schema", VIEW_1.encode()),
@@ -54,7 +56,8 @@ def publish(producer: Putting, view: FleetView, time_us: int) -> int:
             ("index", str(index).encode()),
             ("count", str(len(parts)).encode()),
         ]
-        producer.put(topic, str(index).encode(), part, headers)
+        producer.put(topic, f"{slot}/{index}".encode(), part, headers)
+    view.slot = slot
     return len(data)
 
 
@@ -77,6 +80,7 @@ def newest_of(messages: Sequence[Received], task: str) -> FleetView | None:
     """Return the view of the last complete snapshot among messages of `view`, in their order."""
     parts: dict[bytes, dict[int, bytes]] = {}
     counts: dict[bytes, int] = {}
+    slots: dict[bytes, int] = {}
     for message in messages:
         found = dict(message.headers)
         try:
@@ -84,7 +88,7 @@ def newest_of(messages: Sequence[Received], task: str) -> FleetView | None:
         except (KeyError, ValueError, TypeError):
             continue
         parts.setdefault(name, {})[index] = message.value or b""
-        counts[name] = count
+        counts[name], slots[name] = count, int((message.key or b"").startswith(b"1/"))
     for name in reversed(parts):
         whole = [parts[name].get(index) for index in range(counts[name])]
         if None in whole:
@@ -95,6 +99,7 @@ def newest_of(messages: Sequence[Received], task: str) -> FleetView | None:
             log.warning("a snapshot on %s is passed over: %s", topic_name(task, VIEW), exc)
             continue
         if view.task == task:
+            view.slot = slots[name]
             return view
     return None
 

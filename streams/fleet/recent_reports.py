@@ -10,11 +10,12 @@ NONE, LARGEST = np.iinfo(np.int64).min, 2**63
 
 
 class RecentReports:
-    """The last RECENT reports of each device, by window and revision."""
+    """The last `kept` reports of each device, by window and revision."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = RECENT) -> None:
+        self._kept = kept
         self._row: dict[str, int] = {}
-        self._names = np.full((16, RECENT), NONE)
+        self._names = np.full((16, kept), NONE)
         self._next = np.zeros(16, np.int64)
 
     def is_new(self, device: str, window_us: int, revision: int) -> bool:
@@ -28,7 +29,7 @@ class RecentReports:
             self._next = np.concatenate([self._next, np.zeros_like(self._next)])
         if (self._names[row] == name).any():
             return False
-        self._names[row, self._next[row] % RECENT] = name
+        self._names[row, self._next[row] % self._kept] = name
         self._next[row] += 1
         return True
 

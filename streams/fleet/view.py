@@ -30,7 +30,8 @@ class FleetView:
     heard_ms: when a device's last state was sent, by its clock. scored: events by the second of
     their report. drift: by device, as its latest report has it, with the worst channel alone.
     earlier: events of runs that are not kept, by kind. offsets: the next ones to read, by topic and
-    partition. unseen: messages that were never read because there were too many.
+    partition. unseen: messages that were never read because there were too many. slot: of the last
+    snapshot, see `following`.
     """
 
     task: str
@@ -51,6 +52,7 @@ class FleetView:
     offsets: dict[tuple[str, int], int] = field(default_factory=dict)
     unreadable: int = 0
     unseen: int = 0
+    slot: int = 0
 
     @staticmethod
     def topics(task: str) -> list[str]:

@@ -5,6 +5,7 @@ long as they live. Two of one name would fence each other off (Kafka's static me
 """
 
 import fcntl
+import logging
 import re
 import socket
 from itertools import count
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from streams.contract.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -30,11 +33,8 @@ def hold(workers: Path, asked: str | None = None) -> tuple[str, IO[str]]:
             )
         return asked, handle
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:50].strip("-") or "worker"
-    for number in count(1):
-        name = f"{host}-{number}"
-        if (handle := _lock(workers, name)) is not None:
-            return name, handle
-    raise AssertionError  # count never ends
+    tried = ((name, _lock(workers, name)) for name in (f"{host}-{n}" for n in count(1)))
+    return next((name, handle) for name, handle in tried if handle is not None)
 
 
 def _lock(workers: Path, name: str) -> IO[str] | None:
@@ -48,4 +48,6 @@ def _lock(workers: Path, name: str) -> IO[str] | None:
     except BlockingIOError:
         handle.close()
         return None
+    except OSError as exc:  # a file system without locks, as some that are mounted from elsewhere
+        log.warning("%s cannot be locked (%s): give every worker its own --instance", workers, exc)
     return handle

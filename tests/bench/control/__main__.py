@@ -1,9 +1,9 @@
 """`python -m tests.bench.control [--devices N] [--days N]`: see docs/architecture/control-plane.md.
 
 Topics as after some days of a fleet: of each device a state every STATE_S that compaction has left
-or not come to yet, a window's report an hour, and a run a day with an update of each device. Then
-whole commands and a controller's start are timed, without a snapshot and with one, and their peak
-memory is told.
+or not come to yet, a window's report an hour, and a run a day with an update of each device.
+It prints the seconds and the peak memory of whole commands and of a controller's start, without a
+snapshot and with one.
 """
 
 import argparse

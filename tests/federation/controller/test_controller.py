@@ -23,6 +23,7 @@ from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.signing import key_id
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
+from streams.contract.window_metrics import WindowMetric
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
@@ -102,7 +103,9 @@ class Rig:
         )
         self.producer.put(topic_name(self.name, ROUNDS), run.encode(), event.encode())
 
-    def window(self, number: int, model: str, agreeing: int) -> None:
+    def window(
+        self, number: int, model: str, agreeing: int, metric: WindowMetric = "accuracy"
+    ) -> None:
         report = WindowReport(
             task=self.name,
             device=f"d{number % 2}",
@@ -111,6 +114,7 @@ class Rig:
             revision=0,
             events=10,
             teacher_model="1-t",
+            metric=metric,
             models={model: ModelWindow(events=10, compared=10, agreeing=agreeing)},
         )
         topic = topic_name(self.name, WINDOWS)
@@ -186,6 +190,25 @@ def start(rig: Rig) -> Iterator[Callable[..., threading.Event]]:
         stop.set()
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.mark.kafka
+def test_reports_with_another_metric_start_no_run_and_that_is_said_once(
+    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that still has the task file of before."""
+    first = rig.serve(1)
+    start(max_runs=1)
+    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
+    for number in range(20):
+        rig.window(number, first, 0, metric="mae")
+    rig.wait("it is said", lambda: "reports of windows tell mae, not accuracy" in caplog.text)
+    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    assert caplog.text.count("reports of windows tell") == 1
+    rig.wait("the request is told", lambda: ("r1", "requested") in rig.kinds())
+    events = int(rig.events[0].reason.partition(" in ")[2].partition(" ")[0])
+    assert "accuracy" not in rig.events[0].reason
+    assert events < 200  # those of accuracy alone
 
 
 @pytest.mark.kafka

@@ -64,9 +64,36 @@ def test_a_snapshot_that_was_cut_off_leaves_the_one_before(
     log.most = 999
     publish(log, view_of(30), 2)
     assert len((newest_of(log.messages, TASK) or FleetView(TASK)).devices) == 30
-    # compaction takes the parts that have a newer message with their key
-    log.messages = log.messages[first:]
-    assert len((newest_of(log.messages, TASK) or FleetView(TASK)).devices) == 30
+
+
+def compacted(messages: list[Received]) -> list[Received]:
+    """As Kafka leaves them: of each key the last."""
+    return sorted({m.key: m for m in messages}.values(), key=lambda message: message.offset)
+
+
+def test_compaction_leaves_the_last_complete_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was killed while publishing, however often, and took over from what was left."""
+    monkeypatch.setattr(following, "PART", 200)
+    log, view = Log(), view_of(20)
+    publish(log, view, 1)
+    for devices in (30, 25, 40):
+        for _ in range(3):
+            log.most = len(log.messages) + 2
+            with pytest.raises(InterruptedError):
+                publish(log, view, 2)
+            found = newest_of(compacted(log.messages), TASK)
+            assert found is not None
+            assert (len(found.devices), found.slot) == (len(view.devices), view.slot)
+            view = found
+        log.most = 9999
+        before = len(view.devices)
+        for n in range(before, devices):
+            view.absorb(state(f"d{n}", active=uuid.uuid4().hex))
+        publish(log, view, 3)
+        found = newest_of(compacted(log.messages), TASK)
+        assert found is not None
+        assert len(found.devices) == max(before, devices)
+        view = found
 
 
 def test_strange_messages_and_other_tasks_snapshots_are_passed_over() -> None:

@@ -1,5 +1,7 @@
 """Workers have names of their own, which they have again after a restart or a kill."""
 
+import errno
+import fcntl
 import signal
 import subprocess
 import sys
@@ -46,6 +48,19 @@ def test_a_killed_worker_leaves_its_name(tmp_path: Path) -> None:
     found, handle = hold(tmp_path)
     handle.close()
     assert found == name
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_given: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    name, handle = hold(tmp_path, "w1")
+    handle.close()
+    assert name == "w1"
+    assert "give every worker its own --instance" in caplog.text
 
 
 def test_a_name_that_is_none_is_named(tmp_path: Path) -> None:
