@@ -50,6 +50,7 @@ PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
 TICK_S = 0.25
 DRAIN_LINE_S = 2.0  # between two lines about what is left
 HEARTBEAT_S = "1"  # for the screen
+CATCH_UP_S = 10.0  # for what is on the topics already: it is no news
 KEEP_S = 10.0  # between two writings of what was seen
 # A SuperNode with a key that was killed is let in again once its last word is a minute old.
 SUPERNODE_PATIENCE_S = 90.0
@@ -241,6 +242,9 @@ class Up:
         self._screen.say(f"rollout   a new version goes to {shares} of the fleet (--stages)")
         live = self._task.source == "live"
         phases = PhaseClock(self._devices, self._began_us, live=live)
+        while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
+            if self._interrupts.stop.wait(TICK_S):
+                break
         with self._screen as screen:
             follower.read(screen.skip_news)
             while not self._interrupts.stop.wait(TICK_S):

@@ -36,6 +36,7 @@ class Follower(threading.Thread):
         self._settings = settings
         self._task = task
         self._ending = threading.Event()
+        self.caught_up = threading.Event()  # what was on the topics at the start is known
         self._lock = threading.Lock()
         self._view = FleetView(task)
 
@@ -68,6 +69,7 @@ class Follower(threading.Thread):
             catch_up(fresh, reader)
             with self._lock:
                 self._view = fresh
+            self.caught_up.set()
             while not self._ending.is_set():
                 messages = reader.poll(0.2)
                 with self._lock:

@@ -4,7 +4,7 @@ import re
 
 from streams.contract.task.description import EVEN, Task
 from streams.contract.task.kinds import first_problem
-from streams.contract.task.metrics import NAMES, metric_of, window_metric
+from streams.contract.task.metrics import NAMES, window_metric
 from streams.contract.task.parts import Metric
 from streams.contract.task.training import STRATEGIES, Training
 from streams.contract.window_metrics import ERRORS
@@ -55,11 +55,11 @@ def _metric_problem(task: Task) -> str | None:
         return f"metric must be one of {', '.join(known)} or a Metric, not {task.metric!r}"
     if not 0 < task.threshold < 1 or (task.threshold != EVEN and len(task.classes) != 2):
         return "threshold must be between 0 and 1, and is for tasks of two classes"
-    told, name = window_metric(task), metric_of(task).name
+    told = window_metric(task)
     if task.retrain_above is not None and told not in ERRORS:
-        return f"retrain_above is for errors; windows tell a share of {name}: give retrain_below"
+        return f"retrain_above is for errors, windows tell the share {told}: give retrain_below"
     if task.retrain_below is not None and told in ERRORS:
-        return f"retrain_below is for shares; windows tell {told} of {name}: give retrain_above"
+        return f"retrain_below is for shares, windows tell the error {told}: give retrain_above"
     weights = task.training.class_weights
     if weights and len(weights) != len(task.classes):
         return f"training.class_weights must be a number above 0 for each of {task.classes}"

@@ -5,6 +5,7 @@ that differ by a factor of log-normal 0.3, heavy tails (Student's t with 4 degre
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -50,19 +51,20 @@ def judged(rules: StageRules, history: WindowHistory, now: int) -> StageVerdict:
     )
 
 
-def rollout(seed: int, metric: WindowMetric, factor: float) -> tuple[StageVerdict, int]:
-    """A candidate whose errors are `factor` times those before; and after how many windows of each
-    device it was judged."""
-    dice, history = np.random.default_rng(seed), WindowHistory(metric=metric)
-    scales = 20 * np.exp(dice.normal(0, 0.5, DEVICES))
+Sum = Callable[[int, float], tuple[int, float]]  # device, factor -> events, sum of their errors
+
+
+def judge(metric: WindowMetric, errors: Sum, factor: float) -> tuple[StageVerdict, int]:
+    """Roll out a candidate whose errors are `factor` times those before; also return after how many
+    windows of each device it was judged."""
+    history = WindowHistory(metric=metric)
 
     def hear(number: int, at_us: int, model: str, devices: range, factor: float = 1.0) -> None:
         for device in devices:
+            events, total = errors(device, factor)
             found = report(device, number, model, metric)
-            wave = np.exp(dice.normal(0, 0.3))
-            errors = dice.standard_t(4, EVENTS) * scales[device] * factor * wave
-            total = float((errors**2 if metric == "rmse" else np.abs(errors)).sum())
-            part = found.models[model].model_copy(update={"error": total})
+            sums = {"events": events, "compared": events, "error": total}
+            part = found.models[model].model_copy(update=sums)
             history.add(found.model_copy(update={"models": {model: part}}), at_us)
 
     for n in range(PAST):
@@ -74,6 +76,19 @@ def rollout(seed: int, metric: WindowMetric, factor: float) -> tuple[StageVerdic
         if found.verdict != "wait":
             break
     return found, n + 1
+
+
+def rollout(seed: int, metric: WindowMetric, factor: float) -> tuple[StageVerdict, int]:
+    """One of numbers, see above."""
+    dice = np.random.default_rng(seed)
+    scales = 20 * np.exp(dice.normal(0, 0.5, DEVICES))
+
+    def errors(device: int, factor: float) -> tuple[int, float]:
+        wave = np.exp(dice.normal(0, 0.3))
+        found = dice.standard_t(4, EVENTS) * scales[device] * factor * wave
+        return EVENTS, float((found**2 if metric == "rmse" else np.abs(found)).sum())
+
+    return judge(metric, errors, factor)
 
 
 @pytest.mark.parametrize("metric", ["mae", "rmse"])
@@ -134,27 +149,15 @@ def test_a_rare_class_counts_as_much_as_others(metric: WindowMetric, verdict: st
 def ranked(seed: int, factor: float) -> str:
     """The verdict on a candidate that is far from the teacher `factor` times as often: by default
     on three of 100 events, as where one class is rare."""
-    dice, history = np.random.default_rng(seed), WindowHistory(metric="brier")
+    dice = np.random.default_rng(seed)
     often = 0.03 * np.exp(dice.normal(0, 0.4, DEVICES))
 
-    def hear(number: int, at_us: int, model: str, devices: range, factor: float = 1.0) -> None:
-        for device in devices:
-            far = dice.random(60) < often[device] * factor
-            distances = np.where(far, dice.uniform(0.2, 1, 60), dice.uniform(0, 0.02, 60))
-            found = report(device, number, model, "brier")
-            sums = {"events": 60, "compared": 60, "error": float(distances.sum())}
-            part = found.models[model].model_copy(update=sums)
-            history.add(found.model_copy(update={"models": {model: part}}), at_us)
+    def distances(device: int, factor: float) -> tuple[int, float]:
+        far = dice.random(60) < often[device] * factor
+        found = np.where(far, dice.uniform(0.2, 1, 60), dice.uniform(0, 0.02, 60))
+        return 60, float(found.sum())
 
-    for n in range(PAST):
-        hear(n, n * SECOND, STABLE, range(DEVICES))
-    for n in range(WINDOWS):
-        hear(PAST + n, BEGAN + n * SECOND, CANDIDATE, range(CANARY), factor)
-        hear(PAST + n, BEGAN + n * SECOND, STABLE, range(CANARY, DEVICES))
-        found = judged(StageRules(metric="brier"), history, n)
-        if found.verdict != "wait":
-            break
-    return found.verdict
+    return judge("brier", distances, factor)[0].verdict
 
 
 def test_a_ranking_is_judged_by_brier_distances() -> None:

@@ -79,14 +79,17 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"training": Training(aggregation=Aggregation(trim=0.5))}, "trim"),
         ({"training": Training(aggregation=Aggregation(byzantine=-1))}, "byzantine"),
         ({"build_model": None}, "build_model must be a function"),
-        ({"retrain_above": 3.0}, "retrain_above is for errors; windows tell a share of accuracy"),
+        (
+            {"retrain_above": 3.0},
+            "retrain_above is for errors, windows tell the share accuracy: give retrain_below",
+        ),
         (
             {"classes": (), "targets": ("x",), "retrain_below": 0.5},
-            "retrain_below is for shares; windows tell mae of mae: give retrain_above",
+            "retrain_below is for shares, windows tell the error mae: give retrain_above",
         ),
         (
             {"classes": (), "targets": ("x",), "metric": "within", "retrain_above": 0.5},
-            "retrain_above is for errors",
+            "retrain_above is for errors, windows tell the share within",
         ),
     ],
 )

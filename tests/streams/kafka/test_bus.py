@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer as OtherProducer
 
+from streams.contract import topics
 from streams.contract.decisions import Delivery
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.events.records import decode_event_message
@@ -15,9 +16,11 @@ from streams.contract.topics import TopicSpec, topic_specs
 from streams.fleet.following import newest_of
 from streams.kafka.admin import ensure_topics
 from streams.kafka.artifact_download import Download
+from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from tests.fakes.tiny_task import task as tiny
+from tests.federation.flower_stack import wait_for
 
 
 def spec(**other: object) -> TopicSpec:
@@ -79,6 +82,28 @@ def test_other_settings_of_a_topic_are_named_with_what_to_do(
         f"topic {asked.name} on {broker.bootstrap} has {has}, this task needs {wants}: "
         f"{command}, or use another cluster"
     )
+
+
+@pytest.mark.kafka
+def test_a_tidy_topic_is_compacted_while_it_is_written(
+    kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default Kafka would wait for a day or a gigabyte; here the ten minutes are two seconds."""
+    monkeypatch.setattr(topics, "TIDY_MS", 2000)
+    there = spec(partitions=1, cleanup="compact", retention_ms=-1, tidy=True)
+    ensure_topics(kafka, [there])
+    sent = 0
+
+    def compacted() -> bool:
+        nonlocal sent
+        for key in (b"d0", b"d1"):
+            producer.put(there.name, key, b"state")
+            sent += 1
+        with closing(Reader(kafka, [there.name])) as reader:
+            return len(reader.read_to_end()) < sent / 2
+
+    with closing(Producer(kafka)) as producer:
+        wait_for("old states are gone", compacted, 120)
 
 
 @pytest.mark.kafka
