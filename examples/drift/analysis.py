@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from streams.contract.decisions import Decision
-from streams.contract.documents import WindowReport
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import WINDOWS, topic_name
+from streams.contract.window_report import WindowReport
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 

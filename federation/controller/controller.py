@@ -26,11 +26,12 @@ from federation.registry.registry import Registry, Stale
 from federation.rollout.rollout import FleetState, Plan, Rollout
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import Release
-from streams.contract.documents import DeviceState, RoundEvent, WindowReport
+from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, Retryable, UsageError
 from streams.contract.task import Task, load_task
 from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.contract.window_report import WindowReport
 from streams.fleet.following import open_view
 from streams.fleet.view import FleetView
 from streams.kafka.election import Election

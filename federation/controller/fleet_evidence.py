@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from federation.controller.quiet_hours import QuietHours
-from streams.contract.documents import DeviceState, WindowReport
+from streams.contract.documents import DeviceState
 from streams.contract.window_metrics import (
     ERRORS,
     Sums,
@@ -19,6 +19,7 @@ from streams.contract.window_metrics import (
     named,
     value_of,
 )
+from streams.contract.window_report import WindowReport
 from streams.fleet.recent_reports import RecentReports
 
 RECENT = 30  # reports per device that count: older windows are outdated

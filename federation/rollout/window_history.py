@@ -11,8 +11,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-from streams.contract.documents import WindowReport
 from streams.contract.window_metrics import ALL, ALMOST_ALL, ERRORS, WindowMetric
+from streams.contract.window_report import WindowReport
 
 KEPT = 240  # windows per device
 

@@ -1,4 +1,5 @@
-"""The JSON documents on `fleet`, `windows` and `rounds`; `releases` is in decisions.py.
+"""The JSON documents on `fleet` and `rounds`; those on `windows` are in window_report.py, those on
+`releases` in decisions.py.
 
 Documents are validated when read. Readers ignore unknown fields, so that old and new processes can
 run together.
@@ -10,7 +11,6 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.window_metrics import ALL, ALMOST_ALL, BALANCED, ERRORS, Sums, WindowMetric
 
 # Numbers from elsewhere that are reckoned with: no sum of them overflows.
 Micros = Annotated[int, Field(ge=-(2**62), le=2**62)]
@@ -155,139 +155,6 @@ class DeviceState(Document):
     latency_p50_us: Figure = 0.0
     latency_p99_us: Figure = 0.0
     error: str | None = None
-
-
-class ModelWindow(Document):
-    """One model version's counts in a window; `compared` events have a teacher's answer.
-
-    error, label_error: where the report's metric is an error, the sum over the compared, or the
-    labelled events of absolute errors, for rmse of squared ones; means over the targets.
-    """
-
-    events: Count
-    agreeing: Count
-    compared: Count = 0
-    labelled: Count = 0
-    correct: Count = 0
-    teacher_correct: Count = 0
-    error: Figure = 0.0
-    label_error: Figure = 0.0
-
-
-class ChannelDrift(Document):
-    """Drift of one input channel's mean or spread, or of the answers, from the reference.
-
-    psi is in nats; jensen_shannon at most 0.8326; hellinger, total_variation and kolmogorov_smirnov
-    at most 1; wasserstein in the channel's units. The last two are None for classes. `alarm` is set
-    where psi exceeds `threshold`, the larger of the effect threshold and the chance level.
-    """
-
-    channel: str
-    kind: str
-    n: int
-    psi: float
-    jensen_shannon: float
-    hellinger: float
-    total_variation: float
-    kolmogorov_smirnov: float | None = None
-    wasserstein: float | None = None
-    threshold: float
-    alarm: bool
-
-
-class DriftReport(Document):
-    """Drift of a device's last windows, summed; `channels` are sorted, the worst first.
-
-    `decided` is False if there are too few segments for an alarm; `share` is the share of channels
-    that have drifted.
-    """
-
-    windows: int
-    segments: int
-    decided: bool
-    alarm: bool
-    worst: str | None
-    share: float
-    channels: list[ChannelDrift] = []
-
-
-class ClassAgreement(Document):
-    """Events that the reference assigns to one class, and how many the device does too."""
-
-    events: Count
-    agreeing: Count
-
-
-class TargetError(Document):
-    """The device's answers minus the teacher's, for one target, in the target's units."""
-
-    events: Count
-    mean: Figure
-    mean_absolute: Figure
-    root_mean_square: Figure
-
-
-class WindowReport(Document):
-    """A revision of a closed window's report; on `windows`, key: the device.
-
-    The counts of a window's revisions add up. `late`: the rows came after the first report.
-    `confidence` is the mean of the answers' largest softmax, None for targets. `metric`: what
-    windows tell of `Task.metric` (streams.contract.window_metrics). `classes` counts by the class
-    of the reference, the teacher or, where none was asked, the true labels; `errors` (for targets)
-    compares with the teacher. `drift` covers the device's last windows up to this one, None if the
-    teacher's artifact has no reference.
-    """
-
-    task: str
-    device: str
-    window_us: Micros
-    end_us: Micros
-    revision: Count
-    events: Count
-    teacher_model: str
-    models: dict[str, ModelWindow]
-    metric: WindowMetric = "accuracy"
-    late: bool = False
-    confidence: float | None = None
-    classes: dict[str, ClassAgreement] = {}
-    errors: dict[str, TargetError] = {}
-    drift: DriftReport | None = None
-
-    @property
-    def by_release(self) -> dict[str, ModelWindow]:
-        """`models` with personal models counted under their releases."""
-        found: dict[str, ModelWindow] = {}
-        for model, counts in self.models.items():
-            before = found.get(release_of(model), ModelWindow(events=0, agreeing=0))
-            sums = {name: value + getattr(before, name) for name, value in counts}
-            found[release_of(model)] = ModelWindow.model_validate(sums)
-        return found
-
-    @property
-    def judged(self) -> dict[str, tuple[int, float]]:
-        """By release, the events that the reference judges, and those that are right by it, or the
-        sum of their errors. Without a teacher (`upload="prediction"`) true labels are it."""
-        error = self.metric in ERRORS
-        if self.teacher_model:
-            return {
-                name: (m.compared, m.error if error else m.agreeing)
-                for name, m in self.by_release.items()
-            }
-        return {
-            name: (m.labelled, m.label_error if error else m.correct)
-            for name, m in self.by_release.items()
-        }
-
-    def sums(self, release: str) -> Sums:
-        """What the window tells of a release's metric; by class where the metric needs that, and
-        then nothing of a window that other releases answered too."""
-        judged = self.judged
-        events, right = judged.get(release, (0, 0))
-        if self.metric != BALANCED:
-            return {ALL: (events, right)} if events else {}
-        if not events or events < ALMOST_ALL * sum(n for n, _ in judged.values()):
-            return {}
-        return {name: (c.events, c.agreeing) for name, c in self.classes.items()}
 
 
 RoundKind = Literal[

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streams.contract.documents import ChannelDrift, DriftReport
+from streams.contract.window_report import ChannelDrift, DriftReport
 from streams.drift.distances import (
     hellinger,
     jensen_shannon,

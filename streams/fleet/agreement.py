@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from streams.contract.documents import ModelWindow, WindowReport
 from streams.contract.window_metrics import Sums, WindowMetric, added, named, value_of
+from streams.contract.window_report import ModelWindow, WindowReport
 
 COUNTS = ("events", "compared", "agreeing", "labelled", "correct")
 

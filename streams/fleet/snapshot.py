@@ -6,8 +6,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streams.contract.decisions import Decision
-from streams.contract.documents import DeviceState, DriftReport, RoundEvent
+from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
+from streams.contract.window_report import DriftReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.recent_reports import RecentReports
 from streams.fleet.timeline import Day, Entry, Timeline

@@ -12,7 +12,8 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from streams.contract.decisions import WITHDRAWN, Decision
-from streams.contract.documents import DeviceState, RoundEvent, WindowReport
+from streams.contract.documents import DeviceState, RoundEvent
+from streams.contract.window_report import WindowReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.wording import decision_text, digits, evaluation
 

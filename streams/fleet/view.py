@@ -9,9 +9,10 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from streams.contract.decisions import Decision, DesiredState, Release
-from streams.contract.documents import DeviceState, DriftReport, RoundEvent, WindowReport
+from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.recent_reports import RecentReports
 from streams.fleet.timeline import Timeline

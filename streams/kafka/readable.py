@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from streams.contract.decisions import Release
-from streams.contract.documents import DeviceState, Document, RoundEvent, WindowReport
+from streams.contract.documents import DeviceState, Document, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop, decode_event_message
@@ -25,6 +25,7 @@ from streams.contract.topics import (
     SCORES,
     WINDOWS,
 )
+from streams.contract.window_report import WindowReport
 from streams.kafka.reader import Received
 
 Row = dict[str, Any]

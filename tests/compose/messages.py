@@ -5,13 +5,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
-from streams.contract.documents import (
-    DeviceState,
-    Document,
-    ModelWindow,
-    RoundEvent,
-    WindowReport,
-)
+from streams.contract.documents import DeviceState, Document, RoundEvent
+from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.reader import Received
 
 TASK = "tiny"

@@ -26,9 +26,10 @@ from federation.registry.audit import verify
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from streams.contract.decisions import Release
-from streams.contract.documents import DeviceState, ModelWindow, RoundEvent, WindowReport
+from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.events.records import Drop, decode_event_message, encode_drop, encode_events
 from streams.contract.signing import key_id
+from streams.contract.window_report import ModelWindow, WindowReport
 from streams.runtime.acceptance import Acceptance
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.store.delta_store import DeltaStore

@@ -221,7 +221,7 @@ MUTANTS = [
     ),
     Mutant(
         "triggers: labels judge nothing where no teacher is asked",
-        "streams/contract/documents.py",
+        "streams/contract/window_report.py",
         "name: (m.labelled, m.label_error if error else m.correct)",
         "name: (0, 0)",
         "tests/federation/controller/test_triggers.py",

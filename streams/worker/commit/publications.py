@@ -10,18 +10,18 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.documents import (
+from streams.contract.events.batches import encode_batch, filled_rows, float_rows
+from streams.contract.events.records import SCORES_1, Headers, score_schema
+from streams.contract.task import Task
+from streams.contract.task.metrics import window_errors, window_metric
+from streams.contract.topics import SCORES, WINDOWS, topic_name
+from streams.contract.window_report import (
     ClassAgreement,
     DriftReport,
     ModelWindow,
     TargetError,
     WindowReport,
 )
-from streams.contract.events.batches import encode_batch, filled_rows, float_rows
-from streams.contract.events.records import SCORES_1, Headers, score_schema
-from streams.contract.task import Task
-from streams.contract.task.metrics import window_errors, window_metric
-from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.scoring.drift_watch import WindowDrift
 from streams.worker.scoring.rows import DRIFT
 

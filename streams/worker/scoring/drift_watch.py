@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from streams.contract.documents import Document, DriftReport
+from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import Task
+from streams.contract.window_report import DriftReport
 from streams.drift.detector import DriftDetector
 from streams.drift.reference import Reference, observe
 from streams.worker.windows.tumbling import Window

@@ -22,10 +22,11 @@ from confluent_kafka import Producer as FastProducer
 from compose.launcher.state_dir import StateDir
 from federation.registry.registry import Registry
 from streams.contract.artifact import Manifest, pack
-from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, RoundEvent
-from streams.contract.documents import WindowReport as Report
+from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.task import load_task
 from streams.contract.topics import FLEET, ROUNDS, VIEW, WINDOWS, topic_name, topic_specs
+from streams.contract.window_report import ClassAgreement, ModelWindow
+from streams.contract.window_report import WindowReport as Report
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader

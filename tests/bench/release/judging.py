@@ -16,7 +16,7 @@ import numpy as np
 
 from federation.rollout.stage_policy import StageRules, evaluate
 from federation.rollout.window_history import KEPT, WindowHistory
-from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
+from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
 from tests.bench.machine import watched
 from tests.bench.release.stage import Stage
 from tests.bench.report import Cell, Figure, Results, Table

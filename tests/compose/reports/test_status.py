@@ -14,9 +14,9 @@ from rich.console import Console
 from compose.reports import status
 from compose.reports.lag import PartitionLag
 from compose.reports.status import ROWS, Status, print_status, read_status, to_json
-from streams.contract.documents import WindowReport
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
+from streams.contract.window_report import WindowReport
 from streams.fleet.view import FleetView
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from compose.reports.timeline import line, print_timeline, seconds, since
 from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, sign
-from streams.contract.documents import ChannelDrift, DriftReport, WindowReport
 from streams.contract.errors import UsageError
+from streams.contract.window_report import ChannelDrift, DriftReport, WindowReport
 from streams.fleet.timeline import Entry
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 import pytest
 from kafka import KafkaProducer
 
-from streams.contract.documents import DeviceState, ModelWindow, RoundEvent, WindowReport
+from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.settings import BrokerSettings
 from tests.fakes.mangled import mangled
 from tests.federation.controller.test_controller import Rig, rig, start

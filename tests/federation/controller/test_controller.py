@@ -18,12 +18,13 @@ from federation.registry.object_store import FolderStore
 from federation.registry.registry import Registry
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import Decision, Release
-from streams.contract.documents import ModelWindow, RoundEvent, WindowReport
+from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.signing import key_id
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
 from streams.contract.window_metrics import WindowMetric
+from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader

@@ -25,9 +25,10 @@ from streams.contract.decisions import (
     decision_key,
     rollout_position,
 )
-from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, WindowReport
+from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.contract.topics import FLEET, RELEASES, WINDOWS, topic_name
+from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import unarmed

@@ -8,14 +8,9 @@ from hypothesis import strategies as st
 from federation.controller.fleet_evidence import RECENT, FleetEvidence, TriggerRules
 from federation.controller.quiet_hours import QuietHours
 from federation.controller.triggers import RunsSoFar, TriggerDecision, decide
-from streams.contract.documents import (
-    ClassAgreement,
-    DeviceState,
-    DriftReport,
-    ModelWindow,
-    WindowReport,
-)
+from streams.contract.documents import DeviceState
 from streams.contract.window_metrics import WindowMetric
+from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
 
 RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2)
 NOW = datetime(2026, 1, 5, 12).timestamp()

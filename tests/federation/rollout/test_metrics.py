@@ -12,8 +12,8 @@ import pytest
 
 from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
 from federation.rollout.window_history import WindowHistory
-from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
 from streams.contract.window_metrics import WindowMetric
+from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
 
 STABLE, CANDIDATE = "1-a", "2-b"
 BEGAN, SECOND = 10**9, 10**6

@@ -15,8 +15,9 @@ from federation.rollout.stage_policy import StageRules, StageVerdict
 from federation.rollout.window_history import WindowHistory
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import Decision, Ref, Release, rollout_position
-from streams.contract.documents import ClassAgreement, DeviceState, ModelWindow, WindowReport
+from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError
+from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 

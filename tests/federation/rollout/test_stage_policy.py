@@ -12,7 +12,7 @@ from federation.rollout.stage_policy import (
     without_hope,
 )
 from federation.rollout.window_history import WindowHistory
-from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
+from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
 
 STABLE, CANDIDATE = "1-a", "2-b"
 BEGAN, SECOND = 1_000_000_000, 1_000_000

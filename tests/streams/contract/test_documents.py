@@ -4,13 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.documents import (
-    DeviceState,
-    ModelWindow,
-    WindowReport,
-)
+from streams.contract.documents import DeviceState
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import topic_specs
+from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 

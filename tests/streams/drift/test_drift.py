@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.contract.documents import ChannelDrift, DriftReport
 from streams.contract.errors import MalformedRecord
+from streams.contract.window_report import ChannelDrift, DriftReport
 from streams.drift.detector import DriftDetector, compare, stability_index
 from streams.drift.distances import (
     chi_square_99,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.documents import DriftReport, WindowReport
 from streams.contract.errors import MalformedRecord
+from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.recent_reports import RECENT, RecentReports
 from streams.fleet.snapshot import decode, encode
 from streams.fleet.view import RUN_EVENTS, FleetView

@@ -5,7 +5,7 @@ import pytest
 
 from federation.bootstrap.dataset import Segments, segments_of_device
 from federation.bootstrap.drift_reference import accumulated, make_reference
-from streams.contract.documents import DriftReport
+from streams.contract.window_report import DriftReport
 from streams.drift.detector import compare
 from streams.drift.reference import WINDOWS, Reference
 from streams.tasks.har import task

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from streams.contract.artifact import DRIFT, WEIGHTS, Manifest, pack
-from streams.contract.documents import WindowReport
 from streams.contract.events.batches import encode_batch
 from streams.contract.events.labels import LabelBatch, label_schema
 from streams.contract.events.records import (
@@ -27,6 +26,7 @@ from streams.contract.events.records import (
 )
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
+from streams.contract.window_report import WindowReport
 from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received, partition_of

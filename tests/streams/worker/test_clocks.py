@@ -2,8 +2,8 @@
 
 import asyncio
 
-from streams.contract.documents import WindowReport
 from streams.contract.events.records import Drop
+from streams.contract.window_report import WindowReport
 from streams.worker.store.delta_store import DROPS, SCORES
 from tests.fakes.tiny_task import task
 from tests.streams.worker.model import Log, MemoryStore, committer

@@ -14,7 +14,7 @@ import numpy as np
 
 from federation.rollout.stage_policy import Choice, StageRules, evaluate
 from federation.rollout.window_history import WindowHistory
-from streams.contract.documents import ClassAgreement, ModelWindow, WindowReport
+from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
 from tests.bench.release.answers import Window
 
 STABLE, CANDIDATE = "1-stable", "2-candidate"

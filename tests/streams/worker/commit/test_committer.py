@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.contract.documents import WindowReport
 from streams.contract.errors import PartitionLost
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop, EventBatch, decode_event_message
+from streams.contract.window_report import WindowReport
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.publications import publications
 from streams.worker.store.delta_store import DeltaStore

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streams.contract.documents import DriftReport, WindowReport
+from streams.contract.window_report import DriftReport, WindowReport
 from streams.worker.scoring.drift_watch import DriftWatch, WindowDrift
 from streams.worker.scoring.rows import outputs_of, segments_of
 from streams.worker.store.delta_store import SCORES, DeltaStore
