@@ -21,7 +21,8 @@ from pathlib import Path
 from rich.console import Console
 
 from compose.launcher import broker, flower_processes
-from compose.launcher.broker import BrokerChoice, Launch
+from compose.launcher.broker import BrokerChoice
+from compose.launcher.commands import Commands
 from compose.launcher.interrupts import Interrupted, Interrupts
 from compose.launcher.options import UpOptions, absolute_reference
 from compose.launcher.phases import PhaseClock, broken_off, why_open
@@ -31,7 +32,8 @@ from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.preflight.check import check_quickly
 from compose.reports.follower import Follower
-from compose.reports.summary.figures import ServerCounts, Summary, summarize
+from compose.reports.summary.figures import Summary, summarize
+from compose.reports.summary.lines import ServerCounts
 from compose.reports.summary.tables import render
 from compose.security.certificates import Tls, make_certificates
 from compose.security.node_registry import Nodes
@@ -49,7 +51,6 @@ READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
 TICK_S = 0.25
 DRAIN_LINE_S = 2.0  # between two lines about what is left
-HEARTBEAT_S = "1"  # for the screen
 CATCH_UP_S = 10.0  # for what is on the topics already: it is no news
 KEEP_S = 10.0  # between two writings of what was seen
 # A SuperNode with a key that was killed is let in again once its last word is a minute old.
@@ -139,19 +140,21 @@ class Up:
     # --- 3: the fleet ---------------------------------------------------------------------------
 
     def _start_fleet(self, choice: BrokerChoice, port: int) -> None:
-        self._await(lambda: probe(choice.settings, 1.0), "broker", f"Kafka at {self._bootstrap}")
+        own = Commands(self._options, self._reference, self._task, choice, self._ca)
+        kafka = f"Kafka at {choice.settings.bootstrap}"
+        self._await(lambda: probe(choice.settings, 1.0), "broker", kafka)
         ensure_topics(choice.settings, topic_specs(self._task.name, self._options.partitions))
         for i in range(self._options.workers):
             name = f"worker-{i}" if self._options.workers > 1 else "worker"
-            self._supervisor.start(name, self._worker(name), stop_s=20.0)
+            self._supervisor.start(name, own.worker(name), stop_s=20.0)
         for device in self._devices:
-            self._supervisor.start(f"edge-{device}", self._edge(device), stop_s=25.0)
+            self._supervisor.start(f"edge-{device}", own.edge(device), stop_s=25.0)
         ready = partial(flower_processes.is_ready, port, ca=self._ca)
         self._await(ready, "superlink", f"the SuperLink on port {port}")
-        launch = flower_processes.superexec(self._options.state, port, self._environment, self._ca)
+        launch = flower_processes.superexec(self._options.state, port, own.environment, self._ca)
         self._supervisor.start("superexec", launch)
         self._start_supernodes(port)
-        self._supervisor.start("controller", self._controller(port))
+        self._supervisor.start("controller", own.controller(port, len(self._devices)))
 
     def _start_supernodes(self, port: int) -> None:
         state, keys = self._options.state, self._node_keys(port)
@@ -177,45 +180,6 @@ class Up:
     @property
     def _ca(self) -> Path | None:
         return None if self._tls is None else self._tls.ca
-
-    @property
-    def _bootstrap(self) -> str:
-        return self._choice.settings.bootstrap
-
-    def _command(self, *words: str) -> Launch:
-        argv = [sys.executable, "-m", "compose.cli.main", *words]
-        return Launch(argv, {**self._environment, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"})
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        """How children reach the broker: one of our own speaks plain text, whatever is set."""
-        found = {"TIDEWHEEL_KAFKA": self._bootstrap}
-        if self._choice.kind != "external":
-            found["TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
-        return found
-
-    def _worker(self, name: str) -> Launch:
-        state = str(self._options.state)
-        words = ["worker", self._reference, "--state", state, "--instance", name]
-        return self._command(*words, "--partitions", str(self._options.partitions))
-
-    def _edge(self, device: str) -> Launch:
-        state, speed = str(self._options.state), str(self._options.speed)
-        words = ["edge", "run", self._reference, "--device", device, "--state", state]
-        return self._command(*words, "--speed", speed, "--stay", "--heartbeat", HEARTBEAT_S)
-
-    def _controller(self, port: int) -> Launch:
-        words = ["controller", self._reference, "--state", str(self._options.state)]
-        words += ["--superlink", f"{flower_processes.HOST}:{port}"]
-        words += ["--superlink-ca", str(self._ca)] if self._ca else []
-        words += ["--min-devices", str(min(2, len(self._devices)))]
-        words += ["--min-events", str(first_pass_events(self._task, len(self._devices)))]
-        words += ["--min-interval", "120", "--stages", self._options.stages]
-        if self._options.rounds is not None:
-            words += ["--rounds", str(self._options.rounds)]
-        if self._options.strategy is not None:
-            words += ["--strategy", self._options.strategy]
-        return self._command(*words)
 
     def _await(self, ready: Callable[[], bool], name: str, what: str) -> None:
         """Probe until ready; ProcessFailed with the process's last line when it is not in time."""
@@ -361,11 +325,3 @@ def chosen_devices(task: Task, count: int) -> list[str]:
             f"--devices {count}: task {task.name!r} has 1 to {len(fleet)} in its fleet"
         )
     return fleet[:count]
-
-
-def first_pass_events(task: Task, devices: int) -> int:
-    """How many judged events a run should wait for: those of 18 windows of every device, so that
-    each has labels to learn from and evidence of how far to trust the teacher. Without a teacher
-    those with a true label count."""
-    judged = 1.0 if task.upload == "segment" else task.training.label_share
-    return max(50, int(18 * task.segments_per_window * devices * judged))

@@ -1,9 +1,9 @@
 """The controller, `tidewheel controller TASK`: announces decisions, moves candidates on or back,
 and starts runs when there is cause.
 
-It follows `windows` from its start on, plus the last LOOK_BACK_S for canaries, and `fleet` and
-`rounds` from their beginnings. The registry has the decisions, `releases` what devices know of
-them. Of several controllers of a task one leads, the others wait (election.py).
+It starts from the last snapshot of the fleet and follows the topics from there; canaries are
+compared with past_windows.py. The registry has the decisions, `releases` what devices know of them.
+Of several controllers of a task one leads, the others wait (election.py).
 """
 
 import logging
@@ -11,13 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from federation.controller.fleet_evidence import TriggerRules
 from federation.controller.flwr_cli import ConfigValue, Submission
+from federation.controller.past_windows import past_windows
 from federation.controller.quiet_hours import QuietHours
 from federation.controller.run_tracker import RunTracker
 from federation.controller.view_keeper import ViewKeeper
@@ -36,7 +36,7 @@ from streams.fleet.following import open_view
 from streams.fleet.view import FleetView
 from streams.kafka.election import Election
 from streams.kafka.producer import Producer
-from streams.kafka.reader import Reader, Received
+from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint, read_failpoint, unarmed
 from streams.runtime.key_files import load_private_key, load_public_key
@@ -47,7 +47,6 @@ if TYPE_CHECKING:  # prometheus_client, which only --metrics-port needs
 log = logging.getLogger(__name__)
 
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
-LOOK_BACK_S, LOOK_BACK = 7200.0, 10_000  # of `windows`, after a restart
 LOOK_S = 2.0  # interval of reading the registry, where others decide too
 EVALUATE_S = 0.25  # interval of evaluating the rollout: a replay closes windows every second
 EVALUATE_SHARE = 0.1  # of the time, at most, for evaluations: those of a large fleet are slow
@@ -163,7 +162,8 @@ class Controller:
             self._announced = publisher.read_announced(settings.broker, name)
             self.announce(producer)
             began_ms = int(time.time() * 1000)
-            self._remember_windows(began_ms)
+            for report, heard_us in past_windows(settings.broker, name, began_ms):
+                self._windows.add(report, heard_us)
             view, reader = open_view(settings.broker, name)
             self._resume(view)
             keeper = ViewKeeper(view, self._clock)
@@ -256,23 +256,6 @@ class Controller:
             after = desired.model_copy(update={"url": self._settings.url})
             reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
             self._registry.decide(self._key, "keys", after, last, reason=reason)
-
-    def _remember_windows(self, now_ms: int) -> None:
-        """Read the windows of the last LOOK_BACK_S, at most LOOK_BACK of them: the past with which
-        a canary is compared."""
-        topic = topic_name(self._task.name, WINDOWS)
-        with closing(Reader(self._settings.broker, [topic], from_beginning=False)) as reader:
-            reader.seek_back(now_ms - int(LOOK_BACK_S * 1000))
-            bounds = reader.bounds()
-            for (name, partition), (_, end) in bounds.items():
-                start = max(reader.position(name, partition), end - LOOK_BACK // len(bounds))
-                reader.seek(name, partition, start)
-            for message in reader.to_end():
-                try:
-                    report = WindowReport.decode(message.value)
-                except MalformedRecord:
-                    continue  # said when it comes with the view's messages
-                self._windows.add(report, message.time_ms * 1000)
 
     def _resume(self, view: FleetView) -> None:
         """Take in what a snapshot knows."""

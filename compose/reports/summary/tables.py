@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compose.reports.summary.figures import RunLine, Summary
+from compose.reports.summary.figures import Summary
+from compose.reports.summary.lines import RunLine
 from streams.contract.task.metrics import named
 from streams.fleet.wording import before_after, share
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from compose.reports.summary.figures import DeviceLine, Summary, query_line, summarize
+from compose.reports.summary.figures import Summary, query_line, summarize
+from compose.reports.summary.lines import DeviceLine
 from compose.reports.summary.tables import render
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received

@@ -1,0 +1,66 @@
+"""The commands of our own that `tidewheel up` starts."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose.launcher import flower_processes
+from compose.launcher.broker import BrokerChoice, Launch
+from compose.launcher.options import UpOptions
+from streams.contract.task import Task
+
+HEARTBEAT_S = "1"  # for the screen
+
+
+@dataclass(frozen=True)
+class Commands:
+    """reference: the task's, absolute; ca: the SuperLink's certificate authority."""
+
+    options: UpOptions
+    reference: str
+    task: Task
+    choice: BrokerChoice
+    ca: Path | None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """How children reach the broker: one of our own speaks plain text, whatever is set."""
+        found = {"TIDEWHEEL_KAFKA": self.choice.settings.bootstrap}
+        if self.choice.kind != "external":
+            found["TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
+        return found
+
+    def worker(self, name: str) -> Launch:
+        words = ["worker", self.reference, "--state", str(self.options.state), "--instance", name]
+        return self._launch(*words, "--partitions", str(self.options.partitions))
+
+    def edge(self, device: str) -> Launch:
+        words = ["edge", "run", self.reference, "--device", device]
+        words += ["--state", str(self.options.state), "--speed", str(self.options.speed)]
+        return self._launch(*words, "--stay", "--heartbeat", HEARTBEAT_S)
+
+    def controller(self, port: int, devices: int) -> Launch:
+        """port: the SuperLink's."""
+        words = ["controller", self.reference, "--state", str(self.options.state)]
+        words += ["--superlink", f"{flower_processes.HOST}:{port}"]
+        words += ["--superlink-ca", str(self.ca)] if self.ca else []
+        words += ["--min-devices", str(min(2, devices))]
+        words += ["--min-events", str(first_pass_events(self.task, devices))]
+        words += ["--min-interval", "120", "--stages", self.options.stages]
+        if self.options.rounds is not None:
+            words += ["--rounds", str(self.options.rounds)]
+        if self.options.strategy is not None:
+            words += ["--strategy", self.options.strategy]
+        return self._launch(*words)
+
+    def _launch(self, *words: str) -> Launch:
+        argv = [sys.executable, "-m", "compose.cli.main", *words]
+        return Launch(argv, {**self.environment, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"})
+
+
+def first_pass_events(task: Task, devices: int) -> int:
+    """How many judged events a run should wait for: those of 18 windows of every device, so that
+    each has labels to learn from and evidence of how far to trust the teacher. Without a teacher
+    those with a true label count."""
+    judged = 1.0 if task.upload == "segment" else task.training.label_share
+    return max(50, int(18 * task.segments_per_window * devices * judged))
