@@ -8,6 +8,7 @@ from compose.preflight.report import TaskReport
 from streams.contract.errors import TaskError
 from streams.contract.task import ROLES, Device, Task, check_model
 from streams.segments.findings import Finding, findings
+from streams.segments.outcomes import outcome_finding
 from streams.segments.survey import READINGS, survey
 
 EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`
@@ -19,11 +20,14 @@ def check_data(task: Task, readings: int = READINGS) -> TaskReport:
     """Survey every device of the task."""
     devices = _devices(task)
     surveys = [survey(task, device, readings) for device in devices]
+    found = findings(task, surveys, time.time_ns() // 1000)
+    if task.source == "recorded":
+        found += _of_outcomes(task, devices, readings)
     events = None if task.rate_hz is None else 86_400 * task.rate_hz / task.segment.hop
     return TaskReport(
         task.name,
         surveys,
-        findings(task, surveys, time.time_ns() // 1000),
+        found,
         windows_per_minute=60 / task.window_s,
         events_per_day=events,
         bytes_per_day=None if events is None else events * _event_bytes(task),
@@ -42,12 +46,20 @@ def check_quickly(task: Task, say: Callable[[str], None]) -> None:
     for role in ROLES:
         chosen += [device for device in _devices(task) if device.role == role][:DEVICES_A_ROLE]
     found = findings(task, [survey(task, device, QUICK_READINGS) for device in chosen])
+    found += [f for f in _of_outcomes(task, chosen, QUICK_READINGS) if f.level == "error"]
     for finding in found:
         text = f"{finding.where}: {finding.text}: {finding.advice}"
         if finding.level == "error":
             raise TaskError(f"task {task.name!r}: {text}")
         if finding.where.partition(",")[0] in {d.name for d in chosen}:  # not what a sample says
             say(f"warning   {text}")
+
+
+def _of_outcomes(task: Task, devices: list[Device], readings: int) -> list[Finding]:
+    """Try `Task.outcomes` with the first device of the fleet."""
+    name = next((device.name for device in devices if device.role == "fleet"), None)
+    found = None if name is None else outcome_finding(task, name, readings)
+    return [] if found is None else [found]
 
 
 def check_task(task: Task, readings: int = READINGS, *, models: bool = True) -> TaskReport:

@@ -56,7 +56,7 @@ def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
                 seen.append(reading)
                 yield reading
         except Exception as exc:  # a user's code
-            error = f"{type(exc).__name__}: {exc} (reading {len(seen) + 1}{_where(exc)})"
+            error = f"{type(exc).__name__}: {exc} (reading {len(seen) + 1}{own_line(exc)})"
 
     cuts = []
     try:
@@ -98,7 +98,7 @@ def _counts(task: Task, labels: Sequence[float | Sequence[float]]) -> dict[str, 
     return {name: found[name] for name in task.classes if found[name]}
 
 
-def _where(exc: Exception) -> str:
+def own_line(exc: Exception) -> str:
     """The last line of the user's own code, not of a library's."""
     frames = traceback.extract_tb(exc.__traceback__)[1:]  # without ours
     libraries = ("site-packages", "/lib/python")
