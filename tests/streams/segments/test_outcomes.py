@@ -19,6 +19,9 @@ def wrong_field(_device: str, answered: Iterator[Answered]) -> Iterator[Outcome]
         yield Outcome(each.first_us, each.first, 0)  # type: ignore[attr-defined]
 
 
+LINE = wrong_field.__code__.co_firstlineno + 2
+
+
 def no_class(_device: str, answered: Iterator[Answered]) -> Iterator[Outcome]:
     for each in answered:
         yield Outcome(each.first_us, each.last_us, 7)
@@ -36,7 +39,7 @@ def nothing(_device: str, answered: Iterator[Answered]) -> Iterator[Outcome]:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (wrong_field, r"error: outcomes\(\) fails: AttributeError: .*first.*test_outcomes.py:18"),
+        (wrong_field, rf"error: outcomes\(\) fails: AttributeError: .*test_outcomes.py:{LINE}\)"),
         (no_class, r"error: outcomes\(\) yields label 7, which is none of the task's"),
         (
             nothing,
