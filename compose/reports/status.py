@@ -26,7 +26,7 @@ from streams.fleet.view import RATE_S, FleetView
 from streams.fleet.wording import share
 from streams.kafka.settings import BrokerSettings
 
-ROWS = 50  # of the table
+ROWS, CALM = 50, 4  # of the table; the rank of a device that is as it should be
 SILENT_S, MISSED = 15.0, 3  # a device is silent after so long, and so many heartbeats
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
 
@@ -99,31 +99,33 @@ def print_status(status: Status, console: Console, *, as_json: bool, whole: bool
     if as_json:
         print_json(to_json(status), console)
         return
-    chosen = _chosen(status, whole=whole)
+    states = [state for _, state in sorted(status.view.devices.items())]
+    chosen = states if whole else _chosen(status, states)
     console.print(_table(status, chosen))
-    if left := len(status.view.devices) - len(chosen):
-        console.print(f"{left} more devices, which are as they should be or like these: --all")
+    if left := len(states) - len(chosen):
+        urgent = sum(_urgency(status, state) < CALM for state in states)
+        more = max(0, urgent - ROWS)
+        console.print(f"{left} more devices, {more} of them not as they should be: --all")
     for line in _lines(status):
         console.print(line, highlight=False, markup=False)
 
 
-def _chosen(status: Status, *, whole: bool) -> list[DeviceState]:
-    """Return the devices to show: where there are many, first those with an error, the silent and
-    the stopped ones, and those that do not serve the release."""
-    states = [state for _, state in sorted(status.view.devices.items())]
-    if whole or len(states) <= ROWS:
-        return states
+def _chosen(status: Status, states: Sequence[DeviceState]) -> list[DeviceState]:
+    """Return the ROWS most urgent devices, by name."""
+    urgent = sorted(states, key=lambda state: _urgency(status, state))[:ROWS]
+    return sorted(urgent, key=lambda state: state.device)
+
+
+def _urgency(status: Status, state: DeviceState) -> int:
+    """Return 0 for an error, then silent, stopped, without the released version, CALM."""
     stable = status.view.standing.stable
-    model = stable.model if stable else ""
-
-    def urgency(state: DeviceState) -> int:
-        if state.error:
-            return 0
-        if status.silent(state):
-            return 1
-        return 2 if state.phase == "stopped" else 3 if state.active != model else 4
-
-    return sorted(sorted(states, key=urgency)[:ROWS], key=lambda state: state.device)
+    ranks = (
+        bool(state.error),
+        status.silent(state),
+        state.phase == "stopped",
+        stable is not None and state.active != stable.model,
+    )
+    return next((rank for rank, is_so in enumerate(ranks) if is_so), CALM)
 
 
 def _table(status: Status, states: Sequence[DeviceState]) -> Table:

@@ -10,7 +10,7 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 
 LOOK_BACK_S = 7200.0
-MOST = 10_000  # reports, over all partitions: some two seconds
+MOST = 10_000  # reports, over all partitions
 
 
 def past_windows(

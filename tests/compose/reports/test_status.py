@@ -130,11 +130,24 @@ def test_of_many_devices_the_table_has_the_most_urgent() -> None:
     text = printed(found)
     assert "no disk" in text
     assert re.search(r"d901 +│ silent", text)
-    assert "12 more devices" in text
+    assert "12 more devices, 0 of them not as they should be: --all" in text
     assert text.count("│ d") == ROWS
     out = io.StringIO()
     print_status(found, Console(file=out, width=200), as_json=False, whole=True)
     assert out.getvalue().count("│ d") == 62
+
+
+def test_of_too_many_urgent_devices_their_number_is_told() -> None:
+    found = status_of(*(heard(f"d{n:03}", 900) for n in range(60)), heard("d900", 1))
+    assert "11 more devices, 10 of them not as they should be: --all" in printed(found)
+
+
+@pytest.mark.parametrize(("ago_s", "silent"), [(14, False), (59, False), (61, True)])
+def test_a_device_is_silent_after_three_of_its_heartbeats(ago_s: float, silent: bool) -> None:
+    found = status_of(heard("d0", ago_s, heartbeat_s=20.0))
+    assert found.silent(found.view.devices["d0"]) is silent
+    quick = status_of(heard("d0", ago_s, heartbeat_s=1.0))
+    assert quick.silent(quick.view.devices["d0"]) is (ago_s > 15)
 
 
 @pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka), "embedded"])

@@ -11,6 +11,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.recent_reports import RECENT, RecentReports
 from streams.fleet.snapshot import decode, encode
+from streams.fleet.timeline import ENTRIES
 from streams.fleet.view import RUN_EVENTS, FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import TASK, received, release, state, step, window
@@ -106,6 +107,14 @@ def test_its_size_depends_on_the_fleet_and_not_on_its_past() -> None:
 
     year, years = size(420), size(840)  # days of agreement are kept for DAYS
     assert years < 1.2 * year
+
+
+def test_of_the_timeline_the_newest_lines_are_kept() -> None:
+    view = FleetView(TASK)
+    for n in range(ENTRIES + 500):
+        view.absorb(step("promoted", run=str(n), time_us=n, model="2-b"))
+    assert len(view.timeline.entries) == ENTRIES
+    assert view.timeline.entries[0].about == "500"
 
 
 def test_of_many_runs_what_is_said_of_devices_goes_first() -> None:
