@@ -139,8 +139,9 @@ class Controller:
         by_labels = task.upload == "prediction"
         staged = replace(settings.plan.rules, metric=window_metric(task), by_labels=by_labels)
         self._rollout = Rollout(self._registry, self._key, replace(settings.plan, rules=staged))
-        self._fleet, self._windows = FleetState(), WindowHistory(metric=window_metric(task))
-        self._other_metrics: set[str] = set()  # of reports that do not count, which was said
+        self._fleet = FleetState()
+        self._windows = WindowHistory(metric=window_metric(task), classes=task.classes)
+        self._others: set[str] = set()  # metrics and classes of reports that do not count
         self._announced: Release | None = None  # the last one on `releases`
         self._last: Release | None = None  # the last one in the registry
         self._looked = self._evaluate_at = -LOOK_S
@@ -274,7 +275,7 @@ class Controller:
         try:
             if message.topic.endswith(f".{WINDOWS}"):
                 report = WindowReport.decode(message.value)
-                self._warn_of_other_metric(report)
+                self._warn_of_other_task(report)
                 self._windows.add(report, message.time_ms * 1000)
                 if message.time_ms >= began_ms:
                     self._runs.evidence.add_window(report)
@@ -285,15 +286,17 @@ class Controller:
         except MalformedRecord as exc:
             log.warning("%s offset %d ignored: %s", message.topic, message.offset, exc)
 
-    def _warn_of_other_metric(self, report: WindowReport) -> None:
-        """Say, once for each metric, that reports with another one than the task's do not count."""
-        wanted = window_metric(self._task)
-        if report.metric == wanted or report.metric in self._other_metrics:
+    def _warn_of_other_task(self, report: WindowReport) -> None:
+        """Say once of each metric and class that the task has not that its reports do not count."""
+        others = {report.metric} - {window_metric(self._task)} or {*report.classes} - {
+            *self._task.classes
+        }
+        if others <= self._others:
             return
-        self._other_metrics.add(report.metric)
+        self._others |= others
         log.warning(
-            "reports of windows tell %s, not %s as this task file: they start no run and judge no "
-            "rollout; restart the workers with this task file", report.metric, wanted,
+            "reports of windows tell %s, which this task file has not: they start no run and judge "
+            "no rollout; restart the workers with this task file", ", ".join(sorted(others)),
         )  # fmt: skip
 
     def _take_round(self, event: RoundEvent, *, live: bool) -> None:

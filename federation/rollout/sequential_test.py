@@ -38,205 +38,152 @@ result.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from federation.rollout.window_history import HistoryWindow
+from federation.rollout.compared import Compared, Counted, Parts
+from federation.rollout.past import KINDS, KNOWN, OWN, SHARE, Past, pasts_of
 from streams.contract.window_metrics import BALANCED, WindowMetric
 
-OWN = 8.0
 SHIFT = 100.0
-KNOWN = 10  # events of a class in a device's past that are needed to estimate its variation
 BLOCK = 4
 SPREAD = 0.015  # standard deviation between fine-tuned versions that differ only in their seeds
-STRANGER = 0.25  # standard deviation between devices in one class; of errors 1
 DISPERSION, DISPERSION_WEIGHT = 6.0, 20.0  # prior, and its weight in events' variance
-LEAST = 0.04  # minimum variance of an event: a class without errors so far can have one
 CLIP = 3.0  # standard deviations by which one window counts at most
 WIDE = 4.0  # times `worse_by`: the scale of larger losses
-NONE = np.zeros(1)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How the events of a metric vary. prior: right ones, and events, of a class without a past;
-    sign: -1 if more is worse; square: the variance of an event in relation to the square of its
-    expectation, 0 for shares; power: of the errors that are summed."""
+@dataclass
+class _Variation:
+    """What the past and the other devices tell of the whole fleet, part by part.
 
-    prior: tuple[float, float] = (1.0, 2.0)
-    sign: int = 1
-    square: float = 0.0
-    power: int = 1
-    stranger: float = STRANGER
+    squares, chance: of blocks of consecutive past windows; change, known: (classes,) of the other
+    devices since the rollout began; right: their right events or errors.
+    """
 
-    def chance(self, rates: np.ndarray) -> np.ndarray:
-        """Return the variance of one event."""
-        found = rates**2 * self.square if self.square else rates * (1 - rates)
-        return np.asarray(np.maximum(found, LEAST))
+    squares: float = DISPERSION * DISPERSION_WEIGHT
+    chance: float = DISPERSION_WEIGHT
+    change: np.ndarray | float = 0.0
+    known: np.ndarray | float = SHIFT
+    right: float = 0.0
+    events: float = 0.0
+    windows: int = 0
+    has_past: bool = False
 
-    def clipped(self, rates: np.ndarray) -> np.ndarray:
-        return np.asarray(np.clip(rates, 0.0, None if self.square else 1.0))
+    def add(self, part: Compared, past: Past, w: np.ndarray) -> None:
+        self._add_blocks(part.past, past, w)
+        if not len(part.others.device):
+            return
+        n, a = part.others.sums(part.others.device, *past.n.shape)
+        known = past.n >= KNOWN
+        gained = a / past.unit - n * past.before
+        self.change += np.where(known, gained, 0).sum(axis=0)
+        self.known += np.where(known, n, 0).sum(axis=0)
+        self.right, self.events = self.right + float(a.sum()), self.events + float(n.sum())
+        self.windows += len(part.others.device)
 
-    def told(self, mean: float) -> float:
-        """Return a mean of events as the metric's value."""
-        return float(max(mean, 0.0) ** (1 / self.power))
-
-
-SHARE = _Kind()
-KINDS = {
-    "brier": _Kind((1.0, 1.0), -1, 4.0, 1, 1.0),
-    "mae": _Kind((1.0, 1.0), -1, math.pi / 2 - 1, 1, 1.0),
-    "rmse": _Kind((1.0, 1.0), -1, 2.0, 2, 1.0),
-}
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """Windows as arrays: devices (n,), events and agreeing ones (n, classes)."""
-
-    device: np.ndarray
-    n: np.ndarray
-    a: np.ndarray
-
-
-def _counted(
-    windows: Sequence[HistoryWindow], devices: Sequence[str], classes: Sequence[str]
-) -> _Counted:
-    rows = {name: i for i, name in enumerate(devices)}
-    columns = {name: i for i, name in enumerate(classes)}
-    n = np.zeros((len(windows), len(classes)))
-    a = np.zeros_like(n)
-    found = [(i, columns[c], *sums) for i, w in enumerate(windows) for c, sums in w.counts]
-    if found:
-        at, column, events, agreeing = np.array(found).T
-        cells = at.astype(np.int64), column.astype(np.int64)
-        n[cells], a[cells] = events, agreeing
-    return _Counted(np.array([rows[w.device] for w in windows], np.int64), n, a)
-
-
-@dataclass(frozen=True)
-class _Past:
-    """Events and agreeing ones by device and class with the previous version, (devices,
-    classes)."""
-
-    n: np.ndarray
-    a: np.ndarray
-    kind: _Kind
-
-    @classmethod
-    def of(cls, counted: _Counted, devices: int, kind: _Kind) -> "_Past":
-        n = np.zeros((devices, counted.n.shape[1]))
-        a = np.zeros_like(n)
-        np.add.at(n, counted.device, counted.n)
-        np.add.at(a, counted.device, counted.a)
-        return cls(n, a, kind)
-
-    def rates(self, device: np.ndarray, less_n: np.ndarray, less_a: np.ndarray) -> np.ndarray:
-        """Return (rows, classes) the expected shares of `device`, without the events to leave
-        out."""
-        right, events = self.kind.prior
-        fleet = (self.a.sum(axis=0) - less_a + right) / (self.n.sum(axis=0) - less_n + events)
-        own_n, own_a = self.n[device] - less_n, self.a[device] - less_a
-        return np.asarray((own_a + OWN * fleet) / (own_n + OWN))
+    def _add_blocks(self, own: Counted, past: Past, w: np.ndarray) -> None:
+        """Predict each block of a device's consecutive windows from the others."""
+        if not len(own.device):
+            return
+        self.has_past = True
+        starts = np.flatnonzero(np.diff(own.device, prepend=-1))
+        begun = np.repeat(starts, np.diff([*starts, len(own.device)]))
+        first = (np.arange(len(begun)) - begun) % BLOCK == 0
+        device = own.device[first]
+        n, a = own.sums(np.cumsum(first) - 1, len(device), past.n.shape[1])
+        a = a / past.unit[device]
+        rates, held = past.rates(device, n, a), past.n[device] - n
+        n, a = np.where(held < KNOWN, 0, n), np.where(held < KNOWN, 0, a)
+        self.squares += float(((w * (a - n * rates)).sum(axis=1) ** 2).sum())
+        chance = w * w * n * past.kind.chance(rates) * (1 + n / (held + OWN))
+        self.chance += float(chance.sum())
 
     @property
-    def balance(self) -> np.ndarray:
-        """Return (classes,) weights of an event with which all classes count the same."""
-        events = self.n.sum(axis=0)
-        return np.asarray(events.sum() / (np.maximum(events, KNOWN) * max(len(events), 1)))
+    def dispersion(self) -> float:
+        """The variance of sums of consecutive windows relative to that of independent events."""
+        return max(1.0, self.squares / self.chance) if self.has_past else DISPERSION
+
+    @property
+    def shift(self) -> np.ndarray | float:
+        """(classes,) the change of the other devices' shares since the rollout began."""
+        return self.change / self.known
 
 
-def _dispersion(past: _Past, counted: _Counted, w: np.ndarray) -> float:
-    """Return the variance of sums of consecutive windows relative to that of independent events."""
-    if not len(counted.device):
-        return DISPERSION
-    starts = np.flatnonzero(np.diff(counted.device, prepend=-1))  # sorted by device and time
-    begun = np.repeat(starts, np.diff([*starts, len(counted.device)]))
-    firsts = np.flatnonzero((np.arange(len(begun)) - begun) % BLOCK == 0)
-    n, a = np.add.reduceat(counted.n, firsts), np.add.reduceat(counted.a, firsts)
-    rates, own = past.rates(counted.device[firsts], n, a), past.n[counted.device[firsts]] - n
-    n, a = np.where(own < KNOWN, 0, n), np.where(own < KNOWN, 0, a)
-    squares = float(((w * (a - n * rates)).sum(axis=1) ** 2).sum())
-    chance = float((w * w * n * past.kind.chance(rates) * (1 + n / (own + OWN))).sum())
-    weighted = DISPERSION * DISPERSION_WEIGHT + squares
-    return max(1.0, weighted / (DISPERSION_WEIGHT + chance))
+@dataclass
+class _Answers:
+    """Sums over the windows with the new version. loss, variance, size: weighted by what a device's
+    windows count; value, expected: in the metric's own units; total: of the weighted events."""
 
+    loss: float = 0.0
+    variance: float = 0.0
+    size: float = 0.0
+    value: float = 0.0
+    expected: float = 0.0
+    total: float = 0.0
+    events: float = 0.0
+    devices: int = 0
+    windows: int = 0
 
-def _shift(past: _Past, others: _Counted) -> np.ndarray:
-    """Return (classes,) the change of the other devices' agreement since the rollout began."""
-    rates, known = past.rates(others.device, NONE, NONE), past.n[others.device] >= KNOWN
-    n, a = np.where(known, others.n, 0), np.where(known, others.a, 0)
-    return np.asarray((a - n * rates).sum(axis=0) / (n.sum(axis=0) + SHIFT))
+    def add(self, seen: Counted, past: Past, w: np.ndarray, found: _Variation) -> None:
+        if not len(seen.device):
+            return
+        kind, device = past.kind, seen.device[seen.at]
+        before = past.before
+        chance = w * w * found.dispersion * kind.chance(before)
+        rates = kind.clipped(before + found.shift)[device, seen.kind]
+        weights, right = w[seen.kind], seen.a / past.unit[device, 0]
+        variance = seen.by_window(seen.n * chance[device, seen.kind])
+        limit = CLIP * np.sqrt(variance)
+        lost = kind.sign * seen.by_window(weights * (seen.n * rates - right))
+        lost = np.clip(lost, -limit, limit)
+        n, _ = seen.sums(seen.device, *past.n.shape)
+        loss, v = (np.bincount(seen.device, each, len(n)) for each in (lost, variance))
+        size, held = (w * n).sum(axis=1), past.n + OWN
+        u = (size * SPREAD * kind.power) ** 2 + (n**2 * chance * past.n / held**2).sum(axis=1)
+        u += ((w * n * OWN / held * kind.stranger * kind.power) ** 2).sum(axis=1)
+        weight = np.divide(v, v + u, out=np.zeros_like(v), where=v > 0)
+        self.loss, self.variance = self.loss + loss @ weight, self.variance + v @ weight
+        self.size += size @ weight
+        each = weights * past.unit[device, 0]
+        self.value, self.expected = (
+            self.value + each @ right,
+            self.expected + each @ (seen.n * rates),
+        )
+        self.total, self.events = self.total + size.sum(), self.events + n.sum()
+        self.devices += int((n.sum(axis=1) > 0).sum())
+        self.windows += len(seen.device)
 
 
 def compare(
-    worse_by: float,
-    own: Sequence[HistoryWindow],
-    now: Sequence[HistoryWindow],
-    tests: Sequence[HistoryWindow],
-    metric: WindowMetric = "accuracy",
+    worse_by: float, parts: Parts, classes: int, metric: WindowMetric = "accuracy"
 ) -> dict[str, float]:
-    """Return the figures of an evaluation: expected and found values, and likelihood ratios."""
+    """Return the figures of an evaluation: expected and found values, and likelihood ratios.
+
+    parts: gives the same parts of the fleet at each call; `classes`: of cells.
+    """
     kind = KINDS.get(metric, SHARE)
-    everything = [*own, *now, *tests]
-    devices = sorted({window.device for window in everything})
-    classes = sorted({name for window in everything for name, _ in window.counts})
-    counted = [_counted(w, devices, classes) for w in (own, now, tests)]
-    unit = _units(counted, len(devices)) if kind.square else np.ones((len(devices), 1))
-    earlier, others, seen = (replace(each, a=each.a / unit[each.device]) for each in counted)
-    past = _Past.of(earlier, len(devices), kind)
-    w = past.balance if metric == BALANCED else np.ones(len(classes))
-    dispersion = _dispersion(past, earlier, w)
-    before = past.rates(np.arange(len(devices)), NONE, NONE)  # (devices, classes)
-    chance = w * w * dispersion * kind.chance(before)
-    rates = kind.clipped(before + _shift(past, others))[seen.device]  # (windows, classes)
-    variance = (seen.n * chance[seen.device]).sum(axis=1)
-    limit = CLIP * np.sqrt(variance)
-    lost = kind.sign * (w * (seen.n * rates - seen.a)).sum(axis=1)
-    lost = np.clip(lost, -limit, limit)
-    n = _Past.of(seen, len(devices), kind).n
-    loss, v = _sums(lost, seen, devices), _sums(variance, seen, devices)
-    size = _sums((w * seen.n).sum(axis=1), seen, devices)
-    held = past.n + OWN
-    u = (size * SPREAD * kind.power) ** 2 + (n**2 * chance * past.n / held**2).sum(axis=1)
-    u += ((w * n * OWN / held * kind.stranger * kind.power) ** 2).sum(axis=1)
-    weight = np.divide(v, v + u, out=np.zeros_like(v), where=v > 0)
-    total, each = max(float((w * seen.n).sum()), 1e-9), w * unit[seen.device]
+    pasts = pasts_of(parts, classes, kind)
+    w = pasts[0].balance if pasts and metric == BALANCED else np.ones(classes)
+    found, answers = _Variation(), _Answers()
+    for part, past in zip(parts(), pasts, strict=True):
+        found.add(part, past, w)
+    for part, past in zip(parts(), pasts, strict=True):
+        answers.add(part.tests, past, w, found)
+    total = max(answers.total, 1e-9)
     worse = (1 + worse_by) ** kind.power - 1 if kind.square else worse_by
     return {
-        "windows": float(len(tests)),
-        "devices": float((n.sum(axis=1) > 0).sum()),
-        "events": float(seen.n.sum()),
-        "value": kind.told(float((each * seen.a).sum()) / total),
-        "expected": kind.told(float((each * seen.n * rates).sum()) / total),
-        "others": kind.told(float(counted[1].a.sum()) / max(float(others.n.sum()), 1)),
-        "others_windows": float(len(now)),
-        "dispersion": dispersion,
-        **_evidence(worse, float(loss @ weight), float(v @ weight), float(size @ weight)),
+        "windows": float(answers.windows),
+        "devices": float(answers.devices),
+        "events": float(answers.events),
+        "value": kind.told(answers.value / total),
+        "expected": kind.told(answers.expected / total),
+        "others": kind.told(found.right / max(found.events, 1)),
+        "others_windows": float(found.windows),
+        "dispersion": found.dispersion,
+        **_evidence(worse, float(answers.loss), float(answers.variance), float(answers.size)),
     }
-
-
-def _units(parts: Sequence[_Counted], devices: int) -> np.ndarray:
-    """Return (devices, 1) the mean error of an event in the past, the first part; shrunk towards
-    the fleet's, or everything's if there is no past."""
-    past = _Past.of(parts[0], devices, SHARE)
-    fleet = _mean(parts[:1]) or _mean(parts) or 1.0
-    own = (past.a + OWN * fleet) / (past.n + OWN)
-    return np.asarray(own if past.n.shape[1] else np.ones((devices, 1)))
-
-
-def _mean(parts: Sequence[_Counted]) -> float:
-    """Return the mean error of an event; 0 without any."""
-    return sum(float(p.a.sum()) for p in parts) / max(sum(float(p.n.sum()) for p in parts), 1.0)
-
-
-def _sums(values: np.ndarray, windows: _Counted, devices: Sequence[str]) -> np.ndarray:
-    """Return (devices,) the sums of (windows,) values."""
-    found = np.zeros(len(devices))
-    np.add.at(found, windows.device, values)
-    return found
 
 
 def _evidence(worse_by: float, loss: float, variance: float, size: float) -> dict[str, float]:

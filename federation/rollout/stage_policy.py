@@ -4,12 +4,13 @@ It uses the likelihood ratios of `federation.rollout.sequential_test` over the w
 the devices that refuse the version.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from federation.rollout.compared import Comparison
 from federation.rollout.sequential_test import compare
-from federation.rollout.window_history import HistoryWindow, WindowHistory
+from federation.rollout.window_history import WindowHistory
 from streams.contract.window_metrics import ERRORS, WindowMetric, digits, named
 
 ENDED = ("source ended", "draining", "stopped")  # phases without further answers
@@ -70,18 +71,10 @@ def evaluate(
     offered: the number of the canary's devices. A held stage may still pass or go back when more
     windows come.
     """
-    base, tests = windows.by(stable), [w for w in windows.by(candidate) if canary(w.device)]
-    others = [w for w in base if w.heard_us >= began_us and not canary(w.device)]
-    past = [w for w in base if w.heard_us < began_us or canary(w.device)]
-    evidence = compare(rules.loss, past, others, tests, rules.metric)
-    evidence |= _accuracy(tests, past)
-    stage = sum(w.heard_us >= stage_began_us for w in tests)
-    evidence |= {
-        "windows": len(tests),
-        "stage_windows": stage,
-        "refused": len(refusals),
-        "offered": offered,
-    }
+    seen = Comparison(windows, candidate, stable, began_us, canary)
+    evidence = compare(rules.loss, seen.parts, len(windows.classes), rules.metric)
+    evidence |= seen.told(stage_began_us)
+    evidence |= {"refused": len(refusals), "offered": offered}
     waited_s = (now_us - stage_began_us) / 1e6
     if refusals and len(refusals) > REFUSING * offered:
         device, why = min(refusals.items())
@@ -129,13 +122,3 @@ def _found(candidate: str, evidence: dict[str, float], rules: StageRules) -> str
         f"{named(rules.metric, by_labels=rules.by_labels)} {digits(evidence['value'])} "
         f"({digits(evidence['expected'])} expected)"
     )
-
-
-def _accuracy(tests: Sequence[HistoryWindow], past: Sequence[HistoryWindow]) -> dict[str, float]:
-    """Return the accuracies where events have a true label: for information only."""
-    found = {}
-    for name, windows in (("accuracy", tests), ("accuracy_before", past)):
-        labelled = sum(window.labelled for window in windows)
-        if labelled:
-            found[name] = sum(window.correct for window in windows) / labelled
-    return found

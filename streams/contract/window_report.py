@@ -105,9 +105,11 @@ class WindowReport(Document):
         """`models` with personal models counted under their releases."""
         found: dict[str, ModelWindow] = {}
         for model, counts in self.models.items():
-            before = found.get(release_of(model), ModelWindow(events=0, agreeing=0))
-            sums = {name: value + getattr(before, name) for name, value in counts}
-            found[release_of(model)] = ModelWindow.model_validate(sums)
+            release = release_of(model)
+            if (before := found.get(release)) is not None:
+                sums = {name: value + getattr(before, name) for name, value in counts}
+                counts = ModelWindow.model_validate(sums)
+            found[release] = counts
         return found
 
     @property

@@ -21,7 +21,7 @@ from tests.bench.machine import watched
 from tests.bench.release.stage import Stage
 from tests.bench.report import Cell, Figure, Results, Table
 
-DEVICES = (50, 200, 1000)
+DEVICES = (50, 1000, 10_000)
 EVENTS, CLASSES, SECOND = 19, 6, 1_000_000
 STABLE, CANDIDATE, SINCE = "1-aaaaaaaa", "2-bbbbbbbb", KEPT - 40
 TIMES, RUNS = 5, 3

@@ -203,7 +203,7 @@ def test_reports_with_another_metric_start_no_run_and_that_is_said_once(
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     for number in range(20):
         rig.window(number, first, 0, metric="mae")
-    rig.wait("it is said", lambda: "reports of windows tell mae, not accuracy" in caplog.text)
+    rig.wait("it is said", lambda: "reports of windows tell mae, which this task" in caplog.text)
     rig.disagree_until(first, lambda: bool(rig.flower.started))
     assert caplog.text.count("reports of windows tell") == 1
     rig.wait("the request is told", lambda: ("r1", "requested") in rig.kinds())

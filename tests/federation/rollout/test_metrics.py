@@ -114,7 +114,7 @@ def test_the_reason_has_the_error_in_its_unit() -> None:
 def test_reports_with_another_metric_are_not_mixed_in() -> None:
     history = WindowHistory(metric="rmse")
     history.add(report(0, 1, STABLE, "mae"), SECOND)
-    assert history.by(STABLE) == []
+    assert list(history.parts(9)) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""Which windows an evaluation compares, as columns and in parts of the fleet. Pure.
+
+A fleet's windows are too many for a table of windows and classes, so those of some devices come at
+a time, and an evaluation goes through them several times.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from federation.rollout.window_history import KEPT, Part, WindowHistory, model_id
+
+VALUES = 100_000  # of a part of the fleet: a table of its windows and classes takes 1 MB
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Windows by device and time: `device` (windows,), and their cells: events `n` and right ones,
+    or errors, `a` (cells,) in a window `at` of a class `kind`."""
+
+    device: np.ndarray
+    at: np.ndarray
+    kind: np.ndarray
+    n: np.ndarray
+    a: np.ndarray
+
+    def sums(self, rows: np.ndarray, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (count, classes) events and right ones; rows: (windows,) that of each window."""
+        cell = rows[self.at] * classes + self.kind
+        n, a = (np.bincount(cell, each, count * classes) for each in (self.n, self.a))
+        return n.reshape(count, classes), a.reshape(count, classes)
+
+    def by_window(self, values: np.ndarray) -> np.ndarray:
+        """Return (windows,) the sums of (cells,) values."""
+        return np.bincount(self.at, values, len(self.device))
+
+
+NOTHING = Counted(*(np.zeros(0, of) for of in (int, int, int, float, float)))
+
+
+class Compared:
+    """The windows of a part of the fleet: with the previous version before the rollout, since then
+    on devices without the new one, and with the new version."""
+
+    def __init__(self, part: Part, comparison: "Comparison") -> None:
+        self._part, self._comparison = part, comparison
+        self.devices = len(part.devices)
+
+    @cached_property
+    def past(self) -> Counted:
+        return _counted(self._part, self.is_past)
+
+    @cached_property
+    def others(self) -> Counted:
+        return _counted(self._part, self._stable & ~self._before & ~self._offered)
+
+    @cached_property
+    def tests(self) -> Counted:
+        return _counted(self._part, self.is_test)
+
+    @property
+    def is_past(self) -> np.ndarray:
+        return np.asarray(self._stable & (self._before | self._offered))
+
+    @property
+    def is_test(self) -> np.ndarray:
+        new = self._part.windows["model"] == model_id(self._comparison.candidate)
+        return np.asarray(new & self._offered)
+
+    @cached_property
+    def _stable(self) -> np.ndarray:
+        return np.asarray(self._part.windows["model"] == model_id(self._comparison.stable))
+
+    @cached_property
+    def _before(self) -> np.ndarray:
+        return np.asarray(self._part.windows["heard_us"] < self._comparison.began_us)
+
+    @cached_property
+    def _offered(self) -> np.ndarray:
+        offered = [self._comparison.canary(name) for name in self._part.devices]
+        return np.repeat(np.array(offered, bool), self._part.counts)
+
+    def told(self, stage_began_us: int) -> np.ndarray:
+        """Return windows with the new version, those of the stage, and labelled and correct events
+        with the new version and in the past."""
+        windows, test = self._part.windows, self.is_test
+        found, past = windows[test], windows[self.is_past]
+        stage = (found["heard_us"] >= stage_began_us).sum()
+        labels = (each[name].sum() for each in (found, past) for name in ("labelled", "correct"))
+        return np.array([len(found), stage, *labels])
+
+
+Parts = Callable[[], Iterator[Compared]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The windows that an evaluation compares. began_us: of the rollout; canary: whether a device
+    is offered the candidate."""
+
+    history: WindowHistory
+    candidate: str
+    stable: str
+    began_us: int
+    canary: Callable[[str], bool]
+
+    def parts(self) -> Iterator[Compared]:
+        """Yield the fleet's parts, at each call the same."""
+        classes = max(len(self.history.classes), 1)
+        for part in self.history.parts(max(1, VALUES // (classes * KEPT))):
+            yield Compared(part, self)
+
+    def told(self, stage_began_us: int) -> dict[str, float]:
+        """Return how many windows there are, and the accuracies where events have a true label: for
+        information only."""
+        sums = sum((part.told(stage_began_us) for part in self.parts()), np.zeros(6))
+        windows, stage, *labels = sums.tolist()
+        found: dict[str, float] = {"windows": int(windows), "stage_windows": int(stage)}
+        if labels[0]:
+            found["accuracy"] = labels[1] / labels[0]
+        if labels[2]:
+            found["accuracy_before"] = labels[3] / labels[2]
+        return found
+
+
+def _counted(part: Part, windows: np.ndarray) -> Counted:
+    """Return the windows for which `windows` (windows,) is true."""
+    if not windows.any():
+        return NOTHING
+    cells = np.flatnonzero(windows[part.at])
+    at = (np.cumsum(windows) - 1)[part.at[cells]]
+    found = part.cells[cells]
+    kind = found["kind"].astype(np.int64)
+    n, a = found["events"].astype(np.float64), found["right"].astype(np.float64)
+    return Counted(part.device[windows], at, kind, n, a)
