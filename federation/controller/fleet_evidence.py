@@ -80,7 +80,12 @@ class FleetEvidence:
     """What was observed of the served model since its release or the last run, and what persists.
 
     Windows are delivered at least once: a repeated report, identified by window and revision,
-    counts once. Revisions of a window add up.
+    counts once. Revisions of a window add up. A window costs the same in every fleet: devices that
+    are weak or drift are noted as their windows come.
+
+    weak: devices whose metric is far beyond the limit -> its value over their last windows;
+    drifting: those with drift that no run has answered -> consecutive alarms; devices: with windows
+    that count.
     """
 
     rules: TriggerRules
@@ -88,6 +93,9 @@ class FleetEvidence:
     bad_looks: int = 0
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
     by_labels: bool = False
+    weak: dict[str, float] = field(default_factory=dict)
+    drifting: dict[str, int] = field(default_factory=dict)
+    devices: int = 0
     _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
     _reports: RecentReports = field(default_factory=lambda: RecentReports(KNOWN))
     _new: set[str] = field(default_factory=set)
@@ -110,10 +118,11 @@ class FleetEvidence:
     def run_began(self, at_s: float) -> None:
         """Mark all current causes as answered by a run."""
         self._bad_answered |= self.is_bad
-        weak, drifting = self.weak, self.drifting
-        for name, device in self._devices.items():
-            device.weak_answered |= name in weak
-            device.drift_answered |= name in drifting
+        for name in self.weak:
+            self._devices[name].weak_answered = True
+        for name in self.drifting:
+            self._devices[name].drift_answered = True
+        self.drifting.clear()
         if self._asked is not None and self._asked[0] <= at_s:
             self._asked = None
         self._began_s = max(self._began_s, at_s)
@@ -124,6 +133,8 @@ class FleetEvidence:
         self.bad_looks = 0
         self.sums.clear()
         self._new.clear()
+        self.weak.clear()
+        self.devices = 0
         for device in self._devices.values():
             device.recent.clear()
 
@@ -140,13 +151,14 @@ class FleetEvidence:
         if report.drift is not None and report.drift.decided:
             device.alarms = device.alarms + 1 if report.drift.alarm else 0
             device.drift_answered &= report.drift.alarm
+            self._note_drift(report.device, device)
         sums = report.sums(self.served or "") if report.metric == self.rules.metric else {}
         if not sums:
             return
         self.by_labels = not report.teacher_model
+        self.devices += not device.recent
         self._count(device.recent, sums)
-        if self._is_fine(device.recent):
-            device.weak_answered = False
+        self._note_weak(report.device, device)
         self._new.add(report.device)
         if len(self._new) >= self.rules.min_devices and self.is_enough:
             self._look()
@@ -168,13 +180,22 @@ class FleetEvidence:
         if is_better(rules.metric, self.value, rules.limit, HYSTERESIS):
             self._bad_answered = False
 
-    def _is_fine(self, recent: deque[Sums]) -> bool:
-        """Whether a device is clearly not weak."""
+    def _note_drift(self, name: str, device: _Device) -> None:
+        self.drifting.pop(name, None)
+        if device.alarms >= self.rules.drift_windows and not device.drift_answered:
+            self.drifting[name] = device.alarms
+
+    def _note_weak(self, name: str, device: _Device) -> None:
+        """Note whether a device is weak, or clearly not weak any more."""
         rules = self.rules
-        by = HYSTERESIS - rules.weak_by
-        return len(recent) >= rules.weak_windows and is_better(
-            rules.metric, self._last(recent), rules.limit, by
-        )
+        self.weak.pop(name, None)
+        if len(device.recent) < rules.weak_windows:
+            return
+        value = self._last(device.recent)
+        if is_worse(rules.metric, value, rules.limit, rules.weak_by):
+            self.weak[name] = value
+        if is_better(rules.metric, value, rules.limit, HYSTERESIS - rules.weak_by):
+            device.weak_answered = False
 
     def _last(self, recent: deque[Sums]) -> float:
         last = list(recent)[-self.rules.weak_windows :]
@@ -189,10 +210,6 @@ class FleetEvidence:
     @property
     def asked(self) -> str | None:
         return None if self._asked is None else self._asked[1]
-
-    @property
-    def devices(self) -> int:
-        return sum(1 for device in self._devices.values() if device.recent)
 
     @property
     def called(self) -> str:
@@ -216,30 +233,6 @@ class FleetEvidence:
     @property
     def is_bad(self) -> bool:
         return self.bad_looks >= self.rules.patience
-
-    @property
-    def drifting(self) -> dict[str, int]:
-        """Devices with drift that no run has answered -> consecutive alarms."""
-        return {
-            name: device.alarms
-            for name, device in sorted(self._devices.items())
-            if device.alarms >= self.rules.drift_windows and not device.drift_answered
-        }
-
-    @property
-    def weak(self) -> dict[str, float]:
-        """Devices whose metric is far beyond the limit -> its value over their last windows."""
-        rules = self.rules
-        values = {
-            name: self._last(device.recent)
-            for name, device in sorted(self._devices.items())
-            if len(device.recent) >= rules.weak_windows
-        }
-        return {
-            name: value
-            for name, value in values.items()
-            if is_worse(rules.metric, value, rules.limit, rules.weak_by)
-        }
 
     def new_weak(self, now_s: float) -> dict[str, float]:
         """Return the weak devices that no run has answered, or only long ago."""
