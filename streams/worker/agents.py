@@ -10,14 +10,15 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import faust
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
-from faust.types import EventT, StreamT
+from faust.types import TP, EventT, StreamT
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.topics import MAX_MESSAGE_BYTES
@@ -25,6 +26,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
+from streams.worker.windows.listening import ListeningClock
 from streams.worker.windows.tumbling import Message
 
 PUBLISH_TIMEOUT_S = 30.0
@@ -101,6 +103,44 @@ class FaustBroker:
             await self._app.consumer.commit({self._topic})
         except KafkaError as exc:  # the next commit repeats it
             log.warning("committing offsets failed: %s: %s", type(exc).__name__, exc)
+
+
+class Listening:
+    """A listening.Clock that goes by Faust's fetches."""
+
+    def __init__(self, app: faust.App, topic: str) -> None:
+        self._app, self._topic = app, topic
+        self._clocks: defaultdict[int, ListeningClock] = defaultdict(ListeningClock)
+
+    def heard(self, partition: int, _now_s: float) -> float:
+        return self._clocks[partition].heard(time.time())
+
+    def listened(self, partition: int, _now_s: float) -> float:
+        return self._clocks[partition].seconds
+
+    def forget(self) -> None:
+        """Forget all partitions: their next owner measures anew."""
+        self._clocks.clear()
+
+    async def look(self, taken: Mapping[int, int]) -> None:
+        """Look at the broker's last answers. taken: by partition the offset up to which messages
+        are taken in."""
+        consumer = cast(Any, self._app.consumer)
+        for partition, offset in taken.items():
+            tp = TP(self._topic, partition)
+            with contextlib.suppress(AssertionError):  # a rebalance has just taken it away
+                client = consumer._thread._ensure_consumer()
+                answered_ms, end = client.last_poll_timestamp(tp), client.highwater(tp)
+                if answered_ms is None or end is None:
+                    continue
+                if offset < end and await self._only_markers(consumer, tp, offset, end):
+                    offset = end
+                self._clocks[partition].answered(answered_ms / 1000, end, offset)
+
+    async def _only_markers(self, consumer: Any, tp: TP, offset: int, end: int) -> bool:
+        """Return whether only the markers of transactions, which are no messages, are left."""
+        read = consumer._read_offset[tp]  # the last message that Faust has taken
+        return (read is None or read < offset) and (await consumer.position(tp) or 0) >= end
 
 
 class EventIntake:

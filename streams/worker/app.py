@@ -11,29 +11,28 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import faust
 from faust.types import TP
 from faust.types.auth import CredentialsT
 
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, Retryable, TidewheelError
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
-from streams.runtime.key_files import load_public_key
-from streams.worker.agents import EventIntake, FaustBroker, ssl_context
+from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
 from streams.worker.commit.committer import Committer
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.teacher import Teacher, load_teacher, pin_threads
-from streams.worker.scoring.teacher_updates import TeacherUpdates
+from streams.worker.scoring.teacher import pin_threads
 from streams.worker.settings import WorkerSettings
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.maintenance import Maintenance
+from streams.worker.teacher_source import TeacherSource
 
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance; shorter than the session
@@ -63,7 +62,8 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     async def main() -> None:
         gc.freeze()  # the loaded objects stay alive: exclude them from collections
         app = make_app(task, settings)
-        broker = FaustBroker(app, topic_name(task.name, EVENTS), settings.broker)
+        topic = topic_name(task.name, EVENTS)
+        broker, listening = FaustBroker(app, topic, settings.broker), Listening(app, topic)
         committer = Committer(
             task,
             teacher,
@@ -72,13 +72,14 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             now_us=lambda: time.time_ns() // 1000,
             buffer_bytes=settings.buffer_bytes,
             committed=upkeep.committed,
+            clock=listening,
             failpoint=failpoint,
             metrics=metrics,
         )
         offers.follow(committer.scorer.offer)
         await broker.start()
         try:
-            await Worker(settings, task, app, committer).work()
+            await Worker(settings, task, app, committer, listening).work()
         finally:
             await broker.stop()
 
@@ -93,60 +94,6 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         os._exit(failure.exit_code if failure else 0)  # safe, see maintenance.py
     if failure is not None:
         raise failure
-
-
-class TeacherSource:
-    """The source of the teacher: a file from the settings, or the server's offers."""
-
-    def __init__(self, task: Task, settings: WorkerSettings) -> None:
-        self._settings = settings
-        self._found: Teacher | None = None
-        self._take: Callable[[Teacher], None] = self._keep
-        keys = [load_public_key(path) for path in settings.trusted]
-        file = settings.teacher
-        if file is None and settings.fallback is not None and settings.fallback.exists():
-            file = settings.fallback
-        if file is not None:
-            self._found = load_teacher(task, file, settings.trusted, settings.threads)
-        self._feed = None
-        if settings.teacher is None:
-            self._feed = TeacherUpdates(
-                task, settings.broker, keys, lambda found: self._take(found), settings.threads
-            )
-
-    def _keep(self, teacher: Teacher) -> None:
-        self._found = teacher
-
-    def first(self, metrics: Metrics) -> Teacher:
-        """Return the first teacher; wait for one, with one warning."""
-        said = False
-        while self._feed is not None:
-            try:
-                self._feed.look()
-            except Retryable as exc:
-                log.warning("worker %s: %s", self._settings.instance, exc)
-            if self._found is not None:
-                break
-            if not said:
-                log.warning(
-                    "worker %s: waiting for a teacher: start the controller, which offers it",
-                    self._settings.instance,
-                )
-                said = True
-            time.sleep(1.0)
-            metrics.flushed()
-        assert self._found is not None
-        return self._found
-
-    def follow(self, take: Callable[[Teacher], None]) -> None:
-        """Pass all teachers offered from now on to `take`."""
-        self._take = take
-        if self._feed is not None:
-            self._feed.start()
-
-    def stop(self, timeout_s: float) -> bool:
-        """Stop following offers; return whether the thread ended in time."""
-        return self._feed is None or self._feed.stop(timeout_s)
 
 
 def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> None:
@@ -211,11 +158,16 @@ class Worker:
     """Connects the app to the committer: assignments, the flush loop, shutdown."""
 
     def __init__(
-        self, settings: WorkerSettings, task: Task, app: faust.App, committer: Committer
+        self,
+        settings: WorkerSettings,
+        task: Task,
+        app: faust.App,
+        committer: Committer,
+        listening: Listening,
     ) -> None:
         self._settings = settings
         self._app = app
-        self._committer = committer
+        self._committer, self._listening = committer, listening
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._topic = topic_name(task.name, EVENTS)
@@ -236,6 +188,7 @@ class Worker:
         try:
             async with self._committer.lock:
                 self._committer.revoke_all()
+                self._listening.forget()
                 for partition in partitions:
                     await self._committer.assign(partition)
         except Exception as exc:
@@ -280,6 +233,8 @@ class Worker:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
+                taken = self._committer.partitions.items()
+                await self._listening.look({p: state.next_offset for p, state in taken})
                 rows = await self._committer.flush(began)
             except Exception as exc:
                 self._fail(exc)

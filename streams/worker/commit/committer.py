@@ -45,6 +45,7 @@ from streams.worker.scoring.teacher import Teacher
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
+from streams.worker.windows.listening import CallersClock, Clock
 from streams.worker.windows.partition import (
     DeclaredDrop,
     PartitionState,
@@ -65,7 +66,10 @@ log = logging.getLogger(__name__)
 
 
 class Committer:
-    """Owns the partitions' states and takes them through the steps, one flush at a time."""
+    """Owns the partitions' states and takes them through the steps, one flush at a time.
+
+    clock: what silence is measured with, in place of `now_s`.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Committer:
         now_us: Callable[[], int],
         buffer_bytes: int = 512_000_000,
         committed: Callable[[int, int], None] = lambda *_: None,
+        clock: Clock = CallersClock(),  # noqa: B008
         failpoint: Failpoint = unarmed,
         metrics: Metrics | None = None,
     ) -> None:
@@ -86,7 +91,7 @@ class Committer:
         self.metrics = metrics or Metrics()
         self._task, self._store, self._broker = task, store, broker
         self._now_us = now_us
-        self._committed = committed
+        self._committed, self._clock = committed, clock
         self._failpoint = failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
         self._buffer_bytes = buffer_bytes
@@ -148,8 +153,8 @@ class Committer:
             state.add_labels(message, record)
         else:
             believed_us = self._believed_us()
-            again = is_sent_again(incoming)
-            state.add_events(message, record, now_s, believed_us=believed_us, again=again)
+            again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
+            state.add_events(message, record, at_s, believed_us=believed_us, again=again)
 
     def _believed_us(self) -> int:
         """The latest event time that a correct clock can have; a recording's may be any."""
@@ -202,7 +207,10 @@ class Committer:
     def _due_windows(self, now_s: float) -> list[Window]:
         """About FLUSH_ROWS rows: the same from every partition, and more from those that have more
         where others have less."""
-        waiting = sorted((s.queue_due(now_s), p) for p, s in self.partitions.items())
+        waiting = sorted(
+            (state.queue_due(self._clock.listened(partition, now_s)), partition)
+            for partition, state in self.partitions.items()
+        )
         found: list[Window] = []
         left = FLUSH_ROWS
         for i, (_, partition) in enumerate(waiting):

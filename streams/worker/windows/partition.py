@@ -92,6 +92,11 @@ class PartitionState:
         return self._messages[0].offset if self._messages else self._next or None
 
     @property
+    def next_offset(self) -> int:
+        """The offset after the last message that was taken in; 0 before the first one."""
+        return self._next
+
+    @property
     def in_flight(self) -> int:
         return len(self._messages)
 

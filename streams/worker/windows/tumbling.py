@@ -1,9 +1,11 @@
 """Event-time windows of one device. Pure: the caller passes the clock.
 
 A device's watermark is the largest event time that it has sent. A tumbling window closes when the
-watermark passes its end by more than the task's lateness, or when the device has been silent for
-the task's `idle_close_s` of wall time. Later rows of a closed window reopen it and are due at once:
-they become its next revision.
+watermark passes its end by more than the task's lateness, when the device has been silent for the
+task's `idle_close_s`, or when it has been open for so long that the device's event time must be
+slow or stand still (`open_s`). Later rows of a closed window reopen it and are due at once: they
+become its next revision. Silence and openness are measured by the caller's clock, which stands
+still while no message can come (listening.py).
 
 Event times too far in the future belong to no window: otherwise a single wrong timestamp would make
 all later events of the device late.
@@ -22,6 +24,13 @@ from streams.contract.task import Task
 
 FUTURE = -1  # the "window" of events from the future
 ANY_TIME = 2**62
+
+
+def open_s(task: Task) -> float:
+    """Return after how long a window closes at the latest, seconds. Its messages hold back those
+    after them: a device whose event time stands still would hold its partition until the memory is
+    full."""
+    return 2 * (task.window_us / 1e6 + task.lateness_s) + task.idle_close_s
 
 
 @dataclass(slots=True)
@@ -84,18 +93,21 @@ class DeviceWindows:
     watermark: int
     heard_s: float  # time of the last message, by the caller's clock
     open: dict[int, list[WindowSlice]] = field(default_factory=dict)
+    opened_s: dict[int, float] = field(default_factory=dict)
 
     def add(self, piece: WindowSlice, now_s: float) -> None:
         self.watermark = max(self.watermark, piece.latest_us)
         self.heard_s = max(self.heard_s, now_s)
         self.open.setdefault(piece.window, []).append(piece)
+        self.opened_s.setdefault(piece.window, now_s)
 
     def due(self, task: Task, now_s: float) -> list[int]:
         """Return the starts of the windows that close now, oldest first."""
         if now_s - self.heard_s >= task.idle_close_s:
             return sorted(self.open)
         passed = self.watermark - task.window_us - round(task.lateness_s * 1e6)
-        return sorted(start for start in self.open if start < passed)
+        old_s = now_s - open_s(task)
+        return sorted(s for s in self.open if s < passed or self.opened_s[s] <= old_s)
 
     def holding(self, offset: int) -> list[int]:
         """Return the starts of the windows with a message up to `offset`, oldest first."""
@@ -103,6 +115,7 @@ class DeviceWindows:
 
     def take(self, start: int) -> tuple[WindowSlice, ...]:
         """Remove a window and return its slices, ordered by event time."""
+        del self.opened_s[start]
         return tuple(sorted(self.open.pop(start), key=_order))
 
 

@@ -3,7 +3,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.worker.windows.tumbling import DeviceWindows, Message, split
+from streams.worker.windows.tumbling import DeviceWindows, Message, open_s, split
 from tests.fakes.tiny_task import task
 from tests.streams.worker.support import SECOND, batch
 
@@ -26,6 +26,17 @@ def test_a_silent_device_closes_all_of_its_windows() -> None:
     windows = filled([0, 7], now_s=10.0)
     assert windows.due(task, 11.9) == [0]
     assert windows.due(task, 12.0) == [0, 5 * SECOND]
+
+
+def test_a_window_closes_in_time_though_the_devices_event_time_stands_still() -> None:
+    windows = filled([0, 1], now_s=10.0)
+    for number in range(1, 10):
+        for piece in split(task, Message(number, None), batch("d0", 2 + number, [1])):
+            windows.add(piece, 10.0 + number)
+    last_s = 10.0 + open_s(task)
+    windows.heard_s = last_s  # it is never silent
+    assert windows.due(task, last_s - 0.1) == []
+    assert windows.due(task, last_s) == [0]
 
 
 def test_the_watermark_belongs_to_the_device() -> None:
