@@ -94,6 +94,7 @@ def status(
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
     workers' speed and lag. Without a broker it shows what `up` saw last."""
+    from compose.reports.lag import Lag
     from compose.reports.status import Status, print_status, read_status
 
     name = load_task(task).name
@@ -101,7 +102,7 @@ def status(
         found = read_status(broker_of(state, kafka), name)
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
-        found = Status(view, [], at_us / 1e6)
+        found = Status(view, Lag(), at_us / 1e6)
     print_status(found, console(), as_json=json, whole=everything)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.lag import PartitionLag, lag_line, read_lag
+from compose.reports.lag import Lag, lag_line, read_lag, retention_lines
 from compose.reports.lag import to_json as lag_to_json
 from compose.reports.terminal import print_json
 from streams.contract.decisions import DesiredState
@@ -36,7 +36,7 @@ class Status:
     """What was found at one moment, `now_s` of the wall clock."""
 
     view: FleetView
-    lag: Sequence[PartitionLag]
+    lag: Lag
     now_s: float
 
     @property
@@ -160,8 +160,9 @@ def _lines(status: Status) -> Iterator[str]:
         f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
     )
-    if status.lag:
+    if status.lag.partitions:
         yield lag_line(status.lag)
+        yield from retention_lines(status.lag)
     if view.unseen:
         yield f"{view.unseen} windows' reports are not counted: they were deleted, or too many"
     for model, found in view.agreement.items():

@@ -47,6 +47,11 @@ def topic_name(task: str, topic: str) -> str:
     return f"{task}.{topic}"
 
 
+def worker_group(task: str) -> str:
+    """Return the consumer group of a task's workers, which is the name of their Faust app."""
+    return f"tidewheel-{task}-worker"
+
+
 def topic_specs(task: str, partitions: int = 4) -> list[TopicSpec]:
     """Return all topics of `task`.
 

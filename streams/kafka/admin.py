@@ -110,6 +110,20 @@ def _create(admin: KafkaAdminClient, spec: TopicSpec) -> None:
         admin.create_topics({spec.name: options})
 
 
+def retention_s(settings: BrokerSettings, topic: str, timeout_s: float = 3.0) -> float | None:
+    """Return after how long a topic deletes messages; None for never, or if the broker does not
+    tell."""
+    timeout_ms = int(timeout_s * 1000)
+    asked = ConfigResource(ConfigResourceType.TOPIC, topic, ["retention.ms"])
+    with _connected(settings, bootstrap_timeout_ms=timeout_ms) as admin:
+        try:
+            reported = admin.describe_configs([asked], config_filter="all").get("topic", {})
+        except kafka_errors.UnsupportedVersionError:
+            return None
+    value = reported.get(topic, {}).get("retention.ms", {}).get("value")
+    return None if value is None or int(value) < 0 else int(value) / 1000
+
+
 def group_positions(
     settings: BrokerSettings, group: str, topic: str, timeout_s: float = 3.0
 ) -> list[GroupPosition]:

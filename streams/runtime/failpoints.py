@@ -4,6 +4,7 @@ With TIDEWHEEL_FAILPOINT=worker-step-2:3 the process kills itself with SIGKILL a
 step 2. Without the variable nothing is armed. The steps are numbered in:
 
     worker-step-1..5   streams.worker.commit.committer
+    hole-step-1..4     streams.worker.commit.hole_keeper: messages that retention has deleted
     slots-step-1..7    edge_client.inference.slots: installing a model version
     back-step-1..4     edge_client.inference.slots: going back
     spool-step-1..5    docs/architecture/device.md, Spool; the end of step 1 is between the
@@ -26,7 +27,7 @@ from collections.abc import Callable, Mapping
 from streams.contract.errors import UsageError
 
 STEPS = (
-    "worker-step-[1-5]|slots-step-[1-7]|back-step-[1-4]|"
+    "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
     "restore-step-[1-3]|keys-step-[1-4]"

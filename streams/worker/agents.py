@@ -98,6 +98,15 @@ class FaustBroker:
         for message in messages:
             cast(EventT[object], message.token).ack()
 
+    async def begin(self, partition: int) -> int:
+        """Return the first offset of a partition; raise BrokerUnavailable."""
+        tp = TP(self._topic, partition)
+        try:
+            found = await self._app.consumer.earliest_offsets(tp)
+        except KafkaError as exc:
+            raise BrokerUnavailable(f"the first offset is not known: {exc!r}") from exc
+        return int(found[tp])
+
     async def commit_offsets(self) -> None:
         try:
             await self._app.consumer.commit({self._topic})

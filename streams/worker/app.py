@@ -20,19 +20,21 @@ from faust.types.auth import CredentialsT
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
 from streams.contract.task import Task, load_task
-from streams.contract.topics import EVENTS, topic_name, topic_specs
+from streams.contract.topics import EVENTS, topic_name, topic_specs, worker_group
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
 from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
 from streams.worker.commit.committer import Committer
+from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.teacher import pin_threads
 from streams.worker.settings import WorkerSettings
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.maintenance import Maintenance
 from streams.worker.teacher_source import TeacherSource
+from streams.worker.topic_survey import TopicSurvey
 
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance; shorter than the session
@@ -64,6 +66,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         app = make_app(task, settings)
         topic = topic_name(task.name, EVENTS)
         broker, listening = FaustBroker(app, topic, settings.broker), Listening(app, topic)
+        survey = TopicSurvey(settings.broker, task.name)
         committer = Committer(
             task,
             teacher,
@@ -73,13 +76,14 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             buffer_bytes=settings.buffer_bytes,
             committed=upkeep.committed,
             clock=listening,
+            holes=HoleKeeper(settings.store, broker.begin, survey.survey, failpoint),
             failpoint=failpoint,
             metrics=metrics,
         )
         offers.follow(committer.scorer.offer)
         await broker.start()
         try:
-            await Worker(settings, task, app, committer, listening).work()
+            await Worker(settings, task, app, committer, listening, survey).work()
         finally:
             await broker.stop()
 
@@ -120,7 +124,7 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     if settings.broker.security_protocol != "PLAINTEXT":
         options["broker_credentials"] = credentials(settings.broker)
     return faust.App(
-        f"tidewheel-{task.name}-worker",  # also the name of the group
+        worker_group(task.name),
         broker=[f"kafka://{server.strip()}" for server in servers],
         store="memory://",
         datadir=datadir,
@@ -164,10 +168,11 @@ class Worker:
         app: faust.App,
         committer: Committer,
         listening: Listening,
+        survey: TopicSurvey,
     ) -> None:
         self._settings = settings
         self._app = app
-        self._committer, self._listening = committer, listening
+        self._committer, self._listening, self._survey = committer, listening, survey
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._topic = topic_name(task.name, EVENTS)
@@ -189,8 +194,10 @@ class Worker:
             async with self._committer.lock:
                 self._committer.revoke_all()
                 self._listening.forget()
+                there = await asyncio.to_thread(self._survey.positions) if partitions else {}
                 for partition in partitions:
-                    await self._committer.assign(partition)
+                    at = there[partition]
+                    await self._committer.assign(partition, at.begin, at.committed)
         except Exception as exc:
             self._fail(exc)
             raise

@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "streams.worker.scoring": (*COMMON, "streams.worker.windows"),
     "streams.worker.store": (*COMMON, "streams.worker.metrics", "streams.worker.scoring"),
     "streams.worker.commit": (*COMMON, "streams.worker.store"),
-    "streams.worker": (*COMMON, "streams.worker.commit"),
+    "streams.worker": (*COMMON, "streams.fleet", "streams.worker.commit"),
     "edge_client.spool": ("streams.contract", "streams.runtime"),
     "edge_client.uplink": (*COMMON, "edge_client.spool"),
     "edge_client.samples": (*COMMON, "edge_client.spool"),

@@ -23,9 +23,9 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import pyarrow as pa
 
@@ -35,16 +35,16 @@ from streams.contract.events.records import Drop
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit import dead_letters
+from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.commit.incoming import Incoming, decode, is_sent_again
 from streams.worker.commit.publications import Outgoing, publications
+from streams.worker.commit.storing import store_declared, store_scored
 from streams.worker.commit.work import Broker, CommitWork
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.rows import score_rows
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.scoring.teacher import Teacher
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
-from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
 from streams.worker.windows.listening import CallersClock, Clock
 from streams.worker.windows.partition import (
     DeclaredDrop,
@@ -56,7 +56,6 @@ from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSli
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
 OVERHEAD = 2000  # bytes of a message in memory beside its value
 LETTERS = 1000  # that may wait for a flush
-COMMIT_OF = {DROPS: "drops_commit", LABELS: "labels_commit"}  # in a StorePosition
 FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
 
 P = ParamSpec("P")
@@ -68,7 +67,8 @@ log = logging.getLogger(__name__)
 class Committer:
     """Owns the partitions' states and takes them through the steps, one flush at a time.
 
-    clock: what silence is measured with, in place of `now_s`.
+    clock: what silence is measured with, in place of `now_s`; holes: None if messages are never
+    deleted.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Committer:
         buffer_bytes: int = 512_000_000,
         committed: Callable[[int, int], None] = lambda *_: None,
         clock: Clock = CallersClock(),  # noqa: B008
+        holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
         metrics: Metrics | None = None,
     ) -> None:
@@ -90,7 +91,7 @@ class Committer:
         self.scorer = BatchScorer(task, teacher, store.revisions)
         self.metrics = metrics or Metrics()
         self._task, self._store, self._broker = task, store, broker
-        self._now_us = now_us
+        self._now_us, self._holes = now_us, holes
         self._committed, self._clock = committed, clock
         self._failpoint = failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
@@ -112,14 +113,18 @@ class Committer:
     def _crowded(self) -> bool:
         return sum(state.bytes for state in self.partitions.values()) >= self._buffer_bytes
 
-    async def assign(self, partition: int) -> None:
-        """Own `partition`: position from the store, and its last commit is published again."""
+    async def assign(self, partition: int, begin: int = 0, committed: int | None = None) -> None:
+        """Own `partition`: position from the store, and its last commit is published again. begin:
+        its first offset; committed: the group's."""
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
             await self._publish(publications(self._task, rows))
         self.scorer.restore(position)
-        self.partitions[partition] = PartitionState(self._task, partition, position)
+        start = max(begin, committed or 0)
+        self.partitions[partition] = PartitionState(self._task, partition, position, start)
+        if self._holes is not None:
+            self._holes.assigned(partition, begin, committed or 0)
 
     async def _call(self, function: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
         """Run on the one thread that scores, reads and writes the store."""
@@ -131,11 +136,15 @@ class Committer:
         self.partitions.clear()
         self._dead_letters.clear()
         self.scorer.clear()
+        if self._holes is not None:
+            self._holes.forget()
         self.metrics.forget_partitions()
 
     def receive(self, incoming: Incoming, token: object, now_s: float) -> None:
         """Take in one message of an owned partition; never raises because of what is in it."""
         state = self.partitions[incoming.partition]
+        if self._holes is not None and state.next_offset < incoming.offset:
+            self._holes.jumped(incoming.partition, state.next_offset, incoming.offset)
         message = state.track(incoming.offset, token, len(incoming.value or b"") + OVERHEAD)
         if message is None:
             return
@@ -167,13 +176,15 @@ class Committer:
         async with self.lock:
             if self.scorer.take_offer():
                 self.metrics.teacher(self.scorer.teacher)
+            if self._holes is not None:
+                await self._holes.look()
             work = self._collect(now_s)
             if work:
                 began = time.monotonic()
                 batch = await self._score(work)  # step 1
                 self._failpoint("worker-step-1")
                 scored = time.monotonic()
-                rows = await self._call(self._store_work, work, batch)  # step 2
+                rows = await self._call(self._stored, work, batch)  # step 2
                 self._failpoint("worker-step-2")
                 if rows is not None:
                     messages = await self._call(publications, self._task, rows)
@@ -192,6 +203,11 @@ class Committer:
             work.drops += [(partition, declared) for declared in state.take_drops()]
             work.labels += [(partition, told) for told in state.take_labels()]
             work.unbelieved += [(partition, piece) for piece in state.take_unbelieved()]
+        if self._holes is not None:
+            work.lost = self._holes.due(self.partitions)
+        for partition, drops in work.lost.items():
+            declared = self.partitions[partition].add_lost(drops)
+            work.drops += [(partition, each) for each in declared]
         if self._crowded and not work.windows:  # no window is due: close early, and revise later
             for state in self.partitions.values():
                 work.windows += state.relieve()
@@ -247,34 +263,11 @@ class Committer:
     def _positions(self) -> dict[int, StorePosition]:
         return {partition: state.position for partition, state in self.partitions.items()}
 
-    def _store_work(self, work: CommitWork, batch: Batch) -> pa.Table | None:
+    def _stored(self, work: CommitWork, batch: Batch) -> pa.Table | None:
         """Step 2; the rows that were stored."""
-        for table, rows_of, declared in (
-            (DROPS, drop_rows, work.drops),
-            (LABELS, label_rows, work.labels),
-        ):
-            if declared:
-                self._store_declared(table, rows_of, declared)
-        if not batch.scored:
-            return None
-        rows = score_rows(self._task, batch.teacher, batch.scored)
-        versions = {one.window.partition: one.commit for one in batch.scored}
-        self._store.commit(SCORES, rows, versions)
-        for partition, version in versions.items():
-            self.partitions[partition].position.commit = version
-        return rows
-
-    def _store_declared(
-        self,
-        table: str,
-        rows_of: Callable[[Any, Mapping[int, int], int], pa.Table],
-        declared: Sequence[tuple[int, Any]],
-    ) -> None:
-        positions = {p: self.partitions[p].position for p, _ in declared}
-        versions = {p: getattr(at, COMMIT_OF[table]) + 1 for p, at in positions.items()}
-        self._store.commit(table, rows_of(declared, versions, self._now_us()), versions)
-        for partition, version in versions.items():
-            setattr(positions[partition], COMMIT_OF[table], version)
+        positions = self._positions()
+        store_declared(self._store, positions, work, self._now_us())
+        return store_scored(self._store, self._task, positions, batch)
 
     async def _publish(self, messages: Sequence[Outgoing]) -> None:
         """Send until the broker has all: what is in the store is not to be withheld."""
@@ -301,6 +294,8 @@ class Committer:
         for partition, told in work.labels:
             self.partitions[partition].seal((), (), [told])
             self.metrics.labelled(told.labels.rows.num_rows)
+        for partition, drops in work.lost.items():
+            cast(HoleKeeper, self._holes).declared(partition, drops)
         for message in work.malformed:
             message.unsealed = 0
         for one in batch.scored:

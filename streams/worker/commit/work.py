@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from streams.contract.events.records import Drop
 from streams.worker.commit.publications import Outgoing
 from streams.worker.windows.partition import DeclaredDrop, ToldLabels
 from streams.worker.windows.tumbling import Message, Window, WindowSlice
@@ -33,7 +34,8 @@ class CommitWork:
     unbelieved: list[tuple[int, WindowSlice]] = field(default_factory=list)
     dead_letters: list[Outgoing] = field(default_factory=list)
     malformed: list[Message] = field(default_factory=list)
+    lost: dict[int, list[Drop]] = field(default_factory=dict)  # by partition, of a hole
 
     def __bool__(self) -> bool:
-        taken = self.windows, self.drops, self.labels, self.unbelieved, self.dead_letters
+        taken = self.windows, self.drops, self.labels, self.unbelieved, self.dead_letters, self.lost
         return any(taken)

@@ -71,7 +71,7 @@ class ToldLabels:
 class PartitionState:
     """The in-memory state of one owned partition."""
 
-    def __init__(self, task: Task, partition: int, position: StorePosition) -> None:
+    def __init__(self, task: Task, partition: int, position: StorePosition, start: int = 0) -> None:
         self.partition = partition
         self.position = position
         self.rows = 0  # buffered in windows, closing ones included
@@ -80,7 +80,7 @@ class PartitionState:
         self._devices: dict[str, DeviceWindows] = {}
         self._messages: deque[Message] = deque()
         self._first: int | None = None  # the lowest offset of this assignment
-        self._next = 0
+        self._next = start
         self._due: deque[Window] = deque()
         self._drops: list[DeclaredDrop] = []
         self._labels: list[ToldLabels] = []
@@ -88,12 +88,13 @@ class PartitionState:
 
     @property
     def done(self) -> int | None:
-        """The offset up to which all messages are acknowledged; None before the first message."""
+        """The offset up to which all messages are acknowledged; None if it is not known yet."""
         return self._messages[0].offset if self._messages else self._next or None
 
     @property
     def next_offset(self) -> int:
-        """The offset after the last message that was taken in; 0 before the first one."""
+        """The offset after the last message that was taken in, or where the assignment starts; 0 if
+        that is not known yet."""
         return self._next
 
     @property
@@ -166,6 +167,14 @@ class PartitionState:
             self._drops.append(DeclaredDrop(message, part))
             message.unsealed += 1
             dropped.add(first, last)
+
+    def add_lost(self, drops: Iterable[Drop]) -> list[DeclaredDrop]:
+        """Return declarations of events whose messages are gone."""
+        declared = [DeclaredDrop(None, drop) for drop in drops]
+        for drop in drops:
+            source = drop.device, drop.epoch
+            self.position.dropped.setdefault(source, IntervalSet()).add(drop.first, drop.last)
+        return declared
 
     def add_labels(self, message: Message, batch: LabelBatch) -> None:
         """Add the labels that are not stored yet."""

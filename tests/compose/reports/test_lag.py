@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from compose.reports.lag import PartitionLag, lag_of, read_lag, worker_group
+from compose.reports.lag import Lag, PartitionLag, lag_of, read_lag, retention_lines
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.topics import topic_name, topic_specs
+from streams.contract.topics import topic_name, topic_specs, worker_group
 from streams.kafka.admin import GroupPosition, ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import partition_of
@@ -30,12 +30,29 @@ def broker(request: pytest.FixtureRequest) -> BrokerSettings:
         (GroupPosition(0, 0, 10, 4), 6),
         (GroupPosition(0, 0, 10, 10), 0),
         (GroupPosition(0, 3, 10, None), 7),
-        (GroupPosition(0, 5, 10, 2), 5),  # retention has deleted what it was at
         (GroupPosition(0, 0, 3, 9), 0),  # a broker that has lost its data
     ],
 )
 def test_the_lag_of_a_partition(position: GroupPosition, messages: int) -> None:
     assert lag_of(position) == PartitionLag(0, position.end, position.committed, messages)
+
+
+def test_what_was_deleted_unread_is_told() -> None:
+    found = lag_of(GroupPosition(0, 5, 10, 2))
+    assert found == PartitionLag(0, 10, 2, 5, deleted=3)
+    (line,) = retention_lines(Lag([found], 3600.0))
+    assert line.startswith("partition 0: 3 messages were deleted before a worker read them")
+
+
+@pytest.mark.parametrize(
+    ("waits_h", "said"), [(1.0, None), (8.0, "in 2.0 h"), (11.0, "at any moment")]
+)
+def test_what_will_be_deleted_soon_is_told_before(waits_h: float, said: str | None) -> None:
+    waiting = PartitionLag(1, 10, 2, 8, waits_s=3600 * waits_h)
+    lines = list(retention_lines(Lag([PartitionLag(0, 3, 3, 0), waiting], 36_000.0)))
+    assert len(lines) == (said is not None)
+    assert said is None or lines[0].endswith(f"or the first ones are lost {said}")
+    assert not list(retention_lines(Lag([waiting], None)))
 
 
 def test_the_group_is_that_of_the_workers(tmp_path: Path) -> None:
@@ -70,9 +87,12 @@ def test_what_is_committed_is_no_lag(broker: BrokerSettings) -> None:
         producer.put(events, f"d{n}".encode(), b"x")
         counts[partition_of(f"d{n}", 3)] += 1
     producer.close()
-    assert read_lag(broker, task) == [PartitionLag(p, n, None, n) for p, n in enumerate(counts)]
+    first = read_lag(broker, task)
+    assert first.partitions == [PartitionLag(p, n, None, n) for p, n in enumerate(counts)]
+    assert all(0 <= (each.waits_s or 0.0) < 60 for each in first.partitions)
+    assert first.keeps_s in (7 * 86_400, None)  # the embedded broker does not tell
     asyncio.run(commit(broker, worker_group(task), events, {0: counts[0], 2: 1}))
-    assert read_lag(broker, task) == [
+    assert read_lag(broker, task).partitions == [
         PartitionLag(0, counts[0], counts[0], 0),
         PartitionLag(1, counts[1], None, counts[1]),
         PartitionLag(2, counts[2], 1, counts[2] - 1),

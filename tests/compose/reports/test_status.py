@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from compose.reports import status
-from compose.reports.lag import PartitionLag
+from compose.reports.lag import Lag, PartitionLag
 from compose.reports.status import ROWS, Status, print_status, read_status, to_json
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
@@ -25,10 +25,10 @@ from streams.kafka.settings import BrokerSettings
 from tests.compose.messages import TASK, received, state, window
 
 NOW_S = 1_000_000.0
-LAG = [PartitionLag(0, 10, 7, 3), PartitionLag(1, 4, None, 4)]
+LAG = Lag([PartitionLag(0, 10, 7, 3), PartitionLag(1, 4, None, 4)])
 
 
-def status_of(*messages: Received, lag: list[PartitionLag] = LAG) -> Status:
+def status_of(*messages: Received, lag: Lag = LAG) -> Status:
     view = FleetView(TASK)
     for message in messages:
         view.absorb(message)
@@ -106,12 +106,27 @@ def test_the_lag_is_told_by_partition_and_in_total() -> None:
     assert "workers are 7 messages behind (by partition 0: 3, 1: 4)\n" in printed(found)
     assert to_json(found)["lag"] == {
         "messages": 7,
+        "retention_s": None,
         "partitions": [
-            {"partition": 0, "end": 10, "committed": 7, "messages": 3},
-            {"partition": 1, "end": 4, "committed": None, "messages": 4},
+            {
+                "partition": 0,
+                "end": 10,
+                "committed": 7,
+                "messages": 3,
+                "deleted_unread": 0,
+                "waits_s": None,
+            },
+            {
+                "partition": 1,
+                "end": 4,
+                "committed": None,
+                "messages": 4,
+                "deleted_unread": 0,
+                "waits_s": None,
+            },
         ],
     }
-    idle = status_of(lag=[PartitionLag(0, 5, None, 5)])
+    idle = status_of(lag=Lag([PartitionLag(0, 5, None, 5)]))
     assert "5 messages behind (by partition 0: 5); no worker has committed" in printed(idle)
 
 
@@ -165,7 +180,7 @@ def test_it_is_read_from_a_broker(broker: BrokerSettings) -> None:
     producer.close()
     found = read_status(broker, task)
     assert found.scored_per_s == 2.0
-    assert [lag.committed for lag in found.lag] == [None, None]
+    assert [lag.committed for lag in found.lag.partitions] == [None, None]
     assert sum(lag.messages for lag in found.lag) == 1
 
 

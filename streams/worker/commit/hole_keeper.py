@@ -1,0 +1,135 @@
+"""Finds holes in `events` and declares what was in them.
+
+    1  a hole is found, at an assignment or by a jump of the offsets: it is written down
+       (store/holes.py) before an offset behind it is committed
+    2  it is surveyed: what devices have delivered, then the partition's end
+    3  when everything before that end is acknowledged, what is missing is committed to `drops`
+    4  the hole is removed
+
+A crash before the end of 1 finds it again, after 1 to 3 it is read from the disk, and after 3
+nothing is missing any more. The ends are the failpoints hole-step-1 to -4.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.events.records import Drop
+from streams.runtime.failpoints import Failpoint, unarmed
+from streams.worker.store.holes import Hole, lost, read_hole, remove_hole, write_hole
+from streams.worker.windows.partition import PartitionState, Source
+
+AGAIN_S = 10.0  # between two attempts to survey
+
+log = logging.getLogger(__name__)
+
+Survey = tuple[int, Mapping[Source, int]]  # a partition's end, and what devices had delivered
+
+
+@dataclass
+class HoleKeeper:
+    """The holes of the owned partitions.
+
+    store: the store's folder; begin: returns a partition's first offset; survey: returns a Survey,
+    the end read last. Both raise BrokerUnavailable.
+    """
+
+    store: Path
+    begin: Callable[[int], Awaitable[int]]
+    survey: Callable[[int], Survey]
+    failpoint: Failpoint = unarmed
+    _holes: dict[int, Hole] = field(default_factory=dict)
+    _jumps: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _survey_at: float = 0.0
+
+    def forget(self) -> None:
+        """Forget all partitions: their next owner reads the holes from the disk."""
+        self._holes.clear()
+        self._jumps.clear()
+
+    def assigned(self, partition: int, begin: int, goes_on: int) -> None:
+        """Step 1: the partition begins at `begin`, its worker goes on at `goes_on`."""
+        known = read_hole(self.store, partition)
+        if known is not None:
+            self._holes[partition] = known
+        if begin > goes_on:
+            self._found(partition, goes_on, begin)
+
+    def jumped(self, partition: int, expected: int, offset: int) -> None:
+        """Note that a message came in place of an earlier one; it may also be that markers of
+        transactions are between them."""
+        first, last = self._jumps.get(partition, (expected, offset))
+        self._jumps[partition] = min(first, expected), max(last, offset)
+
+    async def look(self) -> None:
+        """Steps 1 and 2 where they are due; before offsets are committed."""
+        jumps, self._jumps = self._jumps, {}
+        for partition, (expected, offset) in jumps.items():
+            if (begin := await self._begin(partition)) > expected:
+                self._found(partition, expected, min(begin, offset))
+        if time.monotonic() < self._survey_at:
+            return
+        for partition, hole in self._holes.items():
+            if hole.until is None:
+                await self._survey(partition, hole)
+
+    async def _begin(self, partition: int) -> int:
+        """Return the first offset; an offset behind a hole must not be committed before."""
+        while True:
+            try:
+                return await self.begin(partition)
+            except BrokerUnavailable as exc:
+                log.warning("%s; trying again in 1 s", exc)
+                await asyncio.sleep(1.0)
+
+    async def _survey(self, partition: int, hole: Hole) -> None:
+        try:
+            until, delivered = await asyncio.to_thread(self.survey, partition)
+        except BrokerUnavailable as exc:
+            log.warning("the hole in partition %d is not surveyed yet: %s", partition, exc)
+            self._survey_at = time.monotonic() + AGAIN_S
+            return
+        cursors = [(*source, count) for source, count in delivered.items()]
+        surveyed = hole.joined(Hole(begin=hole.begin, end=hole.end, cursors=cursors))
+        self._write(partition, surveyed.model_copy(update={"until": until}))
+        self.failpoint("hole-step-2")
+
+    def due(self, states: Mapping[int, PartitionState]) -> dict[int, list[Drop]]:
+        """Step 3: by partition what was lost, where everything is read that may tell."""
+        found = {}
+        for partition, hole in self._holes.items():
+            done = states[partition].done or 0
+            if hole.until is not None and done >= hole.until:
+                found[partition] = lost(states[partition].position, hole)
+        return found
+
+    def declared(self, partition: int, drops: list[Drop]) -> None:
+        """Step 4, after `drops` are in the store."""
+        self.failpoint("hole-step-3")
+        hole = self._holes.pop(partition)
+        remove_hole(self.store, partition)
+        log.warning(
+            "partition %d: %d events of %d devices were in the messages %d to %d that retention "
+            "has deleted: they are in drops as lost-by-retention",
+            partition, sum(d.last - d.first + 1 for d in drops), len({d.device for d in drops}),
+            hole.begin, hole.end - 1,
+        )  # fmt: skip
+        self.failpoint("hole-step-4")
+
+    def _found(self, partition: int, begin: int, end: int) -> None:
+        log.warning(
+            "partition %d: retention has deleted the messages %d to %d before a worker read them; "
+            "what was in them is declared once the rest is read", partition, begin, end - 1,
+        )  # fmt: skip
+        hole = Hole(begin=begin, end=end)
+        known = self._holes.get(partition)
+        self._write(partition, hole if known is None else known.joined(hole))
+        self.failpoint("hole-step-1")
+
+    def _write(self, partition: int, hole: Hole) -> None:
+        self._holes[partition] = hole
+        write_hole(self.store, partition, hole)

@@ -1,0 +1,50 @@
+"""What a worker asks of its topic beside messages: first and end offsets, and what devices said."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from streams.contract.errors import BrokerUnavailable
+from streams.contract.topics import EVENTS, topic_name, worker_group
+from streams.fleet.following import read_view
+from streams.kafka.admin import GroupPosition, group_positions
+from streams.kafka.reader import partition_of
+from streams.kafka.settings import BrokerSettings
+from streams.worker.commit.hole_keeper import Survey
+
+PAUSE_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TopicSurvey:
+    """Asks about `events` of one task."""
+
+    broker: BrokerSettings
+    task: str
+
+    def positions(self) -> dict[int, GroupPosition]:
+        """Return the workers' position in each partition; wait for an unavailable broker."""
+        while True:
+            try:
+                return self._positions()
+            except BrokerUnavailable as exc:
+                log.warning("%s; trying again in %.0f s", exc, PAUSE_S)
+                time.sleep(PAUSE_S)
+
+    def survey(self, partition: int) -> Survey:
+        """Return the partition's end, and the events that its devices had delivered before. Raises
+        BrokerUnavailable."""
+        states = read_view(self.broker, self.task).devices.values()
+        positions = self._positions()
+        delivered = {
+            (state.device, state.epoch): state.produced - state.pending
+            for state in states
+            if partition_of(state.device, len(positions)) == partition
+        }
+        return positions[partition].end, delivered
+
+    def _positions(self) -> dict[int, GroupPosition]:
+        topic, group = topic_name(self.task, EVENTS), worker_group(self.task)
+        return {found.partition: found for found in group_positions(self.broker, group, topic)}

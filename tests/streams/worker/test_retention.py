@@ -1,0 +1,142 @@
+"""What retention deletes before a worker has read it is declared: real Kafka, real processes."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from streams.contract.accounting import IntervalSet
+from streams.contract.documents import DeviceState
+from streams.contract.topics import topic_name
+from streams.kafka.settings import BrokerSettings
+from streams.worker.store.holes import LOST, hole_path
+from streams.worker.store.query import open_store
+from tests.streams.worker.support import Fleet, batch, device_on, fleet, stop, until
+
+pytestmark = pytest.mark.kafka
+DEVICE = device_on(0, 1)
+
+
+@pytest.fixture
+def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(kafka, tmp_path, partitions=1, source="live") as made:
+        yield made
+
+
+def send(served: Fleet, device: str, first: int, count: int, epoch: str = "e1") -> None:
+    """One event a second of event time, ten to a message."""
+    for at in range(first, first + count, 10):
+        times = [float(at + i) for i in range(10)]
+        served.send(batch(device, at, times, task=served.task, epoch=epoch))
+
+
+def delete_all(served: Fleet) -> None:
+    """Delete every message that is on `events` now, as retention does."""
+    topic = topic_name(served.task.name, "events")
+    admin = KafkaAdminClient(**served.broker.client_options())
+    try:
+        admin.delete_records({TopicPartition(topic, 0): -1})  # to the end
+    finally:
+        admin.close()
+
+
+def say_delivered(served: Fleet, device: str, produced: int, pending: int = 0) -> None:
+    state = DeviceState(
+        device=device, task=served.task.name, time_us=1, epoch="e1", active="1-aaaaaaaa",
+        produced=produced, delivered=produced - pending, pending=pending,
+    )  # fmt: skip
+    topic = topic_name(served.task.name, "fleet")
+    served.producer.put(topic, device.encode(), state.encode())
+
+
+def lost(served: Fleet) -> dict[str, list[tuple[int, int]]]:
+    """The declared ranges by device."""
+    with open_store(served.store) as connection:
+        rows = connection.execute(
+            "select device, first, last, reason from drops order by first"
+        ).fetchall()
+    assert {reason for *_, reason in rows} <= {LOST}
+    found: dict[str, list[tuple[int, int]]] = {}
+    for device, first, last, _ in rows:
+        found.setdefault(device, []).append((first, last))
+    return found
+
+
+def check_closed(served: Fleet) -> None:
+    """Each event that was sent is scored, or declared, and not both."""
+    scored, declared = served.scored(), lost(served)
+    assert len(scored) == len(set(scored))
+    for (device, epoch), seqs in served.sent.items():
+        there = {seq for d, e, seq in scored if (d, e) == (device, epoch)}
+        gone = {seq for low, high in declared.get(device, []) for seq in range(low, high + 1)}
+        assert not there & gone
+        assert there | gone == seqs
+        assert sum(high - low + 1 for low, high in declared.get(device, [])) == len(gone)
+
+
+def is_closed(served: Fleet) -> bool:
+    declared = sum(high - low + 1 for spans in lost(served).values() for low, high in spans)
+    return len(served.scored()) + declared == sum(map(len, served.sent.values()))
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 4])
+def test_a_worker_that_was_away_declares_what_is_gone(served: Fleet, step: int) -> None:
+    """Also when it is killed at the end of a step."""
+    worker = served.start()
+    served.ready("w0", [0])
+    send(served, DEVICE, 0, 30)
+    until(lambda: len(served.scored()) >= 20, "some events are scored")
+    assert stop(worker) == 0
+    send(served, DEVICE, 30, 30)
+    send(served, "silent-since", 0, 20)  # nothing behind the hole tells of it
+    say_delivered(served, "silent-since", 20)
+    say_delivered(served, DEVICE, 70, pending=10)
+    delete_all(served)
+    send(served, DEVICE, 60, 20)
+    if step:
+        killed = served.start(failpoint=f"hole-step-{step}:1")
+        until(lambda: killed.poll() is not None, f"the worker dies at step {step}")
+        assert killed.returncode == -signal.SIGKILL
+    served.start()
+    until(lambda: is_closed(served), "the account closes")
+    check_closed(served)
+    assert lost(served)["silent-since"] == [(0, 19)]
+    assert IntervalSet(lost(served)[DEVICE]).within(30, 59) == [(30, 59)]
+    until(lambda: not hole_path(served.store, 0).exists(), "the hole is closed")
+    assert "retention has deleted the messages" in served.log("w0")
+    if step < 4:
+        assert "they are in drops as lost-by-retention" in served.log("w0")
+
+
+def test_a_worker_that_is_too_slow_declares_what_it_missed(served: Fleet) -> None:
+    worker = served.start()
+    served.ready("w0", [0])
+    send(served, DEVICE, 0, 30)
+    until(lambda: len(served.scored()) >= 20, "some events are scored")
+    worker.send_signal(signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    send(served, DEVICE, 30, 50)
+    delete_all(served)
+    send(served, DEVICE, 80, 20)
+    until(lambda: time.monotonic() > stopped_s + 2, "a fetch that was under way has ended")
+    worker.send_signal(signal.SIGCONT)
+    until(lambda: is_closed(served), "the account closes")
+    check_closed(served)
+    assert worker.poll() is None
+
+
+def test_a_first_worker_on_an_old_topic_tells_what_it_never_saw(served: Fleet) -> None:
+    worker = served.start()  # makes the topics
+    served.ready("w0", [0])
+    worker.kill()
+    worker.wait(10)
+    send(served, DEVICE, 0, 40)
+    delete_all(served)
+    send(served, DEVICE, 40, 20)
+    served.start()
+    until(lambda: is_closed(served), "the account closes")
+    check_closed(served)
+    assert lost(served) == {DEVICE: [(0, 39)]}
