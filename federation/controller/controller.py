@@ -160,7 +160,8 @@ class Controller:
             if not self._wait_to_lead(election, stop):
                 return
             producer = Producer(settings.broker)
-            self._announced = publisher.read_announced(settings.broker, name)
+            own = self._key.public_key()
+            self._announced = publisher.take_up(settings.broker, self._registry, own)
             self.announce(producer)
             began_ms = int(time.time() * 1000)
             for report, heard_us in past_windows(settings.broker, name, began_ms):

@@ -15,9 +15,9 @@ from federation.registry.manual import needed, pruned
 from federation.registry.registry import TEACHER, Registry
 from streams.contract import delta
 from streams.contract.artifact import Artifact, unpack
-from streams.contract.decisions import ZERO, Decision, Ref, Release
+from streams.contract.decisions import ZERO, Decision, Ref, Release, Trust
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id, public_keys
+from streams.contract.signing import key_id
 
 
 @dataclass
@@ -35,15 +35,11 @@ class Walk:
     """The result of the valid decisions so far: `refs` are the named artifacts, `served` maps a
     model to the first decision that released it and the keys that were active then."""
 
-    keys: dict[str, Ed25519PublicKey]
-    revoked: set[str] = field(default_factory=set)
+    trust: Trust
     refs: dict[str, Ref] = field(default_factory=dict)
     teachers: set[str] = field(default_factory=set)
     served: dict[str, tuple[int, frozenset[str]]] = field(default_factory=dict)
     last: Decision | None = None
-
-    def active(self) -> dict[str, Ed25519PublicKey]:
-        return {name: key for name, key in self.keys.items() if name not in self.revoked}
 
 
 def verify(
@@ -53,7 +49,7 @@ def verify(
     contain the key of the first decision."""
     report = Report()
     walk = _walk(registry, given, report)
-    known = {**registry.keys, **walk.keys}
+    known = {**registry.keys, **walk.trust.known}
     kept = set(registry.models())
     wanted = sorted({*walk.refs, *kept} - walk.teachers if only is None else {only})
     for model in wanted:
@@ -73,7 +69,7 @@ def verify(
 
 def _walk(registry: Registry, given: Mapping[str, Ed25519PublicKey], report: Report) -> Walk:
     trusted = {key_id(key): key for key in registry.trusted}
-    walk, expected, prev = Walk(dict(given)), 1, ZERO
+    walk, expected, prev = Walk(Trust.at_first(given)), 1, ZERO
     for name in registry.store.names("history"):
         try:
             release = Release.decode(registry.store.read(f"history/{name}"))
@@ -83,7 +79,7 @@ def _walk(registry: Registry, given: Mapping[str, Ed25519PublicKey], report: Rep
             expected, prev = expected + 1, ""
             continue
         if decision.seq == 1 and decision.key in trusted:
-            walk.keys[decision.key] = trusted[decision.key]
+            walk.trust = Trust.at_first({**given, decision.key: trusted[decision.key]})
         found = list(_decision_problems(registry, name, release, walk, expected, prev))
         report.problems += [f"decision {decision.seq}: {text}" for text in found]
         report.decisions += 1
@@ -105,13 +101,14 @@ def _decision_problems(
         yield f"decision {expected} is missing before it"
     elif prev and decision.prev != prev:
         yield "it does not follow the decision before it"
-    if decision.key in walk.revoked:
+    if decision.key in walk.trust.revoked:
         yield f"its key {decision.key} was revoked before"
-    elif decision.key not in walk.keys:
+    elif decision.key not in walk.trust.active:
         yield f"its key {decision.key} was not trusted then"
     else:
         try:
-            release.verified(walk.active(), registry.task)
+            release.verified(walk.trust.known, registry.task)
+            walk.trust.after(decision)
         except ArtifactError as exc:
             yield str(exc)
     if decision.task_version != registry.task_version:
@@ -120,9 +117,8 @@ def _decision_problems(
 
 def _take(walk: Walk, decision: Decision) -> None:
     desired = decision.standing
-    walk.keys.update(public_keys(desired.keys))
-    walk.revoked = set(desired.revoked)
-    counting = frozenset(walk.active())
+    walk.trust = walk.trust.after(decision)
+    counting = frozenset(walk.trust.active)
     for ref in (desired.stable, desired.offered, desired.candidate, desired.teacher):
         if ref is not None:
             walk.refs.setdefault(ref.model, ref)
@@ -171,7 +167,7 @@ def _key_problems(artifact: Artifact, walk: Walk) -> Iterator[str]:
     seq, counting = walk.served.get(artifact.model, (0, frozenset((key,))))
     if key not in counting:
         yield f"its key {key} was not trusted at decision {seq}, which released it"
-    elif desired and key in walk.revoked:
+    elif desired and key in walk.trust.revoked:
         current = [r.model for r in (desired.stable, desired.offered, desired.teacher) if r]
         if artifact.model in current:
             yield f"its key {key} is revoked: run `tidewheel keys revoke {key}` again"

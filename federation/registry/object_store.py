@@ -33,6 +33,10 @@ class ObjectStore(Protocol):
         """Return the names of the files in `folder`, sorted; none if there is no such folder."""
         ...
 
+    def tags(self, folder: str) -> dict[str, str]:
+        """Return the files in `folder` by name, each with its `tag`, in one request."""
+        ...
+
     def remove(self, name: str) -> None: ...
 
     def tag(self, name: str) -> str | None:
@@ -70,8 +74,14 @@ class FolderStore:
         sync_directory(path.parent)
 
     def names(self, folder: str) -> list[str]:
-        found = (self._folder / folder).glob("*")
-        return sorted(path.name for path in found if not path.name.startswith("."))
+        return sorted(self.tags(folder))
+
+    def tags(self, folder: str) -> dict[str, str]:
+        found = {}
+        for path in (self._folder / folder).glob("*"):
+            if not path.name.startswith(".") and (tag := self.tag(f"{folder}/{path.name}")):
+                found[path.name] = tag
+        return found
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -79,10 +89,13 @@ class FolderStore:
 
     def tag(self, name: str) -> str | None:
         try:
-            found = (self._folder / name).stat()
+            return _tag((self._folder / name).stat())
         except FileNotFoundError:
             return None
-        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
+
+def _tag(found: os.stat_result) -> str:
+    return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
 
 
 class RemoteStore:
@@ -110,12 +123,16 @@ class RemoteStore:
         self._ask(self._files.pipe_file, self._path(name), data, mode="create")
 
     def names(self, folder: str) -> list[str]:
+        return sorted(self.tags(folder))
+
+    def tags(self, folder: str) -> dict[str, str]:
         self._files.invalidate_cache()  # others write there, too
         try:
-            found = self._ask(self._files.ls, self._path(folder), detail=False)
+            found = self._ask(self._files.ls, self._path(folder), detail=True)
         except FileNotFoundError:
-            return []
-        return sorted(name for path in found if (name := str(path).rpartition("/")[2]))
+            return {}
+        named = {str(about["name"]).rpartition("/")[2]: self._tag(about) for about in found}
+        return {name: tag for name, tag in named.items() if name}
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -127,7 +144,10 @@ class RemoteStore:
             found = self._ask(self._files.info, self._path(name))
         except FileNotFoundError:
             return None
-        return repr([found.get(key) for key in ("ETag", "LastModified", "mtime", "size")])
+        return self._tag(found)
+
+    def _tag(self, about: dict[str, Any]) -> str:
+        return repr([about.get(key) for key in ("ETag", "LastModified", "mtime", "size")])
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

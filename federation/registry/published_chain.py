@@ -1,15 +1,15 @@
 """Extracts the valid decision chain from the `releases` topic and ignores other records. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.registry import Registry
-from streams.contract.decisions import ZERO, Release
+from streams.contract.decisions import ZERO, Release, Trust
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id, public_keys
+from streams.contract.signing import key_id
 from streams.kafka.reader import Received
 
 
@@ -27,24 +27,21 @@ def releases(announced: Iterable[Received]) -> list[Release]:
 
 
 @dataclass
-class _Counting:
-    """The keys that are trusted after some decisions; at first the initial ones."""
+class _Walk:
+    """The keys that are trusted after some decisions."""
 
     registry: Registry
-    keys: dict[str, Ed25519PublicKey]
-    revoked: frozenset[str] = frozenset()
+    trust: Trust
 
     def takes(self, release: Release) -> bool:
-        """Return whether a trusted key signed the release; if so, apply its changes of keys."""
-        keys = {name: key for name, key in self.keys.items() if name not in self.revoked}
+        """Return whether the release may follow; if so, apply its changes of keys."""
         try:
-            decision = release.verified(keys, self.registry.task)
+            decision = release.verified(self.trust.known, self.registry.task)
+            if decision.task_version != self.registry.task_version:
+                return False
+            self.trust = self.trust.after(decision)
         except ArtifactError:
             return False
-        if decision.task_version != self.registry.task_version:
-            return False
-        self.keys |= public_keys(decision.standing.keys)
-        self.revoked = frozenset(decision.standing.revoked)
         return True
 
 
@@ -55,52 +52,87 @@ def chain(registry: Registry, announced: Sequence[Release]) -> list[Release]:
     The registry's trusted keys must contain that of the first decision; afterwards `registry.keys`
     has the others. Raises ArtifactError if a decision is missing.
     """
-    trusted = {key_id(key): key for key in registry.trusted}
-    ours = _signed_by_us(registry, dict(trusted), announced)
+    first = Trust.at_first({key_id(key): key for key in registry.trusted})
+    ours = _signed_by_us(registry, first.known, announced)
     by_digest = {release.digest: release for release in ours}
     after: dict[str, list[Release]] = defaultdict(list)
     for release in ours:
         after[release.decision.prev].append(release)
+    torn: list[tuple[Release, Release]] = []
     for last in reversed(ours):
-        counting = _Counting(registry, dict(trusted))
-        found = _back(last, by_digest)
-        if not all(map(counting.takes, found)):
+        found, walk = _back(last, by_digest), _Walk(registry, first)
+        if found[0].decision.prev != ZERO:
+            torn.append((found[0], last))
+            continue
+        if not all(map(walk.takes, found)):
             continue  # signed by a revoked key
-        while following := next(filter(counting.takes, after[found[-1].digest]), None):
+        while following := next(filter(walk.takes, after[found[-1].digest]), None):
             found.append(following)
-        registry.keys.update(counting.keys)
+        _check_complete(torn, walk.trust.active)
+        registry.keys.update(walk.trust.known)
         return found
+    _check_complete(torn, {release.decision.key for release in ours})
     return []
 
 
-def _signed_by_us(
-    registry: Registry, keys: dict[str, Ed25519PublicKey], announced: Sequence[Release]
-) -> list[Release]:
-    """Return the releases signed by a trusted key, or by one that such a release names, revoked or
-    not."""
-    known, found = 0, list[Release]()
-    while known != len(keys):
-        known, found = len(keys), []
-        for release in announced:
-            counting = _Counting(registry, keys)
-            if counting.takes(release):
-                found.append(release)
-    return found
-
-
-def _back(last: Release, by_digest: Mapping[str, Release]) -> list[Release]:
-    """Return the chain from the first decision to `last`."""
-    found = [last]
-    while (decision := found[-1].decision).prev != ZERO:
-        before = by_digest.get(decision.prev)
-        if before is None:
+def _check_complete(torn: Sequence[tuple[Release, Release]], active: Container[str]) -> None:
+    """Raise ArtifactError if a decision before one by an active key is missing. One that a revoked
+    key has signed since, or a key that only it has named, is none of the chain."""
+    for earliest, last in torn:
+        decision = earliest.decision
+        if decision.key in active:
             raise ArtifactError(
                 "history",
                 f"`releases` has decision {last.decision.seq} of {decision.task}, but not the "
                 f"original decision {decision.seq - 1}: restore a backup",
             )
+
+
+def _signed_by_us(
+    registry: Registry, trusted: Mapping[str, Ed25519PublicKey], announced: Sequence[Release]
+) -> list[Release]:
+    """Return the releases signed by a trusted key, or by one that such a release names, revoked or
+    not."""
+    keys, known, found = dict(trusted), 0, list[Release]()
+    while known != len(keys):
+        known, found = len(keys), []
+        for release in announced:
+            walk = _Walk(registry, Trust.at_first(keys))
+            if walk.takes(release):
+                found.append(release)
+                keys |= walk.trust.known
+    return found
+
+
+def _back(last: Release, by_digest: Mapping[str, Release]) -> list[Release]:
+    """Return the decisions up to `last`, from the first one or from the first that is there."""
+    found = [last]
+    while (before := by_digest.get(found[-1].decision.prev)) is not None:
         found.append(before)
     return found[::-1]
+
+
+def check_revocations(
+    registry: Registry, own: Ed25519PublicKey, announced: Iterable[Release]
+) -> None:
+    """Raise ArtifactError if the `own` key has announced that a key is revoked, and the registry
+    does not say so: then it holds another history than the one that devices follow."""
+    signer, revoked = key_id(own), registry.desired().revoked
+    for release in announced:
+        decision = release.decision
+        if decision.key != signer or not (lost := {*decision.standing.revoked} - {*revoked}):
+            continue
+        try:
+            release.verified({signer: own}, registry.task)
+        except ArtifactError:
+            continue
+        raise ArtifactError(
+            "revoked",
+            f"{registry.where} does not revoke key {min(lost)}, but decision {decision.seq} on "
+            "`releases` does: others have written the registry, or it is new; restore a backup or "
+            "run `tidewheel models restore`; if it is new run "
+            f"`tidewheel keys revoke {min(lost)}`",
+        )
 
 
 def strangers(registry: Registry, announced: Sequence[Release], last: int) -> list[str]:

@@ -17,7 +17,9 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from federation.registry.published_chain import releases
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from federation.registry.published_chain import check_revocations, releases
 from federation.registry.registry import Registry
 from streams.contract.decisions import Delivery, DesiredState, Ref, Release, decision_key
 from streams.contract.errors import ArtifactError
@@ -157,9 +159,22 @@ def chunks(data: bytes, size: int = CHUNK) -> Iterator[tuple[bytes, Headers]]:
 
 def read_announced(settings: BrokerSettings, task: str) -> Release | None:
     """Return the release under the task's name on `releases`; raise BrokerUnavailable."""
+    return current(read_releases(settings, task), task)
+
+
+def take_up(settings: BrokerSettings, registry: Registry, own: Ed25519PublicKey) -> Release | None:
+    """Return the release under the task's name, when a controller with the `own` key begins. Raises
+    BrokerUnavailable, and ArtifactError if the registry has lost a revocation."""
+    messages = read_releases(settings, registry.task)
+    check_revocations(registry, own, releases(messages))
+    return current(messages, registry.task)
+
+
+def read_releases(settings: BrokerSettings, task: str) -> list[Received]:
+    """Return the messages of `releases`; raise BrokerUnavailable."""
     reader = Reader(settings, [topic_name(task, RELEASES)])
     try:
-        return current(reader.read_to_end(), task)
+        return reader.read_to_end()
     finally:
         reader.close()
 

@@ -14,7 +14,6 @@ The last decision holds the desired state. A new decision is created under the n
 only one writer can do; a second one gets `Stale`, reads the new state and decides again.
 """
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from federation.registry.history import FOLDER, History, decided
 from federation.registry.object_store import ObjectStore, open_store
 from streams.contract import delta
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, Release, sign
-from streams.contract.errors import ArtifactError, MalformedRecord, Retryable, UsageError
-from streams.contract.signing import key_id, public_keys
+from streams.contract.errors import ArtifactError, Retryable, UsageError
+from streams.contract.signing import key_id
 
 TEACHER = "teacher.twa"
 NOT_OFFERED: Mapping[str, Any] = {"offered": None, "share": 0.0, "stage": 0}
@@ -55,6 +55,11 @@ class Registry:
     @property
     def where(self) -> str:
         return str(self.place)
+
+    @cached_property
+    def _history(self) -> History:
+        trusted = {key_id(key): key for key in self.trusted}
+        return History(self.store, self.where, self.task, self.task_version, trusted)
 
     @cached_property
     def keys(self) -> dict[str, Ed25519PublicKey]:
@@ -101,8 +106,8 @@ class Registry:
 
     def next_number(self) -> int:
         """Return the highest number that any version has had here plus 1."""
-        decided = [d.model for d in self.decisions() if d.model] if self.last() else []
-        return max((_number(model) for model in [*self.models(), *decided]), default=0) + 1
+        named = [d.model for d in self.decisions() if d.model]
+        return max((_number(model) for model in [*self.models(), *named]), default=0) + 1
 
     def remove(self, model: str) -> None:
         """Delete a version's bytes, and the deltas to and from it."""
@@ -166,30 +171,20 @@ class Registry:
     # --- decisions ------------------------------------------------------------------------------
 
     def last(self) -> Release | None:
-        """Return the last decision; None before the first. Raises ArtifactError if it is
-        invalid."""
-        names = self.numbered()
-        return self._decided(names[-1]) if names else None
+        """Return the last decision; None before the first. Raises as `history`."""
+        found = self.history()
+        return found[-1] if found else None
 
     def decisions(self) -> list[Decision]:
-        """Return all decisions, oldest first; raise ArtifactError if one is altered or the chain is
-        broken."""
+        """Return all decisions, oldest first. Raises as `history`."""
         return [release.decision for release in self.history()]
 
     def history(self, after: int = 0) -> list[Release]:
-        """Return the signed decisions with a number above `after`, verified as a chain."""
-        found: list[Release] = []
-        for name in self.numbered():
-            if int(name[:-5]) <= after:
-                continue
-            release = self._decided(name)
-            seq = release.decision.seq
-            prev = found[-1].digest if found else None
-            first = seq == 1 and release.decision.prev != ZERO
-            if first or (prev is not None and release.decision.prev != prev):
-                raise ArtifactError("history", f"decision {seq} does not follow the one before it")
-            found.append(release)
-        return found
+        """Return the signed decisions with a number above `after`; raise ArtifactError unless the
+        whole chain is valid, see federation.registry.history."""
+        found = self._history.releases()
+        self.keys.update(self._history.trust.known)
+        return found[after:]
 
     def desired(self) -> DesiredState:
         """Return the desired state; an empty one before the first decision."""
@@ -259,34 +254,9 @@ class Registry:
             raise ArtifactError("digest", f"{ref.model} is not the decided artifact")
         return artifact
 
-    def _decided(self, name: str) -> Release:
-        where = f"history/{name}"
-        try:
-            release = Release.decode(self.store.read(where))
-            if str(release.decision.key) not in self.keys:
-                for before in self.store.names("history"):
-                    if before < name and release.decision.key not in self.keys:
-                        self._decided(before)
-            decision = release.verified(self.keys, self.task)
-        except (MalformedRecord, ArtifactError) as exc:
-            foreign = isinstance(exc, ArtifactError) and exc.reason == "task"
-            advice = ": name another state folder with --state" if foreign else ""
-            raise ArtifactError("history", f"{self.where}/{where}: {exc}{advice}") from exc
-        if f"{decision.seq:08d}.json" != name:
-            raise ArtifactError("history", f"{self.where}/{where} holds decision {decision.seq}")
-        if decision.task_version != self.task_version:
-            raise ArtifactError(
-                "history",
-                f"{self.where} is of version {decision.task_version} of task {self.task}, not "
-                f"{self.task_version}: name another state folder with --state, or set the task's "
-                f"version back to {decision.task_version}",
-            )
-        self.keys.update(public_keys(decision.standing.keys))
-        return release
-
     def numbered(self) -> list[str]:
         """Return the names of the decisions' files, in order."""
-        return [n for n in self.store.names("history") if re.fullmatch(r"[0-9]{8}\.json", n)]
+        return sorted(decided(self.store.tags(FOLDER)))
 
     def _kept(self, folder: str) -> list[str]:
         names = [n.removesuffix(".twa") for n in self.store.names(folder) if n.endswith(".twa")]

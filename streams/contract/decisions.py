@@ -8,6 +8,9 @@ requires new signatures for all later ones.
 Each decision carries the complete DesiredState, so the last decision is enough for a device: the
 stable version, the offered version and its share, withdrawn versions, trusted keys.
 
+A revoked key stays revoked. Whoever reads a chain refuses a decision that a revoked key signed, and
+one by any key in which a revoked key is not in `revoked` any more (`Trust`).
+
 `releases` carries each decision as a `Release` under `decision_key`, and the last one also under
 the task's name. A Release holds the signed text and the positions of the needed bytes on
 `artifacts`. The positions are not signed: the bytes are verified by their digest.
@@ -16,6 +19,7 @@ the task's name. A Release holds the signed text and the positions of the needed
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -24,7 +28,7 @@ from pydantic import Field
 
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import check_signature, key_id
+from streams.contract.signing import check_signature, key_id, public_keys
 
 ZERO = "0" * 64
 SIGNED = b"TWDECISION1\n"
@@ -161,6 +165,51 @@ class Release(Document):
         if decision.task != task:
             raise ArtifactError("task", f"the decision is about task {decision.task}, not {task}")
         return decision
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The keys that are trusted after some decisions of a chain: the `initial` and the `named` ones
+    (IDs), except the `revoked` ones. `known` has all that were trusted at some time."""
+
+    known: Mapping[str, Ed25519PublicKey]
+    initial: frozenset[str]
+    named: frozenset[str] = frozenset()
+    revoked: frozenset[str] = frozenset()
+
+    @classmethod
+    def at_first(cls, keys: Mapping[str, Ed25519PublicKey]) -> "Trust":
+        """Return the state before the first decision."""
+        return cls(dict(keys), frozenset(keys))
+
+    @property
+    def active(self) -> dict[str, Ed25519PublicKey]:
+        counting = (self.initial | self.named) - self.revoked
+        return {name: key for name, key in self.known.items() if name in counting}
+
+    def after(self, decision: Decision) -> "Trust":
+        """Return the state after a decision whose signature is valid; raise ArtifactError if its
+        key is not trusted, or if it takes back a revocation."""
+        about, key = f"decision {decision.seq}", decision.key
+        if key in self.revoked:
+            raise ArtifactError(
+                "revoked", f"{about} is signed by key {key}, which an earlier one revoked"
+            )
+        if key not in self.active:
+            raise ArtifactError(
+                "untrusted-key", f"{about} is signed by {key}, which is not trusted here"
+            )
+        if back := sorted(self.revoked - set(decision.standing.revoked)):
+            raise ArtifactError(
+                "revoked", f"{about} trusts key {back[0]} again, which an earlier one revoked"
+            )
+        fresh = public_keys(decision.standing.keys)
+        return replace(
+            self,
+            known={**self.known, **fresh},
+            named=frozenset(fresh),
+            revoked=frozenset(decision.standing.revoked),
+        )
 
 
 def sign(decision: Decision, key: Ed25519PrivateKey) -> Release:

@@ -8,6 +8,7 @@ decision is accepted if
    named, and that is not revoked
 2. it is about this task and its version
 3. its number is above the last one's; the direct successor must also name the last one as `prev`
+4. every key that was revoked is still revoked in it, whoever signed it
 
 so old decisions cannot be replayed, and a rewritten history cannot be continued. On a full disk the
 state is kept in memory, and a restart may accept the decision again. Workers always keep it in
@@ -16,12 +17,13 @@ memory: they read `releases` from the beginning.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
-from streams.contract.decisions import Decision, Digest, KeyId, Release
+from streams.contract.decisions import Decision, Digest, KeyId, Release, Trust
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import key_id, public_keys
@@ -67,17 +69,17 @@ class Acceptance:
     @property
     def trusted(self) -> list[Ed25519PublicKey]:
         """The keys that are trusted now."""
-        return list(self._keys().values())
+        return list(self._trust().active.values())
 
     @property
     def known(self) -> list[Ed25519PublicKey]:
         """Trusted, retired and revoked keys: an installed version stays valid after a rotation."""
-        return list({**public_keys(self._state.past), **self._all_keys()}.values())
+        return list(self._trust().known.values())
 
     def accept(self, release: Release) -> Decision:
         """Return the decision, which now holds; raise ArtifactError if it is not accepted."""
-        decision = release.verified(self._keys(), self._task.name)
-        before = self._state
+        before, trust = self._state, self._trust()
+        decision = release.verified(trust.known, self._task.name)
         if decision.task_version != self._task.version:
             raise ArtifactError(
                 "task",
@@ -95,6 +97,9 @@ class Acceptance:
                 "history",
                 f"decision {decision.seq} does not follow decision {before.seq}, the last one here",
             )
+        if not before.seq and decision.key not in trust.revoked:
+            trust = replace(trust, revoked=frozenset())  # a wiped device follows another chain
+        trust.after(decision)
         desired, earlier = decision.standing, {**before.past, **before.keys}
         self._remember(
             Accepted(
@@ -107,12 +112,14 @@ class Acceptance:
         )
         return decision
 
-    def _keys(self) -> dict[str, Ed25519PublicKey]:
-        keys = self._all_keys()
-        return {name: key for name, key in keys.items() if name not in self._state.revoked}
-
-    def _all_keys(self) -> dict[str, Ed25519PublicKey]:
-        return {**self._initial, **public_keys(self._state.keys)}
+    def _trust(self) -> Trust:
+        named, past = public_keys(self._state.keys), public_keys(self._state.past)
+        return Trust(
+            {**past, **self._initial, **named},
+            frozenset(self._initial),
+            frozenset(named),
+            frozenset(self._state.revoked),
+        )
 
     def _remember(self, state: Accepted) -> None:
         self._state = state

@@ -73,11 +73,18 @@ MUTANTS = [
         "tests/streams/runtime",
     ),
     Mutant(
-        "acceptance: a revoked key counts",
-        "streams/runtime/acceptance.py",
-        "if name not in self._state.revoked",
-        "if True",
+        "decisions: a revoked key counts",
+        "streams/contract/decisions.py",
+        "if key in self.revoked:",
+        "if False:",
         "tests/streams/runtime",
+    ),
+    Mutant(
+        "decisions: a good key trusts a revoked one again",
+        "streams/contract/decisions.py",
+        "if back := sorted(self.revoked - set(decision.standing.revoked)):",
+        "if back := sorted(set()):",
+        "tests/federation/registry/test_stolen_key.py",
     ),
     Mutant(
         "acceptance: a break in the chain is taken",

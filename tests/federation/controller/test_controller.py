@@ -17,9 +17,9 @@ from federation.registry import key_rotation, publisher
 from federation.registry.object_store import FolderStore
 from federation.registry.registry import Registry
 from streams.contract.artifact import Manifest, pack
-from streams.contract.decisions import Decision, Release
+from streams.contract.decisions import Decision, Release, sign
 from streams.contract.documents import RoundEvent
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
+from streams.contract.errors import ArtifactError, BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.signing import key_id
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
@@ -493,6 +493,36 @@ def test_a_controller_follows_a_rotation_of_keys_while_it_runs(
     accepted = [device.accept(said).seq for said in rig.registry.history()]
     assert accepted == list(range(1, len(accepted) + 1))
     assert [key_id(key) for key in device.trusted] == [key_id(new.public_key())]
+
+
+@pytest.mark.kafka
+def test_a_revoked_key_in_the_registry_and_on_releases_stops_the_controller(rig: Rig) -> None:
+    """At its start and while it runs, before it has signed anything that follows."""
+    rig.serve(1)
+    old, new = create_key(rig.key_path), Ed25519PrivateKey.generate()
+    key_rotation.trust(rig.registry, old, new.public_key())
+    write_private_key(new, rig.key_path)
+    key_rotation.hand_over(rig.registry, new)
+    key_rotation.revoke(rig.registry, new, key_id(old.public_key()))
+    running = controller.Controller(rig.settings, load_task(rig.settings.task_ref))
+    running.announce(rig.producer)
+    last = rig.registry.last()
+    assert last is not None
+    standing = last.decision.standing.model_copy(update={"revoked": []})
+    fields = {"seq": last.decision.seq + 1, "prev": last.digest, "standing": standing}
+    theft = sign(last.decision.model_copy(update=fields), old)
+    name = f"history/{theft.decision.seq:08d}.json"
+    rig.registry.store.write(name, theft.encode())
+    rig.producer.put(topic_name(rig.name, RELEASES), rig.name.encode(), theft.encode())
+    with pytest.raises(ArtifactError, match=f"{name}: revoked: .* which an earlier one revoked"):
+        running.announce(rig.producer)
+    with pytest.raises(ArtifactError, match="then remove this file and all later ones"):
+        controller.run(rig.settings, threading.Event())
+    assert rig.registry.numbered()[-1] == name.removeprefix("history/")
+    rig.registry.store.remove(name)
+    rig.registry.store.remove(f"history/{last.decision.seq:08d}.json")
+    with pytest.raises(ArtifactError, match="does not revoke key"):
+        controller.run(rig.settings, threading.Event())
 
 
 def signed_teacher(rig: Rig, key: Ed25519PrivateKey) -> bytes:

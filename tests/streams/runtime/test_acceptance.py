@@ -106,10 +106,28 @@ def test_keys_are_rotated_by_decisions_and_a_revoked_one_counts_no_more(path: Pa
     )
     device.accept(second)
     for life in (device, opened(path)):
-        refused(life, decision(3, second.digest, OLD), "untrusted-key")
+        refused(life, decision(3, second.digest, OLD), "revoked")
         assert [key_id(k) for k in life.trusted] == [key_id(NEW.public_key())]
         assert {key_id(k) for k in life.known} == set(KEYS)  # what is installed goes on
-    assert device.accept(decision(3, second.digest, NEW)).seq == 3
+    gone = DesiredState(keys=KEYS, revoked=[old])
+    assert device.accept(decision(3, second.digest, NEW, standing=gone)).seq == 3
+
+
+@pytest.mark.parametrize("seq", [3, 9])
+def test_no_key_brings_a_revoked_one_back(path: Path, seq: int) -> None:
+    """Whoever signs it, and however many decisions the device has missed."""
+    old = key_id(OLD.public_key())
+    device = opened(path)
+    first = decision(1, kind="keys", standing=DesiredState(keys=KEYS))
+    device.accept(first)
+    gone = DesiredState(keys=KEYS, revoked=[old])
+    second = decision(2, first.digest, NEW, kind="keys", standing=gone)
+    device.accept(second)
+    for life in (device, opened(path)):
+        for key in (OLD, NEW):
+            back = decision(seq, second.digest, key, standing=DesiredState(keys=KEYS))
+            refused(life, back, "revoked")
+        assert [key_id(k) for k in life.trusted] == [key_id(NEW.public_key())]
 
 
 def test_a_key_that_is_named_no_more_is_known_still(path: Path) -> None:
@@ -119,7 +137,7 @@ def test_a_key_that_is_named_no_more_is_known_still(path: Path) -> None:
     device.accept(decision(1, kind="keys", standing=DesiredState(keys=KEYS)))
     device.accept(decision(3, "a" * 64, kind="keys", standing=DesiredState(revoked=[new])))
     for life in (device, opened(path)):
-        refused(life, decision(4, "a" * 64, NEW), "untrusted-key")
+        refused(life, decision(5, "a" * 64, NEW), "revoked")
         assert [key_id(k) for k in life.trusted] == [key_id(OLD.public_key())]
         assert {key_id(k) for k in life.known} == set(KEYS)
         life.accept(decision(9, "a" * 64, kind="keys", standing=DesiredState(revoked=[new])))
@@ -131,7 +149,7 @@ def test_a_device_that_is_wiped_takes_another_history_by_the_keys_it_knows(path:
     device.accept(decision(7, kind="keys", standing=DesiredState(keys=KEYS, revoked=[old])))
     refused(device, decision(1, key=NEW, reason="of another registry"), "replayed")
     reset(path)
-    refused(opened(path), decision(1), "untrusted-key")
+    refused(opened(path), decision(1), "revoked")
     assert opened(path).accept(decision(1, key=NEW, reason="of another registry")).seq == 1
     path.write_bytes(b"garbage")
     reset(path)

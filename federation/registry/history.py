@@ -1,0 +1,102 @@
+"""The registry's chain of decisions, verified from the first one on whenever it is read.
+
+The files are history/<seq>.json. Each look lists them, and reads only those that are new or were
+written again since the last look, and what follows them: a decision is read and verified once.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from federation.registry.object_store import ObjectStore
+from streams.contract.decisions import ZERO, Release, Trust
+from streams.contract.errors import ArtifactError, MalformedRecord
+
+FOLDER = "history"
+NAME = re.compile(r"[0-9]{8}\.json")
+ADVICE = {
+    "task": ": name another state folder with --state",
+    "untrusted-key": ": put the .pub file of its key in keys/ if it is yours",
+    "revoked": (
+        ": whoever has that key can write here; take away its access, then remove this file and "
+        "all later ones"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    tag: str
+    release: Release
+    trust: Trust  # after it
+
+
+@dataclass
+class History:
+    """The decisions of one task and task version in a store; the first one's key is one of
+    `trusted`."""
+
+    store: ObjectStore
+    where: str
+    task: str
+    task_version: int
+    trusted: Mapping[str, Ed25519PublicKey]
+    _read: list[_Entry] = field(default_factory=list)
+
+    def releases(self) -> list[Release]:
+        """Return all decisions, oldest first. Raises ArtifactError for a broken chain, an altered
+        decision, and one by a key that was not trusted then or was revoked before."""
+        found = sorted(decided(self.store.tags(FOLDER)).items())
+        self._read = list(self._unchanged(found))
+        for name, tag in found[len(self._read) :]:
+            self._read.append(self._verified(name, tag))
+        return [entry.release for entry in self._read]
+
+    @property
+    def trust(self) -> Trust:
+        """The keys after the decisions that were read last."""
+        return self._read[-1].trust if self._read else Trust.at_first(self.trusted)
+
+    def _unchanged(self, found: list[tuple[str, str]]) -> Iterator[_Entry]:
+        for entry, now in zip(self._read, found, strict=False):
+            if (entry.name, entry.tag) != now:
+                return
+            yield entry
+
+    def _verified(self, name: str, tag: str) -> _Entry:
+        """Read the decision that follows those in `_read`."""
+        where, trust = f"{self.where}/{FOLDER}/{name}", self.trust
+        try:
+            release = Release.decode(self.store.read(f"{FOLDER}/{name}"))
+            decision = release.verified(trust.known, self.task)
+            self._check_version(decision.task_version)
+            if f"{decision.seq:08d}.json" != name:
+                raise ArtifactError("history", f"it holds decision {decision.seq}")
+            before = self._read[-1].release.digest if self._read else ZERO
+            if decision.seq != len(self._read) + 1 or decision.prev != before:
+                raise ArtifactError(
+                    "history", f"decision {decision.seq} does not follow the one before it"
+                )
+            return _Entry(name, tag, release, trust.after(decision))
+        except MalformedRecord as exc:
+            raise ArtifactError("history", f"{where}: {exc}") from exc
+        except ArtifactError as exc:
+            advice = ADVICE.get(exc.reason, "")
+            raise ArtifactError("history", f"{where}: {exc}{advice}") from exc
+
+    def _check_version(self, version: int) -> None:
+        if version != self.task_version:
+            raise ArtifactError(
+                "history",
+                f"the registry is of version {version} of task {self.task}, not "
+                f"{self.task_version}: name another state folder with --state, or set the task's "
+                f"version back to {version}",
+            )
+
+
+def decided(names: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the names in the folder that are decisions."""
+    return {name: tag for name, tag in names.items() if NAME.fullmatch(name)}
