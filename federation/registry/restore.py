@@ -3,7 +3,8 @@ bytes of all offered versions.
 
 1. read `releases`: the last announced decision, and those before it down to the first, each signed
    by a key that was trusted then
-2. read `artifacts`, and store what a decision names: models/, teacher.twa; read the held-out people
+2. read `artifacts`, and store what a decision names: models/, and teacher.twa unless it is still
+   the decided one; read the held-out people
 3. write the decisions, the first one first
 
 A crash before 3 leaves versions that no decision names; one during 3 a shorter history. A repeated
@@ -106,18 +107,26 @@ def _check_lost(registry: Registry, history: Sequence[Release]) -> None:
             "signed: check --kafka, and restore the keys first"
         )
     announced = {_file(release.decision.seq): release.digest for release in history}
+    revoked = history[-1].decision.standing.revoked
     for name in registry.numbered():
         try:
             kept = Release.decode(registry.store.read(f"history/{name}"))
+            signer = kept.decision.key
         except MalformedRecord as exc:
             raise UsageError(
                 f"{registry.where}/history/{name} is damaged: remove it first"
             ) from exc
-        if announced.get(name) != kept.digest:
+        if announced.get(name) == kept.digest:
+            continue
+        if signer in revoked:
             raise UsageError(
-                f"{registry.where} has another decision {int(name[:8])}: it is not lost; use an "
-                "empty --registry, or move it away first"
+                f"{registry.where}/history/{name} is signed by key {signer}, which is revoked, and "
+                "was not announced: take away its owner's access to the registry, remove the file"
             )
+        raise UsageError(
+            f"{registry.where} has another decision {int(name[:8])}: it is not lost; use an "
+            "empty --registry, or move it away first"
+        )
 
 
 def _file(seq: int) -> str:
@@ -127,19 +136,31 @@ def _file(seq: int) -> str:
 def _keep_bytes(
     registry: Registry, history: Sequence[Release], chunks: Iterable[Received], found: Restored
 ) -> None:
-    """Store the artifacts that a decision names; of teachers only the last."""
+    """Store the artifacts that a decision names; of teachers only the last, unless the registry
+    still has it."""
     wanted = _named(history)
     teacher = history[-1].decision.standing.teacher
+    if teacher is not None and _kept_teacher(registry) == teacher.digest:
+        found.teacher = teacher.model
     for data in whole(chunks):
         try:
             digest = digest_of(data)
-            if teacher is not None and digest == teacher.digest:
+            if teacher is not None and digest == teacher.digest and found.teacher is None:
                 found.teacher = registry.add_teacher(data).model
             elif digest in wanted:
                 found.models.append(registry.add(data).model)
                 log.info("restored %s", found.models[-1])
         except ArtifactError as exc:  # a delta, or of another registry
             log.debug("ignored bytes on artifacts: %s", exc)
+
+
+def _kept_teacher(registry: Registry) -> str | None:
+    """Return the digest of the registry's teacher; None without a valid one."""
+    try:
+        kept = registry.teacher()
+    except ArtifactError:
+        return None
+    return None if kept is None else kept.digest
 
 
 def _named(history: Sequence[Release]) -> dict[str, Ref]:

@@ -255,6 +255,65 @@ def test_what_a_revoked_key_signs_later_does_not_follow(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("namer", [OLD, STRANGER])
+def test_what_a_revoked_key_puts_there_without_what_went_before_stops_no_restore(
+    tmp_path: Path, namer: Ed25519PrivateKey
+) -> None:
+    """Nor what a key signs that only the revoked one has named."""
+    registry = registry_in(tmp_path / "before")
+    serve(registry, model(registry, 1))
+    key_rotation.trust(registry, OLD, NEW.public_key())
+    key_rotation.hand_over(registry, NEW)
+    key_rotation.revoke(registry, NEW, key_id(OLD.public_key()))
+    told = registry.history()
+    last = told[-1].decision
+    raw = {key_id(STRANGER.public_key()): STRANGER.public_key().public_bytes_raw().hex()}
+    named = last.standing.model_copy(update={"keys": raw, "revoked": []})
+    orphans = [
+        sign(last.model_copy(update={"seq": seq, "prev": prev, "standing": named}), key)
+        for seq, prev, key in ((20, "a" * 64, OLD), (30, "b" * 64, namer))
+    ]
+    for seen in ([*told, *orphans], [*orphans, *told]):
+        after = registry_in(tmp_path / "after")
+        assert chain(after, seen) == told
+    lost = sign(last.model_copy(update={"seq": 20, "prev": "a" * 64}), NEW)
+    with pytest.raises(ArtifactError, match="not the original decision 19: restore a backup"):
+        chain(registry_in(tmp_path / "after"), [*told, *orphans, lost])
+
+
+@pytest.mark.kafka
+def test_a_teacher_that_the_registry_still_has_is_not_missing(lost: Lost) -> None:
+    """`artifacts` has lost it."""
+    made, _ = lost.restored()
+    renewed = model(made, 2, NEW, kind="teacher")
+    made.offer_teacher(NEW, "a test")
+    for said in made.history()[-1:]:
+        lost.put(said, decision_key(lost.task.name, said.decision.seq))
+        lost.put(said, lost.task.name.encode())
+    made.store.remove("history/00000002.json")
+    _, found = lost.restored()
+    assert (found.teacher, found.missing, found.needed) == (renewed.model, [], [])
+    made.store.write("teacher.twa", b"damaged")
+    _, found = lost.restored()
+    assert (found.teacher, found.needed) == (None, [renewed.model])
+
+
+@pytest.mark.kafka
+def test_a_decision_of_a_revoked_key_in_the_registry_is_named(lost: Lost) -> None:
+    made, _ = lost.restored()
+    key_rotation.revoke(made, NEW, key_id(OLD.public_key()))
+    lost.tell(made)
+    last = made.history()[-1]
+    fields = {"seq": last.decision.seq + 1, "prev": last.digest}
+    theft = sign(last.decision.model_copy(update=fields), OLD)
+    name = f"history/{theft.decision.seq:08d}.json"
+    made.store.write(name, theft.encode())
+    with pytest.raises(UsageError, match=f"{name} is signed by key .* which is revoked"):
+        lost.restored()
+    made.store.remove(name)
+    assert lost.restored()[1].decisions == last.decision.seq
+
+
 @given(st.lists(st.binary(max_size=50), max_size=4, unique=True), st.integers(0, 2**32))
 def test_chunks_in_any_order_twice_and_among_others_make_what_they_are_of(
     datas: list[bytes], seed: int
