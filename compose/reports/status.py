@@ -23,7 +23,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
 from streams.fleet.view import RATE_S, FleetView
-from streams.fleet.wording import share
+from streams.fleet.wording import failure, round_line, share
 from streams.kafka.settings import BrokerSettings
 
 ROWS, CALM = 50, 4  # of the table; the rank of a device that is as it should be
@@ -81,6 +81,7 @@ def to_json(status: Status) -> dict[str, Any]:
             kind: view.count(kind)
             for kind in ("aggregated", "admitted", "refused", "promoted", "rejected")
         },
+        "last_outcome": None if (last := view.last_finished) is None else last.reason,
         "rates": {
             "produced_per_s": round(status.produced_per_s, 3),
             "scored_per_s": round(status.scored_per_s, 3),
@@ -173,6 +174,8 @@ def _lines(status: Status) -> Iterator[str]:
         f"refused {view.count('refused')}; runs promoted {view.count('promoted')}, "
         f"rejected {view.count('rejected')}"
     )
+    if (last := view.last_finished) is not None and failure(last):
+        yield round_line(last) or ""
 
 
 def _drift_line(status: Status) -> str:

@@ -15,6 +15,8 @@ from federation.rounds.event_log import EventLog
 from streams.contract import payload
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.decisions import Ref
+from streams.contract.errors import ProcessFailed
+from streams.contract.signing import key_id
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint
 
@@ -33,6 +35,16 @@ class Promotion:
     failpoint: Failpoint
     rollout: bool = True
 
+    def check_key(self) -> None:
+        """Raise ProcessFailed if the key was revoked since the run began: devices would refuse
+        what it signs."""
+        signer = key_id(self.key.public_key())
+        if signer in self.registry.desired().revoked:
+            raise ProcessFailed(
+                f"key {signer}, with which this run signs, was revoked meanwhile; the next run "
+                "signs with the key in use: start it with `tidewheel train`, or wait for the cause"
+            )
+
     def promote(
         self,
         weights: Tensors,
@@ -45,6 +57,7 @@ class Promotion:
         rounds: int,
     ) -> None:
         """Run steps 7 and 8, and publish the event."""
+        self.check_key()
         manifest = Manifest(
             task=self.task.name,
             task_version=self.task.version,

@@ -20,6 +20,7 @@ missing.
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,6 +129,8 @@ class FederatedRun:
             if why := self.aggregator.exhausted():
                 self.journal.publish("failed", round=number, reason=f"no more rounds: {why}")
                 break
+            with suppress(Retryable):  # without the registry a round goes on
+                self._promotion.check_key()
             weights = self._round(number, weights, evaluation)
         if not self._intake.counts["aggregated"]:
             if why := self.aggregator.exhausted():
@@ -137,6 +140,7 @@ class FederatedRun:
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
         weights = payload.round_weights(weights, self.task.training.payload)  # as released
+        self._promotion.check_key()
         verdict = self._evaluate(first, weights, evaluation)
         self.failpoint("round-step-6")
         serving = self.registry.serving()

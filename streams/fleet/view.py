@@ -158,6 +158,11 @@ class FleetView:
         return self.earlier[kind] + sum(event.kind == kind for event in self.rounds)
 
     @property
+    def last_finished(self) -> RoundEvent | None:
+        """The end of the run that ended last; None before the first."""
+        return next((e for e in reversed(self.rounds) if e.kind == "finished"), None)
+
+    @property
     def current_run(self) -> list[RoundEvent]:
         """The events of the latest run."""
         run = next((e.run for e in reversed(self.rounds) if e.run), None)

@@ -45,6 +45,12 @@ def evaluation(metrics: Mapping[str, float], metric: str) -> str:
     return f"{named(metric)} {', '.join(found)}" if found else "nothing to evaluate on"
 
 
+def failure(event: RoundEvent) -> str | None:
+    """Return why a run ended without the gate's verdict; None for any other event."""
+    judged = event.reason.startswith(("promoted", "rejected"))
+    return None if event.kind != "finished" or judged else event.reason
+
+
 def round_line(event: RoundEvent) -> str | None:
     """Return one line about a step of a run; None for a step that is too small to show."""
     where = f"round {event.round} of {event.rounds}" if event.rounds else f"round {event.round}"
@@ -59,6 +65,8 @@ def round_line(event: RoundEvent) -> str | None:
         "promoted": f"run {event.run} passed the gate, version {event.model}: {event.reason}",
         "rejected": f"run {event.run} refused by the gate: {event.reason}",
     }
+    if why := failure(event):
+        return f"run {event.run} ended without a candidate: {why}"
     return lines.get(event.kind)
 
 

@@ -135,7 +135,7 @@ def test_json_holds_all_of_it() -> None:
     print_status(status_of(heard("d0", 1)), Console(file=text), as_json=True)
     assert set(json.loads(text.getvalue())) == {
         "task", "release", "devices", "windows", "unseen", "windows_metric", "agreement",
-        "rounds", "rates", "lag", "drift",
+        "rounds", "last_outcome", "rates", "lag", "drift",
     }  # fmt: skip
 
 

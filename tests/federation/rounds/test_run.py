@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
 
+from compose.reports.status import Status, print_status
 from federation.admission.update import Tensors, Update
 from federation.aggregation import strategies
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.recent_windows import RecentWindows
-from federation.registry import publisher
+from federation.registry import key_rotation, publisher
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from federation.rounds.collector import Policy
@@ -27,10 +30,12 @@ from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.events.records import Headers
+from streams.contract.signing import key_id
 from streams.contract.task import Device as DeviceOf
 from streams.contract.task import Task
-from streams.contract.topics import ROUNDS
+from streams.contract.topics import ROUNDS, topic_name
 from streams.contract.work import Op, Work
+from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.federation.conftest import TINY
 from tests.federation.rounds.test_fleet_reports import FakeFollower, state
@@ -502,6 +507,41 @@ def test_a_run_without_any_update_fails_and_says_so(rig: Rig) -> None:
         rig.run(FakeFleet([lambda *_: "busy", lambda *_: "busy"])).run()
     assert rig.kafka.events[-1].kind == "finished"
     assert rig.kafka.events[-1].reason.startswith("failed: no update")
+
+
+@pytest.mark.parametrize("in_round", [1, 2])
+def test_a_run_whose_key_is_revoked_meanwhile_ends_and_says_so(
+    rig: Rig, in_round: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In its events, its log, `status` and `timeline`; no device trains for nothing after it."""
+    new, old, rig.rollout = Ed25519PrivateKey.generate(), rig.key, True
+
+    def revoking(op: Op, work: Work, weights: Tensors) -> Update | str:
+        if work.round == in_round:
+            key_rotation.trust(rig.registry, old, new.public_key())
+            key_rotation.hand_over(rig.registry, new)
+            key_rotation.revoke(rig.registry, new, key_id(old.public_key()))
+        return sound("a", 0.001)(op, work, weights)
+
+    fleet = FakeFleet([revoking, sound("b", 0.003)])
+    with caplog.at_level("INFO"), pytest.raises(ProcessFailed, match="was revoked meanwhile"):
+        rig.run(fleet).run()
+    assert [op for op, _ in fleet.sent] == ["train"] * in_round
+    last = rig.kafka.events[-1]
+    said = f"failed: key {key_id(old.public_key())}, with which this run signs, was revoked"
+    assert last.kind == "finished"
+    assert last.reason.startswith(said)
+    assert said in caplog.text
+    assert rig.registry.desired().candidate is None
+    view = FleetView("tiny")
+    for at, event in enumerate(rig.kafka.events):
+        view.absorb(Received(topic_name("tiny", ROUNDS), 0, at, b"7", event.encode(), []))
+    line = f"run 7 ended without a candidate: {said}"
+    console = Console(record=True, width=400, file=StringIO())
+    print_status(Status(view, [], 0.0), console, as_json=False)
+    assert line in console.export_text()
+    assert any(line in news for news in view.news)
+    assert any(said in entry.reason for entry in view.timeline.entries)
 
 
 def test_it_waits_for_enough_devices_but_not_for_ever(rig: Rig) -> None:
