@@ -90,6 +90,8 @@ def newest_of(messages: Sequence[Received], task: str) -> FleetView | None:
         parts.setdefault(name, {})[index] = message.value or b""
         counts[name], slots[name] = count, int((message.key or b"").startswith(b"1/"))
     for name in reversed(parts):
+        if len(parts[name]) < counts[name]:
+            continue
         whole = [parts[name].get(index) for index in range(counts[name])]
         if None in whole:
             continue

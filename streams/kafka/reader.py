@@ -10,16 +10,21 @@ from kafka.partitioner.default import murmur2
 
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.records import Headers
+from streams.kafka import batches
 from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
 BULK = 5000  # messages of one poll where many are read
 ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
+LAST_MS = 253_402_300_799_999  # the end of the year 9999
+
+batches.install()
 
 
 @dataclass(frozen=True)
 class Received:
-    """One message from a Reader; `time_ms` is its timestamp, by its producer's clock."""
+    """One message from a Reader; `time_ms` is its timestamp, by its producer's clock; 0 if that is
+    no time from 1970 to 9999."""
 
     topic: str
     partition: int
@@ -91,7 +96,7 @@ class Reader:
                     break
                 time.sleep(min(PAUSE_S, left_s))
         return [
-            Received(tp.topic, tp.partition, r.offset, r.key, r.value, _headers(r), r.timestamp)
+            Received(tp.topic, tp.partition, r.offset, r.key, r.value, _headers(r), _time_ms(r))
             for tp, records in polled.items()
             for r in records
         ]
@@ -214,6 +219,11 @@ class Reader:
 def _headers(record: Any) -> Headers:
     """Kafka allows null as a header's value: it is read as an empty one."""
     return [(name, value or b"") for name, value in record.headers]
+
+
+def _time_ms(record: Any) -> int:
+    """A producer can set any number."""
+    return int(record.timestamp) if 0 <= record.timestamp <= LAST_MS else 0
 
 
 def partition_of(key: str, partitions: int) -> int:

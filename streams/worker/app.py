@@ -25,6 +25,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
+from streams.worker import batches
 from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
@@ -123,6 +124,7 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     options: dict[str, Any] = {}
     if settings.broker.security_protocol != "PLAINTEXT":
         options["broker_credentials"] = credentials(settings.broker)
+    batches.install()
     return faust.App(
         worker_group(task.name),
         broker=[f"kafka://{server.strip()}" for server in servers],

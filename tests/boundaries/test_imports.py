@@ -262,13 +262,17 @@ def importers(library: str) -> set[str]:
             "kafka",
             {
                 "streams.kafka.admin",
+                "streams.kafka.batches",
                 "streams.kafka.election",
                 "streams.kafka.producer",
                 "streams.kafka.reader",
                 "streams.kafka.refusals",
             },
         ),
-        ("aiokafka", {"streams.worker.app", "streams.worker.agents"}),
+        (
+            "aiokafka",
+            {"streams.worker.app", "streams.worker.agents", "streams.worker.batches"},
+        ),
         (
             "deltalake",
             {"streams.worker.store.delta_store", "streams.worker.store.tables", "tidewheel.stored"},

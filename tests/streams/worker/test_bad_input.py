@@ -26,6 +26,8 @@ from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.delta_store import DROPS, SCORES
 from tests.fakes.tiny_task import task as recorded
+from tests.streams.kafka.test_poison import BAD_NAME
+from tests.streams.kafka.test_poison import send as send_raw
 from tests.streams.worker.model import Log, MemoryStore, committer
 from tests.streams.worker.support import Fleet, batch, fleet, stop, until
 
@@ -297,6 +299,34 @@ def test_ten_thousand_fuzzed_messages_leave_the_worker_alive(
         )
         until(lambda: letters(made) == sent["malformed"], "every malformed one is parked", 90)
         assert sent["malformed"] > 0.7 * FUZZED
+        assert worker.poll() is None
+        assert stop(worker) == 0
+
+
+@pytest.mark.kafka
+def test_a_header_name_that_is_no_utf_8_does_not_stop_the_worker(
+    kafka: BrokerSettings, tmp_path: Path
+) -> None:
+    """Sound events beside it are scored, others are parked with where they were; and the next."""
+    with fleet(kafka, tmp_path) as made:
+        worker = made.start()
+        made.ready("w0", [0, 1])
+        topic = f"{made.task.name}.events"
+        key, value, headers = encode_events(batch("d0", 0, [1.0] * 5, task=made.task))
+        junk = (BAD_NAME, b"x")
+        raw = [(name.encode(), text) for name, text in headers]
+        send_raw(kafka, topic, [
+            (value, [*raw, junk], {"key": key}),
+            (b"garbage", [junk], {"key": key}),
+        ])  # fmt: skip
+        made.send(batch("d0", 5, [2.0] * 5, task=made.task))
+        scored = [("d0", "e1", seq) for seq in range(10)]
+        until(lambda: sorted(made.scored()) == scored, "all sound ones are scored")
+        until(lambda: letters(made) == 1, "the other one is parked")
+        (letter,) = made.read("dead-letters")
+        about = dict(letter.headers)
+        assert about["source-topic"] == topic.encode()
+        assert (about["source-partition"], about["source-offset"]) == (b"0", b"1")
         assert worker.poll() is None
         assert stop(worker) == 0
 
