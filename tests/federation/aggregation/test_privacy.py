@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from federation.admission.admission import Round, admit
+from federation.admission.admission import Round, admit, digest
 from federation.admission.update import Update
 from federation.aggregation.privacy import Ledger, NoisyMean, Private, epsilon, private
 from federation.registry.registry import Registry
@@ -107,6 +109,34 @@ def test_an_update_that_was_not_cut_is_not_admitted() -> None:
     assert refusal is not None
     assert refusal.reason == "norm"
     assert admit(update("a", clipped(long, base, 0.5)), expected) is None
+
+
+norms = st.floats(0, 1e6)
+values = st.floats(-1.0, 1.0, width=32)
+
+
+@given(st.lists(values, min_size=4, max_size=4), st.lists(norms, max_size=9), st.booleans())
+def test_in_a_private_run_no_other_devices_update_decides_whether_one_counts(
+    moved: list[float], others: list[float], sent_before: bool
+) -> None:
+    """Else one device would change the sum by more than its own clip, which the accountant takes
+    for the most that it can."""
+    base = {"w": np.zeros(4, np.float32)}
+    alone = Round("tiny", 1, "1-a", base, clip=0.5)
+    found = update("a", {"w": np.array(moved, np.float32)})
+    earlier = frozenset({digest(found.weights)}) if sent_before else frozenset()
+    among = replace(alone, norms=others, earlier=earlier)
+    assert admit(found, among) == admit(found, alone)
+
+
+def test_a_fleet_of_short_updates_does_not_shut_out_a_longer_one(rig: Rig, tmp_path: Path) -> None:
+    privacy = Privacy(clip=50.0, noise_multiplier=1e-6)
+    of_task(rig, privacy)
+    fleet = FakeFleet([sound(name, 1e-6) for name in "abcde"] + [sound("f", 1e-3)])
+    replace(rig.run(fleet, rounds=1), aggregator=make(tmp_path, privacy)).run()
+    admitted = [e.device for e in rig.kafka.events if e.kind == "admitted"]
+    assert admitted == list("abcdef")
+    assert not [e for e in rig.kafka.events if e.kind == "refused"]
 
 
 def of_task(rig: Rig | ResumeRig, privacy: Privacy) -> None:
