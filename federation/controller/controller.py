@@ -232,32 +232,34 @@ class Controller:
         """Publish the registry's new decisions on `releases`."""
         self._looked = self._clock()
         self._key = self._rollout.key = load_private_key(self._settings.signing_key)
-        self._reconcile()
-        self._last = self._registry.last()
-        self._announced = publisher.announce(
-            producer, self._registry, self._announced, self._reached
-        )
-        if self.metrics is not None and self._last is not None:
-            self.metrics.decided(self._registry, self._last)
-        if self._last is not None and (stable := self._last.decision.standing.stable) is not None:
-            self._runs.evidence.serve(stable.model)
-
-    def _reconcile(self) -> None:
-        """Make the decisions that the registry's files and the settings require."""
-        last = self._registry.last()
+        self._last = last = self._reconcile(self._registry.last())
         if last is None:
             return
+        if self._announced is None or self._announced.digest != last.digest:
+            before, reached = self._announced, self._reached
+            self._announced = publisher.announce(producer, self._registry, before, reached)
+        if self.metrics is not None:
+            self.metrics.decided(self._registry, last)
+        if (stable := last.decision.standing.stable) is not None:
+            self._runs.evidence.serve(stable.model)
+
+    def _reconcile(self, last: Release | None) -> Release | None:
+        """Make the decisions after `last` that the registry's files and the settings require;
+        return the last one."""
+        if last is None:
+            return None
         desired = last.decision.standing
         tag = self._registry.teacher_tag()
         if tag != self._teacher_tag:  # read it only after a change: it may be large and remote
             decided = self._registry.offer_teacher(self._key, "it is in the registry")
             self._teacher_tag = tag
             if decided:
-                return
-        if desired.url != self._settings.url:
-            after = desired.model_copy(update={"url": self._settings.url})
-            reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
-            self._registry.decide(self._key, "keys", after, last, reason=reason)
+                return self._registry.last()
+        if desired.url == self._settings.url:
+            return last
+        after = desired.model_copy(update={"url": self._settings.url})
+        reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
+        return self._registry.decide(self._key, "keys", after, last, reason=reason)
 
     def _resume(self, view: FleetView) -> None:
         """Take in what a snapshot knows."""

@@ -124,8 +124,8 @@ def _delivered(
     if teacher is not None and model == teacher.model:
         data = registry.read_teacher()
     elif base is None:
-        registry.load(model)
         data = registry.read(model)
+        registry.checked(data, model)
     else:
         try:
             data = registry.delta(model, base)

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from federation.registry.history import FOLDER, History, decided
 from federation.registry.object_store import ObjectStore, open_store
 from streams.contract import delta
-from streams.contract.artifact import Artifact, unpack
+from streams.contract.artifact import Artifact, Manifest, unpack
 from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, Release, sign
 from streams.contract.errors import ArtifactError, Retryable, UsageError
 from streams.contract.signing import key_id
@@ -66,6 +66,10 @@ class Registry:
         """The trusted keys by ID, and those that valid decisions have named."""
         return {key_id(key): key for key in self.trusted}
 
+    @cached_property
+    def _manifests(self) -> dict[str, Manifest]:
+        return {}
+
     @property
     def folder(self) -> Path:
         """The folder of a registry that is a folder."""
@@ -95,10 +99,20 @@ class Registry:
         return self._read(_model_file(model), model)
 
     def load(self, model: str) -> Artifact:
-        artifact = self.verify(self.read(model))
+        return self.checked(self.read(model), model)
+
+    def checked(self, data: bytes, model: str) -> Artifact:
+        """Verify the bytes of a stored version that `read` returned."""
+        artifact = self.verify(data)
         if artifact.model != model:
             raise ArtifactError("name", f"{_model_file(model)} holds model {artifact.model}")
         return artifact
+
+    def manifest(self, ref: Ref) -> Manifest:
+        """Return the manifest of a stored version; it is read and verified once."""
+        if ref.digest not in self._manifests:
+            self._manifests[ref.digest] = self._pinned(ref).manifest
+        return self._manifests[ref.digest]
 
     def models(self) -> list[str]:
         """Return the stored versions, oldest first, without reading the files."""

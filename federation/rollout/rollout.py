@@ -101,7 +101,7 @@ class Rollout:
         desired = last.decision.standing
         stable = desired.stable.model if desired.stable else None
         try:
-            manifest = self.registry.load(candidate.model).manifest
+            manifest = self.registry.manifest(candidate)
         except ArtifactError as exc:
             return self._drop(last, candidate, f"it cannot be offered: {exc}")
         if manifest.key in desired.revoked:
