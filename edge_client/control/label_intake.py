@@ -29,23 +29,32 @@ class LabelIntake:
                 self._uplink.start()
 
     def take(self, labels: Sequence[Label]) -> tuple[int, str | None]:
-        """Label segments; return how many, and what is wrong. Without an error all labels are on
-        the disk."""
-        labelled = 0
+        """Label segments up to the first label that is none of the task; return how many, and what
+        is wrong. They are on the disk, unless what is wrong says that they are not."""
+        labelled, told, error = 0, False, None
         for given in labels:
             if not label_fits(self._task, given.label):
-                return labelled, f"{given.label} is no label of this task"
+                error = f"{given.label} is no label of this task"
+                break
             label = np.asarray(given.label, np.float32)
             labelled += self._told.tell(given.first_us, given.last_us, label, USER)
-        if labels:
+            told = True
+        if told:
             try:
-                self._told.flush()
-                self._samples.save()
+                self._keep()
             except OSError as exc:
-                self._samples.urgent = True
-                return labelled, f"labels are in memory and not on the disk yet: {exc}"
-            self.start(expected=True)
-        return labelled, None
+                error = f"labels are in memory and not on the disk yet: {exc}"
+        return labelled, error
+
+    def _keep(self) -> None:
+        """Write what was told to the disk: what goes to the server, then the samples."""
+        try:
+            self._told.flush()
+            self._samples.save()
+        except OSError:
+            self._samples.urgent = True  # the keeper writes it later
+            raise
+        self.start(expected=True)
 
     def stop(self, drain_s: float) -> None:
         """Send what waits for at most `drain_s`."""

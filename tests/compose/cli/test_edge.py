@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_client.control.ipc import ask
+from edge_client.control.socket_server import socket_path
 from edge_client.samples.samples import Samples
+from edge_client.spool.queue import Spool
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
+from streams.contract.work import AgentRequest, Label
 from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
@@ -206,6 +210,23 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     again = place.status()
     assert (again["produced"], again["active"]) == (0, found["active"])
     assert again["epoch"] != found["epoch"]
+
+
+@pytest.mark.parametrize("more", [[], [9.0]], ids=["all-fit", "one-does-not"])
+def test_labels_that_were_answered_survive_a_kill_right_after_the_answer(
+    place: Place, more: list[float]
+) -> None:
+    agent = place.start(f"127.0.0.1:{port_without_listener()}")
+    place.feed(agent, 200)
+    until(lambda: place.produced() == 19, "every segment is an event")
+    folder = place.folder / ".tidewheel" / "devices" / "d0"
+    labels = [Label(first_us=1, last_us=2**55, label=[value]) for value in (2.0, *more)]
+    answer = ask(socket_path(folder), AgentRequest(op="label", labels=labels))
+    agent.kill()
+    agent.wait()
+    assert (answer.labelled, answer.error is None) == (19, not more)
+    assert Samples(place.task, folder / "samples.arrow").sources() == {"user": 19}
+    assert Spool(folder / "labels").account().pending == 1
 
 
 def test_what_an_offline_device_has_is_sent_later_without_its_agent(place: Place) -> None:
