@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edge_client.sources.cuts import Skip, Source
 from edge_client.sources.live import Live
 from edge_client.sources.replay import Replay
-from edge_client.sources.stdin import lines_of, read_lines
+from edge_client.sources.stdin import LineReadings, Lines
 from streams.contract.task import Reading, Task
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ def open_source(
 ) -> Source:
     """Return the source that the settings name; nothing is read yet."""
     if settings.source == "stdin":
-        return Live(task, lambda: read_lines(task, lines_of(sys.stdin, stop), skip), stop, skip)
+        stream = open(  # noqa: SIM115, read until the process ends
+            sys.stdin.fileno(), encoding="utf-8", errors="replace", closefd=False
+        )
+        lines = LineReadings(task, Lines(stream, stop), skip)
+        return Live(task, lambda: lines, stop, skip)
     if settings.mqtt is not None:
         from edge_client.sources.mqtt import MqttSource  # an extra
 

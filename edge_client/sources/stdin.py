@@ -15,7 +15,8 @@ import json
 import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import IO, Any
 
 from edge_client.sources.cuts import Skip
@@ -23,38 +24,69 @@ from streams.contract.errors import UsageError
 from streams.contract.task import Reading, Task
 
 MALFORMED = "malformed-line"
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+UNREADABLE = (
+    ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, csv.Error,
+    StopIteration,
+)  # fmt: skip
+WAITING = 1000  # lines
 
 
-def lines_of(stream: IO[str], stop: threading.Event) -> Iterator[str]:
-    """The lines of a stream as they come, until it or `stop` ends: a thread waits for them."""
-    found: queue.Queue[str | None] = queue.Queue(maxsize=1000)
+class Lines:
+    """The lines of a stream as they come, until it or `stop` ends.
 
-    def read() -> None:
-        for line in stream:
-            found.put(line)
-        found.put(None)
+    One thread reads for as long as the process lives: iterated again it goes on with the next line,
+    so that a source that is restarted loses none to the iterator before.
+    """
 
-    threading.Thread(target=read, name="source", daemon=True).start()
-    while not stop.is_set():
-        with contextlib.suppress(queue.Empty):
-            line = found.get(timeout=0.2)
-            if line is None:
-                return
-            yield line
+    def __init__(self, stream: IO[str], stop: threading.Event) -> None:
+        self._stream, self._stop = stream, stop
+        self._found: queue.Queue[str | None] = queue.Queue(maxsize=WAITING)
+        self._reader = threading.Thread(target=self._read, name="source", daemon=True)
+        self._ended = False
+
+    def _read(self) -> None:
+        for line in self._stream:
+            self._found.put(line)
+        self._found.put(None)
+
+    def __iter__(self) -> Iterator[str]:
+        if self._reader.ident is None:
+            self._reader.start()
+        while not self._stop.is_set() and not self._ended:
+            with contextlib.suppress(queue.Empty):
+                line = self._found.get(timeout=0.2)
+                if line is None:
+                    self._ended = True
+                    return
+                yield line
 
 
-def read_lines(task: Task, lines: Iterable[str], skip: Skip) -> Iterator[Reading]:
-    """Readings of JSON lines or CSV, whichever the first line that is not empty says; UsageError
-    where a CSV header lacks a column."""
-    rest = iter(lines)
-    first = next((line for line in rest if line.strip()), "")
-    if not first:
-        return
-    if first.lstrip().startswith("{"):
-        yield from _json_lines(task, first, rest, skip)
-    else:
-        yield from _csv_lines(task, first, rest, skip)
+class LineReadings:
+    """Readings of lines of JSON or CSV, whichever the first line that is not empty says.
+
+    That line decides for the process's life: iterated again it goes on in the same format.
+    Raises UsageError where a CSV header lacks a column.
+    """
+
+    def __init__(self, task: Task, lines: Iterable[str], skip: Skip) -> None:
+        self._task, self._lines, self._skip = task, lines, skip
+        self._format: Callable[[Task, str], Reading] | None = None
+
+    def __iter__(self) -> Iterator[Reading]:
+        for line in self._lines:
+            if not line.strip():
+                continue
+            if self._format is None:
+                if not line.lstrip().startswith("{"):
+                    self._format = partial(_csv_reading, _columns(self._task, line))
+                    continue
+                self._format = _json_reading_of
+            try:
+                reading = self._format(self._task, line)
+            except UNREADABLE:
+                self._skip(MALFORMED, 0)
+                continue
+            yield reading
 
 
 def json_reading(task: Task, found: Any) -> Reading:
@@ -63,36 +95,26 @@ def json_reading(task: Task, found: Any) -> Reading:
     return _reading(task, found["time_us"], values, found.get("label"))
 
 
-def _json_lines(task: Task, first: str, rest: Iterator[str], skip: Skip) -> Iterator[Reading]:
-    for line in _chained(first, rest):
-        if not line.strip():
-            continue
-        try:
-            reading = json_reading(task, json.loads(line))
-        except UNREADABLE:
-            skip(MALFORMED, 0)
-            continue
-        yield reading
+def _json_reading_of(task: Task, line: str) -> Reading:
+    return json_reading(task, json.loads(line))
 
 
-def _csv_lines(task: Task, first: str, rest: Iterator[str], skip: Skip) -> Iterator[Reading]:
-    names = [name.strip() for name in next(csv.reader([first]))]
+def _columns(task: Task, header: str) -> list[str]:
+    names = [name.strip() for name in next(csv.reader([header]))]
     missing = [name for name in ("time_us", *task.channels) if name not in names]
     if missing:
         raise UsageError(
             f"the first line of standard input is neither JSON nor a CSV header with "
             f"{', '.join(missing)}: write time_us,{','.join(task.channels)}[,label]"
         )
-    for line in rest:
-        if not line.strip():
-            continue
-        try:
-            row = dict(zip(names, next(csv.reader([line])), strict=True))
-            label = row.get("label", "").strip()
-            values = [row[channel] for channel in task.channels]
-            yield _reading(task, row["time_us"], values, label or None)
-        except (ValueError, csv.Error, StopIteration):
-            skip(MALFORMED, 0)
+    return names
+
+
+def _csv_reading(names: list[str], task: Task, line: str) -> Reading:
+    row = dict(zip(names, next(csv.reader([line])), strict=True))
+    label = row.get("label", "").strip()
+    values = [row[channel] for channel in task.channels]
+    return _reading(task, row["time_us"], values, label or None)
 
 
 def _reading(task: Task, time_us: object, values: object, label: object) -> Reading:
@@ -114,8 +136,3 @@ def _label(label: Any) -> float | list[float] | None:
     if not all(map(math.isfinite, found)):
         raise ValueError("a label is not finite")
     return found if isinstance(label, list) else found[0]
-
-
-def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest

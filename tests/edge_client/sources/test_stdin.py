@@ -5,16 +5,33 @@ import json
 import math
 import os
 import threading
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.samples.labels import parse_label, parse_line
-from edge_client.sources.stdin import MALFORMED, lines_of, read_lines
+from edge_client.settings import EdgeSettings
+from edge_client.sources.cuts import Source
+from edge_client.sources.selection import open_source
+from edge_client.sources.stdin import MALFORMED, LineReadings, Lines
 from streams.contract.errors import UsageError
+from streams.kafka.settings import BrokerSettings
 from tests.fakes.tiny_task import task
 from tidewheel import Reading
+
+
+class Opened(NamedTuple):
+    """A source of lines: its writer, and why lines were passed over."""
+
+    source: Source
+    writer: FileIO
+    skipped: list[str]
+
 
 readings = st.lists(
     st.tuples(
@@ -28,7 +45,7 @@ readings = st.lists(
 
 def read(lines: list[str]) -> tuple[list[Reading], int]:
     skipped: list[str] = []
-    found = list(read_lines(task, lines, lambda reason, _: skipped.append(reason)))
+    found = list(LineReadings(task, lines, lambda reason, _: skipped.append(reason)))
     assert set(skipped) <= {MALFORMED}
     return found, len(skipped)
 
@@ -95,14 +112,71 @@ def test_a_csv_without_its_columns_says_what_to_write() -> None:
 def test_waiting_for_a_line_ends_when_it_is_told_to() -> None:
     ends, stop = os.pipe(), threading.Event()
     with os.fdopen(ends[0]) as reader, os.fdopen(ends[1], "w") as writer:
-        lines = lines_of(reader, stop)
+        lines = iter(Lines(reader, stop))
         writer.write("one\n")
         writer.flush()
         assert next(lines) == "one\n"
         stop.set()
         assert list(lines) == []
         writer.close()
-    assert list(lines_of(io.StringIO("a\nb"), threading.Event())) == ["a\n", "b"]
+    whole = Lines(io.StringIO("a\nb"), threading.Event())
+    assert list(whole) == ["a\n", "b"]
+    assert list(whole) == []  # an end is an end
+
+
+SAMPLES, HOP = task.segment.samples, task.segment.hop
+HEADER = b"time_us,x,y\n"
+
+
+def rows(first: int, count: int, form: str) -> bytes:
+    """Readings at the task's rate; the second value is the reading's number."""
+    text = '{{"time_us": {0}, "values": [1.0, {1}]}}\n' if form == "json" else "{0},1.0,{1}\n"
+    return "".join(text.format(50_000 * n, n) for n in range(first, first + count)).encode()
+
+
+@pytest.fixture
+def standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Opened]:
+    """A device's source on a pipe, and the pipe's other end."""
+    ends = os.pipe()
+    skipped: list[str] = []
+    stop = threading.Event()
+    with os.fdopen(ends[0]) as reader, os.fdopen(ends[1], "wb", buffering=0) as writer:
+        monkeypatch.setattr("sys.stdin", reader)
+        settings = EdgeSettings(
+            task_ref="", device="d0", folder=tmp_path, broker=BrokerSettings("nowhere:1"),
+            trusted=(), source="stdin",
+        )  # fmt: skip
+        source = open_source(
+            task, settings, tmp_path, resume_after_us=None, stop=stop,
+            skip=lambda reason, _: skipped.append(reason),
+        )  # fmt: skip
+        yield Opened(source, writer, skipped)
+        stop.set()
+        writer.close()
+        for thread in threading.enumerate():
+            if thread.name == "source":
+                thread.join(10)
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_source_that_is_restarted_goes_on_with_the_next_line(
+    standard_input: Opened, form: str
+) -> None:
+    writer = standard_input.writer
+    writer.write((HEADER if form == "csv" else b"") + rows(0, SAMPLES, form))
+    for restart in range(3):
+        first = SAMPLES * restart
+        cut = next(iter(standard_input.source))  # what took it has failed, and takes no more
+        assert cut.segment[1].tolist() == list(range(first, first + SAMPLES))
+        writer.write(rows(first + SAMPLES, SAMPLES, form))
+    assert standard_input.skipped == []
+
+
+def test_bytes_that_are_no_text_are_one_malformed_line(standard_input: Opened) -> None:
+    standard_input.writer.write(rows(0, HOP, "json") + b"\xff\xfe{\n" + rows(HOP, HOP, "json"))
+    cut = next(iter(standard_input.source))
+    assert cut.segment[1].tolist() == list(range(SAMPLES))
+    assert standard_input.skipped == [MALFORMED]
 
 
 def test_a_label_is_a_name_an_index_or_values() -> None:
