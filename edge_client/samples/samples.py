@@ -218,6 +218,17 @@ class Samples:
             rows = rows[np.argsort(self._times[rows])][-limit:]
             return self._segments[rows], self._true[rows]
 
+    def trainable(self) -> int:
+        """Return how many training rows `write_training_rows` would write now."""
+        with self._lock:
+            rows = self._rows()
+            useful = rows[self._weights(rows, self._trust(rows)) > 0]
+            return int((self._split[useful] == TRAIN).sum())
+
+    def _weights(self, rows: np.ndarray, trust: float) -> np.ndarray:
+        true, taught = _known(self._true[rows]), _known(self._teacher[rows])
+        return np.where(true, 1.0, np.where(taught, trust, 0.0)).astype(np.float32)
+
     def write_training_rows(self, file: IO[bytes]) -> None:
         """Write the rows to train and evaluate on: segment, label, weight, held_out, true.
 
@@ -231,8 +242,7 @@ class Samples:
 
     def _training_rows(self, rows: np.ndarray, trust: float) -> Columns:
         with self._lock:
-            true, taught = _known(self._true[rows]), _known(self._teacher[rows])
-            weight = np.where(true, 1.0, np.where(taught, trust, 0.0)).astype(np.float32)
+            true, weight = _known(self._true[rows]), self._weights(rows, trust)
             labels = np.where(
                 true[:, None],
                 self._true[rows],

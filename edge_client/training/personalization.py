@@ -1,6 +1,7 @@
 """The personal model: a copy of the served version, fine-tuned on the device's samples.
 
-With `Training.personal`, after a release and again after every RENEW true labels:
+With `Training.personal`, after a release and again after every RENEW true labels, once there are
+enough samples to train on:
 
 1. the trainer fine-tunes the served version's weights on this device's samples
 2. write them to `personal.safetensors` (temporary, fsync, rename), whose header names the version
@@ -34,7 +35,7 @@ from edge_client.samples.samples import Samples
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.documents import PersonalState
-from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.errors import ArtifactError, MalformedRecord, ProcessFailed
 from streams.contract.task import Task
 from streams.contract.work import PERSONAL, WorkReply, WorkRequest
 from streams.runtime.disk import write_atomic
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 EVIDENCE, COMPARED = 8, 200
 RENEW = 64
-PAUSE_S = 60.0
+PAUSE_S, PAUSE_MOST_S = 60.0, 1800.0  # between two trainings; the longest after failed ones
 BUDGET_S = 30.0
 
 Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
@@ -84,6 +85,7 @@ class Personalization:
         self._tried_for: str | None = None  # the base version of the last training
         self._labels_then = 0
         self._tried_at = float("-inf")
+        self._failed: list[str] = []  # the base versions of trainings that failed, in a row
         self._training: threading.Thread | None = None
         self.state: PersonalState | None = None
 
@@ -191,7 +193,10 @@ class Personalization:
             return False
         fresh = self._samples.labels_told - self._labels_then
         wanted = base.model != self._tried_for or fresh >= RENEW
-        return wanted and self._clock() - self._tried_at >= PAUSE_S
+        pause_s = min(PAUSE_S * 2 ** self._failed.count(base.model), PAUSE_MOST_S)
+        if not wanted or self._clock() - self._tried_at < pause_s:
+            return False
+        return self._samples.trainable() >= self._task.training.minimum_samples
 
     def _begin(self, base: Engine) -> None:
         """Start steps 1 to 3 on a thread, because training takes long."""
@@ -202,27 +207,33 @@ class Personalization:
         self._training.start()
 
     def _train(self, base: Engine) -> None:
-        """Steps 1 to 3; a failure is tried again after PAUSE_S."""
-        labels_now, training = self._samples.labels_told, self._task.training
+        """Steps 1 to 3; a failure is tried again after PAUSE_S, then after twice as long each time,
+        so that the trainer's process ends meanwhile."""
+        labels_now = self._samples.labels_told
         number = self._number + 1 if self._tried_for == base.model else 1
+        try:
+            self._make(base, number)
+        except (OSError, ArtifactError, MalformedRecord, ProcessFailed) as exc:
+            self._failed = [*[m for m in self._failed if m == base.model][-10:], base.model]
+            log.warning("no personal model of %s: %s", base.model, exc)
+            return
+        self._failed = []
+        self._tried_for, self._labels_then = base.model, labels_now
+
+    def _make(self, base: Engine, number: int) -> None:
+        training = self._task.training
         request = WorkRequest(
             op="train", run=PERSONAL, round=0,
             task=self._task.name, task_version=self._task.version,
             base=base.model, epochs=training.personal_epochs, batch_size=training.batch_size,
             learning_rate=training.personal_learning_rate, seed=number, time_budget_s=BUDGET_S,
         )  # fmt: skip
-        try:
-            reply, weights = self._work(request, self._artifact(base).files[WEIGHTS])
-            if reply.error is not None:
-                log.debug("no personal model of %s: %s", base.model, reply.error)
-                return
-            data = with_header(weights, base.model, number)
-            write_atomic(self._path, data, mode=0o600)
-            self._build(base, data, number)
-        except (OSError, ArtifactError, MalformedRecord) as exc:
-            log.warning("no personal model of %s: %s", base.model, exc)
-            return
-        self._tried_for, self._labels_then = base.model, labels_now
+        reply, weights = self._work(request, self._artifact(base).files[WEIGHTS])
+        if reply.error is not None:
+            raise ProcessFailed(reply.error)
+        data = with_header(weights, base.model, number)
+        write_atomic(self._path, data, mode=0o600)
+        self._build(base, data, number)
 
 
 def with_header(block: bytes, base: str, number: int) -> bytes:
