@@ -53,7 +53,7 @@ log = logging.getLogger("tidewheel.edge")
 LOOK_S = 5.0  # at versions, hanging answers, conditions, labels that were told
 LOCK_S = 5.0  # for a command that reads the folder
 ALIVE_S = 60.0  # without the keeper's turn, which waits for the disk
-SAVE_S = 60.0  # between two writings of the samples: megabytes each
+SAVE_S = 60.0  # between two writings of samples and scores: megabytes each
 SWITCH_S = 0.0005  # a thread that holds the interpreter gives it to the loop after so long
 
 
@@ -267,12 +267,14 @@ class Agent:
 
     def _save(self, *, last: bool = False) -> None:
         """Write samples and scores: once a minute, and soon where a label was told."""
-        samples, now = self.samples, time.monotonic()
+        samples, board, now = self.samples, self._scoreboard, time.monotonic()
+        if due := last or now - self._saved_at >= SAVE_S:
+            self._saved_at = now
         try:
-            if samples.urgent or (samples.changed and (last or now - self._saved_at >= SAVE_S)):
-                self._saved_at = now
+            if samples.urgent or (due and samples.changed):
                 samples.save()
-            self._scoreboard.save()
+            if due and board.changed:
+                board.save()
         except OSError as exc:
             log.warning("%s: samples not saved: %s", self._settings.device, exc)
 

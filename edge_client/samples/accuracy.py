@@ -1,22 +1,53 @@
 """Accuracy of a device's answers by release, where the true label is known.
 
 On held-out segments each position in the data counts once per version, with its latest answer, so
-that two versions that have both seen a whole replay are compared on the same segments.
+that two versions that have both seen a whole replay are compared on the same segments. Of more than
+PLACES positions a version keeps those with the smallest hash: a uniform sample, in which two
+versions that have seen the same data have the same positions (bottom-k sampling: Cohen and Kaplan,
+"Summarizing Data using Bottom-k Sketches", PODC 2007).
+
+The file `scoreboard.json`, replaced whole: its size is that of the sample, however long the stream.
+
+    counts     {version: [answers, labelled, correct]}
+    errors     {version: the sum of errors}
+    held_out   {version: {position in us: [right, error]}}
 """
 
+import heapq
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
+from edge_client.spool.sampling import mixed
 from streams.contract.documents import ModelScore, RowMetric
 
 KEPT = 4  # versions
+PLACES = 2048  # held-out positions of a version
 
 Judged = tuple[bool, float]  # whether it is right, and for targets its error
 
 
+class HeldOut:
+    """A version's answers on held-out positions: all, or a sample of PLACES."""
+
+    def __init__(self, places: Mapping[int, Judged] | None = None) -> None:
+        self.places: dict[int, Judged] = {}
+        self._largest: list[tuple[int, int]] = []  # a heap of (-hash, position)
+        for position_us, judged in (places or {}).items():
+            self.note(position_us, judged)
+
+    def note(self, position_us: int, judged: Judged) -> None:
+        if position_us not in self.places:
+            heapq.heappush(self._largest, (-mixed(position_us), position_us))
+        self.places[position_us] = judged
+        if len(self.places) > PLACES:
+            del self.places[heapq.heappop(self._largest)[1]]
+
+
 class AccuracyTracker:
-    """Answer counts of the latest versions, by `metric`; save() writes them to `path`."""
+    """Answer counts of the latest versions, by `metric`; save() writes them to `path`, if they have
+    `changed`."""
 
     def __init__(self, path: Path, metric: RowMetric = "accuracy") -> None:
         self._path = path
@@ -24,13 +55,14 @@ class AccuracyTracker:
         self._lock = threading.Lock()
         self._counts: dict[str, list[int]] = {}  # answers, labelled, correct
         self._errors: dict[str, float] = {}
-        self._held_out: dict[str, dict[int, Judged]] = {}
+        self._held_out: dict[str, HeldOut] = {}
+        self.changed = False
         try:
             state = json.loads(path.read_bytes())
             self._counts = {m: [int(x) for x in c] for m, c in state["counts"].items()}
             self._errors = {m: float(state.get("errors", {}).get(m, 0.0)) for m in self._counts}
             self._held_out = {
-                m: {int(p): _judged(found) for p, found in places.items()}
+                m: HeldOut({int(p): _judged(found) for p, found in places.items()})
                 for m, places in state["held_out"].items()
             }
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -47,8 +79,9 @@ class AccuracyTracker:
         """Count one answer; `right` is None if the true label is unknown, `error` is that of a
         target, absolute or squared as the metric wants it."""
         with self._lock:
+            self.changed = True
             if model not in self._counts:
-                self._counts[model], self._held_out[model] = [0, 0, 0], {}
+                self._counts[model], self._held_out[model] = [0, 0, 0], HeldOut()
                 self._errors[model] = 0.0
                 for old in list(self._counts)[1:-KEPT]:  # the first one stays for the comparison
                     del self._counts[old], self._held_out[old], self._errors[old]
@@ -59,15 +92,15 @@ class AccuracyTracker:
                 counts[2] += right
                 self._errors[model] += error
                 if held_out:
-                    self._held_out[model][position_us] = right, error
+                    self._held_out[model].note(position_us, (right, error))
 
     def scores(self) -> dict[str, ModelScore]:
         with self._lock:
-            first = next(iter(self._held_out.values()), {})
-            return {model: self._score(model, first) for model in self._counts}
+            first = next(iter(self._held_out.values()), HeldOut())
+            return {model: self._score(model, first.places) for model in self._counts}
 
     def _score(self, model: str, first: dict[int, Judged]) -> ModelScore:
-        (answers, labelled, correct), places = self._counts[model], self._held_out[model]
+        (answers, labelled, correct), places = self._counts[model], self._held_out[model].places
         both = places.keys() & first.keys()
         held, new, old = places.values(), [places[at] for at in both], [first[at] for at in both]
         return ModelScore(
@@ -87,11 +120,12 @@ class AccuracyTracker:
         )
 
     def save(self) -> None:
-        """Write the counts to disk. A crash loses those since the last save, a few seconds: they
-        are not part of the event account."""
+        """Write the counts to disk. A crash loses those since the last save: they are not part of
+        the event account."""
         with self._lock:
-            state = {"counts": self._counts, "errors": self._errors, "held_out": self._held_out}
-            text = json.dumps(state)
+            held_out = {model: kept.places for model, kept in self._held_out.items()}
+            state = {"counts": self._counts, "errors": self._errors, "held_out": held_out}
+            text, self.changed = json.dumps(state), False
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(text)
         temporary.replace(self._path)

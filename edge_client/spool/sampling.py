@@ -61,11 +61,11 @@ class Sampling:
 
 def sampled(seq: int, share: float) -> bool:
     """Return whether a seq is in the sample; a larger share contains every smaller one."""
-    return _mixed(seq) < share * 2**64
+    return mixed(seq) < share * 2**64
 
 
-def _mixed(seq: int) -> int:
-    """Return the SplitMix64 hash of a seq (Steele, Lea and Flood, 2014)."""
+def mixed(seq: int) -> int:
+    """Return the SplitMix64 hash, 64 bits, of a number (Steele, Lea and Flood, 2014)."""
     z = (seq + 1) * 0x9E3779B97F4A7C15 & 2**64 - 1
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 2**64 - 1

@@ -58,9 +58,9 @@ def mean_of(metric: RowMetric, correct: int, error: float, of: int) -> float | N
 class ModelScore(Document):
     """One device's answer counts for one release, including its personal models.
 
-    Held-out segments are never trained on; `labelled` answers have a true label. `paired` held-out
-    segments were also answered by the device's first version, which was right on
-    `paired_base_correct` of them.
+    Held-out segments are never trained on, and are a sample where there are very many; `labelled`
+    answers have a true label. `paired` held-out segments were also answered by the device's first
+    version, which was right on `paired_base_correct` of them.
 
     `metric` says how they are measured: accuracy, or for targets within, mae or rmse. The `error`
     fields of the last two are sums of absolute or squared errors beside the counts of answers

@@ -1,8 +1,9 @@
 """What a device knows of its answers' accuracy, by version."""
 
+import json
 from pathlib import Path
 
-from edge_client.samples.accuracy import AccuracyTracker
+from edge_client.samples.accuracy import PLACES, AccuracyTracker
 
 
 def test_versions_are_compared_on_the_held_out_segments_that_both_have_answered(
@@ -42,3 +43,55 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     path.write_text('{"counts": {"1-a": [3, 2, 1]}, "held_out": {"1-a": {"5": true, "6": false}}}')
     found = AccuracyTracker(path).scores()["1-a"]
     assert (found.of_labelled, found.of_held_out, found.held_out) == (0.5, 0.5, 2)
+
+
+def stream(board: AccuracyTracker, model: str, places: range, wrong_every: int) -> None:
+    for at in places:
+        board.count(model, at * 1_000_000, at % wrong_every > 0, held_out=True)
+
+
+def test_file_and_memory_do_not_grow_with_a_labelled_stream(tmp_path: Path) -> None:
+    sizes = []
+    for length in (4 * PLACES, 16 * PLACES):
+        path = tmp_path / f"{length}.json"
+        board = AccuracyTracker(path)
+        stream(board, "1-a", range(10**9, 10**9 + length), 4)
+        board.save()
+        sizes.append(path.stat().st_size)
+        found = AccuracyTracker(path).scores()["1-a"]
+        assert (found.labelled, found.held_out) == (length, PLACES)
+        assert found.of_held_out is not None
+        assert abs(found.of_held_out - 3 / 4) < 0.05  # a sample of the whole stream, not its end
+    assert abs(sizes[1] - sizes[0]) < sizes[0] / 100
+
+
+def test_versions_that_saw_the_same_long_data_are_compared_on_the_same_places(
+    tmp_path: Path,
+) -> None:
+    board = AccuracyTracker(tmp_path / "board.json")
+    stream(board, "1-a", range(4 * PLACES), 2)
+    stream(board, "2-b", range(4 * PLACES), 4)
+    after = board.scores()["2-b"]
+    assert after.paired == PLACES
+    before, now = after.of_paired
+    assert before is not None
+    assert now is not None
+    assert abs(before - 1 / 2) < 0.05
+    assert abs(now - 3 / 4) < 0.05
+
+
+def test_a_long_file_of_an_earlier_version_is_made_a_sample(tmp_path: Path) -> None:
+    path = tmp_path / "board.json"
+    places = {str(at): [True, 0.0] for at in range(2 * PLACES)}
+    counts = {"1-a": [2 * PLACES] * 3}
+    path.write_text(json.dumps({"counts": counts, "held_out": {"1-a": places}}))
+    found = AccuracyTracker(path).scores()["1-a"]
+    assert (found.labelled, found.held_out) == (2 * PLACES, PLACES)
+
+
+def test_nothing_is_written_where_nothing_was_counted(tmp_path: Path) -> None:
+    board = AccuracyTracker(tmp_path / "board.json")
+    board.count("1-a", 0, None, held_out=False)
+    assert board.changed
+    board.save()
+    assert not board.changed
