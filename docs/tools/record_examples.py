@@ -154,8 +154,8 @@ def windows() -> str:
 def decision() -> Release:
     """Return the decision that offers version 4 to a quarter of the fleet."""
     standing = DesiredState(
-        stable=Ref(model="3-1f2e3d4c", digest="1f2e3d4c" + "0" * 56),
-        offered=Ref(model="4-0a1b2c3d", digest="0a1b2c3d" + "0" * 56),
+        stable=Ref(model="3-1f2e3d4c", digest="1f2e3d4c" + "0" * 56, size=61_440),
+        offered=Ref(model="4-0a1b2c3d", digest="0a1b2c3d" + "0" * 56, size=61_440),
         share=0.25,
         stage=2,
     )

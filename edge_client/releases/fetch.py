@@ -2,7 +2,7 @@
 
 The sources are tried in order: deltas from a version that the device has, then the complete
 artifact, first from Kafka, then from the URL. A delta whose result has another digest counts as
-failed.
+failed. What is announced or comes larger than the artifact's size in the decision is not fetched.
 """
 
 import logging
@@ -51,12 +51,12 @@ class ArtifactFetcher:
         bases = self._bases()
         offered = [d for d in deliveries if d.model == ref.model]
         self._downloads.keep(offered)
-        sources = [partial(self._from_kafka, d) for d in offered if d.base in bases]
-        sources += [partial(self._from_kafka, d) for d in offered if d.base is None]
+        sources = [partial(self._from_kafka, ref, d) for d in offered if d.base in bases]
+        sources += [partial(self._from_kafka, ref, d) for d in offered if d.base is None]
         if url:
             deltas = f"{url}/deltas/{ref.model}.from."
-            sources += [partial(self._from_url, f"{deltas}{base}.twd", base) for base in bases]
-            sources.append(partial(self._from_url, f"{url}/models/{ref.model}.twa"))
+            sources += [partial(self._from_url, ref, f"{deltas}{base}.twd", base) for base in bases]
+            sources.append(partial(self._from_url, ref, f"{url}/models/{ref.model}.twa"))
         problem: Exception = ArtifactError("missing", f"{ref.model} has no delivery and no URL")
         for source in sources:
             try:
@@ -73,16 +73,17 @@ class ArtifactFetcher:
                 return data
         raise problem
 
-    def _from_kafka(self, delivery: Delivery) -> bytes:
+    def _from_kafka(self, ref: Ref, delivery: Delivery) -> bytes:
+        delivery.check_bound(ref)  # before a part of it is in memory
         data = fetch(self._settings, self._task, self._downloads.of(delivery), self._ending)
-        return self._whole(data, delivery.base)
+        return self._whole(ref, data, delivery.base)
 
-    def _from_url(self, url: str, base: str | None = None) -> bytes:
-        return self._whole(fetch_url(url), base)
+    def _from_url(self, ref: Ref, url: str, base: str | None = None) -> bytes:
+        return self._whole(ref, fetch_url(url, ref.most_bytes), base)
 
-    def _whole(self, data: bytes, base: str | None) -> bytes:
+    def _whole(self, ref: Ref, data: bytes, base: str | None) -> bytes:
         """Return the artifact of received bytes, which are a delta if there is a `base`."""
         self.received += len(data)
         if base is None:
             return data
-        return delta.apply(data, self._kept(base).files, self._trusted())
+        return delta.apply(data, self._kept(base).files, self._trusted(), ref.most_bytes)

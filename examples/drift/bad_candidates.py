@@ -131,7 +131,7 @@ def offer(
     probe = renew_probe(base, weights)
     files = {**base.files, WEIGHTS: payload.to_safetensors(weights, "float32"), PROBE: probe}
     artifact = registry.add(pack(manifest, files, key))
-    ref = Ref(model=artifact.model, digest=artifact.digest)
+    ref = Ref.of(artifact)
     while True:
         standing = registry.desired().model_copy(update={"candidate": ref})
         try:

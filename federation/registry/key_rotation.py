@@ -148,13 +148,13 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
         return decide("dropped", candidate, desired.model_copy(update={"candidate": None}))
     if stable is not None and signed(stable):
         renewed = registry.add(sign_again(registry.load(stable.model), registry, key))
-        ref = Ref(model=renewed.model, digest=renewed.digest)
+        ref = Ref.of(renewed)
         text = f"{stable.model} signed again, it was {why}"
         return decide("served", ref, desired.model_copy(update={"stable": ref}), text)
     teacher = registry.teacher() if desired.teacher else None
     if teacher is not None and teacher.manifest.key == gone:
         renewed = registry.add_teacher(sign_again(teacher, registry, key))
-        ref = Ref(model=renewed.model, digest=renewed.digest)
+        ref = Ref.of(renewed)
         text = f"teacher {teacher.model} signed again, it was {why}"
         return decide("teacher", ref, desired.model_copy(update={"teacher": ref}), text)
     if gone in desired.revoked and gone not in desired.keys:

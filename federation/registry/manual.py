@@ -53,7 +53,8 @@ def promote(
     """Let all devices serve `model`; another offered version is withdrawn."""
     last, ref = last_decision(registry), _usable(registry, model)
     before = last.decision.standing
-    if before.stable == ref and before.offered is None and model not in before.withdrawn:
+    stable, sized = before.stable, before.stable is not None and before.stable.size == ref.size
+    if stable == ref and sized and before.offered is None and model not in before.withdrawn:
         return ManualDecision(f"all devices serve {model} already: nothing to do")
     after, text = before, f"{model} is served by all devices"
     if before.offered is not None and before.offered != ref:
@@ -190,7 +191,7 @@ def _usable(registry: Registry, model: str) -> Ref:
             f"{model} is signed by key {artifact.manifest.key}, which is not trusted any more: "
             "devices would refuse it"
         )
-    return Ref(model=artifact.model, digest=artifact.digest)
+    return Ref.of(artifact)
 
 
 def _counts(registry: Registry, artifact: Artifact) -> bool:

@@ -162,8 +162,8 @@ class Registry:
         last, teacher = self.last(), self.teacher()
         if teacher is None:
             return False
-        before, ref = self.desired(), Ref(model=teacher.model, digest=teacher.digest)
-        if before.teacher == ref:
+        before, ref = self.desired(), Ref.of(teacher)
+        if before.teacher is not None and before.teacher == ref and before.teacher.size == ref.size:
             return False
         desired = before.model_copy(update={"teacher": ref})
         self.decide(key, "teacher", desired, last, model=ref.model, reason=reason)
@@ -255,7 +255,7 @@ class Registry:
         desired = before.model_copy(
             update={
                 **NOT_OFFERED,
-                "stable": Ref(model=artifact.model, digest=artifact.digest),
+                "stable": Ref.of(artifact),
                 "candidate": None,
                 "withdrawn": {m: why for m, why in before.withdrawn.items() if m != model},
             }

@@ -99,7 +99,7 @@ class Promotion:
         if not self.rollout:
             self.registry.serve(artifact.model, self.key, reason, evidence=evidence, run=run)
             return
-        ref = Ref(model=artifact.model, digest=artifact.digest)
+        ref = Ref.of(artifact)
         for _ in range(ATTEMPTS):
             after = self.registry.last()
             desired = self.registry.desired().model_copy(update={"candidate": ref})

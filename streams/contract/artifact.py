@@ -66,11 +66,12 @@ class Manifest(Document):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified model version."""
+    """A verified model version; `size` is that of all its bytes."""
 
     manifest: Manifest
     digest: str
     files: Mapping[str, bytes]
+    size: int = 0
 
     @property
     def model(self) -> str:
@@ -111,7 +112,7 @@ def unpack(
         raise ArtifactError("digest", f"the manifest has {found[:12]}…, expected {digest[:12]}…")
     manifest = read_manifest(text, signature, trusted)
     _check_use(manifest, task, task_version, kind)
-    return Artifact(manifest, found, _files(manifest, body))
+    return Artifact(manifest, found, _files(manifest, body), len(data))
 
 
 def read_manifest(text: bytes, signature: bytes, trusted: Sequence[Ed25519PublicKey]) -> Manifest:

@@ -13,7 +13,8 @@ one by any key in which a revoked key is not in `revoked` any more (`Trust`).
 
 `releases` carries each decision as a `Release` under `decision_key`, and the last one also under
 the task's name. A Release holds the signed text and the positions of the needed bytes on
-`artifacts`. The positions are not signed: the bytes are verified by their digest.
+`artifacts`. The positions are not signed: the bytes are verified by their digest, and nothing is
+fetched that is larger than the size of the artifact, which the decision signs.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from typing import Annotated, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field
 
+from streams.contract.artifact import Artifact
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import check_signature, key_id, public_keys
@@ -33,6 +35,8 @@ from streams.contract.signing import check_signature, key_id, public_keys
 ZERO = "0" * 64
 SIGNED = b"TWDECISION1\n"
 MAX_BYTES = 1 << 30  # of an artifact
+UNSIGNED_BYTES = 1 << 26  # of one whose size the decision does not name
+CHUNK_BYTES = 1 << 10  # at least, of all chunks of a delivery but one
 WITHDRAWN = "withdrawn: "  # prefix of a device's reason for refusing a withdrawn version
 WITHDRAWN_KEPT = 10  # the latest ones
 
@@ -53,10 +57,29 @@ Kind = Literal[
 
 
 class Ref(Document):
-    """A reference to an artifact."""
+    """A reference to an artifact; `size` is that of its bytes, None in decisions of 0.1.0. Two
+    references to the same artifact are equal."""
 
     model: Model
     digest: Digest
+    size: int | None = Field(default=None, ge=1, le=MAX_BYTES)
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "Ref":
+        return cls(model=artifact.model, digest=artifact.digest, size=artifact.size)
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that is fetched for it, also as a delta."""
+        return UNSIGNED_BYTES if self.size is None else self.size
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ref):
+            return NotImplemented
+        return (self.model, self.digest) == (other.model, other.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.digest))
 
 
 class DesiredState(Document):
@@ -131,6 +154,17 @@ class Delivery(Document):
     size: int = Field(ge=1, le=MAX_BYTES)
     chunks: int = Field(ge=1, le=MAX_BYTES)
     offset: int = Field(ge=0)
+
+    def check_bound(self, ref: Ref) -> None:
+        """Raise ArtifactError if it announces more bytes, or more chunks, than `ref` can need."""
+        most = ref.most_bytes
+        if self.size > most or self.chunks > 1 + self.size // CHUNK_BYTES:
+            advice = "" if ref.size else ": its decision names no size, promote or offer it again"
+            raise ArtifactError(
+                "size",
+                f"{self.size} bytes in {self.chunks} chunks are announced for {self.model}; "
+                f"at most {most} are fetched{advice}",
+            )
 
 
 class Release(Document):

@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from safetensors import SafetensorError
 
 from streams.contract.artifact import files_of, head_of, read_manifest, split_head
+from streams.contract.decisions import MAX_BYTES
 from streams.contract.errors import ArtifactError
 from streams.contract.payload import decompressed
 
@@ -60,10 +61,16 @@ def make(artifact: bytes, base: Mapping[str, bytes]) -> bytes:
     return b"".join(parts)
 
 
-def apply(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519PublicKey]) -> bytes:
-    """Return the artifact's bytes; raise ArtifactError if the delta does not apply to `base`."""
+def apply(
+    delta: bytes,
+    base: Mapping[str, bytes],
+    trusted: Sequence[Ed25519PublicKey],
+    limit: int = MAX_BYTES,
+) -> bytes:
+    """Return the artifact's bytes; raise ArtifactError if the delta does not apply to `base`, or
+    makes more than `limit` bytes."""
     try:
-        return _applied(delta, base, trusted)
+        return _applied(delta, base, trusted, limit)
     except (
         struct.error, zstandard.ZstdError, SafetensorError, ValueError, KeyError, TypeError,
         IndexError, OverflowError,
@@ -71,7 +78,9 @@ def apply(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519Publ
         raise ArtifactError("delta", f"it cannot be applied: {exc!r}"[:300]) from exc
 
 
-def _applied(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519PublicKey]) -> bytes:
+def _applied(
+    delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519PublicKey], limit: int
+) -> bytes:
     if delta[: len(MAGIC)] != MAGIC:
         raise ArtifactError("delta", "not a delta: the magic bytes are missing")
     at = len(MAGIC) + _LENGTH.size
@@ -79,6 +88,8 @@ def _applied(delta: bytes, base: Mapping[str, bytes], trusted: Sequence[Ed25519P
     head = decompressed(delta[at : at + size], MAX_HEAD)
     text, signature = split_head(head)
     manifest, at = read_manifest(text, signature, trusted), at + size
+    if (whole := len(head) + sum(entry.size for entry in manifest.files)) > limit:
+        raise ArtifactError("size", f"the delta makes {whole} bytes; at most {limit} are expected")
     parts = [head]
     for entry in manifest.files:
         how, size = _PART.unpack_from(delta, at)

@@ -96,6 +96,7 @@ class TeacherUpdates(threading.Thread):
             delivery = next((d for d in release.deliveries if d.model == ref.model), None)
             if delivery is None:
                 raise ArtifactError("missing", f"teacher {ref.model} has no delivery")
+            delivery.check_bound(ref)
             data = fetch(self._settings, self._task.name, Download(delivery), self._ending)
             where = f"release {ref.model}"
             teacher = make_teacher(self._task, data, self._acceptance.trusted, where, self._threads)

@@ -76,7 +76,7 @@ class Stage:
 
     def offer_to_all(self, model: Artifact) -> None:
         """Decide that every device is offered it, as the last stage of a rollout does."""
-        ref = Ref(model=model.model, digest=model.digest)
+        ref = Ref.of(model)
         standing = self.registry.desired().model_copy(update={"offered": ref, "share": 1.0})
         last = self.registry.last()
         self.registry.decide(self.key, "stage", standing, last, model=ref.model, reason="bench")

@@ -117,3 +117,10 @@ def test_a_part_that_unpacks_to_more_than_the_manifest_says_is_refused() -> None
     bad = head + b"\x01" + len(bomb).to_bytes(4, "little") + bomb
     with pytest.raises(ArtifactError, match="100000000 bytes"):
         delta.apply(bad, files_of(BASE), TRUSTED)
+
+
+def test_a_delta_that_makes_more_than_is_expected_is_refused_before_it_is_made() -> None:
+    base = files_of(BASE)
+    assert delta.apply(DELTA, base, TRUSTED, len(NEXT)) == NEXT
+    with pytest.raises(ArtifactError, match=f"the delta makes {len(NEXT)} bytes; at most"):
+        delta.apply(DELTA, base, TRUSTED, len(NEXT) - 1)
