@@ -19,12 +19,13 @@ copy-on-write file system may need space anyway.)
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from crc32c import crc32c
 
-from edge_client.spool.frames import EVENTS, Frame, SegmentFile, SpoolPosition
+from edge_client.spool.frames import EVENTS, Declared, Frame, SegmentFile, SpoolPosition
 from streams.contract.accounting import IntervalSet
 from streams.runtime.disk import sync_directory, write_all
 
@@ -77,16 +78,19 @@ class Cursor:
         for name in NAMES:
             (folder / name).unlink(missing_ok=True)
 
-    def settle(self, frame: Frame) -> None:
-        """Settle a frame. Each seq counts once: one that was declared corrupt but was delivered
-        does not count as dropped."""
+    def settle(self, frame: Frame, refused: Sequence[Declared] = ()) -> None:
+        """Settle a frame, whose `refused` events were declared in place of being sent. Each seq
+        counts once: one that was declared corrupt but was delivered does not count as dropped."""
         behind = frame.first if frame.kind == EVENTS else frame.first + frame.count
         if behind > self.settled_seq:
             self.owed.add(self.settled_seq, behind - 1)
         self.position = frame.end
         self.settled_seq = max(self.settled_seq, frame.first + frame.count)
         if frame.kind == EVENTS:
-            self.delivered += frame.count
+            inside = [d for d in refused if frame.first <= d.first < frame.first + frame.count]
+            self.delivered += frame.count - len(inside)
+            for entry in inside:
+                self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + 1
         for entry in frame.declarations():
             owed = len(self.owed)
             self.owed.remove(entry.first, entry.last)

@@ -23,7 +23,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -277,11 +277,12 @@ class Spool:
                         return frames
             return frames
 
-    def settle(self, frames: list[Frame]) -> None:
-        """Move the cursor past acknowledged `frames` and delete the files before it."""
+    def settle(self, frames: list[Frame], refused: Sequence[Declared] = ()) -> None:
+        """Move the cursor past acknowledged `frames` and delete the files before it. Of their
+        events the `refused` ones, of one seq each, were declared dropped in place of being sent."""
         with self._lock:
             for frame in frames:
-                self._cursor.settle(frame)
+                self._cursor.settle(frame, refused)
                 for entry in frame.declarations() if self._late else []:
                     self._late.remove(entry.first, entry.last)
             self._declare_holes()

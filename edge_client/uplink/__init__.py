@@ -1,3 +1,4 @@
-"""From the spool to Kafka: `uplink` sends in order and bounds the messages in flight, `rate_limit`
-bounds the bytes per second, `messages` makes messages of frames.
+"""From the spool to Kafka: `uplink` sends in order, `in_flight` has the messages without an answer,
+`messages` makes messages of frames, `refusals` remembers what the broker does not take,
+`rate_limit` bounds the bytes per second.
 """

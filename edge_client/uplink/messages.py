@@ -1,11 +1,13 @@
 """What the frames of a queue are on the wire: messages of the topic `events`."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from edge_client.spool.frames import DROPS, Frame, merged
+from edge_client.spool.frames import DROPS, Declared, Frame, merged
 from edge_client.spool.queue import Spool
+from edge_client.uplink.refusals import Refusals
 from streams.contract.events.batches import decode_batch, encode_batch
 from streams.contract.events.labels import label_schema
 from streams.contract.events.records import (
@@ -18,44 +20,104 @@ from streams.contract.events.records import (
 )
 from streams.contract.task import Task
 
-Message = tuple[bytes, bytes, Headers]  # key, value, headers
-Messages = Callable[[Sequence[Frame]], list[Message]]  # of frames of one kind, consecutive
+BYTES = 700_000  # of the frames of a message
+
+Wire = tuple[bytes, bytes, Headers]  # key, value, headers
+
+
+class Message(NamedTuple):
+    """One message, and the seqs that it carries, or `declares` dropped."""
+
+    first: int
+    last: int
+    wire: Wire
+    declares: bool = False
+
+    @property
+    def size(self) -> int:
+        key, value, headers = self.wire
+        return len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
+
+
+Messages = Callable[[Sequence[Frame], Refusals], list[Message]]  # of consecutive frames of a kind
 
 
 def of_events(task: Task, device: str, spool: Spool) -> Messages:
-    """Return what makes event frames one events/1 message, and each declared drop a drops/1."""
+    """Return what makes event frames one events/1 message, and each declared drop a drops/1. What
+    the broker has refused becomes smaller messages and drops."""
     schema = event_schema(task)
 
-    def messages(frames: Sequence[Frame]) -> list[Message]:
+    def declare(entry: Declared) -> list[Message]:
+        wire = encode_drop(Drop(device, spool.epoch, entry.first, entry.last, entry.reason))
+        return [Message(entry.first, entry.last, wire, declares=True)]
+
+    def carry(first: int, count: int, body: bytes) -> Wire:
+        return events_message(device, spool.epoch, first, count, body)
+
+    def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
-            declared = [d for frame in frames for d in frame.declarations()]
-            return [
-                encode_drop(Drop(device, spool.epoch, d.first, d.last, d.reason))
-                for d in merged(declared)
-            ]
-        count = sum(frame.count for frame in frames)
-        body = _joined(frames, schema)
-        return [events_message(device, spool.epoch, frames[0].first, count, body)]
+            entries = merged([d for frame in frames for d in frame.declarations()])
+            return [message for entry in entries for message in declare(entry)]
+        return _of_rows(frames, schema, refusals, carry, declare)
 
     return messages
 
 
 def of_labels(task: Task, device: str, queue: Spool) -> Messages:
     """Return what makes frames of the queue of labels one labels/1 message. Labels that the queue
-    had to drop are no messages: the device counts them."""
+    had to drop, and those that the broker refuses, are no messages: the device counts them."""
     schema = label_schema(task)
 
-    def messages(frames: Sequence[Frame]) -> list[Message]:
+    def carry(first: int, count: int, body: bytes) -> Wire:
+        return encode_labels(device, queue.epoch, first, count, body)
+
+    def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
             return []
-        count = sum(frame.count for frame in frames)
-        return [encode_labels(device, queue.epoch, frames[0].first, count, _joined(frames, schema))]
+        return _of_rows(frames, schema, refusals, carry, lambda _entry: [])
 
     return messages
 
 
-def _joined(frames: Sequence[Frame], schema: pa.Schema) -> bytes:
-    if len(frames) == 1:
-        return frames[0].payload
-    parts = [decode_batch(frame.payload, schema) for frame in frames]
-    return encode_batch(pa.concat_batches(parts))
+def _of_rows(
+    frames: Sequence[Frame],
+    schema: pa.Schema,
+    refusals: Refusals,
+    carry: Callable[[int, int, bytes], Wire],
+    declare: Callable[[Declared], list[Message]],
+) -> list[Message]:
+    begin, runs = frames[0].first, list(refusals.runs(frames))
+    if len(runs) == len(frames) == 1 and runs[0][2] is None:  # a frame as it is
+        first, last, _ = runs[0]
+        return [Message(first, last, carry(first, last - first + 1, frames[0].payload))]
+    rows = pa.concat_batches([decode_batch(frame.payload, schema) for frame in frames])
+    found: list[Message] = []
+    for first, last, reason in runs:
+        if reason is not None:
+            found += declare(Declared(first, last, reason))
+            continue
+        body = encode_batch(rows.slice(first - begin, last - first + 1))
+        found.append(Message(first, last, carry(first, last - first + 1, body)))
+    return found
+
+
+def groups(frames: list[Frame], most_rows: int) -> list[list[Frame]]:
+    """Group frames into messages: of one kind, consecutive, within the rows and BYTES."""
+    groups: list[list[Frame]] = []
+    rows = size = 0
+    for frame in frames:
+        last = groups[-1][-1] if groups else None
+        joins = (
+            last is not None
+            and last.kind == frame.kind
+            and last.first + last.count == frame.first
+            and rows + frame.count <= most_rows
+            and size + len(frame.payload) <= BYTES
+        )
+        if joins:
+            groups[-1].append(frame)
+            rows, size = rows + frame.count, size + len(frame.payload)
+        else:
+            groups.append([frame])
+            rows, size = frame.count, len(frame.payload)
+    return groups

@@ -1,11 +1,14 @@
 """From the spool to Kafka, in order, with bounded messages in flight.
 
 1. read frames after the last one sent, as many as the rate limit allows
-2. join event frames into one `events` message of at most ROWS rows and BYTES bytes (a single frame
+2. join event frames into one `events` message of at most 512 rows and BYTES bytes (a single frame
    is sent unchanged); DROPS frames become one message per declaration, after merging adjacent ones
    of the same reason
 3. pass the message to the producer; at most IN_FLIGHT messages of IN_FLIGHT_BYTES are in flight
 4. when the broker has acknowledged a message and all before it, settle its frames in the spool
+
+A message that the broker refuses for good, because it is too large, is sent in smaller ones, and
+an event that is refused alone is declared dropped in its place (refusals.py).
 
 A crash after 3 sends unsettled frames again; the worker finds their rows sealed. If nothing is
 acknowledged for STALL_S although a broker answers, the producer is replaced and sending restarts
@@ -21,16 +24,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
 from edge_client.uplink.heartbeat import EVERY_S, Heartbeat
-from edge_client.uplink.messages import Messages, of_events
+from edge_client.uplink.in_flight import BatchInFlight
+from edge_client.uplink.messages import BYTES, Messages, groups, of_events
 from edge_client.uplink.rate_limit import TokenBucket
+from edge_client.uplink.refusals import Refusals
 from streams.contract.documents import DeviceState
-from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.records import Headers
+from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name
 from streams.kafka.producer import Sender
@@ -38,24 +41,13 @@ from streams.runtime.failpoints import Failpoint, unarmed
 
 log = logging.getLogger(__name__)
 
-ROWS, BYTES = 512, 700_000
 IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
 POLL_S = 0.25  # also how long events are collected for one message
 FULL_S = 0.02  # poll interval while the limit in flight is reached or many events come
+AGAIN_S = 0.2  # before what was refused is sent in another way
 LOOKING_S = 0.3  # how long stop() waits for the thread while it has no broker
 HEARTBEAT_SHARE = 0.1  # of the rate limit, at most
-
-
-@dataclass
-class _BatchInFlight:
-    """Messages in flight and the frames that they settle."""
-
-    frames: list[Frame]
-    at: float
-    missing: int
-    size: int = 0
-    failed: Exception | None = None
 
 
 class Uplink(threading.Thread):
@@ -95,11 +87,12 @@ class Uplink(threading.Thread):
         self._clock = clock
         self._reached = failpoint
         self._rate_limit = TokenBucket(bytes_per_s, clock)
+        self._refusals = Refusals(clock)
         self._messages = messages or of_events(task, device, spool)
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position
-        self._flight: deque[_BatchInFlight] = deque()
+        self._flight: deque[BatchInFlight] = deque()
         self._flight_bytes = 0
         self._busy = False  # many events came: poll again soon
         self._beat = Heartbeat(heartbeat_s)
@@ -113,6 +106,10 @@ class Uplink(threading.Thread):
             try:
                 if not self.step():
                     self._ending.wait(FULL_S if self._full or self._busy else POLL_S)
+            except MessageRefused as exc:
+                log.warning("%s", exc)
+                self._close()  # what follows a refused message of a producer is out of sequence
+                self._ending.wait(AGAIN_S)
             except BrokerUnavailable as exc:
                 self._wait_for_broker(str(exc))
             except OSError as exc:  # a full disk: the cursor is saved later
@@ -162,7 +159,7 @@ class Uplink(threading.Thread):
         frames = self._spool.read(self._next, allowed)
         if frames:
             self._reached("uplink-step-1")
-        for group in _groups(frames):
+        for group in groups(frames, self._refusals.rows):
             if self._full:
                 return False  # the remaining frames are read again
             self._send(group)
@@ -172,33 +169,57 @@ class Uplink(threading.Thread):
 
     def _send(self, frames: list[Frame]) -> None:
         """Run steps 2 and 3 for the frames of one message."""
-        messages = self._messages(frames)
+        messages = self._messages(frames, self._refusals)
         self._reached("uplink-step-2")
-        size = sum(_size(*message) for message in messages)
-        entry = _BatchInFlight(frames, self._clock(), missing=len(messages), size=size)
+        size = sum(message.size for message in messages)
+        entry = BatchInFlight(frames, self._clock(), missing=len(messages), size=size)
         self._flight.append(entry)
         self._flight_bytes += size
         self._next = frames[-1].end
         topic = topic_name(self._task.name, EVENTS)
         assert self._sender is not None
-        for key, value, headers in messages:
-            self._rate_limit.take(_size(key, value, headers))
-            self._sender.send(topic, key, value, headers, _delivered(entry))
+        for message in messages:
+            self._rate_limit.take(message.size)
+            answered = entry.answer(message)
+            try:
+                self._sender.send(topic, *message.wire, answered)
+            except MessageRefused as exc:  # by the library: too large for any broker
+                answered(exc)
         self._reached("uplink-step-3")
 
     def _settle(self) -> None:
-        """Run step 4, in order; raise BrokerUnavailable if a message failed."""
+        """Run step 4, in order; raise BrokerUnavailable if a message failed, MessageRefused if it
+        is sent in another way from now on."""
         done: list[Frame] = []
         while self._flight and (self._flight[0].missing == 0 or self._flight[0].failed):
             entry = self._flight[0]
-            if entry.failed is not None:
-                self._spool.settle(done)
-                raise BrokerUnavailable(f"a batch was not taken: {entry.failed}")
+            if entry.failed or entry.refused:
+                self._settle_frames(done)
+                self._note_refusals(entry)
             self._flight_bytes -= entry.size
             done += self._flight.popleft().frames
         if done:
-            self._spool.settle(done)
+            self._settle_frames(done)
             self._reached("uplink-step-4")
+
+    def _settle_frames(self, frames: list[Frame]) -> None:
+        refused = self._refusals.settle(frames)
+        self._spool.settle(frames, refused)
+        if refused:
+            log.error(
+                "%s: %d events that the broker refuses are dropped (%s)",
+                self._device, len(refused), ", ".join(sorted({d.reason for d in refused})),
+            )  # fmt: skip
+
+    def _note_refusals(self, failed: BatchInFlight) -> None:
+        """Note all refusals in flight; always raises."""
+        text = f"a batch was not taken: {failed.failed or failed.refused[0][1]}"
+        mended = [(m, exc) for each in self._flight for m, exc in each.refused if not m.declares]
+        for message, exc in mended:
+            self._refusals.note(message.first, message.last, exc.reason)
+        if failed.failed or not mended:  # a declaration cannot be made smaller: wait
+            raise BrokerUnavailable(text)
+        raise MessageRefused(mended[0][1].reason, text)
 
     def _heartbeat(self) -> None:
         now = self._clock()
@@ -215,7 +236,7 @@ class Uplink(threading.Thread):
         topic = topic_name(self._task.name, FLEET)
         key, value = self._device.encode(), state.encode()
         if self._rate_limit.bytes_per_s is not None:
-            size = _size(key, value, [])
+            size = len(key) + len(value)
             self._rate_limit.take(size)
             self._beat.pause(now, size / (self._rate_limit.bytes_per_s * HEARTBEAT_SHARE))
         self._heartbeat_waits = True
@@ -266,39 +287,3 @@ def _close_quietly(sender: Sender) -> None:
         sender.close(1.0)
     except BrokerUnavailable as exc:
         log.debug("closing the producer: %s", exc)
-
-
-def _delivered(entry: _BatchInFlight) -> Callable[[Exception | None], None]:
-    def done(error: Exception | None) -> None:
-        if error is not None:
-            entry.failed = error
-        else:
-            entry.missing -= 1
-
-    return done
-
-
-def _size(key: bytes, value: bytes, headers: Headers) -> int:
-    return len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
-
-
-def _groups(frames: list[Frame]) -> list[list[Frame]]:
-    """Group frames into messages: of one kind, consecutive, within ROWS and BYTES."""
-    groups: list[list[Frame]] = []
-    rows = size = 0
-    for frame in frames:
-        last = groups[-1][-1] if groups else None
-        joins = (
-            last is not None
-            and last.kind == frame.kind
-            and last.first + last.count == frame.first
-            and rows + frame.count <= ROWS
-            and size + len(frame.payload) <= BYTES
-        )
-        if joins:
-            groups[-1].append(frame)
-            rows, size = rows + frame.count, size + len(frame.payload)
-        else:
-            groups.append([frame])
-            rows, size = frame.count, len(frame.payload)
-    return groups

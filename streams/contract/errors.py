@@ -67,6 +67,14 @@ class TopicMissing(BrokerUnavailable):
     """A broker answers, but does not have the topic."""
 
 
+class MessageRefused(BrokerUnavailable):
+    """A broker answers, but never takes this message; `reason` is a slug for the account."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
 class MalformedRecord(TidewheelError):
     """A message that cannot be decoded; `reason` is a slug for a metric's label.
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from streams.contract.events.records import Headers
-from streams.kafka.refusals import connecting, translated
+from streams.kafka.refusals import connecting, translated, unavailable
 from streams.kafka.settings import BrokerSettings
 
 Done = Callable[[Exception | None], None]
@@ -54,7 +55,10 @@ class Producer:
         with translated(self._settings):
             future = self._producer.send(topic, value=value, key=key, headers=headers)
         future.add_callback(lambda _metadata: done(None))
-        future.add_errback(done)
+        future.add_errback(lambda exc: done(self._translated(exc)))
+
+    def _translated(self, exc: Exception) -> Exception:
+        return unavailable(self._settings, exc) if isinstance(exc, KafkaError) else exc
 
     def put(
         self,

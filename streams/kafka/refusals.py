@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 
-from streams.contract.errors import BrokerUnavailable, TopicMissing
+from streams.contract.errors import BrokerUnavailable, MessageRefused, TopicMissing
 from streams.kafka.settings import BrokerSettings
 
 # The library logs each failed connection attempt; errors and metrics report what matters.
@@ -25,6 +25,11 @@ HUNG_UP = (  # sometimes the only sign of a refusal that the library sees
     "it closes the connection without an answer: it is starting or stopping, or check "
     f"{SETTINGS}SECURITY_PROTOCOL, {SETTINGS}USERNAME and {SETTINGS}PASSWORD"
 )
+REFUSED = {  # a message for good: sent again it is refused again
+    kafka_errors.MessageSizeTooLargeError: "too-large",
+    kafka_errors.RecordListTooLargeError: "too-large",
+    kafka_errors.InvalidRecordError: "refused",
+}
 _PREFIX = re.compile(r"^(\[Error \d+\] )?(\w+Error: )*")
 
 
@@ -119,17 +124,23 @@ def translated(settings: BrokerSettings) -> Iterator[None]:
 def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
     """Return a library error as one line for a person.
 
-    Rejections are reported as such and retried, because permissions may change.
+    Rejections of a client are reported as such and retried, because permissions may change; that
+    of a message is a MessageRefused.
     """
-    refusals = (
-        kafka_errors.AuthorizationError,
-        kafka_errors.SaslAuthenticationFailedError,
-        kafka_errors.MessageSizeTooLargeError,
-    )
-    if isinstance(exc, refusals):
+    refuses = f"Kafka at {settings.bootstrap} refuses"
+    for kind, reason in REFUSED.items():
+        if isinstance(exc, kind):
+            return MessageRefused(
+                reason,
+                f"{refuses} a message: {type(exc).__name__}: {exc}: check the topic's "
+                "max.message.bytes and the brokers' message size",
+            )
+    if isinstance(
+        exc, kafka_errors.AuthorizationError | kafka_errors.SaslAuthenticationFailedError
+    ):
         return BrokerUnavailable(
-            f"Kafka at {settings.bootstrap} refuses: {type(exc).__name__}: {exc}: "
-            "check user, password and ACLs (TIDEWHEEL_KAFKA_*), or the brokers' message size"
+            f"{refuses}: {type(exc).__name__}: {exc}: "
+            "check user, password and ACLs (TIDEWHEEL_KAFKA_*)"
         )
     return BrokerUnavailable(
         f"no Kafka broker answers at {settings.bootstrap} ({type(exc).__name__}): "

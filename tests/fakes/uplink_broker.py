@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
-from streams.contract.errors import BrokerUnavailable
+from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.events.records import Drop, EventBatch, Headers, decode_event_message
 from tests.fakes.tiny_task import task
 
@@ -45,6 +45,16 @@ class FakeBroker:
         refused, self.waiting = self.waiting[:count], self.waiting[count:]
         for _, done in refused:
             done(ValueError("too large"))
+
+    def refuse_larger(self, most: int) -> None:
+        """Answer all that waits as a broker with a limit does, in bytes of the value."""
+        waiting, self.waiting = self.waiting, []
+        for message, done in waiting:
+            if len(message[1]) > most:
+                done(MessageRefused("too-large", f"{len(message[1])} bytes"))
+            else:
+                self.waiting.append((message, done))
+                self.acknowledge(1)
 
     def close(self, timeout_s: float) -> None:
         self.closed += 1

@@ -1,5 +1,6 @@
 """Labels of a person or of the task: in the samples at once, and sent by a durable queue."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from edge_client.samples.told import OVERFLOW, ToldLabels
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
 from edge_client.uplink.messages import of_labels
+from edge_client.uplink.refusals import Refusals
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import decode_event_message
 from tests.fakes.tiny_task import task
@@ -39,7 +41,8 @@ def device(folder: Path, skipped: Counter[str] | None = None, dies_at: str = "")
 
 def sent(queue: Spool) -> list[LabelBatch]:
     frames: list[Frame] = queue.read(queue.position, 1 << 30)
-    found = [decode_event_message(task, *m) for m in of_labels(task, "d0", queue)(frames)]
+    messages = of_labels(task, "d0", queue)(frames, Refusals(time.monotonic))
+    found = [decode_event_message(task, *message.wire) for message in messages]
     return [batch for batch in found if isinstance(batch, LabelBatch)]
 
 

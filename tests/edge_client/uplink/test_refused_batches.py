@@ -1,5 +1,6 @@
-"""Batches that a real broker refuses for good: they stay in the spool, the device says why, and all
-of them are delivered once the broker takes them."""
+"""Batches that a real broker refuses: those that are too large are sent in smaller messages, and an
+event that is too large alone is declared dropped; where it refuses the device, events stay in the
+spool until it takes them."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
-from streams.contract.events.records import EventBatch, decode_event_message
+from streams.contract.events.records import Drop, EventBatch, decode_event_message
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics, probe
@@ -33,6 +34,7 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from tests.fakes.tiny_task import task as tiny
 from tests.secure_node import SecureNode
+from tidewheel import Segment
 
 pytestmark = pytest.mark.kafka
 
@@ -73,15 +75,24 @@ class Device:
     def delivered(self, count: int) -> None:
         self.until(lambda: self.spool.account().delivered == count, f"{count} are delivered")
 
-    def check(self, broker: BrokerSettings, count: int) -> None:
+    def received(self, broker: BrokerSettings) -> tuple[list[int], dict[int, str]]:
+        """The seqs on the topic, and those that are declared, with the reason."""
         reader = Reader(broker, [topic_name(self.task.name, EVENTS)], key="d0")
-        found: list[int] = []
+        events: set[int] = set()
+        drops: dict[int, str] = {}
         for message in reader.read_to_end():
-            batch = decode_event_message(self.task, message.key, message.value, message.headers)
-            assert isinstance(batch, EventBatch)
-            found += range(batch.first, batch.last + 1)
+            found = decode_event_message(self.task, message.key, message.value, message.headers)
+            assert isinstance(found, EventBatch | Drop)
+            seqs = range(found.first, found.last + 1)
+            if isinstance(found, Drop):
+                drops |= dict.fromkeys(seqs, found.reason)
+            else:
+                events |= {*seqs}
         reader.close()
-        assert sorted(set(found)) == list(range(count))
+        return sorted(events), drops
+
+    def check(self, broker: BrokerSettings, count: int) -> None:
+        assert self.received(broker) == (list(range(count)), {})
         account = self.spool.account()
         assert (account.produced, account.delivered, account.pending) == (count, count, 0)
         assert account.dropped == {}
@@ -98,7 +109,7 @@ def limit(broker: BrokerSettings, topic: str, size: int) -> None:
     admin.close()
 
 
-def test_events_that_are_too_large_for_the_topic_stay_until_it_takes_them(
+def test_a_message_that_is_too_large_for_the_topic_is_sent_in_smaller_ones(
     kafka: BrokerSettings, tmp_path: Path
 ) -> None:
     task = replace(tiny, name=f"large-{tmp_path.name[-8:].strip('_').lower()}")
@@ -107,20 +118,37 @@ def test_events_that_are_too_large_for_the_topic_stay_until_it_takes_them(
     device.uplink.start()
     device.produce(3)
     device.delivered(3)
-
     limit(kafka, topic, 4_000)
     device.produce(60)  # one message of some 10 kB
-    device.until(lambda: "not taken" in (device.uplink.error or ""), "the device says so")
-    assert "MessageSizeTooLarge" in (device.uplink.error or "") or "too large" in (
-        device.uplink.error or ""
-    )
-    account = device.spool.account()
-    assert (account.delivered, account.pending, account.dropped) == (3, 60, {})
-
-    limit(kafka, topic, 1_000_000)
     device.delivered(63)
     device.uplink.stop(10.0)
     device.check(kafka, 63)
+
+
+def test_events_that_are_too_large_for_the_topic_are_declared_and_passed(
+    kafka: BrokerSettings, tmp_path: Path
+) -> None:
+    """The topic's limit becomes smaller than an event, and is raised again."""
+    name = f"huge-{tmp_path.name[-8:].strip('_').lower()}"
+    task = replace(tiny, name=name, segment=Segment(samples=400, hop=200))
+    ensure_topics(kafka, topic_specs(task.name, 1))
+    device, topic = Device(task, kafka, tmp_path), topic_name(task.name, EVENTS)
+    device.uplink.start()
+    device.produce(3)
+    device.delivered(3)
+    limit(kafka, topic, 2_000)
+    device.produce(40)  # of more than 3 kB each
+    device.until(lambda: device.spool.account().pending == 0, "they are passed")
+    account = device.spool.account()
+    assert (account.delivered, account.dropped) == (3, {"too-large": 40})
+    limit(kafka, topic, 1_000_000)
+    device.produce(5)
+    device.delivered(8)
+    device.uplink.stop(10.0)
+    assert device.spool.audit() == device.spool.account()
+    events, drops = device.received(kafka)
+    assert events == [0, 1, 2, 43, 44, 45, 46, 47]
+    assert drops == dict.fromkeys(range(3, 43), "too-large")
 
 
 def test_events_that_an_acl_refuses_meanwhile_stay_until_it_allows_them(

@@ -1,0 +1,36 @@
+"""Messages that were handed to the producer and are not settled."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge_client.spool.frames import Frame
+from edge_client.uplink.messages import Message
+from streams.contract.errors import MessageRefused
+
+
+@dataclass
+class BatchInFlight:
+    """Messages in flight and the frames that they settle; `missing` counts those without an answer.
+
+    `failed`: the batch is to be sent again. `refused`: messages that are never taken as they are.
+    """
+
+    frames: list[Frame]
+    at: float
+    missing: int
+    size: int = 0
+    failed: Exception | None = None
+    refused: list[tuple[Message, MessageRefused]] = field(default_factory=list)
+
+    def answer(self, message: Message) -> Callable[[Exception | None], None]:
+        """Return what takes the producer's answer to one of the messages."""
+
+        def answered(error: Exception | None) -> None:
+            if isinstance(error, MessageRefused):
+                self.refused.append((message, error))
+            elif error is not None:
+                self.failed = error
+                return
+            self.missing -= 1
+
+        return answered
