@@ -70,6 +70,13 @@ def worker(
     buffer_mb: Annotated[
         int, typer.Option(min=16, help="Megabytes of messages that wait for their windows.")
     ] = 512,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Delete rows of the store whose windows are older by event time; default: never.",
+        ),
+    ] = None,
     metrics_port: MetricsPort = None,
 ) -> None:
     """Run a scoring worker: close event-time windows and score them with the teacher.
@@ -97,6 +104,7 @@ def worker(
             partitions=partitions,
             threads=threads or default_threads(),
             buffer_bytes=buffer_mb * 1_000_000,
+            keep_days=keep_days,
             metrics_port=metrics_port,
         )
     )

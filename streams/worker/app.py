@@ -59,7 +59,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         log.info("worker %s: metrics on 127.0.0.1:%d", settings.instance, server.port)
     wait_for_topics(task, settings, metrics)
     teacher = offers.first(metrics)
-    upkeep = Maintenance(settings.store, settings.upkeep_every, metrics)
+    upkeep = Maintenance(settings.store, settings.upkeep_every, metrics, settings.keep_days)
     upkeep.start()
 
     async def main() -> None:

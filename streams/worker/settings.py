@@ -25,7 +25,8 @@ class WorkerSettings:
     server's offers; fallback: one that is used until the server's first offer, if the file exists;
     instance: the worker's stable name in its group; partitions: of `events`, if it is created;
     threads: for scoring; buffer_bytes: limit of unacknowledged messages; upkeep_every: commits of a
-    partition between two runs of maintenance; metrics_port: on loopback, 0 for a free one.
+    partition between two runs of maintenance; keep_days: of event time, after which rows are
+    deleted, None for never; metrics_port: on loopback, 0 for a free one.
     """
 
     task: str
@@ -40,4 +41,5 @@ class WorkerSettings:
     threads: int = field(default_factory=default_threads)
     buffer_bytes: int = 512_000_000
     upkeep_every: int = 256
+    keep_days: float | None = None
     metrics_port: int | None = None

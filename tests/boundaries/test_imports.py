@@ -287,7 +287,12 @@ def importers(library: str) -> set[str]:
         ("pickle", {"streams.tasks.hapt"}),
         (
             "duckdb",
-            {"streams.worker.store.position", "streams.worker.store.query", "compose.cli.views"},
+            {
+                "streams.worker.store.aging",
+                "streams.worker.store.position",
+                "streams.worker.store.query",
+                "compose.cli.views",
+            },
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The store: three Delta Lake tables in one folder (tables.py).
+"""The store: Delta Lake tables in one folder (tables.py).
 
 Each commit carries one application transaction per Kafka partition that it has rows of
 (`events/<partition>`, `drops/<partition>`, `labels/<partition>`); its version counts
@@ -18,7 +18,14 @@ from deltalake.exceptions import DeltaError
 
 from streams.contract.errors import PartitionLost
 from streams.worker.scoring.rows import store_schema
-from streams.worker.store.position import read_rows, read_snapshot, snapshot_path, write_snapshot
+from streams.worker.store.aging import AGED, aged_rows, last_aging, next_aging
+from streams.worker.store.position import (
+    read_aged,
+    read_rows,
+    read_snapshot,
+    snapshot_path,
+    write_snapshot,
+)
 from streams.worker.store.tables import (
     APPLICATION,
     DROPS,
@@ -39,7 +46,7 @@ class DeltaStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._tables = {name: open_table(folder, name) for name in TABLES}
+        self._tables = {name: open_table(folder, name) for name in (*TABLES, AGED)}
 
     def position(self, partition: int) -> StorePosition:
         """Return the position of `partition`, from a snapshot and the rows after it."""
@@ -50,6 +57,8 @@ class DeltaStore:
         path = snapshot_path(self._folder, partition)
         labels_commit = labels.transaction_version(f"labels/{partition}") or 0
         position = read_snapshot(path, self._ids(), (commit, drops_commit, labels_commit))
+        if not position.commit:  # no snapshot: the seqs of deleted rows are in `aged` alone
+            read_aged(position, self._refreshed(AGED).to_pyarrow_dataset(), partition)
         read_rows(
             position,
             scores.to_pyarrow_dataset(),
@@ -110,16 +119,17 @@ class DeltaStore:
                 commit_properties=CommitProperties(app_transactions=transactions),
             )
 
-    def keep_up(self, partition: int) -> None:
-        """Write a snapshot of the partition's position, compact its small files, and delete unused
-        files and log entries.
+    def keep_up(self, partition: int, keep_days: float | None = None) -> None:
+        """Write a snapshot of the partition's position, delete rows that are older than `keep_days`
+        (aging.py), compact its small files, and delete unused files and log entries.
 
-        The tables' content does not change; a crash loses only this work.
+        A crash loses only this work. Raises PartitionLost if another worker ages the partition.
         """
-        write_snapshot(
-            snapshot_path(self._folder, partition), self.position(partition), self._ids()
-        )
-        for name in TABLES:
+        position = self.position(partition)
+        write_snapshot(snapshot_path(self._folder, partition), position, self._ids())
+        if keep_days is not None:
+            self._age(position, partition, keep_days)
+        for name in (*TABLES, AGED):
             table = self._refreshed(name)
             try:
                 table.optimize.compact(partition_filters=[("partition", "=", str(partition))])
@@ -129,6 +139,31 @@ class DeltaStore:
             except (DeltaError, OSError) as exc:
                 # Another worker changed the same files: the next run will do it.
                 log.warning("maintenance of %s postponed: %s", self._folder / name, exc)
+
+    def _age(self, position: StorePosition, partition: int, keep_days: float) -> None:
+        aged = self._refreshed(AGED)
+        before = last_aging(aged.to_pyarrow_dataset(), partition)
+        aging = next_aging(position, partition, keep_days)
+        if aging.before_us > before.before_us:
+            scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)
+            number = (aged.transaction_version(f"aged/{partition}") or 0) + 1
+            datasets = scores.to_pyarrow_dataset(), drops.to_pyarrow_dataset()
+            rows = aged_rows(*datasets, before, aging, number)
+            if rows.num_rows:
+                self.commit(AGED, rows, {partition: number})
+                before = aging
+                log.info(
+                    "partition %d: %d events of windows before %s are older than %g days: their "
+                    "rows are deleted", partition, sum(rows.column("scored").to_pylist()),
+                    rows.column("before")[0], keep_days,
+                )  # fmt: skip
+        if not before.before_us:
+            return
+        for name, old in ((SCORES, before.scores), (LABELS, before.labels)):
+            try:
+                self._refreshed(name).delete(old)
+            except (DeltaError, OSError) as exc:  # another worker's commit: the next run does it
+                log.warning("deleting old rows of %s postponed: %s", self._folder / name, exc)
 
     def _scores(self, wanted: ds.Expression, columns: list[str]) -> pa.Table:
         with translated(self._folder / SCORES):

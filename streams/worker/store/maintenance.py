@@ -18,11 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class Maintenance(threading.Thread):
-    """Maintains a partition after every `every` commits, one partition at a time."""
+    """Maintains a partition after every `every` commits, one partition at a time. keep_days: of
+    event time, after which rows are deleted; None for never."""
 
-    def __init__(self, folder: Path, every: int, metrics: Metrics) -> None:
+    def __init__(
+        self, folder: Path, every: int, metrics: Metrics, keep_days: float | None = None
+    ) -> None:
         super().__init__(name="upkeep", daemon=True)
         self._folder, self._every, self._metrics = folder, every, metrics
+        self._keep_days = keep_days
         self._due: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._ending = threading.Event()
 
@@ -42,7 +46,7 @@ class Maintenance(threading.Thread):
         while (partition := self._due.get()) is not None and not self._ending.is_set():
             began = time.monotonic()
             try:
-                DeltaStore(self._folder).keep_up(partition)
+                DeltaStore(self._folder).keep_up(partition, self._keep_days)
             except TidewheelError as exc:
                 log.warning("maintenance of partition %d postponed: %s", partition, exc)
                 continue

@@ -104,6 +104,15 @@ def read_rows(
         connection.close()
 
 
+def read_aged(position: StorePosition, aged: ds.Dataset, partition: int) -> None:
+    """Update `position` with the events whose rows were deleted."""
+    columns = ["device", "epoch", "seqs"]
+    for row in aged.to_table(columns, filter=ds.field("partition") == partition).to_pylist():
+        spans = row["seqs"]
+        for first, last in zip(spans[::2], spans[1::2], strict=True):
+            _add(position.taken, (row["device"], row["epoch"]), first, last)
+
+
 def _add(sets: dict[Source, IntervalSet], source: Source, first: int, last: int) -> None:
     sets.setdefault(source, IntervalSet()).add(first, last)
 

@@ -6,16 +6,34 @@ import duckdb
 import pyarrow.dataset as ds
 
 from streams.contract.errors import UsageError
+from streams.worker.store.aging import AGED, aged_schema
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_schema, open_table
 
+NEWER = {LABELS: label_schema, AGED: aged_schema}  # than the first stores
+
 ACCOUNT = """
-    with scored as (select device, epoch, count(*) as n from scores group by all),
+    with agings as (
+        select partition, max(before) as before, max(until) as until from aged group by all
+    ),
+    kept as (  -- rows that count in `aged` may still be there
+        select s.device, s.epoch, s.seq from scores s left join agings a using (partition)
+        where a.before is null or s."window" >= a.before or s."commit" > a.until
+    ),
+    scored as (
+        select device, epoch, sum(n) as n from (
+            select device, epoch, count(*) as n from kept group by all
+            union all select device, epoch, scored from aged
+        ) group by all
+    ),
     dropped as (select device, epoch, sum(last - first + 1) as n from drops group by all),
     -- An event that was declared dropped but arrived counts as scored.
     late as (
-        select d.device, d.epoch, count(*) as n from drops d join scores s
-        on s.device = d.device and s.epoch = d.epoch and s.seq between d.first and d.last
-        group by all
+        select device, epoch, sum(n) as n from (
+            select d.device, d.epoch, count(*) as n from drops d join kept s
+            on s.device = d.device and s.epoch = d.epoch and s.seq between d.first and d.last
+            group by all
+            union all select device, epoch, late from aged
+        ) group by all
     )
     select device, epoch, coalesce(scored.n, 0), coalesce(dropped.n, 0) - coalesce(late.n, 0)
     from scored full join dropped using (device, epoch) left join late using (device, epoch)
@@ -67,14 +85,14 @@ NUMBERS = """
 
 
 def open_store(store: Path) -> duckdb.DuckDBPyConnection:
-    """Return a connection with views `scores`, `drops`, `labels`, `windows` and `labelled` on the
-    store's current version. `windows` has a row for each device, window and model version, of
-    targets with the mean absolute and the root mean square error from the teacher;
-    `labelled` is `scores` with the label that was told last, when, and by whom.
+    """Return a connection with views `scores`, `drops`, `labels`, `aged`, `windows` and `labelled`
+    on the store's current version. `windows` has a row for each device, window and model version,
+    of targets with the mean absolute and the root mean square error from the teacher; `labelled` is
+    `scores` with the label that was told last, when, and by whom.
 
     Only committed files are read. Close the connection after use.
     """
-    tables = {name: dataset(store, name) for name in (SCORES, DROPS, LABELS)}
+    tables = {name: dataset(store, name) for name in (SCORES, DROPS, LABELS, AGED)}
     connection = duckdb.connect()
     for name, rows in tables.items():
         connection.register(name, rows)
@@ -87,8 +105,8 @@ def open_store(store: Path) -> duckdb.DuckDBPyConnection:
 def dataset(store: Path, name: str = SCORES) -> ds.Dataset:
     """Return a table's current version; raise UsageError if there is none."""
     if not (store / name / "_delta_log").is_dir():
-        if name == LABELS:  # a store of 0.1.0 has none; reading makes no table
-            return ds.dataset(label_schema().empty_table())
+        if name in NEWER:  # an older store has none; reading makes no table
+            return ds.dataset(NEWER[name]().empty_table())
         raise UsageError(f"{store} is not a store: it has no Delta table {name}")
     return open_table(store, name).to_pyarrow_dataset()
 

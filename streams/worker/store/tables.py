@@ -3,6 +3,7 @@
     scores   one row per scored event (rows.store_schema)
     drops    one row per interval of events that will never be scored, with the reason
     labels   one row per true label that became known after its events were answered
+    aged     one row per epoch and day of events whose rows were deleted (aging.py)
 
 All are partitioned by day and Kafka partition.
 """
@@ -20,13 +21,14 @@ from deltalake.schema import PrimitiveType
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.contract.events.batches import TIMESTAMP
 from streams.worker.scoring.rows import DAY, DAY_US, DRIFT, store_schema
+from streams.worker.store.aging import AGED, aged_schema
 from streams.worker.windows.partition import DeclaredDrop, ToldLabels
 
 SCORES = "scores"
 DROPS = "drops"
 LABELS = "labels"
 TABLES = (SCORES, DROPS, LABELS)
-APPLICATION = {SCORES: "events", DROPS: "drops", LABELS: "labels"}
+APPLICATION = {SCORES: "events", DROPS: "drops", LABELS: "labels", AGED: "aged"}
 KEEP = timedelta(days=1)  # how long the files of old versions remain readable
 
 
@@ -66,11 +68,13 @@ def label_schema() -> pa.Schema:
     )
 
 
-SCHEMAS = {SCORES: store_schema, DROPS: drop_schema, LABELS: label_schema}
+SCHEMAS = {
+    SCORES: store_schema, DROPS: drop_schema, LABELS: label_schema, AGED: aged_schema,
+}  # fmt: skip
 
 
 def open_table(folder: Path, name: str) -> DeltaTable:
-    """Open one of the TABLES, creating it if needed; raise TidewheelError on failure."""
+    """Open one of the SCHEMAS' tables, creating it if needed; raise TidewheelError on failure."""
     schema = SCHEMAS[name]()
     with translated(folder / name):
         try:

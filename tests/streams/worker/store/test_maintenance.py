@@ -25,7 +25,7 @@ class Kept:
     def __call__(self, _folder: Path) -> "Kept":
         return self
 
-    def keep_up(self, partition: int) -> None:
+    def keep_up(self, partition: int, _keep_days: float | None) -> None:
         if self.failures:
             raise self.failures.pop()
         self.begun.set()
