@@ -193,8 +193,9 @@ def controller(
     """
     from compose.launcher import flower_processes
     from compose.launcher.options import absolute_reference
-    from federation.controller.controller import ControllerSettings, run
+    from federation.controller.controller import run
     from federation.controller.quiet_hours import QuietHours
+    from federation.controller.settings import ControllerSettings
     from federation.rollout.rollout import Plan
     from federation.rollout.stage_policy import StageRules
 

@@ -10,20 +10,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from federation.controller.fleet_evidence import TriggerRules
-from federation.controller.flwr_cli import ConfigValue, Submission
 from federation.controller.past_windows import past_windows
-from federation.controller.quiet_hours import QuietHours
 from federation.controller.run_tracker import RunTracker
+from federation.controller.settings import ControllerSettings
 from federation.controller.view_keeper import ViewKeeper
-from federation.registry import publisher
+from federation.registry import publisher, redelivery
 from federation.registry.registry import Registry, Stale
-from federation.rollout.rollout import FleetState, Plan, Rollout
+from federation.rollout.rollout import FleetState, Rollout
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, RoundEvent
@@ -37,7 +35,6 @@ from streams.fleet.view import FleetView
 from streams.kafka.election import Election
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint, read_failpoint, unarmed
 from streams.runtime.key_files import load_private_key, load_public_key
 
@@ -48,36 +45,9 @@ log = logging.getLogger(__name__)
 
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 LOOK_S = 2.0  # interval of reading the registry, where others decide too
+BYTES_LOOK_S = 600.0  # interval of looking whether `artifacts` still has what is announced
 EVALUATE_S = 0.25  # interval of evaluating the rollout: a replay closes windows every second
 EVALUATE_SHARE = 0.1  # of the time, at most, for evaluations: those of a large fleet are slow
-
-
-@dataclass(frozen=True)
-class ControllerSettings:
-    """Settings of one controller. `run_config` overrides the app folder's settings of runs;
-    `public_keys` are those whose models it announces, `signing_key` its own. `url`: where the
-    registry's files are available besides Kafka."""
-
-    task_ref: str
-    broker: BrokerSettings
-    state: Path
-    registry: str | Path
-    public_keys: tuple[Path, ...]
-    signing_key: Path
-    submission: Submission
-    run_config: Mapping[str, ConfigValue] = field(default_factory=dict)
-    plan: Plan = field(default_factory=Plan)
-    url: str = ""
-    min_events: int = 200
-    min_devices: int = 2
-    min_interval_s: float = 60.0
-    new_labels: int | None = None
-    schedule_s: float | None = None
-    max_runs: int | None = None
-    drift_devices: int | None = 2
-    runs_per_day: int | None = None
-    quiet: QuietHours | None = None
-    metrics_port: int | None = None
 
 
 def run(settings: ControllerSettings, stop: threading.Event) -> None:
@@ -145,6 +115,7 @@ class Controller:
         self._announced: Release | None = None  # the last one on `releases`
         self._last: Release | None = None  # the last one in the registry
         self._looked = self._evaluate_at = -LOOK_S
+        self._bytes_looked = 0.0
         self._teacher_tag: str | None = None  # of the last offered teacher
         self.metrics: FederationMetrics | None = None
         if self._registry.serving() is None:
@@ -163,6 +134,7 @@ class Controller:
             own = self._key.public_key()
             self._announced = publisher.take_up(settings.broker, self._registry, own)
             self.announce(producer)
+            self._send_again(producer)
             began_ms = int(time.time() * 1000)
             for report, heard_us in past_windows(settings.broker, name, began_ms):
                 self._windows.add(report, heard_us)
@@ -210,6 +182,8 @@ class Controller:
         self._runs.check_if_silent(producer)
         if self._clock() - self._looked >= LOOK_S:
             self.announce(producer)
+        if self._clock() - self._bytes_looked >= BYTES_LOOK_S:
+            self._send_again(producer)
         last = self._last
         began = self._clock()
         if last is None or began < self._evaluate_at:
@@ -242,6 +216,16 @@ class Controller:
             self.metrics.decided(self._registry, last)
         if (stable := last.decision.standing.stable) is not None:
             self._runs.evidence.serve(stable.model)
+
+    def _send_again(self, producer: publisher.Publisher) -> None:
+        """Send bytes again that `artifacts` no longer has."""
+        self._bytes_looked = self._clock()
+        announced = self._announced
+        if announced is None or self._last is None or announced.digest != self._last.digest:
+            return
+        broker, task = self._settings.broker, self._task.name
+        if missing := redelivery.gone(broker, task, announced.deliveries):
+            self._announced = redelivery.send_again(producer, self._registry, announced, missing)
 
     def _reconcile(self, last: Release | None) -> Release | None:
         """Make the decisions after `last` that the registry's files and the settings require;

@@ -67,7 +67,7 @@ def announce(
         return announced
     topic, task = topic_name(registry.task, RELEASES), registry.task
     known = [] if announced is None else announced.deliveries
-    deliveries = _deliver(producer, registry, last.decision.standing, known)
+    deliveries = deliver(producer, registry, last.decision.standing, known)
     reached("release-step-2")
     for release in registry.history(after=_number(announced, last)):
         producer.put(topic, decision_key(task, release.decision.seq), release.encode())
@@ -92,7 +92,7 @@ def _number(announced: Release | None, last: Release) -> int:
     return seq
 
 
-def _deliver(
+def deliver(
     producer: Publisher, registry: Registry, desired: DesiredState, known: list[Delivery]
 ) -> list[Delivery]:
     """Return the positions of all needed bytes, publishing those that are not `known`."""

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from compose.launcher import flower_processes
-from federation.controller import controller, run_tracker
+from federation.controller import run_tracker
 from federation.controller.flwr_cli import Submission
+from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
@@ -139,7 +140,7 @@ def rig(
 def start(rig: Rig, kafka: BrokerSettings, stack: ExitStack) -> None:
     stack.enter_context(
         controlled(
-            controller.ControllerSettings(
+            ControllerSettings(
                 task_ref=rig.task_ref,
                 broker=kafka,
                 state=rig.state,

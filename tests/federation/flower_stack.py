@@ -17,6 +17,7 @@ from compose.launcher.broker import Launch
 from compose.security.certificates import make_certificates
 from compose.security.node_registry import Nodes
 from federation.controller import controller
+from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
 from streams.contract.artifact import Artifact
 from streams.contract.documents import RoundEvent
@@ -164,7 +165,7 @@ class FlowerStack:
 
 
 @contextmanager
-def controlled(settings: controller.ControllerSettings) -> Iterator[None]:
+def controlled(settings: ControllerSettings) -> Iterator[None]:
     stop = threading.Event()
     thread = threading.Thread(target=controller.run, args=(settings, stop))
     thread.start()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from compose.launcher import flower_processes
-from federation.controller import controller, run_tracker
+from federation.controller import run_tracker
+from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
@@ -110,7 +111,7 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
         config = {"task": task_ref, "state": str(tmp_path), "rounds": 3, "epochs": 6}
         submission = flower_processes.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
-        settings = controller.ControllerSettings(
+        settings = ControllerSettings(
             task_ref=task_ref,
             broker=kafka,
             state=tmp_path,

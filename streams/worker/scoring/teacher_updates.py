@@ -104,6 +104,8 @@ class TeacherUpdates(threading.Thread):
                 raise ArtifactError("digest", f"release {ref.model} names another artifact")
         except ArtifactError as exc:
             log.error("teacher %s refused: %s", ref.model, exc)
+            if exc.reason == "missing":
+                return  # the next announcement may tell where the bytes are
         else:
             self._take(teacher)
         self._seen = ref.digest

@@ -13,6 +13,7 @@ from compose.cli.server import ask_for_run
 from federation.controller import controller, run_tracker
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.controller.metrics import FederationMetrics
+from federation.controller.settings import ControllerSettings
 from federation.registry import key_rotation, publisher
 from federation.registry.object_store import FolderStore
 from federation.registry.registry import Registry
@@ -65,7 +66,7 @@ class Rig:
 
     name: str
     registry: Registry
-    settings: controller.ControllerSettings
+    settings: ControllerSettings
     flower: StandInFlower
     broker: BrokerSettings
     producer: Producer
@@ -146,7 +147,7 @@ def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
     ensure_topics(kafka, topic_specs(name))
     registry = Registry(tmp_path / "registry", name, 1, [key.public_key()])
     flower = StandInFlower(Flwr("flwr", "tidewheel"), tmp_path)
-    settings = controller.ControllerSettings(
+    settings = ControllerSettings(
         task_ref=reference,
         broker=kafka,
         state=tmp_path,

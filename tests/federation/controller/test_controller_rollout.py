@@ -12,8 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 from federation.controller import controller
+from federation.registry.publisher import read_announced
+from federation.registry.redelivery import gone
 from federation.rollout.rollout import Plan
 from federation.rollout.stage_policy import StageRules
 from streams.contract.artifact import Manifest, pack
@@ -27,8 +30,10 @@ from streams.contract.decisions import (
 )
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
-from streams.contract.topics import FLEET, RELEASES, WINDOWS, topic_name
+from streams.contract.topics import ARTIFACTS, FLEET, RELEASES, WINDOWS, topic_name, topic_specs
 from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
+from streams.kafka.admin import ensure_topics
+from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import unarmed
@@ -304,3 +309,43 @@ def test_a_second_controller_waits_and_takes_over_after_a_kill(
                 process.kill()
                 process.wait()
         log.close()
+
+
+def announced(rig: Rig, kafka: BrokerSettings, is_it: Callable[[Release], bool]) -> Release:
+    """Wait for a release under the task's name."""
+    found: list[Release] = []
+
+    def is_there() -> bool:
+        release = read_announced(kafka, rig.name)
+        found[:] = [release] if release is not None and is_it(release) else []
+        return bool(found)
+
+    rig.wait("it is announced", is_there)
+    return found[0]
+
+
+@pytest.mark.parametrize("how", ["deleted", "made anew"])
+def test_bytes_that_are_gone_are_sent_again(
+    rig: Rig, start: Callable[..., threading.Event], kafka: BrokerSettings, how: str
+) -> None:
+    model = rig.serve(1)
+    stop = start()
+    before = announced(rig, kafka, lambda _: True)
+    stop.set()
+    topic = topic_name(rig.name, ARTIFACTS)
+    admin = KafkaAdminClient(**kafka.client_options())
+    if how == "deleted":
+        admin.delete_records({TopicPartition(topic, 0): -1})
+    else:
+        admin.delete_topics([topic])
+        rig.wait("it is gone", lambda: topic not in admin.list_topics())
+        ensure_topics(kafka, topic_specs(rig.name))
+        rig.producer.put(topic, b"other", b"bytes")
+    admin.close()
+    assert [each.model for each in gone(kafka, rig.name, before.deliveries)] == [model]
+    start()
+    after = announced(rig, kafka, lambda release: release.deliveries != before.deliveries)
+    assert after.decision == before.decision
+    found = fetch(kafka, rig.name, Download(after.deliveries[0]), threading.Event())
+    assert found == rig.registry.read(model)
+    assert not gone(kafka, rig.name, after.deliveries)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.controller.controller import Controller, ControllerSettings
+from federation.controller.controller import Controller
 from federation.controller.flwr_cli import Flwr, Submission
+from federation.controller.settings import ControllerSettings
 from federation.registry.object_store import FolderStore, RemoteStore
 from federation.registry.registry import Registry
 from federation.rollout.rollout import FleetState, Plan, Rollout

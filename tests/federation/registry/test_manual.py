@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from compose.launcher import flower_processes
-from federation.controller import controller, run_tracker
+from federation.controller import run_tracker
+from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
@@ -93,7 +94,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
         submission = flower_processes.submission(tmp_path, processes.address, {"task": task_ref})
         stack.enter_context(
             controlled(
-                controller.ControllerSettings(
+                ControllerSettings(
                     task_ref=task_ref,
                     broker=kafka,
                     state=tmp_path,

@@ -1,0 +1,38 @@
+"""Settings of a controller."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from federation.controller.flwr_cli import ConfigValue, Submission
+from federation.controller.quiet_hours import QuietHours
+from federation.rollout.rollout import Plan
+from streams.kafka.settings import BrokerSettings
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """Settings of one controller. `run_config` overrides the app folder's settings of runs;
+    `public_keys` are those whose models it announces, `signing_key` its own. `url`: where the
+    registry's files are available besides Kafka."""
+
+    task_ref: str
+    broker: BrokerSettings
+    state: Path
+    registry: str | Path
+    public_keys: tuple[Path, ...]
+    signing_key: Path
+    submission: Submission
+    run_config: Mapping[str, ConfigValue] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
+    url: str = ""
+    min_events: int = 200
+    min_devices: int = 2
+    min_interval_s: float = 60.0
+    new_labels: int | None = None
+    schedule_s: float | None = None
+    max_runs: int | None = None
+    drift_devices: int | None = 2
+    runs_per_day: int | None = None
+    quiet: QuietHours | None = None
+    metrics_port: int | None = None
