@@ -12,6 +12,7 @@
 # make bench-federation  rounds beside Flower's and NVFlare's, what the fleet learns, also under
 #             attack, about 22 minutes
 # make bench-pedestrians  what street sensors gain from each other, about 2 minutes
+# make soak   a month of a thousand made-up devices, about 15 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 13 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -26,7 +27,7 @@ LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore t
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo test test-install mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-release bench-pedestrians
+	bench-federation bench-release bench-pedestrians soak
 
 install: .venv/installed
 
@@ -105,6 +106,9 @@ bench-edge: install
 bench-federation: install
 	-$(MAKE) $(NVFLARE)/installed
 	$(BIN)/python -m tests.bench.federation
+
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.soak
 
 bench-release: install
 	$(BIN)/python -m tests.bench.release

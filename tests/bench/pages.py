@@ -27,6 +27,7 @@ PARTS = {
     "edge": ("edge_client", "streams", "compose", "tests/bench/edge"),
     "federation": ("federation", "edge_client", "streams", "tests/bench/federation"),
     "pedestrians": ("federation", "streams", "tests/bench/pedestrians"),
+    "soak": ("federation", "edge_client", "streams", "compose", "tests/bench/soak"),
     "release": ("federation", "edge_client", "streams", "compose", "tests/bench/release"),
 }
 

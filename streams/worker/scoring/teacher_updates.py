@@ -84,7 +84,10 @@ class TeacherUpdates(threading.Thread):
                 self._acceptance.accept(release)
                 last = release if release.deliveries else last
             except (ArtifactError, MalformedRecord) as exc:
-                log.warning("%s offset %d: %s", message.topic, message.offset, exc)
+                # The topic is read from its beginning: most decisions are older than the last one.
+                old = isinstance(exc, ArtifactError) and exc.reason == "replayed"
+                level = logging.DEBUG if old else logging.WARNING
+                log.log(level, "%s offset %d: %s", message.topic, message.offset, exc)
         if last is not None:
             self._load(last)
 
