@@ -85,6 +85,14 @@ Speed = Annotated[float, typer.Option(help="Replay speed: 1 is real time, 0 as f
 Rounds = Annotated[
     int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
 ]
+Replication = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        envvar="TIDEWHEEL_KAFKA_REPLICATION",
+        help="Copies of a new topic; default: 3, or as many as there are brokers.",
+    ),
+]
 Partitions = Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")]
 StoreFolder = Annotated[
     Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")

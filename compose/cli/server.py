@@ -16,6 +16,7 @@ from compose.cli.arguments import (
     MetricsPort,
     Partitions,
     RegistryPlace,
+    Replication,
     Rounds,
     Stages,
     State,
@@ -63,6 +64,7 @@ def worker(
     ] = None,
     trust: Trust = None,
     partitions: Partitions = 4,
+    replication: Replication = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Scoring threads; default: the processors, at most 4."),
@@ -95,7 +97,7 @@ def worker(
     run(
         WorkerSettings(
             task=task,
-            broker=broker_from(kafka),
+            broker=broker_from(kafka).model_copy(update={"replication": replication}),
             store=place,
             trusted=trusted_keys(layout, trust),
             teacher=teacher,

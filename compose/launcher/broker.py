@@ -24,7 +24,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +52,13 @@ class BrokerChoice:
     why: str
     program: Path | None = None  # Kafka's home, or the embedded broker's command
     java: Path | None = None
+
+    def with_copies(self, replication: int | None) -> "BrokerChoice":
+        """Return the choice with so many copies of each new topic; None for the default."""
+        if replication is None:
+            return self
+        settings = self.settings.model_copy(update={"replication": replication})
+        return replace(self, settings=settings)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ class UpOptions:
     speed: float = 20.0
     workers: int = 1
     partitions: int = 4
+    replication: int | None = None
     rounds: int | None = None
     strategy: str | None = None
     stages: str = "0.05,0.25,1"

@@ -115,6 +115,7 @@ class Up:
 
     def _start_servers(self) -> tuple[BrokerChoice, int]:
         choice = broker.choose(self._options.state, self._options.kafka, os.environ)
+        choice = choice.with_copies(self._options.replication)
         self._screen.say(f"broker    {choice.why}")
         if choice.kind == "external" and not probe(choice.settings, PROBE_S):
             raise BrokerUnavailable(

@@ -14,6 +14,7 @@ from streams.contract.topics import TopicSpec
 from streams.kafka.refusals import absent, connecting, translated
 from streams.kafka.settings import BrokerSettings
 
+MOST_COPIES = 3
 PAUSE_S = 0.1  # between two requests to a group coordinator that is not available yet
 
 
@@ -54,8 +55,9 @@ def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
     wanted = {spec.name: spec for spec in specs}
     with _connected(settings, bootstrap_timeout_ms=10_000) as admin:
         missing = set(wanted) - set(admin.list_topics())
+        copies = _copies(admin, settings) if missing else Copies()
         for name in sorted(missing):
-            _create(admin, wanted[name])
+            _create(admin, settings, wanted[name], copies)
         if there := [wanted[name] for name in sorted(set(wanted) - missing)]:
             _check_partitions(admin, settings, there)
             _check_configs(admin, settings, there)
@@ -100,14 +102,57 @@ def _check_configs(
             )
 
 
-def _create(admin: KafkaAdminClient, spec: TopicSpec) -> None:
+@dataclass(frozen=True)
+class Copies:
+    """Of each partition, and how many of them must have a message before it is acknowledged; None
+    for the cluster's default."""
+
+    replication: int | None = None
+    min_insync: int | None = None
+
+
+def _copies(admin: KafkaAdminClient, settings: BrokerSettings) -> Copies:
+    """Return what the settings say, by default three copies where the cluster has three brokers,
+    and one less in sync, so that a broker may fail."""
+    try:
+        brokers = len(admin.describe_cluster()["brokers"])
+    except (KeyError, kafka_errors.UnsupportedVersionError):  # an old broker
+        return Copies(settings.replication, settings.min_insync)
+    replication = settings.replication or min(MOST_COPIES, brokers)
+    if replication > brokers:
+        raise UsageError(
+            f"{settings.bootstrap} has {brokers} brokers, too few for {replication} copies of a "
+            "topic: lower TIDEWHEEL_KAFKA_REPLICATION, or --replication"
+        )
+    min_insync = settings.min_insync or max(1, replication - 1)
+    if min_insync > replication:
+        raise UsageError(
+            f"TIDEWHEEL_KAFKA_MIN_INSYNC={min_insync} is more than the {replication} copies of a "
+            "topic"
+        )
+    return Copies(replication, min_insync)
+
+
+def _create(
+    admin: KafkaAdminClient, settings: BrokerSettings, spec: TopicSpec, copies: Copies
+) -> None:
+    configs = dict(spec.configs)
+    if copies.min_insync is not None:
+        configs["min.insync.replicas"] = str(copies.min_insync)
     options = {
         "num_partitions": spec.partitions,
-        "replication_factor": -1,  # the cluster's default
-        "configs": spec.configs,
+        "replication_factor": copies.replication or -1,
+        "configs": configs,
     }
-    with contextlib.suppress(kafka_errors.TopicAlreadyExistsError):  # created at the same time
+    try:
         admin.create_topics({spec.name: options})
+    except kafka_errors.TopicAlreadyExistsError:  # created at the same time
+        pass
+    except kafka_errors.InvalidReplicationFactorError as exc:
+        raise UsageError(
+            f"{settings.bootstrap} cannot keep {copies.replication} copies of {spec.name} now: "
+            "start its other brokers, or lower TIDEWHEEL_KAFKA_REPLICATION"
+        ) from exc
 
 
 def retention_s(settings: BrokerSettings, topic: str, timeout_s: float = 3.0) -> float | None:

@@ -8,10 +8,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class BrokerSettings(BaseSettings):
-    """Address and security settings of Kafka.
+    """Address and security settings of Kafka, and the copies of topics that we create.
 
     `bootstrap` (HOST:PORT, comma separated) is read from TIDEWHEEL_KAFKA, every other field from
-    TIDEWHEEL_KAFKA_<FIELD>.
+    TIDEWHEEL_KAFKA_<FIELD>. replication, min_insync: None for what the cluster can give.
     """
 
     model_config = SettingsConfigDict(
@@ -30,6 +30,8 @@ class BrokerSettings(BaseSettings):
     cafile: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
+    replication: int | None = Field(None, ge=1)
+    min_insync: int | None = Field(None, ge=1)
 
     @field_validator("username", "password")
     @classmethod

@@ -128,3 +128,13 @@ def test_a_header_whose_value_is_null_is_an_empty_one(kafka: BrokerSettings) -> 
     download = Download(asked)
     download.take(message)
     assert download.missing == 1
+
+
+@pytest.mark.kafka
+def test_a_cluster_too_small_for_the_copies_is_named(kafka: BrokerSettings) -> None:
+    many = kafka.model_copy(update={"replication": 3})
+    with pytest.raises(UsageError, match="has 1 brokers, too few for 3 copies of a topic"):
+        ensure_topics(many, topic_specs(f"t-{uuid.uuid4().hex[:8]}"))
+    more = kafka.model_copy(update={"min_insync": 2})
+    with pytest.raises(UsageError, match="MIN_INSYNC=2 is more than the 1 copies"):
+        ensure_topics(more, topic_specs(f"t-{uuid.uuid4().hex[:8]}"))
