@@ -41,7 +41,7 @@ from streams.contract.events.labels import label_schema
 from streams.contract.events.records import event_schema
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
-from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
+from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkReply, WorkRequest
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer, Sender
 from streams.runtime.acceptance import Acceptance
@@ -230,7 +230,7 @@ class Agent:
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         if (request.task, request.task_version) != (self._task.name, self._task.version):
             have = f"{self._task.name} version {self._task.version}"
-            return WorkReply(device=self._settings.device, error=f"wrong-task: have {have}"), b""
+            return WorkReply(device=self._settings.device, error=f"{WRONG_TASK}: have {have}"), b""
         log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
         self._node = request.node
         return self._trainer.work(request, weights)

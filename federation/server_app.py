@@ -7,7 +7,7 @@ more often. The content of a reply is defined in streams.contract.work; it is un
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
+from federation.admission.registered_nodes import registered
 from federation.admission.update import Refusal, Tensors, Update
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import Aggregator
@@ -34,7 +35,7 @@ from streams.contract.errors import UsageError
 from streams.contract.task import Task, load_task, strategy_problem
 from streams.contract.task.metrics import metric_of
 from streams.contract.topics import FLEET, topic_name
-from streams.contract.work import BLOCK, SAMPLES, Op, Work
+from streams.contract.work import BLOCK, SAMPLES, WRONG_TASK, Op, Work
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
@@ -42,6 +43,7 @@ from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
 
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
+REGISTERED_S = 5.0  # how often the registered nodes are read again
 NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka: a simulation
 
 app = ServerApp()
@@ -73,7 +75,8 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     path, metric = settings.runs / run / "rounds.jsonl", metric_of(task).name
     journal = EventLog(task.name, run, path, connect, metric=metric)
     registry = Registry(place, task.name, task.version, trusted)
-    fleet, aggregator = FlowerFleet(grid), run_aggregator(task, config, state)
+    fleet = FlowerFleet(grid, registered=lambda: registered(state / "keys"))
+    aggregator = run_aggregator(task, config, state)
     reports = None if broker is None else _reports(task, broker)
     return FederatedRun(
         task, settings, registry, key, fleet, journal, aggregator, reports,
@@ -134,15 +137,26 @@ class _Waiting(NamedTuple):
 
 
 class FlowerFleet:
-    """The SuperNodes of this run. `clock` in seconds."""
+    """The SuperNodes of this run: those of `registered`, devices by node, or where that has none
+    all that do not answer for another task. `clock` in seconds."""
 
-    def __init__(self, grid: Grid, clock: Callable[[], float] = time.monotonic) -> None:
-        self._grid, self._clock = grid, clock
+    def __init__(
+        self,
+        grid: Grid,
+        clock: Callable[[], float] = time.monotonic,
+        registered: Callable[[], Mapping[int, str]] = dict,
+    ) -> None:
+        self._grid, self._clock, self._registered = grid, clock, registered
+        self._names, self._read_at = registered(), clock()
+        self._others: set[int] = set()  # nodes of other tasks
         self._waiting: dict[str, _Waiting] = {}  # by message
         self._sent: dict[int, Tensors] = {}  # by round, while replies may come
 
     def nodes(self) -> list[int]:
-        return sorted(self._grid.get_node_ids())
+        if self._clock() - self._read_at > REGISTERED_S:
+            self._names, self._read_at = self._registered(), self._clock()
+        online = set(self._grid.get_node_ids()) - self._others
+        return sorted(online & set(self._names) if self._names else online)
 
     def send(
         self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
@@ -171,10 +185,21 @@ class FlowerFleet:
             found = self._waiting.pop(reply.metadata.reply_to_message_id, None)
             if found is not None:
                 answer = read_reply(found.node, reply, self._sent[found.round])
+                answer = self._by_its_key(answer)
+                if (answer.error or "").startswith(WRONG_TASK):
+                    self._others.add(answer.node)
                 answers.append(replace(answer, round=found.round, op=found.op))
         used = {waiting.round for waiting in self._waiting.values()}
         self._sent = {number: sent for number, sent in self._sent.items() if number in used}
         return answers
+
+    def _by_its_key(self, answer: Reply) -> Reply:
+        """Return the reply; a refusal if its node was registered as another device."""
+        name = self._names.get(answer.node, answer.device)
+        if answer.update is None or answer.update.device == name:
+            return answer
+        detail = f"{answer.update.device[:63]!r} comes with the key of {name}"
+        return Reply(answer.node, name, refusal=Refusal("node-key", detail))
 
 
 def as_record(block: bytes) -> ArrayRecord:

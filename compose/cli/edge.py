@@ -1,5 +1,6 @@
 """`tidewheel edge`: run and maintain one device on its own machine."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 for command in (device.status, device.drain, device.label, device.wipe):
     app.command()(command)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def supernode(context: typer.Context) -> None:
+    """Run the device's Flower SuperNode, which runs no app but Tidewheel's, whatever the SuperLink
+    sends. The options are those of `flower-supernode`."""
+    from edge_client.supernode import main
+
+    sys.argv = ["flower-supernode", *context.args]
+    main()
 
 
 @app.command()

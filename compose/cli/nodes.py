@@ -47,7 +47,9 @@ def add(
     done = nodes.add(device, public_key, renew=renew)
     what = {"kept": "is registered already", "added": "is registered", "replaced": "has a new key"}
     where = (
-        "" if public_key else f": flower-supernode --auth-supernode-private-key {nodes.key(device)}"
+        ""
+        if public_key
+        else f": tidewheel edge supernode --auth-supernode-private-key {nodes.key(device)}"
     )
     say(f"{device} {what[done]}{where}")
 

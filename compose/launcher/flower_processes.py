@@ -116,12 +116,15 @@ def supernode(
     ca: Path | None = None,
     key: Path | None = None,
 ) -> Launch:
-    """One device's SuperNode. `agent` is the Unix socket of the device's agent; `own_port` a free
-    loopback port, where the SuperNode meets its ClientApps; `key` its private key, only with TLS.
+    """One device's SuperNode, which runs no app but ours. `agent` is the Unix socket of the
+    device's agent; `own_port` a free loopback port, where the SuperNode meets its ClientApps; `key`
+    its private key, only with TLS.
     """
     if not DEVICE_NAME.fullmatch(device) or '"' in str(agent):
         raise UsageError(f"device {device!r} with socket {agent} cannot be named to Flower")
-    argv = [program("flower-supernode"), *_trust(ca), "--superlink", f"{HOST}:{port}"]
+    program("flower-supernode")
+    argv = [sys.executable, "-m", "edge_client.supernode", *_trust(ca)]
+    argv += ["--superlink", f"{HOST}:{port}"]
     argv += ["--auth-supernode-private-key", str(key)] if key is not None else []
     argv += ["--host", HOST, "--port", str(own_port)]
     argv += ["--node-config", f'device="{device}" socket="{agent}"']

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Literal
 
 from compose.security.node_keys import fingerprint, make_key, own_key, public_path, read_public_key
+from federation.admission.registered_nodes import Node
 from federation.controller.flwr_cli import Flwr, rows
-from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, ProcessFailed, UsageError
 from streams.contract.task import DEVICE_NAME
 from streams.runtime.disk import write_atomic
@@ -34,15 +34,6 @@ UNREGISTERED = "unregistered"
 KEY_IN_USE, NO_SUCH_NODE = "[code: 23]", "[code: 24]"  # Flower's codes in its error texts
 
 Done = Literal["kept", "added", "replaced"]
-
-
-class Node(Document):
-    """The file node.json: a device, its public key (OpenSSH, no comment) and Flower's id of its
-    node."""
-
-    device: str
-    public_key: str
-    node: str
 
 
 @dataclass(frozen=True)

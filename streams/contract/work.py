@@ -31,6 +31,7 @@ from streams.contract.documents import DeviceState, Document
 Op = Literal["train", "evaluate"]
 
 BLOCK = "tidewheel.payload"  # the name and the serialization type of the one array in "weights"
+WRONG_TASK = "wrong-task"  # begins the error of a device that serves another task
 SAMPLES = "num-examples"  # Flower's default weight of a reply
 
 PERSONAL = "personal"  # the run of a WorkRequest that the device makes itself

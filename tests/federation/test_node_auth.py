@@ -102,7 +102,7 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
         assert added == "pump is registered\n"
         assert "is registered already" in node(server, "add", "pump", "--public-key",
                                                public_path(made))  # fmt: skip
-        assert "is registered: flower-supernode --auth-supernode-private-key" in node(
+        assert "is registered: tidewheel edge supernode --auth-supernode-private-key" in node(
             server, "add", "crane"
         )
         key = server / "keys" / "nodes" / "crane" / "key"

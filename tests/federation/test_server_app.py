@@ -20,6 +20,7 @@ from flwr.app import (
 from flwr.supercore.task_identity import TaskIdentity
 
 from federation import server_app
+from federation.admission.registered_nodes import Node, registered
 from federation.rounds import collector
 from federation.rounds.messages import Reply
 from federation.rounds.settings import RUN_CONFIG, run_settings
@@ -28,6 +29,7 @@ from streams.contract import payload
 from streams.contract.errors import UsageError
 from streams.contract.task import Aggregation, Task
 from streams.contract.work import Work
+from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
 from tests.federation.conftest import TINY
 
@@ -235,6 +237,76 @@ class FakeGrid:
         if error is not None:
             return Message(error=error, metadata=about)
         return Message(content=content, metadata=about)
+
+
+class NamedGrid:
+    """Nodes 1 to 3, of which each answers what the test has it say."""
+
+    def __init__(self, said: dict[int, dict[str, object]]) -> None:
+        self.said, self.sent = said, list[Message]()
+
+    def get_node_ids(self) -> list[int]:
+        return [1, 2, 3]
+
+    def push_messages(self, messages: list[Message]) -> list[str]:
+        self.sent = messages
+        return [f"m{message.metadata.dst_node_id}" for message in messages]
+
+    def pull_messages(self, waiting: list[str]) -> list[Message]:
+        return [self.reply(int(message[1:])) for message in waiting]
+
+    def reply(self, node: int) -> Message:
+        content = RecordDict(
+            {
+                "weights": as_record(ONES),
+                "metrics": MetricRecord(METRICS),  # type: ignore[arg-type]
+                "device": ConfigRecord({**ABOUT, **self.said[node]}),  # type: ignore[dict-item]
+            }
+        )
+        about = Metadata(7, "r", 1, 1, f"m{node}", "1", 0.0, 60.0, MessageType.TRAIN)
+        return Message(content=content, metadata=about)
+
+
+WORK = Work(
+    run="7", round=1, task="tiny", task_version=1, base="1-a", epochs=1, batch_size=32,
+    learning_rate=0.02, seed=3, time_budget_s=20.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def _in_a_server_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@pytest.mark.usefixtures("_in_a_server_app")
+def test_a_nodes_key_is_that_of_one_device_and_other_nodes_are_left_alone(tmp_path: Path) -> None:
+    """Node 2 answers under another name than it was registered for; node 3 is another task's."""
+    for device, node in (("d0", 1), ("d1", 2)):
+        entry = Node(device=device, public_key="k", node=str(node))
+        write_atomic(tmp_path / "nodes" / device / "node.json", entry.encode())
+    write_atomic(tmp_path / "nodes" / "d9" / "node.json", b"{")
+    names = lambda: registered(tmp_path)  # noqa: E731
+    grid = NamedGrid({1: {"device": "d0"}, 2: {"device": "d0"}, 3: {"device": "d0"}})
+    fleet = server_app.FlowerFleet(grid, registered=names)  # type: ignore[arg-type]
+    assert fleet.nodes() == [1, 2]
+    fleet.send("train", fleet.nodes(), WORK, SENT, 60.0)
+    first, second = fleet.receive()
+    assert first.update is not None
+    assert (second.update, second.device) == (None, "d1")
+    assert second.refusal is not None
+    assert second.refusal.reason == "node-key"
+    assert second.refusal.detail == "'d0' comes with the key of d1"
+
+
+@pytest.mark.usefixtures("_in_a_server_app")
+def test_without_keys_a_node_of_another_task_is_asked_once() -> None:
+    error = {"error": "wrong-task: have other version 1"}
+    grid = NamedGrid({1: {"device": "d0"}, 2: {"device": "x", **error}, 3: {"device": "d2"}})
+    fleet = server_app.FlowerFleet(grid)  # type: ignore[arg-type]
+    fleet.send("train", fleet.nodes(), WORK, SENT, 60.0)
+    assert [reply.error is None for reply in fleet.receive()] == [True, False, True]
+    assert fleet.nodes() == [1, 3]
 
 
 def test_every_node_is_answered_for_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

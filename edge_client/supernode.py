@@ -1,0 +1,125 @@
+"""A device's SuperNode: Flower's own, except that it runs no app but the installed one.
+
+    tidewheel edge supernode OPTIONS     those of `flower-supernode`
+
+Whoever reaches a SuperLink's control port can send an app's bundle to every SuperNode, and Flower's
+SuperNode installs and runs it. `--trusted-entities` is no help: its signatures come from Flower's
+Hub by way of the SuperLink, which has none for an app from a folder. Here a bundle is refused
+before it is stored unless it has settings only, names this package's ClientApp, and is what the
+run's record says; so the code that runs is the device's own, whatever the SuperLink sends. The
+server gets Flower's error for an invalid bundle.
+
+The check is put around a private function of Flower's, whose version is pinned for it.
+"""
+
+import hashlib
+import io
+import logging
+import tomllib
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+from streams.contract.errors import UsageError
+
+CLIENT_APP = "edge_client.client_app:app"
+FILES = {"pyproject.toml", "README.md", ".info/CONTENT"}
+LARGEST = 100_000  # bytes of a bundle, and of each file in it
+APP, VERSION = "tidewheel", "1.0.0"  # as compose.launcher.flower_processes makes it
+
+log = logging.getLogger("flwr")  # where the SuperNode's own lines are
+
+
+class ForeignApp(Exception):
+    """A bundle that must not be run here; never leaves this module."""
+
+
+def check_bundle(content: bytes) -> None:
+    """Raise ForeignApp, with the reason, unless a bundle (FAB) is of our app."""
+    if len(content) > LARGEST:
+        raise ForeignApp(f"it has {len(content)} bytes")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as bundle:
+            files = bundle.infolist()
+            names = [each.filename for each in files]
+            if more := sorted(set(names) - FILES):
+                raise ForeignApp(f"it has files beside the settings: {more[0][:80]}")
+            if len(set(names)) != len(names) or any(each.file_size > LARGEST for each in files):
+                raise ForeignApp("it has a file twice, or a large one")
+            config = tomllib.loads(bundle.read("pyproject.toml").decode())
+        project, app = config["project"], config["tool"]["flwr"]["app"]
+        named = project["name"], app["publisher"], app["components"]["clientapp"]
+        needed = project.get("dependencies", [])
+    except ForeignApp:
+        raise
+    except Exception as exc:  # bytes from anyone
+        raise ForeignApp(f"it cannot be read: {exc!r}"[:200]) from exc
+    if named != (APP, APP, CLIENT_APP):
+        raise ForeignApp(f"it is {named[1]}/{named[0]} with {named[2]}"[:200])
+    if needed or "server" in project.get("optional-dependencies", {}):
+        raise ForeignApp("it wants packages to be installed")
+
+
+def check_run(run: Any, content: bytes) -> None:
+    """Raise ForeignApp unless a run's record is of this bundle, and of a ClientApp."""
+    found = run.fab_id, run.fab_version, run.fab_hash
+    if found != (f"{APP}/{APP}", VERSION, hashlib.sha256(content).hexdigest()):
+        raise ForeignApp(f"the run is of {run.fab_id} {run.fab_version}, not of its bundle"[:200])
+    if "agent" in str(run.primary_task_type).lower():
+        raise ForeignApp(f"the run's kind is {run.primary_task_type}")
+
+
+def guarded(pull: Callable[..., int | None], refuse: Callable[..., None]) -> Callable[..., Any]:
+    """Return Flower's `_pull_and_store_message` with the checks in it; `refuse` answers a message
+    with an error."""
+
+    def guarded_pull(**given: Any) -> int | None:
+        messages: list[Any] = []
+        runs: list[Any] = []
+
+        def receive() -> Any:
+            found = given["receive"]()
+            messages[:] = [] if found is None else [found[0]]
+            return found
+
+        def get_run(run_id: int) -> Any:
+            runs[:] = [given["get_run"](run_id)]
+            return runs[0]
+
+        def get_fab(digest: str, run_id: int) -> Any:
+            fab = given["get_fab"](digest, run_id)
+            check_bundle(fab.content)
+            check_run(runs[0], fab.content)
+            return fab
+
+        try:
+            return pull(**{**given, "receive": receive, "get_run": get_run, "get_fab": get_fab})
+        except ForeignApp as exc:
+            run = messages[0].metadata.run_id
+            log.error("run %s is refused, its app is not Tidewheel's: %s", run, exc)
+            refuse(messages[0], given["state"], given["object_store"])
+            return int(run)
+
+    return guarded_pull
+
+
+def main() -> None:
+    """Run Flower's SuperNode with the checks."""
+    try:
+        from flwr.app import Message
+        from flwr.supernode import start_client_internal as node
+        from flwr.supernode.cli import flower_supernode
+    except ImportError as exc:
+        advice = "pip install 'tidewheel[edge-train]'"
+        raise UsageError(f"a SuperNode needs Flower: {advice} ({exc})") from exc
+
+    def refuse(message: Any, state: Any, store: Any) -> None:
+        reply = Message(node.FAB_VERIFICATION_ERROR, reply_to=message)
+        node._insert_message(reply, state, store)
+
+    node._pull_and_store_message = guarded(node._pull_and_store_message, refuse)
+    flower_supernode()
+
+
+if __name__ == "__main__":
+    main()
