@@ -41,6 +41,7 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
+from streams.runtime.logs import Handler
 
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again
@@ -52,7 +53,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     log = logging.getLogger("federation")  # not the root, where httpx would log every poll
-    log.addHandler(logging.StreamHandler())
+    log.addHandler(Handler())
     log.setLevel(logging.INFO)
     run = federated_run(grid, str(context.run_id), context.run_config)
     verdict = run.run()

@@ -15,6 +15,7 @@ from streams.contract.decisions import DesiredState, Release
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task import DEVICE_NAME, Task, strategy_problem
 from streams.kafka.settings import BrokerSettings
+from streams.runtime import logs
 from streams.runtime.key_files import load_public_key
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def configure_log() -> None:
     level = os.environ.get("TIDEWHEEL_LOG_LEVEL", "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise UsageError(f"TIDEWHEEL_LOG_LEVEL {level}: DEBUG, INFO, WARNING or ERROR")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(level)
 
 
 def shares_of(text: str) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 Every process leads a group of its own, with its output in `<logs>/<name>.log`. It is told to end
 with SIGTERM and, after its time, with SIGKILL, as a whole group. On Linux the kernel kills it when
-we are killed.
+we are killed. A log file that has become too large is moved to `<name>.log.1`, and that to `.2`.
 """
 
 import contextlib
@@ -18,10 +18,12 @@ from pathlib import Path
 
 from compose.launcher.broker import Launch
 from streams.contract.errors import ProcessFailed
+from streams.runtime.logs import rotate
 
 log = logging.getLogger("tidewheel.up")
 
 QUICK_S = 5.0  # a process that lives shorter than this has failed to start
+ROTATE_S = 10.0  # between two looks at the sizes of log files
 QUICK_DEATHS = 6  # in a row, before we give up
 
 _PR_SET_PDEATHSIG = 1
@@ -51,6 +53,7 @@ class Supervisor:
     logs: Path
     children: dict[str, Child] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
+    _rotate_at: float = 0.0
 
     def start(
         self, name: str, launch: Launch, stop_s: float = 10.0, patience_s: float = 0.0
@@ -75,6 +78,10 @@ class Supervisor:
         up."""
         said = []
         now = time.monotonic()
+        if now >= self._rotate_at:
+            self._rotate_at = now + ROTATE_S
+            for name in self.children:
+                rotate(self.log_path(name))
         for child in self.children.values():
             if child.restart_at is not None:
                 if now >= child.restart_at:

@@ -14,6 +14,7 @@ from compose.launcher import supervisor as module
 from compose.launcher.broker import Launch
 from compose.launcher.supervisor import QUICK_DEATHS, QUICK_S, Supervisor
 from streams.contract.errors import ProcessFailed
+from streams.runtime import logs
 from tests.federation.flower_stack import group_members
 
 ROOT = Path(__file__).parents[3]
@@ -71,6 +72,24 @@ def test_output_goes_to_a_log_and_the_environment_is_added(supervisor: Superviso
     supervisor.start("talker", Launch([sys.executable, "-c", code], {"EXTRA": "seen"}))
     supervisor.children["talker"].process.wait(30)
     assert sorted(text(supervisor, "talker").split()) == ["err", "seen"]
+
+
+def test_a_log_that_has_grown_is_rotated_while_its_process_goes_on(
+    supervisor: Supervisor, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "LOG_BYTES", 1000)
+    monkeypatch.setattr(module, "rotate", lambda path: logs.rotate(path, logs.LOG_BYTES))
+    code = "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.001)"
+    supervisor.start("talker", python(code))
+
+    def rotated(number: int) -> bool:
+        clock.now += module.ROTATE_S
+        assert supervisor.check() == []
+        return supervisor.log_path("talker").with_name(f"talker.log.{number}").exists()
+
+    until(lambda: rotated(2), "it was rotated twice")
+    until(lambda: bool(text(supervisor, "talker")), "it goes on")
+    assert supervisor.log_path("talker").stat().st_size < 100_000
 
 
 def test_what_dies_is_started_again_and_that_is_said(supervisor: Supervisor, clock: Clock) -> None:

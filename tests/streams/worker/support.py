@@ -152,13 +152,14 @@ def write_teacher(task: Task, folder: Path, *, drift: bytes | None = None) -> tu
 
 
 START = """
-import json, logging, sys
+import json, sys
 from pathlib import Path
 from streams.kafka.settings import BrokerSettings
 from streams.contract.errors import TidewheelError
+from streams.runtime.logs import configure
 from streams.worker.app import run
 from streams.worker.settings import WorkerSettings
-logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
+configure()
 task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1:]
 try:
     given = dict(teacher=Path(teacher), instance=instance, partitions=int(partitions))
