@@ -12,11 +12,13 @@ from pydantic import ValidationError
 
 from compose.launcher.state_dir import StateDir
 from streams.contract.decisions import DesiredState, Release
-from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.task import DEVICE_NAME, Task, strategy_problem
 from streams.kafka.settings import BrokerSettings
 from streams.runtime import logs
 from streams.runtime.key_files import load_public_key
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from federation.registry.registry import Registry
@@ -153,8 +155,8 @@ def trusted_keys(layout: StateDir, given: list[Path] | None) -> tuple[Path, ...]
     because served versions may have an older signature."""
     if given:
         return tuple(given)
-    count = _standing(layout).keys
-    others = [path for path in sorted(layout.keys.glob("*.pub")) if path.stem in count]
+    named = _named_keys(layout)
+    others = [path for path in sorted(layout.keys.glob("*.pub")) if path.stem in named]
     return (layout.public_key, *others)
 
 
@@ -165,6 +167,22 @@ def registry_of(task: Task, state: Path, place: str | None) -> "Registry":
     layout = StateDir(state)
     keys = [load_public_key(path) for path in layout.trusted_keys()]
     return Registry(place or layout.registry, task.name, task.version, keys)
+
+
+def _named_keys(layout: StateDir) -> frozenset[str]:
+    """Return the IDs of the keys that the local registry names and does not revoke; none without
+    valid decisions."""
+    from federation.registry.key_rotation import open_registry
+
+    if not any((layout.registry / "history").glob("[0-9]*.json")):
+        return frozenset()
+    keys = [load_public_key(path) for path in layout.trusted_keys()]
+    try:
+        trust = open_registry(layout.registry, keys).trust()
+    except (OSError, ArtifactError, MalformedRecord) as exc:
+        log.warning("only the signing key is trusted, the local registry is not valid: %s", exc)
+        return frozenset()
+    return trust.named - trust.revoked
 
 
 def served_model(layout: StateDir) -> Path | None:

@@ -6,6 +6,7 @@ written again since the last look, and what follows them: a decision is read and
 
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -15,6 +16,7 @@ from streams.contract.decisions import ZERO, Release, Trust
 from streams.contract.errors import ArtifactError, MalformedRecord
 
 FOLDER = "history"
+READERS = 16  # files that are read at the same time
 NAME = re.compile(r"[0-9]{8}\.json")
 ADVICE = {
     "task": ": name another state folder with --state",
@@ -51,8 +53,11 @@ class History:
         decision, and one by a key that was not trusted then or was revoked before."""
         found = sorted(decided(self.store.tags(FOLDER)).items())
         self._read = list(self._unchanged(found))
-        for name, tag in found[len(self._read) :]:
-            self._read.append(self._verified(name, tag))
+        fresh = found[len(self._read) :]
+        with ThreadPoolExecutor(READERS) as pool:  # far away each takes its time
+            texts = pool.map(lambda entry: self.store.read(f"{FOLDER}/{entry[0]}"), fresh)
+            for (name, tag), text in zip(fresh, texts, strict=True):
+                self._read.append(self._verified(name, tag, text))
         return [entry.release for entry in self._read]
 
     @property
@@ -66,11 +71,11 @@ class History:
                 return
             yield entry
 
-    def _verified(self, name: str, tag: str) -> _Entry:
-        """Read the decision that follows those in `_read`."""
+    def _verified(self, name: str, tag: str, text: bytes) -> _Entry:
+        """Return the decision that follows those in `_read`."""
         where, trust = f"{self.where}/{FOLDER}/{name}", self.trust
         try:
-            release = Release.decode(self.store.read(f"{FOLDER}/{name}"))
+            release = Release.decode(text)
             decision = release.verified(trust.known, self.task)
             self._check_version(decision.task_version)
             if f"{decision.seq:08d}.json" != name:

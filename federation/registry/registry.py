@@ -27,7 +27,16 @@ from federation.registry.history import FOLDER, History, decided
 from federation.registry.object_store import ObjectStore, open_store
 from streams.contract import delta
 from streams.contract.artifact import Artifact, Manifest, unpack
-from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, Release, sign
+from streams.contract.decisions import (
+    ZERO,
+    Decision,
+    DesiredState,
+    Kind,
+    Ref,
+    Release,
+    Trust,
+    sign,
+)
 from streams.contract.errors import ArtifactError, Retryable, UsageError
 from streams.contract.signing import key_id
 
@@ -199,6 +208,11 @@ class Registry:
         found = self._history.releases()
         self.keys.update(self._history.trust.known)
         return found[after:]
+
+    def trust(self) -> Trust:
+        """Return the keys after the last decision. Raises as `history`."""
+        self.history()
+        return self._history.trust
 
     def desired(self) -> DesiredState:
         """Return the desired state; an empty one before the first decision."""

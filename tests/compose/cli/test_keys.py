@@ -12,6 +12,7 @@ from compose.launcher.state_dir import StateDir
 from compose.security import keyring
 from federation.registry.key_rotation import keys_of, open_registry
 from federation.registry.registry import Registry
+from streams.contract.decisions import sign
 from streams.contract.errors import UsageError
 from streams.contract.signing import key_id
 from streams.runtime.key_files import (
@@ -113,6 +114,31 @@ def test_a_lost_signing_key_is_replaced_by_one_that_devices_trust(
     fails(tidewheel("keys", "trust", path.with_suffix(".pub"), folder=tmp_path), 2, "signing.pem")
     told(layout, tmp_path, "use", "spare")
     assert f"key {first} is revoked" in told(layout, tmp_path, "revoke", first)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_revoked_key_in_the_local_registry_is_not_trusted_by_what_starts_there(
+    tmp_path: Path, layout: StateDir, caplog: pytest.LogCaptureFixture, signed: bool
+) -> None:
+    """Whoever can write there adds a decision that names it; it may not even be signed."""
+    first = load_private_key(layout.signing_key)
+    made, path = keyring.make(layout.keys, "spare")
+    told(layout, tmp_path, "trust", path.with_suffix(".pub"))
+    told(layout, tmp_path, "use", "spare")
+    told(layout, tmp_path, "revoke", key_id(first.public_key()))
+    assert {p.stem for p in trusted_keys(layout, None)} == {"signing", made}
+    registry = registry_of(layout)
+    last = registry.last()
+    assert last is not None
+    raw = {key_id(first.public_key()): first.public_key().public_bytes_raw().hex()}
+    standing = last.decision.standing.model_copy(update={"keys": raw, "revoked": []})
+    fields = {"seq": last.decision.seq + 1, "prev": last.digest, "standing": standing}
+    theft = sign(last.decision.model_copy(update=fields), first)
+    if not signed:
+        theft = theft.model_copy(update={"signature": "0" * 128})
+    registry.store.write(f"history/{theft.decision.seq:08d}.json", theft.encode())
+    assert {p.stem for p in trusted_keys(layout, None)} == {"signing"}
+    assert "only the signing key is trusted" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["signing", "../x", "A", "", "a/b", "x" * 42])
