@@ -21,10 +21,7 @@ NAME = re.compile(r"[0-9]{8}\.json")
 ADVICE = {
     "task": ": name another state folder with --state",
     "untrusted-key": ": put the .pub file of its key in keys/ if it is yours",
-    "revoked": (
-        ": whoever has that key can write here; take away its access, then remove this file and "
-        "all later ones"
-    ),
+    "revoked": ", then remove this file and all later ones",
 }
 
 

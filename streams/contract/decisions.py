@@ -39,6 +39,7 @@ UNSIGNED_BYTES = 1 << 26  # of one whose size the decision does not name
 CHUNK_BYTES = 1 << 10  # at least, of all chunks of a delivery but one
 WITHDRAWN = "withdrawn: "  # prefix of a device's reason for refusing a withdrawn version
 WITHDRAWN_KEPT = 10  # the latest ones
+ADVICE = "take away the write access of whoever has that key"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Model = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}-[0-9a-f]{8}$")]
@@ -227,7 +228,7 @@ class Trust:
         about, key = f"decision {decision.seq}", decision.key
         if key in self.revoked:
             raise ArtifactError(
-                "revoked", f"{about} is signed by key {key}, which an earlier one revoked"
+                "revoked", f"{about} is signed by key {key}, which an earlier one revoked: {ADVICE}"
             )
         if key not in self.active:
             raise ArtifactError(
@@ -235,7 +236,8 @@ class Trust:
             )
         if back := sorted(self.revoked - set(decision.standing.revoked)):
             raise ArtifactError(
-                "revoked", f"{about} trusts key {back[0]} again, which an earlier one revoked"
+                "revoked",
+                f"{about} trusts key {back[0]} again, which an earlier one revoked: {ADVICE}",
             )
         fresh = public_keys(decision.standing.keys)
         return replace(

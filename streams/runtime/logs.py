@@ -24,7 +24,7 @@ LIBRARIES = frozenset({"aiokafka", "faust", "kafka", "mode"})
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_BYTES, OLD_LOGS = 10_000_000, 2  # of one log file; older ones that are kept
 
-_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?")
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\d+(\.\d+)?")
 
 Kind = tuple[str, int, str]
 
