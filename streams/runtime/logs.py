@@ -24,7 +24,9 @@ LIBRARIES = frozenset({"aiokafka", "faust", "kafka", "mode"})
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_BYTES, OLD_LOGS = 10_000_000, 2  # of one log file; older ones that are kept
 
-_NUMBERS = re.compile(r"0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\d+(\.\d+)?")
+# Figures of our own lines stand alone: 0.93, 120 s; names such as pump-3 or 3-1f2e3d4c are none.
+_FIGURES = re.compile(r"(?<![\w.-])\d+(\.\d+)?(?![\w-])")
+_ANY_NUMBER = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?")
 
 Kind = tuple[str, int, str]
 
@@ -52,10 +54,12 @@ class Repeats:
         the record itself unless it only repeats."""
         now = self._clock()
         yield from self.over(now)
-        if record.levelno < logging.WARNING and record.name.partition(".")[0] not in LIBRARIES:
+        library = record.name.partition(".")[0] in LIBRARIES
+        if record.levelno < logging.WARNING and not library:
             yield record
             return
-        kind = record.name, record.levelno, _NUMBERS.sub("#", record.getMessage())
+        numbers = _ANY_NUMBER if library else _FIGURES
+        kind = record.name, record.levelno, numbers.sub("#", record.getMessage())
         state = self._lasting.get(kind)
         if state is None:
             self._lasting[kind] = _Lasting(record, now, now)

@@ -70,6 +70,9 @@ def test_other_lines_are_written_as_they_come() -> None:
         log.say("federation", logging.INFO, "round %d admitted d%d", number, number)
         log.say("federation", logging.WARNING, "problem %s", "abcdefghij"[number % 10] * number)
     assert len(log.lines) == 100
+    for model in ("3-1f2e3d4c", "4-0a1b2c3d"):
+        log.say("tidewheel.edge", logging.WARNING, "back from %s to 2-aaaaaaaa: late", model)
+    assert len(log.lines) == 102
     log.say("federation", logging.ERROR, "two %s", "words", "too many")  # is no reason to die
     log.say("federation", logging.INFO, "after")
     assert log.lines[-1] == "INFO federation: after"
