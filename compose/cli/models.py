@@ -248,6 +248,7 @@ def restore(
     from federation.bootstrap.initial_model import held_out
     from federation.registry.restore import restore as make_again
     from streams.runtime.failpoints import read_failpoint
+    from streams.runtime.key_files import load_public_key
 
     loaded = load_task(task)
     where = registry_of(loaded, state, registry)
@@ -256,6 +257,7 @@ def restore(
         broker_of(state, kafka),
         lambda: held_out(loaded).encode(),
         read_failpoint(os.environ),
+        load_public_key(path) if (path := StateDir(state).public_key).exists() else None,
     )
     if json:
         print_json(asdict(found))

@@ -45,9 +45,12 @@ class _Walk:
         return True
 
 
-def chain(registry: Registry, announced: Sequence[Release]) -> list[Release]:
+def chain(
+    registry: Registry, announced: Sequence[Release], own: Ed25519PublicKey | None = None
+) -> list[Release]:
     """Return the chain of decisions from the first one through the last announced one to its end,
-    ignoring other records; none if no trusted key signed any.
+    ignoring other records; none if no trusted key signed any. A chain without a revocation that the
+    `own` key has announced is another's.
 
     The registry's trusted keys must contain that of the first decision; afterwards `registry.keys`
     has the others. Raises ArtifactError if a decision is missing.
@@ -58,6 +61,7 @@ def chain(registry: Registry, announced: Sequence[Release]) -> list[Release]:
     after: dict[str, list[Release]] = defaultdict(list)
     for release in ours:
         after[release.decision.prev].append(release)
+    gone = set() if own is None else revoked_by(registry, own, announced).keys()
     torn: list[tuple[Release, Release]] = []
     for last in reversed(ours):
         found, walk = _back(last, by_digest), _Walk(registry, first)
@@ -68,6 +72,8 @@ def chain(registry: Registry, announced: Sequence[Release]) -> list[Release]:
             continue  # signed by a revoked key
         while following := next(filter(walk.takes, after[found[-1].digest]), None):
             found.append(following)
+        if not gone <= walk.trust.revoked:
+            continue
         _check_complete(torn, walk.trust.active)
         registry.keys.update(walk.trust.known)
         return found
@@ -117,22 +123,30 @@ def check_revocations(
 ) -> None:
     """Raise ArtifactError if the `own` key has announced that a key is revoked, and the registry
     does not say so: then it holds another history than the one that devices follow."""
-    signer, revoked = key_id(own), registry.desired().revoked
-    for release in announced:
-        decision = release.decision
-        if decision.key != signer or not (lost := {*decision.standing.revoked} - {*revoked}):
-            continue
-        try:
-            release.verified({signer: own}, registry.task)
-        except ArtifactError:
-            continue
+    found, revoked = revoked_by(registry, own, announced), registry.desired().revoked
+    if lost := sorted(set(found) - set(revoked)):
         raise ArtifactError(
             "revoked",
-            f"{registry.where} does not revoke key {min(lost)}, but decision {decision.seq} on "
+            f"{registry.where} does not revoke key {lost[0]}, but decision {found[lost[0]]} on "
             "`releases` does: others have written the registry, or it is new; restore a backup or "
-            "run `tidewheel models restore`; if it is new run "
-            f"`tidewheel keys revoke {min(lost)}`",
+            f"run `tidewheel models restore`; if it is new run `tidewheel keys revoke {lost[0]}`",
         )
+
+
+def revoked_by(
+    registry: Registry, own: Ed25519PublicKey, announced: Iterable[Release]
+) -> dict[str, int]:
+    """Return the keys that decisions of the `own` key revoke, and in which decision last."""
+    signer, found = key_id(own), dict[str, int]()
+    for release in announced:
+        decision = release.decision
+        if decision.key == signer and decision.standing.revoked:
+            try:
+                release.verified({signer: own}, registry.task)
+            except ArtifactError:
+                continue
+            found |= dict.fromkeys(decision.standing.revoked, decision.seq)
+    return found
 
 
 def strangers(registry: Registry, announced: Sequence[Release], last: int) -> list[str]:

@@ -19,6 +19,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from federation.registry.manual import Pruned, needed
 from federation.registry.published_chain import chain, releases, strangers
 from federation.registry.registry import Registry
@@ -58,14 +60,15 @@ def restore(
     settings: BrokerSettings,
     held_out: Callable[[], bytes],
     failpoint: Failpoint = unarmed,
+    own: Ed25519PublicKey | None = None,
 ) -> Restored:
-    """Restore the registry; `held_out` reads the held-out people.
+    """Restore the registry; `held_out` reads the held-out people, `own` is the key that signs here.
 
     Raises UsageError if the registry is not lost or nothing was announced, ArtifactError if a
     decision is missing, BrokerUnavailable without a broker.
     """
     announced = releases(messages(settings, topic_name(registry.task, RELEASES)))
-    history = chain(registry, announced)
+    history = chain(registry, announced, own)
     _check_lost(registry, history)
     failpoint("restore-step-1")
     found = Restored(len(history), strangers=strangers(registry, announced, len(history)))

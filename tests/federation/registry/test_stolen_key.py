@@ -131,6 +131,9 @@ def test_in_both_a_history_without_the_revocation_is_refused_at_the_start(
         with pytest.raises(ArtifactError, match=r"replayed|revoked|history"):
             one.accept(release)
     check_revocations(registry, NEW.public_key(), [*genuine, *fork.history()])
+    after = again(registry_in(tmp_path / "after"))
+    told = [*genuine, *fork.history()]  # the thief's was announced last
+    assert chain(after, told, NEW.public_key()) == genuine
 
 
 def test_what_the_thief_says_of_our_key_counts_nothing(registry: Registry) -> None:
