@@ -13,8 +13,9 @@ import time
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 
-from edge_client.control.device_lock import check_spool, hold
+from edge_client.control.device_lock import hold
 from edge_client.control.label_intake import LabelIntake
 from edge_client.control.socket_server import SocketServer, socket_path
 from edge_client.inference.loop import InferenceLoop
@@ -29,6 +30,7 @@ from edge_client.settings import EdgeSettings
 from edge_client.sources.selection import open_source
 from edge_client.spool.eviction import by_priority
 from edge_client.spool.queue import Spool
+from edge_client.spool.task_versions import begin
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
 from edge_client.training.personalization import Personalization
@@ -84,9 +86,19 @@ class Agent:
         self.spool = Spool(
             self._folder / "spool", self._settings.spool, policy=evict, failpoint=self._failpoint
         )
-        check_spool(self.spool, self._task.name, event_schema(self._task))
+        self._begin(self.spool, event_schema(self._task))
         if self.spool.torn_bytes:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
+
+    def _begin(self, queue: Spool, columns: pa.Schema) -> None:
+        """From here on the queue has events of this task version."""
+        before = begin(queue, self._task, columns)
+        if before is not None:
+            log.warning(
+                "%s: %s has pending events of version %s of the task, or with other columns: "
+                "they are sent as they are",
+                self._name, queue.folder, "?" if before.version is None else before.version,
+            )  # fmt: skip
 
     def _open_memory(self) -> None:
         """Open what the device remembers: samples, accuracy, accepted decisions, versions."""
@@ -95,7 +107,7 @@ class Agent:
         self._told = ToldLabels(
             task, folder / "labels", self.samples, self._skip, failpoint=self._failpoint
         )
-        check_spool(self._told.queue, task.name, label_schema(task))
+        self._begin(self._told.queue, label_schema(task))
         self._scoreboard = AccuracyTracker(folder / "scoreboard.json", row_metric(task))
         trusted = [load_public_key(path) for path in self._settings.trusted]
         self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
@@ -161,7 +173,7 @@ class Agent:
         queue = self._told.queue
         uplink = Uplink(
             self._task, self._name, queue, self._connect, self._reachable, None,
-            messages=of_labels(self._task, self._name, queue),
+            messages=of_labels(self._name, queue),
             bytes_per_s=settings.uplink_bytes_per_s, holds=settings.sampling.mode == "nothing",
         )  # fmt: skip
         self._labels = LabelIntake(self._task, self.samples, self._told, uplink)

@@ -1,16 +1,11 @@
-"""The lock on a device's folder, and the check that its spool fits the task."""
+"""The lock on a device's folder."""
 
 import fcntl
 import time
 from pathlib import Path
 from typing import IO
 
-import pyarrow as pa
-
-from edge_client.spool.frames import EVENTS
-from edge_client.spool.queue import Spool
-from streams.contract.errors import MalformedRecord, SpoolError, UsageError
-from streams.contract.events.batches import decode_batch
+from streams.contract.errors import UsageError
 
 LOOK_S = 0.1
 
@@ -43,21 +38,3 @@ def _locked(handle: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def check_spool(spool: Spool, task: str, schema: pa.Schema) -> None:
-    """Raise UsageError if pending events or labels have another shape than this task's."""
-    try:
-        frames = spool.read(spool.position, 1)
-    except OSError as exc:
-        raise SpoolError(f"the spool cannot write its position: {exc}: free some disk") from exc
-    for frame in frames:
-        if frame.kind != EVENTS:
-            continue
-        try:
-            decode_batch(frame.payload, schema)
-        except MalformedRecord as exc:
-            raise UsageError(
-                f"{spool.folder} has what does not fit task {task!r} ({exc}): "
-                "send it with the old task file first, or remove that folder"
-            ) from exc

@@ -142,7 +142,7 @@ def drain(
         spool, labels = Spool(folder / "spool"), Spool(folder / "labels")
         said = lambda: stopped_state(task, device, folder, spool)  # noqa: E731
         for queue, of_what, messages, state in (
-            (labels, "labels", of_labels(task, device, labels), None),
+            (labels, "labels", of_labels(device, labels), None),
             (spool, "events", None, said),
         ):
             if not (pending := queue.account().pending):

@@ -13,9 +13,10 @@ teacher and a_d of the device on events with a true label; 0 with fewer than `EV
 
 The file: batches with the columns `time`, `split`, `source`, `labelled` (us since 1970),
 `segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest in order. An
-unreadable file is ignored: the samples fill again.
+unreadable file, or one of another task version, is ignored: the samples fill again.
 """
 
+import logging
 import random
 import threading
 import time
@@ -30,6 +31,8 @@ from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED, row_to_evict
 from edge_client.samples.sample_file import ROWS, Columns, read_rows, write_rows, write_stream
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from streams.contract.task import Task
+
+log = logging.getLogger(__name__)
 
 EVIDENCE = 8
 RECENT = 256
@@ -270,6 +273,7 @@ class Samples:
                     "seen": self._seen,
                     "labels_told": self.labels_told,
                     "scores_read": self.scores_read,
+                    "task_version": self._task.version,
                 }
                 self.changed = self.urgent = False
             write_rows(self._path, (self._saved_rows(part) for part in _parts(rows)), metadata)
@@ -293,6 +297,9 @@ class Samples:
     def _load(self) -> None:
         try:
             n, metadata = read_rows(self._path, self._columns())
+            if metadata.get("task_version", self._task.version) != self._task.version:
+                log.warning("%s: samples of another task version are not used", self._path)
+                return
             seen = [int(count) for count in metadata["seen"]]
             self.labels_told = int(metadata["labels_told"])
             self.scores_read = int(metadata["scores_read"])

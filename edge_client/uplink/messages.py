@@ -1,24 +1,23 @@
 """What the frames of a queue are on the wire: messages of the topic `events`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from edge_client.spool.frames import DROPS, Declared, Frame, merged
 from edge_client.spool.queue import Spool
+from edge_client.spool.task_versions import Versions
 from edge_client.uplink.refusals import Refusals
-from streams.contract.events.batches import decode_batch, encode_batch
-from streams.contract.events.labels import label_schema
+from streams.contract.events.batches import encode_batch, own_batch
 from streams.contract.events.records import (
     Drop,
     Headers,
     encode_drop,
     encode_labels,
-    event_schema,
     events_message,
 )
-from streams.contract.task import Task
 
 BYTES = 700_000  # of the frames of a message
 
@@ -40,57 +39,65 @@ class Message(NamedTuple):
 
 
 Messages = Callable[[Sequence[Frame], Refusals], list[Message]]  # of consecutive frames of a kind
+Carry = Callable[..., Wire]  # first seq, count, body; version: the task's
+Declare = Callable[[Declared], list[Message]]
 
 
-def of_events(task: Task, device: str, spool: Spool) -> Messages:
+def of_events(device: str, spool: Spool) -> Messages:
     """Return what makes event frames one events/1 message, and each declared drop a drops/1. What
     the broker has refused becomes smaller messages and drops."""
-    schema = event_schema(task)
+    versions = Versions(spool)
 
     def declare(entry: Declared) -> list[Message]:
         wire = encode_drop(Drop(device, spool.epoch, entry.first, entry.last, entry.reason))
         return [Message(entry.first, entry.last, wire, declares=True)]
 
-    def carry(first: int, count: int, body: bytes) -> Wire:
-        return events_message(device, spool.epoch, first, count, body)
+    def carry(first: int, count: int, body: bytes, version: int | None) -> Wire:
+        return events_message(device, spool.epoch, first, count, body, version)
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
             entries = merged([d for frame in frames for d in frame.declarations()])
             return [message for entry in entries for message in declare(entry)]
-        return _of_rows(frames, schema, refusals, carry, declare)
+        return _of_rows(frames, versions, refusals, carry, declare)
 
     return messages
 
 
-def of_labels(task: Task, device: str, queue: Spool) -> Messages:
+def of_labels(device: str, queue: Spool) -> Messages:
     """Return what makes frames of the queue of labels one labels/1 message. Labels that the queue
     had to drop, and those that the broker refuses, are no messages: the device counts them."""
-    schema = label_schema(task)
+    versions = Versions(queue)
 
-    def carry(first: int, count: int, body: bytes) -> Wire:
-        return encode_labels(device, queue.epoch, first, count, body)
+    def carry(first: int, count: int, body: bytes, version: int | None) -> Wire:
+        return encode_labels(device, queue.epoch, first, count, body, version)
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
             return []
-        return _of_rows(frames, schema, refusals, carry, lambda _entry: [])
+        return _of_rows(frames, versions, refusals, carry, lambda _entry: [])
 
     return messages
 
 
 def _of_rows(
-    frames: Sequence[Frame],
-    schema: pa.Schema,
-    refusals: Refusals,
-    carry: Callable[[int, int, bytes], Wire],
-    declare: Callable[[Declared], list[Message]],
+    frames: Sequence[Frame], versions: Versions, refusals: Refusals, carry: Carry, declare: Declare
+) -> list[Message]:
+    """Return the messages of event frames, of each task version by itself."""
+    found: list[Message] = []
+    for version, own in versions.runs(frames):
+        found += _of_version(own, refusals, partial(carry, version=version), declare)
+    return found
+
+
+def _of_version(
+    frames: Sequence[Frame], refusals: Refusals, carry: Callable[..., Wire], declare: Declare
 ) -> list[Message]:
     begin, runs = frames[0].first, list(refusals.runs(frames))
     if len(runs) == len(frames) == 1 and runs[0][2] is None:  # a frame as it is
         first, last, _ = runs[0]
         return [Message(first, last, carry(first, last - first + 1, frames[0].payload))]
-    rows = pa.concat_batches([decode_batch(frame.payload, schema) for frame in frames])
+    rows = pa.concat_batches([own_batch(frame.payload) for frame in frames])
     found: list[Message] = []
     for first, last, reason in runs:
         if reason is not None:

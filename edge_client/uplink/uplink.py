@@ -88,7 +88,7 @@ class Uplink(threading.Thread):
         self._reached = failpoint
         self._rate_limit = TokenBucket(bytes_per_s, clock)
         self._refusals = Refusals(clock)
-        self._messages = messages or of_events(task, device, spool)
+        self._messages = messages or of_events(device, spool)
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position

@@ -80,8 +80,8 @@ def announce(
 
 def _number(announced: Release | None, last: Release) -> int:
     """Return the number of the last decision of this history on `releases`."""
-    if announced is None:
-        return 0
+    if announced is None or announced.decision.task_version != last.decision.task_version:
+        return 0  # each task version has a history of its own
     seq = announced.decision.seq
     if seq >= last.decision.seq:
         log.warning(

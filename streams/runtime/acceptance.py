@@ -10,7 +10,10 @@ decision is accepted if
 3. its number is above the last one's; the direct successor must also name the last one as `prev`
 4. every key that was revoked is still revoked in it, whoever signed it
 
-so old decisions cannot be replayed, and a rewritten history cannot be continued. On a full disk the
+so old decisions cannot be replayed, and a rewritten history cannot be continued. Each version of
+the task has a history of its own; the file keeps the last decision of each, so that one who goes
+back to an earlier version takes no older decision of that. A key that a history has named or
+revoked is trusted, or not trusted, by the others as well. On a full disk the
 state is kept in memory, and a restart may accept the decision again. Workers always keep it in
 memory: they read `releases` from the beginning.
 """
@@ -33,14 +36,38 @@ from streams.runtime.disk import write_atomic
 log = logging.getLogger(__name__)
 
 
-class Accepted(Document):
-    """The file accepted.json; `seq` is 0 before the first decision."""
+class Place(Document):
+    """The last accepted decision of a history."""
 
+    seq: int = Field(ge=0)
+    digest: str
+
+
+class Accepted(Document):
+    """The file accepted.json; `seq` is 0 before the first decision. `others` are the histories of
+    other task versions; of them are the `carried` keys, trusted, and the `barred` ones, revoked.
+    0.1.0 wrote no `task_version`."""
+
+    task_version: int | None = None
+    others: dict[int, Place] = {}
+    carried: dict[KeyId, Digest] = {}
+    barred: list[KeyId] = []
     seq: int = Field(default=0, ge=0)
     digest: str = ""
     keys: dict[KeyId, Digest] = {}
     revoked: list[KeyId] = []
     past: dict[KeyId, Digest] = {}  # retired keys
+
+    def of_version(self, version: int) -> "Accepted":
+        """Return what was accepted of a task version, with the other histories beside it."""
+        if self.task_version in (None, version):
+            return self.model_copy(update={"task_version": version})
+        others = {**self.others, self.task_version: Place(seq=self.seq, digest=self.digest)}
+        mine = others.pop(version, Place(seq=0, digest=""))
+        trusted = {"carried": {**self.carried, **self.keys}, "keys": {}}
+        revoked = {"barred": sorted({*self.barred, *self.revoked}), "revoked": []}
+        changed = {"task_version": version, "others": others, **trusted, **revoked}
+        return self.model_copy(update={**changed, **mine.model_dump()})
 
 
 def reset(path: Path) -> None:
@@ -50,7 +77,7 @@ def reset(path: Path) -> None:
     except (OSError, MalformedRecord):
         path.unlink(missing_ok=True)
         return
-    write_atomic(path, before.model_copy(update={"seq": 0, "digest": ""}).encode())
+    write_atomic(path, before.model_copy(update={"seq": 0, "digest": "", "others": {}}).encode())
 
 
 class Acceptance:
@@ -101,24 +128,26 @@ class Acceptance:
             trust = replace(trust, revoked=frozenset())  # a wiped device follows another chain
         trust.after(decision)
         desired, earlier = decision.standing, {**before.past, **before.keys}
-        self._remember(
-            Accepted(
-                seq=decision.seq,
-                digest=release.digest,
-                keys=desired.keys,
-                revoked=desired.revoked,
-                past={n: raw for n, raw in earlier.items() if n not in desired.keys},
-            )
-        )
+        changed = {
+            "seq": decision.seq,
+            "digest": release.digest,
+            "keys": desired.keys,
+            "revoked": desired.revoked,
+            "past": {n: raw for n, raw in earlier.items() if n not in desired.keys},
+        }
+        self._remember(before.model_copy(update=changed))
         return decision
 
     def _trust(self) -> Trust:
-        named, past = public_keys(self._state.keys), public_keys(self._state.past)
+        state = self._state
+        named, past = public_keys(state.keys), public_keys(state.past)
+        first = {**self._initial, **public_keys(state.carried)}
+        barred = frozenset(state.barred)  # by another history, whose revocations are not in this one
         return Trust(
-            {**past, **self._initial, **named},
-            frozenset(self._initial),
-            frozenset(named),
-            frozenset(self._state.revoked),
+            {**past, **first, **named},
+            frozenset(first) - barred,
+            frozenset(named) - barred,
+            frozenset(state.revoked),
         )
 
     def _remember(self, state: Accepted) -> None:
@@ -131,12 +160,12 @@ class Acceptance:
             log.warning("%s was not written, a restart may accept it again: %s", self._path, exc)
 
     def _read(self) -> Accepted:
-        if self._path is None:
-            return Accepted()
+        found = Accepted()
         try:
-            return Accepted.decode(self._path.read_bytes())
+            if self._path is not None:
+                found = Accepted.decode(self._path.read_bytes())
         except FileNotFoundError:
-            return Accepted()
+            pass
         except (OSError, MalformedRecord) as exc:
             log.warning("%s is ignored: %s", self._path, exc)
-            return Accepted()
+        return found.of_version(self._task.version)

@@ -1,22 +1,17 @@
-"""The agent's shell: who may own a device's folder, and what an old spool must fit."""
+"""The agent's shell: who may own a device's folder, and how it starts and stops."""
 
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from edge_client.control.device_lock import check_spool, hold
+from edge_client.control.device_lock import hold
 from edge_client.spool.queue import Spool
-from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.documents import DeviceState
 from streams.contract.errors import UsageError
-from streams.contract.events.records import event_schema
 from streams.runtime.key_files import create_key
-from tests.fakes.tiny_task import task
 
 REFERENCE = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
 
@@ -43,18 +38,6 @@ def test_one_agent_owns_a_devices_folder_as_long_as_it_lives(tmp_path: Path) -> 
         ending.join()
         holder.communicate()
     hold(tmp_path).close()
-
-
-def test_a_spool_of_another_shape_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    check_spool(spool, task.name, event_schema(task))
-    recorder = SpoolWriter(task, spool)
-    segment = np.zeros(task.segment_shape, np.float32)
-    recorder.put(Event(0, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
-    recorder.write()
-    check_spool(spool, task.name, event_schema(task))
-    with pytest.raises(UsageError, match="old task file"):
-        check_spool(spool, task.name, event_schema(replace(task, classes=("a", "b", "c", "d"))))
 
 
 def test_an_agent_tells_of_a_torn_spool_and_stops_without_broker_or_model(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
     labels/1   true labels that became known later: see labels.py
 
     header     schema  device  epoch  first  last  reason (drops only)
+               task-version (of the task whose events or labels these are; missing: not known)
                again (only on dead letters that were sent again: refused rows are tried again)
 
 `scores` carries scores/1: an Arrow IPC stream of one batch, the scored events of one window and
@@ -38,6 +39,7 @@ EVENTS_1 = "events/1"
 DROPS_1 = "drops/1"
 SCORES_1 = "scores/1"
 SCHEMAS = (EVENTS_1, DROPS_1, LABELS_1)
+TASK_VERSION = "task-version"
 AGAIN = "again"  # header of a dead letter that is sent to `events` again
 
 MAX_SEQ = 2**62
@@ -145,8 +147,9 @@ def score_schema() -> pa.Schema:
     )
 
 
-def encode_events(batch: EventBatch) -> tuple[bytes, bytes, Headers]:
-    """Return (key, value, headers) of an events/1 message.
+def encode_events(batch: EventBatch, version: int | None = None) -> tuple[bytes, bytes, Headers]:
+    """Return (key, value, headers) of an events/1 message; `version` is the task's, which workers
+    of another version then refuse.
 
     >>> import pyarrow as pa
     >>> from tidewheel import EventBatch, decode_events, encode_events, event_schema, load_task
@@ -161,14 +164,17 @@ def encode_events(batch: EventBatch) -> tuple[bytes, bytes, Headers]:
     1
     """
     body = encode_batch(batch.rows)
-    return events_message(batch.device, batch.epoch, batch.first, batch.rows.num_rows, body)
+    count = batch.rows.num_rows
+    return events_message(batch.device, batch.epoch, batch.first, count, body, version)
 
 
 def events_message(
-    device: str, epoch: str, first: int, count: int, body: bytes
+    device: str, epoch: str, first: int, count: int, body: bytes, version: int | None = None
 ) -> tuple[bytes, bytes, Headers]:
-    """Return (key, value, headers) of an events/1 message from its encoded body."""
-    return device.encode(), body, _headers(EVENTS_1, device, epoch, first, first + count - 1)
+    """Return (key, value, headers) of an events/1 message from its encoded body; `version` is the
+    task's, None if it is not known."""
+    headers = _headers(EVENTS_1, device, epoch, first, first + count - 1, version)
+    return device.encode(), body, headers
 
 
 def encode_drop(drop: Drop) -> tuple[bytes, bytes, Headers]:
@@ -178,19 +184,24 @@ def encode_drop(drop: Drop) -> tuple[bytes, bytes, Headers]:
 
 
 def encode_labels(
-    device: str, epoch: str, first: int, count: int, body: bytes
+    device: str, epoch: str, first: int, count: int, body: bytes, version: int | None = None
 ) -> tuple[bytes, bytes, Headers]:
     """Return (key, value, headers) of a labels/1 message from its encoded body."""
-    return device.encode(), body, _headers(LABELS_1, device, epoch, first, first + count - 1)
+    headers = _headers(LABELS_1, device, epoch, first, first + count - 1, version)
+    return device.encode(), body, headers
 
 
-def _headers(schema: str, device: str, epoch: str, first: int, last: int) -> Headers:
+def _headers(
+    schema: str, device: str, epoch: str, first: int, last: int, version: int | None = None
+) -> Headers:
+    known = [] if version is None else [(TASK_VERSION, str(version).encode())]
     return [
         ("schema", schema.encode()),
         ("device", device.encode()),
         ("epoch", epoch.encode()),
         ("first", str(first).encode()),
         ("last", str(last).encode()),
+        *known,
     ]
 
 
@@ -227,12 +238,22 @@ def decode_event_message(
         return Drop(device, epoch, first, last, _text(fields, "reason"))
     if last - first >= MAX_ROWS:
         raise MalformedRecord("huge-batch", f"{last - first + 1} rows, at most {MAX_ROWS}")
+    _check_version(task, fields)
     if schema == LABELS_1:
         labels = decode_label_rows(task, value or b"", last - first + 1)
         return LabelBatch(device, epoch, first, labels)
     rows = decode_batch(value or b"", event_schema(task))
     _check_rows(task, rows, first, last)
     return EventBatch(device, epoch, first, rows)
+
+
+def _check_version(task: Task, fields: Mapping[str, bytes]) -> None:
+    """Raise MalformedRecord for rows of another version of the task, which may mean anything."""
+    found = _text(fields, TASK_VERSION) if TASK_VERSION in fields else str(task.version)
+    if found != str(task.version):
+        raise MalformedRecord(
+            "task-version", f"of version {found[:20]} of task {task.name}, not {task.version}"
+        )
 
 
 def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None:

@@ -26,7 +26,7 @@ def of_piece(
     task: Task, partition: int, piece: WindowSlice, reason: str, detail: str
 ) -> list[Outgoing]:
     """The dead letters of events that are refused, as an events/1 message."""
-    key, value, original = encode_events(piece.events)
+    key, value, original = encode_events(piece.events, task.version)
     headers = _headers(task, reason, detail, partition, piece.message.offset)
     kept = [(f"original-{name}", text) for name, text in original]
     return _letters(task, key, value, headers + kept)

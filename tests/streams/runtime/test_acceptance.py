@@ -1,5 +1,6 @@
 """Decisions that are accepted, and those that are not: whoever sends them, whenever they come."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +227,48 @@ def test_the_latest_withdrawals_are_kept() -> None:
         standing = standing.without(f"{number}-aaaaaaaa", "bad")
     assert list(standing.withdrawn)[-1] == "29-aaaaaaaa"
     assert len(standing.withdrawn) == WITHDRAWN_KEPT
+
+
+def of(path: Path, version: int) -> Acceptance:
+    return Acceptance(path, replace(task, version=version), [OLD.public_key()])
+
+
+def test_each_task_version_has_a_history_of_its_own_and_none_is_replayed(path: Path) -> None:
+    first = decision(1)
+    second = decision(2, first.digest)
+    for release in (first, second):
+        of(path, 1).accept(release)
+    new = decision(1, task_version=2)
+    refused(of(path, 1), new, "task")
+    assert of(path, 2).seq == 0
+    of(path, 2).accept(new)
+    refused(of(path, 2), second, "task")
+    back = of(path, 1)  # the way back
+    assert back.seq == 2
+    refused(back, first, "replayed")
+    back.accept(decision(3, second.digest))
+    again = of(path, 2)
+    assert again.seq == 1
+    again.accept(decision(2, new.digest, task_version=2))
+
+
+def test_a_key_that_one_task_version_has_revoked_decides_nothing_of_another(path: Path) -> None:
+    first = decision(1, standing=DesiredState(keys=KEYS))
+    revoked = [key_id(OLD.public_key())]
+    second = decision(2, first.digest, NEW, standing=DesiredState(keys=KEYS, revoked=revoked))
+    for release in (first, second):
+        of(path, 1).accept(release)
+    refused(of(path, 2), decision(1, task_version=2), "untrusted-key")
+    new = decision(1, key=NEW, task_version=2)  # a new registry names no keys
+    of(path, 2).accept(new)
+    of(path, 2).accept(decision(2, new.digest, NEW, task_version=2))
+    refused(of(path, 2), decision(3, task_version=2), "untrusted-key")
+    refused(of(path, 1), decision(3, second.digest), "untrusted-key")
+
+
+def test_a_file_of_an_earlier_version_is_of_the_task_version_that_opens_it(path: Path) -> None:
+    first = decision(1)
+    path.write_text(f'{{"seq": 1, "digest": "{first.digest}"}}')
+    refused(of(path, 1), decision(1, reason="another"), "replayed")
+    of(path, 1).accept(decision(2, first.digest))
+    assert of(path, 2).seq == 0

@@ -143,8 +143,9 @@ def write_teacher(task: Task, folder: Path, *, drift: bytes | None = None) -> tu
     """An untrained teacher's artifact and the public key that signed it."""
     key = create_key(folder / "key.pem")
     manifest = Manifest(
-        kind="teacher", task=task.name, task_version=1, number=1, created_us=1, key="", files=[]
-    )
+        kind="teacher", task=task.name, task_version=task.version, number=1, created_us=1, key="",
+        files=[],
+    )  # fmt: skip
     weights = to_safetensors(build_teacher(task).state_dict())
     files = {WEIGHTS: weights} if drift is None else {WEIGHTS: weights, DRIFT: drift}
     (folder / "teacher.tw").write_bytes(pack(manifest, files, key))
