@@ -156,13 +156,43 @@ MUTANTS = [
         "False",
         "tests/edge_client/spool",
     ),
-    _uplink("a refused batch is settled as delivered", "if entry.failed is not None:", "if False:"),
+    _uplink(
+        "a refused batch is settled as delivered", "if entry.failed or entry.refused:", "if False:"
+    ),
     _uplink("nothing bounds what is in flight", "len(self._flight) >= IN_FLIGHT", "False"),
     _uplink("a stuck producer is kept", "if self._reachable():", "if False:"),
     _uplink(
         "acknowledged frames are not settled",
-        "            self._spool.settle(done)\n            self._reached",
+        "            self._settle_frames(done)\n            self._reached",
         "            self._reached",
+    ),
+    Mutant(
+        "uplink: an event that is declared in place of being sent counts as delivered",
+        "edge_client/spool/cursor.py",
+        "frame.count - len(inside)",
+        "frame.count",
+        "tests/edge_client/uplink/test_refusals.py",
+    ),
+    Mutant(
+        "spool: frames of two task versions are joined",
+        "edge_client/spool/task_versions.py",
+        "groupby(frames, lambda frame: self._at(frame.first))",
+        "groupby(frames, lambda frame: 0)",
+        "tests/edge_client/spool/test_task_versions.py",
+    ),
+    Mutant(
+        "events: rows of another task version are taken",
+        "streams/contract/events/records.py",
+        "if found != str(task.version):",
+        "if False:",
+        "tests/streams/contract/test_records.py",
+    ),
+    Mutant(
+        "releases: a delivery may announce any size",
+        "streams/contract/decisions.py",
+        "self.size > most",
+        "False",
+        "tests/edge_client/releases/test_bounds.py",
     ),
     _worker(
         "lateness is ignored",
