@@ -13,7 +13,6 @@ import time
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
 
 from edge_client.control.device_lock import hold
 from edge_client.control.label_intake import LabelIntake
@@ -86,19 +85,9 @@ class Agent:
         self.spool = Spool(
             self._folder / "spool", self._settings.spool, policy=evict, failpoint=self._failpoint
         )
-        self._begin(self.spool, event_schema(self._task))
+        begin(self.spool, self._task, event_schema(self._task))
         if self.spool.torn_bytes:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
-
-    def _begin(self, queue: Spool, columns: pa.Schema) -> None:
-        """From here on the queue has events of this task version."""
-        before = begin(queue, self._task, columns)
-        if before is not None:
-            log.warning(
-                "%s: %s has pending events of version %s of the task, or with other columns: "
-                "they are sent as they are",
-                self._name, queue.folder, "?" if before.version is None else before.version,
-            )  # fmt: skip
 
     def _open_memory(self) -> None:
         """Open what the device remembers: samples, accuracy, accepted decisions, versions."""
@@ -107,7 +96,7 @@ class Agent:
         self._told = ToldLabels(
             task, folder / "labels", self.samples, self._skip, failpoint=self._failpoint
         )
-        self._begin(self._told.queue, label_schema(task))
+        begin(self._told.queue, task, label_schema(task))
         self._scoreboard = AccuracyTracker(folder / "scoreboard.json", row_metric(task))
         trusted = [load_public_key(path) for path in self._settings.trusted]
         self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)

@@ -12,6 +12,7 @@ Frames of different spans are never joined: each is sent as it is, with the vers
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 
@@ -26,6 +27,8 @@ from streams.contract.task import Task
 from streams.runtime.disk import write_atomic
 
 NAME = "task-versions.json"
+
+log = logging.getLogger(__name__)
 
 
 class Span(Document):
@@ -44,7 +47,7 @@ class _Spans(Document):
 
 def begin(spool: Spool, task: Task, schema: pa.Schema) -> Span | None:
     """Begin the task's span; return the one before it, if it is of another version or columns and
-    has events that are pending.
+    has events that are pending, and say so.
 
     Raises UsageError if those are of another task, SpoolError if the span cannot be written.
     """
@@ -65,7 +68,14 @@ def begin(spool: Spool, task: Task, schema: pa.Schema) -> Span | None:
     spans = [one for one, after in pairwise(spans) if after.first > spool.settled_seq] + spans[-1:]
     if spans != kept:
         _write(spool, spans)
-    return spans[-2] if len(spans) > 1 else None
+    if len(spans) < 2:
+        return None
+    version = "?" if spans[-2].version is None else spans[-2].version
+    log.warning(
+        "%s has pending events of version %s of the task, or with other columns: "
+        "they are sent as they are", spool.folder, version,
+    )  # fmt: skip
+    return spans[-2]
 
 
 def _write(spool: Spool, spans: list[Span]) -> None:

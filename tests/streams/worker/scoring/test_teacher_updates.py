@@ -11,13 +11,16 @@ from federation.bootstrap.teacher import replace_teacher
 from federation.registry import publisher
 from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS, Manifest, pack
-from streams.contract.decisions import Ref
+from streams.contract.decisions import MAX_BYTES, Ref
 from streams.contract.errors import UsageError
 from streams.contract.topics import RELEASES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key, load_private_key
+from streams.worker.scoring import teacher_updates
+from streams.worker.scoring.teacher import Teacher
+from streams.worker.scoring.teacher_updates import TeacherUpdates
 from streams.worker.store.query import open_store
 from tests.streams.worker.support import Fleet, batch, fleet, stop, until
 
@@ -141,3 +144,22 @@ def test_weights_that_do_not_fit_are_not_kept(served: Fleet, registry: Registry)
     with pytest.raises(UsageError, match="no teacher yet"):
         replace_teacher(served.task, empty, key, weights(served, 1), "w.safetensors")
     assert registry.read_teacher() == before
+
+
+def test_a_teacher_whose_delivery_is_larger_than_decided_is_not_fetched(
+    served: Fleet,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key = load_private_key(served.folder / "key.pem")
+    assert registry.offer_teacher(key, "test")
+    told = publisher.announce(served.producer, registry, None)
+    assert told is not None
+    huge = told.deliveries[0].model_copy(update={"size": MAX_BYTES, "chunks": 2048})
+    monkeypatch.setattr(teacher_updates, "fetch", lambda *_: pytest.fail("it is fetched"))
+    taken: list[Teacher] = []
+    updates = TeacherUpdates(served.task, served.broker, [key.public_key()], taken.append)
+    updates._load(told.model_copy(update={"deliveries": [huge]}))
+    assert f"refused: size: {MAX_BYTES} bytes in 2048 chunks are announced" in caplog.text
+    assert taken == []
