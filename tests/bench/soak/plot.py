@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.bench.soak.run import Day
 
+ABOVE: dict[str, Any] = {
+    "fontsize": "small", "loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False,
+}  # fmt: skip
 COLOURS = (
     "#4477aa",
     "#ee6677",
@@ -32,7 +36,7 @@ def plot(days: Sequence[Day], path: Path) -> None:
         above.plot(at, [day.memory_mb.get(name) for day in days], label=name, color=colour)
     above.set_ylabel("resident memory, MB")
     above.set_ylim(bottom=0)
-    above.legend(ncols=len(names), fontsize="small", loc="upper left")
+    above.legend(ncols=len(names), **ABOVE)
     middle.plot(at, [day.store_mb for day in days], color=COLOURS[0], label="megabytes")
     middle.set_ylabel("store, MB")
     middle.set_ylim(bottom=0)
@@ -41,7 +45,7 @@ def plot(days: Sequence[Day], path: Path) -> None:
     files.set_ylabel("store, files")
     files.set_ylim(bottom=0)
     lines = [*middle.get_lines(), *files.get_lines()]
-    middle.legend(lines, [line.get_label() for line in lines], fontsize="small", loc="upper left")
+    middle.legend(lines, [line.get_label() for line in lines], ncols=2, **ABOVE)
     versions = sorted({version for day in days for version in day.served})
     shares = [[day.served.get(version, 0) for day in days] for version in versions]
     below.stackplot(
@@ -50,7 +54,7 @@ def plot(days: Sequence[Day], path: Path) -> None:
     )  # fmt: skip
     below.set_ylabel("devices serving")
     below.set_xlabel("day of event time")
-    below.legend(fontsize="small", loc="lower left", ncols=len(versions))
+    below.legend(ncols=len(versions), **ABOVE)
     below.margins(0)
     for axes in (above, middle, below):
         axes.grid(alpha=0.3)
