@@ -22,7 +22,7 @@ NVFLARE := .tidewheel/bench/nvflare
 # Four minutes, and more where its first model has to be trained; the others wait for a minute until
 # Flower lets a node in again. Part of chaos, not of test.
 RECOVERY := tests/e2e/test_recovery.py
-LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore tests/install $(addprefix --deselect tests/chaos/test_rounds.py::, \
+LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore tests/chaos/test_up.py --ignore tests/install $(addprefix --deselect tests/chaos/test_rounds.py::, \
 	test_a_supernode_that_is_killed_in_a_round test_a_trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 

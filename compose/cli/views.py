@@ -125,7 +125,11 @@ def rounds(
     name = load_task(task).name
     events = shown.from_journals(state / "runs")
     if kafka is not None:
-        events += shown.from_topic(broker_from(kafka), name)
+        told, left_out = shown.from_topic(broker_from(kafka), name)
+        events += told
+        if left_out:
+            text = f"{left_out} older events on the topic are left out"
+            console(stderr=True).print(text, highlight=False)
     runs = shown.history(events)
     if plot is not None:
         shown.plot(name, runs, plot)

@@ -6,6 +6,7 @@ event log lacks the controller's events, the topic may lack those of a broker ou
 
 import io
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 
 CONNECT_S = 2.0
+MOST = 50_000  # events of the topic that are read
 
 
 @dataclass
@@ -71,19 +73,21 @@ def from_journals(runs: Path, run: str = "*") -> list[RoundEvent]:
     return found
 
 
-def from_topic(settings: BrokerSettings, task: str) -> list[RoundEvent]:
-    """Return the events on `rounds`; raise BrokerUnavailable if it cannot be read."""
-    reader = Reader(settings, [topic_name(task, ROUNDS)], timeout_s=CONNECT_S)
-    found = []
-    try:
-        for message in reader.read_to_end():
+def from_topic(settings: BrokerSettings, task: str) -> tuple[list[RoundEvent], int]:
+    """Return the newest MOST events on `rounds`, and how many older ones are left out; raise
+    BrokerUnavailable if it cannot be read."""
+    topic, found = topic_name(task, ROUNDS), []
+    reader = Reader(settings, [topic], from_beginning=False, timeout_s=CONNECT_S)
+    with closing(reader):
+        reader.seek_before_end(MOST)
+        ((begin, _),) = reader.bounds().values()
+        left_out = reader.position(topic, 0) - begin
+        for message in reader.to_end():
             try:
                 found.append(RoundEvent.decode(message.value))
             except MalformedRecord:
                 continue
-    finally:
-        reader.close()
-    return found
+    return found, max(0, left_out)
 
 
 def history(events: Iterable[RoundEvent]) -> list[RunSummary]:

@@ -3,15 +3,30 @@
 import io
 import json
 import sys
+import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from compose.reports.rounds import RunSummary, from_journals, history, plot, print_rounds, to_json
+from compose.reports import rounds
+from compose.reports.rounds import (
+    RunSummary,
+    from_journals,
+    from_topic,
+    history,
+    plot,
+    print_rounds,
+    to_json,
+)
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import UsageError
+from streams.contract.topics import topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
 
 _clock = iter(range(1, 1_000_000))
@@ -153,3 +168,20 @@ def test_the_command_reads_the_state_folder(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").exists()
     away = tidewheel("rounds", TINY, "--kafka", "127.0.0.1:1", folder=tmp_path)
     fails(away, 1, "127.0.0.1:1")
+
+
+@pytest.mark.kafka
+def test_a_long_topic_is_read_from_its_newest_events(
+    kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(kafka, topic_specs(task))
+    with closing(Producer(kafka)) as producer:
+        for number in range(5):
+            event = RoundEvent(run=f"r{number}", kind="requested", time_us=number)
+            producer.put(topic_name(task, "rounds"), b"r", event.encode())
+    found, left_out = from_topic(kafka, task)
+    assert ([event.run for event in found], left_out) == ([f"r{n}" for n in range(5)], 0)
+    monkeypatch.setattr(rounds, "MOST", 3)
+    found, left_out = from_topic(kafka, task)
+    assert ([event.run for event in found], left_out) == (["r2", "r3", "r4"], 2)
