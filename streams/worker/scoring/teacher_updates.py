@@ -7,6 +7,7 @@ or cannot score a window is refused with its reason, and the current teacher sta
 import contextlib
 import logging
 import random
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
@@ -48,7 +49,7 @@ class TeacherUpdates(threading.Thread):
     def look(self) -> None:
         """Take the currently offered teacher, if any; raise Retryable without a broker."""
         with contextlib.closing(self._reader()) as reader:
-            self._consider(reader.read_to_end())
+            self._consider(reader.read_to_end(), past=sys.maxsize)
 
     def run(self) -> None:
         while not self._ending.is_set():
@@ -69,14 +70,17 @@ class TeacherUpdates(threading.Thread):
 
     def _follow(self) -> None:
         with contextlib.closing(self._reader()) as reader:
+            past = reader.end(topic_name(self._task.name, RELEASES), 0)
             while not self._ending.wait(LOOK_S):
-                self._consider(reader.poll(0.05))
+                self._consider(reader.poll(0.05), past)
 
     def _reader(self) -> Reader:
         return Reader(self._settings, [topic_name(self._task.name, RELEASES)])
 
-    def _consider(self, messages: list[Received]) -> None:
-        """Accept decisions in order, and load the teacher of the last one with deliveries."""
+    def _consider(self, messages: list[Received], past: int) -> None:
+        """Accept decisions in order, and load the teacher of the last one with deliveries. past:
+        the topic is read from its beginning; most decisions before this offset are older than the
+        last one."""
         last = None
         for message in messages:
             try:
@@ -84,9 +88,9 @@ class TeacherUpdates(threading.Thread):
                 self._acceptance.accept(release)
                 last = release if release.deliveries else last
             except (ArtifactError, MalformedRecord) as exc:
-                # The topic is read from its beginning: most decisions are older than the last one.
-                old = isinstance(exc, ArtifactError) and exc.reason == "replayed"
-                level = logging.DEBUG if old else logging.WARNING
+                replayed = isinstance(exc, ArtifactError) and exc.reason == "replayed"
+                expected = replayed and message.offset < past
+                level = logging.DEBUG if expected else logging.WARNING
                 log.log(level, "%s offset %d: %s", message.topic, message.offset, exc)
         if last is not None:
             self._load(last)

@@ -41,6 +41,7 @@ class Message:
     token: object  # needed to acknowledge it
     size: int = 0  # bytes in memory
     unsealed: int = 0
+    heard_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,12 @@ class DeviceWindows:
     watermark: int
     heard_s: float  # time of the last message, by the caller's clock
     open: dict[int, list[WindowSlice]] = field(default_factory=dict)
-    opened_s: dict[int, float] = field(default_factory=dict)
 
     def add(self, piece: WindowSlice, now_s: float) -> None:
         self.watermark = max(self.watermark, piece.latest_us)
         self.heard_s = max(self.heard_s, now_s)
+        piece.message.heard_s = now_s
         self.open.setdefault(piece.window, []).append(piece)
-        self.opened_s.setdefault(piece.window, now_s)
 
     def due(self, task: Task, now_s: float) -> list[int]:
         """Return the starts of the windows that close now, oldest first."""
@@ -107,7 +107,11 @@ class DeviceWindows:
             return sorted(self.open)
         passed = self.watermark - task.window_us - round(task.lateness_s * 1e6)
         old_s = now_s - open_s(task)
-        return sorted(s for s in self.open if s < passed or self.opened_s[s] <= old_s)
+        return sorted(
+            start
+            for start, pieces in self.open.items()
+            if start < passed or pieces[0].message.heard_s <= old_s
+        )
 
     def holding(self, offset: int) -> list[int]:
         """Return the starts of the windows with a message up to `offset`, oldest first."""
@@ -115,7 +119,6 @@ class DeviceWindows:
 
     def take(self, start: int) -> tuple[WindowSlice, ...]:
         """Remove a window and return its slices, ordered by event time."""
-        del self.opened_s[start]
         return tuple(sorted(self.open.pop(start), key=_order))
 
 

@@ -11,6 +11,7 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
+from compose.reports.lag import Lag
 from compose.reports.status import Status, print_status
 from federation.admission.update import Tensors, Update
 from federation.aggregation import strategies
@@ -538,7 +539,7 @@ def test_a_run_whose_key_is_revoked_meanwhile_ends_and_says_so(
         view.absorb(Received(topic_name("tiny", ROUNDS), 0, at, b"7", event.encode(), []))
     line = f"run 7 ended without a candidate: {said}"
     console = Console(record=True, width=400, file=StringIO())
-    print_status(Status(view, [], 0.0), console, as_json=False)
+    print_status(Status(view, Lag(), 0.0), console, as_json=False)
     assert line in console.export_text()
     assert any(line in news for news in view.news)
     assert any(said in entry.reason for entry in view.timeline.entries)

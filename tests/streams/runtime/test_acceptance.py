@@ -261,8 +261,9 @@ def test_a_key_that_one_task_version_has_revoked_decides_nothing_of_another(path
     refused(of(path, 2), decision(1, task_version=2), "untrusted-key")
     new = decision(1, key=NEW, task_version=2)  # a new registry names no keys
     of(path, 2).accept(new)
-    of(path, 2).accept(decision(2, new.digest, NEW, task_version=2))
-    refused(of(path, 2), decision(3, task_version=2), "untrusted-key")
+    next_one = decision(2, new.digest, NEW, task_version=2)
+    of(path, 2).accept(next_one)
+    refused(of(path, 2), decision(3, next_one.digest, task_version=2), "untrusted-key")
     refused(of(path, 1), decision(3, second.digest), "untrusted-key")
 
 

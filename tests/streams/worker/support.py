@@ -279,10 +279,14 @@ class Fleet:
 
 @contextlib.contextmanager
 def fleet(
-    broker: BrokerSettings, folder: Path, partitions: int = PARTITIONS, source: str = "recorded"
+    broker: BrokerSettings,
+    folder: Path,
+    partitions: int = PARTITIONS,
+    source: str = "recorded",
+    idle_close_s: float = 2.0,
 ) -> Iterator[Fleet]:
     """A Fleet whose task has a name of its own, so that its topics collide with nobody's."""
-    task = load_task(own_task(folder, source))
+    task = load_task(own_task(folder, source, idle_close_s))
     write_teacher(task, folder)
     made = Fleet(broker, folder, task, partitions)
     try:
