@@ -5,7 +5,7 @@ kafka      the seam to Kafka
 runtime    disk, keys on disk, health over HTTP, failpoints, which decisions a process accepts
 segments   cutting a stream of readings into segments
 drift      distances between histograms, and when they mean drift
-learning   plain torch loops: fit, predict, clip
+learning   plain torch loops: fit, predict, clip; running ONNX graphs
 worker     the Faust worker: windows, teacher, store, publication
 tasks      the built-in tasks
 

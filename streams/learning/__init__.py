@@ -1,4 +1,6 @@
-"""Plain torch loops that devices, server and worker share: fit, predict, clip, load weights.
+"""What devices, server and worker train and run models with: plain torch loops to fit, predict,
+clip and load weights; onnx_model, a version in onnxruntime with its self-test, and onnx_session,
+the seam to onnxruntime. These two load no torch.
 
 The only place below `tasks` that imports torch. Knows streams.contract alone.
 """

@@ -282,7 +282,7 @@ def importers(library: str) -> set[str]:
             "deltalake",
             {"streams.worker.store.delta_store", "streams.worker.store.tables", "tidewheel.stored"},
         ),
-        ("onnxruntime", {"edge_client.inference.engine", "federation.evaluation.onnx_runner"}),
+        ("onnxruntime", {"streams.learning.onnx_session"}),
         (
             "prometheus_client",
             {"streams.worker.metrics", "edge_client.metrics", "federation.controller.metrics"},

@@ -1,0 +1,88 @@
+"""A model version in onnxruntime, with its self-test: what a device answers with, and a batch job.
+
+Self-test: the artifact's `probe.safetensors` holds `inputs` (n, channels, samples) and `outputs`
+(n, outputs), float32, n >= 1: the answers of the server's onnxruntime with these weights. A model
+must give the same answers, within TOLERANCE of the largest stored output.
+"""
+
+import numpy as np
+import safetensors.numpy
+
+from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact
+from streams.contract.errors import ArtifactError
+from streams.contract.payload import to_float32
+from streams.contract.task import Task
+from streams.learning.onnx_session import OnnxSession
+
+# Of the largest stored output. Other processors and onnxruntime versions sum in another order: in
+# the built-in task's model torch, onnxruntime and float64 differ by 2e-7. 500 times that leaves
+# room for deeper models, and is below the change by a round of training.
+TOLERANCE = 1e-4
+
+
+class OnnxModel:
+    """One model version, ready to answer."""
+
+    def __init__(self, task: Task, artifact: Artifact, weights: bytes | None = None) -> None:
+        """Build and test the model; raise ArtifactError if it does not fit the task.
+
+        `weights` (safetensors) replace the artifact's; they are not tested with its probe.
+        """
+        self.model = artifact.model
+        try:
+            tensors = to_float32(safetensors.numpy.load(weights or artifact.files[WEIGHTS]))
+            self._session = OnnxSession(artifact.files[GRAPH], _used(artifact, tensors))
+            answer = self.run(np.zeros((1, *task.segment_shape), np.float32))[0]
+            if answer.shape != (task.outputs,) or not np.isfinite(answer).all():
+                raise ArtifactError("not-runnable", f"{self.model} answers {answer.shape}")
+            if weights is None:
+                self._test(task, artifact)
+        except ArtifactError:
+            raise
+        except Exception as exc:  # onnxruntime and safetensors raise many kinds
+            text = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
+            raise ArtifactError("not-runnable", f"{artifact.model}: {text}") from exc
+
+    def run(self, segments: np.ndarray) -> np.ndarray:
+        """Return the outputs (n, outputs) float32 of segments (n, channels, samples) float32."""
+        return self._session.run(segments)
+
+    def _test(self, task: Task, artifact: Artifact) -> None:
+        inputs, stored = read_probe(artifact, task)
+        found = np.concatenate([self.run(x[None]) for x in inputs])
+        off = float(np.abs(found - stored).max())
+        allowed = TOLERANCE * float(np.abs(stored).max())
+        if not off <= allowed:  # also for NaN
+            raise ArtifactError(
+                "self-test", f"{self.model} answers the probe {off:.2g} off, {allowed:.2g} allowed"
+            )
+
+
+def read_probe(artifact: Artifact, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probe: inputs (n, channels, samples) and outputs (n, outputs) float32; raise
+    ArtifactError if it is missing or invalid."""
+    try:
+        tensors = safetensors.numpy.load(artifact.files[PROBE])
+        inputs, outputs = tensors["inputs"], tensors["outputs"]
+    except KeyError as exc:
+        raise ArtifactError("self-test", f"{artifact.model} has no probe: {exc}") from exc
+    except Exception as exc:  # safetensors' own errors derive from Exception alone
+        raise ArtifactError("self-test", f"the probe of {artifact.model}: {exc}"[:200]) from exc
+    n = len(inputs) if inputs.ndim else 0
+    shapes = inputs.shape == (n, *task.segment_shape) and outputs.shape == (n, task.outputs)
+    types = inputs.dtype == outputs.dtype == np.float32
+    if not (n and shapes and types and np.isfinite(inputs).all() and np.isfinite(outputs).all()):
+        found = f"{inputs.dtype}{inputs.shape} to {outputs.dtype}{outputs.shape}"
+        raise ArtifactError("self-test", f"the probe of {artifact.model} does not fit: {found}")
+    return inputs, outputs
+
+
+def _used(artifact: Artifact, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights that the graph uses. Batch norm counters are unused; a float tensor that
+    the graph lacks belongs to another model and raises ArtifactError."""
+    graph = artifact.files[GRAPH]
+    used = {name: array for name, array in weights.items() if name.encode() in graph}
+    for name in weights.keys() - used.keys():
+        if weights[name].dtype.kind == "f":
+            raise ArtifactError("not-runnable", f"the graph has no weight {name}")
+    return used
