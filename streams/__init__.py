@@ -7,8 +7,9 @@ segments   cutting a stream of readings into segments
 drift      distances between histograms, and when they mean drift
 learning   plain torch loops: fit, predict, clip; running ONNX graphs
 worker     the Faust worker: windows, teacher, store, publication
+batch      scoring stored files, as jobs that resume
 tasks      the built-in tasks
 
-`worker` and `tasks` may import the others; no other one imports them. Nothing here knows of
-federation, edge_client or compose.
+`worker`, `batch` and `tasks` may import the others; no other one imports them. Nothing here knows
+of federation, edge_client or compose.
 """

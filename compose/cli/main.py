@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from compose.cli import dead_letters, edge, keys, models, nodes, server, tasks, views
+from compose.cli import dead_letters, edge, jobs, keys, models, nodes, server, tasks, views
 from compose.cli.arguments import (
     DEFAULT_STATE,
     STAGES,
@@ -71,6 +71,7 @@ app.add_typer(
     name="dead-letters",
     help="Messages that could not be decoded or scored: list, show, replay.",
 )
+app.add_typer(jobs.app, name="jobs", help="Jobs of `tidewheel score`: show, resume.")
 app.add_typer(keys.app, name="keys", help="Signing keys: list, new, trust, use, revoke.")
 app.add_typer(
     models.app,
@@ -202,6 +203,7 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
 
 for view in (views.status, views.rounds, views.query, views.tail):
     app.command()(view)
+app.command()(jobs.score)
 app.command()(tasks.new)
 app.command()(tasks.check)
 

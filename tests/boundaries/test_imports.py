@@ -27,6 +27,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tidewheel": (*COMMON, "streams.worker.store"),  # the store only when it is read
     "streams.tasks": ("tidewheel",),
     "streams.fleet": ("streams.contract", "streams.kafka"),
+    "streams.batch": ("streams.contract", "streams.learning", "streams.runtime"),
     "streams.worker.metrics": (),
     "streams.worker.windows": ("streams.contract",),
     "streams.worker.scoring": (*COMMON, "streams.worker.windows"),
@@ -71,7 +72,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "federation",
         "edge_client",
     ),
-    "compose.cli": ("compose.launcher", "streams.worker", "federation", "edge_client"),
+    "compose.cli": (
+        "compose.launcher",
+        "streams.batch",
+        "streams.worker",
+        "federation",
+        "edge_client",
+    ),
     "compose": ("compose.cli",),
     "examples.drift": ("compose", "streams.tasks"),
 }
@@ -219,6 +226,11 @@ def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
 def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
     modules = loaded("edge_client.client_app")
     assert not libraries(modules, "torch", "faust", "onnxruntime", "kafka", "pyarrow")
+
+
+def test_a_batch_job_needs_neither_torch_nor_a_broker() -> None:
+    modules = [module for module in MODULES if room_of(module) == "streams.batch"]
+    assert not libraries(loaded(*modules), "torch", "faust", "flwr", "kafka", "deltalake", "onnx")
 
 
 def test_the_worker_knows_no_flower() -> None:

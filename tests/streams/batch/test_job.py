@@ -1,0 +1,289 @@
+"""A job: every row once, in order; what stops it, what it refuses, and that its sums agree."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from streams.batch.documents import Manifest
+from streams.batch.submission import Request, specify
+from streams.contract.errors import UsageError
+from streams.learning.onnx_model import OnnxModel
+from tests.edge_client.models import TINY, tiny
+from tests.streams.batch.support import (
+    WIDTH,
+    good_rows,
+    model,
+    submitted,
+    write_lines,
+    write_parquet,
+)
+
+
+@pytest.mark.parametrize("to", ["out", "out.jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_every_input_row_is_in_the_output_once_in_its_order_with_the_devices_answer(
+    tmp_path: Path, kind: str, to: str
+) -> None:
+    write = write_parquet if kind == "parquet" else write_lines
+    rows = good_rows(95)
+    write(tmp_path / "in" / f"a.{kind}", rows[:40])
+    write(tmp_path / "in" / f"b.{kind}", rows[40:])
+    job = submitted(tmp_path, tmp_path / "in", to=to)
+    found = job.run()
+    answers = job.rows()
+    assert found.state == "Completed"
+    assert found.shards > 4
+    assert [row["id"] for row in answers] == [row["event"] for row in rows]
+    assert [row["row"] for row in answers] == [*range(40), *range(55)]
+    engine = OnnxModel(tiny, model())
+    for row, answer in zip(rows, answers, strict=True):
+        segment = np.array(row["segment"], np.float32).reshape(1, *tiny.segment_shape)
+        outputs = engine.run(segment)[0]
+        assert answer["outputs"] == pytest.approx(outputs.tolist(), abs=1e-6)
+        assert answer["class"] == tiny.classes[int(outputs.argmax())]
+        assert answer["correct"] == (answer["class"] == row["label"])
+        assert answer["model"] == model().model
+        assert float(answer["site"]) == row["site"]
+    assert found.correct == sum(row["correct"] for row in answers)
+
+
+def test_the_manifest_beside_the_rows_has_sums_that_agree(tmp_path: Path) -> None:
+    rows = good_rows(60)
+    rows[3]["segment"] = None
+    rows[4]["segment"] = [1.0]
+    rows[5]["segment"][7] = float("nan")
+    rows[6]["segment"][0] = None
+    rows[7]["label"] = "flying"
+    rows[8]["label"] = None
+    rows[9]["event"] = None
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", rows))
+    returned = job.run()
+    found = Manifest.decode((job.output / "_manifest.json").read_bytes())
+    assert found == returned
+    assert found.errors == {
+        "bad-label": 1, "missing": 1, "not-finite": 1, "null": 2, "wrong-width": 1
+    }  # fmt: skip
+    assert found.processed == found.succeeded + 6 == found.total == 60
+    assert found.labelled == 53
+    wrong = [row for row in job.rows() if row["error"]]
+    assert [row["row"] for row in wrong] == [3, 4, 5, 6, 7, 9]
+    assert all(row["reason"] and row["outputs"] is None for row in wrong)
+    assert pq.read_table(job.output).num_rows == 60
+
+
+def test_a_job_that_is_complete_is_not_scored_again(tmp_path: Path) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(40)))
+    first = job.run()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = job.run()
+    assert again.model_copy(update={"ended_us": first.ended_us}) == first
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_stop_ends_between_shards_and_the_rest_is_scored_once(tmp_path: Path) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(100)))
+    asked = count()
+    found = job.run(stopping=lambda: next(asked) > 6)
+    assert found.state == job.folder.state().state == "Stopped"
+    assert 0 < found.completed < found.shards
+    assert len(job.rows()) == found.processed
+    done = job.run()
+    assert done.state == "Completed"
+    assert done.attempts == done.shards  # none was scored twice
+    assert [row["row"] for row in job.rows()] == list(range(100))
+
+
+def test_an_output_file_that_is_gone_is_scored_again(tmp_path: Path) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(60)))
+    job.run()
+    before = job.rows()
+    (job.output / "part-00001.parquet").unlink()
+    assert job.run().state == "Completed"
+    assert job.rows() == before
+
+
+@pytest.mark.parametrize("change", ["other", "removed"])
+def test_an_input_that_has_changed_is_refused_at_resume_by_name(
+    tmp_path: Path, change: str
+) -> None:
+    first = write_parquet(tmp_path / "a.parquet", good_rows(40))
+    second = write_parquet(tmp_path / "b.parquet", good_rows(40, 1))
+    job = submitted(tmp_path, first, second)
+    asked = count()
+    assert job.run(stopping=lambda: next(asked) > 5).state == "Stopped"
+    if change == "other":
+        write_parquet(second, good_rows(40, 2))
+    else:
+        second.unlink()
+    with pytest.raises(UsageError, match=r"b\.parquet"):
+        job.run()
+
+
+def test_an_input_that_changes_during_the_job_fails_it_by_name(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", good_rows(60))
+    job = submitted(tmp_path, path)
+
+    def change(point: str) -> None:
+        if point == "score-step-5":
+            write_parquet(path, good_rows(60, 1))
+
+    found = job.run(reached=change)
+    assert found.state == "Failed"
+    assert "a.parquet was changed" in found.reason
+    assert len(job.rows()) == found.processed == 20
+
+
+def test_a_touched_file_with_the_same_content_is_taken_at_resume(tmp_path: Path) -> None:
+    rows = good_rows(60)
+    path = write_parquet(tmp_path / "a.parquet", rows)
+    job = submitted(tmp_path, path)
+    asked = count()
+    job.run(stopping=lambda: next(asked) > 5)
+    path.write_bytes(path.read_bytes())
+    assert job.run().state == "Completed"
+    assert [row["id"] for row in job.rows()] == [row["event"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("limit", "state"),
+    [("3", "Failed"), ("4", "Completed"), ("9%", "Failed"), ("10%", "Completed")],
+)
+def test_more_errors_than_allowed_fail_the_job(tmp_path: Path, limit: str, state: str) -> None:
+    rows = good_rows(40)
+    for i in range(4):
+        rows[i * 10]["segment"] = [0.0]
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", rows), max_errors=limit)
+    found = job.run()
+    assert found.state == state
+    assert ("--max-errors" in found.reason) == (state == "Failed")
+    assert job.run().state == state
+
+
+def test_an_output_file_that_another_has_replaced_is_noticed_before_the_job_is_complete(
+    tmp_path: Path,
+) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(60)))
+    seen = count()
+
+    def damage(point: str) -> None:
+        if point == "score-step-5" and next(seen) == 2:
+            (job.output / "part-00000.parquet").write_bytes(b"x")
+
+    found = job.run(reached=damage)
+    assert found.state == "Failed"
+    assert "part-00000.parquet" in found.reason
+    assert job.run().state == "Completed"
+
+
+def test_a_disk_that_is_full_fails_the_job_which_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(60)))
+
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("streams.batch.output._Parquet.write", full)
+        found = job.run()
+    assert found.state == "Failed"
+    assert "No space left" in found.reason
+    assert job.rows() == []
+    assert list(job.output.glob(".*")) == []
+    assert job.run().state == "Completed"
+
+
+def test_input_without_rows_is_complete(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    lines = write_lines(tmp_path / "blank.jsonl", [b"", b"  "])
+    job = submitted(tmp_path, tmp_path / "empty.jsonl", lines)
+    found = job.run()
+    assert (found.state, found.total, found.shards) == ("Completed", 0, 0)
+    table = write_parquet(tmp_path / "none.parquet", [])
+    assert submitted(tmp_path, table, to="other").run().state == "Completed"
+
+
+def test_two_processes_do_not_work_on_one_job(tmp_path: Path) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(10)))
+    assert not job.folder.running
+    with job.folder.locked():
+        assert job.folder.running
+        with pytest.raises(UsageError, match="works on the job"), job.folder.locked():
+            pass
+
+
+def test_a_job_refuses_a_task_that_is_another_now(tmp_path: Path) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(10)))
+    path = job.folder.folder / "specification.json"
+    text = json.loads(path.read_text())
+    text["task"]["version"] = 2
+    path.write_text(json.dumps(text))
+    with pytest.raises(UsageError, match="not what it was"):
+        job.run()
+
+
+def test_a_model_file_that_was_exchanged_is_refused(tmp_path: Path) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(10)))
+    data = bytearray(job.folder.model.read_bytes())
+    data[-1] ^= 1
+    job.folder.model.write_bytes(data)
+    with pytest.raises(UsageError, match=r"model\.twa"):
+        job.run()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"columns": ["wave"]}, "no column 'wave'; it has event, segment"),
+        ({"columns": ["site"]}, "'site' is double, a segment must be a list"),
+        ({"columns": ["a", "b"]}, "name one list column"),
+        ({"id": "site"}, "--id site is double"),
+        ({"label": "truth"}, "no column 'truth'"),
+        ({"keep": ["label", "label"]}, "the output has a column of that name"),
+        ({"max_errors": "many"}, "--max-errors many"),
+        ({"max_errors": "101%"}, "--max-errors 101%"),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_said_before_it_exists(
+    tmp_path: Path, options: dict[str, object], text: str
+) -> None:
+    path = write_parquet(tmp_path / "a.parquet", good_rows(10))
+    with pytest.raises(UsageError, match=text):
+        submitted(tmp_path, path, **options)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_that_exists_is_refused(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", good_rows(10))
+    with pytest.raises(UsageError, match="exists"):
+        submitted(tmp_path, path, to="a.parquet")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").touch()
+    with pytest.raises(UsageError, match="exists"):
+        submitted(tmp_path, path)
+
+
+def test_files_are_found_in_folders_and_globs_once_each(tmp_path: Path) -> None:
+    rows = good_rows(5)
+    for name in ("in/b.parquet", "in/day=1/a.parquet", "in/_old.parquet", "in/.x/c.parquet"):
+        write_parquet(tmp_path / name, rows)
+    request = Request(
+        TINY, [str(tmp_path / "in"), str(tmp_path / "i*" / "*.parquet")], tmp_path / "out"
+    )
+    found = [
+        Path(file.path).relative_to(tmp_path) for file in specify(tiny, model(), request).inputs
+    ]
+    names = [str(path) for path in found]
+    assert names == ["in/b.parquet", "in/day=1/a.parquet", "in/_old.parquet"]
+
+
+def test_a_parquet_file_of_another_width_or_cut_off_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", good_rows(10))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UsageError, match=r"a\.parquet cannot be read as Parquet"):
+        submitted(tmp_path, path)
+    assert int(np.prod(tiny.segment_shape)) == WIDTH

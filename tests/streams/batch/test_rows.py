@@ -1,0 +1,262 @@
+"""What files may hold: every row is read once, and has its numbers or the reason why not."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streams.batch import json_rows, parquet_rows
+from streams.batch.answers import Answering, output_schema
+from streams.batch.documents import Columns, Named, Plan
+from streams.batch.output import writing
+from streams.batch.plan import Cutter, hash_file
+from streams.batch.rows import Rows
+from streams.contract.errors import UsageError
+from tests.edge_client.models import tiny
+from tests.streams.batch.support import WIDTH, good_rows, rows_of, write_parquet
+
+COLUMNS = Columns(segment=["segment"], per_channel=False, id="event", label="label", keep=["site"])
+LINE_BYTES = 700
+many = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def plan_of(path: Path, kind: Any, **limits: int) -> Plan:
+    return Cutter(kind, lambda: None, **limits).plan([Named(name="in", path=str(path))])
+
+
+def values_of(rows: list[Rows]) -> list[tuple[int, list[str] | None]]:
+    """Of each row its number, and its problem."""
+    return [
+        (part.first_row + i, part.problems[i].code if i in part.problems else None)
+        for part in rows
+        for i in range(len(part))
+    ]
+
+
+def written(tmp_path: Path, rows: list[Rows], kind: Any, kept: pa.Field) -> list[dict[str, Any]]:
+    """The rows as a job writes them, with a model that sums up."""
+
+    def run(segments: np.ndarray) -> np.ndarray:
+        return np.repeat(segments.sum(axis=(1, 2))[:, None], 3, axis=1)
+
+    schema = output_schema(tiny, COLUMNS)
+    answering = Answering(tiny, "1-00000000", run, schema, "in")
+    with writing(tmp_path / f"part-0.{kind}", kind, pa.schema([*schema, kept])) as writer:
+        for part in rows:
+            table, counts = answering.answer(part)
+            assert counts.processed == len(part)
+            writer.write(table, part)
+    return rows_of(tmp_path)
+
+
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+numbers = st.lists(st.integers(-(10**400), 10**400) | st.floats(), min_size=WIDTH, max_size=WIDTH)
+objects = st.fixed_dictionaries(
+    {},
+    optional={
+        "segment": anything | numbers | st.just([0.5] * WIDTH),
+        "event": anything | st.text(max_size=5),
+        "label": anything | st.sampled_from(["slow", 1, 2.0, None]),
+        "site": anything,
+        "other": anything,
+    },
+)
+lines = st.lists(
+    objects.map(lambda found: json.dumps(found).encode())
+    | objects.map(lambda found: json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+    | st.binary(max_size=30).map(lambda found: found.replace(b"\n", b" "))
+    | st.sampled_from([b"", b" \t", b"[1]", b"{", b"\xff", b"[" * 600, b"x" * 2000, b"{}" * 500])
+    | st.just(json.dumps(good_rows(1)[0], ensure_ascii=False).encode().replace(b" ", b"")),
+    max_size=12,
+)
+
+
+@many
+@given(lines, st.booleans(), st.integers(1, 3000), st.sampled_from(["parquet", "jsonl"]))
+def test_every_line_is_one_row_wherever_the_file_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, found: list[bytes], ended: bool, cut: int, kind: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("lines")
+    path = folder / "in.jsonl"
+    path.write_bytes(b"\n".join(found) + (b"\n" if ended else b""))
+    plan = plan_of(path, "jsonl", shard_bytes=cut, line_bytes=LINE_BYTES)
+    rows = [
+        part
+        for shard in plan.shards
+        for part in json_rows.read_shard(tiny, path, shard, COLUMNS, LINE_BYTES)
+    ]
+    longer = [len(line) + (ended or i < len(found) - 1) > LINE_BYTES + 1 for i, line in
+              enumerate(found)]  # fmt: skip
+    wanted = [line for line, long in zip(found, longer, strict=True) if line.strip() or long]
+    problems = values_of(rows)
+    assert [number for number, _ in problems] == list(range(len(wanted)))
+    assert plan.total == len(wanted)
+    assert plan.files[0].sha256 == hash_file(path, lambda: None)
+    for line, (_, code) in zip(wanted, problems, strict=True):
+        assert (code == "too-long") == (len(line) > LINE_BYTES)
+    answers = written(folder, rows, kind, pa.field("site", pa.string()))
+    assert [row["error"] for row in answers] == [code for _, code in problems]
+    for row in answers:
+        assert (row["outputs"] is None) == (row["error"] is not None)
+        assert row["outputs"] is None or all(map(math.isfinite, row["outputs"]))
+
+
+def test_a_line_that_is_too_long_is_not_held_in_memory() -> None:
+    class Watched(io.BytesIO):
+        most = 0
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            found = super().readline(size)
+            self.most = max(self.most, len(found))
+            return found
+
+    file = Watched(b"x" * 5_000_000 + b"\n{}\n")
+    assert list(json_rows.lines_of(file, 1000)) == [(5_000_001, None), (5_000_004, b"{}\n")]
+    assert file.most <= json_rows.PIECE_BYTES
+
+
+def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    line = json.dumps(good_rows(1)[0]).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line + b"\r\n")
+    plan = plan_of(path, "jsonl")
+    rows = list(json_rows.read_shard(tiny, path, plan.shards[0], COLUMNS))
+    assert values_of(rows) == [(0, None), (1, None)]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b'{"event": "a"}', "missing"),
+        (b'{"segment": []}', "missing"),
+        (b'{"event": true, "segment": []}', "missing"),
+        (b'{"event": "a", "segment": null}', "null"),
+        (b'{"event": "a", "segment": [1, 2]}', "wrong-width"),
+        (b'{"event": "a", "segment": "text"}', "not-numeric"),
+        (b'{"event": "a", "segment": {"0": 1}}', "not-numeric"),
+        (b'{"event": "\\ud800", "segment": []}', "undecodable"),
+        (b"[" * 100_000, "undecodable"),
+        (b"\xff", "undecodable"),
+        (b"null", "undecodable"),
+    ],
+)
+def test_a_line_has_the_code_of_what_is_wrong_with_it(
+    tmp_path: Path, line: bytes, code: str
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(line)
+    rows = list(json_rows.read_shard(tiny, path, plan_of(path, "jsonl").shards[0], COLUMNS))
+    assert values_of(rows) == [(0, code)]
+
+
+KINDS = [pa.float16(), pa.float32(), pa.float64(), pa.int8(), pa.int64()]
+lists = st.none() | st.lists(st.integers(-9, 9) | st.none(), max_size=2) | st.lists(
+    st.integers(-9, 9) | st.sampled_from([None, math.nan, 1e300]), min_size=WIDTH, max_size=WIDTH
+)  # fmt: skip
+
+
+def code_of(segment: list[Any] | None, kind: pa.DataType) -> str | None:
+    """What is wrong with a segment."""
+    if segment is None:
+        return "null"
+    if len(segment) != WIDTH:
+        return "wrong-width"
+    if None in segment:
+        return "null"
+    return None if all(abs(float(x)) < 100 for x in segment) else "not-finite"
+
+
+@many
+@given(
+    st.lists(lists, max_size=25),
+    st.sampled_from(KINDS),
+    st.sampled_from(["list", "large", "fixed"]),
+    st.integers(1, 9),
+    st.integers(1, 20),
+    st.sampled_from(["parquet", "jsonl"]),
+)
+def test_every_row_of_parquet_has_its_numbers_or_its_problem_wherever_the_file_is_cut(
+    tmp_path_factory: pytest.TempPathFactory,
+    segments: list[list[Any] | None],
+    kind: pa.DataType,
+    shape: str,
+    group: int,
+    cut: int,
+    to: Any,
+) -> None:
+    if not pa.types.is_floating(kind):
+        segments = [s and [0 if isinstance(x, float) else x for x in s] for s in segments]
+    if shape == "fixed":
+        segments = [s if s is None or len(s) == WIDTH else None for s in segments]
+    of = {"list": pa.list_(kind), "large": pa.large_list(kind), "fixed": pa.list_(kind, WIDTH)}
+    folder = tmp_path_factory.mktemp("rows")
+    path, n = folder / "in.parquet", len(segments)
+    arrays = [pa.array(range(n), pa.int64()), _array(segments, of[shape]), pa.nulls(n, pa.string())]
+    names = ["event", "segment", "label"]
+    table = pa.table([*arrays, pa.array([float("nan")] * n, pa.float64())], [*names, "site"])
+    pq.write_table(table, path, row_group_size=group)
+    parquet_rows.check_files(tiny, [("in", path)], COLUMNS)
+    plan = plan_of(path, "parquet", shard_rows=cut)
+    rows = [r for s in plan.shards for r in parquet_rows.read_shard(tiny, path, s, COLUMNS)]
+    assert values_of(rows) == [(i, code_of(s, kind)) for i, s in enumerate(segments)]
+    assert plan.total == n
+    assert all(shard.rows <= max(cut, group) for shard in plan.shards)
+    answers = written(folder, rows, to, table.schema.field("site"))
+    assert [row["id"] for row in answers] == [str(i) for i in range(n)]
+    for segment, row in zip(segments, answers, strict=True):
+        if row["error"] is None:
+            assert row["outputs"][0] == pytest.approx(sum(segment or []), abs=1e-3)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if kind.value_type != pa.float16():
+        return pa.array(values, kind)
+    halves = [
+        v and [None if x is None else np.float16(math.inf if x > 100 else x) for x in v]
+        for v in values
+    ]
+    return pa.array(halves, kind)
+
+
+@many
+@given(st.integers(0, 3000))
+def test_a_parquet_file_that_is_cut_off_anywhere_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, end: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "cut"
+    data = write_parquet(folder / "whole.parquet", good_rows(12)).read_bytes()
+    path = folder / "in.parquet"
+    path.write_bytes(data[: min(end, len(data) - 1)])
+    with pytest.raises(UsageError, match=r"in cannot be read as Parquet"):
+        parquet_rows.check_files(tiny, [("in", path)], COLUMNS)
+
+
+def test_rows_of_one_sample_are_one_column_a_channel(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from streams.batch.inputs import choose_columns
+    from tidewheel import Segment
+
+    flat = replace(tiny, segment=Segment(samples=1, hop=1))
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"y": [1, None], "x": [0.5, 2.5]}), path)
+    columns = choose_columns(flat, [Named(name="in", path=str(path))], [], None, None, [])
+    assert (columns.segment, columns.per_channel) == (["x", "y"], True)
+    shard = plan_of(path, "parquet").shards[0]
+    (rows,) = parquet_rows.read_shard(flat, path, shard, columns)
+    assert rows.segments[0].tolist() == [[0.5], [1.0]]
+    assert rows.problems[1].code == "null"
