@@ -159,11 +159,16 @@ def _model(
     task: Task, name: str, state: Path, registry: str | None, trust: list[Path] | None
 ) -> tuple[Artifact, bytes]:
     """Return the named model version, verified, and its bytes."""
-    path = Path(name)
+    path, layout = Path(name), StateDir(state)
+    if not trust and not layout.public_key.exists():
+        raise UsageError(
+            f"{layout.public_key} is missing, the key that signs models: run tidewheel prepare, "
+            "name a --state, or a key with --trust and a file with --model"
+        )
     try:
         if path.is_file():
             data = path.read_bytes()
-            keys = [load_public_key(key) for key in trusted_keys(StateDir(state), trust)]
+            keys = [load_public_key(key) for key in trusted_keys(layout, trust)]
             return unpack(data, keys, task=task.name, task_version=task.version), data
         if path.suffix == ".twa":
             raise UsageError(f"--model {name}: there is no such file")

@@ -74,7 +74,7 @@ def usage(path: str, command: click.Command) -> str:
             shown = bare if parameter.required else f"[{bare}]"
             parts.append(shown + ("..." if parameter.nargs == -1 else ""))
         elif parameter.required:
-            parts.append(f"{parameter.opts[0]} {str(parameter.name).upper()}")
+            parts.append(f"{parameter.opts[0]} {parameter.metavar or str(parameter.name).upper()}")
     return f"```\n{' '.join(parts)} [OPTIONS]\n```\n"
 
 

@@ -39,14 +39,14 @@ class Answering:
 
     def answer(self, rows: Rows) -> tuple[pa.Table, Counts]:
         """Return the output rows, and what became of them."""
-        good = np.array([i for i in range(len(rows)) if i not in rows.problems], np.int64)
+        right = np.ones(len(rows), bool)
+        right[list(rows.problems)] = False
+        good = np.flatnonzero(right)
         outputs = np.zeros((len(rows), self.task.outputs), np.float32)
         outputs[good] = self._outputs(rows.segments[good])
         for i in good[~np.isfinite(outputs[good]).all(axis=1)].tolist():
             rows.problems[i] = RowProblem("bad-answer", "the model's outputs are not finite")
-        outputs[list(rows.problems)] = 0.0
-        right = np.ones(len(rows), bool)
-        right[list(rows.problems)] = False
+            right[i], outputs[i] = False, 0.0
         found = {**self._origin(rows), **self._answers(outputs, right)}
         labelled = correct = 0
         if rows.labels is not None:
@@ -73,14 +73,16 @@ class Answering:
     def _origin(self, rows: Rows) -> dict[str, pa.Array]:
         numbers = range(rows.first_row, rows.first_row + len(rows))
         ids = rows.ids if rows.ids is not None else [f"{self.file}:{n}" for n in numbers]
-        problems = [rows.problems.get(i) for i in range(len(rows))]
+        errors, reasons = np.full((2, len(rows)), None, object)
+        for i, problem in rows.problems.items():
+            errors[i], reasons[i] = problem.code, problem.reason
         return {
             "id": pa.array(ids, pa.string()),
             "file": pa.repeat(pa.scalar(self.file), len(rows)),
             "row": pa.array(numbers, pa.int64()),
             "model": pa.repeat(pa.scalar(self.model), len(rows)),
-            "error": pa.array([p.code if p else None for p in problems], pa.string()),
-            "reason": pa.array([p.reason if p else None for p in problems], pa.string()),
+            "error": pa.array(errors, pa.string()),
+            "reason": pa.array(reasons, pa.string()),
         }
 
     def _answers(self, outputs: np.ndarray, right: np.ndarray) -> dict[str, pa.Array]:

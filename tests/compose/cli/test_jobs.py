@@ -1,0 +1,189 @@
+"""`tidewheel score` and `tidewheel jobs` as real processes: killed at each numbered step, stopped,
+and called wrongly."""
+
+import json
+import signal
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose.launcher.state_dir import StateDir
+from federation.registry.registry import Registry
+from streams.runtime.disk import write_atomic
+from streams.runtime.key_files import create_key
+from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
+from tests.edge_client.models import artifact, plain
+from tests.forks import fork
+from tests.streams.batch.support import good_rows, rows_of, write_lines, write_parquet
+
+FILES, ROWS = 4, 30
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a key, a model, and the same rows as four files of either format."""
+    folder = tmp_path_factory.mktemp("lake")
+    (folder / "model.twa").write_bytes(artifact(create_key(folder / "k.pem"), plain(1)))
+    for n in range(FILES):
+        rows = good_rows(ROWS, n)
+        rows[3]["segment"] = [1.0]
+        write_parquet(folder / "parquet" / f"{n}.parquet", rows)
+        write_lines(folder / "jsonl" / f"{n}.jsonl", rows)
+    return folder
+
+
+def words(lake: Path, kind: str = "parquet", to: str = "out") -> list[str]:
+    """A whole command."""
+    named = ["--model", str(lake / "model.twa"), "--trust", str(lake / "k.pub")]
+    columns = ["--id", "event", "--label-column", "label", "--keep", "site"]
+    return ["score", TINY, str(lake / kind), "--to", to, *named, *columns]
+
+
+def expected(lake: Path) -> list[str]:
+    return [row["event"] for n in range(FILES) for row in good_rows(ROWS, n)]
+
+
+STEPS = [f"score-step-{n}:1" for n in range(1, 8)]
+LATER = ["score-step-3:2", "score-step-4:3", "score-step-5:4"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "to", "point"),
+    [
+        *(("parquet", "out", point) for point in [*STEPS, *LATER]),
+        *(("jsonl", "out.jsonl", point) for point in STEPS),
+    ],
+)
+def test_a_job_that_is_killed_at_any_step_loses_and_doubles_nothing(
+    tmp_path: Path, lake: Path, kind: str, to: str, point: str
+) -> None:
+    killed = tidewheel(*words(lake, kind, to), folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    shown = tidewheel("jobs", "show", f"{to}.job", "--json", folder=tmp_path)
+    assert json.loads(shown.stdout)["running"] is False
+    done = tidewheel("jobs", "resume", f"{to}.job", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    rows = rows_of(tmp_path / to)
+    assert [row["id"] for row in rows] == expected(lake)
+    assert sum(row["error"] is None for row in rows) == manifest["succeeded"] == FILES * (ROWS - 1)
+    assert manifest["errors"] == {"wrong-width": FILES}
+    again = point.startswith(("score-step-3", "score-step-4"))  # that shard is scored twice
+    assert manifest["attempts"] == FILES + again
+    assert list(tmp_path.rglob(".*.tmp")) == []
+
+
+def test_killed_again_and_again_while_it_is_resumed(tmp_path: Path, lake: Path) -> None:
+    command = words(lake)
+    for point in ("score-step-2:1", "score-step-4:2", "score-step-3:1", "score-step-6:1"):
+        done = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        command = ["jobs", "resume", "out.job"]
+    assert tidewheel(*command, folder=tmp_path).returncode == 0
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
+
+
+def test_a_process_that_dies_before_its_job_exists_leaves_nothing_in_the_way(
+    tmp_path: Path, lake: Path
+) -> None:
+    """The folder, its lock and a part of the model are there, the specification is not."""
+    (tmp_path / "out.job").mkdir()
+    (tmp_path / "out.job" / "lock").write_text("1")
+    write_atomic(tmp_path / "out.job" / "model.twa", b"half")
+    assert tidewheel(*words(lake), folder=tmp_path).returncode == 0
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_between_shards_and_says_how_to_resume(
+    tmp_path: Path, lake: Path, number: int
+) -> None:
+    for n in range(200):
+        write_parquet(tmp_path / "in" / f"{n:03}.parquet", good_rows(5, n))
+    out, err = tmp_path / "stdout", tmp_path / "stderr"
+    argv = words(lake)
+    argv[2] = "in"
+    process = fork(MAIN, argv, out, tmp_path, environ_in(tmp_path, {}), err)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("part-*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    assert process.wait(60) == 130, err.read_text()
+    assert "tidewheel jobs resume" in err.read_text()
+    assert out.read_text().startswith("Stopped: ")
+    assert 0 < len(rows_of(tmp_path / "out")) < 1000
+    assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
+    wanted = [row["event"] for row in chain.from_iterable(good_rows(5, n) for n in range(200))]
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == wanted
+
+
+def test_a_job_that_fails_exits_with_1_and_one_line(tmp_path: Path, lake: Path) -> None:
+    done = tidewheel(*words(lake), "--max-errors", "1", folder=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "--max-errors allows 1" in done.stderr
+    shown = tidewheel("jobs", "show", "out.job", folder=tmp_path)
+    assert shown.stdout.startswith("Failed: ")
+
+
+def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> None:
+    done = tidewheel(*words(lake), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    shown = tidewheel("jobs", "show", "out.job", folder=tmp_path)
+    for text in ("Completed: 4 of 4 shards", "120 of 120 rows", "4 errors (wrong-width 4)",
+                 "3.parquet: 30 rows"):  # fmt: skip
+        assert text in shown.stdout
+    assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
+
+
+def wrong_calls(lake: Path) -> dict[str, tuple[list[Any], str]]:
+    base = words(lake)
+    return {
+        "no such file": ([*base[:2], "none", *base[3:]], "no such file"),
+        "no such column": ([*base, "--columns", "wave"], "no column 'wave'"),
+        "no such artifact": ([*base, "--model", "none.twa"], "there is no such file"),
+        "no artifact": ([*base, "--model", str(lake / "parquet" / "0.parquet")], "--model"),
+        "nothing prepared": ([*base[:5]], "run tidewheel prepare"),
+        "no task": ([base[0], "none.py:task", *base[2:]], "there is no file none.py"),
+        "no share": ([*base, "--max-errors", "half"], "--max-errors half"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(wrong_calls(Path())))
+def test_a_wrong_call_is_one_line_with_exit_code_2_and_leaves_no_job(
+    tmp_path: Path, lake: Path, name: str
+) -> None:
+    command, text = wrong_calls(lake)[name]
+    fails(tidewheel(*command, folder=tmp_path), 2, text)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_served_version_is_the_default_and_every_stored_one_can_be_named(
+    tmp_path: Path, lake: Path
+) -> None:
+    layout = StateDir(tmp_path / ".tidewheel")
+    key = create_key(layout.signing_key)
+    registry = Registry(layout.registry, "tiny", 1, [key.public_key()])
+    base = [*words(lake)[:3], "--to"]
+    fails(tidewheel(*base, "out", folder=tmp_path), 2, "no model is served")
+    first, second = (registry.add(artifact(key, plain(n), n)).model for n in (1, 2))
+    registry.serve(second, key, "a test")
+    for name, model in (("served", second), (first, first)):
+        done = tidewheel(*base, name, "--model", name, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert {row["model"] for row in rows_of(tmp_path / name)} == {model}
+    for name in ("7-00000000", "teacher"):
+        wrong = tidewheel(*base, "other", "--model", name, folder=tmp_path)
+        fails(wrong, 2, f"--model {name}", "no model")
+
+
+def test_a_job_is_not_submitted_twice(tmp_path: Path, lake: Path) -> None:
+    assert tidewheel(*words(lake), folder=tmp_path).returncode == 0
+    fails(tidewheel(*words(lake), folder=tmp_path), 2, "tidewheel jobs resume")
+    fails(tidewheel(*words(lake), "--job", "other", folder=tmp_path), 2, "the output out exists")
+    fails(tidewheel("jobs", "show", "other", folder=tmp_path), 2, "is no job")
+    fails(tidewheel("jobs", "resume", "other", folder=tmp_path), 2, "is no job")
