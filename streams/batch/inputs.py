@@ -99,14 +99,22 @@ def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: 
     if kind == "parquet":
         parquet_rows.check_files(task, [(file.name, Path(file.path)) for file in files], columns)
         return
+    everywhere: set[str] = set()
     for file in files:
         found = _first_names(Path(file.path))
-        missing = [name for name in columns.read if found and name not in found]
-        if missing:
-            raise UsageError(
-                f"{file.name} has no {missing[0]!r} in its first lines; "
-                f"it has {', '.join(sorted(found))[:200]}"
-            )
+        needed = columns.segment if columns.id is None else [*columns.segment, columns.id]
+        if found:
+            _refuse_missing(file.name, needed, found)
+        everywhere |= found
+    if everywhere:  # a label or another value may be in some lines only
+        _refuse_missing(files[0].name, columns.read, everywhere)
+
+
+def _refuse_missing(name: str, columns: Sequence[str], found: set[str]) -> None:
+    for column in columns:
+        if column not in found:
+            names = ", ".join(sorted(found))[:200]
+            raise UsageError(f"{name} has no {column!r} in its first lines; it has {names}")
 
 
 def _has_all(file: Named, names: Sequence[str]) -> bool:

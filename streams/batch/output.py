@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from streams.batch.documents import OutputFormat
 from streams.batch.rows import Rows
+from streams.contract.errors import TidewheelError
 from streams.runtime.disk import replacing
 
 MANIFEST = "_manifest.json"
@@ -54,9 +55,9 @@ class _Lines:
         self._file = file
 
     def write(self, table: pa.Table, rows: Rows) -> None:
-        kept = {name: _values(values) for name, values in rows.kept.items()}
+        kept = {name: _values(name, values) for name, values in rows.kept.items()}
         for i, row in enumerate(table.to_pylist()):
-            whole = {**row, **{name: plain(values[i]) for name, values in kept.items()}}
+            whole = {**row, **{name: values[i] for name, values in kept.items()}}
             line = json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
             self._file.write(line.encode() + b"\n")
 
@@ -69,8 +70,17 @@ def _arrow(values: Any) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
-def _values(values: Any) -> list[Any]:
-    return values if isinstance(values, list) else list(values.to_pylist())
+def _values(name: str, values: Any) -> list[Any]:
+    """Return a carried column as JSON values; raise TidewheelError if it cannot be one."""
+    if isinstance(values, list):
+        return [plain(value) for value in values]
+    try:
+        if pa.types.is_temporal(values.type) and not pa.types.is_duration(values.type):
+            values = values.cast(pa.string())  # Python's times have no nanoseconds
+        return [plain(value) for value in values.to_pylist()]
+    except (ValueError, pa.ArrowException) as exc:
+        text = str(exc).splitlines()[0][:200]
+        raise TidewheelError(f"column {name!r} cannot be written as JSON: {text}") from exc
 
 
 def plain(value: Any) -> Any:
