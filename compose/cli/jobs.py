@@ -42,7 +42,9 @@ def score(
     task: TaskArgument,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT", help="Files, folders or globs: Parquet or JSON Lines."),
+        typer.Argument(
+            metavar="INPUT", help="Files, folders or globs: Parquet, Arrow or JSON Lines."
+        ),
     ],
     to: Annotated[
         Path,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from streams.contract.documents import Count, Document, Figure, Micros
 
-InputFormat = Literal["parquet", "jsonl"]
+InputFormat = Literal["parquet", "arrow", "jsonl"]
 OutputFormat = Literal["parquet", "jsonl"]
 State = Literal[
     "Submitted", "Validating", "InProgress", "Stopping", "Stopped", "Completed", "Failed"
@@ -77,7 +77,8 @@ class PlannedFile(Document):
 
 
 class Shard(Document):
-    """Rows of one file: row groups `start` to `stop` of Parquet, bytes of JSON Lines."""
+    """Rows of one file: row groups `start` to `stop` of Parquet, record batches
+    of Arrow, bytes of JSON Lines."""
 
     file: Count
     start: Count

@@ -5,14 +5,21 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from streams.batch import parquet_rows
+from streams.batch import table_rows
 from streams.batch.documents import Columns, InputFormat, Named
 from streams.batch.json_rows import MAX_LINE_BYTES, lines_of, object_of
 from streams.batch.rows import RowProblem
+from streams.batch.tables import opened_input
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
-FORMATS: dict[str, InputFormat] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS: dict[str, InputFormat] = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 LOOKED_AT = 100  # lines of a JSON Lines file that are looked at for a column
 SEGMENT = "segment"
 OURS = frozenset(
@@ -61,7 +68,7 @@ def format_of(files: Sequence[Named]) -> InputFormat:
             raise UsageError(f"{file.name}: the input must be {', '.join(FORMATS)}")
     kinds = {FORMATS[Path(file.path).suffix] for file in files}
     if len(kinds) > 1:
-        raise UsageError("the input is Parquet and JSON Lines: make a job of each")
+        raise UsageError(f"the input is {' and '.join(sorted(kinds))}: make a job of each")
     return kinds.pop()
 
 
@@ -96,8 +103,8 @@ def choose_columns(
 
 def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
     """Raise UsageError, by name, for a file that lacks a column or has one of a wrong type."""
-    if kind == "parquet":
-        parquet_rows.check_files(task, [(file.name, Path(file.path)) for file in files], columns)
+    if kind != "jsonl":
+        table_rows.check_files(task, [(file.name, Path(file.path)) for file in files], columns)
         return
     everywhere: set[str] = set()
     for file in files:
@@ -119,8 +126,9 @@ def _refuse_missing(name: str, columns: Sequence[str], found: set[str]) -> None:
 
 def _has_all(file: Named, names: Sequence[str]) -> bool:
     path = Path(file.path)
-    if FORMATS[path.suffix] == "parquet":
-        return set(names) <= set(parquet_rows.open_file(file.name, path).schema_arrow.names)
+    if FORMATS[path.suffix] != "jsonl":
+        with opened_input(file.name, path) as table:
+            return set(names) <= set(table.schema.names)
     return set(names) <= _first_names(path)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch import json_rows, parquet_rows
+from streams.batch import json_rows, table_rows
 from streams.batch.answers import Answering, output_schema
 from streams.batch.documents import (
     Counts,
@@ -35,6 +35,7 @@ from streams.batch.output import MANIFEST, part_name, writing
 from streams.batch.plan import Cutter, Sources, Stopped
 from streams.batch.rows import Rows
 from streams.batch.submission import check_task, most_errors
+from streams.batch.tables import Failures, opened
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
@@ -98,7 +99,7 @@ class Job:
             return self._manifest(plan or Plan(files=[], shards=[]), "Stopped", "")
         except UsageError:
             raise
-        except (TidewheelError, *parquet_rows.Failures) as exc:
+        except (TidewheelError, *Failures) as exc:
             reason = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
             return self._end(plan or Plan(files=[], shards=[]), "Failed", reason)
         return self._end(plan, *self._verdict(plan))
@@ -206,8 +207,8 @@ class Job:
 
     def _rows(self, path: Path, shard: Shard) -> Iterator[Rows]:
         columns = self.specification.columns
-        if self.specification.input_format == "parquet":
-            return parquet_rows.read_shard(self.task, path, shard, columns)
+        if self.specification.input_format != "jsonl":
+            return table_rows.read_shard(self.task, path, shard, columns)
         limit = self.cutter(self.specification, self._check).line_bytes
         return json_rows.read_shard(self.task, path, shard, columns, limit)
 
@@ -216,8 +217,8 @@ class Job:
         kept = self.specification.columns.keep
         if not kept or self.specification.input_format == "jsonl":
             return pa.schema([*schema, *((name, pa.string()) for name in kept)])
-        found = pq.read_schema(path)
-        return pa.schema([*schema, *(found.field(name) for name in kept)])
+        with opened(Path(path)) as table:
+            return pa.schema([*schema, *(table.schema.field(name) for name in kept)])
 
     def _check(self) -> None:
         if self.stopping():

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from streams.batch.documents import InputFormat, Named, Plan, PlannedFile, Shard
 from streams.batch.json_rows import MAX_LINE_BYTES, lines_of
-from streams.batch.parquet_rows import open_file
+from streams.batch.tables import opened_input
 from streams.contract.errors import TidewheelError, UsageError
 
-SHARD_ROWS = 100_000  # of Parquet, unless one row group has more
+SHARD_ROWS = 100_000  # of Parquet and Arrow, unless one row group or record batch has more
 SHARD_BYTES = 16_000_000  # of JSON Lines, and what is left of the last line
 
 Stamp = tuple[int, int]  # bytes, and the time of the last change in nanoseconds
@@ -57,15 +57,15 @@ class Cutter:
         return Plan(files=planned, shards=shards)
 
     def _cut(self, index: int, name: str, path: Path) -> tuple[str, list[Shard]]:
-        if self.kind == "parquet":
-            return hash_file(path, self.check), list(self._row_groups(index, name, path))
+        if self.kind != "jsonl":
+            return hash_file(path, self.check), list(self._parts(index, name, path))
         digest = hashlib.sha256()
         cuts = self._lines(index, path, digest)
         return digest.hexdigest(), cuts
 
-    def _row_groups(self, index: int, name: str, path: Path) -> Iterator[Shard]:
-        with open_file(name, path) as file:
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    def _parts(self, index: int, name: str, path: Path) -> Iterator[Shard]:
+        with opened_input(name, path) as table:
+            sizes = table.sizes()
         start = first = rows = 0
         for i, size in enumerate([*sizes, self.shard_rows]):  # the last one ends the last shard
             if rows and rows + size > self.shard_rows:

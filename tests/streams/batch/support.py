@@ -64,6 +64,13 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], group: int = 10) -> Pa
     return path
 
 
+def write_arrow(path: Path, rows: list[dict[str, Any]], batch: int = 10) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.ipc.new_file(str(path), SCHEMA) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, SCHEMA), max_chunksize=batch)
+    return path
+
+
 def write_lines(path: Path, rows: Iterable[dict[str, Any] | bytes]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]

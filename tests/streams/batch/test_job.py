@@ -3,6 +3,7 @@
 import json
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,17 +19,18 @@ from tests.streams.batch.support import (
     good_rows,
     model,
     submitted,
+    write_arrow,
     write_lines,
     write_parquet,
 )
 
 
 @pytest.mark.parametrize("to", ["out", "out.jsonl"])
-@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl"])
 def test_every_input_row_is_in_the_output_once_in_its_order_with_the_devices_answer(
     tmp_path: Path, kind: str, to: str
 ) -> None:
-    write = write_parquet if kind == "parquet" else write_lines
+    write: Any = {"parquet": write_parquet, "arrow": write_arrow, "jsonl": write_lines}[kind]
     rows = good_rows(95)
     write(tmp_path / "in" / f"a.{kind}", rows[:40])
     write(tmp_path / "in" / f"b.{kind}", rows[40:])
@@ -279,6 +281,13 @@ def test_files_are_found_in_folders_and_globs_once_each(tmp_path: Path) -> None:
     ]
     names = [str(path) for path in found]
     assert names == ["in/b.parquet", "in/day=1/a.parquet", "in/_old.parquet"]
+
+
+def test_files_of_several_formats_are_two_jobs(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", good_rows(5))
+    write_lines(tmp_path / "in" / "b.jsonl", good_rows(5))
+    with pytest.raises(UsageError, match="jsonl and parquet: make a job of each"):
+        submitted(tmp_path, tmp_path / "in")
 
 
 def test_a_parquet_file_of_another_width_or_cut_off_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,15 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.batch import json_rows, parquet_rows
+from streams.batch import json_rows, table_rows
 from streams.batch.answers import Answering, output_schema
 from streams.batch.documents import Columns, Named, Plan
 from streams.batch.output import writing
 from streams.batch.plan import Cutter, hash_file
 from streams.batch.rows import Rows
+from streams.batch.tables import Failures
 from streams.contract.errors import UsageError
 from tests.edge_client.models import tiny
-from tests.streams.batch.support import WIDTH, good_rows, rows_of, write_parquet
+from tests.streams.batch.support import SCHEMA, WIDTH, good_rows, rows_of
 
 COLUMNS = Columns(segment=["segment"], per_channel=False, id="event", label="label", keep=["site"])
 LINE_BYTES = 700
@@ -188,8 +189,9 @@ def code_of(segment: list[Any] | None, kind: pa.DataType) -> str | None:
     st.integers(1, 9),
     st.integers(1, 20),
     st.sampled_from(["parquet", "jsonl"]),
+    st.sampled_from(["parquet", "arrow"]),
 )
-def test_every_row_of_parquet_has_its_numbers_or_its_problem_wherever_the_file_is_cut(
+def test_every_row_of_a_table_has_its_numbers_or_its_problem_wherever_the_file_is_cut(
     tmp_path_factory: pytest.TempPathFactory,
     segments: list[list[Any] | None],
     kind: pa.DataType,
@@ -197,6 +199,7 @@ def test_every_row_of_parquet_has_its_numbers_or_its_problem_wherever_the_file_i
     group: int,
     cut: int,
     to: Any,
+    form: Any,
 ) -> None:
     if not pa.types.is_floating(kind):
         segments = [s and [0 if isinstance(x, float) else x for x in s] for s in segments]
@@ -208,10 +211,11 @@ def test_every_row_of_parquet_has_its_numbers_or_its_problem_wherever_the_file_i
     arrays = [pa.array(range(n), pa.int64()), _array(segments, of[shape]), pa.nulls(n, pa.string())]
     names = ["event", "segment", "label"]
     table = pa.table([*arrays, pa.array([float("nan")] * n, pa.float64())], [*names, "site"])
-    pq.write_table(table, path, row_group_size=group)
-    parquet_rows.check_files(tiny, [("in", path)], COLUMNS)
-    plan = plan_of(path, "parquet", shard_rows=cut)
-    rows = [r for s in plan.shards for r in parquet_rows.read_shard(tiny, path, s, COLUMNS)]
+    path = path.with_suffix(f".{form}")
+    write(table, path, group)
+    table_rows.check_files(tiny, [("in", path)], COLUMNS)
+    plan = plan_of(path, form, shard_rows=cut)
+    rows = [r for s in plan.shards for r in table_rows.read_shard(tiny, path, s, COLUMNS)]
     assert values_of(rows) == [(i, code_of(s, kind)) for i, s in enumerate(segments)]
     assert plan.total == n
     assert all(shard.rows <= max(cut, group) for shard in plan.shards)
@@ -220,6 +224,14 @@ def test_every_row_of_parquet_has_its_numbers_or_its_problem_wherever_the_file_i
     for segment, row in zip(segments, answers, strict=True):
         if row["error"] is None:
             assert row["outputs"][0] == pytest.approx(sum(segment or []), abs=1e-3)
+
+
+def write(table: pa.Table, path: Path, group: int) -> None:
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=group)
+        return
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=group)
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -233,16 +245,42 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 @many
-@given(st.integers(0, 3000))
-def test_a_parquet_file_that_is_cut_off_anywhere_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, end: int
+@given(st.integers(0, 6000), st.sampled_from(["parquet", "arrow"]))
+def test_a_table_that_is_cut_off_anywhere_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, end: int, form: str
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "cut"
-    data = write_parquet(folder / "whole.parquet", good_rows(12)).read_bytes()
-    path = folder / "in.parquet"
+    folder.mkdir(exist_ok=True)
+    whole = folder / f"whole.{form}"
+    if not whole.exists():
+        write(pa.Table.from_pylist(good_rows(12), SCHEMA), whole, 5)
+    data = whole.read_bytes()
+    path = folder / f"in.{form}"
     path.write_bytes(data[: min(end, len(data) - 1)])
-    with pytest.raises(UsageError, match=r"in cannot be read as Parquet"):
-        parquet_rows.check_files(tiny, [("in", path)], COLUMNS)
+    with pytest.raises(UsageError, match=r"in cannot be read as"):
+        table_rows.check_files(tiny, [("in", path)], COLUMNS)
+
+
+@many
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_damaged_arrow_file_is_refused_or_read_as_that_many_rows(
+    tmp_path_factory: pytest.TempPathFactory, at: int, change: int
+) -> None:
+    """Wherever the byte is: a length, an offset, a number."""
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    folder.mkdir(exist_ok=True)
+    path = folder / "in.arrow"
+    write(pa.Table.from_pylist(good_rows(12), SCHEMA), path, 5)
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= change
+    path.write_bytes(data)
+    try:
+        table_rows.check_files(tiny, [("in", path)], COLUMNS)
+        plan = plan_of(path, "arrow")
+        rows = [r for s in plan.shards for r in table_rows.read_shard(tiny, path, s, COLUMNS)]
+    except (UsageError, *Failures):
+        return
+    assert [number for number, _ in values_of(rows)] == list(range(plan.total))
 
 
 def test_rows_of_one_sample_are_one_column_a_channel(tmp_path: Path) -> None:
@@ -257,6 +295,6 @@ def test_rows_of_one_sample_are_one_column_a_channel(tmp_path: Path) -> None:
     columns = choose_columns(flat, [Named(name="in", path=str(path))], [], None, None, [])
     assert (columns.segment, columns.per_channel) == (["x", "y"], True)
     shard = plan_of(path, "parquet").shards[0]
-    (rows,) = parquet_rows.read_shard(flat, path, shard, columns)
+    (rows,) = table_rows.read_shard(flat, path, shard, columns)
     assert rows.segments[0].tolist() == [[0.5], [1.0]]
     assert rows.problems[1].code == "null"

@@ -1,4 +1,4 @@
-"""Parquet: checks of a file's columns, and a shard of row groups as rows."""
+"""Parquet and Arrow: checks of a file's columns, and a shard as rows."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from streams.batch.documents import Columns, Shard
 from streams.batch.rows import (
@@ -18,27 +17,17 @@ from streams.batch.rows import (
     refuse_unlike_numbers,
     wrong_width,
 )
+from streams.batch.tables import opened, opened_input
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
-
-Failures = (pa.ArrowException, OSError, UnicodeDecodeError)  # of a file that cannot be read
-
-
-def open_file(name: str, path: Path) -> pq.ParquetFile:
-    """Open a file; raise UsageError if it is no whole Parquet file."""
-    try:
-        return pq.ParquetFile(path, pre_buffer=False)
-    except Failures as exc:
-        text = str(exc).splitlines()[0][:200]
-        raise UsageError(f"{name} cannot be read as Parquet: {text}") from exc
 
 
 def check_files(task: Task, files: Sequence[tuple[str, Path]], columns: Columns) -> None:
     """Raise UsageError for the first file whose columns do not fit."""
     kept: dict[str, tuple[pa.DataType, str]] = {}
     for name, path in files:
-        with open_file(name, path) as file:
-            schema = file.schema_arrow
+        with opened_input(name, path) as table:
+            schema = table.schema
         for column in columns.read:
             if len(schema.get_all_field_indices(column)) != 1:
                 raise UsageError(
@@ -84,9 +73,8 @@ def _is_list(found: pa.DataType) -> bool:
 def read_shard(task: Task, path: Path, shard: Shard, columns: Columns) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
     first = shard.first_row
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        groups = list(range(shard.start, shard.stop))
-        for batch in file.iter_batches(batch_rows(task), groups, columns=columns.read):
+    with opened(path) as table:
+        for batch in table.batches(shard.start, shard.stop, columns.read, batch_rows(task)):
             yield _rows(task, first, batch, columns)
             first += batch.num_rows
 
