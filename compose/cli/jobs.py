@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from streams.batch.job_folder import JobFolder
 
 PROGRESS_S = 5.0
+MaxErrors = Annotated[
+    str | None,
+    typer.Option(metavar="N|P%", help="More rows with errors fail the job; default: never."),
+]
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The job's folder.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -73,10 +77,7 @@ def score(
     label_column: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="The column of true labels.")
     ] = None,
-    max_errors: Annotated[
-        str | None,
-        typer.Option(metavar="N|P%", help="More rows with errors fail the job; default: never."),
-    ] = None,
+    max_errors: MaxErrors = None,
     job: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The job's folder; default: OUTPUT.job beside it."),
@@ -117,17 +118,20 @@ def score(
 
 
 @app.command("resume")
-def resume(folder: Folder, json: AsJson = False) -> None:
+def resume(folder: Folder, max_errors: MaxErrors = None, json: AsJson = False) -> None:
     """Do what is missing of a job; a job that is complete stays as it is.
 
-    Refuses input files that have changed since the job began, by name. Exits as `score`.
+    Refuses input files that have changed since the job began, by name. --max-errors replaces the
+    job's limit. Exits as `score`.
     """
     from streams.batch.job_folder import JobFolder
+    from streams.batch.submission import most_errors
 
+    most_errors(max_errors, 0)
     job = JobFolder(folder.absolute())
     loaded = load_task(job.specification().task.reference)
     with job.locked():
-        _run(job, loaded, json)
+        _run(job, loaded, json, max_errors)
 
 
 @app.command("show")
@@ -192,7 +196,7 @@ def _names(text: str) -> list[str]:
     return text.split(",") if text else []
 
 
-def _run(folder: "JobFolder", task: Task, json: bool) -> None:
+def _run(folder: "JobFolder", task: Task, json: bool, max_errors: str | None = None) -> None:
     """Run a job whose folder is held; end the command with its exit code."""
     from streams.batch.job import Job
 
@@ -204,6 +208,7 @@ def _run(folder: "JobFolder", task: Task, json: bool) -> None:
             stopping=interrupts.stop.is_set,
             tell=_progress(),
             reached=read_failpoint(os.environ),
+            max_errors=max_errors,
         )
         found = job.run()
     if json:
@@ -216,7 +221,7 @@ def _run(folder: "JobFolder", task: Task, json: bool) -> None:
         return
     why = found.reason or "it was stopped"
     errors = console(stderr=True)
-    text = f"tidewheel: {why}: continue with tidewheel jobs resume {folder.folder}"
+    text = f"tidewheel: {why}; to continue: tidewheel jobs resume {folder.folder}"
     errors.print(text, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(130 if found.state == "Stopped" else 1)
 

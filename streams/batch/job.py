@@ -62,8 +62,9 @@ def submit(
 class Job:
     """One submitted job in this process, which holds its folder.
 
-    stopping  whether to end between two shards
-    tell      is called after each shard
+    stopping    whether to end between two shards
+    tell        is called after each shard
+    max_errors  replaces the limit of the specification
     """
 
     folder: JobFolder
@@ -71,6 +72,7 @@ class Job:
     stopping: Callable[[], bool] = lambda: False
     tell: Tell = silent
     reached: Failpoint = unarmed
+    max_errors: str | None = None
     cutter: Callable[[Specification, Callable[[], None]], Cutter] = field(
         default=lambda specification, check: Cutter(specification.input_format, check)
     )
@@ -123,7 +125,7 @@ class Job:
         return sources
 
     def _score(self, plan: Plan, sources: Sources, model: OnnxModel) -> None:
-        limit = most_errors(self.specification.max_errors, plan.total)
+        limit = most_errors(self.max_errors or self.specification.max_errors, plan.total)
         begun, counts = time.monotonic(), self._counts(plan)
         for shard in self.folder.missing(plan, self.specification):
             _refuse_errors(counts, limit)
@@ -261,7 +263,10 @@ class Job:
 
 def _refuse_errors(counts: Counts, limit: int | None) -> None:
     if limit is not None and counts.failed > limit:
-        raise TidewheelError(f"{counts.failed:,} rows have an error, --max-errors allows {limit:,}")
+        raise TidewheelError(
+            f"{counts.failed:,} rows have an error, --max-errors allows {limit:,}: "
+            "more are allowed with --max-errors of jobs resume"
+        )
 
 
 def manifest_of(

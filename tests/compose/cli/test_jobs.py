@@ -120,13 +120,20 @@ def test_a_signal_stops_between_shards_and_says_how_to_resume(
     assert [row["id"] for row in rows_of(tmp_path / "out")] == wanted
 
 
-def test_a_job_that_fails_exits_with_1_and_one_line(tmp_path: Path, lake: Path) -> None:
+def test_a_job_with_too_many_errors_exits_with_1_and_goes_on_when_more_are_allowed(
+    tmp_path: Path, lake: Path
+) -> None:
     done = tidewheel(*words(lake), "--max-errors", "1", folder=tmp_path)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "--max-errors allows 1" in done.stderr
     shown = tidewheel("jobs", "show", "out.job", folder=tmp_path)
     assert shown.stdout.startswith("Failed: ")
+    resume = ["jobs", "resume", "out.job"]
+    assert tidewheel(*resume, folder=tmp_path).returncode == 1
+    fails(tidewheel(*resume, "--max-errors", "x", folder=tmp_path), 2, "--max-errors x")
+    assert tidewheel(*resume, "--max-errors", "4", folder=tmp_path).returncode == 0
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
 
 
 def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> None:
