@@ -64,5 +64,5 @@ def test_a_device_whose_clock_stands_still_does_not_hold_its_partition(served: F
         return len(served.scored()) > 0
 
     until(closed, "the window closes while the device sends", pause_s=0.2)
-    assert sent > 20
+    assert sent > 5  # it was never silent
     served.wait_until_scored()
