@@ -27,7 +27,7 @@ LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore t
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo test test-install mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-release bench-pedestrians soak
+	bench-federation bench-release bench-pedestrians soak bench-soak
 
 install: .venv/installed
 
@@ -107,7 +107,7 @@ bench-federation: install
 	-$(MAKE) $(NVFLARE)/installed
 	$(BIN)/python -m tests.bench.federation
 
-soak: install
+soak bench-soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.soak
 
 bench-release: install
