@@ -11,7 +11,6 @@ listens on the loopback address only and keeps all of its own under `<state>/bro
     pid                        the process last started
 """
 
-import base64
 import contextlib
 import json
 import os
@@ -22,7 +21,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,17 +28,16 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from compose.launcher.broker_storage import HOST, format_storage, properties_of
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.kafka.admin import probe
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 
-HOST = "127.0.0.1"
 HEAP = "-Xmx512m -XX:+UseSerialGC"
 # Below the range from which systems pick ports of outgoing connections (32768 on Linux): a port
 # from that range could be in use by chance when the broker comes back.
 PORTS = range(20_000, 32_000)
-PARTITIONS = 4
 
 
 @dataclass(frozen=True)
@@ -200,9 +197,9 @@ def command(choice: BrokerChoice, state: Path) -> Launch:
         env["JAVA_HOME"] = str(choice.java.parent.parent)
     scripts = choice.program / "bin"
     if not (folder / "data").is_dir():
-        _format(scripts / "kafka-storage.sh", folder, ports, env)
+        format_storage(scripts / "kafka-storage.sh", folder, ports, env)
     properties = folder / "server.properties"
-    write_atomic(properties, _properties(ports, folder / "data").encode("ascii"))
+    write_atomic(properties, properties_of(ports, folder / "data").encode("ascii"))
     return Launch([str(scripts / "kafka-server-start.sh"), str(properties)], env)
 
 
@@ -225,57 +222,6 @@ def _left_over(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return pid
-
-
-def _format(script: Path, folder: Path, ports: Mapping[str, int], env: Mapping[str, str]) -> None:
-    """Format the storage beside its place and rename it, so that a crash leaves none or all."""
-    fresh, properties = folder / "data.new", folder / "format.properties"
-    shutil.rmtree(fresh, ignore_errors=True)
-    write_atomic(properties, _properties(ports, fresh).encode("ascii"))
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    # "=": an identifier that starts with "-" would be taken for a flag.
-    argv = [str(script), "format", f"--cluster-id={cluster}", "-c", str(properties), "--standalone"]
-    done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True)
-    if done.returncode or not fresh.is_dir():
-        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        raise ProcessFailed(f"{script} could not format {fresh}: {' '.join(last)}")
-    fresh.rename(folder / "data")
-    properties.unlink()
-
-
-def _properties(ports: Mapping[str, int], data: Path) -> str:
-    """server.properties of a single node that only this machine reaches."""
-    broker, controller = f"{HOST}:{ports['broker']}", f"{HOST}:{ports['controller']}"
-    if "," in str(data):
-        raise UsageError(f"Kafka takes no comma in its folder's name: {data}")
-    settings = {
-        "process.roles": "broker,controller",
-        "node.id": 1,
-        "controller.quorum.bootstrap.servers": controller,
-        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-        "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-        "log.dirs": _escaped(str(data)),
-        "num.partitions": PARTITIONS,
-        "auto.create.topics.enable": "false",
-        "offsets.topic.replication.factor": 1,
-        "offsets.topic.num.partitions": PARTITIONS,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "transaction.state.log.num.partitions": PARTITIONS,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
-        "group.initial.rebalance.delay.ms": 0,
-    }
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
-
-
-def _escaped(text: str) -> str:
-    """Text as the value of a Java property, which is Latin-1 with escapes in UTF-16 units."""
-    units = text.replace("\\", "\\\\").encode("utf-16-be")
-    codes = [int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2)]
-    return "".join(chr(code) if 32 <= code < 127 else f"\\u{code:04x}" for code in codes)
 
 
 @contextlib.contextmanager

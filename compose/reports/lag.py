@@ -17,7 +17,7 @@ from streams.kafka.admin import GroupPosition, group_positions, retention_s
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 
-WARN = 0.5  # of the retention: messages that wait for longer are told
+WARN = 0.5  # of the retention: a message that has waited longer is reported
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _waits(
         while waiting - set(found) and time.monotonic() < deadline:
             for message in reader.poll(0.2):
                 age_s = max(0.0, time.time() - message.time_ms / 1000)
-                found.setdefault(message.partition, age_s)
+                found.setdefault(message.partition, age_s if message.time_ms else 0.0)
     return found
 
 

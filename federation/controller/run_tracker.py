@@ -48,6 +48,7 @@ class RunTracker:
         self.evidence = FleetEvidence(rules)
         self._since, self._heard = wall(), clock()
         self._run: str | None = None
+        self._completed: str | None = None  # a run that Flower has called completed once
         self._finished: set[str] = set()
         self._count = 0
         self._starts: dict[str, float] = {}  # by run, wall time; 0 if it resumes another one
@@ -96,6 +97,9 @@ class RunTracker:
             known = self._submission.runs()
             status = known.get(self._run, UNKNOWN)
             if not (status.startswith("finished") or status == UNKNOWN):
+                return
+            if status == COMPLETED and self._completed != self._run:
+                self._completed = self._run  # its last events, sent before, may not be read yet
                 return
             reason = f"the run ended without a result ({status})"
             if status == STOPPED:

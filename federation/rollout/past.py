@@ -54,7 +54,7 @@ KINDS = {
 @dataclass(frozen=True)
 class Past:
     """Events and right ones with the previous version, (devices, classes) and of the whole fleet,
-    (classes,). unit (devices, 1): of an error, the mean error before, in which `a` is told."""
+    (classes,). unit (devices, 1): of an error, the device's mean error; `a` is a multiple of it."""
 
     n: np.ndarray
     a: np.ndarray

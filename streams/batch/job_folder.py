@@ -11,13 +11,12 @@ from typing import TypeVar
 
 from streams.batch.documents import (
     JobState,
-    Manifest,
     Plan,
     ShardRecord,
     Specification,
     State,
 )
-from streams.batch.output import MANIFEST, part_name
+from streams.batch.output import part_name
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
@@ -96,9 +95,6 @@ class JobFolder:
 
     def record(self, shard: int) -> ShardRecord | None:
         return self._read(f"shards/{shard:05}.json", ShardRecord)
-
-    def manifest(self, output: Path) -> Manifest | None:
-        return self._read(str(output / MANIFEST), Manifest)
 
     def write_specification(self, specification: Specification, model: bytes) -> None:
         write_atomic(self.model, model)

@@ -142,9 +142,7 @@ class Acceptance:
         state = self._state
         named, past = public_keys(state.keys), public_keys(state.past)
         first = {**self._initial, **public_keys(state.carried)}
-        barred = frozenset(
-            state.barred
-        )  # by another history, whose revocations are not in this one
+        barred = frozenset(state.barred)  # by another history: this one need not repeat it
         return Trust(
             {**past, **first, **named},
             frozenset(first) - barred,

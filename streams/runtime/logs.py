@@ -3,8 +3,10 @@
 A lasting trouble, such as a broker that is away, makes the Kafka libraries and our own loops report
 the same again and again. Of warnings and errors that differ in numbers only, and of all lines of
 the libraries, the first one is written, then one a minute with the number of those between; when
-they have stopped for a minute, a last line says how many there were. All other lines are written as
-they come. `configure` is the one place where a process gets its handler.
+they have stopped for a minute, a last line says how many there were. Another line of ours by the
+same logger, such as that it is connected again, ends its states: the same trouble after it is a new
+one. All other lines are written as they come. `configure` is the one place where a process gets its
+handler.
 
 Log files that we write ourselves are rotated (`rotate`).
 """
@@ -56,6 +58,8 @@ class Repeats:
         yield from self.over(now)
         library = record.name.partition(".")[0] in LIBRARIES
         if record.levelno < logging.WARNING and not library:
+            for kind in [kind for kind in self._lasting if kind[0] == record.name]:
+                yield from self._forget(kind, now)
             yield record
             return
         numbers = _ANY_NUMBER if library else _FIGURES

@@ -120,9 +120,12 @@ class Listening:
     def __init__(self, app: faust.App, topic: str) -> None:
         self._app, self._topic = app, topic
         self._clocks: defaultdict[int, ListeningClock] = defaultdict(ListeningClock)
+        self._answers: dict[
+            int, tuple[int, float]
+        ] = {}  # the last one's timestamp; when it was seen
 
     def heard(self, partition: int, _now_s: float) -> float:
-        return self._clocks[partition].heard(time.time())
+        return self._clocks[partition].heard(time.monotonic())
 
     def listened(self, partition: int, _now_s: float) -> float:
         return self._clocks[partition].seconds
@@ -130,6 +133,7 @@ class Listening:
     def forget(self) -> None:
         """Forget all partitions: their next owner measures anew."""
         self._clocks.clear()
+        self._answers.clear()
 
     async def look(self, taken: Mapping[int, int]) -> None:
         """Look at the broker's last answers. taken: by partition the offset up to which messages
@@ -144,7 +148,14 @@ class Listening:
                     continue
                 if offset < end and await self._only_markers(consumer, tp, offset, end):
                     offset = end
-                self._clocks[partition].answered(answered_ms / 1000, end, offset)
+                seen_s = self._seen_s(partition, answered_ms)
+                self._clocks[partition].answered(seen_s, end, offset)
+
+    def _seen_s(self, partition: int, answered_ms: int) -> float:
+        """Return when the answer was seen first: the client dates it by a clock that may be set."""
+        if self._answers.get(partition, (None, 0.0))[0] != answered_ms:
+            self._answers[partition] = answered_ms, time.monotonic()
+        return self._answers[partition][1]
 
     async def _only_markers(self, consumer: Any, tp: TP, offset: int, end: int) -> bool:
         """Return whether only the markers of transactions, which are no messages, are left."""

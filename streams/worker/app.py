@@ -196,7 +196,7 @@ class Worker:
             async with self._committer.lock:
                 self._committer.revoke_all()
                 self._listening.forget()
-                there = await asyncio.to_thread(self._survey.positions) if partitions else {}
+                there = await self._survey.positions() if partitions else {}
                 for partition in partitions:
                     at = there[partition]
                     await self._committer.assign(partition, at.begin, at.committed)

@@ -1,7 +1,7 @@
 """What a worker asks of its topic beside messages: first and end offsets, and what devices said."""
 
+import asyncio
 import logging
-import time
 from dataclasses import dataclass
 
 from streams.contract.errors import BrokerUnavailable
@@ -24,14 +24,14 @@ class TopicSurvey:
     broker: BrokerSettings
     task: str
 
-    def positions(self) -> dict[int, GroupPosition]:
+    async def positions(self) -> dict[int, GroupPosition]:
         """Return the workers' position in each partition; wait for an unavailable broker."""
         while True:
             try:
-                return self._positions()
+                return await asyncio.to_thread(self._positions)
             except BrokerUnavailable as exc:
                 log.warning("%s; trying again in %.0f s", exc, PAUSE_S)
-                time.sleep(PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
 
     def survey(self, partition: int) -> Survey:
         """Return the partition's end, and the events that its devices had delivered before. Raises

@@ -46,11 +46,7 @@ from streams.worker.scoring.teacher import Teacher
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.windows.listening import CallersClock, Clock
-from streams.worker.windows.partition import (
-    DeclaredDrop,
-    PartitionState,
-    StorePosition,
-)
+from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
 from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole

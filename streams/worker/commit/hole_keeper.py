@@ -74,8 +74,9 @@ class HoleKeeper:
         if time.monotonic() < self._survey_at:
             return
         for partition, hole in self._holes.items():
-            if hole.until is None:
+            if hole.until is None:  # one a flush: each takes about a second
                 await self._survey(partition, hole)
+                return
 
     async def _begin(self, partition: int) -> int:
         """Return the first offset; an offset behind a hole must not be committed before."""
@@ -90,7 +91,7 @@ class HoleKeeper:
         try:
             until, delivered = await asyncio.to_thread(self.survey, partition)
         except BrokerUnavailable as exc:
-            log.warning("the hole in partition %d is not surveyed yet: %s", partition, exc)
+            log.warning("the hole in events-%d is not surveyed yet: %s", partition, exc)
             self._survey_at = time.monotonic() + AGAIN_S
             return
         cursors = [(*source, count) for source, count in delivered.items()]
@@ -113,7 +114,7 @@ class HoleKeeper:
         hole = self._holes.pop(partition)
         remove_hole(self.store, partition)
         log.warning(
-            "partition %d: %d events of %d devices were in the messages %d to %d that retention "
+            "events-%d: %d events of %d devices were in the messages %d to %d that retention "
             "has deleted: they are in drops as lost-by-retention",
             partition, sum(d.last - d.first + 1 for d in drops), len({d.device for d in drops}),
             hole.begin, hole.end - 1,
@@ -122,7 +123,7 @@ class HoleKeeper:
 
     def _found(self, partition: int, begin: int, end: int) -> None:
         log.warning(
-            "partition %d: retention has deleted the messages %d to %d before a worker read them; "
+            "events-%d: retention has deleted the messages %d to %d before a worker read them; "
             "what was in them is declared once the rest is read", partition, begin, end - 1,
         )  # fmt: skip
         hole = Hole(begin=begin, end=end)

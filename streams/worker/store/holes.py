@@ -6,7 +6,7 @@ A hole is found by offsets: the partition begins after the offset at which its w
 events were in it is found by seqs, once everything is read that was on the partition when the hole
 was surveyed (`until`): what is missing below a seq that came, or below what a device said on
 `fleet` that it has delivered (`cursors`), was in the hole. It goes into `drops` as LOST. Messages
-that went to `dead-letters` as malformed before a hole are told as lost with it.
+that went to `dead-letters` as malformed before a hole count as lost with it.
 """
 
 import logging

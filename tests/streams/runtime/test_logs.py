@@ -64,6 +64,19 @@ def test_the_same_error_every_ten_seconds_is_a_line_a_minute() -> None:
     assert log.lines[1].endswith("no SuperLink (5 more like this in 60 s)")
 
 
+def test_a_trouble_that_comes_back_after_a_good_line_is_a_new_one() -> None:
+    log = Log()
+    for _ in range(2):
+        for _ in range(3):
+            log.say("tidewheel.mqtt", logging.WARNING, "the connection was lost")
+        log.say("tidewheel.other", logging.INFO, "another logger's line ends nothing")
+        log.say("tidewheel.mqtt", logging.INFO, "connected again")
+    lost = [line for line in log.lines if "lost" in line]
+    assert len(lost) == 4
+    assert lost[::2] == ["WARNING tidewheel.mqtt: the connection was lost"] * 2
+    assert all("2 more like this" in line for line in lost[1::2])
+
+
 def test_other_lines_are_written_as_they_come() -> None:
     log = Log()
     for number in range(50):

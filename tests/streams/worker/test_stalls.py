@@ -4,6 +4,7 @@ processes."""
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,14 +56,14 @@ def test_a_device_whose_clock_stands_still_does_not_hold_its_partition(served: F
     device = device_on(0, 1)
     served.start()
     served.ready("w0", [0])
-    sent = 0
+    sent_s: list[float] = []
 
     def closed() -> bool:
-        nonlocal sent
-        served.send(batch(device, sent, [3.0], task=served.task))
-        sent += 1
+        served.send(batch(device, len(sent_s), [3.0], task=served.task))
+        sent_s.append(time.monotonic())
         return len(served.scored()) > 0
 
     until(closed, "the window closes while the device sends", pause_s=0.2)
-    assert sent > 5  # it was never silent
+    assert sent_s[-1] - sent_s[0] > served.task.idle_close_s
+    assert max(after - one for one, after in pairwise(sent_s)) < served.task.idle_close_s
     served.wait_until_scored()

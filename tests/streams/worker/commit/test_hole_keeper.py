@@ -1,0 +1,58 @@
+"""Holes of many partitions do not hold up a commit."""
+
+import asyncio
+from pathlib import Path
+
+from streams.contract.errors import BrokerUnavailable
+from streams.worker.commit.hole_keeper import HoleKeeper, Survey
+from streams.worker.store.holes import read_hole
+
+
+async def begin(_partition: int) -> int:
+    return 7
+
+
+def test_one_hole_is_surveyed_a_flush(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def survey(partition: int) -> Survey:
+        asked.append(partition)
+        return 100 + partition, {}
+
+    keeper = HoleKeeper(tmp_path, begin, survey)
+    for partition in range(3):
+        keeper.assigned(partition, 5, 2)
+    for flush in range(1, 5):
+        asyncio.run(keeper.look())
+        assert asked == list(range(min(flush, 3)))
+    holes = [read_hole(tmp_path, partition) for partition in range(3)]
+    assert [hole and (hole.begin, hole.end, hole.until) for hole in holes] == [
+        (2, 5, 100), (2, 5, 101), (2, 5, 102),
+    ]  # fmt: skip
+
+
+def test_a_jump_is_a_hole_where_the_partition_begins_behind_it_alone(tmp_path: Path) -> None:
+    keeper = HoleKeeper(tmp_path, begin, lambda _partition: (9, {}))
+    keeper.jumped(0, 4, 8)  # 4 to 6 are deleted, 7 is a marker
+    keeper.jumped(1, 7, 9)  # 7 and 8 are markers
+    asyncio.run(keeper.look())
+    first, second = read_hole(tmp_path, 0), read_hole(tmp_path, 1)
+    assert first is not None
+    assert (first.begin, first.end, second) == (4, 7, None)
+
+
+def test_a_survey_that_finds_no_broker_is_made_again_later(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def survey(partition: int) -> Survey:
+        asked.append(partition)
+        raise BrokerUnavailable("away")
+
+    keeper = HoleKeeper(tmp_path, begin, survey)
+    keeper.assigned(0, 5, 2)
+    for _ in range(3):
+        asyncio.run(keeper.look())
+    assert asked == [0]  # not at each flush
+    hole = read_hole(tmp_path, 0)
+    assert hole is not None
+    assert hole.until is None
