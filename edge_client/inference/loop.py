@@ -79,6 +79,8 @@ class InferenceLoop:
                     while self._full() and not self._stop.is_set():
                         self._stop.wait(ROOM_S)
                     self.answer(cut)
+                    if self.error is not None:
+                        log.info("%s: readings come again", self._device)
                     self.error, pause_s = None, RESTART_S[0]
                 return
             except UsageError:
