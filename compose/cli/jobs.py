@@ -18,7 +18,6 @@ from compose.cli.arguments import (
     registry_of,
     trusted_keys,
 )
-from compose.launcher.interrupts import Interrupts
 from compose.launcher.options import absolute_reference
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, print_json, say
@@ -26,6 +25,7 @@ from streams.contract.artifact import Artifact, unpack
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, load_task
 from streams.runtime.failpoints import read_failpoint
+from streams.runtime.interrupts import Interrupts
 from streams.runtime.key_files import load_public_key
 
 if TYPE_CHECKING:

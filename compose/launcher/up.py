@@ -23,7 +23,6 @@ from rich.console import Console
 from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands
-from compose.launcher.interrupts import Interrupted, Interrupts
 from compose.launcher.options import UpOptions, absolute_reference
 from compose.launcher.phases import PhaseClock, broken_off, why_open
 from compose.launcher.preparation import make_models
@@ -45,6 +44,7 @@ from streams.contract.topics import topic_specs
 from streams.fleet.view import FleetView
 from streams.kafka.admin import ensure_topics, probe
 from streams.runtime.disk import write_atomic
+from streams.runtime.interrupts import Interrupted, Interrupts
 from streams.worker.store.query import labels_in, server_account
 
 READY_S = 60.0

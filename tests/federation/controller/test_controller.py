@@ -182,7 +182,7 @@ def start(rig: Rig) -> Iterator[Callable[..., threading.Event]]:
             except Killed:
                 stop.set()
 
-        thread = threading.Thread(target=work)
+        thread = threading.Thread(target=work, name=rig.name)
         thread.start()
         running.append((thread, stop))
         return stop

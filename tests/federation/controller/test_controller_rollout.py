@@ -331,7 +331,8 @@ def test_bytes_that_are_gone_are_sent_again(
     model = rig.serve(1)
     stop = start()
     before = announced(rig, kafka, lambda _: True)
-    stop.set()
+    stop.set()  # its last look would send the bytes again by itself
+    rig.wait("it has ended", lambda: rig.name not in {t.name for t in threading.enumerate()})
     topic = topic_name(rig.name, ARTIFACTS)
     admin = KafkaAdminClient(**kafka.client_options())
     if how == "deleted":

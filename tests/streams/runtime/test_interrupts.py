@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from compose.launcher.interrupts import Interrupted, Interrupts
+from streams.runtime.interrupts import Interrupted, Interrupts
 
 
 class Thing:
