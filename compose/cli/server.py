@@ -62,6 +62,16 @@ def worker(
             "on Kafka, and <state>/registry/teacher.twa until then."
         ),
     ] = None,
+    also: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="Another version of the task whose events are scored too, while both exist.",
+        ),
+    ] = None,
+    also_teacher: Annotated[
+        Path | None, typer.Option(help="With --also: the artifact of that version's teacher.")
+    ] = None,
     trust: Trust = None,
     partitions: Partitions = 4,
     replication: Replication = None,
@@ -102,6 +112,8 @@ def worker(
             trusted=trusted_keys(layout, trust),
             teacher=teacher,
             fallback=layout.registry / "teacher.twa",
+            also=also,
+            also_teacher=also_teacher,
             instance=name,
             partitions=partitions,
             threads=threads or default_threads(),

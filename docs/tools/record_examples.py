@@ -41,6 +41,7 @@ from streams.worker.commit import dead_letters
 from streams.worker.commit.incoming import Incoming, decode
 from streams.worker.commit.publications import Outgoing, publications
 from streams.worker.scoring.rows import ScoredWindow, score_rows
+from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import Message, Window, split
 
 PAGE = Path(__file__).parents[1] / "reference" / "topics-and-records.md"
@@ -82,7 +83,7 @@ def published() -> list[Outgoing]:
     window = Window(2, "pump-3", TIME_US, pieces)
     teacher = np.array([[3.0, -2.0], [1.0, -1.0]], np.float32)
     scored = ScoredWindow(window, teacher, revision=0, commit=12)
-    return publications(TASK, score_rows(TASK, "1-9c8b7a6d", [scored]))
+    return publications(TaskVersions(TASK), score_rows(TASK, "1-9c8b7a6d", [scored]))
 
 
 def hexdump(data: bytes) -> str:
@@ -217,7 +218,7 @@ def dead_letter() -> str:
     key, value, headers = encode_events(batch())
     incoming = Incoming(2, 41, b"pump-4", value, headers)
     try:
-        decode(TASK, incoming)
+        decode(TaskVersions(TASK), incoming)
     except MalformedRecord as exc:
         (letter,) = dead_letters.of_message(TASK, incoming, exc)
         text = message(letter.key, letter.headers)

@@ -36,6 +36,7 @@ from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.maintenance import Maintenance
 from streams.worker.teacher_source import TeacherSource
 from streams.worker.topic_survey import TopicSurvey
+from streams.worker.windows.task_versions import TaskVersions
 
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance; shorter than the session
@@ -49,8 +50,10 @@ for library in ("faust", "mode", "aiokafka"):  # they log every state change at 
 def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> None:
     """Run the worker until a signal; raise TidewheelError if it stopped by itself."""
     task = load_task(settings.task)
+    versions = TaskVersions(task, None if settings.also is None else load_task(settings.also))
     pin_threads()
     offers = TeacherSource(task, settings)
+    others = [offers.other(version) for version in versions.all[1:]]
     store = DeltaStore(settings.store)
     failpoint = read_failpoint(environ)
     metrics = Metrics()
@@ -58,7 +61,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     if server is not None:
         log.info("worker %s: metrics on 127.0.0.1:%d", settings.instance, server.port)
     wait_for_topics(task, settings, metrics)
-    teacher = offers.first(metrics)
+    teachers = [offers.first(metrics), *others]
     upkeep = Maintenance(settings.store, settings.upkeep_every, metrics, settings.keep_days)
     upkeep.start()
 
@@ -69,8 +72,8 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         broker, listening = FaustBroker(app, topic, settings.broker), Listening(app, topic)
         survey = TopicSurvey(settings.broker, task.name)
         committer = Committer(
-            task,
-            teacher,
+            versions,
+            teachers,
             store,
             broker,
             now_us=lambda: time.time_ns() // 1000,

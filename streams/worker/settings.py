@@ -23,10 +23,11 @@ class WorkerSettings:
     task: the task's reference; store: the folder of the Delta tables; trusted: public key files
     that teachers may be signed with; teacher: an artifact of kind "teacher" that overrides the
     server's offers; fallback: one that is used until the server's first offer, if the file exists;
-    instance: the worker's stable name in its group; partitions: of `events`, if it is created;
-    threads: for scoring; buffer_bytes: limit of unacknowledged messages; upkeep_every: commits of a
-    partition between two runs of maintenance; keep_days: of event time, after which rows are
-    deleted, None for never; metrics_port: on loopback, 0 for a free one.
+    also, also_teacher: another version of the task, whose events are scored too, and the artifact
+    of its teacher; instance: the worker's stable name in its group; partitions: of `events`, if it
+    is created; threads: for scoring; buffer_bytes: limit of unacknowledged messages; upkeep_every:
+    commits of a partition between two runs of maintenance; keep_days: of event time, after which
+    rows are deleted, None for never; metrics_port: on loopback, 0 for a free one.
     """
 
     task: str
@@ -35,6 +36,8 @@ class WorkerSettings:
     trusted: tuple[Path, ...]
     teacher: Path | None = None
     fallback: Path | None = None
+    also: str | None = None
+    also_teacher: Path | None = None
     instance: str = "worker-0"
     partitions: int = 4
     flush_s: float = 0.3

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from streams.contract.errors import Retryable
+from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Task
 from streams.runtime.key_files import load_public_key
 from streams.worker.metrics import Metrics
@@ -33,6 +33,16 @@ class TeacherSource:
             self._feed = TeacherUpdates(
                 task, settings.broker, keys, lambda found: self._take(found), settings.threads
             )
+
+    def other(self, task: Task) -> Teacher:
+        """Return the teacher of another version of the task, which no offer replaces."""
+        settings = self._settings
+        if settings.also_teacher is None:
+            raise UsageError(
+                f"version {task.version} of task {task.name} needs its teacher: --also-teacher "
+                "<its state folder>/registry/teacher.twa"
+            )
+        return load_teacher(task, settings.also_teacher, settings.trusted, settings.threads)
 
     def _keep(self, teacher: Teacher) -> None:
         self._found = teacher

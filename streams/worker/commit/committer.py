@@ -32,7 +32,6 @@ import pyarrow as pa
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop
-from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit import dead_letters
 from streams.worker.commit.hole_keeper import HoleKeeper
@@ -47,6 +46,7 @@ from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.windows.listening import CallersClock, Clock
 from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
+from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
@@ -63,14 +63,14 @@ log = logging.getLogger(__name__)
 class Committer:
     """Owns the partitions' states and takes them through the steps, one flush at a time.
 
-    clock: what silence is measured with, in place of `now_s`; holes: None if messages are never
-    deleted.
+    teachers: of the versions, in their order; clock: what silence is measured with, in place of
+    `now_s`; holes: None if messages are never deleted.
     """
 
     def __init__(
         self,
-        task: Task,
-        teacher: Teacher,
+        versions: TaskVersions,
+        teachers: Sequence[Teacher],
         store: DeltaStore,
         broker: Broker,
         *,
@@ -84,16 +84,17 @@ class Committer:
     ) -> None:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
-        self.scorer = BatchScorer(task, teacher, store.revisions)
+        self.scorer = BatchScorer(versions, teachers, store.revisions)
         self.metrics = metrics or Metrics()
-        self._task, self._store, self._broker = task, store, broker
+        self._versions, self._task = versions, versions.current
+        self._store, self._broker = store, broker
         self._now_us, self._holes = now_us, holes
         self._committed, self._clock = committed, clock
         self._failpoint = failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
         self._buffer_bytes = buffer_bytes
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
-        self.metrics.teacher(teacher.name)
+        self.metrics.teacher(self.scorer.teacher)
 
     @property
     def full(self) -> bool:
@@ -115,10 +116,10 @@ class Committer:
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await self._publish(publications(self._task, rows))
+            await self._publish(publications(self._versions, rows))
         self.scorer.restore(position)
         start = max(begin, committed or 0)
-        self.partitions[partition] = PartitionState(self._task, partition, position, start)
+        self.partitions[partition] = PartitionState(partition, position, start)
         if self._holes is not None:
             self._holes.assigned(partition, begin, committed or 0)
 
@@ -145,7 +146,7 @@ class Committer:
         if message is None:
             return
         try:
-            record = decode(self._task, incoming)
+            task, record = decode(self._versions, incoming)
         except MalformedRecord as exc:
             log.debug("message %d/%d: %s", incoming.partition, incoming.offset, exc)
             message.unsealed = 1
@@ -159,7 +160,7 @@ class Committer:
         else:
             believed_us = self._believed_us()
             again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
-            state.add_events(message, record, at_s, believed_us=believed_us, again=again)
+            state.add_events(task, message, record, at_s, believed_us=believed_us, again=again)
 
     def _believed_us(self) -> int:
         """The latest event time that a correct clock can have; a recording's may be any."""
@@ -183,7 +184,7 @@ class Committer:
                 rows = await self._call(self._stored, work, batch)  # step 2
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await self._call(publications, self._task, rows)
+                    messages = await self._call(publications, self._versions, rows)
                     await self._publish(messages)  # step 3
                 self._failpoint("worker-step-3")
                 self._seal(work, batch)
@@ -251,7 +252,7 @@ class Committer:
         events = piece.events
         where = f"{events.device}/{events.epoch}: {events.first}..{events.last}"
         log.warning("%s: %s: %s", where, reason, detail)
-        work.dead_letters += dead_letters.of_piece(self._task, partition, piece, reason, detail)
+        work.dead_letters += dead_letters.of_piece(partition, piece, reason, detail)
         drops = self.partitions[partition].refuse(piece, reason)
         work.drops += [(partition, DeclaredDrop(None, drop)) for drop in drops]
         self.metrics.dead_letter(reason)
@@ -263,7 +264,7 @@ class Committer:
         """Step 2; the rows that were stored."""
         positions = self._positions()
         store_declared(self._store, positions, work, self._now_us())
-        return store_scored(self._store, self._task, positions, batch)
+        return store_scored(self._store, positions, batch)
 
     async def _publish(self, messages: Sequence[Outgoing]) -> None:
         """Send until the broker has all: what is in the store is not to be withheld."""

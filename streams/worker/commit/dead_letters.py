@@ -22,10 +22,9 @@ def of_message(task: Task, incoming: Incoming, error: MalformedRecord) -> list[O
     return _letters(task, key, incoming.value or b"", headers + kept)
 
 
-def of_piece(
-    task: Task, partition: int, piece: WindowSlice, reason: str, detail: str
-) -> list[Outgoing]:
+def of_piece(partition: int, piece: WindowSlice, reason: str, detail: str) -> list[Outgoing]:
     """The dead letters of events that are refused, as an events/1 message."""
+    task = piece.task
     key, value, original = encode_events(piece.events, task.version)
     headers = _headers(task, reason, detail, partition, piece.message.offset)
     kept = [(f"original-{name}", text) for name, text in original]

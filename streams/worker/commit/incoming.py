@@ -7,6 +7,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import AGAIN, Drop, EventBatch, decode_event_message
 from streams.contract.task import Task
+from streams.worker.windows.task_versions import TaskVersions
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,15 @@ class Incoming:
     headers: Iterable[tuple[str, bytes]]
 
 
-def decode(task: Task, incoming: Incoming) -> EventBatch | Drop | LabelBatch:
-    """Decode a message; whatever is wrong with it is a MalformedRecord."""
+def decode(
+    versions: TaskVersions, incoming: Incoming
+) -> tuple[Task, EventBatch | Drop | LabelBatch]:
+    """Return a message's version of the task and what it says; whatever is wrong with it is a
+    MalformedRecord."""
     try:
-        headers = [(name, text if text is not None else b"") for name, text in incoming.headers]
-        return decode_event_message(task, incoming.key, incoming.value, headers)
+        headers = {name: text if text is not None else b"" for name, text in incoming.headers}
+        task = versions.of_message(headers)
+        return task, decode_event_message(task, incoming.key, incoming.value, headers)
     except MalformedRecord:
         raise
     except Exception as exc:  # bytes from anyone: no library's surprise may end the worker

@@ -3,15 +3,17 @@
 The same rows give the same messages, whether they are new or read from the store.
 """
 
+import logging
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from streams.contract.events.batches import encode_batch, filled_rows, float_rows
-from streams.contract.events.records import SCORES_1, Headers, score_schema
+from streams.contract.events.records import SCORES_1, TASK_VERSION, Headers, score_schema
 from streams.contract.task import Task
 from streams.contract.task.metrics import window_errors, window_metric
 from streams.contract.topics import SCORES, WINDOWS, topic_name
@@ -23,12 +25,15 @@ from streams.contract.window_report import (
     WindowReport,
 )
 from streams.worker.scoring.drift_watch import WindowDrift
-from streams.worker.scoring.rows import DRIFT
+from streams.worker.scoring.rows import DRIFT, VERSION
+from streams.worker.windows.task_versions import TaskVersions
 
 MODELS, OTHER = 50, "other"
 DIGITS = 6  # of metrics that are not counts
 ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
 ORDER = ("device", "window", "revision", "time", "epoch", "seq")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,30 @@ class Outgoing:
     headers: Headers
 
 
-def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
-    """Return a commit's messages: scores and a report per (device, window, revision)."""
-    if not rows.num_rows:
-        return []
+def publications(versions: TaskVersions, rows: pa.Table) -> list[Outgoing]:
+    """Return a commit's messages: scores and a report per (device, window, revision).
+
+    Rows of a version that is neither are left out with a warning: this worker cannot say what they
+    mean. They are in the store, and one of their version had published them before it was stopped,
+    unless it was killed.
+    """
+    messages: list[Outgoing] = []
+    column = rows.column(VERSION.name)
+    there = column.unique().to_pylist()
+    for version in there:
+        same = pc.is_null(column) if version is None else pc.equal(column, version)
+        task, found = versions.named(version), rows if len(there) == 1 else rows.filter(same)
+        if task is None:
+            log.warning(
+                "%d rows of the last commit are of version %d of task %s: they are not published "
+                "again", found.num_rows, version, versions.current.name,
+            )  # fmt: skip
+        else:
+            messages += _of_version(task, found)
+    return messages
+
+
+def _of_version(task: Task, rows: pa.Table) -> list[Outgoing]:
     columns, messages, step = _columns(task, rows), [], rows_per_message(task)
     scores_topic, windows_topic = topic_name(task.name, SCORES), topic_name(task.name, WINDOWS)
     for begin, end in pairwise(columns.edges):
@@ -56,6 +81,7 @@ def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
             ("device", device),
             ("window", str(report.window_us).encode()),
             ("revision", str(report.revision).encode()),
+            (TASK_VERSION, str(task.version).encode()),
         ]
         for i, first in enumerate(range(begin, end, step)):
             value = encode_batch(columns.rows.slice(first, min(step, end - first)))

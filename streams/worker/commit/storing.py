@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from streams.contract.task import Task
 from streams.worker.commit.work import CommitWork
 from streams.worker.scoring.rows import score_rows
 from streams.worker.scoring.scoring_step import Batch
@@ -42,13 +41,12 @@ def _store(
         setattr(positions[partition], COMMIT_OF[table], version)
 
 
-def store_scored(
-    store: DeltaStore, task: Task, positions: Positions, batch: Batch
-) -> pa.Table | None:
+def store_scored(store: DeltaStore, positions: Positions, batch: Batch) -> pa.Table | None:
     """Commit the scored rows and return them."""
     if not batch.scored:
         return None
-    rows = score_rows(task, batch.teacher, batch.scored)
+    parts = [score_rows(v.task, v.teacher, v.scored) for v in batch.versions if v.scored]
+    rows = pa.concat_tables(parts)
     versions = {one.window.partition: one.commit for one in batch.scored}
     store.commit(SCORES, rows, versions)
     for partition, version in versions.items():

@@ -15,6 +15,7 @@ from streams.worker.scoring.drift_watch import DriftWatch
 from streams.worker.scoring.rows import ScoredWindow, outputs_of, segments_of
 from streams.worker.scoring.teacher import Teacher, TeacherFailed
 from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import Window
 
 RECENT = 50_000  # windows whose number of reports is cached
@@ -24,13 +25,72 @@ WindowKeys = Sequence[tuple[str, int]]  # (device, window start)
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class VersionBatch:
+    """The scored windows of one version of the task; teacher: the model's name."""
+
+    task: Task
+    teacher: str
+    scored: Sequence[ScoredWindow]
+
+
 @dataclass
 class Batch:
-    """Windows scored by `teacher`, and failed windows with the reason."""
+    """Scored windows by version of the task, and failed windows with the reason."""
 
-    teacher: str
-    scored: list[ScoredWindow] = field(default_factory=list)
+    versions: list[VersionBatch] = field(default_factory=list)
     failed: list[tuple[Window, str]] = field(default_factory=list)
+
+    @property
+    def scored(self) -> list[ScoredWindow]:
+        return [one for version in self.versions for one in version.scored]
+
+
+@dataclass
+class Answers:
+    """What a VersionScorer makes of windows: outputs and drift of the `kept` ones, in order."""
+
+    kept: list[Window] = field(default_factory=list)
+    outputs: list[np.ndarray | None] = field(default_factory=list)
+    drift: Sequence[str | None] = ()
+    failed: list[tuple[Window, str]] = field(default_factory=list)
+
+
+class VersionScorer:
+    """Teacher and drift of one version of the task."""
+
+    def __init__(self, task: Task, teacher: Teacher) -> None:
+        self.task = task
+        self.drift: DriftWatch | None = None
+        self.use(teacher)
+
+    def use(self, teacher: Teacher) -> None:
+        self.teacher, reference = teacher, teacher.reference
+        if reference is None:
+            self.drift = None
+        elif self.drift is None or not self.drift.counts_against(reference):
+            self.drift = DriftWatch(self.task, reference)
+
+    def score(self, windows: Sequence[Window]) -> Answers:
+        """Score windows of this version in one call of the teacher."""
+        made = Answers()
+        segments = segments_of(self.task, windows) if self.task.upload == "segment" else None
+        results: Sequence[np.ndarray | TeacherFailed | None] = [None] * len(windows)
+        ends = np.cumsum([window.rows for window in windows])
+        if segments is not None:
+            results = self.teacher.score(np.split(segments, ends[:-1]) if windows else [])
+        for window, result in zip(windows, results, strict=True):
+            if isinstance(result, TeacherFailed):
+                made.failed.append((window, str(result)))
+            else:
+                made.kept.append(window)
+                made.outputs.append(result)
+        made.drift = [None] * len(made.kept)
+        if self.drift is not None:
+            if made.failed and segments is not None:
+                segments = segments_of(self.task, made.kept)
+            made.drift = self.drift.observe(made.kept, segments, outputs_of(self.task, made.kept))
+        return made
 
 
 class BatchScorer:
@@ -38,83 +98,72 @@ class BatchScorer:
 
     def __init__(
         self,
-        task: Task,
-        teacher: Teacher,
+        versions: TaskVersions,
+        teachers: Sequence[Teacher],
         reports_in_store: Callable[[int, WindowKeys], dict[tuple[str, int], int]],
     ) -> None:
-        self._task, self._reports_in_store = task, reports_in_store
+        """teachers: of the versions, in their order."""
+        self._reports_in_store = reports_in_store
         self._offered: Teacher | None = None
-        self._drift: DriftWatch | None = None
+        self._scorers = {
+            task.version: VersionScorer(task, teacher)
+            for task, teacher in zip(versions.all, teachers, strict=True)
+        }
+        self._current = self._scorers[versions.current.version]
         self._reports: OrderedDict[tuple[str, int], int] = OrderedDict()
-        self._use(teacher)
 
     @property
     def teacher(self) -> str:
-        return self._teacher.name
+        """The name of the current version's."""
+        return self._current.teacher.name
 
     def offer(self, teacher: Teacher) -> None:
-        """Use another teacher from the next commit on."""
+        """Use another teacher of the current version from the next commit on."""
         self._offered = teacher
 
     def take_offer(self) -> bool:
         """Switch to the offered teacher, between two commits; return whether it changed."""
         offered, self._offered = self._offered, None
-        if offered is None or offered.name == self._teacher.name:
+        if offered is None or offered.name == self.teacher:
             return False
-        log.info("teacher changed: %s -> %s", self._teacher.name, offered.name)
-        self._use(offered)
+        log.info("teacher changed: %s -> %s", self.teacher, offered.name)
+        self._current.use(offered)
         return True
-
-    def _use(self, teacher: Teacher) -> None:
-        self._teacher, reference = teacher, teacher.reference
-        if reference is None:
-            self._drift = None
-        elif self._drift is None or not self._drift.counts_against(reference):
-            self._drift = DriftWatch(self._task, reference)
 
     def restore(self, position: StorePosition) -> None:
         """Load the drift counts of an assigned partition's devices."""
-        if self._drift is not None:
-            self._drift.restore(position.drift)
+        for scorer in self._scorers.values():
+            if scorer.drift is not None:
+                scorer.drift.restore(position.drift)
         position.drift.clear()
 
     def clear(self) -> None:
         """Forget all state, when the partitions are revoked."""
         self._reports.clear()
-        if self._drift is not None:
-            self._drift.clear()
+        for scorer in self._scorers.values():
+            if scorer.drift is not None:
+                scorer.drift.clear()
 
     def score(self, windows: Sequence[Window], positions: Mapping[int, StorePosition]) -> Batch:
-        """Score all windows in one call of the teacher."""
-        batch = Batch(self._teacher.name)
-        segments = segments_of(self._task, windows) if self._task.upload == "segment" else None
-        results: Sequence[np.ndarray | TeacherFailed | None] = [None] * len(windows)
-        ends = np.cumsum([window.rows for window in windows])
-        if segments is not None:
-            results = self._teacher.score(np.split(segments, ends[:-1]) if windows else [])
-        kept, outputs = [], []
-        for window, result in zip(windows, results, strict=True):
-            if isinstance(result, TeacherFailed):
-                batch.failed.append((window, str(result)))
-            else:
-                kept.append(window)
-                outputs.append(result)
-        drift: Sequence[str | None] = [None] * len(kept)
-        if self._drift is not None:
-            if batch.failed and segments is not None:
-                segments = segments_of(self._task, kept)
-            drift = self._drift.observe(kept, segments, outputs_of(self._task, kept))
-        revisions = self._revisions(kept, positions)
-        batch.scored = [
-            ScoredWindow(
-                window,
-                output,
-                revisions[window.device, window.start],
-                positions[window.partition].commit + 1,
-                text,
-            )
-            for window, output, text in zip(kept, outputs, drift, strict=True)
-        ]
+        """Score all windows, in one call of the teacher for each version of the task."""
+        batch = Batch()
+        for version, scorer in self._scorers.items():
+            answers = scorer.score([w for w in windows if w.task.version == version])
+            revisions = self._revisions(answers.kept, positions)
+            scored = [
+                ScoredWindow(
+                    window,
+                    output,
+                    revisions[window.device, window.start],
+                    positions[window.partition].commit + 1,
+                    text,
+                )
+                for window, output, text in zip(
+                    answers.kept, answers.outputs, answers.drift, strict=True
+                )
+            ]
+            batch.versions.append(VersionBatch(scorer.task, scorer.teacher.name, scored))
+            batch.failed += answers.failed
         return batch
 
     def _revisions(

@@ -20,7 +20,7 @@ from deltalake.schema import PrimitiveType
 
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.contract.events.batches import TIMESTAMP
-from streams.worker.scoring.rows import DAY, DAY_US, DRIFT, store_schema
+from streams.worker.scoring.rows import DAY, DAY_US, DRIFT, VERSION, store_schema
 from streams.worker.store.aging import AGED, aged_schema
 from streams.worker.windows.partition import DeclaredDrop, ToldLabels
 
@@ -29,6 +29,7 @@ DROPS = "drops"
 LABELS = "labels"
 TABLES = (SCORES, DROPS, LABELS)
 APPLICATION = {SCORES: "events", DROPS: "drops", LABELS: "labels", AGED: "aged"}
+LATER = {DRIFT.name: "string", VERSION.name: "integer"}  # columns that 0.1.0 does not write
 KEEP = timedelta(days=1)  # how long the files of old versions remain readable
 
 
@@ -97,12 +98,12 @@ def open_table(folder: Path, name: str) -> DeltaTable:
 
 
 def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
-    """Add the column `drift` to a table of an older version; its rows get null."""
-    names = {field.name for field in table.schema().fields}
-    if DRIFT.name in schema.names and DRIFT.name not in names:
-        with suppress(CommitFailedError):  # another worker has just added it
-            table.alter.add_columns([Field(DRIFT.name, PrimitiveType("string"), nullable=True)])
-        table.update_incremental()
+    """Add the columns that a table of an older version lacks; its rows get null."""
+    for name, kind in LATER.items():
+        if name in schema.names and name not in {field.name for field in table.schema().fields}:
+            with suppress(CommitFailedError):  # another worker has just added it
+                table.alter.add_columns([Field(name, PrimitiveType(kind), nullable=True)])
+            table.update_incremental()
     return table
 
 

@@ -71,13 +71,12 @@ class ToldLabels:
 class PartitionState:
     """The in-memory state of one owned partition."""
 
-    def __init__(self, task: Task, partition: int, position: StorePosition, start: int = 0) -> None:
+    def __init__(self, partition: int, position: StorePosition, start: int = 0) -> None:
         self.partition = partition
         self.position = position
         self.rows = 0  # buffered in windows, closing ones included
         self.bytes = 0  # of the messages in flight
-        self._task = task
-        self._devices: dict[str, DeviceWindows] = {}
+        self._devices: dict[tuple[str, int], DeviceWindows] = {}  # by device and task version
         self._messages: deque[Message] = deque()
         self._first: int | None = None  # the lowest offset of this assignment
         self._next = start
@@ -121,6 +120,7 @@ class PartitionState:
 
     def add_events(
         self,
+        task: Task,
         message: Message,
         batch: EventBatch,
         now_s: float,
@@ -128,7 +128,8 @@ class PartitionState:
         believed_us: int = ANY_TIME,
         again: bool = False,
     ) -> None:
-        """Add new events to their windows; with `again` refused events are new."""
+        """Add new events, of this version of the task, to their windows; with `again` refused
+        events are new."""
         source = batch.device, batch.epoch
         taken = self.position.taken.setdefault(source, IntervalSet())
         if again:
@@ -136,11 +137,11 @@ class PartitionState:
         for first, last in IntervalSet([(batch.first, batch.last)]).minus(taken):
             rows = batch.rows.slice(first - batch.first, last - first + 1)
             fresh = EventBatch(batch.device, batch.epoch, first, rows)
-            for piece in split(self._task, message, fresh, believed_us):
+            for piece in split(task, message, fresh, believed_us):
                 if piece.window == FUTURE:
                     self._unbelieved.append(piece)
                 else:
-                    self._windows_of(batch.device, now_s).add(piece, now_s)
+                    self._windows_of(task, batch.device, now_s).add(piece, now_s)
                 message.unsealed += piece.rows
             taken.add(first, last)
         self.rows += message.unsealed
@@ -151,11 +152,12 @@ class PartitionState:
             self.position.taken[source].remove(*interval)
         refused.remove(first, last)
 
-    def _windows_of(self, device: str, now_s: float) -> DeviceWindows:
-        if device not in self._devices:
+    def _windows_of(self, task: Task, device: str, now_s: float) -> DeviceWindows:
+        key = device, task.version
+        if key not in self._devices:
             watermark = self.position.watermark.get(device, -1)
-            self._devices[device] = DeviceWindows(watermark, now_s)
-        return self._devices[device]
+            self._devices[key] = DeviceWindows(task, watermark, now_s)
+        return self._devices[key]
 
     def add_drop(self, message: Message, drop: Drop) -> None:
         """Add the part of a drop that is not scored, not in a window and not yet declared."""
@@ -201,7 +203,7 @@ class PartitionState:
 
     def queue_due(self, now_s: float) -> int:
         """Queue the windows that are due for a flush; return the number of queued rows."""
-        self._due += self._take(lambda windows: windows.due(self._task, now_s))
+        self._due += self._take(lambda windows: windows.due(now_s))
         return sum(window.rows for window in self._due)
 
     def take_due(self, limit: int) -> list[Window]:
@@ -225,16 +227,18 @@ class PartitionState:
         return bool(self._due)
 
     def relieve(self) -> list[Window]:
-        """Remove and return the windows with the older half of the messages in flight."""
+        """Remove and return the windows with the older half of the messages in flight, but for
+        second ones of the same device and start, which are queued."""
         if not self._messages:
             return []
         middle = self._messages[len(self._messages) // 2].offset
-        return self._take(lambda windows: windows.holding(middle))
+        self._due += self._take(lambda windows: windows.holding(middle))
+        return self.take_due(self.rows)
 
     def _take(self, chosen: Callable[[DeviceWindows], list[int]]) -> list[Window]:
         return [
             Window(self.partition, device, start, windows.take(start))
-            for device, windows in self._devices.items()
+            for (device, _), windows in self._devices.items()
             if windows.open
             for start in chosen(windows)
         ]

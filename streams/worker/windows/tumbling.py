@@ -48,6 +48,7 @@ class Message:
 class WindowSlice:
     """Consecutive events of one message in one window."""
 
+    task: Task  # the version that the events are of
     message: Message
     events: EventBatch
     window: int  # its start, microseconds, or FUTURE
@@ -61,12 +62,17 @@ class WindowSlice:
 
 @dataclass(frozen=True)
 class Window:
-    """The rows of one device's window that are sealed together, ordered by event time."""
+    """The rows of one device's window that are sealed together, ordered by event time; all are of
+    one version of the task."""
 
     partition: int
     device: str
     start: int
     pieces: tuple[WindowSlice, ...]
+
+    @property
+    def task(self) -> Task:
+        return self.pieces[0].task
 
     @property
     def rows(self) -> int:
@@ -84,13 +90,14 @@ def split(
         rows: pa.RecordBatch = batch.rows.slice(begin, end - begin)
         part = EventBatch(batch.device, batch.epoch, batch.first + begin, rows)
         latest = int(times[begin:end].max())
-        yield WindowSlice(message, part, int(starts[begin]), int(times[begin]), latest)
+        yield WindowSlice(task, message, part, int(starts[begin]), int(times[begin]), latest)
 
 
 @dataclass(slots=True)
 class DeviceWindows:
-    """The open windows of one device."""
+    """The open windows of one device, of one version of the task."""
 
+    task: Task
     watermark: int
     heard_s: float  # time of the last message, by the caller's clock
     open: dict[int, list[WindowSlice]] = field(default_factory=dict)
@@ -101,8 +108,9 @@ class DeviceWindows:
         piece.message.heard_s = now_s
         self.open.setdefault(piece.window, []).append(piece)
 
-    def due(self, task: Task, now_s: float) -> list[int]:
+    def due(self, now_s: float) -> list[int]:
         """Return the starts of the windows that close now, oldest first."""
+        task = self.task
         if now_s - self.heard_s >= task.idle_close_s:
             return sorted(self.open)
         passed = self.watermark - task.window_us - round(task.lateness_s * 1e6)

@@ -22,7 +22,7 @@ def bytes_per_device(task: Task, devices: int = 1000) -> tuple[int, int]:
     """(of the partition's state, of the drift watch) for a device without open rows and with 12
     windows behind it, all of its messages sealed."""
     names = [f"device-{number:05d}" for number in range(devices)]
-    state, watch = PartitionState(task, 0, StorePosition()), DriftWatch(task, reference(task))
+    state, watch = PartitionState(0, StorePosition()), DriftWatch(task, reference(task))
     source, texts = Source(task, ROWS), _history(task)
     _play(task, state, source, ["warm-up"], 0)  # what is made once is no device's
     watch.restore({"warm-up": texts})
@@ -48,7 +48,7 @@ def _play(task: Task, state: PartitionState, source: Source, names: list[str], t
         for number, name in enumerate(names):
             message = state.track((turn * WINDOWS + k) * MANY + number, None)
             assert message is not None
-            state.add_events(message, source.events(name, k * ROWS, times), now_s)
+            state.add_events(task, message, source.events(name, k * ROWS, times), now_s)
         state.queue_due(now_s + 1e5)
         while closed := state.take_due(MANY):
             for window in closed:

@@ -19,6 +19,7 @@ from streams.worker.scoring.teacher import TeacherFailed
 from streams.worker.store.position import REFUSED
 from streams.worker.store.tables import DROPS, LABELS, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import Message
 from tests.streams.worker.support import encoded
 
@@ -168,8 +169,8 @@ def committer(
             raise Crash(point)
 
     return Committer(
-        task,
-        Doubler(task, fails_on, reference),
+        TaskVersions(task),
+        [Doubler(task, fails_on, reference)],
         store,  # type: ignore[arg-type]
         log,
         now_us=lambda: now_us,

@@ -164,8 +164,11 @@ configure()
 task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1:]
 try:
     given = dict(teacher=Path(teacher), instance=instance, partitions=int(partitions))
+    given |= json.loads(options)
+    if "also_teacher" in given:
+        given["also_teacher"] = Path(given["also_teacher"])
     run(WorkerSettings(task=task, broker=BrokerSettings(bootstrap=bootstrap), store=Path(store),
-                       trusted=(Path(key),), **given | json.loads(options)))
+                       trusted=(Path(key),), **given))
 except TidewheelError as exc:
     sys.exit(f"error: {exc}")
 """
@@ -180,7 +183,7 @@ class Fleet:
     task: Task
     partitions: int = PARTITIONS
     # More of WorkerSettings for each worker that is started, by the setting's name.
-    options: dict[str, int | float | None] = field(default_factory=lambda: {"flush_s": 0.1})
+    options: dict[str, int | float | str | None] = field(default_factory=lambda: {"flush_s": 0.1})
     workers: list[Forked] = field(default_factory=list)
     sent: dict[tuple[str, str], set[int]] = field(default_factory=dict)
     _producer: Producer | None = None

@@ -18,6 +18,7 @@ from streams.worker.commit.publications import publications
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.query import server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES
+from streams.worker.windows.task_versions import TaskVersions
 from tests.fakes.tiny_task import task
 from tests.streams.worker.model import Crash, Log, MemoryStore, committer
 from tests.streams.worker.support import SECOND, batch, labels, reference
@@ -144,7 +145,7 @@ def check_publications(log: Log, store: MemoryStore) -> None:
     wanted = {
         (m.topic, m.key, json.dumps([(n, v.decode()) for n, v in m.headers]), m.value)
         for commit in range(1, store.versions.get((SCORES, 0), 0) + 1)
-        for m in publications(task, store.rows_of(0, commit))
+        for m in publications(TaskVersions(task), store.rows_of(0, commit))
     }
     found = {
         (m.topic, m.key, json.dumps([(n, v.decode()) for n, v in m.headers]), m.value)
@@ -378,7 +379,7 @@ def test_a_flush_takes_what_one_partition_has_not_from_another(
             for n in range(windows):
                 message = state.track(n, n)
                 assert message is not None
-                state.add_events(message, batch(f"d{partition}-{n}", 0, [1.0, 2.0]), 0.0)
+                state.add_events(task, message, batch(f"d{partition}-{n}", 0, [1.0, 2.0]), 0.0)
         while windows := made._due_windows(LATER):
             taken.append([sum(w.partition == p for w in windows) for p in range(3)])
 

@@ -11,6 +11,7 @@ from streams.worker import app
 from streams.worker.commit import dead_letters
 from streams.worker.commit.incoming import Incoming, decode
 from streams.worker.metrics import Metrics
+from streams.worker.windows.task_versions import TaskVersions
 from tests.fakes.tiny_task import task
 from tests.streams.worker.support import batch
 
@@ -22,7 +23,7 @@ texts = st.binary(max_size=20) | st.sampled_from([v for _, v in HEADERS] + [b"dr
 def read(key: bytes | None, value: bytes | None, headers: object) -> EventBatch | Drop | str:
     incoming = Incoming(0, 0, key, value, headers)  # type: ignore[arg-type]
     try:
-        return decode(task, incoming)
+        return decode(TaskVersions(task), incoming)[1]
     except MalformedRecord as exc:
         dead_letters.of_message(task, incoming, exc)
         return exc.reason

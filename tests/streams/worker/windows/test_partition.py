@@ -40,7 +40,7 @@ def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
 ) -> None:
     """Any order and repetition of spans, event times all over, flushes in between."""
     position = StorePosition(taken={("d0", "e1"): IntervalSet((s, s) for s in stored)})
-    state = PartitionState(task, 0, position)
+    state = PartitionState(0, position)
     sealed: list[int] = []
     content: list[set[int]] = []
     committed = 0
@@ -48,7 +48,7 @@ def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
         offset = len(content)
         content.append(set(range(first, last + 1)))
         times = [at_s + 0.7 * i for i in range(last - first + 1)]
-        state.add_events(message(state, offset), batch("d0", first, times), 0.0)
+        state.add_events(task, message(state, offset), batch("d0", first, times), 0.0)
         if flush:
             closed = close(state, 0.0, 10**9)
             sealed += seqs_of(closed)
@@ -69,11 +69,13 @@ def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
 def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
     events: list[Span], drops: list[Span]
 ) -> None:
-    state = PartitionState(task, 0, StorePosition())
+    state = PartitionState(0, StorePosition())
     offset = 0
     have: set[int] = set()
     for first, last in events:
-        state.add_events(message(state, offset), batch("d0", first, [1.0] * (last - first + 1)), 0)
+        state.add_events(
+            task, message(state, offset), batch("d0", first, [1.0] * (last - first + 1)), 0
+        )
         have |= set(range(first, last + 1))
         offset += 1
     for first, last in drops:
@@ -86,14 +88,14 @@ def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
 
 
 def test_an_event_that_was_declared_dropped_is_scored_all_the_same() -> None:
-    state = PartitionState(task, 0, StorePosition())
+    state = PartitionState(0, StorePosition())
     state.add_drop(message(state, 0), Drop("d0", "e1", 0, 9, "full"))
-    state.add_events(message(state, 1), batch("d0", 4, [1.0, 1.0]), 0.0)
+    state.add_events(task, message(state, 1), batch("d0", 4, [1.0, 1.0]), 0.0)
     assert seqs_of(close(state, 1e9, 10**9)) == [4, 5]
 
 
 def test_a_drop_is_acknowledged_only_when_it_is_stored() -> None:
-    state = PartitionState(task, 0, StorePosition())
+    state = PartitionState(0, StorePosition())
     state.add_drop(message(state, 0), Drop("d0", "e1", 0, 2**62, "full"))
     drops = state.take_drops()
     assert state.acknowledgeable() == []
@@ -102,7 +104,7 @@ def test_a_drop_is_acknowledged_only_when_it_is_stored() -> None:
 
 
 def test_an_offset_that_comes_again_is_not_tracked_twice() -> None:
-    state = PartitionState(task, 0, StorePosition())
+    state = PartitionState(0, StorePosition())
     assert state.track(5, None) is not None
     assert state.track(5, None) is None
     assert state.track(9, None) is not None
@@ -110,16 +112,16 @@ def test_an_offset_that_comes_again_is_not_tracked_twice() -> None:
 
 
 def test_an_offset_from_before_the_first_ends_the_process() -> None:
-    state = PartitionState(task, 3, StorePosition())
+    state = PartitionState(3, StorePosition())
     state.track(5, None)
     with pytest.raises(ProcessFailed, match="partition 3: message 4 came after 5"):
         state.track(4, None)
 
 
 def test_short_memory_closes_the_windows_of_the_older_messages() -> None:
-    state = PartitionState(task, 0, StorePosition())
+    state = PartitionState(0, StorePosition())
     for offset in range(4):
-        state.add_events(message(state, offset), batch(f"d{offset}", 0, [1.0, 2.0]), 0.0)
+        state.add_events(task, message(state, offset), batch(f"d{offset}", 0, [1.0, 2.0]), 0.0)
     assert close(state, 0.0, 10**9) == []
     closed = state.relieve()
     assert [window.device for window in closed] == ["d0", "d1", "d2"]
@@ -129,13 +131,13 @@ def test_short_memory_closes_the_windows_of_the_older_messages() -> None:
 
 
 def test_a_flush_takes_so_many_rows_and_the_rest_in_order() -> None:
-    state = PartitionState(task, 0, StorePosition())
+    state = PartitionState(0, StorePosition())
     for n in range(4):
-        state.add_events(message(state, n), batch(f"d{n}", 0, [1.0, 2.0, 3.0]), 0.0)
+        state.add_events(task, message(state, n), batch(f"d{n}", 0, [1.0, 2.0, 3.0]), 0.0)
     assert [w.device for w in close(state, 1e9, 5)] == ["d0", "d1"]
     assert state.behind
-    state.add_events(message(state, 4), batch("d3", 3, [4.0]), 0.0)  # the same window as d3's
-    state.add_events(message(state, 5), batch("d0", 3, [4.0]), 0.0)
+    state.add_events(task, message(state, 4), batch("d3", 3, [4.0]), 0.0)  # the same window as d3's
+    state.add_events(task, message(state, 5), batch("d0", 3, [4.0]), 0.0)
     taken = close(state, 1e9, 10**9)
     assert [(w.device, w.rows) for w in taken] == [("d2", 3), ("d3", 3), ("d0", 1)]
     assert [(w.device, w.rows) for w in close(state, 1e9, 10**9)] == [("d3", 1)]
@@ -143,7 +145,7 @@ def test_a_flush_takes_so_many_rows_and_the_rest_in_order() -> None:
 
 
 def test_what_is_in_flight_is_weighed_until_it_is_acknowledged() -> None:
-    state = PartitionState(task, 0, StorePosition())
+    state = PartitionState(0, StorePosition())
     for offset, size in ((4, 100), (6, 50)):
         found = state.track(offset, None, size)
         assert found is not None
@@ -158,31 +160,31 @@ def test_what_is_in_flight_is_weighed_until_it_is_acknowledged() -> None:
 
 
 def test_an_event_from_the_future_is_taken_and_belongs_to_no_window() -> None:
-    state = PartitionState(task, 0, StorePosition())
+    state = PartitionState(0, StorePosition())
     first = message(state, 0)
-    state.add_events(first, batch("d0", 0, [1.0, 500.0, 2.0]), 0.0, believed_us=100 * SECOND)
+    state.add_events(task, first, batch("d0", 0, [1.0, 500.0, 2.0]), 0.0, believed_us=100 * SECOND)
     (piece,) = state.take_unbelieved()
     assert (piece.events.first, piece.rows, first.unsealed) == (1, 1, 3)
     assert seqs_of(close(state, 0.0, 10**9)) == []  # the watermark is that of what is believed
     assert [(d.first, d.last, d.reason) for d in state.refuse(piece, "why")] == [(1, 1, "why")]
     state.seal((piece,))
     assert seqs_of(close(state, 1e9, 10**9)) == [0, 2]
-    state.add_events(message(state, 1), batch("d0", 1, [500.0]), 0.0)
+    state.add_events(task, message(state, 1), batch("d0", 1, [500.0]), 0.0)
     assert seqs_of(close(state, 1e9, 10**9)) == []  # it is not tried again by itself
 
 
 def test_what_was_refused_is_taken_when_it_is_sent_again_and_declared_once() -> None:
-    state = PartitionState(task, 0, StorePosition())
-    state.add_events(message(state, 0), batch("d0", 0, [1.0] * 6), 0.0)
+    state = PartitionState(0, StorePosition())
+    state.add_events(task, message(state, 0), batch("d0", 0, [1.0] * 6), 0.0)
     (window,) = close(state, 1e9, 10**9)
     (piece,) = window.pieces
     state.add_drop(message(state, 1), Drop("d0", "e1", 8, 9, "full"))
     assert [(d.first, d.last) for d in state.refuse(piece, "why")] == [(0, 5)]
-    state.add_events(message(state, 2), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 2), batch("d0", 2, [1.0] * 2), 0.0, again=True)
     (window,) = close(state, 1e9, 10**9)
     assert seqs_of([window]) == [2, 3]
     assert state.refuse(window.pieces[0], "why") == []
-    state.add_events(message(state, 3), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 3), batch("d0", 2, [1.0] * 2), 0.0, again=True)
     assert seqs_of(close(state, 1e9, 10**9)) == [2, 3]
-    state.add_events(message(state, 4), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 4), batch("d0", 2, [1.0] * 2), 0.0, again=True)
     assert seqs_of(close(state, 1e9, 10**9)) == []  # not refused a third time: it is in a window

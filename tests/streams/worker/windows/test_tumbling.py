@@ -3,6 +3,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.contract.task import Task
 from streams.worker.windows.tumbling import DeviceWindows, Message, open_s, split
 from tests.fakes.tiny_task import task
 from tests.streams.worker.support import SECOND, batch
@@ -10,22 +11,22 @@ from tests.streams.worker.support import SECOND, batch
 # tiny: windows of 5 s, 1 s of lateness, closed after 2 s of silence
 
 
-def filled(times_s: list[float], now_s: float = 0.0) -> DeviceWindows:
-    windows = DeviceWindows(-1, now_s)
+def filled(times_s: list[float], now_s: float = 0.0, of: Task = task) -> DeviceWindows:
+    windows = DeviceWindows(of, -1, now_s)
     for piece in split(task, Message(0, None), batch("d0", 0, times_s)):
         windows.add(piece, now_s)
     return windows
 
 
 def test_a_window_closes_when_event_time_has_passed_its_end_and_the_lateness() -> None:
-    assert filled([0, 4.9, 6.0]).due(task, 0.0) == []
-    assert filled([0, 4.9, 6.1]).due(task, 0.0) == [0]
+    assert filled([0, 4.9, 6.0]).due(0.0) == []
+    assert filled([0, 4.9, 6.1]).due(0.0) == [0]
 
 
 def test_a_silent_device_closes_all_of_its_windows() -> None:
     windows = filled([0, 7], now_s=10.0)
-    assert windows.due(task, 11.9) == [0]
-    assert windows.due(task, 12.0) == [0, 5 * SECOND]
+    assert windows.due(11.9) == [0]
+    assert windows.due(12.0) == [0, 5 * SECOND]
 
 
 def test_a_window_closes_in_time_though_the_devices_event_time_stands_still() -> None:
@@ -35,14 +36,14 @@ def test_a_window_closes_in_time_though_the_devices_event_time_stands_still() ->
             windows.add(piece, 10.0 + number)
     last_s = 10.0 + open_s(task)
     windows.heard_s = last_s  # it is never silent
-    assert windows.due(task, last_s - 0.1) == []
-    assert windows.due(task, last_s) == [0]
+    assert windows.due(last_s - 0.1) == []
+    assert windows.due(last_s) == [0]
 
 
 def test_the_watermark_belongs_to_the_device() -> None:
     ahead, behind = filled([86_400]), filled([1])
-    assert ahead.due(task, 0.0) == []
-    assert behind.due(task, 0.0) == []
+    assert ahead.due(0.0) == []
+    assert behind.due(0.0) == []
 
 
 def test_rows_of_a_passed_window_are_due_at_once() -> None:
@@ -50,15 +51,15 @@ def test_rows_of_a_passed_window_are_due_at_once() -> None:
     windows.take(0)
     for piece in split(task, Message(1, None), batch("d0", 2, [3])):
         windows.add(piece, 0.0)
-    assert windows.due(task, 0.0) == [0]
+    assert windows.due(0.0) == [0]
     assert windows.watermark == 20 * SECOND
 
 
 def test_a_watermark_from_the_store_makes_old_rows_late() -> None:
-    windows = DeviceWindows(100 * SECOND, 0.0)
+    windows = DeviceWindows(task, 100 * SECOND, 0.0)
     for piece in split(task, Message(0, None), batch("d0", 0, [3])):
         windows.add(piece, 0.0)
-    assert windows.due(task, 0.0) == [0]
+    assert windows.due(0.0) == [0]
 
 
 @given(st.lists(st.floats(0, 60), min_size=1, max_size=30))
@@ -74,7 +75,7 @@ def test_splitting_keeps_every_row_in_its_window(times_s: list[float]) -> None:
 
 
 def test_the_pieces_of_a_window_are_taken_in_event_time() -> None:
-    windows = DeviceWindows(-1, 0.0)
+    windows = DeviceWindows(task, -1, 0.0)
     for first, time_s in ((5, 4.0), (9, 1.0), (2, 2.5)):
         for piece in split(task, Message(first, None), batch("d0", first, [time_s])):
             windows.add(piece, 0.0)
@@ -84,5 +85,5 @@ def test_the_pieces_of_a_window_are_taken_in_event_time() -> None:
 
 def test_lateness_is_the_tasks() -> None:
     patient = dataclasses.replace(task, lateness_s=30)
-    assert filled([0, 34]).due(patient, 0.0) == []
-    assert filled([0, 36]).due(patient, 0.0) == [0]
+    assert filled([0, 34], of=patient).due(0.0) == []
+    assert filled([0, 36], of=patient).due(0.0) == [0]
