@@ -9,15 +9,21 @@ before it is stored unless it has settings only, names this package's ClientApp,
 run's record says; so the code that runs is the device's own, whatever the SuperLink sends. The
 server gets Flower's error for an invalid bundle.
 
-The check is put around a private function of Flower's, whose version is pinned for it.
+And its SuperExec, the child that starts the ClientApps, is started again when it ends: Flower's
+SuperNode would go on without, and take messages that nobody answers.
+
+Both are put around private names of Flower's, whose version is pinned for it.
 """
 
 import hashlib
 import io
 import logging
+import subprocess
+import threading
+import time
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from streams.contract.errors import UsageError
@@ -26,6 +32,8 @@ CLIENT_APP = "edge_client.client_app:app"
 FILES = {"pyproject.toml", "README.md", ".info/CONTENT"}
 LARGEST = 100_000  # bytes of a bundle, and of each file in it
 APP, VERSION = "tidewheel", "1.0.0"  # as compose.launcher.flower_processes makes it
+
+AGAIN_S = 1.0  # before a SuperExec that has ended is started again
 
 log = logging.getLogger("flwr")  # where the SuperNode's own lines are
 
@@ -103,6 +111,22 @@ def guarded(pull: Callable[..., int | None], refuse: Callable[..., None]) -> Cal
     return guarded_pull
 
 
+class Kept:
+    """In place of `subprocess` in Flower's module: what is started there is kept running.
+
+    It ends by itself once this process is gone, whose id its command has.
+    """
+
+    def Popen(self, command: Sequence[str]) -> None:  # noqa: N802  # the name is subprocess's
+        threading.Thread(target=self._keep, args=(command,), name="superexec", daemon=True).start()
+
+    def _keep(self, command: Sequence[str]) -> None:
+        while True:
+            ended = subprocess.Popen(command).wait()
+            log.warning("the SuperExec has ended (%d) and is started again", ended)
+            time.sleep(AGAIN_S)
+
+
 def main() -> None:
     """Run Flower's SuperNode with the checks."""
     try:
@@ -118,6 +142,7 @@ def main() -> None:
         node._insert_message(reply, state, store)
 
     node._pull_and_store_message = guarded(node._pull_and_store_message, refuse)
+    vars(node)["subprocess"] = Kept()
     flower_supernode()
 
 
