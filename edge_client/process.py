@@ -57,5 +57,9 @@ def _serve_metrics(agent: Agent, settings: EdgeSettings) -> None:
     from streams.runtime.health import serve
 
     assert settings.metrics_port is not None
-    server = serve(DeviceMetrics(agent, settings.folder / "spool"), settings.metrics_port)
-    log.info("%s: metrics on 127.0.0.1:%d", settings.device, server.port)
+    server = serve(
+        DeviceMetrics(agent, settings.folder / "spool"),
+        settings.metrics_port,
+        settings.metrics_host,
+    )
+    log.info("%s: metrics on %s:%d", settings.device, settings.metrics_host, server.port)

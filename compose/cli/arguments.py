@@ -81,7 +81,15 @@ MetricsPort = Annotated[
     typer.Option(
         min=0,
         max=65_535,
-        help="Serve /metrics (Prometheus), /ready and /live on 127.0.0.1; 0: a free port.",
+        help="Serve /metrics (Prometheus), /ready and /live; 0: a free port.",
+    ),
+]
+MetricsHost = Annotated[
+    str,
+    typer.Option(
+        envvar="TIDEWHEEL_METRICS_HOST",
+        help="The address for --metrics-port. They know no password: name another than loopback "
+        "only on a network of your own.",
     ),
 ]
 Speed = Annotated[float, typer.Option(help="Replay speed: 1 is real time, 0 as fast as possible.")]

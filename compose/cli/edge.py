@@ -12,6 +12,7 @@ from compose.cli.arguments import (
     AsJson,
     Device,
     Kafka,
+    MetricsHost,
     MetricsPort,
     Speed,
     State,
@@ -26,6 +27,7 @@ from compose.cli.arguments import (
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import print_json
 from streams.contract.errors import UsageError
+from streams.runtime.health import HOST
 
 if TYPE_CHECKING:
     from edge_client.sources.mqtt import MqttSettings
@@ -122,6 +124,7 @@ def run(
         typer.Option(help="Which events are dropped first at the limit of --spool-mb."),
     ] = "oldest",
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = HOST,
     json: AsJson = False,
 ) -> None:
     """Run one device: infer, store events in the spool, send them, follow releases.
@@ -166,6 +169,7 @@ def run(
                 spool_drop,
             ),
             metrics_port=metrics_port,
+            metrics_host=metrics_host,
         )
     )
     if json:

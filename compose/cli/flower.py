@@ -1,17 +1,28 @@
-"""`tidewheel node`: the devices' SuperNodes that may connect."""
+"""Flower's own processes on the server: `tidewheel superlink` and `superexec`; and `node`, the
+SuperNodes of devices that may connect."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from compose.cli.arguments import DEFAULT_STATE, AsJson, State, SuperlinkCa, address
+from compose.cli.arguments import (
+    DEFAULT_STATE,
+    AsJson,
+    Kafka,
+    State,
+    SuperlinkCa,
+    address,
+    broker_from,
+)
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, print_json, say
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
+    from compose.launcher.broker import Launch
     from compose.security.node_registry import Nodes
 
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's name.")]
@@ -86,6 +97,58 @@ def remove(
     """Remove a device's SuperNode and its key; it ends within seconds."""
     _nodes(state, superlink, superlink_ca).remove(device)
     say(f"{device} is no longer registered")
+
+
+@app.command("proxy-certificate")
+def proxy_certificate(
+    host: Annotated[
+        str, typer.Argument(metavar="HOST", help="The name or address by which devices reach it.")
+    ],
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Create the TLS certificate of the proxy in front of the SuperLink, or renew one that ends
+    within a month. It is signed by the CA whose certificate every SuperNode gets."""
+    from compose.security.certificates import proxy_certificate
+
+    tls = proxy_certificate(StateDir(state).keys, host)
+    say(f"proxy     {tls.certificate} and {tls.key}")
+    say(f"devices   {tls.ca}")
+
+
+def superlink(
+    state: State = DEFAULT_STATE,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 8000,
+) -> None:
+    """Run Flower's SuperLink on loopback, with TLS and for SuperNodes with registered keys only.
+
+    Its certificates and its database are in the state folder. Devices reach it through a proxy, see
+    compose/proxy/nginx.conf; the SuperExec and the controller run on the same machine.
+    """
+    from compose.launcher import flower_processes
+    from compose.security.certificates import make_certificates
+
+    tls = make_certificates(StateDir(state).keys)
+    _become(flower_processes.superlink(state, port, tls))
+
+
+def superexec(
+    state: State = DEFAULT_STATE,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The SuperLink's.")] = 8000,
+    kafka: Kafka = None,
+) -> None:
+    """Run Flower's SuperExec, which starts the server's part of each federated run, beside the
+    SuperLink of the same state folder."""
+    from compose.launcher import flower_processes
+    from compose.security.certificates import make_certificates
+
+    extra = {"TIDEWHEEL_KAFKA": broker_from(kafka).bootstrap}
+    tls = make_certificates(StateDir(state).keys)
+    _become(flower_processes.superexec(state, port, extra, tls.ca))
+
+
+def _become(launch: "Launch") -> None:
+    """Go on as this process, so that signals reach it."""
+    os.execve(launch.argv[0], launch.argv, {**os.environ, **launch.env})
 
 
 def _nodes(state: Path, superlink: str | None, ca: Path | None) -> "Nodes":

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from compose.cli import dead_letters, edge, jobs, keys, models, nodes, server, tasks, views
+from compose.cli import dead_letters, edge, flower, jobs, keys, models, server, tasks, views
 from compose.cli.arguments import (
     DEFAULT_STATE,
     STAGES,
@@ -78,9 +78,14 @@ app.add_typer(
     name="models",
     help="The versions in the registry: list, show, verify, diff, promote, rollback, prune.",
 )
-app.add_typer(nodes.app, name="node", help="The SuperNodes that may connect: add, list, remove.")
+app.add_typer(
+    flower.app,
+    name="node",
+    help="The SuperNodes that may connect: add, list, remove, proxy-certificate.",
+)
 for command in (
-    views.releases, views.timeline, server.worker, server.teacher, server.controller, server.train
+    views.releases, views.timeline, server.worker, server.teacher, server.controller, server.train,
+    flower.superlink, flower.superexec,
 ):  # fmt: skip
     app.command()(command)
 

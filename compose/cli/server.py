@@ -13,6 +13,7 @@ from compose.cli.arguments import (
     DEFAULT_STATE,
     STAGES,
     Kafka,
+    MetricsHost,
     MetricsPort,
     Partitions,
     RegistryPlace,
@@ -41,6 +42,7 @@ from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.health import HOST
 
 
 def worker(
@@ -90,6 +92,7 @@ def worker(
         ),
     ] = None,
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = HOST,
 ) -> None:
     """Run a scoring worker: close event-time windows and score them with the teacher.
 
@@ -120,6 +123,7 @@ def worker(
             buffer_bytes=buffer_mb * 1_000_000,
             keep_days=keep_days,
             metrics_port=metrics_port,
+            metrics_host=metrics_host,
         )
     )
 
@@ -198,6 +202,7 @@ def controller(
         typer.Option(metavar="FROM-TO", help="No run starts then, as 22:00-06:00, local time."),
     ] = None,
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = HOST,
 ) -> None:
     """Start federated runs when needed, and roll models out to the devices or back.
 
@@ -256,6 +261,7 @@ def controller(
             runs_per_day=runs_per_day,
             quiet=quiet,
             metrics_port=metrics_port,
+            metrics_host=metrics_host,
         ),
         stop,
     )

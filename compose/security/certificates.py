@@ -4,6 +4,7 @@
     <state>/keys/superlink/ca.key      the CA's private key, 0600
     <state>/keys/superlink/server.pem  for localhost and 127.0.0.1, signed by the CA
     <state>/keys/superlink/server.key  its private key, 0600
+    <state>/keys/superlink/<host>.pem, .key   the same for a proxy that devices reach by this name
 
 All PEM, the keys on P-256 (PKCS 8, no password). The CA is valid for ten years, the server
 certificate for a year; it is renewed when less than a month is left.
@@ -11,6 +12,8 @@ certificate for a year; it is renewed when less than a month is left.
 
 import datetime
 import ipaddress
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,8 @@ SERVER_LASTS = datetime.timedelta(days=365)
 LEFT = datetime.timedelta(days=30)
 CLOCKS = datetime.timedelta(hours=1)  # by which a client's clock may be behind
 HOSTS = ("localhost", "127.0.0.1")
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
+RESERVED = ("ca", "server")  # names of files
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,25 @@ def make_certificates(keys: Path, now: datetime.datetime | None = None) -> Tls:
 
     Raises UsageError if existing files are unreadable.
     """
+    return _certificate(keys, "server", HOSTS, now or datetime.datetime.now(datetime.UTC))
+
+
+def proxy_certificate(keys: Path, host: str, now: datetime.datetime | None = None) -> Tls:
+    """Create or renew, as above, the certificate of a proxy in front of the SuperLink; `host` is
+    the name or address by which devices reach it. Raises UsageError if that is none."""
+    if not HOST_NAME.fullmatch(host) or host in RESERVED:
+        raise UsageError(f"{host!r} is not the name or address of a host")
+    return _certificate(keys, host, (host,), now or datetime.datetime.now(datetime.UTC))
+
+
+def _certificate(keys: Path, name: str, hosts: Sequence[str], now: datetime.datetime) -> Tls:
     folder = keys.absolute() / "superlink"
-    now = now or datetime.datetime.now(datetime.UTC)
-    tls = Tls(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    tls = Tls(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
     try:
         ca, ca_key = _authority(folder, now)
         if not _still_good(tls, ca, now):
             key = ec.generate_private_key(ec.SECP256R1())
-            certificate = _server_certificate(key.public_key(), ca, ca_key, now)
+            certificate = _server_certificate(key.public_key(), hosts, ca, ca_key, now)
             write_private_key(key, tls.key)
             write_atomic(tls.certificate, certificate.public_bytes(serialization.Encoding.PEM))
     except (OSError, ValueError, TypeError) as exc:
@@ -105,12 +121,12 @@ def _still_good(tls: Tls, ca: x509.Certificate, now: datetime.datetime) -> bool:
 
 def _server_certificate(
     key: ec.EllipticCurvePublicKey,
+    hosts: Sequence[str],
     ca: x509.Certificate,
     ca_key: ec.EllipticCurvePrivateKey,
     now: datetime.datetime,
 ) -> x509.Certificate:
-    host, address = HOSTS
-    names = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address(address))]
+    names = [_general_name(host) for host in hosts]
     return (
         _builder(_name("Tidewheel SuperLink"), ca.subject, key, now, SERVER_LASTS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -123,6 +139,13 @@ def _server_certificate(
         )
         .sign(ca_key, hashes.SHA256())
     )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _builder(

@@ -8,6 +8,7 @@ from federation.controller.flwr_cli import ConfigValue, Submission
 from federation.controller.quiet_hours import QuietHours
 from federation.rollout.rollout import Plan
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.health import HOST
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,4 @@ class ControllerSettings:
     runs_per_day: int | None = None
     quiet: QuietHours | None = None
     metrics_port: int | None = None
+    metrics_host: str = HOST

@@ -1,21 +1,26 @@
 """Kafka connection settings, shared by all clients."""
 
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SECRETS = Path("/run/secrets")  # of a container
 
 
 class BrokerSettings(BaseSettings):
     """Address and security settings of Kafka, and the copies of topics that we create.
 
     `bootstrap` (HOST:PORT, comma separated) is read from TIDEWHEEL_KAFKA, every other field from
-    TIDEWHEEL_KAFKA_<FIELD>. replication, min_insync: None for what the cluster can give.
+    TIDEWHEEL_KAFKA_<FIELD>, or in a container from /run/secrets/tidewheel_kafka_<field>.
+    replication, min_insync: None for what the cluster can give.
     """
 
     model_config = SettingsConfigDict(
         env_prefix="TIDEWHEEL_KAFKA_",
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
         frozen=True,
         validate_by_name=True,
         validate_by_alias=True,

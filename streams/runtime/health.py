@@ -1,6 +1,7 @@
-"""Metrics, readiness and liveness over HTTP on loopback.
+"""Metrics, readiness and liveness over HTTP, on loopback unless another address is asked for.
 
-For a scraper or supervisor on the same machine; use a proxy to reach them from elsewhere.
+They are not encrypted and ask for no password: elsewhere than on loopback they belong on a network
+that the scraper alone reaches.
 
     /metrics   the metrics in Prometheus' text format
     /ready     200 or 503
@@ -38,7 +39,7 @@ class HealthSource(Protocol):
 
 
 class HealthServer(ThreadingTCPServer):
-    """A server on loopback that answers until `close`; `port` is its actual port.
+    """A server that answers until `close`; `port` is its actual port.
 
     Not an http.server.HTTPServer, which asks the resolver for the machine's name at start.
     """
@@ -46,9 +47,9 @@ class HealthServer(ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, source: HealthSource, port: int) -> None:
+    def __init__(self, source: HealthSource, port: int, host: str = HOST) -> None:
         self.source = source
-        super().__init__((HOST, port), _Handler)
+        super().__init__((host, port), _Handler)
         self.port = int(self.server_address[1])
         threading.Thread(
             target=self.serve_forever, args=(CLOSE_S,), name="metrics", daemon=True
@@ -92,12 +93,12 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
 
-def serve(source: HealthSource, port: int) -> HealthServer:
+def serve(source: HealthSource, port: int, host: str = HOST) -> HealthServer:
     """Start a HealthServer; port 0 picks a free one. Raise UsageError if the port is taken."""
     try:
-        return HealthServer(source, port)
+        return HealthServer(source, port, host)
     except (OSError, OverflowError) as exc:
         why = (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
         raise UsageError(
-            f"metrics cannot be served on {HOST}:{port} ({why}): name another port, or 0 for any"
+            f"metrics cannot be served on {host}:{port} ({why}): name another port, or 0 for any"
         ) from exc

@@ -57,9 +57,10 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     store = DeltaStore(settings.store)
     failpoint = read_failpoint(environ)
     metrics = Metrics()
-    server = None if settings.metrics_port is None else serve(metrics, settings.metrics_port)
-    if server is not None:
-        log.info("worker %s: metrics on 127.0.0.1:%d", settings.instance, server.port)
+    if settings.metrics_port is not None:
+        server = serve(metrics, settings.metrics_port, settings.metrics_host)
+        where = f"{settings.metrics_host}:{server.port}"
+        log.info("worker %s: metrics on %s", settings.instance, where)
     wait_for_topics(task, settings, metrics)
     teachers = [offers.first(metrics), *others]
     upkeep = Maintenance(settings.store, settings.upkeep_every, metrics, settings.keep_days)

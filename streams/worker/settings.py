@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.health import HOST
 
 MAX_THREADS = 4
 
@@ -46,3 +47,4 @@ class WorkerSettings:
     upkeep_every: int = 256
     keep_days: float | None = None
     metrics_port: int | None = None
+    metrics_host: str = HOST

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from compose.security.certificates import SERVER_LASTS, Tls, make_certificates
+from compose.security.certificates import (
+    SERVER_LASTS,
+    Tls,
+    make_certificates,
+    proxy_certificate,
+)
 from streams.contract.errors import UsageError
 
 
@@ -95,3 +101,23 @@ def test_a_damaged_file_is_named(tls: Tls, tmp_path: Path) -> None:
     tls.ca.write_text("nothing")
     with pytest.raises(UsageError, match=r"superlink cannot be used: .*: remove the folder"):
         make_certificates(tmp_path)
+
+
+def test_a_proxys_certificate_is_for_its_name_by_the_same_authority(tmp_path: Path) -> None:
+    superlink = make_certificates(tmp_path)
+    for host in ("proxy.example.org", "192.0.2.7"):
+        tls = proxy_certificate(tmp_path, host)
+        assert tls.ca == superlink.ca
+        found = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
+        found.verify_directly_issued_by(x509.load_pem_x509_certificate(tls.ca.read_bytes()))
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert [str(name.value) for name in names] == [host]
+        assert stat.S_IMODE(tls.key.stat().st_mode) == 0o600
+        assert proxy_certificate(tmp_path, host) == tls
+        assert tls.certificate.read_bytes() == found.public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize("host", ["", "../ca", "a/b", "-a", "ca", "server", "a b"])
+def test_what_is_no_hosts_name_is_refused(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not the name or address of a host"):
+        proxy_certificate(tmp_path, host)
