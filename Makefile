@@ -1,11 +1,13 @@
 # make demo   the whole loop on real data, with 6 devices
 # make drift-demo  phones are remounted, the fleet detects the drift and recovers, some minutes
 # make test   format, lint, types, and the tests but for the long ones of make chaos
+# make up     the whole loop in containers; make down takes it down, volumes and all with VOLUMES=1
 # make docs   build the documentation into .tidewheel/site, without network
 # make coverage  the tests again, with what they reach
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make test-install  the built wheel and its extras in virtualenvs of their own, some minutes
+# make test-docker  compose/docker/compose.yaml as it is, on images made here, about 8 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-streams   measure the worker, about 16 minutes; see docs/benchmarks/index.md
 # make bench-edge      measure a device's agent, about 10 minutes
@@ -22,11 +24,11 @@ NVFLARE := .tidewheel/bench/nvflare
 # Four minutes, and more where its first model has to be trained; the others wait for a minute until
 # Flower lets a node in again. Part of chaos, not of test.
 RECOVERY := tests/e2e/test_recovery.py
-LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore tests/chaos/test_up.py --ignore tests/install $(addprefix --deselect tests/chaos/test_rounds.py::, \
+LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore tests/chaos/test_up.py --ignore tests/install --ignore tests/docker $(addprefix --deselect tests/chaos/test_rounds.py::, \
 	test_a_supernode_that_is_killed_in_a_round test_a_trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo test test-install mutants coverage chaos check format docs clean bench-streams bench-edge \
+.PHONY: install demo drift-demo up down test test-install test-docker mutants coverage chaos check format docs clean bench-streams bench-edge \
 	bench-federation bench-release bench-pedestrians soak bench-soak
 
 install: .venv/installed
@@ -50,12 +52,22 @@ drift-demo: install
 	rm -rf .tidewheel/drift-demo
 	$(BIN)/python -m examples.drift.demo --state .tidewheel/drift-demo
 
+COMPOSE := docker compose --file compose/docker/compose.yaml
+
+# OPTIONS: such as --env-file my.env
+up:
+	$(COMPOSE) $(OPTIONS) up --build --detach
+	@echo 'status: $(COMPOSE) exec controller sh -c '"'"'tidewheel status "$$TASK" --state /state'"'"
+
+down:
+	$(COMPOSE) $(OPTIONS) down $(if $(VOLUMES),--volumes)
+
 # Two processes of two cores: threads of torch would only wait for each other.
-test: check .venv/servers/installed .venv/nginx
+test: check .venv/servers/installed .venv/nginx .venv/promtool
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
-coverage: install .venv/servers/installed .venv/nginx
+coverage: install .venv/servers/installed .venv/nginx .venv/promtool
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --cov \
 		--cov-report=term:skip-covered
 
@@ -69,9 +81,23 @@ coverage: install .venv/servers/installed .venv/nginx
 		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends nginx-light; } >$@ 2>&1 || \
 		echo "nginx is missing and apt-get cannot install it: see $@"
 
+# For the tests of compose/monitoring: Prometheus' own checker of rules.
+.venv/promtool: .venv/installed
+	command -v promtool >$@ || \
+		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends prometheus; } >$@ 2>&1 || \
+		echo "promtool is missing and apt-get cannot install it: see $@"
+
 # The built wheel and its extras in virtualenvs of their own, about 5 minutes.
 test-install: install
 	$(BIN)/pytest tests/install
+
+# As root: it starts a Docker where none answers, and makes images without a registry.
+test-docker: install .venv/docker
+	$(BIN)/pytest tests/docker
+
+.venv/docker: .venv/installed
+	{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends docker.io docker-compose \
+		docker-buildx debootstrap iptables curl; } >$@.log 2>&1 && touch $@
 
 chaos: install
 	TIDEWHEEL_CHAOS=long $(BIN)/pytest tests/chaos $(RECOVERY)

@@ -27,10 +27,10 @@ PREFIX = "tidewheel_edge"
 
 
 class DeviceMetrics(Collector):
-    """The metrics of one agent; `spool` is the folder of its spool."""
+    """The metrics of one agent; `spool` is the folder of its spool, `limit` its cap in bytes."""
 
-    def __init__(self, agent: "Agent", spool: Path) -> None:
-        self._agent, self._spool = agent, spool
+    def __init__(self, agent: "Agent", spool: Path, limit: int) -> None:
+        self._agent, self._spool, self._limit = agent, spool, limit
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -59,6 +59,7 @@ class DeviceMetrics(Collector):
         name, text = f"{PREFIX}_answer_seconds", "Latency of the last 1,000 answers."
         yield _labelled(GaugeMetricFamily(name, text, labels=["quantile"]), quantiles)
         yield _gauge("spool_bytes", "Size of the spool's files.", _size(self._spool))
+        yield _gauge("spool_limit_bytes", "Size at which events are dropped.", self._limit)
         yield _gauge("connected", "1 while the uplink has a broker.", self._agent.connected)
         yield _gauge("error", "1 while an error is being retried.", bool(state.error))
 

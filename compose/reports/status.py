@@ -22,12 +22,12 @@ from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
+from streams.fleet.silence import is_silent
 from streams.fleet.view import RATE_S, FleetView
 from streams.fleet.wording import failure, round_line, share
 from streams.kafka.settings import BrokerSettings
 
 ROWS, CALM = 50, 4  # of the table; the rank of a device that is as it should be
-SILENT_S, MISSED = 15.0, 3  # a device is silent after so long, and so many heartbeats
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
 
 
@@ -51,8 +51,7 @@ class Status:
 
     def silent(self, state: DeviceState) -> bool:
         """Whether a device that should be heard of is not."""
-        age_s = self.now_s - state.time_us / 1e6
-        return state.phase != "stopped" and age_s > max(SILENT_S, MISSED * state.heartbeat_s)
+        return is_silent(state, self.now_s)
 
     @property
     def alarms(self) -> dict[str, str]:

@@ -59,7 +59,7 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
     failpoint = read_failpoint(os.environ)
     controller = Controller(settings, load_task(settings.task_ref), failpoint=failpoint)
     if settings.metrics_port is not None:
-        _serve_metrics(controller, settings.metrics_port, settings.metrics_host)
+        _serve_metrics(controller, settings)
     failures = 0
     while not stop.is_set():
         began = time.monotonic()
@@ -294,14 +294,15 @@ class Controller:
             self._looked = -LOOK_S  # the run has decided: read the registry at once
 
 
-def _serve_metrics(controller: Controller, port: int, host: str) -> None:
+def _serve_metrics(controller: Controller, settings: ControllerSettings) -> None:
     """Serve metrics until the process ends."""
     from federation.controller.metrics import FederationMetrics
     from streams.runtime.health import serve
 
-    controller.metrics = metrics = FederationMetrics()
-    server = serve(metrics, port, host)
-    log.info("metrics on %s:%d", host, server.port)
+    assert settings.metrics_port is not None
+    controller.metrics = metrics = FederationMetrics(certificates=settings.certificates)
+    server = serve(metrics, settings.metrics_port, settings.metrics_host)
+    log.info("metrics on %s:%d", settings.metrics_host, server.port)
 
 
 def _close(producer: Producer) -> None:

@@ -5,8 +5,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
@@ -15,6 +17,7 @@ from prometheus_client.registry import Collector
 from federation.registry.registry import Registry
 from streams.contract.decisions import Decision, Release
 from streams.contract.documents import DeviceState, RoundEvent
+from streams.fleet.silence import is_silent
 
 PREFIX = "tidewheel_federation"
 SEEN = 20_000  # events of runs: more than a view of the fleet keeps
@@ -29,13 +32,16 @@ LAST = {
 
 
 class FederationMetrics(Collector):
-    """Counters since the beginning of the topic, and since the first decision."""
+    """Counters since the beginning of the topic, and since the first decision. certificates: PEM
+    files whose end is told; those that are not there are left out."""
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        certificates: Sequence[Path] = (),
     ) -> None:
+        self._certificates = certificates
         self._clock, self._wall, self._lock = clock, wall, threading.Lock()
         self._looked = -SILENT_S
         self._leading = False
@@ -112,7 +118,7 @@ class FederationMetrics(Collector):
         with self._lock:
             runs, rounds, updates = dict(self._runs), dict(self._rounds), dict(self._updates)
             last, going = dict(self._last_values), len(self._going)
-            rollout = list(self._rollout())
+            rollout, fleet = list(self._rollout()), list(self._fleet())
         yield _counter("runs", "Runs that have finished.", ["outcome"], runs)
         yield _counter("rounds", "Rounds, by outcome.", ["outcome"], rounds)
         text = "Updates of devices: admitted; refused, with the reason; failed."
@@ -122,6 +128,34 @@ class FederationMetrics(Collector):
             if name in last:
                 yield GaugeMetricFamily(f"{PREFIX}_{name}", text, last[name])
         yield from rollout
+        yield from fleet
+        name, text = (
+            "tidewheel_certificate_not_after_seconds",
+            "When a certificate ends, Unix time.",
+        )
+        ends = GaugeMetricFamily(name, text, labels=["file"])
+        for path in self._certificates:
+            if (end := not_after_s(path)) is not None:
+                ends.add_metric([path.name], end)
+        yield ends
+
+    def _fleet(self) -> Iterator[Metric]:
+        """Yield what the devices say of themselves, added up."""
+        states, now_s = self._devices.values(), self._wall()
+        silent = [is_silent(state, now_s) for state in states]
+        rates = [
+            0.0 if quiet or s.phase == "stopped" else s.events_per_s
+            for s, quiet in zip(states, silent, strict=True)
+        ]
+        for name, text, value in (
+            ("fleet_devices", "Devices that were heard of.", len(states)),
+            ("fleet_silent", "Devices that should be heard of and are not.", sum(silent)),
+            ("fleet_events_per_second", "Events that devices produce.", sum(rates)),
+            ("fleet_pending", "Events that wait in spools.", sum(s.pending for s in states)),
+            ("fleet_dropped", "Events that devices have declared dropped, in their present epochs.",
+             sum(sum(state.dropped.values()) for state in states)),
+        ):  # fmt: skip
+            yield GaugeMetricFamily(f"tidewheel_{name}", text, value)
 
     def _rollout(self) -> Iterator[Metric]:
         """Yield the metrics of the decisions, and of the devices that refuse them."""
@@ -151,6 +185,14 @@ class FederationMetrics(Collector):
                 who = [s for s in self._devices.values() if ref.model in s.refused]
                 gauge.add_metric([ref.model], len(who))
         yield gauge
+
+
+def not_after_s(path: Path) -> float | None:
+    """Return the end of the first certificate in a PEM file, Unix time; None if there is none."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return None
 
 
 def _counter(

@@ -38,3 +38,10 @@ class ControllerSettings:
     quiet: QuietHours | None = None
     metrics_port: int | None = None
     metrics_host: str = HOST
+
+    @property
+    def certificates(self) -> list[Path]:
+        """The certificates of the state folder, and those with which Kafka is reached."""
+        own = sorted((self.state / "keys" / "superlink").glob("*.pem"))
+        named = (self.broker.cafile, self.broker.certfile)
+        return own + [Path(name) for name in named if name]

@@ -266,7 +266,7 @@ def metric_names() -> set[str]:
     worker_metrics.dropped("x", 1)
     worker_metrics.lag(0, 0)
     worker_metrics.teacher("1-00000000")
-    texts = [worker_metrics.text(), device.DeviceMetrics(Agent(), ROOT / "docs").text()]
+    texts = [worker_metrics.text(), device.DeviceMetrics(Agent(), ROOT / "docs", 1).text()]
     texts.append(controller.FederationMetrics().text())
     found = {
         name
@@ -278,7 +278,8 @@ def metric_names() -> set[str]:
     source = Path(controller.__file__).read_text()
     found |= {f"{prefix}_{name}" for name in controller.LAST}
     for name in re.findall(r"\{PREFIX\}_(\w+)\"|^ +\(?\"(\w+)\", \"[A-Z]", source, re.M):
-        found.add(f"{prefix}_{name[0] or name[1]}")
+        if not name[1].startswith("fleet_"):  # those have another prefix, and are exported above
+            found.add(f"{prefix}_{name[0] or name[1]}")
     return found
 
 

@@ -50,7 +50,7 @@ def test_each_number_of_the_state_is_told(tmp_path: Path) -> None:
     agent = Agent()
     (tmp_path / "1.seg").write_bytes(b"x" * 70)
     (tmp_path / "position.0").write_bytes(b"x" * 30)
-    metrics = DeviceMetrics(agent, tmp_path)
+    metrics = DeviceMetrics(agent, tmp_path, 1000)
     agent.told = agent.told.model_copy(
         update={
             "produced": 10, "delivered": 5, "pending": 2, "dropped": {"full": 2, "metered": 1},
@@ -72,13 +72,13 @@ def test_each_number_of_the_state_is_told(tmp_path: Path) -> None:
         ("answer_seconds", "0.5"): 0.00025, ("answer_seconds", "0.99"): 0.001,
         ("training",): 1, ("training_held_back",): 0, ("refused_models",): 1,
         ("personal_copy_answers",): 0,
-        ("spool_bytes",): 100, ("connected",): 0, ("error",): 1,
+        ("spool_bytes",): 100, ("spool_limit_bytes",): 1000, ("connected",): 0, ("error",): 1,
     }  # fmt: skip
 
 
 def test_a_new_version_is_told_alone(tmp_path: Path) -> None:
     agent = Agent()
-    metrics = DeviceMetrics(agent, tmp_path)
+    metrics = DeviceMetrics(agent, tmp_path, 1000)
     metrics.text()
     agent.told = agent.told.model_copy(update={"active": "4-dddddddd"})
     found = [labels for name, labels in numbers(metrics.text().decode()) if name.endswith("_info")]

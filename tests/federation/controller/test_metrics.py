@@ -1,11 +1,14 @@
 """What Prometheus is told of runs, counted once however often the topic is read."""
 
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
+from compose.security.certificates import make_certificates
 from federation.controller.metrics import SILENT_S, FederationMetrics
 from federation.registry import manual
 from streams.contract.documents import DeviceState, RoundEvent, RoundKind
@@ -46,8 +49,9 @@ LINES = {
 
 def told(metrics: FederationMetrics) -> set[str]:
     lines = metrics.text().decode().splitlines()
-    found = {line for line in lines if not line.startswith("#") and "_created" not in line}
-    return found - {"tidewheel_federation_leads 0.0"}
+    found = {line for line in lines if "_created" not in line}
+    of_runs = {line for line in found if line.startswith("tidewheel_federation")}
+    return of_runs - {"tidewheel_federation_leads 0.0"}
 
 
 def test_each_event_counts_once_whatever_is_read_again() -> None:
@@ -136,3 +140,35 @@ def heard(device: str, refused: str) -> DeviceState:
         device=device, task="tiny", time_us=1, epoch="e", active="1-a", produced=0, delivered=0,
         pending=0, refused={refused: "late"},
     )  # fmt: skip
+
+
+def test_the_fleet_is_told_added_up_and_silent_devices_are_counted() -> None:
+    metrics = FederationMetrics(lambda: 0.0, lambda: 100.0)
+    for device, time_s, phase in (
+        ("d0", 99, "running"),
+        ("d1", 20, "running"),
+        ("d2", 1, "stopped"),
+    ):
+        state = heard(device, "9-00000000")
+        told_at = {"time_us": time_s * 1_000_000, "phase": phase, "events_per_s": 5.0, "pending": 2}
+        metrics.heard(state.model_copy(update={**told_at, "dropped": {"spool-full": 3}}))
+    lines = metrics.text().decode().splitlines()
+    assert {line for line in lines if line.startswith("tidewheel_fleet")} == {
+        "tidewheel_fleet_devices 3.0",
+        "tidewheel_fleet_silent 1.0",
+        "tidewheel_fleet_events_per_second 5.0",
+        "tidewheel_fleet_pending 6.0",
+        "tidewheel_fleet_dropped 9.0",
+    }
+
+
+def test_the_end_of_each_certificate_is_told_and_what_is_none_is_left_out(tmp_path: Path) -> None:
+    tls = make_certificates(tmp_path)
+    (tmp_path / "superlink" / "noise.pem").write_text("noise")
+    paths = sorted((tmp_path / "superlink").glob("*.pem"))
+    lines = FederationMetrics(certificates=[*paths, tmp_path / "gone.pem"]).text().decode()
+    found = x509.load_pem_x509_certificate(tls.certificate.read_bytes()).not_valid_after_utc
+    name = "tidewheel_certificate_not_after_seconds"
+    ends = dict(re.findall(rf'{name}{{file="(.*)"}} (.*)', lines))
+    assert ends.keys() == {"ca.pem", "server.pem"}
+    assert float(ends["server.pem"]) == found.timestamp()

@@ -1,0 +1,226 @@
+"""compose/docker/compose.yaml as it is: the loop closes in containers, survives SIGKILL, keeps its
+account, runs nothing as root and opens nothing that it should not.
+
+Part of `make test-docker`, about 6 minutes.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docker.machine import REPOSITORY, docker, images, run
+from tests.streams.worker.support import until
+
+FILE = REPOSITORY / "compose" / "docker" / "compose.yaml"
+DEVICES = ("device-1", "device-2", "device-3")
+ONCE = {"prepare", "enrol"}
+TASK = "/task/demo.py:task"
+ADDRESS = "http://127.0.0.1:9090"
+
+pytestmark = pytest.mark.timeout(1500)
+
+
+@dataclass
+class Loop:
+    """The project, taken down with its volumes at the end."""
+
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def compose(self, *words: str) -> str:
+        file = ["docker", "compose", "--file", str(FILE), "--project-name", "tidewheel-test"]
+        return run(*file, *words, env={**os.environ, **self.environ})
+
+    def containers(self, service: str) -> list[str]:
+        return self.compose("ps", "--quiet", service).split()
+
+    def inside(self, service: str, *words: str) -> str:
+        return run("docker", "exec", self.containers(service)[0], *words)
+
+    def status(self) -> dict[str, Any]:
+        found = self.inside(
+            "controller", "tidewheel", "status", TASK, "--state", "/state", "--json"
+        )
+        return dict(json.loads(found))
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        return dict(json.loads(run("docker", "inspect", container))[0])
+
+    def kill(self, container: str) -> None:
+        """SIGKILL from outside, which Docker takes for a crash; wait until it runs again."""
+        before = self.inspect(container)["State"]["Pid"]
+        os.kill(before, signal.SIGKILL)
+
+        def again() -> bool:
+            state = self.inspect(container)["State"]
+            return bool(state["Running"]) and state["Pid"] not in (0, before)
+
+        until(again, f"{container} runs again", 60)
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    folder = tmp_path_factory.mktemp("docker")
+    with docker(folder):
+        made = Loop(
+            folder, {**images(folder), "IMAGES": "tidewheel-test", "PROXY_PORT": "127.0.0.1:0"}
+        )
+        try:
+            made.compose("build")
+            made.compose("up", "--detach", "--no-build")
+            yield made
+        finally:
+            logs = made.compose("logs", "--no-color")
+            (folder / "compose.log").write_text(logs)
+            made.compose("down", "--volumes", "--timeout", "5")
+
+
+def served(loop: Loop) -> int:
+    """The number of the version that all devices serve."""
+    names = {device["active"] for device in loop.status()["devices"]}
+    return min((int(name.split("-")[0]) for name in names), default=0)
+
+
+def test_the_loop_closes_and_a_kill_of_worker_and_broker_loses_and_doubles_nothing(
+    loop: Loop,
+) -> None:
+    until(lambda: served(loop) > 1, "every device serves what the fleet has learned", 600)
+    before = {device["device"]: device for device in loop.status()["devices"]}
+    loop.kill(loop.containers("kafka")[0])
+    loop.kill(loop.containers("worker")[0])
+
+    def counts() -> dict[str, dict[str, Any]]:
+        return {device["device"]: device for device in loop.status()["devices"]}
+
+    def go_on() -> bool:
+        try:
+            now = counts()
+        except AssertionError:  # the broker is not back yet
+            return False
+        return all(now[name]["delivered"] > before[name]["delivered"] + 100 for name in DEVICES)
+
+    until(go_on, "all devices deliver again", 180)
+    loop.compose("stop", *DEVICES)  # each drains its spool
+    last = counts()
+    assert {name: last[name]["pending"] for name in DEVICES} == dict.fromkeys(DEVICES, 0)
+    assert all(last[name]["dropped"] == {} for name in DEVICES)
+
+    def stored() -> dict[str, tuple[int, int]]:
+        sql = (
+            "select device, count(*) n, count(distinct (epoch, seq)) once from scores group by all"
+        )
+        text = loop.inside(
+            "worker", "tidewheel", "query", sql, "--store", "/store/tables", "--json"
+        )
+        rows = [json.loads(line) for line in text.splitlines()]
+        return {row["device"]: (row["n"], row["once"]) for row in rows}
+
+    wanted = {name: (last[name]["produced"],) * 2 for name in DEVICES}
+    until(lambda: stored() == wanted, f"the store has {wanted}", 120)
+
+
+def test_every_panel_and_rule_has_data_and_an_alert_fires(loop: Loop) -> None:
+    """On Prometheus as it is scraped there; before anything is taken down."""
+
+    def ask(expr: str) -> str:
+        return loop.inside("prometheus", "promtool", "query", "instant", ADDRESS, expr).strip()
+
+    monitoring = REPOSITORY / "compose" / "monitoring"
+    loop.compose("start", *DEVICES)  # they may have been drained above
+    panels = [
+        (path.stem, panel["title"], target["expr"])
+        for path in sorted((monitoring / "grafana" / "dashboards").glob("*.json"))
+        for panel in json.loads(path.read_text())["panels"]
+        for target in panel["targets"]
+    ]
+    assert len(panels) > 20
+    for panel in panels:
+        until(lambda panel=panel: ask(panel[2]) != "", f"{panel} has data", 120)  # type: ignore[misc]
+    records = re.findall(r"record: (\S+)", (monitoring / "rules.yaml").read_text())
+    assert {name for name in records if not ask(name)} == set()
+    assert ask('ALERTS{alertname="TidewheelNoWorker", alertstate="firing"}') == ""
+    loop.compose("stop", "worker")
+    firing = 'ALERTS{alertname="TidewheelNoWorker", alertstate="firing"}'
+    until(lambda: ask(firing) != "", "the alert fires", 180)
+    loop.compose("start", "worker")
+    until(lambda: ask(firing) == "", "the alert ends", 120)
+
+
+def test_nothing_runs_as_root_or_may_write_to_its_image(loop: Loop) -> None:
+    for container in loop.compose("ps", "--quiet").split():
+        found = loop.inspect(container)
+        assert found["HostConfig"]["ReadonlyRootfs"], found["Name"]
+        assert found["HostConfig"]["CapDrop"] == ["ALL"], found["Name"]
+        users = run("docker", "top", container, "-eo", "pid,uid").split()[3::2]
+        assert users, found["Name"]
+        assert "0" not in users, found["Name"]
+
+
+def test_the_proxy_alone_is_reached_from_outside_and_passes_no_control_call(loop: Loop) -> None:
+    published: dict[str, str] = {}
+    for container in loop.compose("ps", "--quiet").split():
+        ports = loop.inspect(container)["NetworkSettings"]["Ports"] or {}
+        published |= {
+            port: f"{to[0]['HostIp']}:{to[0]['HostPort']}" for port, to in ports.items() if to
+        }
+    assert published.keys() == {"9093/tcp"}
+    host, _, port = published["9093/tcp"].rpartition(":")
+    assert host == "127.0.0.1"
+    ca = loop.folder / "ca.pem"
+    ca.write_text(loop.inside("superlink", "cat", "/state/keys/superlink/ca.pem"))
+
+    def status(path: str) -> str:
+        words = ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--cacert"]
+        to = ["--connect-to", f"superlink:9093:127.0.0.1:{port}", "--request", "POST"]
+        return run("curl", *words, ca, *to, f"https://superlink:9093{path}")
+
+    assert status("/v1/control/list-runs") == "403"
+    assert status("/v1/fleet/register-node") == "403"
+    assert status("/v1/fleet/pull-messages") == "415"  # by the SuperLink: there is no message in it
+
+
+@pytest.mark.parametrize(
+    ("service", "target", "reached"),
+    [
+        ("device-1", ("kafka", 9092), True),
+        ("device-1", ("superlink", 9093), False),  # its SuperNode does that
+        ("supernode-1", ("superlink", 9093), True),
+        ("supernode-1", ("superlink", 8000), False),  # on loopback there
+        ("supernode-1", ("kafka", 9092), False),
+        ("worker", ("server", 8000), False),
+    ],
+)
+def test_who_reaches_whom(loop: Loop, service: str, target: tuple[str, int], reached: bool) -> None:
+    code = f"import socket; socket.create_connection({target!r}, 3)"
+    container = loop.containers(service)[0] if loop.containers(service) else ""
+    if not container:  # drained above
+        loop.compose("start", service)
+        container = loop.containers(service)[0]
+    done = subprocess.run(["docker", "exec", container, "python3", "-c", code], capture_output=True)
+    assert (done.returncode == 0) == reached, done.stderr.decode()[-300:]
+
+
+def test_a_second_start_keeps_the_keys_and_the_models(loop: Loop) -> None:
+    def key() -> str:
+        return loop.inside("controller", "cat", "/state/keys/signing.pub")
+
+    before, version = key(), loop.status()["release"]["stable"]
+    loop.compose("down", "--timeout", "20")
+    loop.compose("up", "--detach", "--no-build")
+    assert key() == before
+    until(lambda: loop.status()["release"]["stable"] == version, "it is released still", 120)
+    assert not _listens(9092)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as found:
+        return found.connect_ex(("127.0.0.1", port)) == 0
