@@ -201,7 +201,7 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
 
 
-for view in (views.status, views.rounds, views.query, views.tail):
+for view in (views.status, views.rounds, views.query, views.tail, views.console):
     app.command()(view)
 app.command()(jobs.score)
 app.command()(tasks.new)

@@ -65,7 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "streams.batch",
         "streams.worker.store",
     ),
-    "compose.dashboard": ("compose.reports", "compose.security"),
+    "compose.dashboard": ("compose.reports", "compose.launcher"),
     "compose.preflight": (*COMMON, "federation.bootstrap"),
     "compose.launcher": (
         "compose.preflight",

@@ -68,6 +68,9 @@ def learning(seen: Observed) -> Learning:
     view = seen.view
     decided = {e.run: e for e in view.rounds if e.kind in ("promoted", "rejected")}
     runs = history(view.rounds)[-RUNS:][::-1]
+    for run in runs:  # what the gate looked at is of the last round too
+        if run.rounds and run.rounds[-1].held_out is None:
+            run.rounds[-1].held_out = run.gate.get("held_out")
     return Learning(
         metric=named(runs[0].metric if runs else "accuracy"),
         now=run_line(view),

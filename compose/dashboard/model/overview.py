@@ -17,7 +17,8 @@ VERSIONS = 8
 
 
 class Stations(BaseModel):
-    """The loop. devices: by condition. run, rollout: what is under way, in words; None if nothing
+    """The loop. devices: by condition. passed, judged: runs that the gate let through, and all.
+    run, rollout: what is under way, in words; None if nothing
     is. serving: devices by version, the newest first."""
 
     devices: dict[str, int]
@@ -28,6 +29,8 @@ class Stations(BaseModel):
     windows_per_s: float
     windows: int
     run: str | None
+    passed: int
+    judged: int
     rollout: str | None
     released: str
     serving: dict[str, int]
@@ -92,6 +95,8 @@ def stations(seen: Observed) -> Stations:
         windows_per_s=seen.beside.recent.windows_per_s(seen.as_of_s),
         windows=view.windows,
         run=run_line(view),
+        passed=view.count("promoted"),
+        judged=view.count("promoted") + view.count("rejected"),
         rollout=rollout_line(view),
         released=release_line(view.standing),
         serving={model: serving[model] for model in newest},

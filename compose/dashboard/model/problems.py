@@ -142,9 +142,10 @@ def _release(seen: Observed) -> Iterator[Problem]:
     ]
     if refusing:
         state, model, reason = refusing[0]
+        names = _devices_named([state for state, _, _ in refusing])
         yield Problem(
             severity="warning",
-            text=f"{len(refusing)} devices do not serve a released version",
+            text=f"{names} not serving a released version",
             advice=f"{state.device} refuses {model}: {reason}",
             page="/fleet?group=refusing",
         )

@@ -57,42 +57,46 @@ def report(
     return at(received("windows", name, changed), ago_s, now_s)
 
 
-def decision(seq: int, kind: str, model: str, ago_s: float, **fields: Any) -> Received:
+def decision(
+    seq: int, kind: str, model: str, ago_s: float, now_s: float = NOW_S, **fields: Any
+) -> Received:
     """`fields`: the standing's, and reason and evidence."""
     about = {name: fields.pop(name) for name in ("reason", "evidence") if name in fields}
     refs = {k: Ref(model=v, digest="a" * 64, size=61440) if isinstance(v, str) else v
             for k, v in fields.items()}  # fmt: skip
     made = Decision(
         task=TASK, task_version=1, seq=seq, prev=ZERO, kind=kind, model=model,
-        time_us=round((NOW_S - ago_s) * 1e6), key="0" * 16,
+        time_us=round((now_s - ago_s) * 1e6), key="0" * 16,
         standing=DesiredState.model_validate(refs), **{"reason": "a test", **about},
     )  # fmt: skip
     return received("releases", f"{TASK}/{seq:08}", sign(made, KEY))
 
 
-def letter(offset: int, reason: str = "bad-arrow", value: bytes = b"\x00\x01<b>") -> Received:
+def letter(
+    offset: int, reason: str = "bad-arrow", value: bytes = b"\x00\x01<b>", now_s: float = NOW_S
+) -> Received:
     headers = [("reason", reason.encode()), ("detail", HTML.encode()), ("source-partition", b"0"),
                ("source-offset", b"7"), ("original-schema", b"events/1"),
                ("original-device", b"d0")]  # fmt: skip
-    return Received(f"{TASK}.dead-letters", 0, offset, b"d0", value, headers, round(NOW_S * 1000))
+    return Received(f"{TASK}.dead-letters", 0, offset, b"d0", value, headers, round(now_s * 1000))
 
 
-def fleet() -> Iterator[Received]:
+def fleet(now_s: float = NOW_S, heard_s: float = 1) -> Iterator[Received]:
     """Six devices: one in error, one silent, one that drifts; a run, a canary, a dead letter."""
-    yield decision(1, "served", STABLE, 900, stable=STABLE)
+    yield decision(1, "served", STABLE, 900, now_s, stable=STABLE)
     for n in range(6):
         name = f"d{n}"
         yield device(
-            name, 300 if n == 4 else 1, active=CANARY if n == 5 else STABLE,
+            name, 300 if n == 4 else heard_s, now_s, active=CANARY if n == 5 else STABLE,
             error=HTML if n == 3 else None, dropped={"spool-full": 5} if n == 2 else {},
         )  # fmt: skip
         for ago_s in range(600, 0, -20):
             model = CANARY if n == 5 and ago_s < 200 else STABLE
-            yield report(name, ago_s, model, drift=DRIFT if n == 1 else None)
+            yield report(name, ago_s, model, now_s, drift=DRIFT if n == 1 else None)
     usual = {"rounds": 2, "base": STABLE}
-    yield step("requested", reason="agreement is low", time_us=round((NOW_S - 500) * 1e6), **usual)
+    yield step("requested", reason="agreement is low", time_us=round((now_s - 500) * 1e6), **usual)
     for number in (1, 2):
-        common = {**usual, "round": number, "time_us": round((NOW_S - 500 + 10 * number) * 1e6)}
+        common = {**usual, "round": number, "time_us": round((now_s - 500 + 10 * number) * 1e6)}
         yield step("started", metrics={"nodes": 3}, **common)
         yield step("admitted", device="d0", samples=10, **common)
         yield step("refused", device="d1", reason="norm: 9 is too large", **common)
@@ -103,14 +107,16 @@ def fleet() -> Iterator[Received]:
             "held_out_base": 0.66, "held_out_segments": 120, "held_out/class slow": -0.02,
             "held_out/class slow/segments": 40, "held_out/class fast": 0.2,
             "held_out/class fast/segments": 40}  # fmt: skip
-    when = {"time_us": round((NOW_S - 460) * 1e6)}
+    when = {"time_us": round((now_s - 460) * 1e6)}
     yield step("promoted", model=CANARY, reason="promoted: accuracy on devices 0.70 → 0.80",
                metrics=gate, **usual, **when)  # fmt: skip
     yield step("finished", reason="promoted", **usual, **when)
-    yield decision(2, "candidate", CANARY, 450, stable=STABLE, candidate=CANARY)
-    yield decision(3, "stage", CANARY, 300, stable=STABLE, offered=CANARY, share=0.25, stage=1,
-                   evidence={"e_worse": 0.3, "e_fine": 4.0})  # fmt: skip
-    yield letter(0)
+    yield decision(2, "candidate", CANARY, 450, now_s, stable=STABLE, candidate=CANARY)
+    yield decision(
+        3, "stage", CANARY, 300, now_s, stable=STABLE, offered=CANARY, share=0.25, stage=1,
+        evidence={"e_worse": 0.3, "e_fine": 4.0},
+    )  # fmt: skip
+    yield letter(0, now_s=now_s)
 
 
 def observed(*messages: Received, link: Link | None = None, now_s: float = NOW_S) -> Observed:
