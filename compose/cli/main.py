@@ -117,9 +117,12 @@ def up(
     timeout: Annotated[
         float, typer.Option(help="Seconds after which --until-closed fails.")
     ] = 600.0,
+    no_console: Annotated[
+        bool, typer.Option("--no-console", help="Do not start the live page.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Run everything on this machine: broker, worker, devices, Flower, controller.
+    """Run everything on this machine: broker, worker, devices, Flower, controller, console.
 
     Restarts processes that die. Ctrl-C drains the devices, prints the event account and stops all
     processes. Exits 1 if the event account does not balance.
@@ -144,6 +147,7 @@ def up(
         until_closed=until_closed,
         timeout_s=timeout,
         json=json,
+        console=not no_console,
     )
     raise typer.Exit(Up(options, console(stderr=json)).run())
 

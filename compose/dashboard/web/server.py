@@ -41,8 +41,9 @@ def listen(settings: ConsoleSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family)
     except OSError as exc:
+        why = os.strerror(exc.errno or 0)
         raise UsageError(
-            f"the console cannot listen on {settings.host}:{settings.port}: {os.strerror(exc.errno or 0)}: "
+            f"the console cannot listen on {settings.host}:{settings.port}: {why}: "
             "choose another --port, 0 for a free one"
         ) from exc
 
