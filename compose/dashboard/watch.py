@@ -10,7 +10,7 @@ from typing import TypeVar
 from compose.dashboard.model.observed import Beside, Link, Observed
 from compose.reports.follower import Following
 from compose.reports.lag import Lag, read_lag
-from streams.contract.errors import Retryable
+from streams.contract.errors import TidewheelError
 from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.kafka.settings import BrokerSettings
 
@@ -44,9 +44,8 @@ class Watch(threading.Thread):
         found: list[T] = []
 
         def read(beside: Beside) -> None:
-            ready = self._follower.caught_up.is_set()
-            why = self._link.why or (None if ready else self._follower.trouble)
-            link = Link(self._link.address, self._link.since_s, why, ready)
+            why = self._link.why or self._follower.trouble
+            link = Link(self._link.address, self._link.since_s, why, self.ready)
             found.append(make(Observed(beside, self._lag, link, self._clock())))
 
         self._follower.read(read)
@@ -67,12 +66,12 @@ class Watch(threading.Thread):
         was = self._link
         try:
             self._lag = read_lag(self._settings, self._task, ANSWER_S)
-        except Retryable as exc:
+        except TidewheelError as exc:
             self._link = Link(was.address, was.since_s, _first(exc))
         else:
             self._link = Link(was.address, self._clock())
             self.look(_sample)
-        if (was.why is None) != (self._link.why is None):
+        if bool(was.why) != bool(self._link.why):
             log.info("the broker %s", f"is away: {self._link.why}" if self._link.why else "answers")
 
     def stop(self) -> None:

@@ -19,12 +19,21 @@ from streams.kafka.reader import Received
 @dataclass(frozen=True)
 class Link:
     """The way to the broker. since_s: when it was last reached, wall clock; None before the first
-    time. why: what is wrong, None if nothing is. complete: the topics' past has been read."""
+    time. why: what is wrong; empty if nothing is. complete: the topics' past has been read."""
 
     address: str = ""
     since_s: float | None = None
-    why: str | None = None
+    why: str = ""
     complete: bool = True
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, for a person; empty if nothing is."""
+        if self.why and self.since_s is None:
+            return f"No broker has answered at {self.address} yet: there is nothing to show"
+        if self.why and self.complete:
+            return f"No broker answers at {self.address}: what is shown is of an earlier moment"
+        return "" if self.complete else "The topics' past is being read: there is little to show"
 
 
 @dataclass
@@ -79,8 +88,7 @@ class Observed:
     @property
     def as_of_s(self) -> float:
         """The moment that everything is of: in an outage that at which the broker answered last."""
-        lost = self.link.why is not None and self.link.since_s is not None
-        return self.link.since_s or self.now_s if lost else self.now_s
+        return (self.link.since_s or self.now_s) if self.link.why else self.now_s
 
     @property
     def pending(self) -> int:

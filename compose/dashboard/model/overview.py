@@ -71,7 +71,7 @@ def overview(seen: Observed) -> Overview:
     return Overview(
         task=view.task,
         at_us=int(seen.as_of_s * 1e6),
-        connected=seen.link.why is None,
+        connected=not seen.link.why,
         complete=seen.link.complete,
         problems=problems(seen),
         stations=stations(seen),

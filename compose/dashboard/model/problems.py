@@ -40,16 +40,13 @@ def problems(seen: Observed) -> list[Problem]:
 
 def _link(seen: Observed) -> Iterator[Problem]:
     link = seen.link
-    if link.why is None:
-        return
-    since = None if link.since_s is None else int(link.since_s * 1e6)
-    shown = "what is shown is of that moment" if since else "there is nothing to show yet"
-    yield Problem(
-        severity="critical",
-        text=f"No broker answers at {link.address}: {shown}",
-        advice=f"{link.why}. The console goes on by itself when it is back",
-        since_us=since,
-    )
+    if link.trouble:
+        yield Problem(
+            severity="critical" if link.why else "note",
+            text=link.trouble,
+            advice=f"{link.why or 'It takes a moment'}. The console goes on by itself",
+            since_us=int(link.since_s * 1e6) if link.why and link.since_s else None,
+        )
 
 
 def _workers(seen: Observed) -> Iterator[Problem]:

@@ -103,9 +103,9 @@ class Frame:
 
         def refresh() -> None:
             link, found = self.site.watch.look(lambda seen: (seen.link, make(seen)))
-            at_us = None if link.since_s is None else int(link.since_s * 1e6)
-            self._away.show(None if link.why is None else (link.address, link.why, at_us))
-            self._away._box.set_visibility(link.why is not None)
+            at_us = int(link.since_s * 1e6) if link.why and link.since_s else None
+            self._away.show((link.trouble, link.why, at_us))
+            self._away._box.set_visibility(bool(link.trouble))
             show(found)
 
         with self.content:
@@ -113,18 +113,15 @@ class Frame:
             ui.timer(EVERY_S, refresh, immediate=False)
 
 
-def _draw_away(what: tuple[str, str, int | None] | None) -> None:
-    if what is None:
-        return
-    address, why, at_us = what
+def _draw_away(what: tuple[str, str, int | None]) -> None:
+    text, why, at_us = what
     with ui.element("div"):
-        if at_us is None:
-            ui.label(f"Not connected: {why}. There is nothing to show yet; it goes on by itself.")
-            return
-        el("b", text=f"No broker answers at {address}. ")
-        el("span", text="Everything here is of ")
-        when(at_us)
-        el("span", text=f"; it goes on by itself when the broker is back. ({why})")
+        el("b", text=f"{text}. ")
+        if at_us is not None:
+            el("span", text="Everything here is of ")
+            when(at_us)
+            el("span", text="; ")
+        el("span", text="it goes on by itself." + (f" ({why})" if why else ""))
 
 
 def add_pages(app: FastAPI, site: Site) -> None:
