@@ -2,6 +2,7 @@
 # make drift-demo  phones are remounted, the fleet detects the drift and recovers, some minutes
 # make test   format, lint, types, and the tests but for the long ones of make chaos
 # make docs   build the documentation into .tidewheel/site, without network
+# make screenshots  take the pictures of the console anew
 # make coverage  the tests again, with what they reach
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
@@ -27,7 +28,7 @@ LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore t
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo test test-install mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-release bench-pedestrians soak bench-soak
+	bench-federation bench-release bench-pedestrians soak bench-soak screenshots
 
 install: .venv/installed
 
@@ -93,6 +94,10 @@ check: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .tidewheel/site
+
+# The pictures of the console in the documentation, of a made-up fleet.
+screenshots: install .venv/chromium
+	$(BIN)/python docs/tools/screenshots.py
 
 format: install
 	$(BIN)/ruff format .

@@ -1,19 +1,21 @@
 """The first page: the loop with its rates, and what is wrong. Pure."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from pydantic import BaseModel
 
 from compose.dashboard.model.observed import Observed, counted
 from compose.dashboard.model.problems import Problem, problems
-from compose.dashboard.model.recent import SLOT_S
+from compose.dashboard.model.recent import SLOT_S, SLOTS, Slot
 from compose.reports.status import release_line
-from streams.contract.window_metrics import ERRORS
+from streams.contract.window_metrics import ERRORS, added, value_of
 from streams.fleet.timeline import Entry
 from streams.fleet.view import FleetView, model_number
 
 HAPPENINGS = 12
 VERSIONS = 8
+OVER = 6  # slots that a rate is of: a minute, as in `tidewheel status`
 
 
 class Stations(BaseModel):
@@ -37,7 +39,8 @@ class Stations(BaseModel):
 
 
 class Point(BaseModel):
-    """SLOT_S of the fleet, from at_us on; None where nothing is known. value: by version."""
+    """SLOT_S of the fleet, up to at_us; None where nothing is known. scored_per_s and value, by
+    version, are of the minute up to it."""
 
     at_us: int
     scored_per_s: float
@@ -124,18 +127,28 @@ def rollout_line(view: FleetView) -> str | None:
 
 
 def history(seen: Observed) -> list[Point]:
-    """Return the whole slots, oldest first; the one that still fills is left out."""
-    now = int(seen.as_of_s // SLOT_S)
-    return [
-        Point(
-            at_us=number * SLOT_S * 1_000_000,
-            scored_per_s=slot.events / SLOT_S,
-            produced_per_s=slot.produced_per_s,
-            windows=slot.windows,
-            pending=slot.pending,
-            lag=slot.lag,
-            value={release: found.value for release, found in slot.releases.items()},
-        )
-        for number, slot in sorted(seen.beside.recent.slots.items())
-        if number < now
-    ]
+    """Return a point for each whole slot, oldest first. Rates and values are of the OVER slots up
+    to it, as windows come in groups; the slot that still fills is left out."""
+    slots, now = seen.beside.recent.slots, int(seen.as_of_s // SLOT_S)
+    first = max(min(slots, default=now) + OVER - 1, now - SLOTS)
+    return [_point(slots, number) for number in range(first, now)]
+
+
+def _point(slots: Mapping[int, Slot], number: int) -> Point:
+    here = slots.get(number, Slot())
+    last = [slots[n] for n in range(number - OVER + 1, number + 1) if n in slots]
+    names = {name for slot in last for name in slot.releases}
+    value = {}
+    for name in names:
+        parts = [slot.releases[name] for slot in last if name in slot.releases]
+        same = [part.sums for part in parts if part.metric == parts[-1].metric]
+        value[name] = value_of(parts[-1].metric, added(same))
+    return Point(
+        at_us=(number + 1) * SLOT_S * 1_000_000,
+        scored_per_s=sum(slot.events for slot in last) / (OVER * SLOT_S),
+        produced_per_s=here.produced_per_s,
+        windows=here.windows,
+        pending=here.pending,
+        lag=here.lag,
+        value=value,
+    )

@@ -72,6 +72,8 @@ class _Chart:
             return
         self._shown = names, data
         self._chart.options["xAxis"]["data"] = names
+        updates = [sum(counts) for counts in zip(*list(data.values())[1:], strict=True)]
+        self._chart.options["yAxis"][1]["max"] = 2 * max(updates, default=1)  # below the line
         bars = zip(list(data.items())[1:], (PALETTE[2], PALETTE[4], "#8a929b"), strict=True)
         (line, values), *_ = data.items()
         self._chart.options["series"] = [

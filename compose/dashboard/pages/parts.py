@@ -1,6 +1,7 @@
 """What pages are made of: texts, times, versions, tables, charts. Each changes in place, and only
 where what it shows has changed."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -162,9 +163,10 @@ class Lines:
             for n, (name, (line, points)) in enumerate(series.items())
         ]
         values = [v for _, points in series.values() for _, v in points if v is not None]
-        self._chart.options["yAxis"]["max"] = (
-            1 if self._shares and max(values, default=2) <= 1 else None
-        )
+        if self._shares:
+            within = bool(values) and max(values) <= 1
+            low = math.floor(10 * min(values) - 0.2) / 10 if within else None
+            self._chart.options["yAxis"] |= {"max": 1 if within else None, "min": low}
         self._chart.update()
 
 

@@ -20,6 +20,7 @@ from compose.reports.lag import Lag, PartitionLag
 from streams.contract.task import load_task
 from streams.fleet.view import FleetView
 from streams.kafka.settings import BrokerSettings
+from tests.compose.dashboard import showcase
 from tests.compose.dashboard.made_up import FakeWatch, fleet, many
 from tests.compose.messages import TASK
 
@@ -40,11 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--devices", type=int, default=0)
     parser.add_argument("--empty", action="store_true")
+    parser.add_argument("--showcase", action="store_true", help="the fleet of the pictures")
     parser.add_argument("--jobs", type=Path, default=Path("/nowhere"))
     parser.add_argument("--state", type=Path, help="actions are allowed, on this state folder")
     options = parser.parse_args()
     beside = Beside(FleetView(TASK))
-    if not options.empty:
+    if options.showcase:
+        beside = showcase.observe(time.time())
+    elif not options.empty:
         now_s = time.time()
         for message in many(options.devices, now_s) if options.devices else fleet(now_s, -7200):
             beside.absorb(message)
