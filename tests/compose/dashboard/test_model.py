@@ -75,14 +75,15 @@ def test_the_loop_is_summed_up_with_its_rates() -> None:
     assert here.lag == 3
     assert here.serving == {CANARY: 1, STABLE: 5}
     assert here.rollout == f"{CANARY} offered to 25%, stage 1"
-    assert sum(point.windows for point in found.history) == 6 * 30
+    assert {round(point.scored_per_s, 9) for point in found.history} == {3.0}  # of whole minutes
     assert found.history[-1].value == {STABLE: 0.75, CANARY: 0.75}
 
 
 def test_a_report_that_comes_again_counts_once() -> None:
     again = report("d0", 30)
-    found = overview(observed(device("d0"), again, again))
-    assert sum(point.windows for point in found.history) == 1
+    seen = observed(device("d0"), again, again)
+    assert len(seen.beside.recent.of("d0")) == 1
+    assert sum(slot.windows for slot in seen.beside.recent.slots.values()) == 1
 
 
 def test_a_device_of_thousands_is_found_by_search_group_and_sort() -> None:
