@@ -18,6 +18,8 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8
 NO_VERSION = "#8a929b"
 GREY = "rgba(128,128,128,.28)"
 
+EMPTY = "Nothing yet: a line begins a minute after the first windows are reported."
+
 CELLS = {
     "device": '<a :href="`/devices/${encodeURIComponent(props.value)}`">{{ props.value }}</a>',
     "version": '<span class="version"><i :style="{background: props.row.colour}"></i>'
@@ -140,6 +142,7 @@ class Lines:
         self._chart = ui.echart(_options(), renderer="svg").classes("chart")
         self._chart.props(f'role=img aria-label="{label}"')
         self._shown: object = None
+        self._empty = el("div", "empty", EMPTY)
         if rates:
             self._chart.options["yAxis"] |= {"min": 0, "scale": False}
 
@@ -163,6 +166,8 @@ class Lines:
             for n, (name, (line, points)) in enumerate(series.items())
         ]
         values = [v for _, points in series.values() for _, v in points if v is not None]
+        self._chart.set_visibility(bool(values))
+        self._empty.set_visibility(not values)
         if self._shares:
             within = bool(values) and max(values) <= 1
             low = math.floor(10 * min(values) - 0.2) / 10 if within else None

@@ -76,12 +76,14 @@ def _draw_desired(found: Releases) -> None:
 
 class _Canary:
     def __init__(self) -> None:
-        self._empty = el("div", "empty", NO_CANARY)
-        self._chart = Lines("Agreement of the canary and of the others")
+        self._none = el("div", "empty", NO_CANARY)
+        self._box = ui.element("div")
+        with self._box:
+            self._chart = Lines("Agreement of the canary and of the others")
 
     def show(self, found: Releases) -> None:
-        self._empty.set_visibility(not found.growth)
-        self._chart._chart.set_visibility(bool(found.growth))
+        self._none.set_visibility(not found.growth)
+        self._box.set_visibility(bool(found.growth))
         points = [(g.at_us / 1000, g.canary, g.others) for g in found.growth]
         if found.canary and points:
             series = {

@@ -34,13 +34,14 @@ NEXT_THEME = {"auto": "dark", "dark": "light", "light": "auto"}
 
 @dataclass(frozen=True)
 class Site:
-    """actions: None where they are not allowed."""
+    """actions: None where they are not allowed; closed: reading needs a session too."""
 
     watch: Watch
     task: Task
     sessions: Sessions
     actions: Actions | None
     jobs: Sequence[Path]
+    closed: bool = False
 
 
 class Frame:
@@ -102,6 +103,9 @@ class Frame:
         """Show what `make` makes, now and every EVERY_S."""
 
         def refresh() -> None:
+            if self.site.closed and not self.site.sessions.may_read(self._session):
+                ui.navigate.to("/login")
+                return
             link, found = self.site.watch.look(lambda seen: (seen.link, make(seen)))
             at_us = int(link.since_s * 1e6) if link.why and link.since_s else None
             self._away.show((link.trouble, link.why, at_us))
@@ -120,8 +124,8 @@ def _draw_away(what: tuple[str, str, int | None]) -> None:
         if at_us is not None:
             el("span", text="Everything here is of ")
             when(at_us)
-            el("span", text="; ")
-        el("span", text="it goes on by itself." + (f" ({why})" if why else ""))
+            el("span", text=". ")
+        el("span", text="It goes on by itself." + (f" ({why})" if why else ""))
 
 
 def add_pages(app: FastAPI, site: Site) -> None:

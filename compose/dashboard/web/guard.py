@@ -69,7 +69,10 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        # The library would write what a forwarded prefix says into its pages.
+        given = [(k.lower(), v) for k, v in scope["headers"]]
+        scope["headers"] = [(k, v) for k, v in given if not k.startswith(b"x-forwarded-")]
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         if refusal := self._refusal(scope, headers):
             await _refuse(scope, send, *refusal)
         elif scope["type"] == "websocket":

@@ -61,7 +61,7 @@ def make_console(
     where = str(settings.token_file) if settings.public or settings.allow_actions else ""
     app.include_router(api(watch, task, settings.jobs))
     app.include_router(login(sessions, where))
-    add_pages(app, Site(watch, task, sessions, actions, settings.jobs))
+    add_pages(app, Site(watch, task, sessions, actions, settings.jobs, settings.public))
     hosts = (settings.host, *settings.hosts)
     return GZipMiddleware(Guard(app, sessions, hosts, closed=settings.public), 1000)
 
@@ -78,6 +78,7 @@ def run(settings: ConsoleSettings, task: Task, say: Callable[[str], None]) -> No
             uvicorn.Config(
                 app,
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,16 @@ from compose.dashboard.web.actions import Actions, Plan
 from compose.dashboard.web.settings import ConsoleSettings
 from compose.launcher.state_dir import StateDir
 from federation.registry.registry import Registry
+from streams.contract.documents import RoundEvent
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
+from streams.contract.topics import DEAD_LETTERS, EVENTS, ROUNDS, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
+from tests.fakes.own_task import own_task
 from tests.federation.registries import model, offer, serve
 
 TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
@@ -88,6 +95,27 @@ def test_a_version_that_is_not_there_is_an_error_in_one_line(
     with pytest.raises(TidewheelError) as found:
         plan(rig.actions)
     assert "\n" not in str(found.value)
+
+
+def test_a_dead_letter_is_sent_again_and_a_run_requested_as_by_the_command_line(
+    embedded: BrokerSettings, tmp_path: Path
+) -> None:
+    task = load_task(own_task(tmp_path))
+    ensure_topics(embedded, topic_specs(task.name))
+    with closing(Producer(embedded)) as producer:
+        headers = [("reason", b"bad-arrow"), ("original-schema", b"events/1")]
+        producer.put(topic_name(task.name, DEAD_LETTERS), b"d0", b"value", headers)
+    actions = Actions(ConsoleSettings(embedded, tmp_path), task)
+    assert "1 dead letters sent" in actions.replay([0]).do("")
+    with pytest.raises(UsageError, match="no dead letter at offset 7"):
+        actions.replay([7]).do("")
+    actions.train().do("new phones")
+    with closing(Reader(embedded, [topic_name(task.name, EVENTS)])) as reader:
+        [again] = reader.read_to_end()
+    assert (again.key, again.value) == (b"d0", b"value")
+    with closing(Reader(embedded, [topic_name(task.name, ROUNDS)])) as reader:
+        [asked] = [RoundEvent.decode(message.value) for message in reader.read_to_end()]
+    assert (asked.kind, asked.reason) == ("asked", "by hand: console: new phones")
 
 
 def test_without_a_broker_a_run_cannot_be_requested_and_that_is_said(

@@ -64,6 +64,19 @@ def test_a_change_needs_an_origin_and_the_pages_own_is_taken(sessions: Sessions)
     assert client.post("/change", headers=OWN).status_code == 200
 
 
+def test_a_forwarded_prefix_is_not_written_into_pages(sessions: Sessions) -> None:
+    seen: list[bytes] = []
+
+    async def app(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        seen.extend(name for name, _ in scope["headers"])
+        await Response("")(scope, receive, send)
+
+    headers = {"X-Forwarded-Prefix": "</script><script>", "X-Other": "kept"}
+    assert Client(Guard(app, sessions)).get("/", headers=headers).status_code == 200
+    assert b"x-other" in seen
+    assert not [name for name in seen if b"forwarded" in name]
+
+
 def opened(guard: Guard, **headers: str) -> list[dict[str, Any]]:
     """What a WebSocket's handshake is answered with, the app reached or not."""
     sent: list[dict[str, Any]] = []
