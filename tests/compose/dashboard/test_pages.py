@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, expect
 from tests.compose.dashboard.browser import Visit, chromium, served
 from tests.compose.dashboard.made_up import CANARY, HTML
 from tests.compose.dashboard.test_actions import Rig
+from tests.compose.reports.test_jobs import job
 
 PAGES = ("/", "/fleet", "/devices/d1", "/learning", "/releases", "/quality", "/jobs")
 Opener = Callable[..., Visit]
@@ -22,8 +23,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(browser: Browser) -> Iterator[str]:
-    with served() as found:
+def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    jobs = tmp_path_factory.mktemp("jobs")
+    job(jobs, "night", 1_800_000_000_000_000)
+    job(jobs, "failed", 1_800_000_000_000_001, "Failed")
+    with served("--jobs", jobs) as found:
         yield found
 
 
@@ -63,6 +67,19 @@ def test_the_overview_says_what_is_wrong_first_and_leads_to_it(visit: Visit) -> 
     page.get_by_role("link", name="d3 is in error").click()
     page.wait_for_url(re.compile("group=error"))
     expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_batch_jobs_show_progress_errors_and_how_to_continue(visit: Visit) -> None:
+    page = visit.open("/jobs")
+    cards = page.locator("main section")
+    expect(cards).to_have_count(2)
+    expect(cards.first).to_contain_text("the disk is full")
+    night = cards.nth(1)
+    expect(night).to_contain_text("InProgress, no process works on it")
+    expect(night).to_contain_text("100 of 200")
+    expect(night).to_contain_text("10 bad-length")
+    expect(night).to_contain_text("tidewheel jobs resume")
+    assert night.get_by_role("progressbar").get_attribute("aria-valuenow") == "50"
 
 
 def test_times_are_local_with_utc_on_hover(visit: Visit) -> None:
