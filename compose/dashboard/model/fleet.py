@@ -10,15 +10,18 @@ from compose.dashboard.model.observed import CONDITIONS, Observed, condition, co
 from compose.reports.status import Status
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
+from streams.contract.task import Task
 from streams.contract.task.metrics import named
 from streams.fleet.view import model_number
 
 SIZE, LARGEST = 50, 500
+TREND = 24  # windows
+OF_TASK = "group:"
 
 
 class FleetQuery(BaseModel):
     """Which devices: those whose name, version or error has `search` in it, of the `group`: a
-    condition, a version, or "refusing". page counts from 1."""
+    condition, a version, "refusing", or "group:" and a group of the task. page counts from 1."""
 
     search: str = Field(default="", max_length=200)
     group: str = Field(default="", max_length=100)
@@ -30,7 +33,7 @@ class FleetQuery(BaseModel):
 
 class FleetRow(BaseModel):
     """A device in the list. doing: its error, or its phase. right: its running score over labelled
-    answers, in `metric`; agreement: of its last window."""
+    answers, in `metric`; agreement: of its last window; trend: of its last ones, oldest first."""
 
     device: str
     condition: str
@@ -42,13 +45,14 @@ class FleetRow(BaseModel):
     dropped: int
     right: float | None
     agreement: float | None
+    trend: list[float]
     drift: str
     seen_us: int
 
 
 class FleetPage(BaseModel):
     """One page of the list. total: devices in all; matching: those that the query leaves. groups:
-    devices by condition, by version, and how many refuse a version."""
+    devices by condition, by version, by the task's groups, and how many refuse a version."""
 
     total: int
     matching: int
@@ -57,6 +61,7 @@ class FleetPage(BaseModel):
     metric: str
     conditions: dict[str, int]
     versions: dict[str, int]
+    groups: dict[str, int]
     refusing: int
     rows: list[FleetRow]
 
@@ -85,15 +90,23 @@ SORTS: Mapping[str, Key] = {
 DESCENDING = ("events_per_s", "produced", "pending", "dropped", "seen_us")  # at first
 
 
+def groups_of(task: Task) -> dict[str, str]:
+    """Return the groups that the task puts its devices in."""
+    return {device.name: device.group for device in task.devices() if device.group}
+
+
 def refuses(state: DeviceState) -> bool:
     return any(not reason.startswith(WITHDRAWN) for reason in state.refused.values())
 
 
-def fleet_page(seen: Observed, query: FleetQuery) -> FleetPage:
+def fleet_page(
+    seen: Observed, query: FleetQuery, groups: Mapping[str, str] | None = None
+) -> FleetPage:
     """Return the page that the query asks for; an unknown sort is that by condition, a page past
-    the end the last one."""
+    the end the last one. groups: of the task, by device."""
+    of = groups or {}
     status, states = seen.status, list(seen.view.devices.values())
-    chosen = [state for state in states if _matches(status, state, query)]
+    chosen = [state for state in states if _matches(status, state, query, of)]
     chosen.sort(key=lambda state: state.device)
     key = SORTS.get(query.sort, SORTS["condition"])
     chosen.sort(key=lambda state: key(status, state), reverse=query.descending)
@@ -109,18 +122,23 @@ def fleet_page(seen: Observed, query: FleetQuery) -> FleetPage:
         metric=named(seen.view.row_metric),
         conditions=counted(status, states),
         versions=dict(sorted(versions.items(), key=lambda each: -model_number(each[0]))),
+        groups=dict(sorted(Counter(of[s.device] for s in states if s.device in of).items())),
         refusing=sum(refuses(state) for state in states),
         rows=[row_of(seen, status, state) for state in shown],
     )
 
 
-def _matches(status: Status, state: DeviceState, query: FleetQuery) -> bool:
+def _matches(
+    status: Status, state: DeviceState, query: FleetQuery, groups: Mapping[str, str]
+) -> bool:
     if query.search:
         where = f"{state.device} {state.active} {state.error or ''}".lower()
         if query.search.lower() not in where:
             return False
     if not query.group:
         return True
+    if query.group.startswith(OF_TASK):
+        return groups.get(state.device) == query.group.removeprefix(OF_TASK)
     if query.group == "refusing":
         return refuses(state)
     return query.group in (state.active, condition(status, state))
@@ -140,6 +158,7 @@ def row_of(seen: Observed, status: Status, state: DeviceState) -> FleetRow:
         dropped=sum(state.dropped.values()),
         right=score.of_labelled if score else None,
         agreement=last.value if last else None,
+        trend=seen.beside.recent.trend(state.device, TREND),
         drift="-" if drift is None else (drift.worst or "drifts") if drift.alarm else "none",
         seen_us=state.time_us,
     )

@@ -147,6 +147,14 @@ class RecentWindows:
         latest = self._windows[row, (self._count[row] - 1) % self._kept]
         return _window(latest, list(self._releases))
 
+    def trend(self, device: str, count: int) -> list[float]:
+        """Return the values of its last windows that have one, at most `count`, oldest first."""
+        if (row := self._row.get(device)) is None:
+            return []
+        order = np.arange(max(0, self._count[row] - count), self._count[row]) % self._kept
+        values = self._windows["value"][row, order]
+        return [round(float(value), 4) for value in values[~np.isnan(values)]]
+
     def channels(self, device: str) -> Sequence[Channel]:
         """Return the channels of its last report with a reference, the worst first."""
         return self._channels.get(device, ())

@@ -6,9 +6,17 @@ from fastapi import Request
 from nicegui import ui
 from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
-from compose.dashboard.model.fleet import DESCENDING, SORTS, FleetPage, FleetQuery, fleet_page
-from compose.dashboard.model.observed import CONDITIONS
-from compose.dashboard.pages.parts import Drawn, Rows, Text, card, colour, el, version
+from compose.dashboard.model.fleet import (
+    DESCENDING,
+    OF_TASK,
+    SORTS,
+    FleetPage,
+    FleetQuery,
+    fleet_page,
+    groups_of,
+)
+from compose.dashboard.model.observed import CONDITIONS, Observed
+from compose.dashboard.pages.parts import Drawn, Rows, Text, card, colour, el, spark, version
 from compose.dashboard.pages.site import Frame, Site
 from streams.fleet.wording import share
 
@@ -17,6 +25,7 @@ COLUMNS = (
     ("version", "serves", "version"), ("events_per_s", "events/s", "number"),
     ("pending", "pending", "number"), ("dropped", "dropped", "number"),
     ("right", "right", "number"), ("agreement", "last window", "number"),
+    ("trend", "last windows", "trend"),
     ("drift", "drift", "text"), ("seen_us", "heard", "ago"),
 )  # fmt: skip
 EMPTY = "No device matches. Without a search and a group all devices are listed."
@@ -31,7 +40,7 @@ def add(site: Site) -> None:
             group=group[:100], search=search[:200], sort=sort if sort in SORTS else "condition"
         )
         listing = _Listing(frame, query.model_copy(update={"descending": query.sort in DESCENDING}))
-        frame.live(lambda seen: fleet_page(seen, listing.query), listing.show)
+        frame.live(listing.look, listing.show)
 
 
 class _Listing:
@@ -39,7 +48,7 @@ class _Listing:
 
     def __init__(self, frame: Frame, query: FleetQuery) -> None:
         self.query = query
-        self._frame = frame
+        self._frame, self._of_task = frame, groups_of(frame.site.task)
         with frame.content:
             el("h1", text="Fleet")
             with card("Groups"):
@@ -75,9 +84,12 @@ class _Listing:
     def _button(self, text: str, act: Any) -> Any:
         return el("button", "plain-button", text).props("type=button").on("click", act)
 
+    def look(self, seen: Observed) -> FleetPage:
+        return fleet_page(seen, self.query, self._of_task)
+
     def _ask(self, **changes: Any) -> None:
         self.query = self.query.model_copy(update={"page": 1, **changes})
-        self.show(self._frame.site.watch.look(lambda seen: fleet_page(seen, self.query)))
+        self.show(self._frame.site.watch.look(self.look))
 
     def _search(self, event: ValueChangeEventArguments[Any]) -> None:
         self._ask(search=str(event.value or "")[:200])
@@ -102,6 +114,7 @@ class _Listing:
             return
         names = [("", f"all {found.total:,}")]
         names += [(c, f"{c} {found.conditions[c]:,}") for c in CONDITIONS if found.conditions[c]]
+        names += [(f"{OF_TASK}{group}", f"{group} {n:,}") for group, n in found.groups.items()]
         names += [("refusing", f"refusing {found.refusing:,}")] if found.refusing else []
         for name, text in names:
             shown = f"is is-{name}" if name in CONDITIONS else ""
@@ -140,4 +153,4 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "right": share(row["right"]),
         "agreement": share(row["agreement"]),
     }
-    return {**row, **figures, "colour": colour(row["version"])}
+    return {**row, **figures, "trend": spark(row["trend"]), "colour": colour(row["version"])}

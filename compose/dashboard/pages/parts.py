@@ -25,6 +25,8 @@ CELLS = {
     "version": '<span class="version"><i :style="{background: props.row.colour}"></i>'
     "{{ props.value || '-' }}</span>",
     "condition": '<span class="is" :class="`is-${props.value}`">{{ props.value }}</span>',
+    "trend": '<svg class="spark" viewBox="0 0 70 20" aria-hidden="true"><polyline '
+    ':points="props.value"></polyline></svg>',
     "ago": '<tw-time :at="props.value" mode="ago"></tw-time>',
     "time": '<tw-time :at="props.value" mode="time"></tw-time>',
 }
@@ -34,6 +36,17 @@ def colour(version: str) -> str:
     """Return a version's colour, the same on every page."""
     number = model_number(version)
     return NO_VERSION if number < 0 else PALETTE[(number - 1) % len(PALETTE)]
+
+
+def spark(values: Sequence[float]) -> str:
+    """Return values as the points of a line, 70 wide and 20 high."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    low, high = (low - 0.05, high + 0.05) if high - low < 0.1 else (low, high)
+    wide = 68 / max(1, len(values) - 1)
+    return " ".join(
+        f"{1 + n * wide:.1f},{19 - 18 * (value - low) / (high - low):.1f}"
+        for n, value in enumerate(values)
+    )
 
 
 def el(tag: str, classes: str = "", text: str = "") -> Element:

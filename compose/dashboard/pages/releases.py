@@ -68,6 +68,9 @@ def _draw_desired(found: Releases) -> None:
             version(ref.model)
             el("span", "muted", f"{share:.0%} of the fleet")
         facts({"digest": ref.digest, "size": f"{ref.size:,} bytes" if ref.size else "not stated"})
+    if found.canary and found.stable:
+        words = f"tidewheel models diff TASK {found.stable} {found.canary}"
+        facts({"what changed": f"{words} compares manifests, metrics and tensors"})
     if here.withdrawn:
         facts({f"withdrawn {model}": why for model, why in here.withdrawn.items()})
     if found.teacher:

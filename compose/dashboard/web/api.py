@@ -1,7 +1,7 @@
 """The JSON API, read only. Its documents are those of `compose.dashboard.model` and of the command
 line's reports; GET /api/openapi.json describes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from compose.dashboard.model.device import DevicePage, device_page
-from compose.dashboard.model.fleet import FleetPage, FleetQuery, fleet_page
+from compose.dashboard.model.fleet import FleetPage, FleetQuery, fleet_page, groups_of
 from compose.dashboard.model.learning import Learning, learning
 from compose.dashboard.model.letters import LetterDetail, Quality, letter_detail, quality
 from compose.dashboard.model.overview import Overview, overview
@@ -51,7 +51,7 @@ def api(watch: Watch, task: Task, jobs: Sequence[Path]) -> APIRouter:
     )
     for name, make, kind, text in pages:
         _page(router, watch, name, make, kind, text)
-    _fleet(router, watch)
+    _fleet(router, watch, groups_of(task))
     _reports(router, watch)
     _letters(router, watch, task)
     _health(router, watch)
@@ -82,11 +82,11 @@ def _page(
     )(get)
 
 
-def _fleet(router: APIRouter, watch: Watch) -> None:
+def _fleet(router: APIRouter, watch: Watch, groups: Mapping[str, str]) -> None:
     @router.get("/api/fleet", responses=described(FleetPage))
     def get_fleet(query: Annotated[FleetQuery, Query()]) -> Response:
         """One page of the list of devices."""
-        return as_json(watch.look(lambda seen: fleet_page(seen, query)))
+        return as_json(watch.look(lambda seen: fleet_page(seen, query, groups)))
 
     @router.get("/api/devices/{name}", responses=described(DevicePage))
     def get_device(name: str) -> Response:

@@ -93,6 +93,10 @@ def test_a_device_of_thousands_is_found_by_search_group_and_sort() -> None:
     found = fleet_page(seen, FleetQuery(group="error", page=99, size=10))
     assert (found.matching, found.query.page) == (3, 1)
     assert {row.condition for row in found.rows} == {"error"}
+    north = {"sensor-00003": "north", "sensor-00007": "north", "elsewhere": "south"}
+    found = fleet_page(seen, FleetQuery(group="group:north"), north)
+    assert [row.device for row in found.rows] == ["sensor-00003", "sensor-00007"]
+    assert found.groups == {"north": 2}
     first = fleet_page(seen, FleetQuery())
     assert first.rows[0].condition == "error"
     assert len(first.rows) == 50
@@ -128,6 +132,7 @@ def test_a_devices_page_has_its_account_versions_windows_and_drift() -> None:
     assert found.windows[-1].value == 0.75
     drifting = device_page(observed(*fleet()), "d1")
     assert drifting is not None
+    assert drifting.row.trend == [0.75] * 24
     assert [channel.psi for channel in drifting.channels] == [0.9]
     assert device_page(observed(*fleet()), "nobody") is None
 
