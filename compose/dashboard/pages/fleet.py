@@ -29,6 +29,10 @@ COLUMNS = (
     ("drift", "drift", "text"), ("seen_us", "heard", "ago"),
 )  # fmt: skip
 EMPTY = "No device matches. Without a search and a group all devices are listed."
+HEADER = (  # sorted with the keyboard too
+    '<q-th :props="props" :tabindex="props.col.sortable ? 0 : -1" '
+    '@keydown.enter="props.sort(props.col)">{{ props.col.label }}</q-th>'
+)
 NOBODY = "No device has been heard of yet: start one with tidewheel edge run."
 
 
@@ -72,6 +76,7 @@ class _Listing:
             "sortBy": self.query.sort, "descending": self.query.descending, "page": 1,
             "rowsPerPage": self.query.size, "rowsNumber": 1,
         }  # fmt: skip
+        table.add_slot("header-cell", HEADER)
         table.on("request", self._order)
         table.update()
 

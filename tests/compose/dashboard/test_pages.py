@@ -105,8 +105,11 @@ def test_the_list_is_searched_grouped_and_sorted_with_the_keyboard(visit: Visit)
     page.get_by_role("button", name="silent 1").press("Enter")
     expect(rows).to_have_count(1)
     page.get_by_role("button", name="all 6").press("Enter")
-    page.get_by_role("columnheader", name="dropped").click()
+    page.get_by_role("columnheader", name="dropped").press("Enter")
     expect(rows.first).to_contain_text("d2")
+    page.get_by_role("link", name="Skip to the content").press("Enter")
+    expect(page.locator("main#content")).to_have_count(1)
+    assert page.url.endswith("#content")
 
 
 def test_colours_follow_the_system_and_can_be_chosen(visit: Visit) -> None:
