@@ -15,6 +15,7 @@ from streams.kafka.reader import Received
 from tests.compose.messages import KEY, TASK, received, state, step, window
 
 T = TypeVar("T")
+NAME = "sensor-of-a-kind"
 NOW_S = 1_800_000_000.0
 STABLE, CANARY = "1-aaaaaaaa", "2-bbbbbbbb"
 HTML = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
@@ -142,10 +143,24 @@ class FakeWatch:
 
 
 def many(count: int, now_s: float | None = None) -> Iterator[Received]:
-    """A large fleet of now, with a window of each device."""
+    """A large fleet of now, with a window of each device; each message is that of a kind of device
+    with another name, because making documents takes long."""
     now_s = time.time() if now_s is None else now_s
+    ago_s = 30 if count < 100 else 60
+    states = {
+        (new, wrong): device(
+            NAME, 1, now_s, active=CANARY if new else STABLE,
+            error="the sensor does not answer" if wrong else None,
+        )
+        for new in (True, False) for wrong in (True, False)
+    }  # fmt: skip
+    reports = {d: report(NAME, ago_s, now_s=now_s, drift=DRIFT if d else None) for d in (0, 1)}
     for n in range(count):
         name = f"sensor-{n:05}"
-        yield device(name, n % 10, now_s, active=CANARY if n % 20 == 0 else STABLE,
-                     error="the sensor does not answer" if n % 997 == 0 else None)  # fmt: skip
-        yield report(name, 30 + n % 60, now_s=now_s, drift=DRIFT if n % 500 == 0 else None)
+        yield _named(states[n % 20 == 0, n % 997 == 0], name)
+        yield _named(reports[n % 500 == 0], name)
+
+
+def _named(message: Received, name: str) -> Received:
+    value = (message.value or b"").replace(NAME.encode(), name.encode())
+    return replace(message, key=name.encode(), value=value)
