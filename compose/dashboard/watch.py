@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from compose.dashboard.model.canary import Canary
 from compose.dashboard.model.observed import Beside, Link, Observed
 from compose.reports.follower import Following
 from compose.reports.lag import Lag, read_lag
 from streams.contract.errors import TidewheelError
+from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
+from streams.fleet.view import FleetView
 from streams.kafka.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
@@ -19,6 +22,7 @@ log = logging.getLogger(__name__)
 TOPICS = (FLEET, WINDOWS, RELEASES, ROUNDS, DEAD_LETTERS)
 PAST = 20_000  # reports on `windows` from before the snapshot
 LOOK_S, ANSWER_S = 3.0, 3.0
+EVALUATE_S, EVALUATE_SHARE = 6.0, 0.05
 
 T = TypeVar("T")
 
@@ -29,13 +33,18 @@ class Watch(threading.Thread):
     def __init__(
         self,
         settings: BrokerSettings,
-        task: str,
+        task: Task,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(name="watch", daemon=True)
-        self._settings, self._task, self._clock = settings, task, clock
+        self._settings, self._task, self._clock = settings, task.name, clock
         self._ending = threading.Event()
-        self._follower = Following(settings, task, Beside, TOPICS, Beside.fill, PAST)
+        self._evaluate_at = 0.0
+
+        def make(view: FleetView) -> Beside:
+            return Beside(view, canary=Canary.of(task))
+
+        self._follower = Following(settings, task.name, make, TOPICS, Beside.fill, PAST)
         self._lag = Lag()
         self._link = Link(address=settings.bootstrap, why="it is not reached yet", complete=False)
 
@@ -71,8 +80,18 @@ class Watch(threading.Thread):
         else:
             self._link = Link(was.address, self._clock())
             self.look(_sample)
+            self._evaluate()
         if bool(was.why) != bool(self._link.why):
             log.info("the broker %s", f"is away: {self._link.why}" if self._link.why else "answers")
+
+    def _evaluate(self) -> None:
+        """Evaluate the canary, at most EVALUATE_SHARE of the time."""
+        began = time.monotonic()
+        if not self.ready or began < self._evaluate_at:
+            return
+        self.look(lambda seen: seen.beside.canary.look(seen.view, int(seen.now_s * 1e6)))
+        took = time.monotonic() - began
+        self._evaluate_at = began + max(EVALUATE_S, took / EVALUATE_SHARE)
 
     def stop(self) -> None:
         self._ending.set()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from compose.dashboard.model.canary import Canary
 from compose.dashboard.model.letters import Letters
 from compose.dashboard.model.recent import RecentWindows
 from compose.reports.lag import Lag
@@ -43,6 +44,7 @@ class Beside:
     view: FleetView
     recent: RecentWindows = field(default_factory=RecentWindows)
     letters: Letters = field(default_factory=Letters)
+    canary: Canary = field(default_factory=Canary)
     reports: RecentReports = field(default_factory=RecentReports)
 
     def absorb(self, message: Received) -> None:
@@ -64,7 +66,9 @@ class Beside:
             except MalformedRecord:
                 return
             if self.reports.is_new(report.device, report.window_us, report.revision):
-                self.recent.add(report, message.time_ms * 1000 or report.end_us)
+                at_us = message.time_ms * 1000 or report.end_us
+                self.recent.add(report, at_us)
+                self.canary.add(report, at_us)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from pydantic import BaseModel
 
+from compose.dashboard.model.canary import Odds
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.recent import SLOT_S
 from compose.reports.releases import share_of
@@ -54,8 +55,8 @@ class Growth(BaseModel):
 
 
 class Releases(BaseModel):
-    """Decisions are the newest first. bound: of the odds at which a stage ends, with the default
-    settings of the controller."""
+    """Decisions are the newest first. odds: of the canary as they grow; words: what its windows
+    show; bound: of the odds at which a stage ends, with the default settings of the controller."""
 
     released: str
     desired: DesiredState
@@ -63,6 +64,8 @@ class Releases(BaseModel):
     stable: str | None
     began_us: int | None
     growth: list[Growth]
+    odds: list[Odds]
+    words: str
     bound: float
     decisions: list[DecisionRow]
     teacher: str | None
@@ -82,6 +85,8 @@ def releases(seen: Observed) -> Releases:
         stable=stable,
         began_us=began_us,
         growth=_growth(seen, canary, stable, began_us),
+        odds=list(seen.beside.canary.odds) if canary == seen.beside.canary.version else [],
+        words=seen.beside.canary.words,
         bound=BOUND,
         decisions=[_row(decision) for decision in decided[:DECISIONS]],
         teacher=desired.teacher.model if desired.teacher else None,

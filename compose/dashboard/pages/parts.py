@@ -159,6 +159,10 @@ class Lines:
         if rates:
             self._chart.options["yAxis"] |= {"min": 0, "scale": False}
 
+    def logarithmic(self, least: float, most: float) -> None:
+        """Draw values on a scale of powers of ten."""
+        self._chart.options["yAxis"] |= {"type": "log", "min": least, "max": most}
+
     def show(self, series: Mapping[str, tuple[str, list[list[float | None]]]]) -> None:
         if series == self._shown:
             return

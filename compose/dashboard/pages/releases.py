@@ -7,8 +7,10 @@ from compose.dashboard.model.rollouts import DecisionRow, Releases, releases
 from compose.dashboard.pages.ask import ask
 from compose.dashboard.pages.parts import (
     NO_VERSION,
+    PALETTE,
     Drawn,
     Lines,
+    Text,
     card,
     colour,
     el,
@@ -19,6 +21,7 @@ from compose.dashboard.pages.parts import (
 from compose.dashboard.pages.site import Frame, Site
 
 EMPTY = "No decision yet. tidewheel prepare makes the first version, a controller announces it."
+LEAST, MOST = 1e-3, 1e3  # of odds that are drawn
 NO_CANARY = "No version is offered to a part of the fleet now."
 
 
@@ -41,12 +44,16 @@ def add(site: Site) -> None:
                     desired = Drawn(_draw_desired)
                 with card("Canary against the others, since its first stage"):
                     canary = _Canary()
+            with card("Evidence about the canary, against its bounds") as evidence:
+                odds = _Evidence()
             with card("Decisions"):
                 decisions: Drawn[tuple[list[DecisionRow], float]] = Drawn(draw)
 
         def show(found: Releases) -> None:
             desired.show(found)
             canary.show(found)
+            evidence.set_visibility(bool(found.canary))
+            odds.show(found)
             decisions.show((found.decisions, found.bound))
 
         frame.live(releases, show)
@@ -96,6 +103,31 @@ class _Canary:
                 name = f"others {found.stable}"
                 series[name] = colour(found.stable), [[t, o] for t, _, o in points]
             self._chart.show(series)
+
+
+class _Evidence:
+    """The odds on a scale of powers of ten, and the bound that ends the stage."""
+
+    def __init__(self) -> None:
+        self._words = Text()
+        self._chart = Lines("Odds that the canary is worse, and that it is not", rates=True)
+        self._chart.logarithmic(LEAST, MOST)
+
+    def show(self, found: Releases) -> None:
+        self._words.show(found.words[:1].upper() + found.words[1:])
+        worse = _line([(point.at_us, point.worse) for point in found.odds])
+        fine = _line([(point.at_us, point.fine) for point in found.odds])
+        bound = _line([(point.at_us, found.bound) for point in found.odds])
+        series = {
+            "worse: it goes back at the bound": (PALETTE[4], worse),
+            "not worse: it goes on at the bound": (PALETTE[2], fine),
+            f"bound, {found.bound:g} to 1": (NO_VERSION, bound),
+        }
+        self._chart.show(series if found.odds else {})
+
+
+def _line(points: list[tuple[int, float]]) -> list[list[float | None]]:
+    return [[at_us / 1000, min(max(value, LEAST), MOST)] for at_us, value in points]
 
 
 def _draw_decisions(frame: Frame, what: tuple[list[DecisionRow], float]) -> None:

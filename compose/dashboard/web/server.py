@@ -72,7 +72,7 @@ def run(settings: ConsoleSettings, task: Task, say: Callable[[str], None]) -> No
     sessions = Sessions(read_token(settings.token_file) if needs_token else None)
     actions = Actions(settings, task) if settings.allow_actions else None
     with closing(listen(settings)) as listening:
-        watch = Watch(settings.broker, task.name)
+        watch = Watch(settings.broker, task)
         app = make_console(settings, task, watch, sessions, actions)
         server = _Server(
             uvicorn.Config(

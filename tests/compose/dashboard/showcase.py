@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from compose.dashboard.model.observed import Beside
+from streams.contract.decisions import rollout_position
 from streams.contract.window_report import WindowReport
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
@@ -14,7 +15,8 @@ from tests.compose.dashboard.made_up import CHANNEL, at, decision, device
 from tests.compose.messages import TASK, received, step, window
 
 OLD, NEW = "6-1f2e3d4c", "7-9c8b7a6d"
-DEVICES, HOUR_S, EVERY_S, STAGE_S = 40, 3600, 30, 1500
+DEVICES, HOUR_S, EVERY_S = 40, 3600, 30
+STAGES = ((12, "candidate", 1710, 0.0), (13, "stage", 1500, 0.05), (14, "stage", 690, 0.25))
 LIKE = {
     "acc-x": 0.9, "acc-y": 0.31, "gyro-z": 0.12, "acc-z": 0.06, "gyro-x": 0.04,
 }  # fmt: skip
@@ -26,30 +28,37 @@ def messages(now_s: float) -> Iterator[Received]:
     yield decision(11, "served", OLD, 7000, now_s, stable=OLD, reason=found)
     for n in range(DEVICES):
         yield _device(n, now_s, random)
+    yield from _learning(now_s)
     for ago_s in range(HOUR_S, 0, -EVERY_S):
+        yield from _decisions(ago_s, now_s)
         for n in range(DEVICES):
             yield _window(n, ago_s, now_s, random)
-    yield from _learning(now_s)
-    stages = ((12, "candidate", 1700, 0.0), (13, "stage", STAGE_S, 0.05), (14, "stage", 700, 0.25))
-    for seq, kind, ago_s, share in stages:
+
+
+def _decisions(ago_s: int, now_s: float) -> Iterator[Received]:
+    """The decision that is made at this time, if there is one."""
+    told = {"candidate": "accuracy on devices 0.91 → 0.93, on held-out devices 0.86 → 0.89"}
+    for seq, kind, at_s, share in STAGES:
+        if at_s != ago_s:
+            continue
         desired: dict[str, Any] = {"stable": OLD, "share": share, "stage": max(0, seq - 12)}
         desired["candidate" if kind == "candidate" else "offered"] = NEW
-        desired["reason"] = (
-            f"offered to {int(40 * share)} of 40 devices: canary passed: 2 devices, 24 windows, "
-            "agreement with the teacher 0.94 (0.92 expected)"
-            if seq == 14
-            else f"offered to {int(40 * share)} of 40 devices"
-            if kind == "stage"
-            else "accuracy on devices 0.91 → 0.93, on held-out devices 0.86 → 0.89"
-        )
+        count = sum(_position(n) < share for n in range(DEVICES))
+        found = ": canary passed: 24 windows, agreement with the teacher 0.94 (0.92 expected)"
+        reason = f"offered to {count} of {DEVICES} devices" + (found if seq == 14 else "")
+        desired["reason"] = told.get(kind, reason)
         if seq == 14:
             desired["evidence"] = {"e_worse": 0.04, "e_fine": 23.0}
         yield decision(seq, kind, NEW, ago_s, now_s, **desired)
 
 
+def _position(n: int) -> float:
+    return rollout_position(TASK, f"pump-{n:02}")
+
+
 def _serves(n: int, ago_s: float) -> str:
-    share = 0.25 if ago_s < 700 else 0.05 if ago_s < STAGE_S else 0.0
-    return NEW if n < DEVICES * share else OLD
+    share = next((s for _, _, at_s, s in reversed(STAGES) if ago_s <= at_s), 0.0)
+    return NEW if _position(n) < share else OLD
 
 
 def _device(n: int, now_s: float, random: np.random.Generator) -> Received:
@@ -126,6 +135,8 @@ def observe(now_s: float) -> Beside:
     beside, random = Beside(FleetView(TASK)), np.random.default_rng(3)
     for message in messages(now_s):
         beside.absorb(replace(message, offset=0))
+        if message.topic.endswith("windows") and message.key == b"pump-39":
+            beside.canary.look(beside.view, message.time_ms * 1000)
     for ago_s in range(HOUR_S, 0, -10):
         rate = float(DEVICES * 1.6 + random.normal(0, 0.4))
         beside.recent.sample(now_s - ago_s, rate, int(random.integers(80, 240)), 3)
