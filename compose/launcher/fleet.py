@@ -20,7 +20,7 @@ from streams.kafka.admin import ensure_topics, probe
 # A SuperNode with a key that was killed is let in again once its last word is a minute old.
 SUPERNODE_PATIENCE_S = 90.0
 CONSOLE_PORT = 8750
-WITHOUT = 'console   not started: pip install "tidewheel[console]"; --no-console says nothing of it'
+WITHOUT = 'console   not started: pip install "tidewheel[console]"; or --no-console'
 
 
 @dataclass(frozen=True)
