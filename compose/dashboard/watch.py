@@ -5,13 +5,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from compose.dashboard.model.canary import Canary
 from compose.dashboard.model.observed import Beside, Link, Observed
 from compose.reports.follower import Following
 from compose.reports.lag import Lag, read_lag
-from streams.contract.errors import TidewheelError
+from streams.contract.errors import TidewheelError, TopicMissing
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.fleet.view import FleetView
@@ -54,7 +55,7 @@ class Watch(threading.Thread):
 
         def read(beside: Beside) -> None:
             why = self._link.why or self._follower.trouble
-            link = Link(self._link.address, self._link.since_s, why, self.ready)
+            link = replace(self._link, why=why, complete=self.ready)
             found.append(make(Observed(beside, self._lag, link, self._clock())))
 
         self._follower.read(read)
@@ -76,7 +77,8 @@ class Watch(threading.Thread):
         try:
             self._lag = read_lag(self._settings, self._task, ANSWER_S)
         except TidewheelError as exc:
-            self._link = Link(was.address, was.since_s, _first(exc))
+            missing = isinstance(exc, TopicMissing)
+            self._link = Link(was.address, was.since_s, _first(exc), missing=missing)
         else:
             self._link = Link(was.address, self._clock())
             self.look(_sample)

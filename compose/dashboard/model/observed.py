@@ -20,21 +20,24 @@ from streams.kafka.reader import Received
 @dataclass(frozen=True)
 class Link:
     """The way to the broker. since_s: when it was last reached, wall clock; None before the first
-    time. why: what is wrong; empty if nothing is. complete: the topics' past has been read."""
+    time. why: what is wrong; empty if nothing is. complete: the topics' past has been read.
+    missing: a broker answers, and does not have the topics."""
 
     address: str = ""
     since_s: float | None = None
     why: str = ""
     complete: bool = True
+    missing: bool = False
 
     @property
     def trouble(self) -> str:
         """What is wrong, for a person; empty if nothing is."""
-        if self.why and self.since_s is None:
-            return f"No broker has answered at {self.address} yet: there is nothing to show"
-        if self.why and self.complete:
-            return f"No broker answers at {self.address}: what is shown is of an earlier moment"
-        return "" if self.complete else "The topics' past is being read: there is little to show"
+        if not self.why:
+            return "" if self.complete else "The topics' past is being read: there is little yet"
+        shown = "what is shown is of an earlier moment" if self.complete else "nothing is shown yet"
+        if self.missing:
+            return f"The broker at {self.address} does not have the topics: {shown}"
+        return f"No broker answers at {self.address}: {shown}"
 
 
 @dataclass
