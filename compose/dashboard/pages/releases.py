@@ -164,4 +164,5 @@ def _odds(name: str, odds: float, bound: float, end: str) -> None:
     with ui.element("div").classes("row-of small muted"):
         with ui.element("div").classes("meter").style("width: 160px"):
             ui.element("div").style(f"width: {min(100.0, 100 * odds / bound):.0f}%")
-        el("span", text=f"{name} {odds:.3g} to 1; it goes {end} at {bound:g} to 1")
+        shown = f"{odds:,.0f}" if odds >= 100 else f"{odds:.2g}"
+        el("span", text=f"{name} {shown} to 1; it goes {end} at {bound:g} to 1")
