@@ -29,7 +29,7 @@ def messages(now_s: float) -> Iterator[Received]:
     for n in range(DEVICES):
         yield _device(n, now_s, random)
     yield from _learning(now_s)
-    for ago_s in range(HOUR_S, 0, -EVERY_S):
+    for ago_s in range(HOUR_S, -120, -EVERY_S):  # some are of later, when the picture is taken
         yield from _decisions(ago_s, now_s)
         for n in range(DEVICES):
             yield _window(n, ago_s, now_s, random)
