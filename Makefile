@@ -3,6 +3,7 @@
 # make test   format, lint, types, and the tests but for the long ones of make chaos
 # make up     the whole loop in containers; make down takes it down, volumes and all with VOLUMES=1
 # make docs   build the documentation into .tidewheel/site, without network
+# make screenshots  take the pictures of the console anew
 # make coverage  the tests again, with what they reach
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
@@ -29,7 +30,7 @@ LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore t
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo up down test test-install test-docker mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-release bench-pedestrians soak bench-soak
+	bench-federation bench-release bench-pedestrians soak bench-soak screenshots
 
 install: .venv/installed
 
@@ -63,11 +64,11 @@ down:
 	$(COMPOSE) $(OPTIONS) down $(if $(VOLUMES),--volumes)
 
 # Two processes of two cores: threads of torch would only wait for each other.
-test: check .venv/servers/installed .venv/nginx .venv/promtool
+test: check .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
-coverage: install .venv/servers/installed .venv/nginx .venv/promtool
+coverage: install .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --cov \
 		--cov-report=term:skip-covered
 
@@ -86,6 +87,12 @@ coverage: install .venv/servers/installed .venv/nginx .venv/promtool
 	command -v promtool >$@ || \
 		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends prometheus; } >$@ 2>&1 || \
 		echo "promtool is missing and apt-get cannot install it: see $@"
+
+# For the tests of the console; the same.
+.venv/chromium: .venv/installed
+	command -v chromium >$@ || \
+		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium \
+		fonts-dejavu-core; } >$@ 2>&1 || echo "chromium is missing and apt-get cannot install it: see $@"
 
 # The built wheel and its extras in virtualenvs of their own, about 5 minutes.
 test-install: install
@@ -113,6 +120,10 @@ check: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .tidewheel/site
+
+# The pictures of the console in the documentation, of a made-up fleet.
+screenshots: install .venv/chromium
+	$(BIN)/python docs/tools/screenshots.py
 
 format: install
 	$(BIN)/ruff format .

@@ -137,21 +137,14 @@ def resume(folder: Folder, max_errors: MaxErrors = None, json: AsJson = False) -
 @app.command("show")
 def show(folder: Folder, json: AsJson = False) -> None:
     """Show a job's state, its counts and its input, from its folder."""
-    from streams.batch.documents import Plan
-    from streams.batch.job import manifest_of
-    from streams.batch.job_folder import JobFolder
+    from compose.reports.jobs import read_job
 
-    job = JobFolder(folder.absolute())
-    specification, status = job.specification(), job.state()
-    plan = job.plan() or Plan(files=[], shards=[])
-    found = manifest_of(job, specification, plan, status.state, status.reason)
-    found = found.model_copy(update={"ended_us": status.updated_us})
-    running = job.running
+    report = read_job(folder)
+    found, running = report.manifest, report.running
     if json:
         print_json({**found.model_dump(), "running": running})
         return
-    over = found.state in ("Completed", "Failed", "Stopped")
-    gone = "" if running or over else ", but no process works on it"
+    gone = ", but no process works on it" if report.abandoned else ""
     say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
         f"{moment(found.started_us)}")  # fmt: skip
     _tell(found)

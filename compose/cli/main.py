@@ -122,9 +122,12 @@ def up(
     timeout: Annotated[
         float, typer.Option(help="Seconds after which --until-closed fails.")
     ] = 600.0,
+    no_console: Annotated[
+        bool, typer.Option("--no-console", help="Do not start the live page.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Run everything on this machine: broker, worker, devices, Flower, controller.
+    """Run everything on this machine: broker, worker, devices, Flower, controller, console.
 
     Restarts processes that die. Ctrl-C drains the devices, prints the event account and stops all
     processes. Exits 1 if the event account does not balance.
@@ -149,6 +152,7 @@ def up(
         until_closed=until_closed,
         timeout_s=timeout,
         json=json,
+        console=not no_console,
     )
     raise typer.Exit(Up(options, console(stderr=json)).run())
 
@@ -206,7 +210,7 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
 
 
-for view in (views.status, views.rounds, views.query, views.tail):
+for view in (views.status, views.rounds, views.query, views.tail, views.console):
     app.command()(view)
 app.command()(jobs.score)
 app.command()(tasks.new)

@@ -1,4 +1,5 @@
-"""Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline`, `tail`, `query`."""
+"""Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline`, `tail`, `query`,
+`console`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ from compose.cli.arguments import (
     TaskArgument,
     broker_from,
     broker_of,
+    configure_log,
     registry_of,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, moment
+from compose.reports import terminal
+from compose.reports.terminal import moment
 from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.task import load_task
 
@@ -51,10 +54,10 @@ def releases(
     loaded, broker = load_task(task), None if offline else broker_of(state, kafka)
     if follow and broker is not None:
         for decision in shown.follow(loaded, broker):
-            shown.print_decision(decision, console(), as_json=json)
+            shown.print_decision(decision, terminal.console(), as_json=json)
         return
     found = shown.read_decisions(loaded, broker, lambda: registry_of(loaded, state, registry))
-    shown.print_decisions(loaded.name, found, console(), as_json=json)
+    shown.print_decisions(loaded.name, found, terminal.console(), as_json=json)
 
 
 def timeline(
@@ -80,7 +83,9 @@ def timeline(
         view = read_view(broker_of(state, kafka), name, CONNECT_S)
     except BrokerUnavailable as exc:
         view, _ = _last_seen(state, exc)
-    shown.print_timeline(shown.since(view.timeline.entries, ago_s), console(), as_json=json)
+    shown.print_timeline(
+        shown.since(view.timeline.entries, ago_s), terminal.console(), as_json=json
+    )
 
 
 def status(
@@ -103,7 +108,7 @@ def status(
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
         found = Status(view, Lag(), at_us / 1e6)
-    print_status(found, console(), as_json=json, whole=everything)
+    print_status(found, terminal.console(), as_json=json, whole=everything)
 
 
 def rounds(
@@ -129,11 +134,11 @@ def rounds(
         events += told
         if left_out:
             text = f"{left_out} older events on the topic are left out"
-            console(stderr=True).print(text, highlight=False)
+            terminal.console(stderr=True).print(text, highlight=False)
     runs = shown.history(events)
     if plot is not None:
         shown.plot(name, runs, plot)
-    shown.print_rounds(name, runs, console(), as_json=json)
+    shown.print_rounds(name, runs, terminal.console(), as_json=json)
 
 
 def tail(
@@ -192,7 +197,7 @@ def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
     if found is None:
         raise exc
     text = f"{exc}; shown is what `tidewheel up` saw last, {moment(found[1])}"
-    console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    terminal.console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
     return found
 
 
@@ -233,8 +238,69 @@ def query(
         result = connection.sql(sql)
         if result is not None:
             rows = result.to_arrow_table()
-            write_result(rows, "json" if json else form, output, console())
+            write_result(rows, "json" if json else form, output, terminal.console())
     except duckdb.Error as exc:
         raise UsageError(f"the query failed: {str(exc).splitlines()[0]}") from exc
     finally:
         connection.close()
+
+
+def console(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The address to listen on; on one that is not loopback reading needs the token.",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free port.")] = 8750,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name by which browsers may ask for the console."),
+    ] = None,
+    allow_actions: Annotated[
+        bool,
+        typer.Option(
+            "--allow-actions",
+            help="Let who has the token of <state>/console-token request runs, roll back, promote "
+            "and replay dead letters.",
+        ),
+    ] = False,
+    jobs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder with folders of batch jobs; default: <state>/jobs."
+        ),
+    ] = None,
+    registry: RegistryPlace = None,
+) -> None:
+    """Serve a live page of the fleet, and the same as JSON: overview, devices, learning, releases,
+    data quality, batch jobs.
+
+    Follows the topics, through broker outages; changes nothing unless --allow-actions. Ctrl-C stops
+    it. Needs tidewheel[console].
+    """
+    try:
+        from compose.dashboard.web.server import run
+        from compose.dashboard.web.settings import ConsoleSettings
+    except ModuleNotFoundError as exc:
+        if exc.name not in ("nicegui", "fastapi", "uvicorn"):
+            raise
+        raise UsageError(f'the console needs {exc.name}: pip install "tidewheel[console]"') from exc
+
+    loaded = load_task(task)
+    configure_log()
+    settings = ConsoleSettings(
+        broker=broker_of(state, kafka),
+        state=state,
+        host=host,
+        port=port,
+        hosts=tuple(allow_host or ()),
+        allow_actions=allow_actions,
+        jobs=tuple(jobs or [state / "jobs"]),
+        registry=registry,
+    )
+    run(settings, loaded, terminal.say)

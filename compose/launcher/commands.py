@@ -39,6 +39,10 @@ class Commands:
         words += ["--state", str(self.options.state), "--speed", str(self.options.speed)]
         return self._launch(*words, "--stay", "--heartbeat", HEARTBEAT_S)
 
+    def console(self, port: int) -> Launch:
+        words = ["console", self.reference, "--state", str(self.options.state)]
+        return self._launch(*words, "--port", str(port))
+
     def controller(self, port: int, devices: int) -> Launch:
         """port: the SuperLink's."""
         words = ["controller", self.reference, "--state", str(self.options.state)]

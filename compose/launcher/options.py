@@ -25,6 +25,7 @@ class UpOptions:
     until_closed: bool = False
     timeout_s: float = 600.0
     json: bool = False
+    console: bool = True
 
 
 def absolute_reference(reference: str) -> str:

@@ -43,6 +43,7 @@ class Child:
     quick_deaths: int = 0
     failing_since: float = 0.0  # the first of those
     restart_at: float | None = None
+    essential: bool = True
 
 
 @dataclass
@@ -56,11 +57,19 @@ class Supervisor:
     _rotate_at: float = 0.0
 
     def start(
-        self, name: str, launch: Launch, stop_s: float = 10.0, patience_s: float = 0.0
+        self,
+        name: str,
+        launch: Launch,
+        stop_s: float = 10.0,
+        patience_s: float = 0.0,
+        *,
+        essential: bool = True,
     ) -> None:
-        """`patience_s` is for what may have to wait before it can come up again."""
-        process = self._spawn(name, launch)
-        self.children[name] = Child(name, launch, stop_s, patience_s, process, time.monotonic())
+        """`patience_s` is for what may have to wait before it can come up again; what is not
+        `essential` and does not stay up is given up."""
+        process, now = self._spawn(name, launch), time.monotonic()
+        child = Child(name, launch, stop_s, patience_s, process, now, essential=essential)
+        self.children[name] = child
 
     def log_path(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -74,39 +83,44 @@ class Supervisor:
         return lines[-1][:300] if lines else "it wrote nothing"
 
     def check(self) -> list[str]:
-        """Restart what has died; return a line for each death. ProcessFailed when one will not stay
-        up."""
+        """Restart what has died; return a line for each death. ProcessFailed when one that is
+        essential will not stay up."""
         said = []
         now = time.monotonic()
         if now >= self._rotate_at:
             self._rotate_at = now + ROTATE_S
             for name in self.children:
                 rotate(self.log_path(name))
-        for child in self.children.values():
+        for child in list(self.children.values()):
             if child.restart_at is not None:
                 if now >= child.restart_at:
                     self._restart(child)
                 continue
             code = child.process.poll()
-            if code is None:
-                continue
-            self._kill_group(child)  # what it may have left behind
-            quick = now - child.started < QUICK_S
-            if not quick or child.quick_deaths == 0:
-                child.quick_deaths, child.failing_since = 0, now
-            child.quick_deaths += 1
-            how = (
-                f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            )
-            patient = now - child.failing_since < child.patience_s
-            if child.quick_deaths >= QUICK_DEATHS and not patient:
-                raise ProcessFailed(
-                    f"{child.name} {how} {child.quick_deaths} times: "
-                    f"{self.last_words(child.name)} (see {self.log_path(child.name)})"
-                )
-            child.restart_at = now + min(0.2 * 2**child.quick_deaths, 10.0)
-            said.append(f"{child.name} {how}; it is started again")
+            if code is not None:
+                self._kill_group(child)  # what it may have left behind
+                said.append(self._bury(child, code, now))
         return said
+
+    def _bury(self, child: Child, code: int, now: float) -> str:
+        """Return a line about a death; the child is started again, or given up."""
+        quick = now - child.started < QUICK_S
+        if not quick or child.quick_deaths == 0:
+            child.quick_deaths, child.failing_since = 0, now
+        child.quick_deaths += 1
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        patient = now - child.failing_since < child.patience_s
+        if child.quick_deaths < QUICK_DEATHS or patient:
+            child.restart_at = now + min(0.2 * 2**child.quick_deaths, 10.0)
+            return f"{child.name} {how}; it is started again"
+        why = (
+            f"{child.name} {how} {child.quick_deaths} times: "
+            f"{self.last_words(child.name)} (see {self.log_path(child.name)})"
+        )
+        if child.essential:
+            raise ProcessFailed(why)
+        del self.children[child.name]
+        return f"{why}; it is given up, everything else goes on"
 
     def _restart(self, child: Child) -> None:
         child.process = self._spawn(child.name, child.launch)

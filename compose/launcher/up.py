@@ -2,7 +2,7 @@
 
 1 hold the state folder, choose the broker, start it and the SuperLink
 2 make the first model and the teacher (cached), sign and keep them
-3 create the topics; start worker, devices, SuperExec, SuperNodes and the controller
+3 create the topics; start console, worker, devices, SuperExec, SuperNodes and the controller
 4 watch: restart what dies, show progress, until told or until the loop has closed
 5 drain: devices send what they have, the worker scores it
 6 take everything down; say what was measured, and whether the account adds up
@@ -15,18 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
 from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands
+from compose.launcher.fleet import Fleet
 from compose.launcher.options import UpOptions, absolute_reference
-from compose.launcher.phases import PhaseClock, broken_off, why_open
 from compose.launcher.preparation import make_models
-from compose.launcher.screen import Screen
+from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
+from compose.launcher.progress.screen import Screen
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.preflight.check import check_quickly
@@ -35,8 +34,6 @@ from compose.reports.summary.figures import Summary, summarize
 from compose.reports.summary.lines import ServerCounts
 from compose.reports.summary.tables import render
 from compose.security.certificates import Tls, make_certificates
-from compose.security.node_registry import Nodes
-from edge_client.control.socket_server import socket_path
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import Task, check_model, load_task, strategy_problem
 from streams.contract.task.metrics import metric_of
@@ -53,8 +50,6 @@ TICK_S = 0.25
 DRAIN_LINE_S = 2.0  # between two lines about what is left
 CATCH_UP_S = 10.0  # for what is on the topics already: it is no news
 KEEP_S = 10.0  # between two writings of what was seen
-# A SuperNode with a key that was killed is let in again once its last word is a minute old.
-SUPERNODE_PATIENCE_S = 90.0
 
 
 class Up:
@@ -92,7 +87,7 @@ class Up:
                         self._reference, self._task, self._layout, self._make_ready, checked=True
                     )
                 with self._phase("start"):
-                    self._start_fleet(choice, port)
+                    self._make_fleet(choice, port).start(self._devices)
                     follower = Follower(choice.settings, self._task.name)
                     follower.start()
                 self._interrupts.check()
@@ -140,47 +135,12 @@ class Up:
 
     # --- 3: the fleet ---------------------------------------------------------------------------
 
-    def _start_fleet(self, choice: BrokerChoice, port: int) -> None:
-        own = Commands(self._options, self._reference, self._task, choice, self._ca)
-        kafka = f"Kafka at {choice.settings.bootstrap}"
-        self._await(lambda: probe(choice.settings, 1.0), "broker", kafka)
-        ensure_topics(choice.settings, topic_specs(self._task.name, self._options.partitions))
-        for i in range(self._options.workers):
-            name = f"worker-{i}" if self._options.workers > 1 else "worker"
-            self._supervisor.start(name, own.worker(name), stop_s=20.0)
-        for device in self._devices:
-            self._supervisor.start(f"edge-{device}", own.edge(device), stop_s=25.0)
-        ready = partial(flower_processes.is_ready, port, ca=self._ca)
-        self._await(ready, "superlink", f"the SuperLink on port {port}")
-        launch = flower_processes.superexec(self._options.state, port, own.environment, self._ca)
-        self._supervisor.start("superexec", launch)
-        self._start_supernodes(port)
-        self._supervisor.start("controller", own.controller(port, len(self._devices)))
-
-    def _start_supernodes(self, port: int) -> None:
-        state, keys = self._options.state, self._node_keys(port)
-        for device, own in zip(
-            self._devices, flower_processes.free_ports(len(self._devices)), strict=True
-        ):
-            agent, key = socket_path(self._layout.device(device)), keys.get(device)
-            launch = flower_processes.supernode(state, port, device, agent, own, self._ca, key)
-            patience_s = SUPERNODE_PATIENCE_S if key else 0.0
-            self._supervisor.start(f"supernode-{device}", launch, patience_s=patience_s)
-
-    def _node_keys(self, port: int) -> dict[str, Path]:
-        """The devices' private keys, registered; none where everybody is let in."""
-        if self._tls is None:
-            return {}
-        flwr = flower_processes.flwr(
-            self._options.state, f"{flower_processes.HOST}:{port}", self._ca
+    def _make_fleet(self, choice: BrokerChoice, port: int) -> Fleet:
+        ca = None if self._tls is None else self._tls.ca
+        own = Commands(self._options, self._reference, self._task, choice, ca)
+        return Fleet(
+            own, self._layout, self._supervisor, port, self._tls, self._await, self._screen.say
         )
-        nodes = Nodes(self._layout.keys, flwr)
-        nodes.add_all(self._devices)
-        return {device: nodes.key(device) for device in self._devices}
-
-    @property
-    def _ca(self) -> Path | None:
-        return None if self._tls is None else self._tls.ca
 
     def _await(self, ready: Callable[[], bool], name: str, what: str) -> None:
         """Probe until ready; ProcessFailed with the process's last line when it is not in time."""

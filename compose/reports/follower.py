@@ -1,18 +1,22 @@
-"""A thread that keeps a FleetView up to date from the topics, through broker outages; and a file of
-it, `last-seen.view` (streams.fleet.snapshot), which `status` and `timeline` read when no broker
-answers.
+"""A thread that keeps up to date what is made of the topics, through broker outages; and a file of
+a FleetView, `last-seen.view` (streams.fleet.snapshot), which `status` and `timeline` read when no
+broker answers.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from streams.contract.errors import MalformedRecord, Retryable
-from streams.fleet.following import catch_up, open_view
+from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
+from streams.fleet.following import before, open_view
 from streams.fleet.snapshot import decode, encode
 from streams.fleet.view import FleetView
+from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 
@@ -28,56 +32,90 @@ def last_seen(path: Path) -> tuple[FleetView, int] | None:
         return None
 
 
-class Follower(threading.Thread):
-    """Starts with the last snapshot; after an outage with a new FleetView."""
+class Absorbing(Protocol):
+    """What takes messages in."""
 
-    def __init__(self, settings: BrokerSettings, task: str) -> None:
+    def absorb(self, message: Received) -> None: ...
+
+
+A = TypeVar("A", bound=Absorbing)
+
+
+class Following(threading.Thread, Generic[A]):
+    """Starts with the last snapshot; after an outage with a new one. `make` makes of its view what
+    takes the messages in; `fill` is given that and, before them, the newest `past` messages of
+    `windows` from before the snapshot."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        task: str,
+        make: Callable[[FleetView], A],
+        topics: Sequence[str] = (FLEET, WINDOWS, RELEASES, ROUNDS),
+        fill: Callable[[A, Iterator[Received]], object] | None = None,
+        past: int = 0,
+    ) -> None:
         super().__init__(name="follower", daemon=True)
-        self._settings = settings
-        self._task = task
+        self._settings, self._task = settings, task
+        self._make, self._topics = make, topics
+        self._fill, self._past = fill, past
         self._ending = threading.Event()
         self.caught_up = threading.Event()  # what was on the topics at the start is known
+        self.trouble = ""  # why it cannot follow; empty while it does
         self._lock = threading.Lock()
-        self._view = FleetView(task)
+        self._seen = make(FleetView(task))
 
-    def keep(self, path: Path) -> None:
-        """Write what has been seen; before anything is, an earlier file stays. A disk that is full
-        costs the file alone: nothing depends on it, and a fleet must not end for it."""
+    def read(self, look: Callable[[A], object]) -> None:
+        """Call `look` with what was made, under the lock."""
         with self._lock:
-            data = encode(self._view, time.time_ns() // 1000) if self._view.offsets else None
-        if data is not None:
-            try:
-                write_atomic(path, data)
-            except OSError as exc:
-                log.warning("%s is not written: %s", path, exc)
-
-    def read(self, look: Callable[[FleetView], object]) -> None:
-        """Call `look` with the view under the lock."""
-        with self._lock:
-            look(self._view)
+            look(self._seen)
 
     def run(self) -> None:
         while not self._ending.is_set():
             try:
                 self._follow()
-            except Retryable:
+            except Retryable as exc:
+                self.trouble = str(exc)
                 self._ending.wait(0.5)
 
     def _follow(self) -> None:
-        fresh, reader = open_view(self._settings, self._task)
-        try:
-            catch_up(fresh, reader)
+        view, reader = open_view(self._settings, self._task, self._topics)
+        with closing(reader):
+            fresh = self._make(view)
+            if self._fill is not None:
+                offsets = dict(view.offsets)
+                self._fill(fresh, before(self._settings, self._task, offsets, self._past))
+            for message in reader.to_end():
+                fresh.absorb(message)
             with self._lock:
-                self._view = fresh
+                self._seen = fresh
             self.caught_up.set()
+            self.trouble = ""
             while not self._ending.is_set():
                 messages = reader.poll(0.2)
                 with self._lock:
                     for message in messages:
                         fresh.absorb(message)
-        finally:
-            reader.close()
 
     def stop(self) -> None:
         self._ending.set()
-        self.join(3.0)
+        if self.is_alive():
+            self.join(3.0)
+
+
+class Follower(Following[FleetView]):
+    """Follows a FleetView, which it can write to a file."""
+
+    def __init__(self, settings: BrokerSettings, task: str) -> None:
+        super().__init__(settings, task, lambda view: view)
+
+    def keep(self, path: Path) -> None:
+        """Write what has been seen; before anything is, an earlier file stays. A disk that is full
+        costs the file alone: nothing depends on it, and a fleet must not end for it."""
+        with self._lock:
+            data = encode(self._seen, time.time_ns() // 1000) if self._seen.offsets else None
+        if data is not None:
+            try:
+                write_atomic(path, data)
+            except OSError as exc:
+                log.warning("%s is not written: %s", path, exc)

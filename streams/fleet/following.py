@@ -18,13 +18,21 @@ A snapshot of other topics (offsets past their ends) does not count.
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Protocol
 
 from streams.contract.errors import MalformedRecord, TopicMissing
 from streams.contract.events.records import Headers
-from streams.contract.topics import FLEET, RELEASES, ROUNDS, VIEW, WINDOWS, topic_name
+from streams.contract.topics import (
+    DEAD_LETTERS,
+    FLEET,
+    RELEASES,
+    ROUNDS,
+    VIEW,
+    WINDOWS,
+    topic_name,
+)
 from streams.fleet.snapshot import VIEW_1, decode, encode
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Reader, Received
@@ -34,6 +42,7 @@ log = logging.getLogger(__name__)
 
 PART = 900_000
 MOST = 50_000  # messages of `windows` that are read after a snapshot, or without one
+LETTERS = 200  # messages of `dead-letters`, for who asks for that topic
 TRIES = 3  # snapshots that are looked at, the last one first
 
 
@@ -143,8 +152,29 @@ def starts(
         if place[0] == WINDOWS:
             start = max(start, end - MOST // windows)
             view.unseen += start - known
+        if place[0] == DEAD_LETTERS:
+            start = max(start, end - LETTERS)
         found[place] = start
     return found
+
+
+def before(
+    settings: BrokerSettings, task: str, offsets: Mapping[tuple[str, int], int], most: int
+) -> Iterator[Received]:
+    """Yield the newest `most` messages of `windows` before these offsets, by partition in order;
+    raise BrokerUnavailable."""
+    topic = topic_name(task, WINDOWS)
+    with closing(Reader(settings, [topic], from_beginning=False)) as reader:
+        ends: dict[int, int] = {}
+        bounds = reader.bounds()
+        for (_, partition), (begin, _) in bounds.items():
+            end = ends[partition] = offsets.get((WINDOWS, partition), begin)
+            reader.seek(topic, partition, max(begin, end - most // len(bounds)))
+        if not reader.before({(topic, partition): end for partition, end in ends.items()}):
+            return
+        for message in reader.to_end():
+            if message.offset < ends[message.partition]:
+                yield message
 
 
 def read_view(settings: BrokerSettings, task: str, timeout_s: float = 10.0) -> FleetView:

@@ -62,8 +62,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *COMMON,
         "streams.fleet",
         "federation.registry",
+        "streams.batch",
         "streams.worker.store",
     ),
+    "compose.dashboard": ("compose.reports", "compose.launcher"),
     "compose.preflight": (*COMMON, "federation.bootstrap"),
     "compose.launcher": (
         "compose.preflight",
@@ -73,6 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "edge_client",
     ),
     "compose.cli": (
+        "compose.dashboard",
         "compose.launcher",
         "streams.batch",
         "streams.worker",
@@ -233,6 +236,16 @@ def test_a_batch_job_needs_neither_torch_nor_a_broker() -> None:
     assert not libraries(loaded(*modules), "torch", "faust", "flwr", "kafka", "deltalake", "onnx")
 
 
+def test_the_console_needs_neither_torch_nor_faust_nor_flower() -> None:
+    modules = [m for m in MODULES if m.startswith("compose.dashboard")]
+    assert not libraries(loaded(*modules), "torch", "faust", "flwr", "deltalake")
+
+
+def test_what_the_console_shows_is_made_without_its_web_library() -> None:
+    modules = [m for m in MODULES if m.startswith("compose.dashboard.model")]
+    assert not libraries(loaded(*modules), "nicegui", "fastapi", "starlette", "torch")
+
+
 def test_the_worker_knows_no_flower() -> None:
     assert not libraries(loaded("streams.worker.app"), "flwr", "onnxruntime")
 
@@ -298,6 +311,11 @@ def importers(library: str) -> set[str]:
         (
             "prometheus_client",
             {"streams.worker.metrics", "edge_client.metrics", "federation.controller.metrics"},
+        ),
+        (
+            "nicegui",
+            {m for m in MODULES if m.startswith("compose.dashboard.pages")}
+            | {"compose.dashboard.web.server"},
         ),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),

@@ -90,7 +90,7 @@ class Place:
 
     def up(self, name: str, *words: str) -> "Running":
         head = ["up", self.task, "--state", str(self.state), "--json"]
-        return self.start(name, *head, *words)
+        return self.start(name, *head, "--no-console", *words)
 
     def run(self, *command: str | Path, **env: str) -> str:
         """Another command's standard output; it has to succeed."""

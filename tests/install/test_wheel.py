@@ -19,6 +19,10 @@ EXTRAS = {
     "edge": ("edge_client.agent", ("torch", "faust-streaming", "flwr", "deltalake")),
     "worker": ("streams.worker.app", ("flwr", "onnxruntime")),
     "federation": ("federation.server_app", ("faust-streaming", "deltalake")),
+    "console": (
+        "compose.dashboard.web.server",
+        ("torch", "faust-streaming", "flwr", "deltalake", "duckdb"),
+    ),
 }
 ON_TOP = {
     "edge-train": "edge_client.client_app",

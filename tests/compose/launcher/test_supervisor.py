@@ -143,6 +143,20 @@ def test_it_gives_up_after_six_quick_deaths_with_the_last_words(
     )
 
 
+def test_what_is_not_essential_and_does_not_stay_up_is_given_up_and_the_rest_goes_on(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    supervisor.start("other", python("import time; time.sleep(600)"))
+    supervisor.start("broken", python("print('no port', flush=True); exit(3)"), essential=False)
+    for _ in range(QUICK_DEATHS - 1):
+        assert die(supervisor, clock, 0.5)
+    [line] = die(supervisor, clock, 0.5)
+    assert f"broken ended with code 3 {QUICK_DEATHS} times: no port" in line
+    assert line.endswith("it is given up, everything else goes on")
+    assert list(supervisor.children) == ["other"]
+    assert supervisor.check() == []
+
+
 def test_what_may_have_to_wait_is_given_its_time(supervisor: Supervisor, clock: Clock) -> None:
     supervisor.start("broken", python("exit(3)"), patience_s=605.0)
     for _ in range(10):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from compose.launcher.phases import PhaseClock, broken_off, why_open
+from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
 from streams.contract.documents import RoundEvent
 from streams.fleet.view import FleetView

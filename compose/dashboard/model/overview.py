@@ -1,0 +1,154 @@
+"""The first page: the loop with its rates, and what is wrong. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from compose.dashboard.model.observed import Observed, counted
+from compose.dashboard.model.problems import Problem, problems
+from compose.dashboard.model.recent import SLOT_S, SLOTS, Slot
+from compose.reports.status import release_line
+from streams.contract.window_metrics import ERRORS, added, value_of
+from streams.fleet.timeline import Entry
+from streams.fleet.view import FleetView, model_number
+
+HAPPENINGS = 12
+VERSIONS = 8
+OVER = 6  # slots that a rate is of: a minute, as in `tidewheel status`
+
+
+class Stations(BaseModel):
+    """The loop. devices: by condition. passed, judged: runs that the gate let through, and all.
+    run, rollout: what is under way, in words; None if nothing
+    is. serving: devices by version, the newest first."""
+
+    devices: dict[str, int]
+    produced_per_s: float
+    pending: int
+    lag: int | None
+    scored_per_s: float
+    windows_per_s: float
+    windows: int
+    run: str | None
+    passed: int
+    judged: int
+    rollout: str | None
+    released: str
+    serving: dict[str, int]
+
+
+class Point(BaseModel):
+    """SLOT_S of the fleet, up to at_us; None where nothing is known. scored_per_s and value, by
+    version, are of the minute up to it."""
+
+    at_us: int
+    scored_per_s: float
+    produced_per_s: float | None
+    windows: int
+    pending: int | None
+    lag: int | None
+    value: dict[str, float | None]
+
+
+class Overview(BaseModel):
+    """metric: what `value` is, for a person; lower_is_better: whether it is an error."""
+
+    task: str
+    at_us: int
+    connected: bool
+    complete: bool
+    problems: list[Problem]
+    stations: Stations
+    metric: str
+    lower_is_better: bool
+    history: list[Point]
+    happenings: list[Entry]
+
+
+def overview(seen: Observed) -> Overview:
+    """Return the page; happenings are the newest first."""
+    view = seen.view
+    agreement = next(reversed(list(view.agreement.values())), None)
+    entries = sorted(view.timeline.known.values(), key=lambda entry: -entry.time_us)[:HAPPENINGS]
+    return Overview(
+        task=view.task,
+        at_us=int(seen.as_of_s * 1e6),
+        connected=not seen.link.why,
+        complete=seen.link.complete,
+        problems=problems(seen),
+        stations=stations(seen),
+        metric=agreement.called if agreement else "agreement with the teacher",
+        lower_is_better=agreement is not None and agreement.metric in ERRORS,
+        history=history(seen),
+        happenings=entries,
+    )
+
+
+def stations(seen: Observed) -> Stations:
+    view, status, states = seen.view, seen.status, seen.view.devices.values()
+    serving = Counter(state.active or "no model" for state in states)
+    newest = sorted(serving, key=model_number, reverse=True)[:VERSIONS]
+    return Stations(
+        devices=counted(status, states),
+        produced_per_s=status.produced_per_s,
+        pending=seen.pending,
+        lag=seen.lag.messages if seen.lag.partitions else None,
+        scored_per_s=status.scored_per_s,
+        windows_per_s=seen.beside.recent.windows_per_s(seen.as_of_s),
+        windows=view.windows,
+        run=run_line(view),
+        passed=view.count("promoted"),
+        judged=view.count("promoted") + view.count("rejected"),
+        rollout=rollout_line(view),
+        released=release_line(view.standing),
+        serving={model: serving[model] for model in newest},
+    )
+
+
+def run_line(view: FleetView) -> str | None:
+    """Return what the current run does; None if none is under way."""
+    events = view.current_run
+    if not events or events[-1].kind == "finished":
+        return None
+    last = events[-1]
+    if not last.round:
+        return f"run {last.run} is starting"
+    return f"round {last.round} of {last.rounds}: {last.kind}" if last.rounds else last.kind
+
+
+def rollout_line(view: FleetView) -> str | None:
+    standing = view.standing
+    if standing.offered is not None:
+        return f"{standing.offered.model} offered to {standing.share:.0%}, stage {standing.stage}"
+    if standing.candidate is not None:
+        return f"{standing.candidate.model} waits for its canary"
+    return None
+
+
+def history(seen: Observed) -> list[Point]:
+    """Return a point for each whole slot, oldest first. Rates and values are of the OVER slots up
+    to it, as windows come in groups; the slot that still fills is left out."""
+    slots, now = seen.beside.recent.slots, int(seen.as_of_s // SLOT_S)
+    first = max(min(slots, default=now) + OVER - 1, now - SLOTS)
+    return [_point(slots, number) for number in range(first, now)]
+
+
+def _point(slots: Mapping[int, Slot], number: int) -> Point:
+    here = slots.get(number, Slot())
+    last = [slots[n] for n in range(number - OVER + 1, number + 1) if n in slots]
+    names = {name for slot in last for name in slot.releases}
+    value = {}
+    for name in names:
+        parts = [slot.releases[name] for slot in last if name in slot.releases]
+        same = [part.sums for part in parts if part.metric == parts[-1].metric]
+        value[name] = value_of(parts[-1].metric, added(same))
+    return Point(
+        at_us=(number + 1) * SLOT_S * 1_000_000,
+        scored_per_s=sum(slot.events for slot in last) / (OVER * SLOT_S),
+        produced_per_s=here.produced_per_s,
+        windows=here.windows,
+        pending=here.pending,
+        lag=here.lag,
+        value=value,
+    )

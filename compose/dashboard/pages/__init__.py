@@ -1,0 +1,1 @@
+"""The console's pages: they draw documents of `compose.dashboard.model`."""

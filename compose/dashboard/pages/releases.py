@@ -1,0 +1,168 @@
+"""Releases: what devices are to serve, how a canary does, and all decisions as a time line."""
+
+from fastapi import Request
+from nicegui import ui
+
+from compose.dashboard.model.rollouts import DecisionRow, Releases, releases
+from compose.dashboard.pages.ask import ask
+from compose.dashboard.pages.parts import (
+    NO_VERSION,
+    PALETTE,
+    Drawn,
+    Lines,
+    Text,
+    card,
+    colour,
+    el,
+    facts,
+    version,
+    when,
+)
+from compose.dashboard.pages.site import Frame, Site
+
+EMPTY = "No decision yet. tidewheel prepare makes the first version, a controller announces it."
+LEAST, MOST = 1e-3, 1e3  # of odds that are drawn
+NO_CANARY = "No version is offered to a part of the fleet now."
+
+
+def add(site: Site) -> None:
+    @ui.page("/releases")
+    def page(request: Request) -> None:
+        frame = Frame(site, request, "/releases", "Releases")
+
+        def draw(found: tuple[list[DecisionRow], float]) -> None:
+            _draw_decisions(frame, found)
+
+        with frame.content:
+            with ui.element("div").classes("row-of"):
+                el("h1", text="Releases")
+                if frame.may_act:
+                    act = el("button", "plain-button", "Roll back…").props("type=button")
+                    act.on("click", lambda: ask(frame, "Roll back", lambda a: a.roll_back()))
+            with ui.element("div").classes("two"):
+                with card("What devices are to serve"):
+                    desired = Drawn(_draw_desired)
+                with card("Canary against the others, since its first stage"):
+                    canary = _Canary()
+            with card("Evidence about the canary, against its bounds") as evidence:
+                odds = _Evidence()
+            with card("Decisions"):
+                decisions: Drawn[tuple[list[DecisionRow], float]] = Drawn(draw)
+
+        def show(found: Releases) -> None:
+            desired.show(found)
+            canary.show(found)
+            evidence.set_visibility(bool(found.canary))
+            odds.show(found)
+            decisions.show((found.decisions, found.bound))
+
+        frame.live(releases, show)
+
+
+def _draw_desired(found: Releases) -> None:
+    here = found.desired
+    text = found.released
+    ui.label(f"{text[:1].upper()}{text[1:]}.")
+    shares = [] if here.stable is None else [(here.stable, 1 - here.share)]
+    if here.offered is not None:
+        shares.append((here.offered, here.share))
+    if shares:
+        with ui.element("div").classes("strip").style("margin: 10px 0"):
+            for ref, share in shares:
+                ui.element("div").style(f"flex: {share}; background: {colour(ref.model)}")
+    for ref, share in shares:
+        with ui.element("div").classes("row-of"):
+            version(ref.model)
+            el("span", "muted", f"{share:.0%} of the fleet")
+        facts({"digest": ref.digest, "size": f"{ref.size:,} bytes" if ref.size else "not stated"})
+    if found.canary and found.stable:
+        words = f"tidewheel models diff TASK {found.stable} {found.canary}"
+        facts({"what changed": f"{words} compares manifests, metrics and tensors"})
+    if here.withdrawn:
+        facts({f"withdrawn {model}": why for model, why in here.withdrawn.items()})
+    if found.teacher:
+        facts({"teacher": found.teacher})
+
+
+class _Canary:
+    def __init__(self) -> None:
+        self._none = el("div", "empty", NO_CANARY)
+        self._box = ui.element("div")
+        with self._box:
+            self._chart = Lines("Agreement of the canary and of the others")
+
+    def show(self, found: Releases) -> None:
+        self._none.set_visibility(not found.growth)
+        self._box.set_visibility(bool(found.growth))
+        points = [(g.at_us / 1000, g.canary, g.others) for g in found.growth]
+        if found.canary and points:
+            series = {
+                f"canary {found.canary}": (colour(found.canary), [[t, c] for t, c, _ in points])
+            }
+            if found.stable:
+                name = f"others {found.stable}"
+                series[name] = colour(found.stable), [[t, o] for t, _, o in points]
+            self._chart.show(series)
+
+
+class _Evidence:
+    """The odds on a scale of powers of ten, and the bound that ends the stage."""
+
+    def __init__(self) -> None:
+        self._words = Text()
+        self._chart = Lines("Odds that the canary is worse, and that it is not", rates=True)
+        self._chart.logarithmic(LEAST, MOST)
+
+    def show(self, found: Releases) -> None:
+        self._words.show(found.words[:1].upper() + found.words[1:])
+        worse = _line([(point.at_us, point.worse) for point in found.odds])
+        fine = _line([(point.at_us, point.fine) for point in found.odds])
+        bound = _line([(point.at_us, found.bound) for point in found.odds])
+        series = {
+            "worse: it goes back at the bound": (PALETTE[4], worse),
+            "not worse: it goes on at the bound": (PALETTE[2], fine),
+            f"bound, {found.bound:g} to 1": (NO_VERSION, bound),
+        }
+        self._chart.show(series if found.odds else {})
+
+
+def _line(points: list[tuple[int, float]]) -> list[list[float | None]]:
+    return [[at_us / 1000, min(max(value, LEAST), MOST)] for at_us, value in points]
+
+
+def _draw_decisions(frame: Frame, what: tuple[list[DecisionRow], float]) -> None:
+    found, bound = what
+    if not found:
+        el("div", "empty", EMPTY)
+    for row in found:
+        shade = colour(row.version) if row.version else NO_VERSION
+        with ui.element("div").classes("step").style(f"--v: {shade}"):
+            with ui.element("div").classes("row-of"):
+                el("b", text=row.text)
+                bad = row.kind in ("rolled-back", "dropped", "held")
+                good = row.kind == "served"
+                el("span", "tag bad" if bad else "tag good" if good else "tag", row.word)
+                with ui.element("span").classes("muted small"):
+                    when(row.at_us)
+                if frame.may_act and row.version and row.kind != "teacher":
+                    _promote(frame, row.version)
+            ui.label(row.reason)
+            about = f"decision {row.seq}, signed by key {row.key}"
+            about += f", run {row.run}" if row.run else ""
+            el("div", "muted small", about + (f", share {row.share}" if row.share != "-" else ""))
+            if row.odds_worse is not None and row.odds_fine is not None:
+                _odds("odds that it is worse", row.odds_worse, bound, "back")
+                _odds("odds that it is not", row.odds_fine, bound, "on")
+
+
+def _promote(frame: Frame, model: str) -> None:
+    act = el("button", "plain-button", f"Promote {model}…").props("type=button")
+    act.on("click", lambda: ask(frame, f"Promote {model}", lambda a: a.promote(model)))
+
+
+def _odds(name: str, odds: float, bound: float, end: str) -> None:
+    with ui.element("div").classes("row-of small muted"):
+        with ui.element("div").classes("meter").style("width: 160px"):
+            ui.element("div").style(f"width: {min(100.0, 100 * odds / bound):.0f}%")
+        shown = f"{odds:,.0f}" if odds >= 100 else f"{odds:.2g}"
+        el("span", text=f"{name} {shown} to 1; it goes {end} at {bound:g} to 1")

@@ -1,0 +1,114 @@
+"""The two threads that keep what the console shows up to date: the follower of the topics, and the
+watch that reads the workers' lag and so finds out whether a broker answers."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from compose.dashboard.model.canary import Canary
+from compose.dashboard.model.observed import Beside, Link, Observed
+from compose.reports.follower import Following
+from compose.reports.lag import Lag, read_lag
+from streams.contract.errors import TidewheelError, TopicMissing
+from streams.contract.task import Task
+from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
+from streams.fleet.view import FleetView
+from streams.kafka.settings import BrokerSettings
+
+log = logging.getLogger(__name__)
+
+TOPICS = (FLEET, WINDOWS, RELEASES, ROUNDS, DEAD_LETTERS)
+PAST = 20_000  # reports on `windows` from before the snapshot
+LOOK_S, ANSWER_S = 3.0, 3.0
+EVALUATE_S, EVALUATE_SHARE = 6.0, 0.05
+
+T = TypeVar("T")
+
+
+class Watch(threading.Thread):
+    """Observes a task until `stop`. `look` gives what was observed, for as long as the call."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        task: Task,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._settings, self._task, self._clock = settings, task.name, clock
+        self._ending = threading.Event()
+        self._evaluate_at = 0.0
+
+        def make(view: FleetView) -> Beside:
+            return Beside(view, canary=Canary.of(task))
+
+        self._follower = Following(settings, task.name, make, TOPICS, Beside.fill, PAST)
+        self._lag = Lag()
+        self._link = Link(address=settings.bootstrap, why="it is not reached yet", complete=False)
+
+    def look(self, make: Callable[[Observed], T]) -> T:
+        """Return what `make` makes of this moment."""
+        found: list[T] = []
+
+        def read(beside: Beside) -> None:
+            why = self._link.why or self._follower.trouble
+            link = replace(self._link, why=why, complete=self.ready)
+            found.append(make(Observed(beside, self._lag, link, self._clock())))
+
+        self._follower.read(read)
+        return found[0]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the topics' past has been read."""
+        return self._follower.caught_up.is_set()
+
+    def run(self) -> None:
+        self._follower.start()
+        while not self._ending.is_set():
+            self._look()
+            self._ending.wait(LOOK_S)
+
+    def _look(self) -> None:
+        was = self._link
+        try:
+            self._lag = read_lag(self._settings, self._task, ANSWER_S)
+        except TidewheelError as exc:
+            missing = isinstance(exc, TopicMissing)
+            self._link = Link(was.address, was.since_s, _first(exc), missing=missing)
+        else:
+            self._link = Link(was.address, self._clock())
+            self.look(_sample)
+            self._evaluate()
+        if bool(was.why) != bool(self._link.why):
+            log.info("the broker %s", f"is away: {self._link.why}" if self._link.why else "answers")
+
+    def _evaluate(self) -> None:
+        """Evaluate the canary, at most EVALUATE_SHARE of the time."""
+        began = time.monotonic()
+        if not self.ready or began < self._evaluate_at:
+            return
+        self.look(lambda seen: seen.beside.canary.look(seen.view, int(seen.now_s * 1e6)))
+        took = time.monotonic() - began
+        self._evaluate_at = began + max(EVALUATE_S, took / EVALUATE_SHARE)
+
+    def stop(self) -> None:
+        self._ending.set()
+        self._follower.stop()
+        self.join(ANSWER_S + 2)
+
+
+def _sample(seen: Observed) -> None:
+    if seen.link.complete:
+        lag = seen.lag.messages if seen.lag.partitions else None
+        produced = seen.status.produced_per_s
+        seen.beside.recent.sample(seen.now_s, produced, seen.pending, lag)
+
+
+def _first(exc: Exception) -> str:
+    """The error's first line, for a page."""
+    text = str(exc).splitlines()
+    return text[0][:300] if text else type(exc).__name__

@@ -1,0 +1,95 @@
+"""Step 3 of `tidewheel up`: topics, and the processes of the fleet."""
+
+import importlib.util
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from compose.launcher import flower_processes
+from compose.launcher.commands import Commands
+from compose.launcher.state_dir import StateDir
+from compose.launcher.supervisor import Supervisor
+from compose.security.certificates import Tls
+from compose.security.node_registry import Nodes
+from edge_client.control.socket_server import socket_path
+from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics, probe
+
+# A SuperNode with a key that was killed is let in again once its last word is a minute old.
+SUPERNODE_PATIENCE_S = 90.0
+CONSOLE_PORT = 8750
+WITHOUT = 'console   not started: pip install "tidewheel[console]"; or --no-console'
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """port: the SuperLink's. wait: for a condition, with a process's name and what is waited for.
+    say: a line for the user."""
+
+    commands: Commands
+    layout: StateDir
+    supervisor: Supervisor
+    port: int
+    tls: Tls | None
+    wait: Callable[[Callable[[], bool], str, str], None]
+    say: Callable[[str], None]
+
+    def start(self, devices: Sequence[str]) -> None:
+        own, options, choice = self.commands, self.commands.options, self.commands.choice
+        kafka = f"Kafka at {choice.settings.bootstrap}"
+        self.wait(lambda: probe(choice.settings, 1.0), "broker", kafka)
+        ensure_topics(choice.settings, topic_specs(own.task.name, options.partitions))
+        if options.console:
+            self._start_console()
+        for i in range(options.workers):
+            name = f"worker-{i}" if options.workers > 1 else "worker"
+            self.supervisor.start(name, own.worker(name), stop_s=20.0)
+        for device in devices:
+            self.supervisor.start(f"edge-{device}", own.edge(device), stop_s=25.0)
+        ready = partial(flower_processes.is_ready, self.port, ca=own.ca)
+        self.wait(ready, "superlink", f"the SuperLink on port {self.port}")
+        launch = flower_processes.superexec(options.state, self.port, own.environment, own.ca)
+        self.supervisor.start("superexec", launch)
+        self._start_supernodes(devices)
+        self.supervisor.start("controller", own.controller(self.port, len(devices)))
+
+    def _start_console(self) -> None:
+        """A console that does not stay up costs the page alone."""
+        if importlib.util.find_spec("nicegui") is None:
+            self.say(WITHOUT)
+            return
+        port = console_port()
+        self.supervisor.start("console", self.commands.console(port), essential=False)
+        self.say(f"console   http://{flower_processes.HOST}:{port}")
+
+    def _start_supernodes(self, devices: Sequence[str]) -> None:
+        own, keys = self.commands, self._node_keys(devices)
+        state, ports = own.options.state, flower_processes.free_ports(len(devices))
+        for device, each in zip(devices, ports, strict=True):
+            agent, key = socket_path(self.layout.device(device)), keys.get(device)
+            launch = flower_processes.supernode(state, self.port, device, agent, each, own.ca, key)
+            patience_s = SUPERNODE_PATIENCE_S if key else 0.0
+            self.supervisor.start(f"supernode-{device}", launch, patience_s=patience_s)
+
+    def _node_keys(self, devices: Sequence[str]) -> dict[str, Path]:
+        """The devices' private keys, registered; none where everybody is let in."""
+        if self.tls is None:
+            return {}
+        where = f"{flower_processes.HOST}:{self.port}"
+        flwr = flower_processes.flwr(self.commands.options.state, where, self.commands.ca)
+        nodes = Nodes(self.layout.keys, flwr)
+        nodes.add_all(devices)
+        return {device: nodes.key(device) for device in devices}
+
+
+def console_port() -> int:
+    """The console's usual port, or a free one where that is taken."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((flower_processes.HOST, CONSOLE_PORT))
+        except OSError:
+            return flower_processes.free_ports(1)[0]
+    return CONSOLE_PORT

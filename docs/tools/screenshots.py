@@ -1,0 +1,31 @@
+"""Take the pictures of the console that the documentation shows, of a made-up fleet.
+
+python docs/tools/screenshots.py [FOLDER]   (make screenshots)
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.compose.dashboard.browser import Visit, chromium, served
+
+FOLDER = Path(__file__).parents[1] / "images"
+PICTURES = (("console-overview", "/", "light"), ("console-device", "/devices/pump-05", "dark"))
+WIDTH = 1180
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with served("--showcase") as address, chromium() as browser:
+        for name, path, scheme in PICTURES:
+            visit = Visit(browser, address, scheme, WIDTH)
+            page = visit.open(path)
+            page.wait_for_function("document.querySelectorAll('.chart svg path').length > 8")
+            page.screenshot(path=folder / f"{name}.png", full_page=path == "/")
+            visit.close()
+            sys.stdout.write(f"{folder / name}.png\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)

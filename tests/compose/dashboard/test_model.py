@@ -1,0 +1,196 @@
+"""What the console shows is made of the topics, names what is wrong first, and stays small."""
+
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compose.dashboard.model.device import device_page
+from compose.dashboard.model.fleet import SORTS, FleetQuery, fleet_page
+from compose.dashboard.model.learning import gate_words, learning
+from compose.dashboard.model.letters import KEPT, Letters, quality
+from compose.dashboard.model.observed import Beside, Link, Observed
+from compose.dashboard.model.overview import overview
+from compose.dashboard.model.problems import problems
+from compose.dashboard.model.recent import KEPT as WINDOWS_KEPT
+from compose.dashboard.model.recent import SLOTS, RecentWindows
+from compose.dashboard.model.rollouts import releases
+from streams.contract.window_report import WindowReport
+from streams.fleet.view import FleetView
+from tests.compose.dashboard.made_up import (
+    CANARY,
+    HTML,
+    NOW_S,
+    STABLE,
+    device,
+    fleet,
+    letter,
+    many,
+    observed,
+    report,
+)
+from tests.compose.messages import TASK
+
+
+@cache
+def one_fleet() -> Observed:
+    return observed(*fleet())
+
+
+def test_what_is_wrong_is_named_the_worst_first_with_what_to_do() -> None:
+    away = Link("broker:9092", NOW_S - 60, "no broker answers")
+    found = problems(observed(*fleet(), link=away))
+    assert [p.severity for p in found] == sorted(
+        (p.severity for p in found), key=["critical", "warning", "note"].index
+    )
+    texts = [p.text for p in found]
+    assert texts[0].startswith("No broker answers at broker:9092")
+    assert "d3 is in error" in texts
+    assert any(text.startswith("Inputs drift on 1 of 1") for text in texts)
+    assert all(p.advice for p in found if p.severity != "critical")
+    assert next(p for p in found if "in error" in p.text).advice == f"d3 says: {HTML}"
+
+
+def test_a_fleet_that_is_as_it_should_be_has_no_problem() -> None:
+    assert problems(observed(device("d0"), report("d0", 5))) == []
+
+
+def test_in_an_outage_everything_is_of_the_moment_at_which_the_broker_answered_last() -> None:
+    """Devices do not become silent because nothing is read."""
+    messages = [device("d0", 61), report("d0", 65)]
+    away = observed(*messages, link=Link("b", NOW_S - 60, "away"))
+    assert [p.severity for p in problems(away)] == ["critical"]
+    back = observed(*messages)
+    assert [p.text for p in problems(back)] == ["d0 is silent"]
+
+
+def test_the_loop_is_summed_up_with_its_rates() -> None:
+    found = overview(observed(*fleet()))
+    here = found.stations
+    assert here.devices == {"error": 1, "silent": 1, "drifting": 1, "stopped": 0, "fine": 3}
+    assert here.produced_per_s == 10.0  # the silent one's do not count
+    assert here.scored_per_s == pytest.approx(6 * 3 * 10 / 60)
+    assert here.windows_per_s == pytest.approx(6 * 3 / 60, abs=0.1)
+    assert here.lag == 3
+    assert here.serving == {CANARY: 1, STABLE: 5}
+    assert here.rollout == f"{CANARY} offered to 25%, stage 1"
+    assert {round(point.scored_per_s, 9) for point in found.history} == {3.0}  # of whole minutes
+    assert found.history[-1].value == {STABLE: 0.75, CANARY: 0.75}
+
+
+def test_a_report_that_comes_again_counts_once() -> None:
+    again = report("d0", 30)
+    seen = observed(device("d0"), again, again)
+    assert len(seen.beside.recent.of("d0")) == 1
+    assert sum(slot.windows for slot in seen.beside.recent.slots.values()) == 1
+
+
+def test_a_device_of_thousands_is_found_by_search_group_and_sort() -> None:
+    seen = observed(*many(2_000, NOW_S))
+    found = fleet_page(seen, FleetQuery(search="SENSOR-0004", size=10))
+    assert (found.total, found.matching, found.pages) == (2_000, 10, 1)
+    found = fleet_page(seen, FleetQuery(group="error", page=99, size=10))
+    assert (found.matching, found.query.page) == (3, 1)
+    assert {row.condition for row in found.rows} == {"error"}
+    north = {"sensor-00003": "north", "sensor-00007": "north", "elsewhere": "south"}
+    found = fleet_page(seen, FleetQuery(group="group:north"), north)
+    assert [row.device for row in found.rows] == ["sensor-00003", "sensor-00007"]
+    assert found.groups == {"north": 2}
+    first = fleet_page(seen, FleetQuery())
+    assert first.rows[0].condition == "error"
+    assert len(first.rows) == 50
+
+
+@given(
+    st.builds(
+        FleetQuery,
+        search=st.text(max_size=5),
+        group=st.sampled_from(["", "error", "fine", STABLE, "refusing", "x"]),
+        sort=st.sampled_from([*SORTS, "nonsense"]),
+        descending=st.booleans(),
+        page=st.integers(1, 50),
+        size=st.integers(1, 8),
+    )
+)
+def test_every_query_gives_a_page_and_all_pages_give_each_device_once(query: FleetQuery) -> None:
+    seen = one_fleet()
+    first = fleet_page(seen, query)
+    assert len(first.rows) <= query.size
+    names = []
+    for number in range(1, first.pages + 1):
+        page = fleet_page(seen, query.model_copy(update={"page": number}))
+        names += [row.device for row in page.rows]
+    assert len(names) == len(set(names)) == first.matching
+
+
+def test_a_devices_page_has_its_account_versions_windows_and_drift() -> None:
+    found = device_page(observed(*fleet()), "d5")
+    assert found is not None
+    assert [(span.version, span.windows) for span in found.spans] == [(STABLE, 21), (CANARY, 9)]
+    assert [account.balanced for account in found.accounts] == [True]
+    assert found.windows[-1].value == 0.75
+    drifting = device_page(observed(*fleet()), "d1")
+    assert drifting is not None
+    assert drifting.row.trend == [0.75] * 24
+    assert [channel.psi for channel in drifting.channels] == [0.9]
+    assert device_page(observed(*fleet()), "nobody") is None
+
+
+def test_the_gates_decision_is_in_words_with_both_sides_and_cohorts() -> None:
+    found = learning(observed(*fleet()))
+    [run] = found.runs
+    assert [each.refused for each in run.summary.rounds] == [{"norm": 1}, {"norm": 1}]
+    assert run.gate is not None
+    words = gate_words(run.gate, found.metric)
+    assert words[0].startswith("The candidate passed the gate: promoted: accuracy")
+    assert "On held-out devices: accuracy 0.66 → 0.80 on the same 120 segments." in words
+    assert "class slow on held-out devices gained least (-0.02 on 40 segments)" in words[-1]
+
+
+def test_a_canary_is_compared_with_the_others_as_it_grows() -> None:
+    found = releases(observed(*fleet()))
+    assert (found.canary, found.stable) == (CANARY, STABLE)
+    assert found.growth[-1].canary == found.growth[-1].others == 0.75
+    assert [row.seq for row in found.decisions] == [3, 2, 1]
+    assert found.decisions[0].odds_worse == 0.3
+
+
+def test_what_is_kept_is_bounded_by_the_fleet_and_not_by_time() -> None:
+    recent = RecentWindows()
+    made = WindowReport.decode(report("d0", 0).value)
+    for n in range(20 * SLOTS):
+        recent.add(made.model_copy(update={"window_us": n}), n * 10_000_000)
+    size = recent.bytes
+    recent.add(made, 10**12)
+    assert len(recent.of("d0")) == WINDOWS_KEPT
+    assert (len(recent.slots), recent.bytes) == (SLOTS, size)
+    assert [w.window_us for w in recent.of("d0")][:2] == [20 * SLOTS - 59, 20 * SLOTS - 58]
+
+
+def test_of_dead_letters_the_newest_are_kept_and_of_each_the_beginning() -> None:
+    letters = Letters()
+    for n in range(3 * KEPT):
+        letters.add(letter(n, value=b"x" * 100_000))
+    found = quality(letters, 0)
+    assert [row.offset for row in found.letters] == list(range(3 * KEPT - 1, 2 * KEPT - 1, -1))
+    assert {row.bytes for row in found.letters} == {100_000}
+    assert sum(len(message.value or b"") for message in letters.messages) <= KEPT * 4096
+    assert found.by_reason == {"bad-arrow": 3 * KEPT}
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_pages_of_an_empty_or_small_fleet_are_whole(size: int) -> None:
+    seen = observed(*many(size, NOW_S))
+    assert overview(seen).stations.produced_per_s == 2.0 * size
+    assert fleet_page(seen, FleetQuery()).total == size
+    assert learning(seen).runs == []
+    assert releases(seen).decisions == []
+
+
+def test_what_the_view_knows_already_fills_the_past_without_counting_twice() -> None:
+    beside = Beside(FleetView(TASK))
+    beside.fill([report("d0", 30)])
+    beside.absorb(report("d0", 20))
+    assert len(beside.recent.of("d0")) == 2
+    assert beside.view.windows == 1

@@ -1,0 +1,203 @@
+"""The pages in a real browser, of made-up fleets."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.compose.dashboard.browser import Visit, chromium, served
+from tests.compose.dashboard.made_up import CANARY, HTML
+from tests.compose.dashboard.test_actions import Rig
+from tests.compose.reports.test_jobs import job
+
+PAGES = ("/", "/fleet", "/devices/d1", "/learning", "/releases", "/quality", "/jobs")
+Opener = Callable[..., Visit]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    jobs = tmp_path_factory.mktemp("jobs")
+    job(jobs, "night", 1_800_000_000_000_000)
+    job(jobs, "failed", 1_800_000_000_000_001, "Failed")
+    with served("--jobs", jobs) as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Visit]:
+    made = Visit(browser, address)
+    yield made
+    made.close()
+
+
+def test_every_page_is_drawn_without_an_error_and_asks_nobody_else(visit: Visit) -> None:
+    for path in PAGES:
+        page = visit.open(path)
+        here = page.locator("nav a.here")
+        expect(here).to_have_count(1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert visit.wrong == []
+
+
+def test_html_and_script_of_a_device_are_shown_as_text(visit: Visit) -> None:
+    for path in ("/", "/fleet", "/devices/d3", "/quality"):
+        page = visit.open(path)
+        visit.until(lambda text: HTML in text.replace("\n", ""), f"the text on {path}")
+        assert page.locator("img[src=x]").count() == 0
+        assert page.locator("main script").count() == 0
+        assert page.title().endswith("Tidewheel")
+    page.get_by_role("button", name="0", exact=True).click()
+    visit.until(lambda text: "Its headers" in text, "the letter's headers")
+    assert page.title().endswith("Tidewheel")
+    assert visit.wrong == []
+
+
+def test_the_overview_says_what_is_wrong_first_and_leads_to_it(visit: Visit) -> None:
+    page = visit.open("/")
+    headings = page.locator("h2, [role=heading]").all_inner_texts()
+    assert headings[:2] == ["What is wrong", "The loop"]
+    page.get_by_role("link", name="d3 is in error").click()
+    page.wait_for_url(re.compile("group=error"))
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_batch_jobs_show_progress_errors_and_how_to_continue(visit: Visit) -> None:
+    page = visit.open("/jobs")
+    cards = page.locator("main section")
+    expect(cards).to_have_count(2)
+    expect(cards.first).to_contain_text("the disk is full")
+    night = cards.nth(1)
+    expect(night).to_contain_text("InProgress, no process works on it")
+    expect(night).to_contain_text("100 of 200")
+    expect(night).to_contain_text("10 bad-length")
+    expect(night).to_contain_text("tidewheel jobs resume")
+    assert night.get_by_role("progressbar").get_attribute("aria-valuenow") == "50"
+
+
+def test_times_are_local_with_utc_on_hover(visit: Visit) -> None:
+    page = visit.open("/releases")
+    found = page.locator("tw-time").first
+    local, utc = found.inner_text(), found.get_attribute("title") or ""
+    assert utc.endswith(" UTC")
+    hours = [int(re.search(r"(\d\d):\d\d:\d\d", text)[1]) for text in (local, utc)]  # type: ignore[index]
+    assert (hours[0] - hours[1]) % 24 == 9  # the browser is in Tokyo
+
+
+def test_the_list_is_searched_grouped_and_sorted_with_the_keyboard(visit: Visit) -> None:
+    page = visit.open("/fleet")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(6)
+    page.keyboard.press("/")
+    page.keyboard.type("d5")
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text(CANARY)
+    page.keyboard.press("Control+A")
+    page.keyboard.press("Delete")
+    expect(rows).to_have_count(6)
+    page.get_by_role("button", name="silent 1").press("Enter")
+    expect(rows).to_have_count(1)
+    page.get_by_role("button", name="all 6").press("Enter")
+    page.get_by_role("columnheader", name="dropped").press("Enter")
+    expect(rows.first).to_contain_text("d2")
+    page.get_by_role("link", name="Skip to the content").press("Enter")
+    expect(page.locator("main#content")).to_have_count(1)
+    assert page.url.endswith("#content")
+
+
+def test_colours_follow_the_system_and_can_be_chosen(visit: Visit) -> None:
+    page = visit.open("/jobs")
+    body = page.locator("body")
+    expect(body).to_have_class(re.compile("body--light"))
+    page.get_by_role("button", name="Colours").click()
+    expect(body).to_have_class(re.compile("body--dark"))
+    page.wait_for_function("document.cookie.includes('tidewheel-theme=dark')")
+    visit.open("/jobs")
+    expect(page.locator("body")).to_have_class(re.compile("body--dark"))
+
+
+def test_a_phone_shows_every_page_without_scrolling_sideways(
+    browser: Browser, address: str
+) -> None:
+    visit = Visit(browser, address, "dark", width=390)
+    for path in PAGES:
+        page = visit.open(path)
+        expect(page.locator("body")).to_have_class(re.compile("body--dark"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+    visit.close()
+
+
+def test_empty_pages_say_what_to_do(browser: Browser) -> None:
+    with served("--empty") as address:
+        visit = Visit(browser, address)
+        for path, words in (
+            ("/fleet", "tidewheel edge run"),
+            ("/learning", "tidewheel train TASK"),
+            ("/releases", "tidewheel prepare"),
+            ("/quality", "every message"),
+            ("/jobs", "tidewheel score TASK"),
+            ("/devices/nobody", "No device named nobody"),
+        ):
+            visit.open(path)
+            visit.until(lambda text, words=words: words in text, f"{words} on {path}")
+        assert visit.wrong == []
+        visit.close()
+
+
+def test_ten_thousand_devices_are_paged_found_and_stay_live(browser: Browser) -> None:
+    with served("--devices", "10000") as address:
+        visit = Visit(browser, address)
+        page = visit.open("/fleet")
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(50)
+        visit.until(lambda text: "page 1 of 200" in text, "two hundred pages")
+        page.get_by_role("button", name="Next").click()
+        visit.until(lambda text: "page 2 of 200" in text, "the second page")
+        page.locator(".search input").fill("sensor-09999")
+        expect(rows).to_have_count(1)
+        assert page.locator("*").count() < 3000
+        visit.close()
+
+
+def test_actions_are_refused_without_the_token(browser: Browser, tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    decided = len(rig.registry.decisions())
+    with served("--state", tmp_path) as address:
+        visit = Visit(browser, address)
+        page = visit.open("/releases")
+        assert page.get_by_role("button", name=re.compile("Roll back|Promote")).count() == 0
+        page.get_by_role("link", name="Sign in to act").click()
+        page.get_by_label("Token").fill("x" * 43)
+        page.get_by_role("button", name="Sign in").click()
+        visit.until(lambda text: "That is not the token" in text, "the refusal")
+        page.get_by_label("Token").fill((tmp_path / "console-token").read_text())
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_selector("text=signed in")
+        visit.open("/releases")
+        page.get_by_role("button", name="Roll back…").click()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Confirm").wait_for(state="detached")
+        assert len(rig.registry.decisions()) == decided
+        page.get_by_role("button", name="Roll back…").click()
+        visit.until(lambda text: f"{rig.second.model} is withdrawn" in text, "what would change")
+        page.get_by_label("Reason, for the history").fill(HTML)
+        page.get_by_role("button", name="Confirm").click()
+        visit.until(lambda text: "decision 3" in text, "what was done")
+        page.get_by_role("button", name=f"Promote {CANARY}").first.click()
+        visit.until(lambda text: "models list" in text, "that this version is not stored")
+        page.get_by_role("button", name="Roll back…").click()
+        visit.context.request.post(f"{address}/logout", headers={"origin": address})
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Roll back…").click()
+        visit.until(lambda text: "You have to sign in again" in text, "that the session has ended")
+        visit.close()
+    assert rig.registry.decisions()[-1].reason == f"by hand: console: {HTML}"
+    assert len(rig.registry.decisions()) == decided + 1
+    assert [line for line in visit.wrong if "403" not in line] == []  # the wrong token

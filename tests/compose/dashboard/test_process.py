@@ -1,0 +1,91 @@
+"""`tidewheel console` as a process: it waits for a broker, says what is wrong in one line, and ends
+cleanly."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
+
+
+@contextmanager
+def started(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A console without a broker, and its address."""
+    command = [sys.executable, "-m", "compose.cli.main", "console", f"{TINY}:task", "--state", "st"]
+    with (folder / "err").open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--kafka", "127.0.0.1:1", "--port", "0", *words],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+?(?=;)", line)
+        assert found, (line, (folder / "err").read_text())
+        yield process, found[0]
+    finally:
+        process.kill()
+        process.wait(20)
+        process.stdout.close()
+
+
+def status(address: str, path: str) -> int:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"{address}{path}", timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            assert time.monotonic() < deadline
+
+
+def test_without_a_broker_it_lives_and_ends_cleanly(tmp_path: Path) -> None:
+    with started(tmp_path) as (process, address):
+        assert status(address, "/live") == 200
+        assert status(address, "/ready") == 503
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert "Traceback" not in (tmp_path / "err").read_text()
+    assert not (tmp_path / ".nicegui").exists()
+    assert not (tmp_path / "st").exists()  # it keeps nothing, and makes no token that is not needed
+
+
+def test_off_loopback_reading_needs_the_token_of_its_owner(tmp_path: Path) -> None:
+    with started(tmp_path, "--host", "0.0.0.0") as (process, address):
+        here = address.replace("0.0.0.0", "127.0.0.1")
+        assert status(here, "/api/overview") == 401
+        assert status(here, "/live") == 200
+        assert (tmp_path / "st" / "console-token").stat().st_mode & 0o777 == 0o600
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "compose.cli.main", "console", f"{TINY}:task", "--port", port],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in line
+    assert "--port" in line

@@ -1,0 +1,77 @@
+"""Jobs are found in their folders and reported as `jobs show` does; a damaged one is named."""
+
+from pathlib import Path
+
+from compose.reports.jobs import read_jobs
+from streams.batch.documents import (
+    Columns,
+    Counts,
+    Named,
+    Plan,
+    PlannedFile,
+    Shard,
+    ShardRecord,
+    Specification,
+    State,
+    TaskShape,
+)
+from streams.batch.job_folder import JobFolder
+from streams.batch.output import part_name
+
+SHAPE = TaskShape(reference="t.py:task", name="tiny", version=1, channels=["x"], samples=2,
+                  outputs=["a", "b"], threshold=0.5, tolerance=0.0)  # fmt: skip
+
+
+def job(place: Path, name: str, created_us: int, state: State = "InProgress") -> JobFolder:
+    """A job of two shards of 100 rows, one of which is done."""
+    output = place / name
+    folder = JobFolder(place / f"{name}.job")
+    (folder.folder / "shards").mkdir(parents=True)
+    output.mkdir()
+    folder.write_specification(
+        Specification(created_us=created_us, task=SHAPE, model="1-aaaaaaaa", digest="a" * 64,
+                      inputs=[Named(name="i", path="/i")], input_format="parquet",
+                      columns=Columns(segment=["segment"], per_channel=False),
+                      output=str(output), output_format="parquet"),
+        b"model",
+    )  # fmt: skip
+    file = PlannedFile(name="i", path="/i", sha256="b" * 64, bytes=1, modified_ns=1, rows=200)
+    shards = [Shard(file=0, start=n, stop=n + 1, first_row=100 * n, rows=100) for n in (0, 1)]
+    folder.write_plan(Plan(files=[file], shards=shards))
+    (output / part_name(0, "parquet")).write_bytes(b"12345")
+    counts = Counts(succeeded=90, errors={"bad-length": 10}, labelled=50, correct=40)
+    folder.write_record(
+        0, ShardRecord(state="Completed", attempts=1, counts=counts, seconds=2, bytes=5)
+    )
+    folder.write_state(state, "the disk is full" if state == "Failed" else "")
+    return folder
+
+
+def test_jobs_are_listed_newest_first_with_their_progress(tmp_path: Path) -> None:
+    job(tmp_path, "old", 1)
+    with job(tmp_path, "new", 2).locked():
+        (new, old), wrong = read_jobs([tmp_path])
+    assert [new.manifest.job, old.manifest.job] == [
+        str(tmp_path / "new.job"),
+        str(tmp_path / "old.job"),
+    ]
+    assert (new.manifest.processed, new.manifest.total) == (100, 200)
+    assert new.manifest.errors == {"bad-length": 10}
+    assert (new.running, new.abandoned) == (True, False)
+    assert (old.running, old.abandoned) == (False, True)
+    assert wrong == []
+
+
+def test_a_job_that_is_over_is_not_abandoned_and_names_its_reason(tmp_path: Path) -> None:
+    job(tmp_path, "failed", 1, "Failed")
+    [found], _ = read_jobs([tmp_path / "failed.job"])
+    assert (found.abandoned, found.manifest.reason) == (False, "the disk is full")
+
+
+def test_a_damaged_job_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    job(tmp_path, "good", 1)
+    (job(tmp_path, "bad", 2).folder / "specification.json").write_text("{")
+    found, [line] = read_jobs([tmp_path, tmp_path / "not-there"])
+    assert [Path(each.manifest.job).name for each in found] == ["good.job"]
+    assert "bad.job" in line
+    assert "damaged" in line
