@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from compose.cli import dead_letters, edge, jobs, keys, models, nodes, server, tasks, views
+from compose.cli import dead_letters, edge, keys, models, nodes, server, tasks, views
 from compose.cli.arguments import (
     DEFAULT_STATE,
     STAGES,
@@ -31,6 +31,7 @@ from compose.cli.arguments import (
     checked_strategy,
     shares_of,
 )
+from compose.cli.batch import jobs, score
 from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, say
@@ -203,7 +204,7 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
 
 for view in (views.status, views.rounds, views.query, views.tail):
     app.command()(view)
-app.command()(jobs.score)
+app.command()(score.score)
 app.command()(tasks.new)
 app.command()(tasks.check)
 

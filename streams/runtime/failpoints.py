@@ -17,7 +17,7 @@ step 2. Without the variable nothing is armed. The steps are numbered in:
     release-step-1..4  federation.registry.publisher: a decision is made and published
     restore-step-1..3  federation.registry.restore: step 3 ends with each decision
     keys-step-1..4     compose.security.keyring: another key signs
-    score-step-1..7    streams.batch.job: a batch job
+    score-step-1..7    streams.batch.jobs.job: a batch job
 """
 
 import os

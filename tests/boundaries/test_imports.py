@@ -27,7 +27,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tidewheel": (*COMMON, "streams.worker.store"),  # the store only when it is read
     "streams.tasks": ("tidewheel",),
     "streams.fleet": ("streams.contract", "streams.kafka"),
-    "streams.batch": ("streams.contract", "streams.learning", "streams.runtime"),
+    "streams.batch.records": ("streams.contract",),
+    "streams.batch.sources": ("streams.batch.records",),
+    "streams.batch.sinks": ("streams.batch.records", "streams.runtime"),
+    "streams.batch.jobs": (
+        "streams.learning",
+        "streams.batch.sources",
+        "streams.batch.sinks",
+    ),
     "streams.worker.metrics": (),
     "streams.worker.windows": ("streams.contract",),
     "streams.worker.scoring": (*COMMON, "streams.worker.windows"),
@@ -74,7 +81,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "compose.cli": (
         "compose.launcher",
-        "streams.batch",
+        "streams.batch.jobs",
         "streams.worker",
         "federation",
         "edge_client",
@@ -229,7 +236,7 @@ def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
 
 
 def test_a_batch_job_needs_neither_torch_nor_a_broker() -> None:
-    modules = [module for module in MODULES if room_of(module) == "streams.batch"]
+    modules = [module for module in MODULES if module.startswith("streams.batch.")]
     assert not libraries(loaded(*modules), "torch", "faust", "flwr", "kafka", "deltalake", "onnx")
 
 
@@ -292,19 +299,26 @@ def importers(library: str) -> set[str]:
         ),
         (
             "deltalake",
-            {"streams.worker.store.delta_store", "streams.worker.store.tables", "tidewheel.stored"},
+            {
+                "streams.batch.sources.delta_table",
+                "streams.worker.store.delta_store",
+                "streams.worker.store.tables",
+                "tidewheel.stored",
+            },
         ),
         ("onnxruntime", {"streams.learning.onnx_session"}),
         (
             "prometheus_client",
             {"streams.worker.metrics", "edge_client.metrics", "federation.controller.metrics"},
         ),
+        ("fsspec", {"federation.registry.object_store", "streams.batch.sources.places"}),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),
         (
             "duckdb",
             {
+                "streams.batch.sources.selection",
                 "streams.worker.store.aging",
                 "streams.worker.store.position",
                 "streams.worker.store.query",

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from streams.batch.documents import (
+from streams.batch.records.documents import (
     JobState,
     Plan,
     ShardRecord,
     Specification,
     State,
 )
-from streams.batch.output import part_name
+from streams.batch.sinks.output import part_name
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
@@ -37,6 +37,10 @@ class JobFolder:
     @property
     def model(self) -> Path:
         return self.folder / "model.twa"
+
+    def stdin_copy(self, suffix: str) -> Path:
+        """Where standard input is kept for this job."""
+        return self.folder / f"stdin.{suffix}"
 
     @property
     def submitted(self) -> bool:

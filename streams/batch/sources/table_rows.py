@@ -1,14 +1,13 @@
 """Parquet and Arrow: checks of a file's columns, and a shard as rows."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.batch.documents import Columns, Shard
-from streams.batch.rows import (
+from streams.batch.records.documents import Columns, InputFormat, Named, PlannedFile, Shard
+from streams.batch.records.rows import (
     RowProblem,
     Rows,
     as_segments,
@@ -17,29 +16,34 @@ from streams.batch.rows import (
     refuse_unlike_numbers,
     wrong_width,
 )
-from streams.batch.tables import opened, opened_input
+from streams.batch.sources.selection import check_where, select
+from streams.batch.sources.tables import opened, opened_input
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
 
-def check_files(task: Task, files: Sequence[tuple[str, Path]], columns: Columns) -> None:
+def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
     """Raise UsageError for the first file whose columns do not fit."""
     kept: dict[str, tuple[pa.DataType, str]] = {}
-    for name, path in files:
-        with opened_input(name, path) as table:
+    for file in files:
+        with opened_input(file.name, file.path, kind, file.constants) as table:
             schema = table.schema
         for column in columns.read:
             if len(schema.get_all_field_indices(column)) != 1:
                 raise UsageError(
-                    f"{name} has no column {column!r}; it has {', '.join(schema.names)[:200]}"
+                    f"{file.name} has no column {column!r}; it has {', '.join(schema.names)[:200]}"
                 )
         for problem in _type_problems(task, schema, columns):
-            raise UsageError(f"{name}: {problem}")
+            raise UsageError(f"{file.name}: {problem}")
+        if columns.selection.where is not None:
+            chosen = [column.name for column in columns.selection.columns]
+            seen = pa.schema([schema.field(name) for name in chosen])
+            check_where(columns.selection.where, seen, file.name)
         for column in columns.keep:
             found = schema.field(column).type
-            before, where = kept.setdefault(column, (found, name))
+            before, where = kept.setdefault(column, (found, file.name))
             if found != before:
-                raise UsageError(f"--keep {column}: {before} in {where}, {found} in {name}")
+                raise UsageError(f"--keep {column}: {before} in {where}, {found} in {file.name}")
 
 
 def _type_problems(task: Task, schema: pa.Schema, columns: Columns) -> Iterator[str]:
@@ -48,21 +52,32 @@ def _type_problems(task: Task, schema: pa.Schema, columns: Columns) -> Iterator[
         found = schema.field(column).type
         if columns.per_channel:
             if not _numeric(found):
-                yield f"column {column!r} is {found}, a channel must be numbers"
+                yield f"column {column!r} is {found}, it must be numbers"
         elif not _is_list(found) or not _numeric(found.value_type):
             yield f"column {column!r} is {found}, a segment must be a list of numbers"
         elif pa.types.is_fixed_size_list(found) and found.list_size != width:
             yield f"column {column!r} has {found.list_size} numbers, a segment has {width}"
-    if columns.id is not None:
-        found = schema.field(columns.id).type
-        found = found.value_type if pa.types.is_dictionary(found) else found
-        texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
-        if not any(fits(found) for fits in texts):
-            yield f"--id {columns.id} is {found}, it must be text or whole numbers"
+    if columns.id is not None and not _names(schema.field(columns.id).type):
+        yield f"--id {columns.id} is {schema.field(columns.id).type}, it must be text or " \
+              "whole numbers"  # fmt: skip
+    time = columns.selection.time
+    if time is not None and time in columns.read and not _is_time(schema.field(time).type):
+        yield f"--time {time} is {schema.field(time).type}, it must be a timestamp, a date, text " \
+              "or microseconds"  # fmt: skip
 
 
 def _numeric(found: pa.DataType) -> bool:
     return bool(pa.types.is_integer(found) or pa.types.is_floating(found))
+
+
+def _names(found: pa.DataType) -> bool:
+    found = found.value_type if pa.types.is_dictionary(found) else found
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+    return any(fits(found) for fits in texts)
+
+
+def _is_time(found: pa.DataType) -> bool:
+    return bool(_names(found) or pa.types.is_timestamp(found) or pa.types.is_date(found))
 
 
 def _is_list(found: pa.DataType) -> bool:
@@ -70,23 +85,35 @@ def _is_list(found: pa.DataType) -> bool:
     return any(fits(found) for fits in kinds)
 
 
-def read_shard(task: Task, path: Path, shard: Shard, columns: Columns) -> Iterator[Rows]:
+def read_shard(
+    task: Task, kind: InputFormat, file: PlannedFile, shard: Shard, columns: Columns
+) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
     first = shard.first_row
-    with opened(path) as table:
+    with opened(file.path, kind, file.constants) as table:
         for batch in table.batches(shard.start, shard.stop, columns.read, batch_rows(task)):
             yield _rows(task, first, batch, columns)
             first += batch.num_rows
 
 
 def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Rows:
+    numbers = np.arange(first, first + batch.num_rows)
+    problems: dict[int, RowProblem] = {}
+    whole = batch.num_rows
+    if not columns.selection.all:
+        found: dict[int, RowProblem] = {}
+        chosen = select(columns.selection, batch, found)
+        batch, numbers = batch.filter(pa.array(chosen)), numbers[chosen]
+        place = np.cumsum(chosen) - 1  # of a row among those that are left
+        problems = {int(place[i]): problem for i, problem in found.items()}
     width = int(np.prod(task.segment_shape))
     arrays = [batch.column(name) for name in columns.segment]
     if columns.per_channel:
-        numbers, problems = _of_channels(arrays, columns)
+        values, wrong = _of_columns(arrays, columns)
     else:
-        numbers, problems = _of_lists(arrays[0], width)
-    rows = Rows(first, as_segments(numbers, task), problems=problems)
+        values, wrong = _of_lists(arrays[0], width)
+    rows = Rows(numbers, as_segments(values, task), problems={**wrong, **problems})
+    rows.excluded = whole - len(rows)
     rows.kept = {name: batch.column(name) for name in columns.keep}
     refuse_unlike_numbers(rows)
     if columns.id is not None:
@@ -99,10 +126,10 @@ def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Ro
     return rows
 
 
-def _of_channels(
+def _of_columns(
     arrays: list[pa.Array], columns: Columns
 ) -> tuple[np.ndarray, dict[int, RowProblem]]:
-    """Return the numbers (n, channels) of a column a channel, and what is null."""
+    """Return the numbers (n, width) of a column a number, and what is null."""
     problems: dict[int, RowProblem] = {}
     for name, array in zip(columns.segment, arrays, strict=True):
         for i in np.flatnonzero(_nulls(array)).tolist():

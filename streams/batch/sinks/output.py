@@ -11,8 +11,8 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.documents import OutputFormat
-from streams.batch.rows import Rows
+from streams.batch.records.documents import OutputFormat
+from streams.batch.records.rows import Rows
 from streams.contract.errors import TidewheelError
 from streams.runtime.disk import replacing
 

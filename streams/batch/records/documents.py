@@ -6,18 +6,30 @@ from pydantic import Field
 
 from streams.contract.documents import Count, Document, Figure, Micros
 
-InputFormat = Literal["parquet", "arrow", "jsonl"]
+InputFormat = Literal["parquet", "arrow", "arrows", "delta", "csv", "tsv", "jsonl", "bedrock"]
 OutputFormat = Literal["parquet", "jsonl"]
 State = Literal[
     "Submitted", "Validating", "InProgress", "Stopping", "Stopped", "Completed", "Failed"
 ]
 
 
+class Constant(Document):
+    """A column that has one value in a whole file: a partition column of a Delta table.
+
+    `type` is Delta's name of a primitive type, `value` its text; None: null.
+    """
+
+    name: str
+    type: str
+    value: str | None
+
+
 class Named(Document):
-    """An input file: `name` as it was found, and its absolute path."""
+    """An input file: `name` as it was found, and its absolute path or its URL."""
 
     name: str
     path: str
+    constants: list[Constant] = []
 
 
 class TaskShape(Document):
@@ -33,20 +45,49 @@ class TaskShape(Document):
     tolerance: Figure
 
 
+class Typed(Document):
+    """A column of a text format as `--where` sees it."""
+
+    name: str
+    kind: Literal["integer", "number", "boolean", "text"]
+
+
+class Selection(Document):
+    """Which rows of the input are scored; the others are excluded.
+
+    where  a DuckDB expression over `columns`
+    time   the column of the event time, from `from_us` to before `to_us`
+    """
+
+    where: str | None = None
+    columns: list[Typed] = []
+    time: str | None = None
+    from_us: Micros | None = None
+    to_us: Micros | None = None
+
+    @property
+    def all(self) -> bool:
+        """Whether no row is excluded."""
+        return self.where is None and self.from_us is None and self.to_us is None
+
+
 class Columns(Document):
-    """The columns of the input: of the segment one list, or one number a channel."""
+    """The columns of the input: of the segment one list, or one column a number."""
 
     segment: list[str]
     per_channel: bool
     id: str | None = None
     label: str | None = None
     keep: list[str] = []
+    selection: Selection = Selection()
 
     @property
     def read(self) -> list[str]:
         """All columns that are read, each once."""
-        others = [name for name in (self.id, self.label) if name is not None]
-        return list(dict.fromkeys([*self.segment, *others, *self.keep]))
+        named = [self.id, self.label, None if self.selection.all else self.selection.time]
+        others = [name for name in named if name is not None]
+        chosen = [column.name for column in self.selection.columns]
+        return list(dict.fromkeys([*self.segment, *others, *self.keep, *chosen]))
 
 
 class Specification(Document):
@@ -66,19 +107,21 @@ class Specification(Document):
 
 
 class PlannedFile(Document):
-    """An input file as it was hashed."""
+    """An input file as it was hashed; `modified` is what its store changes with its content: the
+    time of the last change in nanoseconds, or an ETag."""
 
     name: str
     path: str
+    constants: list[Constant] = []
     sha256: str
     bytes: Count
-    modified_ns: Micros
+    modified: str
     rows: Count
 
 
 class Shard(Document):
     """Rows of one file: row groups `start` to `stop` of Parquet, record batches
-    of Arrow, bytes of JSON Lines."""
+    of Arrow files, bytes of Arrow streams, CSV and JSON Lines."""
 
     file: Count
     start: Count
@@ -99,8 +142,9 @@ class Plan(Document):
 
 
 class Counts(Document):
-    """What became of rows; `correct` are of the `labelled`."""
+    """What became of rows; `correct` are of the `labelled`. Excluded rows have no output."""
 
+    excluded: Count = 0
     succeeded: Count = 0
     errors: dict[str, Count] = {}
     labelled: Count = 0
@@ -114,9 +158,15 @@ class Counts(Document):
     def processed(self) -> int:
         return self.succeeded + self.failed
 
+    @property
+    def read(self) -> int:
+        """All rows of the input that were looked at."""
+        return self.processed + self.excluded
+
     def plus(self, other: "Counts") -> "Counts":
         codes = sorted({*self.errors, *other.errors})
         return Counts(
+            excluded=self.excluded + other.excluded,
             succeeded=self.succeeded + other.succeeded,
             errors={code: self.errors.get(code, 0) + other.errors.get(code, 0) for code in codes},
             labelled=self.labelled + other.labelled,
@@ -158,6 +208,7 @@ class Manifest(Document):
     completed: Count
     attempts: Count
     total: Count
+    excluded: Count
     processed: Count
     succeeded: Count
     errors: dict[str, Count]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.documents import Columns, Counts
-from streams.batch.rows import RowProblem, Rows
+from streams.batch.records.documents import Columns, Counts
+from streams.batch.records.rows import RowProblem, Rows
 from streams.contract.task import Task
 
 MODEL_ROWS = 256  # segments that the model answers at once
@@ -58,6 +58,7 @@ class Answering:
             found["correct"] = pa.array(verdict, mask=~known)
         table = pa.table([found[name] for name in self.schema.names], schema=self.schema)
         return table, Counts(
+            excluded=rows.excluded,
             succeeded=int(right.sum()),
             errors=_by_code(rows.problems),
             labelled=labelled,
@@ -71,7 +72,7 @@ class Answering:
         return np.concatenate(parts) if parts else np.zeros((0, self.task.outputs), np.float32)
 
     def _origin(self, rows: Rows) -> dict[str, pa.Array]:
-        numbers = range(rows.first_row, rows.first_row + len(rows))
+        numbers = rows.numbers
         ids = rows.ids if rows.ids is not None else [f"{self.file}:{n}" for n in numbers]
         errors, reasons = np.full((2, len(rows)), None, object)
         for i, problem in rows.problems.items():

@@ -12,16 +12,17 @@ A restart goes on where the last complete step ended; a shard without step 5 is 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch import json_rows, table_rows
-from streams.batch.answers import Answering, output_schema
-from streams.batch.documents import (
+from streams.batch.jobs.answers import Answering, output_schema
+from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
+from streams.batch.jobs.submission import check_task, most_errors
+from streams.batch.records.documents import (
     Counts,
     Manifest,
     Plan,
@@ -30,12 +31,10 @@ from streams.batch.documents import (
     Specification,
     State,
 )
-from streams.batch.job_folder import JobFolder, now_us, size_of
-from streams.batch.output import MANIFEST, part_name, writing
-from streams.batch.plan import Cutter, Sources, Stopped
-from streams.batch.rows import Rows
-from streams.batch.submission import check_task, most_errors
-from streams.batch.tables import Failures, opened
+from streams.batch.sinks.output import MANIFEST, part_name, writing
+from streams.batch.sources.plan import Cutter, Sources, Stopped
+from streams.batch.sources.reading import kept_fields, read_shard
+from streams.batch.sources.tables import Failures
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
@@ -110,7 +109,7 @@ class Job:
 
     def _make_plan(self) -> Plan:
         self.folder.write_state("Validating")
-        plan = self.cutter(self.specification, self._check).plan(self.specification.inputs)
+        plan = self._cutter().plan(self.specification.inputs)
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
@@ -164,18 +163,18 @@ class Job:
         schema = output_schema(self.task, columns)
         answering = Answering(self.task, self.specification.model, model.run, schema, file.name)
         counts = Counts()
-        with writing(
-            part, self.specification.output_format, self._with_kept(schema, file.path)
-        ) as writer:
-            for rows in self._rows(Path(file.path), shard):
+        kind, limit = self.specification.input_format, self._cutter().line_bytes
+        whole = pa.schema([*schema, *kept_fields(kind, file, columns)])
+        with writing(part, self.specification.output_format, whole) as writer:
+            for rows in read_shard(self.task, kind, file, shard, columns, limit):
                 self._note_stopping()
                 table, found = answering.answer(rows)
                 writer.write(table, rows)
                 counts = counts.plus(found)
             sources.check(shard.file)
-            if counts.processed != shard.rows:
+            if counts.read != shard.rows:
                 raise TidewheelError(
-                    f"{file.name} gave {counts.processed} of {shard.rows} rows of a shard"
+                    f"{file.name} gave {counts.read} of {shard.rows} rows of a shard"
                 )
         return counts
 
@@ -207,20 +206,8 @@ class Job:
         except ArtifactError as exc:
             raise UsageError(f"the job's model {self.folder.model}: {exc}") from exc
 
-    def _rows(self, path: Path, shard: Shard) -> Iterator[Rows]:
-        columns = self.specification.columns
-        if self.specification.input_format != "jsonl":
-            return table_rows.read_shard(self.task, path, shard, columns)
-        limit = self.cutter(self.specification, self._check).line_bytes
-        return json_rows.read_shard(self.task, path, shard, columns, limit)
-
-    def _with_kept(self, schema: pa.Schema, path: str) -> pa.Schema:
-        """Return the output's columns with those that are carried over."""
-        kept = self.specification.columns.keep
-        if not kept or self.specification.input_format == "jsonl":
-            return pa.schema([*schema, *((name, pa.string()) for name in kept)])
-        with opened(Path(path)) as table:
-            return pa.schema([*schema, *(table.schema.field(name) for name in kept)])
+    def _cutter(self) -> Cutter:
+        return self.cutter(self.specification, self._check)
 
     def _check(self) -> None:
         if self.stopping():
@@ -247,13 +234,16 @@ class Job:
         for number, shard in enumerate(plan.shards):
             record = self.folder.record(number)
             part = self.output / part_name(number, self.specification.output_format)
-            if record is None or record.counts.processed != shard.rows:
+            if record is None or record.counts.read != shard.rows:
                 return "Failed", f"the counts of shard {number} are not those of its rows"
             if size_of(part) != record.bytes:
                 return "Failed", f"{part} is not as it was written"
-            if part.suffix == ".parquet" and pq.read_metadata(part).num_rows != shard.rows:
+            if (
+                part.suffix == ".parquet"
+                and pq.read_metadata(part).num_rows != record.counts.processed
+            ):
                 return "Failed", f"{part} has not the rows of its shard"
-        if self._counts(plan).processed != plan.total:
+        if self._counts(plan).read != plan.total:
             return "Failed", "the sums do not agree"
         return "Completed", ""
 
@@ -292,6 +282,7 @@ def manifest_of(
         completed=len(plan.shards) - len(missing),
         attempts=sum(record.attempts for record in records.values()),
         total=plan.total,
+        excluded=counts.excluded,
         processed=counts.processed,
         succeeded=counts.succeeded,
         errors=counts.errors,

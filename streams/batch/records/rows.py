@@ -22,21 +22,24 @@ class RowProblem(Exception):
 
 @dataclass
 class Rows:
-    """Consecutive rows of a file; `first_row` is the number of the first.
+    """Rows of a file in their order.
 
+    numbers   (n,) int64: the number of each row in its file
     segments  (n, channels, samples) float32; zeros where a row has a problem
     labels    (n, label_size) float32, NaN without a label; None where none are asked for
     ids       None where no column has them
     kept      the columns that are carried over: Arrow arrays, or lists of JSON values
     problems  by index
+    excluded  how many rows the selection has left out
     """
 
-    first_row: int
+    numbers: np.ndarray
     segments: np.ndarray
     labels: np.ndarray | None = None
     ids: list[str | None] | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     problems: dict[int, RowProblem] = field(default_factory=dict)
+    excluded: int = 0
 
     def __len__(self) -> int:
         return len(self.segments)

@@ -3,17 +3,18 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import IO
 
-from streams.batch.documents import InputFormat, Named, Plan, PlannedFile, Shard
-from streams.batch.json_rows import MAX_LINE_BYTES, lines_of
-from streams.batch.tables import opened_input
+from streams.batch.records.documents import InputFormat, Named, Plan, PlannedFile, Shard
+from streams.batch.records.rows import RowProblem
+from streams.batch.sources.places import Stamp, open_binary, stamp_of
+from streams.batch.sources.tables import KINDS, opened_input
+from streams.batch.sources.text_lines import MAX_LINE_BYTES
+from streams.batch.sources.text_rows import header_of, rows_in
 from streams.contract.errors import TidewheelError, UsageError
 
 SHARD_ROWS = 100_000  # of Parquet and Arrow, unless one row group or record batch has more
-SHARD_BYTES = 16_000_000  # of JSON Lines, and what is left of the last line
-
-Stamp = tuple[int, int]  # bytes, and the time of the last change in nanoseconds
+SHARD_BYTES = 16_000_000  # of CSV and JSON Lines, and what is left of the last line
 
 
 class Stopped(Exception):
@@ -35,49 +36,54 @@ class Cutter:
         planned: list[PlannedFile] = []
         shards: list[Shard] = []
         for index, file in enumerate(files):
-            path = Path(file.path)
-            before = stamp_of(file.name, path)
+            before = stamp_of(file.name, file.path)
             try:
-                digest, cuts = self._cut(index, file.name, path)
+                digest, cuts = self._cut(index, file)
             except OSError as exc:
                 raise UsageError(f"{file.name} cannot be read: {exc.strerror or exc}") from exc
-            if stamp_of(file.name, path) != before:
+            if stamp_of(file.name, file.path) != before:
                 raise TidewheelError(f"{file.name} was changed while it was read")
             shards += cuts
             planned.append(
                 PlannedFile(
                     name=file.name,
                     path=file.path,
+                    constants=file.constants,
                     sha256=digest,
                     bytes=before[0],
-                    modified_ns=before[1],
+                    modified=before[1],
                     rows=sum(shard.rows for shard in cuts),
                 )
             )
         return Plan(files=planned, shards=shards)
 
-    def _cut(self, index: int, name: str, path: Path) -> tuple[str, list[Shard]]:
-        if self.kind != "jsonl":
-            return hash_file(path, self.check), list(self._parts(index, name, path))
+    def _cut(self, index: int, file: Named) -> tuple[str, list[Shard]]:
+        if self.kind in KINDS:
+            return hash_file(file.path, self.check), list(self._parts(index, file))
         digest = hashlib.sha256()
-        cuts = self._lines(index, path, digest)
+        cuts = self._lines(index, file, digest)
         return digest.hexdigest(), cuts
 
-    def _parts(self, index: int, name: str, path: Path) -> Iterator[Shard]:
-        with opened_input(name, path) as table:
-            sizes = table.sizes()
-        start = first = rows = 0
-        for i, size in enumerate([*sizes, self.shard_rows]):  # the last one ends the last shard
-            if rows and rows + size > self.shard_rows:
-                yield Shard(file=index, start=start, stop=i, first_row=first, rows=rows)
-                start, first, rows = i, first + rows, 0
-            rows += size
+    def _parts(self, index: int, file: Named) -> Iterator[Shard]:
+        begin = stop = first = rows = 0
+        with opened_input(file.name, file.path, self.kind, file.constants) as table:
+            for start, end, size in table.parts():
+                self.check()
+                if rows and rows + size > self.shard_rows:
+                    yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
+                    first, rows = first + rows, 0
+                begin, stop, rows = begin if rows else start, end, rows + size
+        if rows:
+            yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
 
-    def _lines(self, index: int, path: Path, digest: "hashlib._Hash") -> list[Shard]:
+    def _lines(self, index: int, named: Named, digest: "hashlib._Hash") -> list[Shard]:
         cuts: list[Shard] = []
-        start = first = rows = last = 0
-        with path.open("rb") as file:
-            for end, _ in lines_of(file, self.line_bytes, digest.update):
+        first = rows = 0
+        with open_binary(named.path) as file:
+            start = last = self._header(named, file)
+            file.seek(0)
+            digest.update(file.read(start))
+            for end, _ in rows_in(self.kind, file, self.line_bytes, digest.update):
                 rows, last = rows + 1, end
                 if end - start >= self.shard_bytes:
                     self.check()
@@ -89,24 +95,23 @@ class Cutter:
             cuts.append(Shard(file=index, start=start, stop=last, first_row=first, rows=rows))
         return cuts
 
+    def _header(self, named: Named, file: IO[bytes]) -> int:
+        """Return where the rows of a text file begin."""
+        try:
+            header_of(self.kind, file, self.line_bytes)
+        except RowProblem as problem:
+            raise UsageError(f"{named.name} has no header: {problem.reason}") from problem
+        return file.tell()
 
-def hash_file(path: Path, check: Callable[[], None]) -> str:
+
+def hash_file(path: str, check: Callable[[], None]) -> str:
     """Return the SHA-256 of a file, hex."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         while piece := file.read(SHARD_BYTES):
             check()
             digest.update(piece)
     return digest.hexdigest()
-
-
-def stamp_of(name: str, path: Path) -> Stamp:
-    """Return what a change of a file changes; raise TidewheelError if it is gone."""
-    try:
-        found = path.stat()
-    except OSError as exc:
-        raise TidewheelError(f"{name} cannot be read: {exc.strerror}") from exc
-    return found.st_size, found.st_mtime_ns
 
 
 @dataclass
@@ -120,10 +125,9 @@ class Sources:
         """Hash files of the plan again; raise UsageError for one that was changed or removed."""
         for index in sorted(indexes):
             file = self.plan.files[index]
-            path = Path(file.path)
             try:
-                self.stamps[index] = stamp_of(file.name, path)
-                digest = hash_file(path, check)
+                self.stamps[index] = stamp_of(file.name, file.path)
+                digest = hash_file(file.path, check)
             except (OSError, TidewheelError) as exc:
                 raise UsageError(f"the input {file.name} of this job is gone: {exc}") from exc
             if digest != file.sha256:
@@ -135,6 +139,6 @@ class Sources:
     def check(self, index: int) -> None:
         """Raise TidewheelError if a file was changed since it was hashed."""
         file = self.plan.files[index]
-        before = self.stamps.get(index, (file.bytes, file.modified_ns))
-        if stamp_of(file.name, Path(file.path)) != before:
+        before = self.stamps.get(index, (file.bytes, file.modified))
+        if stamp_of(file.name, file.path) != before:
             raise TidewheelError(f"the input {file.name} was changed during the job")

@@ -1,34 +1,40 @@
 """Submitting a job: everything that can be wrong with it is said here, before any scoring."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-from streams.batch.documents import Specification, TaskShape
-from streams.batch.inputs import check_files, choose_columns, find_files, format_of
-from streams.batch.job_folder import JobFolder, now_us
+from streams.batch.jobs.job_folder import JobFolder, now_us
+from streams.batch.records.documents import InputFormat, Specification, TaskShape
+from streams.batch.sources.inputs import Wanted, check_files, choose_columns, find_inputs
 from streams.contract.artifact import Artifact
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
 from streams.learning.onnx_model import OnnxModel
+from streams.runtime.disk import replacing
 
+STDIN = "-"
+COPIED_BYTES = 1_000_000
 MAX_ERRORS = re.compile(r"(\d{1,15})|(\d{1,3}(?:\.\d+)?)%")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `tidewheel score` is asked for; `reference` names the task absolutely."""
+    """What `tidewheel score` is asked for; `reference` names the task absolutely, `stdin` is what
+    the input `-` stands for."""
 
     reference: str
     inputs: Sequence[str]
     output: Path
-    columns: Sequence[str] = ()
-    id: str | None = None
-    label: str | None = None
-    keep: Sequence[str] = ()
+    wanted: Wanted = field(default_factory=Wanted)
+    input_format: InputFormat | None = None
     max_errors: str | None = None
     job: Path | None = None
+    stdin: IO[bytes] | None = None
 
     @property
     def folder(self) -> JobFolder:
@@ -49,16 +55,16 @@ def specify(task: Task, artifact: Artifact, request: Request) -> Specification:
         raise UsageError(f"the output {request.output} exists: name another one with --to")
     if request.max_errors is not None:
         most_errors(request.max_errors, 0)
-    files = find_files(request.inputs)
-    kind = format_of(files)
-    columns = choose_columns(
-        task, files, request.columns, request.id, request.label, list(dict.fromkeys(request.keep))
-    )
-    check_files(task, kind, files, columns)
-    try:
-        OnnxModel(task, artifact)
-    except ArtifactError as exc:
-        raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
+    with _staged(request) as inputs:
+        files, kind = find_inputs(inputs, request.input_format)
+        columns = choose_columns(task, kind, files, request.wanted)
+        check_files(task, kind, files, columns)
+        try:
+            OnnxModel(task, artifact)
+        except ArtifactError as exc:
+            raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
+    if STDIN in request.inputs:
+        files = [file.model_copy(update={"name": STDIN}) for file in files]
     return Specification(
         created_us=now_us(),
         task=shape_of(task, request.reference),
@@ -71,6 +77,33 @@ def specify(task: Task, artifact: Artifact, request: Request) -> Specification:
         output_format="jsonl" if request.output.suffix == ".jsonl" else "parquet",
         max_errors=request.max_errors,
     )
+
+
+@contextmanager
+def _staged(request: Request) -> Iterator[Sequence[str]]:
+    """Yield the inputs with a copy of standard input in the job's folder, which goes again if the
+    job cannot work: a job that resumes cannot read it twice."""
+    if STDIN not in request.inputs:
+        yield request.inputs
+        return
+    if len(request.inputs) > 1 or request.stdin is None:
+        raise UsageError("the input - is read alone: make a job of the others")
+    if request.input_format is None:
+        raise UsageError("the input - needs --input-format, as jsonl or csv")
+    folder = request.folder
+    copy = folder.stdin_copy(request.input_format)
+    try:
+        try:
+            with replacing(copy) as file:
+                shutil.copyfileobj(request.stdin, file, COPIED_BYTES)
+        except OSError as exc:
+            raise UsageError(f"the input - cannot be kept in {folder.folder}: {exc}") from exc
+        yield [str(copy)]
+    except BaseException:
+        copy.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that others use stays
+            folder.folder.rmdir()
+        raise
 
 
 def shape_of(task: Task, reference: str) -> TaskShape:
