@@ -29,10 +29,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "streams.fleet": ("streams.contract", "streams.kafka"),
     "streams.batch.records": ("streams.contract",),
     "streams.batch.sources": ("streams.batch.records",),
+    "streams.batch.recordings": (
+        "streams.batch.sources",
+        "streams.runtime",
+        "streams.segments",
+    ),
     "streams.batch.sinks": ("streams.batch.records", "streams.runtime"),
     "streams.batch.jobs": (
         "streams.learning",
-        "streams.batch.sources",
+        "streams.batch.recordings",
         "streams.batch.sinks",
     ),
     "streams.worker.metrics": (),

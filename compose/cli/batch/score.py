@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -90,6 +90,15 @@ def score(
         str | None,
         typer.Option("--until", metavar="TIME", help="Score only rows before this event time."),
     ] = None,
+    rows: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            metavar="segments|readings",
+            help="What a row is: a whole segment, or a reading with --time, a device (--id) and a "
+            "column a channel, cut into segments as on the device.",
+        ),
+    ] = "segments",
     input_format: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +142,7 @@ def score(
             start=start,
             stop=stop,
         ),
+        rows=_kind(rows),
         input_format=_format(input_format),
         max_errors=max_errors,
         job=job,
@@ -180,6 +190,14 @@ def _model(
 
 def _names(text: str) -> list[str]:
     return text.split(",") if text else []
+
+
+def _kind(rows: str) -> Literal["segments", "readings"]:
+    if rows == "readings":
+        return "readings"
+    if rows == "segments":
+        return "segments"
+    raise UsageError(f"--as {rows}: segments or readings")
 
 
 def _format(name: str | None) -> "InputFormat | None":

@@ -10,8 +10,6 @@ from streams.batch.records.documents import Columns, Counts
 from streams.batch.records.rows import RowProblem, Rows
 from streams.contract.task import Task
 
-MODEL_ROWS = 256  # segments that the model answers at once
-
 Model = Callable[[np.ndarray], np.ndarray]
 
 
@@ -36,6 +34,7 @@ class Answering:
     run: Model
     schema: pa.Schema
     file: str
+    batch: int = 1  # segments that the model answers at once
 
     def answer(self, rows: Rows) -> tuple[pa.Table, Counts]:
         """Return the output rows, and what became of them."""
@@ -58,6 +57,8 @@ class Answering:
             found["correct"] = pa.array(verdict, mask=~known)
         table = pa.table([found[name] for name in self.schema.names], schema=self.schema)
         return table, Counts(
+            readings=rows.readings,
+            broken=rows.broken,
             excluded=rows.excluded,
             succeeded=int(right.sum()),
             errors=_by_code(rows.problems),
@@ -66,9 +67,8 @@ class Answering:
         )
 
     def _outputs(self, segments: np.ndarray) -> np.ndarray:
-        parts = [
-            self.run(segments[at : at + MODEL_ROWS]) for at in range(0, len(segments), MODEL_ROWS)
-        ]
+        size = self.batch
+        parts = [self.run(segments[at : at + size]) for at in range(0, len(segments), size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.task.outputs), np.float32)
 
     def _origin(self, rows: Rows) -> dict[str, pa.Array]:

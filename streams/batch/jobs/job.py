@@ -16,29 +16,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.jobs.answers import Answering, output_schema
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
+from streams.batch.jobs.scoring import ShardScorer
 from streams.batch.jobs.submission import check_task, most_errors
+from streams.batch.recordings.carry import plan_readings
 from streams.batch.records.documents import (
     Counts,
     Manifest,
     Plan,
-    Shard,
     ShardRecord,
     Specification,
     State,
 )
-from streams.batch.sinks.output import MANIFEST, part_name, writing
+from streams.batch.sinks.output import MANIFEST, part_name
 from streams.batch.sources.plan import Cutter, Sources, Stopped
-from streams.batch.sources.reading import kept_fields, read_shard
 from streams.batch.sources.tables import Failures
-from streams.contract.artifact import Artifact, digest_of, files_of
-from streams.contract.errors import ArtifactError, TidewheelError, UsageError
+from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import Task
-from streams.learning.onnx_model import OnnxModel
 from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
 
@@ -86,7 +82,7 @@ class Job:
         if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
             return self._manifest(plan, "Completed", "")
         check_task(self.task, self.specification)
-        model = self._model()
+        scorer = ShardScorer(self.folder, self.specification, self.task, self._cutter().line_bytes)
         self.folder.sweep(self.output)
         try:
             if plan is None:
@@ -94,7 +90,7 @@ class Job:
                 sources = Sources(plan)
             else:
                 sources = self._same_sources(plan)
-            self._score(plan, sources, model)
+            self._score(plan, sources, scorer)
         except Stopped:
             self.folder.write_state("Stopped")
             return self._manifest(plan or Plan(files=[], shards=[]), "Stopped", "")
@@ -109,7 +105,13 @@ class Job:
 
     def _make_plan(self) -> Plan:
         self.folder.write_state("Validating")
-        plan = self._cutter().plan(self.specification.inputs)
+        cutter, specification = self._cutter(), self.specification
+        plan = cutter.plan(specification.inputs)
+        if specification.rows == "readings":
+            plan = plan_readings(
+                plan, self.task, specification.input_format, specification.columns,
+                self.folder.folder, self._check, cutter.line_bytes,
+            )  # fmt: skip
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
@@ -123,25 +125,27 @@ class Job:
         self.folder.write_state("InProgress")
         return sources
 
-    def _score(self, plan: Plan, sources: Sources, model: OnnxModel) -> None:
+    def _score(self, plan: Plan, sources: Sources, scorer: ShardScorer) -> None:
         limit = most_errors(self.max_errors or self.specification.max_errors, plan.total)
         begun, counts = time.monotonic(), self._counts(plan)
         for shard in self.folder.missing(plan, self.specification):
             _refuse_errors(counts, limit)
             self._check()
-            found = self._score_shard(plan, shard, sources, model)
+            found = self._score_shard(plan, shard, sources, scorer)
             counts = counts.plus(found)
             self.tell(counts, plan.total, time.monotonic() - begun)
         _refuse_errors(counts, limit)
 
-    def _score_shard(self, plan: Plan, number: int, sources: Sources, model: OnnxModel) -> Counts:
-        begun, shard = time.monotonic(), plan.shards[number]
+    def _score_shard(
+        self, plan: Plan, number: int, sources: Sources, scorer: ShardScorer
+    ) -> Counts:
+        begun = time.monotonic()
         before = self.folder.record(number)
         attempt = ShardRecord(state="InProgress", attempts=before.attempts + 1 if before else 1)
         self.folder.write_record(number, attempt)
         self.reached("score-step-3")
         part = self.output / part_name(number, self.specification.output_format)
-        counts = self._write_part(part, plan, shard, sources, model)
+        counts = scorer.score(plan, number, sources, part, self._note_stopping)
         self.reached("score-step-4")
         done = attempt.model_copy(
             update={
@@ -153,29 +157,6 @@ class Job:
         )
         self.folder.write_record(number, done)
         self.reached("score-step-5")
-        return counts
-
-    def _write_part(
-        self, part: Path, plan: Plan, shard: Shard, sources: Sources, model: OnnxModel
-    ) -> Counts:
-        file, columns = plan.files[shard.file], self.specification.columns
-        sources.check(shard.file)
-        schema = output_schema(self.task, columns)
-        answering = Answering(self.task, self.specification.model, model.run, schema, file.name)
-        counts = Counts()
-        kind, limit = self.specification.input_format, self._cutter().line_bytes
-        whole = pa.schema([*schema, *kept_fields(kind, file, columns)])
-        with writing(part, self.specification.output_format, whole) as writer:
-            for rows in read_shard(self.task, kind, file, shard, columns, limit):
-                self._note_stopping()
-                table, found = answering.answer(rows)
-                writer.write(table, rows)
-                counts = counts.plus(found)
-            sources.check(shard.file)
-            if counts.read != shard.rows:
-                raise TidewheelError(
-                    f"{file.name} gave {counts.read} of {shard.rows} rows of a shard"
-                )
         return counts
 
     def _end(self, plan: Plan, state: State, reason: str) -> Manifest:
@@ -191,20 +172,6 @@ class Job:
         return manifest
 
     # --- parts ----------------------------------------------------------------------------------
-
-    def _model(self) -> OnnxModel:
-        """Return the job's model; it was verified when the job was submitted."""
-        try:
-            data = self.folder.model.read_bytes()
-            found = digest_of(data)
-            if found != self.specification.digest:
-                raise ArtifactError("digest", "it is not the artifact of the specification")
-            manifest, files = files_of(data)
-            return OnnxModel(self.task, Artifact(manifest, found, files, len(data)))
-        except OSError as exc:
-            raise UsageError(f"the job's model {self.folder.model} is gone: {exc}") from exc
-        except ArtifactError as exc:
-            raise UsageError(f"the job's model {self.folder.model}: {exc}") from exc
 
     def _cutter(self) -> Cutter:
         return self.cutter(self.specification, self._check)
@@ -281,6 +248,8 @@ def manifest_of(
         shards=len(plan.shards),
         completed=len(plan.shards) - len(missing),
         attempts=sum(record.attempts for record in records.values()),
+        readings=counts.readings,
+        broken=counts.broken,
         total=plan.total,
         excluded=counts.excluded,
         processed=counts.processed,

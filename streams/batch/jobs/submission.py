@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from streams.batch.jobs.job_folder import JobFolder, now_us
-from streams.batch.records.documents import InputFormat, Specification, TaskShape
+from streams.batch.recordings.columns import as_read, one_sample, reading_columns
+from streams.batch.records.documents import Columns, InputFormat, Named, Specification, TaskShape
 from streams.batch.sources.inputs import Wanted, check_files, choose_columns, find_inputs
 from streams.contract.artifact import Artifact
 from streams.contract.errors import ArtifactError, UsageError
@@ -31,6 +32,7 @@ class Request:
     inputs: Sequence[str]
     output: Path
     wanted: Wanted = field(default_factory=Wanted)
+    rows: Literal["segments", "readings"] = "segments"
     input_format: InputFormat | None = None
     max_errors: str | None = None
     job: Path | None = None
@@ -57,8 +59,7 @@ def specify(task: Task, artifact: Artifact, request: Request) -> Specification:
         most_errors(request.max_errors, 0)
     with _staged(request) as inputs:
         files, kind = find_inputs(inputs, request.input_format)
-        columns = choose_columns(task, kind, files, request.wanted)
-        check_files(task, kind, files, columns)
+        columns = _columns(task, kind, files, request)
         try:
             OnnxModel(task, artifact)
         except ArtifactError as exc:
@@ -72,11 +73,22 @@ def specify(task: Task, artifact: Artifact, request: Request) -> Specification:
         digest=artifact.digest,
         inputs=files,
         input_format=kind,
+        rows=request.rows,
         columns=columns,
         output=str(request.output.absolute()),
         output_format="jsonl" if request.output.suffix == ".jsonl" else "parquet",
         max_errors=request.max_errors,
     )
+
+
+def _columns(task: Task, kind: InputFormat, files: list[Named], request: Request) -> Columns:
+    if request.rows == "readings":
+        columns = reading_columns(task, kind, files, request.wanted)
+        check_files(one_sample(task), kind, files, as_read(columns))
+        return columns
+    columns = choose_columns(task, kind, files, request.wanted)
+    check_files(task, kind, files, columns)
+    return columns
 
 
 @contextmanager

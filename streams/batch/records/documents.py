@@ -100,6 +100,7 @@ class Specification(Document):
     digest: str
     inputs: list[Named]
     input_format: InputFormat
+    rows: Literal["segments", "readings"] = "segments"
     columns: Columns
     output: str
     output_format: OutputFormat
@@ -121,13 +122,18 @@ class PlannedFile(Document):
 
 class Shard(Document):
     """Rows of one file: row groups `start` to `stop` of Parquet, record batches
-    of Arrow files, bytes of Arrow streams, CSV and JSON Lines."""
+    of Arrow files, bytes of Arrow streams, CSV and JSON Lines.
+
+    Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
+    that of its first reading.
+    """
 
     file: Count
     start: Count
     stop: Count
     first_row: Count
     rows: Count
+    readings: Count = 0
 
 
 class Plan(Document):
@@ -142,8 +148,14 @@ class Plan(Document):
 
 
 class Counts(Document):
-    """What became of rows; `correct` are of the `labelled`. Excluded rows have no output."""
+    """What became of rows; `correct` are of the `labelled`. Excluded rows have no output.
 
+    `readings` are those that were cut into the rows, and `broken` those of them that break a
+    segment, by reason.
+    """
+
+    readings: Count = 0
+    broken: dict[str, Count] = {}
     excluded: Count = 0
     succeeded: Count = 0
     errors: dict[str, Count] = {}
@@ -164,14 +176,20 @@ class Counts(Document):
         return self.processed + self.excluded
 
     def plus(self, other: "Counts") -> "Counts":
-        codes = sorted({*self.errors, *other.errors})
         return Counts(
+            readings=self.readings + other.readings,
+            broken=_added(self.broken, other.broken),
             excluded=self.excluded + other.excluded,
             succeeded=self.succeeded + other.succeeded,
-            errors={code: self.errors.get(code, 0) + other.errors.get(code, 0) for code in codes},
+            errors=_added(self.errors, other.errors),
             labelled=self.labelled + other.labelled,
             correct=self.correct + other.correct,
         )
+
+
+def _added(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    keys = sorted({*one, *other})
+    return {key: one.get(key, 0) + other.get(key, 0) for key in keys}
 
 
 class ShardRecord(Document):
@@ -207,6 +225,8 @@ class Manifest(Document):
     shards: Count
     completed: Count
     attempts: Count
+    readings: Count
+    broken: dict[str, Count]
     total: Count
     excluded: Count
     processed: Count

@@ -31,6 +31,8 @@ class Rows:
     kept      the columns that are carried over: Arrow arrays, or lists of JSON values
     problems  by index
     excluded  how many rows the selection has left out
+    readings  how many readings were cut into these rows
+    broken    those of them that break a segment, by reason
     """
 
     numbers: np.ndarray
@@ -40,6 +42,8 @@ class Rows:
     kept: dict[str, Any] = field(default_factory=dict)
     problems: dict[int, RowProblem] = field(default_factory=dict)
     excluded: int = 0
+    readings: int = 0
+    broken: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.segments)

@@ -125,8 +125,8 @@ def _segment(
         if names:
             raise UsageError("--drop and --columns: name either what is left out, or what is read")
         others = {*wanted.drop, *keep, wanted.id, wanted.label, wanted.time}
-        names = [name for name in _names(kind, files[0]) if name not in others]
-    elif not names and samples == 1 and set(task.channels) <= set(_names(kind, files[0])):
+        names = [name for name in names_of(kind, files[0]) if name not in others]
+    elif not names and samples == 1 and set(task.channels) <= set(names_of(kind, files[0])):
         names = list(task.channels)
     if len(names) == width and (width > 1 or wanted.drop or names == list(task.channels)):
         return names, True
@@ -195,7 +195,7 @@ def _refuse_missing(name: str, columns: Sequence[str], found: Sequence[str]) -> 
             raise UsageError(f"{name} has no {column!r} in its first lines; it has {names}")
 
 
-def _names(kind: InputFormat, file: Named) -> list[str]:
+def names_of(kind: InputFormat, file: Named) -> list[str]:
     """Return the columns of a file in their order."""
     if kind in KINDS:
         with opened_input(file.name, file.path, kind, file.constants) as table:

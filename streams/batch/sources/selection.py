@@ -98,7 +98,7 @@ def select(
     """Return which rows are scored, (n,) bool; adds to `problems` by row, and those are scored."""
     chosen = np.ones(table.num_rows, bool)
     if selection.from_us is not None or selection.to_us is not None:
-        times = _times(table.column(selection.time), problems)
+        times = times_of(table.column(selection.time), problems)
         low = LONG_AGO if selection.from_us is None else selection.from_us
         high = -LONG_AGO if selection.to_us is None else selection.to_us
         chosen &= (times >= low) & (times < high)
@@ -142,7 +142,7 @@ def _text_time(value: Any) -> int | None:
     return value if type(value) is int and abs(value) < 2**62 else None
 
 
-def _times(array: pa.Array, problems: dict[int, RowProblem]) -> np.ndarray:
+def times_of(array: pa.Array, problems: dict[int, RowProblem]) -> np.ndarray:
     """Return event times in microseconds; a problem for a row that has none."""
     kind, values = array.type, array
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):

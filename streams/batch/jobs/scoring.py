@@ -1,0 +1,96 @@
+"""One shard scored into its output file, in whatever process."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from streams.batch.jobs.answers import Answering, output_schema
+from streams.batch.jobs.batching import fastest_batch
+from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.recordings.carry import carry_path, read_readings
+from streams.batch.recordings.cutting import FIELDS
+from streams.batch.records.documents import Counts, Plan, PlannedFile, Specification
+from streams.batch.records.rows import Rows
+from streams.batch.sinks.output import writing
+from streams.batch.sources.plan import Sources
+from streams.batch.sources.reading import kept_fields, read_shard
+from streams.batch.sources.text_lines import MAX_LINE_BYTES
+from streams.contract.artifact import Artifact, digest_of, files_of
+from streams.contract.errors import ArtifactError, TidewheelError, UsageError
+from streams.contract.task import Task
+from streams.learning.onnx_model import OnnxModel
+
+
+def load_model(folder: JobFolder, specification: Specification, task: Task) -> OnnxModel:
+    """Return the job's model; it was verified when the job was submitted."""
+    try:
+        data = folder.model.read_bytes()
+        found = digest_of(data)
+        if found != specification.digest:
+            raise ArtifactError("digest", "it is not the artifact of the specification")
+        manifest, files = files_of(data)
+        return OnnxModel(task, Artifact(manifest, found, files, len(data)))
+    except OSError as exc:
+        raise UsageError(f"the job's model {folder.model} is gone: {exc}") from exc
+    except ArtifactError as exc:
+        raise UsageError(f"the job's model {folder.model}: {exc}") from exc
+
+
+class ShardScorer:
+    """Scores shards of one job with its model."""
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        specification: Specification,
+        task: Task,
+        max_bytes: int = MAX_LINE_BYTES,
+    ) -> None:
+        """Load the model and measure its batch size; raise UsageError if it cannot be used."""
+        self._folder, self._specification, self._task = folder, specification, task
+        self._max_bytes = max_bytes
+        self._run = load_model(folder, specification, task).run
+        self._batch = fastest_batch(task, self._run)
+
+    def score(
+        self, plan: Plan, number: int, sources: Sources, part: Path, between: Callable[[], None]
+    ) -> Counts:
+        """Write the rows of a shard to `part`, which is replaced as a whole; `between` is called
+        between two batches. Raise TidewheelError if its file is not what it was."""
+        specification, shard = self._specification, plan.shards[number]
+        file = plan.files[shard.file]
+        sources.check(shard.file)
+        schema = output_schema(self._task, specification.columns)
+        answering = Answering(
+            self._task, specification.model, self._run, schema, file.name, self._batch
+        )
+        counts = Counts()
+        whole = pa.schema([*schema, *self._carried_fields(file)])
+        with writing(part, specification.output_format, whole) as writer:
+            for rows in self._rows(plan, number):
+                between()
+                table, found = answering.answer(rows)
+                writer.write(table, rows)
+                counts = counts.plus(found)
+            sources.check(shard.file)
+            if counts.read != shard.rows or counts.readings != shard.readings:
+                raise TidewheelError(
+                    f"{file.name} gave {counts.read} of {shard.rows} rows of a shard"
+                )
+        return counts
+
+    def _rows(self, plan: Plan, number: int) -> Iterator[Rows]:
+        shard = plan.shards[number]
+        file, specification = plan.files[shard.file], self._specification
+        kind, columns = specification.input_format, specification.columns
+        if specification.rows == "segments":
+            return read_shard(self._task, kind, file, shard, columns, self._max_bytes)
+        carry = carry_path(self._folder.folder, number)
+        return read_readings(self._task, kind, file, shard, columns, carry, self._max_bytes)
+
+    def _carried_fields(self, file: PlannedFile) -> list[pa.Field]:
+        """Return the columns of the output that come from the input."""
+        kept = kept_fields(self._specification.input_format, file, self._specification.columns)
+        own = FIELDS if self._specification.rows == "readings" else []
+        return [*(pa.field(name, kind) for name, kind in own), *kept]
