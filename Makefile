@@ -51,11 +51,11 @@ drift-demo: install
 	$(BIN)/python -m examples.drift.demo --state .tidewheel/drift-demo
 
 # Two processes of two cores: threads of torch would only wait for each other.
-test: check .venv/servers/installed .venv/nginx
+test: check .venv/servers/installed .venv/nginx .venv/postgresql
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
-coverage: install .venv/servers/installed .venv/nginx
+coverage: install .venv/servers/installed .venv/nginx .venv/postgresql
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --cov \
 		--cov-report=term:skip-covered
 
@@ -68,6 +68,12 @@ coverage: install .venv/servers/installed .venv/nginx
 	PATH=$$PATH:/usr/sbin; command -v nginx >$@ || \
 		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends nginx-light; } >$@ 2>&1 || \
 		echo "nginx is missing and apt-get cannot install it: see $@"
+
+# For the tests of batch jobs into a database; the same.
+.venv/postgresql: .venv/installed
+	ls -d /usr/lib/postgresql/*/bin >$@ 2>&1 || \
+		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends postgresql; } >$@ 2>&1 || \
+		echo "PostgreSQL is missing and apt-get cannot install it: see $@"
 
 # The built wheel and its extras in virtualenvs of their own, about 5 minutes.
 test-install: install

@@ -72,7 +72,11 @@ app.add_typer(
     name="dead-letters",
     help="Messages that could not be decoded or scored: list, show, replay.",
 )
-app.add_typer(jobs.app, name="jobs", help="Jobs of `tidewheel score`: show, resume.")
+app.add_typer(
+    jobs.app,
+    name="jobs",
+    help="Jobs of `tidewheel score`: list, show, logs, stop, resume, retry, prune.",
+)
 app.add_typer(keys.app, name="keys", help="Signing keys: list, new, trust, use, revoke.")
 app.add_typer(
     models.app,

@@ -1,6 +1,7 @@
 """A job in this process: its progress, its signals, its end."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -9,21 +10,55 @@ import typer
 
 from compose.launcher.interrupts import Interrupts
 from compose.reports.terminal import console, print_json, say
+from streams.contract.errors import UsageError
 from streams.contract.task import Task
+from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 
 if TYPE_CHECKING:
     from streams.batch.jobs.job_folder import JobFolder
     from streams.batch.records.documents import Counts, Manifest
 
-PROGRESS_S = 5.0
+PROGRESS_S, LIVE_S = 5.0, 0.2
+EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 MaxErrors = Annotated[
     str | None,
     typer.Option(metavar="N|P%", help="More rows with errors fail the job; default: never."),
 ]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="After 90s, 30m or 2h the job ends between two shards as PartiallyCompleted.",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that score; default: one a core, fewer for few rows."),
+]
 
 
-def run_job(folder: "JobFolder", task: Task, json: bool, max_errors: str | None = None) -> None:
+def seconds_of(text: str | None) -> float | None:
+    """Return a time as 90s, 30m, 2h or 1d in seconds; raise UsageError for another text."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd]?)", text)
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"--timeout {text}: write a time as 90s, 30m, 2h or 1d")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def run_job(
+    folder: "JobFolder",
+    task: Task,
+    json: bool,
+    max_errors: str | None = None,
+    *,
+    timeout: str | None = None,
+    processes: int | None = None,
+    broker: Callable[[], BrokerSettings] | None = None,
+) -> None:
     """Run a job whose folder is held; end the command with its exit code."""
     from streams.batch.jobs.job import Job
 
@@ -36,6 +71,9 @@ def run_job(folder: "JobFolder", task: Task, json: bool, max_errors: str | None 
             tell=_progress(),
             reached=read_failpoint(os.environ),
             max_errors=max_errors,
+            timeout_s=seconds_of(timeout),
+            processes=processes,
+            broker=broker,
         )
         found = job.run()
     if json:
@@ -50,17 +88,21 @@ def run_job(folder: "JobFolder", task: Task, json: bool, max_errors: str | None 
     errors = console(stderr=True)
     text = f"tidewheel: {why}; to continue: tidewheel jobs resume {folder.folder}"
     errors.print(text, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(130 if found.state == "Stopped" else 1)
+    raise typer.Exit(EXIT_CODES[found.state])
 
 
 def tell_counts(found: "Manifest") -> None:
-    errors = ", ".join(f"{code} {count:,}" for code, count in found.errors.items())
     say(
         f"  {found.processed:,} of {found.total:,} rows with {found.model} in "
         f"{found.seconds:.3g} s, {found.rows_per_s:,.0f} rows/s"
     )
     say(f"  {found.succeeded:,} answers, {found.processed - found.succeeded:,} errors"
-        f"{f' ({errors})' if errors else ''}")  # fmt: skip
+        f"{_by_reason(found.errors)}")  # fmt: skip
+    if found.excluded:
+        say(f"  {found.excluded:,} rows are excluded")
+    if found.readings:
+        say(f"  {found.readings:,} readings, {sum(found.broken.values()):,} break a segment"
+            f"{_by_reason(found.broken)}")  # fmt: skip
     if found.labelled:
         share = found.correct / found.labelled
         say(f"  {found.correct:,} of {found.labelled:,} labelled rows are correct, {share:.3g}")
@@ -68,20 +110,30 @@ def tell_counts(found: "Manifest") -> None:
         say(f"  reason: {found.reason}")
 
 
+def _by_reason(counts: dict[str, int]) -> str:
+    text = ", ".join(f"{code} {count:,}" for code, count in counts.items())
+    return f" ({text})" if text else ""
+
+
 def _progress() -> "Callable[[Counts, int, float], None]":
-    """Return what prints a line on standard error every PROGRESS_S."""
+    """Return what shows the progress on standard error: one line that changes on a terminal, a line
+    every PROGRESS_S elsewhere."""
     terminal, last, first = console(stderr=True), time.monotonic(), None
+    live = terminal.is_terminal
 
     def tell(counts: "Counts", total: int, seconds: float) -> None:
         nonlocal last, first
-        first = (counts.processed, seconds) if first is None else first
-        if time.monotonic() - last < PROGRESS_S:
+        first = (counts.read, seconds) if first is None else first
+        done = live and counts.read == total
+        if time.monotonic() - last < (LIVE_S if live else PROGRESS_S) and not done:
             return
         last = time.monotonic()
-        rate = (counts.processed - first[0]) / max(seconds - first[1], 1e-9)
-        left = f", {(total - counts.processed) / rate:,.0f} s left" if rate else ""
-        text = f"{counts.processed:,} of {total:,} rows, {counts.failed:,} errors"
+        rate = (counts.read - first[0]) / max(seconds - first[1], 1e-9)
+        left = f", {(total - counts.read) / rate:,.0f} s left" if rate else ""
+        text = f"{counts.read:,} of {total:,} rows, {counts.failed:,} errors"
         line = f"{text}, {rate:,.0f} rows/s{left}"
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+        end = "\r" if live and not done else "\n"
+        line = line.ljust(terminal.width - 1)[: terminal.width - 1] if live else line
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True, end=end)
 
     return tell

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -10,14 +11,16 @@ import typer
 from compose.cli.arguments import (
     DEFAULT_STATE,
     AsJson,
+    Kafka,
     RegistryPlace,
     State,
     TaskArgument,
     Trust,
+    broker_of,
     registry_of,
     trusted_keys,
 )
-from compose.cli.batch.running import MaxErrors, run_job
+from compose.cli.batch.running import MaxErrors, Processes, Timeout, run_job, seconds_of
 from compose.launcher.options import absolute_reference
 from compose.launcher.state_dir import StateDir
 from streams.contract.artifact import Artifact, unpack
@@ -41,9 +44,11 @@ def score(
         ),
     ],
     to: Annotated[
-        Path,
+        str,
         typer.Option(
-            metavar="OUTPUT", help="A new folder: JSON Lines if it ends with .jsonl, else Parquet."
+            metavar="OUTPUT",
+            help="A new folder of Parquet files, of JSON Lines (.jsonl) or CSV (.csv); a Delta "
+            "table (.delta); a database: .duckdb, .sqlite or postgresql://HOST/NAME; kafka:TOPIC.",
         ),
     ],
     model: Annotated[
@@ -106,7 +111,18 @@ def score(
             help="parquet, arrow, arrows, csv, tsv, jsonl or bedrock; default: by the suffix.",
         ),
     ] = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="parquet, jsonl, csv, bedrock, delta, duckdb, sqlite, postgresql or kafka; "
+            "default: by --to.",
+        ),
+    ] = None,
+    table: Annotated[str, typer.Option(help="The table of a database.")] = "scores",
     max_errors: MaxErrors = None,
+    timeout: Timeout = None,
+    processes: Processes = None,
     job: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The job's folder; default: OUTPUT.job beside it."),
@@ -114,15 +130,18 @@ def score(
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
     trust: Trust = None,
+    kafka: Kafka = None,
     json: AsJson = False,
 ) -> None:
     """Score stored segments with the model that devices run: one output row for each input row.
 
     A job that was stopped or killed is continued with `tidewheel jobs resume`. Exits 0 when the job
-    is complete, 1 when it failed, 2 for a wrong call, 130 when it was stopped.
+    is complete, 1 when it failed, 2 for a wrong call, 3 when its time was over, 130 when it was
+    stopped.
     """
     from streams.batch.jobs import submission
     from streams.batch.jobs.job import submit
+    from streams.batch.jobs.job_index import JobIndex
     from streams.batch.sources.inputs import Wanted
 
     loaded, reference = load_task(task), absolute_reference(task)
@@ -144,17 +163,22 @@ def score(
         ),
         rows=_kind(rows),
         input_format=_format(input_format),
+        output_format=output_format,
+        table=table,
         max_errors=max_errors,
         job=job,
         stdin=sys.stdin.buffer,
     )
-    specification = submission.specify(loaded, artifact, request)
+    seconds_of(timeout)
+    broker = partial(broker_of, state, kafka)
+    specification = submission.specify(loaded, artifact, request, broker)
     folder, reached = request.folder, read_failpoint(os.environ)
     with folder.locked():
         if folder.submitted:
             raise UsageError(f"{folder.folder} has become a job meanwhile: use another --job")
         submit(folder, specification, data, reached)
-        run_job(folder, loaded, json)
+        JobIndex(state).add(specification.id, folder)
+        run_job(folder, loaded, json, timeout=timeout, processes=processes, broker=broker)
 
 
 def _model(

@@ -1,13 +1,14 @@
 """The folder of a job: docs/architecture/batch.md, The job's folder."""
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from streams.batch.records.documents import (
     JobState,
@@ -16,7 +17,8 @@ from streams.batch.records.documents import (
     Specification,
     State,
 )
-from streams.batch.sinks.output import part_name
+from streams.batch.sinks.part_files import part_path
+from streams.batch.sinks.targets import FILES
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
@@ -109,24 +111,60 @@ class JobFolder:
 
     def write_state(self, state: State, reason: str = "") -> None:
         self._write("state.json", JobState(state=state, reason=reason, updated_us=now_us()))
+        self.note(f"{state}: {reason}" if reason else state)
 
     def write_record(self, shard: int, record: ShardRecord) -> None:
         self._write(f"shards/{shard:05}.json", record)
 
     def missing(self, plan: Plan, specification: Specification) -> list[int]:
         """Return the shards that are not completed, or whose output file is not as written."""
+        return [n for n in range(len(plan.shards)) if not self.whole(plan, specification, n)]
+
+    def whole(self, plan: Plan, specification: Specification, shard: int) -> bool:
+        """Return whether a shard is completed."""
+        record = self.record(shard)
+        if record is None or record.state != "Completed":
+            return False
+        return specification.output_format not in FILES or record.bytes == size_of(
+            part_path(self.folder, specification, plan, shard)
+        )
+
+    def note(self, text: str) -> None:
+        """Add a line to the job's log."""
+        line = json.dumps({"time_us": now_us(), "text": text}, ensure_ascii=False)
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the job's log; a line that was cut off by a crash is left out."""
+        try:
+            lines = (self.folder / "log.jsonl").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
         found = []
-        for shard in range(len(plan.shards)):
-            record = self.record(shard)
-            part = Path(specification.output) / part_name(shard, specification.output_format)
-            whole = record is not None and record.state == "Completed"
-            if record is None or not whole or size_of(part) != record.bytes:
-                found.append(shard)
+        for line in lines:
+            with suppress(ValueError):
+                found.append(json.loads(line))
         return found
 
-    def sweep(self, output: Path) -> None:
+    @property
+    def stop_requested(self) -> bool:
+        return (self.folder / "stop").exists()
+
+    def request_stop(self, wanted: bool) -> None:
+        """Ask the process that works on the job to end after its shards, or take that back."""
+        path = self.folder / "stop"
+        if wanted:
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
+
+    def sweep(self, specification: Specification) -> None:
         """Remove what a killed process left half-written."""
-        for folder in (self.folder, self.folder / "shards", output):
+        folders = [self.folder, *(self.folder / name for name in ("shards", "staged", "carry"))]
+        if specification.output_format in FILES:
+            folders.append(Path(specification.output))
+        for folder in folders:
             for path in folder.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
 

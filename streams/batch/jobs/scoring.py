@@ -10,9 +10,9 @@ from streams.batch.jobs.batching import fastest_batch
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.recordings.carry import carry_path, read_readings
 from streams.batch.recordings.cutting import FIELDS
-from streams.batch.records.documents import Counts, Plan, PlannedFile, Specification
+from streams.batch.records.documents import Counts, Named, Plan, PlannedFile, Specification
 from streams.batch.records.rows import Rows
-from streams.batch.sinks.output import writing
+from streams.batch.sinks.part_files import writing
 from streams.batch.sources.plan import Sources
 from streams.batch.sources.reading import kept_fields, read_shard
 from streams.batch.sources.text_lines import MAX_LINE_BYTES
@@ -35,6 +35,15 @@ def load_model(folder: JobFolder, specification: Specification, task: Task) -> O
         raise UsageError(f"the job's model {folder.model} is gone: {exc}") from exc
     except ArtifactError as exc:
         raise UsageError(f"the job's model {folder.model}: {exc}") from exc
+
+
+def output_fields(task: Task, specification: Specification, file: PlannedFile | Named) -> pa.Schema:
+    """Return all columns of the output, with those that come from the input."""
+    columns = specification.columns
+    kept = kept_fields(specification.input_format, file, columns)
+    own = FIELDS if specification.rows == "readings" else []
+    named = [pa.field(name, kind) for name, kind in own]
+    return pa.schema([*output_schema(task, columns), *named, *kept])
 
 
 class ShardScorer:
@@ -66,7 +75,7 @@ class ShardScorer:
             self._task, specification.model, self._run, schema, file.name, self._batch
         )
         counts = Counts()
-        whole = pa.schema([*schema, *self._carried_fields(file)])
+        whole = output_fields(self._task, specification, file)
         with writing(part, specification.output_format, whole) as writer:
             for rows in self._rows(plan, number):
                 between()
@@ -88,9 +97,3 @@ class ShardScorer:
             return read_shard(self._task, kind, file, shard, columns, self._max_bytes)
         carry = carry_path(self._folder.folder, number)
         return read_readings(self._task, kind, file, shard, columns, carry, self._max_bytes)
-
-    def _carried_fields(self, file: PlannedFile) -> list[pa.Field]:
-        """Return the columns of the output that come from the input."""
-        kept = kept_fields(self._specification.input_format, file, self._specification.columns)
-        own = FIELDS if self._specification.rows == "readings" else []
-        return [*(pa.field(name, kind) for name, kind in own), *kept]

@@ -2,19 +2,25 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from streams.batch.jobs.job_folder import JobFolder, now_us
+from streams.batch.jobs.scoring import output_fields
 from streams.batch.recordings.columns import as_read, one_sample, reading_columns
 from streams.batch.records.documents import Columns, InputFormat, Named, Specification, TaskShape
+from streams.batch.sinks.loading import open_sink
+from streams.batch.sinks.targets import FILES, Target, target_of
 from streams.batch.sources.inputs import Wanted, check_files, choose_columns, find_inputs
+from streams.batch.sources.text_objects import MODEL_INPUT
 from streams.contract.artifact import Artifact
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
+from streams.kafka.settings import BrokerSettings
 from streams.learning.onnx_model import OnnxModel
 from streams.runtime.disk import replacing
 
@@ -30,22 +36,33 @@ class Request:
 
     reference: str
     inputs: Sequence[str]
-    output: Path
+    output: str
     wanted: Wanted = field(default_factory=Wanted)
     rows: Literal["segments", "readings"] = "segments"
     input_format: InputFormat | None = None
+    output_format: str | None = None
+    table: str = "scores"
     max_errors: str | None = None
     job: Path | None = None
     stdin: IO[bytes] | None = None
 
     @property
+    def target(self) -> Target:
+        return target_of(self.output, self.output_format)
+
+    @property
     def folder(self) -> JobFolder:
         """The job's folder: the one that is named, or the output's name with `.job`."""
-        output = self.output.absolute()
-        return JobFolder(self.job or output.with_name(f"{output.name}.job"))
+        target = self.target
+        return JobFolder((self.job or target.beside / f"{target.name}.job").absolute())
 
 
-def specify(task: Task, artifact: Artifact, request: Request) -> Specification:
+def specify(
+    task: Task,
+    artifact: Artifact,
+    request: Request,
+    broker: Callable[[], BrokerSettings] | None = None,
+) -> Specification:
     """Check a request and return it as a specification; raise UsageError, and write nothing, if
     the job cannot work."""
     if request.folder.submitted:
@@ -53,8 +70,9 @@ def specify(task: Task, artifact: Artifact, request: Request) -> Specification:
             f"{request.folder.folder} is a job already: tidewheel jobs resume "
             f"{request.folder.folder}, or name another folder with --job"
         )
-    if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
-        raise UsageError(f"the output {request.output} exists: name another one with --to")
+    target = request.target
+    if target.kind in FILES:
+        _refuse_output(Path(target.place), request.output)
     if request.max_errors is not None:
         most_errors(request.max_errors, 0)
     with _staged(request) as inputs:
@@ -66,7 +84,8 @@ def specify(task: Task, artifact: Artifact, request: Request) -> Specification:
             raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
     if STDIN in request.inputs:
         files = [file.model_copy(update={"name": STDIN}) for file in files]
-    return Specification(
+    found = Specification(
+        id=uuid.uuid4().hex[:12],
         created_us=now_us(),
         task=shape_of(task, request.reference),
         model=artifact.model,
@@ -75,10 +94,34 @@ def specify(task: Task, artifact: Artifact, request: Request) -> Specification:
         input_format=kind,
         rows=request.rows,
         columns=columns,
-        output=str(request.output.absolute()),
-        output_format="jsonl" if request.output.suffix == ".jsonl" else "parquet",
+        output=target.place,
+        output_format=target.kind,
+        table=request.table,
         max_errors=request.max_errors,
     )
+    if target.kind == "bedrock":
+        found = _for_bedrock(found)
+    sink = open_sink(found, broker)
+    if sink is not None:
+        sink.check(output_fields(task, found, files[0]))
+    return found
+
+
+def _refuse_output(folder: Path, name: str) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"the output {name} exists: name another one with --to")
+
+
+def _for_bedrock(found: Specification) -> Specification:
+    """Return a specification whose rows carry their input over, as Bedrock's output does."""
+    if found.input_format != "bedrock":
+        raise UsageError("--output-format bedrock needs Bedrock's lines as input: recordId, "
+                         "modelInput")  # fmt: skip
+    stems = [PurePosixPath(file.name).stem for file in found.inputs]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise UsageError(f"two inputs are named {twice}.jsonl, and their outputs would be one file")
+    columns = found.columns.model_copy(update={"keep": [*found.columns.keep, MODEL_INPUT]})
+    return found.model_copy(update={"columns": columns})
 
 
 def _columns(task: Task, kind: InputFormat, files: list[Named], request: Request) -> Columns:

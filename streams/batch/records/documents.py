@@ -7,10 +7,13 @@ from pydantic import Field
 from streams.contract.documents import Count, Document, Figure, Micros
 
 InputFormat = Literal["parquet", "arrow", "arrows", "delta", "csv", "tsv", "jsonl", "bedrock"]
-OutputFormat = Literal["parquet", "jsonl"]
-State = Literal[
-    "Submitted", "Validating", "InProgress", "Stopping", "Stopped", "Completed", "Failed"
+OutputFormat = Literal[
+    "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql", "kafka"
 ]
+State = Literal[
+    "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
+    "Failed", "Stopping", "Stopped", "Expired",
+]  # fmt: skip
 
 
 class Constant(Document):
@@ -94,6 +97,7 @@ class Specification(Document):
     """specification.json: what was asked for, frozen."""
 
     format: int = 1
+    id: str
     created_us: Micros
     task: TaskShape
     model: str
@@ -104,6 +108,7 @@ class Specification(Document):
     columns: Columns
     output: str
     output_format: OutputFormat
+    table: str = "scores"
     max_errors: str | None = None
 
 
@@ -193,10 +198,13 @@ def _added(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 
 
 class ShardRecord(Document):
-    """shards/<number>.json; `bytes` are those of the output file."""
+    """shards/<number>.json; `bytes` are those of the output file. A Scored shard is still to be
+    loaded into its database or topic. `generation` counts the results that replace earlier ones.
+    """
 
-    state: Literal["InProgress", "Completed"]
+    state: Literal["InProgress", "Scored", "Completed"]
     attempts: int = Field(ge=1)
+    generation: int = Field(default=1, ge=1)
     counts: Counts = Counts()
     seconds: Figure = 0.0
     bytes: Count = 0

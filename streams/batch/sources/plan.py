@@ -30,6 +30,7 @@ class Cutter:
     shard_rows: int = SHARD_ROWS
     shard_bytes: int = SHARD_BYTES
     line_bytes: int = MAX_LINE_BYTES
+    whole_files: bool = False  # a file of lines is one shard
 
     def plan(self, files: list[Named]) -> Plan:
         """Return the plan; raise TidewheelError for a file that changes meanwhile."""
@@ -85,7 +86,7 @@ class Cutter:
             digest.update(file.read(start))
             for end, _ in rows_in(self.kind, file, self.line_bytes, digest.update):
                 rows, last = rows + 1, end
-                if end - start >= self.shard_bytes:
+                if end - start >= self.shard_bytes and not self.whole_files:
                     self.check()
                     cuts.append(
                         Shard(file=index, start=start, stop=end, first_row=first, rows=rows)

@@ -46,7 +46,7 @@ def expected(lake: Path) -> list[str]:
     return [row["event"] for n in range(FILES) for row in good_rows(ROWS, n)]
 
 
-STEPS = [f"score-step-{n}:1" for n in range(1, 8)]
+STEPS = [f"score-step-{n}:1" for n in (1, 2, 3, 4, 5, 8, 9)]
 LATER = ["score-step-3:2", "score-step-4:3", "score-step-5:4"]
 
 
@@ -78,7 +78,7 @@ def test_a_job_that_is_killed_at_any_step_loses_and_doubles_nothing(
 
 def test_killed_again_and_again_while_it_is_resumed(tmp_path: Path, lake: Path) -> None:
     command = words(lake)
-    for point in ("score-step-2:1", "score-step-4:2", "score-step-3:1", "score-step-6:1"):
+    for point in ("score-step-2:1", "score-step-4:2", "score-step-3:1", "score-step-8:1"):
         done = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
         assert done.returncode == -signal.SIGKILL, done.stderr
         command = ["jobs", "resume", "out.job"]

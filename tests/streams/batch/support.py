@@ -116,7 +116,8 @@ def small(rows: int = 20, size: int = 2000, line: int = 5000) -> Any:
     """A cutter of small shards."""
 
     def cutter(specification: Specification, check: Any) -> Cutter:
-        return Cutter(specification.input_format, check, rows, size, line)
+        whole = specification.output_format == "bedrock"
+        return Cutter(specification.input_format, check, rows, size, line, whole)
 
     return cutter
 
@@ -147,16 +148,24 @@ def submitted(place: Path, *inputs: Path | str, to: str = "out", **more: Any) ->
     names = [str(path) for path in inputs]
     options = {"id": "event", "label": "label", "keep": ["site"], **more}
     wanted = Wanted(**{name: options.pop(name) for name in COLUMNS & options.keys()})
-    request = Request(TINY, names, place / to, wanted, **options)
-    submit(request.folder, specify(tiny, model(), request), model_bytes(), unarmed)
+    output = to if ":" in to else str(place / to)
+    broker = options.pop("broker", None)
+    if output != str(place / to):
+        options.setdefault("job", place / "sink.job")
+    request = Request(TINY, names, output, wanted, **options)
+    specification = specify(tiny, model(), request, broker)
+    submit(request.folder, specification, model_bytes(), unarmed)
     return Submitted(request.folder, place / to)
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
     """All output rows, in the order of the shards."""
     found: list[dict[str, Any]] = []
-    for part in sorted(output.glob("part-*")):
-        if part.suffix == ".parquet":
+    for part in sorted([*output.glob("part-*"), *output.glob("*.jsonl.out")]):
+        if part.suffix == ".csv":
+            with part.open(newline="") as file:
+                found += list(csv.DictReader(file))
+        elif part.suffix == ".parquet":
             found += pq.read_table(part).to_pylist()
         else:
             found += [json.loads(line) for line in part.read_bytes().splitlines()]

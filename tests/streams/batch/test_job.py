@@ -192,7 +192,7 @@ def test_a_disk_that_is_full_fails_the_job_which_goes_on_later(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("streams.batch.sinks.output._Parquet.write", full)
+        patched.setattr("streams.batch.sinks.part_files._Parquet.write", full)
         found = job.run()
     assert found.state == "Failed"
     assert "No space left" in found.reason
@@ -276,7 +276,7 @@ def test_files_are_found_in_folders_and_globs_once_each(tmp_path: Path) -> None:
     for name in ("in/b.parquet", "in/day=1/a.parquet", "in/_old.parquet", "in/.x/c.parquet"):
         write_parquet(tmp_path / name, rows)
     request = Request(
-        TINY, [str(tmp_path / "in"), str(tmp_path / "i*" / "*.parquet")], tmp_path / "out"
+        TINY, [str(tmp_path / "in"), str(tmp_path / "i*" / "*.parquet")], str(tmp_path / "out")
     )
     found = [
         Path(file.path).relative_to(tmp_path) for file in specify(tiny, model(), request).inputs

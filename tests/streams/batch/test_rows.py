@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streams.batch.jobs.answers import Answering, output_schema
 from streams.batch.records.documents import Columns, Named, Plan
 from streams.batch.records.rows import Rows
-from streams.batch.sinks.output import writing
+from streams.batch.sinks.part_files import writing
 from streams.batch.sources import text_lines
 from streams.batch.sources.inputs import Wanted, check_files, choose_columns
 from streams.batch.sources.plan import Cutter, hash_file
