@@ -2,8 +2,11 @@
 
 records    the documents of a job, and rows as arrays
 sources    the files that are named, cut into shards and read
+recordings readings cut into segments
+answering  rows answered by a model
 sinks      where answers are written
 jobs       a job from its submission to its manifest: docs/architecture/batch.md
+report     a job as a page
 
 Knows the shared parts of streams alone: neither device nor federation nor Kafka's worker.
 """

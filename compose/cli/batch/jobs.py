@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, broker_of
-from compose.cli.batch.running import MaxErrors, Processes, Timeout, run_job, tell_counts
+from compose.cli.batch.running import (
+    MaxErrors,
+    Processes,
+    Timeout,
+    check_report,
+    run_job,
+    tell_counts,
+)
 from compose.reports.terminal import moment, print_json, say
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
@@ -135,6 +142,20 @@ def retry(
         )  # fmt: skip
 
 
+@app.command("report")
+def report(
+    name: Name,
+    path: Annotated[Path, typer.Argument(metavar="FILE.html", help="The page to write.")],
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Write a page of a job's counts, drift, accuracy and errors as they are now."""
+    from streams.batch.report.page import write_report
+
+    check_report(path)
+    write_report(_find(state, name), path)
+    say(f"wrote {path}")
+
+
 @app.command("prune")
 def prune(
     days: Annotated[
@@ -169,12 +190,15 @@ def _find(state: Path, name: str) -> "JobFolder":
 
 
 def _manifest(job: "JobFolder") -> "Manifest":
+    from streams.batch.answering.watching import reference_of
     from streams.batch.jobs.manifest import manifest_of
+    from streams.batch.jobs.scoring import artifact_of
     from streams.batch.records.documents import Plan
 
     specification, status = job.specification(), job.state()
     plan = job.plan() or Plan(files=[], shards=[])
-    found = manifest_of(job, specification, plan, status.state, status.reason)
+    reference = reference_of(artifact_of(job, specification))
+    found = manifest_of(job, specification, plan, status.state, status.reason, reference)
     return found.model_copy(update={"ended_us": status.updated_us})
 
 

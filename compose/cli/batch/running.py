@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ from streams.runtime.failpoints import read_failpoint
 
 if TYPE_CHECKING:
     from streams.batch.jobs.job_folder import JobFolder
-    from streams.batch.records.documents import Counts, Manifest
+    from streams.batch.records.documents import Counts, JobDrift, Manifest
 
 PROGRESS_S, LIVE_S = 5.0, 0.2
 EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
@@ -37,6 +38,20 @@ Processes = Annotated[
     int | None,
     typer.Option(min=1, help="Processes that score; default: one a core, fewer for few rows."),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.html", help="Write a page of counts, drift, accuracy and errors."),
+]
+
+
+def check_report(path: Path | None) -> None:
+    """Raise UsageError before anything is scored if a report cannot be written."""
+    from streams.batch.report.plots import need_matplotlib
+
+    if path is not None:
+        need_matplotlib()
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"--report {path}: there is no folder {path.absolute().parent}")
 
 
 def seconds_of(text: str | None) -> float | None:
@@ -58,9 +73,11 @@ def run_job(
     timeout: str | None = None,
     processes: int | None = None,
     broker: Callable[[], BrokerSettings] | None = None,
+    report: Path | None = None,
 ) -> None:
     """Run a job whose folder is held; end the command with its exit code."""
     from streams.batch.jobs.job import Job
+    from streams.batch.report.page import write_report
 
     with Interrupts() as interrupts:
         interrupts.patient = True
@@ -76,12 +93,16 @@ def run_job(
             broker=broker,
         )
         found = job.run()
+    if report is not None:
+        write_report(folder, report)
     if json:
         print_json(found)
     else:
         say(f"{found.state}: {found.completed} of {found.shards} shards")
         tell_counts(found)
         say(f"  output {found.output}")
+        if report is not None:
+            say(f"  report {report}")
     if found.state == "Completed":
         return
     why = found.reason or "it was stopped"
@@ -106,8 +127,19 @@ def tell_counts(found: "Manifest") -> None:
     if found.labelled:
         share = found.correct / found.labelled
         say(f"  {found.correct:,} of {found.labelled:,} labelled rows are correct, {share:.3g}")
+    if found.drift is not None:
+        say(f"  drift: {_verdict(found.drift)}")
     if found.reason:
         say(f"  reason: {found.reason}")
+
+
+def _verdict(drift: "JobDrift") -> str:
+    found = drift.inputs_and_answers
+    if not found.decided:
+        return f"undecided, {found.segments:,} segments are too few"
+    if not found.alarm:
+        return "none"
+    return f"in {found.share:.0%} of the channels, most in {found.worst}"
 
 
 def _by_reason(counts: dict[str, int]) -> str:

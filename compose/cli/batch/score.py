@@ -20,7 +20,15 @@ from compose.cli.arguments import (
     registry_of,
     trusted_keys,
 )
-from compose.cli.batch.running import MaxErrors, Processes, Timeout, run_job, seconds_of
+from compose.cli.batch.running import (
+    MaxErrors,
+    Processes,
+    Report,
+    Timeout,
+    check_report,
+    run_job,
+    seconds_of,
+)
 from compose.launcher.options import absolute_reference
 from compose.launcher.state_dir import StateDir
 from streams.contract.artifact import Artifact, unpack
@@ -123,6 +131,7 @@ def score(
     max_errors: MaxErrors = None,
     timeout: Timeout = None,
     processes: Processes = None,
+    report: Report = None,
     job: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The job's folder; default: OUTPUT.job beside it."),
@@ -170,6 +179,7 @@ def score(
         stdin=sys.stdin.buffer,
     )
     seconds_of(timeout)
+    check_report(report)
     broker = partial(broker_of, state, kafka)
     specification = submission.specify(loaded, artifact, request, broker)
     folder, reached = request.folder, read_failpoint(os.environ)
@@ -178,7 +188,9 @@ def score(
             raise UsageError(f"{folder.folder} has become a job meanwhile: use another --job")
         submit(folder, specification, data, reached)
         JobIndex(state).add(specification.id, folder)
-        run_job(folder, loaded, json, timeout=timeout, processes=processes, broker=broker)
+        run_job(
+            folder, loaded, json, timeout=timeout, processes=processes, broker=broker, report=report
+        )
 
 
 def _model(

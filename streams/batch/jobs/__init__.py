@@ -3,8 +3,6 @@
 submission     what is checked before a job exists, and its specification
 job            the numbered steps
 scoring        one shard, in whatever process
-answers        rows and outputs of the model as a table
-batching       how many segments the model answers at once
 processes      several processes that score; worker is one of them
 loads          shards into a database or a topic
 manifest       the sums of a job

@@ -20,7 +20,13 @@ from dataclasses import dataclass, field
 
 from streams.batch.jobs.job_folder import JobFolder, size_of
 from streams.batch.jobs.loads import Loader
-from streams.batch.jobs.manifest import counts_of, manifest_of, verdict, write_manifest
+from streams.batch.jobs.manifest import (
+    counts_of,
+    manifest_of,
+    read_manifest,
+    verdict,
+    write_manifest,
+)
 from streams.batch.jobs.processes import Scorers
 from streams.batch.jobs.submission import check_task, most_errors
 from streams.batch.recordings.carry import plan_readings
@@ -37,6 +43,7 @@ from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.tables import Failures
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import Task
+from streams.drift.reference import Reference
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint, unarmed
 
@@ -92,15 +99,17 @@ class Job:
         task, the model or the input is not what it was."""
         self.specification = self.folder.specification()
         self._begun = self.clock()
+        self._reference: Reference | None = None
         before, plan = self.folder.state().state, self.folder.plan()
         if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
-            return self._manifest(plan, "Completed", "")
+            return read_manifest(self.folder, self.specification)
         check_task(self.task, self.specification)
         self.folder.request_stop(False)
         self.folder.sweep(self.specification)
         empty = Plan(files=[], shards=[])
         try:
             with self._scorers() as scorers:
+                self._reference = scorers.reference
                 if plan is None:
                     plan = self._make_plan()
                     sources = Sources(plan)
@@ -237,7 +246,7 @@ class Job:
             self.folder.write_state("Stopping")
 
     def _manifest(self, plan: Plan, state: State, reason: str) -> Manifest:
-        return manifest_of(self.folder, self.specification, plan, state, reason)
+        return manifest_of(self.folder, self.specification, plan, state, reason, self._reference)
 
 
 def _refuse_errors(counts: Counts, limit: int | None) -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from streams.batch.answering.drift import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.records.documents import Counts, Manifest, Plan, Specification, State
 from streams.batch.sinks.loading import Sink
 from streams.batch.sinks.part_files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sinks.targets import FILES
+from streams.contract.errors import MalformedRecord, UsageError
+from streams.drift.reference import Reference
 from streams.runtime.disk import write_atomic
 
 
@@ -53,6 +56,15 @@ def manifest_path(folder: JobFolder, specification: Specification) -> Path:
     return (Path(specification.output) if kept else folder.folder) / MANIFEST
 
 
+def read_manifest(folder: JobFolder, specification: Specification) -> Manifest:
+    """Return the manifest that a job has written; raise UsageError if it has none."""
+    path = manifest_path(folder, specification)
+    try:
+        return Manifest.decode(path.read_bytes())
+    except (OSError, MalformedRecord) as exc:
+        raise UsageError(f"{path} cannot be read: {exc}") from exc
+
+
 def write_manifest(folder: JobFolder, specification: Specification, manifest: Manifest) -> None:
     data = manifest.model_dump_json(indent=2).encode() + b"\n"
     write_atomic(manifest_path(folder, specification), data)
@@ -67,9 +79,14 @@ def write_manifest(folder: JobFolder, specification: Specification, manifest: Ma
 
 
 def manifest_of(
-    folder: JobFolder, specification: Specification, plan: Plan, state: State, reason: str
+    folder: JobFolder,
+    specification: Specification,
+    plan: Plan,
+    state: State,
+    reason: str,
+    reference: Reference | None = None,
 ) -> Manifest:
-    """Return what a job has done so far."""
+    """Return what a job has done so far; its drift is against `reference`."""
     missing = set(folder.missing(plan, specification))
     records = {n: record for n in range(len(plan.shards)) if (record := folder.record(n))}
     counts, seconds = Counts(), 0.0
@@ -97,6 +114,8 @@ def manifest_of(
         errors=counts.errors,
         labelled=counts.labelled,
         correct=counts.correct,
+        classes=counts.observed.classes,
+        drift=drift_of(reference, counts.observed),
         seconds=seconds,
         rows_per_s=counts.processed / seconds if seconds else 0.0,
         started_us=specification.created_us,

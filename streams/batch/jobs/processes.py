@@ -23,6 +23,7 @@ from streams.batch.sinks.part_files import part_path
 from streams.batch.sources.plan import Sources
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import Task
+from streams.drift.reference import Reference
 
 DEATHS = 3  # of one shard in a row: the fourth process would die too
 POLL_S = 0.2
@@ -56,6 +57,11 @@ class Scorers:
         self._max_bytes, self._between, self._processes = max_bytes, between, processes
         self._own = ShardScorer(folder, specification, task, max_bytes)
         self._workers: list[_Worker] = []
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the rows are compared with."""
+        return self._own.reference
 
     def __enter__(self) -> Self:
         return self

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
-from streams.batch.jobs.answers import Answering, output_schema
-from streams.batch.jobs.batching import fastest_batch
+from streams.batch.answering.answers import Answering, output_schema
+from streams.batch.answering.batching import fastest_batch
+from streams.batch.answering.watching import Watch, reference_of
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.recordings.carry import carry_path, read_readings
 from streams.batch.recordings.cutting import FIELDS
@@ -19,20 +21,32 @@ from streams.batch.sources.text_lines import MAX_LINE_BYTES
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
+from streams.drift.reference import Reference
 from streams.learning.onnx_model import OnnxModel
 
+Model = tuple[Callable[[np.ndarray], np.ndarray], Reference | None]
 
-def load_model(folder: JobFolder, specification: Specification, task: Task) -> OnnxModel:
-    """Return the job's model; it was verified when the job was submitted."""
+
+def artifact_of(folder: JobFolder, specification: Specification) -> Artifact:
+    """Return the job's artifact; it was verified when the job was submitted."""
     try:
         data = folder.model.read_bytes()
         found = digest_of(data)
         if found != specification.digest:
             raise ArtifactError("digest", "it is not the artifact of the specification")
         manifest, files = files_of(data)
-        return OnnxModel(task, Artifact(manifest, found, files, len(data)))
     except OSError as exc:
         raise UsageError(f"the job's model {folder.model} is gone: {exc}") from exc
+    except ArtifactError as exc:
+        raise UsageError(f"the job's model {folder.model}: {exc}") from exc
+    return Artifact(manifest, found, files, len(data))
+
+
+def load_model(folder: JobFolder, specification: Specification, task: Task) -> Model:
+    """Return the job's model and its reference."""
+    artifact = artifact_of(folder, specification)
+    try:
+        return OnnxModel(task, artifact).run, reference_of(artifact)
     except ArtifactError as exc:
         raise UsageError(f"the job's model {folder.model}: {exc}") from exc
 
@@ -59,7 +73,8 @@ class ShardScorer:
         """Load the model and measure its batch size; raise UsageError if it cannot be used."""
         self._folder, self._specification, self._task = folder, specification, task
         self._max_bytes = max_bytes
-        self._run = load_model(folder, specification, task).run
+        self._run, self.reference = load_model(folder, specification, task)
+        self._watch = Watch(task, self.reference)
         self._batch = fastest_batch(task, self._run)
 
     def score(
@@ -72,7 +87,13 @@ class ShardScorer:
         sources.check(shard.file)
         schema = output_schema(self._task, specification.columns)
         answering = Answering(
-            self._task, specification.model, self._run, schema, file.name, self._batch
+            self._task,
+            specification.model,
+            self._run,
+            schema,
+            file.name,
+            self._watch,
+            self._batch,
         )
         counts = Counts()
         whole = output_fields(self._task, specification, file)

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from streams.contract.documents import Count, Document, Figure, Micros
+from streams.contract.window_report import ChannelDrift, DriftReport
 
 InputFormat = Literal["parquet", "arrow", "arrows", "delta", "csv", "tsv", "jsonl", "bedrock"]
 OutputFormat = Literal[
@@ -152,6 +153,61 @@ class Plan(Document):
         return sum(file.rows for file in self.files)
 
 
+class ClassCounts(Document):
+    """Of one class: rows with that label, those of them that are right, and rows so answered."""
+
+    labelled: Count = 0
+    correct: Count = 0
+    answered: Count = 0
+
+
+class Observed(Document):
+    """Rows with answers, counted in the cells of the artifact's reference, labels in those of the
+    answers, and by class."""
+
+    cells: list[Count] = []
+    label_cells: list[Count] = []
+    classes: dict[str, ClassCounts] = {}
+
+    def plus(self, other: "Observed") -> "Observed":
+        names = list(dict.fromkeys([*self.classes, *other.classes]))
+        none = ClassCounts()
+        pairs = [(self.classes.get(n, none), other.classes.get(n, none)) for n in names]
+        return Observed(
+            cells=_summed(self.cells, other.cells),
+            label_cells=_summed(self.label_cells, other.label_cells),
+            classes={
+                name: ClassCounts(
+                    labelled=a.labelled + b.labelled,
+                    correct=a.correct + b.correct,
+                    answered=a.answered + b.answered,
+                )
+                for name, (a, b) in zip(names, pairs, strict=True)
+            },
+        )
+
+
+def _summed(one: list[int], other: list[int]) -> list[int]:
+    if not one or not other:
+        return one or other
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+class MeanOfDistances(Document):
+    """MLRun's verdict."""
+
+    value: Figure
+    status: Literal["none", "potential", "detected"]
+
+
+class JobDrift(Document):
+    """Drift of a job's rows against the artifact's reference; labels against its answers."""
+
+    inputs_and_answers: DriftReport
+    labels: list[ChannelDrift] = []
+    mean_of_distances: MeanOfDistances
+
+
 class Counts(Document):
     """What became of rows; `correct` are of the `labelled`. Excluded rows have no output.
 
@@ -166,6 +222,7 @@ class Counts(Document):
     errors: dict[str, Count] = {}
     labelled: Count = 0
     correct: Count = 0
+    observed: Observed = Observed()
 
     @property
     def failed(self) -> int:
@@ -189,6 +246,7 @@ class Counts(Document):
             errors=_added(self.errors, other.errors),
             labelled=self.labelled + other.labelled,
             correct=self.correct + other.correct,
+            observed=self.observed.plus(other.observed),
         )
 
 
@@ -242,6 +300,8 @@ class Manifest(Document):
     errors: dict[str, Count]
     labelled: Count
     correct: Count
+    classes: dict[str, ClassCounts] = {}
+    drift: JobDrift | None = None
     seconds: Figure
     rows_per_s: Figure
     started_us: Micros

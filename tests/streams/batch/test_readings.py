@@ -18,7 +18,7 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.loop import InferenceLoop
 from edge_client.sources.replay import Replay
 from edge_client.spool.writer import Event
-from streams.batch.jobs.batching import fastest_batch
+from streams.batch.answering.batching import fastest_batch
 from streams.batch.recordings.carry import carry_path, plan_readings, read_readings
 from streams.batch.recordings.columns import reading_columns
 from streams.batch.records.documents import Named

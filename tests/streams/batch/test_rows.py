@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.batch.jobs.answers import Answering, output_schema
+from streams.batch.answering.answers import Answering, output_schema
+from streams.batch.answering.watching import Watch
 from streams.batch.records.documents import Columns, Named, Plan
 from streams.batch.records.rows import Rows
 from streams.batch.sinks.part_files import writing
@@ -70,7 +71,7 @@ def written(tmp_path: Path, rows: list[Rows], kind: Any, kept: pa.Field) -> list
         return np.repeat(segments.sum(axis=(1, 2))[:, None], 3, axis=1)
 
     schema = output_schema(tiny, COLUMNS)
-    answering = Answering(tiny, "1-00000000", run, schema, "in")
+    answering = Answering(tiny, "1-00000000", run, schema, "in", Watch(tiny, None))
     with writing(tmp_path / f"part-0.{kind}", kind, pa.schema([*schema, kept])) as writer:
         for part in rows:
             table, counts = answering.answer(part)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from streams.batch.answering.watching import Watch
 from streams.batch.records.documents import Columns, Counts
 from streams.batch.records.rows import RowProblem, Rows
 from streams.contract.task import Task
@@ -34,6 +35,7 @@ class Answering:
     run: Model
     schema: pa.Schema
     file: str
+    watch: Watch
     batch: int = 1  # segments that the model answers at once
 
     def answer(self, rows: Rows) -> tuple[pa.Table, Counts]:
@@ -64,6 +66,11 @@ class Answering:
             errors=_by_code(rows.problems),
             labelled=labelled,
             correct=correct,
+            observed=self.watch.observe(
+                rows.segments[right],
+                outputs[right],
+                None if rows.labels is None else rows.labels[right],
+            ),
         )
 
     def _outputs(self, segments: np.ndarray) -> np.ndarray:
