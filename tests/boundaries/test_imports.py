@@ -24,7 +24,13 @@ SHARED = {
 COMMON = tuple(SHARED)
 ROOMS: dict[str, tuple[str, ...]] = {
     **SHARED,
-    "tidewheel": (*COMMON, "streams.worker.store"),  # the store only when it is read
+    # the store only when it is read, the registry and batch jobs only when something is scored
+    "tidewheel": (
+        *COMMON,
+        "streams.worker.store",
+        "streams.batch.report",
+        "federation.registry",
+    ),
     "streams.tasks": ("tidewheel",),
     "streams.fleet": ("streams.contract", "streams.kafka"),
     "streams.batch.records": ("streams.contract",),

@@ -4,7 +4,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,9 +36,6 @@ from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, load_task
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_public_key
-
-if TYPE_CHECKING:
-    from streams.batch.records.documents import InputFormat
 
 
 def score(
@@ -151,6 +148,7 @@ def score(
     from streams.batch.jobs import submission
     from streams.batch.jobs.job import submit
     from streams.batch.jobs.job_index import JobIndex
+    from streams.batch.records import documents
     from streams.batch.sources.inputs import Wanted
 
     loaded, reference = load_task(task), absolute_reference(task)
@@ -171,7 +169,7 @@ def score(
             stop=stop,
         ),
         rows=_kind(rows),
-        input_format=_format(input_format),
+        input_format=documents.input_format(input_format),
         output_format=output_format,
         table=table,
         max_errors=max_errors,
@@ -234,13 +232,3 @@ def _kind(rows: str) -> Literal["segments", "readings"]:
     if rows == "segments":
         return "segments"
     raise UsageError(f"--as {rows}: segments or readings")
-
-
-def _format(name: str | None) -> "InputFormat | None":
-    """Return a format of the input; raise UsageError for another name."""
-    from streams.batch.records.documents import InputFormat
-
-    known = [one for one in get_args(InputFormat) if one != "delta"]
-    if name is not None and name not in known:
-        raise UsageError(f"--input-format {name}: {', '.join(known)}")
-    return name  # type: ignore[return-value]

@@ -1,10 +1,11 @@
 """The JSON documents of a job: docs/architecture/batch.md, The job's folder."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from streams.contract.documents import Count, Document, Figure, Micros
+from streams.contract.errors import UsageError
 from streams.contract.window_report import ChannelDrift, DriftReport
 
 InputFormat = Literal["parquet", "arrow", "arrows", "delta", "csv", "tsv", "jsonl", "bedrock"]
@@ -15,6 +16,14 @@ State = Literal[
     "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
     "Failed", "Stopping", "Stopped", "Expired",
 ]  # fmt: skip
+
+
+def input_format(name: str | None) -> InputFormat | None:
+    """Return a format that can be named; raise UsageError for another name."""
+    known = [one for one in get_args(InputFormat) if one != "delta"]
+    if name is not None and name not in known:
+        raise UsageError(f"the input format {name} is none of {', '.join(known)}")
+    return name  # type: ignore[return-value]
 
 
 class Constant(Document):

@@ -90,6 +90,12 @@ class DeltaSink:
         return f"tidewheel/{self._job}/{shard}"
 
 
+def dataset_of(where: str) -> ds.Dataset:
+    """Return a table's newest version as a dataset; raise TidewheelError if it cannot be read."""
+    with _translated(where):
+        return DeltaTable(where).to_pyarrow_dataset()
+
+
 def delta_type(kind: pa.DataType) -> pa.DataType | None:
     """Return a type that Delta has and that holds the values; None: they become text."""
     if pa.types.is_timestamp(kind):
