@@ -1,5 +1,6 @@
 # make demo   the whole loop on real data, with 6 devices
 # make drift-demo  phones are remounted, the fleet detects the drift and recovers, some minutes
+# make demo-batch  every recording of the fleet scored offline, by a job that is killed and resumed
 # make test   format, lint, types, and the tests but for the long ones of make chaos
 # make docs   build the documentation into .tidewheel/site, without network
 # make coverage  the tests again, with what they reach
@@ -26,7 +27,7 @@ LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore t
 	test_a_supernode_that_is_killed_in_a_round test_a_trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo test test-install mutants coverage chaos check format docs clean bench-streams bench-edge \
+.PHONY: install demo drift-demo demo-batch test test-install mutants coverage chaos check format docs clean bench-streams bench-edge \
 	bench-federation bench-release bench-pedestrians soak bench-soak
 
 install: .venv/installed
@@ -49,6 +50,10 @@ demo: install
 drift-demo: install
 	rm -rf .tidewheel/drift-demo
 	$(BIN)/python -m examples.drift.demo --state .tidewheel/drift-demo
+
+demo-batch: install
+	rm -rf .tidewheel/demo-batch
+	$(BIN)/python -m examples.batch.demo --state .tidewheel/demo-batch
 
 # Two processes of two cores: threads of torch would only wait for each other.
 test: check .venv/servers/installed .venv/nginx .venv/postgresql

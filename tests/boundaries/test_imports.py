@@ -100,6 +100,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "edge_client",
     ),
     "compose": ("compose.cli",),
+    "examples.batch": ("compose", "tidewheel"),
     "examples.drift": ("compose", "streams.tasks"),
 }
 
