@@ -1,5 +1,6 @@
 # make demo   the whole loop on real data, with 6 devices
 # make drift-demo  phones are remounted, the fleet detects the drift and recovers, some minutes
+# make demo-batch  every recording of the fleet scored offline, by a job that is killed and resumed
 # make test   format, lint, types, and the tests but for the long ones of make chaos
 # make up     the whole loop in containers; make down takes it down, volumes and all with VOLUMES=1
 # make docs   build the documentation into .tidewheel/site, without network
@@ -29,7 +30,7 @@ LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore t
 	test_a_supernode_that_is_killed_in_a_round test_a_trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo up down test test-install test-docker mutants coverage chaos check format docs clean bench-streams bench-edge \
+.PHONY: install demo drift-demo demo-batch up down test test-install test-docker mutants coverage chaos check format docs clean bench-streams bench-edge \
 	bench-federation bench-release bench-pedestrians soak bench-soak screenshots
 
 install: .venv/installed
@@ -53,6 +54,10 @@ drift-demo: install
 	rm -rf .tidewheel/drift-demo
 	$(BIN)/python -m examples.drift.demo --state .tidewheel/drift-demo
 
+demo-batch: install
+	rm -rf .tidewheel/demo-batch
+	$(BIN)/python -m examples.batch.demo --state .tidewheel/demo-batch
+
 COMPOSE := docker compose --file compose/docker/compose.yaml
 
 # OPTIONS: such as --env-file my.env
@@ -64,11 +69,11 @@ down:
 	$(COMPOSE) $(OPTIONS) down $(if $(VOLUMES),--volumes)
 
 # Two processes of two cores: threads of torch would only wait for each other.
-test: check .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium
+test: check .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
-coverage: install .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium
+coverage: install .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --cov \
 		--cov-report=term:skip-covered
 
@@ -93,6 +98,12 @@ coverage: install .venv/servers/installed .venv/nginx .venv/promtool .venv/chrom
 	command -v chromium >$@ || \
 		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium \
 		fonts-dejavu-core; } >$@ 2>&1 || echo "chromium is missing and apt-get cannot install it: see $@"
+
+# For the tests of batch jobs into a database; the same.
+.venv/postgresql: .venv/installed
+	ls -d /usr/lib/postgresql/*/bin >$@ 2>&1 || \
+		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends postgresql; } >$@ 2>&1 || \
+		echo "PostgreSQL is missing and apt-get cannot install it: see $@"
 
 # The built wheel and its extras in virtualenvs of their own, about 5 minutes.
 test-install: install

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
+from tests.postgresql import Server, postgresql
 from tests.real_kafka import require, with_kafka
 from tests.secure_node import SecureNode, running
 from tests.servers import s3_server
@@ -43,6 +44,13 @@ def secure_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureNode
     require(broker.choose(tmp_path_factory.mktemp("choice"), None, environ), environ)
     with running(tmp_path_factory.mktemp("secure"), environ) as node:
         yield node
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Server]:
+    """A PostgreSQL."""
+    with postgresql() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

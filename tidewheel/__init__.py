@@ -32,6 +32,11 @@ Read and write what flows
     decode_events   the way back, with full validation
     load_task       a Task from `path/to/file.py:task`
 
+Score what is stored
+    score           a batch job, as `tidewheel score` runs it
+    Report          what became of it
+    read_output     its rows as a pyarrow Dataset
+
 Errors
     TidewheelError, of which TaskError, UsageError, MalformedRecord and BrokerUnavailable are the
     ones that callers meet. The text of each is one line: what, where, what to do.
@@ -63,6 +68,7 @@ from streams.contract.task import (
     Training,
     load_task,
 )
+from tidewheel.batch import Report, read_output, score
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -80,6 +86,7 @@ __all__ = [
     "Outcome",
     "Privacy",
     "Reading",
+    "Report",
     "Segment",
     "Task",
     "TaskError",
@@ -90,7 +97,9 @@ __all__ = [
     "encode_events",
     "event_schema",
     "load_task",
+    "read_output",
     "read_scores",
+    "score",
 ]
 
 

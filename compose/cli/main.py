@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from compose.cli import dead_letters, edge, flower, jobs, keys, models, server, tasks, views
+from compose.cli import dead_letters, edge, flower, keys, models, server, tasks, views
 from compose.cli.arguments import (
     DEFAULT_STATE,
     STAGES,
@@ -31,6 +31,7 @@ from compose.cli.arguments import (
     checked_strategy,
     shares_of,
 )
+from compose.cli.batch import jobs, score
 from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, say
@@ -71,7 +72,11 @@ app.add_typer(
     name="dead-letters",
     help="Messages that could not be decoded or scored: list, show, replay.",
 )
-app.add_typer(jobs.app, name="jobs", help="Jobs of `tidewheel score`: show, resume.")
+app.add_typer(
+    jobs.app,
+    name="jobs",
+    help="Jobs of `tidewheel score`: list, show, logs, report, stop, resume, retry, prune.",
+)
 app.add_typer(keys.app, name="keys", help="Signing keys: list, new, trust, use, revoke.")
 app.add_typer(
     models.app,
@@ -212,7 +217,7 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
 
 for view in (views.status, views.rounds, views.query, views.tail, views.console):
     app.command()(view)
-app.command()(jobs.score)
+app.command()(score.score)
 app.command()(tasks.new)
 app.command()(tasks.check)
 

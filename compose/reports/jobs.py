@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from streams.batch.documents import Manifest, Plan
-from streams.batch.job import manifest_of
-from streams.batch.job_folder import JobFolder
+from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.jobs.manifest import manifest_of
+from streams.batch.records.documents import Manifest, Plan
 from streams.contract.errors import TidewheelError
+from streams.drift.reference import Reference
 
-OVER = ("Completed", "Failed", "Stopped")
+OVER = ("Completed", "Failed", "Stopped", "PartiallyCompleted")
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,15 @@ class JobReport:
 
 
 def read_job(folder: Path) -> JobReport:
-    """Return the report of the job in `folder`; raise UsageError if there is none."""
-    job = JobFolder(folder.absolute())
+    """Return the report of the job in `folder`, without drift; UsageError if there is none."""
+    return report_of(JobFolder(folder.absolute()))
+
+
+def report_of(job: JobFolder, reference: Reference | None = None) -> JobReport:
+    """Return a job's report; its drift is against `reference`."""
     specification, status = job.specification(), job.state()
     plan = job.plan() or Plan(files=[], shards=[])
-    found = manifest_of(job, specification, plan, status.state, status.reason)
+    found = manifest_of(job, specification, plan, status.state, status.reason, reference)
     return JobReport(found.model_copy(update={"ended_us": status.updated_us}), job.running)
 
 

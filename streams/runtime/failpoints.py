@@ -17,7 +17,7 @@ step 2. Without the variable nothing is armed. The steps are numbered in:
     release-step-1..4  federation.registry.publisher: a decision is made and published
     restore-step-1..3  federation.registry.restore: step 3 ends with each decision
     keys-step-1..4     compose.security.keyring: another key signs
-    score-step-1..7    streams.batch.job: a batch job
+    score-step-1..9    streams.batch.jobs.job: a batch job
 """
 
 import os
@@ -31,7 +31,7 @@ STEPS = (
     "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
-    "restore-step-[1-3]|keys-step-[1-4]|score-step-[1-7]"
+    "restore-step-[1-3]|keys-step-[1-4]|score-step-[1-9]"
 )
 Failpoint = Callable[[str], None]
 

@@ -16,41 +16,71 @@ from streams.contract.task import Reading, Task
 SEGMENTS_BUFFERED = 8
 
 
-def segments_of(
-    readings: Iterable[Reading], task: Task, *, skip: Callable[[str, int], None] | None = None
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
-    """Cut readings into segments.
+Cut = tuple[int, int, np.ndarray, np.ndarray | None]
+Skip = Callable[[str, int], None]
 
-    Yields first time, last time, segment (channels, samples) float32, and label (label_size,) or
-    None. A segment never spans a gap of more than `Task.max_gap_us`, a step back in time, or a
-    reading with a wrong number of values or a non-finite value; each calls `skip(reason, time_us)`.
-    """
-    channels, samples = task.segment_shape
-    hop, max_gap_us = task.segment.hop, task.max_gap_us
-    buffer = np.empty((SEGMENTS_BUFFERED * samples, channels), dtype=np.float32)
-    begin = 0  # of the segment being filled
-    times: list[int] = []
-    labels: list[float | Sequence[float] | None] = []
+
+def segments_of(
+    readings: Iterable[Reading], task: Task, *, skip: Skip | None = None
+) -> Iterator[Cut]:
+    """Cut readings into segments; see Segmenter."""
+    segmenter = Segmenter(task, skip)
     for reading in readings:
-        broken = _fault(reading, times, max_gap_us, channels)
+        cut = segmenter.push(reading)
+        if cut is not None:
+            yield cut
+
+
+class Segmenter:
+    """Cuts the readings of one device as they come.
+
+    A segment never spans a gap of more than `Task.max_gap_us`, a step back in time, or a reading
+    with a wrong number of values or a non-finite value; each calls `skip(reason, time_us)`.
+    """
+
+    def __init__(self, task: Task, skip: Skip | None = None) -> None:
+        channels, samples = task.segment_shape
+        self._task, self._skip = task, skip
+        self._channels, self._samples, self._hop = channels, samples, task.segment.hop
+        self._max_gap_us = task.max_gap_us
+        self._buffer = np.empty((SEGMENTS_BUFFERED * samples, channels), dtype=np.float32)
+        self._begin = 0  # of the segment being filled
+        self._times: list[int] = []
+        self._labels: list[float | Sequence[float] | None] = []
+
+    @property
+    def pending(self) -> list[Reading]:
+        """The readings of the segment being filled. Another segmenter that is given them first cuts
+        what follows in the same way."""
+        rows = self._buffer[self._begin : self._begin + len(self._times)].tolist()
+        return [Reading(*one) for one in zip(self._times, rows, self._labels, strict=True)]
+
+    def push(self, reading: Reading) -> Cut | None:
+        """Take a reading; return the segment that it ends: first time, last time, segment
+        (channels, samples) float32, and label (label_size,) or None."""
+        times, samples = self._times, self._samples
+        broken = _fault(reading, times, self._max_gap_us, self._channels)
         if broken:
-            if skip is not None:
-                skip(broken, reading.time_us)
+            if self._skip is not None:
+                self._skip(broken, reading.time_us)
             times.clear()
-            labels.clear()
+            self._labels.clear()
             if broken not in ("gap", "backwards"):
-                continue
-        buffer[begin + len(times)] = reading.values
+                return None
+        self._buffer[self._begin + len(times)] = reading.values
         times.append(reading.time_us)
-        labels.append(reading.label)
-        if len(times) == samples:
-            segment = buffer[begin : begin + samples].T.copy()
-            yield times[0], times[-1], segment, _segment_label(labels, task)
-            begin += hop
-            del times[:hop], labels[:hop]
-            if begin + samples > len(buffer):
-                buffer[: len(times)] = buffer[begin : begin + len(times)].copy()
-                begin = 0
+        self._labels.append(reading.label)
+        if len(times) < samples:
+            return None
+        segment = self._buffer[self._begin : self._begin + samples].T.copy()
+        cut = times[0], times[-1], segment, _segment_label(self._labels, self._task)
+        self._begin += self._hop
+        del times[: self._hop], self._labels[: self._hop]
+        if self._begin + samples > len(self._buffer):
+            moved = self._buffer[self._begin : self._begin + len(times)].copy()
+            self._buffer[: len(times)] = moved
+            self._begin = 0
+        return cut
 
 
 def _fault(reading: Reading, times: list[int], max_gap_us: float, channels: int) -> str | None:

@@ -24,10 +24,30 @@ SHARED = {
 COMMON = tuple(SHARED)
 ROOMS: dict[str, tuple[str, ...]] = {
     **SHARED,
-    "tidewheel": (*COMMON, "streams.worker.store"),  # the store only when it is read
+    # the store only when it is read, the registry and batch jobs only when something is scored
+    "tidewheel": (
+        *COMMON,
+        "streams.worker.store",
+        "streams.batch.report",
+        "federation.registry",
+    ),
     "streams.tasks": ("tidewheel",),
     "streams.fleet": ("streams.contract", "streams.kafka"),
-    "streams.batch": ("streams.contract", "streams.learning", "streams.runtime"),
+    "streams.batch.records": ("streams.contract",),
+    "streams.batch.sources": ("streams.batch.records",),
+    "streams.batch.recordings": (
+        "streams.batch.sources",
+        "streams.runtime",
+        "streams.segments",
+    ),
+    "streams.batch.sinks": ("streams.batch.records", "streams.kafka", "streams.runtime"),
+    "streams.batch.answering": ("streams.batch.records", "streams.drift", "streams.learning"),
+    "streams.batch.jobs": (
+        "streams.batch.answering",
+        "streams.batch.recordings",
+        "streams.batch.sinks",
+    ),
+    "streams.batch.report": ("streams.batch.jobs",),
     "streams.worker.metrics": (),
     "streams.worker.windows": ("streams.contract",),
     "streams.worker.scoring": (*COMMON, "streams.worker.windows"),
@@ -62,7 +82,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *COMMON,
         "streams.fleet",
         "federation.registry",
-        "streams.batch",
+        "streams.batch.jobs",
         "streams.worker.store",
     ),
     "compose.dashboard": ("compose.reports", "compose.launcher"),
@@ -77,12 +97,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "compose.cli": (
         "compose.dashboard",
         "compose.launcher",
-        "streams.batch",
+        "streams.batch.report",
         "streams.worker",
         "federation",
         "edge_client",
     ),
     "compose": ("compose.cli",),
+    "examples.batch": ("compose", "tidewheel"),
     "examples.drift": ("compose", "streams.tasks"),
 }
 
@@ -232,7 +253,8 @@ def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
 
 
 def test_a_batch_job_needs_neither_torch_nor_a_broker() -> None:
-    modules = [module for module in MODULES if room_of(module) == "streams.batch"]
+    lake = "streams.batch.sinks.delta_sink"  # loaded only where the output is one
+    modules = [m for m in MODULES if m.startswith("streams.batch.") and m != lake]
     assert not libraries(loaded(*modules), "torch", "faust", "flwr", "kafka", "deltalake", "onnx")
 
 
@@ -305,7 +327,13 @@ def importers(library: str) -> set[str]:
         ),
         (
             "deltalake",
-            {"streams.worker.store.delta_store", "streams.worker.store.tables", "tidewheel.stored"},
+            {
+                "streams.batch.sinks.delta_sink",
+                "streams.batch.sources.delta_table",
+                "streams.worker.store.delta_store",
+                "streams.worker.store.tables",
+                "tidewheel.stored",
+            },
         ),
         ("onnxruntime", {"streams.learning.onnx_session"}),
         (
@@ -317,16 +345,22 @@ def importers(library: str) -> set[str]:
             {m for m in MODULES if m.startswith("compose.dashboard.pages")}
             | {"compose.dashboard.web.server"},
         ),
+        ("adbc_driver_postgresql", {"streams.batch.sinks.postgresql_sink"}),
+        ("fsspec", {"federation.registry.object_store", "streams.batch.sources.places"}),
+        ("matplotlib", {"compose.reports.rounds", "streams.batch.report.plots"}),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),
         (
             "duckdb",
             {
+                "streams.batch.sinks.duckdb_sink",
+                "streams.batch.sources.selection",
                 "streams.worker.store.aging",
                 "streams.worker.store.position",
                 "streams.worker.store.query",
                 "compose.cli.views",
+                "examples.batch.demo",
             },
         ),
     ],

@@ -170,6 +170,15 @@ def test_every_source_file_and_name_on_a_page_exists(page: Path) -> None:
     assert missing == []
 
 
+def test_every_test_that_the_parity_tables_name_exists() -> None:
+    text = (REFERENCE / "batch-parity.md").read_text()
+    named = re.findall(r"`(tests/[a-z_/]+\.py):(test_\w+)`", text)
+    assert len(named) > 25
+    assert [pair for pair in named if pair[1] not in defined(ROOT / pair[0])] == []
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    assert all(len(row) == 3 and all(cell.strip() for cell in row) for row in rows)
+
+
 def test_the_overview_walks_an_event_and_a_weight_through_the_code() -> None:
     text = (DOCS / "architecture" / "overview.md").read_text()
     for title, hops in (("## One event", 20), ("## One weight", 20)):

@@ -26,6 +26,8 @@ EXTRAS = {
 }
 ON_TOP = {
     "edge-train": "edge_client.client_app",
+    "batch": "streams.batch.jobs.job",
+    "postgresql": "adbc_driver_postgresql.dbapi",
     "dp": "opacus.accountants",
     "plot": "matplotlib.figure",
     "mqtt": "edge_client.sources.mqtt",

@@ -76,7 +76,7 @@ class PartitionState:
         self.position = position
         self.rows = 0  # buffered in windows, closing ones included
         self.bytes = 0  # of the messages in flight
-        self._devices: dict[tuple[str, int], DeviceWindows] = {}  # by device and task version
+        self._versions: dict[int, dict[str, DeviceWindows]] = {}  # by task version, then device
         self._messages: deque[Message] = deque()
         self._first: int | None = None  # the lowest offset of this assignment
         self._next = start
@@ -153,11 +153,11 @@ class PartitionState:
         refused.remove(first, last)
 
     def _windows_of(self, task: Task, device: str, now_s: float) -> DeviceWindows:
-        key = device, task.version
-        if key not in self._devices:
+        devices = self._versions.setdefault(task.version, {})
+        if device not in devices:
             watermark = self.position.watermark.get(device, -1)
-            self._devices[key] = DeviceWindows(task, watermark, now_s)
-        return self._devices[key]
+            devices[device] = DeviceWindows(task, watermark, now_s)
+        return devices[device]
 
     def add_drop(self, message: Message, drop: Drop) -> None:
         """Add the part of a drop that is not scored, not in a window and not yet declared."""
@@ -238,14 +238,20 @@ class PartitionState:
     def _take(self, chosen: Callable[[DeviceWindows], list[int]]) -> list[Window]:
         return [
             Window(self.partition, device, start, windows.take(start))
-            for (device, _), windows in self._devices.items()
+            for devices in self._versions.values()
+            for device, windows in devices.items()
             if windows.open
             for start in chosen(windows)
         ]
 
     def delay_us(self, now_us: int) -> int:
         """Return `now_us` minus the oldest watermark of a device with open windows, or 0."""
-        marks = [windows.watermark for windows in self._devices.values() if windows.open]
+        marks = [
+            windows.watermark
+            for devices in self._versions.values()
+            for windows in devices.values()
+            if windows.open
+        ]
         return max(0, now_us - min(marks)) if marks else 0
 
     def take_drops(self) -> list[DeclaredDrop]:

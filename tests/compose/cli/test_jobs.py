@@ -46,7 +46,7 @@ def expected(lake: Path) -> list[str]:
     return [row["event"] for n in range(FILES) for row in good_rows(ROWS, n)]
 
 
-STEPS = [f"score-step-{n}:1" for n in range(1, 8)]
+STEPS = [f"score-step-{n}:1" for n in (1, 2, 3, 4, 5, 8, 9)]
 LATER = ["score-step-3:2", "score-step-4:3", "score-step-5:4"]
 
 
@@ -78,7 +78,7 @@ def test_a_job_that_is_killed_at_any_step_loses_and_doubles_nothing(
 
 def test_killed_again_and_again_while_it_is_resumed(tmp_path: Path, lake: Path) -> None:
     command = words(lake)
-    for point in ("score-step-2:1", "score-step-4:2", "score-step-3:1", "score-step-6:1"):
+    for point in ("score-step-2:1", "score-step-4:2", "score-step-3:1", "score-step-8:1"):
         done = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
         assert done.returncode == -signal.SIGKILL, done.stderr
         command = ["jobs", "resume", "out.job"]
@@ -147,6 +147,16 @@ def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> N
     assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
 
 
+def test_a_report_is_written_at_the_end_and_at_any_time_later(tmp_path: Path, lake: Path) -> None:
+    done = tidewheel(*words(lake), "--report", "a.html", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "wrong-width" in (tmp_path / "a.html").read_text()
+    assert "report a.html" in done.stdout
+    again = tidewheel("jobs", "report", "out.job", "b.html", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "b.html").exists()
+
+
 def wrong_calls(lake: Path) -> dict[str, tuple[list[Any], str]]:
     base = words(lake)
     return {
@@ -156,6 +166,7 @@ def wrong_calls(lake: Path) -> dict[str, tuple[list[Any], str]]:
         "no artifact": ([*base, "--model", str(lake / "parquet" / "0.parquet")], "--model"),
         "nothing prepared": ([*base[:5]], "run tidewheel prepare"),
         "no task": ([base[0], "none.py:task", *base[2:]], "there is no file none.py"),
+        "no folder of the report": ([*base, "--report", "none/a.html"], "there is no folder"),
         "no share": ([*base, "--max-errors", "half"], "--max-errors half"),
     }
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from compose.reports.jobs import read_jobs
-from streams.batch.documents import (
+from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.records.documents import (
     Columns,
     Counts,
     Named,
@@ -15,8 +16,6 @@ from streams.batch.documents import (
     State,
     TaskShape,
 )
-from streams.batch.job_folder import JobFolder
-from streams.batch.output import part_name
 
 SHAPE = TaskShape(reference="t.py:task", name="tiny", version=1, channels=["x"], samples=2,
                   outputs=["a", "b"], threshold=0.5, tolerance=0.0)  # fmt: skip
@@ -29,16 +28,17 @@ def job(place: Path, name: str, created_us: int, state: State = "InProgress") ->
     (folder.folder / "shards").mkdir(parents=True)
     output.mkdir()
     folder.write_specification(
-        Specification(created_us=created_us, task=SHAPE, model="1-aaaaaaaa", digest="a" * 64,
+        Specification(id=name, created_us=created_us, task=SHAPE, model="1-aaaaaaaa",
+                      digest="a" * 64,
                       inputs=[Named(name="i", path="/i")], input_format="parquet",
                       columns=Columns(segment=["segment"], per_channel=False),
                       output=str(output), output_format="parquet"),
         b"model",
     )  # fmt: skip
-    file = PlannedFile(name="i", path="/i", sha256="b" * 64, bytes=1, modified_ns=1, rows=200)
+    file = PlannedFile(name="i", path="/i", sha256="b" * 64, bytes=1, modified="1", rows=200)
     shards = [Shard(file=0, start=n, stop=n + 1, first_row=100 * n, rows=100) for n in (0, 1)]
     folder.write_plan(Plan(files=[file], shards=shards))
-    (output / part_name(0, "parquet")).write_bytes(b"12345")
+    (output / "part-00000.parquet").write_bytes(b"12345")
     counts = Counts(succeeded=90, errors={"bad-length": 10}, labelled=50, correct=40)
     folder.write_record(
         0, ShardRecord(state="Completed", attempts=1, counts=counts, seconds=2, bytes=5)

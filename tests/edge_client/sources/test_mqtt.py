@@ -249,10 +249,21 @@ def test_what_comes_again_is_not_read_again(mqtt: MqttBroker) -> None:
     found = iter(source)
     assert next(found).time_us == START_US + 5 * STEP_US
     found.close()  # type: ignore[attr-defined]
-    mqtt_thread = threading.Timer(0.0, lambda: mqtt.publish(TOPIC, [payload(6)]))
+    got = threading.Event()
+
+    def publish() -> None:
+        """What is published before the source has subscribed again is nobody's: go on."""
+        while not got.is_set():
+            mqtt.publish(TOPIC, [payload(6)])
+            got.wait(0.2)
+
+    mqtt_thread = threading.Thread(target=publish)
     mqtt_thread.start()
-    # the broker gives what it has retained once more
-    assert _next_of(source).time_us == START_US + 6 * STEP_US
+    try:
+        # the broker gives what it has retained once more
+        assert _next_of(source).time_us == START_US + 6 * STEP_US
+    finally:
+        got.set()
     mqtt_thread.join()
 
 

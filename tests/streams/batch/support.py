@@ -1,8 +1,9 @@
 """Batch jobs in this process: the tiny task, a signed model, inputs, and what a job wrote."""
 
+import csv
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from deltalake import write_deltalake
 
-from streams.batch.documents import Manifest, Specification
-from streams.batch.job import Job, submit
-from streams.batch.job_folder import JobFolder
-from streams.batch.plan import Cutter
-from streams.batch.submission import Request, specify
+from streams.batch.jobs.job import Job, submit
+from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.jobs.submission import Request, specify
+from streams.batch.records.documents import Manifest, Specification
+from streams.batch.sources.inputs import Wanted
+from streams.batch.sources.plan import Cutter
 from streams.contract.artifact import Artifact, unpack
 from streams.runtime.failpoints import unarmed
 from tests.edge_client.models import TINY, artifact, plain, segments, tiny
@@ -71,6 +74,37 @@ def write_arrow(path: Path, rows: list[dict[str, Any]], batch: int = 10) -> Path
     return path
 
 
+def write_stream(path: Path, rows: list[dict[str, Any]], batch: int = 10) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.ipc.new_stream(str(path), SCHEMA) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, SCHEMA), max_chunksize=batch)
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Segments and other lists as JSON text; null is an empty cell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["event", "segment"])
+        writer.writeheader()
+        for row in rows:
+            cells = {n: json.dumps(v) if isinstance(v, list) else v for n, v in row.items()}
+            writer.writerow(cells)
+    return path
+
+
+def write_bedrock(path: Path, rows: list[dict[str, Any]]) -> Path:
+    return write_lines(path, [{"recordId": row["event"], "modelInput": row} for row in rows])
+
+
+def write_delta(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Two files, by the column `day`."""
+    days = [i * 2 // max(len(rows), 1) for i in range(len(rows))]
+    table = pa.Table.from_pylist(rows, SCHEMA).append_column("day", pa.array(days, pa.int32()))
+    write_deltalake(str(path), table, partition_by=["day"])
+    return path
+
+
 def write_lines(path: Path, rows: Iterable[dict[str, Any] | bytes]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
@@ -82,7 +116,8 @@ def small(rows: int = 20, size: int = 2000, line: int = 5000) -> Any:
     """A cutter of small shards."""
 
     def cutter(specification: Specification, check: Any) -> Cutter:
-        return Cutter(specification.input_format, check, rows, size, line)
+        whole = specification.output_format == "bedrock"
+        return Cutter(specification.input_format, check, rows, size, line, whole)
 
     return cutter
 
@@ -97,23 +132,40 @@ class Submitted:
     def run(self, **more: Any) -> Manifest:
         return Job(self.folder, tiny, **{"cutter": small(), **more}).run()
 
+    def begun(self) -> bool:
+        """Whether two shards are done: when a job is asked to stop."""
+        return len(list(self.output.glob("part-*"))) > 1
+
     def rows(self) -> list[dict[str, Any]]:
         return rows_of(self.output)
 
 
-def submitted(place: Path, *inputs: Path, to: str = "out", **more: Any) -> Submitted:
+COLUMNS = {field.name for field in fields(Wanted)}
+
+
+def submitted(place: Path, *inputs: Path | str, to: str = "out", **more: Any) -> Submitted:
+    """A job with options of Wanted and Request."""
     names = [str(path) for path in inputs]
     options = {"id": "event", "label": "label", "keep": ["site"], **more}
-    request = Request(TINY, names, place / to, **options)
-    submit(request.folder, specify(tiny, model(), request), model_bytes(), unarmed)
+    wanted = Wanted(**{name: options.pop(name) for name in COLUMNS & options.keys()})
+    output = to if ":" in to else str(place / to)
+    broker = options.pop("broker", None)
+    if output != str(place / to):
+        options.setdefault("job", place / "sink.job")
+    request = Request(TINY, names, output, wanted, **options)
+    specification = specify(tiny, model(), request, broker)
+    submit(request.folder, specification, model_bytes(), unarmed)
     return Submitted(request.folder, place / to)
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
     """All output rows, in the order of the shards."""
     found: list[dict[str, Any]] = []
-    for part in sorted(output.glob("part-*")):
-        if part.suffix == ".parquet":
+    for part in sorted([*output.glob("part-*"), *output.glob("*.jsonl.out")]):
+        if part.suffix == ".csv":
+            with part.open(newline="") as file:
+                found += list(csv.DictReader(file))
+        elif part.suffix == ".parquet":
             found += pq.read_table(part).to_pylist()
         else:
             found += [json.loads(line) for line in part.read_bytes().splitlines()]

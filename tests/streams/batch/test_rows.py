@@ -13,14 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.batch import json_rows, table_rows
-from streams.batch.answers import Answering, output_schema
-from streams.batch.documents import Columns, Named, Plan
-from streams.batch.output import writing
-from streams.batch.plan import Cutter, hash_file
-from streams.batch.rows import Rows
-from streams.batch.tables import Failures
+from streams.batch.answering.answers import Answering, output_schema
+from streams.batch.answering.watching import Watch
+from streams.batch.records.documents import Columns, Named, Plan
+from streams.batch.records.rows import Rows
+from streams.batch.sinks.part_files import writing
+from streams.batch.sources import text_lines
+from streams.batch.sources.inputs import Wanted, check_files, choose_columns
+from streams.batch.sources.plan import Cutter, hash_file
+from streams.batch.sources.reading import read_shard
+from streams.batch.sources.tables import Failures
 from streams.contract.errors import UsageError
+from streams.contract.task import Task
 from tests.edge_client.models import tiny
 from tests.streams.batch.support import SCHEMA, WIDTH, good_rows, rows_of
 
@@ -35,10 +39,26 @@ def plan_of(path: Path, kind: Any, **limits: int) -> Plan:
     return Cutter(kind, lambda: None, **limits).plan([Named(name="in", path=str(path))])
 
 
+def read(
+    path: Path, kind: Any, plan: Plan, columns: Columns = COLUMNS, task: Task = tiny, **more: int
+) -> list[Rows]:
+    """All rows of a planned file."""
+    file = plan.files[0]
+    return [
+        part
+        for shard in plan.shards
+        for part in read_shard(task, kind, file, shard, columns, **more)
+    ]
+
+
+def check(path: Path, kind: Any) -> None:
+    check_files(tiny, kind, [Named(name="in", path=str(path))], COLUMNS)
+
+
 def values_of(rows: list[Rows]) -> list[tuple[int, list[str] | None]]:
     """Of each row its number, and its problem."""
     return [
-        (part.first_row + i, part.problems[i].code if i in part.problems else None)
+        (int(part.numbers[i]), part.problems[i].code if i in part.problems else None)
         for part in rows
         for i in range(len(part))
     ]
@@ -51,7 +71,7 @@ def written(tmp_path: Path, rows: list[Rows], kind: Any, kept: pa.Field) -> list
         return np.repeat(segments.sum(axis=(1, 2))[:, None], 3, axis=1)
 
     schema = output_schema(tiny, COLUMNS)
-    answering = Answering(tiny, "1-00000000", run, schema, "in")
+    answering = Answering(tiny, "1-00000000", run, schema, "in", Watch(tiny, None))
     with writing(tmp_path / f"part-0.{kind}", kind, pa.schema([*schema, kept])) as writer:
         for part in rows:
             table, counts = answering.answer(part)
@@ -95,18 +115,14 @@ def test_every_line_is_one_row_wherever_the_file_is_cut(
     path = folder / "in.jsonl"
     path.write_bytes(b"\n".join(found) + (b"\n" if ended else b""))
     plan = plan_of(path, "jsonl", shard_bytes=cut, line_bytes=LINE_BYTES)
-    rows = [
-        part
-        for shard in plan.shards
-        for part in json_rows.read_shard(tiny, path, shard, COLUMNS, LINE_BYTES)
-    ]
+    rows = read(path, "jsonl", plan, max_bytes=LINE_BYTES)
     longer = [len(line) + (ended or i < len(found) - 1) > LINE_BYTES + 1 for i, line in
               enumerate(found)]  # fmt: skip
     wanted = [line for line, long in zip(found, longer, strict=True) if line.strip() or long]
     problems = values_of(rows)
     assert [number for number, _ in problems] == list(range(len(wanted)))
     assert plan.total == len(wanted)
-    assert plan.files[0].sha256 == hash_file(path, lambda: None)
+    assert plan.files[0].sha256 == hash_file(str(path), lambda: None)
     for line, (_, code) in zip(wanted, problems, strict=True):
         assert (code == "too-long") == (len(line) > LINE_BYTES)
     answers = written(folder, rows, kind, pa.field("site", pa.string()))
@@ -126,8 +142,8 @@ def test_a_line_that_is_too_long_is_not_held_in_memory() -> None:
             return found
 
     file = Watched(b"x" * 5_000_000 + b"\n{}\n")
-    assert list(json_rows.lines_of(file, 1000)) == [(5_000_001, None), (5_000_004, b"{}\n")]
-    assert file.most <= json_rows.PIECE_BYTES
+    assert list(text_lines.lines_of(file, 1000)) == [(5_000_001, None), (5_000_004, b"{}\n")]
+    assert file.most <= text_lines.PIECE_BYTES
 
 
 def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(tmp_path: Path) -> None:
@@ -135,7 +151,7 @@ def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(tmp_path: 
     line = json.dumps(good_rows(1)[0]).encode()
     path.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line + b"\r\n")
     plan = plan_of(path, "jsonl")
-    rows = list(json_rows.read_shard(tiny, path, plan.shards[0], COLUMNS))
+    rows = read(path, "jsonl", plan)
     assert values_of(rows) == [(0, None), (1, None)]
 
 
@@ -160,7 +176,7 @@ def test_a_line_has_the_code_of_what_is_wrong_with_it(
 ) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(line)
-    rows = list(json_rows.read_shard(tiny, path, plan_of(path, "jsonl").shards[0], COLUMNS))
+    rows = read(path, "jsonl", plan_of(path, "jsonl"))
     assert values_of(rows) == [(0, code)]
 
 
@@ -189,7 +205,7 @@ def code_of(segment: list[Any] | None, kind: pa.DataType) -> str | None:
     st.integers(1, 9),
     st.integers(1, 20),
     st.sampled_from(["parquet", "jsonl"]),
-    st.sampled_from(["parquet", "arrow"]),
+    st.sampled_from(["parquet", "arrow", "arrows"]),
 )
 def test_every_row_of_a_table_has_its_numbers_or_its_problem_wherever_the_file_is_cut(
     tmp_path_factory: pytest.TempPathFactory,
@@ -213,9 +229,9 @@ def test_every_row_of_a_table_has_its_numbers_or_its_problem_wherever_the_file_i
     table = pa.table([*arrays, pa.array([float("nan")] * n, pa.float64())], [*names, "site"])
     path = path.with_suffix(f".{form}")
     write(table, path, group)
-    table_rows.check_files(tiny, [("in", path)], COLUMNS)
+    check(path, form)
     plan = plan_of(path, form, shard_rows=cut)
-    rows = [r for s in plan.shards for r in table_rows.read_shard(tiny, path, s, COLUMNS)]
+    rows = read(path, form, plan)
     assert values_of(rows) == [(i, code_of(s, kind)) for i, s in enumerate(segments)]
     assert plan.total == n
     assert all(shard.rows <= max(cut, group) for shard in plan.shards)
@@ -230,7 +246,8 @@ def write(table: pa.Table, path: Path, group: int) -> None:
     if path.suffix == ".parquet":
         pq.write_table(table, path, row_group_size=group)
         return
-    with pa.ipc.new_file(str(path), table.schema) as writer:
+    new = pa.ipc.new_file if path.suffix == ".arrow" else pa.ipc.new_stream
+    with new(str(path), table.schema) as writer:
         writer.write_table(table, max_chunksize=group)
 
 
@@ -245,7 +262,7 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 @many
-@given(st.integers(0, 6000), st.sampled_from(["parquet", "arrow"]))
+@given(st.integers(0, 6000), st.sampled_from(["parquet", "arrow", "arrows"]))
 def test_a_table_that_is_cut_off_anywhere_is_refused(
     tmp_path_factory: pytest.TempPathFactory, end: int, form: str
 ) -> None:
@@ -257,27 +274,32 @@ def test_a_table_that_is_cut_off_anywhere_is_refused(
     data = whole.read_bytes()
     path = folder / f"in.{form}"
     path.write_bytes(data[: min(end, len(data) - 1)])
+
+    def look() -> None:
+        check(path, form)
+        plan_of(path, form)  # a stream has no directory: it is read to its end
+
     with pytest.raises(UsageError, match=r"in cannot be read as"):
-        table_rows.check_files(tiny, [("in", path)], COLUMNS)
+        look()
 
 
 @many
-@given(st.integers(0, 10**6), st.integers(1, 255))
+@given(st.integers(0, 10**6), st.integers(1, 255), st.sampled_from(["arrow", "arrows"]))
 def test_a_damaged_arrow_file_is_refused_or_read_as_that_many_rows(
-    tmp_path_factory: pytest.TempPathFactory, at: int, change: int
+    tmp_path_factory: pytest.TempPathFactory, at: int, change: int, form: Any
 ) -> None:
     """Wherever the byte is: a length, an offset, a number."""
     folder = tmp_path_factory.getbasetemp() / "damaged"
     folder.mkdir(exist_ok=True)
-    path = folder / "in.arrow"
+    path = folder / f"in.{form}"
     write(pa.Table.from_pylist(good_rows(12), SCHEMA), path, 5)
     data = bytearray(path.read_bytes())
     data[at % len(data)] ^= change
     path.write_bytes(data)
     try:
-        table_rows.check_files(tiny, [("in", path)], COLUMNS)
-        plan = plan_of(path, "arrow")
-        rows = [r for s in plan.shards for r in table_rows.read_shard(tiny, path, s, COLUMNS)]
+        check(path, form)
+        plan = plan_of(path, form)
+        rows = read(path, form, plan)
     except (UsageError, *Failures):
         return
     assert [number for number, _ in values_of(rows)] == list(range(plan.total))
@@ -286,15 +308,13 @@ def test_a_damaged_arrow_file_is_refused_or_read_as_that_many_rows(
 def test_rows_of_one_sample_are_one_column_a_channel(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from streams.batch.inputs import choose_columns
     from tidewheel import Segment
 
     flat = replace(tiny, segment=Segment(samples=1, hop=1))
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"y": [1, None], "x": [0.5, 2.5]}), path)
-    columns = choose_columns(flat, [Named(name="in", path=str(path))], [], None, None, [])
+    columns = choose_columns(flat, "parquet", [Named(name="in", path=str(path))], Wanted())
     assert (columns.segment, columns.per_channel) == (["x", "y"], True)
-    shard = plan_of(path, "parquet").shards[0]
-    (rows,) = table_rows.read_shard(flat, path, shard, columns)
+    (rows,) = read(path, "parquet", plan_of(path, "parquet"), columns, flat)
     assert rows.segments[0].tolist() == [[0.5], [1.0]]
     assert rows.problems[1].code == "null"

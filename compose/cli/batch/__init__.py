@@ -1,0 +1,1 @@
+"""Commands of batch scoring: `tidewheel score` (score) and `tidewheel jobs` (jobs)."""

@@ -1,0 +1,208 @@
+"""`tidewheel jobs`: the jobs of `tidewheel score`."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, broker_of
+from compose.cli.batch.running import (
+    MaxErrors,
+    Processes,
+    Timeout,
+    check_report,
+    run_job,
+    tell_counts,
+)
+from compose.reports.terminal import moment, print_json, say
+from streams.contract.errors import UsageError
+from streams.contract.task import load_task
+
+if TYPE_CHECKING:
+    from compose.reports.jobs import JobReport
+    from streams.batch.jobs.job_folder import JobFolder
+
+Name = Annotated[str, typer.Argument(metavar="JOB", help="The job's folder, or its id.")]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
+    """List the jobs that were submitted with this state folder, the oldest first."""
+    from streams.batch.jobs.job_index import JobIndex
+
+    rows = [_row(job) for job in JobIndex(state).jobs()]
+    if json:
+        print_json(rows)
+        return
+    for row in rows:
+        say(
+            f"{row['id']}  {row['state']:<18}  {row['processed']:>12,} of {row['total']:,} rows  "
+            f"{moment(row['created_us'])}  {row['job']}"
+        )
+    if not rows:
+        say(f"no jobs in {state}")
+
+
+@app.command("show")
+def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
+    """Show a job's state, its counts and its input, from its folder."""
+    job = _find(state, name)
+    report = _report(job)
+    found, running = report.manifest, report.running
+    if json:
+        print_json({**found.model_dump(), "id": job.specification().id, "running": running})
+        return
+    gone = ", but no process works on it" if report.abandoned else ""
+    say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
+        f"{moment(found.started_us)}")  # fmt: skip
+    tell_counts(found)
+    for file in found.inputs:
+        say(f"  input {file.name}: {file.rows:,} rows, sha256 {file.sha256[:12]}")
+    if not running and found.state != "Completed":
+        say(f"tidewheel jobs resume {job.folder}")
+
+
+@app.command("logs")
+def logs(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
+    """Print what happened to a job: its states, repeated attempts, loads that were tried again."""
+    job = _find(state, name)
+    job.specification()
+    if json:
+        print_json(job.log())
+        return
+    for line in job.log():
+        say(f"{moment(line['time_us'])}  {line['text']}")
+
+
+@app.command("stop")
+def stop(name: Name, state: State = DEFAULT_STATE) -> None:
+    """Ask the process that works on a job to end after the shards that it scores now."""
+    job = _find(state, name)
+    job.specification()
+    if not job.running:
+        raise UsageError(f"no process works on {job.folder}: it is {job.state().state}")
+    job.request_stop(True)
+    say(f"{job.folder} stops after its current shards")
+
+
+@app.command("resume")
+def resume(
+    name: Name,
+    max_errors: MaxErrors = None,
+    timeout: Timeout = None,
+    processes: Processes = None,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    json: AsJson = False,
+) -> None:
+    """Do what is missing of a job; a job that is complete stays as it is.
+
+    Refuses input files that have changed since the job began, by name. --max-errors replaces the
+    job's limit. Exits as `score`.
+    """
+    from streams.batch.jobs.submission import most_errors
+
+    most_errors(max_errors, 0)
+    job = _find(state, name)
+    loaded = load_task(job.specification().task.reference)
+    with job.locked():
+        run_job(
+            job, loaded, json, max_errors, timeout=timeout, processes=processes,
+            broker=partial(broker_of, state, kafka),
+        )  # fmt: skip
+
+
+@app.command("retry")
+def retry(
+    name: Name,
+    max_errors: MaxErrors = None,
+    timeout: Timeout = None,
+    processes: Processes = None,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    json: AsJson = False,
+) -> None:
+    """Score the shards again that have rows with errors, in place of their earlier rows, and do
+    what is missing. Exits as `score`."""
+    from streams.batch.jobs.retrying import mark_failed
+    from streams.batch.jobs.submission import most_errors
+
+    most_errors(max_errors, 0)
+    job = _find(state, name)
+    loaded = load_task(job.specification().task.reference)
+    with job.locked():
+        mark_failed(job)
+        run_job(
+            job, loaded, json, max_errors, timeout=timeout, processes=processes,
+            broker=partial(broker_of, state, kafka),
+        )  # fmt: skip
+
+
+@app.command("report")
+def report(
+    name: Name,
+    path: Annotated[Path, typer.Argument(metavar="FILE.html", help="The page to write.")],
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Write a page of a job's counts, drift, accuracy and errors as they are now."""
+    from streams.batch.report.page import write_report
+
+    check_report(path)
+    write_report(_find(state, name), path)
+    say(f"wrote {path}")
+
+
+@app.command("prune")
+def prune(
+    days: Annotated[
+        float, typer.Option("--older-than", min=0, metavar="DAYS", help="Since the job's end.")
+    ] = 30.0,
+    state: State = DEFAULT_STATE,
+    json: AsJson = False,
+) -> None:
+    """Remove the folders of jobs that are over. Their outputs stay."""
+    from streams.batch.jobs.job_index import JobIndex, is_older
+
+    index, removed = JobIndex(state), []
+    for job in index.jobs():
+        if is_older(job, days) and not job.running:
+            with job.locked():
+                (job.folder / "specification.json").unlink()  # from now on it is no job
+                shutil.rmtree(job.folder)
+            removed.append(str(job.folder))
+    index.forget_missing()
+    if json:
+        print_json(removed)
+        return
+    for folder in removed:
+        say(f"removed {folder}")
+    say(f"{len(removed)} of the jobs in {state} are removed")
+
+
+def _find(state: Path, name: str) -> "JobFolder":
+    from streams.batch.jobs.job_index import JobIndex
+
+    return JobIndex(state).find(name)
+
+
+def _report(job: "JobFolder") -> "JobReport":
+    from compose.reports.jobs import report_of
+    from streams.batch.answering.watching import reference_of
+    from streams.batch.jobs.scoring import artifact_of
+
+    return report_of(job, reference_of(artifact_of(job, job.specification())))
+
+
+def _row(job: "JobFolder") -> dict[str, Any]:
+    found = _report(job).manifest
+    chosen = ("state", "reason", "task", "model", "job", "output", "total", "processed")
+    return {
+        "id": job.specification().id,
+        **{name: getattr(found, name) for name in chosen},
+        "created_us": found.started_us,
+        "running": job.running,
+    }

@@ -1,0 +1,130 @@
+"""Rows and the outputs of a model as a table: docs/architecture/batch.md, Output."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from streams.batch.answering.watching import Watch
+from streams.batch.records.documents import Columns, Counts
+from streams.batch.records.rows import RowProblem, Rows
+from streams.contract.task import Task
+
+Model = Callable[[np.ndarray], np.ndarray]
+
+
+def output_schema(task: Task, columns: Columns) -> pa.Schema:
+    """Return the columns of the output, those that are carried over left out."""
+    text, numbers = pa.string(), pa.list_(pa.float32())
+    fields = [("id", text), ("file", text), ("row", pa.int64()), ("model", text)]
+    fields.append(("outputs", numbers))
+    if task.classes:
+        fields += [("class", text), ("probability", pa.float32())]
+    if columns.label is not None:
+        fields += [("label", text if task.classes else numbers), ("correct", pa.bool_())]
+    return pa.schema([*fields, ("error", text), ("reason", text)])
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Answers the rows of one file with one model version."""
+
+    task: Task
+    model: str
+    run: Model
+    schema: pa.Schema
+    file: str
+    watch: Watch
+    batch: int = 1  # segments that the model answers at once
+
+    def answer(self, rows: Rows) -> tuple[pa.Table, Counts]:
+        """Return the output rows, and what became of them."""
+        right = np.ones(len(rows), bool)
+        right[list(rows.problems)] = False
+        good = np.flatnonzero(right)
+        outputs = np.zeros((len(rows), self.task.outputs), np.float32)
+        outputs[good] = self._outputs(rows.segments[good])
+        for i in good[~np.isfinite(outputs[good]).all(axis=1)].tolist():
+            rows.problems[i] = RowProblem("bad-answer", "the model's outputs are not finite")
+            right[i], outputs[i] = False, 0.0
+        found = {**self._origin(rows), **self._answers(outputs, right)}
+        labelled = correct = 0
+        if rows.labels is not None:
+            known = right & np.isfinite(rows.labels).all(axis=1)
+            verdict = np.zeros(len(rows), bool)
+            verdict[known] = self.task.correct(outputs[known], rows.labels[known])
+            labelled, correct = int(known.sum()), int(verdict.sum())
+            found["label"] = self._labels(rows.labels, known)
+            found["correct"] = pa.array(verdict, mask=~known)
+        table = pa.table([found[name] for name in self.schema.names], schema=self.schema)
+        return table, Counts(
+            readings=rows.readings,
+            broken=rows.broken,
+            excluded=rows.excluded,
+            succeeded=int(right.sum()),
+            errors=_by_code(rows.problems),
+            labelled=labelled,
+            correct=correct,
+            observed=self.watch.observe(
+                rows.segments[right],
+                outputs[right],
+                None if rows.labels is None else rows.labels[right],
+            ),
+        )
+
+    def _outputs(self, segments: np.ndarray) -> np.ndarray:
+        size = self.batch
+        parts = [self.run(segments[at : at + size]) for at in range(0, len(segments), size)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.task.outputs), np.float32)
+
+    def _origin(self, rows: Rows) -> dict[str, pa.Array]:
+        numbers = rows.numbers
+        ids = rows.ids if rows.ids is not None else [f"{self.file}:{n}" for n in numbers]
+        errors, reasons = np.full((2, len(rows)), None, object)
+        for i, problem in rows.problems.items():
+            errors[i], reasons[i] = problem.code, problem.reason
+        return {
+            "id": pa.array(ids, pa.string()),
+            "file": pa.repeat(pa.scalar(self.file), len(rows)),
+            "row": pa.array(numbers, pa.int64()),
+            "model": pa.repeat(pa.scalar(self.model), len(rows)),
+            "error": pa.array(errors, pa.string()),
+            "reason": pa.array(reasons, pa.string()),
+        }
+
+    def _answers(self, outputs: np.ndarray, right: np.ndarray) -> dict[str, pa.Array]:
+        found = {"outputs": _lists(outputs, right)}
+        if self.task.classes:
+            chosen = self.task.answers(outputs)
+            names = np.array(self.task.classes, object)[chosen]
+            found["class"] = pa.array(names, pa.string(), mask=~right)
+            shares = softmax(outputs)[np.arange(len(outputs)), chosen]
+            found["probability"] = pa.array(shares, pa.float32(), mask=~right)
+        return found
+
+    def _labels(self, labels: np.ndarray, known: np.ndarray) -> pa.Array:
+        if not self.task.classes:
+            return _lists(labels, known)
+        names = np.array(self.task.classes, object)
+        indexes = np.where(known, labels[:, 0], 0).astype(np.int64)
+        return pa.array(names[indexes], pa.string(), mask=~known)
+
+
+def softmax(outputs: np.ndarray) -> np.ndarray:
+    """(n, outputs) -> (n, outputs) float32 shares that sum to 1"""
+    raised = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
+
+
+def _lists(numbers: np.ndarray, there: np.ndarray) -> pa.Array:
+    """Return (n, width) numbers as lists, null where `there` is false."""
+    n, width = numbers.shape
+    offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
+    values = pa.array(numbers.astype(np.float32).ravel())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~there))
+
+
+def _by_code(problems: dict[int, RowProblem]) -> dict[str, int]:
+    codes = [problem.code for problem in problems.values()]
+    return {code: codes.count(code) for code in sorted(set(codes))}

@@ -1,0 +1,12 @@
+"""A batch job, in the numbered steps of docs/architecture/batch.md.
+
+submission     what is checked before a job exists, and its specification
+job            the numbered steps
+scoring        one shard, in whatever process
+processes      several processes that score; worker is one of them
+loads          shards into a database or a topic
+manifest       the sums of a job
+retrying       shards with errors, again
+job_folder     the job's folder on disk
+job_index      the jobs of a state folder
+"""

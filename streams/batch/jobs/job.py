@@ -1,0 +1,257 @@
+"""A job from its submission to its manifest, in the numbered steps of docs/architecture/batch.md:
+
+1. model.twa and specification.json are written: the job is Submitted
+2. the input is hashed and cut, plan.json is written: the job is InProgress
+3. of a shard: an attempt is counted
+4. of a shard: its output file is written and renamed
+5. of a shard: its counts are written; the shard is Completed, or Scored where it is to be loaded
+6. of a shard: its rows are loaded into the database or the topic
+7. of a shard: it is Completed, and its file is removed
+8. the sums are compared, the manifest is written
+9. the job is Completed, PartiallyCompleted or Failed
+
+A restart goes on where the last complete step ended; a shard without step 5 is scored again, one
+without step 6 is loaded.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from streams.batch.jobs.job_folder import JobFolder, size_of
+from streams.batch.jobs.loads import Loader
+from streams.batch.jobs.manifest import (
+    counts_of,
+    manifest_of,
+    read_manifest,
+    verdict,
+    write_manifest,
+)
+from streams.batch.jobs.processes import Scorers
+from streams.batch.jobs.submission import check_task, most_errors
+from streams.batch.recordings.carry import plan_readings
+from streams.batch.records.documents import (
+    Counts,
+    Manifest,
+    Plan,
+    ShardRecord,
+    Specification,
+    State,
+)
+from streams.batch.sinks.part_files import part_path
+from streams.batch.sources.plan import Cutter, Sources, Stopped
+from streams.batch.sources.tables import Failures
+from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.task import Task
+from streams.drift.reference import Reference
+from streams.kafka.settings import BrokerSettings
+from streams.runtime.failpoints import Failpoint, unarmed
+
+Tell = Callable[[Counts, int, float], None]  # so far, rows in all, seconds of this process
+
+
+def silent(_counts: Counts, _total: int, _seconds: float) -> None:
+    """Report no progress."""
+
+
+class TimeOver(Exception):
+    """The job has used its time."""
+
+
+def submit(
+    folder: JobFolder, specification: Specification, model: bytes, reached: Failpoint
+) -> None:
+    """Step 1; the caller holds the folder."""
+    folder.write_specification(specification, model)
+    reached("score-step-1")
+
+
+@dataclass
+class Job:
+    """One submitted job in this process, which holds its folder.
+
+    stopping    whether to end between two shards
+    tell        is called after each shard
+    max_errors  replaces the limit of the specification
+    timeout_s   after which the job ends as PartiallyCompleted, between two shards
+    processes   that score, 1: this one; None: one a core where there are rows enough for it
+    broker      the settings of Kafka, where the rows go to a topic
+    """
+
+    folder: JobFolder
+    task: Task
+    stopping: Callable[[], bool] = lambda: False
+    tell: Tell = silent
+    reached: Failpoint = unarmed
+    max_errors: str | None = None
+    timeout_s: float | None = None
+    processes: int | None = 1
+    broker: Callable[[], BrokerSettings] | None = None
+    clock: Callable[[], float] = time.monotonic
+    cutter: Callable[[Specification, Callable[[], None]], Cutter] = field(
+        default=lambda specification, check: Cutter(
+            specification.input_format, check, whole_files=specification.output_format == "bedrock"
+        )
+    )
+
+    def run(self) -> Manifest:
+        """Do what is missing; return the manifest of the job's new state. Raise UsageError if the
+        task, the model or the input is not what it was."""
+        self.specification = self.folder.specification()
+        self._begun = self.clock()
+        self._reference: Reference | None = None
+        before, plan = self.folder.state().state, self.folder.plan()
+        if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
+            return read_manifest(self.folder, self.specification)
+        check_task(self.task, self.specification)
+        self.folder.request_stop(False)
+        self.folder.sweep(self.specification)
+        empty = Plan(files=[], shards=[])
+        try:
+            with self._scorers() as scorers:
+                self._reference = scorers.reference
+                if plan is None:
+                    plan = self._make_plan()
+                    sources = Sources(plan)
+                else:
+                    sources = self._same_sources(plan)
+                loader = self._loader(plan)
+                self._score(plan, sources, scorers, loader)
+                return self._end(plan, *verdict(self.folder, self.specification, plan, loader.sink))
+        except Stopped:
+            self.folder.write_state("Stopped")
+            return self._manifest(plan or empty, "Stopped", "")
+        except TimeOver:
+            reason = f"its time of {self.timeout_s or 0:g} s was over"
+            return self._end(plan or empty, "PartiallyCompleted", reason)
+        except UsageError:
+            raise
+        except (TidewheelError, *Failures) as exc:
+            reason = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+            return self._end(plan or empty, "Failed", reason)
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def _make_plan(self) -> Plan:
+        self.folder.write_state("Validating")
+        cutter, specification = self._cutter(), self.specification
+        plan = cutter.plan(specification.inputs)
+        if specification.rows == "readings":
+            plan = plan_readings(
+                plan, self.task, specification.input_format, specification.columns,
+                self.folder.folder, self._check, cutter.line_bytes,
+            )  # fmt: skip
+        self.folder.write_plan(plan)
+        self.folder.write_state("InProgress")
+        self.reached("score-step-2")
+        return plan
+
+    def _same_sources(self, plan: Plan) -> Sources:
+        """Return the input of the shards that are missing, after comparing it with the plan."""
+        missing = self.folder.missing(plan, self.specification)
+        sources = Sources(plan)
+        sources.verify({plan.shards[shard].file for shard in missing}, self._check)
+        self.folder.write_state("InProgress")
+        return sources
+
+    def _score(self, plan: Plan, sources: Sources, scorers: Scorers, loader: Loader) -> None:
+        limit = most_errors(self.max_errors or self.specification.max_errors, plan.total)
+        counts = counts_of(self.folder, self.specification, plan)
+        _refuse_errors(counts, limit)
+        todo = []
+        for number in self.folder.missing(plan, self.specification):
+            if (found := loader.finish(number)) is None:
+                todo.append(number)
+            else:
+                counts = self._told(plan, counts, found)
+        for number, found, seconds in scorers.score(plan, sources, todo, self._attempt):
+            self._scored(plan, number, found, seconds, loader.loads)
+            if loader.loads:
+                loader.finish(number)
+            counts = self._told(plan, counts, found)
+            _refuse_errors(counts, limit)
+
+    def _attempt(self, number: int) -> None:
+        """Step 3, before a shard is begun; raise Stopped or TimeOver where no other one may be."""
+        self._check()
+        before = self.folder.record(number)
+        attempts = before.attempts + 1 if before else 1
+        generation = before.generation if before else 1
+        record = ShardRecord(state="InProgress", attempts=attempts, generation=generation)
+        self.folder.write_record(number, record)
+        if attempts > 1:
+            self.folder.note(f"shard {number}: attempt {attempts}")
+        self.reached("score-step-3")
+
+    def _scored(self, plan: Plan, number: int, counts: Counts, seconds: float, loads: bool) -> None:
+        """Step 5, after another process or this one has done step 4."""
+        self.reached("score-step-4")
+        attempt = self.folder.record(number)
+        assert attempt is not None
+        part = part_path(self.folder.folder, self.specification, plan, number)
+        found = {
+            "state": "Scored" if loads else "Completed",
+            "counts": counts,
+            "seconds": seconds,
+            "bytes": size_of(part) or 0,
+        }
+        self.folder.write_record(number, attempt.model_copy(update=found))
+        self.reached("score-step-5")
+
+    def _end(self, plan: Plan, state: State, reason: str) -> Manifest:
+        manifest = self._manifest(plan, state, reason)
+        try:
+            write_manifest(self.folder, self.specification, manifest)
+            self.reached("score-step-8")
+            self.folder.write_state(state, reason)
+        except OSError as exc:  # a full disk: the state stays as it was, and can be resumed
+            raise TidewheelError(f"{reason or 'the manifest'}: {exc}: make room, resume") from exc
+        self.reached("score-step-9")
+        return manifest
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    def _scorers(self) -> Scorers:
+        bytes_ = self._cutter().line_bytes
+        return Scorers(
+            self.folder, self.specification, self.task, self.processes, bytes_, self._note_stopping
+        )
+
+    def _loader(self, plan: Plan) -> Loader:
+        return Loader(
+            self.folder, self.specification, plan, self.task, self.broker, self.reached,
+            self._check,
+        )  # fmt: skip
+
+    def _told(self, plan: Plan, counts: Counts, found: Counts) -> Counts:
+        counts = counts.plus(found)
+        self.tell(counts, plan.total, self.clock() - self._begun)
+        return counts
+
+    def _cutter(self) -> Cutter:
+        return self.cutter(self.specification, self._check)
+
+    def _stop_asked(self) -> bool:
+        return self.stopping() or self.folder.stop_requested
+
+    def _check(self) -> None:
+        if self._stop_asked():
+            raise Stopped
+        if self.timeout_s is not None and self.clock() - self._begun > self.timeout_s:
+            raise TimeOver
+
+    def _note_stopping(self) -> None:
+        """Say that the job ends after the shards that are being scored."""
+        if self._stop_asked() and self.folder.state().state != "Stopping":
+            self.folder.write_state("Stopping")
+
+    def _manifest(self, plan: Plan, state: State, reason: str) -> Manifest:
+        return manifest_of(self.folder, self.specification, plan, state, reason, self._reference)
+
+
+def _refuse_errors(counts: Counts, limit: int | None) -> None:
+    if limit is not None and counts.failed > limit:
+        raise TidewheelError(
+            f"{counts.failed:,} rows have an error, --max-errors allows {limit:,}: "
+            "more are allowed with --max-errors of jobs resume"
+        )

@@ -1,0 +1,188 @@
+"""The folder of a job: docs/architecture/batch.md, The job's folder."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from streams.batch.records.documents import (
+    JobState,
+    Plan,
+    ShardRecord,
+    Specification,
+    State,
+)
+from streams.batch.sinks.part_files import part_path
+from streams.batch.sinks.targets import FILES
+from streams.contract.documents import Document
+from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
+from streams.runtime.disk import write_atomic
+
+D = TypeVar("D", bound=Document)
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """What a job has done, on disk; every file is replaced as a whole."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.twa"
+
+    def stdin_copy(self, suffix: str) -> Path:
+        """Where standard input is kept for this job."""
+        return self.folder / f"stdin.{suffix}"
+
+    @property
+    def submitted(self) -> bool:
+        """Whether there is a job."""
+        return (self.folder / "specification.json").exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; raise UsageError if another one works on the job."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = (self.folder / "lock").open("a+")
+        except OSError as exc:
+            raise UsageError(f"the job's folder {self.folder} cannot be written: {exc}") from exc
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+                raise UsageError(f"process {holder} works on the job {self.folder}") from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+    @property
+    def running(self) -> bool:
+        """Whether a process works on the job."""
+        try:
+            with (self.folder / "lock").open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    # --- documents ------------------------------------------------------------------------------
+
+    def specification(self) -> Specification:
+        """Return what was asked for; raise UsageError if there is no job."""
+        if not self.submitted:
+            raise UsageError(f"{self.folder} is no job: name the folder that `score` printed")
+        found = self._read("specification.json", Specification)
+        assert found is not None
+        if found.format != 1:
+            raise UsageError(f"{self.folder} has format {found.format}; this version reads 1")
+        return found
+
+    def plan(self) -> Plan | None:
+        return self._read("plan.json", Plan)
+
+    def state(self) -> JobState:
+        return self._read("state.json", JobState) or JobState(state="Submitted", updated_us=0)
+
+    def record(self, shard: int) -> ShardRecord | None:
+        return self._read(f"shards/{shard:05}.json", ShardRecord)
+
+    def write_specification(self, specification: Specification, model: bytes) -> None:
+        write_atomic(self.model, model)
+        self._write("specification.json", specification)
+
+    def write_plan(self, plan: Plan) -> None:
+        self._write("plan.json", plan)
+
+    def write_state(self, state: State, reason: str = "") -> None:
+        self._write("state.json", JobState(state=state, reason=reason, updated_us=now_us()))
+        self.note(f"{state}: {reason}" if reason else state)
+
+    def write_record(self, shard: int, record: ShardRecord) -> None:
+        self._write(f"shards/{shard:05}.json", record)
+
+    def missing(self, plan: Plan, specification: Specification) -> list[int]:
+        """Return the shards that are not completed, or whose output file is not as written."""
+        return [n for n in range(len(plan.shards)) if not self.whole(plan, specification, n)]
+
+    def whole(self, plan: Plan, specification: Specification, shard: int) -> bool:
+        """Return whether a shard is completed."""
+        record = self.record(shard)
+        if record is None or record.state != "Completed":
+            return False
+        return specification.output_format not in FILES or record.bytes == size_of(
+            part_path(self.folder, specification, plan, shard)
+        )
+
+    def note(self, text: str) -> None:
+        """Add a line to the job's log."""
+        line = json.dumps({"time_us": now_us(), "text": text}, ensure_ascii=False)
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the job's log; a line that was cut off by a crash is left out."""
+        try:
+            lines = (self.folder / "log.jsonl").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    @property
+    def stop_requested(self) -> bool:
+        return (self.folder / "stop").exists()
+
+    def request_stop(self, wanted: bool) -> None:
+        """Ask the process that works on the job to end after its shards, or take that back."""
+        path = self.folder / "stop"
+        if wanted:
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
+
+    def sweep(self, specification: Specification) -> None:
+        """Remove what a killed process left half-written."""
+        folders = [self.folder, *(self.folder / name for name in ("shards", "staged", "carry"))]
+        if specification.output_format in FILES:
+            folders.append(Path(specification.output))
+        for folder in folders:
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
+
+    def _read(self, name: str, kind: type[D]) -> D | None:
+        path = self.folder / name
+        try:
+            return kind.decode(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except MalformedRecord as exc:
+            raise TidewheelError(f"{path} is damaged ({exc}): start another job") from exc
+
+    def _write(self, name: str, document: Document) -> None:
+        write_atomic(self.folder / name, document.model_dump_json(indent=2).encode() + b"\n")
+
+
+def size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

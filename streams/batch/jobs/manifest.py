@@ -1,0 +1,124 @@
+"""The manifest of a job, and whether its sums agree."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from streams.batch.answering.drift import drift_of
+from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
+from streams.batch.records.documents import Counts, Manifest, Plan, Specification, State
+from streams.batch.sinks.loading import Sink
+from streams.batch.sinks.part_files import BEDROCK_MANIFEST, MANIFEST, part_path
+from streams.batch.sinks.targets import FILES
+from streams.contract.errors import MalformedRecord, UsageError
+from streams.drift.reference import Reference
+from streams.runtime.disk import write_atomic
+
+
+def counts_of(folder: JobFolder, specification: Specification, plan: Plan) -> Counts:
+    """Return what became of the rows of all completed shards."""
+    total = Counts()
+    for number in range(len(plan.shards)):
+        record = folder.record(number)
+        if record is not None and folder.whole(plan, specification, number):
+            total = total.plus(record.counts)
+    return total
+
+
+def verdict(
+    folder: JobFolder, specification: Specification, plan: Plan, sink: Sink | None
+) -> tuple[State, str]:
+    """Return the state in which a job ends whose shards are all done."""
+    for number, shard in enumerate(plan.shards):
+        record = folder.record(number)
+        if record is None or record.counts.read != shard.rows:
+            return "Failed", f"the counts of shard {number} are not those of its rows"
+        if sink is not None:
+            continue
+        part = part_path(folder.folder, specification, plan, number)
+        if size_of(part) != record.bytes:
+            return "Failed", f"{part} is not as it was written"
+        if part.suffix == ".parquet" and pq.read_metadata(part).num_rows != record.counts.processed:
+            return "Failed", f"{part} has not the rows of its shard"
+    counts = counts_of(folder, specification, plan)
+    if counts.read != plan.total:
+        return "Failed", "the sums do not agree"
+    there = None if sink is None else sink.count()
+    if there is not None and there != counts.processed:
+        return "Failed", f"the output has {there:,} rows of this job, {counts.processed:,} are due"
+    return "Completed", ""
+
+
+def manifest_path(folder: JobFolder, specification: Specification) -> Path:
+    """Return where the manifest is: beside the output files, or in the job's folder."""
+    kept = specification.output_format in FILES
+    return (Path(specification.output) if kept else folder.folder) / MANIFEST
+
+
+def read_manifest(folder: JobFolder, specification: Specification) -> Manifest:
+    """Return the manifest that a job has written; raise UsageError if it has none."""
+    path = manifest_path(folder, specification)
+    try:
+        return Manifest.decode(path.read_bytes())
+    except (OSError, MalformedRecord) as exc:
+        raise UsageError(f"{path} cannot be read: {exc}") from exc
+
+
+def write_manifest(folder: JobFolder, specification: Specification, manifest: Manifest) -> None:
+    data = manifest.model_dump_json(indent=2).encode() + b"\n"
+    write_atomic(manifest_path(folder, specification), data)
+    if specification.output_format == "bedrock":
+        sums = {
+            "totalRecordCount": manifest.total,
+            "processedRecordCount": manifest.processed,
+            "successRecordCount": manifest.succeeded,
+            "errorRecordCount": sum(manifest.errors.values()),
+        }
+        write_atomic(Path(specification.output) / BEDROCK_MANIFEST, json.dumps(sums).encode())
+
+
+def manifest_of(
+    folder: JobFolder,
+    specification: Specification,
+    plan: Plan,
+    state: State,
+    reason: str,
+    reference: Reference | None = None,
+) -> Manifest:
+    """Return what a job has done so far; its drift is against `reference`."""
+    missing = set(folder.missing(plan, specification))
+    records = {n: record for n in range(len(plan.shards)) if (record := folder.record(n))}
+    counts, seconds = Counts(), 0.0
+    for number, record in records.items():
+        if number not in missing:
+            counts, seconds = counts.plus(record.counts), seconds + record.seconds
+    return Manifest(
+        state=state,
+        reason=reason,
+        task=specification.task.name,
+        task_version=specification.task.version,
+        model=specification.model,
+        digest=specification.digest,
+        job=str(folder.folder),
+        output=specification.output,
+        shards=len(plan.shards),
+        completed=len(plan.shards) - len(missing),
+        attempts=sum(record.attempts for record in records.values()),
+        readings=counts.readings,
+        broken=counts.broken,
+        total=plan.total,
+        excluded=counts.excluded,
+        processed=counts.processed,
+        succeeded=counts.succeeded,
+        errors=counts.errors,
+        labelled=counts.labelled,
+        correct=counts.correct,
+        classes=counts.observed.classes,
+        drift=drift_of(reference, counts.observed),
+        seconds=seconds,
+        rows_per_s=counts.processed / seconds if seconds else 0.0,
+        started_us=specification.created_us,
+        ended_us=now_us(),
+        inputs=plan.files,
+    )

@@ -1,0 +1,318 @@
+"""The JSON documents of a job: docs/architecture/batch.md, The job's folder."""
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from streams.contract.documents import Count, Document, Figure, Micros
+from streams.contract.errors import UsageError
+from streams.contract.window_report import ChannelDrift, DriftReport
+
+InputFormat = Literal["parquet", "arrow", "arrows", "delta", "csv", "tsv", "jsonl", "bedrock"]
+OutputFormat = Literal[
+    "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql", "kafka"
+]
+State = Literal[
+    "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
+    "Failed", "Stopping", "Stopped", "Expired",
+]  # fmt: skip
+
+
+def input_format(name: str | None) -> InputFormat | None:
+    """Return a format that can be named; raise UsageError for another name."""
+    known = [one for one in get_args(InputFormat) if one != "delta"]
+    if name is not None and name not in known:
+        raise UsageError(f"the input format {name} is none of {', '.join(known)}")
+    return name  # type: ignore[return-value]
+
+
+class Constant(Document):
+    """A column that has one value in a whole file: a partition column of a Delta table.
+
+    `type` is Delta's name of a primitive type, `value` its text; None: null.
+    """
+
+    name: str
+    type: str
+    value: str | None
+
+
+class Named(Document):
+    """An input file: `name` as it was found, and its absolute path or its URL."""
+
+    name: str
+    path: str
+    constants: list[Constant] = []
+
+
+class TaskShape(Document):
+    """What a job must find again in its task."""
+
+    reference: str
+    name: str
+    version: int
+    channels: list[str]
+    samples: int
+    outputs: list[str]
+    threshold: Figure
+    tolerance: Figure
+
+
+class Typed(Document):
+    """A column of a text format as `--where` sees it."""
+
+    name: str
+    kind: Literal["integer", "number", "boolean", "text"]
+
+
+class Selection(Document):
+    """Which rows of the input are scored; the others are excluded.
+
+    where  a DuckDB expression over `columns`
+    time   the column of the event time, from `from_us` to before `to_us`
+    """
+
+    where: str | None = None
+    columns: list[Typed] = []
+    time: str | None = None
+    from_us: Micros | None = None
+    to_us: Micros | None = None
+
+    @property
+    def all(self) -> bool:
+        """Whether no row is excluded."""
+        return self.where is None and self.from_us is None and self.to_us is None
+
+
+class Columns(Document):
+    """The columns of the input: of the segment one list, or one column a number."""
+
+    segment: list[str]
+    per_channel: bool
+    id: str | None = None
+    label: str | None = None
+    keep: list[str] = []
+    selection: Selection = Selection()
+
+    @property
+    def read(self) -> list[str]:
+        """All columns that are read, each once."""
+        named = [self.id, self.label, None if self.selection.all else self.selection.time]
+        others = [name for name in named if name is not None]
+        chosen = [column.name for column in self.selection.columns]
+        return list(dict.fromkeys([*self.segment, *others, *self.keep, *chosen]))
+
+
+class Specification(Document):
+    """specification.json: what was asked for, frozen."""
+
+    format: int = 1
+    id: str
+    created_us: Micros
+    task: TaskShape
+    model: str
+    digest: str
+    inputs: list[Named]
+    input_format: InputFormat
+    rows: Literal["segments", "readings"] = "segments"
+    columns: Columns
+    output: str
+    output_format: OutputFormat
+    table: str = "scores"
+    max_errors: str | None = None
+
+
+class PlannedFile(Document):
+    """An input file as it was hashed; `modified` is what its store changes with its content: the
+    time of the last change in nanoseconds, or an ETag."""
+
+    name: str
+    path: str
+    constants: list[Constant] = []
+    sha256: str
+    bytes: Count
+    modified: str
+    rows: Count
+
+
+class Shard(Document):
+    """Rows of one file: row groups `start` to `stop` of Parquet, record batches
+    of Arrow files, bytes of Arrow streams, CSV and JSON Lines.
+
+    Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
+    that of its first reading.
+    """
+
+    file: Count
+    start: Count
+    stop: Count
+    first_row: Count
+    rows: Count
+    readings: Count = 0
+
+
+class Plan(Document):
+    """plan.json: the input as it was hashed and cut."""
+
+    files: list[PlannedFile]
+    shards: list[Shard]
+
+    @property
+    def total(self) -> int:
+        return sum(file.rows for file in self.files)
+
+
+class ClassCounts(Document):
+    """Of one class: rows with that label, those of them that are right, and rows so answered."""
+
+    labelled: Count = 0
+    correct: Count = 0
+    answered: Count = 0
+
+
+class Observed(Document):
+    """Rows with answers, counted in the cells of the artifact's reference, labels in those of the
+    answers, and by class."""
+
+    cells: list[Count] = []
+    label_cells: list[Count] = []
+    classes: dict[str, ClassCounts] = {}
+
+    def plus(self, other: "Observed") -> "Observed":
+        names = list(dict.fromkeys([*self.classes, *other.classes]))
+        none = ClassCounts()
+        pairs = [(self.classes.get(n, none), other.classes.get(n, none)) for n in names]
+        return Observed(
+            cells=_summed(self.cells, other.cells),
+            label_cells=_summed(self.label_cells, other.label_cells),
+            classes={
+                name: ClassCounts(
+                    labelled=a.labelled + b.labelled,
+                    correct=a.correct + b.correct,
+                    answered=a.answered + b.answered,
+                )
+                for name, (a, b) in zip(names, pairs, strict=True)
+            },
+        )
+
+
+def _summed(one: list[int], other: list[int]) -> list[int]:
+    if not one or not other:
+        return one or other
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+class MeanOfDistances(Document):
+    """MLRun's verdict."""
+
+    value: Figure
+    status: Literal["none", "potential", "detected"]
+
+
+class JobDrift(Document):
+    """Drift of a job's rows against the artifact's reference; labels against its answers."""
+
+    inputs_and_answers: DriftReport
+    labels: list[ChannelDrift] = []
+    mean_of_distances: MeanOfDistances
+
+
+class Counts(Document):
+    """What became of rows; `correct` are of the `labelled`. Excluded rows have no output.
+
+    `readings` are those that were cut into the rows, and `broken` those of them that break a
+    segment, by reason.
+    """
+
+    readings: Count = 0
+    broken: dict[str, Count] = {}
+    excluded: Count = 0
+    succeeded: Count = 0
+    errors: dict[str, Count] = {}
+    labelled: Count = 0
+    correct: Count = 0
+    observed: Observed = Observed()
+
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
+
+    @property
+    def processed(self) -> int:
+        return self.succeeded + self.failed
+
+    @property
+    def read(self) -> int:
+        """All rows of the input that were looked at."""
+        return self.processed + self.excluded
+
+    def plus(self, other: "Counts") -> "Counts":
+        return Counts(
+            readings=self.readings + other.readings,
+            broken=_added(self.broken, other.broken),
+            excluded=self.excluded + other.excluded,
+            succeeded=self.succeeded + other.succeeded,
+            errors=_added(self.errors, other.errors),
+            labelled=self.labelled + other.labelled,
+            correct=self.correct + other.correct,
+            observed=self.observed.plus(other.observed),
+        )
+
+
+def _added(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    keys = sorted({*one, *other})
+    return {key: one.get(key, 0) + other.get(key, 0) for key in keys}
+
+
+class ShardRecord(Document):
+    """shards/<number>.json; `bytes` are those of the output file. A Scored shard is still to be
+    loaded into its database or topic. `generation` counts the results that replace earlier ones.
+    """
+
+    state: Literal["InProgress", "Scored", "Completed"]
+    attempts: int = Field(ge=1)
+    generation: int = Field(default=1, ge=1)
+    counts: Counts = Counts()
+    seconds: Figure = 0.0
+    bytes: Count = 0
+
+
+class JobState(Document):
+    """state.json"""
+
+    state: State
+    reason: str = ""
+    updated_us: Micros
+
+
+class Manifest(Document):
+    """_manifest.json, beside the output files."""
+
+    format: int = 1
+    state: State
+    reason: str = ""
+    task: str
+    task_version: int
+    model: str
+    digest: str
+    job: str
+    output: str
+    shards: Count
+    completed: Count
+    attempts: Count
+    readings: Count
+    broken: dict[str, Count]
+    total: Count
+    excluded: Count
+    processed: Count
+    succeeded: Count
+    errors: dict[str, Count]
+    labelled: Count
+    correct: Count
+    classes: dict[str, ClassCounts] = {}
+    drift: JobDrift | None = None
+    seconds: Figure
+    rows_per_s: Figure
+    started_us: Micros
+    ended_us: Micros
+    inputs: list[PlannedFile]

@@ -1,0 +1,135 @@
+"""Rows of the input as arrays: segments, labels, and what is wrong with a row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from streams.contract.task import Task
+
+BATCH_ROWS = 8192
+BATCH_BYTES = 16_000_000
+
+
+class RowProblem(Exception):
+    """Why a row has no answer: a code of docs/architecture/batch.md, and a reason for a person."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code, self.reason = code, reason
+
+
+@dataclass
+class Rows:
+    """Rows of a file in their order.
+
+    numbers   (n,) int64: the number of each row in its file
+    segments  (n, channels, samples) float32; zeros where a row has a problem
+    labels    (n, label_size) float32, NaN without a label; None where none are asked for
+    ids       None where no column has them
+    kept      the columns that are carried over: Arrow arrays, or lists of JSON values
+    problems  by index
+    excluded  how many rows the selection has left out
+    readings  how many readings were cut into these rows
+    broken    those of them that break a segment, by reason
+    """
+
+    numbers: np.ndarray
+    segments: np.ndarray
+    labels: np.ndarray | None = None
+    ids: list[str | None] | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
+    problems: dict[int, RowProblem] = field(default_factory=dict)
+    excluded: int = 0
+    readings: int = 0
+    broken: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+
+def batch_rows(task: Task) -> int:
+    """Return how many rows are read at once."""
+    channels, samples = task.segment_shape
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // (8 * channels * samples)))
+
+
+def numbers_of(value: object, width: int) -> list[float]:
+    """Return a segment's numbers; raise RowProblem if `value` is no list of `width` numbers."""
+    if value is None:
+        raise RowProblem("null", "the segment is null")
+    if not isinstance(value, list):
+        raise RowProblem("not-numeric", f"the segment is a {type(value).__name__}, not a list")
+    if len(value) != width:
+        raise wrong_width(len(value), width)
+    kinds = set(map(type, value))
+    if type(None) in kinds:
+        raise RowProblem("null", "a number of the segment is null")
+    if not kinds <= {int, float}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds - {int, float}))
+        raise RowProblem("not-numeric", f"the segment holds {names}")
+    try:
+        return [float(number) for number in value]
+    except OverflowError:
+        raise RowProblem("not-finite", "a number is too large for float32") from None
+
+
+def wrong_width(found: int, width: int) -> RowProblem:
+    return RowProblem("wrong-width", f"{found} numbers, a segment has {width}")
+
+
+def as_segments(numbers: np.ndarray, task: Task) -> np.ndarray:
+    """Return numbers (n, channels * samples) as segments (n, channels, samples) float32; too large
+    ones become infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, np.float32).reshape(len(numbers), *task.segment_shape)
+
+
+def refuse_unlike_numbers(rows: Rows) -> None:
+    """Note a problem for each segment that is not finite, and make it zeros."""
+    finite = np.isfinite(rows.segments).all(axis=(1, 2))
+    for i in np.flatnonzero(~finite).tolist():
+        rows.problems.setdefault(i, RowProblem("not-finite", "NaN, infinite, or too large"))
+    for i in rows.problems:
+        rows.segments[i] = 0.0
+
+
+def label_of(task: Task, value: object) -> list[float] | None:
+    """Return a label as (label_size,) numbers, None for null; raise RowProblem for another."""
+    if value is None:
+        return None
+    if task.classes:
+        if isinstance(value, str) and value in task.classes:
+            return [float(task.classes.index(value))]
+        number = _number(value)
+        if number is not None and number in range(len(task.classes)):
+            return [number]
+        raise RowProblem("bad-label", f"{value!r:.80} is no class of the task")
+    values = value if isinstance(value, list) else [value]
+    numbers = [number for number in map(_number, values) if number is not None]
+    if not len(values) == len(numbers) == len(task.targets):
+        raise RowProblem("bad-label", f"{value!r:.80}: write {len(task.targets)} finite numbers")
+    return numbers
+
+
+def note_labels(task: Task, rows: Rows, values: Sequence[object]) -> None:
+    """Set the labels of rows that have no problem so far."""
+    rows.labels = np.full((len(rows), task.label_size), np.nan, np.float32)
+    for i, value in enumerate(values):
+        if i in rows.problems:
+            continue
+        try:
+            label = label_of(task, value)
+        except RowProblem as problem:
+            rows.problems[i] = problem
+            continue
+        if label is not None:
+            rows.labels[i] = label
+
+
+def _number(value: object) -> float | None:
+    """Return a number that float32 holds, None for anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e38:
+        return None
+    return float(value)

@@ -1,0 +1,122 @@
+"""The seam to a Delta Lake table as output: one commit a shard, with an application transaction.
+
+`tidewheel/<job>/<shard>` has as its version the generation of the shard's rows that are there. Two
+writers of one shard cannot both commit: the transaction of the second conflicts.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from streams.batch.sinks.loading import loaded_schema, reader_of, refuse_columns
+from streams.contract.errors import Retryable, TidewheelError
+
+PLAIN = {
+    pa.string(), pa.int64(), pa.int32(), pa.int16(), pa.int8(), pa.float32(), pa.float64(),
+    pa.bool_(), pa.date32(), pa.binary(),
+}  # fmt: skip
+WIDER = {
+    pa.large_string(): pa.string(), pa.uint8(): pa.int16(), pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(), pa.float16(): pa.float32(), pa.large_binary(): pa.binary(),
+}  # fmt: skip
+
+
+class DeltaSink:
+    """A table in a local folder."""
+
+    def __init__(self, place: str, job: str) -> None:
+        self._place, self._job = place, job
+
+    def check(self, schema: pa.Schema) -> None:
+        with _translated(self._place):
+            table = self._table()
+            if table is not None:
+                found = {field.name for field in table.schema().fields}
+                refuse_columns(self._place, found, loaded_schema(schema, delta_type))
+
+    def prepare(self, schema: pa.Schema) -> None:
+        with _translated(self._place):
+            if self._table() is None:
+                Path(self._place).mkdir(parents=True, exist_ok=True)
+                DeltaTable.create(self._place, loaded_schema(schema, delta_type), mode="ignore")
+
+    def committed(self, shard: int, generation: int) -> bool:
+        with _translated(self._place):
+            table = self._table()
+            if table is None:
+                return False
+            return (table.transaction_version(self._application(shard)) or 0) >= generation
+
+    def load(self, shard: int, generation: int, part: Path) -> None:
+        if self.committed(shard, generation):
+            return
+        transaction = Transaction(self._application(shard), generation)
+        rows: dict[str, Any] = {"mode": "append"}
+        if generation > 1:
+            own = f"job = '{self._job}' AND shard = {shard}"
+            rows = {"mode": "overwrite", "predicate": own}
+        with _translated(self._place):
+            write_deltalake(
+                self._place,
+                reader_of(part, self._job, shard, delta_type),
+                commit_properties=CommitProperties(app_transactions=[transaction]),
+                **rows,
+            )
+
+    def count(self) -> int | None:
+        with _translated(self._place):
+            table = self._table()
+            if table is None:
+                return 0
+            rows = table.to_pyarrow_dataset().count_rows(filter=ds.field("job") == self._job)
+            return int(rows)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _table(self) -> Any:
+        try:
+            return DeltaTable(self._place)
+        except TableNotFoundError:
+            return None
+
+    def _application(self, shard: int) -> str:
+        return f"tidewheel/{self._job}/{shard}"
+
+
+def dataset_of(where: str) -> ds.Dataset:
+    """Return a table's newest version as a dataset; raise TidewheelError if it cannot be read."""
+    with _translated(where):
+        return DeltaTable(where).to_pyarrow_dataset()
+
+
+def delta_type(kind: pa.DataType) -> pa.DataType | None:
+    """Return a type that Delta has and that holds the values; None: they become text."""
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", "UTC") if kind.tz else pa.timestamp("us")
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = delta_type(kind.value_type)
+        return None if inner is None else pa.list_(inner)
+    if pa.types.is_decimal128(kind):
+        return kind
+    return kind if kind in PLAIN else WIDER.get(kind)
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    try:
+        yield
+    except CommitFailedError as exc:
+        raise Retryable(f"another process writes the table {where}: {_line(exc)}") from exc
+    except (DeltaError, OSError) as exc:
+        raise TidewheelError(f"the table {where} cannot be used: {_line(exc)}") from exc
+
+
+def _line(exc: Exception) -> str:
+    return str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__

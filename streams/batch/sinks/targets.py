@@ -1,0 +1,61 @@
+"""Where a job's rows go: what `--to` names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from streams.batch.records.documents import OutputFormat
+from streams.contract.errors import UsageError
+
+SUFFIXES: dict[str, OutputFormat] = {
+    ".jsonl": "jsonl", ".csv": "csv", ".delta": "delta", ".duckdb": "duckdb",
+    ".sqlite": "sqlite", ".db": "sqlite",
+}  # fmt: skip
+SCHEMES: dict[str, OutputFormat] = {
+    "postgresql://": "postgresql", "postgres://": "postgresql", "kafka:": "kafka",
+}  # fmt: skip
+FILES: frozenset[OutputFormat] = frozenset({"parquet", "jsonl", "csv", "bedrock"})
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder of files, a database or a topic; `place` is an absolute path, or the name."""
+
+    kind: OutputFormat
+    place: str
+
+    @property
+    def name(self) -> str:
+        """A name for the job's folder."""
+        if self.kind in ("postgresql", "kafka"):
+            return self.place.partition("?")[0].rstrip("/").rpartition("/")[2].rpartition(":")[2]
+        return Path(self.place).name
+
+    @property
+    def beside(self) -> Path:
+        """The folder in which the job's folder is by default."""
+        local = self.kind not in ("postgresql", "kafka")
+        return Path(self.place).parent if local else Path.cwd()
+
+
+def target_of(text: str, kind: str | None = None) -> Target:
+    """Return what `--to` names; raise UsageError for what cannot be one."""
+    known = get_args(OutputFormat)
+    if kind is not None and kind not in known:
+        raise UsageError(f"--output-format {kind}: {', '.join(known)}")
+    scheme = next((one for one in SCHEMES if text.startswith(one)), None)
+    found: OutputFormat = SCHEMES[scheme] if scheme else SUFFIXES.get(Path(text).suffix, "parquet")
+    found = kind or found  # type: ignore[assignment]
+    if scheme is None and "://" in text:
+        raise UsageError(f"--to {text}: write a local folder, a database or kafka:TOPIC")
+    if found in ("postgresql", "kafka") and (scheme is None or SCHEMES[scheme] != found):
+        names = {"kafka": "kafka:TOPIC", "postgresql": "postgresql://HOST/DATABASE"}
+        raise UsageError(f"--to {text}: write {names[found]}")
+    if found == "postgresql":
+        if "@" in text and ":" in text.partition("://")[2].partition("@")[0]:
+            raise UsageError("--to names a password, which the job would keep: use PGPASSWORD or "
+                             "~/.pgpass")  # fmt: skip
+        return Target(found, text)
+    if found == "kafka":
+        return Target(found, text.removeprefix("kafka:").lstrip("/"))
+    return Target(found, str(Path(text).absolute()))

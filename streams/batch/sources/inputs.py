@@ -1,0 +1,203 @@
+"""The input of a job: the files that are named, and what must be right before it is submitted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from streams.batch.records.documents import Columns, InputFormat, Named, Selection, Typed
+from streams.batch.sources import delta_table, table_rows
+from streams.batch.sources.places import find, holds, suffix_of
+from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment_us, used_columns
+from streams.batch.sources.tables import KINDS, opened_input
+from streams.batch.sources.text_objects import DELIMITERS, MODEL_INPUT, RECORD_ID
+from streams.batch.sources.text_rows import first_objects
+from streams.contract.errors import UsageError
+from streams.contract.task import Task
+
+FORMATS: dict[str, InputFormat] = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".arrows": "arrows",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+SEGMENT = "segment"
+OURS = frozenset(
+    {"id", "file", "row", "model", "outputs", "class", "probability", "label", "correct", "error",
+     "reason"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which columns and rows of the input are asked for; see `tidewheel score --help`."""
+
+    columns: Sequence[str] = ()
+    drop: Sequence[str] = ()
+    id: str | None = None
+    label: str | None = None
+    keep: Sequence[str] = ()
+    where: str | None = None
+    time: str | None = None
+    start: str | None = None
+    stop: str | None = None
+
+
+def find_inputs(
+    named: Sequence[str], kind: InputFormat | None = None
+) -> tuple[list[Named], InputFormat]:
+    """Return the files, folders, globs, tables and URLs that are named as files, each once, and
+    their format; raise UsageError for what is missing, and for several formats. With `kind` every
+    file that is named is of that format, whatever its suffix."""
+    found: dict[str, Named] = {}
+    kinds: set[InputFormat] = set()
+    for text in named:
+        if holds(text, delta_table.LOG):
+            files = delta_table.files_of(text)
+            kinds.add("delta")
+        else:
+            files = [Named(name=name, path=path) for name, path in find(text, _fits(kind))]
+            kinds |= {kind or _format_of(file) for file in files}
+            if not files:
+                raise UsageError(f"{text}: no such file, or no {', '.join(FORMATS)} file in it")
+        for file in files:
+            found.setdefault(file.path, file)
+    if len(kinds) > 1:
+        raise UsageError(f"the input is {' and '.join(sorted(kinds))}: make a job of each")
+    files, chosen = list(found.values()), kinds.pop()
+    return files, "bedrock" if chosen == "jsonl" and _is_bedrock(files[0]) else chosen
+
+
+def _fits(kind: InputFormat | None) -> Callable[[str], bool]:
+    if kind is None:
+        return lambda path: suffix_of(path) in FORMATS
+    return lambda path: FORMATS.get(suffix_of(path)) == kind
+
+
+def _format_of(file: Named) -> InputFormat:
+    kind = FORMATS.get(suffix_of(file.path))
+    if kind is None:
+        raise UsageError(
+            f"{file.name}: the input must be {', '.join(FORMATS)}, or say --input-format"
+        )
+    return kind
+
+
+def _is_bedrock(file: Named) -> bool:
+    _, rows = first_objects("jsonl", file.name, file.path)
+    return bool(rows) and {RECORD_ID, MODEL_INPUT} <= rows[0].keys()
+
+
+def choose_columns(
+    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Wanted
+) -> Columns:
+    """Return the columns to read; raise UsageError where the input cannot have them."""
+    keep = list(dict.fromkeys(wanted.keep))
+    if clash := sorted(set(keep) & OURS):
+        raise UsageError(f"--keep {clash[0]}: the output has a column of that name, rename yours")
+    for name in (*wanted.columns, *keep, *wanted.drop):
+        if not name.strip():
+            raise UsageError("a column has no name: write --columns a,b")
+    identity = RECORD_ID if kind == "bedrock" and wanted.id is None else wanted.id
+    names, per_channel = _segment(task, kind, files, wanted, keep)
+    return Columns(
+        segment=names,
+        per_channel=per_channel,
+        id=identity,
+        label=wanted.label,
+        keep=keep,
+        selection=_selection(kind, files, wanted),
+    )
+
+
+def _segment(
+    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Wanted, keep: list[str]
+) -> tuple[list[str], bool]:
+    """Return the columns of the segment, and whether each is one number."""
+    channels, samples = task.segment_shape
+    width = channels * samples
+    names = list(wanted.columns)
+    if wanted.drop:
+        if names:
+            raise UsageError("--drop and --columns: name either what is left out, or what is read")
+        others = {*wanted.drop, *keep, wanted.id, wanted.label, wanted.time}
+        names = [name for name in names_of(kind, files[0]) if name not in others]
+    elif not names and samples == 1 and set(task.channels) <= set(names_of(kind, files[0])):
+        names = list(task.channels)
+    if len(names) == width and (width > 1 or wanted.drop or names == list(task.channels)):
+        return names, True
+    if len(names) > 1 or wanted.drop:
+        raise UsageError(
+            f"{len(names)} columns ({','.join(names)[:100]}): name one list column, or {width} "
+            "columns, one a number"
+        )
+    return names or [SEGMENT], False
+
+
+def _selection(kind: InputFormat, files: Sequence[Named], wanted: Wanted) -> Selection:
+    start, stop = (_moment(text) for text in (wanted.start, wanted.stop))
+    if (start is not None or stop is not None) and wanted.time is None:
+        raise UsageError("--from and --to need --time, the column of the event time")
+    if start is not None and stop is not None and start >= stop:
+        raise UsageError(f"--from {wanted.start} is not before --to {wanted.stop}")
+    typed: list[Typed] = []
+    if wanted.where is not None:
+        typed = _where_columns(kind, files[0], wanted.where)
+    return Selection(where=wanted.where, columns=typed, time=wanted.time, from_us=start, to_us=stop)
+
+
+def _moment(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return moment_us(text)
+    except (ValueError, OverflowError) as exc:
+        raise UsageError(f"{text}: write an event time as 2026-03-01 or 2026-03-01T08:00Z") from exc
+
+
+def _where_columns(kind: InputFormat, file: Named, where: str) -> list[Typed]:
+    if kind in KINDS:
+        with opened_input(file.name, file.path, kind, file.constants) as table:
+            names = used_columns(where, table.schema)
+        return [Typed(name=name, kind="text") for name in names]
+    header, rows = first_objects(kind, file.name, file.path)
+    names = used_columns(where, pa.schema([(name, pa.string()) for name in header]))
+    typed = kinds_of(names, rows, texts=kind in DELIMITERS)
+    check_where(where, pa.schema([(one.name, TYPES[one.kind]) for one in typed]), file.name)
+    return typed
+
+
+def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
+    """Raise UsageError, by name, for a file that lacks a column or has one of a wrong type."""
+    if kind in KINDS:
+        table_rows.check_files(task, kind, files, columns)
+        return
+    everywhere: list[str] = []
+    for file in files:
+        found, _ = first_objects(kind, file.name, file.path)
+        always = columns.read if kind in DELIMITERS else columns.segment
+        needed = always if columns.id is None else [*always, columns.id]
+        if found:
+            _refuse_missing(file.name, needed, found)
+        everywhere += found
+    if everywhere:  # a label or another value may be in some lines only
+        _refuse_missing(files[0].name, columns.read, everywhere)
+
+
+def _refuse_missing(name: str, columns: Sequence[str], found: Sequence[str]) -> None:
+    for column in columns:
+        if column not in found:
+            names = ", ".join(sorted(set(found)))[:200]
+            raise UsageError(f"{name} has no {column!r} in its first lines; it has {names}")
+
+
+def names_of(kind: InputFormat, file: Named) -> list[str]:
+    """Return the columns of a file in their order."""
+    if kind in KINDS:
+        with opened_input(file.name, file.path, kind, file.constants) as table:
+            return list(table.schema.names)
+    return first_objects(kind, file.name, file.path)[0]

@@ -1,0 +1,217 @@
+"""Which rows are scored: a DuckDB expression, and a range of event time.
+
+A row on which the expression cannot be evaluated, or that has no event time, is not left out: it
+has a problem. As in SQL, an expression that is null excludes its row.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from streams.batch.records.documents import Selection, Typed
+from streams.batch.records.rows import RowProblem
+from streams.contract.errors import UsageError
+
+LONG_AGO = -(2**62)
+TYPES = {
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "text": pa.string(),
+}
+
+
+def moment_us(text: str) -> int:
+    """Return an ISO 8601 date or time in microseconds since 1970; without an offset it is UTC.
+    Raise ValueError for another text."""
+    found = datetime.fromisoformat(text)
+    found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    since = found - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def names_in(expression: str) -> list[str]:
+    """Return the names in an expression that may be columns; raise UsageError for what is no
+    expression."""
+    query = f"SELECT ({expression})"
+    ((text,),) = _duckdb().execute("SELECT json_serialize_sql(?)", [query]).fetchall()
+    found = json.loads(text)
+    if found["error"] or len(found["statements"]) != 1:
+        reason = str(found.get("error_message", "write one expression")).splitlines()[0]
+        raise UsageError(f"--where {expression}: {reason[:200]}")
+    names: list[str] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict):
+            if node.get("class") == "COLUMN_REF":
+                names.extend(node["column_names"])
+            for inner in node.values():
+                visit(inner)
+        if isinstance(node, list):
+            for inner in node:
+                visit(inner)
+
+    visit(found["statements"])
+    return list(dict.fromkeys(names))
+
+
+def check_where(expression: str, schema: pa.Schema, name: str) -> None:
+    """Raise UsageError if an expression does not fit the columns of a file."""
+    try:
+        seen = schema.empty_table() if len(schema) else pa.table({"_": pa.nulls(0)})
+        _run(f"({expression})::BOOLEAN", seen)
+    except _failures() as exc:
+        reason = str(exc).splitlines()[0][:200]
+        raise UsageError(f"--where {expression}: {reason} ({name})") from exc
+
+
+def used_columns(expression: str, schema: pa.Schema) -> list[str]:
+    """Return the columns that an expression names, by DuckDB's rule: case does not matter."""
+    lower = {name.lower() for name in names_in(expression)}
+    return [name for name in schema.names if name.lower() in lower]
+
+
+def kinds_of(names: Sequence[str], seen: Sequence[dict[str, Any]], *, texts: bool) -> list[Typed]:
+    """Return the columns of a text format with the kind that fits all values seen; `texts`: the
+    format writes numbers as text."""
+    found = []
+    for name in names:
+        values = [row[name] for row in seen if row.get(name) is not None]
+        kind: Any = "text"
+        for candidate in ("boolean", "integer", "number"):
+            known = all(_as_kind(value, candidate) is not None for value in values)
+            if values and known and (texts or not any(isinstance(v, str) for v in values)):
+                kind = candidate
+                break
+        found.append(Typed(name=name, kind=kind))
+    return found
+
+
+def select(
+    selection: Selection, table: pa.Table | pa.RecordBatch, problems: dict[int, RowProblem]
+) -> np.ndarray:
+    """Return which rows are scored, (n,) bool; adds to `problems` by row, and those are scored."""
+    chosen = np.ones(table.num_rows, bool)
+    if selection.from_us is not None or selection.to_us is not None:
+        times = times_of(table.column(selection.time), problems)
+        low = LONG_AGO if selection.from_us is None else selection.from_us
+        high = -LONG_AGO if selection.to_us is None else selection.to_us
+        chosen &= (times >= low) & (times < high)
+    if selection.where is not None:
+        names = [column.name for column in selection.columns]
+        seen = {name: table.column(name) for name in names} or {"_": pa.nulls(table.num_rows)}
+        chosen &= _where(selection.where, pa.table(seen), problems)
+    chosen[list(problems)] = True
+    return chosen
+
+
+def typed_table(
+    selection: Selection, found: Sequence[dict[str, Any]], problems: dict[int, RowProblem]
+) -> pa.Table:
+    """Return the columns of a selection from objects of a text format."""
+    columns: dict[str, pa.Array] = {}
+    for column in selection.columns:
+        values: list[Any] = []
+        for i, row in enumerate(found):
+            value = row.get(column.name)
+            fitting = None if value is None else _as_kind(value, column.kind)
+            if fitting is None and value is not None:
+                text = f"{column.name!r} is {value!r:.80}, --where sees a column of {column.kind}s"
+                problems.setdefault(i, RowProblem("bad-where", text))
+            values.append(fitting)
+        columns[column.name] = pa.array(values, TYPES[column.kind])
+    if selection.time is not None and selection.time not in columns:
+        columns[selection.time] = pa.array(
+            [_text_time(row.get(selection.time)) for row in found], pa.int64()
+        )
+    return pa.table(columns) if columns else pa.table({"_": pa.nulls(len(found))})
+
+
+def _text_time(value: Any) -> int | None:
+    """Return microseconds of an ISO text or a whole number, None for anything else."""
+    if isinstance(value, str):
+        try:
+            return moment_us(value) if not value.strip().lstrip("-").isdigit() else int(value)
+        except (ValueError, OverflowError):
+            return None
+    return value if type(value) is int and abs(value) < 2**62 else None
+
+
+def times_of(array: pa.Array, problems: dict[int, RowProblem]) -> np.ndarray:
+    """Return event times in microseconds; a problem for a row that has none."""
+    kind, values = array.type, array
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        values = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+    elif not pa.types.is_integer(kind):
+        values = pa.array([_text_time(value) for value in array.to_pylist()], pa.int64())
+    missing = np.asarray(values.is_null()).astype(bool)
+    for i in np.flatnonzero(missing).tolist():
+        problems.setdefault(i, RowProblem("bad-time", "no event time: a timestamp, ISO text or "
+                                          "microseconds since 1970"))  # fmt: skip
+    return np.asarray(values.fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _where(expression: str, whole: pa.Table, problems: dict[int, RowProblem]) -> np.ndarray:
+    if not whole.num_rows:
+        return np.ones(0, bool)
+    try:
+        return _run(f"coalesce(({expression})::BOOLEAN, false)", whole)
+    except _failures():
+        chosen = _run(f"coalesce(TRY(({expression})::BOOLEAN), false)", whole)
+    for i in np.flatnonzero(~chosen).tolist():  # false, null, or cannot be evaluated
+        try:
+            _run(f"({expression})::BOOLEAN", whole.slice(i, 1))
+        except _failures() as exc:
+            problems.setdefault(i, RowProblem("bad-where", str(exc).splitlines()[0][:200]))
+    return chosen
+
+
+def _run(expression: str, rows: pa.Table) -> np.ndarray:
+    connection = _duckdb()
+    connection.register("rows", rows)
+    try:
+        query = f"SELECT {expression} AS chosen FROM rows"
+        found = connection.sql(query).to_arrow_table().column("chosen")
+    finally:
+        connection.unregister("rows")
+    chosen = found.fill_null(False).to_numpy(zero_copy_only=False)
+    return np.asarray(chosen, bool)
+
+
+@cache
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ImportError as exc:
+        raise UsageError("--where needs DuckDB: pip install 'tidewheel[batch]'") from exc
+    return duckdb.connect(":memory:", config={"threads": 1, "enable_external_access": False})
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    import duckdb
+
+    return (duckdb.Error,)
+
+
+def _as_kind(value: Any, kind: str) -> Any:
+    """Return a value of a text format as one of a kind, None if it is none."""
+    if kind == "text":
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if kind == "boolean":
+        texts = {"true": True, "false": False}
+        return texts.get(value.strip().lower()) if isinstance(value, str) else (
+            value if isinstance(value, bool) else None
+        )  # fmt: skip
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = (int if kind == "integer" else float)(value)
+        whole = kind == "number" or (abs(number) < 2**63 and not isinstance(value, float))
+    except (ValueError, OverflowError):
+        return None
+    return number if whole else None

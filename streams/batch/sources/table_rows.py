@@ -1,0 +1,166 @@
+"""Parquet and Arrow: checks of a file's columns, and a shard as rows."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streams.batch.records.documents import Columns, InputFormat, Named, PlannedFile, Shard
+from streams.batch.records.rows import (
+    RowProblem,
+    Rows,
+    as_segments,
+    batch_rows,
+    note_labels,
+    refuse_unlike_numbers,
+    wrong_width,
+)
+from streams.batch.sources.selection import check_where, select
+from streams.batch.sources.tables import opened, opened_input
+from streams.contract.errors import UsageError
+from streams.contract.task import Task
+
+
+def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
+    """Raise UsageError for the first file whose columns do not fit."""
+    kept: dict[str, tuple[pa.DataType, str]] = {}
+    for file in files:
+        with opened_input(file.name, file.path, kind, file.constants) as table:
+            schema = table.schema
+        for column in columns.read:
+            if len(schema.get_all_field_indices(column)) != 1:
+                raise UsageError(
+                    f"{file.name} has no column {column!r}; it has {', '.join(schema.names)[:200]}"
+                )
+        for problem in _type_problems(task, schema, columns):
+            raise UsageError(f"{file.name}: {problem}")
+        if columns.selection.where is not None:
+            chosen = [column.name for column in columns.selection.columns]
+            seen = pa.schema([schema.field(name) for name in chosen])
+            check_where(columns.selection.where, seen, file.name)
+        for column in columns.keep:
+            found = schema.field(column).type
+            before, where = kept.setdefault(column, (found, file.name))
+            if found != before:
+                raise UsageError(f"--keep {column}: {before} in {where}, {found} in {file.name}")
+
+
+def _type_problems(task: Task, schema: pa.Schema, columns: Columns) -> Iterator[str]:
+    width = int(np.prod(task.segment_shape))
+    for column in columns.segment:
+        found = schema.field(column).type
+        if columns.per_channel:
+            if not _numeric(found):
+                yield f"column {column!r} is {found}, it must be numbers"
+        elif not _is_list(found) or not _numeric(found.value_type):
+            yield f"column {column!r} is {found}, a segment must be a list of numbers"
+        elif pa.types.is_fixed_size_list(found) and found.list_size != width:
+            yield f"column {column!r} has {found.list_size} numbers, a segment has {width}"
+    if columns.id is not None and not _names(schema.field(columns.id).type):
+        yield f"--id {columns.id} is {schema.field(columns.id).type}, it must be text or " \
+              "whole numbers"  # fmt: skip
+    time = columns.selection.time
+    if time is not None and time in columns.read and not _is_time(schema.field(time).type):
+        yield f"--time {time} is {schema.field(time).type}, it must be a timestamp, a date, text " \
+              "or microseconds"  # fmt: skip
+
+
+def _numeric(found: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(found) or pa.types.is_floating(found))
+
+
+def _names(found: pa.DataType) -> bool:
+    found = found.value_type if pa.types.is_dictionary(found) else found
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+    return any(fits(found) for fits in texts)
+
+
+def _is_time(found: pa.DataType) -> bool:
+    return bool(_names(found) or pa.types.is_timestamp(found) or pa.types.is_date(found))
+
+
+def _is_list(found: pa.DataType) -> bool:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(fits(found) for fits in kinds)
+
+
+def read_shard(
+    task: Task, kind: InputFormat, file: PlannedFile, shard: Shard, columns: Columns
+) -> Iterator[Rows]:
+    """Yield the rows of a shard in batches."""
+    first = shard.first_row
+    with opened(file.path, kind, file.constants) as table:
+        for batch in table.batches(shard.start, shard.stop, columns.read, batch_rows(task)):
+            yield _rows(task, first, batch, columns)
+            first += batch.num_rows
+
+
+def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Rows:
+    numbers = np.arange(first, first + batch.num_rows)
+    problems: dict[int, RowProblem] = {}
+    whole = batch.num_rows
+    if not columns.selection.all:
+        found: dict[int, RowProblem] = {}
+        chosen = select(columns.selection, batch, found)
+        batch, numbers = batch.filter(pa.array(chosen)), numbers[chosen]
+        place = np.cumsum(chosen) - 1  # of a row among those that are left
+        problems = {int(place[i]): problem for i, problem in found.items()}
+    width = int(np.prod(task.segment_shape))
+    arrays = [batch.column(name) for name in columns.segment]
+    if columns.per_channel:
+        values, wrong = _of_columns(arrays, columns)
+    else:
+        values, wrong = _of_lists(arrays[0], width)
+    rows = Rows(numbers, as_segments(values, task), problems={**wrong, **problems})
+    rows.excluded = whole - len(rows)
+    rows.kept = {name: batch.column(name) for name in columns.keep}
+    refuse_unlike_numbers(rows)
+    if columns.id is not None:
+        rows.ids = batch.column(columns.id).cast(pa.string()).to_pylist()
+        for i, identity in enumerate(rows.ids):
+            if identity is None:
+                rows.problems.setdefault(i, RowProblem("missing", f"{columns.id!r} is null"))
+    if columns.label is not None:
+        note_labels(task, rows, batch.column(columns.label).to_pylist())
+    return rows
+
+
+def _of_columns(
+    arrays: list[pa.Array], columns: Columns
+) -> tuple[np.ndarray, dict[int, RowProblem]]:
+    """Return the numbers (n, width) of a column a number, and what is null."""
+    problems: dict[int, RowProblem] = {}
+    for name, array in zip(columns.segment, arrays, strict=True):
+        for i in np.flatnonzero(_nulls(array)).tolist():
+            problems.setdefault(i, RowProblem("null", f"{name!r} is null"))
+    return np.stack([_floats(array) for array in arrays], axis=1), problems
+
+
+def _of_lists(array: pa.Array, width: int) -> tuple[np.ndarray, dict[int, RowProblem]]:
+    """Return the numbers (n, width) of a list column, zeros where a list has a problem."""
+    lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
+    lengths = np.where(_nulls(array), -1, lengths)
+    problems = {
+        int(i): wrong_width(int(lengths[i]), width)
+        if lengths[i] >= 0
+        else RowProblem("null", "the segment is null")
+        for i in np.flatnonzero(lengths != width)
+    }
+    good = np.flatnonzero(lengths == width)
+    inside = array.filter(pa.array(lengths == width)).flatten()
+    numbers = np.zeros((len(array), width))
+    numbers[good] = _floats(inside).reshape(len(good), width)
+    for i in good[_nulls(inside).reshape(len(good), width).any(axis=1)].tolist():
+        problems[i] = RowProblem("null", "a number of the segment is null")
+    return numbers, problems
+
+
+def _nulls(array: pa.Array) -> np.ndarray:
+    found: np.ndarray = pc.is_null(array).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _floats(array: pa.Array) -> np.ndarray:
+    """Return numbers as float64, NaN where there is none."""
+    return np.asarray(array.to_numpy(zero_copy_only=False), np.float64)

@@ -1,0 +1,203 @@
+"""Many processes, a time, errors, and what `tidewheel jobs` does with jobs: as real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.runtime.key_files import create_key
+from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
+from tests.compose.cli.test_jobs import expected, words
+from tests.edge_client.models import artifact, plain
+from tests.forks import Forked, fork
+from tests.streams.batch.support import good_rows, rows_of, write_lines, write_parquet
+
+FILES = 4
+MANY = 120
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lake")
+    (folder / "model.twa").write_bytes(artifact(create_key(folder / "k.pem"), plain(1)))
+    for n in range(FILES):
+        rows = good_rows(30, n)
+        rows[3]["segment"] = [1.0]
+        write_parquet(folder / "parquet" / f"{n}.parquet", rows)
+    for n in range(MANY):
+        write_parquet(folder / "many" / f"{n:03}.parquet", good_rows(5, n))
+    write_lines(folder / "lines.jsonl", good_rows(30))
+    return folder
+
+
+def begun(tmp_path: Path, lake: Path, *more: str, parts: int = 1, **env: str) -> Forked:
+    """A job of many shards that has done some."""
+    process = fork(
+        MAIN, [*words(lake, "many"), *more], tmp_path / "stdout", tmp_path,
+        environ_in(tmp_path, env), tmp_path / "stderr",
+    )  # fmt: skip
+    until(lambda: len(list((tmp_path / "out").glob("part-*"))) >= parts, tmp_path)
+    return process
+
+
+def until(condition: Any, tmp_path: Path, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, (tmp_path / "stderr").read_text()
+        time.sleep(0.005)
+
+
+def ids(tmp_path: Path) -> list[str]:
+    return [row["id"] for row in rows_of(tmp_path / "out")]
+
+
+def wanted(files: int = MANY, rows: int = 5) -> list[str]:
+    return [row["event"] for n in range(files) for row in good_rows(rows, n)]
+
+
+def workers_of(process: int) -> list[int]:
+    """The children of a process that score."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            command = (path.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == process and b"streams.batch.jobs.worker" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_two_processes_write_what_one_writes(tmp_path: Path, lake: Path) -> None:
+    done = tidewheel(*words(lake), "--processes", "2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ids(tmp_path) == expected(lake)
+    one = tidewheel(*words(lake, to="one"), "--processes", "1", folder=tmp_path)
+    assert one.returncode == 0
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "one")
+
+
+@pytest.mark.parametrize("point", ["score-step-3:3", "score-step-4:2", "score-step-5:2"])
+def test_a_killed_job_of_two_processes_takes_them_along_and_goes_on(
+    tmp_path: Path, lake: Path, point: str
+) -> None:
+    command = [*words(lake), "--processes", "2"]
+    killed = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = tidewheel("jobs", "resume", "out.job", "--processes", "2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ids(tmp_path) == expected(lake)
+
+
+def test_a_killed_worker_costs_its_shards_attempt_and_nothing_else(
+    tmp_path: Path, lake: Path
+) -> None:
+    process = begun(tmp_path, lake, "--processes", "2", "--json")
+    victims = workers_of(process.pid)
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    assert process.wait(120) == 0, (tmp_path / "stderr").read_text()
+    manifest = json.loads((tmp_path / "stdout").read_text())
+    assert manifest["attempts"] in (MANY, MANY + 1)  # it may just have been between two shards
+    assert ids(tmp_path) == wanted()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in victims), tmp_path)
+
+
+def test_a_job_whose_time_is_over_is_whole_as_far_as_it_is_and_exits_with_3(
+    tmp_path: Path, lake: Path
+) -> None:
+    done = tidewheel(*words(lake, "many"), "--timeout", "0.000001", folder=tmp_path)
+    assert done.returncode == 3
+    assert done.stdout.startswith("PartiallyCompleted: 0 of ")
+    assert "time of 1e-06 s was over" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    resume = ["jobs", "resume", "out.job", "--timeout", "0.4", "--processes", "1"]
+    while (code := tidewheel(*resume, folder=tmp_path).returncode) == 3:
+        found = ids(tmp_path)
+        assert found == wanted()[: len(found)]
+        state = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+        assert (state["state"], state["processed"]) == ("PartiallyCompleted", len(found))
+    assert code == 0
+    assert ids(tmp_path) == wanted()
+    for text in ("soon", "0", "-1"):
+        fails(tidewheel(*words(lake, to="x"), f"--timeout={text}", folder=tmp_path), 2, "--timeout")
+
+
+def test_stop_ends_a_job_from_another_process_and_resume_goes_on(
+    tmp_path: Path, lake: Path
+) -> None:
+    process = begun(tmp_path, lake, "--processes", "1")
+    identity = json.loads((tmp_path / "out.job" / "specification.json").read_text())["id"]
+    stopped = tidewheel("jobs", "stop", identity, folder=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    assert process.wait(60) == 130
+    assert 0 < len(ids(tmp_path)) < MANY * 5
+    fails(tidewheel("jobs", "stop", identity, folder=tmp_path), 2, "no process works on")
+    assert tidewheel("jobs", "resume", identity, folder=tmp_path).returncode == 0
+    assert ids(tmp_path) == wanted()
+
+
+def test_list_shows_all_jobs_and_logs_what_happened_to_one(tmp_path: Path, lake: Path) -> None:
+    assert tidewheel("jobs", "list", folder=tmp_path).stdout.startswith("no jobs")
+    tidewheel(*words(lake), folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-4:1")
+    tidewheel(*words(lake, to="other"), "--max-errors", "1", folder=tmp_path)
+    found = json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)
+    states = [(Path(job["output"]).name, job["state"], job["running"]) for job in found]
+    assert states == [("out", "InProgress", False), ("other", "Failed", False)]
+    assert "other.job" in tidewheel("jobs", "list", folder=tmp_path).stdout
+    tidewheel("jobs", "resume", "out.job", folder=tmp_path)
+    lines = [
+        line["text"]
+        for line in json.loads(
+            tidewheel("jobs", "logs", "out.job", "--json", folder=tmp_path).stdout
+        )
+    ]
+    assert lines[0] == "Validating"
+    assert lines[-1] == "Completed"
+    assert "shard 0: attempt 2" in lines
+    assert "Failed: " in tidewheel("jobs", "logs", found[1]["id"], folder=tmp_path).stdout
+
+
+def test_retry_scores_only_shards_with_errors_again(tmp_path: Path, lake: Path) -> None:
+    done = tidewheel(*words(lake), "--max-errors", "2", "--processes", "1", folder=tmp_path)
+    assert done.returncode == 1
+    again = tidewheel("jobs", "retry", "out.job", "--max-errors", "4", "--json", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    manifest = json.loads(again.stdout)
+    assert (manifest["state"], manifest["attempts"]) == ("Completed", FILES + 3)
+    assert ids(tmp_path) == expected(lake)
+
+
+def test_prune_removes_old_jobs_that_are_over_and_no_output(tmp_path: Path, lake: Path) -> None:
+    tidewheel(*words(lake), folder=tmp_path)
+    tidewheel(*words(lake, to="open"), folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-3:1")
+    kept = tidewheel("jobs", "prune", "--json", folder=tmp_path)
+    assert json.loads(kept.stdout) == []
+    gone = tidewheel("jobs", "prune", "--older-than", "0", "--json", folder=tmp_path)
+    assert json.loads(gone.stdout) == [str(tmp_path / "out.job")]
+    assert not (tmp_path / "out.job").exists()
+    assert ids(tmp_path) == expected(lake)
+    assert len(json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)) == 1
+
+
+def test_standard_input_is_scored_and_the_job_resumes_without_it(
+    tmp_path: Path, lake: Path
+) -> None:
+    command = words(lake)
+    command[2] = "-"
+    with (lake / "lines.jsonl").open() as stdin:
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, *command, "--input-format", "jsonl"],
+            cwd=tmp_path, env=environ_in(tmp_path, {"TIDEWHEEL_FAILPOINT": "score-step-3:1"}),
+            stdin=stdin, capture_output=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
+    assert ids(tmp_path) == [row["event"] for row in good_rows(30)]

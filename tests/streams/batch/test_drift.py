@@ -1,0 +1,259 @@
+"""The drift of a job is the stream's, adds up over shards, and sees what a mean of distances hides;
+the report shows it."""
+
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streams.batch.answering.drift import drift_of, mean_of_distances
+from streams.batch.answering.watching import Watch, reference_of
+from streams.batch.jobs.job import submit
+from streams.batch.jobs.submission import Request, specify
+from streams.batch.records.documents import Observed
+from streams.batch.report.page import page_of, write_report
+from streams.batch.sources.inputs import Wanted
+from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
+from streams.contract.errors import TidewheelError, UsageError
+from streams.drift.detector import compare
+from streams.drift.distances import hellinger, shares, total_variation
+from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe
+from streams.learning.onnx_model import OnnxModel
+from streams.runtime.failpoints import unarmed
+from tests.edge_client.models import TINY, segments, tiny
+from tests.streams.batch.support import (
+    KEY,
+    Submitted,
+    good_rows,
+    model,
+    model_bytes,
+    submitted,
+    write_parquet,
+)
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def feature(channel: str, values: np.ndarray, kind: Any = "mean", effect: float = 0.25) -> Feature:
+    edges = frozen_edges(tiny, kind, values)
+    counts = np.bincount(cells_of(edges, values), minlength=len(edges) + 3).tolist()
+    ordered = kind != "answer"
+    return Feature(
+        channel=channel, kind=kind, ordered=ordered, edges=edges.tolist(), counts=counts,
+        effect=effect,
+    )  # fmt: skip
+
+
+def test_a_shift_of_one_deviation_in_every_feature_is_seen_by_ours_and_missed_by_a_mean() -> None:
+    noise = np.random.default_rng(0)
+    names = [f"c{i}" for i in range(6)]
+    before = {name: noise.normal(size=5000) for name in names}
+    reference = Reference(independent=0.5, features=[feature(n, v) for n, v in before.items()])
+    now = np.concatenate(
+        [
+            np.bincount(
+                cells_of(np.asarray(one.edges), noise.normal(1.0, size=5000)),
+                minlength=len(one.counts),
+            )
+            for one in reference.features
+        ]
+    )
+    theirs = mean_of_distances(reference, now)
+    ours = compare(reference, now, windows=1)
+    assert (theirs.status, ours.alarm, ours.share) == ("none", True, 1.0)
+    # it is not our cells: with twenty bins, as MLRun has them, it is the same
+    edges = np.linspace(-4, 5, 21)
+    p, q = (shares(np.histogram(x, edges)[0]) for x in (before["c0"], noise.normal(1.0, size=5000)))
+    assert 0.3 < (total_variation(p, q) + hellinger(p, q)) / 2 < 0.5
+
+
+def test_one_feature_of_many_that_has_moved_away_is_missed_by_a_mean_too() -> None:
+    noise = np.random.default_rng(0)
+    values = {f"c{i}": noise.normal(size=2000) for i in range(8)}
+    reference = Reference(independent=0.5, features=[feature(n, v) for n, v in values.items()])
+    values["c3"] = values["c3"] + 100
+    now = np.concatenate(
+        [
+            np.bincount(cells_of(np.asarray(f.edges), values[f.channel]), minlength=len(f.counts))
+            for f in reference.features
+        ]
+    )
+    assert mean_of_distances(reference, now).status == "none"
+    assert compare(reference, now, windows=1).worst == "c3"
+
+
+@pytest.mark.parametrize(
+    ("shift", "status"), [(0.0, "none"), (2.0, "potential"), (100.0, "detected")]
+)
+def test_the_mean_of_distances_has_the_thresholds_of_mlrun(shift: float, status: str) -> None:
+    noise = np.random.default_rng(0)
+    values = noise.normal(size=5000)
+    reference = Reference(independent=0.5, features=[feature("c", values)])
+    cells = cells_of(np.asarray(reference.features[0].edges), values + shift)
+    found = mean_of_distances(reference, np.bincount(cells, minlength=8))
+    assert found.status == status
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+@cache
+def with_reference() -> bytes:
+    """The model with the reference of segments as good_rows makes them."""
+    engine = OnnxModel(tiny, model())
+    seen = segments(2000, 99)
+    outputs = engine.run(seen)
+    features = [
+        feature(channel, values, kind)
+        for (channel, kind), values in observe(tiny, seen, outputs).items()
+    ]
+    reference = Reference(independent=0.5, minimum=100, features=features)
+    manifest, files = files_of(model_bytes())
+    return pack(manifest, {**files, DRIFT: reference.encode()}, KEY)
+
+
+def artifact() -> Artifact:
+    return unpack(with_reference(), [KEY.public_key()], task="tiny", task_version=1)
+
+
+def job_of(place: Path, rows: list[dict[str, Any]], to: str = "out") -> Submitted:
+    path = write_parquet(place / f"{to}.parquet", rows)
+    wanted = Wanted(id="event", label="label", keep=["site"])
+    request = Request(TINY, [str(path)], str(place / to), wanted)
+    submit(request.folder, specify(tiny, artifact(), request), with_reference(), unarmed)
+    return Submitted(request.folder, place / to)
+
+
+def test_the_drift_of_a_job_is_the_streams_over_all_rows_that_have_answers(tmp_path: Path) -> None:
+    rows = good_rows(400)
+    rows[5]["segment"] = [1.0]
+    rows[6]["label"] = None
+    found = job_of(tmp_path, rows).run()
+    kept = [row for i, row in enumerate(rows) if i != 5]
+    whole = np.array([r["segment"] for r in kept], np.float32).reshape(-1, *tiny.segment_shape)
+    outputs = OnnxModel(tiny, model()).run(whole)
+    reference = reference_of(artifact())
+    assert reference is not None
+    counts = reference.count(observe(tiny, whole, outputs))
+    assert found.drift is not None
+    assert found.drift.inputs_and_answers == compare(reference, counts, windows=1)
+    assert not found.drift.inputs_and_answers.alarm
+    assert found.drift.mean_of_distances.status == "none"
+    assert [one.n for one in found.drift.labels] == [398]
+    right = tiny.correct(
+        outputs, np.array([[tiny.classes.index(r["label"] or "slow")] for r in kept])
+    )
+    for name, one in found.classes.items():
+        chosen = [i for i, row in enumerate(kept) if row["label"] == name]
+        assert (one.labelled, one.correct) == (len(chosen), int(right[chosen].sum()))
+
+
+def test_shifted_input_is_drift_in_the_manifest_and_resuming_counts_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    rows = good_rows(400)
+    for row in rows:
+        row["segment"] = [x + 2.0 for x in row["segment"]]
+    whole = job_of(tmp_path, rows, "whole").run()
+    assert whole.drift is not None
+    assert whole.drift.inputs_and_answers.alarm
+
+    class Crash(BaseException):
+        pass
+
+    def killed(point: str) -> None:
+        if point == "score-step-5":
+            raise Crash
+
+    job = job_of(tmp_path, rows, "out")
+    for _ in range(2):
+        with pytest.raises(Crash):
+            job.run(reached=killed)
+    again = job.run(processes=2)
+    assert (again.drift, again.classes) == (whole.drift, whole.classes)
+
+
+def test_too_few_rows_are_undecided_and_a_model_without_reference_has_no_drift(
+    tmp_path: Path,
+) -> None:
+    few = job_of(tmp_path, good_rows(30)).run()
+    assert few.drift is not None
+    assert not few.drift.inputs_and_answers.decided
+    none = submitted(tmp_path, write_parquet(tmp_path / "b.parquet", good_rows(30)), to="b")
+    assert none.run().drift is None
+    assert drift_of(None, Observed()) is None
+    assert Watch(tiny, None).observe(segments(2), np.zeros((2, 3), np.float32), None) == Observed()
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """The text, the tags, and whatever a page would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.open, self.loaded = "", list[str](), list[str]()
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
+                self.loaded.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_one_page_with_counts_drift_accuracy_and_errors(tmp_path: Path) -> None:
+    rows = good_rows(400)
+    for row in rows:
+        row["segment"] = [x + 2.0 for x in row["segment"]]
+    rows[5]["segment"] = [1.0]
+    job = job_of(tmp_path, rows, "a&b<i>")
+    found = job.run()
+    write_report(job.folder, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert page.loaded == []
+    assert "url(http" not in text
+    for wanted in (
+        "Completed", "wrong-width", "400 of 400", "drift in", "as MLRun decides it", "slow",
+        "a&b<i>", f"{found.correct / found.labelled:.4f}",
+    ):  # fmt: skip
+        assert wanted in page.text, wanted
+    assert len(re.findall("<svg", text)) == 2
+
+
+def test_a_report_of_a_job_that_is_not_done_or_has_no_rows_is_a_page_too(tmp_path: Path) -> None:
+    job = job_of(tmp_path, good_rows(60))
+    assert "Not measured" in page_of(job.folder)
+    job.run(timeout_s=-1.0)
+    assert "PartiallyCompleted" in Page(page_of(job.folder)).text
+    empty = job_of(tmp_path, [], "empty")
+    empty.run()
+    assert "there are no answers" in Page(page_of(empty.folder)).text
+    with pytest.raises(TidewheelError, match="cannot be written"):
+        write_report(job.folder, job.output / "_manifest.json" / "x.html")
+
+
+def test_a_report_without_matplotlib_is_refused_before_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import sys
+
+    from streams.batch.report.plots import need_matplotlib
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match=r"pip install 'tidewheel\[plot\]'"):
+        need_matplotlib()

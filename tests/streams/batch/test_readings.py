@@ -1,0 +1,355 @@
+"""Readings are cut as on the device, whatever the files and shards are, and have its very bits."""
+
+import asyncio
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_client.inference.engine import Engine
+from edge_client.inference.loop import InferenceLoop
+from edge_client.sources.replay import Replay
+from edge_client.spool.writer import Event
+from streams.batch.answering.batching import fastest_batch
+from streams.batch.recordings.carry import carry_path, plan_readings, read_readings
+from streams.batch.recordings.columns import reading_columns
+from streams.batch.records.documents import Named
+from streams.batch.sources.inputs import Wanted
+from streams.batch.sources.plan import Cutter
+from streams.contract.errors import UsageError
+from streams.contract.events.records import EventBatch, event_rows
+from streams.contract.task import Reading
+from streams.learning.onnx_model import OnnxModel
+from streams.segments.segmentation import Segmenter, segments_of
+from streams.worker.store.delta_store import DeltaStore
+from tests.edge_client.models import tiny
+from tests.streams.batch.support import model, submitted, write_csv, write_lines
+from tests.streams.worker.commit.test_committer import LATER, resume
+from tests.streams.worker.model import Log
+
+STEP_US = 50_000  # 20 readings a second
+DAY_US = 1_700_000_000_000_000
+
+
+def recording(device: str, count: int, start_us: int = DAY_US) -> list[Reading]:
+    """Dated readings of the tiny task, with a gap, a step back and a value that is none."""
+    found = [
+        Reading(start_us + one.time_us, one.values, one.label)
+        for one in itertools.islice(tiny.readings(device), count)
+    ]
+    found[130:] = [Reading(r.time_us + 10_000_000, r.values, r.label) for r in found[130:]]
+    found[201] = found[201]._replace(values=[float("nan"), 1.0])
+    found[260] = found[260]._replace(time_us=found[200].time_us)
+    return found
+
+
+def table_of(recordings: dict[str, list[Reading]]) -> list[dict[str, Any]]:
+    """Rows of all devices, one after the other in turn."""
+    rows = []
+    for turn in itertools.zip_longest(*recordings.values()):
+        for device, reading in zip(recordings, turn, strict=True):
+            if reading is not None:
+                values = dict(zip(tiny.channels, reading.values, strict=True))
+                named = None if reading.label is None else tiny.classes[int(reading.label)]
+                rows.append({"device": device, "time": reading.time_us, **values, "label": named})
+    return rows
+
+
+def write_readings(path: Path, rows: list[dict[str, Any]], group: int = 37) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    return path
+
+
+class Slots:
+    def __init__(self) -> None:
+        self.engine = Engine(tiny, model())
+
+
+class Base:
+    def engine_for(self, base: Engine) -> Engine:
+        return base
+
+
+def answered(device: str, readings: list[Reading], folder: Path) -> list[Event]:
+    """What a device's own loop answers."""
+    stop, events = threading.Event(), list[Event]()
+    source = Replay(
+        tiny, lambda: readings, folder, speed=0, passes=1, resume_after_us=None, stop=stop,
+        skip=lambda *_: None,
+    )  # fmt: skip
+    loop = InferenceLoop(
+        tiny, device, source, Slots(), Base(), events.append, lambda *_: None, stop, lambda: False  # type: ignore[arg-type]
+    )  # fmt: skip
+    loop.run()
+    return events
+
+
+def stored(events: dict[str, list[Event]], folder: Path) -> list[dict[str, Any]]:
+    """What the worker stores of them."""
+    log, store = Log(), DeltaStore(folder)
+    for device, found in events.items():
+        rows = event_rows(
+            tiny, first=0, times=np.array([one.time_us for one in found]), model=found[0].model,
+            outputs=np.stack([one.outputs for one in found]), labels=[one.label for one in found],
+            segments=np.stack([one.segment for one in found]),
+        )  # fmt: skip
+        log.append(EventBatch(device, "e1", 0, rows))
+
+    async def live() -> None:
+        await (await resume(log, store)).flush(LATER)
+
+    asyncio.run(live())
+    return ds.dataset(folder / "scores", format="parquet").to_table().to_pylist()
+
+
+def bits(outputs: Any) -> bytes:
+    return np.asarray(outputs, np.float32).tobytes()
+
+
+def test_a_recording_has_the_same_bits_on_the_device_in_the_store_and_in_a_batch_job(
+    tmp_path: Path,
+) -> None:
+    recordings = {f"d{n}": recording(f"d{n}", 400) for n in range(3)}
+    path = write_readings(tmp_path / "a.parquet", table_of(recordings))
+    job = submitted(tmp_path, path, rows="readings", id=None, label="label", keep=[], to="readings")
+    found = job.run()
+    assert found.state == "Completed"
+    assert found.shards > 5
+    rows = {(row["device"], row["time"]): row for row in job.rows()}
+
+    events = {d: answered(d, one, tmp_path / d) for d, one in recordings.items()}
+    assert found.total == len(rows) == sum(map(len, events.values())) > 30
+    for device, answers in events.items():
+        for event in answers:
+            row = rows[device, moment(event.time_us)]
+            assert bits(row["outputs"]) == bits(event.outputs)
+            assert row["begin"] == moment(event.first_us)
+            assert row["model"] == event.model
+            truth = None if event.truth is None else tiny.classes[int(event.truth[0])]
+            assert row["label"] == truth
+    kept = stored(events, tmp_path / "store")
+    assert len(kept) == len(rows)
+    for row in kept:
+        assert bits(rows[row["device"], row["time"]]["outputs"]) == bits(row["outputs"])
+
+    segments = [
+        {"event": f"{d}:{one.time_us}", "segment": one.segment.ravel().tolist()}
+        for d, answers in events.items()
+        for one in answers
+    ]
+    other = submitted(
+        tmp_path, write_lines(tmp_path / "s.jsonl", segments), to="segments", label=None, keep=[]
+    )
+    other.run()
+    assert {row["id"]: bits(row["outputs"]) for row in other.rows()} == {
+        row["id"]: bits(row["outputs"]) for row in job.rows()
+    }
+
+
+def moment(time_us: int) -> Any:
+    return pa.scalar(time_us, pa.timestamp("us", "UTC")).as_py()
+
+
+def cut_by_the_device(recordings: dict[str, list[Reading]]) -> tuple[dict[Any, bytes], int]:
+    broken = 0
+
+    def skip(_reason: str, _time: int) -> None:
+        nonlocal broken
+        broken += 1
+
+    found = {
+        (device, last): segment.tobytes()
+        for device, one in recordings.items()
+        for _, last, segment, _ in segments_of(one, tiny, skip=skip)
+    }
+    return found, broken
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
+    """Files of readings of two devices, with gaps, steps back and values that are none."""
+    time, rows = {"a": 0, "b": 0}, []
+    for _ in range(draw(st.integers(0, 120))):
+        device = draw(st.sampled_from("ab"))
+        time[device] += draw(st.sampled_from([STEP_US] * 30 + [10**8, -STEP_US]))
+        value = draw(st.sampled_from([0.1, 2.5] * 20 + [float("nan"), None]))
+        rows.append({"device": device, "time": time[device], "y": value, "x": 0.25 * len(rows)})
+    files: list[list[dict[str, Any]]] = [[]]
+    for row in rows:
+        if draw(st.integers(0, 40)) == 0:
+            files.append([])
+        files[-1].append(row)
+    return files
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(histories(), st.integers(1, 40), st.integers(1, 30), st.sampled_from(["parquet", "jsonl"]))
+def test_segments_are_those_of_the_device_wherever_files_and_shards_end(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: list[list[dict[str, Any]]],
+    group: int,
+    cut: int,
+    kind: Any,
+) -> None:
+    folder = tmp_path_factory.mktemp("readings")
+    schema = pa.schema(
+        [("device", pa.string()), ("time", pa.int64()), ("y", pa.float64()), ("x", pa.float64())]
+    )
+    named = []
+    for n, rows in enumerate(files):
+        path = folder / f"{n}.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=group)
+        else:
+            write_lines(path, rows)
+        named.append(Named(name=path.name, path=str(path)))
+    columns = reading_columns(tiny, kind, named, Wanted(id="device"))
+    cutter = Cutter(kind, lambda: None, cut, cut * 60)
+    base = cutter.plan(named)
+    plan = plan_readings(base, tiny, kind, columns, folder, lambda: None, cutter.line_bytes)
+    found: dict[Any, bytes] = {}
+    broken = readings = 0
+    for number in reversed(range(len(plan.shards))):  # in any order
+        shard = plan.shards[number]
+        file = plan.files[shard.file]
+        parts = list(
+            read_readings(
+                tiny, kind, file, shard, columns, carry_path(folder, number), cutter.line_bytes
+            )
+        )
+        assert sum(len(part) for part in parts) == shard.rows
+        readings += sum(part.readings for part in parts)
+        broken += sum(sum(part.broken.values()) for part in parts)
+        for part in parts:
+            for identity, segment in zip(part.ids or [], part.segments, strict=True):
+                device, _, time = str(identity).partition(":")
+                found[device, int(time)] = segment.tobytes()
+    recordings: dict[str, list[Reading]] = {}
+    for row in itertools.chain.from_iterable(files):
+        value = float("nan") if row["y"] is None else row["y"]
+        one = Reading(row["time"], [row["x"], value])
+        recordings.setdefault(row["device"], []).append(one)
+    assert (found, broken) == cut_by_the_device(recordings)
+    assert readings == sum(map(len, files))
+
+
+def test_a_file_without_a_device_is_that_of_one_device_and_times_may_be_text(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"when": moment(one.time_us).isoformat(), "x": one.values[0], "y": one.values[1]}
+        for one in recording("d0", 300)[:100]
+    ]
+    write_csv(tmp_path / "in" / "pump-7.csv", rows)
+    job = submitted(
+        tmp_path, tmp_path / "in", rows="readings", time="when", id=None, label=None, keep=["x"]
+    )
+    assert job.run().total > 4
+    first = job.rows()[0]
+    assert first["device"] == "pump-7"
+    assert first["time"] == moment(DAY_US + 19 * STEP_US)
+    assert (first["row"], float(first["x"])) == (19, rows[19]["x"])
+
+
+def test_readings_that_break_a_segment_are_counted_by_reason(tmp_path: Path) -> None:
+    rows: list[Any] = table_of({"d0": recording("d0", 300)})
+    rows[5]["time"] = None
+    rows[50]["y"] = "wet"
+    rows[51]["device"] = None
+    rows[52]["label"] = "flying"
+    lines = write_lines(tmp_path / "a.jsonl", [*rows[:60], b"{", *rows[60:]])
+    job = submitted(tmp_path, lines, rows="readings", id=None, keep=[])
+    found = job.run()
+    assert found.broken == {
+        "backwards": 1, "bad-label": 1, "bad-time": 1, "gap": 2, "missing": 1, "not-finite": 2,
+        "undecodable": 1,
+    }  # fmt: skip
+    assert found.readings == 301
+    assert found.processed == found.total == len(job.rows())
+
+
+def test_intervals_of_event_time_share_no_segment_and_miss_none(tmp_path: Path) -> None:
+    path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
+    options = {"rows": "readings", "id": None, "label": None, "keep": []}
+    whole = submitted(tmp_path, path, to="whole", **options)
+    whole.run()
+    edges = [None, "2023-11-14T22:13:22Z", "2023-11-14T22:13:25.5Z", None]
+    parts = []
+    for n, (start, stop) in enumerate(itertools.pairwise(edges)):
+        job = submitted(tmp_path, path, to=f"part-{n}", start=start, stop=stop, **options)
+        found = job.run()
+        assert found.excluded + found.processed == found.total == len(whole.rows())
+        parts += [row["id"] for row in job.rows()]
+    assert parts == [row["id"] for row in whole.rows()]
+
+
+def test_a_job_of_readings_that_was_killed_in_its_plan_or_between_shards_goes_on(
+    tmp_path: Path,
+) -> None:
+    path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
+    options = {"rows": "readings", "id": None, "label": None, "keep": []}
+    whole = submitted(tmp_path, path, to="whole", **options)
+    whole.run()
+
+    def killed(point: str) -> None:
+        if point == "score-step-5":
+            raise KeyboardInterrupt
+
+    job = submitted(tmp_path, path, to="out", **options)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            job.run(reached=killed)
+    assert job.run().state == "Completed"
+    assert job.rows() == whole.rows()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"columns": ["y"]}, "column"),
+        ({"time": "when"}, "no column 'when'"),
+        ({"time": "y"}, "--time y is double"),
+        ({"keep": ["time"]}, "have that column anyway"),
+        ({"id": "machine"}, "no column 'machine'"),
+    ],
+)
+def test_readings_without_their_columns_are_refused(
+    tmp_path: Path, options: dict[str, Any], text: str
+) -> None:
+    path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
+    with pytest.raises(UsageError, match=text):
+        submitted(tmp_path, path, **{"rows": "readings", "id": None, "keep": [], **options})
+
+
+def test_a_batch_is_taken_only_if_it_has_the_bits_of_single_segments() -> None:
+    engine = OnnxModel(tiny, model())
+    assert fastest_batch(tiny, engine.run) > 1
+    now = itertools.count()
+
+    def unlike(segments: np.ndarray) -> np.ndarray:
+        outputs = engine.run(segments)
+        return outputs if len(segments) < 16 else np.nextafter(outputs, np.float32(9))
+
+    assert fastest_batch(tiny, unlike, clock=lambda: next(now) / 1e6) in (1, 4)
+
+
+def test_a_segmenter_that_is_given_what_is_pending_cuts_the_rest_in_the_same_way() -> None:
+    task, readings = tiny, recording("d1", 300)
+    whole = [cut[1] for cut in segments_of(readings, task)]
+    for at in (1, 19, 20, 131, 200, 250):
+        first = Segmenter(task)
+        begun = [cut[1] for one in readings[:at] if (cut := first.push(one)) is not None]
+        second = Segmenter(task)
+        assert [second.push(one) for one in first.pending] == [None] * len(first.pending)
+        rest = [cut[1] for one in readings[at:] if (cut := second.push(one)) is not None]
+        assert begun + rest == whole
