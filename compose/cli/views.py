@@ -272,7 +272,7 @@ def console(
     jobs: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FOLDER", help="A folder with folders of batch jobs; default: <state>/jobs."
+            metavar="FOLDER", help="More folders with folders of batch jobs than <state> knows."
         ),
     ] = None,
     registry: RegistryPlace = None,
@@ -300,7 +300,7 @@ def console(
         port=port,
         hosts=tuple(allow_host or ()),
         allow_actions=allow_actions,
-        jobs=tuple(jobs or [state / "jobs"]),
+        jobs=tuple(jobs or ()),
         registry=registry,
     )
     run(settings, loaded, terminal.say)

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.jobs.job_index import JobIndex
 from streams.batch.jobs.manifest import manifest_of
-from streams.batch.records.documents import Manifest, Plan
+from streams.batch.records.documents import OVER, Manifest, Plan
 from streams.contract.errors import TidewheelError
 from streams.drift.reference import Reference
-
-OVER = ("Completed", "Failed", "Stopped", "PartiallyCompleted")
 
 
 @dataclass(frozen=True)
 class JobReport:
     """What a job has done so far; running: a process works on it."""
 
+    id: str
     manifest: Manifest
     running: bool
 
@@ -26,26 +26,26 @@ class JobReport:
         return not self.running and self.manifest.state not in OVER
 
 
-def read_job(folder: Path) -> JobReport:
-    """Return the report of the job in `folder`, without drift; UsageError if there is none."""
-    return report_of(JobFolder(folder.absolute()))
+FoundJobs = tuple[list[JobReport], list[str]]
 
 
 def report_of(job: JobFolder, reference: Reference | None = None) -> JobReport:
-    """Return a job's report; its drift is against `reference`."""
+    """Return a job's report, its drift against `reference`; raise UsageError if there is none."""
     specification, status = job.specification(), job.state()
     plan = job.plan() or Plan(files=[], shards=[])
     found = manifest_of(job, specification, plan, status.state, status.reason, reference)
-    return JobReport(found.model_copy(update={"ended_us": status.updated_us}), job.running)
+    found = found.model_copy(update={"ended_us": status.updated_us})
+    return JobReport(specification.id, found, job.running)
 
 
-def read_jobs(places: Iterable[Path], most: int = 100) -> tuple[list[JobReport], list[str]]:
-    """Return the newest jobs in or directly below the places, the newest first, and a line for
-    each folder of a job that cannot be read."""
+def read_jobs(state: Path, places: Iterable[Path] = (), most: int | None = None) -> FoundJobs:
+    """Return the jobs that a state folder knows, and those in or directly below the places, the
+    newest first and at most so many; and a line for each one that cannot be read."""
+    folders = {job.folder for job in JobIndex(state).jobs()} | set(_folders(places))
     found, wrong = [], []
-    for folder in _folders(places):
+    for folder in sorted(folders):
         try:
-            found.append(read_job(folder))
+            found.append(report_of(JobFolder(folder)))
         except (TidewheelError, OSError) as exc:
             wrong.append(str(exc))
     found.sort(key=lambda report: -report.manifest.started_us)
@@ -53,10 +53,9 @@ def read_jobs(places: Iterable[Path], most: int = 100) -> tuple[list[JobReport],
 
 
 def _folders(places: Iterable[Path]) -> list[Path]:
-    marks = {
-        mark
+    return [
+        mark.parent
         for place in places
         for pattern in ("specification.json", "*/specification.json")
-        for mark in place.glob(pattern)
-    }
-    return sorted(mark.parent for mark in marks)
+        for mark in place.absolute().glob(pattern)
+    ]

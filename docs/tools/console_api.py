@@ -28,7 +28,9 @@ microseconds since 1970.
 def page() -> str:
     """Return the page's text."""
     app = make_app(TITLE)
-    app.include_router(api(cast(Watch, None), cast(Task, SimpleNamespace(devices=list)), []))
+    app.include_router(
+        api(cast(Watch, None), cast(Task, SimpleNamespace(devices=list)), lambda: ([], []))
+    )
     described = app.openapi()
     lines = [HEAD, "| path | answer | |", "|---|---|---|"]
     for path, methods in described["paths"].items():

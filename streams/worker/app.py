@@ -18,7 +18,7 @@ import faust
 from faust.types import TP
 from faust.types.auth import CredentialsT
 
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError, UsageError
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs, worker_group
 from streams.kafka.admin import ensure_topics
@@ -50,6 +50,8 @@ for library in ("faust", "mode", "aiokafka"):  # they log every state change at 
 def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> None:
     """Run the worker until a signal; raise TidewheelError if it stopped by itself."""
     task = load_task(settings.task)
+    if settings.also is None and settings.also_teacher is not None:
+        raise UsageError("--also-teacher is of another version of the task: name it with --also")
     versions = TaskVersions(task, None if settings.also is None else load_task(settings.also))
     pin_threads()
     offers = TeacherSource(task, settings)

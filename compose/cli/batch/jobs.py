@@ -1,6 +1,7 @@
 """`tidewheel jobs`: the jobs of `tidewheel score`."""
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +17,8 @@ from compose.cli.batch.running import (
     run_job,
     tell_counts,
 )
-from compose.reports.terminal import moment, print_json, say
-from streams.contract.errors import UsageError
+from compose.reports.terminal import console, moment, print_json, say
+from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @app.command("list")
 def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """List the jobs that were submitted with this state folder, the oldest first."""
-    from streams.batch.jobs.job_index import JobIndex
+    from compose.reports.jobs import read_jobs
 
-    rows = [_row(job) for job in JobIndex(state).jobs()]
+    found, wrong = read_jobs(state)
+    rows = [_row(report) for report in reversed(found)]
+    for line in wrong:
+        _warn(line)
     if json:
         print_json(rows)
         return
@@ -43,7 +47,7 @@ def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
             f"{row['id']}  {row['state']:<18}  {row['processed']:>12,} of {row['total']:,} rows  "
             f"{moment(row['created_us'])}  {row['job']}"
         )
-    if not rows:
+    if not rows and not wrong:
         say(f"no jobs in {state}")
 
 
@@ -54,7 +58,7 @@ def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
     report = _report(job)
     found, running = report.manifest, report.running
     if json:
-        print_json({**found.model_dump(), "id": job.specification().id, "running": running})
+        print_json({**found.model_dump(), "id": report.id, "running": running})
         return
     gone = ", but no process works on it" if report.abandoned else ""
     say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
@@ -104,16 +108,7 @@ def resume(
     Refuses input files that have changed since the job began, by name. --max-errors replaces the
     job's limit. Exits as `score`.
     """
-    from streams.batch.jobs.submission import most_errors
-
-    most_errors(max_errors, 0)
-    job = _find(state, name)
-    loaded = load_task(job.specification().task.reference)
-    with job.locked():
-        run_job(
-            job, loaded, json, max_errors, timeout=timeout, processes=processes,
-            broker=partial(broker_of, state, kafka),
-        )  # fmt: skip
+    _go_on(state, name, kafka, json, max_errors, timeout, processes)
 
 
 @app.command("retry")
@@ -129,13 +124,27 @@ def retry(
     """Score the shards again that have rows with errors, in place of their earlier rows, and do
     what is missing. Exits as `score`."""
     from streams.batch.jobs.retrying import mark_failed
+
+    _go_on(state, name, kafka, json, max_errors, timeout, processes, before=mark_failed)
+
+
+def _go_on(
+    state: Path,
+    name: str,
+    kafka: str | None,
+    json: bool,
+    max_errors: str | None,
+    timeout: str | None,
+    processes: int | None,
+    before: "Callable[[JobFolder], object]" = lambda _: None,
+) -> None:
     from streams.batch.jobs.submission import most_errors
 
     most_errors(max_errors, 0)
     job = _find(state, name)
     loaded = load_task(job.specification().task.reference)
     with job.locked():
-        mark_failed(job)
+        before(job)
         run_job(
             job, loaded, json, max_errors, timeout=timeout, processes=processes,
             broker=partial(broker_of, state, kafka),
@@ -169,7 +178,12 @@ def prune(
 
     index, removed = JobIndex(state), []
     for job in index.jobs():
-        if is_older(job, days) and not job.running:
+        try:
+            over = is_older(job, days) and not job.running
+        except TidewheelError as exc:
+            _warn(f"left alone: {exc}")
+            continue
+        if over:
             with job.locked():
                 (job.folder / "specification.json").unlink()  # from now on it is no job
                 shutil.rmtree(job.folder)
@@ -197,12 +211,16 @@ def _report(job: "JobFolder") -> "JobReport":
     return report_of(job, reference_of(artifact_of(job, job.specification())))
 
 
-def _row(job: "JobFolder") -> dict[str, Any]:
-    found = _report(job).manifest
+def _warn(text: str) -> None:
+    console(stderr=True).print(f"tidewheel: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _row(report: "JobReport") -> dict[str, Any]:
+    found = report.manifest
     chosen = ("state", "reason", "task", "model", "job", "output", "total", "processed")
     return {
-        "id": job.specification().id,
+        "id": report.id,
         **{name: getattr(found, name) for name in chosen},
         "created_us": found.started_us,
-        "running": job.running,
+        "running": report.running,
     }

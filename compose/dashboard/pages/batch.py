@@ -7,10 +7,9 @@ from nicegui import run, ui
 
 from compose.dashboard.pages.parts import Drawn, card, el, facts, version, when
 from compose.dashboard.pages.site import Frame, Site
-from compose.reports.jobs import JobReport, read_jobs
+from compose.reports.jobs import FoundJobs, JobReport
 
 EVERY_S = 3.0
-Found = tuple[list[JobReport], list[str]]
 
 
 def add(site: Site) -> None:
@@ -19,28 +18,27 @@ def add(site: Site) -> None:
         frame = Frame(site, request, "/jobs", "Batch jobs")
         with frame.content:
             el("h1", text="Batch jobs")
-            jobs: Drawn[Found | None] = Drawn(lambda found: _draw(site, found))
+            jobs: Drawn[FoundJobs | None] = Drawn(_draw)
             jobs._box.style("display: flex; flex-direction: column; gap: 16px; width: 100%")
         frame.live(lambda _: None, lambda _: None)
 
         async def refresh() -> None:
-            jobs.show(await run.io_bound(read_jobs, site.jobs))
+            jobs.show(await run.io_bound(site.jobs))
 
         with frame.content:
             await refresh()
             ui.timer(EVERY_S, refresh, immediate=False)
 
 
-def _draw(site: Site, found: Found | None) -> None:
+def _draw(found: FoundJobs | None) -> None:
     reports, wrong = found or ([], [])
     for line in wrong:
         with ui.element("div").classes("problem warning"):
             el("span", "sign", "▲")
             ui.label(line)
     if not reports:
-        places = ", ".join(str(place) for place in site.jobs) or "no folder"
-        el("div", "card empty", f"No job in {places}. tidewheel score TASK INPUT --to OUTPUT "
-           "makes one in OUTPUT.job; --jobs FOLDER names where the console looks.")  # fmt: skip
+        el("div", "card empty", "No job yet. tidewheel score TASK INPUT --to OUTPUT makes one with "
+           "the console's --state; --jobs FOLDER names folders of other ones.")  # fmt: skip
     for report in reports:
         _draw_job(report)
 

@@ -1,6 +1,6 @@
 """The console's pages as a site: what they need, their frame, and how they are kept live."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from compose.dashboard.watch import Watch
 from compose.dashboard.web.actions import Actions
 from compose.dashboard.web.guard import session_of
 from compose.dashboard.web.sessions import Sessions
+from compose.reports.jobs import FoundJobs
 from streams.contract.task import Task
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Site:
     task: Task
     sessions: Sessions
     actions: Actions | None
-    jobs: Sequence[Path]
+    jobs: Callable[[], FoundJobs]
     closed: bool = False
 
 

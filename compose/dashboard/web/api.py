@@ -1,8 +1,7 @@
 """The JSON API, read only. Its documents are those of `compose.dashboard.model` and of the command
 line's reports; GET /api/openapi.json describes them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Response
@@ -18,7 +17,7 @@ from compose.dashboard.model.rollouts import Releases, releases
 from compose.dashboard.watch import Watch
 from compose.reports import rounds, status
 from compose.reports.documents import DecisionsReport, JobsReport, RunsReport, StatusReport
-from compose.reports.jobs import read_jobs
+from compose.reports.jobs import FoundJobs
 from federation.registry.catalog import describe_decision
 from streams.contract.task import Task
 from streams.fleet.timeline import Entry
@@ -41,8 +40,8 @@ def as_json(found: Any) -> Response:
     return Response(to_json(found), media_type="application/json")
 
 
-def api(watch: Watch, task: Task, jobs: Sequence[Path]) -> APIRouter:
-    """Return the routes."""
+def api(watch: Watch, task: Task, jobs: Callable[[], FoundJobs]) -> APIRouter:
+    """Return the routes; jobs: reads those of batch scoring."""
     router = APIRouter(default_response_class=Response)
     pages: tuple[tuple[str, Callable[..., BaseModel], type[BaseModel], str], ...] = (
         ("overview", overview, Overview, "The loop with its rates, and what is wrong."),
@@ -58,9 +57,11 @@ def api(watch: Watch, task: Task, jobs: Sequence[Path]) -> APIRouter:
 
     @router.get("/api/jobs", responses=described(JobsReport))
     def get_jobs() -> Response:
-        """Jobs of batch scoring in the console's --jobs folders."""
-        found, wrong = read_jobs(jobs)
-        each = [{**job.manifest.model_dump(), "running": job.running} for job in found]
+        """Jobs of batch scoring that the state folder knows or that are in --jobs folders."""
+        found, wrong = jobs()
+        each = [
+            {**job.manifest.model_dump(), "id": job.id, "running": job.running} for job in found
+        ]
         return as_json({"jobs": each, "unreadable": wrong})
 
     return router

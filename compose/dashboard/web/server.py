@@ -59,9 +59,9 @@ def make_console(
     """Return the whole app, guarded."""
     app: FastAPI = make_app(TITLE)
     where = str(settings.token_file) if settings.public or settings.allow_actions else ""
-    app.include_router(api(watch, task, settings.jobs))
+    app.include_router(api(watch, task, settings.read_jobs))
     app.include_router(login(sessions, where))
-    add_pages(app, Site(watch, task, sessions, actions, settings.jobs, settings.public))
+    add_pages(app, Site(watch, task, sessions, actions, settings.read_jobs, settings.public))
     hosts = (settings.host, *settings.hosts)
     return GZipMiddleware(Guard(app, sessions, hosts, closed=settings.public), 1000)
 

@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compose.reports.jobs import FoundJobs, read_jobs
 from streams.kafka.settings import BrokerSettings
+
+JOBS = 100  # that are shown, the newest
 
 
 @dataclass(frozen=True)
 class ConsoleSettings:
     """port 0: a free one. hosts: names by which the console may be asked for. jobs: folders of
-    batch jobs. registry: of models, for actions; None: the state folder's."""
+    batch jobs beside those that the state folder knows. registry: of models, for actions; None: the
+    state folder's."""
 
     broker: BrokerSettings
     state: Path
@@ -21,6 +25,9 @@ class ConsoleSettings:
     allow_actions: bool = False
     jobs: Sequence[Path] = field(default_factory=tuple)
     registry: str | None = None
+
+    def read_jobs(self) -> FoundJobs:
+        return read_jobs(self.state, self.jobs, JOBS)
 
     @property
     def token_file(self) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from streams.batch.records.documents import (
     JobState,
@@ -24,6 +24,8 @@ from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
 
 D = TypeVar("D", bound=Document)
+
+ATTEMPTS, PAUSE_S = 20, 0.025  # at the lock
 
 
 def now_us() -> int:
@@ -58,12 +60,10 @@ class JobFolder:
         except OSError as exc:
             raise UsageError(f"the job's folder {self.folder} cannot be written: {exc}") from exc
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locks(handle):
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
-                raise UsageError(f"process {holder} works on the job {self.folder}") from None
+                raise UsageError(f"process {holder} works on the job {self.folder}")
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
@@ -179,6 +179,19 @@ class JobFolder:
 
     def _write(self, name: str, document: Document) -> None:
         write_atomic(self.folder / name, document.model_dump_json(indent=2).encode() + b"\n")
+
+
+def _locks(handle: IO[str]) -> bool:
+    """Return whether the lock is ours now. Who only asks whether a process works on the job holds
+    it for a moment, so one refusal is not taken for an answer."""
+    for _ in range(ATTEMPTS):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def size_of(path: Path) -> int | None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streams.batch.jobs.job_folder import JobFolder, now_us
+from streams.batch.records.documents import OVER
 from streams.contract.errors import UsageError
 from streams.runtime.disk import write_atomic
-
-OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,8 @@ class JobIndex:
         write_atomic(self._folder / f"{identity}.json", json.dumps(found).encode())
 
     def jobs(self) -> list[JobFolder]:
-        """Return the jobs whose folders are there, the oldest first."""
-        found = [job for path in self._pointers() if (job := self._job(path)) is not None]
-        return sorted(found, key=lambda job: job.specification().created_us)
+        """Return the jobs whose folders are there, damaged ones too."""
+        return [job for path in self._pointers() if (job := self._job(path)) is not None]
 
     def find(self, name: str) -> JobFolder:
         """Return the job of a folder, or of an id; raise UsageError if there is none."""

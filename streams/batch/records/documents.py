@@ -16,6 +16,7 @@ State = Literal[
     "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
     "Failed", "Stopping", "Stopped", "Expired",
 ]  # fmt: skip
+OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # states
 
 
 def input_format(name: str | None) -> InputFormat | None:

@@ -77,9 +77,6 @@ class DeltaSink:
             rows = table.to_pyarrow_dataset().count_rows(filter=ds.field("job") == self._job)
             return int(rows)
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def _table(self) -> Any:
         try:
             return DeltaTable(self._place)

@@ -70,9 +70,6 @@ class DuckDbSink:
             found = connection.execute(count_sql(self._table), [self._job]).fetchall()
         return int(found[0][0])
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def _known(self, connection: Any, shard: int, generation: int) -> bool:
         found = connection.execute(known_sql(), [self._job, shard, generation]).fetchall()
         return bool(found[0][0])

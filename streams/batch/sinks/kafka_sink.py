@@ -58,9 +58,6 @@ class KafkaSink:
     def count(self) -> int | None:
         return None
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
 
 class _Acknowledged:
     """Messages that the broker has not acknowledged."""

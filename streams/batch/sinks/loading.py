@@ -49,8 +49,6 @@ class Sink(Protocol):
         """Return how many rows of this job are there; None: it cannot tell."""
         ...
 
-    def close(self) -> None: ...
-
 
 def open_sink(
     specification: Specification, broker: Callable[[], BrokerSettings] | None = None

@@ -76,9 +76,6 @@ class PostgresqlSink:
             cursor.execute(count_sql(self._table, "$1"), (self._job,))
             return int(cursor.fetchone()[0])
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def _known(self, cursor: Any, shard: int, generation: int) -> bool:
         cursor.execute(known_sql("$1", "$2", "$3"), (self._job, shard, generation))
         return bool(cursor.fetchone()[0])

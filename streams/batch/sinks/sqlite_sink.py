@@ -77,9 +77,6 @@ class SqliteSink:
             (found,) = connection.execute(count_sql(self._table), [self._job]).fetchone()
         return int(found)
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def _known(self, connection: sqlite3.Connection, shard: int, generation: int) -> bool:
         (found,) = connection.execute(known_sql(), [self._job, shard, generation]).fetchone()
         return bool(found)

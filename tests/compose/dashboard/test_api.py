@@ -22,7 +22,7 @@ SEEN = observed(*fleet())
 @pytest.fixture(scope="module")
 def client() -> Client:
     app = make_app("test")
-    app.include_router(api(FakeWatch(SEEN).watch, load_task(f"{TINY}:task"), [Path("/nowhere")]))
+    app.include_router(api(FakeWatch(SEEN).watch, load_task(f"{TINY}:task"), lambda: ([], [])))
     return Client(app)
 
 
@@ -88,5 +88,7 @@ def test_texts_of_devices_come_as_they_are_with_a_type_that_no_browser_shows(
 def test_it_is_ready_once_the_past_has_been_read(client: Client) -> None:
     assert client.get("/live").status_code == client.get("/ready").status_code == 200
     app = make_app("test")
-    app.include_router(api(FakeWatch(SEEN, ready=False).watch, load_task(f"{TINY}:task"), []))
+    app.include_router(
+        api(FakeWatch(SEEN, ready=False).watch, load_task(f"{TINY}:task"), lambda: ([], []))
+    )
     assert Client(app).get("/ready").status_code == 503

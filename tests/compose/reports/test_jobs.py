@@ -4,6 +4,7 @@ from pathlib import Path
 
 from compose.reports.jobs import read_jobs
 from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.jobs.job_index import JobIndex
 from streams.batch.records.documents import (
     Columns,
     Counts,
@@ -50,7 +51,7 @@ def job(place: Path, name: str, created_us: int, state: State = "InProgress") ->
 def test_jobs_are_listed_newest_first_with_their_progress(tmp_path: Path) -> None:
     job(tmp_path, "old", 1)
     with job(tmp_path, "new", 2).locked():
-        (new, old), wrong = read_jobs([tmp_path])
+        (new, old), wrong = read_jobs(tmp_path / "state", [tmp_path])
     assert [new.manifest.job, old.manifest.job] == [
         str(tmp_path / "new.job"),
         str(tmp_path / "old.job"),
@@ -64,14 +65,24 @@ def test_jobs_are_listed_newest_first_with_their_progress(tmp_path: Path) -> Non
 
 def test_a_job_that_is_over_is_not_abandoned_and_names_its_reason(tmp_path: Path) -> None:
     job(tmp_path, "failed", 1, "Failed")
-    [found], _ = read_jobs([tmp_path / "failed.job"])
+    [found], _ = read_jobs(tmp_path / "state", [tmp_path / "failed.job"])
     assert (found.abandoned, found.manifest.reason) == (False, "the disk is full")
 
 
 def test_a_damaged_job_is_named_and_hides_no_other(tmp_path: Path) -> None:
     job(tmp_path, "good", 1)
     (job(tmp_path, "bad", 2).folder / "specification.json").write_text("{")
-    found, [line] = read_jobs([tmp_path, tmp_path / "not-there"])
+    found, [line] = read_jobs(tmp_path / "state", [tmp_path, tmp_path / "not-there"])
     assert [Path(each.manifest.job).name for each in found] == ["good.job"]
     assert "bad.job" in line
     assert "damaged" in line
+
+
+def test_a_job_that_the_state_folder_knows_is_found_wherever_it_is_and_once(tmp_path: Path) -> None:
+    state, place = tmp_path / "state", tmp_path / "elsewhere"
+    place.mkdir()
+    made = job(place, "night", 1)
+    JobIndex(state).add("night", made)
+    for places in ([], [place]):
+        (found,), wrong = read_jobs(state, places)
+        assert (found.id, found.manifest.job, wrong) == ("night", str(made.folder), [])
