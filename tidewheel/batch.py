@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.task import Task, load_task
+from streams.contract.errors import UsageError
+from streams.contract.task import Task, absolute_reference, load_task
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -101,7 +101,7 @@ def score(
     artifact, data = _model(loaded, str(model), Path(state), trust)
     inputs, stdin = _inputs(source)
     request = Request(
-        reference=_absolute(task),
+        reference=absolute_reference(task),
         inputs=inputs,
         output=str(sink),
         wanted=Wanted(columns, drop, id, label_column, keep, where, time, start, until),
@@ -186,8 +186,8 @@ def _inputs(source: Any) -> tuple[list[str], io.BytesIO | None]:
 def _model(
     task: Task, name: str, state: Path, trust: Sequence[str | Path]
 ) -> "tuple[Artifact, bytes]":
+    from federation.registry.named_model import named_model
     from federation.registry.registry import Registry
-    from streams.contract.artifact import unpack
     from streams.runtime.key_files import load_public_key
 
     own = state / "keys" / "signing.pub"
@@ -197,29 +197,13 @@ def _model(
             f"{own} is missing, the key that signs models: name a state folder, or trust keys"
         )
     keys = [load_public_key(path) for path in paths]
-    try:
-        if Path(name).is_file():
-            data = Path(name).read_bytes()
-            return unpack(data, keys, task=task.name, task_version=task.version), data
-        registry = Registry(state / "registry", task.name, task.version, keys)
-        if name == "served":
-            serving = registry.serving()
-            if serving is None:
-                raise UsageError(f"no model is served in {registry.where}: name a model")
-            name = serving.model
-        data = registry.read(name)
-        return registry.checked(data, name), data
-    except (ArtifactError, OSError) as exc:
-        raise UsageError(f"model {name}: {exc}") from exc
+    place = state / "registry"
+    return named_model(
+        task, name, lambda: keys, lambda: Registry(place, task.name, task.version, keys)
+    )
 
 
 def _format(name: str | None) -> "InputFormat | None":
     from streams.batch.records.documents import input_format
 
     return input_format(name)
-
-
-def _absolute(reference: str) -> str:
-    """Return a task's reference as it holds in any working directory."""
-    path, _, attribute = reference.rpartition(":")
-    return f"{Path(path).absolute()}:{attribute}" if path.endswith(".py") else reference

@@ -36,7 +36,7 @@ from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, say
 from streams.contract.errors import TidewheelError
-from streams.contract.task import load_task
+from streams.contract.task import absolute_reference, load_task
 
 app = typer.Typer(
     name="tidewheel",
@@ -203,7 +203,6 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
 
     Training is cached. Prints the files that workers and devices on other machines need.
     """
-    from compose.launcher.options import absolute_reference
     from compose.launcher.preparation import make_models
     from streams.contract.task import check_model
 

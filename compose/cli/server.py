@@ -38,7 +38,7 @@ from compose.launcher.state_dir import StateDir
 from compose.reports.run_request import ask_for_run as ask_for_run
 from compose.reports.terminal import console
 from streams.contract.errors import UsageError
-from streams.contract.task import load_task
+from streams.contract.task import absolute_reference, load_task
 from streams.runtime.health import HOST
 
 
@@ -208,7 +208,6 @@ def controller(
     several controllers one leads. Ctrl-C stops the controller; a run continues.
     """
     from compose.launcher import flower_processes
-    from compose.launcher.options import absolute_reference
     from federation.controller.controller import run
     from federation.controller.quiet_hours import QuietHours
     from federation.controller.settings import ControllerSettings

@@ -26,10 +26,3 @@ class UpOptions:
     timeout_s: float = 600.0
     json: bool = False
     console: bool = True
-
-
-def absolute_reference(reference: str) -> str:
-    """The same task named so that processes in other folders find it."""
-    location, colon, attribute = reference.rpartition(":")
-    path = Path(location)
-    return f"{path.resolve()}:{attribute}" if colon and path.suffix == ".py" else reference

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compose.launcher import flower_processes
-from compose.launcher.options import absolute_reference
 from compose.launcher.preparation import make_models
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.reports.rounds import RunSummary, from_journals, history
 from federation.controller.flwr_cli import COMPLETED, ConfigValue, Submission
 from streams.contract.errors import ProcessFailed, UsageError
-from streams.contract.task import check_model, load_task
+from streams.contract.task import absolute_reference, check_model, load_task
 from streams.fleet.wording import round_line
 from streams.runtime.disk import write_atomic
 

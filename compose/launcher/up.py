@@ -22,7 +22,7 @@ from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands
 from compose.launcher.fleet import Fleet
-from compose.launcher.options import UpOptions, absolute_reference
+from compose.launcher.options import UpOptions
 from compose.launcher.preparation import make_models
 from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
 from compose.launcher.progress.screen import Screen
@@ -35,7 +35,13 @@ from compose.reports.summary.lines import ServerCounts
 from compose.reports.summary.tables import render
 from compose.security.certificates import Tls, make_certificates
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
-from streams.contract.task import Task, check_model, load_task, strategy_problem
+from streams.contract.task import (
+    Task,
+    absolute_reference,
+    check_model,
+    load_task,
+    strategy_problem,
+)
 from streams.contract.task.metrics import metric_of
 from streams.contract.topics import topic_specs
 from streams.fleet.view import FleetView

@@ -29,11 +29,10 @@ from compose.cli.batch.running import (
     run_job,
     seconds_of,
 )
-from compose.launcher.options import absolute_reference
 from compose.launcher.state_dir import StateDir
-from streams.contract.artifact import Artifact, unpack
-from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.task import Task, load_task
+from streams.contract.artifact import Artifact
+from streams.contract.errors import UsageError
+from streams.contract.task import Task, absolute_reference, load_task
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_public_key
 
@@ -195,31 +194,21 @@ def _model(
     task: Task, name: str, state: Path, registry: str | None, trust: list[Path] | None
 ) -> tuple[Artifact, bytes]:
     """Return the named model version, verified, and its bytes."""
-    path, layout = Path(name), StateDir(state)
+    from federation.registry.named_model import named_model
+
+    layout = StateDir(state)
     if not trust and not layout.public_key.exists():
         raise UsageError(
             f"{layout.public_key} is missing, the key that signs models: run tidewheel prepare, "
             "name a --state, or a key with --trust and a file with --model"
         )
-    try:
-        if path.is_file():
-            data = path.read_bytes()
-            keys = [load_public_key(key) for key in trusted_keys(layout, trust)]
-            return unpack(data, keys, task=task.name, task_version=task.version), data
-        if path.suffix == ".twa":
-            raise UsageError(f"--model {name}: there is no such file")
-        known = registry_of(task, state, registry)
-        if name == "served":
-            serving = known.serving()
-            if serving is None:
-                raise UsageError(
-                    f"no model is served in {known.where}: tidewheel prepare, or name a --model"
-                )
-            name = serving.model
-        data = known.read(name)
-        return known.checked(data, name), data
-    except (ArtifactError, OSError) as exc:
-        raise UsageError(f"--model {name}: {exc}") from exc
+    return named_model(
+        task,
+        name,
+        lambda: [load_public_key(key) for key in trusted_keys(layout, trust)],
+        lambda: registry_of(task, state, registry),
+        "--model",
+    )
 
 
 def _names(text: str) -> list[str]:

@@ -141,9 +141,9 @@ def _segment(
 def _selection(kind: InputFormat, files: Sequence[Named], wanted: Wanted) -> Selection:
     start, stop = (_moment(text) for text in (wanted.start, wanted.stop))
     if (start is not None or stop is not None) and wanted.time is None:
-        raise UsageError("--from and --to need --time, the column of the event time")
+        raise UsageError("--from and --until need --time, the column of the event time")
     if start is not None and stop is not None and start >= stop:
-        raise UsageError(f"--from {wanted.start} is not before --to {wanted.stop}")
+        raise UsageError(f"--from {wanted.start} is not before --until {wanted.stop}")
     typed: list[Typed] = []
     if wanted.where is not None:
         typed = _where_columns(kind, files[0], wanted.where)

@@ -7,6 +7,7 @@ every process imports it. Devices import it without torch, so `import torch` bel
 
 from streams.contract.task.description import Task
 from streams.contract.task.loading import (
+    absolute_reference,
     check_model,
     load_task,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Strategy",
     "Task",
     "Training",
+    "absolute_reference",
     "check_model",
     "is_under",
     "load_task",

@@ -38,6 +38,13 @@ def load_task(reference: str) -> Task:
     return task
 
 
+def absolute_reference(reference: str) -> str:
+    """Return the same task named so that processes in other folders find it."""
+    location, colon, attribute = reference.rpartition(":")
+    path = Path(location)
+    return f"{path.resolve()}:{attribute}" if colon and path.suffix == ".py" else reference
+
+
 def _import(location: str, reference: str) -> object:
     path = Path(location)
     try:
