@@ -16,6 +16,7 @@ Severity = Literal["critical", "warning", "note"]
 ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
 NAMED = 3  # devices that are named
 STALLED_S = 120.0
+ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
 
 class Problem(BaseModel):
@@ -98,6 +99,7 @@ def _drops(seen: Observed) -> Iterator[Problem]:
     reasons: Counter[str] = Counter()
     for state in seen.view.devices.values():
         reasons.update(state.dropped)
+    del reasons[ASKED_FOR]
     total = sum(reasons.values())
     produced = sum(state.produced for state in seen.view.devices.values())
     if not total:

@@ -1,6 +1,7 @@
 """What windows have told lately: of each device its last ones, of the fleet the last hour. Pure.
 
-Bounded: KEPT windows of each device in columns, SLOTS slots of SLOT_S, RELEASES in each.
+Bounded: KEPT windows of each device in columns, SLOTS slots of SLOT_S, RELEASES in each, NAMES of
+versions.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from streams.fleet.agreement import Agreement
 
 KEPT, CHANNELS = 60, 12
 SLOT_S, SLOTS, RELEASES = 10, 360, 8
+NAMES, OTHER = 4096, "other"
 ROW = np.dtype(
     [
         ("at_us", "i8"), ("window_us", "i8"), ("events", "i4"), ("labelled", "i4"),
@@ -99,10 +101,17 @@ class RecentWindows:
             min(sum(p.correct for p in parts.values()), 2**31 - 1),
             np.nan if value is None else value,
             np.nan if drift is None else drift.share,
-            self._releases.setdefault(release, len(self._releases)),
+            self._number_of(release),
             min(report.revision, 2**15 - 1),
             drift is not None and drift.alarm,
         )
+
+    def _number_of(self, release: str) -> int:
+        """Return a version's number; those after the first NAMES, which devices may make up, have
+        one together."""
+        if release not in self._releases and len(self._releases) >= NAMES:
+            release = OTHER
+        return self._releases.setdefault(release, len(self._releases))
 
     def _fleet(self, report: WindowReport, at_us: int) -> None:
         slot = self._slot(at_us / 1e6)

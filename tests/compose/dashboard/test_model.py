@@ -14,7 +14,7 @@ from compose.dashboard.model.observed import Beside, Link, Observed
 from compose.dashboard.model.overview import overview
 from compose.dashboard.model.problems import problems
 from compose.dashboard.model.recent import KEPT as WINDOWS_KEPT
-from compose.dashboard.model.recent import SLOTS, RecentWindows
+from compose.dashboard.model.recent import NAMES, OTHER, SLOTS, RecentWindows
 from compose.dashboard.model.rollouts import releases
 from streams.contract.window_report import WindowReport
 from streams.fleet.view import FleetView
@@ -194,3 +194,22 @@ def test_what_the_view_knows_already_fills_the_past_without_counting_twice() -> 
     beside.absorb(report("d0", 20))
     assert len(beside.recent.of("d0")) == 2
     assert beside.view.windows == 1
+
+
+def test_events_that_were_to_be_left_out_are_no_problem_and_others_are() -> None:
+    asked = device("d0", dropped={"metered": 900})
+    assert problems(observed(asked, report("d0", 5))) == []
+    both = device("d0", dropped={"metered": 900, "spool-full": 7})
+    [found] = problems(observed(both, report("d0", 5)))
+    assert "have dropped 7 of" in found.text
+    assert "metered" not in found.text
+
+
+def test_names_of_versions_that_devices_make_up_are_bounded() -> None:
+    recent = RecentWindows()
+    for number in range(NAMES + 50):
+        made_up = WindowReport.decode(report("d0", 5, f"{number}-aaaaaaaa").value)
+        recent.add(made_up, number)
+    assert len(recent._releases) == NAMES + 1
+    assert recent.last("d0") is not None
+    assert recent.of("d0")[-1].release == OTHER
