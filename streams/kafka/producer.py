@@ -1,10 +1,11 @@
 """Sending messages: an idempotent kafka-python producer that survives outages of the broker."""
 
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from streams.contract.events.records import Headers
 from streams.kafka.refusals import connecting, translated, unavailable
@@ -68,10 +69,20 @@ class Producer:
         headers: Headers | None = None,
         timeout_s: float = 10.0,
     ) -> int:
-        """Send one message, wait for the broker's acknowledgement and return the offset."""
+        """Send one message, wait for the broker's acknowledgement and return the offset.
+
+        Raises BrokerUnavailable when the topic is not known, or nothing acknowledged, in time.
+        """
+        deadline = time.monotonic() + timeout_s
         with translated(self._settings):
-            future = self._producer.send(topic, value=value, key=key, headers=headers or [])
-            return int(future.get(timeout=timeout_s).offset)
+            while True:
+                try:
+                    future = self._producer.send(topic, value=value, key=key, headers=headers or [])
+                    break
+                except KafkaTimeoutError:  # of max_block_ms: nothing is sent yet
+                    if time.monotonic() > deadline:
+                        raise
+            return int(future.get(timeout=max(0.0, deadline - time.monotonic())).offset)
 
     def close(self, timeout_s: float = 2.0) -> None:
         with translated(self._settings):

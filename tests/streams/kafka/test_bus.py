@@ -2,6 +2,7 @@
 
 import dataclasses
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -10,7 +11,7 @@ from confluent_kafka import Producer as OtherProducer
 
 from streams.contract import topics
 from streams.contract.decisions import Delivery
-from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.errors import BrokerUnavailable, MalformedRecord, UsageError
 from streams.contract.events.records import decode_event_message
 from streams.contract.topics import TopicSpec, topic_specs
 from streams.fleet.following import newest_of
@@ -138,3 +139,21 @@ def test_a_cluster_too_small_for_the_copies_is_named(kafka: BrokerSettings) -> N
     more = kafka.model_copy(update={"min_insync": 2})
     with pytest.raises(UsageError, match="MIN_INSYNC=2 is more than the 1 copies"):
         ensure_topics(more, topic_specs(f"t-{uuid.uuid4().hex[:8]}"))
+
+
+@pytest.mark.kafka
+def test_a_message_waits_for_a_topic_that_is_not_known_yet(
+    kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy broker tells of a new topic late: later than an uplink may be held up."""
+    monkeypatch.setitem(Producer.OPTIONS, "max_block_ms", 200)
+    topic = f"late-{uuid.uuid4().hex[:8]}"
+    with closing(Producer(kafka)) as producer:
+        with pytest.raises(BrokerUnavailable, match="no Kafka broker answers"):
+            producer.put(topic, b"k", b"v", timeout_s=1.0)
+        with ThreadPoolExecutor() as pool:
+            sent = pool.submit(producer.put, topic, b"k", b"v", None, 60.0)
+            with pytest.raises(TimeoutError):
+                sent.result(timeout=1.0)  # refused five times by now, and not given up
+            ensure_topics(kafka, [TopicSpec(topic, 1, "delete", -1)])
+            assert sent.result(timeout=60.0) == 0
