@@ -25,7 +25,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
-from streams.worker import batches
+from streams.worker import batches, seeking
 from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
@@ -83,7 +83,9 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             buffer_bytes=settings.buffer_bytes,
             committed=upkeep.committed,
             clock=listening,
-            holes=HoleKeeper(settings.store, broker.begin, survey.survey, failpoint),
+            holes=HoleKeeper(
+                settings.store, broker.begin, survey.survey, survey.first_in, failpoint
+            ),
             failpoint=failpoint,
             metrics=metrics,
         )
@@ -131,6 +133,7 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     if settings.broker.security_protocol != "PLAINTEXT":
         options["broker_credentials"] = credentials(settings.broker)
     batches.install()
+    seeking.install()
     return faust.App(
         worker_group(task.name),
         broker=[f"kafka://{server.strip()}" for server in servers],

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streams.contract.errors import BrokerUnavailable
+from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.events.records import Drop
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.store.holes import Hole, lost, read_hole, remove_hole, write_hole
@@ -35,24 +35,29 @@ class HoleKeeper:
     """The holes of the owned partitions.
 
     store: the store's folder; begin: returns a partition's first offset; survey: returns a Survey,
-    the end read last. Both raise BrokerUnavailable.
+    the end read last; first_in: returns the first message in a range of offsets, None if there is
+    none. All raise BrokerUnavailable.
     """
 
     store: Path
     begin: Callable[[int], Awaitable[int]]
     survey: Callable[[int], Survey]
+    first_in: Callable[[int, int, int], int | None]
     failpoint: Failpoint = unarmed
     _holes: dict[int, Hole] = field(default_factory=dict)
     _jumps: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _starts: dict[int, int] = field(default_factory=dict)  # of the assignments
     _survey_at: float = 0.0
 
     def forget(self) -> None:
         """Forget all partitions: their next owner reads the holes from the disk."""
         self._holes.clear()
         self._jumps.clear()
+        self._starts.clear()
 
     def assigned(self, partition: int, begin: int, goes_on: int) -> None:
         """Step 1: the partition begins at `begin`, its worker goes on at `goes_on`."""
+        self._starts[partition] = max(begin, goes_on)
         known = read_hole(self.store, partition)
         if known is not None:
             self._holes[partition] = known
@@ -71,12 +76,30 @@ class HoleKeeper:
         for partition, (expected, offset) in jumps.items():
             if (begin := await self._begin(partition)) > expected:
                 self._found(partition, expected, min(begin, offset))
+            elif expected == self._starts.get(partition):
+                await self._refuse_passed_over(partition, expected, offset)
         if time.monotonic() < self._survey_at:
             return
         for partition, hole in self._holes.items():
             if hole.until is None:  # one a flush: each takes about a second
                 await self._survey(partition, hole)
                 return
+
+    async def _refuse_passed_over(self, partition: int, expected: int, offset: int) -> None:
+        """Raise ProcessFailed if the first message of an assignment came although earlier ones are
+        there: the commit of its offset would pass them for good. A restart reads them."""
+        while True:
+            try:
+                found = await asyncio.to_thread(self.first_in, partition, expected, offset)
+                break
+            except BrokerUnavailable as exc:
+                log.warning("%s; trying again in 1 s", exc)
+                await asyncio.sleep(1.0)
+        if found is not None:
+            raise ProcessFailed(
+                f"events-{partition}: message {offset} came first, {found} was passed over: the "
+                "worker has to be started again"
+            )
 
     async def _begin(self, partition: int) -> int:
         """Return the first offset; an offset behind a hole must not be committed before."""

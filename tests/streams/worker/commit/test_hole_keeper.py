@@ -3,13 +3,19 @@
 import asyncio
 from pathlib import Path
 
-from streams.contract.errors import BrokerUnavailable
+import pytest
+
+from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.worker.commit.hole_keeper import HoleKeeper, Survey
 from streams.worker.store.holes import read_hole
 
 
 async def begin(_partition: int) -> int:
     return 7
+
+
+def nothing(_partition: int, _begin: int, _end: int) -> None:
+    """There are only markers."""
 
 
 def test_one_hole_is_surveyed_a_flush(tmp_path: Path) -> None:
@@ -19,7 +25,7 @@ def test_one_hole_is_surveyed_a_flush(tmp_path: Path) -> None:
         asked.append(partition)
         return 100 + partition, {}
 
-    keeper = HoleKeeper(tmp_path, begin, survey)
+    keeper = HoleKeeper(tmp_path, begin, survey, nothing)
     for partition in range(3):
         keeper.assigned(partition, 5, 2)
     for flush in range(1, 5):
@@ -32,7 +38,7 @@ def test_one_hole_is_surveyed_a_flush(tmp_path: Path) -> None:
 
 
 def test_a_jump_is_a_hole_where_the_partition_begins_behind_it_alone(tmp_path: Path) -> None:
-    keeper = HoleKeeper(tmp_path, begin, lambda _partition: (9, {}))
+    keeper = HoleKeeper(tmp_path, begin, lambda _partition: (9, {}), nothing)
     keeper.jumped(0, 4, 8)  # 4 to 6 are deleted, 7 is a marker
     keeper.jumped(1, 7, 9)  # 7 and 8 are markers
     asyncio.run(keeper.look())
@@ -48,7 +54,7 @@ def test_a_survey_that_finds_no_broker_is_made_again_later(tmp_path: Path) -> No
         asked.append(partition)
         raise BrokerUnavailable("away")
 
-    keeper = HoleKeeper(tmp_path, begin, survey)
+    keeper = HoleKeeper(tmp_path, begin, survey, nothing)
     keeper.assigned(0, 5, 2)
     for _ in range(3):
         asyncio.run(keeper.look())
@@ -56,3 +62,25 @@ def test_a_survey_that_finds_no_broker_is_made_again_later(tmp_path: Path) -> No
     hole = read_hole(tmp_path, 0)
     assert hole is not None
     assert hole.until is None
+
+
+def test_an_assignment_whose_first_message_passes_over_others_ends_the_worker(
+    tmp_path: Path,
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def first_in(partition: int, begin: int, end: int) -> int | None:
+        asked.append((partition, begin, end))
+        return begin if partition == 1 else None
+
+    keeper = HoleKeeper(tmp_path, begin, lambda _partition: (9, {}), first_in)
+    keeper.assigned(0, 7, 0)
+    keeper.assigned(1, 7, 8)
+    keeper.jumped(0, 7, 9)  # 7 and 8 are markers
+    asyncio.run(keeper.look())
+    keeper.jumped(0, 9, 11)  # later jumps are not looked into
+    asyncio.run(keeper.look())
+    keeper.jumped(1, 8, 11)
+    with pytest.raises(ProcessFailed, match="events-1: message 11 came first, 8 was passed over"):
+        asyncio.run(keeper.look())
+    assert asked == [(0, 7, 9), (1, 8, 11)]
