@@ -81,8 +81,8 @@ def wrong_width(found: int, width: int) -> RowProblem:
 
 def as_segments(numbers: np.ndarray, task: Task) -> np.ndarray:
     """Return numbers (n, channels * samples) as segments (n, channels, samples) float32; too large
-    ones become infinite."""
-    with np.errstate(over="ignore"):
+    ones become infinite, and any kind of NaN a NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(numbers, np.float32).reshape(len(numbers), *task.segment_shape)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streams.batch.answering.answers import Answering, output_schema
 from streams.batch.answering.watching import Watch
 from streams.batch.records.documents import Columns, Named, Plan
-from streams.batch.records.rows import Rows
+from streams.batch.records.rows import Rows, as_segments, refuse_unlike_numbers
 from streams.batch.sinks.part_files import writing
 from streams.batch.sources import text_lines
 from streams.batch.sources.inputs import Wanted, check_files, choose_columns
@@ -318,3 +318,11 @@ def test_rows_of_one_sample_are_one_column_a_channel(tmp_path: Path) -> None:
     (rows,) = read(path, "parquet", plan_of(path, "parquet"), columns, flat)
     assert rows.segments[0].tolist() == [[0.5], [1.0]]
     assert rows.problems[1].code == "null"
+
+
+def test_a_signalling_nan_is_a_row_with_a_problem_and_no_warning() -> None:
+    segment = np.zeros((1, tiny.segment_shape[0] * tiny.segment_shape[1]))
+    segment[0, 3] = np.array([0x7FF0_0000_0000_0001], np.uint64).view(np.float64)[0]
+    rows = Rows(np.arange(1), as_segments(segment, tiny))
+    refuse_unlike_numbers(rows)
+    assert rows.problems[0].code == "not-finite"
