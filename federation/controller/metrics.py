@@ -33,7 +33,7 @@ LAST = {
 
 class FederationMetrics(Collector):
     """Counters since the beginning of the topic, and since the first decision. certificates: PEM
-    files whose end is told; those that are not there are left out."""
+    files whose last moment of validity is exported; missing files are left out."""
 
     def __init__(
         self,

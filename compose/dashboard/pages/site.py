@@ -94,7 +94,7 @@ class Frame:
 
     @property
     def may_act(self) -> bool:
-        """Whether whoever is at this page may act now."""
+        """Whether the person at this page may act now."""
         return self.site.actions is not None and self.site.sessions.may_act(self._session)
 
     def acted(self) -> None:
