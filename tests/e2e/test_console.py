@@ -33,7 +33,7 @@ def look_around(visit: Visit) -> None:
         ("/learning", ("By round",)),
         ("/releases", ("All devices serve 1-", "signed by key", "digest")),
         ("/quality", ("every message of events could be decoded",)),
-        ("/jobs", ("No job in",)),
+        ("/jobs", ("No job yet",)),
     ):
         visit.open(path)
         visit.until(lambda text, w=words: all(x in text for x in w), f"{words} on {path}")
