@@ -323,7 +323,7 @@ def importers(library: str) -> set[str]:
         ),
         (
             "aiokafka",
-            {"streams.worker.app", "streams.worker.agents", "streams.worker.batches"},
+            {f"streams.worker.{name}" for name in ("app", "agents", "batches", "seeking")},
         ),
         (
             "deltalake",
