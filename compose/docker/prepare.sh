@@ -2,9 +2,10 @@
 # Keys, first model and teacher, and what the proxy shows to devices. A second run changes nothing.
 set -eu
 tidewheel prepare "$TASK" --state /state
-tidewheel node proxy-certificate superlink --state /state
+name=${PROXY_NAME:-superlink}
+tidewheel node proxy-certificate "$name" --state /state
 umask 077
-cp /state/keys/superlink/superlink.pem /proxy/proxy.pem
-cp /state/keys/superlink/superlink.key /proxy/proxy.key
+cp "/state/keys/superlink/$name.pem" /proxy/proxy.pem
+cp "/state/keys/superlink/$name.key" /proxy/proxy.key
 cp /state/keys/superlink/ca.pem /proxy/superlink-ca.pem
 cp /state/keys/signing.pub /enrolled/signing.pub

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.docker.machine import REPOSITORY, docker, images, run
@@ -72,7 +73,13 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     folder = tmp_path_factory.mktemp("docker")
     with docker(folder):
         made = Loop(
-            folder, {**images(folder), "IMAGES": "tidewheel-test", "PROXY_PORT": "127.0.0.1:0"}
+            folder,
+            {
+                **images(folder),
+                "IMAGES": "tidewheel-test",
+                "PROXY_PORT": "127.0.0.1:0",
+                "CONSOLE_PORT": "127.0.0.1:0",
+            },
         )
         try:
             made.compose("build")
@@ -165,16 +172,38 @@ def test_nothing_runs_as_root_or_may_write_to_its_image(loop: Loop) -> None:
         assert "0" not in users, found["Name"]
 
 
-def test_the_proxy_alone_is_reached_from_outside_and_passes_no_control_call(loop: Loop) -> None:
-    published: dict[str, str] = {}
+def published(loop: Loop) -> dict[str, str]:
+    """What this host listens on: address by a container's port."""
+    found: dict[str, str] = {}
     for container in loop.compose("ps", "--quiet").split():
         ports = loop.inspect(container)["NetworkSettings"]["Ports"] or {}
-        published |= {
+        found |= {
             port: f"{to[0]['HostIp']}:{to[0]['HostPort']}" for port, to in ports.items() if to
         }
-    assert published.keys() == {"9093/tcp"}
-    host, _, port = published["9093/tcp"].rpartition(":")
-    assert host == "127.0.0.1"
+    return found
+
+
+def test_proxy_and_console_alone_are_published_on_loopback(loop: Loop) -> None:
+    found = published(loop)
+    assert found.keys() == {"9093/tcp", "8750/tcp"}
+    assert {address.rpartition(":")[0] for address in found.values()} == {"127.0.0.1"}
+
+
+def test_the_console_shows_the_fleet_to_who_has_its_token(loop: Loop) -> None:
+    address = f"http://{published(loop)['8750/tcp']}"
+    with httpx.Client(base_url=address, headers={"origin": address}) as client:
+        until(lambda: client.get("/ready").status_code == 200, "the console has read the past", 60)
+        assert client.get("/api/status").status_code == 401
+        token = loop.inside("console", "cat", "/console/console-token").strip()
+        assert client.post("/login", data={"token": token}).status_code == 303
+        devices = client.get("/api/status").json()["devices"]
+    assert {device["device"] for device in devices} == set(DEVICES)
+    held = loop.inside("console", "ls", "/console")
+    assert "keys" not in held.split()
+
+
+def test_the_proxy_passes_no_control_call(loop: Loop) -> None:
+    port = published(loop)["9093/tcp"].rpartition(":")[2]
     ca = loop.folder / "ca.pem"
     ca.write_text(loop.inside("superlink", "cat", "/state/keys/superlink/ca.pem"))
 
@@ -197,6 +226,8 @@ def test_the_proxy_alone_is_reached_from_outside_and_passes_no_control_call(loop
         ("supernode-1", ("superlink", 8000), False),  # on loopback there
         ("supernode-1", ("kafka", 9092), False),
         ("worker", ("server", 8000), False),
+        ("console", ("kafka", 9092), True),
+        ("console", ("superlink", 9093), False),
     ],
 )
 def test_who_reaches_whom(loop: Loop, service: str, target: tuple[str, int], reached: bool) -> None:
