@@ -25,4 +25,4 @@ def test_two_weeks_with_everything_that_happens_lose_and_double_nothing(
     ends = {line for line in found.decisions if line.startswith(("served", "rolled-back"))}
     for kind, number in (("served", "2"), ("rolled-back", "3"), ("served", "4")):
         assert f"{kind} {found.versions[number]}" in ends
-    assert list(found.days[-1].served) == [found.versions["4"]]
+    assert found.served == {found.versions["4"]: SHORT.devices}

@@ -47,6 +47,7 @@ class Soak:
     commands_s: dict[str, float] = field(default_factory=dict)
     decisions: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    served: dict[str, int] = field(default_factory=dict)  # at the end
     seconds: float = 0.0
 
 
@@ -150,6 +151,12 @@ class _Run:
         self.fleet.follow()
         return "" not in self.fleet.served()
 
+    def _all_serve_the_release(self) -> bool:
+        """The last decision may have come after the devices' last look."""
+        self.fleet.follow()
+        stable = self.server.registry.desired().stable
+        return stable is not None and set(self.fleet.served()) == {stable.model}
+
     def _note(self, day: int, seconds: float) -> None:
         memory = self.server.memory_mb() | {"devices": resident_mb(os.getpid())}
         if self.kafka_pid is not None:
@@ -165,7 +172,10 @@ class _Run:
                  f"serving {served}")  # fmt: skip
 
     def _close(self) -> None:
-        """Every event is delivered, and then scored or declared."""
+        """Every device serves what is released, every event is delivered, and then scored or
+        declared."""
+        self._until("every device serves what is released", self._all_serve_the_release)
+        self.found.served = dict(self.fleet.served())
         self.fleet.drain()
         self._until("the account closes", self._is_closed)
         found, store = self.found, self.server.layout.store
