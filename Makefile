@@ -23,11 +23,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 QUIX := .tidewheel/bench/quix
 NVFLARE := .tidewheel/bench/nvflare
-# Four minutes, and more where its first model has to be trained; the others wait for a minute until
-# Flower lets a node in again. Part of chaos, not of test.
+# Part of chaos, not of test. The recovery takes four minutes, and more where its first model has to
+# be trained; rounds wait for a minute until Flower lets a node in again; a cluster is three Kafkas.
 RECOVERY := tests/e2e/test_recovery.py
-LONG := --ignore $(RECOVERY) --ignore tests/chaos/test_round_steps.py --ignore tests/chaos/test_up.py --ignore tests/install --ignore tests/docker $(addprefix --deselect tests/chaos/test_rounds.py::, \
-	test_a_supernode_that_is_killed_in_a_round test_a_trainer_and_a_supernode_that_are_killed_under_up)
+LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker $(addprefix tests/chaos/test_, \
+	cluster.py round_steps.py up.py)) $(addprefix --deselect tests/chaos/test_rounds.py::test_a_, \
+	server_app_that_is_killed_in_a_round supernode_that_is_killed_in_a_round \
+	trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo demo-batch up down test test-install test-docker mutants coverage chaos check format docs clean bench-streams bench-edge \

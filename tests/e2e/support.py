@@ -88,8 +88,8 @@ class Place:
         self.processes.append(process)
         return Running(process, out, err)
 
-    def up(self, name: str, *words: str) -> "Running":
-        head = ["up", self.task, "--state", str(self.state), "--json"]
+    def up(self, name: str, *words: str, task: str | None = None) -> "Running":
+        head = ["up", task or self.task, "--state", str(self.state), "--json"]
         return self.start(name, *head, "--no-console", *words)
 
     def run(self, *command: str | Path, **env: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,9 @@ def goes_on(place: Place, device: str, more: int) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.timeout(400)
-def test_kills_during_the_loop_leave_the_account_exact(kafka_place: Place) -> None:
+def test_kills_during_the_loop_leave_the_account_exact_and_a_second_run_goes_on(
+    kafka_place: Place,
+) -> None:
     place = kafka_place
     running = place.up("up", "--devices", "2", "--speed", "30", "--rounds", "1")
     until(lambda: place.scored("d0") > 50 and place.scored("d1") > 50, "events are scored", 180)
@@ -75,26 +78,23 @@ def test_kills_during_the_loop_leave_the_account_exact(kafka_place: Place) -> No
     assert "edge-d1" not in restarts
     produced = {line["device"]: line["produced"] for line in summary["devices"]}
     assert min(produced.values()) > 300
+    goes_on_where_it_was(place, summary)
 
 
-@pytest.mark.kafka
-@pytest.mark.timeout(400)
-def test_a_second_run_on_the_same_state_folder_goes_on_where_it_was(kafka_place: Place) -> None:
-    place = kafka_place
-    words = ["--devices", "2", "--speed", "20", "--minutes", "0.3"]
-    runs = []
-    for name in ("first", "second"):
-        running = place.up(name, *words)
-        assert running.ends(180) == 0, running.said
-        place.nothing_is_left()
-        summary = running.summary()
-        check_account(place, summary)
-        assert summary["restarts"] == {}
-        runs.append({line["device"]: line for line in summary["devices"]})
-    first, second = runs
-    for device, line in second.items():
-        assert line["epoch"] == first[device]["epoch"]
-        assert line["produced"] > first[device]["produced"] > 0
+def goes_on_where_it_was(place: Place, first: dict[str, Any]) -> None:
+    """A second run on the same state folder."""
+    before = {line["device"]: line for line in first["devices"]}
+    running = place.up("second", "--devices", "2", "--speed", "20", "--minutes", "0.3")
+    assert running.ends(180) == 0, running.said
+    place.nothing_is_left()
+    summary = running.summary()
+    check_account(place, summary)
+    assert summary["restarts"] == {}
+    assert {line["device"] for line in summary["devices"]} == before.keys()
+    for line in summary["devices"]:
+        device = line["device"]
+        assert line["epoch"] == before[device]["epoch"]
+        assert line["produced"] > before[device]["produced"] > 0
         times = place.rows(f"select time from scores where device = '{device}' order by seq")
         assert times == sorted(times)
         assert len(times) == len(set(times))  # the replay went on, it did not begin again

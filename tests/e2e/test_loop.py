@@ -9,7 +9,7 @@ import pytest
 
 from compose.launcher import flower_processes
 from compose.reports.rounds import from_journals
-from tests.e2e.support import Place, Running, check_account, until
+from tests.e2e.support import Place, Running, check_account
 
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
 
@@ -25,24 +25,6 @@ def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Pla
     running.until_said("goes to stage 1: offered to", 200)
     kafka_place.kill("-m", "compose.cli.main", "controller")  # another goes on with the rollout
     check_closed(kafka_place, running, restarts={"controller": 1})
-
-
-@pytest.mark.timeout(400)
-def test_a_task_in_one_file_runs_the_whole_loop_on_the_embedded_broker(
-    embedded_place: Place,
-) -> None:
-    """With TLS and registered keys for Flower's part."""
-    running = embedded_place.up("up", *LOOP, "--secure")
-    running.until_said("keeps everything in memory", 60)  # what it is not is said at start
-    running.until_said("3 serve 1-", 150)
-    until(lambda: nodes_online(embedded_place) == ["d0", "d1", "d2"], "all nodes are let in", 60)
-    check_closed(embedded_place, running)
-
-
-def nodes_online(place: Place) -> list[str]:
-    """As `tidewheel node list` finds them, which knows the SuperLink from the state folder."""
-    found = json.loads(place.tidewheel("node", "list", "--state", place.state, "--json"))
-    return [line["device"] for line in found if line["status"] == "online"]
 
 
 def check_status(place: Place) -> None:
@@ -72,7 +54,7 @@ def check_flwr_list(place: Place, running: Running) -> None:
     assert [str(entry["run-id"]) for entry in listed["runs"]] == [run]
 
 
-def check_closed(place: Place, running: Running, restarts: dict[str, int] | None = None) -> None:
+def check_closed(place: Place, running: Running, restarts: dict[str, int]) -> None:
     """The loop has closed: the fleet learned, every device serves it, the account adds up."""
     assert running.ends(300) == 0, running.said
     place.nothing_is_left()
@@ -81,7 +63,7 @@ def check_closed(place: Place, running: Running, restarts: dict[str, int] | None
     assert summary["closed"] is True
     check_learning(summary, place.state)
     check_account(place, summary)
-    assert summary["restarts"] == (restarts or {})
+    assert summary["restarts"] == restarts
     kinds = [text.partition(" ")[0] for text in summary["decisions"]]
     assert kinds[:3] == ["served", "candidate", "stage"]
     assert kinds[-1] == "served"

@@ -15,10 +15,10 @@ from streams.contract.topics import topic_specs
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.segments.segmentation import segments_of
-from tests.e2e.support import Place, Running, check_account
+from tests.e2e.support import Place, Running, check_account, until
 
 DEVICES = ("d0", "d1", "d2")
-LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
+LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "1", "--timeout", "240"]
 LOOP += ["--stages", "0.5,1"]
 PREDICTION = """
 from dataclasses import replace
@@ -77,7 +77,7 @@ def closes(place: Place, running: Running) -> dict[str, Any]:
 def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     task = write(kafka_place, REGRESSION)
     loop = [*LOOP, "--speed", HOURLY]
-    running = kafka_place.start("up", "up", task, "--state", kafka_place.state, "--json", *loop)
+    running = kafka_place.up("up", *loop, task=task)
     summary = closes(kafka_place, running)
     assert summary["warnings"] == []
     assert (summary["metric"], summary["row_metric"]) == ("mae", "mae")
@@ -96,14 +96,18 @@ def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     assert row[1:] == (1, 1, 2024)
 
 
-@pytest.mark.kafka
 @pytest.mark.timeout(400)
 def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_device(
-    kafka_place: Place,
+    embedded_place: Place,
 ) -> None:
-    reference = write(kafka_place, PREDICTION)
-    task, state = load_task(reference), kafka_place.state
-    running = kafka_place.start("up", "up", reference, "--state", state, "--json", *LOOP)
+    """On the embedded broker, with TLS and registered keys for Flower's part."""
+    place = embedded_place
+    reference = write(place, PREDICTION)
+    task, state = load_task(reference), place.state
+    running = place.up("up", *LOOP, "--secure", task=reference)
+    running.until_said("keeps everything in memory", 60)  # what it is not is said at start
+    running.until_said("3 serve 1-", 150)
+    until(lambda: nodes_online(place) == list(DEVICES), "all nodes are let in", 60)
     running.until_said("goes to stage 1: offered to", 240)
     raw = patterns(task)
     assert len(raw) > 1000
@@ -117,10 +121,16 @@ def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_dev
     held_out = "heldout.safetensors"  # the server's own, of people in no fleet
     for path in elsewhere:
         assert path.name == held_out or not found(raw, path.read_bytes()), path
-    summary = closes(kafka_place, running)
+    summary = closes(place, running)
     assert summary["fleet_after"] > summary["fleet_before"]
     # The same search finds them where they are: in what a device remembers.
     assert found(raw, (state / "devices" / "d0" / "samples.arrow").read_bytes())
+
+
+def nodes_online(place: Place) -> list[str]:
+    """As `tidewheel node list` finds them, which knows the SuperLink from the state folder."""
+    found = json.loads(place.tidewheel("node", "list", "--state", place.state, "--json"))
+    return [line["device"] for line in found if line["status"] == "online"]
 
 
 def patterns(task: Task) -> set[bytes]:
