@@ -116,10 +116,12 @@ def score(
     broker = partial(BrokerSettings)
     specification = specify(loaded, artifact, request, broker)
     folder = request.folder
-    with folder.locked():
+    with folder.locked() as lock:
         submit(folder, specification, data, unarmed)
         JobIndex(Path(state)).add(specification.id, folder)
-        running = Job(folder, loaded, timeout_s=timeout_s, processes=processes, broker=broker)
+        running = Job(
+            folder, loaded, timeout_s=timeout_s, processes=processes, broker=broker, lock=lock
+        )
         found = running.run()
     if report is not None:
         write_report(folder, Path(report))

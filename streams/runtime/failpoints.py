@@ -1,7 +1,8 @@
 """Failpoints: kill a real process at a numbered step, for tests.
 
 With TIDEWHEEL_FAILPOINT=worker-step-2:3 the process kills itself with SIGKILL at the third end of
-step 2. Without the variable nothing is armed. The steps are numbered in:
+step 2; with worker-step-2:3:stop it stops itself with SIGSTOP. Without the variable nothing is
+armed. The steps are numbered in:
 
     worker-step-1..5   streams.worker.commit.committer
     hole-step-1..4     streams.worker.commit.hole_keeper: messages that retention has deleted
@@ -18,6 +19,7 @@ step 2. Without the variable nothing is armed. The steps are numbered in:
     restore-step-1..3  federation.registry.restore: step 3 ends with each decision
     keys-step-1..4     compose.security.keyring: another key signs
     score-step-1..9    streams.batch.jobs.job: a batch job
+    attempt-step-1..7  streams.batch.queue.attempt: a queued job
 """
 
 import os
@@ -31,7 +33,7 @@ STEPS = (
     "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
-    "restore-step-[1-3]|keys-step-[1-4]|score-step-[1-9]"
+    "restore-step-[1-3]|keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-7]"
 )
 Failpoint = Callable[[str], None]
 
@@ -45,15 +47,16 @@ def read_failpoint(environ: Mapping[str, str]) -> Failpoint:
     text = environ.get("TIDEWHEEL_FAILPOINT")
     if not text:
         return unarmed
-    match = re.fullmatch(f"({STEPS}):([1-9][0-9]*)", text)
+    match = re.fullmatch(f"({STEPS}):([1-9][0-9]*)(:stop)?", text)
     if match is None:
         raise UsageError(f"TIDEWHEEL_FAILPOINT={text!r}: write it as worker-step-2:3")
     armed, left = match[1], int(match[2])
+    number = signal.SIGSTOP if match[3] else signal.SIGKILL
 
     def reached(point: str) -> None:
         nonlocal left
         left -= point == armed
         if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     return reached

@@ -54,13 +54,13 @@ def check_report(path: Path | None) -> None:
             raise UsageError(f"--report {path}: there is no folder {path.absolute().parent}")
 
 
-def seconds_of(text: str | None) -> float | None:
+def seconds_of(text: str | None, option: str = "--timeout") -> float | None:
     """Return a time as 90s, 30m, 2h or 1d in seconds; raise UsageError for another text."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd]?)", text)
     if match is None or float(match[1]) == 0:
-        raise UsageError(f"--timeout {text}: write a time as 90s, 30m, 2h or 1d")
+        raise UsageError(f"{option} {text}: write a time as 90s, 30m, 2h or 1d")
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -74,8 +74,9 @@ def run_job(
     processes: int | None = None,
     broker: Callable[[], BrokerSettings] | None = None,
     report: Path | None = None,
+    lock: int | None = None,
 ) -> None:
-    """Run a job whose folder is held; end the command with its exit code."""
+    """Run a job whose folder is held by `lock`; end the command with its exit code."""
     from streams.batch.jobs.job import Job
     from streams.batch.report.page import write_report
 
@@ -91,6 +92,7 @@ def run_job(
             timeout_s=seconds_of(timeout),
             processes=processes,
             broker=broker,
+            lock=lock,
         )
         found = job.run()
     if report is not None:

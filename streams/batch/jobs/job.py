@@ -28,6 +28,7 @@ from streams.batch.jobs.manifest import (
     write_manifest,
 )
 from streams.batch.jobs.processes import Scorers
+from streams.batch.jobs.retrying import may_pass
 from streams.batch.jobs.submission import check_task, most_errors
 from streams.batch.recordings.carry import plan_readings
 from streams.batch.records.documents import (
@@ -76,6 +77,8 @@ class Job:
     timeout_s   after which the job ends as PartiallyCompleted, between two shards
     processes   that score, 1: this one; None: one a core where there are rows enough for it
     broker      the settings of Kafka, where the rows go to a topic
+    lock        the descriptor of the folder's lock, which the processes that score hold too
+    from_queue  `jobs stop` that was called before the start counts
     """
 
     folder: JobFolder
@@ -87,6 +90,8 @@ class Job:
     timeout_s: float | None = None
     processes: int | None = 1
     broker: Callable[[], BrokerSettings] | None = None
+    lock: int | None = None
+    from_queue: bool = False
     clock: Callable[[], float] = time.monotonic
     cutter: Callable[[Specification, Callable[[], None]], Cutter] = field(
         default=lambda specification, check: Cutter(
@@ -104,7 +109,8 @@ class Job:
         if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
             return read_manifest(self.folder, self.specification)
         check_task(self.task, self.specification)
-        self.folder.request_stop(False)
+        if not self.from_queue:
+            self.folder.request_stop(False)
         self.folder.sweep(self.specification)
         empty = Plan(files=[], shards=[])
         try:
@@ -128,7 +134,7 @@ class Job:
             raise
         except (TidewheelError, *Failures) as exc:
             reason = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
-            return self._end(plan or empty, "Failed", reason)
+            return self._end(plan or empty, "Failed", reason, passing=may_pass(exc))
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -198,12 +204,12 @@ class Job:
         self.folder.write_record(number, attempt.model_copy(update=found))
         self.reached("score-step-5")
 
-    def _end(self, plan: Plan, state: State, reason: str) -> Manifest:
+    def _end(self, plan: Plan, state: State, reason: str, *, passing: bool = False) -> Manifest:
         manifest = self._manifest(plan, state, reason)
         try:
             write_manifest(self.folder, self.specification, manifest)
             self.reached("score-step-8")
-            self.folder.write_state(state, reason)
+            self.folder.write_state(state, reason, passing=passing)
         except OSError as exc:  # a full disk: the state stays as it was, and can be resumed
             raise TidewheelError(f"{reason or 'the manifest'}: {exc}: make room, resume") from exc
         self.reached("score-step-9")
@@ -214,8 +220,9 @@ class Job:
     def _scorers(self) -> Scorers:
         bytes_ = self._cutter().line_bytes
         return Scorers(
-            self.folder, self.specification, self.task, self.processes, bytes_, self._note_stopping
-        )
+            self.folder, self.specification, self.task, self.processes, bytes_,
+            self._note_stopping, self.lock,
+        )  # fmt: skip
 
     def _loader(self, plan: Plan) -> Loader:
         return Loader(

@@ -28,6 +28,10 @@ D = TypeVar("D", bound=Document)
 ATTEMPTS, PAUSE_S = 20, 0.025  # at the lock
 
 
+class Held(UsageError):
+    """Another process works on the job."""
+
+
 def now_us() -> int:
     return time.time_ns() // 1000
 
@@ -52,22 +56,24 @@ class JobFolder:
         return (self.folder / "specification.json").exists()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; raise UsageError if another one works on the job."""
+    def locked(self, wait_s: float = ATTEMPTS * PAUSE_S) -> Iterator[int]:
+        """Hold the folder; raise Held if another process works on the job for all of the
+        wait. Yields the lock's descriptor: a process that inherits it holds the folder too, until
+        it ends."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / "lock").open("a+")
         except OSError as exc:
             raise UsageError(f"the job's folder {self.folder} cannot be written: {exc}") from exc
         with handle:
-            if not _locks(handle):
+            if not _locks(handle, wait_s):
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
-                raise UsageError(f"process {holder} works on the job {self.folder}")
+                raise Held(f"process {holder} works on the job {self.folder}")
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
-            yield
+            yield handle.fileno()
 
     @property
     def running(self) -> bool:
@@ -109,8 +115,9 @@ class JobFolder:
     def write_plan(self, plan: Plan) -> None:
         self._write("plan.json", plan)
 
-    def write_state(self, state: State, reason: str = "") -> None:
-        self._write("state.json", JobState(state=state, reason=reason, updated_us=now_us()))
+    def write_state(self, state: State, reason: str = "", *, passing: bool = False) -> None:
+        found = JobState(state=state, reason=reason, updated_us=now_us(), passing=passing)
+        self._write("state.json", found)
         self.note(f"{state}: {reason}" if reason else state)
 
     def write_record(self, shard: int, record: ShardRecord) -> None:
@@ -181,10 +188,10 @@ class JobFolder:
         write_atomic(self.folder / name, document.model_dump_json(indent=2).encode() + b"\n")
 
 
-def _locks(handle: IO[str]) -> bool:
+def _locks(handle: IO[str], wait_s: float) -> bool:
     """Return whether the lock is ours now. Who only asks whether a process works on the job holds
     it for a moment, so one refusal is not taken for an answer."""
-    for _ in range(ATTEMPTS):
+    for _ in range(round(wait_s / PAUSE_S)):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -21,7 +21,7 @@ from streams.batch.jobs.scoring import ShardScorer
 from streams.batch.records.documents import Counts, Plan, Specification
 from streams.batch.sinks.part_files import part_path
 from streams.batch.sources.plan import Sources
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 
@@ -29,6 +29,7 @@ DEATHS = 3  # of one shard in a row: the fourth process would die too
 POLL_S = 0.2
 ROWS_A_PROCESS = 20_000  # fewer are done before another process has started
 
+KINDS = {"usage": UsageError, "passing": Retryable, "other": TidewheelError}  # of an error
 Before = Callable[[int], None]
 Scored = tuple[int, Counts, float]
 
@@ -51,10 +52,13 @@ class Scorers:
         processes: int | None,
         max_bytes: int,
         between: Callable[[], None],
+        lock: int | None = None,
     ) -> None:
-        """Load the model in this process, which is the test of whether it can be used."""
+        """Load the model in this process, which is the test of whether it can be used. The other
+        ones inherit `lock`, so that the folder is held until all of them are gone."""
         self._folder, self._specification = folder, specification
         self._max_bytes, self._between, self._processes = max_bytes, between, processes
+        self._lock = () if lock is None else (lock,)
         self._own = ShardScorer(folder, specification, task, max_bytes)
         self._workers: list[_Worker] = []
 
@@ -91,7 +95,7 @@ class Scorers:
             yield number, counts, time.monotonic() - begun
 
     def _in_workers(self, waiting: list[int], count: int, before: Before) -> Iterator[Scored]:
-        self._workers = [_Worker(self._folder, self._max_bytes) for _ in range(count)]
+        self._workers = [self._worker() for _ in range(count)]
         over: BaseException | None = None
         deaths: dict[int, int] = {}
         waiting.reverse()
@@ -132,20 +136,23 @@ class Scorers:
             assert number is not None
             if not line:
                 worker.kill()
-                self._workers[self._workers.index(worker)] = _Worker(self._folder, self._max_bytes)
+                self._workers[self._workers.index(worker)] = self._worker()
                 yield number
                 continue
             worker.number = None
             answer = json.loads(line)
             if "error" in answer:
-                raise (UsageError if answer["usage"] else TidewheelError)(answer["error"])
+                raise KINDS[answer["kind"]](answer["error"])
             yield number, Counts.model_validate(answer["counts"]), answer["seconds"]
+
+    def _worker(self) -> "_Worker":
+        return _Worker(self._folder, self._max_bytes, self._lock)
 
 
 class _Worker:
     """A process that scores one shard after the other."""
 
-    def __init__(self, folder: JobFolder, max_bytes: int) -> None:
+    def __init__(self, folder: JobFolder, max_bytes: int, lock: tuple[int, ...]) -> None:
         self.number: int | None = None
         command = [sys.executable, "-m", "streams.batch.jobs.worker", str(folder.folder)]
         self._process = subprocess.Popen(
@@ -153,6 +160,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is ours to handle
+            pass_fds=lock,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -1,4 +1,4 @@
-"""`jobs retry`: shards with errors are scored again, in place of what they gave before.
+"""What is tried again. `jobs retry` scores shards with errors again, in place of what they gave.
 
 A shard's `generation` grows, so a database that has the rows of the one before does not count as
 done: its rows are replaced in the transaction that adds the new ones.
@@ -6,6 +6,9 @@ done: its rows are replaced in the transaction that adds the new ones.
 
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.records.documents import ShardRecord
+from streams.contract.errors import Retryable
+
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def mark_failed(job: JobFolder) -> int:
@@ -25,3 +28,11 @@ def mark_failed(job: JobFolder) -> int:
     if marked:
         job.write_state("InProgress", f"{marked} shards with errors are scored again")
     return marked
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether what failed may succeed later: a service or a disk, not the input."""
+    if isinstance(error, OSError):
+        return not isinstance(error, LASTING)
+    cause = error.__cause__  # what a library raised, translated
+    return isinstance(error, Retryable) or (isinstance(cause, OSError) and may_pass(cause))

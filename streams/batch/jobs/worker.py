@@ -3,7 +3,6 @@
 See processes.py. What the task or a library prints goes to standard error.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -12,14 +11,14 @@ import time
 from pathlib import Path
 
 from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.jobs.retrying import may_pass
 from streams.batch.jobs.scoring import ShardScorer
 from streams.batch.sinks.part_files import part_path
 from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
-
-PR_SET_PDEATHSIG = 1
+from streams.runtime.processes import end_with_parent
 
 
 def work(folder: Path, max_bytes: int) -> None:
@@ -41,17 +40,16 @@ def work(folder: Path, max_bytes: int) -> None:
             answer = {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
         except (TidewheelError, *Failures) as exc:
             text = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
-            answer = {"error": text, "usage": isinstance(exc, UsageError)}
+            kind = "usage" if isinstance(exc, UsageError) else "other"
+            answer = {"error": text, "kind": "passing" if may_pass(exc) else kind}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 def main() -> None:
     folder, max_bytes, parent = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            return
+    if not end_with_parent(parent):
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     work(folder, max_bytes)
 

@@ -279,10 +279,11 @@ class ShardRecord(Document):
 
 
 class JobState(Document):
-    """state.json"""
+    """state.json; passing: what the job failed of may pass."""
 
     state: State
     reason: str = ""
+    passing: bool = False
     updated_us: Micros
 
 
