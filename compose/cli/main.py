@@ -75,7 +75,7 @@ app.add_typer(
 app.add_typer(
     jobs.app,
     name="jobs",
-    help="Jobs of `tidewheel score`: list, show, logs, report, stop, resume, retry, prune.",
+    help="Jobs of `tidewheel score`: run, list, show, logs, report, stop, resume, retry, prune.",
 )
 app.add_typer(keys.app, name="keys", help="Signing keys: list, new, trust, use, revoke.")
 app.add_typer(

@@ -1,4 +1,4 @@
-"""The unit of a device: what systemd says of it, and its command line, run as systemd would."""
+"""The units: what systemd says of them, and their command lines, run as systemd would."""
 
 import configparser
 import os
@@ -16,25 +16,27 @@ from edge_client.control.socket_server import socket_path
 from streams.contract.errors import Retryable
 from streams.contract.work import AgentRequest
 from streams.runtime.key_files import create_key
-from tests.compose.cli.test_cli import port_without_listener
+from tests.compose.cli.test_cli import MAIN, environ_in, port_without_listener
 from tests.edge_client.models import TINY, artifact, plain
+from tests.forks import fork
 from tests.streams.worker.support import until
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "compose" / "systemd" / "tidewheel-edge@.service"
+JOBS = UNIT.with_name("tidewheel-jobs.service")
 PROGRAM = "/opt/tidewheel/bin/tidewheel"
 
 
-def service() -> configparser.SectionProxy:
+def service(path: Path = UNIT) -> configparser.SectionProxy:
     unit = configparser.ConfigParser(strict=False, interpolation=None, comment_prefixes="#")
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(UNIT)
+    unit.read(path)
     return unit["Service"]
 
 
-def command(state: Path, environ: dict[str, str]) -> list[str]:
+def command(state: Path, environ: dict[str, str], path: Path = UNIT) -> list[str]:
     """What systemd makes of ExecStart for the device d0, of its specifiers and its variables."""
-    text = service()["ExecStart"].replace("%i", "d0").replace("%S", str(state))
+    text = service(path)["ExecStart"].replace("%i", "d0").replace("%S", str(state))
     words: list[str] = []
     for word in shlex.split(text):
         if word.startswith("${"):
@@ -47,11 +49,14 @@ def command(state: Path, environ: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
-def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
-    copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace(PROGRAM, sys.executable))
+@pytest.mark.parametrize(
+    ("unit", "name"), [(UNIT, "tidewheel-edge@d0.service"), (JOBS, "tidewheel-jobs.service")]
+)
+def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path, unit: Path, name: str) -> None:
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace(PROGRAM, sys.executable))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "tidewheel-edge@d0.service")],
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -98,3 +103,26 @@ def test_it_waits_for_the_drain_and_is_started_again() -> None:
     assert unit["Restart"] == "always"
     assert unit["RestartPreventExitStatus"] == "2"  # that of a UsageError
     assert unit["StateDirectory"] == "tidewheel/%i"  # each instance has a user of its own
+
+
+def test_the_runner_of_jobs_starts_and_ends_on_its_signal(tmp_path: Path) -> None:
+    program, *words = command(tmp_path, {"OPTIONS": "--max-running 2 --json"}, JOBS)
+    assert program == PROGRAM
+    out = tmp_path / "out"
+    argv = [sys.executable, "-m", "compose.cli.main", *words, "--until-empty"]
+    assert subprocess.run(argv, cwd=ROOT, timeout=120, check=False).returncode == 0
+    runner = fork(MAIN, words, out, tmp_path, environ_in(tmp_path, {}))
+    try:
+        until(lambda: signal.SIGTERM in caught_by(runner.pid), "it handles its signal")
+        runner.send_signal(signal.Signals[service(JOBS)["KillSignal"]])
+        assert runner.wait(60) == 0, out.read_text()
+    finally:
+        runner.kill()
+    assert service(JOBS)["RestartPreventExitStatus"] == "2"
+
+
+def caught_by(process: int) -> list[int]:
+    """The signals that a process handles."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return [number for number in signal.valid_signals() if mask >> (number - 1) & 1]

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, broker_of
+from compose.cli.batch.run import run
 from compose.cli.batch.running import (
     MaxErrors,
     Processes,
     Timeout,
     check_report,
     run_job,
+    seconds_of,
     tell_counts,
 )
 from compose.reports.terminal import console, moment, print_json, say
@@ -28,15 +30,19 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(metavar="JOB", help="The job's folder, or its id.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.command()(run)
 
 
 @app.command("list")
 def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """List the jobs that were submitted with this state folder, the oldest first."""
-    from compose.reports.jobs import read_jobs
+    from compose.cli.batch.queue_rows import not_submitted, told
+    from compose.reports.jobs import places_of, read_jobs
 
     found, wrong = read_jobs(state)
     rows = [_row(report) for report in reversed(found)]
+    known = {row["id"] for row in rows}
+    rows += [not_submitted(place) for id, place in places_of(state).items() if id not in known]
     for line in wrong:
         _warn(line)
     if json:
@@ -45,7 +51,7 @@ def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     for row in rows:
         say(
             f"{row['id']}  {row['state']:<18}  {row['processed']:>12,} of {row['total']:,} rows  "
-            f"{moment(row['created_us'])}  {row['job']}"
+            f"{moment(row['created_us'])}  {row['job']}{told(row['queue'])}"
         )
     if not rows and not wrong:
         say(f"no jobs in {state}")
@@ -54,19 +60,22 @@ def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
 @app.command("show")
 def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """Show a job's state, its counts and its input, from its folder."""
+    from compose.cli.batch.queue_rows import queue_row, told
+
     job = _find(state, name)
-    report = _report(job)
+    report = _report(state, job)
     found, running = report.manifest, report.running
+    place = queue_row(report.place)
     if json:
-        print_json({**found.model_dump(), "id": report.id, "running": running})
+        print_json({**found.model_dump(), "id": report.id, "running": running, "queue": place})
         return
     gone = ", but no process works on it" if report.abandoned else ""
     say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
-        f"{moment(found.started_us)}")  # fmt: skip
+        f"{moment(found.started_us)}{told(place)}")  # fmt: skip
     tell_counts(found)
     for file in found.inputs:
         say(f"  input {file.name}: {file.rows:,} rows, sha256 {file.sha256[:12]}")
-    if not running and found.state != "Completed":
+    if not running and report.place is None and found.state != "Completed":
         say(f"tidewheel jobs resume {job.folder}")
 
 
@@ -84,7 +93,13 @@ def logs(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
 
 @app.command("stop")
 def stop(name: Name, state: State = DEFAULT_STATE) -> None:
-    """Ask the process that works on a job to end after the shards that it scores now."""
+    """Take a job from the queue, or ask the process that works on it to end after the shards that
+    it scores now."""
+    from compose.cli.batch.queued_job import stop_queued
+
+    if (text := stop_queued(state, name)) is not None:
+        say(text)
+        return
     job = _find(state, name)
     job.specification()
     if not job.running:
@@ -99,6 +114,10 @@ def resume(
     max_errors: MaxErrors = None,
     timeout: Timeout = None,
     processes: Processes = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Queue the job for `tidewheel jobs run`.")
+    ] = False,
+    priority: Annotated[int, typer.Option(help="With --detach: a higher one runs first.")] = 0,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     json: AsJson = False,
@@ -108,7 +127,17 @@ def resume(
     Refuses input files that have changed since the job began, by name. --max-errors replaces the
     job's limit. Exits as `score`.
     """
-    _go_on(state, name, kafka, json, max_errors, timeout, processes)
+    if not detach:
+        _go_on(state, name, kafka, json, max_errors, timeout, processes)
+        return
+    from compose.cli.batch.queued_job import enqueue_again
+    from streams.batch.queue.entries import RunOptions
+
+    job = _find(state, name)
+    options = RunOptions(timeout_s=seconds_of(timeout), processes=processes,
+                         max_errors=max_errors, kafka=kafka)  # fmt: skip
+    identity = enqueue_again(state, job, options, priority)
+    say(identity)
 
 
 @app.command("retry")
@@ -143,11 +172,11 @@ def _go_on(
     most_errors(max_errors, 0)
     job = _find(state, name)
     loaded = load_task(job.specification().task.reference)
-    with job.locked():
+    with job.locked() as lock:
         before(job)
         run_job(
             job, loaded, json, max_errors, timeout=timeout, processes=processes,
-            broker=partial(broker_of, state, kafka),
+            broker=partial(broker_of, state, kafka), lock=lock,
         )  # fmt: skip
 
 
@@ -203,12 +232,13 @@ def _find(state: Path, name: str) -> "JobFolder":
     return JobIndex(state).find(name)
 
 
-def _report(job: "JobFolder") -> "JobReport":
-    from compose.reports.jobs import report_of
+def _report(state: Path, job: "JobFolder") -> "JobReport":
+    from compose.reports.jobs import places_of, report_of
     from streams.batch.answering.watching import reference_of
     from streams.batch.jobs.scoring import artifact_of
 
-    return report_of(job, reference_of(artifact_of(job, job.specification())))
+    reference = reference_of(artifact_of(job, job.specification()))
+    return report_of(job, reference, places_of(state))
 
 
 def _warn(text: str) -> None:
@@ -216,6 +246,8 @@ def _warn(text: str) -> None:
 
 
 def _row(report: "JobReport") -> dict[str, Any]:
+    from compose.cli.batch.queue_rows import queue_row
+
     found = report.manifest
     chosen = ("state", "reason", "task", "model", "job", "output", "total", "processed")
     return {
@@ -223,4 +255,5 @@ def _row(report: "JobReport") -> dict[str, Any]:
         **{name: getattr(found, name) for name in chosen},
         "created_us": found.started_us,
         "running": report.running,
+        "queue": queue_row(report.place),
     }

@@ -1,10 +1,8 @@
 """`tidewheel score`: batch scoring of stored files."""
 
 import os
-import sys
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,9 +14,6 @@ from compose.cli.arguments import (
     State,
     TaskArgument,
     Trust,
-    broker_of,
-    registry_of,
-    trusted_keys,
 )
 from compose.cli.batch.running import (
     MaxErrors,
@@ -29,15 +24,12 @@ from compose.cli.batch.running import (
     run_job,
     seconds_of,
 )
-from compose.launcher.state_dir import StateDir
-from streams.contract.artifact import Artifact
-from streams.contract.errors import UsageError
-from streams.contract.task import Task, absolute_reference, load_task
+from compose.cli.batch.score_options import ScoreOptions, refuse_submitted, specified
 from streams.runtime.failpoints import read_failpoint
-from streams.runtime.key_files import load_public_key
 
 
 def score(
+    context: typer.Context,
     task: TaskArgument,
     inputs: Annotated[
         list[str],
@@ -132,6 +124,25 @@ def score(
         Path | None,
         typer.Option(metavar="FOLDER", help="The job's folder; default: OUTPUT.job beside it."),
     ] = None,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Queue the job for `tidewheel jobs run`, and print its id at once."
+        ),
+    ] = False,
+    priority: Annotated[
+        int, typer.Option(help="With --detach: a higher one runs first; then the order of time.")
+    ] = 0,
+    expires_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="With --detach: Expired if it has not begun by then, as 90s or 2h."
+        ),
+    ] = None,
+    max_waiting: Annotated[
+        int,
+        typer.Option(min=1, help="With --detach: refuse the job if so many wait already."),
+    ] = 1000,
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
     trust: Trust = None,
@@ -142,82 +153,34 @@ def score(
 
     A job that was stopped or killed is continued with `tidewheel jobs resume`. Exits 0 when the job
     is complete, 1 when it failed, 2 for a wrong call, 3 when its time was over, 130 when it was
-    stopped.
+    stopped. With --detach it exits 0 when the job is queued.
     """
-    from streams.batch.jobs import submission
+    given = {name: value for name, value in locals().items() if name != "context"}
+    options = ScoreOptions(**given)
+    if context.obj is not None:  # `tidewheel schedule` only reads the options
+        context.obj(options)
+        return
+    seconds_of(timeout, "--timeout")
+    if detach:
+        from compose.cli.batch.queued_job import enqueue
+
+        enqueue(options)
+    else:
+        _score(options)
+
+
+def _score(options: ScoreOptions) -> None:
     from streams.batch.jobs.job import submit
     from streams.batch.jobs.job_index import JobIndex
-    from streams.batch.records import documents
-    from streams.batch.sources.inputs import Wanted
 
-    loaded, reference = load_task(task), absolute_reference(task)
-    artifact, data = _model(loaded, model, state, registry, trust)
-    request = submission.Request(
-        reference=reference,
-        inputs=inputs,
-        output=to,
-        wanted=Wanted(
-            columns=_names(columns),
-            drop=_names(drop),
-            id=identity,
-            label=label_column,
-            keep=_names(keep),
-            where=where,
-            time=time,
-            start=start,
-            stop=stop,
-        ),
-        rows=_kind(rows),
-        input_format=documents.input_format(input_format),
-        output_format=output_format,
-        table=table,
-        max_errors=max_errors,
-        job=job,
-        stdin=sys.stdin.buffer,
-    )
-    seconds_of(timeout)
-    check_report(report)
-    broker = partial(broker_of, state, kafka)
-    specification = submission.specify(loaded, artifact, request, broker)
-    folder, reached = request.folder, read_failpoint(os.environ)
-    with folder.locked():
-        if folder.submitted:
-            raise UsageError(f"{folder.folder} has become a job meanwhile: use another --job")
-        submit(folder, specification, data, reached)
-        JobIndex(state).add(specification.id, folder)
+    check_report(options.report)
+    found = specified(options)
+    folder = found.folder
+    with folder.locked() as lock:
+        refuse_submitted(folder)
+        submit(folder, found.specification, found.model, read_failpoint(os.environ))
+        JobIndex(options.state).add(found.specification.id, folder)
         run_job(
-            folder, loaded, json, timeout=timeout, processes=processes, broker=broker, report=report
-        )
-
-
-def _model(
-    task: Task, name: str, state: Path, registry: str | None, trust: list[Path] | None
-) -> tuple[Artifact, bytes]:
-    """Return the named model version, verified, and its bytes."""
-    from federation.registry.named_model import named_model
-
-    layout = StateDir(state)
-    if not trust and not layout.public_key.exists():
-        raise UsageError(
-            f"{layout.public_key} is missing, the key that signs models: run tidewheel prepare, "
-            "name a --state, or a key with --trust and a file with --model"
-        )
-    return named_model(
-        task,
-        name,
-        lambda: [load_public_key(key) for key in trusted_keys(layout, trust)],
-        lambda: registry_of(task, state, registry),
-        "--model",
-    )
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",") if text else []
-
-
-def _kind(rows: str) -> Literal["segments", "readings"]:
-    if rows == "readings":
-        return "readings"
-    if rows == "segments":
-        return "segments"
-    raise UsageError(f"--as {rows}: segments or readings")
+            folder, found.task, options.json, timeout=options.timeout,
+            processes=options.processes, broker=found.broker, report=options.report, lock=lock,
+        )  # fmt: skip

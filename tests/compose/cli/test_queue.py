@@ -1,0 +1,330 @@
+"""`score --detach` and `jobs run` as real processes: order, retries, kills, pauses at each step."""
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.batch.queue.job_queue import JobQueue
+from streams.runtime.key_files import create_key
+from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
+from tests.compose.cli.test_jobs import expected, words
+from tests.edge_client.models import artifact, plain
+from tests.forks import Forked, fork
+from tests.streams.batch.support import good_rows, rows_of, write_parquet
+
+FILES = 4
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lake")
+    (folder / "model.twa").write_bytes(artifact(create_key(folder / "k.pem"), plain(1)))
+    for n in range(FILES):
+        write_parquet(folder / "parquet" / f"{n}.parquet", good_rows(30, n))
+    for n in range(60):
+        write_parquet(folder / "many" / f"{n:03}.parquet", good_rows(5, n))
+    return folder
+
+
+def queued(folder: Path, lake: Path, *more: str, kind: str = "parquet", to: str = "out") -> str:
+    done = tidewheel(*words(lake, kind, to), "--detach", *more, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def listed(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(
+        tidewheel("jobs", "list", "--json", folder=folder).stdout
+    )
+    return found
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {job["id"]: job["state"] for job in listed(folder)}
+
+
+def run(folder: Path, *more: str, **env: str) -> list[dict[str, Any]]:
+    """What a runner reports until the queue is empty."""
+    done = tidewheel("jobs", "run", "--until-empty", "--json", *more, folder=folder, **env)
+    assert done.returncode in (0, 1, 3), done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@contextmanager
+def runner(folder: Path, name: str, *more: str, **env: str) -> Iterator[Forked]:
+    """A runner as a service; it is killed at the end."""
+    out, err = folder / f"{name}.out", folder / f"{name}.err"
+    argv = ["jobs", "run", "--json", *more]
+    process = fork(MAIN, argv, out, folder, environ_in(folder, env), err)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait(60)
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def events(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{name}.out").read_text().splitlines()]
+
+
+def text_of(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def process_of(folder: Path) -> int | None:
+    """The process that works on the first job."""
+    found = [e.process.pid for e in JobQueue(folder / ".tidewheel").entries() if e.process]
+    return found[0] if found else None
+
+
+def is_stopped(pid: int | None) -> bool:
+    return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[
+        0
+    ] in ("T", "t")
+
+
+def test_a_queued_job_is_scheduled_until_a_runner_takes_it(tmp_path: Path, lake: Path) -> None:
+    identity = queued(tmp_path, lake)
+    assert states(tmp_path) == {identity: "Scheduled"}
+    assert not (tmp_path / "out").exists()
+    told = run(tmp_path)
+    assert [(e["kind"], e["job"], e["state"]) for e in told] == [
+        ("begins", identity, None), ("ended", identity, "Completed"),
+    ]  # fmt: skip
+    assert states(tmp_path) == {identity: "Completed"}
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
+
+
+def test_the_highest_priority_runs_first_then_the_oldest(tmp_path: Path, lake: Path) -> None:
+    first, second = (queued(tmp_path, lake, to=name) for name in ("a", "b"))
+    urgent = queued(tmp_path, lake, "--priority", "5", to="c")
+    found = {job["id"]: job["queue"]["position"] for job in listed(tmp_path)}
+    assert found == {urgent: 1, first: 2, second: 3}
+    lines = tidewheel("jobs", "list", folder=tmp_path).stdout
+    assert "position 1, priority 5" in lines
+    begun = [event["job"] for event in run(tmp_path) if event["kind"] == "begins"]
+    assert begun == [urgent, first, second]
+
+
+def test_a_job_beyond_what_may_wait_is_refused_and_leaves_nothing(
+    tmp_path: Path, lake: Path
+) -> None:
+    queued(tmp_path, lake)
+    more = [*words(lake, to="more"), "--detach", "--max-waiting", "1"]
+    fails(tidewheel(*more, folder=tmp_path), 2, "1 jobs wait", "--max-waiting allows 1")
+    assert not (tmp_path / "more.job" / "specification.json").exists()
+    assert len(listed(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("point", [f"attempt-step-{n}:1" for n in (1, 2, 5, 7)])
+def test_a_job_whose_process_is_killed_at_any_step_is_taken_over_and_is_whole(
+    tmp_path: Path, lake: Path, point: str
+) -> None:
+    identity = queued(tmp_path, lake)
+    options = ["--max-attempts", "50", "--retry-after", "0.1"]
+    with runner(tmp_path, "a", *options, TIDEWHEEL_FAILPOINT=point) as first:
+        if point == "attempt-step-1:1":
+            assert first.wait(60) == -signal.SIGKILL
+        elif point == "attempt-step-7:1":
+            until(lambda: states(tmp_path) == {identity: "Completed"}, "it completes")
+        else:
+            until(lambda: "taken back" in text_of(tmp_path / "a.out"), "its death is seen")
+    run(tmp_path, *options)
+    assert states(tmp_path) == {identity: "Completed"}
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
+    assert JobQueue(tmp_path / ".tidewheel").entries() == []
+
+
+def files_in(*folders: Path) -> dict[Path, tuple[int, bytes]]:
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("to", "point"),
+    [
+        ("out", "attempt-step-3:1"),
+        ("out", "score-step-4:2"),
+        ("out", "score-step-8:1"),
+        ("out.sqlite", "score-step-6:2"),
+    ],
+)
+def test_a_runner_that_is_paused_past_its_lease_and_goes_on_writes_nothing(
+    tmp_path: Path, lake: Path, to: str, point: str
+) -> None:
+    identity = queued(tmp_path, lake, to=to)
+    with runner(tmp_path, "a", "--lease", "0.5", TIDEWHEEL_FAILPOINT=f"{point}:stop") as first:
+        until(lambda: is_stopped(process_of(tmp_path)), "its process is paused")
+        paused = process_of(tmp_path)
+        first.send_signal(signal.SIGSTOP)
+        told = run(tmp_path)
+        assert [e["kind"] for e in told] == ["taken back", "begins", "ended"]
+        assert states(tmp_path) == {identity: "Completed"}
+        before = files_in(tmp_path)
+        if Path(f"/proc/{paused}").exists():
+            os.kill(paused or 0, signal.SIGCONT)
+        first.send_signal(signal.SIGCONT)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(60) == 0, (tmp_path / "a.err").read_text()
+        until(lambda: not Path(f"/proc/{paused}").exists(), "its process is gone")
+    after = files_in(tmp_path)
+    assert {p for p in after if after[p] != before.get(p)} <= {tmp_path / "a.out"}
+    if to == "out":
+        assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
+        return
+    with sqlite3.connect(tmp_path / to) as database:
+        rows = [one for (one,) in database.execute("SELECT id FROM scores ORDER BY shard, row")]
+    assert rows == expected(lake)
+
+
+def test_a_runner_replaces_its_own_process_that_does_not_go_on(tmp_path: Path, lake: Path) -> None:
+    """The fourth shard stops it; the next attempt has one shard left, and reaches no fourth."""
+    queued(tmp_path, lake)
+    told = run(tmp_path, "--lease", "0.5", TIDEWHEEL_FAILPOINT="score-step-4:4:stop")
+    assert [e["kind"] for e in told] == ["begins", "taken back", "begins", "ended"]
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
+
+
+def test_two_runners_share_the_jobs_and_run_none_twice(tmp_path: Path, lake: Path) -> None:
+    jobs = {queued(tmp_path, lake, to=f"out-{n}") for n in range(3)}
+    with runner(tmp_path, "a", "--until-empty") as a, runner(tmp_path, "b", "--until-empty") as b:
+        assert (a.wait(100), b.wait(100)) == (0, 0)
+    begun = [e["job"] for name in "ab" for e in events(tmp_path, name) if e["kind"] == "begins"]
+    assert sorted(begun) == sorted(jobs)
+    for n in range(3):
+        assert [row["id"] for row in rows_of(tmp_path / f"out-{n}")] == expected(lake)
+
+
+def begun(tmp_path: Path, lake: Path, *more: str) -> str:
+    """A queued job of many shards; a runner of the caller's begins it."""
+    return queued(tmp_path, lake, *more, kind="many")
+
+
+def test_sigterm_ends_jobs_after_their_shards_and_they_wait_again(
+    tmp_path: Path, lake: Path
+) -> None:
+    identity = begun(tmp_path, lake, "--processes", "1")
+    with runner(tmp_path, "a") as first:
+        until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun")
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(60) == 0
+    (job,) = listed(tmp_path)
+    assert (job["state"], job["queue"]["position"], job["queue"]["failures"]) == ("Scheduled", 1, 0)
+    run(tmp_path)
+    assert states(tmp_path) == {identity: "Completed"}
+    wanted = [row["event"] for n in range(60) for row in good_rows(5, n)]
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == wanted
+
+
+def test_a_killed_runner_takes_its_processes_along_and_another_one_goes_on(
+    tmp_path: Path, lake: Path
+) -> None:
+    identity = begun(tmp_path, lake, "--processes", "2")
+    with runner(tmp_path, "a") as first:
+        until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun")
+        first.kill()
+    told = run(tmp_path)
+    assert [e["kind"] for e in told] == ["taken back", "begins", "ended"]
+    assert told[0]["text"].endswith("its runner is gone")
+    assert states(tmp_path) == {identity: "Completed"}
+    wanted = [row["event"] for n in range(60) for row in good_rows(5, n)]
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == wanted
+
+
+def test_a_job_whose_processes_die_is_tried_a_few_times_and_then_failed(
+    tmp_path: Path, lake: Path
+) -> None:
+    identity = queued(tmp_path, lake)
+    told = run(tmp_path, "--max-attempts", "2", "--retry-after", "0.1",
+               TIDEWHEEL_FAILPOINT="score-step-3:1")  # fmt: skip
+    assert [e["kind"] for e in told].count("taken back") == 2
+    assert states(tmp_path) == {identity: "Failed"}
+    assert listed(tmp_path)[0]["reason"] == "its process died"
+
+
+def test_a_changed_input_is_not_tried_again(tmp_path: Path, lake: Path) -> None:
+    write_parquet(tmp_path / "in" / "0.parquet", good_rows(30))
+    command = words(lake)
+    command[2] = "in"
+    tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-3:1")
+    write_parquet(tmp_path / "in" / "0.parquet", good_rows(30, 1))
+    assert tidewheel("jobs", "resume", "out.job", "--detach", folder=tmp_path).returncode == 0
+    told = run(tmp_path)
+    assert [e["kind"] for e in told] == ["begins", "ended"]
+    assert "has changed since the job began" in listed(tmp_path)[0]["reason"]
+
+
+def test_a_job_whose_time_is_over_is_partial_and_is_not_run_again(
+    tmp_path: Path, lake: Path
+) -> None:
+    queued(tmp_path, lake, "--timeout", "0.000001")
+    done = tidewheel("jobs", "run", "--once", folder=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "PartiallyCompleted: its time of" in done.stdout
+    assert tidewheel("jobs", "resume", "out.job", "--detach", folder=tmp_path).returncode == 0
+    assert tidewheel("jobs", "run", "--once", folder=tmp_path).returncode == 0
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
+
+
+def test_stop_takes_a_waiting_job_from_the_queue_and_ends_a_running_one(
+    tmp_path: Path, lake: Path
+) -> None:
+    identity = begun(tmp_path, lake, "--processes", "1")
+    assert "taken from the queue" in tidewheel("jobs", "stop", identity, folder=tmp_path).stdout
+    assert states(tmp_path) == {identity: "Stopped"}
+    assert run(tmp_path) == []
+    assert tidewheel("jobs", "resume", identity, "--detach", folder=tmp_path).returncode == 0
+    with runner(tmp_path, "a", "--until-empty") as first:
+        until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun")
+        stopped = tidewheel("jobs", "stop", "out.job", folder=tmp_path)
+        assert "stops after its current shards" in stopped.stdout
+        assert first.wait(60) == 0
+    assert states(tmp_path) == {identity: "Stopped"}
+    assert 0 < len(rows_of(tmp_path / "out")) < 300
+
+
+def test_a_job_that_has_waited_too_long_expires(tmp_path: Path, lake: Path) -> None:
+    identity = queued(tmp_path, lake, "--expires-after", "0.001")
+    (told,) = run(tmp_path)
+    assert (told["kind"], told["job"]) == ("expired", identity)
+    assert states(tmp_path) == {identity: "Expired"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_submission_that_is_killed_leaves_no_job_that_runs(tmp_path: Path, lake: Path) -> None:
+    command = [*words(lake), "--detach"]
+    done = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-1:1")
+    assert done.returncode == -signal.SIGKILL
+    run(tmp_path)  # its specification is whole: it is a job
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
+
+
+def test_wrong_calls_of_the_runner_are_one_line(tmp_path: Path, lake: Path) -> None:
+    both = ["jobs", "run", "--once", "--until-empty"]
+    fails(tidewheel(*both, folder=tmp_path), 2, "choose one")
+    fails(tidewheel("jobs", "run", "--lease", "x", folder=tmp_path), 2, "--lease x")
+    wrong = [*words(lake), "--detach", "--expires-after", "soon"]
+    fails(tidewheel(*wrong, folder=tmp_path), 2, "--expires-after soon")
+    (tmp_path / ".tidewheel").mkdir()
+    (tmp_path / ".tidewheel" / "queue.sqlite").write_bytes(b"no database" * 100)
+    fails(tidewheel("jobs", "run", "--once", folder=tmp_path), 1, "queue.sqlite cannot be used")
