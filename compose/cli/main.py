@@ -31,7 +31,7 @@ from compose.cli.arguments import (
     checked_strategy,
     shares_of,
 )
-from compose.cli.batch import jobs, score
+from compose.cli.batch import jobs, schedule, score
 from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, say
@@ -76,6 +76,11 @@ app.add_typer(
     jobs.app,
     name="jobs",
     help="Jobs of `tidewheel score`: run, list, show, logs, report, stop, resume, retry, prune.",
+)
+app.add_typer(
+    schedule.app,
+    name="schedule",
+    help="Batch jobs at set times: add, list, show, run, backfill, remove.",
 )
 app.add_typer(keys.app, name="keys", help="Signing keys: list, new, trust, use, revoke.")
 app.add_typer(

@@ -20,6 +20,7 @@ armed. The steps are numbered in:
     keys-step-1..4     compose.security.keyring: another key signs
     score-step-1..9    streams.batch.jobs.job: a batch job
     attempt-step-1..7  streams.batch.queue.attempt: a queued job
+    schedule-step-1..2 streams.batch.schedule.schedules: an interval is due
 """
 
 import os
@@ -33,7 +34,7 @@ STEPS = (
     "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
-    "restore-step-[1-3]|keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-7]"
+    "restore-step-[1-3]|keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-7]|schedule-step-[1-2]"
 )
 Failpoint = Callable[[str], None]
 

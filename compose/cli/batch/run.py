@@ -56,6 +56,7 @@ def run(
     from streams.batch.queue.job_queue import JobQueue
     from streams.batch.queue.outcome import Retrying
     from streams.batch.queue.runner import Event, Runner
+    from streams.batch.schedule.schedules import Schedules
 
     lease_s, pause_s = seconds_of(lease, "--lease"), seconds_of(retry_after, "--retry-after")
     assert lease_s is not None
@@ -70,6 +71,13 @@ def run(
             return
         about = f"{event.job}: " if event.job else ""
         say(f"{moment(JobQueue(state).now())}  {about}{event.text}")
+
+    reached = read_failpoint(os.environ)
+    schedules = Schedules(state, reached=reached)
+
+    def fire() -> None:
+        for line in schedules.fire():
+            tell(Event("schedule", line))
 
     with Interrupts() as interrupts:
         interrupts.patient = True
@@ -88,8 +96,9 @@ def run(
             hurry=lambda: interrupts.seen > 1,
             max_running=max_running,
             lease_s=lease_s,
+            fire=fire,
             retrying=Retrying(max_attempts, pause_s),
-            reached=read_failpoint(os.environ),
+            reached=reached,
         )
         over = runner.run("nothing due" if once else "empty" if until_empty else "stopped")
     codes = {EXIT_CODES.get(result.state, 0) for result in over} if once or until_empty else {0}

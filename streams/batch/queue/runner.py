@@ -31,7 +31,7 @@ Until = Literal["stopped", "empty", "nothing due"]
 class Event:
     """What a runner reports."""
 
-    kind: Literal["begins", "ended", "again", "taken back", "expired", "wait"]
+    kind: Literal["begins", "ended", "again", "taken back", "expired", "schedule", "wait"]
     text: str
     job: str | None = None
     state: str | None = None

@@ -1,0 +1,106 @@
+"""When a schedule fires: a cron expression in a time zone. Pure.
+
+cronsim 2.8 (November 2026, no dependencies) has Debian cron's rules for daylight saving: a time
+that does not exist fires when the gap ends, one that exists twice fires at the first, and where
+hour or minute is `*` the clock that goes on counts. On `30 2 * * *` in Europe/Madrid croniter 7.0.0
+and APScheduler 3.11.3 fire twice on the day in October. Zones are zoneinfo's.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from streams.contract.errors import UsageError
+
+LOOK_BACK = tuple(timedelta(days=days) for days in (1, 32, 366, 9 * 366))
+Interval = tuple[int, int]  # of event time in microseconds: from the first to before the second
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A cron expression of five fields in a zone."""
+
+    expression: str
+    timezone: str
+
+    def check(self) -> None:
+        """Raise UsageError for what is no expression or no zone, or never fires."""
+        if len(self.expression.split()) != 5:
+            raise UsageError(f"--cron {self.expression!r}: write five fields, as '0 2 * * *'")
+        try:
+            next(CronSim(self.expression, datetime.now(self.zone)))
+        except CronSimError as exc:
+            raise UsageError(f"--cron {self.expression!r}: {exc}") from exc
+        except StopIteration as exc:
+            raise UsageError(f"--cron {self.expression!r} never fires") from exc
+
+    @property
+    def zone(self) -> ZoneInfo:
+        try:
+            return ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+            raise UsageError(
+                f"--timezone {self.timezone}: no such zone; write one as Europe/Madrid or UTC"
+            ) from exc
+
+    def after(self, time_us: int) -> Iterator[int]:
+        """Yield all times after that one at which it fires."""
+        for fire in CronSim(self.expression, local(time_us, self.zone)):
+            yield micros(fire)
+
+    def last(self, time_us: int) -> int | None:
+        """Return the last time up to that one at which it fires; None if that is long ago."""
+        for span in LOOK_BACK:
+            begin = time_us - span // timedelta(microseconds=1)
+            found = deque(self._until(begin, time_us), maxlen=1)
+            if found:
+                return found[0]
+        return None
+
+    def intervals(self, begin_us: int, end_us: int) -> Iterator[Interval]:
+        """Yield the intervals between neighbouring fires from `begin_us`, a fire, on, that have
+        ended at `end_us`."""
+        yield from pairwise([begin_us, *self._until(begin_us, end_us)])
+
+    def _until(self, begin_us: int, end_us: int) -> Iterator[int]:
+        for fire in self.after(begin_us):
+            if fire > end_us:
+                return
+            yield fire
+
+
+@dataclass(frozen=True)
+class Due:
+    """What has to run, the oldest first, and how many older intervals are skipped."""
+
+    intervals: list[Interval]
+    skipped: Interval | None = None
+    skipped_count: int = 0
+
+
+def due(cron: Cron, cursor_us: int, now_us: int, max_catch_up: int) -> Due:
+    """Return the intervals after the cursor, a fire, that have ended now; those that are more than
+    `max_catch_up` are skipped. A clock that was set back makes none due."""
+    kept: deque[Interval] = deque(maxlen=max_catch_up)
+    count = 0
+    for interval in cron.intervals(cursor_us, now_us):
+        kept.append(interval)
+        count += 1
+    if count <= max_catch_up:
+        return Due(list(kept))
+    return Due(list(kept), (cursor_us, kept[0][0]), count - max_catch_up)
+
+
+def local(time_us: int, zone: ZoneInfo) -> datetime:
+    """Return a time in a zone."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).astimezone(zone)
+
+
+def micros(time: datetime) -> int:
+    """Return an aware time in microseconds since 1970."""
+    return (time.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

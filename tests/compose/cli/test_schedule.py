@@ -1,0 +1,182 @@
+"""`tidewheel schedule` and the runner that fires, as real processes: killed at each step between an
+interval that is due and its job."""
+
+import json
+import signal
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from streams.batch.queue.database import writing
+from streams.batch.schedule.cron import Cron, local
+from streams.batch.schedule.schedules import Schedules
+from streams.runtime.key_files import create_key
+from tests.compose.cli.test_cli import TINY, fails, tidewheel
+from tests.compose.cli.test_queue import run, runner, text_of, until
+from tests.edge_client.models import artifact, plain
+from tests.streams.batch.support import good_rows, rows_of, write_parquet
+
+ZONE = ZoneInfo("Europe/Madrid")
+CRON = Cron("0 2 * * *", "Europe/Madrid")
+DAYS = 3
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "model.twa").write_bytes(artifact(create_key(folder / "k.pem"), plain(1)))
+    return folder
+
+
+def days() -> list[str]:
+    """The local days on which the last intervals began."""
+    last = CRON.last(Schedules(Path()).now())
+    assert last is not None
+    first = local(last, ZONE)
+    return [f"{first - timedelta(days=n):%Y-%m-%d}" for n in range(DAYS, 0, -1)]
+
+
+def command(models: Path, *more: str, to: str = "out/day={start:%Y-%m-%d}") -> list[str]:
+    named = ["--model", str(models / "model.twa"), "--trust", str(models / "k.pub")]
+    what = ["score", TINY, "lake/day={start:%Y-%m-%d}", "--to", to, "--id", "event"]
+    return ["--", *what, *named, *more]
+
+
+def added(folder: Path, models: Path, *more: str) -> list[str]:
+    """A schedule of three days that are due, and an input for each."""
+    for n, day in enumerate(days()):
+        write_parquet(folder / "lake" / f"day={day}" / "0.parquet", good_rows(5, n))
+    when = ["--cron", CRON.expression, "--timezone", CRON.timezone]
+    done = tidewheel("schedule", "add", "nightly", *when, *command(models, *more), folder=folder)
+    assert done.returncode == 0, done.stderr
+    behind(folder, DAYS)
+    return days()
+
+
+def behind(folder: Path, count: int) -> None:
+    """As if no runner had run for so many days."""
+    state = folder / ".tidewheel"
+    cursor = Schedules(state).find("nightly").cursor_us
+    for _ in range(count):
+        found = CRON.last(cursor - 1)
+        assert found is not None
+        cursor = found
+    with writing(state) as connection:
+        connection.execute("UPDATE schedules SET cursor_us = ?", (cursor,))
+
+
+def shown(folder: Path) -> dict[str, Any]:
+    done = tidewheel("schedule", "show", "nightly", "--json", folder=folder)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def complete(folder: Path, named: list[str]) -> None:
+    """Each interval has one job, and its rows are those of its input."""
+    states = [one["state"] for one in shown(folder)["intervals"]]
+    assert states == ["Completed"] * DAYS
+    assert len(json.loads(tidewheel("jobs", "list", "--json", folder=folder).stdout)) == DAYS
+    for n, day in enumerate(named):
+        rows = rows_of(folder / "out" / f"day={day}")
+        assert [row["id"] for row in rows] == [row["event"] for row in good_rows(5, n)]
+
+
+def test_each_interval_that_is_due_is_scored_once_into_its_own_folder(
+    tmp_path: Path, models: Path
+) -> None:
+    named = added(tmp_path, models)
+    told = run(tmp_path)
+    assert [e["kind"] for e in told] == ["schedule"] * 3 + ["begins", "ended"] * 3
+    complete(tmp_path, named)
+    assert run(tmp_path) == []
+    listed = tidewheel("schedule", "list", folder=tmp_path).stdout
+    assert listed.startswith("nightly  0 2 * * *  Europe/Madrid  covered until ")
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "schedule-step-1:1",
+        "schedule-step-2:2",
+        "attempt-step-1:1",
+        "score-step-1:1",
+        "attempt-step-4:1",
+    ],
+)
+def test_a_kill_between_due_and_submitted_runs_no_interval_twice_and_none_is_lost(
+    tmp_path: Path, models: Path, point: str
+) -> None:
+    named = added(tmp_path, models)
+    options = ["--max-attempts", "50", "--retry-after", "0.1"]
+    with runner(tmp_path, "a", *options, TIDEWHEEL_FAILPOINT=point) as first:
+        if point.startswith("schedule") or point == "attempt-step-1:1":
+            assert first.wait(60) == -signal.SIGKILL
+        else:
+            until(lambda: "taken back" in text_of(tmp_path / "a.out"), "its death is seen")
+    run(tmp_path, "--max-running", "2", *options)
+    complete(tmp_path, named)
+
+
+def test_an_interval_without_its_input_fails_with_the_reason_and_is_run_when_it_is_there(
+    tmp_path: Path, models: Path
+) -> None:
+    named = added(tmp_path, models)
+    gone = tmp_path / "lake" / f"day={named[2]}" / "0.parquet"
+    rows = gone.read_bytes()
+    gone.unlink()
+    done = tidewheel("jobs", "run", "--once", folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    newest = shown(tmp_path)["intervals"][0]
+    assert newest["state"] == "Failed"
+    assert "no such file" in newest["reason"] or "no file" in newest["reason"], newest
+    gone.write_bytes(rows)
+    again = tidewheel("schedule", "run", "nightly", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert tidewheel("jobs", "run", "--once", folder=tmp_path).returncode == 0
+    complete(tmp_path, named)
+    fails(tidewheel("schedule", "run", "nightly", folder=tmp_path), 2, "is queued or has run")
+
+
+def test_a_backfill_scores_the_days_before_the_schedule(tmp_path: Path, models: Path) -> None:
+    named = added(tmp_path, models)
+    with writing(tmp_path / ".tidewheel") as connection:
+        last = CRON.last(Schedules(tmp_path).now())
+        connection.execute("UPDATE schedules SET cursor_us = ?", (last,))
+    begin = datetime.fromisoformat(named[0]).date()
+    words = ["--from", str(begin), "--to", str(begin + timedelta(days=DAYS + 1))]
+    done = tidewheel("schedule", "backfill", "nightly", *words, "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["jobs"]) == DAYS
+    run(tmp_path, "--max-running", "4")
+    complete(tmp_path, named)
+    again = tidewheel("schedule", "backfill", "nightly", *words, folder=tmp_path)
+    assert again.stdout == "3 intervals are queued or have run\n"
+
+
+def wrong_calls(models: Path) -> dict[str, tuple[list[str], str]]:
+    when = ["--cron", "0 2 * * *"]
+    whole = command(models)
+    return {
+        "no expression": (["--cron", "often", *whole], "five fields"),
+        "no zone": ([*when, "--timezone", "Madrid", *whole], "no such zone"),
+        "another command": ([*when, "--", "worker", TINY], "a schedule runs score"),
+        "no such option": ([*when, *whole, "--colour", "red"], "score: No such option"),
+        "an attribute": ([*when, *command(models, to="{start.__class__}")], "{start:%Y-%m-%d}"),
+        "one folder for all": ([*when, *command(models, to="out")], "files of its own"),
+        "no task": ([*when, "--", "score", "none.py:task", *whole[3:]], "there is no file none.py"),
+        "a job of its own": ([*when, *whole, "--job", "x"], "--job is not for a schedule"),
+        "a name": (["x/y", *when, *whole], "letters, digits"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(wrong_calls(Path())))
+def test_a_wrong_schedule_is_one_line_and_is_not_added(
+    tmp_path: Path, models: Path, name: str
+) -> None:
+    words, text = wrong_calls(models)[name]
+    words = words if name == "a name" else ["nightly", *words]
+    fails(tidewheel("schedule", "add", *words, folder=tmp_path), 2, text)
+    assert tidewheel("schedule", "list", folder=tmp_path).stdout.startswith("no schedules")
