@@ -74,10 +74,10 @@ def score(
 
     `source` is a path, folder, glob, Delta table or URL, several of them, or a table in memory
     (pyarrow, pandas, Polars: whatever exports an Arrow stream). `model` is an artifact's file, a
-    version, or "served", the one of the registry in `state`; `trust` are the public keys, by
-    default the state folder's. The other options are those of the command. A job that ends early is
-    continued with `tidewheel jobs resume`. Raises UsageError for what cannot work, before anything
-    is scored. Needs the extra `batch`.
+    version, "served", the one of the registry in `state`, or "best:METRIC"; `trust` are the public
+    keys, by default the state folder's. The other options are those of the command. A job that ends
+    early is continued with `tidewheel jobs resume`. Raises UsageError for what cannot work, before
+    anything is scored. Needs the extra `batch`.
 
     >>> from tidewheel import UsageError, score
     >>> try:

@@ -1,16 +1,23 @@
-"""A model as people name it: an artifact's file, a version of the registry, or the served one."""
+"""A model as people name it: an artifact's file, a version of the registry, the served one, or the
+best one by a metric."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from federation.registry.catalog import held_out
 from federation.registry.registry import Registry
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
+from streams.contract.task.metrics import metric_of
+from streams.contract.window_metrics import ERRORS
 
-SERVED = "served"
+SERVED, BEST = "served", "best:"
+AUDIT = "audit_"  # of metrics on held-out segments that decide nothing
+PARTS = ("_base", "audit_segments")  # of the version before, and no metric
 
 
 def named_model(
@@ -37,7 +44,48 @@ def named_model(
                     f"no model is served in {known.where}: tidewheel prepare, or name a {option}"
                 )
             name = serving.model
+        elif name.startswith(BEST):
+            name = best_model(known, task, name.removeprefix(BEST))
         data = known.read(name)
         return known.checked(data, name), data
     except (ArtifactError, OSError) as exc:
         raise UsageError(f"{option} {name}: {exc}") from exc
+
+
+def best_model(registry: Registry, task: Task, metric: str) -> str:
+    """Return the version whose metric is the best, of equal ones the newest. The task's metric is
+    the promotion gate's on held-out devices, any other one the audit's; of errors the smallest is
+    the best. Withdrawn versions are left out. Raise UsageError if no version has the metric."""
+    own = metric_of(task)
+    lowest = not own.greater_is_better if metric == own.name else metric in ERRORS
+    withdrawn = registry.desired().withdrawn
+    found: dict[str, float] = {}
+    known = {own.name}
+    for model in registry.models():  # the oldest first
+        try:
+            metrics = registry.load(model).manifest.metrics
+        except ArtifactError:
+            continue
+        known |= {name.removeprefix(AUDIT) for name in metrics if _of_audit(name)}
+        value = held_out(metrics) if metric == own.name else _audited(metrics, metric)
+        if value is not None and math.isfinite(value) and model not in withdrawn:
+            found[model] = -value if lowest else value
+    if not found:
+        raise UsageError(
+            f"best:{metric}: no version in {registry.where} has it; known: "
+            f"{', '.join(sorted(known))}"
+        )
+    return _last_of_best(found)
+
+
+def _audited(metrics: Mapping[str, float], metric: str) -> float | None:
+    return metrics.get(AUDIT + metric) if _of_audit(AUDIT + metric) else None
+
+
+def _of_audit(name: str) -> bool:
+    return name.startswith(AUDIT) and not name.endswith(PARTS)
+
+
+def _last_of_best(values: Mapping[str, float]) -> str:
+    best = max(values.values())
+    return [model for model, value in values.items() if value == best][-1]

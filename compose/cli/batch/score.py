@@ -49,7 +49,11 @@ def score(
     ],
     model: Annotated[
         str,
-        typer.Option(metavar="FILE|VERSION|served", help="The model: an artifact, or a version."),
+        typer.Option(
+            metavar="FILE|VERSION|served|best:METRIC",
+            help="The model: an artifact, a version, the served one, or the best one by a metric "
+            "that was measured before its promotion.",
+        ),
     ] = "served",
     identity: Annotated[
         str | None, typer.Option("--id", metavar="COLUMN", help="The column that names a row.")
