@@ -31,7 +31,8 @@ from compose.cli.arguments import (
     checked_strategy,
     shares_of,
 )
-from compose.cli.batch import jobs, schedule, score
+from compose.cli.batch import jobs as batch_jobs
+from compose.cli.batch import schedule, score
 from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, say
@@ -73,7 +74,7 @@ app.add_typer(
     help="Messages that could not be decoded or scored: list, show, replay.",
 )
 app.add_typer(
-    jobs.app,
+    batch_jobs.app,
     name="jobs",
     help="Jobs of `tidewheel score`: run, list, show, logs, report, stop, resume, retry, prune.",
 )
@@ -135,6 +136,9 @@ def up(
     no_console: Annotated[
         bool, typer.Option("--no-console", help="Do not start the live page.")
     ] = False,
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="Also run queued batch jobs and schedules.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Run everything on this machine: broker, worker, devices, Flower, controller, console.
@@ -163,6 +167,7 @@ def up(
         timeout_s=timeout,
         json=json,
         console=not no_console,
+        jobs=jobs,
     )
     raise typer.Exit(Up(options, console(stderr=json)).run())
 

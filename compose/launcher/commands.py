@@ -43,6 +43,9 @@ class Commands:
         words = ["console", self.reference, "--state", str(self.options.state)]
         return self._launch(*words, "--port", str(port))
 
+    def jobs(self) -> Launch:
+        return self._launch("jobs", "run", "--state", str(self.options.state))
+
     def controller(self, port: int, devices: int) -> Launch:
         """port: the SuperLink's."""
         words = ["controller", self.reference, "--state", str(self.options.state)]

@@ -26,3 +26,4 @@ class UpOptions:
     timeout_s: float = 600.0
     json: bool = False
     console: bool = True
+    jobs: bool = False

@@ -73,7 +73,7 @@ def port_without_listener() -> int:
         ("", ["up", "prepare", "edge", "worker", "controller", "node", "status", "query"]),
         ("up", ["--devices", "--state", "--kafka", "--speed", "--workers", "--partitions",
                 "--rounds", "--strategy", "--secure", "--minutes", "--until-closed", "--timeout",
-                "--no-console", "--json"]),
+                "--no-console", "--jobs", "--json"]),
         ("console", ["TASK", "--state", "--kafka", "--host", "--port", "--allow-host",
                      "--allow-actions", "--jobs", "--registry"]),
         ("edge run", ["--device", "--state", "--kafka", "--model", "--trust", "--speed", "--passes",
