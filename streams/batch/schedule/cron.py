@@ -2,8 +2,8 @@
 
 cronsim 2.8 (November 2026, no dependencies) has Debian cron's rules for daylight saving: a time
 that does not exist fires when the gap ends, one that exists twice fires at the first, and where
-hour or minute is `*` the clock that goes on counts. On `30 2 * * *` in Europe/Madrid croniter 7.0.0
-and APScheduler 3.11.3 fire twice on the day in October. Zones are zoneinfo's.
+hour or minute begins with `*` the clock that goes on counts. On `30 2 * * *` in Europe/Madrid
+croniter 7.0.0 and APScheduler 3.11.3 fire twice on the day in October. Zones are zoneinfo's.
 """
 
 from collections import deque

@@ -1,0 +1,59 @@
+"""The recipes of docs/how-to/scheduled-jobs.md: their commands are ours, their files are valid."""
+
+import ast
+import re
+import shlex
+from datetime import datetime
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from compose.cli.batch.running import EXIT_CODES
+from compose.cli.batch.score_words import read_words
+from streams.batch.schedule.template import fill
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scheduled-jobs.md"
+TEXT = PAGE.read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def block(kind: str) -> str:
+    (found,) = [text for name, text in BLOCKS if name == kind]
+    return found
+
+
+def commands() -> list[str]:
+    """The words behind each `tidewheel score`, and behind `-- score` of a schedule."""
+    text = re.sub(r"\\\n\s*", "", "\n".join(code for _, code in BLOCKS))
+    text = re.sub(r"\{\{ (\w+) \}\}", r"\1", text)
+    lines = re.findall(r"(?:tidewheel|--) *score (.*?)(?:$|; fi)", text, re.MULTILINE)
+    return [line for line in lines if line]
+
+
+def test_the_page_has_the_exit_codes() -> None:
+    rows = {name: int(code) for code, name in re.findall(r"^\| (\d+) \| (\w+)", TEXT, re.MULTILINE)}
+    named = {name: code for name, code in EXIT_CODES.items() if name != "Stopped"}
+    assert named.items() <= rows.items()
+    assert f"| {EXIT_CODES['Stopped']} | stopped" in TEXT
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_score_command_of_the_page_is_one(line: str) -> None:
+    now = datetime.now()
+    options = read_words([fill(word, now, now) for word in shlex.split(line)])
+    assert options.inputs
+
+
+def test_the_page_has_score_commands_of_each_way() -> None:
+    assert len(commands()) == 4
+
+
+def test_the_dag_is_python() -> None:
+    ast.parse(block("python"))
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.37"])
+def test_the_cron_job_is_as_the_schema_of_kubernetes_says(version: str) -> None:
+    kubernetes_validate.validate(yaml.safe_load(block("yaml")), version, strict=True)
