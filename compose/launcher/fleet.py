@@ -44,7 +44,7 @@ class Fleet:
         if options.console:
             self._start_console()
         if options.jobs:
-            self.supervisor.start("jobs", own.jobs(), stop_s=20.0, essential=False)
+            self.supervisor.start("jobs", own.jobs(), stop_s=20.0)
         for i in range(options.workers):
             name = f"worker-{i}" if options.workers > 1 else "worker"
             self.supervisor.start(name, own.worker(name), stop_s=20.0)

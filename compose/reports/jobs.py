@@ -4,22 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from compose.reports.queue_places import Place, places_of
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.job_index import JobIndex
 from streams.batch.jobs.manifest import manifest_of
-from streams.batch.queue.entries import Entry
-from streams.batch.queue.job_queue import JobQueue
 from streams.batch.records.documents import OVER, Manifest, Plan
 from streams.contract.errors import TidewheelError
 from streams.drift.reference import Reference
-
-
-@dataclass(frozen=True)
-class Place:
-    """A job's place in the queue: `position` counts those that wait, from 1."""
-
-    entry: Entry
-    position: int | None
 
 
 @dataclass(frozen=True)
@@ -40,16 +31,6 @@ class JobReport:
 FoundJobs = tuple[list[JobReport], list[str]]
 
 
-def places_of(state: Path) -> dict[str, Place]:
-    """Return the queued jobs of a state folder by their ids, in the queue's order."""
-    found: dict[str, Place] = {}
-    position = 0
-    for entry in JobQueue(state).entries():
-        position += entry.waits
-        found[entry.id] = Place(entry, position if entry.waits else None)
-    return found
-
-
 def report_of(
     job: JobFolder, reference: Reference | None = None, places: Mapping[str, Place] | None = None
 ) -> JobReport:
@@ -66,7 +47,11 @@ def read_jobs(state: Path, places: Iterable[Path] = (), most: int | None = None)
     """Return the jobs that a state folder knows, and those in or directly below the places, the
     newest first and at most so many; and a line for each one that cannot be read."""
     folders = {job.folder for job in JobIndex(state).jobs()} | set(_folders(places))
-    found, wrong, queued = [], [], places_of(state)
+    found, wrong, queued = [], [], dict[str, Place]()
+    try:
+        queued = places_of(state)
+    except (TidewheelError, OSError) as exc:
+        wrong.append(str(exc))
     for folder in sorted(folders):
         try:
             found.append(report_of(JobFolder(folder), places=queued))

@@ -8,6 +8,7 @@ from nicegui import run, ui
 from compose.dashboard.pages.parts import Drawn, card, el, facts, version, when
 from compose.dashboard.pages.site import Frame, Site
 from compose.reports.jobs import FoundJobs, JobReport
+from compose.reports.queue_places import queue_row, told
 
 EVERY_S = 3.0
 
@@ -71,6 +72,8 @@ def _draw_job(report: JobReport) -> None:
             pairs["right"] = f"{share:.3g} of {found.labelled:,} labelled rows"
         if found.reason:
             pairs["reason"] = found.reason
-        if not report.running and found.state != "Completed":
+        if report.place is not None:
+            pairs["queue"] = told(queue_row(report.place)).strip()
+        elif not report.running and found.state != "Completed":
             pairs["to continue"] = f"tidewheel jobs resume {found.job}"
         facts(pairs)

@@ -18,6 +18,7 @@ from compose.dashboard.watch import Watch
 from compose.reports import rounds, status
 from compose.reports.documents import DecisionsReport, JobsReport, RunsReport, StatusReport
 from compose.reports.jobs import FoundJobs
+from compose.reports.queue_places import queue_row
 from federation.registry.catalog import describe_decision
 from streams.contract.task import Task
 from streams.fleet.timeline import Entry
@@ -60,7 +61,13 @@ def api(watch: Watch, task: Task, jobs: Callable[[], FoundJobs]) -> APIRouter:
         """Jobs of batch scoring that the state folder knows or that are in --jobs folders."""
         found, wrong = jobs()
         each = [
-            {**job.manifest.model_dump(), "id": job.id, "running": job.running} for job in found
+            {
+                **job.manifest.model_dump(),
+                "id": job.id,
+                "running": job.running,
+                "queue": queue_row(job.place),
+            }
+            for job in found
         ]
         return as_json({"jobs": each, "unreadable": wrong})
 

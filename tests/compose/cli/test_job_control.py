@@ -75,6 +75,11 @@ def workers_of(process: int) -> list[int]:
     return found
 
 
+def files_of(process: int) -> list[str]:
+    """The paths that a process has open."""
+    return [str(path.readlink()) for path in Path(f"/proc/{process}/fd").iterdir()]
+
+
 def test_two_processes_write_what_one_writes(tmp_path: Path, lake: Path) -> None:
     done = tidewheel(*words(lake), "--processes", "2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -102,6 +107,8 @@ def test_a_killed_worker_costs_its_shards_attempt_and_nothing_else(
     process = begun(tmp_path, lake, "--processes", "2", "--json")
     victims = workers_of(process.pid)
     assert len(victims) == 2
+    lock = str(tmp_path / "out.job" / "lock")  # the folder is held until they are gone
+    assert all(lock in files_of(victim) for victim in victims)
     os.kill(victims[0], signal.SIGKILL)
     assert process.wait(120) == 0, (tmp_path / "stderr").read_text()
     manifest = json.loads((tmp_path / "stdout").read_text())

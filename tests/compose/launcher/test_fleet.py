@@ -2,15 +2,20 @@
 
 import importlib.util
 import socket
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from compose.launcher import fleet as module
+from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands
 from compose.launcher.fleet import CONSOLE_PORT, Fleet, console_port
+from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
+from streams.contract.task import Task
+from streams.kafka.settings import BrokerSettings
 
 
 class FakeSupervisor:
@@ -60,3 +65,11 @@ def test_without_its_library_the_fleet_starts_and_says_what_to_install(
     assert supervisor.started == []
     [line] = said
     assert 'pip install "tidewheel[console]"' in line
+
+
+def test_the_runner_of_jobs_has_the_state_folder_and_the_broker() -> None:
+    options = UpOptions("t.py:task", 2, Path("here"), jobs=True)
+    choice = BrokerChoice("external", BrokerSettings(TIDEWHEEL_KAFKA="there:9092"), "")
+    launch = Commands(options, "t.py:task", cast(Task, None), choice, None).jobs()
+    assert launch.argv[-4:] == ["jobs", "run", "--state", "here"]
+    assert launch.env["TIDEWHEEL_KAFKA"] == "there:9092"

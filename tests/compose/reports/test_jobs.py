@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from compose.reports.jobs import read_jobs
+from compose.reports.queue_places import queue_row, told
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.job_index import JobIndex
+from streams.batch.queue.entries import NewEntry, RunOptions
+from streams.batch.queue.job_queue import JobQueue
 from streams.batch.records.documents import (
     Columns,
     Counts,
@@ -86,3 +89,28 @@ def test_a_job_that_the_state_folder_knows_is_found_wherever_it_is_and_once(tmp_
     for places in ([], [place]):
         (found,), wrong = read_jobs(state, places)
         assert (found.id, found.manifest.job, wrong) == ("night", str(made.folder), [])
+
+
+def test_a_queued_job_is_not_abandoned_and_has_its_place(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for name in ("first", "second", "left"):
+        job(tmp_path, name, 1, "Scheduled")
+    for name, priority in (("first", 0), ("second", 1)):
+        entry = NewEntry(name, str(tmp_path / f"{name}.job"), RunOptions(), priority)
+        JobQueue(state).add(entry)
+    found = {report.id: report for report in read_jobs(state, [tmp_path])[0]}
+    assert {name: one.abandoned for name, one in found.items()} == {
+        "first": False, "second": False, "left": True,
+    }  # fmt: skip
+    row = queue_row(found["first"].place)
+    assert row is not None
+    assert (row["position"], row["runner"]) == (2, None)
+    assert told(queue_row(found["second"].place)) == "  position 1, priority 1"
+
+
+def test_a_damaged_queue_hides_no_job(tmp_path: Path) -> None:
+    job(tmp_path, "one", 1)
+    (tmp_path / "queue.sqlite").write_bytes(b"x" * 2000)
+    found, wrong = read_jobs(tmp_path, [tmp_path])
+    assert len(found) == 1
+    assert "queue.sqlite cannot be used" in wrong[0]

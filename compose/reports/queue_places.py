@@ -1,10 +1,31 @@
-"""The queue in `jobs list` and `jobs show`."""
+"""Where jobs are in the queue."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from compose.reports.jobs import Place
 from compose.reports.terminal import moment
 from streams.batch.jobs.job_folder import now_us
+from streams.batch.queue.entries import Entry
+from streams.batch.queue.job_queue import JobQueue
+
+
+@dataclass(frozen=True)
+class Place:
+    """A job's place in the queue: `position` counts those that wait, from 1."""
+
+    entry: Entry
+    position: int | None
+
+
+def places_of(state: Path) -> dict[str, Place]:
+    """Return the queued jobs of a state folder by their ids, in the queue's order."""
+    found: dict[str, Place] = {}
+    position = 0
+    for entry in JobQueue(state).entries():
+        position += entry.waits
+        found[entry.id] = Place(entry, position if entry.waits else None)
+    return found
 
 
 def queue_row(place: Place | None) -> dict[str, Any] | None:
