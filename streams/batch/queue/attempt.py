@@ -103,8 +103,6 @@ class Attempt:
             return
         if entry.failures >= self.retrying.max_attempts:
             folder.write_state("Failed", entry.reason)
-        elif folder.stop_requested:
-            folder.write_state("Stopped")
         else:
             self.run(entry, lock)
         self.reached("attempt-step-5")

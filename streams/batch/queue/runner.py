@@ -17,7 +17,7 @@ from typing import Literal
 from streams.batch.jobs.job_folder import Held, JobFolder
 from streams.batch.queue.attempt import Result
 from streams.batch.queue.entries import Entry
-from streams.batch.queue.job_queue import JobQueue
+from streams.batch.queue.job_queue import DIED, JobQueue
 from streams.batch.queue.outcome import Retrying
 from streams.contract.errors import MalformedRecord, Retryable
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -101,8 +101,8 @@ class Runner:
         for one in [one for one in self._running if one.ended]:
             self._running.remove(one)
             result, job = one.result(), one.entry.id
-            if result is None:  # `take_back` finds what became of it
-                continue
+            if result is None and (result := self._died(one.entry)) is None:
+                continue  # its claim was taken away
             why = f": {result.reason}" if result.reason else ""
             if result.again_s is None:
                 over.append(result)
@@ -111,6 +111,13 @@ class Runner:
                 text = f"{result.state}, next try in {result.again_s:.0f} s{why}"
                 self.tell(Event("again", text, job, result.state))
         return over
+
+    def _died(self, entry: Entry) -> Result | None:
+        """Let a job wait again whose process has ended without an answer, as after a kill."""
+        pause_s = self.retrying.pause_s(entry.failures + 1)
+        if not self.queue.again(entry.id, entry.fence, pause_s, DIED, failed=True):
+            return None
+        return Result(state="Failed", reason=DIED, again_s=pause_s)
 
     def _expire(self) -> None:
         for entry in self.queue.expired():

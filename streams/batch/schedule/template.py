@@ -13,7 +13,7 @@ from datetime import datetime
 
 from streams.contract.errors import UsageError
 
-DIRECTIVES = "YymdjHIMSfpzZaAbBUWuwGVs%"
+DIRECTIVES = "YymdjFHIMSTfpzZaAbBUWuwGV%"
 TOKEN = re.compile(r"\{\{|\}\}|\{(start|end)(?::([^{}]+))?\}|[{}]")
 DIRECTIVE = re.compile(r"%(.?)", re.DOTALL)
 

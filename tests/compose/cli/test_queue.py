@@ -144,7 +144,7 @@ def test_a_job_whose_process_is_killed_at_any_step_is_taken_over_and_is_whole(
         elif point == "attempt-step-7:1":
             until(lambda: states(tmp_path) == {identity: "Completed"}, "it completes")
         else:
-            until(lambda: "taken back" in text_of(tmp_path / "a.out"), "its death is seen")
+            until(lambda: "process died" in text_of(tmp_path / "a.out"), "its death is seen")
     run(tmp_path, *options)
     assert states(tmp_path) == {identity: "Completed"}
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
@@ -257,7 +257,7 @@ def test_a_job_whose_processes_die_is_tried_a_few_times_and_then_failed(
     identity = queued(tmp_path, lake)
     told = run(tmp_path, "--max-attempts", "2", "--retry-after", "0.1",
                TIDEWHEEL_FAILPOINT="score-step-3:1")  # fmt: skip
-    assert [e["kind"] for e in told].count("taken back") == 2
+    assert [e["kind"] for e in told].count("again") == 2
     assert states(tmp_path) == {identity: "Failed"}
     assert listed(tmp_path)[0]["reason"] == "its process died"
 

@@ -209,6 +209,15 @@ def test_what_may_pass_is_tried_again_a_few_times(queued: Queued) -> None:
     assert (queued.state, queued.queue.entries()) == ("Failed", [])
 
 
+def test_a_job_that_was_stopped_while_it_was_claimed_does_not_begin(queued: Queued) -> None:
+    entry = queued.claim()
+    queued.job.folder.request_stop(True)
+    found = queued.attempt(queued.runs, entry).work()
+    assert found is not None
+    assert (found.state, found.again_s, queued.state) == ("Stopped", None, "Stopped")
+    assert not queued.job.output.exists()
+
+
 def test_what_does_not_pass_fails_at_once(queued: Queued) -> None:
     found = queued.attempt(fails_of(queued, UsageError("the input has changed"))).work()
     assert found is not None

@@ -249,6 +249,21 @@ def test_a_runner_that_was_paused_before_it_queued_an_interval_queues_it_no_more
     assert words_of(tmp_path) == []
 
 
+def test_a_schedule_that_is_removed_while_a_runner_is_paused_queues_nothing(tmp_path: Path) -> None:
+    clock = Clock("2026-11-01T12:00Z")
+    other = Schedules(tmp_path, clock)
+
+    def reached(point: str) -> None:
+        if point == "schedule-step-1":
+            other.remove("nightly")
+            other.add("nightly", MADRID, OPTIONS, 10)
+
+    schedules = made(tmp_path, clock, reached=reached)
+    clock.now = at("2026-11-02T12:00Z")
+    assert list(schedules.fire()) == []
+    assert words_of(tmp_path) == []
+
+
 def test_a_full_queue_makes_an_interval_wait_and_is_said_once(tmp_path: Path) -> None:
     clock = Clock("2026-11-01T12:00Z")
     schedules = made(tmp_path, clock, max_waiting=1)
