@@ -12,6 +12,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
+from streams.contract.errors import TidewheelError
 from streams.runtime.processes import end_with_parent
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     from streams.runtime.failpoints import read_failpoint
 
     reached = read_failpoint(os.environ)
-    found = Attempt(
+    attempt = Attempt(
         JobQueue(given.state),
         given.id,
         given.fence,
@@ -59,7 +60,11 @@ def main() -> None:
         lease_s=given.lease,
         retrying=Retrying(given.tries, given.pause),
         reached=reached,
-    ).work()
+    )
+    try:
+        found = attempt.work()
+    except TidewheelError as exc:  # the queue itself: the runner sees that this process has ended
+        sys.exit(f"tidewheel: {exc}")
     if found is not None:
         answers.write(found.encode().decode() + "\n")
         answers.flush()

@@ -1,8 +1,9 @@
 """One attempt at a queued job, in a process of its own. The numbered steps:
 
 1. a runner has claimed the job, under a new fence
-2. this process ends the process of the claim before, and holds the job's folder (flock)
-3. the claim still holds: this process is registered, and renews the lease from now on
+2. this process is registered, and renews the lease from now on; it kills the processes of earlier
+   claims, and holds the job's folder (flock)
+3. the claim still holds
 4. a scheduled job is submitted: its specification is written
 5. the job ends in one of its states
 6. a job that is tried again is Scheduled
@@ -29,7 +30,7 @@ from streams.batch.queue.job_queue import BUSY_S, JobQueue
 from streams.batch.queue.outcome import Retrying, outcome
 from streams.batch.records.documents import OVER
 from streams.contract.documents import Document
-from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.processes import end, this_process
 
@@ -67,28 +68,30 @@ class Attempt:
     def work(self) -> Result | None:
         """Do the steps 2 to 7; return None where the claim is not ours any more."""
         entry = self.queue.current(self.identity, self.fence)
-        if entry is None:
+        if entry is None or not self.queue.register(entry, this_process(), self.lease_s):
             return None
-        if entry.previous is not None:
-            end(entry.previous)
         folder = JobFolder(Path(entry.folder))
-        try:
-            with folder.locked(self.hold_wait_s) as lock:
-                self.reached("attempt-step-2")
-                return self._hold(entry, folder, lock)
-        except Held as exc:
-            return self._again("Scheduled", str(exc), BUSY_S, failed=False)
-
-    def _hold(self, entry: Entry, folder: JobFolder, lock: int) -> Result | None:
-        if not self.queue.register(self.identity, self.fence, this_process(), self.lease_s):
-            return None
-        error: BaseException | None = None
-        with Lease(self.queue, self.identity, self.fence, self.lease_s):
-            self.reached("attempt-step-3")
+        with Lease(self.queue, self.identity, self.fence, self.lease_s) as lease:
+            for process in entry.previous:
+                end(process)
             try:
-                self._submit_and_run(entry, folder, lock)
-            except (TidewheelError, OSError) as exc:
-                error = exc
+                with folder.locked(self.hold_wait_s) as lock:
+                    self.reached("attempt-step-2")
+                    return self._hold(entry, folder, lock, lease)
+            except Held as exc:
+                lease.end()
+                return self._again("Scheduled", str(exc), BUSY_S, failed=False)
+
+    def _hold(self, entry: Entry, folder: JobFolder, lock: int, lease: "Lease") -> Result | None:
+        if not self.queue.hold(self.identity, self.fence, self.lease_s):
+            return None
+        self.reached("attempt-step-3")
+        error: BaseException | None = None
+        try:
+            self._submit_and_run(entry, folder, lock)
+        except (TidewheelError, OSError) as exc:
+            error = exc
+        lease.end()  # a row that is gone from here on was removed by us
         return self._settle(entry, folder) if error is None else self._refused(entry, folder, error)
 
     def _submit_and_run(self, entry: Entry, folder: JobFolder, lock: int) -> None:
@@ -158,6 +161,10 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
+        self.end()
+
+    def end(self) -> None:
+        """Renew the claim no more."""
         self._over.set()
         self._thread.join()
 
@@ -165,7 +172,7 @@ class Lease:
         while not self._over.wait(self._pause_s):
             try:
                 held = self._renew()
-            except Retryable:  # another writer; the next time
+            except TidewheelError:  # another writer, a full disk: the next time
                 continue
             if not held and not self._over.is_set():
                 os.kill(os.getpid(), signal.SIGKILL)

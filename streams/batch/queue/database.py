@@ -32,7 +32,7 @@ CREATE TABLE jobs (
     runner TEXT,
     claimed_by TEXT,
     process TEXT,
-    previous TEXT,
+    previous TEXT NOT NULL DEFAULT '[]',
     lease_s REAL
 ) STRICT;
 CREATE TABLE fences (last INTEGER NOT NULL) STRICT;

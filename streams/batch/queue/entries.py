@@ -1,5 +1,6 @@
 """What the queue has of a job."""
 
+import json
 import sqlite3
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Entry:
 
     fence      the number of the last claim; whoever has another one may not write
     claimed_by the runner's process; `process`: the job's, as soon as it holds the job's folder
-    previous   the job's process of the claim before, which must be gone before another one works
+    previous   processes of earlier claims, which must be gone before another one works
     lease_s    of the monotonic clock of the boot: until then the claim is not taken away
     """
 
@@ -58,7 +59,7 @@ class Entry:
     runner: str | None
     claimed_by: Process | None
     process: Process | None
-    previous: Process | None
+    previous: tuple[Process, ...]
     lease_s: float | None
 
     @property
@@ -69,6 +70,7 @@ class Entry:
 def entry_of(row: sqlite3.Row) -> Entry:
     found = {name: row[name] for name in Entry.__dataclass_fields__}
     found["options"] = RunOptions.decode(row["options"].encode())
-    for name in ("claimed_by", "process", "previous"):
+    for name in ("claimed_by", "process"):
         found[name] = None if row[name] is None else Process.decode(row[name])
+    found["previous"] = tuple(Process(**one) for one in json.loads(row["previous"]))
     return Entry(**found)

@@ -4,10 +4,11 @@ A claim has a fence: a number that no other claim has. A process that works on a
 at each change of the row, and changes nothing once the claim was taken away.
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from streams.batch.jobs.job_folder import now_us
@@ -24,6 +25,10 @@ FREE = """runner IS NULL AND (next_us <= :now OR next_us > :now + :longest)
     AND (expires_us IS NULL OR attempts > 0 OR expires_us > :now)
     AND (part_of IS NULL OR max_active > (SELECT count(*) FROM jobs AS other
          WHERE other.part_of = jobs.part_of AND other.runner IS NOT NULL))"""
+
+# the process of a claim that ends, among those that must be gone before another one works
+RETIRE = """previous = CASE WHEN process IS NULL THEN previous
+    ELSE json_insert(previous, '$[#]', json(process)) END, process = NULL"""
 
 
 @dataclass(frozen=True)
@@ -84,17 +89,26 @@ class JobQueue:
                 return None
             lease, fence = self.clock() + lease_s, _next_fence(connection)
             row = connection.execute(
-                """UPDATE jobs SET runner = ?, claimed_by = ?, lease_s = ?, fence = ?,
-                   attempts = attempts + 1, previous = coalesce(process, previous), process = NULL
+                f"""UPDATE jobs SET runner = ?, claimed_by = ?, lease_s = ?, fence = ?,
+                   attempts = attempts + 1, {RETIRE}
                    WHERE id = ? RETURNING *""",
                 (runner, process.encode(), lease, fence, row["id"]),
             ).fetchone()
             return entry_of(row)
 
-    def register(self, identity: str, fence: int, process: Process, lease_s: float) -> bool:
-        """Note the process that holds the folder of a claimed job; False if the claim is gone."""
-        return self._change(identity, fence, "process = ?, lease_s = ?", process.encode(),
-                            self.clock() + lease_s)  # fmt: skip
+    def register(self, entry: Entry, process: Process, lease_s: float) -> bool:
+        """Note the process that works on a claimed job, before it holds the job's folder; False if
+        the claim is gone."""
+        before = [asdict(one) for one in entry.previous if alive(one) is not False]
+        return self._change(
+            entry.id, entry.fence, "process = ?, previous = ?, lease_s = ?", process.encode(),
+            json.dumps(before), self.clock() + lease_s,
+        )  # fmt: skip
+
+    def hold(self, identity: str, fence: int, lease_s: float) -> bool:
+        """Note that a claim's process holds the folder, so that earlier ones are gone; False if the
+        claim is gone."""
+        return self._change(identity, fence, "previous = '[]', lease_s = ?", self.clock() + lease_s)
 
     def renew(self, identity: str, fence: int, lease_s: float, *, begun: bool = True) -> bool:
         """Prolong a claim: by the job's process once it has begun, by the runner before that."""
@@ -113,8 +127,8 @@ class JobQueue:
         """Let a claimed job wait again; False if the claim is gone."""
         return self._change(
             identity, fence,
-            """runner = NULL, claimed_by = NULL, previous = coalesce(process, previous),
-               process = NULL, next_us = ?, reason = ?, failures = failures + ?""",
+            f"""runner = NULL, claimed_by = NULL, {RETIRE}, next_us = ?, reason = ?,
+                failures = failures + ?""",
             self.now() + int(pause_s * 1e6), reason, int(failed),
         )  # fmt: skip
 
@@ -133,8 +147,8 @@ class JobQueue:
     def _take(self, entry: Entry, pause_s: float, reason: str, *, failed: bool) -> bool:
         with writing(self.state) as connection:
             row = connection.execute(
-                """UPDATE jobs SET runner = NULL, claimed_by = NULL, fence = ?,
-                   previous = coalesce(process, previous), process = NULL, next_us = ?,
+                f"""UPDATE jobs SET runner = NULL, claimed_by = NULL, fence = ?,
+                   {RETIRE}, next_us = ?,
                    reason = ?, failures = failures + ?
                    WHERE id = ? AND fence = ? AND runner IS NOT NULL AND lease_s = ?
                    RETURNING id""",

@@ -163,7 +163,7 @@ def files_in(*folders: Path) -> dict[Path, tuple[int, bytes]]:
 @pytest.mark.parametrize(
     ("to", "point"),
     [
-        ("out", "attempt-step-3:1"),
+        ("out", "attempt-step-2:1"),
         ("out", "score-step-4:2"),
         ("out", "score-step-8:1"),
         ("out.sqlite", "score-step-6:2"),

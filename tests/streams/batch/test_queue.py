@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from streams.batch.jobs import loads
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.queue.attempt import Attempt
 from streams.batch.queue.entries import Entry, NewEntry, RunOptions
 from streams.batch.queue.job_queue import GONE, JobQueue
 from streams.batch.queue.outcome import MAX_PAUSE_S, Retrying
+from streams.batch.sinks.sqlite_sink import SqliteSink
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.runtime.processes import alive, end, this_process
 from tests.streams.batch.support import Submitted, good_rows, submitted, write_parquet
@@ -94,7 +96,7 @@ class Claims(RuleBasedStateMachine):
     def an_old_claim_changes_nothing(self) -> None:
         for identity, fence in self.old:
             assert not self.queue.renew(identity, fence, 1e6)
-            assert not self.queue.register(identity, fence, HERE, 1e6)
+            assert not self.queue.hold(identity, fence, 1e6)
             assert not self.queue.again(identity, fence, 0.0, "", failed=True)
             assert not self.queue.finish(identity, fence, "Failed", "")
             assert self.queue.current(identity, fence) is None
@@ -160,7 +162,7 @@ class Queued:
         """As for a process that is not this one, which worked for the claim before."""
         found = self.queue.claim("a", HERE, 30.0)
         assert found is not None
-        self.queue._change(found.id, found.fence, "previous = NULL")
+        self.queue._change(found.id, found.fence, "previous = '[]'")
         return found
 
     def attempt(self, run: Any, entry: Entry | None = None, **more: Any) -> Attempt:
@@ -236,6 +238,23 @@ def test_a_job_that_failed_of_its_database_is_scheduled_and_then_completed(queue
     assert (queued.state, len(queued.job.rows())) == ("Completed", 5)
 
 
+def test_a_job_whose_database_stays_away_has_failed_of_what_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Retryable("the database is away")
+
+    write_parquet(tmp_path / "in.parquet", good_rows(5))
+    job = submitted(tmp_path, tmp_path / "in.parquet", to="out.sqlite")
+    monkeypatch.setattr(loads, "TRIES", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteSink, "load", away)
+        assert job.run().state == "Failed"
+    assert job.folder.state().passing
+    assert job.run().state == "Completed"
+    assert not job.folder.state().passing
+
+
 class Killed(BaseException):
     """What a step raises in place of SIGKILL."""
 
@@ -269,18 +288,32 @@ def test_an_attempt_under_an_old_fence_writes_nothing(queued: Queued) -> None:
     old = queued.claim()
     queued.queue._take(old, 0.0, GONE, failed=False)
     assert queued.attempt(queued.runs, old).work() is None
-    late = queued.attempt(queued.runs, old)
-    late.queue = Blind(queued.queue.state)  # it has looked before the claim was taken away
-    assert late.work() is None
+    assert not queued.queue.register(old, HERE, 30.0)
+    new = queued.claim()
+
+    def reached(point: str) -> None:
+        if point == "attempt-step-2":  # the claim is taken away while it waits for the folder
+            queued.queue._take(replace(queued.queue.entries()[0]), 0.0, GONE, failed=False)
+
+    assert queued.attempt(queued.runs, new, reached=reached).work() is None
     assert queued.state == "Scheduled"
     assert not queued.job.output.exists()
 
 
-class Blind(JobQueue):
-    """Its first look is of an earlier time."""
-
-    def current(self, identity: str, fence: int) -> Entry | None:
-        return replace(self.entries()[0], fence=fence, previous=None)
+def test_all_processes_of_earlier_claims_are_known_until_the_folder_is_held(queued: Queued) -> None:
+    queue, found = queued.queue, []
+    for number in range(3):
+        entry = queue.claim("a", HERE, 30.0)
+        assert entry is not None
+        found.append(replace(ELSEWHERE, pid=number))
+        assert queue.register(entry, found[-1], 30.0)
+        queue._take(queue.entries()[0], 0.0, GONE, failed=False)
+    assert queue.entries()[0].previous == tuple(found)
+    entry = queue.claim("a", HERE, 30.0)
+    assert entry is not None
+    assert queue.register(entry, HERE, 30.0)
+    assert queue.hold(entry.id, entry.fence, 30.0)
+    assert queue.entries()[0].previous == ()
 
 
 def test_a_job_whose_process_cannot_be_ended_waits_until_it_is_gone(queued: Queued) -> None:
