@@ -1,7 +1,8 @@
 """<state>/queue.sqlite: what waits, what runs, and the schedules.
 
 A connection is open for one operation only, so a process that is stopped between two of them locks
-nobody out. A write is one transaction.
+nobody out. A write is one transaction. Readers wait for nobody (write-ahead log): a process that is
+stopped within a write is found by its lease.
 """
 
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 
 NAME, FORMAT = "queue.sqlite", 1
-WAIT_S = 10.0  # for another writer
+WAIT_S = 5.0  # for another writer
 TABLES = """
 CREATE TABLE jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -82,6 +83,8 @@ def writing(state: Path) -> Iterator[sqlite3.Connection]:
     with _translated(path):
         state.mkdir(parents=True, exist_ok=True)
         with closing(_connect(path)) as connection:
+            if not _format(connection, path):
+                connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             if not _format(connection, path):
                 for statement in TABLES.split(";\n"):

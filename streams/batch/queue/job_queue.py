@@ -16,7 +16,7 @@ from streams.batch.queue.database import reading, writing
 from streams.batch.queue.entries import Entry, NewEntry, entry_of
 from streams.batch.queue.outcome import MAX_PAUSE_S, Retrying
 from streams.contract.errors import UsageError
-from streams.runtime.processes import Process, alive
+from streams.runtime.processes import Process, alive, end
 
 ORDER = "priority DESC, seq"
 MAX_WAITING = 1000
@@ -143,6 +143,14 @@ class JobQueue:
             if self._take(entry, pause_s, why, failed=died):
                 done.append((entry, why))
         return done
+
+    def end_overdue(self) -> None:
+        """Kill the processes of claims whose leases are over: one that is stopped within a write
+        keeps all others from it, so that no claim can be taken away."""
+        for entry in self.entries():
+            late = entry.lease_s is not None and self.clock() > entry.lease_s
+            if late and entry.process is not None and not entry.waits:
+                end(entry.process)
 
     def _take(self, entry: Entry, pause_s: float, reason: str, *, failed: bool) -> bool:
         with writing(self.state) as connection:

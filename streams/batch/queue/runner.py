@@ -146,7 +146,8 @@ class Runner:
 
     @contextmanager
     def _while_busy(self) -> Iterator[None]:
-        """Try again later what another process locks; say so once."""
+        """Try again later what another process locks, and end that if its lease is over; say so
+        once."""
         try:
             yield
             self._complaint = ""
@@ -154,6 +155,8 @@ class Runner:
             if str(exc) != self._complaint:
                 self.tell(Event("wait", str(exc)))
             self._complaint = str(exc)
+            with suppress(Retryable):
+                self.queue.end_overdue()
 
 
 def expire(queue: JobQueue, entry: Entry) -> bool:

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ import pytest
 
 from streams.batch.queue.job_queue import JobQueue
 from streams.runtime.key_files import create_key
-from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
+from tests.compose.cli.test_cli import MAIN, ROOT, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import expected, words
 from tests.edge_client.models import artifact, plain
 from tests.forks import Forked, fork
@@ -156,7 +158,7 @@ def files_in(*folders: Path) -> dict[Path, tuple[int, bytes]]:
         path: (path.stat().st_mtime_ns, path.read_bytes())
         for folder in folders
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and not path.name.startswith("queue.sqlite")
     }
 
 
@@ -187,6 +189,7 @@ def test_a_runner_that_is_paused_past_its_lease_and_goes_on_writes_nothing(
         first.send_signal(signal.SIGTERM)
         assert first.wait(60) == 0, (tmp_path / "a.err").read_text()
         until(lambda: not Path(f"/proc/{paused}").exists(), "its process is gone")
+    assert JobQueue(tmp_path / ".tidewheel").entries() == []
     after = files_in(tmp_path)
     assert {p for p in after if after[p] != before.get(p)} <= {tmp_path / "a.out"}
     if to == "out":
@@ -195,6 +198,39 @@ def test_a_runner_that_is_paused_past_its_lease_and_goes_on_writes_nothing(
     with sqlite3.connect(tmp_path / to) as database:
         rows = [one for (one,) in database.execute("SELECT id FROM scores ORDER BY shard, row")]
     assert rows == expected(lake)
+
+
+def test_a_process_that_is_paused_within_a_write_to_the_queue_keeps_nobody_out(
+    tmp_path: Path, lake: Path
+) -> None:
+    identity = queued(tmp_path, lake)
+    state = tmp_path / ".tidewheel"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(state)], cwd=ROOT,
+                              stdout=subprocess.PIPE)  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    holder.send_signal(signal.SIGSTOP)
+    run(tmp_path)
+    assert holder.wait(60) == -signal.SIGKILL
+    holder.stdout.close()
+    assert states(tmp_path) == {identity: "Completed"}
+
+
+# a process of an attempt, in the middle of a transaction
+HOLDER = """
+import sys, time
+from pathlib import Path
+from streams.batch.queue.database import writing
+from streams.batch.queue.job_queue import JobQueue
+from streams.runtime.processes import this_process
+queue = JobQueue(Path(sys.argv[1]))
+claimed = queue.claim("a", this_process(), 0.1)
+assert claimed is not None and queue.register(claimed, this_process(), 0.1)
+with writing(queue.state) as connection:
+    connection.execute("UPDATE fences SET last = last + 1")
+    print("held", flush=True)
+    time.sleep(300)
+"""
 
 
 def test_a_runner_replaces_its_own_process_that_does_not_go_on(tmp_path: Path, lake: Path) -> None:
