@@ -36,8 +36,7 @@ app.command()(run)
 @app.command("list")
 def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """List the jobs that were submitted with this state folder, the oldest first."""
-    from compose.reports.jobs import read_jobs
-    from compose.reports.queue_places import not_submitted, places_of, told
+    from compose.reports.jobs import not_submitted, places_of, read_jobs, told
 
     found, wrong = read_jobs(state)
     rows = [_row(report) for report in reversed(found)]
@@ -60,7 +59,7 @@ def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
 @app.command("show")
 def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """Show a job's state, its counts and its input, from its folder."""
-    from compose.reports.queue_places import queue_row, told
+    from compose.reports.jobs import queue_row, told
 
     job = _find(state, name)
     report = _report(state, job)
@@ -233,8 +232,7 @@ def _find(state: Path, name: str) -> "JobFolder":
 
 
 def _report(state: Path, job: "JobFolder") -> "JobReport":
-    from compose.reports.jobs import report_of
-    from compose.reports.queue_places import places_of
+    from compose.reports.jobs import places_of, report_of
     from streams.batch.answering.watching import reference_of
     from streams.batch.jobs.scoring import artifact_of
 
@@ -247,7 +245,7 @@ def _warn(text: str) -> None:
 
 
 def _row(report: "JobReport") -> dict[str, Any]:
-    from compose.reports.queue_places import queue_row
+    from compose.reports.jobs import queue_row
 
     found = report.manifest
     chosen = ("state", "reason", "task", "model", "job", "output", "total", "processed")

@@ -7,8 +7,7 @@ from nicegui import run, ui
 
 from compose.dashboard.pages.parts import Drawn, card, el, facts, version, when
 from compose.dashboard.pages.site import Frame, Site
-from compose.reports.jobs import FoundJobs, JobReport
-from compose.reports.queue_places import queue_row, told
+from compose.reports.jobs import FoundJobs, JobReport, queue_row, told
 
 EVERY_S = 3.0
 

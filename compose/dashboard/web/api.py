@@ -17,8 +17,7 @@ from compose.dashboard.model.rollouts import Releases, releases
 from compose.dashboard.watch import Watch
 from compose.reports import rounds, status
 from compose.reports.documents import DecisionsReport, JobsReport, RunsReport, StatusReport
-from compose.reports.jobs import FoundJobs
-from compose.reports.queue_places import queue_row
+from compose.reports.jobs import FoundJobs, queue_row
 from federation.registry.catalog import describe_decision
 from streams.contract.task import Task
 from streams.fleet.timeline import Entry

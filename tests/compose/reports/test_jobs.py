@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from compose.reports.jobs import read_jobs
-from compose.reports.queue_places import queue_row, told
+from compose.reports.jobs import queue_row, read_jobs, told
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.job_index import JobIndex
 from streams.batch.queue.entries import NewEntry, RunOptions
