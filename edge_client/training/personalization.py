@@ -17,7 +17,6 @@ reports the release. The weights never leave the device.
 """
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -33,7 +32,7 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from streams.contract import payload
-from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.artifact import WEIGHTS, Artifact, personal_header
 from streams.contract.documents import PersonalState
 from streams.contract.errors import ArtifactError, MalformedRecord, ProcessFailed
 from streams.contract.task import Task
@@ -124,7 +123,7 @@ class Personalization:
         self._pair = self._serving = self.state = None
         try:
             data = self._path.read_bytes()
-            made_from, number = read_header(data)
+            made_from, number = personal_header(data)
             if made_from != base.model:
                 self._path.unlink(missing_ok=True)
                 return
@@ -240,13 +239,3 @@ def with_header(block: bytes, base: str, number: int) -> bytes:
     """Return the trainer's weights as safetensors, with their base version in the header."""
     tensors = payload.unpack(block)
     return safetensors.numpy.save(tensors, metadata={"base": base, "number": str(number)})
-
-
-def read_header(data: bytes) -> tuple[str, int]:
-    """Return the base version and number of a personal model; raise ArtifactError without them."""
-    try:
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
-        return str(metadata["base"]), int(metadata["number"])
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise ArtifactError("not-runnable", "not the file of a personal model") from exc

@@ -143,6 +143,17 @@ def split_head(head: bytes) -> tuple[bytes, bytes]:
     return text, signature
 
 
+def personal_header(data: bytes) -> tuple[str, int]:
+    """Return the base version and the number of a device's personal model, `personal.safetensors`;
+    raise ArtifactError without them."""
+    try:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        return str(metadata["base"]), int(metadata["number"])
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ArtifactError("not-runnable", "not the file of a personal model") from exc
+
+
 def files_of(data: bytes) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest and files of an artifact that was verified before."""
     text, _, body = _split(data)

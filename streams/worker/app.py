@@ -23,6 +23,7 @@ from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs, worker_group
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
+from streams.learning.teacher import pin_threads
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
 from streams.worker import batches, seeking
@@ -30,7 +31,6 @@ from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_conte
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.teacher import pin_threads
 from streams.worker.settings import WorkerSettings
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.maintenance import Maintenance

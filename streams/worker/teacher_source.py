@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Task
+from streams.learning.teacher import Teacher, load_teacher
 from streams.runtime.key_files import load_public_key
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.teacher import Teacher, load_teacher
 from streams.worker.scoring.teacher_updates import TeacherUpdates
 from streams.worker.settings import WorkerSettings
 

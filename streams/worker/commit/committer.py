@@ -32,6 +32,7 @@ import pyarrow as pa
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop
+from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit import dead_letters
 from streams.worker.commit.hole_keeper import HoleKeeper
@@ -41,7 +42,6 @@ from streams.worker.commit.storing import store_declared, store_scored
 from streams.worker.commit.work import Broker, CommitWork
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
-from streams.worker.scoring.teacher import Teacher
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.windows.listening import CallersClock, Clock

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streams.contract.task import Task
+from streams.learning.teacher import Teacher, TeacherFailed
 from streams.worker.scoring.drift_watch import DriftWatch
 from streams.worker.scoring.rows import ScoredWindow, outputs_of, segments_of
-from streams.worker.scoring.teacher import Teacher, TeacherFailed
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import Window

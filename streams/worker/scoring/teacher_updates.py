@@ -20,8 +20,8 @@ from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
+from streams.learning.teacher import Teacher, make_teacher
 from streams.runtime.acceptance import Acceptance
-from streams.worker.scoring.teacher import Teacher, make_teacher
 
 LOOK_S = 1.0
 

@@ -21,9 +21,9 @@ from edge_client.training.personalization import (
     PAUSE_S,
     RENEW,
     Personalization,
-    read_header,
 )
 from edge_client.training.trainer_client import Trainer
+from streams.contract.artifact import personal_header
 from streams.contract.errors import ArtifactError
 from streams.contract.work import WorkReply, WorkRequest
 from streams.runtime.key_files import create_key, load_public_key
@@ -103,7 +103,7 @@ def test_a_copy_that_is_better_answers_and_says_so(device: Device) -> None:
     assert state.held_out == 100
     assert state.correct > state.base_correct
     assert device.slots.active == base  # what is served is the release
-    assert read_header(device.path.read_bytes()) == (base, 1)
+    assert personal_header(device.path.read_bytes()) == (base, 1)
     assert device.path.stat().st_mode & 0o777 == 0o600
     engine = device.slots.engine
     assert engine is not None
@@ -186,7 +186,7 @@ def test_a_copy_that_fails_gives_its_place_to_its_version(device: Device) -> Non
 )
 def test_a_broken_copy_is_removed_and_made_anew(device: Device, data: bytes) -> None:
     with pytest.raises(ArtifactError):
-        read_header(data)
+        personal_header(data)
     device.path.write_bytes(data)
     device.see(200)
     device.consider()

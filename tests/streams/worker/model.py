@@ -12,10 +12,10 @@ from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop, EventBatch, Headers
 from streams.contract.task import Task
 from streams.drift.reference import Reference
+from streams.learning.teacher import TeacherFailed
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
-from streams.worker.scoring.teacher import TeacherFailed
 from streams.worker.store.position import REFUSED
 from streams.worker.store.tables import DROPS, LABELS, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition

@@ -17,7 +17,7 @@ import numpy as np
 from streams.contract.events.batches import float_rows
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
-from streams.worker.scoring.teacher import ROWS_PER_CALL, Teacher, TeacherFailed
+from streams.learning.teacher import ROWS_PER_CALL, Teacher, TeacherFailed
 from streams.worker.settings import default_threads
 from tests.bench.meter import Meter
 from tests.bench.streams.contenders.pieces import plan_teacher

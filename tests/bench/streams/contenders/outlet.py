@@ -18,7 +18,7 @@ from deltalake import write_deltalake
 from streams.contract.events.batches import TIMESTAMP, encode_batch, float_rows
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
-from streams.worker.scoring.teacher import Teacher, TeacherFailed
+from streams.learning.teacher import Teacher, TeacherFailed
 from tests.bench.meter import Meter
 from tests.bench.streams.contenders.pieces import Piece, plan_teacher
 from tests.bench.streams.feed.plan import Plan

@@ -17,7 +17,7 @@ import torch
 from streams.contract.events.batches import encode_batch, times_us
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
-from streams.worker.scoring.teacher import Teacher, load_teacher
+from streams.learning.teacher import Teacher, load_teacher
 from streams.worker.settings import default_threads
 from tests.bench.streams.feed.plan import Plan
 

@@ -17,9 +17,9 @@ from streams.contract.topics import RELEASES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
+from streams.learning.teacher import Teacher
 from streams.runtime.key_files import create_key, load_private_key
 from streams.worker.scoring import teacher_updates
-from streams.worker.scoring.teacher import Teacher
 from streams.worker.scoring.teacher_updates import TeacherUpdates
 from streams.worker.store.query import open_store
 from tests.streams.worker.support import Fleet, batch, fleet, stop, until

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from streams.contract.errors import ArtifactError, UsageError
+from streams.learning.teacher import Teacher, TeacherFailed, load_teacher
 from streams.runtime.key_files import create_key
-from streams.worker.scoring.teacher import Teacher, TeacherFailed, load_teacher
 from tests.fakes.tiny_task import task
 from tests.streams.worker.support import reference, write_teacher
 

@@ -1,4 +1,4 @@
-"""The teacher model, which scores closed windows as a whole."""
+"""The teacher model, which scores whole windows: in the worker, and in a batch job."""
 
 import copy
 from collections.abc import Sequence
@@ -130,6 +130,19 @@ def make_teacher(
     Raises ArtifactError if the artifact must not be run or cannot score an empty window.
     """
     artifact = unpack(data, trusted, task=task.name, task_version=task.version, kind="teacher")
+    return teacher_of(task, artifact, where, threads=threads)
+
+
+def teacher_of(
+    task: Task,
+    artifact: Artifact,
+    where: str,
+    *,
+    threads: int = 1,
+    rows_per_call: int = ROWS_PER_CALL,
+) -> Teacher:
+    """Return the teacher of a verified artifact; raise ArtifactError if it does not fit the task or
+    cannot score an empty window."""
     if WEIGHTS not in artifact.files:
         raise ArtifactError("files", f"the teacher {where} has no {WEIGHTS}")
     try:
@@ -146,6 +159,7 @@ def make_teacher(
         artifact.model,
         reference=reference,
         digest=artifact.digest,
+        rows_per_call=rows_per_call,
         threads=threads,
     )
     probe = teacher.score([np.zeros((2, *task.segment_shape), np.float32)])[0]
