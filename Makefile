@@ -9,12 +9,14 @@
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make test-install  the built wheel and its extras in virtualenvs of their own, some minutes
+# make test-ray  batch jobs on a Ray cluster of two nodes, half a minute
 # make test-docker  compose/docker/compose.yaml as it is, on images made here, about 8 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-streams   measure the worker, about 16 minutes; see docs/benchmarks/index.md
 # make bench-edge      measure a device's agent, about 10 minutes
 # make bench-federation  rounds beside Flower's and NVFlare's, what the fleet learns, also under
 #             attack, about 22 minutes
+# make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 12 minutes
 # make bench-pedestrians  what street sensors gain from each other, about 2 minutes
 # make soak   a month of a thousand made-up devices, about 15 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 13 minutes
@@ -23,17 +25,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 QUIX := .tidewheel/bench/quix
 NVFLARE := .tidewheel/bench/nvflare
+RAY := .tidewheel/bench/ray
 # Part of chaos, not of test. The recovery takes four minutes, and more where its first model has to
 # be trained; rounds wait for a minute until Flower lets a node in again; a cluster is three Kafkas.
 RECOVERY := tests/e2e/test_recovery.py
-LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker $(addprefix tests/chaos/test_, \
+LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker tests/compose/cli/test_ray.py $(addprefix tests/chaos/test_, \
 	cluster.py round_steps.py up.py)) $(addprefix --deselect tests/chaos/test_rounds.py::test_a_, \
 	server_app_that_is_killed_in_a_round supernode_that_is_killed_in_a_round \
 	trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo demo-batch up down test test-install test-docker mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-release bench-pedestrians soak bench-soak screenshots
+.PHONY: install demo drift-demo demo-batch up down test test-install test-docker test-ray mutants coverage chaos check format docs clean bench-streams bench-edge \
+	bench-federation bench-batch bench-release bench-pedestrians soak bench-soak screenshots
 
 install: .venv/installed
 
@@ -111,6 +114,10 @@ coverage: install .venv/servers/installed .venv/nginx .venv/promtool .venv/chrom
 test-install: install
 	$(BIN)/pytest tests/install
 
+# Batch jobs on a Ray cluster of two nodes, half a minute.
+test-ray: install
+	$(BIN)/pytest tests/compose/cli/test_ray.py
+
 # As root: it starts a Docker where none answers, and makes images without a registry.
 test-docker: install .venv/docker
 	$(BIN)/pytest tests/docker
@@ -163,6 +170,10 @@ soak bench-soak: install
 bench-release: install
 	$(BIN)/python -m tests.bench.release
 
+bench-batch: install
+	-$(MAKE) $(RAY)/installed
+	$(BIN)/python -m tests.bench.batch --ray $(RAY)/bin/python
+
 bench-pedestrians: install
 	$(BIN)/python -m tests.bench.pedestrians
 
@@ -175,6 +186,13 @@ $(QUIX)/installed: tests/bench/quix-requirements.txt .venv/installed
 	$(QUIX)/bin/pip install --quiet --requirement tests/bench/quix-requirements.txt
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> $$($(QUIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
+	touch $@
+
+$(RAY)/installed: tests/bench/ray-requirements.txt .venv/installed
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/pip install --quiet --requirement tests/bench/ray-requirements.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
 	touch $@
 
 $(NVFLARE)/installed: tests/bench/nvflare-requirements.txt .venv/installed

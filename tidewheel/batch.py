@@ -13,8 +13,8 @@ from streams.contract.task import Task, absolute_reference, load_task
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
+    from federation.registry.named_model import NamedModel
     from streams.batch.records.documents import InputFormat
-    from streams.contract.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def score(
     sink: str | Path,
     *,
     model: str | Path = "served",
+    teacher: str | Path | None = None,
     state: str | Path = ".tidewheel",
     trust: Sequence[str | Path] = (),
     rows: Literal["segments", "readings"] = "segments",
@@ -57,6 +58,7 @@ def score(
     label_column: str | None = None,
     keep: Sequence[str] = (),
     where: str | None = None,
+    device: str | None = None,
     time: str | None = None,
     start: str | None = None,
     until: str | None = None,
@@ -74,10 +76,11 @@ def score(
 
     `source` is a path, folder, glob, Delta table or URL, several of them, or a table in memory
     (pyarrow, pandas, Polars: whatever exports an Arrow stream). `model` is an artifact's file, a
-    version, "served", the one of the registry in `state`, or "best:METRIC"; `trust` are the public
-    keys, by default the state folder's. The other options are those of the command. A job that ends
-    early is continued with `tidewheel jobs resume`. Raises UsageError for what cannot work, before
-    anything is scored. Needs the extra `batch`.
+    version, "teacher", "served", the one of the registry in `state`, or "best:METRIC"; `teacher`
+    adds the answers of a teacher; `trust` are the public keys, by default the state folder's. The
+    other options are those of the command. A job that ends early is continued with `tidewheel jobs
+    resume`. Raises UsageError for what cannot work, before anything is scored. Needs the extra
+    `batch`.
 
     >>> from tidewheel import UsageError, score
     >>> try:
@@ -87,6 +90,7 @@ def score(
     task 'pumps.py:task': there is no file pumps.py
     """
     from streams.batch.jobs.job import Job, submit
+    from streams.batch.jobs.job_folder import Models
     from streams.batch.jobs.job_index import JobIndex
     from streams.batch.jobs.submission import Request, specify
     from streams.batch.report.page import write_report
@@ -98,13 +102,14 @@ def score(
     loaded = load_task(task)
     if report is not None:
         need_matplotlib()
-    artifact, data = _model(loaded, str(model), Path(state), trust)
+    named = _model(loaded, str(model), Path(state), trust)
+    beside = None if teacher is None else _model(loaded, str(teacher), Path(state), trust)
     inputs, stdin = _inputs(source)
     request = Request(
         reference=absolute_reference(task),
         inputs=inputs,
         output=str(sink),
-        wanted=Wanted(columns, drop, id, label_column, keep, where, time, start, until),
+        wanted=Wanted(columns, drop, id, label_column, keep, where, time, start, until, device),
         rows=rows,
         input_format=_format(input_format) if stdin is None else "arrow",
         output_format=output_format,
@@ -112,12 +117,15 @@ def score(
         max_errors=max_errors,
         job=None if job is None else Path(job),
         stdin=stdin,
+        weights=named.weights,
+        teacher=None if beside is None else beside.artifact,
     )
+    models = Models(named.data, None if beside is None else beside.data, named.weights)
     broker = partial(BrokerSettings)
-    specification = specify(loaded, artifact, request, broker)
+    specification = specify(loaded, named.artifact, request, broker)
     folder = request.folder
     with folder.locked() as lock:
-        submit(folder, specification, data, unarmed)
+        submit(folder, specification, models, unarmed)
         JobIndex(Path(state)).add(specification.id, folder)
         running = Job(
             folder, loaded, timeout_s=timeout_s, processes=processes, broker=broker, lock=lock
@@ -185,9 +193,7 @@ def _inputs(source: Any) -> tuple[list[str], io.BytesIO | None]:
     return [str(one) for one in source], None
 
 
-def _model(
-    task: Task, name: str, state: Path, trust: Sequence[str | Path]
-) -> "tuple[Artifact, bytes]":
+def _model(task: Task, name: str, state: Path, trust: Sequence[str | Path]) -> "NamedModel":
     from federation.registry.named_model import named_model
     from federation.registry.registry import Registry
     from streams.runtime.key_files import load_public_key

@@ -49,7 +49,7 @@ def report_of(
     specification, status = job.specification(), job.state()
     plan = job.plan() or Plan(files=[], shards=[])
     found = manifest_of(job, specification, plan, status.state, status.reason, reference)
-    found = found.model_copy(update={"ended_us": status.updated_us})
+    found = found.model_copy(update={"ended_us": max(status.updated_us, found.started_us)})
     place = (places or {}).get(specification.id)
     return JobReport(specification.id, found, job.running, place)
 

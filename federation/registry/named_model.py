@@ -1,23 +1,33 @@
-"""A model as people name it: an artifact's file, a version of the registry, the served one, or the
-best one by a metric."""
+"""A model as people name it: an artifact's file, a version of the registry, the served one, the
+best one by a metric, the teacher, or a device's personal model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.catalog import held_out
 from federation.registry.registry import Registry
-from streams.contract.artifact import Artifact, unpack
-from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.artifact import Artifact, files_of, personal_header, unpack
+from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.task import Task
 from streams.contract.task.metrics import metric_of
 from streams.contract.window_metrics import ERRORS
 
-SERVED, BEST = "served", "best:"
+SERVED, BEST, TEACHER = "served", "best:", "teacher"
 AUDIT = "audit_"  # of metrics on held-out segments that decide nothing
 PARTS = ("_base", "audit_segments")  # of the version before, and no metric
+PERSONAL = ".safetensors"  # suffix of a device's personal model
+
+
+class NamedModel(NamedTuple):
+    """A verified model and its bytes; `weights` are those of a personal model of it."""
+
+    artifact: Artifact
+    data: bytes
+    weights: bytes | None = None
 
 
 def named_model(
@@ -26,30 +36,43 @@ def named_model(
     keys: Callable[[], Sequence[Ed25519PublicKey]],
     registry: Callable[[], Registry],
     option: str = "model",
-) -> tuple[Artifact, bytes]:
-    """Return the named model, verified, and its bytes; raise UsageError if there is none. keys:
-    those that a file may be signed with; option: what the name was given as."""
+) -> NamedModel:
+    """Return the named model; raise UsageError if there is none. keys: those that a file may be
+    signed with; option: what the name was given as."""
     path = Path(name)
+    weights = None
     try:
-        if path.is_file():
+        if path.is_file() and path.suffix == PERSONAL:
+            weights = path.read_bytes()
+            name, _ = personal_header(weights)
+        elif path.is_file():
             data = path.read_bytes()
-            return unpack(data, keys(), task=task.name, task_version=task.version), data
-        if path.suffix == ".twa":
+            kind = files_of(data)[0].kind
+            known_kind = kind if kind in ("model", TEACHER) else "model"
+            found = unpack(data, keys(), task=task.name, task_version=task.version, kind=known_kind)
+            return NamedModel(found, data)
+        elif path.suffix in (".twa", PERSONAL):
             raise UsageError(f"{option} {name}: there is no such file")
-        known = registry()
-        if name == SERVED:
-            serving = known.serving()
-            if serving is None:
-                raise UsageError(
-                    f"no model is served in {known.where}: tidewheel prepare, or name a {option}"
-                )
-            name = serving.model
-        elif name.startswith(BEST):
-            name = best_model(known, task, name.removeprefix(BEST))
-        data = known.read(name)
-        return known.checked(data, name), data
-    except (ArtifactError, OSError) as exc:
+        return _registered(task, name, registry(), option)._replace(weights=weights)
+    except (ArtifactError, MalformedRecord, OSError) as exc:
         raise UsageError(f"{option} {name}: {exc}") from exc
+
+
+def _registered(task: Task, name: str, known: Registry, option: str) -> NamedModel:
+    if name == TEACHER:
+        data = known.read_teacher()
+        return NamedModel(known.verify(data, kind="teacher"), data)
+    if name == SERVED:
+        serving = known.serving()
+        if serving is None:
+            raise UsageError(
+                f"no model is served in {known.where}: tidewheel prepare, or name a {option}"
+            )
+        name = serving.model
+    elif name.startswith(BEST):
+        name = best_model(known, task, name.removeprefix(BEST))
+    data = known.read(name)
+    return NamedModel(known.checked(data, name), data)
 
 
 def best_model(registry: Registry, task: Task, metric: str) -> str:

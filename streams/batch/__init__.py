@@ -2,7 +2,9 @@
 
 records    the documents of a job, and rows as arrays
 sources    the files that are named, cut into shards and read
+history    what lies on the topic `events`
 recordings readings cut into segments
+windows    what a teacher answers, window by window
 answering  rows answered by a model
 sinks      where answers are written
 jobs       a job from its submission to its manifest: docs/architecture/batch.md

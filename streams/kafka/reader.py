@@ -15,6 +15,7 @@ from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
 BULK = 5000  # messages of one poll where many are read
+FEW = 100  # where each of them may have many rows
 ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -158,6 +159,26 @@ class Reader:
             ends = left
             found = self.poll(0.2, limit=BULK)
             yield from found
+            if found:
+                deadline = time.monotonic() + timeout_s
+            elif time.monotonic() > deadline:
+                raise BrokerUnavailable(
+                    f"{self._settings.bootstrap} returned no message for {timeout_s:.0f} s"
+                )
+
+    def between(
+        self, topic: str, partition: int, start: int, stop: int, timeout_s: float = 15.0
+    ) -> Iterator[Received]:
+        """Yield the messages of one partition from offset `start`, which is there, to before
+        `stop`; raise BrokerUnavailable if none comes for `timeout_s`."""
+        tp = TopicPartition(topic, partition)
+        self._consumer.pause(*self._consumer.assignment())
+        self._consumer.resume(tp)
+        self._consumer.seek(tp, start)
+        deadline = time.monotonic() + timeout_s
+        while self._at(tp) < stop:
+            found = self.poll(0.2, limit=FEW)
+            yield from (message for message in found if message.offset < stop)
             if found:
                 deadline = time.monotonic() + timeout_s
             elif time.monotonic() > deadline:

@@ -19,7 +19,7 @@ SHARED = {
     "streams.runtime": ("streams.contract",),
     "streams.segments": ("streams.contract",),
     "streams.drift": ("streams.contract",),
-    "streams.learning": ("streams.contract",),
+    "streams.learning": ("streams.contract", "streams.drift", "streams.runtime"),
 }
 COMMON = tuple(SHARED)
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -42,10 +42,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "streams.batch.sinks": ("streams.batch.records", "streams.kafka", "streams.runtime"),
     "streams.batch.answering": ("streams.batch.records", "streams.drift", "streams.learning"),
+    "streams.batch.history": ("streams.batch.sources", "streams.kafka"),
+    "streams.batch.windows": (
+        "streams.batch.recordings",
+        "streams.batch.history",
+        "streams.learning",
+    ),
     "streams.batch.jobs": (
         "streams.batch.answering",
         "streams.batch.recordings",
         "streams.batch.sinks",
+        "streams.batch.windows",
     ),
     "streams.batch.report": ("streams.batch.jobs",),
     "streams.batch.queue": ("streams.batch.jobs",),
@@ -258,7 +265,9 @@ def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
 def test_a_batch_job_needs_neither_torch_nor_a_broker() -> None:
     lake = "streams.batch.sinks.delta_sink"  # loaded only where the output is one
     modules = [m for m in MODULES if m.startswith("streams.batch.") and m != lake]
-    assert not libraries(loaded(*modules), "torch", "faust", "flwr", "kafka", "deltalake", "onnx")
+    assert not libraries(
+        loaded(*modules), "torch", "faust", "flwr", "kafka", "deltalake", "onnx", "ray"
+    )
 
 
 def test_the_console_needs_neither_torch_nor_faust_nor_flower() -> None:
@@ -324,6 +333,7 @@ def importers(library: str) -> set[str]:
                 "streams.kafka.refusals",
             },
         ),
+        ("ray", {"streams.batch.jobs.ray_tasks"}),
         (
             "aiokafka",
             {f"streams.worker.{name}" for name in ("app", "agents", "batches", "seeking")},

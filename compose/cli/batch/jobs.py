@@ -13,6 +13,7 @@ from compose.cli.batch.run import run
 from compose.cli.batch.running import (
     MaxErrors,
     Processes,
+    Ray,
     Timeout,
     check_report,
     run_job,
@@ -113,6 +114,7 @@ def resume(
     max_errors: MaxErrors = None,
     timeout: Timeout = None,
     processes: Processes = None,
+    ray: Ray = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Queue the job for `tidewheel jobs run`.")
     ] = False,
@@ -127,8 +129,10 @@ def resume(
     job's limit. Exits as `score`.
     """
     if not detach:
-        _go_on(state, name, kafka, json, max_errors, timeout, processes)
+        _go_on(state, name, kafka, json, max_errors, timeout, processes, ray)
         return
+    if ray is not None:
+        raise UsageError("--ray and --detach: the runner scores on its own machine")
     from compose.cli.batch.queued_job import enqueue_again
     from streams.batch.queue.entries import RunOptions
 
@@ -145,6 +149,7 @@ def retry(
     max_errors: MaxErrors = None,
     timeout: Timeout = None,
     processes: Processes = None,
+    ray: Ray = None,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     json: AsJson = False,
@@ -153,7 +158,7 @@ def retry(
     what is missing. Exits as `score`."""
     from streams.batch.jobs.retrying import mark_failed
 
-    _go_on(state, name, kafka, json, max_errors, timeout, processes, before=mark_failed)
+    _go_on(state, name, kafka, json, max_errors, timeout, processes, ray, before=mark_failed)
 
 
 def _go_on(
@@ -164,6 +169,7 @@ def _go_on(
     max_errors: str | None,
     timeout: str | None,
     processes: int | None,
+    ray: str | None,
     before: "Callable[[JobFolder], object]" = lambda _: None,
 ) -> None:
     from streams.batch.jobs.submission import most_errors
@@ -174,7 +180,7 @@ def _go_on(
     with job.locked() as lock:
         before(job)
         run_job(
-            job, loaded, json, max_errors, timeout=timeout, processes=processes,
+            job, loaded, json, max_errors, timeout=timeout, processes=processes, ray=ray,
             broker=partial(broker_of, state, kafka), lock=lock,
         )  # fmt: skip
 

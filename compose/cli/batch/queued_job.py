@@ -34,7 +34,7 @@ def enqueue(options: ScoreOptions) -> None:
     with folder.locked():
         refuse_submitted(folder)
         JobQueue(options.state).add(entry, options.max_waiting)
-        submit(folder, found.specification, found.model, reached)
+        submit(folder, found.specification, found.models, reached)
         JobIndex(options.state).add(identity, folder)
         folder.write_state("Scheduled")
     if options.json:
@@ -113,7 +113,7 @@ def submit_scheduled(state: Path, reached: Failpoint, entry: Entry) -> None:
     given = [*options.words, "--job", str(folder.folder), "--state", str(state)]
     found = specified(read_words(given))
     specification = found.specification.model_copy(update={"id": entry.id})
-    submit(folder, specification, found.model, reached)
+    submit(folder, specification, found.models, reached)
 
 
 def run_queued(

@@ -38,6 +38,14 @@ Processes = Annotated[
     int | None,
     typer.Option(min=1, help="Processes that score; default: one a core, fewer for few rows."),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS|local",
+        help="Score shards as tasks of this Ray cluster, whose nodes share the job's files.",
+    ),
+]
 Report = Annotated[
     Path | None,
     typer.Option(metavar="FILE.html", help="Write a page of counts, drift, accuracy and errors."),
@@ -72,6 +80,7 @@ def run_job(
     *,
     timeout: str | None = None,
     processes: int | None = None,
+    ray: str | None = None,
     broker: Callable[[], BrokerSettings] | None = None,
     report: Path | None = None,
     lock: int | None = None,
@@ -91,6 +100,7 @@ def run_job(
             max_errors=max_errors,
             timeout_s=seconds_of(timeout),
             processes=processes,
+            ray=ray,
             broker=broker,
             lock=lock,
         )

@@ -18,6 +18,7 @@ from compose.cli.arguments import (
 from compose.cli.batch.running import (
     MaxErrors,
     Processes,
+    Ray,
     Report,
     Timeout,
     check_report,
@@ -25,20 +26,13 @@ from compose.cli.batch.running import (
     seconds_of,
 )
 from compose.cli.batch.score_options import ScoreOptions, refuse_submitted, specified
+from streams.contract.errors import UsageError
 from streams.runtime.failpoints import read_failpoint
 
 
 def score(
     context: typer.Context,
     task: TaskArgument,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Files, folders, globs and URLs (s3://...) of Parquet, Arrow, CSV or JSON Lines, "
-            "or Delta tables; - is standard input.",
-        ),
-    ],
     to: Annotated[
         str,
         typer.Option(
@@ -47,14 +41,29 @@ def score(
             "table (.delta); a database: .duckdb, .sqlite or postgresql://HOST/NAME; kafka:TOPIC.",
         ),
     ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="Files, folders, globs and URLs (s3://...) of Parquet, Arrow, CSV or JSON Lines, "
+            "or Delta tables; - is standard input.",
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
-            metavar="FILE|VERSION|served|best:METRIC",
-            help="The model: an artifact, a version, the served one, or the best one by a metric "
-            "that was measured before its promotion.",
+            metavar="FILE|VERSION|served|best:METRIC|teacher",
+            help="The model: an artifact, a device's personal.safetensors, a version, the served "
+            "one, the best one by a metric that was measured before its promotion, or the teacher, "
+            "which answers whole windows of a device.",
         ),
     ] = "served",
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|teacher", help="Add the answers of this teacher to those of the model."
+        ),
+    ] = None,
     identity: Annotated[
         str | None, typer.Option("--id", metavar="COLUMN", help="The column that names a row.")
     ] = None,
@@ -86,6 +95,10 @@ def score(
     ] = None,
     time: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="The column of the event time.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="The column of the device, for a teacher's windows."),
     ] = None,
     start: Annotated[
         str | None,
@@ -123,7 +136,23 @@ def score(
     max_errors: MaxErrors = None,
     timeout: Timeout = None,
     processes: Processes = None,
+    ray: Ray = None,
     report: Report = None,
+    input_topic: Annotated[
+        bool,
+        typer.Option(
+            "--input-topic",
+            help="Score what lies on the topic `events`, with --from and --until by event time; "
+            "no INPUT.",
+        ),
+    ] = False,
+    from_store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Score the rows of a worker's store, if it has kept their segments.",
+        ),
+    ] = None,
     job: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The job's folder; default: OUTPUT.job beside it."),
@@ -165,6 +194,8 @@ def score(
         context.obj(options)
         return
     seconds_of(timeout, "--timeout")
+    if detach and ray is not None:
+        raise UsageError("--ray and --detach: the runner scores on its own machine")
     if detach:
         from compose.cli.batch.queued_job import enqueue
 
@@ -182,9 +213,10 @@ def _score(options: ScoreOptions) -> None:
     folder = found.folder
     with folder.locked() as lock:
         refuse_submitted(folder)
-        submit(folder, found.specification, found.model, read_failpoint(os.environ))
+        submit(folder, found.specification, found.models, read_failpoint(os.environ))
         JobIndex(options.state).add(found.specification.id, folder)
         run_job(
             folder, found.task, options.json, timeout=options.timeout,
-            processes=options.processes, broker=found.broker, report=options.report, lock=lock,
+            processes=options.processes, ray=options.ray,
+            broker=found.broker, report=options.report, lock=lock,
         )  # fmt: skip

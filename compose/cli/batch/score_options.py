@@ -16,7 +16,8 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import load_public_key
 
 if TYPE_CHECKING:
-    from streams.batch.jobs.job_folder import JobFolder
+    from federation.registry.named_model import NamedModel
+    from streams.batch.jobs.job_folder import JobFolder, Models
     from streams.batch.jobs.submission import Request
     from streams.batch.records.documents import Specification
 
@@ -26,9 +27,10 @@ class ScoreOptions:
     """The command's arguments and options, by the names that they have there."""
 
     task: str
-    inputs: list[str]
+    inputs: list[str] | None
     to: str
     model: str
+    teacher: str | None
     identity: str | None
     columns: str
     drop: str
@@ -36,6 +38,7 @@ class ScoreOptions:
     label_column: str | None
     where: str | None
     time: str | None
+    device: str | None
     start: str | None
     stop: str | None
     rows: str
@@ -45,7 +48,10 @@ class ScoreOptions:
     max_errors: str | None
     timeout: str | None
     processes: int | None
+    ray: str | None
     report: Path | None
+    input_topic: bool
+    from_store: Path | None
     job: Path | None
     detach: bool
     priority: int
@@ -60,11 +66,13 @@ class ScoreOptions:
     def broker(self) -> BrokerSettings:
         return broker_of(self.state, self.kafka)
 
-    def request(self) -> "Request":
-        """Return what is asked of a job; raise UsageError for an option that has no such value."""
+    def request(self, weights: bytes | None = None, teacher: Artifact | None = None) -> "Request":
+        """Return what is asked of a job; raise UsageError for an option that has no such value.
+        `weights` are those of a personal model, `teacher` answers beside the model."""
         from streams.batch.jobs.submission import Request
         from streams.batch.records.documents import input_format
         from streams.batch.sources.inputs import Wanted
+        from streams.batch.sources.stored import stored_inputs
 
         wanted = Wanted(
             columns=_names(self.columns),
@@ -73,22 +81,25 @@ class ScoreOptions:
             label=self.label_column,
             keep=_names(self.keep),
             where=self.where,
+            device=self.device,
             time=self.time,
             start=self.start,
             stop=self.stop,
         )
         return Request(
             reference=absolute_reference(self.task),
-            inputs=self.inputs,
+            inputs=stored_inputs(self.inputs or [], self.from_store, topic=self.input_topic),
             output=self.to,
             wanted=wanted,
-            rows=_kind(self.rows),
+            rows="events" if self.input_topic else _kind(self.rows),
             input_format=input_format(self.input_format),
             output_format=self.output_format,
             table=self.table,
             max_errors=self.max_errors,
             job=self.job,
             stdin=sys.stdin.buffer,
+            weights=weights,
+            teacher=teacher,
         )
 
 
@@ -99,19 +110,25 @@ class Specified:
     folder: "JobFolder"
     task: Task
     specification: "Specification"
-    model: bytes
+    models: "Models"
     broker: Callable[[], BrokerSettings]
 
 
 def specified(options: ScoreOptions) -> Specified:
     """Check all that can be wrong with a job; raise UsageError if it cannot work."""
+    from streams.batch.jobs.job_folder import Models
     from streams.batch.jobs.submission import specify
 
     task = load_task(options.task)
-    artifact, data = _model(task, options.model, options.state, options.registry, options.trust)
-    request = options.request()
+    found = _model(task, options, options.model, "--model")
+    beside = None
+    if options.teacher is not None:
+        beside = _model(task, options, options.teacher, "--teacher")
+    request = options.request(found.weights, None if beside is None else beside.artifact)
     broker = partial(broker_of, options.state, options.kafka)
-    return Specified(request.folder, task, specify(task, artifact, request, broker), data, broker)
+    specification = specify(task, found.artifact, request, broker)
+    models = Models(found.data, None if beside is None else beside.data, found.weights)
+    return Specified(request.folder, task, specification, models, broker)
 
 
 def refuse_submitted(folder: "JobFolder") -> None:
@@ -119,13 +136,11 @@ def refuse_submitted(folder: "JobFolder") -> None:
         raise UsageError(f"{folder.folder} has become a job meanwhile: use another --job")
 
 
-def _model(
-    task: Task, name: str, state: Path, registry: str | None, trust: list[Path] | None
-) -> tuple[Artifact, bytes]:
-    """Return the named model version, verified, and its bytes."""
+def _model(task: Task, options: ScoreOptions, name: str, option: str) -> "NamedModel":
+    """Return the model that `option` names, verified."""
     from federation.registry.named_model import named_model
 
-    layout = StateDir(state)
+    layout, trust = StateDir(options.state), options.trust
     if not trust and not layout.public_key.exists():
         raise UsageError(
             f"{layout.public_key} is missing, the key that signs models: run tidewheel prepare, "
@@ -135,8 +150,8 @@ def _model(
         task,
         name,
         lambda: [load_public_key(key) for key in trusted_keys(layout, trust)],
-        lambda: registry_of(task, state, registry),
-        "--model",
+        lambda: registry_of(task, options.state, options.registry),
+        option,
     )
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from streams.batch.jobs.job_folder import JobFolder, size_of
+from streams.batch.jobs.job_folder import JobFolder, Models, size_of
 from streams.batch.jobs.loads import Loader
 from streams.batch.jobs.manifest import (
     counts_of,
@@ -27,10 +27,10 @@ from streams.batch.jobs.manifest import (
     verdict,
     write_manifest,
 )
+from streams.batch.jobs.planning import make_plan, sources_of
 from streams.batch.jobs.processes import Scorers
 from streams.batch.jobs.retrying import may_pass
 from streams.batch.jobs.submission import check_task, most_errors
-from streams.batch.recordings.carry import plan_readings
 from streams.batch.records.documents import (
     Counts,
     Manifest,
@@ -60,10 +60,11 @@ class TimeOver(Exception):
 
 
 def submit(
-    folder: JobFolder, specification: Specification, model: bytes, reached: Failpoint
+    folder: JobFolder, specification: Specification, models: Models | bytes, reached: Failpoint
 ) -> None:
     """Step 1; the caller holds the folder."""
-    folder.write_specification(specification, model)
+    models = Models(models) if isinstance(models, bytes) else models
+    folder.write_specification(specification, models)
     reached("score-step-1")
 
 
@@ -76,6 +77,7 @@ class Job:
     max_errors  replaces the limit of the specification
     timeout_s   after which the job ends as PartiallyCompleted, between two shards
     processes   that score, 1: this one; None: one a core where there are rows enough for it
+    ray         the address of a Ray cluster that scores, or `local`
     broker      the settings of Kafka, where the rows go to a topic
     lock        the descriptor of the folder's lock, which the processes that score hold too
     from_queue  `jobs stop` that was called before the start counts
@@ -89,6 +91,7 @@ class Job:
     max_errors: str | None = None
     timeout_s: float | None = None
     processes: int | None = 1
+    ray: str | None = None
     broker: Callable[[], BrokerSettings] | None = None
     lock: int | None = None
     from_queue: bool = False
@@ -118,7 +121,7 @@ class Job:
                 self._reference = scorers.reference
                 if plan is None:
                     plan = self._make_plan()
-                    sources = Sources(plan)
+                    sources = sources_of(self.specification, plan)
                 else:
                     sources = self._same_sources(plan)
                 loader = self._loader(plan)
@@ -140,13 +143,9 @@ class Job:
 
     def _make_plan(self) -> Plan:
         self.folder.write_state("Validating")
-        cutter, specification = self._cutter(), self.specification
-        plan = cutter.plan(specification.inputs)
-        if specification.rows == "readings":
-            plan = plan_readings(
-                plan, self.task, specification.input_format, specification.columns,
-                self.folder.folder, self._check, cutter.line_bytes,
-            )  # fmt: skip
+        plan = make_plan(
+            self.folder, self.specification, self.task, self._cutter(), self._check, self.broker
+        )
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
@@ -155,7 +154,7 @@ class Job:
     def _same_sources(self, plan: Plan) -> Sources:
         """Return the input of the shards that are missing, after comparing it with the plan."""
         missing = self.folder.missing(plan, self.specification)
-        sources = Sources(plan)
+        sources = sources_of(self.specification, plan, self.broker, missing)
         sources.verify({plan.shards[shard].file for shard in missing}, self._check)
         self.folder.write_state("InProgress")
         return sources
@@ -221,7 +220,7 @@ class Job:
         bytes_ = self._cutter().line_bytes
         return Scorers(
             self.folder, self.specification, self.task, self.processes, bytes_,
-            self._note_stopping, self.lock,
+            self._note_stopping, self.lock, self.broker, self.ray,
         )  # fmt: skip
 
     def _loader(self, plan: Plan) -> Loader:

@@ -26,6 +26,7 @@ from streams.runtime.disk import write_atomic
 D = TypeVar("D", bound=Document)
 
 ATTEMPTS, PAUSE_S = 20, 0.025  # at the lock
+TAIL_BYTES = 4096  # of the log, which have its last times
 
 
 class Held(UsageError):
@@ -37,6 +38,15 @@ def now_us() -> int:
 
 
 @dataclass(frozen=True)
+class Models:
+    """The bytes of a job's artifacts; `weights` are those of a personal model of the first."""
+
+    model: bytes
+    teacher: bytes | None = None
+    weights: bytes | None = None
+
+
+@dataclass(frozen=True)
 class JobFolder:
     """What a job has done, on disk; every file is replaced as a whole."""
 
@@ -45,6 +55,15 @@ class JobFolder:
     @property
     def model(self) -> Path:
         return self.folder / "model.twa"
+
+    @property
+    def teacher(self) -> Path:
+        return self.folder / "teacher.twa"
+
+    @property
+    def weights(self) -> Path:
+        """Those of a personal model."""
+        return self.folder / "weights.safetensors"
 
     def stdin_copy(self, suffix: str) -> Path:
         """Where standard input is kept for this job."""
@@ -64,16 +83,22 @@ class JobFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / "lock").open("a+")
         except OSError as exc:
-            raise UsageError(f"the job's folder {self.folder} cannot be written: {exc}") from exc
+            raise self._unwritable(exc) from exc
         with handle:
             if not _locks(handle, wait_s):
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
                 raise Held(f"process {holder} works on the job {self.folder}")
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+            try:
+                handle.truncate(0)
+                handle.write(str(os.getpid()))
+                handle.flush()
+            except OSError as exc:
+                raise self._unwritable(exc) from exc
             yield handle.fileno()
+
+    def _unwritable(self, exc: OSError) -> UsageError:
+        return UsageError(f"the job's folder {self.folder} cannot be written: {exc}")
 
     @property
     def running(self) -> bool:
@@ -108,15 +133,25 @@ class JobFolder:
     def record(self, shard: int) -> ShardRecord | None:
         return self._read(f"shards/{shard:05}.json", ShardRecord)
 
-    def write_specification(self, specification: Specification, model: bytes) -> None:
-        write_atomic(self.model, model)
-        self._write("specification.json", specification)
+    def write_specification(self, specification: Specification, models: Models) -> None:
+        """Write what was asked for; raise UsageError, and there is no job, if that fails."""
+        try:
+            write_atomic(self.model, models.model)
+            if models.teacher is not None:
+                write_atomic(self.teacher, models.teacher)
+            if models.weights is not None:
+                write_atomic(self.weights, models.weights)
+            self._write("specification.json", specification)
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
 
     def write_plan(self, plan: Plan) -> None:
         self._write("plan.json", plan)
 
     def write_state(self, state: State, reason: str = "", *, passing: bool = False) -> None:
-        found = JobState(state=state, reason=reason, updated_us=now_us(), passing=passing)
+        """Write the job's state; its times go on where the clock is set back."""
+        now = max(now_us(), self.state().updated_us)
+        found = JobState(state=state, reason=reason, updated_us=now, passing=passing)
         self._write("state.json", found)
         self.note(f"{state}: {reason}" if reason else state)
 
@@ -137,22 +172,21 @@ class JobFolder:
         )
 
     def note(self, text: str) -> None:
-        """Add a line to the job's log."""
-        line = json.dumps({"time_us": now_us(), "text": text}, ensure_ascii=False)
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(line + "\n")
+        """Add a line to the job's log; its times go on where the clock is set back."""
+        with (self.folder / "log.jsonl").open("ab+") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            tail = file.read()
+            now = max([now_us(), *(line["time_us"] for line in _lines(tail))])
+            line = json.dumps({"time_us": now, "text": text}, ensure_ascii=False).encode()
+            cut_off = bool(tail) and not tail.endswith(b"\n")  # by a crash, or a full disk
+            file.write(b"\n" * cut_off + line + b"\n")
 
     def log(self) -> list[dict[str, Any]]:
         """Return the job's log; a line that was cut off by a crash is left out."""
         try:
-            lines = (self.folder / "log.jsonl").read_text(errors="replace").splitlines()
+            return _lines((self.folder / "log.jsonl").read_bytes())
         except FileNotFoundError:
             return []
-        found = []
-        for line in lines:
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        return found
 
     @property
     def stop_requested(self) -> bool:
@@ -186,6 +220,14 @@ class JobFolder:
 
     def _write(self, name: str, document: Document) -> None:
         write_atomic(self.folder / name, document.model_dump_json(indent=2).encode() + b"\n")
+
+
+def _lines(data: bytes) -> list[dict[str, Any]]:
+    found = []
+    for line in data.decode(errors="replace").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and "time_us" in line]
 
 
 def _locks(handle: IO[str], wait_s: float) -> bool:

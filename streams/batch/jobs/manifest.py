@@ -119,6 +119,6 @@ def manifest_of(
         seconds=seconds,
         rows_per_s=counts.processed / seconds if seconds else 0.0,
         started_us=specification.created_us,
-        ended_us=now_us(),
+        ended_us=max(now_us(), specification.created_us),
         inputs=plan.files,
     )

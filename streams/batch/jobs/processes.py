@@ -1,4 +1,4 @@
-"""Step 4 of a job's shards: in this process, or in several, one shard each at a time.
+"""Step 4 of a job's shards: in this process, or in several, one shard each at a time, or on Ray.
 
 A worker is `python -m streams.batch.jobs.worker`. It reads the numbers of shards from its standard
 input and answers each with a line of JSON on its standard output. It is killed with this process
@@ -11,17 +11,20 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
+from streams.batch.history.topic import Broker
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.scoring import ShardScorer
+from streams.batch.jobs.worker import answered
 from streams.batch.records.documents import Counts, Plan, Specification
 from streams.batch.sinks.part_files import part_path
 from streams.batch.sources.plan import Sources
-from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.contract.errors import TidewheelError
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 
@@ -29,7 +32,6 @@ DEATHS = 3  # of one shard in a row: the fourth process would die too
 POLL_S = 0.2
 ROWS_A_PROCESS = 20_000  # fewer are done before another process has started
 
-KINDS = {"usage": UsageError, "passing": Retryable, "other": TidewheelError}  # of an error
 Before = Callable[[int], None]
 Scored = tuple[int, Counts, float]
 
@@ -39,6 +41,31 @@ def useful_processes(rows: int) -> int:
     known = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     return max(1, min(cores, rows // ROWS_A_PROCESS))
+
+
+class Pool(Protocol):
+    """Where shards are scored at once, each apart from this process."""
+
+    @property
+    def free(self) -> bool:
+        """Whether another shard can be begun."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether shards have begun that no answer has come for."""
+        ...
+
+    def begin(self, number: int) -> None: ...
+
+    def answers(self) -> Iterator[Scored | int]:
+        """Wait for a moment; yield what has been scored, and the shards of processes that have
+        died."""
+        ...
+
+    def close(self) -> None:
+        """End all processes."""
+        ...
 
 
 class Scorers:
@@ -53,14 +80,20 @@ class Scorers:
         max_bytes: int,
         between: Callable[[], None],
         lock: int | None = None,
+        broker: Broker | None = None,
+        ray: str | None = None,
     ) -> None:
         """Load the model in this process, which is the test of whether it can be used. The other
         ones inherit `lock`, so that the folder is held until all of them are gone."""
         self._folder, self._specification = folder, specification
         self._max_bytes, self._between, self._processes = max_bytes, between, processes
         self._lock = () if lock is None else (lock,)
-        self._own = ShardScorer(folder, specification, task, max_bytes)
-        self._workers: list[_Worker] = []
+        self._own = ShardScorer(folder, specification, task, max_bytes, broker)
+        self._ray = ray
+        self._pool: Pool | None = None
+        self._environ = dict(os.environ)
+        if specification.topic is not None and broker is not None:
+            self._environ["TIDEWHEEL_KAFKA"] = broker().bootstrap
 
     @property
     def reference(self) -> Reference | None:
@@ -74,8 +107,8 @@ class Scorers:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        for worker in self._workers:
-            worker.kill()
+        if self._pool is not None:
+            self._pool.close()
 
     def score(
         self, plan: Plan, sources: Sources, numbers: Sequence[int], before: Before
@@ -84,8 +117,9 @@ class Scorers:
         is raised when all shards that have begun are done."""
         rows = sum(plan.shards[number].rows for number in numbers)
         count = min(self._processes or useful_processes(rows), len(numbers))
-        if count > 1:
-            yield from self._in_workers(list(numbers), count, before)
+        if numbers and (self._ray is not None or count > 1):
+            self._pool = self._opened(count)
+            yield from self._in_pool(self._pool, list(numbers), before)
             return
         for number in numbers:
             before(number)
@@ -94,24 +128,30 @@ class Scorers:
             counts = self._own.score(plan, number, sources, part, self._between)
             yield number, counts, time.monotonic() - begun
 
-    def _in_workers(self, waiting: list[int], count: int, before: Before) -> Iterator[Scored]:
-        self._workers = [self._worker() for _ in range(count)]
+    def _opened(self, count: int) -> Pool:
+        folder = self._folder.folder
+        if self._ray is None:
+            return _Processes(count, folder, self._max_bytes, self._environ, self._lock)
+        from streams.batch.jobs.ray_tasks import RayPool
+
+        return RayPool(self._ray, folder, self._max_bytes, self._environ, self._processes)
+
+    def _in_pool(self, pool: Pool, waiting: list[int], before: Before) -> Iterator[Scored]:
         over: BaseException | None = None
         deaths: dict[int, int] = {}
         waiting.reverse()
         while True:
-            for worker in self._workers:
-                if worker.number is None and waiting and over is None:
-                    try:
-                        before(waiting[-1])
-                        worker.begin(waiting.pop())
-                    except Exception as exc:  # a stop, or the disk: the others are waited for
-                        over = exc
-            if not any(worker.number is not None for worker in self._workers):
+            while pool.free and waiting and over is None:
+                try:
+                    before(waiting[-1])
+                    pool.begin(waiting.pop())
+                except Exception as exc:  # a stop, or the disk: the others are waited for
+                    over = exc
+            if not pool.busy:
                 if over is not None:
                     raise over
                 return
-            for found in self._answers():
+            for found in pool.answers():
                 if isinstance(found, int):  # its process is dead
                     deaths[found] = deaths.get(found, 0) + 1
                     if deaths[found] == DEATHS:
@@ -124,8 +164,33 @@ class Scorers:
                 yield found
             self._between()
 
-    def _answers(self) -> Iterator[Scored | int]:
-        """Yield what has been scored, and the shards of processes that have died."""
+
+class _Processes:
+    """Processes of this machine; what is given after `count` is each one's."""
+
+    def __init__(
+        self,
+        count: int,
+        folder: Path,
+        max_bytes: int,
+        environ: Mapping[str, str],
+        lock: tuple[int, ...],
+    ) -> None:
+        self._given = folder, max_bytes, environ, lock
+        self._workers = [_Worker(*self._given) for _ in range(count)]
+
+    @property
+    def free(self) -> bool:
+        return any(worker.number is None for worker in self._workers)
+
+    @property
+    def busy(self) -> bool:
+        return any(worker.number is not None for worker in self._workers)
+
+    def begin(self, number: int) -> None:
+        next(worker for worker in self._workers if worker.number is None).begin(number)
+
+    def answers(self) -> Iterator[Scored | int]:
         with selectors.DefaultSelector() as ready:
             for worker in self._workers:
                 if worker.number is not None:
@@ -136,29 +201,30 @@ class Scorers:
             assert number is not None
             if not line:
                 worker.kill()
-                self._workers[self._workers.index(worker)] = self._worker()
+                self._workers[self._workers.index(worker)] = _Worker(*self._given)
                 yield number
                 continue
             worker.number = None
-            answer = json.loads(line)
-            if "error" in answer:
-                raise KINDS[answer["kind"]](answer["error"])
-            yield number, Counts.model_validate(answer["counts"]), answer["seconds"]
+            yield number, *answered(json.loads(line))
 
-    def _worker(self) -> "_Worker":
-        return _Worker(self._folder, self._max_bytes, self._lock)
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
 
 
 class _Worker:
     """A process that scores one shard after the other."""
 
-    def __init__(self, folder: JobFolder, max_bytes: int, lock: tuple[int, ...]) -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int, environ: Mapping[str, str], lock: tuple[int, ...]
+    ) -> None:
         self.number: int | None = None
-        command = [sys.executable, "-m", "streams.batch.jobs.worker", str(folder.folder)]
+        command = [sys.executable, "-m", "streams.batch.jobs.worker", str(folder)]
         self._process = subprocess.Popen(
             [*command, str(max_bytes), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=dict(environ),
             start_new_session=True,  # Ctrl-C is ours to handle
             pass_fds=lock,
         )

@@ -1,52 +1,91 @@
 """One shard scored into its output file, in whatever process."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
-from streams.batch.answering.answers import Answering, output_schema
+from streams.batch.answering.answers import Answering, Model, output_schema
 from streams.batch.answering.batching import fastest_batch
+from streams.batch.answering.models import load_teacher
 from streams.batch.answering.watching import Watch, reference_of
+from streams.batch.history.events import FIELDS as EVENT_FIELDS
+from streams.batch.history.topic import Broker
 from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.recordings.carry import carry_path, read_readings
 from streams.batch.recordings.cutting import FIELDS
 from streams.batch.records.documents import Counts, Named, Plan, PlannedFile, Specification
-from streams.batch.records.rows import Rows
+from streams.batch.records.rows import Rows, Taught
 from streams.batch.sinks.part_files import writing
 from streams.batch.sources.plan import Sources
-from streams.batch.sources.reading import kept_fields, read_shard
+from streams.batch.sources.reading import kept_fields
 from streams.batch.sources.text_lines import MAX_LINE_BYTES
+from streams.batch.windows.shard_rows import ShardRows
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 from streams.learning.onnx_model import OnnxModel
 
-Model = tuple[Callable[[np.ndarray], np.ndarray], Reference | None]
+if TYPE_CHECKING:
+    from streams.learning.teacher import Teacher
+
+
+class Loaded(NamedTuple):
+    """What answers segments, None for a teacher; the teacher; and the drift reference."""
+
+    run: Model | None
+    teacher: "Teacher | None"
+    reference: Reference | None
 
 
 def artifact_of(folder: JobFolder, specification: Specification) -> Artifact:
     """Return the job's artifact; it was verified when the job was submitted."""
+    return _stored(folder.model, specification.digest)
+
+
+def _stored(path: Path, digest: str) -> Artifact:
     try:
-        data = folder.model.read_bytes()
+        data = path.read_bytes()
         found = digest_of(data)
-        if found != specification.digest:
+        if found != digest:
             raise ArtifactError("digest", "it is not the artifact of the specification")
         manifest, files = files_of(data)
     except OSError as exc:
-        raise UsageError(f"the job's model {folder.model} is gone: {exc}") from exc
+        raise UsageError(f"the job's model {path} is gone: {exc}") from exc
     except ArtifactError as exc:
-        raise UsageError(f"the job's model {folder.model}: {exc}") from exc
+        raise UsageError(f"the job's model {path}: {exc}") from exc
     return Artifact(manifest, found, files, len(data))
 
 
-def load_model(folder: JobFolder, specification: Specification, task: Task) -> Model:
-    """Return the job's model and its reference."""
-    artifact = artifact_of(folder, specification)
+def _weights(folder: JobFolder, specification: Specification) -> bytes | None:
+    """Return the weights of a personal model; they were checked when the job was submitted."""
+    if specification.weights is None:
+        return None
     try:
-        return OnnxModel(task, artifact).run, reference_of(artifact)
+        data = folder.weights.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"the job's model {folder.weights} is gone: {exc}") from exc
+    if hashlib.sha256(data).hexdigest() != specification.weights:
+        raise UsageError(f"the job's model {folder.weights}: it is not that of the specification")
+    return data
+
+
+def load_models(folder: JobFolder, specification: Specification, task: Task) -> Loaded:
+    """Return the job's models and the reference of the first."""
+    artifact = artifact_of(folder, specification)
+    run: Model | None = None
+    teacher: Teacher | None = None
+    try:
+        if specification.kind == "teacher":
+            teacher = load_teacher(task, artifact)
+        else:
+            run = OnnxModel(task, artifact, _weights(folder, specification)).run
+        if specification.teacher is not None:
+            other = _stored(folder.teacher, specification.teacher.digest)
+            teacher = load_teacher(task, other)
+        return Loaded(run, teacher, reference_of(artifact))
     except ArtifactError as exc:
         raise UsageError(f"the job's model {folder.model}: {exc}") from exc
 
@@ -55,9 +94,10 @@ def output_fields(task: Task, specification: Specification, file: PlannedFile | 
     """Return all columns of the output, with those that come from the input."""
     columns = specification.columns
     kept = kept_fields(specification.input_format, file, columns)
-    own = FIELDS if specification.rows == "readings" else []
+    own = {"readings": FIELDS, "events": EVENT_FIELDS}.get(specification.rows, [])
     named = [pa.field(name, kind) for name, kind in own]
-    return pa.schema([*output_schema(task, columns), *named, *kept])
+    beside = specification.teacher is not None
+    return pa.schema([*output_schema(task, columns, teacher=beside), *named, *kept])
 
 
 class ShardScorer:
@@ -69,13 +109,14 @@ class ShardScorer:
         specification: Specification,
         task: Task,
         max_bytes: int = MAX_LINE_BYTES,
+        broker: Broker | None = None,
     ) -> None:
         """Load the model and measure its batch size; raise UsageError if it cannot be used."""
-        self._folder, self._specification, self._task = folder, specification, task
-        self._max_bytes = max_bytes
-        self._run, self.reference = load_model(folder, specification, task)
+        self._specification, self._task = specification, task
+        self._reading = ShardRows(folder.folder, specification, task, max_bytes, broker)
+        self._run, self._teacher, self.reference = load_models(folder, specification, task)
         self._watch = Watch(task, self.reference)
-        self._batch = fastest_batch(task, self._run)
+        self._batch = 1 if self._run is None else fastest_batch(task, self._run)
 
     def score(
         self, plan: Plan, number: int, sources: Sources, part: Path, between: Callable[[], None]
@@ -85,22 +126,13 @@ class ShardScorer:
         specification, shard = self._specification, plan.shards[number]
         file = plan.files[shard.file]
         sources.check(shard.file)
-        schema = output_schema(self._task, specification.columns)
-        answering = Answering(
-            self._task,
-            specification.model,
-            self._run,
-            schema,
-            file.name,
-            self._watch,
-            self._batch,
-        )
+        answering = self._answering(file)
         counts = Counts()
         whole = output_fields(self._task, specification, file)
         with writing(part, specification.output_format, whole) as writer:
-            for rows in self._rows(plan, number):
+            for rows, taught in self._rows(plan, number, between):
                 between()
-                table, found = answering.answer(rows)
+                table, found = answering.answer(rows, taught)
                 writer.write(table, rows)
                 counts = counts.plus(found)
             sources.check(shard.file)
@@ -110,11 +142,24 @@ class ShardScorer:
                 )
         return counts
 
-    def _rows(self, plan: Plan, number: int) -> Iterator[Rows]:
-        shard = plan.shards[number]
-        file, specification = plan.files[shard.file], self._specification
-        kind, columns = specification.input_format, specification.columns
-        if specification.rows == "segments":
-            return read_shard(self._task, kind, file, shard, columns, self._max_bytes)
-        carry = carry_path(self._folder.folder, number)
-        return read_readings(self._task, kind, file, shard, columns, carry, self._max_bytes)
+    def _answering(self, file: PlannedFile) -> Answering:
+        beside = self._specification.teacher
+        return Answering(
+            self._task,
+            self._specification.model,
+            self._run,
+            output_schema(self._task, self._specification.columns, teacher=beside is not None),
+            file.name,
+            self._watch,
+            self._batch,
+            None if beside is None else beside.model,
+        )
+
+    def _rows(
+        self, plan: Plan, number: int, between: Callable[[], None]
+    ) -> Iterator[tuple[Rows, Taught | None]]:
+        if self._teacher is not None:
+            yield from self._reading.taught(plan, number, self._teacher, between)
+            return
+        for rows in self._reading.rows(plan, number):
+            yield rows, None

@@ -1,5 +1,6 @@
 """Submitting a job: everything that can be wrong with it is said here, before any scoring."""
 
+import hashlib
 import re
 import shutil
 import uuid
@@ -9,19 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
+from streams.batch.answering.models import check_models
+from streams.batch.history.inputs import topic_inputs
 from streams.batch.jobs.job_folder import JobFolder, now_us
 from streams.batch.jobs.scoring import output_fields
 from streams.batch.recordings.columns import as_read, one_sample, reading_columns
-from streams.batch.records.documents import Columns, InputFormat, Named, Specification, TaskShape
+from streams.batch.records.documents import (
+    Columns,
+    Frozen,
+    InputFormat,
+    Named,
+    Specification,
+    TaskShape,
+    Version,
+)
 from streams.batch.sinks.loading import open_sink
 from streams.batch.sinks.targets import FILES, Target, target_of
 from streams.batch.sources.inputs import Wanted, check_files, choose_columns, find_inputs
 from streams.batch.sources.text_objects import MODEL_INPUT
-from streams.contract.artifact import Artifact
+from streams.batch.windows.keys import with_keys
+from streams.contract.artifact import Artifact, personal_header
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
-from streams.learning.onnx_model import OnnxModel
 from streams.runtime.disk import replacing
 
 STDIN = "-"
@@ -32,19 +43,22 @@ MAX_ERRORS = re.compile(r"(\d{1,15})|(\d{1,3}(?:\.\d+)?)%")
 @dataclass(frozen=True)
 class Request:
     """What `tidewheel score` is asked for; `reference` names the task absolutely, `stdin` is what
-    the input `-` stands for."""
+    the input `-` stands for, `weights` are those of a personal model, and `teacher` answers beside
+    the model."""
 
     reference: str
     inputs: Sequence[str]
     output: str
     wanted: Wanted = field(default_factory=Wanted)
-    rows: Literal["segments", "readings"] = "segments"
+    rows: Literal["segments", "readings", "events"] = "segments"
     input_format: InputFormat | None = None
     output_format: str | None = None
     table: str = "scores"
     max_errors: str | None = None
     job: Path | None = None
     stdin: IO[bytes] | None = None
+    weights: bytes | None = None
+    teacher: Artifact | None = None
 
     @property
     def target(self) -> Target:
@@ -75,24 +89,35 @@ def specify(
         _refuse_output(Path(target.place), request.output)
     if request.max_errors is not None:
         most_errors(request.max_errors, 0)
-    with _staged(request) as inputs:
-        files, kind = find_inputs(inputs, request.input_format)
-        columns = _columns(task, kind, files, request)
-        try:
-            OnnxModel(task, artifact)
-        except ArtifactError as exc:
-            raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
+    windowed = artifact.manifest.kind == "teacher" or request.teacher is not None
+    frozen: Frozen | None = None
+    kind: InputFormat
+    if request.rows == "events":
+        if request.inputs or request.input_format is not None:
+            raise UsageError("--input-topic is read alone: make a job of the files")
+        kind = "events"
+        files, columns, frozen = topic_inputs(task, request.wanted, broker)
+        _check_models(task, artifact, request)
+    else:
+        with _staged(request) as inputs:
+            files, kind = find_inputs(inputs, request.input_format)
+            columns = _columns(task, kind, files, request, windowed)
+            _check_models(task, artifact, request)
     if STDIN in request.inputs:
         files = [file.model_copy(update={"name": STDIN}) for file in files]
     found = Specification(
         id=uuid.uuid4().hex[:12],
         created_us=now_us(),
         task=shape_of(task, request.reference),
-        model=artifact.model,
+        model=artifact.model + _personal(request.weights),
         digest=artifact.digest,
+        kind="teacher" if artifact.manifest.kind == "teacher" else "model",
+        weights=None if request.weights is None else hashlib.sha256(request.weights).hexdigest(),
+        teacher=_version(request.teacher),
         inputs=files,
         input_format=kind,
         rows=request.rows,
+        topic=frozen,
         columns=columns,
         output=target.place,
         output_format=target.kind,
@@ -105,6 +130,13 @@ def specify(
     if sink is not None:
         sink.check(output_fields(task, found, files[0]))
     return found
+
+
+def _check_models(task: Task, artifact: Artifact, request: Request) -> None:
+    try:
+        check_models(task, artifact, request.weights, request.teacher)
+    except ArtifactError as exc:
+        raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
 
 
 def _refuse_output(folder: Path, name: str) -> None:
@@ -124,13 +156,30 @@ def _for_bedrock(found: Specification) -> Specification:
     return found.model_copy(update={"columns": columns})
 
 
-def _columns(task: Task, kind: InputFormat, files: list[Named], request: Request) -> Columns:
+def _version(artifact: Artifact | None) -> Version | None:
+    return None if artifact is None else Version(model=artifact.model, digest=artifact.digest)
+
+
+def _personal(weights: bytes | None) -> str:
+    """Return what a device appends to the version's name, as `.p3`."""
+    return "" if weights is None else f".p{personal_header(weights)[1]}"
+
+
+def _columns(
+    task: Task, kind: InputFormat, files: list[Named], request: Request, windowed: bool
+) -> Columns:
+    if request.wanted.device is not None and (request.rows == "readings" or not windowed):
+        raise UsageError("--device is for segments that a teacher answers")
+    if windowed and request.rows == "segments" and request.wanted.time is None:
+        raise UsageError(
+            "a teacher answers windows of a device: name --time and --device, or --as readings"
+        )
     if request.rows == "readings":
         columns = reading_columns(task, kind, files, request.wanted)
         check_files(one_sample(task), kind, files, as_read(columns))
         return columns
     columns = choose_columns(task, kind, files, request.wanted)
-    check_files(task, kind, files, columns)
+    check_files(task, kind, files, with_keys(columns) if windowed else columns)
     return columns
 
 

@@ -9,40 +9,69 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.jobs.planning import sources_of
 from streams.batch.jobs.retrying import may_pass
 from streams.batch.jobs.scoring import ShardScorer
+from streams.batch.records.documents import Counts
 from streams.batch.sinks.part_files import part_path
-from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.contract.task import load_task
+from streams.kafka.settings import BrokerSettings
 from streams.runtime.processes import end_with_parent
+
+Answer = dict[str, Any]
+KINDS = {"usage": UsageError, "passing": Retryable, "other": TidewheelError}  # of an error
+
+
+def broker() -> BrokerSettings:
+    """Return the settings of Kafka, which the process of the job has passed on."""
+    return BrokerSettings()  # type: ignore[call-arg]  # pydantic fills it from the alias
+
+
+class ShardAnswers:
+    """Scores shards of one job, one after the other, with one model."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._job, self._max_bytes = JobFolder(folder), max_bytes
+        self._scorer: ShardScorer | None = None
+
+    def answer(self, number: int) -> Answer:
+        """Write a shard's file; return its counts, or what is wrong, as JSON has it."""
+        begun = time.monotonic()
+        try:
+            specification, plan = self._job.specification(), self._job.plan()
+            assert plan is not None
+            if self._scorer is None:
+                task = load_task(specification.task.reference)
+                self._scorer = ShardScorer(self._job, specification, task, self._max_bytes, broker)
+            part = part_path(self._job.folder, specification, plan, number)
+            sources = sources_of(specification, plan)
+            counts = self._scorer.score(plan, number, sources, part, lambda: None)
+            return {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
+        except (TidewheelError, *Failures) as exc:
+            text = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+            kind = "usage" if isinstance(exc, UsageError) else "other"
+            return {"error": text, "kind": "passing" if may_pass(exc) else kind}
+
+
+def answered(answer: Answer) -> tuple[Counts, float]:
+    """Return counts and seconds of an answer; raise what is wrong."""
+    if "error" in answer:
+        raise KINDS[answer["kind"]](answer["error"])
+    return Counts.model_validate(answer["counts"]), answer["seconds"]
 
 
 def work(folder: Path, max_bytes: int) -> None:
     """Answer each number on standard input until that ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    job = JobFolder(folder)
-    scorer: ShardScorer | None = None
+    worker = ShardAnswers(folder, max_bytes)
     for line in sys.stdin:
-        number, begun = int(line), time.monotonic()
-        try:
-            specification, plan = job.specification(), job.plan()
-            assert plan is not None
-            if scorer is None:
-                task = load_task(specification.task.reference)
-                scorer = ShardScorer(job, specification, task, max_bytes)
-            part = part_path(folder, specification, plan, number)
-            counts = scorer.score(plan, number, Sources(plan), part, lambda: None)
-            answer = {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
-        except (TidewheelError, *Failures) as exc:
-            text = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
-            kind = "usage" if isinstance(exc, UsageError) else "other"
-            answer = {"error": text, "kind": "passing" if may_pass(exc) else kind}
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps(worker.answer(int(line))) + "\n")
         answers.flush()
 
 

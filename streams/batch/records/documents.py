@@ -8,7 +8,9 @@ from streams.contract.documents import Count, Document, Figure, Micros
 from streams.contract.errors import UsageError
 from streams.contract.window_report import ChannelDrift, DriftReport
 
-InputFormat = Literal["parquet", "arrow", "arrows", "delta", "csv", "tsv", "jsonl", "bedrock"]
+InputFormat = Literal[
+    "parquet", "arrow", "arrows", "delta", "csv", "tsv", "jsonl", "bedrock", "events"
+]
 OutputFormat = Literal[
     "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql", "kafka"
 ]
@@ -21,7 +23,7 @@ OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # st
 
 def input_format(name: str | None) -> InputFormat | None:
     """Return a format that can be named; raise UsageError for another name."""
-    known = [one for one in get_args(InputFormat) if one != "delta"]
+    known = [one for one in get_args(InputFormat) if one not in ("delta", "events")]
     if name is not None and name not in known:
         raise UsageError(f"the input format {name} is none of {', '.join(known)}")
     return name  # type: ignore[return-value]
@@ -93,6 +95,7 @@ class Columns(Document):
     id: str | None = None
     label: str | None = None
     keep: list[str] = []
+    device: str | None = None  # of a teacher's windows
     selection: Selection = Selection()
 
     @property
@@ -104,8 +107,27 @@ class Columns(Document):
         return list(dict.fromkeys([*self.segment, *others, *self.keep, *chosen]))
 
 
+class Version(Document):
+    """A model version and its artifact's digest."""
+
+    model: str
+    digest: str
+
+
+class Frozen(Document):
+    """The range of a topic that a job scores: the first and the end offset of each input."""
+
+    topic: str
+    ranges: list[tuple[Count, Count]]
+
+
 class Specification(Document):
-    """specification.json: what was asked for, frozen."""
+    """specification.json: what was asked for, frozen.
+
+    kind      of the model: a teacher answers whole windows
+    weights   SHA-256 of weights.safetensors, where a personal model answers
+    teacher   whose answers stand beside those of the model
+    """
 
     format: int = 1
     id: str
@@ -113,14 +135,23 @@ class Specification(Document):
     task: TaskShape
     model: str
     digest: str
+    kind: Literal["model", "teacher"] = "model"
+    weights: str | None = None
+    teacher: Version | None = None
     inputs: list[Named]
     input_format: InputFormat
-    rows: Literal["segments", "readings"] = "segments"
+    rows: Literal["segments", "readings", "events"] = "segments"
+    topic: Frozen | None = None
     columns: Columns
     output: str
     output_format: OutputFormat
     table: str = "scores"
     max_errors: str | None = None
+
+    @property
+    def windowed(self) -> bool:
+        """Whether a teacher answers."""
+        return self.kind == "teacher" or self.teacher is not None
 
 
 class PlannedFile(Document):
@@ -138,10 +169,12 @@ class PlannedFile(Document):
 
 class Shard(Document):
     """Rows of one file: row groups `start` to `stop` of Parquet, record batches
-    of Arrow files, bytes of Arrow streams, CSV and JSON Lines.
+    of Arrow files, bytes of Arrow streams, CSV and JSON Lines, offsets of a topic.
 
     Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
-    that of its first reading.
+    that of its first reading. Where a teacher answers, `around` are the first and the last shard
+    that have rows of its windows. Of a topic, `sha256` is that of the messages, and `repeats` are
+    the events that came before: an offset, and the first and the last seq.
     """
 
     file: Count
@@ -150,6 +183,9 @@ class Shard(Document):
     first_row: Count
     rows: Count
     readings: Count = 0
+    around: tuple[Count, Count] | None = None
+    sha256: str = ""
+    repeats: list[tuple[Count, Count, Count]] = []
 
 
 class Plan(Document):

@@ -3,6 +3,7 @@
 inputs         what is named: files, their format, and their columns
 places         the seam to fsspec: local files and URLs
 delta_table    the seam to Delta tables: the files of one
+stored         a worker's store
 tables         the seam to Parquet and Arrow IPC
 table_rows     a shard of these as rows
 text_lines     where the rows of CSV and JSON Lines end

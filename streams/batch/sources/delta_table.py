@@ -46,6 +46,12 @@ def files_of(where: str) -> list[Named]:
     return sorted(found, key=lambda file: file.name)
 
 
+def columns_of(where: str) -> list[str]:
+    """Return the columns of the newest version; raise UsageError if it cannot be read."""
+    table, _ = _opened(where)
+    return [field.name for field in table.schema().fields]
+
+
 def _opened(where: str) -> tuple[Any, tuple[type[Exception], ...]]:
     try:
         from deltalake import DeltaTable

@@ -45,6 +45,7 @@ class Wanted:
     time: str | None = None
     start: str | None = None
     stop: str | None = None
+    device: str | None = None
 
 
 def find_inputs(
@@ -110,7 +111,8 @@ def choose_columns(
         id=identity,
         label=wanted.label,
         keep=keep,
-        selection=_selection(kind, files, wanted),
+        device=wanted.device,
+        selection=selection_of(kind, files, wanted),
     )
 
 
@@ -124,7 +126,8 @@ def _segment(
     if wanted.drop:
         if names:
             raise UsageError("--drop and --columns: name either what is left out, or what is read")
-        others = {*wanted.drop, *keep, wanted.id, wanted.label, wanted.time}
+        named = (wanted.id, wanted.label, wanted.time, wanted.device)
+        others = {*wanted.drop, *keep, *named}
         names = [name for name in names_of(kind, files[0]) if name not in others]
     elif not names and samples == 1 and set(task.channels) <= set(names_of(kind, files[0])):
         names = list(task.channels)
@@ -138,7 +141,8 @@ def _segment(
     return names or [SEGMENT], False
 
 
-def _selection(kind: InputFormat, files: Sequence[Named], wanted: Wanted) -> Selection:
+def selection_of(kind: InputFormat, files: Sequence[Named], wanted: Wanted) -> Selection:
+    """Return which rows are scored; raise UsageError for what cannot be evaluated."""
     start, stop = (_moment(text) for text in (wanted.start, wanted.stop))
     if (start is not None or stop is not None) and wanted.time is None:
         raise UsageError("--from and --until need --time, the column of the event time")

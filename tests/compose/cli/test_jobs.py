@@ -2,6 +2,7 @@
 and called wrongly."""
 
 import json
+import os
 import signal
 import time
 from itertools import chain
@@ -9,16 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.numpy
 
 from compose.launcher.state_dir import StateDir
 from federation.registry.registry import Registry
+from streams.contract.events.records import encode_events
+from streams.contract.task import load_task
+from streams.contract.topics import TopicSpec, topic_name
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
-from tests.edge_client.models import artifact, plain
+from tests.edge_client.models import artifact, plain, tiny
+from tests.fakes.own_task import own_task
 from tests.forks import fork
+from tests.small_disk import fill, small_disk
 from tests.streams.batch.support import good_rows, rows_of, write_lines, write_parquet
+from tests.streams.batch.test_readings import recording, table_of, write_readings
+from tests.streams.worker.support import batch
 
+__all__ = ["small_disk"]
 FILES, ROWS = 4, 30
 
 
@@ -136,6 +149,19 @@ def test_a_job_with_too_many_errors_exits_with_1_and_goes_on_when_more_are_allow
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
 
 
+def test_a_disk_that_fills_up_is_one_line_and_the_job_goes_on_when_there_is_room(
+    tmp_path: Path, lake: Path, small_disk: Path
+) -> None:
+    filler = fill(small_disk)
+    os.truncate(filler, filler.stat().st_size - 12 * 4096)  # for the plan, and not all shards
+    done = tidewheel(*words(lake, to="disk/out"), "--processes", "1", folder=tmp_path)
+    fails(done, 1, "No space left")
+    filler.unlink()
+    resumed = tidewheel("jobs", "resume", "disk/out.job", folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["id"] for row in rows_of(small_disk / "out")] == expected(lake)
+
+
 def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> None:
     done = tidewheel(*words(lake), folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -199,9 +225,71 @@ def test_the_served_version_is_the_default_and_every_stored_one_can_be_named(
         fails(wrong, 2, f"--model {name}", "no model")
 
 
+def test_the_teacher_and_a_personal_model_are_named_as_models(tmp_path: Path, lake: Path) -> None:
+    layout = StateDir(tmp_path / ".tidewheel")
+    key = create_key(layout.signing_key)
+    registry = Registry(layout.registry, "tiny", 1, [key.public_key()])
+    base = [*words(lake)[:3], "--to"]
+    first = registry.add(artifact(key, plain(1), 1)).model
+    assert tiny.build_teacher is not None
+    made = artifact(key, tiny.build_teacher(), kind="teacher", graph=b"-", probe=b"-")
+    taught = registry.add_teacher(made).model
+    write_readings(tmp_path / "readings.parquet", table_of({"d0": recording("d0", 300)}))
+    command = ["score", TINY, "readings.parquet", "--as", "readings", "--to"]
+    done = tidewheel(*command, "taught", "--model", "teacher", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {row["model"] for row in rows_of(tmp_path / "taught")} == {taught}
+    done = tidewheel(*command, "both", "--model", first, "--teacher", "teacher", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    both = {(row["model"], row["teacher_model"]) for row in rows_of(tmp_path / "both")}
+    assert both == {(first, taught)}
+    personal = safetensors.numpy.save(
+        {name: value.numpy() for name, value in plain(5).state_dict().items()},
+        {"base": first, "number": "2"},
+    )
+    (tmp_path / "personal.safetensors").write_bytes(personal)
+    done = tidewheel(*base, "own", "--model", "personal.safetensors", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {row["model"] for row in rows_of(tmp_path / "own")} == {f"{first}.p2"}
+    (tmp_path / "personal.safetensors").write_bytes(b"x")
+    wrong = tidewheel(*base, "other", "--model", "personal.safetensors", folder=tmp_path)
+    fails(wrong, 2, "not the file of a personal model")
+
+
 def test_a_job_is_not_submitted_twice(tmp_path: Path, lake: Path) -> None:
     assert tidewheel(*words(lake), folder=tmp_path).returncode == 0
     fails(tidewheel(*words(lake), folder=tmp_path), 2, "tidewheel jobs resume")
     fails(tidewheel(*words(lake), "--job", "other", folder=tmp_path), 2, "the output out exists")
     fails(tidewheel("jobs", "show", "other", folder=tmp_path), 2, "is no job")
     fails(tidewheel("jobs", "resume", "other", folder=tmp_path), 2, "is no job")
+
+
+@pytest.mark.kafka
+def test_what_lies_on_events_is_scored_between_two_times(
+    tmp_path: Path, lake: Path, kafka: BrokerSettings
+) -> None:
+    reference = own_task(tmp_path)
+    task = load_task(reference)
+    topic = topic_name(task.name, "events")
+    ensure_topics(kafka, [TopicSpec(topic, 2, "delete", -1)])
+    producer = Producer(kafka)
+    for device in ("d0", "d1", "d2"):
+        producer.put(topic, *encode_events(batch(device, 0, [float(t) for t in range(30)])))
+    producer.close()
+    key = create_key(tmp_path / "k.pem")
+    (tmp_path / "m.twa").write_bytes(artifact(key, plain(1), task=task))
+    named = ["--model", "m.twa", "--trust", "k.pub", "--input-topic"]
+    command = ["score", reference, *named, "--from", "1970-01-01T00:00:10Z", "--to", "out"]
+    where = ["--kafka", kafka.bootstrap]
+    killed = tidewheel(*command, *where, folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-3:2")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = tidewheel("jobs", "resume", "out.job", *where, "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["total"] == 90
+    found = sorted(row["id"] for row in rows_of(tmp_path / "out"))
+    assert found == sorted(f"{d}/e1/{n}" for d in ("d0", "d1", "d2") for n in range(10, 30))
+    command[-1] = "other"
+    fails(tidewheel(*command, "lake", *where, folder=tmp_path), 2, "name one input")
+    fails(tidewheel(*command, "--keep", "x", *where, folder=tmp_path), 2, "--keep: --input-topic")
+    store = ["score", reference, "--from-store", ".", "--to", "other", *named[:-1]]
+    fails(tidewheel(*store, folder=tmp_path), 2, "it is no store")
