@@ -15,10 +15,11 @@ DISK_BYTES = 1 << 20
 
 @pytest.fixture
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs. Who is not root, and may not mount one, runs the test in a namespace of its own."""
-    folder = tmp_path / "disk"
+    """A tmpfs of DISK_BYTES, unless the test names another size. Who is not root, and may not mount
+    one, runs the test in a namespace of its own."""
+    folder, size = tmp_path / "disk", getattr(request, "param", DISK_BYTES)
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         test = f"{request.node.path}::{request.node.name}"
         command = ["unshare", "--map-root-user", "--mount", sys.executable, "-m", "pytest", test]
