@@ -9,13 +9,13 @@ from tests.bench import pages, staleness
 from tests.bench.report import Results
 
 
-@pytest.mark.parametrize("name", pages.PARTS)
+@pytest.mark.parametrize("name", pages.written())
 def test_a_page_is_made_of_its_figures_alone(name: str) -> None:
     differs = "edited by hand, or not written again: run `python -m tests.bench.pages`"
     assert (pages.PAGES / f"{name}.md").read_text() == pages.page(name), differs
 
 
-@pytest.mark.parametrize("name", pages.PARTS)
+@pytest.mark.parametrize("name", pages.written())
 def test_a_page_names_its_commit_and_what_it_measured(name: str) -> None:
     results = pages.read(name)
     assert results.facts["commit"]

@@ -41,11 +41,11 @@ def write_models(tasks: Sequence[Task], folder: Path) -> None:
         )  # fmt: skip
         key = create_key(place / "signing.pem")
         (place / "model.twa").write_bytes(pack(manifest, files, key))
-        (place / "model.onnx").write_bytes(_filled(graph, state))
+        (place / "model.onnx").write_bytes(filled(graph, state))
         (place / WEIGHTS_FILE).write_bytes(learning.to_safetensors(model.state_dict()))
 
 
-def _filled(graph: bytes, state: dict[str, np.ndarray]) -> bytes:
+def filled(graph: bytes, state: dict[str, np.ndarray]) -> bytes:
     """The graph with these weights as its own."""
     found = onnx.load_from_string(graph)
     for tensor in found.graph.initializer:
