@@ -73,9 +73,10 @@ up:
 down:
 	$(COMPOSE) $(OPTIONS) down $(if $(VOLUMES),--volumes)
 
-# Two processes of two cores: threads of torch would only wait for each other.
+# Three processes of two cores: half of the time a test waits for processes that it has started.
+# Threads of torch would only wait for each other.
 test: check .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
 coverage: install .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
