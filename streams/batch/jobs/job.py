@@ -63,7 +63,6 @@ def submit(
     folder: JobFolder, specification: Specification, models: Models | bytes, reached: Failpoint
 ) -> None:
     """Step 1; the caller holds the folder."""
-    models = Models(models) if isinstance(models, bytes) else models
     folder.write_specification(specification, models)
     reached("score-step-1")
 

@@ -133,8 +133,9 @@ class JobFolder:
     def record(self, shard: int) -> ShardRecord | None:
         return self._read(f"shards/{shard:05}.json", ShardRecord)
 
-    def write_specification(self, specification: Specification, models: Models) -> None:
+    def write_specification(self, specification: Specification, models: Models | bytes) -> None:
         """Write what was asked for; raise UsageError, and there is no job, if that fails."""
+        models = Models(models) if isinstance(models, bytes) else models
         try:
             write_atomic(self.model, models.model)
             if models.teacher is not None:
