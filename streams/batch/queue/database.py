@@ -94,6 +94,21 @@ def writing(state: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("COMMIT")
 
 
+@contextmanager
+def kept_open(state: Path) -> Iterator[None]:
+    """Hold an idle connection: the last one that closes locks readers out while it removes the log,
+    and a process that is stopped there could not be found. So a runner's is the last."""
+    with reading(state) as found:
+        missing = found is None
+    if missing:
+        with writing(state):
+            pass
+    path = state / NAME
+    with _translated(path), closing(_connect(path)) as connection:
+        connection.execute("SELECT last FROM fences").fetchone()
+        yield
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     # isolation_level None: a transaction begins where we say so
     connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)

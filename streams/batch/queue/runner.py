@@ -16,6 +16,7 @@ from typing import Literal
 
 from streams.batch.jobs.job_folder import Held, JobFolder
 from streams.batch.queue.attempt import Result
+from streams.batch.queue.database import kept_open
 from streams.batch.queue.entries import Entry
 from streams.batch.queue.job_queue import DIED, JobQueue
 from streams.batch.queue.outcome import Retrying
@@ -66,14 +67,15 @@ class Runner:
         over: list[Result] = []
         stopped = False
         try:
-            while not stopped:
-                with self._while_busy():
-                    over += self._ended()
-                    self._look()
-                    if self._done(until):
-                        return over
-                stopped = self.wait(POLL_S)
-            return over + self._stop()
+            with kept_open(self.queue.state):
+                while not stopped:
+                    with self._while_busy():
+                        over += self._ended()
+                        self._look()
+                        if self._done(until):
+                            return over
+                    stopped = self.wait(POLL_S)
+                return over + self._stop()
         finally:
             for one in self._running:
                 one.kill()
