@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from streams.contract.errors import UsageError
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from federation.registry.named_model import NamedModel
     from streams.batch.records.documents import InputFormat
+
+KINDS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ def score(
 
 
 def read_output(output: str | Path) -> "Dataset":
-    """Return the rows that a batch job wrote into a folder or a Delta table, as a pyarrow dataset;
-    nothing is read yet.
+    """Return the rows that a batch job wrote into a folder, a Delta table or under a URL, as a
+    pyarrow dataset; nothing is read yet.
 
     Raises UsageError for what is none of these: a database is read with its own client.
 
@@ -164,15 +166,37 @@ def read_output(output: str | Path) -> "Dataset":
     """
     import pyarrow.dataset as ds
 
+    from streams.batch.sources.places import is_url
+
+    if is_url(str(output)):
+        return _objects(str(output))
     folder = Path(output)
     if (folder / "_delta_log").is_dir():
         from streams.batch.sinks.delta_sink import dataset_of
 
         return dataset_of(str(folder))
-    for suffix, kind in ((".parquet", "parquet"), (".jsonl", "json"), (".csv", "csv")):
+    for suffix, kind in KINDS.items():
         if parts := sorted(folder.glob(f"part-*{suffix}")):
             return ds.dataset([str(part) for part in parts], format=kind)
-    raise UsageError(
+    raise _no_output(output)
+
+
+def _objects(url: str) -> "Dataset":
+    import pyarrow.dataset as ds
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    from streams.batch.sources.places import find, opened
+
+    found = [path for _, path in find(url, lambda name: PurePosixPath(name).match("part-*.*"))]
+    for suffix, kind in KINDS.items():
+        if parts := [opened(path) for path in found if path.endswith(suffix)]:
+            files = PyFileSystem(FSSpecHandler(parts[0][0]))
+            return ds.dataset([inside for _, inside in parts], format=kind, filesystem=files)
+    raise _no_output(url)
+
+
+def _no_output(output: str | Path) -> UsageError:
+    return UsageError(
         f"{output} is no output of a batch job: a folder of Parquet, JSON Lines or CSV, or a Delta "
         "table"
     )

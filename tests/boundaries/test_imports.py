@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "streams.runtime",
         "streams.segments",
     ),
-    "streams.batch.sinks": ("streams.batch.records", "streams.kafka", "streams.runtime"),
+    "streams.batch.sinks": ("streams.batch.sources", "streams.kafka", "streams.runtime"),
     "streams.batch.answering": ("streams.batch.records", "streams.drift", "streams.learning"),
     "streams.batch.history": ("streams.batch.sources", "streams.kafka"),
     "streams.batch.windows": (

@@ -74,8 +74,9 @@ def _checked(words: list[str], cron: "Cron") -> "tuple[RunOptions, int, float | 
     from compose.cli.batch.queued_job import run_options
     from compose.cli.batch.score_words import read_words
     from streams.batch.jobs.submission import most_errors
+    from streams.batch.records.documents import FILES
     from streams.batch.schedule.template import fill, has_times
-    from streams.batch.sinks.targets import FILES, target_of
+    from streams.batch.sinks.targets import target_of
 
     if words[0] != "score":
         raise UsageError(f"{words[0]}: a schedule runs score: write -- score TASK INPUT ...")

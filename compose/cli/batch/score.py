@@ -37,8 +37,9 @@ def score(
         str,
         typer.Option(
             metavar="OUTPUT",
-            help="A new folder of Parquet files, of JSON Lines (.jsonl) or CSV (.csv); a Delta "
-            "table (.delta); a database: .duckdb, .sqlite or postgresql://HOST/NAME; kafka:TOPIC.",
+            help="A new folder of Parquet files, of JSON Lines (.jsonl) or CSV (.csv), or a URL "
+            "for them (s3://...); a Delta table (.delta); a database: .duckdb, .sqlite or "
+            "postgresql://HOST/NAME; kafka:TOPIC.",
         ),
     ],
     inputs: Annotated[

@@ -18,7 +18,6 @@ from streams.batch.records.documents import (
     State,
 )
 from streams.batch.sinks.part_files import part_path
-from streams.batch.sinks.targets import FILES
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
@@ -168,7 +167,7 @@ class JobFolder:
         record = self.record(shard)
         if record is None or record.state != "Completed":
             return False
-        return specification.output_format not in FILES or record.bytes == size_of(
+        return not specification.in_files or record.bytes == size_of(
             part_path(self.folder, specification, plan, shard)
         )
 
@@ -204,7 +203,7 @@ class JobFolder:
     def sweep(self, specification: Specification) -> None:
         """Remove what a killed process left half-written."""
         folders = [self.folder, *(self.folder / name for name in ("shards", "staged", "carry"))]
-        if specification.output_format in FILES:
+        if specification.in_files:
             folders.append(Path(specification.output))
         for folder in folders:
             for path in folder.glob(".*.tmp"):

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 
 from streams.batch.answering.drift import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
-from streams.batch.records.documents import Counts, Manifest, Plan, Specification, State
+from streams.batch.records.documents import FILES, Counts, Manifest, Plan, Specification, State
 from streams.batch.sinks.loading import Sink
 from streams.batch.sinks.part_files import BEDROCK_MANIFEST, MANIFEST, part_path
-from streams.batch.sinks.targets import FILES
+from streams.batch.sources.places import put_bytes
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.drift.reference import Reference
 from streams.runtime.disk import write_atomic
@@ -52,8 +52,7 @@ def verdict(
 
 def manifest_path(folder: JobFolder, specification: Specification) -> Path:
     """Return where the manifest is: beside the output files, or in the job's folder."""
-    kept = specification.output_format in FILES
-    return (Path(specification.output) if kept else folder.folder) / MANIFEST
+    return (Path(specification.output) if specification.in_files else folder.folder) / MANIFEST
 
 
 def read_manifest(folder: JobFolder, specification: Specification) -> Manifest:
@@ -66,8 +65,10 @@ def read_manifest(folder: JobFolder, specification: Specification) -> Manifest:
 
 
 def write_manifest(folder: JobFolder, specification: Specification, manifest: Manifest) -> None:
+    """Write it; objects under a URL get it beside them, too. Raise OSError."""
     data = manifest.model_dump_json(indent=2).encode() + b"\n"
     write_atomic(manifest_path(folder, specification), data)
+    beside = {} if specification.in_files else {MANIFEST: data}
     if specification.output_format == "bedrock":
         sums = {
             "totalRecordCount": manifest.total,
@@ -75,7 +76,14 @@ def write_manifest(folder: JobFolder, specification: Specification, manifest: Ma
             "successRecordCount": manifest.succeeded,
             "errorRecordCount": sum(manifest.errors.values()),
         }
-        write_atomic(Path(specification.output) / BEDROCK_MANIFEST, json.dumps(sums).encode())
+        beside[BEDROCK_MANIFEST] = json.dumps(sums).encode()
+    if specification.output_format not in FILES:
+        return
+    for name, content in beside.items():
+        if specification.in_files:
+            write_atomic(Path(specification.output) / name, content)
+        else:
+            put_bytes(f"{specification.output}/{name}", content)
 
 
 def manifest_of(

@@ -16,6 +16,7 @@ from streams.batch.jobs.job_folder import JobFolder, now_us
 from streams.batch.jobs.scoring import output_fields
 from streams.batch.recordings.columns import as_read, one_sample, reading_columns
 from streams.batch.records.documents import (
+    FILES,
     Columns,
     Frozen,
     InputFormat,
@@ -25,7 +26,7 @@ from streams.batch.records.documents import (
     Version,
 )
 from streams.batch.sinks.loading import open_sink
-from streams.batch.sinks.targets import FILES, Target, target_of
+from streams.batch.sinks.targets import Target, target_of
 from streams.batch.sources.inputs import Wanted, check_files, choose_columns, find_inputs
 from streams.batch.sources.text_objects import MODEL_INPUT
 from streams.batch.windows.keys import with_keys
@@ -85,7 +86,7 @@ def specify(
             f"{request.folder.folder}, or name another folder with --job"
         )
     target = request.target
-    if target.kind in FILES:
+    if target.kind in FILES and target.local:
         _refuse_output(Path(target.place), request.output)
     if request.max_errors is not None:
         most_errors(request.max_errors, 0)

@@ -14,6 +14,7 @@ InputFormat = Literal[
 OutputFormat = Literal[
     "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql", "kafka"
 ]
+FILES: frozenset[OutputFormat] = frozenset({"parquet", "jsonl", "csv", "bedrock"})
 State = Literal[
     "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
     "Failed", "Stopping", "Stopped", "Expired",
@@ -147,6 +148,12 @@ class Specification(Document):
     output_format: OutputFormat
     table: str = "scores"
     max_errors: str | None = None
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the shards' local files are the output; else they are loaded from the job's
+        folder into a table, a topic or objects under a URL."""
+        return self.output_format in FILES and "://" not in self.output
 
     @property
     def windowed(self) -> bool:

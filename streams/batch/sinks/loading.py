@@ -1,8 +1,8 @@
-"""Loading a shard's rows into a database or a topic: step 6 of a job.
+"""Loading a shard's rows into a database, a topic or objects: step 6 of a job.
 
 A sink that keeps a ledger adds a shard's rows and the shard's row of the ledger in one transaction,
 so that a shard is loaded once, whatever is killed. A topic keeps none: it gets a shard again where
-nobody knows whether it has it, under the same keys.
+nobody knows whether it has it, under the same keys. An object is replaced by the same one.
 """
 
 import json
@@ -13,9 +13,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.documents import Specification
+from streams.batch.records.documents import FILES, Specification
 from streams.batch.sinks.part_files import plain
-from streams.batch.sinks.targets import FILES
 from streams.contract.errors import UsageError
 from streams.kafka.settings import BrokerSettings
 
@@ -55,8 +54,12 @@ def open_sink(
 ) -> Sink | None:
     """Return the sink of a job, None where its files are the output. Nothing is opened yet."""
     kind, place, table = specification.output_format, specification.output, specification.table
-    if kind in FILES:
+    if specification.in_files:
         return None
+    if kind in FILES:
+        from streams.batch.sinks.objects_sink import ObjectsSink
+
+        return ObjectsSink(place, kind)
     if kind == "delta":
         from streams.batch.sinks.delta_sink import DeltaSink
 

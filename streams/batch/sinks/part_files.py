@@ -1,7 +1,7 @@
 """The output file of a shard, replaced as a whole: Parquet, JSON Lines, CSV, Bedrock's lines.
 
-Of a sink that is a database or a topic it is Parquet in the job's folder, from which the rows are
-loaded.
+Where the output is no local folder it is in the job's folder, from which the rows are loaded; for a
+database or a topic as Parquet.
 """
 
 import base64
@@ -17,9 +17,8 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.documents import OutputFormat, Plan, Specification
+from streams.batch.records.documents import FILES, OutputFormat, Plan, Specification
 from streams.batch.records.rows import Rows
-from streams.batch.sinks.targets import FILES
 from streams.contract.errors import TidewheelError
 from streams.runtime.disk import replacing
 
@@ -39,12 +38,11 @@ ERROR_CODE = 400  # Bedrock's, of a record that cannot be answered
 def part_path(folder: Path, specification: Specification, plan: Plan, shard: int) -> Path:
     """Return the output file of a shard; `folder` is the job's."""
     kind = specification.output_format
+    name = f"part-{shard:05}.{kind if kind in FILES else 'parquet'}"
     if kind == "bedrock":
         stem = PurePosixPath(plan.files[plan.shards[shard].file].name).stem
-        return Path(specification.output) / f"{stem}.jsonl.out"
-    if kind in FILES:
-        return Path(specification.output) / f"part-{shard:05}.{kind}"
-    return folder / "staged" / f"part-{shard:05}.parquet"
+        name = f"{stem}.jsonl.out"
+    return (Path(specification.output) if specification.in_files else folder / "staged") / name
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from streams.batch.records.documents import OutputFormat
+from streams.batch.records.documents import FILES, OutputFormat
 from streams.contract.errors import UsageError
 
 SUFFIXES: dict[str, OutputFormat] = {
@@ -14,12 +14,12 @@ SUFFIXES: dict[str, OutputFormat] = {
 SCHEMES: dict[str, OutputFormat] = {
     "postgresql://": "postgresql", "postgres://": "postgresql", "kafka:": "kafka",
 }  # fmt: skip
-FILES: frozenset[OutputFormat] = frozenset({"parquet", "jsonl", "csv", "bedrock"})
 
 
 @dataclass(frozen=True)
 class Target:
-    """A folder of files, a database or a topic; `place` is an absolute path, or the name."""
+    """A folder of files, a database, a topic or a URL of objects; `place` is an absolute path, or
+    the name."""
 
     kind: OutputFormat
     place: str
@@ -27,15 +27,19 @@ class Target:
     @property
     def name(self) -> str:
         """A name for the job's folder."""
-        if self.kind in ("postgresql", "kafka"):
+        if not self.local:
             return self.place.partition("?")[0].rstrip("/").rpartition("/")[2].rpartition(":")[2]
         return Path(self.place).name
 
     @property
     def beside(self) -> Path:
         """The folder in which the job's folder is by default."""
-        local = self.kind not in ("postgresql", "kafka")
-        return Path(self.place).parent if local else Path.cwd()
+        return Path(self.place).parent if self.local else Path.cwd()
+
+    @property
+    def local(self) -> bool:
+        """Whether `place` is a path."""
+        return self.kind != "kafka" and "://" not in self.place
 
 
 def target_of(text: str, kind: str | None = None) -> Target:
@@ -47,7 +51,7 @@ def target_of(text: str, kind: str | None = None) -> Target:
     found: OutputFormat = SCHEMES[scheme] if scheme else SUFFIXES.get(Path(text).suffix, "parquet")
     found = kind or found  # type: ignore[assignment]
     if scheme is None and "://" in text:
-        raise UsageError(f"--to {text}: write a local folder, a database or kafka:TOPIC")
+        return _objects(text, found)
     if found in ("postgresql", "kafka") and (scheme is None or SCHEMES[scheme] != found):
         names = {"kafka": "kafka:TOPIC", "postgresql": "postgresql://HOST/DATABASE"}
         raise UsageError(f"--to {text}: write {names[found]}")
@@ -59,3 +63,12 @@ def target_of(text: str, kind: str | None = None) -> Target:
     if found == "kafka":
         return Target(found, text.removeprefix("kafka:").lstrip("/"))
     return Target(found, str(Path(text).absolute()))
+
+
+def _objects(url: str, kind: OutputFormat) -> Target:
+    if kind not in FILES or url.startswith(("file://", "local://")):
+        raise UsageError(
+            f"--to {url}: a URL takes objects of Parquet, JSON Lines or CSV; write a local folder, "
+            "a database or kafka:TOPIC"
+        )
+    return Target(kind, url.rstrip("/"))

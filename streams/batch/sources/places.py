@@ -1,4 +1,4 @@
-"""Where input files are: local paths, and URLs that fsspec opens (`s3://bucket/prefix`, ...).
+"""Where files are: local paths, and URLs that fsspec opens (`s3://bucket/prefix`, ...).
 
 The only module of batch scoring that knows fsspec. What its implementations raise becomes OSError.
 """
@@ -15,6 +15,7 @@ from streams.contract.errors import TidewheelError, UsageError
 Stamp = tuple[int, str]  # bytes, and what the store changes with the content
 BUFFER_BYTES = 1_000_000
 MAGIC = frozenset("*?[")
+BUCKETS = ("s3", "s3a", "gs", "gcs")  # protocols whose first word has to exist
 CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -32,7 +33,7 @@ def open_binary(path: str) -> IO[bytes]:
     if not is_url(path):
         return Path(path).open("rb")
     with _as_os_errors(path):
-        files, inside = _filesystem(path)
+        files, inside = opened(path)
         return io.BufferedReader(_Remote(path, files.open(inside, "rb")), BUFFER_BYTES)
 
 
@@ -43,7 +44,7 @@ def stamp_of(name: str, path: str) -> Stamp:
             found = Path(path).stat()
             return found.st_size, str(found.st_mtime_ns)
         with _as_os_errors(path):
-            files, inside = _filesystem(path)
+            files, inside = opened(path)
             files.invalidate_cache()
             about = files.info(inside)
     except OSError as exc:
@@ -74,10 +75,44 @@ def holds(folder: str, name: str) -> bool:
         return (Path(folder) / name).exists()
     try:
         with _as_os_errors(folder):
-            files, inside = _filesystem(folder)
+            files, inside = opened(folder)
             return bool(files.exists(f"{inside.rstrip('/')}/{name}"))
     except OSError as exc:
         raise UsageError(f"{folder} cannot be read: {exc}") from exc
+
+
+def is_taken(url: str) -> bool:
+    """Return whether there are objects under a URL, or one of this name; raise UsageError if that
+    cannot be asked."""
+    try:
+        with _as_os_errors(url):
+            files, inside = opened(url)
+            files.invalidate_cache()
+            root = inside.partition("/")[0]
+            if files.protocol[0] in BUCKETS and not files.exists(root):
+                raise UsageError(f"{url}: there is no bucket {root!r}")
+            return bool(files.find(inside))
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise UsageError(f"{url} cannot be read: {exc}") from exc
+
+
+def put(path: Path, url: str) -> None:
+    """Replace an object by a local file; raise OSError."""
+    with _as_os_errors(url):
+        files, inside = opened(url)
+        files.put_file(str(path), inside)
+        files.invalidate_cache()
+        if (there := files.info(inside)["size"]) != (wanted := path.stat().st_size):
+            raise OSError(f"{url} has {there} bytes, {wanted} were written")
+
+
+def put_bytes(url: str, data: bytes) -> None:
+    """Replace an object; raise OSError."""
+    with _as_os_errors(url):
+        files, inside = opened(url)
+        files.pipe_file(inside, data)
 
 
 def _find_local(text: str, fits: Callable[[str], bool]) -> Iterator[Path]:
@@ -96,7 +131,7 @@ def _find_local(text: str, fits: Callable[[str], bool]) -> Iterator[Path]:
 
 
 def _find_remote(text: str, fits: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-    files, inside = _filesystem(text)
+    files, inside = opened(text)
     files.invalidate_cache()
     roots = sorted(files.glob(inside)) if MAGIC & set(inside) else [inside]
     for root in roots:
@@ -114,7 +149,8 @@ def _hidden(parts: tuple[str, ...]) -> bool:
     return any(part[0] in "._" for part in parts)
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def opened(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it; raise UsageError without one."""
     try:
         import fsspec
     except ImportError as exc:

@@ -238,7 +238,7 @@ def test_a_database_that_another_writes_is_waited_for(
     ("to", "options", "text"),
     [
         ("postgresql://me:secret@db/x", {}, "PGPASSWORD"),
-        ("s3://bucket/out", {}, "a local folder, a database or kafka"),
+        ("s3://bucket/out.delta", {}, "a local folder, a database or kafka"),
         ("out", {"output_format": "postgresql"}, "write postgresql://HOST/DATABASE"),
         ("out", {"output_format": "word"}, "--output-format word"),
         ("out", {"output_format": "bedrock"}, "needs Bedrock's lines"),
