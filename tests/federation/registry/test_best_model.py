@@ -37,8 +37,9 @@ def number(model: str) -> int:
 
 def test_the_best_version_by_the_tasks_metric_is_that_of_the_gate(registry: Registry) -> None:
     assert number(best_model(registry, tiny, "accuracy")) == 3  # of two equal ones the newer
-    artifact, data = named_model(tiny, "best:accuracy", lambda: [], lambda: registry)
-    assert (artifact.model, len(data) > 0) == (best_model(registry, tiny, "accuracy"), True)
+    found = named_model(tiny, "best:accuracy", lambda: [], lambda: registry)
+    assert found.artifact.model == best_model(registry, tiny, "accuracy")
+    assert found.data == registry.read(found.artifact.model)
 
 
 def test_another_metric_is_that_of_the_audit_and_of_errors_the_smallest_wins(
