@@ -1,5 +1,6 @@
 """Brokers for the whole session: a real Kafka, and the embedded one."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,23 @@ from tests.servers import s3_server
 # No test is timed: how long an example takes says how busy the machine is.
 settings.register_profile("tidewheel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tidewheel")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put whole fleets first, an equal share of them in what each process of xdist begins with: the
+    one that comes last would keep all others waiting."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.nodeid.startswith(("tests/e2e/", "tests/chaos/"))]
+    first = set(long)
+    short = [item for item in items if item not in first]
+    items[:] = [
+        item
+        for n in range(processes)
+        for item in (
+            *long[n::processes],
+            *short[len(short) * n // processes : len(short) * (n + 1) // processes],
+        )
+    ]
 
 
 @pytest.fixture(scope="session")

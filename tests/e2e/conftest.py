@@ -1,5 +1,6 @@
 """Places where the real command runs, with a Kafka of its own or with the embedded broker."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from tests.real_kafka import require, with_kafka
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained first models: the first test here trains them, the others find them."""
-    return tmp_path_factory.mktemp("cache")
+    """Trained first models: the first test here trains them, the others find them, also those in
+    other processes of xdist."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "first-models"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ class Soak:
     decisions: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)  # at the end
+    fenced: int = 0  # workers that were started again because another one had committed
     seconds: float = 0.0
 
 
@@ -179,7 +180,7 @@ class _Run:
         self.fleet.drain()
         self._until("the account closes", self._is_closed)
         found, store = self.found, self.server.layout.store
-        found.lag = self.server.lag()
+        found.lag, found.fenced = self.server.lag(), self.server.fenced
         for words in (("status", "--json"), ("timeline", "--json"), ("releases", "--json")):
             found.commands_s[words[0]], _ = self.server.command(
                 words[0], self.server.reference, *words[1:]

@@ -31,11 +31,13 @@ from tests.bench.machine import ROOT
 PARTITIONS = 4
 WORKERS = ("w0", "w1")
 END_S = 40.0
+FENCED = "belongs to another worker"
 
 
 @dataclass
 class Server:
-    """Processes by name: w0, w1, controller."""
+    """Processes by name: w0, w1, controller. fenced: workers that were started again because another
+    one had committed."""
 
     broker: BrokerSettings
     folder: Path
@@ -43,6 +45,7 @@ class Server:
     task: Task
     keep_days: int
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    fenced: int = 0
     _ends: deque[dict[TopicPartition, int]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -122,10 +125,16 @@ class Server:
             raise
 
     def check_alive(self) -> None:
-        for name, process in self.processes.items():
-            if process.poll() is not None:
-                tail = (self.folder / f"{name}.log").read_text(errors="replace")[-1500:]
+        """Start a worker again that has ended because another one committed after a session that
+        was lost, as a supervisor does; raise RuntimeError if a process has ended otherwise."""
+        for name, process in [*self.processes.items()]:
+            if process.poll() is None:
+                continue
+            tail = (self.folder / f"{name}.log").read_text(errors="replace")[-1500:]
+            if process.returncode != 1 or FENCED not in tail:
                 raise RuntimeError(f"{name} ended with {process.returncode}: {tail}")
+            self.fenced += 1
+            self.start(name)
 
     def memory_mb(self) -> dict[str, float]:
         """Resident memory of each process."""

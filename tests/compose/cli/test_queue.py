@@ -333,10 +333,12 @@ def test_stop_takes_a_waiting_job_from_the_queue_and_ends_a_running_one(
     assert states(tmp_path) == {identity: "Stopped"}
     assert run(tmp_path) == []
     assert tidewheel("jobs", "resume", identity, "--detach", folder=tmp_path).returncode == 0
-    with runner(tmp_path, "a", "--until-empty") as first:
-        until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun")
+    point = "score-step-5:1:stop"  # it is held there until it has been asked
+    with runner(tmp_path, "a", "--until-empty", TIDEWHEEL_FAILPOINT=point) as first:
+        until(lambda: is_stopped(process_of(tmp_path)), "it is in its work")
         stopped = tidewheel("jobs", "stop", "out.job", folder=tmp_path)
         assert "stops after its current shards" in stopped.stdout
+        os.kill(process_of(tmp_path) or 0, signal.SIGCONT)
         assert first.wait(60) == 0
     assert states(tmp_path) == {identity: "Stopped"}
     assert 0 < len(rows_of(tmp_path / "out")) < 300
