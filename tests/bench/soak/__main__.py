@@ -94,7 +94,7 @@ def report(results: Results, scenario: Scenario, found: Soak) -> None:
         ),
         Table(
             "Commands at the end", f"Lag: {found.lag} messages. The whole run took "
-            f"{found.seconds / 60:.1f} minutes. Workers that were started again because another had "
+            f"{found.seconds / 60:.1f} minutes. Workers started again because another had "
             f"committed: {found.fenced}.",
             ["command", "seconds"], [[name, took] for name, took in found.commands_s.items()],
         ),

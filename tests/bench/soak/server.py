@@ -36,7 +36,7 @@ FENCED = "belongs to another worker"
 
 @dataclass
 class Server:
-    """Processes by name: w0, w1, controller. fenced: workers that were started again because another
+    """Processes by name: w0, w1, controller. fenced: workers started again because another
     one had committed."""
 
     broker: BrokerSettings
