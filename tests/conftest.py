@@ -1,6 +1,5 @@
 """Brokers for the whole session: a real Kafka, and the embedded one."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -19,20 +18,9 @@ settings.load_profile("tidewheel")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put whole fleets first, an equal share of them in what each process of xdist begins with: the
-    one that comes last would keep all others waiting."""
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    long = [item for item in items if item.nodeid.startswith(("tests/e2e/", "tests/chaos/"))]
-    first = set(long)
-    short = [item for item in items if item not in first]
-    items[:] = [
-        item
-        for n in range(processes)
-        for item in (
-            *long[n::processes],
-            *short[len(short) * n // processes : len(short) * (n + 1) // processes],
-        )
-    ]
+    """Put whole fleets first. One process of xdist begins with all of them, so that they never run
+    side by side, and do not come last, when all others would wait for them."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/chaos/")))
 
 
 @pytest.fixture(scope="session")
