@@ -10,7 +10,7 @@
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make test-install  the built wheel and its extras in virtualenvs of their own, some minutes
 # make test-ray  batch jobs on a Ray cluster of two nodes, half a minute
-# make test-docker  compose/docker/compose.yaml as it is, on images made here, about 8 minutes
+# make test-docker  compose/docker/compose.yaml as it is, on images made here, about 10 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-streams   measure the worker, about 16 minutes; see docs/benchmarks/index.md
 # make bench-edge      measure a device's agent, about 10 minutes

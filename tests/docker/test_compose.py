@@ -1,7 +1,7 @@
 """compose/docker/compose.yaml as it is: the loop closes in containers, survives SIGKILL, keeps its
 account, runs nothing as root and opens nothing that it should not.
 
-Part of `make test-docker`, about 6 minutes.
+Part of `make test-docker`, about 10 minutes.
 """
 
 import json
