@@ -67,7 +67,7 @@ def stop_queued(state: Path, name: str) -> str | None:
     folder = JobFolder(Path(entry.folder))
     if not folder.submitted and queue.withdraw(entry.id, "Stopped"):
         return f"{entry.id} is taken from the queue"
-    folder.request_stop(True)  # whoever has claimed it, or claims it now, sees that
+    folder.request_stop(True)  # seen by the process that has claimed it, or claims it now
     if entry.waits:
         try:
             with folder.locked():

@@ -5,7 +5,7 @@
 3. of a shard: an attempt is counted
 4. of a shard: its output file is written and renamed
 5. of a shard: its counts are written; the shard is Completed, or Scored where it is to be loaded
-6. of a shard: its rows are loaded into the database or the topic
+6. of a shard: its rows are loaded into the database or the topic, or put as an object
 7. of a shard: it is Completed, and its file is removed
 8. the sums are compared, the manifest is written
 9. the job is Completed, PartiallyCompleted or Failed
@@ -77,7 +77,7 @@ class Job:
     timeout_s   after which the job ends as PartiallyCompleted, between two shards
     processes   that score, 1: this one; None: one a core where there are rows enough for it
     ray         the address of a Ray cluster that scores, or `local`
-    broker      the settings of Kafka, where the rows go to a topic
+    broker      the settings of Kafka, where rows come from a topic or go to one
     lock        the descriptor of the folder's lock, which the processes that score hold too
     from_queue  `jobs stop` that was called before the start counts
     """

@@ -1,4 +1,4 @@
-"""Steps 6 and 7 of a job: scored shards into its database or topic, each once."""
+"""Steps 6 and 7 of a job: scored shards into its database, topic or objects, each once."""
 
 import random
 import time

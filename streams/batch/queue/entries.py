@@ -38,7 +38,7 @@ class NewEntry:
 class Entry:
     """A job in the queue. It waits, or `runner` is the one that has claimed it.
 
-    fence      the number of the last claim; whoever has another one may not write
+    fence      the number of the last claim; a process with another one may not write
     claimed_by the runner's process; `process`: the job's, as soon as it holds the job's folder
     previous   processes of earlier claims, which must be gone before another one works
     lease_s    of the monotonic clock of the boot: until then the claim is not taken away

@@ -15,7 +15,7 @@ from streams.contract.errors import TidewheelError, UsageError
 Stamp = tuple[int, str]  # bytes, and what the store changes with the content
 BUFFER_BYTES = 1_000_000
 MAGIC = frozenset("*?[")
-BUCKETS = ("s3", "s3a", "gs", "gcs")  # protocols whose first word has to exist
+BUCKETS = ("s3", "s3a", "gs", "gcs")  # protocols whose first word names what has to exist
 CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -89,7 +89,7 @@ def is_taken(url: str) -> bool:
             files, inside = opened(url)
             files.invalidate_cache()
             root = inside.partition("/")[0]
-            if files.protocol[0] in BUCKETS and not files.exists(root):
+            if url.partition("://")[0] in BUCKETS and not files.exists(root):
                 raise UsageError(f"{url}: there is no bucket {root!r}")
             return bool(files.find(inside))
     except FileNotFoundError:

@@ -295,7 +295,7 @@ def test_a_job_whose_processes_die_is_tried_a_few_times_and_then_failed(
     identity = queued(tmp_path, lake)
     told = run(tmp_path, "--max-attempts", "2", "--retry-after", "0.1",
                TIDEWHEEL_FAILPOINT="score-step-3:1")  # fmt: skip
-    deaths = [e for e in told if e["kind"] in ("again", "taken back")]  # whoever sees it first
+    deaths = [e for e in told if e["kind"] in ("again", "taken back")]  # one runner sees it first
     assert [e["text"].endswith("its process died") for e in deaths] == [True, True]
     assert states(tmp_path) == {identity: "Failed"}
     assert listed(tmp_path)[0]["reason"] == "its process died"
