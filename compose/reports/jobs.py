@@ -11,7 +11,8 @@ from streams.batch.jobs.job_index import JobIndex
 from streams.batch.jobs.manifest import manifest_of
 from streams.batch.queue.entries import Entry
 from streams.batch.queue.job_queue import JobQueue
-from streams.batch.records.documents import OVER, Manifest, Plan
+from streams.batch.records.documents import Plan
+from streams.batch.records.progress import OVER, Manifest
 from streams.contract.errors import TidewheelError
 from streams.drift.reference import Reference
 

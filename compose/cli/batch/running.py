@@ -18,7 +18,7 @@ from streams.runtime.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from streams.batch.jobs.job_folder import JobFolder
-    from streams.batch.records.documents import Counts, JobDrift, Manifest
+    from streams.batch.records.progress import Counts, JobDrift, Manifest
 
 PROGRESS_S, LIVE_S = 5.0, 0.2
 EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from streams.batch.answering.watching import Watch
-from streams.batch.records.documents import Columns, Counts
+from streams.batch.records.documents import Columns
+from streams.batch.records.progress import Counts
 from streams.batch.records.rows import RowProblem, Rows, Taught
 from streams.contract.task import Task
 

@@ -8,7 +8,7 @@ standard deviation in every feature gives 0.36.
 
 import numpy as np
 
-from streams.batch.records.documents import JobDrift, MeanOfDistances, Observed
+from streams.batch.records.progress import JobDrift, MeanOfDistances, Observed
 from streams.contract.window_report import ChannelDrift
 from streams.drift.detector import compare
 from streams.drift.distances import hellinger, shares, total_variation

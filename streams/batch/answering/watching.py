@@ -6,7 +6,7 @@ code (streams.drift); labels in the cells of the answers. Only rows that have an
 
 import numpy as np
 
-from streams.batch.records.documents import ClassCounts, Observed
+from streams.batch.records.progress import ClassCounts, Observed
 from streams.contract.artifact import DRIFT, Artifact
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task

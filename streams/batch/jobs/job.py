@@ -31,14 +31,8 @@ from streams.batch.jobs.planning import make_plan, sources_of
 from streams.batch.jobs.processes import Scorers
 from streams.batch.jobs.retrying import may_pass
 from streams.batch.jobs.submission import check_task, most_errors
-from streams.batch.records.documents import (
-    Counts,
-    Manifest,
-    Plan,
-    ShardRecord,
-    Specification,
-    State,
-)
+from streams.batch.records.documents import Plan, Specification
+from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
 from streams.batch.sinks.part_files import part_path
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.tables import Failures

@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from streams.batch.records.documents import (
-    JobState,
-    Plan,
-    ShardRecord,
-    Specification,
-    State,
-)
+from streams.batch.records.documents import Plan, Specification
+from streams.batch.records.progress import JobState, ShardRecord, State
 from streams.batch.sinks.part_files import part_path
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, UsageError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streams.batch.jobs.job_folder import JobFolder, now_us
-from streams.batch.records.documents import OVER
+from streams.batch.records.progress import OVER
 from streams.contract.errors import UsageError
 from streams.runtime.disk import write_atomic
 

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from streams.batch.jobs.job_folder import JobFolder, size_of
 from streams.batch.jobs.scoring import output_fields
-from streams.batch.records.documents import Counts, Plan, ShardRecord, Specification
+from streams.batch.records.documents import Plan, Specification
+from streams.batch.records.progress import Counts, ShardRecord
 from streams.batch.sinks.loading import Sink, open_sink
 from streams.batch.sinks.part_files import part_path
 from streams.contract.errors import Retryable

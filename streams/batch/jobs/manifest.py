@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 
 from streams.batch.answering.drift import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
-from streams.batch.records.documents import FILES, Counts, Manifest, Plan, Specification, State
+from streams.batch.records.documents import FILES, Plan, Specification
+from streams.batch.records.progress import Counts, Manifest, State
 from streams.batch.sinks.loading import Sink
 from streams.batch.sinks.part_files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sources.places import put_bytes

@@ -21,7 +21,8 @@ from streams.batch.history.topic import Broker
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.scoring import ShardScorer
 from streams.batch.jobs.worker import answered
-from streams.batch.records.documents import Counts, Plan, Specification
+from streams.batch.records.documents import Plan, Specification
+from streams.batch.records.progress import Counts
 from streams.batch.sinks.part_files import part_path
 from streams.batch.sources.plan import Sources
 from streams.contract.errors import TidewheelError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.batch.jobs.worker import Answer, ShardAnswers, answered
-from streams.batch.records.documents import Counts
+from streams.batch.records.progress import Counts
 from streams.contract.errors import TidewheelError, UsageError
 
 LOCAL = "local"

@@ -5,7 +5,7 @@ done: its rows are replaced in the transaction that adds the new ones.
 """
 
 from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.records.documents import ShardRecord
+from streams.batch.records.progress import ShardRecord
 from streams.contract.errors import Retryable
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)

@@ -15,7 +15,8 @@ from streams.batch.history.events import FIELDS as EVENT_FIELDS
 from streams.batch.history.topic import Broker
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.recordings.cutting import FIELDS
-from streams.batch.records.documents import Counts, Named, Plan, PlannedFile, Specification
+from streams.batch.records.documents import Named, Plan, PlannedFile, Specification
+from streams.batch.records.progress import Counts
 from streams.batch.records.rows import Rows, Taught
 from streams.batch.sinks.part_files import writing
 from streams.batch.sources.plan import Sources

@@ -15,7 +15,7 @@ from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.planning import sources_of
 from streams.batch.jobs.retrying import may_pass
 from streams.batch.jobs.scoring import ShardScorer
-from streams.batch.records.documents import Counts
+from streams.batch.records.progress import Counts
 from streams.batch.sinks.part_files import part_path
 from streams.batch.sources.tables import Failures
 from streams.contract.errors import Retryable, TidewheelError, UsageError

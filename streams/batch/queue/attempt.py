@@ -28,7 +28,7 @@ from streams.batch.jobs.retrying import may_pass
 from streams.batch.queue.entries import Entry
 from streams.batch.queue.job_queue import BUSY_S, JobQueue
 from streams.batch.queue.outcome import Retrying, outcome
-from streams.batch.records.documents import OVER
+from streams.batch.records.progress import OVER
 from streams.contract.documents import Document
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed

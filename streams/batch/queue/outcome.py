@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from streams.batch.records.documents import JobState
+from streams.batch.records.progress import JobState
 
 MAX_PAUSE_S = 900.0
 

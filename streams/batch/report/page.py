@@ -11,7 +11,8 @@ from streams.batch.answering.watching import reference_of
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.manifest import counts_of, manifest_of
 from streams.batch.jobs.scoring import artifact_of
-from streams.batch.records.documents import Manifest, Plan, Specification
+from streams.batch.records.documents import Plan, Specification
+from streams.batch.records.progress import Manifest
 from streams.batch.report.plots import Pair, by_class, histograms
 from streams.contract.errors import TidewheelError
 from streams.contract.window_report import ChannelDrift

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.batch.records.documents import ClassCounts
+from streams.batch.records.progress import ClassCounts
 from streams.contract.errors import UsageError
 from streams.drift.distances import shares
 from streams.drift.reference import Feature

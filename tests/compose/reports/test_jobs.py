@@ -9,16 +9,14 @@ from streams.batch.queue.entries import NewEntry, RunOptions
 from streams.batch.queue.job_queue import JobQueue
 from streams.batch.records.documents import (
     Columns,
-    Counts,
     Named,
     Plan,
     PlannedFile,
     Shard,
-    ShardRecord,
     Specification,
-    State,
     TaskShape,
 )
+from streams.batch.records.progress import Counts, ShardRecord, State
 
 SHAPE = TaskShape(reference="t.py:task", name="tiny", version=1, channels=["x"], samples=2,
                   outputs=["a", "b"], threshold=0.5, tolerance=0.0)  # fmt: skip

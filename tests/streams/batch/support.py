@@ -16,7 +16,8 @@ from deltalake import write_deltalake
 from streams.batch.jobs.job import Job, submit
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.submission import Request, specify
-from streams.batch.records.documents import Manifest, Specification
+from streams.batch.records.documents import Specification
+from streams.batch.records.progress import Manifest
 from streams.batch.sources.inputs import Wanted
 from streams.batch.sources.plan import Cutter
 from streams.contract.artifact import Artifact, unpack

@@ -14,7 +14,7 @@ from streams.batch.answering.drift import drift_of, mean_of_distances
 from streams.batch.answering.watching import Watch, reference_of
 from streams.batch.jobs.job import submit
 from streams.batch.jobs.submission import Request, specify
-from streams.batch.records.documents import Observed
+from streams.batch.records.progress import Observed
 from streams.batch.report.page import page_of, write_report
 from streams.batch.sources.inputs import Wanted
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack

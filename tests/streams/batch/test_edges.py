@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams.batch.jobs import loads
-from streams.batch.records.documents import Manifest
+from streams.batch.records.progress import Manifest
 from streams.contract.errors import TidewheelError, UsageError
 from tests.small_disk import fill, small_disk
 from tests.streams.batch.sinks import SUFFIX, rows_in

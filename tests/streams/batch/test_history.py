@@ -23,7 +23,8 @@ from streams.batch.history.topic import refuse_gone
 from streams.batch.jobs.job import Job, submit
 from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.submission import Request, specify
-from streams.batch.records.documents import Manifest, PlannedFile, Selection
+from streams.batch.records.documents import PlannedFile, Selection
+from streams.batch.records.progress import Manifest
 from streams.batch.sources.inputs import Wanted
 from streams.batch.sources.stored import stored_inputs
 from streams.contract.artifact import Artifact

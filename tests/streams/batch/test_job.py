@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from streams.batch.jobs.submission import Request, specify
-from streams.batch.records.documents import Manifest
+from streams.batch.records.progress import Manifest
 from streams.contract.errors import UsageError
 from streams.learning.onnx_model import OnnxModel
 from tests.edge_client.models import TINY, tiny

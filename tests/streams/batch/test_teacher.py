@@ -18,7 +18,7 @@ from torch import nn
 from streams.batch.jobs.job import Job, submit
 from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.submission import Request, specify
-from streams.batch.records.documents import Manifest
+from streams.batch.records.progress import Manifest
 from streams.batch.sources.inputs import Wanted
 from streams.contract.artifact import WEIGHTS, Artifact, pack, unpack
 from streams.contract.artifact import Manifest as ArtifactManifest
