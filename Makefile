@@ -73,7 +73,7 @@ up:
 down:
 	$(COMPOSE) $(OPTIONS) down $(if $(VOLUMES),--volumes)
 
-# Three processes of two cores: half of the time a test waits for processes that it has started.
+# Three processes of two cores: many tests wait for processes that they have started.
 # Threads of torch would only wait for each other.
 test: check .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(LONG) --durations=10

@@ -6,7 +6,7 @@ scoring        one shard, in whatever process
 planning       the input hashed and cut
 processes      several processes that score; worker is one of them
 ray_tasks      the same on a Ray cluster
-loads          shards into a database or a topic
+loads          shards into a database, a topic or objects
 manifest       the sums of a job
 retrying       shards with errors, again
 job_folder     the job's folder on disk

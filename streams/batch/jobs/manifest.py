@@ -47,7 +47,10 @@ def verdict(
         return "Failed", "the sums do not agree"
     there = None if sink is None else sink.count()
     if there is not None and there != counts.processed:
-        return "Failed", f"the output has {there:,} rows of this job, {counts.processed:,} are due"
+        return "Failed", (
+            f"the output has {there:,} rows of this job, {counts.processed:,} are due: it was "
+            "changed by something else; score again into another --to"
+        )
     return "Completed", ""
 
 
