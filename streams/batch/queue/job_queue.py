@@ -43,14 +43,10 @@ class JobQueue:
 
     def entries(self) -> list[Entry]:
         """Return the jobs that run, then those that wait, in their order."""
-        with reading(self.state) as found:
-            if found is None:
-                return []
-            rows = found.execute(f"SELECT * FROM jobs ORDER BY runner IS NULL, {ORDER}").fetchall()
-        return [entry_of(row) for row in rows]
+        return self._found("TRUE")
 
     def entry(self, identity: str) -> Entry | None:
-        return next((entry for entry in self.entries() if entry.id == identity), None)
+        return next(iter(self._found("id = ?", identity)), None)
 
     def current(self, identity: str, fence: int) -> Entry | None:
         """Return the entry of a claim that holds."""
@@ -71,8 +67,7 @@ class JobQueue:
 
     def expired(self) -> list[Entry]:
         """Return the jobs that have waited for their first attempt until they expire."""
-        now = self.now()
-        return [e for e in self.entries() if e.waits and not e.attempts and _is_over(e, now)]
+        return self._found("runner IS NULL AND attempts = 0 AND expires_us <= ?", self.now())
 
     # --- claims ---------------------------------------------------------------------------------
 
@@ -135,7 +130,8 @@ class JobQueue:
     def take_back(self, retrying: Retrying) -> list[tuple[Entry, str]]:
         """Take claims away whose lease is over, or whose process is gone; return them with what
         has become of each. Where the process died and its runner lives, the job has failed."""
-        lost = [(e, why) for e in self.entries() if (why := lost_by(e, self.clock()))]
+        claimed = self._found("runner IS NOT NULL")
+        lost = [(e, why) for e in claimed if (why := lost_by(e, self.clock()))]
         done = []
         for entry, why in lost:
             died = why == DIED
@@ -164,6 +160,15 @@ class JobQueue:
                  entry.id, entry.fence, entry.lease_s),
             ).fetchone()  # fmt: skip
             return row is not None
+
+    def _found(self, which: str, *values: object) -> list[Entry]:
+        order = f"runner IS NULL, {ORDER}"
+        with reading(self.state) as found:
+            if found is None:
+                return []
+            statement = f"SELECT * FROM jobs WHERE {which} ORDER BY {order}"
+            rows = found.execute(statement, values).fetchall()
+        return [entry_of(row) for row in rows]
 
     def _change(
         self, identity: str, fence: int, what: str, *values: object, which: str = ""
@@ -225,7 +230,3 @@ def _removed(
 def _next_fence(connection: sqlite3.Connection) -> int:
     row = connection.execute("UPDATE fences SET last = last + 1 RETURNING last").fetchone()
     return int(row["last"])
-
-
-def _is_over(entry: Entry, now: int) -> bool:
-    return entry.expires_us is not None and entry.expires_us <= now
