@@ -35,6 +35,7 @@ MINIMUM = 150  # segments needed for an alarm; WINDOWS windows usually hold twic
 EFFECT = 0.25  # the usual threshold of credit scoring for "the population has changed"
 MARGIN = 2.0
 BINS, TAIL = 4, 0.03
+BLOCK_NUMBERS = 100_000  # of segments that are summed up at once
 CHANNELS = 256  # input channels that are watched: the task's first ones
 
 Kind = Literal["mean", "spread", "answer"]
@@ -123,10 +124,7 @@ def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Obs
     """
     found: Observations = {}
     if segments is not None:
-        means = segments.mean(axis=2, dtype=np.float64)
-        centred = segments - means[:, :, None].astype(segments.dtype)
-        squares = np.einsum("ncs,ncs->nc", centred, centred, dtype=np.float64)
-        spreads = np.sqrt(squares / segments.shape[2])
+        means, spreads = _means_and_spreads(segments)
         for i, channel in enumerate(task.channels[:CHANNELS]):
             found[channel, "mean"], found[channel, "spread"] = means[:, i], spreads[:, i]
     if task.classes:
@@ -134,6 +132,22 @@ def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Obs
     for i, target in enumerate(task.targets):
         found[f"predictions {target}", "answer"] = outputs[:, i].astype(np.float64)
     return found
+
+
+def _means_and_spreads(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, channels, samples) -> mean and standard deviation (n, channels) float64, block by block:
+    what is made of a block stays in the processor's cache."""
+    means = np.empty(segments.shape[:2])
+    spreads = np.empty_like(means)
+    size = max(1, BLOCK_NUMBERS // max(1, segments.shape[1] * segments.shape[2]))
+    for at in range(0, len(segments), size):
+        block = segments[at : at + size]
+        mean = block.mean(axis=2, dtype=np.float64)
+        centred = block - mean[:, :, None].astype(segments.dtype)
+        squares = np.einsum("ncs,ncs->nc", centred, centred, dtype=np.float64)
+        means[at : at + size] = mean
+        spreads[at : at + size] = np.sqrt(squares / segments.shape[2])
+    return means, spreads
 
 
 def minimum_segments(task: Task) -> int:

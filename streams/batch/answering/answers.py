@@ -56,7 +56,7 @@ class Answering:
         good = np.flatnonzero(right)
         outputs = np.zeros((len(rows), self.task.outputs), np.float32)
         if self.run is not None:
-            outputs[good] = self._outputs(self.run, rows.segments[good])
+            outputs[good] = self._outputs(self.run, _where(rows.segments, right))
         elif taught is not None:
             outputs[good] = taught.outputs[good]
         for i in good[~np.isfinite(outputs[good]).all(axis=1)].tolist():
@@ -83,7 +83,7 @@ class Answering:
             labelled=labelled,
             correct=correct,
             observed=self.watch.observe(
-                rows.segments[right],
+                _where(rows.segments, right),
                 outputs[right],
                 None if rows.labels is None else rows.labels[right],
             ),
@@ -142,6 +142,11 @@ class Answering:
         names = np.array(self.task.classes, object)
         indexes = np.where(known, labels[:, 0], 0).astype(np.int64)
         return pa.array(names[indexes], pa.string(), mask=~known)
+
+
+def _where(segments: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the chosen segments; all of them are not copied."""
+    return segments if chosen.all() else segments[chosen]
 
 
 def softmax(outputs: np.ndarray) -> np.ndarray:

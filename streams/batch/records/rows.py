@@ -91,7 +91,7 @@ def wrong_width(found: int, width: int) -> RowProblem:
 
 def as_segments(numbers: np.ndarray, task: Task) -> np.ndarray:
     """Return numbers (n, channels * samples) as segments (n, channels, samples) float32; too large
-    ones become infinite, and any kind of NaN a NaN."""
+    ones become infinite, and any kind of NaN a NaN. Numbers of float32 are not copied."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(numbers, np.float32).reshape(len(numbers), *task.segment_shape)
 
@@ -101,6 +101,8 @@ def refuse_unlike_numbers(rows: Rows) -> None:
     finite = np.isfinite(rows.segments).all(axis=(1, 2))
     for i in np.flatnonzero(~finite).tolist():
         rows.problems.setdefault(i, RowProblem("not-finite", "NaN, infinite, or too large"))
+    if rows.problems and not rows.segments.flags.writeable:
+        rows.segments = rows.segments.copy()
     for i in rows.problems:
         rows.segments[i] = 0.0
 

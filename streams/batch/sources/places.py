@@ -28,7 +28,7 @@ def suffix_of(path: str) -> str:
     return PurePosixPath(path.partition("?")[0]).suffix.lower()
 
 
-def open_binary(path: str) -> IO[bytes]:
+def open_binary(path: str) -> io.BufferedReader:
     """Open a local file or a URL for reading; raise OSError."""
     if not is_url(path):
         return Path(path).open("rb")

@@ -15,6 +15,7 @@ from streams.contract.errors import TidewheelError, UsageError
 
 SHARD_ROWS = 100_000  # of Parquet and Arrow, unless one row group or record batch has more
 SHARD_BYTES = 16_000_000  # of CSV and JSON Lines, and what is left of the last line
+HASHED_BYTES = 1_000_000  # at once, which stay in the processor's cache
 
 
 class Stopped(Exception):
@@ -107,11 +108,11 @@ class Cutter:
 
 def hash_file(path: str, check: Callable[[], None]) -> str:
     """Return the SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
+    digest, piece = hashlib.sha256(), memoryview(bytearray(HASHED_BYTES))
     with open_binary(path) as file:
-        while piece := file.read(SHARD_BYTES):
+        while count := file.readinto(piece):
             check()
-            digest.update(piece)
+            digest.update(piece[:count])
     return digest.hexdigest()
 
 

@@ -141,6 +141,8 @@ def _of_lists(array: pa.Array, width: int) -> tuple[np.ndarray, dict[int, RowPro
     """Return the numbers (n, width) of a list column, zeros where a list has a problem."""
     lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
     lengths = np.where(_nulls(array), -1, lengths)
+    if (lengths == width).all() and not (inside := array.flatten()).null_count:
+        return _numbers(inside).reshape(len(array), width), {}
     problems = {
         int(i): wrong_width(int(lengths[i]), width)
         if lengths[i] >= 0
@@ -154,6 +156,11 @@ def _of_lists(array: pa.Array, width: int) -> tuple[np.ndarray, dict[int, RowPro
     for i in good[_nulls(inside).reshape(len(good), width).any(axis=1)].tolist():
         problems[i] = RowProblem("null", "a number of the segment is null")
     return numbers, problems
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    """Return numbers without a null: float32 as they are, not copied, others as float64."""
+    return array.to_numpy() if pa.types.is_float32(array.type) else _floats(array)
 
 
 def _nulls(array: pa.Array) -> np.ndarray:
