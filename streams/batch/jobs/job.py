@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from streams.batch.jobs.job_folder import JobFolder, Models, size_of
+from streams.batch.jobs.job_folder import JobFolder, Models, now_us, size_of
 from streams.batch.jobs.loads import Loader
 from streams.batch.jobs.manifest import (
     counts_of,
@@ -27,7 +27,7 @@ from streams.batch.jobs.manifest import (
     verdict,
     write_manifest,
 )
-from streams.batch.jobs.planning import make_plan, sources_of
+from streams.batch.jobs.planning import likely_rows, make_plan, sources_of
 from streams.batch.jobs.processes import Scorers
 from streams.batch.jobs.retrying import may_pass
 from streams.batch.jobs.submission import check_task, most_errors
@@ -112,6 +112,7 @@ class Job:
         try:
             with self._scorers() as scorers:
                 self._reference = scorers.reference
+                scorers.begin(likely_rows(self.specification))
                 if plan is None:
                     plan = self._make_plan()
                     sources = sources_of(self.specification, plan)
@@ -191,6 +192,7 @@ class Job:
             "state": "Scored" if loads else "Completed",
             "counts": counts,
             "seconds": seconds,
+            "ended_us": now_us(),
             "bytes": size_of(part) or 0,
         }
         self.folder.write_record(number, attempt.model_copy(update=found))

@@ -1,6 +1,8 @@
 """The manifest of a job, and whether its sums agree."""
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,7 +10,7 @@ import pyarrow.parquet as pq
 from streams.batch.answering.drift import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.records.documents import FILES, Plan, Specification
-from streams.batch.records.progress import Counts, Manifest, State
+from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
 from streams.batch.sinks.loading import Sink
 from streams.batch.sinks.part_files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sources.places import put_bytes
@@ -90,6 +92,17 @@ def write_manifest(folder: JobFolder, specification: Specification, manifest: Ma
             put_bytes(f"{specification.output}/{name}", content)
 
 
+def busy_s(records: Iterable[ShardRecord]) -> float:
+    """Return for how long shards were scored: the time in which several were counts once, and that
+    between two attempts of a job not at all."""
+    seconds, until = 0.0, -math.inf
+    spans = [(record.ended_us / 1e6 - record.seconds, record.ended_us / 1e6) for record in records]
+    for begin, end in sorted(spans):
+        seconds += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return seconds
+
+
 def manifest_of(
     folder: JobFolder,
     specification: Specification,
@@ -101,10 +114,10 @@ def manifest_of(
     """Return what a job has done so far; its drift is against `reference`."""
     missing = set(folder.missing(plan, specification))
     records = {n: record for n in range(len(plan.shards)) if (record := folder.record(n))}
-    counts, seconds = Counts(), 0.0
-    for number, record in records.items():
-        if number not in missing:
-            counts, seconds = counts.plus(record.counts), seconds + record.seconds
+    done = [record for number, record in records.items() if number not in missing]
+    counts, seconds = Counts(), busy_s(done)
+    for record in done:
+        counts = counts.plus(record.counts)
     return Manifest(
         state=state,
         reason=reason,

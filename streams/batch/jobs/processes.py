@@ -111,6 +111,13 @@ class Scorers:
         if self._pool is not None:
             self._pool.close()
 
+    def begin(self, rows: int) -> None:
+        """Start the processes if about so many rows are worth it: they load while the input is
+        hashed."""
+        count = self._processes or useful_processes(rows)
+        if self._ray is None and 1 < count <= rows // ROWS_A_PROCESS:
+            self._pool = self._opened(count)
+
     def score(
         self, plan: Plan, sources: Sources, numbers: Sequence[int], before: Before
     ) -> Iterator[Scored]:
@@ -118,8 +125,9 @@ class Scorers:
         is raised when all shards that have begun are done."""
         rows = sum(plan.shards[number].rows for number in numbers)
         count = min(self._processes or useful_processes(rows), len(numbers))
-        if numbers and (self._ray is not None or count > 1):
+        if self._pool is None and numbers and (self._ray is not None or count > 1):
             self._pool = self._opened(count)
+        if self._pool is not None:
             yield from self._in_pool(self._pool, list(numbers), before)
             return
         for number in numbers:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,12 +113,16 @@ class ShardScorer:
         max_bytes: int = MAX_LINE_BYTES,
         broker: Broker | None = None,
     ) -> None:
-        """Load the model and measure its batch size; raise UsageError if it cannot be used."""
+        """Load the model; raise UsageError if it cannot be used."""
         self._specification, self._task = specification, task
         self._reading = ShardRows(folder.folder, specification, task, max_bytes, broker)
         self._run, self._teacher, self.reference = load_models(folder, specification, task)
         self._watch = Watch(task, self.reference)
-        self._batch = 1 if self._run is None else fastest_batch(task, self._run)
+
+    @cached_property
+    def batch(self) -> int:
+        """How many segments the model answers at once, measured when it is first asked for."""
+        return 1 if self._run is None else fastest_batch(self._task, self._run)
 
     def score(
         self, plan: Plan, number: int, sources: Sources, part: Path, between: Callable[[], None]
@@ -152,7 +157,7 @@ class ShardScorer:
             output_schema(self._task, self._specification.columns, teacher=beside is not None),
             file.name,
             self._watch,
-            self._batch,
+            self.batch,
             None if beside is None else beside.model,
         )
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.planning import sources_of
 from streams.batch.jobs.retrying import may_pass
 from streams.batch.jobs.scoring import ShardScorer
+from streams.batch.records.documents import Specification
 from streams.batch.records.progress import Counts
 from streams.batch.sinks.part_files import part_path
 from streams.batch.sources.tables import Failures
@@ -39,23 +41,32 @@ class ShardAnswers:
         self._job, self._max_bytes = JobFolder(folder), max_bytes
         self._scorer: ShardScorer | None = None
 
+    def prepare(self) -> None:
+        """Load the model before there is a shard; what is wrong is told with the first answer."""
+        with suppress(TidewheelError, *Failures):
+            _ = self._loaded(self._job.specification()).batch
+
     def answer(self, number: int) -> Answer:
         """Write a shard's file; return its counts, or what is wrong, as JSON has it."""
         begun = time.monotonic()
         try:
             specification, plan = self._job.specification(), self._job.plan()
             assert plan is not None
-            if self._scorer is None:
-                task = load_task(specification.task.reference)
-                self._scorer = ShardScorer(self._job, specification, task, self._max_bytes, broker)
+            scorer = self._loaded(specification)
             part = part_path(self._job.folder, specification, plan, number)
             sources = sources_of(specification, plan)
-            counts = self._scorer.score(plan, number, sources, part, lambda: None)
+            counts = scorer.score(plan, number, sources, part, lambda: None)
             return {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
         except (TidewheelError, *Failures) as exc:
             text = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
             kind = "usage" if isinstance(exc, UsageError) else "other"
             return {"error": text, "kind": "passing" if may_pass(exc) else kind}
+
+    def _loaded(self, specification: Specification) -> ShardScorer:
+        if self._scorer is None:
+            task = load_task(specification.task.reference)
+            self._scorer = ShardScorer(self._job, specification, task, self._max_bytes, broker)
+        return self._scorer
 
 
 def answered(answer: Answer) -> tuple[Counts, float]:
@@ -70,6 +81,7 @@ def work(folder: Path, max_bytes: int) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     worker = ShardAnswers(folder, max_bytes)
+    worker.prepare()
     for line in sys.stdin:
         answers.write(json.dumps(worker.answer(int(line))) + "\n")
         answers.flush()

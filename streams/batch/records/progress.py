@@ -121,6 +121,7 @@ def _added(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 class ShardRecord(Document):
     """shards/<number>.json; `bytes` are those of the output file. A Scored shard is still to be
     loaded into its database or topic. `generation` counts the results that replace earlier ones.
+    It took `seconds`, until `ended_us`.
     """
 
     state: Literal["InProgress", "Scored", "Completed"]
@@ -128,6 +129,7 @@ class ShardRecord(Document):
     generation: int = Field(default=1, ge=1)
     counts: Counts = Counts()
     seconds: Figure = 0.0
+    ended_us: Micros = 0
     bytes: Count = 0
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from streams.batch.jobs.manifest import busy_s
+from streams.batch.jobs.processes import Scorers
 from streams.batch.jobs.submission import Request, specify
-from streams.batch.records.progress import Manifest
+from streams.batch.records.progress import Manifest, ShardRecord
 from streams.contract.errors import UsageError
 from streams.learning.onnx_model import OnnxModel
 from tests.edge_client.models import TINY, tiny
@@ -18,6 +20,7 @@ from tests.streams.batch.support import (
     WIDTH,
     good_rows,
     model,
+    small,
     submitted,
     write_arrow,
     write_csv,
@@ -80,6 +83,45 @@ def test_the_manifest_beside_the_rows_has_sums_that_agree(tmp_path: Path) -> Non
     assert [row["row"] for row in wrong] == [3, 4, 5, 6, 7, 9]
     assert all(row["reason"] and row["outputs"] is None for row in wrong)
     assert pq.read_table(job.output).num_rows == 60
+
+
+def test_time_in_which_several_processes_score_counts_once() -> None:
+    def record(ended_s: float, seconds: float) -> ShardRecord:
+        return ShardRecord(
+            state="Completed", attempts=1, seconds=seconds, ended_us=int(ended_s * 1e6)
+        )
+
+    side_by_side = [record(104, 4), record(105, 4), record(105.5, 2)]  # 100 to 105.5
+    a_day_later = [record(86_400, 3)]
+    assert busy_s(side_by_side) == pytest.approx(5.5)
+    assert busy_s([*a_day_later, *side_by_side]) == pytest.approx(8.5)
+    assert busy_s([]) == 0
+
+
+@pytest.mark.parametrize("rows", [0, 40_000])  # that are likely: 40,000 start both at once
+def test_processes_that_start_before_the_input_is_hashed_answer_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr("streams.batch.jobs.job.likely_rows", lambda _specification: rows)
+    begun: list[int] = []
+    opened = Scorers._opened
+    monkeypatch.setattr(
+        Scorers, "_opened", lambda self, count: (begun.append(count), opened(self, count))[1]
+    )
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(95)))
+    alone = submitted(tmp_path / "alone", tmp_path / "a.parquet")
+    planned: list[bool] = []
+
+    def cutter(specification: Any, check: Any) -> Any:
+        planned.append(bool(begun))
+        return small()(specification, check)
+
+    found = job.run(processes=2, cutter=cutter)
+    assert (found.state, found.processed) == ("Completed", 95)
+    assert begun == [2]
+    assert planned[-1] == (rows > 0)
+    alone.run()
+    assert [row["outputs"] for row in job.rows()] == [row["outputs"] for row in alone.rows()]
 
 
 def test_a_job_that_is_complete_is_not_scored_again(tmp_path: Path) -> None:
