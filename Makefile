@@ -16,7 +16,7 @@
 # make bench-edge      measure a device's agent, about 10 minutes
 # make bench-federation  rounds beside Flower's and NVFlare's, what the fleet learns, also under
 #             attack, about 22 minutes
-# make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 12 minutes
+# make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 10 minutes
 # make bench-pedestrians  what street sensors gain from each other, about 2 minutes
 # make soak   a month of a thousand made-up devices, about 15 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 13 minutes
