@@ -264,7 +264,9 @@ def metric_names() -> set[str]:
     """The names that the three metrics modules export, as Prometheus shows them."""
     import edge_client.metrics as device
     import federation.controller.metrics as controller
+    import streams.batch.queue.metrics as jobs
     import streams.worker.metrics as worker
+    from streams.batch.queue.job_queue import JobQueue
     from streams.contract.documents import DeviceState
 
     class Agent:
@@ -283,6 +285,7 @@ def metric_names() -> set[str]:
     worker_metrics.teacher("1-00000000")
     texts = [worker_metrics.text(), device.DeviceMetrics(Agent(), ROOT / "docs", 1).text()]
     texts.append(controller.FederationMetrics().text())
+    texts.append(jobs.QueueMetrics(JobQueue(ROOT / "docs"), lambda: 0).text())
     found = {
         name
         for text in texts

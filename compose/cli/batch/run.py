@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from pydantic_core import to_json
 
-from compose.cli.arguments import DEFAULT_STATE, AsJson, State
+from compose.cli.arguments import DEFAULT_STATE, AsJson, MetricsHost, MetricsPort, State
 from compose.cli.batch.running import EXIT_CODES, seconds_of
 from compose.reports.terminal import moment, say
 from streams.contract.errors import UsageError
 from streams.runtime.failpoints import read_failpoint
+from streams.runtime.health import HOST, serve
 from streams.runtime.interrupts import Interrupts
 
 
@@ -44,6 +45,8 @@ def run(
     until_empty: Annotated[
         bool, typer.Option("--until-empty", help="End when no job waits or runs.")
     ] = False,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = HOST,
     json: AsJson = False,
 ) -> None:
     """Run queued jobs and schedules, as a service: the highest priority first, then the oldest.
@@ -65,6 +68,8 @@ def run(
         raise UsageError("--once and --until-empty: choose one")
 
     def tell(event: Event) -> None:
+        if metrics is not None:
+            metrics.told(event)
         if json:
             sys.stdout.write(to_json(event).decode() + "\n")
             sys.stdout.flush()
@@ -74,8 +79,19 @@ def run(
 
     reached = read_failpoint(os.environ)
     schedules = Schedules(state, reached=reached)
+    metrics = None
+    if metrics_port is not None:
+        from streams.batch.queue.metrics import QueueMetrics
+
+        metrics = QueueMetrics(
+            JobQueue(state), lambda: sum(bool(found.problem) for found in schedules.all())
+        )
+        server = serve(metrics, metrics_port, metrics_host)
+        typer.echo(f"metrics on {metrics_host}:{server.port}", err=True)
 
     def fire() -> None:
+        if metrics is not None:
+            metrics.looked()
         for line in schedules.fire():
             tell(Event("schedule", line))
 

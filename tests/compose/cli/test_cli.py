@@ -107,7 +107,7 @@ def port_without_listener() -> int:
         ("schedule add", ["NAME", "--cron", "--timezone", "--max-catch-up", "--state", "--json"]),
         ("schedule backfill", ["NAME", "--from", "--to", "--max-active", "--json"]),
         ("jobs run", ["--state", "--max-running", "--max-attempts", "--retry-after", "--lease",
-                      "--once", "--until-empty", "--json"]),
+                      "--once", "--until-empty", "--metrics-port", "--json"]),
         ("status", ["TASK", "--state", "--kafka", "--json"]),
         ("query", ["SQL", "--state", "--store", "--json"]),
     ],

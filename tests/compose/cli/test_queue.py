@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -369,3 +370,34 @@ def test_wrong_calls_of_the_runner_are_one_line(tmp_path: Path, lake: Path) -> N
     (tmp_path / ".tidewheel").mkdir()
     (tmp_path / ".tidewheel" / "queue.sqlite").write_bytes(b"no database" * 100)
     fails(tidewheel("jobs", "run", "--once", folder=tmp_path), 1, "queue.sqlite cannot be used")
+
+
+def test_a_runner_tells_prometheus_what_waits_runs_and_ended(tmp_path: Path, lake: Path) -> None:
+    state = ("--retry-after", "600s")
+    good = queued(tmp_path, lake)
+    queued(tmp_path, lake, "--max-errors", "0", kind="many", to="other")
+    (tmp_path / "other.job" / "model.twa").write_bytes(b"another")
+    with runner(tmp_path, "r", "--metrics-port", "0", *state):
+        until(lambda: "metrics on 127.0.0.1:" in text_of(tmp_path / "r.err"), "metrics are served")
+        port = int(text_of(tmp_path / "r.err").partition("127.0.0.1:")[2].split()[0])
+
+        def scraped(path: str = "metrics") -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as answer:
+                text: str = answer.read().decode()
+            return text
+
+        until(lambda: not JobQueue(tmp_path / ".tidewheel").entries(), "both are over")
+        until(lambda: 'ended_total{state="Failed"} 1.0' in scraped(), "the failed one is counted")
+        found = scraped()
+        assert scraped("ready") == "yes\n"
+    assert states(tmp_path)[good] == "Completed"
+    for line in (
+        'tidewheel_jobs_ended_total{state="Completed"} 1.0',
+        'tidewheel_jobs_ended_total{state="Expired"} 0.0',
+        "tidewheel_jobs_retried_total 0.0",
+        "tidewheel_jobs_waiting 0.0",
+        "tidewheel_jobs_running 0.0",
+        "tidewheel_jobs_oldest_wait_seconds 0.0",
+        "tidewheel_schedules_held_up 0.0",
+    ):
+        assert line in found.splitlines()
