@@ -105,8 +105,15 @@ Replication = Annotated[
     ),
 ]
 Partitions = Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")]
-StoreFolder = Annotated[
-    Path | None, typer.Option(help="The Delta store's folder; default: <state>/store.")
+StorePlace = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="FOLDER|URL",
+        envvar="TIDEWHEEL_STORE",
+        help="The store of scored events: a folder, or a URL as s3://bucket/prefix, which workers "
+        "on several machines can share; default: <state>/store.",
+    ),
 ]
 Reason = Annotated[str, typer.Option(help="The reason, for the history.")]
 Device = Annotated[str, typer.Option(help="The device's name.")]

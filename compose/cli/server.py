@@ -20,7 +20,7 @@ from compose.cli.arguments import (
     Rounds,
     Stages,
     State,
-    StoreFolder,
+    StorePlace,
     Strategy,
     SuperlinkCa,
     TaskArgument,
@@ -53,7 +53,7 @@ def worker(
             "first free number."
         ),
     ] = None,
-    store: StoreFolder = None,
+    store: StorePlace = None,
     teacher: Annotated[
         Path | None,
         typer.Option(
@@ -99,16 +99,19 @@ def worker(
     from streams.worker.app import run
     from streams.worker.instances import hold
     from streams.worker.settings import WorkerSettings, default_threads
+    from streams.worker.store.place import beside, place_of
 
     layout = StateDir(state)
     configure_log()
-    place = store or layout.store
-    name, _held = hold(place.parent / "workers", instance)
+    place = place_of(store) if store else layout.store
+    workers = beside(place, state)
+    name, _held = hold(workers, instance)
     run(
         WorkerSettings(
             task=task,
             broker=broker_from(kafka).model_copy(update={"replication": replication}),
             store=place,
+            workers=workers,
             trusted=trusted_keys(layout, trust),
             teacher=teacher,
             fallback=layout.registry / "teacher.twa",

@@ -13,7 +13,7 @@ from compose.cli.arguments import (
     Kafka,
     RegistryPlace,
     State,
-    StoreFolder,
+    StorePlace,
     TaskArgument,
     broker_from,
     broker_of,
@@ -211,7 +211,7 @@ def _last_then_new(reader: "Reader", last: int, *, follow: bool) -> Iterator["Re
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over the tables above.")],
     state: State = DEFAULT_STATE,
-    store: StoreFolder = None,
+    store: StorePlace = None,
     form: Annotated[
         Literal["table", "csv", "json", "parquet"],
         typer.Option("--format", help="The output format."),
@@ -231,9 +231,10 @@ def query(
     import duckdb
 
     from compose.reports.query_output import write_result
+    from streams.worker.store.place import place_of
     from streams.worker.store.query import open_store
 
-    connection = open_store(store or StateDir(state).store)
+    connection = open_store(place_of(store) if store else StateDir(state).store)
     try:
         result = connection.sql(sql)
         if result is not None:

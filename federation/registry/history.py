@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from federation.registry.object_store import ObjectStore
 from streams.contract.decisions import ZERO, Release, Trust
 from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.runtime.object_store import ObjectStore
 
 FOLDER = "history"
 READERS = 16  # files that are read at the same time

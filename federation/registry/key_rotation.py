@@ -18,12 +18,12 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from federation.registry.object_store import open_store
 from federation.registry.registry import NOT_OFFERED, Registry, Stale
 from streams.contract.artifact import Artifact, pack
 from streams.contract.decisions import DesiredState, Kind, Ref, Release
 from streams.contract.errors import UsageError
 from streams.contract.signing import key_id, public_keys
+from streams.runtime.object_store import open_store
 
 ATTEMPTS = 5
 

@@ -24,7 +24,6 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from federation.registry.history import FOLDER, History, decided
-from federation.registry.object_store import ObjectStore, open_store
 from streams.contract import delta
 from streams.contract.artifact import Artifact, Manifest, unpack
 from streams.contract.decisions import (
@@ -39,6 +38,7 @@ from streams.contract.decisions import (
 )
 from streams.contract.errors import ArtifactError, Retryable, UsageError
 from streams.contract.signing import key_id
+from streams.runtime.object_store import ObjectStore, open_store
 
 TEACHER = "teacher.twa"
 NOT_OFFERED: Mapping[str, Any] = {"offered": None, "share": 0.0, "stage": 0}

@@ -127,7 +127,7 @@ def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> N
 def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     """Return the Faust app, configured for the commit's manual acknowledgements."""
     servers = settings.broker.bootstrap.split(",")
-    datadir = settings.store.parent / "workers" / settings.instance  # Faust requires one
+    datadir = settings.folder  # Faust requires one
     datadir.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {}
     if settings.broker.security_protocol != "PLAINTEXT":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.health import HOST
+from streams.worker.store.place import Place, beside
 
 MAX_THREADS = 4
 
@@ -21,8 +22,9 @@ def default_threads() -> int:
 class WorkerSettings:
     """Settings of a worker, read once at its start.
 
-    task: the task's reference; store: the folder of the Delta tables; trusted: public key files
-    that teachers may be signed with; teacher: an artifact of kind "teacher" that overrides the
+    task: the task's reference; store: where the Delta tables are; workers: a folder of this machine
+    for what a worker keeps beside them, default: beside the store; trusted: public key files that
+    teachers may be signed with; teacher: an artifact of kind "teacher" that overrides the
     server's offers; fallback: one that is used until the server's first offer, if the file exists;
     also, also_teacher: another version of the task, whose events are scored too, and the artifact
     of its teacher; instance: the worker's stable name in its group; partitions: of `events`, if it
@@ -33,7 +35,7 @@ class WorkerSettings:
 
     task: str
     broker: BrokerSettings
-    store: Path
+    store: Place
     trusted: tuple[Path, ...]
     teacher: Path | None = None
     fallback: Path | None = None
@@ -48,3 +50,10 @@ class WorkerSettings:
     keep_days: float | None = None
     metrics_port: int | None = None
     metrics_host: str = HOST
+    workers: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The worker's own folder."""
+        workers = self.workers or beside(self.store, Path(".tidewheel"))
+        return workers / self.instance

@@ -344,6 +344,7 @@ def importers(library: str) -> set[str]:
                 "streams.batch.sinks.delta_sink",
                 "streams.batch.sources.delta_table",
                 "streams.worker.store.delta_store",
+                "streams.worker.store.place",
                 "streams.worker.store.tables",
                 "tidewheel.stored",
             },
@@ -351,7 +352,12 @@ def importers(library: str) -> set[str]:
         ("onnxruntime", {"streams.learning.onnx_session"}),
         (
             "prometheus_client",
-            {"streams.worker.metrics", "edge_client.metrics", "federation.controller.metrics"},
+            {
+                "streams.worker.metrics",
+                "streams.batch.queue.metrics",
+                "edge_client.metrics",
+                "federation.controller.metrics",
+            },
         ),
         (
             "nicegui",
@@ -359,7 +365,7 @@ def importers(library: str) -> set[str]:
             | {"compose.dashboard.web.server"},
         ),
         ("adbc_driver_postgresql", {"streams.batch.sinks.postgresql_sink"}),
-        ("fsspec", {"federation.registry.object_store", "streams.batch.sources.places"}),
+        ("fsspec", {"streams.runtime.object_store", "streams.batch.sources.places"}),
         ("matplotlib", {"compose.reports.rounds", "streams.batch.report.plots"}),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),

@@ -15,12 +15,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.events.records import Drop
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.store.holes import Hole, lost, read_hole, remove_hole, write_hole
+from streams.worker.store.place import Place
 from streams.worker.windows.partition import PartitionState, Source
 
 AGAIN_S = 10.0  # between two attempts to survey
@@ -34,12 +34,12 @@ Survey = tuple[int, Mapping[Source, int]]  # a partition's end, and what devices
 class HoleKeeper:
     """The holes of the owned partitions.
 
-    store: the store's folder; begin: returns a partition's first offset; survey: returns a Survey,
+    store: where the store is; begin: returns a partition's first offset; survey: returns a Survey,
     the end read last; first_in: returns the first message in a range of offsets, None if there is
     none. All raise BrokerUnavailable.
     """
 
-    store: Path
+    store: Place
     begin: Callable[[int], Awaitable[int]]
     survey: Callable[[int], Survey]
     first_in: Callable[[int, int, int], int | None]

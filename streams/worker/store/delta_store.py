@@ -1,4 +1,4 @@
-"""The store: Delta Lake tables in one folder (tables.py).
+"""The store: Delta Lake tables in one folder or under one URL (tables.py).
 
 Each commit carries one application transaction per Kafka partition that it has rows of
 (`events/<partition>`, `drops/<partition>`, `labels/<partition>`); its version counts
@@ -9,7 +9,6 @@ the tables (position.py).
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -19,11 +18,11 @@ from deltalake.exceptions import DeltaError
 from streams.contract.errors import PartitionLost
 from streams.worker.scoring.rows import store_schema
 from streams.worker.store.aging import AGED, aged_rows, last_aging, next_aging
+from streams.worker.store.place import Place, table_at
 from streams.worker.store.position import (
     read_aged,
     read_rows,
     read_snapshot,
-    snapshot_path,
     write_snapshot,
 )
 from streams.worker.store.tables import (
@@ -44,9 +43,9 @@ log = logging.getLogger(__name__)
 class DeltaStore:
     """A worker's access to the store; not thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._tables = {name: open_table(folder, name) for name in (*TABLES, AGED)}
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._tables = {name: open_table(place, name) for name in (*TABLES, AGED)}
 
     def position(self, partition: int) -> StorePosition:
         """Return the position of `partition`, from a snapshot and the rows after it."""
@@ -54,9 +53,9 @@ class DeltaStore:
         labels = self._refreshed(LABELS)
         commit = scores.transaction_version(f"events/{partition}") or 0
         drops_commit = drops.transaction_version(f"drops/{partition}") or 0
-        path = snapshot_path(self._folder, partition)
         labels_commit = labels.transaction_version(f"labels/{partition}") or 0
-        position = read_snapshot(path, self._ids(), (commit, drops_commit, labels_commit))
+        commits = commit, drops_commit, labels_commit
+        position = read_snapshot(self._place, partition, self._ids(), commits)
         if not position.commit:  # no snapshot: the seqs of deleted rows are in `aged` alone
             read_aged(position, self._refreshed(AGED).to_pyarrow_dataset(), partition)
         read_rows(
@@ -107,11 +106,12 @@ class DeltaStore:
             found = delta.transaction_version(f"{application}/{partition}") or 0
             if found != version - 1:
                 raise PartitionLost(
-                    f"partition {partition} belongs to another worker: {self._folder / table} has "
-                    f"its commit {found}, this worker expected {version - 1}"
+                    f"partition {partition} belongs to another worker: "
+                    f"{table_at(self._place, table)} has its commit {found}, this worker expected "
+                    f"{version - 1}"
                 )
         transactions = [Transaction(f"{application}/{p}", v) for p, v in versions.items()]
-        with translated(self._folder / table):
+        with translated(table_at(self._place, table)):
             write_deltalake(
                 delta,
                 rows,
@@ -126,7 +126,7 @@ class DeltaStore:
         A crash loses only this work. Raises PartitionLost if another worker ages the partition.
         """
         position = self.position(partition)
-        write_snapshot(snapshot_path(self._folder, partition), position, self._ids())
+        write_snapshot(self._place, partition, position, self._ids())
         if keep_days is not None:
             self._age(position, partition, keep_days)
         for name in (*TABLES, AGED):
@@ -138,7 +138,7 @@ class DeltaStore:
                 table.cleanup_metadata()
             except (DeltaError, OSError) as exc:
                 # Another worker changed the same files: the next run will do it.
-                log.warning("maintenance of %s postponed: %s", self._folder / name, exc)
+                log.warning("maintenance of %s postponed: %s", table_at(self._place, name), exc)
 
     def _age(self, position: StorePosition, partition: int, keep_days: float) -> None:
         aged = self._refreshed(AGED)
@@ -163,13 +163,15 @@ class DeltaStore:
             try:
                 self._refreshed(name).delete(old)
             except (DeltaError, OSError) as exc:  # another worker's commit: the next run does it
-                log.warning("deleting old rows of %s postponed: %s", self._folder / name, exc)
+                log.warning(
+                    "deleting old rows of %s postponed: %s", table_at(self._place, name), exc
+                )
 
     def _scores(self, wanted: ds.Expression, columns: list[str]) -> pa.Table:
-        with translated(self._folder / SCORES):
+        with translated(table_at(self._place, SCORES)):
             return self._refreshed(SCORES).to_pyarrow_dataset().to_table(columns, filter=wanted)
 
     def _refreshed(self, table: str) -> DeltaTable:
-        with translated(self._folder / table):
+        with translated(table_at(self._place, table)):
             self._tables[table].update_incremental()
         return self._tables[table]

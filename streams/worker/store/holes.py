@@ -1,6 +1,6 @@
 """Holes in `events`: messages that retention deleted before a worker had read them.
 
-    <store>/holes/<partition>.json   a Hole; atomic: temporary file, fsync, rename
+    <store>/holes/<partition>.json   a Hole; replaced as a whole
 
 A hole is found by offsets: the partition begins after the offset at which its worker goes on. Which
 events were in it is found by seqs, once everything is read that was on the partition when the hole
@@ -10,13 +10,13 @@ that went to `dead-letters` as malformed before a hole count as lost with it.
 """
 
 import logging
-from pathlib import Path
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Count, Document
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.records import Drop
-from streams.runtime.disk import sync_directory, write_atomic
+from streams.runtime.object_store import open_store
+from streams.worker.store.place import Place
 from streams.worker.windows.partition import Source, StorePosition
 
 LOST = "lost-by-retention"
@@ -63,27 +63,25 @@ def lost(position: StorePosition, hole: Hole) -> list[Drop]:
     ]
 
 
-def hole_path(store: Path, partition: int) -> Path:
-    return store / "holes" / f"{partition}.json"
+def hole_name(partition: int) -> str:
+    return f"holes/{partition}.json"
 
 
-def read_hole(store: Path, partition: int) -> Hole | None:
+def read_hole(store: Place, partition: int) -> Hole | None:
     """Return the partition's hole; None without one, or if the file cannot be read."""
-    path = hole_path(store, partition)
+    name = hole_name(partition)
     try:
-        return Hole.decode(path.read_bytes())
+        return Hole.decode(open_store(store).read(name))
     except FileNotFoundError:
         return None
     except (OSError, MalformedRecord) as exc:
-        log.warning("%s is ignored: %s", path, exc)
+        log.warning("%s/%s is ignored: %s", store, name, exc)
         return None
 
 
-def write_hole(store: Path, partition: int, hole: Hole) -> None:
-    write_atomic(hole_path(store, partition), hole.encode())
+def write_hole(store: Place, partition: int, hole: Hole) -> None:
+    open_store(store).write(hole_name(partition), hole.encode())
 
 
-def remove_hole(store: Path, partition: int) -> None:
-    path = hole_path(store, partition)
-    path.unlink(missing_ok=True)
-    sync_directory(path.parent)
+def remove_hole(store: Place, partition: int) -> None:
+    open_store(store).remove(hole_name(partition))

@@ -8,11 +8,11 @@ import logging
 import queue
 import threading
 import time
-from pathlib import Path
 
 from streams.contract.errors import TidewheelError
 from streams.worker.metrics import Metrics
 from streams.worker.store.delta_store import DeltaStore
+from streams.worker.store.place import Place
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ class Maintenance(threading.Thread):
     event time, after which rows are deleted; None for never."""
 
     def __init__(
-        self, folder: Path, every: int, metrics: Metrics, keep_days: float | None = None
+        self, place: Place, every: int, metrics: Metrics, keep_days: float | None = None
     ) -> None:
         super().__init__(name="upkeep", daemon=True)
-        self._folder, self._every, self._metrics = folder, every, metrics
+        self._place, self._every, self._metrics = place, every, metrics
         self._keep_days = keep_days
         self._due: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._ending = threading.Event()
@@ -46,7 +46,7 @@ class Maintenance(threading.Thread):
         while (partition := self._due.get()) is not None and not self._ending.is_set():
             began = time.monotonic()
             try:
-                DeltaStore(self._folder).keep_up(partition, self._keep_days)
+                DeltaStore(self._place).keep_up(partition, self._keep_days)
             except TidewheelError as exc:
                 log.warning("maintenance of partition %d postponed: %s", partition, exc)
                 continue

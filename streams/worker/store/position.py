@@ -1,6 +1,6 @@
 """The store's position in a partition, from its rows and a snapshot of the older ones.
 
-    <store>/positions/<partition>.jsonl.zst   atomic: temporary file, fsync, rename
+    <store>/positions/<partition>.jsonl.zst   replaced as a whole
         line 1     {"tables": [ids of `scores`, `drops` and `labels`], "commit": n,
                     "drops_commit": n, "labels_commit": n}
         the rest   one `DevicePosition` per device
@@ -12,7 +12,6 @@ and all rows are read. One of 0.1.0 knows two tables and no labels: those are re
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import duckdb
 import pyarrow.dataset as ds
@@ -23,8 +22,9 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError
 from streams.drift.reference import WINDOWS
-from streams.runtime.disk import write_atomic
+from streams.runtime.object_store import open_store
 from streams.worker.scoring.drift_watch import without_report
+from streams.worker.store.place import Place
 from streams.worker.windows.partition import Source, StorePosition
 
 # Reasons of drops that the worker declares: the events are complete on `dead-letters` and are tried
@@ -117,11 +117,13 @@ def _add(sets: dict[Source, IntervalSet], source: Source, first: int, last: int)
     sets.setdefault(source, IntervalSet()).add(first, last)
 
 
-def snapshot_path(store: Path, partition: int) -> Path:
-    return store / "positions" / f"{partition}.jsonl.zst"
+def snapshot_name(partition: int) -> str:
+    return f"positions/{partition}.jsonl.zst"
 
 
-def write_snapshot(path: Path, position: StorePosition, tables: Sequence[str]) -> None:
+def write_snapshot(
+    store: Place, partition: int, position: StorePosition, tables: Sequence[str]
+) -> None:
     """Write the snapshot of `position`, for the tables with these ids."""
     head = Head(
         tables=list(tables),
@@ -146,7 +148,8 @@ def write_snapshot(path: Path, position: StorePosition, tables: Sequence[str]) -
             drift=[(window, without_report(text)) for window, text in drift if window in last],
         )
         lines.append(found.encode())
-    write_atomic(path, zstandard.ZstdCompressor().compress(b"\n".join(lines)))
+    data = zstandard.ZstdCompressor().compress(b"\n".join(lines))
+    open_store(store).write(snapshot_name(partition), data)
 
 
 def _by_device(sets: dict[Source, IntervalSet]) -> dict[str, Spans]:
@@ -158,12 +161,13 @@ def _by_device(sets: dict[Source, IntervalSet]) -> dict[str, Spans]:
 
 
 def read_snapshot(
-    path: Path, tables: Sequence[str], commits: tuple[int, int, int]
+    store: Place, partition: int, tables: Sequence[str], commits: tuple[int, int, int]
 ) -> StorePosition:
     """Return the snapshot's position; an empty one if it cannot be used for these tables, which
     have these commits."""
+    path = f"{store}/{snapshot_name(partition)}"
     try:
-        head, position = _read(path)
+        head, position = _read(open_store(store).read(snapshot_name(partition)))
     except FileNotFoundError:
         return StorePosition()
     except (OSError, ValueError, MalformedRecord, ValidationError, zstandard.ZstdError) as exc:
@@ -177,8 +181,8 @@ def read_snapshot(
     return position
 
 
-def _read(path: Path) -> tuple[Head, StorePosition]:
-    with zstandard.ZstdDecompressor().stream_reader(path.read_bytes()) as stream:
+def _read(data: bytes) -> tuple[Head, StorePosition]:
+    with zstandard.ZstdDecompressor().stream_reader(data) as stream:
         first, *rest = stream.read().split(b"\n")
     head = Head.decode(first)
     position = StorePosition(head.commit, head.drops_commit, head.labels_commit)

@@ -1,12 +1,11 @@
 """Queries on the store: SQL over its tables, and the server's event account."""
 
-from pathlib import Path
-
 import duckdb
 import pyarrow.dataset as ds
 
 from streams.contract.errors import UsageError
 from streams.worker.store.aging import AGED, aged_schema
+from streams.worker.store.place import Place, has_table
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_schema, open_table
 
 NEWER = {LABELS: label_schema, AGED: aged_schema}  # than the first stores
@@ -84,7 +83,7 @@ NUMBERS = """
 """
 
 
-def open_store(store: Path) -> duckdb.DuckDBPyConnection:
+def open_store(store: Place) -> duckdb.DuckDBPyConnection:
     """Return a connection with views `scores`, `drops`, `labels`, `aged`, `windows` and `labelled`
     on the store's current version. `windows` has a row for each device, window and model version,
     of targets with the mean absolute and the root mean square error from the teacher; `labelled` is
@@ -102,23 +101,23 @@ def open_store(store: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def dataset(store: Path, name: str = SCORES) -> ds.Dataset:
+def dataset(store: Place, name: str = SCORES) -> ds.Dataset:
     """Return a table's current version; raise UsageError if there is none."""
-    if not (store / name / "_delta_log").is_dir():
+    if not has_table(store, name):
         if name in NEWER:  # an older store has none; reading makes no table
             return ds.dataset(NEWER[name]().empty_table())
         raise UsageError(f"{store} is not a store: it has no Delta table {name}")
     return open_table(store, name).to_pyarrow_dataset()
 
 
-def labels_in(store: Path) -> int:
+def labels_in(store: Place) -> int:
     """Return how many events in the store have a true label."""
     with open_store(store) as connection:
         [(count,)] = connection.execute("select count(label) from labelled").fetchall()
     return int(count)
 
 
-def server_account(store: Path) -> dict[tuple[str, str], tuple[int, int]]:
+def server_account(store: Place) -> dict[tuple[str, str], tuple[int, int]]:
     """Return (device, epoch) -> (events scored, events dropped and not scored)."""
     with open_store(store) as connection:
         rows = connection.execute(ACCOUNT).fetchall()

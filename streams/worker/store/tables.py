@@ -11,17 +11,17 @@ All are partitioned by day and Kafka partition.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 
 import pyarrow as pa
 from deltalake import DeltaTable, Field
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.contract.events.batches import TIMESTAMP
 from streams.worker.scoring.rows import DAY, DAY_US, DRIFT, VERSION, store_schema
 from streams.worker.store.aging import AGED, aged_schema
+from streams.worker.store.place import Place, make_folder, options_of, table_at
 from streams.worker.windows.partition import DeclaredDrop, ToldLabels
 
 SCORES = "scores"
@@ -74,17 +74,17 @@ SCHEMAS = {
 }  # fmt: skip
 
 
-def open_table(folder: Path, name: str) -> DeltaTable:
+def open_table(place: Place, name: str) -> DeltaTable:
     """Open one of the SCHEMAS' tables, creating it if needed; raise TidewheelError on failure."""
-    schema = SCHEMAS[name]()
-    with translated(folder / name):
+    schema, where, options = SCHEMAS[name](), table_at(place, name), options_of(place)
+    with translated(where):
         try:
-            return _widened(DeltaTable(folder / name), schema)
-        except DeltaError:
-            (folder / name).mkdir(parents=True, exist_ok=True)
+            return _widened(DeltaTable(where, storage_options=options), schema)
+        except TableNotFoundError:
+            make_folder(where)
         with suppress(CommitFailedError):  # another worker has just created it
             DeltaTable.create(
-                str(folder / name),
+                where,
                 schema,
                 mode="ignore",
                 partition_by=["day", "partition"],
@@ -93,8 +93,9 @@ def open_table(folder: Path, name: str) -> DeltaTable:
                     "delta.logRetentionDuration": f"interval {KEEP.days} days",
                     "delta.deletedFileRetentionDuration": f"interval {KEEP.days} days",
                 },
+                storage_options=options,
             )
-        return DeltaTable(folder / name)
+        return DeltaTable(where, storage_options=options)
 
 
 def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
@@ -143,7 +144,7 @@ def label_rows(
 
 
 @contextmanager
-def translated(where: Path) -> Iterator[None]:
+def translated(where: str) -> Iterator[None]:
     """Translate the libraries' errors to PartitionLost and TidewheelError."""
     try:
         yield

@@ -17,7 +17,6 @@ from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.controller.metrics import FederationMetrics
 from federation.controller.settings import ControllerSettings
 from federation.registry import key_rotation, publisher
-from federation.registry.object_store import FolderStore
 from federation.registry.registry import Registry
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import Decision, Release, sign
@@ -35,6 +34,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import unarmed
 from streams.runtime.key_files import create_key, write_private_key
+from streams.runtime.object_store import FolderStore
 from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import wait_for
 from tests.federation.registries import model

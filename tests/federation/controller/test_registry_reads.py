@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.controller.controller import Controller
 from federation.controller.flwr_cli import Flwr, Submission
 from federation.controller.settings import ControllerSettings
-from federation.registry.object_store import FolderStore, RemoteStore
 from federation.registry.registry import Registry
 from federation.rollout.rollout import FleetState, Plan, Rollout
 from federation.rollout.window_history import WindowHistory
@@ -20,6 +19,7 @@ from streams.contract.events.records import Headers
 from streams.contract.task import load_task
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
+from streams.runtime.object_store import FolderStore, RemoteStore
 from tests.fakes.own_task import own_task
 from tests.federation.registries import model, serve, wait
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.registry.object_store import FolderStore, ObjectStore, RemoteStore, open_store
 from federation.registry.registry import Registry, Stale
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import DesiredState
 from streams.contract.errors import ArtifactError, Retryable, UsageError
+from streams.runtime.object_store import FolderStore, ObjectStore, RemoteStore, open_store
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 BUCKET = "s3://models"
@@ -88,7 +88,7 @@ def test_a_store_that_cannot_be_reached_is_tried_again(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
     store = open_store(f"{BUCKET}/x")
-    with pytest.raises(Retryable, match=r"registry s3://models/x cannot be reached"):
+    with pytest.raises(Retryable, match=r"s3://models/x cannot be reached"):
         store.read("history/1")
     monkeypatch.undo()
 

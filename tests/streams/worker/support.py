@@ -33,6 +33,7 @@ from streams.kafka.reader import Reader, Received, partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key
+from streams.worker.store.place import Place, has_table
 from tests.fakes.own_task import own_task
 from tests.fakes.tiny_task import task as tiny
 from tests.forks import Forked, fork
@@ -160,6 +161,7 @@ from streams.contract.errors import TidewheelError
 from streams.runtime.logs import configure
 from streams.worker.app import run
 from streams.worker.settings import WorkerSettings
+from streams.worker.store.place import place_of
 configure()
 task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1:]
 try:
@@ -167,7 +169,8 @@ try:
     given |= json.loads(options)
     if "also_teacher" in given:
         given["also_teacher"] = Path(given["also_teacher"])
-    run(WorkerSettings(task=task, broker=BrokerSettings(bootstrap=bootstrap), store=Path(store),
+    run(WorkerSettings(task=task, broker=BrokerSettings(bootstrap=bootstrap), store=place_of(store),
+                       workers=Path(key).parent / "workers",
                        trusted=(Path(key),), **given))
 except TidewheelError as exc:
     sys.exit(f"error: {exc}")
@@ -184,13 +187,14 @@ class Fleet:
     partitions: int = PARTITIONS
     # More of WorkerSettings for each worker that is started, by the setting's name.
     options: dict[str, int | float | str | None] = field(default_factory=lambda: {"flush_s": 0.1})
+    place: str | None = None  # of the store; None: a folder
     workers: list[Forked] = field(default_factory=list)
     sent: dict[tuple[str, str], set[int]] = field(default_factory=dict)
     _producer: Producer | None = None
 
     @property
-    def store(self) -> Path:
-        return self.folder / "store"
+    def store(self) -> Place:
+        return self.place or self.folder / "store"
 
     @property
     def producer(self) -> Producer:
@@ -241,7 +245,7 @@ class Fleet:
         """(device, epoch, seq) of every row in the store, with repetitions."""
         from streams.worker.store.query import open_store
 
-        if not (self.store / "drops" / "_delta_log").is_dir():
+        if not has_table(self.store, "drops"):
             return []
         connection = open_store(self.store)
         try:

@@ -12,7 +12,7 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.contract.topics import topic_name
 from streams.kafka.settings import BrokerSettings
-from streams.worker.store.holes import LOST, hole_path
+from streams.worker.store.holes import LOST, hole_name
 from streams.worker.store.query import open_store
 from tests.streams.worker.support import Fleet, batch, device_on, fleet, stop, until
 
@@ -105,7 +105,7 @@ def test_a_worker_that_was_away_declares_what_is_gone(served: Fleet, step: int) 
     check_closed(served)
     assert lost(served)["silent-since"] == [(0, 19)]
     assert IntervalSet(lost(served)[DEVICE]).within(30, 59) == [(30, 59)]
-    until(lambda: not hole_path(served.store, 0).exists(), "the hole is closed")
+    until(lambda: not (Path(served.store) / hole_name(0)).exists(), "the hole is closed")
     assert "retention has deleted the messages" in served.log("w0")
     if step < 4:
         assert "they are in drops as lost-by-retention" in served.log("w0")

@@ -7,7 +7,7 @@ import pytest
 from streams.contract.accounting import IntervalSet
 from streams.worker.store.aging import Aging, next_aging
 from streams.worker.store.delta_store import DeltaStore
-from streams.worker.store.position import snapshot_path
+from streams.worker.store.position import snapshot_name
 from streams.worker.store.query import open_store, server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_rows
 from streams.worker.windows.partition import StorePosition, ToldLabels
@@ -55,7 +55,7 @@ def test_old_rows_go_and_the_account_and_the_position_stay(tmp_path: Path) -> No
     assert (after.taken, after.labelled, after.watermark) == (
         before.taken, before.labelled, before.watermark,
     )  # fmt: skip
-    snapshot_path(tmp_path, 0).unlink()
+    (tmp_path / snapshot_name(0)).unlink()
     assert DeltaStore(tmp_path).position(0).taken == {("d0", "e1"): IntervalSet([(0, 39)])}
 
 

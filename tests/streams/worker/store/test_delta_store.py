@@ -12,15 +12,26 @@ from deltalake import write_deltalake
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
 from streams.contract.task import Task
+from streams.runtime import object_store
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.store.delta_store import DeltaStore
-from streams.worker.store.position import snapshot_path, write_snapshot
+from streams.worker.store.place import Place
+from streams.worker.store.position import snapshot_name, write_snapshot
 from streams.worker.store.query import labels_in, open_store, server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_schema, label_rows
 from streams.worker.windows.partition import StorePosition, ToldLabels
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.fakes.tiny_task import task
 from tests.streams.worker.support import SECOND, batch, labels
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a store may be."""
+    if request.param == "folder":
+        return tmp_path
+    request.getfixturevalue("s3_environ")
+    return f"s3://models/{tmp_path.name}"
 
 
 def rows(
@@ -52,20 +63,20 @@ def drops(first: int, last: int, *, commit: int = 1, reason: str = "full") -> pa
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def test_the_position_is_read_from_the_rows(tmp_path: Path) -> None:
-    store = DeltaStore(tmp_path)
+def test_the_position_is_read_from_the_rows(place: Place) -> None:
+    store = DeltaStore(place)
     store.commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
     store.commit(SCORES, rows(7, [11, 12], commit=2), {0: 2})
     store.commit(DROPS, drops(3, 4), {0: 1})
     store.commit(DROPS, drops(20, 22, commit=2, reason="teacher-failed"), {0: 2})
-    position = DeltaStore(tmp_path).position(0)
+    position = DeltaStore(place).position(0)
     assert (position.commit, position.drops_commit) == (2, 2)
     assert position.taken == {("d0", "e1"): IntervalSet([(0, 2), (7, 8), (20, 22)])}
     assert position.refused == {("d0", "e1"): IntervalSet([(20, 22)])}
     assert position.dropped == {("d0", "e1"): IntervalSet([(3, 4), (20, 22)])}
     assert position.watermark == {"d0": 12 * SECOND}
     assert position.newest == {"d0": 10 * SECOND}
-    assert DeltaStore(tmp_path).position(1).taken == {}
+    assert DeltaStore(place).position(1).taken == {}
 
 
 def test_the_drift_of_the_last_windows_is_part_of_the_position(tmp_path: Path) -> None:
@@ -95,19 +106,19 @@ def test_a_store_of_before_there_were_drift_and_versions_is_widened(tmp_path: Pa
     assert found == [(0, None, None), (1, None, None), (2, "new", 1)]
 
 
-def test_two_owners_of_a_partition_cannot_both_commit(tmp_path: Path) -> None:
-    one, two = DeltaStore(tmp_path), DeltaStore(tmp_path)
+def test_two_owners_of_a_partition_cannot_both_commit(place: Place) -> None:
+    one, two = DeltaStore(place), DeltaStore(place)
     one.commit(SCORES, rows(0, [1]), {0: 1})
     with pytest.raises(PartitionLost, match="partition 0"):
         two.commit(SCORES, rows(0, [1]), {0: 1})
-    assert open_store(tmp_path).execute("select count(*) from scores").fetchone() == (1,)
+    assert open_store(place).execute("select count(*) from scores").fetchone() == (1,)
 
 
 def test_a_commit_from_a_stale_snapshot_is_fenced_by_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other owner commits between the look at the version and the write."""
-    one, two = DeltaStore(tmp_path), DeltaStore(tmp_path)
+    one, two = DeltaStore(place), DeltaStore(place)
     stale = two._refreshed(SCORES)
     monkeypatch.setattr(two, "_refreshed", lambda table: stale)
     one.commit(SCORES, rows(0, [1]), {0: 1})
@@ -116,9 +127,9 @@ def test_a_commit_from_a_stale_snapshot_is_fenced_by_the_table(
 
 
 def test_owners_of_different_partitions_both_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = DeltaStore(tmp_path), DeltaStore(tmp_path)
+    one, two = DeltaStore(place), DeltaStore(place)
     stale = two._refreshed(SCORES)
     monkeypatch.setattr(two, "_refreshed", lambda table: stale)
     one.commit(SCORES, rows(0, [1]), {0: 1})
@@ -178,16 +189,43 @@ def test_upkeep_keeps_rows_positions_and_fence(tmp_path: Path) -> None:
         again.commit(SCORES, rows(60, [60], commit=60), {0: 60})
 
 
+def test_upkeep_of_a_store_in_a_bucket_keeps_rows_positions_and_fence(s3_environ: None) -> None:
+    place = "s3://models/upkeep"
+    store = DeltaStore(place)
+    for commit in range(1, 13):
+        store.commit(SCORES, rows(commit, [5 * commit], commit=commit), {0: commit})
+    before = DeltaStore(place).position(0)
+    DeltaStore(place).keep_up(0, keep_days=1.0)
+    assert snapshot_name(0).rpartition("/")[2] in object_store.open_store(place).names("positions")
+    store.commit(SCORES, rows(13, [65], commit=13), {0: 13})
+    again = DeltaStore(place)
+    found = again.position(0)
+    object_store.open_store(place).remove(snapshot_name(0))
+    assert before.taken == {("d0", "e1"): IntervalSet([(1, 12)])}
+    assert found.taken == again.position(0).taken == {("d0", "e1"): IntervalSet([(1, 13)])}
+    assert len(again._refreshed(SCORES).file_uris()) < 6
+    assert server_account(place) == {("d0", "e1"): (13, 0)}
+    with pytest.raises(PartitionLost):
+        again.commit(SCORES, rows(13, [65], commit=13), {0: 13})
+
+
+def test_a_bucket_that_is_not_there_is_said_in_a_line(s3_environ: None) -> None:
+    with pytest.raises(TidewheelError, match=r"the store s3://nowhere/store/scores cannot be used"):
+        DeltaStore("s3://nowhere/store")
+    with pytest.raises(UsageError, match="s3://models/empty is not a store"):
+        open_store("s3://models/empty")
+
+
 @pytest.mark.parametrize("kind", ["garbage", "ahead", "another"])
 def test_a_snapshot_that_does_not_fit_is_passed_over(kind: str, tmp_path: Path) -> None:
     store = DeltaStore(tmp_path / "a")
     store.commit(SCORES, rows(0, [1, 2]), {0: 1})
-    path = snapshot_path(tmp_path / "a", 0)
+    path = tmp_path / "a" / snapshot_name(0)
     ids = ["other", "tables"] if kind == "another" else store._ids()
     wrong = StorePosition(
         commit=9 if kind == "ahead" else 1, taken={("d0", "e1"): IntervalSet([(5, 9)])}
     )
-    write_snapshot(path, wrong, ids)
+    write_snapshot(tmp_path / "a", 0, wrong, ids)
     if kind == "garbage":
         path.write_bytes(path.read_bytes()[:-3] + b"xxx")
     assert store.position(0).taken == {("d0", "e1"): IntervalSet([(0, 1)])}
@@ -271,7 +309,7 @@ def test_a_snapshot_of_a_version_without_labels_is_read(tmp_path: Path) -> None:
     store = DeltaStore(tmp_path)
     store.commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
     position, tables = store.position(0), store._ids()
-    write_snapshot(snapshot_path(tmp_path, 0), position, tables[:2])
+    write_snapshot(tmp_path, 0, position, tables[:2])
     store.commit(LABELS, told(0, [(1, 1)], 1), {0: 1})
     found = DeltaStore(tmp_path).position(0)
     assert found.taken == position.taken

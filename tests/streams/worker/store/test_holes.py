@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.accounting import IntervalSet
-from streams.worker.store.holes import Hole, hole_path, lost, read_hole, remove_hole, write_hole
+from streams.worker.store.holes import Hole, hole_name, lost, read_hole, remove_hole, write_hole
 from streams.worker.windows.partition import StorePosition
 
 SOURCES = (("d0", "e1"), ("d0", "e2"), ("d1", "e1"))
@@ -56,7 +56,7 @@ def test_a_hole_is_written_and_removed(tmp_path: Path) -> None:
 def test_a_file_that_is_no_hole_is_ignored_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
-    path = hole_path(tmp_path, 0)
+    path = tmp_path / hole_name(0)
     path.parent.mkdir()
     path.write_bytes(data)
     assert read_hole(tmp_path, 0) is None

@@ -1,8 +1,9 @@
-"""The store of a registry's files: a folder, or a URL that fsspec opens (`s3://bucket/prefix`, …).
+"""Where a registry or a store keeps its files: a folder, or a URL that fsspec opens
+(`s3://bucket/prefix`, …).
 
-Writes are atomic. `create` succeeds for only one of several writers; the history depends on it. In
-a folder it is a hard link; in an object store a conditional write (S3: If-None-Match), for which
-fsspec's implementation must support `mode="create"`, as s3fs does.
+Writes are atomic. `create` succeeds for only one of several writers; a registry's history depends
+on it. In a folder it is a hard link; in an object store a conditional write (S3: If-None-Match),
+for which fsspec's implementation must support `mode="create"`, as s3fs does.
 """
 
 import contextlib
@@ -84,8 +85,10 @@ class FolderStore:
         return found
 
     def remove(self, name: str) -> None:
+        path = self._folder / name
         with contextlib.suppress(FileNotFoundError):
-            (self._folder / name).unlink()
+            path.unlink()
+            sync_directory(path.parent)
 
     def tag(self, name: str) -> str | None:
         try:
@@ -102,14 +105,14 @@ class RemoteStore:
     """A URL that fsspec opens."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
         self.where = url.rstrip("/")
         try:
+            import fsspec
+
             self._files, self._root = fsspec.core.url_to_fs(self.where)
         except (ImportError, ValueError) as exc:
             raise UsageError(
-                f"the registry {url} cannot be opened: {exc}: install what fsspec needs for it, "
+                f"{url} cannot be opened: {exc}: install what fsspec needs for it, "
                 'as pip install "tidewheel[s3]"'
             ) from exc
 
@@ -160,4 +163,4 @@ class RemoteStore:
         except Exception as exc:  # each implementation has its own errors
             if "PreconditionFailed" in repr(exc) or "412" in repr(exc):
                 raise FileExistsError(str(given[0])) from exc
-            raise Retryable(f"the registry {self.where} cannot be reached: {exc!r}"[:300]) from exc
+            raise Retryable(f"{self.where} cannot be reached: {exc!r}"[:300]) from exc

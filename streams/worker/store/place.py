@@ -1,0 +1,65 @@
+"""Where the store is: a folder, or a URL of an object store (`s3://bucket/prefix`).
+
+Several workers on several machines can share a URL. The fence then needs a server that writes an
+object only if there is none of its name (S3: If-None-Match), as Delta's log has it: of two workers
+that write the same version one fails, whatever either believed. S3's credentials are in the
+environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from streams.contract.errors import TidewheelError
+
+Place = str | Path
+
+
+def place_of(text: str) -> Place:
+    """Return a URL as it is, anything else as a path."""
+    return text.rstrip("/") if "://" in text else Path(text)
+
+
+def is_local(place: Place) -> bool:
+    return isinstance(place, Path) or "://" not in place
+
+
+def beside(place: Place, state: Path) -> Path:
+    """Return the folder in which workers keep what is of one machine: their locks, and the folder
+    that Faust wants. It is beside the store's folder, or in `state` where the store is a URL."""
+    return (Path(place).parent if is_local(place) else state) / "workers"
+
+
+def table_at(place: Place, name: str) -> str:
+    """Return where a table of the store is."""
+    return f"{place}/{name}"
+
+
+def options_of(place: Place, environ: Mapping[str, str] = os.environ) -> dict[str, str] | None:
+    """Return what deltalake needs for a place; None for a folder."""
+    if is_local(place):
+        return None
+    options = {"conditional_put": "etag"}
+    if environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        options["allow_http"] = "true"
+    return options
+
+
+def make_folder(where: str) -> None:
+    """Make a table's folder; an object store needs none."""
+    if is_local(where):
+        Path(where).mkdir(parents=True, exist_ok=True)
+
+
+def has_table(place: Place, name: str) -> bool:
+    """Return whether the store has a table; raise TidewheelError if that cannot be asked."""
+    if is_local(place):
+        return (Path(place) / name / "_delta_log").is_dir()
+    where = table_at(place, name)
+    try:
+        return DeltaTable.is_deltatable(where, options_of(place))
+    except (DeltaError, OSError) as exc:
+        raise TidewheelError(f"the store {where} cannot be read: {exc}") from exc
