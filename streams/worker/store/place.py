@@ -3,7 +3,8 @@
 Several workers on several machines can share a URL. The fence then needs a server that writes an
 object only if there is none of its name (S3: If-None-Match), as Delta's log has it: of two workers
 that write the same version one fails, whatever either believed. S3's credentials are in the
-environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`).
+environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`), or in a
+file (`AWS_SHARED_CREDENTIALS_FILE`).
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from streams.contract.errors import TidewheelError
+from streams.contract.errors import TidewheelError, UsageError
 
 Place = str | Path
 
@@ -42,10 +43,23 @@ def options_of(place: Place, environ: Mapping[str, str] = os.environ) -> dict[st
     """Return what deltalake needs for a place; None for a folder."""
     if is_local(place):
         return None
-    options = {"conditional_put": "etag"}
+    options = {"conditional_put": "etag", **_credentials(environ)}
     if environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         options["allow_http"] = "true"
     return options
+
+
+def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the credentials of a file, which deltalake does not read by itself."""
+    if "AWS_SHARED_CREDENTIALS_FILE" not in environ or "AWS_ACCESS_KEY_ID" in environ:
+        return {}
+    from botocore.session import Session
+
+    found = Session().get_credentials()
+    if found is None:
+        raise UsageError("AWS_SHARED_CREDENTIALS_FILE: the file has no credentials")
+    named = {"aws_access_key_id": found.access_key, "aws_secret_access_key": found.secret_key}
+    return {**named, **({"aws_session_token": found.token} if found.token else {})}
 
 
 def make_folder(where: str) -> None:

@@ -209,6 +209,18 @@ def test_upkeep_of_a_store_in_a_bucket_keeps_rows_positions_and_fence(s3_environ
         again.commit(SCORES, rows(13, [65], commit=13), {0: 13})
 
 
+def test_the_credentials_of_a_bucket_may_be_in_a_file(
+    s3_environ: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    file = tmp_path / "credentials"
+    file.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    DeltaStore("s3://models/file").commit(SCORES, rows(0, [1]), {0: 1})
+    assert DeltaStore("s3://models/file").position(0).commit == 1
+
+
 def test_a_bucket_that_is_not_there_is_said_in_a_line(s3_environ: None) -> None:
     with pytest.raises(TidewheelError, match=r"the store s3://nowhere/store/scores cannot be used"):
         DeltaStore("s3://nowhere/store")
