@@ -6,11 +6,14 @@ imports."""
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from edge_client.training.trainer_client import Trainer
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -65,6 +68,21 @@ def fork(
     process = _CONTEXT.Process(target=_run, args=args)
     process.start()
     return Forked(process)
+
+
+class ForkedTrainer(Trainer):
+    """A trainer whose child is forked: torch is imported already."""
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        process = _CONTEXT.Process(target=_train, args=(self._reference, theirs))
+        process.start()
+        return Forked(process)  # type: ignore[return-value]
+
+
+def _train(reference: str, connection: socket.socket) -> None:
+    from edge_client.training.trainer_process import main
+
+    main(reference, connection.detach())
 
 
 def _run(

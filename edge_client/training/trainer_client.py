@@ -134,15 +134,18 @@ class Trainer:
         self._reap()
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "edge_client.training.trainer_process"]
-            self._child = subprocess.Popen(
-                [*command, self._reference, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+            self._child = self._start(theirs)
         self._connection = ours
         return ours
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "edge_client.training.trainer_process"]
+        return subprocess.Popen(
+            [*command, self._reference, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     def _reap(self) -> None:
         if self._connection is not None:
