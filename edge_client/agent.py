@@ -17,6 +17,7 @@ import numpy as np
 from edge_client.control.device_lock import hold
 from edge_client.control.label_intake import LabelIntake
 from edge_client.control.socket_server import SocketServer, socket_path
+from edge_client.inference.kept_version import KeptVersion
 from edge_client.inference.loop import InferenceLoop
 from edge_client.inference.slots import Slots
 from edge_client.releases.downlink import Downlink
@@ -109,7 +110,7 @@ class Agent:
         )
 
     def _build_training(self) -> None:
-        settings = self._settings
+        settings, task = self._settings, self._task
         self._trainer = Trainer(
             settings.task_ref,
             self._name,
@@ -121,6 +122,7 @@ class Agent:
         self._personal = Personalization(
             self._task, self._name, self._folder, self._slots, self.samples, self._trainer.work
         )
+        self._kept = KeptVersion(task, self._folder, self._slots, self.samples, self._personal)
         self._service = SocketServer(socket_path(self._folder), self._work, self._tell)
 
     def _build_inference(self) -> None:
@@ -139,7 +141,7 @@ class Agent:
             task, self.spool, sampling=self._settings.sampling, note=recorder.note
         )
         self._answers = InferenceLoop(
-            task, name, self._source, self._slots, self._personal,
+            task, name, self._source, self._slots, self._kept,
             self._writer.put, self._skip, self._stop,
             lambda: task.source == "recorded" and self._writer.full,
             label_share=None if replayed else 1.0,
@@ -264,6 +266,7 @@ class Agent:
             self._trainer.watch()
             self._slots.check_trial()
             self._personal.consider()
+            self._kept.consider()
             self._kept_at = time.monotonic()
 
     def _save(self, *, last: bool = False) -> None:
@@ -342,6 +345,7 @@ class Agent:
             refused=self._slots.refused,
             held_back=self._trainer.held_back,
             personal=self._personal.state,
+            kept=self._kept.state,
             node=self._node,
             release=self._acceptance.seq or None,
             received_bytes=self._downlink.received_bytes,

@@ -46,6 +46,8 @@ def status(
         f"{found.samples} samples, {found.true_labels} with a true label, "
         f"{found.teacher_labels} with the teacher's{_latency(found)}",
     ]
+    if found.kept is not None:
+        lines.append(f"{found.kept.text}, against {found.kept.against}")
     if (personal := found.personal) is not None:
         lines.append(
             f"personal model {personal.model} "

@@ -27,6 +27,7 @@ from streams.fleet.view import RATE_S, FleetView
 from streams.fleet.wording import failure, round_line, share
 from streams.kafka.settings import BrokerSettings
 
+KEPT = 3  # devices that keep an earlier version, by name
 ROWS, CALM = 50, 4  # of the table; the rank of a device that is as it should be
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
 
@@ -128,6 +129,12 @@ def _urgency(status: Status, state: DeviceState) -> int:
     return next((rank for rank, is_so in enumerate(ranks) if is_so), CALM)
 
 
+def _doing(status: Status, state: DeviceState) -> str:
+    if state.error or status.silent(state):
+        return state.error or "silent"
+    return f"keeps {state.kept.model}" if state.kept is not None else state.phase
+
+
 def _table(status: Status, states: Sequence[DeviceState]) -> Table:
     view = status.view
     table = Table(title=f"{view.task}: {len(view.devices)} devices")
@@ -141,7 +148,7 @@ def _table(status: Status, states: Sequence[DeviceState]) -> Table:
         score = state.accuracy.get(state.active)
         table.add_row(
             state.device,
-            state.error or ("silent" if status.silent(state) else state.phase),
+            _doing(status, state),
             state.active,
             state.previous or "",
             *(str(x) for x in (state.produced, state.delivered)),
@@ -153,6 +160,16 @@ def _table(status: Status, states: Sequence[DeviceState]) -> Table:
     return table
 
 
+def _kept(view: FleetView) -> Iterator[str]:
+    """Tell which devices answer with an earlier version; by name where it helps most."""
+    found = [(s.kept.offered_loss - s.kept.loss, s.device, s.kept.text)
+             for s in view.devices.values() if s.kept is not None]  # fmt: skip
+    if found:
+        yield f"{len(found)} of {len(view.devices)} devices keep an earlier version:"
+        for _, device, text in sorted(found, reverse=True)[:KEPT]:
+            yield f"  {device} {text}"
+
+
 def _lines(status: Status) -> Iterator[str]:
     view = status.view
     yield f"{release_line(view.standing)}; {view.windows} windows closed"
@@ -160,6 +177,7 @@ def _lines(status: Status) -> Iterator[str]:
         f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
     )
+    yield from _kept(view)
     if status.lag.partitions:
         yield lag_line(status.lag)
         yield from retention_lines(status.lag)

@@ -18,6 +18,7 @@ class Engine:
         `weights` (safetensors) replace the artifact's; they are not tested with its probe.
         """
         self.model = artifact.model
+        self.created_us = artifact.manifest.created_us
         self.latencies: deque[float] = deque(maxlen=1000)
         self._model = OnnxModel(task, artifact, weights)
 

@@ -28,8 +28,8 @@ RESTART_S = (0.5, 30.0)  # the first and the longest pause before a source is re
 HANGS_S = 10.0  # at least; an answer that takes longer is considered hung
 
 
-class PersonalEngine(Protocol):
-    """The personal model that may answer instead of the served version."""
+class OtherEngine(Protocol):
+    """What may answer instead of the served version: a kept one, or the personal model."""
 
     def engine_for(self, base: Engine) -> Engine: ...
 
@@ -45,7 +45,7 @@ class InferenceLoop:
         device: str,
         source: Source,
         slots: Slots,
-        personal: PersonalEngine,
+        other: OtherEngine,
         put: Callable[[Event], None],
         skip: Callable[[str, int], None],
         stop: threading.Event,
@@ -60,7 +60,7 @@ class InferenceLoop:
         self._device = device
         self._source = source
         self._slots = slots
-        self._personal = personal
+        self._other = other
         self._put = put
         self._skip = skip
         self._stop = stop
@@ -105,7 +105,7 @@ class InferenceLoop:
         """Infer one segment and emit its event."""
         base = self._slots.engine  # one version for the whole answer
         assert base is not None
-        engine = self._personal.engine_for(base)
+        engine = self._other.engine_for(base)
         self._began = began = time.perf_counter()
         try:
             outputs = engine.run(cut.segment)
@@ -132,7 +132,7 @@ class InferenceLoop:
     def _failed(self, base: Engine, engine: Engine, exc: Exception) -> None:
         """Go back to the base or the previous version; raise the error if there is none."""
         if engine is not base:
-            self._personal.drop(f"failed: {exc}")
+            self._other.drop(f"failed: {exc}")
         elif not self._slots.go_back(engine.model, f"failed: {exc}"):
             raise exc
 

@@ -87,6 +87,7 @@ class Slots:
         self._state = SlotState()
         self._since = clock()
         self.engine: Engine | None = None
+        self.stable: str | None = None  # of the last decision; None before one since the start
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -115,9 +116,18 @@ class Slots:
 
     def kept(self, model: str) -> Artifact:
         """Return one of the two versions, verified; raise ArtifactError or OSError on failure."""
+        return self.verified(self.bytes_of(model))
+
+    def bytes_of(self, model: str) -> bytes:
+        """Return the artifact of one of the two versions; raise ArtifactError or OSError."""
         if model not in (self.active, self.previous):
             raise ArtifactError("name", f"{model} is in no slot")
-        return self._verified(self._path(model).read_bytes(), kept=True)
+        return self._path(model).read_bytes()
+
+    def verified(self, data: bytes) -> Artifact:
+        """Return an artifact that was installed once; raise ArtifactError if a key has not signed
+        it, or it is another task's."""
+        return self._verified(data, kept=True)
 
     def reinstall(self, model: str) -> Engine:
         return self.install(self._path(model).read_bytes(), kept=True)
@@ -145,6 +155,7 @@ class Slots:
         """Refuse the withdrawn versions, with their reasons, and go back to `stable` if the active
         one is among them. Versions that are no longer withdrawn may be installed again."""
         with self._lock:
+            self.stable = stable
             reasons = {m: f"{WITHDRAWN}{why}" for m, why in withdrawn.items()}
             state = self._state.withdrawn(reasons, WITHDRAWN)
             if state != self._state:

@@ -5,10 +5,12 @@ On the recorder's thread: the loop itself does nothing of it.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import DelayedLabels
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import HELD_OUT, split_of
+from edge_client.samples.splits import HELD_OUT, reports, split_of
 from edge_client.spool.writer import Event
 from streams.contract.documents import release_of
 from streams.contract.task import Answered, Task
@@ -30,6 +32,12 @@ class AnswerRecorder:
         self._scoreboard = scoreboard
         self._outcomes = outcomes
 
+    def _reports(self, time_us: int) -> bool:
+        """Whether a held-out segment counts on the scoreboard: not if it may choose."""
+        training = self._task.training
+        chooses = training.choice == "device" or training.personal
+        return not chooses or bool(reports(self._task, np.array(time_us)))
+
     def note(self, events: Sequence[Event]) -> None:
         for event in events:
             split = split_of(self._task, event.first_us, event.time_us)
@@ -40,7 +48,8 @@ class AnswerRecorder:
                 right = bool(self._task.correct(answer, truth)[0])
                 error = float(row_errors(self._task, answer, truth)[0])
             release = release_of(event.model)  # a copy's answers are those of its release
-            self._scoreboard.count(release, event.position_us, right, split == HELD_OUT, error)
+            reporting = split == HELD_OUT and self._reports(event.time_us)
+            self._scoreboard.count(release, event.position_us, right, reporting, error)
             if self._outcomes is not None:
                 answered = Answered(event.first_us, event.time_us, event.segment, event.outputs)
                 self._outcomes.put(answered)

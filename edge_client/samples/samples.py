@@ -29,7 +29,7 @@ import numpy as np
 
 from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED, row_to_evict
 from edge_client.samples.sample_file import ROWS, Columns, read_rows, write_rows, write_stream
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, reports
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
@@ -220,6 +220,36 @@ class Samples:
             rows = rows[(self._split[rows] == HELD_OUT) & _known(self._true[rows])]
             rows = rows[np.argsort(self._times[rows])][-limit:]
             return self._segments[rows], self._true[rows]
+
+    def choosing(self, limit: int, since_us: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return what a choice between two versions looks at, of which the later one was made at
+        `since_us` (wall clock): the latest segments (n, channels, samples) with a true label
+        (n, label_size) that neither can have been trained on, at most `limit`, each content once;
+        and the share of all segments whose class, by the device's answer, is among their labels.
+
+        Those are the held-out ones, but for those that only report, and the ones whose label came
+        later.
+        """
+        with self._lock:
+            rows = self._rows()
+            known = rows[_known(self._true[rows]) & (self._split[rows] != NEITHER)]
+            known = known[np.argsort(self._times[known])][::-1]
+            found: dict[bytes, int] = {}
+            told_us: dict[bytes, int] = {}
+            for row in known.tolist():  # a recording that is replayed gives a segment again
+                content = self._segments[row].tobytes()
+                found.setdefault(content, row)
+                told_us[content] = min(int(self._labelled[row]), told_us.get(content, 2**62))
+            latest = np.array(list(found.values()), np.int64)
+            held = self._split[latest] == HELD_OUT
+            reporting = held & reports(self._task, self._times[latest])
+            new = np.array(list(told_us.values()), np.int64) > since_us
+            chosen = latest[(held | new) & ~reporting][:limit]
+            covered = 1.0
+            if self._task.classes and len(rows):
+                answered = self._task.answers(self._answers[rows])
+                covered = float(np.isin(answered, self._true[chosen, 0]).mean())
+            return self._segments[chosen], self._true[chosen], covered
 
     def trainable(self) -> int:
         """Return how many training rows `write_training_rows` would write now."""

@@ -39,8 +39,9 @@ class Document(BaseModel):
 
 
 def release_of(model: str) -> str:
-    """Return the release of a model name; `<release>.p<number>` is a device's personal model."""
-    return model.partition(".p")[0]
+    """Return the release of a model name; `<release>.p<number>` is a device's personal model, and
+    `<release>.k<version>` an earlier version that a device keeps."""
+    return model.partition(".")[0]
 
 
 RowMetric = Literal["accuracy", "within", "mae", "rmse"]  # what a mean over rows tells
@@ -113,6 +114,29 @@ class PersonalState(Document):
     serving: bool
 
 
+class KeptState(Document):
+    """An earlier version that a device keeps against the served one; also its file `kept.json`.
+
+    loss, offered_loss: means on the same `segments` of the device: the share of wrong answers, the
+    Brier distance, or the mean error.
+    """
+
+    model: str
+    against: str
+    segments: Count
+    loss: Figure
+    offered_loss: Figure
+    since_us: Micros
+
+    @property
+    def text(self) -> str:
+        """What it is, for a person."""
+        return (
+            f"keeps {self.model}: error {self.loss:.2f} against {self.offered_loss:.2f} on "
+            f"{self.segments} segments"
+        )
+
+
 class DeviceState(Document):
     """A device's report about itself; on `fleet`, key: the device. It is sent within a second when
     something has changed, and after `heartbeat_s` at the latest.
@@ -144,6 +168,7 @@ class DeviceState(Document):
     refused: dict[str, str] = {}  # model versions that it does not install again -> reason
     held_back: str | None = None
     personal: PersonalState | None = None
+    kept: KeptState | None = None
     node: int | None = None
     release: int | None = None
     received_bytes: Count = 0

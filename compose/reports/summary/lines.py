@@ -36,6 +36,7 @@ class DeviceLine:
     late_labels: dict[str, int] = field(default_factory=dict)  # sent by themselves, see DeviceState
     ended: bool = False  # its spool was lost and another epoch began
     error: str = ""  # its last one
+    kept: str = ""  # the earlier version that it keeps, and why
 
     @property
     def balanced(self) -> bool:
@@ -130,4 +131,5 @@ def device_line(
         truths=0 if ended else sum(score.labelled for score in state.accuracy.values()),
         late_labels={} if ended else state.late_labels,
         ended=ended,
+        kept="" if ended or state.kept is None else state.kept.text,
     )

@@ -34,7 +34,7 @@ def _device_table(summary: Summary) -> Table:
     for line in summary.devices:
         table.add_row(
             f"{line.device}, earlier" if line.ended else line.device,
-            line.last,
+            f"{line.last}, kept" if line.kept else line.last,
             share(line.before, line.before_of),
             share(line.after, line.after_of),
             *(str(x) for x in (line.produced, line.delivered, line.dropped, line.pending)),
@@ -77,6 +77,8 @@ def _figures(summary: Summary) -> Table:
         "event account": _account(summary),
         "seconds": ", ".join(f"{name} {s:.1f}" for name, s in summary.phases.items()),
     }
+    if kept := [f"{line.device} {line.kept}" for line in summary.devices if line.kept]:
+        rows["kept on devices"] = "\n".join(kept)
     if summary.restarts:
         rows["restarted"] = ", ".join(f"{k} {n} times" for k, n in summary.restarts.items())
     for name, text in rows.items():

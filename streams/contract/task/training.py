@@ -75,6 +75,10 @@ class Training:
     Personalization: with `personal` a device may fine-tune its own copy of a release, for
     `personal_epochs` at `personal_learning_rate`, without the task's augmentation.
 
+    Choice: with `choice` "device" a device keeps the version before, for at most `keep_previous_h`
+    hours, while its own labels show that the served one is worse for it; with "offered" it always
+    serves what the server decides.
+
     Central: `central_epochs`, `central_learning_rate` (first model), `teacher_epochs`,
     `teacher_learning_rate`.
 
@@ -106,6 +110,8 @@ class Training:
     personal: bool = False
     personal_epochs: int = 10
     personal_learning_rate: float = 0.005
+    choice: Literal["device", "offered"] = "device"
+    keep_previous_h: float = 720.0
     strategy: Strategy = "fedavg"
     aggregation: Aggregation = field(default_factory=Aggregation)
     shared: tuple[str, ...] = ()

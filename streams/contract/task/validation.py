@@ -40,6 +40,8 @@ def problem_of(task: Task) -> str | None:
         return f"upload_dtype must be 'float32' or 'float16', not {task.upload_dtype!r}"
     if task.training.payload not in ("float32", "float16"):
         return f"training.payload must be 'float32' or 'float16', not {task.training.payload!r}"
+    if task.training.choice not in ("device", "offered"):
+        return f"training.choice must be 'device' or 'offered', not {task.training.choice!r}"
     if found := strategy_problem(task.training.strategy, task.training):
         return f"training.{found}"
     if found := _metric_problem(task):

@@ -3,8 +3,8 @@
 Several workers on several machines can share a URL. The fence then needs a server that writes an
 object only if there is none of its name (S3: If-None-Match), as Delta's log has it: of two workers
 that write the same version one fails, whatever either believed. S3's credentials are in the
-environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`), or in a
-file (`AWS_SHARED_CREDENTIALS_FILE`).
+environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`), or in a file
+(`AWS_SHARED_CREDENTIALS_FILE`); beside them `AWS_REGION` and `AWS_ENDPOINT_URL`.
 """
 
 import os

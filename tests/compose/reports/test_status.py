@@ -69,6 +69,16 @@ def test_the_devices_that_are_heard_of_produce() -> None:
     assert [row.split()[3] for row in printed(found).splitlines() if " d2 " in row] == ["silent"]
 
 
+def test_a_device_that_keeps_an_earlier_version_says_why() -> None:
+    kept = {"model": "1-aaaaaaaa", "against": "2-bbbbbbbb", "segments": 51, "loss": 0.02,
+            "offered_loss": 0.39, "since_us": 1}  # fmt: skip
+    text = printed(status_of(heard("d0", 1, kept=kept), heard("d1", 1)))
+    assert " keeps 1-aaaaaaaa " in text
+    assert "1 of 2 devices keep an earlier version:\n" in text
+    assert "  d0 keeps 1-aaaaaaaa: error 0.02 against 0.39 on 51 segments\n" in text
+    assert "keep" not in printed(status_of(heard("d1", 1)))
+
+
 def test_what_was_reported_in_the_last_minute_is_scored_and_counts_once() -> None:
     once = reported("d0", 5, 10, 300)
     found = status_of(reported("d0", 0, 61, 1000), once, reported("d1", 0, 59, 60), once)

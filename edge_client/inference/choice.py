@@ -1,0 +1,79 @@
+"""Whether a device keeps the version that it served before a release. Pure.
+
+Two versions have answered the same labelled segments. Each segment on which one is better is a
+vote; overlapping segments count as `hop / samples` of one. Whether the old version has more votes
+than chance gives it is decided by the exact sign test (McNemar 1947; Dixon and Mood 1946), one
+sided, at LEVEL; and its mean loss must be smaller by MARGIN. A device that keeps goes on as long as
+the test holds at BACK: one more label does not switch it to and fro. It looks at LEAST rows, and
+again when its labels are a quarter more, so a device that has seen a thousand labels has looked
+about twenty times; of devices with two versions that are equally good about one in ten keeps
+the old one (`tests/edge_client/inference/test_choice.py`), which makes none worse.
+
+A loss is 0 or 1 where answers are right or wrong, the Brier distance where the task's metric knows
+no threshold, or the error of a target's value.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from streams.contract.task import Task
+from streams.contract.task.metrics import row_errors, window_errors, window_metric
+
+LEVEL, BACK = 0.02, 0.2
+MARGIN = 0.02  # of a loss between 0 and 1; of an error that share of the larger one
+LEAST = 8  # rows
+GROWTH = 1.25
+COVERED = 0.8  # of a device's segments must be of classes that have labels
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean losses of the old and of the offered version on `rows` segments, and the probability of
+    as many votes for the old one by chance."""
+
+    rows: int
+    old: float
+    offered: float
+    chance: float
+    scale: float = 1.0  # of the losses: 1 for shares, the larger mean for errors
+
+    def keeps(self, *, keeping: bool) -> bool:
+        """Return whether the old version should answer; `keeping`: it does now."""
+        if self.rows < LEAST or self.offered - self.old <= MARGIN * self.scale:
+            return False
+        return self.chance <= (BACK if keeping else LEVEL)
+
+
+def losses(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return (n,) losses of answers (n, outputs) with labels (n, label_size)."""
+    if not task.classes:
+        return row_errors(task, outputs, labels)
+    if window_metric(task) == "brier":
+        return window_errors(task, outputs, labels)
+    return 1.0 - task.correct(outputs, labels).astype(np.float64)
+
+
+def compare(task: Task, old: np.ndarray, offered: np.ndarray) -> Comparison:
+    """Return the comparison of two versions' losses (n,) on the same segments."""
+    rows = len(old)
+    if not rows:
+        return Comparison(0, 0.0, 0.0, 1.0)
+    independent = min(1.0, task.segment.hop / task.segment.samples)
+    votes = math.floor(int((offered > old).sum()) * independent)
+    against = math.ceil(int((old > offered).sum()) * independent)
+    means = float(old.mean()), float(offered.mean())
+    scale = 1.0 if task.classes else max(means)
+    return Comparison(rows, *means, chance(votes, against), scale)
+
+
+def chance(votes: int, against: int) -> float:
+    """Return the probability of `votes` or more of all votes, if each is as likely for either."""
+    n = votes + against
+    return float(sum(math.comb(n, k) for k in range(votes, n + 1)) / 2**n)
+
+
+def is_time_to_look(told: int, told_then: int) -> bool:
+    """Return whether there are enough more true labels than at the last look."""
+    return told >= max(LEAST, math.ceil(GROWTH * told_then))

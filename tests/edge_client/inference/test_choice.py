@@ -1,0 +1,107 @@
+"""When a device keeps the version before: the test, its error rate and its power."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.inference.choice import (
+    BACK,
+    LEAST,
+    LEVEL,
+    chance,
+    compare,
+    is_time_to_look,
+    losses,
+)
+from streams.contract.task import Segment
+from tests.fakes.tiny_task import task
+
+APART = replace(task, segment=Segment(samples=task.segment.samples, hop=task.segment.samples))
+
+
+def votes(old: int, new: int, same: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of two versions: `old` rows on which the old one alone is right, and so on."""
+    losses_of_old = [0.0] * old + [1.0] * new + [0.0] * same
+    losses_of_new = [1.0] * old + [0.0] * new + [0.0] * same
+    return np.array(losses_of_old), np.array(losses_of_new)
+
+
+def test_chance_is_that_of_a_coin() -> None:
+    assert chance(0, 0) == 1.0
+    assert chance(5, 0) == 1 / 32
+    assert chance(4, 1) == pytest.approx(6 / 32)
+    assert chance(0, 400) == 1.0
+    assert chance(250, 150) == pytest.approx(3.4e-7, rel=0.1)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
+def test_more_votes_for_the_old_version_never_speak_against_it(
+    old: int, new: int, same: int
+) -> None:
+    found = compare(APART, *votes(old, new, same))
+    more = compare(APART, *votes(old + 1, new, same))
+    assert more.chance <= found.chance
+    for keeping in (False, True):
+        assert more.keeps(keeping=keeping) >= (found.keeps(keeping=keeping) and more.rows >= LEAST)
+    assert found.keeps(keeping=True) >= found.keeps(keeping=False)
+    if old <= new:
+        assert not found.keeps(keeping=True)
+
+
+def test_few_rows_and_small_differences_keep_nothing() -> None:
+    assert not compare(APART, *votes(LEAST - 1, 0)).keeps(keeping=True)
+    assert compare(APART, *votes(LEAST, 0)).keeps(keeping=False)
+    assert not compare(APART, *votes(8, 0, 600)).keeps(keeping=False)  # a hundredth
+    assert compare(APART, np.zeros(0), np.zeros(0)).keeps(keeping=True) is False
+
+
+def test_a_device_that_keeps_goes_on_while_the_evidence_is_weaker() -> None:
+    weaker = compare(APART, *votes(6, 2, 12))
+    assert LEVEL < weaker.chance < BACK
+    assert (weaker.keeps(keeping=False), weaker.keeps(keeping=True)) == (False, True)
+
+
+def test_overlapping_segments_are_not_as_many_votes() -> None:
+    half = replace(task, segment=Segment(samples=8, hop=4))
+    assert compare(half, *votes(8, 0)).chance == 1 / 16
+    assert compare(half, *votes(8, 1)).chance == pytest.approx(chance(4, 1))
+
+
+def test_losses_are_by_the_tasks_metric() -> None:
+    outputs = np.array([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]], np.float32)
+    labels = np.array([[0.0], [0.0]], np.float32)
+    assert losses(task, outputs, labels).tolist() == [0.0, 1.0]
+    numbers = replace(task, classes=(), targets=("a",))
+    assert losses(numbers, np.array([[1.5]], np.float32), np.array([[1.0]])).tolist() == [0.5]
+    ranked = replace(task, classes=("no", "yes"), metric="auc")
+    found = losses(ranked, np.array([[0.0, 3.0], [3.0, 0.0]], np.float32), np.ones((2, 1)))
+    assert found[0] < 0.01 < 0.9 < found[1]
+
+
+def ever_keeps(better: float, worse: float, labels: int, dice: np.random.Generator) -> bool:
+    """Whether a device keeps the old version at one of its looks, until it has so many labels;
+    `better` and `worse` are the shares of rows on which one of the versions alone is right."""
+    drawn = dice.random(labels)
+    old, new = (drawn >= worse) | (drawn < 0), drawn < 1 - better  # of right answers
+    then = 0
+    for told in range(1, labels + 1):
+        if is_time_to_look(told, then):
+            then = told
+            seen = slice(max(0, told - 400), told)
+            found = compare(APART, 1.0 - old[seen], 1.0 - new[seen])
+            if found.keeps(keeping=False):
+                return True
+    return False
+
+
+def test_of_equal_versions_the_old_one_is_seldom_kept_and_a_worse_one_mostly_noticed() -> None:
+    dice = np.random.default_rng(4)
+    equal = np.mean([ever_keeps(0.1, 0.1, 1000, dice) for _ in range(600)])
+    worse = np.mean([ever_keeps(0.3, 0.0, 60, dice) for _ in range(200)])
+    better = np.mean([ever_keeps(0.05, 0.25, 1000, dice) for _ in range(200)])
+    assert 0.01 < equal < 0.15
+    assert worse > 0.95
+    assert better < 0.02
