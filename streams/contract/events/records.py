@@ -9,6 +9,7 @@
     header     schema  device  epoch  first  last  reason (drops only)
                task-version (of the task whose events or labels these are; missing: not known)
                again (only on dead letters that were sent again: refused rows are tried again)
+               traceparent (only on traced messages: see traceparent.py)
 
 `scores` carries scores/1: an Arrow IPC stream of one batch, the scored events of one window and
 revision; the store has the same rows. Times are microseconds, UTC.
