@@ -22,7 +22,7 @@ from typing import TextIO
 
 EVERY_S = 60.0
 KINDS = 1000  # of lines that are remembered
-LIBRARIES = frozenset({"aiokafka", "faust", "kafka", "mode"})
+LIBRARIES = frozenset({"aiokafka", "faust", "kafka", "mode", "opentelemetry"})
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_BYTES, OLD_LOGS = 10_000_000, 2  # of one log file; older ones that are kept
 

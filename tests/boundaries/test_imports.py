@@ -252,7 +252,7 @@ def test_a_task_loads_no_torch(module: str) -> None:
 
 def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
     modules = loaded("edge_client.process", "streams.tasks.har")
-    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx")
+    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx", "opentelemetry")
     seldom = ("pyarrow.compute", "pyarrow.dataset", "paho", "prometheus_client")
     assert not libraries(modules, *heavy, *seldom)
 
@@ -281,7 +281,7 @@ def test_what_the_console_shows_is_made_without_its_web_library() -> None:
 
 
 def test_the_worker_knows_no_flower() -> None:
-    assert not libraries(loaded("streams.worker.app"), "flwr", "onnxruntime")
+    assert not libraries(loaded("streams.worker.app"), "flwr", "onnxruntime", "opentelemetry")
 
 
 @pytest.mark.parametrize("module", ["federation.server_app", "federation.controller.controller"])
@@ -366,6 +366,7 @@ def importers(library: str) -> set[str]:
         ),
         ("adbc_driver_postgresql", {"streams.batch.sinks.postgresql_sink"}),
         ("fsspec", {"streams.runtime.object_store", "streams.batch.sources.places"}),
+        ("opentelemetry", {"streams.runtime.otel_exporter"}),
         ("matplotlib", {"compose.reports.rounds", "streams.batch.report.plots"}),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),
