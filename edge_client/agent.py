@@ -35,6 +35,7 @@ from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
 from edge_client.training.personalization import Personalization
 from edge_client.training.trainer_client import Trainer, served_by
+from edge_client.uplink.delivery_spans import DeliverySpans
 from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
@@ -49,6 +50,7 @@ from streams.kafka.producer import Producer, Sender
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.key_files import load_public_key
+from streams.runtime.tracing import Tracing
 
 log = logging.getLogger("tidewheel.edge")
 
@@ -60,12 +62,18 @@ SWITCH_S = 0.0005  # a thread that holds the interpreter gives it to the loop af
 
 
 class Agent:
-    """One device."""
+    """One device; without `tracing` it makes no spans."""
 
-    def __init__(self, settings: EdgeSettings, task: Task, failpoint: Failpoint = unarmed) -> None:
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        task: Task,
+        failpoint: Failpoint = unarmed,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._settings, self._name, self._task = settings, settings.device, task
         self._folder, self._failpoint = settings.folder, failpoint
-        self._drain_s = settings.drain_s
+        self._drain_s, self._tracing = settings.drain_s, tracing
         self._stop = threading.Event()
         self._node: int | None = None  # the Flower node that handed over the last work
         self._skipped: Counter[str] = Counter()
@@ -148,7 +156,9 @@ class Agent:
         )  # fmt: skip
 
     def _build_network(self) -> None:
-        settings = self._settings
+        settings, spans = self._settings, None
+        if self._tracing is not None:
+            spans = DeliverySpans(self._tracing, self._task, self._name, self.spool)
         self._uplink = Uplink(
             self._task,
             self._name,
@@ -156,6 +166,7 @@ class Agent:
             self._connect,
             self._reachable,
             self.state,
+            spans=spans,
             heartbeat_s=settings.heartbeat_s,
             bytes_per_s=settings.uplink_bytes_per_s,
             holds=settings.sampling.mode == "nothing",

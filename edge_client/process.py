@@ -14,6 +14,7 @@ from edge_client.settings import EdgeSettings
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.runtime.failpoints import read_failpoint
+from streams.runtime.tracing import read_tracing
 
 log = logging.getLogger("tidewheel.edge")
 
@@ -41,13 +42,16 @@ def run(settings: EdgeSettings) -> DeviceState:
     """The process: one device until SIGTERM or SIGINT; its last state."""
     spare_memory()
     task = load_task(settings.task_ref)
-    agent = Agent(settings, task, read_failpoint(os.environ))
+    tracing = read_tracing(os.environ, "tidewheel-edge", settings.device, task.name)
+    agent = Agent(settings, task, read_failpoint(os.environ), tracing)
     threading.excepthook = _end_process
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     if settings.metrics_port is not None:
         _serve_metrics(agent, settings)
     agent.run()
+    if tracing is not None:
+        tracing.close()
     return agent.state()
 
 

@@ -41,11 +41,17 @@ class Message(NamedTuple):
 Messages = Callable[[Sequence[Frame], Refusals], list[Message]]  # of consecutive frames of a kind
 Carry = Callable[..., Wire]  # first seq, count, body; version: the task's
 Declare = Callable[[Declared], list[Message]]
+More = Callable[[int, int], Headers]  # headers of the message of the events first..last
 
 
-def of_events(device: str, spool: Spool) -> Messages:
-    """Return what makes event frames one events/1 message, and each declared drop a drops/1. What
-    the broker has refused becomes smaller messages and drops."""
+def no_more(_first: int, _last: int) -> Headers:
+    """Add no header."""
+    return []
+
+
+def of_events(device: str, spool: Spool, more: More = no_more) -> Messages:
+    """Return what makes event frames one events/1 message, with `more` headers, and each declared
+    drop a drops/1. What the broker has refused becomes smaller messages and drops."""
     versions = Versions(spool)
 
     def declare(entry: Declared) -> list[Message]:
@@ -53,7 +59,8 @@ def of_events(device: str, spool: Spool) -> Messages:
         return [Message(entry.first, entry.last, wire, declares=True)]
 
     def carry(first: int, count: int, body: bytes, version: int | None) -> Wire:
-        return events_message(device, spool.epoch, first, count, body, version)
+        key, value, headers = events_message(device, spool.epoch, first, count, body, version)
+        return key, value, [*headers, *more(first, first + count - 1)]
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:

@@ -27,9 +27,10 @@ from collections.abc import Callable
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
+from edge_client.uplink.delivery_spans import DeliverySpans
 from edge_client.uplink.heartbeat import EVERY_S, Heartbeat
 from edge_client.uplink.in_flight import BatchInFlight
-from edge_client.uplink.messages import BYTES, Messages, groups, of_events
+from edge_client.uplink.messages import BYTES, Messages, groups, no_more, of_events
 from edge_client.uplink.rate_limit import TokenBucket
 from edge_client.uplink.refusals import Refusals
 from streams.contract.documents import DeviceState
@@ -55,7 +56,7 @@ class Uplink(threading.Thread):
     state, if there is one: when something has changed, and every `heartbeat_s`.
 
     With `holds` events stay in the spool and only the state is sent. `bytes_per_s` is the rate
-    limit.
+    limit. With `spans` event messages carry a trace.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Uplink(threading.Thread):
         state: Callable[[], DeviceState] | None,
         *,
         messages: Messages | None = None,
+        spans: DeliverySpans | None = None,
         bytes_per_s: int | None = None,
         holds: bool = False,
         heartbeat_s: float = EVERY_S,
@@ -88,7 +90,9 @@ class Uplink(threading.Thread):
         self._reached = failpoint
         self._rate_limit = TokenBucket(bytes_per_s, clock)
         self._refusals = Refusals(clock)
-        self._messages = messages or of_events(device, spool)
+        self._spans = spans
+        more = no_more if spans is None else spans.headers
+        self._messages = messages or of_events(device, spool, more)
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position
@@ -129,6 +133,8 @@ class Uplink(threading.Thread):
 
     def step(self) -> bool:
         """Run the four steps once; return whether more can be sent at once."""
+        if self._spans is not None:
+            self._spans.look()
         if self._sender is None:
             self._sender = self._connect()
             self._next = self._spool.position
@@ -181,6 +187,8 @@ class Uplink(threading.Thread):
         for message in messages:
             self._rate_limit.take(message.size)
             answered = entry.answer(message)
+            if self._spans is not None:
+                answered = self._spans.until_acknowledged(message, answered)
             try:
                 self._sender.send(topic, *message.wire, answered)
             except MessageRefused as exc:  # by the library: too large for any broker
