@@ -29,15 +29,17 @@ from typing import ParamSpec, TypeVar, cast
 
 import pyarrow as pa
 
-from streams.contract.errors import BrokerUnavailable, MalformedRecord
+from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop
 from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit import dead_letters
+from streams.worker.commit.commit_spans import CommitSpans
 from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.commit.incoming import Incoming, decode, is_sent_again
 from streams.worker.commit.publications import Outgoing, publications
+from streams.worker.commit.publishing import publish_all
 from streams.worker.commit.storing import store_declared, store_scored
 from streams.worker.commit.work import Broker, CommitWork
 from streams.worker.metrics import Metrics
@@ -49,7 +51,6 @@ from streams.worker.windows.partition import DeclaredDrop, PartitionState, Store
 from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
 
-AT_ONCE = 2000  # messages: a publication that times out is repeated whole
 OVERHEAD = 2000  # bytes of a message in memory beside its value
 LETTERS = 1000  # that may wait for a flush
 FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
@@ -81,11 +82,13 @@ class Committer:
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
         metrics: Metrics | None = None,
+        spans: CommitSpans | None = None,
     ) -> None:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
         self.scorer = BatchScorer(versions, teachers, store.revisions)
         self.metrics = metrics or Metrics()
+        self._spans = spans or CommitSpans()
         self._versions, self._task = versions, versions.current
         self._store, self._broker = store, broker
         self._now_us, self._holes = now_us, holes
@@ -116,7 +119,7 @@ class Committer:
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await self._publish(publications(self._versions, rows))
+            await publish_all(self._broker, publications(self._versions, rows))
         self.scorer.restore(position)
         start = max(begin, committed or 0)
         self.partitions[partition] = PartitionState(partition, position, start)
@@ -145,6 +148,7 @@ class Committer:
         message = state.track(incoming.offset, token, len(incoming.value or b"") + OVERHEAD)
         if message is None:
             return
+        message.trace = self._spans.parent(incoming)
         try:
             task, record = decode(self._versions, incoming)
         except MalformedRecord as exc:
@@ -161,6 +165,7 @@ class Committer:
             believed_us = self._believed_us()
             again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
             state.add_events(task, message, record, at_s, believed_us=believed_us, again=again)
+            self._spans.taken(incoming.partition, message, record)
 
     def _believed_us(self) -> int:
         """The latest event time that a correct clock can have; a recording's may be any."""
@@ -178,14 +183,18 @@ class Committer:
             work = self._collect(now_s)
             if work:
                 began = time.monotonic()
+                self._spans.begin()
                 batch = await self._score(work)  # step 1
+                self._spans.scored(batch)
                 self._failpoint("worker-step-1")
                 scored = time.monotonic()
                 rows = await self._call(self._stored, work, batch)  # step 2
+                self._spans.stored(batch)
                 self._failpoint("worker-step-2")
                 if rows is not None:
                     messages = await self._call(publications, self._versions, rows)
-                    await self._publish(messages)  # step 3
+                    await publish_all(self._broker, self._spans.marked(messages))  # step 3
+                    self._spans.published()
                 self._failpoint("worker-step-3")
                 self._seal(work, batch)
                 self.metrics.scoring(scored - began)
@@ -242,7 +251,7 @@ class Committer:
         for window, detail in batch.failed:
             for piece in window.pieces:
                 self._park(work, window.partition, piece, TEACHER_FAILED, detail)
-        await self._publish(work.dead_letters)
+        await publish_all(self._broker, work.dead_letters)
         return batch
 
     def _park(
@@ -265,18 +274,6 @@ class Committer:
         positions = self._positions()
         store_declared(self._store, positions, work, self._now_us())
         return store_scored(self._store, positions, batch)
-
-    async def _publish(self, messages: Sequence[Outgoing]) -> None:
-        """Send until the broker has all: what is in the store is not to be withheld."""
-        wait_s, at = 0.25, 0
-        while at < len(messages):
-            try:
-                await self._broker.publish(messages[at : at + AT_ONCE])
-                wait_s, at = 0.25, at + AT_ONCE
-            except BrokerUnavailable as exc:
-                wait_s = min(2 * wait_s, 5.0)
-                log.warning("%s; trying again in %.1f s", exc, wait_s)
-                await asyncio.sleep(wait_s)
 
     def _seal(self, work: CommitWork, batch: Batch) -> None:
         self.scorer.sealed(batch.scored, self._positions())

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from streams.contract.events.batches import times_us
 from streams.contract.events.records import EventBatch
+from streams.contract.events.traceparent import TraceParent
 from streams.contract.task import Task
 
 FUTURE = -1  # the "window" of events from the future
@@ -42,6 +43,7 @@ class Message:
     size: int = 0  # bytes in memory
     unsealed: int = 0
     heard_s: float = 0.0
+    trace: TraceParent | None = None  # if it is sampled
 
 
 @dataclass(frozen=True, slots=True)
