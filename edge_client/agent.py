@@ -33,6 +33,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.task_versions import begin
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
+from edge_client.training.fit_span import traced
 from edge_client.training.personalization import Personalization
 from edge_client.training.trainer_client import Trainer, served_by
 from edge_client.uplink.delivery_spans import DeliverySpans
@@ -131,7 +132,8 @@ class Agent:
             self._task, self._name, self._folder, self._slots, self.samples, self._trainer.work
         )
         self._kept = KeptVersion(task, self._folder, self._slots, self.samples, self._personal)
-        self._service = SocketServer(socket_path(self._folder), self._work, self._tell)
+        work = traced(self._tracing, self._name, self._work)
+        self._service = SocketServer(socket_path(self._folder), work, self._tell)
 
     def _build_inference(self) -> None:
         """Connect source, inference loop and spool writer."""

@@ -42,6 +42,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
 from streams.runtime.logs import Handler
+from streams.runtime.tracing import read_tracing
 
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again
@@ -85,6 +86,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
         recent=None if broker is None else lambda: _recent(task, broker),
         failpoint=read_failpoint(os.environ),
         rollout=broker is not None,
+        tracing=read_tracing(os.environ, "tidewheel-rounds", run, task.name),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from federation.registry.publisher import Publisher
 from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.errors import BrokerUnavailable
+from streams.contract.events.records import Headers
 from streams.contract.topics import ROUNDS, topic_name
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,10 @@ class EventLog:
         self._topic, self._run, self._path = topic_name(task, ROUNDS), run, path
         self._connect, self._clock, self._metric = connect, clock, metric
         self._producer: ClosablePublisher | None = None
-        self._pending: deque[RoundEvent] = deque()
+        self._pending: deque[tuple[RoundEvent, Headers]] = deque()
         self._retry_at = 0.0
         self.resumed_from = ""  # part of every event
+        self.headers: Callable[[], Headers] = list  # of the message of an event
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def publish(self, kind: RoundKind, **fields: Any) -> RoundEvent:
@@ -61,7 +63,7 @@ class EventLog:
         with self._path.open("ab") as file:
             file.write(event.encode() + b"\n")
         if self._connect is not None:
-            self._pending.append(event)
+            self._pending.append((event, self.headers()))
         who = f" {event.device}" if event.device else ""
         log.info("round %d %s%s %s", event.round, kind, who, event.reason)
         if self._pending and self._clock() >= self._retry_at:
@@ -100,8 +102,9 @@ class EventLog:
         try:
             producer = self.producer()
             while self._pending:
-                value = self._pending[0].encode()
-                producer.put(self._topic, self._run.encode(), value, None, SEND_TIMEOUT_S)
+                event, headers = self._pending[0]
+                value = event.encode()
+                producer.put(self._topic, self._run.encode(), value, headers, SEND_TIMEOUT_S)
                 self._pending.popleft()  # after the broker's ack: a crash repeats, never loses
         except BrokerUnavailable as exc:
             log.warning("%s; %d events wait", exc, len(self._pending))

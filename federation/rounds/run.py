@@ -42,6 +42,7 @@ from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import Fleet
 from federation.rounds.promotion import Promotion
+from federation.rounds.run_spans import RunSpans
 from federation.rounds.settings import RunSettings
 from federation.rounds.update_intake import UpdateIntake
 from streams.contract import payload
@@ -56,6 +57,7 @@ from streams.contract.task import Task
 from streams.contract.work import Work
 from streams.learning.clipping import update_norm
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.tracing import Tracing
 
 NODE_POLL_S = 0.2
 
@@ -79,6 +81,7 @@ class FederatedRun:
     sleep: Callable[[float], None] = time.sleep
     failpoint: Failpoint = unarmed
     rollout: bool = True
+    tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
         self._collector = Collector(self.fleet, self.policy, self.clock, self.sleep)
@@ -88,6 +91,8 @@ class FederatedRun:
         self._promotion = Promotion(
             self.task, self.registry, self.key, self.journal, self.failpoint, self.rollout
         )
+        self._spans = RunSpans(self.tracing, self.task.name, self.settings.run)
+        self.journal.headers = lambda: self._spans.headers
 
     def run(self) -> Verdict:
         """Run all rounds and the gate. A verdict, or a permanent error, publishes a `finished`
@@ -109,6 +114,7 @@ class FederatedRun:
             self.journal.close()
             if self.reports is not None:
                 self.reports.close()
+            self._spans.end(outcome, self.journal.resumed_from)
 
     def _run(self) -> Verdict:
         base = self.registry.serving()
@@ -131,7 +137,8 @@ class FederatedRun:
                 break
             with suppress(Retryable):  # without the registry a round goes on
                 self._promotion.check_key()
-            weights = self._round(number, weights, evaluation)
+            with self._spans.part("run.round", number):
+                weights = self._round(number, weights, evaluation)
         if not self._intake.counts["aggregated"]:
             if why := self.aggregator.exhausted():
                 raise ProcessFailed(f"no round: {why}")
@@ -141,7 +148,8 @@ class FederatedRun:
             raise ProcessFailed("no update was admitted in any round")
         weights = payload.round_weights(weights, self.task.training.payload)  # as released
         self._promotion.check_key()
-        verdict = self._evaluate(first, weights, evaluation)
+        with self._spans.part("run.gate", self.settings.rounds):
+            verdict = self._evaluate(first, weights, evaluation)
         self.failpoint("round-step-6")
         serving = self.registry.serving()
         if verdict.promote and (serving is None or serving.model != base.model):
@@ -322,6 +330,7 @@ class FederatedRun:
             seed=self._seed(number),
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
             payload=self.task.training.payload,
+            traceparent=self._spans.traceparent,
         )
 
     def _evaluate(

@@ -52,7 +52,8 @@ class Work(Document):
     """The work of one round, the same for every device.
 
     `base` is the version served at the start of the run; `seed` makes the training repeatable;
-    `payload` is the float type of the weights.
+    `payload` is the float type of the weights; `traceparent` names the span of the round, "" if
+    there are no traces.
     """
 
     run: str
@@ -66,6 +67,7 @@ class Work(Document):
     seed: int = 0
     time_budget_s: float = Field(default=60.0, gt=0)
     payload: Literal["float32", "float16"] = "float32"
+    traceparent: str = ""
 
 
 class WorkRequest(Work):
