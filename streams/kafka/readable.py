@@ -14,6 +14,7 @@ from streams.contract.documents import DeviceState, Document, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop, decode_event_message
+from streams.contract.events.traceparent import traceparent_of
 from streams.contract.task import Task
 from streams.contract.topics import (
     ARTIFACTS,
@@ -35,10 +36,13 @@ TOPICS = (EVENTS, SCORES, WINDOWS, FLEET, ROUNDS, RELEASES, ARTIFACTS, DEAD_LETT
 
 def rows_of(task: Task, topic: str, message: Received) -> list[Row]:
     """Return the rows of a message of `topic` (one of TOPICS), each with `at`, the time at which
-    the broker has it; a row with `unreadable` where it cannot be decoded."""
+    the broker has it, and `trace`, the id of its trace if it has one; a row with `unreadable` where
+    it cannot be decoded."""
     at = datetime.fromtimestamp(message.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    traced = traceparent_of(message.headers)
+    about = {"at": at} if traced is None else {"at": at, "trace": traced.trace}
     try:
-        return [{"at": at, **row} for row in _DECODE[topic](task, message)]
+        return [{**about, **row} for row in _DECODE[topic](task, message)]
     except (MalformedRecord, pa.ArrowException, ValueError, TypeError) as exc:
         why = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         key = (message.key or b"").decode(errors="replace")

@@ -1,11 +1,13 @@
 """`tidewheel tail`: any topic readably; what cannot be decoded says why."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streams.contract.events.records import Drop, encode_drop, encode_events
+from streams.contract.events.traceparent import TraceParent
 from streams.contract.task import load_task
 from streams.contract.topics import topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -46,6 +48,15 @@ def test_every_kind_of_message_becomes_rows() -> None:
     assert (found["under"], found["seq"], found["model"]) == (TASK, 3, "1-aaaaaaaa")
     [found] = rows_of(task, "artifacts", received("artifacts", "a" * 64, b"chunk"))
     assert (found["key"], found["bytes"]) == ("a" * 64, 5)
+
+
+def test_a_traced_message_tells_its_trace() -> None:
+    at = TraceParent("ab" * 16, "cd" * 8)
+    message = event_message()
+    traced = replace(message, headers=[*message.headers, at.header])
+    assert [row["trace"] for row in rows_of(task, "events", traced)] == ["ab" * 16] * 2
+    foreign = replace(message, headers=[*message.headers, ("traceparent", b"\xff")])
+    assert ["trace" in row for row in rows_of(task, "events", foreign)] == [False] * 2
 
 
 @pytest.mark.parametrize("topic", TOPICS)
