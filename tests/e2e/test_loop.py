@@ -10,6 +10,7 @@ import pytest
 from compose.launcher import flower_processes
 from compose.reports.rounds import from_journals
 from tests.e2e.support import Place, Running, check_account
+from tests.fakes.collector import Collector, collecting
 
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
 
@@ -17,14 +18,40 @@ LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "-
 @pytest.mark.kafka
 @pytest.mark.timeout(400)
 def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Place) -> None:
-    running = kafka_place.up("up", *LOOP)
-    running.until_said("3 serve 1-", 150)
-    check_status(kafka_place)
-    running.until_said(" started: agreement with the teacher of 1-")
-    check_flwr_list(kafka_place, running)
-    running.until_said("goes to stage 1: offered to", 200)
-    kafka_place.kill("-m", "compose.cli.main", "controller")  # another goes on with the rollout
-    check_closed(kafka_place, running, restarts={"controller": 1})
+    with collecting() as collector:
+        kafka_place.environ = {**kafka_place.environ, **collector.environ(share=0.2)}
+        running = kafka_place.up("up", *LOOP)
+        running.until_said("3 serve 1-", 150)
+        check_status(kafka_place)
+        running.until_said(" started: agreement with the teacher of 1-")
+        check_flwr_list(kafka_place, running)
+        running.until_said("goes to stage 1: offered to", 200)
+        kafka_place.kill("-m", "compose.cli.main", "controller")  # another goes on with the rollout
+        check_closed(kafka_place, running, restarts={"controller": 1})
+    check_traces(collector)
+
+
+def check_traces(collector: Collector) -> None:
+    """Spans of every kind have come, each with its parent; a run that was interrupted at the end,
+    and a message that was sent twice, are left out."""
+    whole = {span.trace for span in collector.spans if not span.parent}
+    spans = {span.span: span for span in collector.spans if span.trace in whole}
+    parents = {span.name: set[str]() for span in spans.values()}
+    for span in spans.values():
+        parents[span.name].add(spans[span.parent].name if span.parent else "")
+        assert not span.parent or spans[span.parent].trace == span.trace
+    parents.pop("worker.skip", None)
+    assert parents == {
+        "device.deliver": {""},
+        "worker.score": {"device.deliver"},
+        "worker.store": {"device.deliver"},
+        "worker.publish": {"worker.store"},
+        "run": {""},
+        "run.round": {"run"},
+        "run.gate": {"run"},
+        "device.fit": {"run.round"},
+        "device.evaluate": {"run.gate"},
+    }
 
 
 def check_status(place: Place) -> None:
