@@ -1,4 +1,4 @@
-"""Manual decisions about versions: promote, roll back, remove bytes.
+"""Manual decisions about versions: promote, roll back, pause, resume, remove bytes.
 
 Each checks the current state first, so a repeated call reports that there is nothing to do. Where
 there is, `agree` is told before it is decided, and may raise to stop it.
@@ -13,11 +13,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.registry.key_rotation import keys_of, last_decision
 from federation.registry.registry import NOT_OFFERED, Registry
 from streams.contract.artifact import Artifact
-from streams.contract.decisions import Decision, DesiredState, Kind, Ref, Release
+from streams.contract.decisions import (
+    BY_HAND,
+    Decision,
+    DesiredState,
+    Kind,
+    Pause,
+    Ref,
+    Release,
+)
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.signing import key_id
 
-BY_HAND = "by hand"
 ASIDE = ("keys", "teacher", "candidate", "dropped")  # kinds that change nothing on devices
 
 
@@ -99,6 +107,47 @@ def roll_back(
     if stable is None or earlier is None:
         return ManualDecision("there is no earlier version to go back to: nothing to do")
     return _roll_back_to(registry, key, earlier.model, reason, agree)
+
+
+def pause(
+    registry: Registry, key: Ed25519PrivateKey, reason: str = "", agree: Agree = agreed
+) -> ManualDecision:
+    """Keep the offered version at its stage until `resume`; the controller may still withdraw
+    it."""
+    last = last_decision(registry)
+    desired = last.decision.standing
+    offered, paused = desired.offered, desired.paused
+    if offered is None:
+        waits = desired.candidate
+        why = f"{waits.model} waits for its first stage" if waits else "no version is in a rollout"
+        return ManualDecision(f"{why}: nothing to pause")
+    if paused is not None:
+        return ManualDecision(f"{offered.model} is paused already, {paused.reason}: nothing to do")
+    where = f"stage {desired.stage}, {desired.share:.1%} of the fleet"
+    text = f"{offered.model} stays at {where}, until it is resumed"
+    agree(f"{text}: no device changes, no run starts, and it still goes back if it is worse")
+    signer, now_us = key_id(key.public_key()), time.time_ns() // 1000
+    paused = Pause(reason=_why(reason)[:300], time_us=now_us, key=signer)
+    after = desired.model_copy(update={"paused": paused})
+    made = _decide(registry, key, "held", after, last, offered.model, reason)
+    return ManualDecision(text, made)
+
+
+def resume(
+    registry: Registry, key: Ed25519PrivateKey, reason: str = "", agree: Agree = agreed
+) -> ManualDecision:
+    """End a pause; the stage and its time limit begin again."""
+    last = last_decision(registry)
+    desired = last.decision.standing
+    offered = desired.offered
+    if offered is None or desired.paused is None:
+        return ManualDecision("no person has paused a rollout: nothing to resume")
+    where = f"stage {desired.stage}, {desired.share:.1%} of the fleet"
+    text = f"{offered.model} goes on from {where}"
+    agree(f"{text}: no device changes at once, and the stage's time limit begins again")
+    after = desired.model_copy(update={"paused": None})
+    made = _decide(registry, key, "stage", after, last, offered.model, reason)
+    return ManualDecision(text, made)
 
 
 def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | None:

@@ -41,7 +41,7 @@ from streams.contract.signing import key_id
 from streams.runtime.object_store import ObjectStore, open_store
 
 TEACHER = "teacher.twa"
-NOT_OFFERED: Mapping[str, Any] = {"offered": None, "share": 0.0, "stage": 0}
+NOT_OFFERED: Mapping[str, Any] = {"offered": None, "share": 0.0, "stage": 0, "paused": None}
 
 
 class Stale(Retryable):

@@ -8,6 +8,7 @@ decision if one is due:
                 -> rolled-back        if they show that it is worse, or devices go back themselves
                 -> held               if there is no result in time; the evaluation continues
     held        -> as a stage; a waiting candidate replaces it
+    paused      -> rolled-back        as a stage; nothing else until a person resumes it
 
 A stage's share refers to the present devices, at least one, ordered by decisions.rollout_position,
 so a growing share only adds devices. Stages that add no device are skipped. A candidate whose base
@@ -90,10 +91,10 @@ class Rollout:
         return None
 
     def is_free(self, last: Release) -> bool:
-        """Return whether another candidate may come: none waits, and none is offered except a held
-        one."""
+        """Return whether another candidate may come: none waits, and none is offered except one
+        that the controller holds."""
         desired = last.decision.standing
-        if desired.candidate is not None:
+        if desired.candidate is not None or desired.paused is not None:
             return False
         return desired.offered is None or self._words(last, desired.offered)[-1].kind == "held"
 
@@ -118,16 +119,16 @@ class Rollout:
         """Evaluate the current stage, and make the decision that follows."""
         words, desired = self._words(last, offered), last.decision.standing
         stages = [d.time_us for d in words if d.kind == "stage"]
-        held = words[-1].kind == "held"
-        if held and desired.candidate is not None:
+        held, paused = words[-1].kind == "held", desired.paused is not None
+        if held and not paused and desired.candidate is not None:
             return self._roll_back(last, offered, f"replaced by {desired.candidate.model}", {})
         finding = self._finding(desired, offered, fleet, windows, stages)
         match finding.verdict:
             case "roll-back":
                 return self._roll_back(last, offered, finding.reason, finding.evidence)
-            case "go-on":
+            case "go-on" if not paused:
                 return self._move_on(last, offered, fleet, finding)
-            case "hold" if not held:
+            case "hold" if not held:  # a pause is `held` too
                 about = finding.reason, finding.evidence
                 return self._decide(last, "held", desired, offered, *about)
         return None

@@ -39,6 +39,7 @@ UNSIGNED_BYTES = 1 << 26  # of one whose size the decision does not name
 CHUNK_BYTES = 1 << 10  # at least, of all chunks of a delivery but one
 WITHDRAWN = "withdrawn: "  # prefix of a device's reason for refusing a withdrawn version
 WITHDRAWN_KEPT = 10  # the latest ones
+BY_HAND = "by hand"  # prefix of a manual decision's reason
 ADVICE = "take away the write access of whoever has that key"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -49,7 +50,7 @@ Kind = Literal[
     "served",  # all devices serve `model`
     "candidate",  # `model` has passed the gate and waits for its rollout
     "stage",  # `model` is offered to `standing.share` of the fleet
-    "held",  # the rollout is paused: the windows gave no result in time
+    "held",  # the rollout is paused: the windows gave no result in time, or a person wants it
     "rolled-back",  # `model` is withdrawn from all devices
     "dropped",  # the candidate `model` is discarded before its rollout
     "teacher",  # the workers score with `model`
@@ -83,13 +84,23 @@ class Ref(Document):
         return hash((self.model, self.digest))
 
 
+class Pause(Document):
+    """A person's pause of a rollout: the reason, when it began, and the key that signed it."""
+
+    reason: str
+    time_us: int
+    key: KeyId
+
+
 class DesiredState(Document):
     """The complete desired state after a decision.
 
     A `share` (0 to 1) of the devices serves `offered`, the others serve `stable`; `candidate` waits
-    for its rollout. `withdrawn` maps versions that no device may serve to the reason. `keys` (raw,
-    hex) are trusted in addition to the keys that a process was started with, except `revoked` ones.
-    `url`: artifacts are also at <url>/models/<model>.twa; empty if they are only on Kafka.
+    for its rollout. While a person has `paused` the rollout, `offered` stays at its stage or is
+    withdrawn; older readers ignore the field. `withdrawn` maps versions that no device may serve to
+    the reason. `keys` (raw, hex) are trusted in addition to the keys that a process was started
+    with, except `revoked` ones. `url`: artifacts are also at <url>/models/<model>.twa; empty if
+    they are only on Kafka.
     """
 
     stable: Ref | None = None
@@ -97,6 +108,7 @@ class DesiredState(Document):
     share: float = Field(default=0.0, ge=0, le=1)
     stage: int = 0
     candidate: Ref | None = None
+    paused: Pause | None = None
     teacher: Ref | None = None
     withdrawn: dict[Model, str] = {}
     keys: dict[KeyId, Digest] = {}

@@ -6,7 +6,7 @@ figures in `--json` output and in the registry.
 
 from collections.abc import Mapping
 
-from streams.contract.decisions import Decision
+from streams.contract.decisions import BY_HAND, Decision
 from streams.contract.documents import RoundEvent
 from streams.contract.task.metrics import named
 
@@ -85,6 +85,8 @@ DECISIONS = {
 def decision_text(decision: Decision) -> str:
     """Return what a decision does, without its reason."""
     stage = decision.standing.stage
+    if decision.kind == "stage" and decision.reason.startswith(BY_HAND):
+        return f"{decision.model} is resumed in stage {stage}"  # people make no other stage
     return DECISIONS[decision.kind].format(model=decision.model, stage=stage)
 
 

@@ -33,6 +33,11 @@ def _stage(name: str, old: str, new: str) -> Mutant:
     return Mutant(f"canary: {name}", file, old, new, tests)
 
 
+def _rollout(name: str, old: str, new: str) -> Mutant:
+    file, tests = "federation/rollout/rollout.py", "tests/federation/rollout/test_pause.py"
+    return Mutant(f"rollout: {name}", file, old, new, tests)
+
+
 def _worker(name: str, file: str, old: str, new: str, tests: str) -> Mutant:
     return Mutant(
         f"worker: {name}", f"streams/worker/{file}", old, new, f"tests/streams/worker/{tests}"
@@ -246,6 +251,12 @@ MUTANTS = [
     _stage("a bad version is never rolled back", "if worse >= 1 / rules.alpha:", "if False:"),
     _stage("any number of windows is enough", " and stage >= rules.minimum_windows", ""),
     _stage("an undecided stage waits for ever", "if waited_s > rules.max_wait_s:", "if False:"),
+    _rollout("a pause ends by itself", 'case "go-on" if not paused:', 'case "go-on":'),
+    _rollout(
+        "a run starts in a pause",
+        "if desired.candidate is not None or desired.paused is not None:",
+        "if desired.candidate is not None:",
+    ),
     _gate("no margin is asked for", "if rows.gain < rules.margin - ROUNDING:", "if False:"),
     _gate(
         "held-out devices may lose", "elif rows.gain < -rules.tolerance - ROUNDING:", "elif False:"

@@ -10,15 +10,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from federation.controller import controller
+from federation.registry import manual
 from federation.registry.publisher import read_announced
 from federation.registry.redelivery import gone
+from federation.rollout import rollout
 from federation.rollout.rollout import Plan
-from federation.rollout.stage_policy import StageRules
+from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import (
     Decision,
@@ -309,6 +312,54 @@ def test_a_second_controller_waits_and_takes_over_after_a_kill(
                 process.kill()
                 process.wait()
         log.close()
+
+
+def test_a_pause_outlives_its_controller_and_ends_when_a_person_says_so(
+    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second controller finds that the version may go on, and leaves it where it is."""
+    found: list[str] = []
+
+    def noted(*given: Any, **named: Any) -> StageVerdict:
+        found.append((verdict := evaluate(*given, **named)).verdict)
+        return verdict
+
+    monkeypatch.setattr(rollout, "evaluate", noted)
+    first, key = rig.serve(1), create_key(rig.key_path)
+    stop = start(plan=PLAN, max_runs=0)
+    names, windows = devices(rig), Windows(rig)
+    for name in names:
+        for _ in range(20):
+            windows.say(name, first, 15)
+    second = candidate(rig, first)
+
+    def offered() -> bool:
+        devices(rig)
+        return rig.registry.desired().offered is not None
+
+    rig.wait("it is offered", offered)
+    manual.pause(rig.registry, key, "look first")
+    before = rig.registry.desired()
+    rig.wait("the pause is told", lambda: told(rig)[0] == rig.registry.decisions()[-1])
+    stop.set()
+    start(plan=PLAN, max_runs=0, url="https://models")
+
+    def may_go_on() -> bool:
+        devices(rig)
+        windows.say(names[0], second, 19)
+        return found[-1] == "go-on" and rig.registry.desired().url == "https://models"
+
+    rig.wait("the second one evaluates it", may_go_on)
+    assert rig.registry.desired() == before.model_copy(update={"url": "https://models"})
+    manual.resume(rig.registry, key)
+
+    def goes_on() -> bool:
+        windows.say(names[0], second, 19)
+        return rig.registry.desired().stage == 2
+
+    rig.wait("it goes on", goes_on)
+    kinds = [d.kind for d in rig.registry.decisions() if d.model == second]
+    assert kinds == ["candidate", "stage", "held", "stage", "stage"]
 
 
 def announced(rig: Rig, kafka: BrokerSettings, is_it: Callable[[Release], bool]) -> Release:

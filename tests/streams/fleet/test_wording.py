@@ -63,3 +63,6 @@ def test_a_decision_is_a_sentence(kind: str, says: str) -> None:
         }
     )  # fmt: skip
     assert decision_line(decision) == f"release: {says}: why"
+    by_hand = decision.model_copy(update={"reason": "by hand: why"})
+    resumed = "2-b is resumed in stage 3" if kind == "stage" else says
+    assert decision_line(by_hand) == f"release: {resumed}: by hand: why"
