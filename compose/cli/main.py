@@ -87,7 +87,8 @@ app.add_typer(keys.app, name="keys", help="Signing keys: list, new, trust, use, 
 app.add_typer(
     models.app,
     name="models",
-    help="The versions in the registry: list, show, verify, diff, promote, rollback, prune.",
+    help="The versions in the registry: list, show, verify, diff, promote, rollback, pause, "
+    "resume, prune, restore.",
 )
 app.add_typer(
     flower.app,

@@ -266,8 +266,8 @@ def console(
         bool,
         typer.Option(
             "--allow-actions",
-            help="Let who has the token of <state>/console-token request runs, roll back, promote "
-            "and replay dead letters.",
+            help="Let who has the token of <state>/console-token request runs, roll back, promote, "
+            "pause and resume rollouts, and replay dead letters.",
         ),
     ] = False,
     jobs: Annotated[

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from compose.reports.lag import Lag, lag_line, read_lag, retention_lines
 from compose.reports.lag import to_json as lag_to_json
-from compose.reports.terminal import print_json
+from compose.reports.terminal import moment, print_json
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
@@ -178,6 +178,11 @@ def _lines(status: Status) -> Iterator[str]:
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
     )
     yield from _kept(view)
+    if (paused := view.standing.paused) is not None:
+        yield (
+            f"the rollout is paused since {moment(paused.time_us)}, {paused.reason}, signed by key "
+            f"{paused.key}; `tidewheel models resume` lets it go on"
+        )
     if status.lag.partitions:
         yield lag_line(status.lag)
         yield from retention_lines(status.lag)
@@ -210,6 +215,7 @@ def release_line(standing: DesiredState) -> str:
     line = f"{standing.stable.model} is released"
     if standing.offered is not None:
         line += f", {standing.offered.model} offered to {standing.share:.1%} of the fleet"
+        line += ", paused" if standing.paused is not None else ""
     if standing.candidate is not None:
         line += f", {standing.candidate.model} waits for its rollout"
     return line

@@ -24,6 +24,8 @@ def why_open(view: FleetView, task: Task) -> str:
     if back and not going_on:
         last = max(back, key=lambda decision: decision.seq)
         return f"{len(back)} candidates went back, the last one, {last.model}: {last.reason}"
+    if standing.paused:
+        return "a person has paused the rollout: `tidewheel models resume` lets it go on"
     if judged or run:
         return "a run or a rollout is under way: give it more time with --timeout"
     agreed = view.agreement.get(view.last_model or "")

@@ -94,6 +94,23 @@ def test_versions_are_moved_and_removed_by_hand(
     assert first in registry.models()
 
 
+def test_a_rollout_is_paused_and_resumed_by_hand(
+    tmp_path: Path, registry: Registry, refs: list[Ref]
+) -> None:
+    third = refs[2].model
+    unasked = tidewheel("models", "pause", TINY, folder=tmp_path)
+    fails(unasked, 2, f"{third} stays at stage 1", "no device changes", "--yes")
+    text = told(tmp_path, "pause", "--reason", "look first", "--yes")
+    assert text.startswith(f"decision 4: {third} stays at stage 1, 5.0% of the fleet, until it is")
+    assert "within 2 s" in text
+    assert "paused already, by hand: look first: nothing to do" in told(tmp_path, "pause")
+    assert "offered to 5.0%, paused" in told(tmp_path, "list")
+    fails(tidewheel("models", "resume", TINY, folder=tmp_path), 2, "time limit", "--yes")
+    assert f"decision 5: {third} goes on from stage 1" in told(tmp_path, "resume", "--yes")
+    assert "nothing to resume" in told(tmp_path, "resume")
+    assert [d.kind for d in registry.decisions()][3:] == ["held", "stage"]
+
+
 def test_problems_are_one_line_each_and_exit_1(tmp_path: Path, refs: list[Ref]) -> None:
     assert "3 decisions, 3 models: no problems" in told(tmp_path, "verify")
     folder = tmp_path / ".tidewheel" / "registry" / "models"

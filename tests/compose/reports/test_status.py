@@ -14,6 +14,7 @@ from rich.console import Console
 from compose.reports import status
 from compose.reports.lag import Lag, PartitionLag
 from compose.reports.status import ROWS, Status, print_status, read_status, to_json
+from streams.contract.decisions import Decision, sign
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
 from streams.contract.window_report import WindowReport
@@ -22,7 +23,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
-from tests.compose.messages import TASK, received, state, window
+from tests.compose.messages import KEY, TASK, received, state, window
 
 NOW_S = 1_000_000.0
 LAG = Lag([PartitionLag(0, 10, 7, 3), PartitionLag(1, 4, None, 4)])
@@ -109,6 +110,22 @@ def test_the_latest_report_of_a_device_says_whether_it_drifts() -> None:
 def test_no_alarm_and_no_reference_are_told_apart() -> None:
     assert "drift alarms on 0 of 1 devices\n" in printed(status_of(drifting("d0", 0, "x", False)))
     assert "drift is not watched" in printed(status_of(window("d0", 0)))
+
+
+def test_a_paused_rollout_is_told_with_who_and_why() -> None:
+    refs = {name: {"model": f"{n}-aaaaaaaa", "digest": "a" * 64}
+            for n, name in enumerate(("stable", "offered"), 1)}  # fmt: skip
+    paused = {"reason": "by hand: look first", "time_us": 10**15, "key": "ab" * 8}
+    standing = {**refs, "share": 0.05, "stage": 1, "paused": paused}
+    made = Decision.model_validate(
+        {"task": TASK, "task_version": 1, "seq": 1, "prev": "0" * 64, "kind": "held",
+         "model": "2-aaaaaaaa", "time_us": 1, "key": "0" * 16, "standing": standing}
+    )  # fmt: skip
+    found = status_of(received("releases", f"{TASK}/00000001", sign(made, KEY)))
+    assert "2-aaaaaaaa offered to 5.0% of the fleet, paused; 0 windows" in printed(found)
+    text = " ".join(printed(found).split())
+    assert f"by hand: look first, signed by key {'ab' * 8}; `tidewheel models resume`" in text
+    assert to_json(found)["release"]["paused"] == paused
 
 
 def test_the_lag_is_told_by_partition_and_in_total() -> None:

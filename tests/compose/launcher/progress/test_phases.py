@@ -3,7 +3,7 @@
 from typing import Any
 
 from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
-from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
+from streams.contract.decisions import ZERO, Decision, DesiredState, Pause, Ref, sign
 from streams.contract.documents import RoundEvent
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
@@ -13,14 +13,14 @@ from tests.fakes.tiny_task import task as tiny
 FIRST, NEXT = "1-aaaaaaaa", "2-bbbbbbbb"
 
 
-def decided(seq: int, kind: str, **standing: Any) -> Received:
+def decided(seq: int, kind: str, paused: Pause | None = None, **standing: Any) -> Received:
     given = {n: Ref(model=m, digest="a" * 64) for n, m in standing.items()}
     decision = Decision.model_validate(
         {
             "task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind,
             "model": FIRST if seq == 1 else NEXT,
             "reason": "a test", "time_us": seq, "key": "0" * 16,
-            "standing": DesiredState(**given),
+            "standing": DesiredState(**given, paused=paused),
         }
     )  # fmt: skip
     return received("releases", f"{TASK}/{seq}", sign(decision, KEY))
@@ -118,7 +118,10 @@ def test_candidates_that_went_back_are_the_reason() -> None:
     loop.see(step("requested", time_us=5), step("promoted", time_us=6), step("finished", time_us=7))
     loop.see(decided(1, "served", stable=FIRST), decided(2, "stage", stable=FIRST, offered=NEXT))
     assert "--timeout" in why_open(loop.view, tiny)
-    loop.see(decided(3, "rolled-back", stable=FIRST))
+    pause = Pause(reason="by hand", time_us=3, key="0" * 16)
+    loop.see(decided(3, "held", pause, stable=FIRST, offered=NEXT))
+    assert "tidewheel models resume" in why_open(loop.view, tiny)
+    loop.see(decided(4, "rolled-back", stable=FIRST))
     assert why_open(loop.view, tiny) == f"1 candidates went back, the last one, {NEXT}: a test"
 
 
