@@ -120,7 +120,8 @@ def run_line(view: FleetView) -> str | None:
 def rollout_line(view: FleetView) -> str | None:
     standing = view.standing
     if standing.offered is not None:
-        return f"{standing.offered.model} offered to {standing.share:.0%}, stage {standing.stage}"
+        where = f"{standing.offered.model} offered to {standing.share:.0%}, stage {standing.stage}"
+        return f"{where}, paused" if standing.paused else where
     if standing.candidate is not None:
         return f"{standing.candidate.model} waits for its canary"
     return None

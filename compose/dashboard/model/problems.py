@@ -116,7 +116,16 @@ def _drops(seen: Observed) -> Iterator[Problem]:
 def _release(seen: Observed) -> Iterator[Problem]:
     view, standing = seen.view, seen.view.standing
     last = view.decisions[max(view.decisions)] if view.decisions else None
-    if last is not None and last.kind == "held":
+    if (paused := standing.paused) is not None and standing.offered is not None:
+        yield Problem(
+            severity="warning",
+            text=f"A person has paused the rollout of {standing.offered.model}",
+            advice=f"{paused.reason}, signed by key {paused.key}. No run starts until it is "
+            "resumed: tidewheel models resume",
+            page="/releases",
+            since_us=paused.time_us,
+        )
+    elif last is not None and last.kind == "held":
         yield Problem(
             severity="warning",
             text=f"The rollout of {last.model} is paused",

@@ -1,5 +1,8 @@
 """Releases: what devices are to serve, how a canary does, and all decisions as a time line."""
 
+from collections.abc import Callable
+from functools import partial
+
 from fastapi import Request
 from nicegui import ui
 
@@ -19,6 +22,8 @@ from compose.dashboard.pages.parts import (
     when,
 )
 from compose.dashboard.pages.site import Frame, Site
+from compose.dashboard.web.actions import Actions, Plan
+from streams.contract.decisions import Pause
 
 EMPTY = "No decision yet. tidewheel prepare makes the first version, a controller announces it."
 LEAST, MOST = 1e-3, 1e3  # of odds that are drawn
@@ -33,12 +38,13 @@ def add(site: Site) -> None:
         def draw(found: tuple[list[DecisionRow], float]) -> None:
             _draw_decisions(frame, found)
 
+        def draw_acts(what: tuple[bool, bool]) -> None:
+            _draw_acts(frame, *what)
+
         with frame.content:
             with ui.element("div").classes("row-of"):
                 el("h1", text="Releases")
-                if frame.may_act:
-                    act = el("button", "plain-button", "Roll back…").props("type=button")
-                    act.on("click", lambda: ask(frame, "Roll back", lambda a: a.roll_back()))
+                acts = Drawn(draw_acts, "row-of")
             with ui.element("div").classes("two"):
                 with card("What devices are to serve"):
                     desired = Drawn(_draw_desired)
@@ -50,6 +56,8 @@ def add(site: Site) -> None:
                 decisions: Drawn[tuple[list[DecisionRow], float]] = Drawn(draw)
 
         def show(found: Releases) -> None:
+            here = found.desired
+            acts.show((here.offered is not None, here.paused is not None))
             desired.show(found)
             canary.show(found)
             evidence.set_visibility(bool(found.canary))
@@ -59,10 +67,35 @@ def add(site: Site) -> None:
         frame.live(releases, show)
 
 
+def _draw_acts(frame: Frame, offered: bool, paused: bool) -> None:
+    """The buttons of what a person may do now."""
+    if not frame.may_act:
+        return
+    acts: list[tuple[str, Callable[[Actions], Plan]]] = [("Roll back", lambda a: a.roll_back())]
+    if paused:
+        acts.append(("Resume", lambda a: a.resume()))
+    elif offered:
+        acts.append(("Pause", lambda a: a.pause()))
+    for name, plan in acts:
+        act = el("button", "plain-button", f"{name}…").props("type=button")
+        act.on("click", partial(ask, frame, name, plan))
+
+
+def _draw_paused(paused: Pause) -> None:
+    with ui.element("div").classes("problem warning").style("margin-top: 8px"):
+        el("span", "sign", "▲")
+        ui.label("A person has paused the rollout. The version still goes back if it is worse.")
+        with ui.element("span").classes("small muted"):
+            when(paused.time_us, "ago")
+        ui.label(f"{paused.reason}, signed by key {paused.key}").classes("advice")
+
+
 def _draw_desired(found: Releases) -> None:
     here = found.desired
     text = found.released
     ui.label(f"{text[:1].upper()}{text[1:]}.")
+    if here.paused is not None:
+        _draw_paused(here.paused)
     shares = [] if here.stable is None else [(here.stable, 1 - here.share)]
     if here.offered is not None:
         shares.append((here.offered, here.share))

@@ -69,6 +69,23 @@ class Actions:
             lambda reason: lambda r, agree: manual.promote(r, key, model, reason, agree),
         )
 
+    def pause(self) -> Plan:
+        """Keep the offered version at its stage."""
+        key = load_private_key(self._layout.signing_key)
+        return self._decision(
+            "pause",
+            lambda reason: lambda r, agree: manual.pause(r, key, reason, agree),
+            moves=False,
+        )
+
+    def resume(self) -> Plan:
+        key = load_private_key(self._layout.signing_key)
+        return self._decision(
+            "resume",
+            lambda reason: lambda r, agree: manual.resume(r, key, reason, agree),
+            moves=False,
+        )
+
     def replay(self, offsets: Sequence[int]) -> Plan:
         names = ", ".join(str(offset) for offset in offsets)
         text = f"{len(offsets)} dead letters go to {self._task.name}.events again: {names}"
@@ -87,7 +104,9 @@ class Actions:
         place = self._settings.registry or self._layout.registry
         return Registry(place, self._task.name, self._task.version, keys)
 
-    def _decision(self, name: str, decide: Callable[[str], Decide]) -> Plan:
+    def _decision(self, name: str, decide: Callable[[str], Decide], *, moves: bool = True) -> Plan:
+        """Return the plan of a decision about models; moves: devices change their version."""
+
         def plan(text: str) -> None:
             raise _Planned(text)
 
@@ -110,7 +129,7 @@ class Actions:
             return f"{number}{made.text}"
 
         devices = len(self._task.device_names("fleet"))
-        shown = f"{text}: up to {devices} devices of the task's fleet change"
+        shown = f"{text}: up to {devices} devices of the task's fleet change" if moves else text
         return Plan(shown, True, self._logged(name, do))
 
     def _logged(self, name: str, do: Callable[[str], str]) -> Callable[[str], str]:

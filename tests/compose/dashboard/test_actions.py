@@ -71,6 +71,37 @@ def test_a_promotion_is_shown_first_and_then_made(rig: Rig) -> None:
     assert rig.registry.decisions()[-1].reason == "by hand: console"
 
 
+def test_a_rollout_is_paused_and_resumed_as_shown(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = rig.actions.pause()
+    assert plan.possible
+    assert plan.text.startswith(f"{rig.second.model} stays at stage 1, 5.0% of the fleet")
+    assert "no device changes" in plan.text
+    assert "devices of the task's fleet change" not in plan.text
+    assert rig.registry.desired().paused is None
+    with caplog.at_level(logging.INFO):
+        plan.do("look first")
+    paused = rig.registry.desired().paused
+    assert paused is not None
+    assert paused.reason == "by hand: console: look first"
+    assert "action pause: decision 3" in caplog.text
+    assert not rig.actions.pause().possible
+    rig.actions.resume().do("")
+    assert rig.registry.desired().paused is None
+    assert rig.registry.decisions()[-1].reason == "by hand: console"
+    assert not rig.actions.resume().possible
+
+
+def test_a_stage_that_began_since_it_was_shown_is_not_paused(rig: Rig) -> None:
+    plan = rig.actions.pause()
+    after = rig.registry.desired().model_copy(update={"stage": 2, "share": 0.25})
+    rig.registry.decide(rig.key, "stage", after, rig.registry.last(), model=rig.second.model)
+    with pytest.raises(UsageError, match="something else would change now"):
+        plan.do("look first")
+    assert rig.registry.desired().paused is None
+
+
 def test_what_has_changed_since_it_was_shown_is_not_done(rig: Rig) -> None:
     plan = rig.actions.roll_back()
     serve(rig.registry, rig.second, rig.key)

@@ -23,6 +23,7 @@ from tests.compose.dashboard.made_up import (
     HTML,
     NOW_S,
     STABLE,
+    decision,
     device,
     fleet,
     letter,
@@ -154,6 +155,29 @@ def test_a_canary_is_compared_with_the_others_as_it_grows() -> None:
     assert found.growth[-1].canary == found.growth[-1].others == 0.75
     assert [row.seq for row in found.decisions] == [3, 2, 1]
     assert found.decisions[0].odds_worse == 0.3
+
+
+PAUSED = {"reason": "by hand: look first", "time_us": 7, "key": "ab" * 8}
+
+
+def test_a_paused_rollout_is_shown_with_who_and_why() -> None:
+    """Also after a decision about something else."""
+    offer = {"stable": STABLE, "offered": CANARY, "share": 0.25, "stage": 1}
+    keys = decision(5, "keys", STABLE, 40, **offer, paused=PAUSED)
+    seen = observed(*fleet(), decision(4, "held", CANARY, 50, **offer, paused=PAUSED), keys)
+    found = next(p for p in problems(seen) if p.page == "/releases")
+    assert found.text == f"A person has paused the rollout of {CANARY}"
+    assert found.advice.startswith(f"by hand: look first, signed by key {'ab' * 8}. ")
+    assert found.since_us == 7
+    assert overview(seen).stations.rollout == f"{CANARY} offered to 25%, stage 1, paused"
+    shown = releases(seen)
+    assert shown.released.endswith("offered to 25.0% of the fleet, paused")
+    assert shown.desired.paused is not None
+    assert [row.word for row in shown.decisions][:2] == ["keys", "paused"]
+    resumed = decision(6, "stage", CANARY, 30, **offer, reason="by hand: console")
+    after = observed(*fleet(), keys, resumed)
+    assert [p for p in problems(after) if p.page == "/releases"] == []
+    assert releases(after).decisions[0].text == f"{CANARY} is resumed in stage 1"
 
 
 def test_what_is_kept_is_bounded_by_the_fleet_and_not_by_time() -> None:

@@ -172,7 +172,7 @@ def test_actions_are_refused_without_the_token(browser: Browser, tmp_path: Path)
     with served("--state", tmp_path) as address:
         visit = Visit(browser, address)
         page = visit.open("/releases")
-        assert page.get_by_role("button", name=re.compile("Roll back|Promote")).count() == 0
+        assert page.get_by_role("button", name=re.compile("Roll back|Promote|Pause")).count() == 0
         page.get_by_role("link", name="Sign in to act").click()
         page.get_by_label("Token").fill("x" * 43)
         page.get_by_role("button", name="Sign in").click()
@@ -185,11 +185,17 @@ def test_actions_are_refused_without_the_token(browser: Browser, tmp_path: Path)
         page.get_by_role("button", name="Cancel").click()
         page.get_by_role("button", name="Confirm").wait_for(state="detached")
         assert len(rig.registry.decisions()) == decided
+        page.get_by_role("button", name="Pause…").click()
+        visit.until(lambda text: f"{rig.second.model} stays at stage 1" in text, "what it does")
+        page.get_by_role("button", name="Confirm").click()
+        visit.until(lambda text: "decision 3: " in text, "that it is paused")
+        page.get_by_role("button", name="Confirm").wait_for(state="detached")
+        assert rig.registry.desired().paused is not None
         page.get_by_role("button", name="Roll back…").click()
         visit.until(lambda text: f"{rig.second.model} is withdrawn" in text, "what would change")
         page.get_by_label("Reason, for the history").fill(HTML)
         page.get_by_role("button", name="Confirm").click()
-        visit.until(lambda text: "decision 3" in text, "what was done")
+        visit.until(lambda text: "decision 4: " in text, "what was done")
         page.get_by_role("button", name=f"Promote {CANARY}").first.click()
         visit.until(lambda text: "models list" in text, "that this version is not stored")
         page.get_by_role("button", name="Roll back…").click()
@@ -199,5 +205,5 @@ def test_actions_are_refused_without_the_token(browser: Browser, tmp_path: Path)
         visit.until(lambda text: "You have to sign in again" in text, "that the session has ended")
         visit.close()
     assert rig.registry.decisions()[-1].reason == f"by hand: console: {HTML}"
-    assert len(rig.registry.decisions()) == decided + 1
+    assert len(rig.registry.decisions()) == decided + 2
     assert [line for line in visit.wrong if "403" not in line] == []  # the wrong token
