@@ -30,7 +30,7 @@ async def ask(frame: Frame, title: str, plan: Callable[[Actions], Plan]) -> None
 def _dialog(frame: Frame, title: str, found: Plan) -> None:
     with frame.content, ui.dialog() as dialog, ui.element("div").classes("ask"):
         el("h2", text=title)
-        ui.label(f"{found.text}.")
+        ui.label(f"{found.text[:1].upper()}{found.text[1:]}.")
         reason = ui.input("Reason, for the history").props("maxlength=200 outlined dense")
         reason.set_visibility(found.possible)
 
