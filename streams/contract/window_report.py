@@ -42,11 +42,27 @@ class ChannelDrift(Document):
     alarm: bool
 
 
+class FeatureHistogram(Document):
+    """The segments of a feature by cell: `counts` of the device's last windows, and `reference`.
+
+    Both have len(edges) + 3 cells: below the first edge, between the edges, from the last edge on,
+    null, not finite. `edges` have six digits. Where it is not `ordered` the cells between the edges
+    are the task's classes.
+    """
+
+    channel: str
+    kind: str
+    ordered: bool = True
+    edges: list[Figure]
+    counts: list[Count]
+    reference: list[Count]
+
+
 class DriftReport(Document):
     """Drift of a device's last windows, summed; `channels` are sorted, the worst first.
 
     `decided` is False if there are too few segments for an alarm; `share` is the share of channels
-    that have drifted.
+    that have drifted. `histograms` are those of the worst features; workers of 0.1.0 sent none.
     """
 
     windows: int
@@ -56,6 +72,7 @@ class DriftReport(Document):
     worst: str | None
     share: float
     channels: list[ChannelDrift] = []
+    histograms: list[FeatureHistogram] = []
 
 
 class ClassAgreement(Document):

@@ -1,5 +1,6 @@
 """Drift of inputs and predictions against the reference that an artifact carries.
 
 reference (histograms and their frozen cells), distances (PSI, Jensen-Shannon, ...), detector
-(thresholds and alarms for many windows at once). numpy only; knows streams.contract alone.
+(thresholds and alarms for many windows at once), histograms (those that a report carries). numpy
+only; knows streams.contract alone.
 """

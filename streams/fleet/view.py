@@ -29,10 +29,10 @@ class FleetView:
     """All that has been read of one task's topics.
 
     heard_ms: when a device's last state was sent, by its clock. scored: events by the second of
-    their report. drift: by device, as its latest report has it, with the worst channel alone.
-    earlier: events of runs that are not kept, by kind. offsets: the next ones to read, by topic and
-    partition. unseen: messages that were never read because there were too many. slot: of the last
-    snapshot, see `following`.
+    their report. drift: by device, as its latest report has it, with the worst channel alone and
+    no histogram. earlier: events of runs that are not kept, by kind. offsets: the next ones to
+    read, by topic and partition. unseen: messages that were never read because there were too many.
+    slot: of the last snapshot, see `following`.
     """
 
     task: str
@@ -97,7 +97,7 @@ class FleetView:
             self.drift.pop(device, None)
             return
         worst = [c for c in drift.channels if c.channel == drift.worst]
-        self.drift[device] = drift.model_copy(update={"channels": worst})
+        self.drift[device] = drift.model_copy(update={"channels": worst, "histograms": []})
 
     def _count(self, second: int, events: int) -> None:
         self.scored[second] += events

@@ -19,6 +19,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.task import Task
 from streams.contract.window_report import DriftReport
 from streams.drift.detector import DriftDetector
+from streams.drift.histograms import Histograms
 from streams.drift.reference import Reference, observe
 from streams.worker.windows.tumbling import Window
 
@@ -43,6 +44,7 @@ class DriftWatch:
         self._task = task
         self._reference = reference
         self._detector = DriftDetector(reference)
+        self._histograms = Histograms(reference)
         self._name = _name(reference)
         self._devices: dict[str, dict[int, np.ndarray]] = {}  # window start -> counts
 
@@ -80,12 +82,20 @@ class DriftWatch:
             last = self._add(window.device, window.start, own)
             totals.append(np.sum(list(last.values()), axis=0, dtype=np.int64))
             numbers.append(len(last))
-        reports = self._detector.reports(np.stack(totals), numbers)
+        reports = self._reports(np.stack(totals), numbers)
         return [
             WindowDrift.model_construct(reference=self._name, counts=own, report=report)
             .encode()
             .decode()
             for own, report in zip(counts.tolist(), reports, strict=True)
+        ]
+
+    def _reports(self, totals: np.ndarray, numbers: Sequence[int]) -> list[DriftReport]:
+        """Return the reports of (windows, cells) counts, with their histograms."""
+        reports = self._detector.reports(totals, numbers)
+        return [
+            report.model_copy(update={"histograms": self._histograms.of(counts, report.channels)})
+            for report, counts in zip(reports, totals, strict=True)
         ]
 
     def _add(self, device: str, start: int, counts: np.ndarray) -> dict[int, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from streams.contract.window_report import DriftReport, WindowReport
+from streams.drift.detector import compare
+from streams.drift.histograms import CELLS, HISTOGRAMS, Histograms
+from streams.drift.reference import Feature, Reference
 from streams.worker.scoring.drift_watch import DriftWatch, WindowDrift
 from streams.worker.scoring.rows import outputs_of, segments_of
 from streams.worker.store.delta_store import SCORES, DeltaStore
@@ -81,6 +85,52 @@ def test_a_channel_that_moves_alarms_and_is_named() -> None:
         ("y", "mean"),
     }
     assert moved.share == pytest.approx(2 / 3)  # the predictions have not
+
+
+def test_a_report_has_the_histograms_of_the_features_that_have_moved_most() -> None:
+    """They are what the last windows' counts in the store add up to."""
+    log, store = history(shifted_from=3), MemoryStore()
+    asyncio.run(live(log, store))
+    found, against = drift_of(reports(log)[5, 0]), reference()
+    assert [(h.channel, h.kind) for h in found.histograms] == [
+        (c.channel, c.kind) for c in found.channels[:HISTOGRAMS]
+    ]
+    stored = [text for text in store.tables[SCORES].column("drift").to_pylist() if text]
+    counts = np.sum([WindowDrift.decode(text.encode()).counts for text in stored[-3:]], axis=0)
+    parts = dict(
+        zip(((f.channel, f.kind) for f in against.features), against.split(counts), strict=True)
+    )
+    whole = {(f.channel, f.kind): f for f in against.features}
+    for histogram in found.histograms:
+        name = histogram.channel, histogram.kind
+        assert histogram.counts == parts[name].tolist()
+        assert histogram.reference == whole[name].counts
+        assert histogram.edges == pytest.approx(whole[name].edges, rel=1e-5)
+        assert histogram.ordered == whole[name].ordered
+    assert len(found.encode()) < 4000  # a report is stored with every window
+
+
+def test_a_feature_of_many_cells_has_distances_alone() -> None:
+    wide = Feature(
+        channel="x", kind="mean", edges=[float(n) for n in range(CELLS)], counts=[1] * (CELLS + 3)
+    )
+    narrow = Feature(channel="y", kind="mean", edges=[0.0, 1.0], counts=[1] * 5)
+    both = Reference(independent=1.0, features=[wide, narrow])
+    counts = np.arange(both.cells)
+    found = Histograms(both).of(counts, compare(both, counts, windows=1).channels)
+    assert [(h.channel, h.counts) for h in found] == [("y", counts[-5:].tolist())]
+
+
+def test_a_report_that_was_stored_without_histograms_is_read() -> None:
+    log, store = history(windows=1), MemoryStore()
+    asyncio.run(live(log, store))
+    [text] = [text for text in store.tables[SCORES].column("drift").to_pylist() if text]
+    old = json.loads(text)
+    del old["report"]["histograms"]
+    read = WindowDrift.decode(json.dumps(old).encode()).report
+    assert read is not None
+    assert read.histograms == []
+    assert read.channels == drift_of(reports(log)[0, 0]).channels
 
 
 def test_late_rows_count_in_their_window_and_not_at_all_when_it_is_long_gone() -> None:
