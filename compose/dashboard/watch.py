@@ -43,7 +43,7 @@ class Watch(threading.Thread):
         self._evaluate_at = 0.0
 
         def make(view: FleetView) -> Beside:
-            return Beside(view, canary=Canary.of(task))
+            return Beside(view, canary=Canary.of(task), classes=task.classes)
 
         self._follower = Following(settings, task.name, make, TOPICS, Beside.fill, PAST)
         self._lag = Lag()

@@ -11,18 +11,27 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.compose.dashboard.browser import Visit, chromium, served
 
 FOLDER = Path(__file__).parents[1] / "images"
-PICTURES = (("console-overview", "/", "light"), ("console-device", "/devices/pump-05", "dark"))
-WIDTH = 1180
+PICTURES = (  # name, page, colours, and the heading of the last card; empty: the whole page
+    ("console-overview", "/", "light", ""),
+    ("console-device", "/devices/pump-05", "dark", "Histograms beside the reference"),
+)
+WIDTH, BELOW = 1180, 16
 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with served("--showcase") as address, chromium() as browser:
-        for name, path, scheme in PICTURES:
+        for name, path, scheme, last in PICTURES:
             visit = Visit(browser, address, scheme, WIDTH)
             page = visit.open(path)
             page.wait_for_function("document.querySelectorAll('.chart svg path').length > 8")
-            page.screenshot(path=folder / f"{name}.png", full_page=path == "/")
+            height = page.evaluate("document.documentElement.scrollHeight")
+            if last:
+                box = page.locator("section.card", has_text=last).bounding_box()
+                assert box is not None, f"no card {last} on {path}"
+                height = box["y"] + box["height"] + BELOW
+            clip = {"x": 0, "y": 0, "width": WIDTH, "height": height}
+            page.screenshot(path=folder / f"{name}.png", full_page=True, clip=clip)
             visit.close()
             sys.stdout.write(f"{folder / name}.png\n")
 

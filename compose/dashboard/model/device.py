@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from compose.dashboard.model.fleet import FleetRow, row_of
+from compose.dashboard.model.histograms import Histogram
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.recent import Channel, Window
 from streams.contract.accounting import DeviceAccount
@@ -51,8 +52,8 @@ class Span(BaseModel):
 
 
 class DevicePage(BaseModel):
-    """Everything that the topics have about a device. windows: the newest, oldest first; channels:
-    those that have drifted most first."""
+    """Everything that the topics have about a device. windows: the newest, oldest first; channels,
+    histograms: those that have drifted most first."""
 
     row: FleetRow
     metric: str
@@ -70,6 +71,7 @@ class DevicePage(BaseModel):
     spans: list[Span]
     windows: list[Window]
     channels: list[Channel]
+    histograms: list[Histogram]
     drift: dict[str, Any] | None
     happenings: list[Entry]
 
@@ -109,7 +111,10 @@ def device_page(seen: Observed, name: str) -> DevicePage | None:
         spans=spans(windows),
         windows=windows,
         channels=list(seen.beside.recent.channels(name)),
-        drift=None if drift is None else drift.model_dump(exclude={"channels"}),
+        histograms=[
+            kept.shown(seen.beside.classes) for kept in seen.beside.recent.histograms(name)
+        ],
+        drift=None if drift is None else drift.model_dump(exclude={"channels", "histograms"}),
         happenings=sorted(about, key=lambda entry: -entry.time_us)[:HAPPENINGS],
     )
 

@@ -1,6 +1,6 @@
 """What the console has observed of a task, and when: the input of every page. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from compose.dashboard.model.canary import Canary
@@ -42,13 +42,14 @@ class Link:
 
 @dataclass
 class Beside:
-    """A FleetView, and what is kept beside it of the same messages."""
+    """A FleetView, and what is kept beside it of the same messages; classes: of the task."""
 
     view: FleetView
     recent: RecentWindows = field(default_factory=RecentWindows)
     letters: Letters = field(default_factory=Letters)
     canary: Canary = field(default_factory=Canary)
     reports: RecentReports = field(default_factory=RecentReports)
+    classes: Sequence[str] = ()
 
     def absorb(self, message: Received) -> None:
         """Take one message in; the FleetView counts those that cannot be read."""

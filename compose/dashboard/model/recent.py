@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from compose.dashboard.model.histograms import Kept, histograms_of
 from streams.contract.window_metrics import value_of
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
@@ -75,6 +76,7 @@ class RecentWindows:
         self._count = np.zeros(16, np.int64)
         self._releases: dict[str, int] = {}
         self._channels: dict[str, tuple[Channel, ...]] = {}
+        self._histograms: dict[str, tuple[Kept, ...]] = {}
         self.slots: dict[int, Slot] = {}  # by number: seconds since 1970 over SLOT_S
 
     def add(self, report: WindowReport, at_us: int) -> None:
@@ -87,6 +89,7 @@ class RecentWindows:
         self._count[row] += 1
         if report.drift is not None:
             self._channels[report.device] = channels_of(report.drift)
+            self._histograms[report.device] = histograms_of(report.drift)
 
     def _columns(self, report: WindowReport, at_us: int) -> tuple[object, ...]:
         parts = report.by_release
@@ -167,6 +170,10 @@ class RecentWindows:
     def channels(self, device: str) -> Sequence[Channel]:
         """Return the channels of its last report with a reference, the worst first."""
         return self._channels.get(device, ())
+
+    def histograms(self, device: str) -> Sequence[Kept]:
+        """Return those of its last report with a reference, the worst first."""
+        return self._histograms.get(device, ())
 
     @property
     def bytes(self) -> int:

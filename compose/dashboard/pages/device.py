@@ -7,6 +7,7 @@ from nicegui import ui
 
 from compose.dashboard.model.device import Account, DevicePage, Span, device_page
 from compose.dashboard.model.recent import Channel, Window
+from compose.dashboard.pages.histograms import Shown, draw_histograms
 from compose.dashboard.pages.overview import draw_happenings
 from compose.dashboard.pages.parts import (
     PALETTE,
@@ -69,6 +70,8 @@ class _Parts:
                 self._agreement = Lines("Agreement with the reference by window")
             with card("Drift from the reference"):
                 self._drift = Drawn(_draw_channels)
+        with card("Histograms beside the reference, the worst first"):
+            self._histograms = Drawn(draw_histograms)
         with card("Versions on the same held-out segments"):
             self._scores = Drawn(_draw_scores)
         with card("Newest windows"):
@@ -84,6 +87,7 @@ class _Parts:
         points = [[w.at_us / 1000, w.value] for w in found.windows]
         self._agreement.show({"agreement": (PALETTE[0], points)} if points else {})
         self._drift.show((found.channels, found.drift is not None))
+        self._histograms.show(Shown.of(found))
         self._scores.show([(s.version, s.answers, share(s.right, s.labelled),
                             before_after(s.before, s.after)) for s in found.scores])  # fmt: skip
         self._windows.show([_window(w) for w in reversed(found.windows[-SHOWN:])])
@@ -181,7 +185,7 @@ def _draw_channels(what: tuple[list[Channel], bool]) -> None:
             with ui.element("div").classes("row-of small"):
                 el("b", text=f"{channel.channel} ({channel.kind})")
                 el("span", "is is-drifting" if channel.alarm else "muted",
-                   f"PSI {channel.psi:.3f}, counts from {channel.threshold:.3f}")  # fmt: skip
+                   f"PSI {channel.psi:.3f}, alarm from {channel.threshold:.3f}")  # fmt: skip
             line = "var(--warn)" if channel.alarm else "var(--accent)"
             with ui.element("div").classes("meter"):
                 ui.element("div").style(f"width: {100 * share_of:.0f}%; background: {line}")

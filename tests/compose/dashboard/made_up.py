@@ -32,6 +32,10 @@ DRIFT: dict[str, Any] = {
     "share": 0.5,
 }
 DRIFT["channels"] = [CHANNEL]
+DRIFT["histograms"] = [
+    {"channel": "x", "kind": "mean", "edges": [-1.0, 0.0, 1.0], "counts": [0, 3, 12, 15, 0, 0],
+     "reference": [10, 100, 80, 9, 1, 0]},
+]  # fmt: skip
 
 
 def at(message: Received, ago_s: float, now_s: float = NOW_S) -> Received:

@@ -2,24 +2,71 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from compose.dashboard.model.observed import Beside
 from streams.contract.decisions import rollout_position
-from streams.contract.window_report import WindowReport
+from streams.contract.window_report import DriftReport, WindowReport
+from streams.drift.detector import compare
+from streams.drift.histograms import Histograms
+from streams.drift.reference import BINS, TAIL, Feature, Kind, Reference, cells_of
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
-from tests.compose.dashboard.made_up import CHANNEL, at, decision, device
+from tests.compose.dashboard.made_up import at, decision, device
 from tests.compose.messages import TASK, received, step, window
 
 OLD, NEW = "6-1f2e3d4c", "7-9c8b7a6d"
 DEVICES, HOUR_S, EVERY_S = 40, 3600, 30
 STAGES = ((12, "candidate", 1710, 0.0), (13, "stage", 1500, 0.05), (14, "stage", 690, 0.25))
-LIKE = {
-    "acc-x": 0.9, "acc-y": 0.31, "gyro-z": 0.12, "acc-z": 0.06, "gyro-x": 0.04,
+CLASSES = ("idle", "running", "failing")
+USUAL: dict[tuple[str, Kind], tuple[float, float]] = {  # mean, deviation over segments
+    ("acc-x", "mean"): (0.2, 0.9), ("acc-x", "spread"): (1.6, 0.4),
+    ("acc-y", "mean"): (-0.4, 1.1), ("acc-z", "mean"): (9.8, 0.5),
+    ("gyro-z", "mean"): (0.0, 35.0),
 }  # fmt: skip
+MOVED = {("acc-x", "mean"): 1.3, ("acc-x", "spread"): 0.8, ("acc-y", "mean"): 0.5}  # deviations
+ANSWERS = (0.5, 0.4, 0.1), (0.42, 0.36, 0.22)  # shares of the classes, as usual and moved
+
+
+def _values(count: int, moved: bool, seed: int) -> dict[tuple[str, Kind], np.ndarray]:
+    """Made-up segments, by feature."""
+    random = np.random.default_rng(seed)
+    found: dict[tuple[str, Kind], np.ndarray] = {
+        name: random.normal(mean + moved * MOVED.get(name, 0.0) * deviation, deviation, count)
+        for name, (mean, deviation) in USUAL.items()
+    }
+    found["predictions", "answer"] = random.choice(3, count, p=ANSWERS[moved]).astype(np.float64)
+    return found
+
+
+def _reference() -> Reference:
+    features = []
+    for (channel, kind), values in _values(9000, moved=False, seed=1).items():
+        answers = kind == "answer"
+        low, high = np.quantile(values, [TAIL, 1 - TAIL])
+        edges = np.arange(4) - 0.5 if answers else np.linspace(low, high, BINS + 1)
+        counts = np.bincount(cells_of(edges, values), minlength=len(edges) + 3).tolist()
+        features.append(
+            Feature(
+                channel=channel, kind=kind, ordered=not answers, edges=edges.tolist(), counts=counts
+            )
+        )
+    return Reference(independent=0.5, features=features)
+
+
+@cache
+def _drift(moved: bool) -> DriftReport:
+    """The report of a device's last 12 windows, by the worker's own code."""
+    reference, values = _reference(), _values(600, moved, seed=2)
+    counts = reference.count(values)
+    report = compare(reference, counts, windows=12)
+    assert report.alarm == moved
+    return report.model_copy(
+        update={"histograms": Histograms(reference).of(counts, report.channels)}
+    )
 
 
 def messages(now_s: float) -> Iterator[Received]:
@@ -86,14 +133,7 @@ def _window(n: int, ago_s: int, now_s: float, random: np.random.Generator) -> Re
                compared=events, agreeing=agreeing, labelled=20,
                correct=int(random.binomial(20, right))).value
     )  # fmt: skip
-    alarm = n in (5, 31) and ago_s < 1400
-    channels = [
-        {**CHANNEL, "channel": name, "psi": psi * (1.0 if alarm else 0.1), "alarm": alarm and i < 2}
-        for i, (name, psi) in enumerate(LIKE.items())
-    ]
-    drift = {"windows": 12, "segments": 600, "decided": True, "alarm": alarm, "worst": "acc-x",
-             "share": 0.4 if alarm else 0.0, "channels": channels}  # fmt: skip
-    report = WindowReport.model_validate({**made.model_dump(), "drift": drift})
+    report = made.model_copy(update={"drift": _drift(n in (5, 31) and ago_s < 1400)})
     return at(received("windows", report.device, report), ago_s, now_s)
 
 
@@ -132,7 +172,7 @@ def _learning(now_s: float) -> Iterator[Received]:
 
 def observe(now_s: float) -> Beside:
     """Return what a console has seen after its hour, samples included."""
-    beside, random = Beside(FleetView(TASK)), np.random.default_rng(3)
+    beside, random = Beside(FleetView(TASK), classes=CLASSES), np.random.default_rng(3)
     for message in messages(now_s):
         beside.absorb(replace(message, offset=0))
         if message.topic.endswith("windows") and message.key == b"pump-39":

@@ -1,6 +1,7 @@
 """What the console shows is made of the topics, names what is wrong first, and stays small."""
 
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from compose.dashboard.model.device import device_page
 from compose.dashboard.model.fleet import SORTS, FleetQuery, fleet_page
+from compose.dashboard.model.histograms import histograms_of
 from compose.dashboard.model.learning import gate_words, learning
 from compose.dashboard.model.letters import KEPT, Letters, quality
 from compose.dashboard.model.observed import Beside, Link, Observed
@@ -16,10 +18,11 @@ from compose.dashboard.model.problems import problems
 from compose.dashboard.model.recent import KEPT as WINDOWS_KEPT
 from compose.dashboard.model.recent import NAMES, OTHER, SLOTS, RecentWindows
 from compose.dashboard.model.rollouts import releases
-from streams.contract.window_report import WindowReport
+from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.view import FleetView
 from tests.compose.dashboard.made_up import (
     CANARY,
+    DRIFT,
     HTML,
     NOW_S,
     STABLE,
@@ -136,6 +139,70 @@ def test_a_devices_page_has_its_account_versions_windows_and_drift() -> None:
     assert drifting.row.trend == [0.75] * 24
     assert [channel.psi for channel in drifting.channels] == [0.9]
     assert device_page(observed(*fleet()), "nobody") is None
+
+
+def test_a_devices_histograms_stand_beside_the_references_cell_by_cell() -> None:
+    found = device_page(observed(*fleet()), "d1")
+    assert found is not None
+    [shown] = found.histograms
+    assert (shown.channel, shown.kind, shown.psi, shown.alarm) == ("x", "mean", 0.9, True)
+    assert (shown.reference, shown.device) == (200, 30)
+    assert [(c.name, c.low, c.high, c.reference, c.device) for c in shown.cells] == [
+        ("below -1.0", None, -1.0, 10, 0),
+        ("-1.0 to 0.0", -1.0, 0.0, 100, 3),
+        ("0.0 to 1.0", 0.0, 1.0, 80, 12),
+        ("1.0 and more", 1.0, None, 9, 15),
+        ("null", None, None, 1, 0),
+    ]
+    assert found.drift is not None
+    assert "histograms" not in found.drift
+    without = device_page(observed(*fleet()), "d0")
+    assert without is not None
+    assert without.histograms == []
+
+
+def drifting(**histogram: Any) -> DriftReport:
+    return DriftReport.model_validate(
+        {**DRIFT, "histograms": [{**DRIFT["histograms"][0], **histogram}]}
+    )
+
+
+def test_cells_of_answers_have_the_names_of_the_classes() -> None:
+    about = {"ordered": False, "edges": [-0.5, 0.5, 1.5, 2.5], "reference": [0, 5, 0, 4, 0, 0, 0],
+             "counts": [0, 1, 0, 2, 1, 0, 0]}  # fmt: skip
+    [kept] = histograms_of(drifting(**about))
+    named = [(cell.name, cell.device) for cell in kept.shown(["slow", "even", "fast"]).cells]
+    assert named == [("slow", 1), ("fast", 2), ("no class", 1)]
+    assert [cell.name for cell in kept.shown([]).cells] == ["class 0", "class 2", "no class"]
+
+
+@pytest.mark.parametrize(
+    ("edges", "names"),
+    [
+        ([1013.25, 1013.5, 1013.75], ["below 1,013.25", "1,013.25 to 1,013.50"]),
+        ([0.0, 250.0, 500.0], ["below 0", "0 to 250"]),
+        ([-1e-9, 0.0, 1e-9], ["below -1e-09", "-1e-09 to 0"]),
+        ([0.0, 0.0, 0.0], ["below 0", "0 to 0"]),
+    ],
+)
+def test_bounds_have_the_digits_that_tell_them_apart(edges: list[float], names: list[str]) -> None:
+    [kept] = histograms_of(drifting(edges=edges))
+    assert [cell.name for cell in kept.shown([]).cells][:2] == names
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"counts": [1]}, {"edges": [0.0], "counts": [1] * 4, "reference": [1] * 4},
+     {"channel": "nobody"},
+     {"edges": [float(n) for n in range(90)], "counts": [0] * 93, "reference": [0] * 93}],
+)  # fmt: skip
+def test_a_histogram_that_makes_no_sense_is_left_out(wrong: dict[str, Any]) -> None:
+    assert histograms_of(drifting(**wrong)) == ()
+
+
+def test_what_the_reports_of_a_fleet_have_in_common_is_kept_once() -> None:
+    [one], [other] = histograms_of(drifting()), histograms_of(drifting(counts=[9] * 6))
+    assert one.against is other.against
 
 
 def test_the_gates_decision_is_in_words_with_both_sides_and_cohorts() -> None:
