@@ -25,6 +25,18 @@ def windows(text: str) -> int:
     return int(found[1].replace(",", "")) if found else 0
 
 
+def history(place: Place) -> None:
+    """Queue a job over what the loop has sent so far; the runner of `up --jobs` takes it."""
+    words = ["score", place.task, "--input-topic", "--from", "2020-01-01", "--until", "2100-01-01"]
+    to = ["--to", place.folder / "history", "--state", place.state, "--detach"]
+    assert place.tidewheel(*words, *to).strip()
+    manifest = place.folder / "history" / "_manifest.json"
+    until(manifest.exists, "the runner has run the job", 90)
+    found = json.loads(manifest.read_text())
+    assert (found["state"], found["errors"]) == ("Completed", {})
+    assert found["succeeded"] > 50
+
+
 def look_around(visit: Visit) -> None:
     """Every page shows the loop that runs."""
     for path, words in (
@@ -44,7 +56,7 @@ def look_around(visit: Visit) -> None:
 def test_the_console_of_up_is_live_and_outlives_the_broker(kafka_place: Place) -> None:
     """Without a reload the numbers grow; while no broker answers the page says so, and goes on."""
     with chromium() as browser:
-        words = ("--devices", "3", "--speed", "30")
+        words = ("--devices", "3", "--speed", "30", "--jobs")
         running = kafka_place.start(
             "up", "up", kafka_place.task, "--state", kafka_place.state, "--json", *words
         )
@@ -58,6 +70,9 @@ def test_the_console_of_up_is_live_and_outlives_the_broker(kafka_place: Place) -
         seen = windows(visit.text())
         visit.until(lambda text: windows(text) > seen, "more windows, without a reload")
         look_around(visit)
+        history(kafka_place)
+        visit.open("/jobs")
+        visit.until(lambda text: "history.job" in text and "Completed" in text, "the job is there")
         page = visit.open("/")
         page.evaluate("window.before = 'not reloaded'")
         kafka_place.kill(*KAFKA)
