@@ -333,22 +333,22 @@ MUTANTS = [
     Mutant(
         "canary: a larger error is better",
         "federation/rollout/sequential_test.py",
-        "lost = kind.sign * (w",
-        "lost = (w",
+        "lost = kind.sign * seen",
+        "lost = seen",
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
         "canary: a rare class counts by its events",
         "federation/rollout/sequential_test.py",
-        "w = past.balance if metric == BALANCED else",
-        "w = past.balance if False else",
+        "w = pasts[0].balance if pasts and metric == BALANCED else",
+        "w = pasts[0].balance if False else",
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
         "canary: reports in other units are added",
         "federation/rollout/window_history.py",
-        "if report.metric != self._metric:",
-        "if False:",
+        "if report.metric != self._metric or report.revision",
+        "if report.revision",
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
