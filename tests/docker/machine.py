@@ -56,7 +56,7 @@ def images(folder: Path) -> dict[str, str]:
     if not run("docker", "images", "--quiet", BASE).strip():
         base_image(folder)
     wheels = folder / "wheels"
-    extras = "edge-train,worker,federation,console,s3,mqtt"
+    extras = "edge-train,worker,federation,console,s3,mqtt,trace"
     run(
         sys.executable, "-m", "pip", "wheel", "--quiet", "--constraint", "constraints.txt",
         "--wheel-dir", wheels, f".[{extras}]", "setuptools>=77", cwd=REPOSITORY,

@@ -240,6 +240,47 @@ def test_who_reaches_whom(loop: Loop, service: str, target: tuple[str, int], rea
     assert (done.returncode == 0) == reached, done.stderr.decode()[-300:]
 
 
+EDGE = """
+services:
+  edge: {image: tidewheel-test/edge:latest, networks: [kafka]}
+  edge-supernode: {networks: [fleet]}
+"""
+
+
+def test_a_device_on_a_machine_of_its_own_needs_no_torch(loop: Loop) -> None:
+    """The profile `edge`, with the files that `enrol` has laid out and the image without torch."""
+    loop.compose("stop", "device-3", "supernode-3")
+    before = {d["device"]: d["epoch"] for d in loop.status()["devices"]}["device-3"]
+    files, override = loop.folder / "device", loop.folder / "edge.yaml"
+    files.mkdir()
+    override.write_text(EDGE)
+    volume = ["--volume", "tidewheel-test_enrolled:/enrolled:ro", "--entrypoint", "tar"]
+    read = ["docker", "run", "--rm", *volume, "tidewheel-test/server:latest"]
+    packed = subprocess.run([*read, "-C", "/enrolled/device-3", "-c", "."], stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x", "-C", files], input=packed.stdout, check=True)
+    options = {"PYTHON_IMAGE", "PIP_OPTIONS"} & loop.environ.keys()
+    args = [word for name in options for word in ("--build-arg", f"{name}={loop.environ[name]}")]
+    args += ["--build-context", f"wheels={loop.environ.get('WHEELS', FILE.parent / 'wheels')}"]
+    args += ["--tag", "tidewheel-test/edge:latest", "--file", str(FILE.parent / "Dockerfile")]
+    run("docker", "buildx", "build", "--load", "--target", "edge", *args, REPOSITORY)
+    loop.environ |= {"DEVICE": "device-3", "DEVICE_FILES": str(files)}
+    profile = ["--file", str(override), "--profile", "edge"]
+    try:
+        loop.compose(*profile, "up", "--detach", "--no-build", "edge", "edge-supernode")
+
+        def works() -> bool:
+            found = {device["device"]: device for device in loop.status()["devices"]}["device-3"]
+            return found["epoch"] != before and found["delivered"] > 50
+
+        until(works, "its events are delivered", 120)
+        code = "import importlib.util as u; raise SystemExit(u.find_spec('torch') is not None)"
+        container = loop.compose(*profile, "ps", "--quiet", "edge").strip()
+        run("docker", "exec", container, "python3", "-c", code)
+    finally:
+        loop.compose(*profile, "rm", "--stop", "--force", "edge", "edge-supernode")
+        loop.compose("start", "device-3", "supernode-3")
+
+
 def test_a_second_start_keeps_the_keys_and_the_models(loop: Loop) -> None:
     def key() -> str:
         return loop.inside("controller", "cat", "/state/keys/signing.pub")
