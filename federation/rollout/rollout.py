@@ -8,6 +8,7 @@ decision if one is due:
                 -> rolled-back        if they show that it is worse, or devices go back themselves
                 -> held               if there is no result in time; the evaluation continues
     held        -> as a stage; a waiting candidate replaces it
+    served      -> rolled-back        if many devices keep an earlier version (declined.py)
     paused      -> rolled-back        as a stage; nothing else until a person resumes it
 
 A stage's share refers to the present devices, at least one, ordered by decisions.rollout_position,
@@ -24,7 +25,9 @@ from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from federation.registry.manual import before_stable
 from federation.registry.registry import NOT_OFFERED, Registry
+from federation.rollout.declined import declined
 from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate, without_hope
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import (
@@ -88,7 +91,7 @@ class Rollout:
             return self._advance(last, desired.offered, fleet, windows)
         if desired.candidate is not None:
             return self._begin(last, desired.candidate, fleet)
-        return None
+        return None if desired.stable is None else self._decline(last, desired.stable, fleet)
 
     def is_free(self, last: Release) -> bool:
         """Return whether another candidate may come: none waits, and none is offered except one
@@ -97,6 +100,17 @@ class Rollout:
         if desired.candidate is not None or desired.paused is not None:
             return False
         return desired.offered is None or self._words(last, desired.offered)[-1].kind == "held"
+
+    def _decline(self, last: Release, stable: Ref, fleet: FleetState) -> Release | None:
+        """Take the stable version back if many devices decline it and there is one before."""
+        why = declined(fleet.present(self.clock()), stable.model)
+        earlier = before_stable(self.registry, self.registry.decisions()) if why else None
+        if why is None or earlier is None:
+            return None
+        after = last.decision.standing.without(stable.model, why)
+        after = after.model_copy(update={**NOT_OFFERED, "stable": earlier})
+        reason = f"{why}; {earlier.model} is served again"
+        return self._decide(last, "rolled-back", after, stable, reason)
 
     def _begin(self, last: Release, candidate: Ref, fleet: FleetState) -> Release | None:
         desired = last.decision.standing

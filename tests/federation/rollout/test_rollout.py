@@ -158,6 +158,37 @@ def test_a_device_that_goes_back_by_itself_is_evidence(rig: Rig) -> None:
     assert "crashed: 3 times" in made.reason
 
 
+def test_a_version_that_many_devices_decline_is_taken_back(rig: Rig) -> None:
+    first, second = rig.stable, rig.registry.add(artifact(2)).model
+    rig.registry.serve(second, KEY, "by its canary")
+    kept = {"model": first, "against": second, "segments": 40, "loss": 0.1, "offered_loss": 0.4,
+            "since_us": 1}  # fmt: skip
+    rig.devices(6, active=second)
+    rig.devices(2, active=second, kept=kept)
+    assert rig.step() is None  # two of six
+    rig.devices(3, active=second, kept={**kept, "against": "3-aaaaaaaa"})
+    assert rig.step() is None  # against another version
+    rig.devices(3, active=second, kept=kept)
+    made = rig.step()
+    assert made is not None
+    assert (made.kind, made.model) == ("rolled-back", second)
+    assert made.reason == (
+        f"3 of 6 devices keep an earlier version, which is better there; {first} is served again"
+    )
+    assert made.standing.stable is not None
+    assert made.standing.stable.model == first
+    assert second in made.standing.withdrawn
+    rig.devices(6, active=first)
+    assert rig.step() is None
+
+
+def test_the_first_version_is_not_taken_back(rig: Rig) -> None:
+    kept = {"model": "9-aaaaaaaa", "against": rig.stable, "segments": 40, "loss": 0.1,
+            "offered_loss": 0.4, "since_us": 1}  # fmt: skip
+    rig.devices(6, kept=kept)
+    assert rig.step() is None
+
+
 def test_a_stage_that_would_add_nobody_is_left_out(rig: Rig) -> None:
     rig.plan = Plan((0.05, 0.25, 0.5, 1.0), StageRules(minimum_windows=1))
     rig.rollout = rig.another()
