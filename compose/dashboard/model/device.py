@@ -9,7 +9,7 @@ from compose.dashboard.model.histograms import Histogram
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.recent import Channel, Window
 from streams.contract.accounting import DeviceAccount
-from streams.contract.documents import PersonalState
+from streams.contract.documents import KeptState, PersonalState
 from streams.contract.task.metrics import named
 from streams.fleet.timeline import Entry
 from streams.fleet.view import model_number
@@ -61,6 +61,7 @@ class DevicePage(BaseModel):
     refused: dict[str, str]
     held_back: str | None
     personal: PersonalState | None
+    kept: KeptState | None
     latency_p50_us: float
     latency_p99_us: float
     samples: int
@@ -101,6 +102,7 @@ def device_page(seen: Observed, name: str) -> DevicePage | None:
         refused=state.refused,
         held_back=state.held_back,
         personal=state.personal,
+        kept=state.kept,
         latency_p50_us=state.latency_p50_us,
         latency_p99_us=state.latency_p99_us,
         samples=state.samples,

@@ -119,6 +119,8 @@ def _now(found: DevicePage) -> dict[str, str]:
     }
     if found.held_back:
         pairs["does not train"] = found.held_back
+    if found.kept is not None:
+        pairs["answers with"] = f"{found.kept.text}, against {found.kept.against}"
     if (own := found.personal) is not None:
         answers = "answers" if own.serving else "does not answer"
         pairs["personal model"] = (
