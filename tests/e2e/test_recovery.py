@@ -1,5 +1,6 @@
 """A fleet that mends itself on real recordings, and refuses what would harm it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +8,14 @@ import pytest
 from streams.runtime.disk import cache_folder
 from tests.e2e.support import Place
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def kept_cache(kafka_place: Place) -> Place:
     """The recordings and the trained models of an earlier run, where there are some."""
     kafka_place.cache = cache_folder()
+    kafka_place.environ["PYTHONPATH"] = str(ROOT)  # other packages install an `examples`, too
     return kafka_place
 
 
