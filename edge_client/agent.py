@@ -358,7 +358,7 @@ class Agent:
             refused=self._slots.refused,
             held_back=self._trainer.held_back,
             personal=self._personal.state,
-            kept=self._kept.state,
+            kept=self._kept.told,
             node=self._node,
             release=self._acceptance.seq or None,
             received_bytes=self._downlink.received_bytes,

@@ -86,6 +86,12 @@ class KeptVersion:
         self._done_with: str | None = None  # the version against which nothing is kept any more
         self.state: KeptState | None = None
 
+    @property
+    def told(self) -> KeptState | None:
+        """What the device says of itself: nothing while a canary answers with what it is
+        offered."""
+        return self.state if self._serving is not None else None
+
     def engine_for(self, base: Engine) -> Engine:
         """Return the engine that answers while `base` is served."""
         serving = self._serving

@@ -103,7 +103,7 @@ def kept_against_worse(device: Device) -> tuple[str, str]:
 
 def test_a_version_that_is_worse_here_does_not_answer(device: Device) -> None:
     first, second = kept_against_worse(device)
-    state = device.kept.state
+    state = device.kept.told
     assert state is not None
     assert (state.model, state.against, state.segments) == (first, second, 60)
     assert (state.loss, state.offered_loss) == (pytest.approx(0.2), pytest.approx(0.8))
@@ -142,7 +142,7 @@ def test_a_canary_answers_with_what_it_is_offered(device: Device) -> None:
     first, second = kept_against_worse(device)
     third = device.serve(3, 2, stable=False)
     device.kept.consider()
-    assert device.answering == third
+    assert (device.answering, device.kept.told) == (third, None)
     device.slots.withdraw({}, third)  # all devices serve it: now it is compared with what was kept
     device.kept.consider()
     assert device.answering == f"{third}.k{first}"
