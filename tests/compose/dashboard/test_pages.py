@@ -121,6 +121,7 @@ def test_the_list_is_searched_grouped_and_sorted_with_the_keyboard(visit: Visit)
     page.get_by_role("button", name="silent 1").press("Enter")
     expect(rows).to_have_count(1)
     page.get_by_role("button", name="all 6").press("Enter")
+    expect(rows).to_have_count(6)  # a table that is being drawn would lose the key
     page.get_by_role("columnheader", name="dropped").press("Enter")
     expect(rows.first).to_contain_text("d2")
     page.get_by_role("link", name="Skip to the content").press("Enter")
