@@ -1,6 +1,6 @@
 """Signed model versions and the decisions about them.
 
-registry (the chain and its files), publisher (announces to
-devices), catalog and audit (reading and verifying), key_rotation, manual (promote, roll back,
-prune), restore and published_chain (recover a lost registry from Kafka).
+registry (the chain and its files), publisher (announces to devices), catalog and audit (reading and
+verifying), key_rotation, manual (promote, roll back, pause, resume, prune), restore and
+published_chain (recover a lost registry from Kafka).
 """
