@@ -30,12 +30,13 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from edge_client.inference import choice
 from edge_client.inference.engine import Engine
+from edge_client.inference.loop import OtherEngine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from streams.contract.artifact import Artifact
@@ -47,14 +48,6 @@ from streams.runtime.disk import write_atomic
 log = logging.getLogger(__name__)
 
 COMPARED = 400  # segments at most
-
-
-class OtherEngine(Protocol):
-    """What may answer instead of the served version: the personal model."""
-
-    def engine_for(self, base: Engine) -> Engine: ...
-
-    def drop(self, reason: str) -> None: ...
 
 
 class Serving(NamedTuple):

@@ -214,10 +214,11 @@ class Samples:
 
     def held_out(self, limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Return segments (n, channels, samples) and labels (n, label_size) of the latest held-out
-        segments with a true label, at most `limit`."""
+        segments with a true label, at most `limit`; none of the windows that only report."""
         with self._lock:
             rows = self._rows()
             rows = rows[(self._split[rows] == HELD_OUT) & _known(self._true[rows])]
+            rows = rows[~reports(self._task, self._times[rows])]
             rows = rows[np.argsort(self._times[rows])][-limit:]
             return self._segments[rows], self._true[rows]
 

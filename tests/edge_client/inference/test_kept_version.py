@@ -223,6 +223,7 @@ def test_what_only_reports_does_not_choose(device: Device) -> None:
     device.see(60, split=HELD_OUT, at=7 * WINDOW)
     device.kept.consider()
     assert device.answering == second
+    assert len(device.samples.held_out(100)[0]) == 0  # nor does it choose a personal model
     device.see(60, split=HELD_OUT, at=11 * WINDOW)
     device.kept.consider()
     assert device.answering != second
