@@ -16,6 +16,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from streams.batch.sinks.loading import loaded_schema, reader_of, refuse_columns
 from streams.contract.errors import Retryable, TidewheelError
+from streams.runtime.arrow_files import arrow_files
 
 PLAIN = {
     pa.string(), pa.int64(), pa.int32(), pa.int16(), pa.int8(), pa.float32(), pa.float64(),
@@ -74,7 +75,7 @@ class DeltaSink:
             table = self._table()
             if table is None:
                 return 0
-            rows = table.to_pyarrow_dataset().count_rows(filter=ds.field("job") == self._job)
+            rows = _rows_in(table, self._place).count_rows(filter=ds.field("job") == self._job)
             return int(rows)
 
     def _table(self) -> Any:
@@ -90,7 +91,11 @@ class DeltaSink:
 def dataset_of(where: str) -> ds.Dataset:
     """Return a table's newest version as a dataset; raise TidewheelError if it cannot be read."""
     with _translated(where):
-        return DeltaTable(where).to_pyarrow_dataset()
+        return _rows_in(DeltaTable(where), where)
+
+
+def _rows_in(table: DeltaTable, where: str) -> ds.Dataset:
+    return table.to_pyarrow_dataset(filesystem=arrow_files(where))
 
 
 def delta_type(kind: pa.DataType) -> pa.DataType | None:

@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 from streams.contract.errors import PartitionLost
 from streams.worker.scoring.rows import store_schema
 from streams.worker.store.aging import AGED, aged_rows, last_aging, next_aging
-from streams.worker.store.place import Place, table_at
+from streams.worker.store.place import Place, rows_in, table_at
 from streams.worker.store.position import (
     read_aged,
     read_rows,
@@ -57,14 +57,9 @@ class DeltaStore:
         commits = commit, drops_commit, labels_commit
         position = read_snapshot(self._place, partition, self._ids(), commits)
         if not position.commit:  # no snapshot: the seqs of deleted rows are in `aged` alone
-            read_aged(position, self._refreshed(AGED).to_pyarrow_dataset(), partition)
-        read_rows(
-            position,
-            scores.to_pyarrow_dataset(),
-            drops.to_pyarrow_dataset(),
-            labels.to_pyarrow_dataset(),
-            partition,
-        )
+            self._refreshed(AGED)
+            read_aged(position, self._rows(AGED), partition)
+        read_rows(position, self._rows(SCORES), self._rows(DROPS), self._rows(LABELS), partition)
         position.commit, position.drops_commit = commit, drops_commit
         position.labels_commit = labels_commit
         return position
@@ -142,12 +137,13 @@ class DeltaStore:
 
     def _age(self, position: StorePosition, partition: int, keep_days: float) -> None:
         aged = self._refreshed(AGED)
-        before = last_aging(aged.to_pyarrow_dataset(), partition)
+        before = last_aging(self._rows(AGED), partition)
         aging = next_aging(position, partition, keep_days)
         if aging.before_us > before.before_us:
-            scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)
+            self._refreshed(SCORES)
+            self._refreshed(DROPS)
             number = (aged.transaction_version(f"aged/{partition}") or 0) + 1
-            datasets = scores.to_pyarrow_dataset(), drops.to_pyarrow_dataset()
+            datasets = self._rows(SCORES), self._rows(DROPS)
             rows = aged_rows(*datasets, before, aging, number)
             if rows.num_rows:
                 self.commit(AGED, rows, {partition: number})
@@ -169,9 +165,14 @@ class DeltaStore:
 
     def _scores(self, wanted: ds.Expression, columns: list[str]) -> pa.Table:
         with translated(table_at(self._place, SCORES)):
-            return self._refreshed(SCORES).to_pyarrow_dataset().to_table(columns, filter=wanted)
+            self._refreshed(SCORES)
+            return self._rows(SCORES).to_table(columns, filter=wanted)
 
     def _refreshed(self, table: str) -> DeltaTable:
         with translated(table_at(self._place, table)):
             self._tables[table].update_incremental()
         return self._tables[table]
+
+    def _rows(self, table: str) -> ds.Dataset:
+        """The rows of the version that was loaded last."""
+        return rows_in(self._tables[table], table_at(self._place, table))

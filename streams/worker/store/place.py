@@ -11,10 +11,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from streams.contract.errors import TidewheelError, UsageError
+from streams.runtime.arrow_files import arrow_files
 
 Place = str | Path
 
@@ -66,6 +68,11 @@ def make_folder(where: str) -> None:
     """Make a table's folder; an object store needs none."""
     if is_local(where):
         Path(where).mkdir(parents=True, exist_ok=True)
+
+
+def rows_in(table: DeltaTable, where: str) -> ds.Dataset:
+    """Return the rows of the version that `table` has loaded, which is at `where`."""
+    return table.to_pyarrow_dataset(filesystem=arrow_files(where))
 
 
 def has_table(place: Place, name: str) -> bool:

@@ -5,7 +5,7 @@ import pyarrow.dataset as ds
 
 from streams.contract.errors import UsageError
 from streams.worker.store.aging import AGED, aged_schema
-from streams.worker.store.place import Place, has_table
+from streams.worker.store.place import Place, has_table, rows_in, table_at
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_schema, open_table
 
 NEWER = {LABELS: label_schema, AGED: aged_schema}  # than the first stores
@@ -107,7 +107,7 @@ def dataset(store: Place, name: str = SCORES) -> ds.Dataset:
         if name in NEWER:  # an older store has none; reading makes no table
             return ds.dataset(NEWER[name]().empty_table())
         raise UsageError(f"{store} is not a store: it has no Delta table {name}")
-    return open_table(store, name).to_pyarrow_dataset()
+    return rows_in(open_table(store, name), table_at(store, name))
 
 
 def labels_in(store: Place) -> int:

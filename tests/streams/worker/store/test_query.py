@@ -1,0 +1,80 @@
+"""Queries that end before all rows are read: the process has to end in order."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+from streams.contract.errors import UsageError
+from streams.runtime.arrow_files import arrow_files
+from streams.worker.scoring.rows import store_schema
+from streams.worker.store.place import Place
+from streams.worker.store.tables import SCORES, open_table
+
+TIDEWHEEL = str(Path(sys.executable).parent / "tidewheel")
+FILES, ROWS = 40, 20
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return tmp_path / "a store"
+    request.getfixturevalue("s3_environ")
+    return "s3://models/a store"
+
+
+def value(kind: pa.DataType, number: int) -> object:
+    if pa.types.is_timestamp(kind):
+        return NOW + timedelta(seconds=number)
+    if pa.types.is_list(kind):
+        return [0.5] * 6
+    if pa.types.is_date(kind):
+        return NOW.date()
+    return str(number) if pa.types.is_string(kind) else pa.scalar(number, pa.int32()).cast(kind)
+
+
+def fill(place: Place) -> None:
+    """Write many small files, as many commits leave them."""
+    table, schema = open_table(place, SCORES), store_schema()
+    for number in range(FILES):
+        columns = {
+            field.name: pa.array([value(field.type, at) for at in range(ROWS)], field.type)
+            for field in schema
+        }
+        at = schema.get_field_index("partition")
+        rows = pa.table(columns, schema=schema)
+        rows = rows.set_column(at, schema.field(at), pa.array([number % 2] * ROWS, pa.int32()))
+        write_deltalake(table, rows, mode="append")
+
+
+def test_a_query_that_needs_only_some_rows_ends_in_order(place: Place) -> None:
+    fill(place)
+    for table in ("drops", "labels", "aged"):
+        open_table(place, table)
+    for sql, told in (
+        ("select seq from scores limit 1", {"seq": 0}),
+        ("select count(*) as n from scores", {"n": FILES * ROWS}),
+    ):
+        asked = [TIDEWHEEL, "query", sql, "--store", str(place), "--json"]
+        ended = subprocess.run(asked, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert json.loads(ended.stdout).keys() == told.keys()
+        assert sql.endswith("limit 1") or json.loads(ended.stdout) == told
+
+
+def test_where_s3_is_comes_from_the_environment() -> None:
+    environ = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000/", "AWS_REGION": "eu-north-1"}
+    files = arrow_files("s3://bucket/prefix/", environ)
+    assert files.base_path == "bucket/prefix/"
+    assert files.base_fs.region == "eu-north-1"
+
+
+def test_another_kind_of_url_is_refused() -> None:
+    with pytest.raises(UsageError, match="gs://bucket/store cannot be read"):
+        arrow_files("gs://bucket/store")
