@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import safetensors.numpy
 import torch
 
 from edge_client.control.ipc import receive_frame, send_frame
@@ -34,6 +35,7 @@ from streams.contract.work import (
     CONFUSED,
     METRIC,
     METRIC_BASE,
+    PART,
     PERSONAL,
     TrainerJob,
     WorkReply,
@@ -41,6 +43,7 @@ from streams.contract.work import (
 )
 from streams.learning import learning
 from streams.learning.clipping import clipped
+from streams.learning.interpolation import interpolated
 
 IDLE_S = 120.0
 
@@ -114,6 +117,25 @@ def compare(
     return found
 
 
+def _against_served(
+    task: Task, job: TrainerJob, received: Mapping[str, np.ndarray], rows: Rows
+) -> dict[str, float]:
+    """Return the metrics of the received weights beside the served ones, and of those at
+    `Training.interpolation` of the way, see streams.contract.work."""
+
+    def beside(weights: Mapping[str, np.ndarray]) -> dict[str, float]:
+        base, model = (learning.load_state(task.build_model(), each) for each in (served, weights))
+        return compare(task, base, model, *rows.held_out)
+
+    served = payload.to_float32(safetensors.numpy.load_file(job.served))
+    found, share = beside(received), task.training.interpolation
+    if share < 1:
+        between = interpolated(served, received, share)
+        part = beside(payload.round_weights(between, job.request.payload))
+        found |= {PART + name: value for name, value in part.items()}
+    return found
+
+
 def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float]:
     parts = (np.ones(len(right), np.bool_), right, base, right & ~base, base & ~right)
     return {prefix + name: float(rows.sum()) for name, rows in zip(COMPARED, parts, strict=True)}
@@ -126,8 +148,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     received = payload.to_float32(payload.unpack(block))
     model = learning.load_state(task.build_model(), received)
     if request.op == "evaluate" and job.served:
-        served = learning.load_weights(task.build_model(), Path(job.served).read_bytes())
-        metrics = compare(task, served, model, *rows.held_out)
+        metrics = _against_served(task, job, received, rows)
     else:
         metrics = evaluate(task, model, rows)
     reply = WorkReply(device=job.device, base=request.base, metrics=metrics)

@@ -30,9 +30,14 @@ class DeviceResult:
     value: tuple[float, float] | None = None
 
 
-def read(task: Task, metrics: Mapping[str, float]) -> DeviceResult | None:
-    """Return one device's metrics, capped; None if they are missing or impossible. Classes must
-    cover all rows or be absent."""
+def read(task: Task, metrics: Mapping[str, float], prefix: str = "") -> DeviceResult | None:
+    """Return one device's metrics, those with a prefix, capped; None if they are missing or
+    impossible. Classes must cover all rows or be absent."""
+    metrics = {
+        name.removeprefix(prefix): found
+        for name, found in metrics.items()
+        if name.startswith(prefix)
+    }
     rows = _paired(metrics, "")
     if rows is None or not rows.n:
         return None

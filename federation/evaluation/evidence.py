@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from federation.admission.update import Tensors
-from federation.evaluation import accuracy, device_metrics, promotion_gate
+from federation.evaluation import accuracy, device_metrics, promotion_gate, step
 from federation.evaluation.accuracy import HeldOut, Score
 from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.onnx_runner import run_graph
@@ -37,6 +37,16 @@ class CandidateEvaluation:
             return Score()
         outputs = self._outputs(self.held_out.segments, weights)
         return accuracy.score(self.task, outputs, self.held_out.labels)
+
+    def step(
+        self,
+        part: Tensors,
+        whole: Tensors,
+        devices: tuple[Mapping[str, DeviceResult], Mapping[str, DeviceResult]],
+    ) -> step.Step:
+        """Return how far the candidate goes; devices: their comparisons with a part of the way and
+        with all of it."""
+        return step.choose(self.task, *devices, self._on_held_out(part, whole).rows)
 
     def decide(
         self,

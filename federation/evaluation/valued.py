@@ -95,12 +95,22 @@ def pool(metric: Metric, devices: Sequence[tuple[int, float, float]]) -> Valued:
     gains = np.array([gain(metric, before, after) for _, before, after in devices])
     weighted = rows * gains / rows.sum()
     found = float(weighted.sum())
-    drawn = [float(np.where(swap, -weighted, weighted).sum()) for swap in _swaps(len(devices))]
+    drawn = _drawn(weighted)
     before, after = (mean(rows, np.array([each[at] for each in devices])) for at in (1, 2))
     return Valued(
         int(rows.sum()), len(devices), before, after, found,
         _at_least(drawn, found), _at_most(drawn, found), "devices",
     )  # fmt: skip
+
+
+def chance_by_units(gains: np.ndarray) -> float:
+    """Return the probability of a sum of gains (units,) as large by chance, if both versions are
+    exchanged on whole units; 1 without any."""
+    return _at_least(_drawn(gains), float(gains.sum())) if len(gains) else 1.0
+
+
+def _drawn(gains: np.ndarray) -> list[float]:
+    return [float(np.where(swap, -gains, gains).sum()) for swap in _swaps(len(gains))]
 
 
 def pool_classes(metric: Metric, devices: Sequence[Sequence[Paired]], rows: Paired) -> Valued:

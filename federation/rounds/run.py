@@ -54,8 +54,9 @@ from streams.contract.errors import (
     UsageError,
 )
 from streams.contract.task import Task
-from streams.contract.work import Work
+from streams.contract.work import PART, Work
 from streams.learning.clipping import update_norm
+from streams.learning.interpolation import interpolated
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import Tracing
 
@@ -149,7 +150,7 @@ class FederatedRun:
         weights = payload.round_weights(weights, self.task.training.payload)  # as released
         self._promotion.check_key()
         with self._spans.part("run.gate", self.settings.rounds):
-            verdict = self._evaluate(first, weights, evaluation)
+            verdict, weights = self._evaluate(first, weights, evaluation)
         self.failpoint("round-step-6")
         serving = self.registry.serving()
         if verdict.promote and (serving is None or serving.model != base.model):
@@ -334,17 +335,34 @@ class FederatedRun:
         )
 
     def _evaluate(
-        self, first: Tensors, candidate: Tensors, evaluation: CandidateEvaluation
-    ) -> Verdict:
-        """Evaluate the candidate on the devices and centrally, and return the verdict."""
+        self, first: Tensors, learned: Tensors, evaluation: CandidateEvaluation
+    ) -> tuple[Verdict, Tensors]:
+        """Evaluate what was learned on the devices and centrally; return the verdict, and the
+        weights that it is about: these, or those at a part of the way (evaluation/step.py)."""
         number, base = self.settings.rounds, evaluation.base.model
         work, deadline = self._work(number, base), self.settings.round_deadline_s
-        answers = self._collector.evaluate(self.fleet.nodes(), work, candidate, deadline)
-        devices = self._intake.device_results(answers)
+        answers = self._collector.evaluate(self.fleet.nodes(), work, learned, deadline)
+        devices, candidate = self._intake.device_results(answers), learned
+        chosen: dict[str, float] = {}
+        training = self.task.training
+        if training.interpolation < 1:
+            between = interpolated(first, learned, training.interpolation)
+            part = payload.round_weights(between, training.payload)
+            of_part = self._intake.device_results(answers, PART)
+            step = evaluation.step(part, learned, (of_part, devices))
+            chosen = step.metrics(training.interpolation)
+            if not step.whole:
+                devices, candidate = of_part, part
         verdict = evaluation.decide(first, candidate, devices, self.settings.margin)
+        way = f"; {training.interpolation:.0%} of the way to what was learned"
+        verdict = replace(
+            verdict,
+            reason=verdict.reason + (way if candidate is not learned else ""),
+            evidence={**verdict.evidence, **chosen},
+        )
         metrics = dict(verdict.evidence)
         self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
-        return verdict
+        return verdict, candidate
 
 
 def _interruption(exc: BaseException) -> str:

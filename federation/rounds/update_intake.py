@@ -149,9 +149,9 @@ class UpdateIntake:
         reason = f"{refusal.reason}: {refusal.detail}"
         self.journal.publish("refused", device=device, reason=reason, **about)
 
-    def device_results(self, answers: Sequence[Reply]) -> dict[str, DeviceResult]:
-        """Return the devices' final evaluations by name: of nodes without a refusal that trained
-        under the name. Names that two nodes give are ignored."""
+    def device_results(self, answers: Sequence[Reply], prefix: str = "") -> dict[str, DeviceResult]:
+        """Return the devices' final evaluations by name, from metrics with a prefix: of nodes
+        without a refusal that trained under the name. Names that two nodes give are ignored."""
         said = [
             (a.update.device, found)
             for a in answers
@@ -160,7 +160,7 @@ class UpdateIntake:
             and DEVICE_NAME.fullmatch(a.update.device)
             and a.node not in self.quarantine.refused
             and self.node_of.get(a.update.device, a.node) == a.node
-            and (found := device_metrics.read(self.task, a.update.metrics))
+            and (found := device_metrics.read(self.task, a.update.metrics, prefix))
         ]
         names = Counter(name for name, _ in said)
         return {name: found for name, found in said if names[name] == 1}

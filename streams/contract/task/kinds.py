@@ -101,7 +101,7 @@ TRAINING: Mapping[str, Kind] = {
     "personal_epochs": COUNT, "personal_learning_rate": POSITIVE,
     "keep_previous_h": SECONDS, "aggregation": Of((Aggregation,)), "shared": Names(),
     "devices_per_round": Number(0, whole=True), "over_selection": Number(1),
-    "privacy": Of((Privacy,), optional=True),
+    "privacy": Of((Privacy,), optional=True), "interpolation": Number(0, 1, above=True),
 }  # fmt: skip
 AGGREGATION: Mapping[str, Kind] = {
     "learning_rate": Number(), "betas": Numbers(Number()), "tau": Number(), "trim": Number(),

@@ -70,7 +70,8 @@ class Training:
     the modules that are averaged, as "features"; the others stay on the device; empty: all. A run
     has `rounds`; a round ends with `devices_per_round` updates of `over_selection` times as many
     sampled devices; 0: all devices. `payload` is the type of floats on the way. `privacy` adds
-    noise.
+    noise. What a run offers is `interpolation` of the way from the served weights to the learned
+    ones, unless all of it is shown to be better; 1: always all.
 
     Personalization: with `personal` a device may fine-tune its own copy of a release, for
     `personal_epochs` at `personal_learning_rate`, without the task's augmentation.
@@ -119,6 +120,7 @@ class Training:
     over_selection: float = 1.25
     payload: Literal["float32", "float16"] = "float32"
     privacy: Privacy | None = None
+    interpolation: float = 0.5
 
 
 def is_under(name: str, modules: Sequence[str]) -> bool:

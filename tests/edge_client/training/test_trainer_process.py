@@ -15,14 +15,16 @@ from federation.evaluation.paired import Paired
 from streams.contract import payload
 from streams.contract.payload import Payload
 from streams.contract.task import Metric, Privacy, Task, load_task
-from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkRequest
+from streams.contract.work import OWN, PART, PERSONAL, TrainerJob, WorkRequest
 from streams.learning.clipping import update_norm
 from tests.edge_client.models import TINY, with_batch_norm
 
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return replace(load_task(TINY), build_model=lambda: with_batch_norm(0).train())
+    """A task whose candidates go all the way, where a test does not say otherwise."""
+    made = replace(load_task(TINY), build_model=lambda: with_batch_norm(0).train())
+    return replace(made, training=replace(made.training, interpolation=1.0))
 
 
 def work(
@@ -108,6 +110,25 @@ def test_a_candidate_is_compared_with_the_version_served_row_by_row(
     found = device_metrics.read(task, metrics)
     assert found is not None
     assert found.rows == Paired(8, 4, 0, 4)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_a_part_of_the_way_is_compared_too_as_it_would_be_released(
+    task: Task, tmp_path: Path, kind: Payload
+) -> None:
+    """Two thirds towards a model of class 2 answer so; a third answers as the served one does."""
+    found = {}
+    for share in (1 / 3, 2 / 3):
+        training = replace(task.training, interpolation=share, payload=kind)
+        found[share] = compared(replace(task, training=training), tmp_path)
+    whole = compared(task, tmp_path)
+    for share, metrics in found.items():
+        rest = {name: value for name, value in metrics.items() if not name.startswith(PART)}
+        assert rest == whole
+        part = device_metrics.read(task, metrics, PART)
+        assert part is not None
+        assert part.rows == (Paired(8, 4, 0, 4) if share > 0.5 else Paired(8, 4, 0, 0))
+    assert device_metrics.read(task, whole, PART) is None
 
 
 def test_another_metric_than_accuracy_is_told_of_both_versions(task: Task, tmp_path: Path) -> None:

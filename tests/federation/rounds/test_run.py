@@ -27,6 +27,7 @@ from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import Reply, cutoff_s
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import RunSettings
+from streams.contract import payload
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
@@ -35,7 +36,7 @@ from streams.contract.signing import key_id
 from streams.contract.task import Device as DeviceOf
 from streams.contract.task import Task
 from streams.contract.topics import ROUNDS, topic_name
-from streams.contract.work import Op, Work
+from streams.contract.work import PART, Op, Work
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.federation.conftest import TINY
@@ -225,6 +226,61 @@ def test_a_better_model_is_signed_kept_and_served(rig: Rig) -> None:
     expected = run_graph(serving.files[GRAPH], probes[1]["inputs"], after)
     np.testing.assert_array_equal(probes[1]["outputs"], expected)
     assert rig.kinds()[-3:] == ["evaluated", "promoted", "finished"]
+
+
+def told_of_both(name: str, whole: int, part: int, worse: tuple[int, int] = (0, 0)) -> Device:
+    """A device that gains so many of 100 rows by what was learned and by a part of the way, and
+    loses so many."""
+
+    def answer(op: Op, work: Work, weights: Tensors) -> Update:
+        found = sound(name, 0.004)(op, work, weights)
+        assert isinstance(found, Update)
+        if op == "train":
+            return found
+        halves = compared(100, 50, part, worse[1])
+        metrics = {
+            **compared(100, 50, whole, worse[0]),
+            **{PART + figure: value for figure, value in halves.items()},
+        }
+        return replace(found, metrics=metrics)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("devices", "way"),
+    [
+        ([(20, 10)] * 5, 1.0),  # all five gain more by all of it
+        ([(20, 10)] * 4, 0.5),  # four prove nothing
+        ([(20, 10)] * 6 + [(0, 0, (5, 0))], 0.5),  # it makes one worse, which half of it does not
+        ([(20, 20)] * 6, 0.5),  # as good by either
+    ],
+)
+def test_a_run_goes_half_of_the_way_unless_more_is_better_and_harms_nobody(
+    rig: Rig, devices: list[tuple[int, int]], way: float
+) -> None:
+    rig.task = replace(rig.task, training=replace(rig.task.training, payload="float16"))
+    before = payload.to_float32(base_weights(rig.registry))
+    fleet = [told_of_both(f"d{at}", *each) for at, each in enumerate(devices)]
+    verdict = rig.run(FakeFleet(fleet), rounds=1).run()
+    assert verdict.promote
+    assert verdict.evidence["step"] == way
+    assert verdict.reason.endswith("50% of the way to what was learned") == (way == 0.5)
+    assert verdict.evidence["devices"] == pytest.approx(
+        0.5 + sum(each[0] if way == 1 else each[1] for each in devices) / 100 / len(devices)
+        - (0.0 if way < 1 else sum(each[2][0] for each in devices if len(each) > 2) / 100)
+    )  # fmt: skip
+    after = payload.to_float32(base_weights(rig.registry))
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name] + way * 0.004, atol=1e-3)
+
+
+def test_a_fleet_that_knows_no_half_way_is_offered_all_of_it(rig: Rig) -> None:
+    before = base_weights(rig.registry)
+    verdict = rig.run(FakeFleet([sound("a", 0.004), sound("b", 0.004)]), rounds=1).run()
+    assert verdict.evidence["step"] == 1.0
+    for name, found in base_weights(rig.registry).items():
+        np.testing.assert_allclose(found, before[name] + 0.004, atol=1e-6)
 
 
 def test_where_there_is_a_controller_a_better_model_is_a_candidate(rig: Rig) -> None:

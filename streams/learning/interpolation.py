@@ -1,0 +1,26 @@
+"""A point between two sets of weights.
+
+Weights that were fine-tuned from others answer what is new, and forget some of what the others
+knew. On the line between both lie weights that have most of each: WiSE-FT (Wortsman et al. 2022,
+arXiv 2109.01903), which takes the middle where nothing else is known.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def interpolated(
+    base: Mapping[str, np.ndarray], learned: Mapping[str, np.ndarray], share: float
+) -> dict[str, np.ndarray]:
+    """Return the weights at `share` (0 to 1) of the way from `base` to `learned`; tensors that are
+    no floats are those of `learned`."""
+    return {name: _between(base[name], new, share) for name, new in learned.items()}
+
+
+def _between(old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
+    if not np.issubdtype(new.dtype, np.floating):
+        return new
+    whole = np.asarray(new, np.float64)
+    start = np.asarray(old, np.float64)
+    return np.asarray(start + share * (whole - start)).astype(new.dtype)
