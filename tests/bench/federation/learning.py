@@ -1,30 +1,44 @@
 """How well the fleet's people are recognised by models that were made in different ways."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 
+from edge_client.inference import choice
 from edge_client.samples.splits import HELD_OUT
 from edge_client.training.personalization import EVIDENCE
 from federation.aggregation import strategies
+from federation.evaluation import step
+from federation.evaluation.device_metrics import DeviceResult
+from federation.evaluation.paired import Paired
+from streams.contract.task import Task
 from streams.contract.work import PERSONAL
 from streams.learning import learning as torch_loops
+from streams.learning.interpolation import interpolated
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import SETTINGS
 from tests.bench.federation.study import Size, Study, in_two_processes, study_here
-from tests.bench.federation.trainees import Tensors, Trainees, own_share, right, share
+from tests.bench.federation.trainees import Tensors, Trainees, right, share
 from tests.bench.machine import watched
 from tests.bench.report import Cell, Figure, Goal, Results, Table
 
+WORSE = 1.0  # points
+
 
 class Shares(NamedTuple):
-    """Percent right: of the people's own held-out segments, and of people held out."""
+    """Percent right: of all people's own held-out segments, of the person with the least, and of
+    people held out; how many people are worse off than with the first model, by more than a
+    point, and the change of the one who is worst off."""
 
     own: float
+    least: float
+    worse: float
+    worst: float
     others: float | None
 
 
@@ -58,20 +72,29 @@ def _one(study: Study, setting: str, seed: int) -> Iterator[tuple[str, Shares]]:
     """All ways to make a model, with one seed."""
     devices = _devices(study, setting, seed)
     first = study.first_model(seed)
-    yield "first model", _of_one(study, first)
+    before = {p.name: right(study.task, first, p) for p in study.fleet}
+    of_each = partial(_of_each, study, before)
+    of_one = partial(_of_one, study, before)
+    yield "first model", of_one(first)
     last = study.size.rounds[-1]
     for count in (1, last):
         alone = _each(devices, first, seed, devices.task.training.epochs * count)
-        yield f"local only, as long as {_rounds(count)}", _of_each(study, alone)
+        yield f"local only, as long as {_rounds(count)}", of_each(alone)
     fleet = first
     for number, fleet in enumerate(_federated(devices, first, seed, last), 1):
         if number in study.size.rounds:
-            yield f"federated, {_rounds(number)}", _of_one(study, fleet)
-    copies = _personal(devices, fleet)
-    yield "federated, then a copy", _of_each(study, copies)
-    chosen = _where_better(devices, fleet, copies)
-    yield "federated, then a copy where it is better", Shares(chosen, None)
-    yield "central", _of_one(study, _central(devices, first, seed, last))
+            yield f"federated, {_rounds(number)}", of_one(fleet)
+            half = interpolated(first, fleet, study.task.training.interpolation)
+            yield f"half of the way, {_rounds(number)}", of_one(half)
+    offered = half if _goes_half(devices, first, half, fleet) else fleet
+    yield "what the run offers", of_one(offered)
+    kept = _answered(devices, offered, dict.fromkeys(devices.names, first), _keeps)
+    yield "the same, where a device chooses", _shares(kept, before, None)
+    copies = _personal(devices, offered)
+    yield "the same, then a copy", of_each(copies)
+    chosen = _answered(devices, offered, copies, _copy_is_better)
+    yield "the same, then a copy where it is better", _shares(chosen, before, None)
+    yield "central", of_one(_central(devices, first, seed, last))
 
 
 def _devices(study: Study, setting: str, seed: int) -> Trainees:
@@ -110,24 +133,55 @@ def _personal(devices: Trainees, weights: Tensors) -> dict[str, Tensors]:
     return {name: dict(devices.train(name, weights, 1, **asked).weights) for name in devices.names}
 
 
-def _where_better(devices: Trainees, fleet: Tensors, copies: Mapping[str, Tensors]) -> float:
-    """Percent of own segments right where a copy answers only if it is better, as
-    edge_client.training.personalization decides it, on held-out segments with a known label.
+Known = np.ndarray  # (n,) bool: right or not on held-out segments whose label the device knows
 
-    Each window is answered by what is better on the other ones: what is measured has no say.
+
+def _answered(
+    devices: Trainees,
+    offered: Tensors,
+    instead: Mapping[str, Tensors],
+    takes: Callable[[Task, Known, Known], bool],
+) -> dict[str, np.ndarray]:
+    """Which own segments are right, by device, where it answers with something else than what is
+    offered if `takes` says so, by the right ones of what is offered and of the other.
+
+    Each window is answered by what the other windows say: what is measured has no say.
     """
-    answered = []
+    answered = {}
     for person in devices.people:
-        base, own = (
-            right(devices.task, weights, person) for weights in (fleet, copies[person.name])
-        )
         held_out = person.split == HELD_OUT
         known, windows = devices.labelled[person.name][held_out], person.windows[held_out]
+        base, other = (
+            right(devices.task, weights, person) for weights in (offered, instead[person.name])
+        )
+        found = base.copy()
         for window in np.unique(windows):
             seen, asked = known & (windows != window), windows == window
-            better = seen.sum() >= EVIDENCE and own[seen].sum() > base[seen].sum()
-            answered.append((own if better else base)[asked])
-    return 100 * float(np.concatenate(answered).mean())
+            if takes(devices.task, base[seen], other[seen]):
+                found[asked] = other[asked]
+        answered[person.name] = found
+    return answered
+
+
+def _copy_is_better(_task: Task, base: Known, own: Known) -> bool:
+    """As edge_client.training.personalization decides it."""
+    return len(own) >= EVIDENCE and own.sum() > base.sum()
+
+
+def _keeps(task: Task, offered: Known, old: Known) -> bool:
+    return choice.compare(task, 1.0 - old, 1.0 - offered).keeps(keeping=False)
+
+
+def _goes_half(devices: Trainees, first: Tensors, half: Tensors, whole: Tensors) -> bool:
+    """Whether a run offers half of the way, by what devices know alone."""
+    found: tuple[dict[str, DeviceResult], ...] = ({}, {})
+    for person in devices.people:
+        known = devices.labelled[person.name][person.split == HELD_OUT]
+        base, *both = (right(devices.task, w, person)[known] for w in (first, half, whole))
+        for results, new in zip(found, both, strict=True):
+            gained, lost = int((new & ~base).sum()), int((base & ~new).sum())
+            results[person.name] = DeviceResult(Paired(len(base), int(base.sum()), gained, lost))
+    return not step.choose(devices.task, *found, Paired()).whole
 
 
 def _central(devices: Trainees, first: Tensors, seed: int, count: int) -> Tensors:
@@ -143,15 +197,27 @@ def _central(devices: Trainees, first: Tensors, seed: int, count: int) -> Tensor
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def _of_one(study: Study, weights: Tensors) -> Shares:
-    everyone = {person.name: weights for person in study.fleet}
-    own = own_share(study.task, everyone, study.fleet)
-    return Shares(own, share(study.task, weights, study.held_out))
+def _of_one(study: Study, before: Mapping[str, np.ndarray], weights: Tensors) -> Shares:
+    found = {p.name: right(study.task, weights, p) for p in study.fleet}
+    return _shares(found, before, share(study.task, weights, study.held_out))
 
 
-def _of_each(study: Study, models: Mapping[str, Tensors]) -> Shares:
-    own = own_share(study.task, models, study.fleet)
-    return Shares(own, fmean(share(study.task, m, study.held_out) for m in models.values()))
+def _of_each(
+    study: Study, before: Mapping[str, np.ndarray], models: Mapping[str, Tensors]
+) -> Shares:
+    found = {p.name: right(study.task, models[p.name], p) for p in study.fleet}
+    others = fmean(share(study.task, m, study.held_out) for m in models.values())
+    return _shares(found, before, others)
+
+
+def _shares(
+    found: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], others: float | None
+) -> Shares:
+    each = {name: 100 * float(rows.mean()) for name, rows in found.items()}
+    changes = [each[name] - 100 * float(rows.mean()) for name, rows in before.items()]
+    worse = float(sum(change < -WORSE for change in changes))
+    own = 100 * float(np.concatenate(list(found.values())).mean())
+    return Shares(own, min(each.values()), worse, min(changes), others)
 
 
 def _rounds(count: int) -> str:
@@ -166,9 +232,9 @@ def _text(found: Shares) -> str:
 def _table(study: Study, setting: str, measured: Measured, load: float) -> Table:
     rows: list[list[Cell]] = []
     for made, found in measured.items():
-        own = [shares.own for shares in found]
         others = [shares.others for shares in found if shares.others is not None]
-        rows.append([made, len(found), Figure.of(own), Figure.of(others) if others else None])
+        figures = [Figure.of([shares[at] for shares in found]) for at in range(4)]
+        rows.append([made, len(found), *figures, Figure.of(others) if others else None])
     segments = int(sum((p.split == HELD_OUT).sum() for p in study.fleet))
     outside = sum(len(p.labels) for p in study.held_out)
     text = (
@@ -176,9 +242,13 @@ def _table(study: Study, setting: str, measured: Measured, load: float) -> Table
         f"Own: {segments} segments that {len(study.fleet)} devices hold out, of all classes. "
         f"Others: {outside} segments of {len(study.held_out)} people who are not of the fleet; of "
         "models that each device has for itself, their mean. A copy is made as `Training.personal` "
-        f"does it. {_LABELS[setting]} Others' load: {load:.0%}."
+        "does it, of what the run offers; chosen is by the labels of other windows than the one "
+        "that is answered. Least: the device with the least. Worse: devices that are more than a "
+        "point worse off than with the first model; worst: the change of the one that is worst "
+        "off, in points. "
+        f"{_LABELS[setting]} Others' load: {load:.0%}."
     )
-    columns = ["", "seeds", "own", "others"]
+    columns = ["", "seeds", "own", "least", "worse", "worst", "others"]
     return Table(f"Learning, {setting}", text, columns, rows)
 
 
@@ -206,11 +276,16 @@ def _goals(measured: Measured, last: int) -> list[Goal]:
 
     federated = f"federated, {_rounds(last)}"
     alone = f"local only, as long as {_rounds(last)}"
-    copy = "federated, then a copy"
+    offered, copy = "what the run offers", "the same, then a copy"
     return [
         Goal(f"{federated}, own, %", Figure.of(own(federated)), at_least=86.8),
         Goal(f"{federated}, others, %", Figure.of(others(federated)), at_least=92.1),
         Goal(f"{copy}, own, %", Figure.of(own(copy)), at_least=90.1),
+        Goal(
+            f"{offered}, devices worse by more than a point",
+            Figure.of([found.worse for found in measured[offered]]),
+            at_most=0,
+        ),
         Goal(f"{federated}, less local only, own, points", less(own(federated), own(alone))),
         Goal(f"{federated}, less central, own, points", less(own(federated), own("central"))),
         Goal(
