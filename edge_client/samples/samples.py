@@ -246,11 +246,20 @@ class Samples:
             reporting = held & reports(self._task, self._times[latest])
             new = np.array(list(told_us.values()), np.int64) > since_us
             chosen = latest[(held | new) & ~reporting][:limit]
-            covered = 1.0
-            if self._task.classes and len(rows):
-                answered = self._task.answers(self._answers[rows])
-                covered = float(np.isin(answered, self._true[chosen, 0]).mean())
-            return self._segments[chosen], self._true[chosen], covered
+            labels = self._true[chosen]
+            return self._segments[chosen], labels, self._covered(rows, labels)
+
+    def covered(self, labels: np.ndarray) -> float:
+        """Return the share of all segments whose class, by the device's answer, is among these
+        labels (n, label_size)."""
+        with self._lock:
+            return self._covered(self._rows(), labels)
+
+    def _covered(self, rows: np.ndarray, labels: np.ndarray) -> float:
+        if not self._task.classes or not len(rows):
+            return 1.0
+        answered = self._task.answers(self._answers[rows])
+        return float(np.isin(answered, labels[:, 0]).mean())
 
     def trainable(self) -> int:
         """Return how many training rows `write_training_rows` would write now."""

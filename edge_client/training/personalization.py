@@ -8,7 +8,8 @@ enough samples to train on:
    and the number of the personal model
 3. build an engine from them and the version's graph
 4. compare both on the device's held-out samples with a true label: the personal model answers only
-   while it is right more often, on at least EVIDENCE of them; repeated when these change
+   while it is right more often, on at least EVIDENCE of them, and they are of the classes that
+   most of the device's segments have (choice.COVERED); repeated when these change
 
 After a crash in 1 it trains again; after 2, 3 or 4 the next start finds the file and compares
 again. Another served version deletes the personal model. Its answers have the model name
@@ -28,6 +29,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from edge_client.inference.choice import COVERED
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
@@ -168,6 +170,7 @@ class Personalization:
             self.drop(f"failed: {exc}")
             return
         better = len(labels) >= EVIDENCE and personal > base
+        better = better and self._samples.covered(labels) >= COVERED
         if better != (self._serving is pair):
             log.info(
                 "%s %s: %d of %d held-out samples correct, %s has %d", pair.personal.model,

@@ -23,7 +23,7 @@ from streams.learning.interpolation import interpolated
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.people import SETTINGS
 from tests.bench.federation.study import Size, Study, in_two_processes, study_here
-from tests.bench.federation.trainees import Tensors, Trainees, right, share
+from tests.bench.federation.trainees import Tensors, Trainees, answers, right, share
 from tests.bench.machine import watched
 from tests.bench.report import Cell, Figure, Goal, Results, Table
 
@@ -88,11 +88,11 @@ def _one(study: Study, setting: str, seed: int) -> Iterator[tuple[str, Shares]]:
             yield f"half of the way, {_rounds(number)}", of_one(half)
     offered = half if _goes_half(devices, first, half, fleet) else fleet
     yield "what the run offers", of_one(offered)
-    kept = _answered(devices, offered, dict.fromkeys(devices.names, first), _keeps)
+    kept = _answered(devices, offered, dict.fromkeys(devices.names, first), _keeps, first)
     yield "the same, where a device chooses", _shares(kept, before, None)
     copies = _personal(devices, offered)
     yield "the same, then a copy", of_each(copies)
-    chosen = _answered(devices, offered, copies, _copy_is_better)
+    chosen = _answered(devices, offered, copies, _copy_is_better, first)
     yield "the same, then a copy where it is better", _shares(chosen, before, None)
     yield "central", of_one(_central(devices, first, seed, last))
 
@@ -141,11 +141,13 @@ def _answered(
     offered: Tensors,
     instead: Mapping[str, Tensors],
     takes: Callable[[Task, Known, Known], bool],
+    first: Tensors,
 ) -> dict[str, np.ndarray]:
     """Which own segments are right, by device, where it answers with something else than what is
     offered if `takes` says so, by the right ones of what is offered and of the other.
 
-    Each window is answered by what the other windows say: what is measured has no say.
+    Each window is answered by what the other windows say: what is measured has no say. `first` has
+    answered what the device has seen, which tells its classes.
     """
     answered = {}
     for person in devices.people:
@@ -154,10 +156,12 @@ def _answered(
         base, other = (
             right(devices.task, weights, person) for weights in (offered, instead[person.name])
         )
+        classes = answers(devices.task, first, person)
         found = base.copy()
         for window in np.unique(windows):
             seen, asked = known & (windows != window), windows == window
-            if takes(devices.task, base[seen], other[seen]):
+            covered = np.isin(classes, person.classes[held_out][seen]).mean() >= choice.COVERED
+            if covered and takes(devices.task, base[seen], other[seen]):
                 found[asked] = other[asked]
         answered[person.name] = found
     return answered

@@ -92,6 +92,12 @@ def right(task: Task, weights: Tensors, person: Person) -> np.ndarray:
     return _right(task, weights, person.segments[held_out], person.labels[held_out])
 
 
+def answers(task: Task, weights: Tensors, person: Person) -> np.ndarray:
+    """(n,) classes that a model answers to all of a person's segments."""
+    model = learning.load_state(task.build_model(), weights)
+    return np.asarray(task.answers(learning.predict(model, person.segments)))
+
+
 def own_share(task: Task, models: Mapping[str, Tensors], people: Sequence[Person]) -> float:
     """Percent of all people's held-out segments that each one's model answers correctly."""
     found = [right(task, models[person.name], person) for person in people]

@@ -143,6 +143,24 @@ def test_without_held_out_evidence_no_copy_answers(device: Device) -> None:
     assert device.answering.endswith(".p1")
 
 
+def test_labels_of_other_classes_than_most_segments_have_choose_no_copy(device: Device) -> None:
+    """By its answers nearly all that the device sees is of class 0, which nobody labels."""
+    device.see(200)
+    first = {i: i % 3 for i in range(200)}
+    for row, kind in first.items():
+        if kind == 0:
+            device.samples._true[row] = np.nan
+    device.consider()
+    state = device.personal.state
+    assert state is not None
+    assert (state.held_out, state.serving) == (67, False)
+    assert state.correct > state.base_correct
+    assert device.answering == device.slots.active
+    device.samples.label(0, 3, np.array([0], np.float32))  # two of them are held out
+    device.personal.consider()
+    assert device.answering.endswith(".p1")
+
+
 def test_a_restart_finds_its_copy_and_does_not_train_again(device: Device) -> None:
     device.see(200)
     device.consider()
