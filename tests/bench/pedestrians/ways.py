@@ -11,6 +11,7 @@ from federation.aggregation import strategies
 from federation.bootstrap.initial_model import fit_model
 from federation.evaluation.accuracy import HeldOut
 from streams.learning import learning
+from streams.learning.interpolation import interpolated
 from streams.segments.segmentation import segments_of
 from streams.tasks import akl
 from streams.tasks.pedestrians import YEAR, task
@@ -77,6 +78,8 @@ def forecasts(days: int, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]
     yield "each sensor by itself, from the first model", _each(alone, tests)
     federated = _federated(first, own, seed)
     yield f"federated, {ROUNDS} rounds", _each(dict.fromkeys(fleet, federated), tests)
+    half = interpolated(first, federated, task.training.interpolation)
+    yield "half of the way to that", _each(dict.fromkeys(fleet, half), tests)
     copies = {n: _trained(federated, own[n], task.training.personal_epochs, seed) for n in fleet}
     yield "federated, then a copy of each sensor's own", _each(copies, tests)
     together = rows_of(fleet, TEST_FROM - days, days)
