@@ -13,11 +13,18 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from compose.cli.main import COMMANDS
 from edge_client.training.trainer_client import Trainer
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["streams.worker.app", "compose.cli.main", "federation.bootstrap.initial_model", "duckdb"]
+    [
+        "streams.worker.app",
+        "compose.cli.main",
+        *sorted({place.module for place in COMMANDS.values()}),
+        "federation.bootstrap.initial_model",
+        "duckdb",
+    ]
 )
 
 

@@ -42,36 +42,37 @@ Errors
     ones that callers meet. The text of each is one line: what, where, what to do.
 """
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from streams.contract.errors import (
-    BrokerUnavailable,
-    MalformedRecord,
-    TaskError,
-    TidewheelError,
-    UsageError,
-)
-from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop, EventBatch, encode_events, event_schema
-from streams.contract.events.records import decode_event_message as decode_events
-from streams.contract.task import (
-    Aggregation,
-    Answered,
-    Device,
-    Metric,
-    Outcome,
-    Privacy,
-    Reading,
-    Segment,
-    Task,
-    Training,
-    load_task,
-)
-from tidewheel.batch import Report, read_output, score
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
+
+    from streams.contract.errors import (
+        BrokerUnavailable,
+        MalformedRecord,
+        TaskError,
+        TidewheelError,
+        UsageError,
+    )
+    from streams.contract.events.labels import LabelBatch
+    from streams.contract.events.records import Drop, EventBatch, encode_events, event_schema
+    from streams.contract.events.records import decode_event_message as decode_events
+    from streams.contract.task import (
+        Aggregation,
+        Answered,
+        Device,
+        Metric,
+        Outcome,
+        Privacy,
+        Reading,
+        Segment,
+        Task,
+        Training,
+        load_task,
+    )
+    from tidewheel.batch import Report, read_output, score
 
 __all__ = [
     "Aggregation",
@@ -101,6 +102,33 @@ __all__ = [
     "read_scores",
     "score",
 ]
+
+# Where each name is: the module is imported with the first use of one of its names.
+_RECORDS = "streams.contract.events.records"
+_PLACES = {
+    **dict.fromkeys(
+        ("BrokerUnavailable", "MalformedRecord", "TaskError", "TidewheelError", "UsageError"),
+        "streams.contract.errors",
+    ),
+    "LabelBatch": "streams.contract.events.labels",
+    **dict.fromkeys(
+        ("Drop", "EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS
+    ),
+    **dict.fromkeys(("Report", "read_output", "score"), "tidewheel.batch"),
+}
+_RENAMED = {"decode_events": "decode_event_message"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_PLACES.get(name, "streams.contract.task"))
+    found = globals()[name] = getattr(module, _RENAMED.get(name, name))
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def read_scores(state: str | Path = ".tidewheel") -> "Dataset":

@@ -1,46 +1,191 @@
 """The `tidewheel` command line.
 
-Each command imports only its own part: a device needs no faust, a worker no Flower. Settings are
-read here once and passed down. An intentional error is one line on stderr; the exit code is 2 for
-wrong usage and 1 for a failure.
+The table COMMANDS names every command and where it is. A command's module is imported when the
+command runs, not for `tidewheel --help`, and each command imports only its own part: a device needs
+no faust, a worker no Flower. Settings are read there once and passed down. An intentional error is
+one line on stderr; the exit code is 2 for wrong usage and 1 for a failure.
 """
 
-import signal
 import sys
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
+import click
 import typer
 import typer.core
+import typer.main
 
-from compose.cli import dead_letters, edge, flower, keys, models, server, tasks, views
-from compose.cli.arguments import (
-    DEFAULT_STATE,
-    STAGES,
-    AsJson,
-    Kafka,
-    Partitions,
-    Replication,
-    Rounds,
-    Speed,
-    Stages,
-    State,
-    Strategy,
-    TaskArgument,
-    checked_strategy,
-    shares_of,
-)
-from compose.cli.batch import jobs as batch_jobs
-from compose.cli.batch import schedule, score
-from compose.launcher.options import UpOptions
-from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, say
 from streams.contract.errors import TidewheelError
-from streams.contract.task import absolute_reference, load_task
+
+
+class Place(NamedTuple):
+    """Where a command is: `attribute` of `module`, a function or the Typer app of a group. `help`
+    is the first sentence of the function's docstring, or the whole help of the group."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+CLI = "compose.cli"
+COMMANDS = {
+    "releases": Place(
+        f"{CLI}.views",
+        "releases",
+        "Show the decisions about the models: number, when, kind, model, share, reason.",
+    ),
+    "timeline": Place(
+        f"{CLI}.views",
+        "timeline",
+        "Show what happened, when and why: runs, decisions, devices that went back, drift, "
+        "agreement.",
+    ),
+    "worker": Place(
+        f"{CLI}.server",
+        "worker",
+        "Run a scoring worker: close event-time windows and score them with the teacher.",
+    ),
+    "teacher": Place(
+        f"{CLI}.server",
+        "teacher",
+        "Sign new weights for the teacher and offer them; workers switch between two commits.",
+    ),
+    "controller": Place(
+        f"{CLI}.server",
+        "controller",
+        "Start federated runs when needed, and roll models out to the devices or back.",
+    ),
+    "train": Place(
+        f"{CLI}.server",
+        "train",
+        "Request a federated run from the controller, regardless of budgets; it starts after an "
+        "active one.",
+    ),
+    "superlink": Place(
+        f"{CLI}.flower",
+        "superlink",
+        "Run Flower's SuperLink on loopback, with TLS and for SuperNodes with registered keys "
+        "only.",
+    ),
+    "superexec": Place(
+        f"{CLI}.flower",
+        "superexec",
+        "Run Flower's SuperExec, which starts the server's part of each federated run, beside the "
+        "SuperLink of the same state folder.",
+    ),
+    "up": Place(
+        f"{CLI}.tasks",
+        "up",
+        "Run everything on this machine: broker, worker, devices, Flower, controller, console.",
+    ),
+    "simulate": Place(
+        f"{CLI}.tasks",
+        "simulation",
+        "Learn in federated rounds with simulated devices: no Kafka, no agents, no SuperNodes.",
+    ),
+    "prepare": Place(
+        f"{CLI}.tasks",
+        "prepare",
+        "Create the signing key, the first model and the teacher; `up` does this too.",
+    ),
+    "status": Place(
+        f"{CLI}.views",
+        "status",
+        "Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the "
+        "workers' speed and lag.",
+    ),
+    "rounds": Place(
+        f"{CLI}.views",
+        "rounds",
+        "Show the federated runs: rounds, nodes, updates admitted and refused, accuracy, outcome.",
+    ),
+    "query": Place(f"{CLI}.views", "query", "Query the store with DuckDB."),
+    "tail": Place(
+        f"{CLI}.views",
+        "tail",
+        "Print the messages of a topic readably: the last ones, then new ones as they come.",
+    ),
+    "console": Place(
+        f"{CLI}.views",
+        "console",
+        "Serve a live page of the fleet, and the same as JSON: overview, devices, learning, "
+        "releases, data quality, batch jobs.",
+    ),
+    "score": Place(
+        f"{CLI}.batch.score",
+        "score",
+        "Score stored segments with the model that devices run: one output row for each input row.",
+    ),
+    "new": Place(
+        f"{CLI}.tasks",
+        "new",
+        "Write a commented task file that runs as it is, on made-up readings.",
+    ),
+    "check": Place(
+        f"{CLI}.tasks",
+        "check",
+        "Look at a task before its first run: readings, labels, rates, model, sizes.",
+    ),
+    "edge": Place(f"{CLI}.edge", "app", "One device: run, status, drain, label, wipe."),
+    "dead-letters": Place(
+        f"{CLI}.dead_letters",
+        "app",
+        "Messages that could not be decoded or scored: list, show, replay.",
+    ),
+    "jobs": Place(
+        f"{CLI}.batch.jobs",
+        "app",
+        "Jobs of `tidewheel score`: run, list, show, logs, report, stop, resume, retry, prune.",
+    ),
+    "schedule": Place(
+        f"{CLI}.batch.schedule",
+        "app",
+        "Batch jobs at set times: add, list, show, run, backfill, remove.",
+    ),
+    "keys": Place(f"{CLI}.keys", "app", "Signing keys: list, new, trust, use, revoke."),
+    "models": Place(
+        f"{CLI}.models",
+        "app",
+        "The versions in the registry: list, show, verify, diff, promote, rollback, pause, resume, "
+        "prune, restore.",
+    ),
+    "node": Place(
+        f"{CLI}.flower",
+        "app",
+        "The SuperNodes that may connect: add, list, remove, proxy-certificate.",
+    ),
+}
+
+
+def load(name: str) -> click.Command:
+    """Import the command or group `name` of COMMANDS and return it."""
+    place = COMMANDS[name]
+    found = getattr(import_module(place.module), place.attribute)
+    holder = typer.Typer(rich_markup_mode=None)
+    if isinstance(found, typer.Typer):
+        holder.add_typer(found, name=name, help=place.help)
+    else:
+        holder.command(name)(found)
+    return typer.main.get_group(holder).commands[name]
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """The root of the command line: it lists COMMANDS, and imports a command to run it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {n: click.Command(n, help=place.help) for n, place in COMMANDS.items()}
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name else command, rest
+
 
 app = typer.Typer(
     name="tidewheel",
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -52,7 +197,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        say(f"tidewheel {version('tidewheel')}")
+        print(f"tidewheel {version('tidewheel')}")  # noqa: T201
         raise typer.Exit
 
 
@@ -67,169 +212,11 @@ def _options(
     transports their events, Faust workers score them, and signed models go back."""
 
 
-app.add_typer(edge.app, name="edge", help="One device: run, status, drain, label, wipe.")
-app.add_typer(
-    dead_letters.app,
-    name="dead-letters",
-    help="Messages that could not be decoded or scored: list, show, replay.",
-)
-app.add_typer(
-    batch_jobs.app,
-    name="jobs",
-    help="Jobs of `tidewheel score`: run, list, show, logs, report, stop, resume, retry, prune.",
-)
-app.add_typer(
-    schedule.app,
-    name="schedule",
-    help="Batch jobs at set times: add, list, show, run, backfill, remove.",
-)
-app.add_typer(keys.app, name="keys", help="Signing keys: list, new, trust, use, revoke.")
-app.add_typer(
-    models.app,
-    name="models",
-    help="The versions in the registry: list, show, verify, diff, promote, rollback, pause, "
-    "resume, prune, restore.",
-)
-app.add_typer(
-    flower.app,
-    name="node",
-    help="The SuperNodes that may connect: add, list, remove, proxy-certificate.",
-)
-for command in (
-    views.releases, views.timeline, server.worker, server.teacher, server.controller, server.train,
-    flower.superlink, flower.superexec,
-):  # fmt: skip
-    app.command()(command)
-
-
-@app.command()
-def up(
-    task: TaskArgument,
-    devices: Annotated[int, typer.Option(help="Number of devices of the task's fleet.")] = 6,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    speed: Speed = 20.0,
-    workers: Annotated[int, typer.Option(min=1, help="Number of scoring workers.")] = 1,
-    partitions: Partitions = 4,
-    replication: Replication = None,
-    rounds: Rounds = None,
-    strategy: Strategy = None,
-    stages: Stages = STAGES,
-    secure: Annotated[
-        bool,
-        typer.Option(
-            "--secure", help="TLS to the SuperLink, and a registered key for every SuperNode."
-        ),
-    ] = False,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes; default: at Ctrl-C.")
-    ] = None,
-    until_closed: Annotated[
-        bool,
-        typer.Option(
-            "--until-closed",
-            help="Stop once every device has answered with a model learned by the fleet.",
-        ),
-    ] = False,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds after which --until-closed fails.")
-    ] = 600.0,
-    no_console: Annotated[
-        bool, typer.Option("--no-console", help="Do not start the live page.")
-    ] = False,
-    jobs: Annotated[
-        bool, typer.Option("--jobs", help="Also run queued batch jobs and schedules.")
-    ] = False,
-    json: AsJson = False,
-) -> None:
-    """Run everything on this machine: broker, worker, devices, Flower, controller, console.
-
-    Restarts processes that die. Ctrl-C drains the devices, prints the event account and stops all
-    processes. Exits 1 if the event account does not balance.
-    """
-    from compose.launcher.up import Up
-
-    shares_of(stages)
-    options = UpOptions(
-        task_ref=task,
-        devices=devices,
-        state=state,
-        kafka=kafka,
-        speed=speed,
-        workers=workers,
-        partitions=partitions,
-        replication=replication,
-        rounds=rounds,
-        strategy=strategy,
-        stages=stages,
-        secure=secure,
-        minutes=minutes,
-        until_closed=until_closed,
-        timeout_s=timeout,
-        json=json,
-        console=not no_console,
-        jobs=jobs,
-    )
-    raise typer.Exit(Up(options, console(stderr=json)).run())
-
-
-@app.command("simulate")
-def simulation(
-    task: TaskArgument,
-    devices: Annotated[
-        int, typer.Option(min=2, help="Number of devices; those beyond the fleet share recordings.")
-    ] = 100,
-    rounds: Rounds = None,
-    strategy: Strategy = None,
-    seed: Annotated[int, typer.Option(help="The random seed, for the order of training.")] = 0,
-    state: Annotated[
-        Path,
-        typer.Option(help="A separate state folder, which serves a better model."),
-    ] = DEFAULT_STATE / "simulation",
-    json: AsJson = False,
-) -> None:
-    """Learn in federated rounds with simulated devices: no Kafka, no agents, no SuperNodes.
-
-    Uses the same ServerApp and training as a fleet, in Flower's simulation engine; needs
-    tidewheel[simulation].
-    """
-    from compose.launcher.simulation import Simulation, simulate
-    from compose.reports import rounds as shown
-
-    loaded, terminal = load_task(task), console(stderr=json)
-    config: dict[str, Any] = {"seed": seed}
-    if rounds is not None:
-        config["rounds"] = rounds
-    if strategy is not None:
-        config["strategy"] = checked_strategy(loaded, strategy)
-    tell = partial(terminal.print, markup=False, highlight=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that Ray stops too
-    run = simulate(Simulation(task, devices, state, config), tell)
-    shown.print_rounds(loaded.name, [run], console(), as_json=json)
-
-
-@app.command()
-def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
-    """Create the signing key, the first model and the teacher; `up` does this too.
-
-    Training is cached. Prints the files that workers and devices on other machines need.
-    """
-    from compose.launcher.preparation import make_models
-    from streams.contract.task import check_model
-
-    reference, layout = absolute_reference(task), StateDir(state)
-    loaded = load_task(reference)
-    check_model(loaded)
-    model = make_models(reference, loaded, layout, say)
-    say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
-    say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
-
-
-for view in (views.status, views.rounds, views.query, views.tail, views.console):
-    app.command()(view)
-app.command()(score.score)
-app.command()(tasks.new)
-app.command()(tasks.check)
+def whole() -> click.Group:
+    """Return the root with all commands imported, for documentation and tests."""
+    root = typer.main.get_group(app)
+    root.commands = {name: load(name) for name in COMMANDS}
+    return root
 
 
 def main() -> None:

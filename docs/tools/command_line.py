@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import typer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compose.cli.main import app
+from compose.cli.main import whole
 
 PAGE = Path(__file__).parents[1] / "reference" / "command-line.md"
 HEAD = """\
@@ -85,8 +84,7 @@ def paragraphs(text: str) -> str:
 
 def page() -> str:
     """Return the whole page."""
-    root = typer.main.get_command(app)
-    found = list(commands(root, ("tidewheel",)))
+    found = list(commands(whole(), ("tidewheel",)))
     shared: dict[str, click.Parameter] = {}
     for _, command in found:
         for parameter in command.params:

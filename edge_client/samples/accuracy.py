@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge_client.spool.sampling import mixed
-from streams.contract.documents import ModelScore, RowMetric
+from streams.contract.documents import ModelScore
+from streams.contract.window_metrics import RowMetric
 
 KEPT = 4  # versions
 PLACES = 2048  # held-out positions of a version

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streams.contract.errors import MalformedRecord
+from streams.contract.window_metrics import RowMetric
 
 # Numbers from elsewhere that are reckoned with: no sum of them overflows.
 Micros = Annotated[int, Field(ge=-(2**62), le=2**62)]
@@ -42,9 +43,6 @@ def release_of(model: str) -> str:
     """Return the release of a model name; `<release>.p<number>` is a device's personal model, and
     `<release>.k<version>` an earlier version that a device keeps."""
     return model.partition(".")[0]
-
-
-RowMetric = Literal["accuracy", "within", "mae", "rmse"]  # what a mean over rows tells
 
 
 def mean_of(metric: RowMetric, correct: int, error: float, of: int) -> float | None:

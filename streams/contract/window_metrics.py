@@ -23,6 +23,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+RowMetric = Literal["accuracy", "within", "mae", "rmse"]  # what a mean over rows tells
 WindowMetric = Literal["accuracy", "balanced_accuracy", "brier", "within", "mae", "rmse"]
 Sums = Mapping[str, tuple[float, float]]  # by the reference's class: events, right or errors
 ERRORS = ("brier", "mae", "rmse")  # the smaller the better

@@ -270,6 +270,34 @@ def test_a_batch_job_needs_neither_torch_nor_a_broker() -> None:
     )
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_no_command_and_no_library(option: str) -> None:
+    code = f"""
+import atexit, sys
+atexit.register(lambda: print("modules", *sys.modules))
+from compose.cli.main import main
+sys.argv[1:] = ["{option}"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    modules = frozenset(done.stdout.splitlines()[-1].split())
+    assert {m for m in modules if m.startswith("compose.cli.")} == {"compose.cli.main"}
+    assert not libraries(modules, "numpy", "pydantic", "rich", "pyarrow", "cryptography", "kafka")
+
+
+def test_importing_the_public_package_imports_no_library() -> None:
+    assert not libraries(loaded("tidewheel"), "numpy", "pydantic", "pyarrow", "cryptography")
+
+
+def test_a_task_file_imports_numpy_alone() -> None:
+    code = "from tidewheel import Task, Device; import sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert not libraries(frozenset(done.stdout.split()), "pydantic", "pyarrow", "cryptography")
+
+
 def test_the_console_needs_neither_torch_nor_faust_nor_flower() -> None:
     modules = [m for m in MODULES if m.startswith("compose.dashboard")]
     assert not libraries(loaded(*modules), "torch", "faust", "flwr", "deltalake")

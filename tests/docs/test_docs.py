@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 import click
 import pytest
-import typer
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -190,7 +189,7 @@ def test_the_overview_walks_an_event_and_a_weight_through_the_code() -> None:
 
 
 def test_every_command_and_option_is_in_the_reference() -> None:
-    from compose.cli.main import app
+    from compose.cli.main import whole
 
     text = (REFERENCE / "command-line.md").read_text()
     sections = dict(re.findall(r"^## (tidewheel [^\n]+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
@@ -202,7 +201,7 @@ def test_every_command_and_option_is_in_the_reference() -> None:
         else:
             yield path, command
 
-    commands = dict(visit(typer.main.get_command(app), "tidewheel"))
+    commands = dict(visit(whole(), "tidewheel"))
     assert set(sections) == set(commands)
     missing = [
         f"{path} {name}"

@@ -19,10 +19,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streams.contract.documents import RowMetric
 from streams.contract.task.description import Task
 from streams.contract.task.parts import Metric
-from streams.contract.window_metrics import ERRORS, WindowMetric
+from streams.contract.window_metrics import ERRORS, RowMetric, WindowMetric
 
 Of = Callable[[np.ndarray, np.ndarray], float]
 TITLES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}

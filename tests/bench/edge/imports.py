@@ -11,7 +11,7 @@ from tests.bench.edge.footprint import footprint
 PARTS = (
     "pydantic", "pydantic_settings", "typer", "rich.console", "numpy", "pyarrow",
     "pyarrow.compute", "onnxruntime", "safetensors.numpy", "kafka", "cryptography", "psutil",
-    "compose.cli.main", "edge_client.process", "streams.tasks.har",
+    "compose.cli.edge", "edge_client.process", "streams.tasks.har",
 )  # fmt: skip
 
 

@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
+import typer
+import typer.main
 
+from compose.cli.main import app, whole
 from tests.forks import fork
 
 ROOT = Path(__file__).parents[3]
@@ -119,6 +123,22 @@ def test_help_names_every_option(tmp_path: Path, command: str, options: list[str
     assert "\\[" not in done.stdout
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 400])
+def test_the_table_of_commands_says_what_the_commands_say(width: int) -> None:
+    """Help is printed from the table, without importing the commands."""
+    listed, imported = (
+        root.get_help(click.Context(root, info_name="tidewheel", terminal_width=width))
+        for root in (typer.main.get_group(app), whole())
+    )
+    assert listed == imported
+
+
+def test_a_misspelt_command_is_refused_and_the_nearest_one_named(tmp_path: Path) -> None:
+    done = tidewheel("statsu", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Did you mean 'status'?" in done.stderr
 
 
 @pytest.mark.parametrize(
