@@ -32,6 +32,7 @@ from streams.contract.events.records import (
     encode_drop,
     encode_events,
     encode_labels,
+    encode_stream,
     event_rows,
     score_schema,
 )
@@ -116,8 +117,14 @@ def block(text: str, language: str = "text") -> str:
     return f"```{language}\n{text}\n```\n"
 
 
+def events_compact() -> str:
+    key, value, headers = encode_events(batch(), TASK.version)
+    text = f"{message(key, headers)}\nvalue    {len(value)} bytes:\n\n"
+    return block(text + hexdump(value)) + "\nDecoded:\n\n" + block(rows(batch().rows), "json")
+
+
 def events() -> str:
-    key, value, headers = encode_events(batch())
+    key, value, headers = encode_stream(batch())
     text = f"{message(key, headers)}\nvalue    {len(value)} bytes, an Arrow IPC stream:\n\n"
     return block(text + hexdump(value)) + "\nDecoded:\n\n" + block(rows(batch().rows), "json")
 
@@ -215,7 +222,7 @@ def rounds() -> str:
 
 
 def dead_letter() -> str:
-    key, value, headers = encode_events(batch())
+    key, value, headers = encode_stream(batch())
     incoming = Incoming(2, 41, b"pump-4", value, headers)
     try:
         decode(TaskVersions(TASK), incoming)
@@ -252,8 +259,8 @@ def artifact() -> str:
 
 
 EXAMPLES = {
-    "events": events, "drops": drops, "labels": labels, "scores": scores, "windows": windows,
-    "releases": releases,
+    "events-compact": events_compact, "events": events, "drops": drops, "labels": labels,
+    "scores": scores, "windows": windows, "releases": releases,
     "artifacts": artifacts, "fleet": fleet, "rounds": rounds, "dead-letter": dead_letter,
     "work": work, "frame": frame, "artifact": artifact,
 }  # fmt: skip

@@ -1,7 +1,6 @@
 """What the frames of a queue are on the wire: messages of the topic `events`."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -13,10 +12,11 @@ from edge_client.uplink.refusals import Refusals
 from streams.contract.events.batches import encode_batch, own_batch
 from streams.contract.events.records import (
     Drop,
+    EventBatch,
     Headers,
     encode_drop,
+    encode_events,
     encode_labels,
-    events_message,
 )
 
 BYTES = 700_000  # of the frames of a message
@@ -39,7 +39,7 @@ class Message(NamedTuple):
 
 
 Messages = Callable[[Sequence[Frame], Refusals], list[Message]]  # of consecutive frames of a kind
-Carry = Callable[..., Wire]  # first seq, count, body; version: the task's
+Carry = Callable[[int, pa.RecordBatch, int | None], Wire]  # first seq, rows, the task's version
 Declare = Callable[[Declared], list[Message]]
 More = Callable[[int, int], Headers]  # headers of the message of the events first..last
 
@@ -50,7 +50,7 @@ def no_more(_first: int, _last: int) -> Headers:
 
 
 def of_events(device: str, spool: Spool, more: More = no_more) -> Messages:
-    """Return what makes event frames one events/1 message, with `more` headers, and each declared
+    """Return what makes event frames one events/2 message, with `more` headers, and each declared
     drop a drops/1. What the broker has refused becomes smaller messages and drops."""
     versions = Versions(spool)
 
@@ -58,9 +58,10 @@ def of_events(device: str, spool: Spool, more: More = no_more) -> Messages:
         wire = encode_drop(Drop(device, spool.epoch, entry.first, entry.last, entry.reason))
         return [Message(entry.first, entry.last, wire, declares=True)]
 
-    def carry(first: int, count: int, body: bytes, version: int | None) -> Wire:
-        key, value, headers = events_message(device, spool.epoch, first, count, body, version)
-        return key, value, [*headers, *more(first, first + count - 1)]
+    def carry(first: int, rows: pa.RecordBatch, version: int | None) -> Wire:
+        batch = EventBatch(device, spool.epoch, first, rows)
+        key, value, headers = encode_events(batch, version)
+        return key, value, [*headers, *more(first, batch.last)]
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
@@ -76,8 +77,9 @@ def of_labels(device: str, queue: Spool) -> Messages:
     had to drop, and those that the broker refuses, are no messages: the device counts them."""
     versions = Versions(queue)
 
-    def carry(first: int, count: int, body: bytes, version: int | None) -> Wire:
-        return encode_labels(device, queue.epoch, first, count, body, version)
+    def carry(first: int, rows: pa.RecordBatch, version: int | None) -> Wire:
+        body = encode_batch(rows)
+        return encode_labels(device, queue.epoch, first, rows.num_rows, body, version)
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
@@ -93,25 +95,26 @@ def _of_rows(
     """Return the messages of event frames, of each task version by itself."""
     found: list[Message] = []
     for version, own in versions.runs(frames):
-        found += _of_version(own, refusals, partial(carry, version=version), declare)
+        found += _of_version(own, version, refusals, carry, declare)
     return found
 
 
 def _of_version(
-    frames: Sequence[Frame], refusals: Refusals, carry: Callable[..., Wire], declare: Declare
+    frames: Sequence[Frame],
+    version: int | None,
+    refusals: Refusals,
+    carry: Carry,
+    declare: Declare,
 ) -> list[Message]:
-    begin, runs = frames[0].first, list(refusals.runs(frames))
-    if len(runs) == len(frames) == 1 and runs[0][2] is None:  # a frame as it is
-        first, last, _ = runs[0]
-        return [Message(first, last, carry(first, last - first + 1, frames[0].payload))]
+    begin = frames[0].first
     rows = pa.concat_batches([own_batch(frame.payload) for frame in frames])
     found: list[Message] = []
-    for first, last, reason in runs:
+    for first, last, reason in refusals.runs(frames):
         if reason is not None:
             found += declare(Declared(first, last, reason))
             continue
-        body = encode_batch(rows.slice(first - begin, last - first + 1))
-        found.append(Message(first, last, carry(first, last - first + 1, body)))
+        own = rows.slice(first - begin, last - first + 1)
+        found.append(Message(first, last, carry(first, own, version)))
     return found
 
 

@@ -1,9 +1,8 @@
 """From the spool to Kafka, in order, with bounded messages in flight.
 
 1. read frames after the last one sent, as many as the rate limit allows
-2. join event frames into one `events` message of at most 512 rows and BYTES bytes (a single frame
-   is sent unchanged); DROPS frames become one message per declaration, after merging adjacent ones
-   of the same reason
+2. join event frames into one events/2 message of at most 512 rows and BYTES bytes; DROPS frames
+   become one message per declaration, after merging adjacent ones of the same reason
 3. pass the message to the producer; at most IN_FLIGHT messages of IN_FLIGHT_BYTES are in flight
 4. when the broker has acknowledged a message and all before it, settle its frames in the spool
 

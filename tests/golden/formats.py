@@ -27,7 +27,13 @@ from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, RoundEvent
-from streams.contract.events.records import Drop, decode_event_message, encode_drop, encode_events
+from streams.contract.events.records import (
+    Drop,
+    decode_event_message,
+    encode_drop,
+    encode_events,
+    encode_stream,
+)
 from streams.contract.signing import key_id
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.runtime.acceptance import Acceptance
@@ -227,15 +233,19 @@ def read_store(folder: Path) -> Facts:
 
 def write_messages(folder: Path) -> None:
     """Events and a drop as on `events`; a document of `fleet`, `windows` and `rounds`."""
-    messages = [encode_events(batch("d0", 7, [1, 2, 3])), encode_drop(Drop("d0", "e1", 3, 4, "x"))]
-    records = [
-        {
-            "key": base64.b64encode(key).decode(),
-            "value": base64.b64encode(value).decode(),
-            "headers": [[name, base64.b64encode(text).decode()] for name, text in headers],
-        }
-        for key, value, headers in messages
-    ]
+    sent = batch("d0", 7, [1, 2, 3])
+    messages = [encode_stream(sent), encode_drop(Drop("d0", "e1", 3, 4, "x"))]
+    records, compact = (
+        [
+            {
+                "key": base64.b64encode(key).decode(),
+                "value": base64.b64encode(value).decode(),
+                "headers": [[name, base64.b64encode(text).decode()] for name, text in headers],
+            }
+            for key, value, headers in each
+        ]
+        for each in (messages, [encode_events(sent, tiny.version)])
+    )
     state = DeviceState(
         device="d0", task="tiny", time_us=5, epoch="e1", active="1-a", produced=9, delivered=5,
         dropped={"old": 1}, pending=3,
@@ -251,22 +261,23 @@ def write_messages(folder: Path) -> None:
         "windows": report.encode().decode(),
         "rounds": event.encode().decode(),
     }
-    text = json.dumps({"events": records, "documents": documents}, indent=1)
+    text = json.dumps({"events": records, "compact": compact, "documents": documents}, indent=1)
     (folder / "messages.json").write_text(text + "\n")
 
 
 def read_messages(folder: Path) -> Facts:
     found = json.loads((folder / "messages.json").read_text())
-    events, drop = (
+    events, drop, *compact = (
         decode_event_message(
             tiny,
             base64.b64decode(each["key"]),
             base64.b64decode(each["value"]),
             [(name, base64.b64decode(text)) for name, text in each["headers"]],
         )
-        for each in found["events"]
+        for each in [*found["events"], *found.get("compact", [])]
     )
     assert not isinstance(events, Drop)
+    assert all(each == events for each in compact)
     kinds = {"fleet": DeviceState, "windows": WindowReport, "rounds": RoundEvent}
     return {
         "events": [events.device, events.epoch, events.first, events.last],
@@ -275,6 +286,7 @@ def read_messages(folder: Path) -> Facts:
             for name in events.rows.schema.names
         },
         "drop": repr(drop),
+        "compact": len(compact),
         "documents": {
             name: kinds[name].decode(text.encode()).model_dump()
             for name, text in found["documents"].items()

@@ -193,6 +193,20 @@ MUTANTS = [
         "tests/streams/contract/test_records.py",
     ),
     Mutant(
+        "events: rows of other columns are taken",
+        "streams/contract/events/records.py",
+        "if digest != layout.digest:",
+        "if False:",
+        "tests/streams/contract/test_compact.py",
+    ),
+    Mutant(
+        "events: what follows the rows of a body is ignored",
+        "streams/contract/events/compact.py",
+        "    body.end()\n",
+        "",
+        "tests/streams/contract/test_compact.py",
+    ),
+    Mutant(
         "releases: a delivery may announce any size",
         "streams/contract/decisions.py",
         "self.size > most",

@@ -1,15 +1,20 @@
 """The records on `events` and `scores`: Arrow schemas, headers, and their strict decoding.
 
-`events` carries three kinds of message; the header `schema` tells which. The key is the device.
+`events` carries four kinds of message. The key is the device.
 
-    events/1   an Arrow IPC stream of one batch: consecutive events of one epoch
+    events/2   consecutive events of one epoch in few bytes: see compact.py
+    events/1   the same as an Arrow IPC stream of one batch
     drops/1    no body: the events first..last were dropped, with the reason
     labels/1   true labels that became known later: see labels.py
 
-    header     schema  device  epoch  first  last  reason (drops only)
+    header     e2 (events/2 only: <digest of the columns>.<task version>, or without a version)
+               schema (all but events/2)  device  epoch  first  last  reason (drops only)
                task-version (of the task whose events or labels these are; missing: not known)
+
                again (only on dead letters that were sent again: refused rows are tried again)
                traceparent (only on traced messages: see traceparent.py)
+
+Devices send events/2; other producers may send either, and events/1 carries what events/2 cannot.
 
 `scores` carries scores/1: an Arrow IPC stream of one batch, the scored events of one window and
 revision; the store has the same rows. Times are microseconds, UTC.
@@ -33,10 +38,20 @@ from streams.contract.events.batches import (
     float_rows,
     times_us,
 )
+from streams.contract.events.compact import (
+    Columns,
+    Layout,
+    batch_of,
+    decode_rows,
+    encode_rows,
+    layout_of,
+    schema_of,
+)
 from streams.contract.events.labels import LABELS_1, LabelBatch, decode_label_rows
 from streams.contract.task import DEVICE_NAME, Task
 
 EVENTS_1 = "events/1"
+EVENTS_2 = "e2"  # the header of events/2
 DROPS_1 = "drops/1"
 SCORES_1 = "scores/1"
 SCHEMAS = (EVENTS_1, DROPS_1, LABELS_1)
@@ -91,10 +106,6 @@ class Drop:
     reason: str
 
 
-def _floats(size: int, dtype: str = "float32") -> pa.DataType:
-    return pa.list_(pa.from_numpy_dtype(dtype), size)
-
-
 def event_schema(task: Task) -> pa.Schema:
     """Return the columns of an event.
 
@@ -106,18 +117,14 @@ def event_schema(task: Task) -> pa.Schema:
     >>> event_schema(load_task("streams.tasks.har:task")).names
     ['seq', 'time', 'model', 'outputs', 'label', 'segment']
     """
+    return schema_of(_layout(task))
+
+
+def _layout(task: Task) -> Layout:
+    if task.upload != "segment":
+        return Layout(task.outputs, task.label_size, 0, "")
     channels, samples = task.segment_shape
-    whole = _floats(channels * samples, task.upload_dtype)
-    return pa.schema(
-        [
-            pa.field("seq", pa.int64(), nullable=False),
-            pa.field("time", TIMESTAMP, nullable=False),
-            pa.field("model", pa.string(), nullable=False),
-            pa.field("outputs", _floats(task.outputs), nullable=False),
-            pa.field("label", _floats(task.label_size)),
-            pa.field("segment", whole if task.upload == "segment" else pa.null()),
-        ]
-    )
+    return Layout(task.outputs, task.label_size, channels * samples, task.upload_dtype)
 
 
 def score_schema() -> pa.Schema:
@@ -149,8 +156,9 @@ def score_schema() -> pa.Schema:
 
 
 def encode_events(batch: EventBatch, version: int | None = None) -> tuple[bytes, bytes, Headers]:
-    """Return (key, value, headers) of an events/1 message; `version` is the task's, which workers
-    of another version then refuse.
+    """Return (key, value, headers) of an events/2 message; `version` is the task's, which workers
+    of another version then refuse. Rows that events/2 cannot carry, as those with nulls, become an
+    events/1 message.
 
     >>> import pyarrow as pa
     >>> from tidewheel import EventBatch, decode_events, encode_events, event_schema, load_task
@@ -164,18 +172,17 @@ def encode_events(batch: EventBatch, version: int | None = None) -> tuple[bytes,
     >>> decode_events(task, key, value, headers).rows.num_rows
     1
     """
-    body = encode_batch(batch.rows)
-    count = batch.rows.num_rows
-    return events_message(batch.device, batch.epoch, batch.first, count, body, version)
+    body, layout = encode_rows(batch.epoch, batch.first, batch.rows), layout_of(batch.rows.schema)
+    if body is None or layout is None:
+        return encode_stream(batch, version)
+    named = layout.digest if version is None else f"{layout.digest}.{version}"
+    return batch.device.encode(), body, [(EVENTS_2, named.encode())]
 
 
-def events_message(
-    device: str, epoch: str, first: int, count: int, body: bytes, version: int | None = None
-) -> tuple[bytes, bytes, Headers]:
-    """Return (key, value, headers) of an events/1 message from its encoded body; `version` is the
-    task's, None if it is not known."""
-    headers = _headers(EVENTS_1, device, epoch, first, first + count - 1, version)
-    return device.encode(), body, headers
+def encode_stream(batch: EventBatch, version: int | None = None) -> tuple[bytes, bytes, Headers]:
+    """Return (key, value, headers) of an events/1 message."""
+    headers = _headers(EVENTS_1, batch.device, batch.epoch, batch.first, batch.last, version)
+    return batch.device.encode(), encode_batch(batch.rows), headers
 
 
 def encode_drop(drop: Drop) -> tuple[bytes, bytes, Headers]:
@@ -222,6 +229,8 @@ def decode_event_message(
     no-header
     """
     fields = {name: bytes(text or b"") for name, text in dict(headers).items()}  # may be null
+    if EVENTS_2 in fields and "schema" not in fields:
+        return _decode_compact(task, key or b"", value or b"", fields)
     schema = _text(fields, "schema")
     if schema not in SCHEMAS:
         raise MalformedRecord("unknown-schema", f"{schema!r}; expected {' or '.join(SCHEMAS)}")
@@ -248,9 +257,38 @@ def decode_event_message(
     return EventBatch(device, epoch, first, rows)
 
 
+def _decode_compact(
+    task: Task, key: bytes, value: bytes, fields: Mapping[str, bytes]
+) -> EventBatch:
+    layout, digest = _layout(task), _text(fields, EVENTS_2).partition(".")[0]
+    _check_version(task, fields)
+    if digest != layout.digest:
+        mine = f"{layout.digest!r} of task {task.name}"
+        raise MalformedRecord("wrong-schema", f"columns {digest[:20]!r}, not {mine}")
+    device = key.decode("ascii", errors="replace")
+    if not DEVICE_NAME.fullmatch(device):
+        raise MalformedRecord("wrong-key", f"key {key[:80]!r} is not a device's name")
+    epoch, columns = decode_rows(layout, value, MAX_ROWS)
+    last = columns.first + len(columns.times) - 1
+    if not DEVICE_NAME.fullmatch(epoch) or last > MAX_SEQ:
+        raise MalformedRecord("bad-body", f"epoch {epoch[:80]!r}, last seq {last}")
+    names = {columns.models} if isinstance(columns.models, str) else set(columns.models)
+    labels = columns.labels[columns.known]
+    _check_values(task, columns.times, names, columns.outputs, labels, columns.segments)
+    return EventBatch(device, epoch, columns.first, batch_of(layout, columns))
+
+
+def version_of(headers: Mapping[str, bytes]) -> bytes | None:
+    """Return the task version, in digits, that a message names; None if it names none."""
+    if TASK_VERSION in headers:
+        return headers[TASK_VERSION]
+    return headers.get(EVENTS_2, b"").partition(b".")[2] or None
+
+
 def _check_version(task: Task, fields: Mapping[str, bytes]) -> None:
     """Raise MalformedRecord for rows of another version of the task, which may mean anything."""
-    found = _text(fields, TASK_VERSION) if TASK_VERSION in fields else str(task.version)
+    named = version_of(fields)
+    found = str(task.version) if named is None else _decoded(named, TASK_VERSION)
     if found != str(task.version):
         raise MalformedRecord(
             "task-version", f"of version {found[:20]} of task {task.name}, not {task.version}"
@@ -261,36 +299,56 @@ def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None
     seqs = rows.column("seq").to_numpy()
     if len(seqs) != last - first + 1 or not np.array_equal(seqs, np.arange(first, last + 1)):
         raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
-    times = times_us(rows.column("time"))
-    if (times < 0).any() or (times > 2**55).any():
-        raise MalformedRecord("bad-time", "an event time is before 1970 or after 3100")
-    for model in rows.column("model").unique().to_pylist():
-        if not MODEL_NAME.fullmatch(model):
-            raise MalformedRecord("bad-model", f"not a name of a model version: {model[:40]!r}")
-    for name in ("outputs", "label", "segment"):
-        column = rows.column(name)
-        if pa.types.is_null(column.type):
-            continue
-        whole = column.null_count == 0
-        values = float_rows(column, column.type.list_size) if whole else _known(column)
-        if not np.isfinite(values).all():
-            raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
-    labels = _known(rows.column("label"))
-    if task.classes and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any():
-        raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
-    if task.upload == "segment" and rows.column("segment").null_count:
+    outputs, labels, segments = (rows.column(name) for name in ("outputs", "label", "segment"))
+    _check_values(
+        task,
+        times_us(rows.column("time")),
+        rows.column("model").unique().to_pylist(),
+        float_rows(outputs, task.outputs),
+        _known(labels),
+        None if pa.types.is_null(segments.type) else _known(segments),
+    )
+    if task.upload == "segment" and segments.null_count:
         raise MalformedRecord("no-segment", "an event lacks its segment, which the teacher needs")
 
 
+def _check_values(
+    task: Task,
+    times: np.ndarray,
+    models: Iterable[str],
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    segments: np.ndarray | None,
+) -> None:
+    """Raise MalformedRecord unless an event can have such values; `labels` are those known."""
+    if (times < 0).any() or (times > 2**55).any():
+        raise MalformedRecord("bad-time", "an event time is before 1970 or after 3100")
+    for model in models:
+        if not MODEL_NAME.fullmatch(model):
+            raise MalformedRecord("bad-model", f"not a name of a model version: {model[:40]!r}")
+    for name, values in (("outputs", outputs), ("label", labels), ("segment", segments)):
+        if values is not None and not np.isfinite(values).all():
+            raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
+    if task.classes and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any():
+        raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
+
+
 def _known(column: pa.Array) -> np.ndarray:
+    """Return the values of a list column where it is not null."""
+    if not column.null_count:
+        return float_rows(column, column.type.list_size)  # without a copy
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False))
 
 
 def _text(fields: Mapping[str, bytes], name: str) -> str:
+    if name not in fields:
+        raise MalformedRecord("no-header", f"header {name} is missing")
+    return _decoded(fields[name], name)
+
+
+def _decoded(text: bytes, name: str) -> str:
     try:
-        return fields[name].decode()
-    except KeyError:
-        raise MalformedRecord("no-header", f"header {name} is missing") from None
+        return text.decode()
     except UnicodeDecodeError as exc:
         raise MalformedRecord("bad-header", f"header {name} is not UTF-8") from exc
 
@@ -320,36 +378,15 @@ def event_rows(
     (n, channels, samples), None if the task uploads predictions only. For float16 values are
     clipped to +-65,504, because infinite ones would be refused.
     """
-    n = len(times)
-    schema = event_schema(task)
-    columns = [
-        pa.array(np.arange(first, first + n)),
-        pa.array(times, type=pa.int64()).view(TIMESTAMP),
-        pa.array([model] * n if isinstance(model, str) else model, pa.string()),
-        pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(outputs, np.float32).reshape(-1)), task.outputs
-        ),
-        _labels(labels, task.label_size),
-        pa.nulls(n, schema.field("segment").type)
-        if segments is None
-        else pa.FixedSizeListArray.from_arrays(
-            pa.array(_uploaded(segments, task.upload_dtype)), segments[0].size if n else 1
-        ),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _labels(labels: list[np.ndarray | None], size: int) -> pa.Array:
-    """Return the label column; avoids Arrow's compute functions, which cost a device 9 MB."""
-    values = np.zeros((len(labels), size), np.float32)
-    known = np.zeros(len(labels), bool)
+    values = np.zeros((len(labels), task.label_size), np.float32)
+    known = np.array([label is not None for label in labels], bool)
     for i, label in enumerate(labels):
         if label is not None:
-            values[i], known[i] = label, True
-    bits = pa.py_buffer(np.packbits(known, bitorder="little"))
-    return pa.Array.from_buffers(
-        _floats(size), len(labels), [bits], children=[pa.array(values.reshape(-1))]
-    )
+            values[i] = label
+    sent = None if segments is None else _uploaded(segments, task.upload_dtype)
+    answers = np.ascontiguousarray(outputs, np.float32)
+    columns = Columns(first, times, model, answers, values, known, sent)
+    return batch_of(_layout(task), columns)
 
 
 def _uploaded(segments: np.ndarray, dtype: str) -> np.ndarray:

@@ -23,7 +23,7 @@ def of_message(task: Task, incoming: Incoming, error: MalformedRecord) -> list[O
 
 
 def of_piece(partition: int, piece: WindowSlice, reason: str, detail: str) -> list[Outgoing]:
-    """The dead letters of events that are refused, as an events/1 message."""
+    """The dead letters of events that are refused, as an events/2 message."""
     task = piece.task
     key, value, original = encode_events(piece.events, task.version)
     headers = _headers(task, reason, detail, partition, piece.message.offset)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from streams.contract.errors import UsageError
-from streams.contract.events.records import TASK_VERSION
+from streams.contract.events.records import version_of
 from streams.contract.task import Task
 
 
@@ -37,5 +37,5 @@ class TaskVersions:
     def of_message(self, headers: dict[str, bytes]) -> Task:
         """Return by which version to decode a message; one that is neither's is refused by the
         current one."""
-        text = headers.get(TASK_VERSION)
+        text = version_of(headers)
         return next((t for t in self.all if str(t.version).encode() == text), self.current)

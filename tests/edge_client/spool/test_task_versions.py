@@ -12,11 +12,11 @@ from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.uplink import Uplink
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.events.records import (
-    TASK_VERSION,
     EventBatch,
     Headers,
     decode_event_message,
     event_schema,
+    version_of,
 )
 from streams.contract.task import Task
 from tests.fakes.tiny_task import task
@@ -81,7 +81,7 @@ def test_events_of_both_versions_leave_as_what_they_are(tmp_path: Path, edited: 
     messages = sent(Spool(tmp_path), edited)
     assert decoded(messages, task) == [0, 1, 2]
     assert decoded(messages, edited) == [5, 6, 7, 8]
-    versions = [dict(headers).get(TASK_VERSION) for _, _, headers in messages]
+    versions = [version_of(dict(headers)) for _, _, headers in messages]
     assert versions == [b"1", None, b"%d" % edited.version]  # joined within a version
 
 
@@ -96,7 +96,7 @@ def test_pending_events_of_an_earlier_tidewheel_are_never_joined_with_others(
     assert before == Span(first=0, task=task.name)
     fill(spool, SAME_COLUMNS, 2)
     messages = sent(spool, SAME_COLUMNS)
-    versions = [dict(headers).get(TASK_VERSION) for _, _, headers in messages]
+    versions = [version_of(dict(headers)) for _, _, headers in messages]
     assert versions == [None, None, b"2"]
     assert decoded(messages[:2], task) == [0, 1]
     assert decoded(messages[:2], OTHER_TYPE) == [2, 3]

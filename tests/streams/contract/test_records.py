@@ -1,4 +1,4 @@
-"""Messages of `events`: what is written comes back, and nothing else passes."""
+"""Messages events/1 and drops/1: what is written comes back, and nothing else passes."""
 
 import contextlib
 from collections.abc import Callable
@@ -18,9 +18,8 @@ from streams.contract.events.records import (
     Headers,
     decode_event_message,
     encode_drop,
-    encode_events,
+    encode_stream,
     event_rows,
-    events_message,
 )
 from streams.contract.task import Task
 from tests.fakes.tiny_task import task
@@ -49,7 +48,7 @@ def reheaded(message: Message, **change: bytes | None) -> Message:
 
 def test_events_come_back_as_they_were() -> None:
     sent = batch()
-    back = decode_event_message(task, *encode_events(sent))
+    back = decode_event_message(task, *encode_stream(sent))
     assert back == sent
     assert isinstance(back, EventBatch)
     assert float_rows(back.rows.column("outputs"), 3).shape == (4, 3)
@@ -64,26 +63,26 @@ def test_drops_come_back_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (reheaded(encode_events(batch()), schema=b"events/9"), "unknown-schema"),
-        (reheaded(encode_events(batch()), schema=None), "no-header"),
-        (reheaded(encode_events(batch()), device=b"d1"), "wrong-key"),
-        (reheaded(encode_events(batch()), device=b"../../etc"), "bad-header"),
-        (reheaded(encode_events(batch()), epoch=b"\xff"), "bad-header"),
-        (reheaded(encode_events(batch()), first=b"-1"), "bad-header"),
-        (reheaded(encode_events(batch()), first=b"9"), "wrong-seq"),
-        (reheaded(encode_events(batch()), last=b"9"), "bad-header"),
-        (reheaded(encode_events(batch()), last=b"9" * 18), "huge-batch"),
+        (reheaded(encode_stream(batch()), schema=b"events/9"), "unknown-schema"),
+        (reheaded(encode_stream(batch()), schema=None), "no-header"),
+        (reheaded(encode_stream(batch()), device=b"d1"), "wrong-key"),
+        (reheaded(encode_stream(batch()), device=b"../../etc"), "bad-header"),
+        (reheaded(encode_stream(batch()), epoch=b"\xff"), "bad-header"),
+        (reheaded(encode_stream(batch()), first=b"-1"), "bad-header"),
+        (reheaded(encode_stream(batch()), first=b"9"), "wrong-seq"),
+        (reheaded(encode_stream(batch()), last=b"9"), "bad-header"),
+        (reheaded(encode_stream(batch()), last=b"9" * 18), "huge-batch"),
         (reheaded(encode_drop(Drop("d0", "e", 0, 1, "x")), reason=None), "no-header"),
-        (encode_events(batch(outputs=np.full((4, 3), np.nan))), "not-finite"),
-        (encode_events(batch(segments=np.full((4, 2, 20), np.inf))), "not-finite"),
-        (encode_events(batch(segments=None)), "no-segment"),
-        (encode_events(batch(labels=[np.array([7], np.float32)] * 4)), "bad-label"),
-        (encode_events(batch(times=np.array([-1, 0, 1, 2]))), "bad-time"),
-        ((b"d0", b"garbage", encode_events(batch())[2]), "not-arrow"),
-        ((b"d0", b"", encode_events(batch())[2]), "not-arrow"),
-        ((b"d0", encode_events(batch())[1][:-40], encode_events(batch())[2]), "not-arrow"),
+        (encode_stream(batch(outputs=np.full((4, 3), np.nan))), "not-finite"),
+        (encode_stream(batch(segments=np.full((4, 2, 20), np.inf))), "not-finite"),
+        (encode_stream(batch(segments=None)), "no-segment"),
+        (encode_stream(batch(labels=[np.array([7], np.float32)] * 4)), "bad-label"),
+        (encode_stream(batch(times=np.array([-1, 0, 1, 2]))), "bad-time"),
+        ((b"d0", b"garbage", encode_stream(batch())[2]), "not-arrow"),
+        ((b"d0", b"", encode_stream(batch())[2]), "not-arrow"),
+        ((b"d0", encode_stream(batch())[1][:-40], encode_stream(batch())[2]), "not-arrow"),
         (
-            (b"d0", encode_batch(pa.record_batch({"x": [1]})), encode_events(batch())[2]),
+            (b"d0", encode_batch(pa.record_batch({"x": [1]})), encode_stream(batch())[2]),
             "wrong-schema",
         ),
     ],
@@ -97,24 +96,18 @@ def test_what_is_wrong_is_named(message: Message, reason: str) -> None:
 
 def test_a_prediction_task_needs_no_segment() -> None:
     private = replace(task, upload="prediction")
-    sent = encode_events(batch(segments=None, task=private))
+    sent = encode_stream(batch(segments=None, task=private))
     back = decode_event_message(private, *sent)
     assert isinstance(back, EventBatch)
     assert back.rows.column("segment").null_count == 4
     assert back == batch(segments=None, task=private)
-    many = encode_events(batch(n=1000, segments=None, task=private))[1]
+    many = encode_stream(batch(n=1000, segments=None, task=private))[1]
     assert len(many) < 1000 * 60  # nothing stands in the segments' place
     with pytest.raises(MalformedRecord, match="segment is"):  # nor is it taken from who sends them
-        decode_event_message(private, *encode_events(batch()))
+        decode_event_message(private, *encode_stream(batch()))
 
 
-def test_rows_that_are_encoded_already_travel_as_they_are() -> None:
-    sent = batch()
-    body = encode_batch(sent.rows)
-    assert events_message("d0", "e-1", 10, 4, body) == encode_events(sent)
-
-
-GOOD = encode_events(batch())
+GOOD = encode_stream(batch())
 
 
 @settings(max_examples=400, deadline=None)
@@ -148,7 +141,7 @@ def test_float16_halves_a_segment_and_keeps_it_finite() -> None:
     }  # fmt: skip
     rows = event_rows(half, **fields, segments=segments)  # type: ignore[arg-type]
     whole = event_rows(task, **fields, segments=segments)  # type: ignore[arg-type]
-    sent = encode_events(EventBatch("d0", "e", 0, rows))
+    sent = encode_stream(EventBatch("d0", "e", 0, rows))
     back = decode_event_message(half, *sent)
     assert isinstance(back, EventBatch)
     found = float_rows(back.rows.column("segment"), 40)
@@ -192,12 +185,12 @@ def loose_lists(rows: pa.RecordBatch) -> pa.RecordBatch:
 def test_columns_of_other_producers_are_taken_where_nothing_is_lost(
     how: Callable[[pa.RecordBatch], pa.RecordBatch],
 ) -> None:
-    key, _, headers = encode_events(batch())
+    key, _, headers = encode_stream(batch())
     assert decode_event_message(task, key, stream(how(batch().rows)), headers) == batch()
 
 
 def test_several_batches_in_a_message_are_one() -> None:
-    key, _, headers = encode_events(batch())
+    key, _, headers = encode_stream(batch())
     rows = batch().rows
     value = stream(rows.slice(0, 1), rows.slice(1, 3))
     assert decode_event_message(task, key, value, headers) == batch()
@@ -223,7 +216,7 @@ def test_several_batches_in_a_message_are_one() -> None:
 def test_what_cannot_be_taken_is_named_by_its_real_difference(
     change: Callable[[pa.RecordBatch], pa.RecordBatch], says: str
 ) -> None:
-    key, _, headers = encode_events(batch())
+    key, _, headers = encode_stream(batch())
     with pytest.raises(MalformedRecord, match=f"wrong-schema: {says}"):
         decode_event_message(task, key, stream(change(batch().rows)), headers)
 
@@ -231,7 +224,7 @@ def test_what_cannot_be_taken_is_named_by_its_real_difference(
 def test_a_null_where_none_may_be_is_named() -> None:
     rows = nullable(batch().rows)
     models = pa.array([None, *rows.column("model").to_pylist()[1:]], pa.string())
-    key, _, headers = encode_events(batch())
+    key, _, headers = encode_stream(batch())
     with pytest.raises(MalformedRecord, match="null: column model has nulls"):
         decode_event_message(task, key, stream(rows.set_column(2, "model", models)), headers)
 
@@ -239,7 +232,7 @@ def test_a_null_where_none_may_be_is_named() -> None:
 def test_a_list_of_another_length_is_refused() -> None:
     rows = loose_lists(batch().rows)
     short = pa.array([[0.0] * 2] * 4, pa.list_(pa.float32()))
-    key, _, headers = encode_events(batch())
+    key, _, headers = encode_stream(batch())
     with pytest.raises(MalformedRecord, match="column outputs has a list of 2 values, not 3"):
         decode_event_message(task, key, stream(rows.set_column(3, "outputs", short)), headers)
 
@@ -249,7 +242,7 @@ def test_lists_that_are_all_null_are_no_end_of_the_process(
     kind: Callable[[pa.DataType], pa.DataType],
 ) -> None:
     """Arrow's own cast dies of them."""
-    key, _, headers = encode_events(batch())
+    key, _, headers = encode_stream(batch())
     nothing = pa.array([None] * 4, kind(pa.float32()))
     sent = loose_lists(batch().rows).set_column(4, "label", nothing)
     found = decode_event_message(task, key, stream(sent), headers)
@@ -260,7 +253,7 @@ def test_lists_that_are_all_null_are_no_end_of_the_process(
 
 
 def test_a_label_column_without_a_value_may_have_no_type() -> None:
-    key, _, headers = encode_events(batch())
+    key, _, headers = encode_stream(batch())
     sent = batch().rows.set_column(4, "label", pa.nulls(4))
     found = decode_event_message(task, key, stream(sent), headers)
     assert isinstance(found, EventBatch)
@@ -279,7 +272,7 @@ def test_a_label_column_without_a_value_may_have_no_type() -> None:
 def test_whatever_lists_come_they_are_taken_or_refused(
     rows: list[list[float | None] | None], name: str
 ) -> None:
-    key, _, headers = encode_events(batch())
+    key, _, headers = encode_stream(batch())
     sent = loose_lists(batch().rows)
     i = sent.schema.get_field_index(name)
     changed = sent.set_column(i, name, pa.array(rows, pa.list_(pa.float32())))
@@ -292,7 +285,7 @@ def test_rows_of_another_task_version_are_refused_by_their_header(
     version: int | None, own: int
 ) -> None:
     """Whatever the columns are; a sender that does not say its version is taken as before."""
-    message = encode_events(batch(), version)
+    message = encode_stream(batch(), version)
     mine = replace(task, version=own)
     if version in (None, own):
         assert isinstance(decode_event_message(mine, *message), EventBatch)
@@ -304,7 +297,7 @@ def test_rows_of_another_task_version_are_refused_by_their_header(
 
 
 def test_a_version_that_is_no_number_is_refused_and_a_drop_has_none() -> None:
-    key, value, headers = encode_events(batch(), 1)
+    key, value, headers = encode_stream(batch(), 1)
     odd = [(name, b"\xff" if name == "task-version" else text) for name, text in headers]
     with pytest.raises(MalformedRecord, match="bad-header"):
         decode_event_message(task, key, value, odd)

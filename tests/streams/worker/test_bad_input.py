@@ -20,6 +20,7 @@ from streams.contract.events.records import (
     Headers,
     decode_event_message,
     encode_events,
+    encode_stream,
     event_schema,
 )
 from streams.contract.task import Task
@@ -38,7 +39,7 @@ RawMessage = tuple[bytes | None, bytes | None, Headers]
 
 
 def good(first: int = 0, times_s: tuple[float, ...] = (1, 2, 3), device: str = "d0") -> RawMessage:
-    return encode_events(batch(device, first, list(times_s)))
+    return encode_stream(batch(device, first, list(times_s)))
 
 
 def with_header(message: RawMessage, name: str, value: bytes | None) -> RawMessage:
@@ -73,6 +74,12 @@ def two_batches() -> bytes:
 
 def empty() -> bytes:
     return encode_batch(batch("d0", 0, [1]).rows.slice(0, 0))
+
+
+def compact(value: Callable[[bytes], bytes] = lambda whole: whole) -> RawMessage:
+    """A sound message events/2 with its value changed."""
+    key, whole, headers = encode_events(batch("d0", 0, [1, 2, 3]), task.version)
+    return key, value(whole), headers
 
 
 def body(value: bytes | None) -> RawMessage:
@@ -116,6 +123,13 @@ BAD: dict[str, tuple[Callable[[], RawMessage], str]] = {
     "a time before 1970": (lambda: good(0, (-1.0, 1, 2)), "bad-time"),
     "a time beyond the year 3100": (lambda: good(0, (1e11, 1, 2)), "bad-time"),
     "a model's name with a newline": (lambda: with_column("model", "a\nb"), "bad-model"),
+    "few bytes cut short": (lambda: compact(lambda whole: whole[:-1]), "bad-body"),
+    "bytes after the rows": (lambda: compact(lambda whole: whole + b"0"), "bad-body"),
+    "no rows at all": (lambda: compact(lambda _: b""), "bad-body"),
+    "columns of another task": (lambda: with_header(compact(), "e2", b"AAAAAA.1"), "wrong-schema"),
+    "columns without a name": (lambda: with_header(compact(), "e2", b""), "wrong-schema"),
+    "another version": (lambda: with_header(compact(), "e2", b"AAAAAA.9"), "task-version"),
+    "a key that is no name": (lambda: (b"d 0", *compact()[1:]), "wrong-key"),
     "a drop of more than a year": (
         lambda: with_header(
             with_header((b"d0", b"", good()[2]), "schema", b"drops/1"), "last", b"200000000"
@@ -246,12 +260,22 @@ def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessag
     assert log.committed == len(stream)
 
 
+def test_events_of_both_forms_are_scored_and_each_once() -> None:
+    log, store = Log(), MemoryStore()
+    old, again = good(0), compact()  # the same events
+    log.messages += [old, again, encode_events(batch("d0", 3, [4, 5]), task.version)]
+    asyncio.run(served(log, store))
+    assert store.tables[SCORES].column("seq").to_pylist() == [0, 1, 2, 3, 4]
+    assert not [m for m in log.published if m.topic == "tiny.dead-letters"]
+
+
 FUZZED = 10_000
 
 
 def fuzz(task_name: str, rng: random.Random) -> RawMessage:
     """A message of device `fuzz`, or noise, damaged in one of several ways."""
-    key, value, headers = encode_events(batch("fuzz", rng.randrange(10_000), [1.0, 2.0]))
+    encode = rng.choice([encode_events, encode_stream])
+    key, value, headers = encode(batch("fuzz", rng.randrange(10_000), [1.0, 2.0]))
     value = bytearray(value)
     match rng.randrange(6):
         case 0:
