@@ -2,10 +2,10 @@
 
 Three devices send to a partition each of a topic of their own: one so slow that a message has one
 event, one at 50 events a second, one that sends a backlog. What they have sent is read again,
-written as JSON lines - a line an event, the same messages, keys and headers, floats in as few
-digits as give the same float32 - and put on a partition of another topic by the same producer. The
-broker stores what it gets, compressed as the producer did it, so the size of a partition over its
-events is what went over the wire, without requests, answers and heartbeats.
+written as JSON lines - a line an event, the same messages and keys, the headers of events/1, floats
+in as few digits as give the same float32 - and put on a partition of another topic by the same
+producer. The broker stores what it gets, compressed as the producer did it, so the size of a
+partition over its events is what went over the wire, without requests, answers and heartbeats.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 from kafka import KafkaAdminClient
 
 from streams.contract.events.batches import times_us
-from streams.contract.events.records import EventBatch, decode_event_message
+from streams.contract.events.records import EventBatch, decode_event_message, encode_stream
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, TopicSpec, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -104,10 +104,11 @@ def _as_json(
     producer, sizes = Producer(settings), dict.fromkeys(range(len(RATES)), 0)
     for message in messages:
         assert message.key is not None
-        text = "".join(_lines(_batch(task, message))).encode()
-        head = sum(len(name) + len(value) for name, value in message.headers) + len(message.key)
+        batch = _batch(task, message)
+        text, headers = "".join(_lines(batch)).encode(), encode_stream(batch, task.version)[2]
+        head = sum(len(name) + len(value) for name, value in headers) + len(message.key)
         sizes[message.partition] += len(text) + head
-        producer.put(topic, message.key, text, message.headers)
+        producer.put(topic, message.key, text, headers)
     producer.close()
     return sizes
 
