@@ -1,19 +1,23 @@
 """Output for a person: the console, a line, a time."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> "Console":
     """Return a console with the terminal's width, or a width for our tables without a terminal."""
+    from rich.console import Console  # here: it takes 2 MB of a device, which prints nothing
+
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=140)
 
 
-def print_json(data: Any, to: Console | None = None) -> None:
+def print_json(data: Any, to: "Console | None" = None) -> None:
     """Print data as JSON, documents in it too, as it is: colours and wrapping take seconds, and
     hundreds of megabytes, where there is much."""
     (to or console()).file.write(to_json(data, indent=2).decode() + "\n")

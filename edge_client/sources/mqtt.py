@@ -19,15 +19,15 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from edge_client.sources.cuts import Skip
 from edge_client.sources.stdin import MALFORMED, UNREADABLE, json_reading
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Reading, Task
+from streams.kafka.environment import FromEnvironment
 
 try:
     import paho.mqtt.client as paho
@@ -46,11 +46,11 @@ REFUSED = 128  # reason codes from here on are failures
 URL = re.compile(r"(mqtts?)://([^/@:\[\]]+|\[[^/@\]]+\])(?::(\d{1,5}))?/(.+)")
 
 
-class MqttSettings(BaseSettings):
+class MqttSettings(FromEnvironment):
     """Where readings are published and how to get them: the address is an option of the command,
     the rest is read from TIDEWHEEL_MQTT_<FIELD>. `cafile` is for a CA that the system lacks."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDEWHEEL_MQTT_", frozen=True)
+    PREFIX: ClassVar[str] = "TIDEWHEEL_MQTT_"
 
     host: str
     port: int = Field(gt=0, lt=65_536)

@@ -1,16 +1,14 @@
 """Kafka connection settings, shared by all clients."""
 
 import os
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-SECRETS = Path("/run/secrets")  # of a container
+from streams.kafka.environment import FromEnvironment
 
 
-class BrokerSettings(BaseSettings):
+class BrokerSettings(FromEnvironment):
     """Address and security settings of Kafka, and the copies of topics that we create.
 
     `bootstrap` (HOST:PORT, comma separated) is read from TIDEWHEEL_KAFKA, every other field from
@@ -18,14 +16,8 @@ class BrokerSettings(BaseSettings):
     replication, min_insync: None for what the cluster can give.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="TIDEWHEEL_KAFKA_",
-        secrets_dir=SECRETS if SECRETS.is_dir() else None,
-        frozen=True,
-        validate_by_name=True,
-        validate_by_alias=True,
-        validate_default=True,  # to detect a missing user
-    )
+    model_config = ConfigDict(validate_default=True)  # to detect a missing user
+    PREFIX: ClassVar[str] = "TIDEWHEEL_KAFKA_"
 
     bootstrap: str = Field("127.0.0.1:9092", validation_alias="TIDEWHEEL_KAFKA")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

@@ -251,10 +251,11 @@ def test_a_task_loads_no_torch(module: str) -> None:
 
 
 def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
-    modules = loaded("edge_client.process", "streams.tasks.har")
+    modules = loaded("compose.cli.edge", "edge_client.process", "streams.tasks.har")
     heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx", "opentelemetry")
     seldom = ("pyarrow.compute", "pyarrow.dataset", "paho", "prometheus_client")
-    assert not libraries(modules, *heavy, *seldom)
+    person = ("rich", "asyncio", "pydantic_settings")
+    assert not libraries(modules, *heavy, *seldom, *person)
 
 
 def test_the_client_app_holds_no_torch_and_no_arrow() -> None:

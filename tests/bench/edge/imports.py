@@ -9,9 +9,9 @@ import time
 from tests.bench.edge.footprint import footprint
 
 PARTS = (
-    "pydantic", "pydantic_settings", "typer", "rich.console", "numpy", "pyarrow",
-    "pyarrow.compute", "onnxruntime", "safetensors.numpy", "kafka", "cryptography", "psutil",
-    "compose.cli.edge", "edge_client.process", "streams.tasks.har",
+    "pydantic", "typer", "rich.console", "numpy", "pyarrow", "onnxruntime", "safetensors.numpy",
+    "kafka", "cryptography", "psutil", "compose.cli.edge", "edge_client.process",
+    "streams.tasks.har",
 )  # fmt: skip
 
 

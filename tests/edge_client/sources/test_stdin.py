@@ -143,7 +143,7 @@ def standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
     with os.fdopen(ends[0]) as reader, os.fdopen(ends[1], "wb", buffering=0) as writer:
         monkeypatch.setattr("sys.stdin", reader)
         settings = EdgeSettings(
-            task_ref="", device="d0", folder=tmp_path, broker=BrokerSettings("nowhere:1"),
+            task_ref="", device="d0", folder=tmp_path, broker=BrokerSettings(bootstrap="nowhere:1"),
             trusted=(), source="stdin",
         )  # fmt: skip
         source = open_source(

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from streams.kafka import environment
 from streams.kafka.settings import BrokerSettings
 
 
@@ -11,7 +13,25 @@ def test_a_password_may_come_from_a_containers_secret(
     (tmp_path / "tidewheel_kafka_username").write_text("pumps\n")
     (tmp_path / "tidewheel_kafka_password").write_text("secret\n")
     monkeypatch.setenv("TIDEWHEEL_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
-    found = BrokerSettings(_secrets_dir=tmp_path)  # type: ignore[call-arg]
+    monkeypatch.setattr(environment, "SECRETS", tmp_path)
+    found = BrokerSettings()  # type: ignore[call-arg]
     assert (found.username, found.password) == ("pumps", "secret")
     monkeypatch.setenv("TIDEWHEEL_KAFKA_PASSWORD", "named")
-    assert BrokerSettings(_secrets_dir=tmp_path).password == "named"  # type: ignore[call-arg]
+    assert BrokerSettings().password == "named"  # type: ignore[call-arg]
+
+
+def test_what_is_given_counts_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEWHEEL_KAFKA", "there:9092")
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_REPLICATION", "2")
+    assert BrokerSettings(bootstrap="here:1").bootstrap == "here:1"
+    assert BrokerSettings(TIDEWHEEL_KAFKA="here:1").bootstrap == "here:1"
+    assert BrokerSettings(bootstrap="here:1").replication == 2
+    with pytest.raises(ValidationError, match="extra"):
+        BrokerSettings(bootstrap="here:1", topic="x")  # type: ignore[call-arg]
+
+
+def test_a_variable_with_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEWHEEL_KAFKA_REPLICATION", "many")
+    with pytest.raises(ValidationError) as caught:
+        BrokerSettings()  # type: ignore[call-arg]
+    assert caught.value.errors()[0]["loc"] == ("replication",)
