@@ -10,7 +10,6 @@
     header     e2 (events/2 only: <digest of the columns>.<task version>, or without a version)
                schema (all but events/2)  device  epoch  first  last  reason (drops only)
                task-version (of the task whose events or labels these are; missing: not known)
-
                again (only on dead letters that were sent again: refused rows are tried again)
                traceparent (only on traced messages: see traceparent.py)
 
