@@ -11,7 +11,7 @@ import pytest
 from compose.reports import dead_letters
 from compose.reports.lag import read_lag
 from edge_client.inference.slots import SlotState
-from streams.contract.events.records import TASK_VERSION
+from streams.contract.events.records import TASK_VERSION, version_of
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
@@ -121,7 +121,7 @@ def test_an_edited_task_costs_no_crash_no_rollback_and_no_event(
     until(lambda: read_lag(served.broker, name).messages == 0, "all events are scored or parked")
     parked = letters(served)
     assert {letter.reason for letter in parked} == {"task-version"}
-    assert {dict(letter.headers)[TASK_VERSION] for letter in parked} == {b"2"}
+    assert {version_of(dict(letter.headers)) for letter in parked} == {b"2"}
     seqs = {seq for _, _, seq in served.scored()}
     assert seqs
     assert all(seq < old for seq in seqs)

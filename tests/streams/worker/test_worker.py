@@ -188,7 +188,7 @@ def ask(served: Fleet, path: str) -> str:
 
 def test_what_is_held_in_memory_is_bounded_and_nothing_is_lost(served: Fleet) -> None:
     """More open windows than the bound allows: they close early, and the rest revises them."""
-    size, devices = 1_000_000, 150
+    size, devices = 800_000, 150
     ensure_topics(served.broker, topic_specs(served.task.name, PARTITIONS))
     served.options |= {"metrics_port": 0, "buffer_bytes": size}
     for first in (0, 32):
