@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
+from tests import forks
 from tests.postgresql import Server, postgresql
 from tests.real_kafka import require, with_kafka
 from tests.secure_node import SecureNode, running
@@ -16,11 +17,20 @@ from tests.servers import s3_server
 settings.register_profile("tidewheel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tidewheel")
 
+forks.install()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put whole fleets first. One process of xdist begins with all of them, so that they never run
     side by side, and do not come last, when all others would wait for them."""
     items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/chaos/")))
+
+
+@pytest.fixture
+def executed() -> Iterator[None]:
+    """Processes are executed here, not forked: an import that fails is seen."""
+    with forks.executed():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import typer
 import typer.main
 
 from compose.cli.main import app, whole
-from tests.forks import fork
+from tests.forks import executed, fork
 
 ROOT = Path(__file__).parents[3]
 TINY = f"{ROOT / 'tests' / 'fakes' / 'tiny_task.py'}:task"
@@ -44,14 +44,15 @@ def tidewheel(*words: str | Path, folder: Path, **env: str) -> subprocess.Comple
 
 def installed(*words: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The same as users have it: the installed program, from its start."""
-    return subprocess.run(
-        [Path(sys.executable).parent / "tidewheel", *map(str, words)],
-        cwd=folder,
-        env=environ_in(folder, env),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    with executed():
+        return subprocess.run(
+            [Path(sys.executable).parent / "tidewheel", *map(str, words)],
+            cwd=folder,
+            env=environ_in(folder, env),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
 
 
 def fails(done: subprocess.CompletedProcess[str], code: int, *texts: str) -> None:

@@ -80,6 +80,7 @@ def files_of(process: int) -> list[str]:
     return [str(path.readlink()) for path in Path(f"/proc/{process}/fd").iterdir()]
 
 
+@pytest.mark.usefixtures("executed")
 def test_two_processes_write_what_one_writes(tmp_path: Path, lake: Path) -> None:
     done = tidewheel(*words(lake), "--processes", "2", folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -244,6 +244,7 @@ def test_a_runner_replaces_its_own_process_that_does_not_go_on(tmp_path: Path, l
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
 
 
+@pytest.mark.usefixtures("executed")
 def test_two_runners_share_the_jobs_and_run_none_twice(tmp_path: Path, lake: Path) -> None:
     jobs = {queued(tmp_path, lake, to=f"out-{n}") for n in range(3)}
     with runner(tmp_path, "a", "--until-empty") as a, runner(tmp_path, "b", "--until-empty") as b:

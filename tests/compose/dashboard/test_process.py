@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
 
 
@@ -54,6 +56,7 @@ def status(address: str, path: str) -> int:
             assert time.monotonic() < deadline
 
 
+@pytest.mark.usefixtures("executed")
 def test_without_a_broker_it_lives_and_ends_cleanly(tmp_path: Path) -> None:
     with started(tmp_path) as (process, address):
         assert status(address, "/live") == 200

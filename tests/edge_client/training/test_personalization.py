@@ -22,12 +22,12 @@ from edge_client.training.personalization import (
     RENEW,
     Personalization,
 )
+from edge_client.training.trainer_client import Trainer
 from streams.contract.artifact import personal_header
 from streams.contract.errors import ArtifactError
 from streams.contract.work import WorkReply, WorkRequest
 from streams.runtime.key_files import create_key, load_public_key
 from tests.edge_client.models import TINY, artifact, plain, tiny
-from tests.forks import ForkedTrainer
 from tests.streams.worker.support import until
 
 TASK = replace(tiny, training=replace(tiny.training, personal=True, epochs=30, learning_rate=0.05))
@@ -44,7 +44,7 @@ class Device:
         self.slots = Slots(folder / "slots", TASK, trusted)
         self.slots.open()
         self.samples = Samples(TASK, folder / "samples.arrow")
-        self.trainer = ForkedTrainer(TINY, "d0", folder, self.samples)
+        self.trainer = Trainer(TINY, "d0", folder, self.samples)
         self.personal = Personalization(
             TASK, "d0", folder, self.slots, self.samples, self._work, clock=lambda: self.now
         )

@@ -346,6 +346,7 @@ def test_stop_ends_a_training_between_two_steps(
     assert children(reference) == []
 
 
+@pytest.mark.usefixtures("executed")
 def test_the_child_ends_when_the_agents_side_is_closed(reference: str) -> None:
     """So that a killed agent leaves no trainer behind."""
     ours, theirs = socket.socketpair()
