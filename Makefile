@@ -75,17 +75,21 @@ down:
 
 # Three processes of two cores: many tests wait for processes that they have started.
 # Threads of torch would only wait for each other.
-test: check .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
+test: check .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
-coverage: install .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
+coverage: install .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(LONG) --cov \
 		--cov-report=term:skip-covered
 
 # The servers of the tests want other versions than the rest has.
 .venv/servers/installed: tests/servers-requirements.txt .venv/installed
 	$(PYTHON) -m venv .venv/servers && .venv/servers/bin/pip install --quiet --requirement $< && touch $@
+
+# Classes that the Kafkas of the tests have in common; without a Kafka there is none.
+.venv/kafka.jsa: .venv/installed
+	$(BIN)/python -m tests.real_kafka $@
 
 # For the test of compose/proxy; where it cannot be installed that test says so.
 .venv/nginx: .venv/installed

@@ -1,5 +1,6 @@
 """Brokers for the whole session: a real Kafka, and the embedded one."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
 from tests import forks
 from tests.postgresql import Server, postgresql
-from tests.real_kafka import require, with_kafka
+from tests.real_kafka import java_options, require, with_kafka
 from tests.secure_node import SecureNode, running
 from tests.servers import s3_server
 
@@ -18,6 +19,7 @@ settings.register_profile("tidewheel", deadline=None, suppress_health_check=[Hea
 settings.load_profile("tidewheel")
 
 forks.install()
+os.environ.setdefault("KAFKA_OPTS", java_options())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
