@@ -21,6 +21,7 @@ from typing import Any, Self
 from compose.reports.summary.lines import DeviceLine
 from streams.contract.accounting import IntervalSet
 from streams.worker.store.query import open_store
+from tests import polling
 from tests.real_kafka import with_kafka
 
 TINY = Path(__file__).parents[1] / "fakes" / "tiny_task.py"
@@ -28,11 +29,8 @@ MARK = "TIDEWHEEL_TEST_MARK"
 
 
 def until(condition: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
-    """Wait for a condition; fail with `what` when it does not come."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.1)
+    """As everywhere, with time for a whole fleet."""
+    polling.until(condition, what, timeout_s, 0.1)
 
 
 def without_kafka() -> dict[str, str]:

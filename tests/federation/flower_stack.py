@@ -24,15 +24,12 @@ from streams.contract.documents import RoundEvent
 from streams.contract.topics import topic_name
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
+from tests.polling import until
 
 
 def wait_for(what: str, condition: Callable[[], bool], timeout_s: float) -> None:
     """Wait until `condition` holds; fail and say `what` when it does not in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {timeout_s:.0f} s")
-        time.sleep(0.05)
+    until(condition, what, timeout_s)
 
 
 def group_members(group: int) -> list[int]:

@@ -4,8 +4,7 @@ import contextlib
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,19 +36,10 @@ from streams.worker.store.place import Place, has_table
 from tests.fakes.own_task import own_task
 from tests.fakes.tiny_task import task as tiny
 from tests.forks import Forked, fork
+from tests.polling import until as until
 
 SECOND = 1_000_000
 PARTITIONS = 2
-
-
-def until(
-    condition: Callable[[], bool], what: str, timeout_s: float = 60.0, pause_s: float = 0.05
-) -> None:
-    """Wait for a condition; fail with `what` when it does not come."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(pause_s)
 
 
 def batch(
