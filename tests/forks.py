@@ -8,9 +8,10 @@ executed as always, and so is each of ours under `executed` and below a process 
 
 What is forked is as real as what is executed: a child of the process that starts it, which waits
 for it, kills it and is survived by it; with a pid, session, files, environment, folder and command
-line of its own, also in /proc. It runs the same entry point from `runpy`. What differs: modules are
-imported already, so defects of an import are found by what is executed only; variables that Python
-or a package reads at import are the zygote's; sets are ordered alike in all of them.
+line of its own, also in /proc. It runs the same entry point as Python does. What differs: modules
+are imported already, so defects of an import are found by what is executed only; variables that
+Python or a package reads at import are the zygote's; sets are ordered alike in all of them; at the
+end modules are not destroyed. Where there is no Linux everything is executed.
 
     zygote ── middle ── child          1. the zygote forks a process, and that the child
     parent ───────────── child         2. the middle one ends: the child is its ancestor's that has
@@ -112,7 +113,7 @@ class Start:
 class Popen(subprocess.Popen[Any]):
     """As Python's; a command of ours is forked."""
 
-    forks = True
+    forks = sys.platform == "linux"
     code = False  # whether `python -c` is one of ours
 
     def _execute_child(self, args: Any, *more: Any) -> None:
@@ -148,11 +149,11 @@ def install() -> None:
 @contextlib.contextmanager
 def executed() -> Iterator[None]:
     """Execute everything that is started inside, and so what that starts."""
-    Popen.forks = False
+    before, Popen.forks = Popen.forks, False
     try:
         yield
     finally:
-        Popen.forks = True
+        Popen.forks = before
 
 
 def fork(
