@@ -260,7 +260,8 @@ def _start_zygote() -> socket.socket:
 def serve_first() -> None:
     """Import, then fork on request until the other end is closed."""
     sys.modules[THREADED] = None  # type: ignore[assignment]  # whose import fails
-    for name in PRELOAD:
+    commands = importlib.import_module("compose.cli.main").COMMANDS.values()  # imported when used
+    for name in (*PRELOAD, *sorted({place.module for place in commands})):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     del sys.modules[THREADED]
