@@ -4,6 +4,9 @@ cronsim 2.8 (November 2026, no dependencies) has Debian cron's rules for dayligh
 that does not exist fires when the gap ends, one that exists twice fires at the first, and where
 hour or minute begins with `*` the clock that goes on counts. On `30 2 * * *` in Europe/Madrid
 croniter 7.0.0 and APScheduler 3.11.3 fire twice on the day in October. Zones are zoneinfo's.
+
+From a time inside the second of two equal hours cronsim first gives a time in the first one, which
+is over. It is asked from REPEATED before, and what is over is left out.
 """
 
 from collections import deque
@@ -17,6 +20,7 @@ from cronsim import CronSim, CronSimError
 
 from streams.contract.errors import UsageError
 
+REPEATED = 3 * 3_600_000_000  # more than a clock was ever set back, in microseconds
 LOOK_BACK = tuple(timedelta(days=days) for days in (1, 32, 366, 9 * 366))
 Interval = tuple[int, int]  # of event time in microseconds: from the first to before the second
 
@@ -50,8 +54,9 @@ class Cron:
 
     def after(self, time_us: int) -> Iterator[int]:
         """Yield all times after that one at which it fires."""
-        for fire in CronSim(self.expression, local(time_us, self.zone)):
-            yield micros(fire)
+        for fire in map(micros, CronSim(self.expression, local(time_us - REPEATED, self.zone))):
+            if fire > time_us:
+                yield fire
 
     def last(self, time_us: int) -> int | None:
         """Return the last time up to that one at which it fires; None if that is long ago."""

@@ -49,6 +49,19 @@ def test_intervals_tile_time_in_every_zone_wherever_one_begins_to_count(
     assert list(cron.intervals(fires[0], fires[-1])) == list(pairwise(fires))
 
 
+@pytest.mark.parametrize("minutes", [0, 15, 30, 59])
+def test_in_the_second_of_two_equal_hours_what_is_over_does_not_fire_again(minutes: int) -> None:
+    """In New York it is 01:00 twice on 2017-11-05, at 05:00 and at 06:00 UTC."""
+    cron = Cron("15 1,2,3 * * 0", "America/New_York")
+    begin = at(f"2017-11-05T06:{minutes:02d}Z")
+    assert next(cron.after(begin)) == at("2017-11-05T07:15Z")
+    assert cron.last(begin) == at("2017-11-05T05:15Z")
+    half = Cron("*/30 * * * *", "America/New_York")
+    assert next(half.after(begin)) == begin - minutes * 60_000_000 + (
+        1_800_000_000 if minutes < 30 else 3_600_000_000
+    )
+
+
 def test_half_past_two_in_madrid_on_both_days_of_change() -> None:
     spring = list(MADRID.intervals(at("2026-03-28T02:30+01:00"), at("2026-03-31T00:00Z")))
     assert [(b - a) / 3_600_000_000 for a, b in spring] == [23.5, 23.5]
