@@ -9,13 +9,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from streams.contract.errors import UsageError
 
 
 def arrow_files(where: str, environ: Mapping[str, str] = os.environ) -> pafs.FileSystem:
-    """Return the files under a folder or an `s3://` URL; raise UsageError for another URL.
+    """Return the files under a folder, an `s3://` URL, or another one that Arrow knows; raise
+    UsageError for what it does not know.
 
     S3's credentials, region and endpoint are found as deltalake finds them.
     """
@@ -23,10 +25,18 @@ def arrow_files(where: str, environ: Mapping[str, str] = os.environ) -> pafs.Fil
     if not found:
         return pafs.SubTreeFileSystem(str(Path(where).resolve()), pafs.LocalFileSystem())
     if scheme not in ("s3", "s3a"):
-        raise UsageError(f"{where} cannot be read: a store is a folder or an s3:// URL")
+        return _other(where)
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     settings = {"region": region}
     if endpoint := environ.get("AWS_ENDPOINT_URL"):
         protocol, _, host = endpoint.rpartition("://")
         settings |= {"endpoint_override": host.rstrip("/"), "scheme": protocol or "https"}
     return pafs.SubTreeFileSystem(path.rstrip("/"), pafs.S3FileSystem(**settings))
+
+
+def _other(where: str) -> pafs.FileSystem:
+    try:
+        files, root = pafs.FileSystem.from_uri(where)
+    except (pa.ArrowInvalid, OSError) as exc:
+        raise UsageError(f"{where} cannot be read: {exc}") from exc
+    return pafs.SubTreeFileSystem(root, files)

@@ -75,6 +75,7 @@ def test_where_s3_is_comes_from_the_environment() -> None:
     assert files.base_fs.region == "eu-north-1"
 
 
-def test_another_kind_of_url_is_refused() -> None:
-    with pytest.raises(UsageError, match="gs://bucket/store cannot be read"):
-        arrow_files("gs://bucket/store")
+def test_other_urls_are_those_that_arrow_knows() -> None:
+    assert arrow_files("gs://bucket/store").base_path == "bucket/store/"
+    with pytest.raises(UsageError, match="ftp://bucket/store cannot be read"):
+        arrow_files("ftp://bucket/store")
