@@ -188,7 +188,6 @@ def test_ctrl_c_during_the_set_up_leaves_no_process(
     assert running.out.read_text() == ""
 
 
-@pytest.mark.usefixtures("executed")
 def test_sigterm_while_it_runs_drains_and_leaves_no_process(embedded_place: Place) -> None:
     running = embedded_place.up("up", "--devices", "2", "--speed", "30")
     until(lambda: embedded_place.scored() > 50, "events are scored", 180)
