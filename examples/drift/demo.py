@@ -52,7 +52,7 @@ from streams.runtime.key_files import load_private_key
 
 WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
 REGAINED = 0.5  # of the agreement and accuracy lost
-SOON = 4  # windows of the canary, within which a bad candidate is taken back; 2 or 3 are usual
+SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
 SEEN_US = (har_remounted.AFTER_S + 480) * 1_000_000  # one pass of the later recordings
 
 
@@ -203,9 +203,7 @@ class Demo:
         assert decided is not None
         o.bad_windows = int(decided.evidence["windows"])
         if o.bad_windows > SOON:
-            o.missing.append(
-                f"{bad} was taken back after {o.bad_windows} windows, not within {SOON}"
-            )
+            o.missing.append(f"{bad} was taken back after {o.bad_windows} windows, not {SOON}")
 
         def withdrawn() -> bool:
             states = [look.view.devices[device] for device in self._devices]
