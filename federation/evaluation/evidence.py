@@ -12,9 +12,14 @@ from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.promotion_gate import Comparison, GateEvidence, GateRules, Verdict
 from federation.evaluation.recent_windows import RecentWindows
+from streams.contract import payload
 from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
 from streams.contract.task.metrics import measured, metric_of
+from streams.contract.work import PART
+from streams.learning.interpolation import interpolated
+
+Results = Mapping[str, DeviceResult]  # by device
 
 
 @dataclass(frozen=True)
@@ -38,21 +43,35 @@ class CandidateEvaluation:
         outputs = self._outputs(self.held_out.segments, weights)
         return accuracy.score(self.task, outputs, self.held_out.labels)
 
-    def step(
-        self,
-        part: Tensors,
-        whole: Tensors,
-        devices: tuple[Mapping[str, DeviceResult], Mapping[str, DeviceResult]],
-    ) -> step.Step:
-        """Return how far the candidate goes; devices: their comparisons with a part of the way and
-        with all of it."""
-        return step.choose(self.task, *devices, self._on_held_out(part, whole).rows)
+    def judge(
+        self, first: Tensors, learned: Tensors, results: Callable[[str], Results], margin: float
+    ) -> tuple[Verdict, Tensors]:
+        """Return the gate's verdict, and the weights that it is about: the learned ones, or those
+        at a part of the way from the served ones, `first`, to them (step.py).
+
+        results: the devices' comparisons by the prefix of their metrics.
+        """
+        training = self.task.training
+        whole = results("")
+        if training.interpolation == 1:
+            return self.decide(first, learned, whole, margin), learned
+        between = interpolated(first, learned, training.interpolation)
+        part, of_part = payload.round_weights(between, training.payload), results(PART)
+        chosen = step.choose(self.task, of_part, whole, self._on_held_out(part, learned).rows)
+        candidate, devices = (learned, whole) if chosen.whole else (part, of_part)
+        verdict = self.decide(first, candidate, devices, margin)
+        way = f"; {training.interpolation:.0%} of the way to what was learned"
+        return replace(
+            verdict,
+            reason=verdict.reason + ("" if chosen.whole else way),
+            evidence={**verdict.evidence, **chosen.metrics(training.interpolation)},
+        ), candidate
 
     def decide(
         self,
         first: Tensors,
         candidate: Tensors,
-        devices: Mapping[str, DeviceResult],
+        devices: Results,
         margin: float,
     ) -> Verdict:
         """Return the gate's verdict. first: the served weights; devices: their comparisons."""

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import safetensors.numpy
@@ -54,9 +55,8 @@ from streams.contract.errors import (
     UsageError,
 )
 from streams.contract.task import Task
-from streams.contract.work import PART, Work
+from streams.contract.work import Work
 from streams.learning.clipping import update_norm
-from streams.learning.interpolation import interpolated
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import Tracing
 
@@ -338,27 +338,12 @@ class FederatedRun:
         self, first: Tensors, learned: Tensors, evaluation: CandidateEvaluation
     ) -> tuple[Verdict, Tensors]:
         """Evaluate what was learned on the devices and centrally; return the verdict, and the
-        weights that it is about: these, or those at a part of the way (evaluation/step.py)."""
+        weights that it is about: these, or those at a part of the way."""
         number, base = self.settings.rounds, evaluation.base.model
         work, deadline = self._work(number, base), self.settings.round_deadline_s
         answers = self._collector.evaluate(self.fleet.nodes(), work, learned, deadline)
-        devices, candidate = self._intake.device_results(answers), learned
-        chosen: dict[str, float] = {}
-        training = self.task.training
-        if training.interpolation < 1:
-            between = interpolated(first, learned, training.interpolation)
-            part = payload.round_weights(between, training.payload)
-            of_part = self._intake.device_results(answers, PART)
-            step = evaluation.step(part, learned, (of_part, devices))
-            chosen = step.metrics(training.interpolation)
-            if not step.whole:
-                devices, candidate = of_part, part
-        verdict = evaluation.decide(first, candidate, devices, self.settings.margin)
-        way = f"; {training.interpolation:.0%} of the way to what was learned"
-        verdict = replace(
-            verdict,
-            reason=verdict.reason + (way if candidate is not learned else ""),
-            evidence={**verdict.evidence, **chosen},
+        verdict, candidate = evaluation.judge(
+            first, learned, partial(self._intake.device_results, answers), self.settings.margin
         )
         metrics = dict(verdict.evidence)
         self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
