@@ -275,6 +275,17 @@ def test_a_run_goes_half_of_the_way_unless_more_is_better_and_harms_nobody(
         np.testing.assert_allclose(after[name], before[name] + way * 0.004, atol=1e-3)
 
 
+def test_a_task_can_have_all_of_it_always(rig: Rig) -> None:
+    rig.task = replace(rig.task, training=replace(rig.task.training, interpolation=1.0))
+    before = base_weights(rig.registry)
+    fleet = FakeFleet([told_of_both(f"d{at}", 20, 30) for at in range(3)])
+    verdict = rig.run(fleet, rounds=1).run()
+    assert "step" not in verdict.evidence
+    assert verdict.evidence["devices"] == pytest.approx(0.7)
+    for name, found in base_weights(rig.registry).items():
+        np.testing.assert_allclose(found, before[name] + 0.004, atol=1e-6)
+
+
 def test_a_fleet_that_knows_no_half_way_is_offered_all_of_it(rig: Rig) -> None:
     before = base_weights(rig.registry)
     verdict = rig.run(FakeFleet([sound("a", 0.004), sound("b", 0.004)]), rounds=1).run()
