@@ -30,6 +30,7 @@ PARTS = {
     "pedestrians": ("federation", "streams", "tests/bench/pedestrians"),
     "soak": ("federation", "edge_client", "streams", "compose", "tests/bench/soak"),
     "release": ("federation", "edge_client", "streams", "compose", "tests/bench/release"),
+    "gains": ("federation", "edge_client", "streams", "tests/bench/gains"),
 }
 
 
