@@ -1,1 +1,1 @@
-"""Whether every device gains: drift, hostile devices, privacy, bad teachers, other ways to learn."""
+"""Whether every device gains: drift, hostile devices, noise, bad teachers, other ways to learn."""
