@@ -1,0 +1,326 @@
+"""A fleet in one process: recordings that are replayed, devices that keep samples, a run and a
+device's choice, without Kafka and Flower. What decides is the product's own code."""
+
+import math
+import random
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from edge_client.inference import choice
+from edge_client.inference.kept_version import COMPARED
+from edge_client.samples.samples import OUTCOME, Samples
+from edge_client.samples.splits import HELD_OUT, reports, split_of, split_period_us
+from edge_client.training import trainer_process
+from federation.aggregation import strategies
+from federation.bootstrap.initial_model import prepare
+from federation.evaluation import device_metrics
+from federation.evaluation.accuracy import HeldOut
+from federation.evaluation.evidence import CandidateEvaluation, Results
+from federation.evaluation.promotion_gate import Verdict
+from federation.evaluation.recent_windows import ROWS, RecentWindows
+from federation.registry.registry import Registry
+from streams.contract import payload
+from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.task import Reading, Task, load_task
+from streams.contract.work import TrainerJob, WorkRequest
+from streams.drift.detector import compare
+from streams.drift.reference import Reference, observe
+from streams.learning import learning
+from streams.learning.teacher import Teacher, teacher_of
+from streams.runtime.disk import cache_folder
+from streams.runtime.key_files import create_key
+from streams.segments.segmentation import segments_of
+from tests.bench.federation.loop import Tally, round_seed, rounds
+from tests.bench.federation.trainees import BASE, Tensors, Trainees
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A device's segments in order: first and last event times (n,), segments (n, channels,
+    samples), labels (n, label_size), NaN where unknown."""
+
+    first_us: np.ndarray
+    last_us: np.ndarray
+    segments: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, task: Task, readings: Iterable[Reading]) -> "Recording":
+        found = list(segments_of(readings, task))
+        unknown = np.full(task.label_size, np.nan, np.float32)
+        return cls(
+            np.array([first for first, *_ in found], np.int64),
+            np.array([last for _, last, *_ in found], np.int64),
+            np.stack([segment for _, _, segment, _ in found]).astype(np.float32),
+            np.stack([unknown if label is None else label for *_, label in found]),
+        )
+
+    def __getitem__(self, rows: np.ndarray) -> "Recording":
+        return Recording(
+            self.first_us[rows], self.last_us[rows], self.segments[rows], self.labels[rows]
+        )
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(n,) bool: the rows with a label."""
+        return np.asarray(~np.isnan(self.labels).any(axis=1))
+
+    def splits(self, task: Task) -> np.ndarray:
+        pairs = zip(self.first_us.tolist(), self.last_us.tolist(), strict=True)
+        return np.array([split_of(task, first, last) for first, last in pairs])
+
+    def windows(self, task: Task) -> list[np.ndarray]:
+        """The rows of each window that has any, in order."""
+        starts = self.first_us // task.window_us
+        return [np.flatnonzero(starts == start) for start in np.unique(starts)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a stream: these rows of a recording, shifted in time by whole periods of the
+    split, which changes no segment's."""
+
+    of: Recording
+    rows: np.ndarray
+    shift_us: int
+
+
+def replayed(task: Task, calm: Recording, moved: Recording | None, after: int) -> Iterator[Window]:
+    """Yield windows of `calm` again and again; from the one with the number `after` on those of
+    `moved`, which begin where those of `calm` would have gone on if they are of the same times."""
+    windows, period = calm.windows(task), _period_us(task, calm)
+    number = 0
+    while moved is None or number < after:
+        again, at = divmod(number, len(windows))
+        yield Window(calm, windows[at], again * period)
+        number += 1
+    altered = np.array_equal(moved.first_us, calm.first_us)
+    begin = 0 if altered else -(-after // len(windows)) * period
+    number = after if altered else 0
+    windows, period = moved.windows(task), _period_us(task, moved)
+    while True:
+        again, at = divmod(number, len(windows))
+        yield Window(moved, windows[at], begin + again * period)
+        number += 1
+
+
+def _period_us(task: Task, recording: Recording) -> int:
+    whole = split_period_us(task)
+    return -(-(int(recording.last_us[-1]) + 1) // whole) * whole
+
+
+def is_revealed(task: Task, device: str, recording: Recording) -> np.ndarray:
+    """(n,) bool: the segments whose true label a replay reveals to the device, as
+    edge_client.inference.loop has it: the same ones in each pass."""
+    limit = task.training.label_share * 2**32
+    digests = [zlib.crc32(f"{device}/{at}".encode()) for at in recording.last_us.tolist()]
+    return np.array(digests) < limit
+
+
+def reporting(task: Task, device: str, recording: Recording) -> np.ndarray:
+    """(n,) bool: the labelled segments that are only measured by: of the held-out windows that
+    report, and with a label that the device is never told. Nothing is trained on them, and neither
+    the gate nor the device's choice sees them."""
+    held = (recording.splits(task) == HELD_OUT) & reports(task, recording.last_us)
+    return np.asarray(held & recording.labelled & ~is_revealed(task, device, recording))
+
+
+class Device:
+    """What a device keeps of its stream. Its clock is the event time of the last window."""
+
+    def __init__(self, task: Task, name: str, folder: Path) -> None:
+        self.name, self.now_us, self.keeps = name, 0, False
+        self._task, self._told_then = task, 0
+        dice = random.Random(name)
+        path = folder / f"{name}-samples.arrow"
+        self.samples = Samples(task, path, dice=dice, wall=lambda: self.now_us / 1e6)
+
+    def see(self, window: Window, answers: np.ndarray, teacher: np.ndarray | None) -> None:
+        """Take a window's segments, with the device's answers and the teacher's, (rows, outputs);
+        labels are those that the replay reveals, or all if the task's outcomes bring them."""
+        task, part = self._task, window.of[window.rows]
+        told = is_revealed(task, self.name, part) & part.labelled
+        splits, last_us = part.splits(task), part.last_us + window.shift_us
+        self.now_us = int(last_us[-1])
+        for i, time_us in enumerate(last_us.tolist()):
+            label = part.labels[i] if told[i] else None
+            self.samples.add(time_us, part.segments[i], answers[i], int(splits[i]), label)
+            if task.outcomes is not None and part.labelled[i]:
+                self.samples.label(time_us, time_us, part.labels[i], OUTCOME)
+        if teacher is not None:
+            self.samples.teach(last_us, teacher)
+
+    def look(self, old: Tensors, offered: Tensors, made_us: int) -> None:
+        """Compare both versions as edge_client.inference.kept_version does, if it is time to."""
+        task, told = self._task, self.samples.labels_told
+        if not choice.is_time_to_look(told, self._told_then):
+            return
+        self._told_then = told
+        segments, labels, covered = self.samples.choosing(COMPARED, made_us)
+        if len(labels) < choice.LEAST or covered < choice.COVERED:
+            return
+        losses = [
+            choice.losses(task, outputs_of(task, each, segments), labels) for each in (old, offered)
+        ]
+        self.keeps = choice.compare(task, *losses).keeps(keeping=self.keeps)
+
+    def is_offered(self) -> None:
+        """A release is served from now on."""
+        self._told_then, self.keeps = 0, False
+
+
+def outputs_of(task: Task, weights: Tensors, segments: np.ndarray) -> np.ndarray:
+    return learning.predict(learning.load_state(task.build_model(), weights), segments)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What `tidewheel prepare` makes of a task: the first model, the teacher and the reference."""
+
+    task: Task
+    artifact: Artifact
+    first: Tensors
+    teacher: Teacher
+    reference: Reference
+    held_out: HeldOut
+    audit: HeldOut
+    folder: Path
+
+    def taught(self, recording: Recording) -> np.ndarray:
+        """(n, outputs) answers of the teacher, window by window."""
+        found = np.zeros((len(recording.last_us), self.task.outputs), np.float32)
+        windows = recording.windows(self.task)
+        scored = self.teacher.score([recording.segments[rows] for rows in windows])
+        for rows, outputs in zip(windows, scored, strict=True):
+            assert isinstance(outputs, np.ndarray), outputs
+            found[rows] = outputs
+        return found
+
+    def counted(self, segments: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """The drift detector's counts of a window's segments."""
+        return self.reference.count(observe(self.task, segments, answers))
+
+    def run(
+        self, devices: Sequence[Device], served: Tensors, seed: int, recent: RecentWindows | None
+    ) -> tuple[Verdict, Tensors]:
+        """A run from the served weights on what the devices keep: the task's rounds, admission and
+        aggregation, how far the candidate goes, and the gate's verdict about it."""
+        task, training = self.task, self.task.training
+        trainees = _Trainees(task, devices, self.folder)
+        able = [d.name for d in devices if d.samples.trainable() >= training.minimum_samples]
+        aggregator = strategies.make(training.strategy, training.aggregation, training.shared)
+        *_, learned = rounds(
+            task, able, served, training.rounds, aggregator,
+            lambda name, weights, number: trainees.train(name, weights, round_seed(seed, number)),
+            Tally(),
+        )  # fmt: skip
+        learned = payload.round_weights(learned, training.payload)
+        metrics = trainees.compared(served, learned)
+        evaluation = CandidateEvaluation(
+            task, self.artifact, self.held_out, lambda: recent, self.audit
+        )
+
+        def results(prefix: str) -> Results:
+            read = {n: device_metrics.read(task, each, prefix) for n, each in metrics.items()}
+            return {name: found for name, found in read.items() if found is not None}
+
+        verdict, candidate = evaluation.judge(served, learned, results, task.margin)
+        return verdict, dict(candidate)
+
+
+@cache
+def installed(reference: str, folder: Path) -> Installation:
+    """Prepare a task; what was trained for it before is used again, as ever."""
+    task, folder = load_task(reference), folder / reference.replace(":", ".")
+    key = create_key(folder / "keys" / "signing.pem")
+    registry = Registry(folder / "registry", task.name, task.version, [key.public_key()])
+    prepare(reference, task, registry, key, cache_folder())
+    artifact, teacher = registry.serving(), registry.teacher()
+    assert artifact is not None
+    assert teacher is not None
+    scoring = teacher_of(task, teacher, str(folder))
+    assert scoring.reference is not None
+    first = payload.to_float32(safetensors.numpy.load(artifact.files[WEIGHTS]))
+    held_out, audit = HeldOut.decode(registry.heldout(), task).audited(task)
+    return Installation(
+        task, artifact, dict(sorted(first.items())), scoring, scoring.reference, held_out, audit,
+        folder,
+    )  # fmt: skip
+
+
+class _Trainees(Trainees):
+    """Trainers of devices that keep samples."""
+
+    def __init__(self, task: Task, devices: Sequence[Device], folder: Path) -> None:
+        super().__init__(task, [], {}, folder)
+        self.names = [device.name for device in devices]
+        for device in devices:
+            with self._path(device.name).open("wb") as file:
+                device.samples.write_training_rows(file)
+
+    def compared(self, served: Tensors, learned: Tensors) -> Mapping[str, Mapping[str, float]]:
+        """What each device tells of the learned weights beside the served ones."""
+        t, path = self.task.training, self._path("served").with_suffix(".safetensors")
+        safetensors.numpy.save_file(served, path)
+        request = WorkRequest(
+            op="evaluate", run="bench", round=t.rounds, task=self.task.name,
+            task_version=self.task.version, base=BASE, epochs=t.epochs, batch_size=t.batch_size,
+            learning_rate=t.learning_rate, seed=0, time_budget_s=3600.0, payload=t.payload,
+        )  # fmt: skip
+        block = payload.encode_weights(learned, t.payload)
+        found = {}
+        for name in self.names:
+            job = TrainerJob(
+                device=name, request=request, samples=str(self._path(name)), stop=str(self._stop),
+                served=str(path),
+            )  # fmt: skip
+            reply, _ = trainer_process.work(self.task, job, block)
+            found[name] = reply.metrics
+        return found
+
+
+class Watch:
+    """A worker's watch over one device: the counts of its last windows against the reference."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._last: list[np.ndarray] = []
+        self.in_a_row = 0  # alarms
+
+    def see(self, counts: np.ndarray) -> bool | None:
+        """Take a window's counts; return whether it alarms, None if nothing is decided."""
+        self._last = [*self._last, counts][-self._reference.windows :]
+        report = compare(self._reference, np.sum(self._last, axis=0), windows=len(self._last))
+        if not report.decided:
+            return None
+        self.in_a_row = self.in_a_row + 1 if report.alarm else 0
+        return report.alarm
+
+
+def latest(parts: Sequence[tuple[str, Window, np.ndarray]]) -> RecentWindows:
+    """The latest windows of all devices, with the teacher's answers to their rows, as the gate
+    reads them from the topics; `parts` are in the order of time."""
+    chosen, count = [], 0
+    for part in reversed(parts):
+        if count + len(part[1].rows) > ROWS:
+            break
+        chosen.append(part)
+        count += len(part[1].rows)
+    return RecentWindows(
+        np.concatenate([window.of.segments[window.rows] for _, window, _ in chosen]),
+        np.concatenate([taught for *_, taught in chosen]),
+        np.concatenate([np.full(len(window.rows), name) for name, window, _ in chosen]),
+    )
+
+
+def worse_by_chance(better: int, worse: int) -> float:
+    """McNemar's exact test, two-sided: the probability of so uneven a split of the differing rows
+    if each was as likely for either."""
+    n, most = better + worse, max(better, worse)
+    return float(min(1.0, 2 * sum(math.comb(n, k) for k in range(most, n + 1)) / 2**n))
