@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from edge_client.inference import choice
 from edge_client.inference.kept_version import COMPARED
-from edge_client.samples.samples import OUTCOME, Samples
+from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, reports, split_of, split_period_us
 from edge_client.training import trainer_process
 from federation.aggregation import strategies
@@ -145,14 +145,14 @@ class Device:
         """Take a window's segments, with the device's answers and the teacher's, (rows, outputs);
         labels are those that the replay reveals, or all if the task's outcomes bring them."""
         task, part = self._task, window.of[window.rows]
-        told = is_revealed(task, self.name, part) & part.labelled
+        told = part.labelled
+        if task.outcomes is None:
+            told = told & is_revealed(task, self.name, part)
         splits, last_us = part.splits(task), part.last_us + window.shift_us
         self.now_us = int(last_us[-1])
         for i, time_us in enumerate(last_us.tolist()):
             label = part.labels[i] if told[i] else None
             self.samples.add(time_us, part.segments[i], answers[i], int(splits[i]), label)
-            if task.outcomes is not None and part.labelled[i]:
-                self.samples.label(time_us, time_us, part.labels[i], OUTCOME)
         if teacher is not None:
             self.samples.teach(last_us, teacher)
 
@@ -321,6 +321,6 @@ def latest(parts: Sequence[tuple[str, Window, np.ndarray]]) -> RecentWindows:
 
 def worse_by_chance(better: int, worse: int) -> float:
     """McNemar's exact test, two-sided: the probability of so uneven a split of the differing rows
-    if each was as likely for either."""
+    if each was as likely for either. Of errors it is the sign test."""
     n, most = better + worse, max(better, worse)
     return float(min(1.0, 2 * sum(math.comb(n, k) for k in range(most, n + 1)) / 2**n))
