@@ -39,6 +39,7 @@ def same_but_for_segments(one: Recording, other: Recording) -> bool:
 def test_a_gain_and_an_offset_are_of_each_channel_and_within_their_range(
     recording: Recording,
 ) -> None:
+    recording = recording[np.arange(20)]
     before = recording.segments.copy()
     found = draws.gain_and_offset(recording, np.random.default_rng(1))
     assert same_but_for_segments(found, recording)
