@@ -1,7 +1,7 @@
 """Twenty drawn drifts of the built-in task: are they found out and recovered from, and is nobody
 else worse off? See draws.py for what is drawn and outcome.py for what counts."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,10 +9,11 @@ import numpy as np
 
 from edge_client.samples.splits import HELD_OUT
 from federation.controller.fleet_evidence import TriggerRules
+from federation.evaluation.promotion_gate import Verdict
 from streams.contract.task.metrics import retrain_limit
 from tests.bench.federation.study import FULL, TASK, Size, Study, in_two_processes, study_here
 from tests.bench.federation.trainees import Tensors
-from tests.bench.gains.draws import AS_RECORDED, Draw, Person, drawn
+from tests.bench.gains.draws import AFTER, AS_RECORDED, Draw, Person, drawn
 from tests.bench.gains.fleet import (
     Device,
     Installation,
@@ -28,7 +29,7 @@ from tests.bench.gains.fleet import (
     worse_by_chance,
 )
 from tests.bench.gains.outcome import PATIENCE, Alarms, Other, Outcome, by_kind, goals, table
-from tests.bench.report import Results
+from tests.bench.report import Cell, Figure, Results, Table
 
 DRAWS, QUICK_DRAWS = 20, 2
 ORDINARY = 24  # windows that every device has seen when the run before the drift begins
@@ -89,6 +90,11 @@ def of_draw(size: Size, number: int) -> Outcome:
     return found
 
 
+def of_control(size: Size) -> list[Other]:
+    shared = place(size)
+    return _Course(shared, Draw(0, "nobody", (), sum(AFTER) // 2)).control()
+
+
 class _Course:
     """The course of one draw."""
 
@@ -115,6 +121,25 @@ class _Course:
     def outcome(self) -> Outcome:
         alarms, run = self._until_the_run()
         trust = float(np.mean([self.devices[name].samples.trust() for name in self.draw.who]))
+        verdict, new = self._released()
+        answering = self._answering(new) if verdict.promote else {}
+        way = "all" if verdict.evidence.get("step", 1.0) == 1.0 else "half"
+        return Outcome(
+            self.draw, alarms, run, self._before(), self._drifted({}), self._drifted(new),
+            self._drifted(answering),
+            way if verdict.promote else f"{way}, refused: {verdict.reason}",
+            list(self._others(answering)), sum(d.keeps for d in self.devices.values()), trust,
+        )  # fmt: skip
+
+    def control(self) -> list[Other]:
+        """What the same run does to the devices if none drifts."""
+        self._until_the_run()
+        verdict, new = self._released()
+        return list(self._others(self._answering(new) if verdict.promote else {}))
+
+    def _released(self) -> tuple[Verdict, dict[str, np.ndarray]]:
+        """A run on what the devices keep; if the gate lets its candidate pass, it is served and the
+        devices choose. Return the verdict and the candidate's answers."""
         verdict, candidate = self.made.run(
             list(self.devices.values()), self.shared.served, 1 + self.draw.number,
             latest(self.seen),
@@ -122,17 +147,11 @@ class _Course:
         new = {n: outputs_of(self.task, candidate, r.segments) for n, r in self._lasting().items()}
         if verdict.promote:
             self._choose(candidate, new)
-        whole = verdict.evidence.get("step", 1.0) == 1.0
-        offered = "all" if whole else "half"
-        answering = new if verdict.promote else {}
-        kept = {name for name, device in self.devices.items() if device.keeps}
-        answering = {name: each for name, each in answering.items() if name not in kept}
-        return Outcome(
-            self.draw, alarms, run, self._before(), self._drifted({}), self._drifted(new),
-            self._drifted(answering),
-            offered if verdict.promote else f"{offered}, refused: {verdict.reason}",
-            list(self._others(answering)), len(kept), trust,
-        )  # fmt: skip
+        return verdict, new
+
+    def _answering(self, new: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The new answers of the devices that do not keep the version before."""
+        return {name: each for name, each in new.items() if not self.devices[name].keeps}
 
     def _until_the_run(self) -> tuple[Alarms, int]:
         """Return the alarms, and the windows from the drift's begin to the run: until as many of
@@ -207,7 +226,8 @@ class _Course:
                 self._right(name, person.calm, each) for each in (old, answering.get(name, old))
             )
             lost, won = int((was & ~now).sum()), int((now & ~was).sum())
-            yield Other(name, float(now.mean() - was.mean()), worse_by_chance(won, lost))
+            gain, chance = float(now.mean() - was.mean()), worse_by_chance(won, lost)
+            yield Other(name, gain, chance, len(was))
 
     def _right(
         self, name: str, recording: Recording, outputs: np.ndarray, *, wide: bool = False
@@ -229,17 +249,48 @@ def _window_counts(
     return lambda window: made.counted(recording.segments[window.rows], answers[window.rows])
 
 
+def _of(size: Size, number: int | None) -> Outcome | list[Other]:
+    return of_control(size) if number is None else of_draw(size, number)
+
+
 def drifts(study: Study, results: Results) -> None:
     """A row for each draw; then all of them against the goals."""
     count = DRAWS if study.size == FULL else QUICK_DRAWS
     installed(TASK, study.folder / "prepared")  # once, and not in both processes
-    jobs = [(study.size, number) for number in range(1, count + 1)]
-    found = in_two_processes(study.folder, of_draw, jobs)
+    jobs: list[tuple[Size, int | None]] = [(study.size, n) for n in range(1, count + 1)]
+    done = in_two_processes(study.folder, _of, [*jobs, (study.size, None)])
+    found = [one for one in done if isinstance(one, Outcome)]
+    control = next(one for one in done if isinstance(one, list))
     results.tables += [
         table("Drawn drifts", _TEXT, found, 100.0),
         by_kind("Drawn drifts by kind", found, 100.0),
+        _others_table(found, control),
     ]
     results.goals += goals("drifts", found)
+
+
+def _others_table(found: Sequence[Outcome], control: Sequence[Other]) -> Table:
+    """Whom it was that a run made worse, with a drift of others and without."""
+    rows: list[list[Cell]] = []
+    for calm in control:
+        of = [o for one in found if "refused" not in one.gate for o in one.others]
+        own = [other for other in of if other.name == calm.name]
+        if not any(other.worse for other in [calm, *own]):
+            continue
+        gains = Figure.of([100 * other.gain for other in own]) if own else None
+        beyond = sum(other.worse_beyond_chance for other in own)
+        rows.append([calm.name, calm.segments, len(own), gains, beyond, 100 * calm.gain,
+                     calm.chance])  # fmt: skip
+    text = (
+        "Devices that a release made worse though they did not drift: their reporting segments, "
+        "the draws with a release in which they did not drift, points gained in them and in how "
+        "many of them it was a loss beyond chance. Without drift: the same run if nobody drifts, "
+        "which tells what is not the drift's doing."
+    )
+    columns = [
+        "device", "segments", "draws", "gained", "worse beyond chance", "without drift", "p of it",
+    ]  # fmt: skip
+    return Table("Others that a release made worse", text, columns, rows)
 
 
 _TEXT = (

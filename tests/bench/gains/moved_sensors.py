@@ -11,12 +11,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 
 import numpy as np
 
 from federation.controller.fleet_evidence import TriggerRules
 from streams.contract.task import Reading
 from streams.contract.task.metrics import retrain_limit
+from streams.tasks.pedestrians import YEAR
 from tests.bench.federation.study import FULL, Size, Study, in_two_processes, study_here
 from tests.bench.federation.trainees import Tensors
 from tests.bench.gains.draws import SEED, Draw
@@ -32,13 +34,15 @@ from tests.bench.gains.fleet import (
 )
 from tests.bench.gains.judge import judge
 from tests.bench.gains.outcome import PATIENCE, Alarms, Other, Outcome, by_kind, goals, table
-from tests.bench.gains.streets import A_STREET_CLOSED, Hours, closed, drawn, moved, readings
+from tests.bench.gains.streets import A_STREET_CLOSED, AFTER, Hours, closed, drawn, moved, readings
 from tests.bench.report import Results
 
 PEDESTRIANS = "streams.tasks.pedestrians:task"
 DRAWS, QUICK_DRAWS = 20, 4
 ORDINARY = 28  # days that every sensor has seen when the run before the drift begins
 BEFORE = SETTLED = 28  # days
+DAYS = ORDINARY + AFTER[1] + PATIENCE + SETTLED  # of the year, from BEGIN_US on
+BEGIN_US = int(np.datetime64(f"{YEAR}-01-01", "us").astype(np.int64))
 
 
 @dataclass
@@ -51,19 +55,9 @@ class Street:
     served: Tensors
     answers: dict[str, np.ndarray]  # of the served version, without drift
 
-    @property
-    def begin_us(self) -> int:
-        return (
-            min(int(each.first_us[0]) for each in self.calm.values()) // self.day_us * self.day_us
-        )
-
-    @property
-    def day_us(self) -> int:
-        return self.made.task.window_us
-
     def day(self, number: int) -> int:
         """The time at which a day begins, from the year's begin."""
-        return self.begin_us + number * self.day_us
+        return BEGIN_US + number * self.made.task.window_us
 
     def rows(self, recording: Recording, first_day: int, days: int = 1) -> np.ndarray:
         """The rows whose segments begin in these days."""
@@ -92,7 +86,11 @@ def street(size: Size) -> Street:
     study = study_here(size)
     made = installed(PEDESTRIANS, study.folder)
     task = made.task
-    found = {name: list(task.readings(name)) for name in task.device_names("fleet")}
+    end_us = BEGIN_US + DAYS * task.window_us
+    found = {
+        name: list(takewhile(lambda reading: reading.time_us < end_us, task.readings(name)))
+        for name in task.device_names("fleet")
+    }
     calm = {name: Recording.of(task, each) for name, each in found.items()}
     first = {n: outputs_of(task, made.first, each.segments) for n, each in calm.items()}
     shared = Street(made, found, calm, made.first, first)

@@ -43,11 +43,13 @@ class Alarms:
 
 @dataclass(frozen=True)
 class Other:
-    """A device that did not drift: its gain by the release, and the chance of it."""
+    """A device that did not drift: its gain by the release, and the chance of it, on so many
+    segments."""
 
     name: str
     gain: float
     chance: float
+    segments: int = 0
 
     @property
     def worse(self) -> bool:
