@@ -121,33 +121,35 @@ class _Course:
     def outcome(self) -> Outcome:
         alarms, run = self._until_the_run()
         trust = float(np.mean([self.devices[name].samples.trust() for name in self.draw.who]))
-        verdict, new = self._released()
+        verdict, candidate, new = self._released()
         answering = self._answering(new) if verdict.promote else {}
+        copies = self._copies(candidate if verdict.promote else self.shared.served)
         way = "all" if verdict.evidence.get("step", 1.0) == 1.0 else "half"
         return Outcome(
             self.draw, alarms, run, self._before(), self._drifted({}), self._drifted(new),
             self._drifted(answering),
             way if verdict.promote else f"{way}, refused: {verdict.reason}",
             list(self._others(answering)), sum(d.keeps for d in self.devices.values()), trust,
+            copy=self._drifted(answering | copies),
         )  # fmt: skip
 
     def control(self) -> list[Other]:
         """What the same run does to the devices if none drifts."""
         self._until_the_run()
-        verdict, new = self._released()
+        verdict, _, new = self._released()
         return list(self._others(self._answering(new) if verdict.promote else {}))
 
-    def _released(self) -> tuple[Verdict, dict[str, np.ndarray]]:
-        """A run on what the devices keep; if the gate lets its candidate pass, it is served and the
-        devices choose. Return the verdict and the candidate's answers."""
+    def _released(self) -> tuple[Verdict, Tensors, dict[str, np.ndarray]]:
+        """A run on what the devices keep; SETTLED windows follow. If the gate lets its candidate
+        pass, it is served in them and the devices choose. Return the verdict, the candidate and its
+        answers."""
         verdict, candidate = self.made.run(
             list(self.devices.values()), self.shared.served, 1 + self.draw.number,
             latest(self.seen),
         )  # fmt: skip
         new = {n: outputs_of(self.task, candidate, r.segments) for n, r in self._lasting().items()}
-        if verdict.promote:
-            self._choose(candidate, new)
-        return verdict, new
+        self._settle(candidate if verdict.promote else None, new)
+        return verdict, candidate, new
 
     def _answering(self, new: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The new answers of the devices that do not keep the version before."""
@@ -188,18 +190,28 @@ class _Course:
         """What each device measures from the drift on."""
         return {n: self.moved.get(n, person.calm) for n, person in self.shared.people.items()}
 
-    def _choose(self, candidate: Tensors, new: Mapping[str, np.ndarray]) -> None:
-        """SETTLED windows in which the candidate is served and each device may choose."""
+    def _settle(self, offered: Tensors | None, new: Mapping[str, np.ndarray]) -> None:
+        """SETTLED windows, in which each device may choose if there is a release."""
         made_us = max(device.now_us for device in self.devices.values())
+        old = self.shared.answers | self.old
         for device in self.devices.values():
             device.is_offered()
         for _ in range(SETTLED):
             for name, device in self.devices.items():
-                device.look(self.shared.served, candidate, made_us)
-                window, old = next(self.streams[name]), self.shared.answers | self.old
-                answering = old if device.keeps else new
+                if offered is not None:
+                    device.look(self.shared.served, offered, made_us)
+                answering = old if device.keeps or offered is None else new
+                window = next(self.streams[name])
                 answers, taught = self._of(name, window, answering, answering)
                 device.see(window, answers, taught)
+
+    def _copies(self, served: Tensors) -> dict[str, np.ndarray]:
+        """What the copies of the devices that drifted answer, where one answers."""
+        copies = self.made.copies([self.devices[name] for name in self.draw.who], served)
+        return {
+            name: outputs_of(self.task, each, self.moved[name].segments)
+            for name, each in copies.items()
+        }
 
     def _before(self) -> float:
         """The share that is right on the drifted devices before the drift; of people whose later
@@ -296,5 +308,6 @@ def _others_table(found: Sequence[Outcome], control: Sequence[Other]) -> Table:
 _TEXT = (
     "Built-in task, 15 devices; percent right on the reporting segments of the devices that "
     "drifted, and points of the others. Before: of people whose later recordings are other ones on "
-    "all segments that they hold out of the first, which has one reporting window."
+    "all segments that they hold out of the first, which has one reporting window. Copy: where the "
+    f"devices that drifted have own copies, {SETTLED} windows after the run."
 )

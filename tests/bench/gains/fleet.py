@@ -16,7 +16,7 @@ from edge_client.inference import choice
 from edge_client.inference.kept_version import COMPARED
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, reports, split_of, split_period_us
-from edge_client.training import trainer_process
+from edge_client.training import personalization, trainer_process
 from federation.aggregation import strategies
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation import device_metrics
@@ -28,7 +28,7 @@ from federation.registry.registry import Registry
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.task import Reading, Task, load_task
-from streams.contract.work import TrainerJob, WorkRequest
+from streams.contract.work import PERSONAL, TrainerJob, WorkRequest
 from streams.drift.detector import compare
 from streams.drift.reference import Reference, observe
 from streams.learning import learning
@@ -232,6 +232,29 @@ class Installation:
 
         verdict, candidate = evaluation.judge(served, learned, results, task.margin)
         return verdict, dict(candidate)
+
+    def copies(self, devices: Sequence[Device], served: Tensors) -> dict[str, Tensors]:
+        """The devices' own copies of a version, where they answer: as
+        edge_client.training.personalization makes and compares them."""
+        task, t = self.task, self.task.training
+        trainees = _Trainees(task, devices, self.folder)
+        found = {}
+        for device in devices:
+            if device.samples.trainable() < t.minimum_samples:
+                continue
+            copy = trainees.train(
+                device.name, served, 1, run=PERSONAL, epochs=t.personal_epochs,
+                learning_rate=t.personal_learning_rate,
+            ).weights  # fmt: skip
+            segments, labels = device.samples.held_out(personalization.COMPARED)
+            base, own = (
+                task.correct(outputs_of(task, dict(each), segments), labels).sum()
+                for each in (served, copy)
+            )
+            enough = len(labels) >= personalization.EVIDENCE
+            if enough and own > base and device.samples.covered(labels) >= choice.COVERED:
+                found[device.name] = dict(copy)
+        return found
 
 
 @cache

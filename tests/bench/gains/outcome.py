@@ -66,7 +66,7 @@ class Outcome:
     new: the task's metric on the drifted devices, before the drift and after it, with the version
     before, with the run's candidate whatever became of it, and with what answers in the end. kept:
     devices that keep the version before; trust: the mean of the drifted devices' in the teacher;
-    sign: -1 of errors."""
+    sign: -1 of errors; copy: the metric where devices have copies of their own."""
 
     draw: Draw
     alarms: Alarms
@@ -80,6 +80,7 @@ class Outcome:
     kept: int
     trust: float
     sign: float = 1.0
+    copy: float | None = None
 
     @property
     def cost(self) -> float:
@@ -95,7 +96,15 @@ class Outcome:
 
     @property
     def recovered(self) -> bool:
-        return self.won >= WON_BACK * self.cost or self.cost - self.won <= NEAR
+        return self._recovers(self.new)
+
+    @property
+    def recovered_by_copies(self) -> bool:
+        return self.copy is not None and self._recovers(self.copy)
+
+    def _recovers(self, found: float) -> bool:
+        won = self.sign * (found - self.old)
+        return won >= WON_BACK * self.cost or self.cost - won <= NEAR
 
     @property
     def windows(self) -> float:
@@ -121,14 +130,15 @@ def table(title: str, text: str, found: Sequence[Outcome], scale: float) -> Tabl
             one.draw.number, one.draw.how, ", ".join(name[-2:] for name in one.draw.who),
             one.draw.after, one.alarms.first, one.run,
             scale * one.before, scale * one.old, scale * one.new,
+            None if one.copy is None else scale * one.copy,
             verdict if one.needed else "not needed", one.gate.partition(":")[0],
             scale * min(other.gain for other in one.others),
             sum(other.worse for other in one.others),
             sum(other.worse_beyond_chance for other in one.others), one.kept,
         ])  # fmt: skip
     columns = [
-        "draw", "how", "who", "after", "alarm", "run", "before", "old", "new", "recovered",
-        "candidate", "worst", "worse", "beyond chance", "kept",
+        "draw", "how", "who", "after", "alarm", "run", "before", "old", "new", "copy",
+        "recovered", "candidate", "worst", "worse", "beyond chance", "kept",
     ]  # fmt: skip
     return Table(title, f"{text} {_COLUMNS}", columns, rows)
 
@@ -156,15 +166,17 @@ def by_kind(title: str, found: Sequence[Outcome], scale: float) -> Table:
         ]
         refused = sum("refused" in one.gate for one in of)
         recovered = sum(one.recovered for one in needed)
-        rows.append([how, len(of), *measured, refused, len(needed), recovered])
+        copies = sum(one.recovered_by_copies for one in needed) if of[0].copy is not None else None
+        rows.append([how, len(of), *measured, refused, len(needed), recovered, copies])
     text = (
         "The median, the least and the most. Windows: until the alarm; without one, "
         f"{PATIENCE + 1}. Cost: of the drift, to the devices that drifted; candidate and won back: "
-        "what the run's candidate gains there, and what answers in the end. Refused: by the gate."
+        "what the run's candidate gains there, and what answers in the end. Refused: by the gate. "
+        "By copies: recovered where devices have own copies."
     )
     columns = [
         "how", "draws", "windows", "cost", "candidate", "won back", "refused", "need recovery",
-        "recovered",
+        "recovered", "by copies",
     ]  # fmt: skip
     return Table(title, text, columns, rows)
 
@@ -178,6 +190,16 @@ def goals(name: str, found: Sequence[Outcome]) -> list[Goal]:
     beyond = sum(any(other.worse_beyond_chance for other in one.others) for one in found)
     ever = sum(any(other.worse for other in one.others) for one in found)
     of = f"draws of {len(found)}"
+    copied = (
+        [
+            Goal(
+                f"{name}: recovered where devices have copies of their own, %",
+                100 * sum(one.recovered_by_copies for one in needed) / max(len(needed), 1),
+            )
+        ]
+        if any(one.copy is not None for one in found)
+        else []
+    )
     return [
         Goal(f"{name}: recovered within one release, % of the {len(needed)} draws that need it",
              recovered, at_least=RECOVERED),
@@ -188,4 +210,5 @@ def goals(name: str, found: Sequence[Outcome]) -> list[Goal]:
              at_most=FALSE_SHARE),
         Goal(f"{name}: {of} with another device worse beyond chance", beyond, at_most=0),
         Goal(f"{name}: {of} with another device worse, by chance or not", ever),
+        *copied,
     ]  # fmt: skip
