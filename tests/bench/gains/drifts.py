@@ -31,7 +31,7 @@ from tests.bench.gains.fleet import (
 from tests.bench.gains.outcome import PATIENCE, Alarms, Other, Outcome, by_kind, goals, table
 from tests.bench.report import Cell, Figure, Results, Table
 
-DRAWS, QUICK_DRAWS = 20, 2
+DRAWS, QUICK_DRAWS = 20, 1
 ORDINARY = 24  # windows that every device has seen when the run before the drift begins
 SETTLED = 24  # windows after the release in which a device may choose
 

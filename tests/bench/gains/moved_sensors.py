@@ -38,7 +38,7 @@ from tests.bench.gains.streets import A_STREET_CLOSED, AFTER, Hours, closed, dra
 from tests.bench.report import Results
 
 PEDESTRIANS = "streams.tasks.pedestrians:task"
-DRAWS, QUICK_DRAWS = 20, 4
+DRAWS, QUICK_DRAWS = 20, 2
 ORDINARY = 28  # days that every sensor has seen when the run before the drift begins
 BEFORE = SETTLED = 28  # days
 DAYS = ORDINARY + AFTER[1] + PATIENCE + SETTLED  # of the year, from BEGIN_US on
