@@ -249,6 +249,7 @@ class Agent:
             return WorkReply(device=self._settings.device, error=f"{WRONG_TASK}: have {have}"), b""
         log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
         self._node = request.node
+        self.samples.fleet = request.teacher or self.samples.fleet
         return self._trainer.work(request, weights)
 
     def _tell(self, question: AgentRequest) -> AgentReply:
@@ -354,6 +355,7 @@ class Agent:
             late_labels=self._told.account(),
             teacher_labels=taught,
             teacher_trust=self.samples.trust(),
+            teacher_record=self.samples.teacher_record(),
             accuracy=self._scoreboard.scores(),
             refused=self._slots.refused,
             held_back=self._trainer.held_back,

@@ -8,8 +8,7 @@ event time are removed first.
 
 A segment's label is a true one, with its source and time of arrival, or the teacher's answer.
 
-The teacher's labels weigh (a_t - a_d) / (1 - a_d), clipped to 0..1, with the accuracies a_t of the
-teacher and a_d of the device on events with a true label; 0 with fewer than `EVIDENCE` such events.
+How much a teacher's label weighs beside a true one says trust.py, from the events that have both.
 
 The file: batches with the columns `time`, `split`, `source`, `labelled` (us since 1970),
 `segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest in order. An
@@ -21,7 +20,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -30,11 +29,11 @@ import numpy as np
 from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED, row_to_evict
 from edge_client.samples.sample_file import ROWS, Columns, read_rows, write_rows, write_stream
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, reports
+from edge_client.samples.trust import Record, by_class, kinds, record
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
 
-EVIDENCE = 8
 RECENT = 256
 SOURCES = ("none", "told", "user", "outcome")  # of a true label: the replay, a person, the task
 TOLD, USER, OUTCOME = 1, 2, 3
@@ -79,6 +78,7 @@ class Samples:
         self.urgent = False  # a label came from outside: save it soon
         self.labels_told = 0  # true labels ever, including those of evicted segments
         self.scores_read = 0  # the next offset to read of `scores`
+        self.fleet: Sequence[float] = ()  # the teacher's right share by class, of all devices
         self._load()
 
     def add(
@@ -199,18 +199,37 @@ class Samples:
             return {name: int(found[i]) for i, name in enumerate(SOURCES) if i and found[i]}
 
     def trust(self) -> float:
-        """Return the weight of a teacher's label relative to a true one, 0 to 1."""
+        """Return the mean weight of a teacher's label relative to a true one, 0 to 1: of those that
+        count now, else of all."""
         with self._lock:
-            return self._trust(self._rows())
+            rows = self._rows()
+            taught = rows[_known(self._teacher[rows])]
+            alone = taught[~_known(self._true[taught])]
+            counting = alone if len(alone) else taught
+            return float(self._trust(rows, counting).mean()) if len(counting) else 0.0
 
-    def _trust(self, rows: np.ndarray) -> float:
-        both = rows[np.logical_and(_known(self._true[rows]), _known(self._teacher[rows]))]
-        if len(both) < EVIDENCE:
-            return 0.0
-        true = self._true[both]
-        teacher = float(self._task.correct(self._teacher[both], true).mean())
-        device = float(self._task.correct(self._answers[both], true).mean())
-        return float(np.clip((teacher - device) / max(1.0 - device, 1e-6), 0.0, 1.0))
+    def teacher_record(self) -> Record:
+        """Return how often the teacher was right here, by the class that it answered; nothing with
+        differential privacy, because it tells how many events of a class there were."""
+        if self._task.training.privacy is not None:
+            return {}
+        with self._lock:
+            both = self._both(self._rows())
+            return record(self._task, self._teacher[both], self._true[both])
+
+    def _both(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows with a true label and a teacher's, but for those that only report."""
+        both = rows[_known(self._true[rows]) & _known(self._teacher[rows])]
+        reporting = (self._split[both] == HELD_OUT) & reports(self._task, self._times[both])
+        return both[~reporting]
+
+    def _trust(self, rows: np.ndarray, of: np.ndarray) -> np.ndarray:
+        """Return the weights of the teacher's labels of the rows `of`, by what all `rows` show."""
+        both = self._both(rows)
+        weights = by_class(
+            self._task, self._teacher[both], self._answers[both], self._true[both], self.fleet
+        )
+        return weights[kinds(self._task, np.nan_to_num(self._teacher[of]))]
 
     def held_out(self, limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Return segments (n, channels, samples) and labels (n, label_size) of the latest held-out
@@ -265,27 +284,29 @@ class Samples:
         """Return how many training rows `write_training_rows` would write now."""
         with self._lock:
             rows = self._rows()
-            useful = rows[self._weights(rows, self._trust(rows)) > 0]
+            useful = rows[self._weights(rows, self._trust(rows, rows)) > 0]
             return int((self._split[useful] == TRAIN).sum())
 
-    def _weights(self, rows: np.ndarray, trust: float) -> np.ndarray:
+    def _weights(self, rows: np.ndarray, trusted: np.ndarray) -> np.ndarray:
         true, taught = _known(self._true[rows]), _known(self._teacher[rows])
-        return np.where(true, 1.0, np.where(taught, trust, 0.0)).astype(np.float32)
+        return np.where(true, 1.0, np.where(taught, trusted, 0.0)).astype(np.float32)
 
     def write_training_rows(self, file: IO[bytes]) -> None:
         """Write the rows to train and evaluate on: segment, label, weight, held_out, true.
 
-        Training rows have a true label (weight 1) or a teacher's (weight `trust()`, omitted if 0);
+        Training rows have a true label (weight 1) or a teacher's (its weight, omitted if 0);
         held-out rows have a true label.
         """
         with self._lock:
             rows = self._rows()
-            trust = self._trust(rows)
-        write_stream(file, (self._training_rows(part, trust) for part in _parts(rows)), {})
+            trusted = self._trust(rows, rows)
+        at = range(0, max(1, len(rows)), ROWS)
+        parts = ((rows[i : i + ROWS], trusted[i : i + ROWS]) for i in at)
+        write_stream(file, (self._training_rows(*part) for part in parts), {})
 
-    def _training_rows(self, rows: np.ndarray, trust: float) -> Columns:
+    def _training_rows(self, rows: np.ndarray, trusted: np.ndarray) -> Columns:
         with self._lock:
-            true, weight = _known(self._true[rows]), self._weights(rows, trust)
+            true, weight = _known(self._true[rows]), self._weights(rows, trusted)
             labels = np.where(
                 true[:, None],
                 self._true[rows],

@@ -12,8 +12,9 @@ LOOK_S = 1.0  # between two looks at the state
 EVERY_S = 10.0  # between two messages where nothing has changed
 FIGURES = {
     "time_us", "produced", "delivered", "pending", "samples", "true_labels", "labels_told",
-    "label_sources", "late_labels", "teacher_labels", "teacher_trust", "accuracy",
-    "received_bytes", "replayed", "passes", "events_per_s", "latency_p50_us", "latency_p99_us",
+    "label_sources", "late_labels", "teacher_labels", "teacher_trust", "teacher_record",
+    "accuracy", "received_bytes", "replayed", "passes", "events_per_s", "latency_p50_us",
+    "latency_p99_us",
 }  # fmt: skip
 
 

@@ -182,7 +182,7 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     model = fit_model(task, known, seed)
     lab = _read(task, task.device_names("lab"), progress)
     progress("training the teacher")
-    teacher = _fit_teacher(task, group(task, pilot + lab), seed)
+    teacher = fit_teacher(task, group(task, pilot + lab), seed)
     progress("exporting the device model to ONNX")
     files = {
         "model.safetensors": to_safetensors(model.state_dict()),
@@ -242,7 +242,8 @@ def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
     return model.eval()
 
 
-def _fit_teacher(task: Task, data: TeacherWindows, seed: int) -> nn.Module:
+def fit_teacher(task: Task, data: TeacherWindows, seed: int) -> nn.Module:
+    """Return the teacher, trained on windows of the pilot and the lab."""
     torch.manual_seed(seed)
     teacher = build_teacher(task)
     t = task.training

@@ -1,4 +1,5 @@
-"""Device states on `fleet`: which nodes to ask, and the numbers of samples to check claims against.
+"""Device states on `fleet`: which nodes to ask, the numbers of samples to check claims against, and
+how often the teacher was right.
 
 Only a state sent after the round's work, by the device's clock, limits what it can have trained on:
 an older number may be too low. Without a newer state (no connection to Kafka, a slow clock) only
@@ -62,6 +63,11 @@ class FleetReports:
         self._take()
         oldest = self._clock() - FRESH_S
         return {s.node: s for s, at in self._last.values() if s.node is not None and at > oldest}
+
+    def states(self) -> list[DeviceState]:
+        """Return the last state of each device that has reported during the run."""
+        self._take()
+        return [state for state, _ in self._last.values()]
 
     def close(self) -> None:
         if self._follower is not None:

@@ -37,7 +37,7 @@ from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
-from federation.rounds import checkpoint, client_sampling, resume
+from federation.rounds import checkpoint, client_sampling, resume, teacher_record
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
@@ -331,6 +331,7 @@ class FederatedRun:
             seed=self._seed(number),
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
             payload=self.task.training.payload,
+            teacher=teacher_record.shares(self.task, self.reports.states()) if self.reports else [],
             traceparent=self._spans.traceparent,
         )
 

@@ -142,6 +142,8 @@ class DeviceState(Document):
     node: the Flower node of its last work, None before the first. release: the number of the last
     accepted decision. received_bytes: of artifacts, since its start. late_labels: those that became
     known after their events and are sent by themselves: produced, delivered, dropped, pending.
+    teacher_record: of events with a true label and a teacher's, by the class that the teacher
+    answered (0 for targets): how many, and of how many it was right.
     """
 
     device: str
@@ -162,6 +164,7 @@ class DeviceState(Document):
     late_labels: dict[str, Count] = {}
     teacher_labels: Count = 0
     teacher_trust: float = 0.0
+    teacher_record: dict[int, tuple[Count, Count]] = {}
     accuracy: dict[str, ModelScore] = {}
     refused: dict[str, str] = {}  # model versions that it does not install again -> reason
     held_back: str | None = None

@@ -57,8 +57,9 @@ class Work(Document):
     """The work of one round, the same for every device.
 
     `base` is the version served at the start of the run; `seed` makes the training repeatable;
-    `payload` is the float type of the weights; `traceparent` names the span of the round, "" if
-    there are no traces.
+    `payload` is the float type of the weights; `teacher` is the share of the teacher's answers that
+    are right by class, as all devices have reported it, empty if it is not known; `traceparent`
+    names the span of the round, "" if there are no traces.
     """
 
     run: str
@@ -72,6 +73,7 @@ class Work(Document):
     seed: int = 0
     time_budget_s: float = Field(default=60.0, gt=0)
     payload: Literal["float32", "float16"] = "float32"
+    teacher: list[float] = []
     traceparent: str = ""
 
 

@@ -48,20 +48,6 @@ def test_the_split_is_the_same_in_every_pass_and_straddlers_belong_to_neither() 
         assert split_of(task, start, start + 9) == split_of(task, start + shift, start + shift + 9)
 
 
-@pytest.mark.parametrize(
-    ("teacher_right", "device_right", "trust"),
-    [(20, 10, 1.0), (15, 10, 0.5), (10, 10, 0.0), (5, 10, 0.0)],
-)
-def test_the_teacher_counts_as_far_as_it_is_better(
-    tmp_path: Path, teacher_right: int, device_right: int, trust: float
-) -> None:
-    samples = Samples(task, tmp_path / "s.arrow")
-    for i in range(20):
-        add(samples, i, answer=0 if i < device_right else 1, truth=0)
-        samples.teach(np.array([i]), one_hot(0 if i < teacher_right else 2)[None])
-    assert samples.trust() == pytest.approx(trust)
-
-
 def test_without_evidence_the_teacher_does_not_count(tmp_path: Path) -> None:
     samples = Samples(task, tmp_path / "s.arrow")
     for i in range(7):

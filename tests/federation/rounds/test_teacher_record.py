@@ -1,0 +1,43 @@
+"""What the fleet knows of the teacher, from the devices' reports."""
+
+import pytest
+
+from federation.rounds.teacher_record import CAP, SHRINK, shares
+from streams.contract.documents import DeviceState
+from tests.fakes.tiny_task import task
+
+
+def told(record: dict[int, tuple[int, int]], of: str = task.name) -> DeviceState:
+    return DeviceState(
+        device="d", task=of, time_us=1, epoch="e", active="1", produced=0, delivered=0, pending=0,
+        teacher_record=record,
+    )  # fmt: skip
+
+
+def test_all_devices_count_together_by_class() -> None:
+    found = shares(task, [told({0: (10, 10), 1: (4, 0)}), told({0: (10, 8), 1: (6, 2)})])
+    overall = 20 / 30
+    assert found == pytest.approx(
+        [(18 + SHRINK * overall) / (20 + SHRINK), (2 + SHRINK * overall) / (10 + SHRINK), overall],
+        abs=1e-4,
+    )
+
+
+def test_nothing_is_known_without_events() -> None:
+    assert shares(task, []) == []
+    assert shares(task, [told({})]) == []
+
+
+@pytest.mark.parametrize("record", [{0: (3, 4)}, {7: (9, 9)}, {0: (0, 0)}, {-1: (5, 5)}])
+def test_impossible_counts_are_passed_over(record: dict[int, tuple[int, int]]) -> None:
+    assert shares(task, [told(record)]) == []
+
+
+def test_another_tasks_device_has_no_say() -> None:
+    assert shares(task, [told({0: (9, 9)}, "other")]) == []
+
+
+def test_no_device_counts_with_more_than_its_cap() -> None:
+    liar = told({1: (1_000_000, 1_000_000)})
+    honest = [told({1: (CAP, 0)}) for _ in range(9)]
+    assert shares(task, [liar, *honest])[1] < 0.15
