@@ -230,8 +230,10 @@ class Uplink(threading.Thread):
 
     def _heartbeat(self) -> None:
         now = self._clock()
-        if self._heartbeat_waits or not self._beat.looks(now):
+        if not self._rate_limit.allowance(BYTES) or self._heartbeat_waits:
             return  # in an outage one waits, not one a second
+        if not self._beat.looks(now):
+            return
         self._spool.sync_position()
         if self._state is None:
             return
