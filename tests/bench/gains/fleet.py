@@ -25,8 +25,10 @@ from federation.evaluation.evidence import CandidateEvaluation, Results
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import ROWS, RecentWindows
 from federation.registry.registry import Registry
+from federation.rounds.teacher_record import shares
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.documents import DeviceState
 from streams.contract.task import Reading, Task, load_task
 from streams.contract.work import PERSONAL, TrainerJob, WorkRequest
 from streams.drift.detector import compare
@@ -170,6 +172,13 @@ class Device:
         ]
         self.keeps = choice.compare(task, *losses).keeps(keeping=self.keeps)
 
+    def state(self) -> DeviceState:
+        """What it says of its teacher."""
+        return DeviceState(
+            device=self.name, task=self._task.name, time_us=self.now_us, epoch="", active="",
+            produced=0, delivered=0, pending=0, teacher_record=self.samples.teacher_record(),
+        )  # fmt: skip
+
     def is_offered(self) -> None:
         """A release is served from now on."""
         self._told_then, self.keeps = 0, False
@@ -212,6 +221,9 @@ class Installation:
         """A run from the served weights on what the devices keep: the task's rounds, admission and
         aggregation, how far the candidate goes, and the gate's verdict about it."""
         task, training = self.task, self.task.training
+        known = shares(task, [device.state() for device in devices])
+        for device in devices:
+            device.samples.fleet = known
         trainees = _Trainees(task, devices, self.folder)
         able = [d.name for d in devices if d.samples.trainable() >= training.minimum_samples]
         aggregator = strategies.make(training.strategy, training.aggregation, training.shared)
