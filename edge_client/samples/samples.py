@@ -221,7 +221,7 @@ class Samples:
         """Return the rows with a true label and a teacher's, but for those that only report."""
         both = rows[_known(self._true[rows]) & _known(self._teacher[rows])]
         reporting = (self._split[both] == HELD_OUT) & reports(self._task, self._times[both])
-        return both[~reporting]
+        return np.asarray(both[~reporting])
 
     def _trust(self, rows: np.ndarray, of: np.ndarray) -> np.ndarray:
         """Return the weights of the teacher's labels of the rows `of`, by what all `rows` show."""
@@ -229,7 +229,7 @@ class Samples:
         weights = by_class(
             self._task, self._teacher[both], self._answers[both], self._true[both], self.fleet
         )
-        return weights[kinds(self._task, np.nan_to_num(self._teacher[of]))]
+        return np.asarray(weights[kinds(self._task, np.nan_to_num(self._teacher[of]))])
 
     def held_out(self, limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Return segments (n, channels, samples) and labels (n, label_size) of the latest held-out
