@@ -15,6 +15,7 @@ import torch
 
 from streams.contract.task import load_task
 from tests.bench.federation.study import FULL, QUICK, TASK, Study
+from tests.bench.gains.privacy import privacy
 from tests.bench.gains.threats import threats
 from tests.bench.machine import load_fact, watched
 from tests.bench.pages import begin, finish, keep
@@ -22,7 +23,7 @@ from tests.bench.report import Results
 
 PACKAGES = ("torch", "numpy", "onnxruntime")
 Section = Callable[[Study, Results], None]
-SECTIONS: Mapping[str, Section] = {"threats": threats}
+SECTIONS: Mapping[str, Section] = {"threats": threats, "privacy": privacy}
 
 
 def main() -> None:
