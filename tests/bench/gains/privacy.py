@@ -86,9 +86,7 @@ class Crowd:
 
 def multiplier(target: float, count: int, delta: float = DELTA) -> float:
     """Return the least noise multiplier, to a thousandth, with which so many rounds stay within
-    epsilon; 0 for no noise."""
-    if not target:
-        return 0.0
+    epsilon."""
     low, high = 0.0, 100.0
     while high - low > 1e-3:
         middle = (low + high) / 2
@@ -108,7 +106,7 @@ def clip_for(noise: float, devices: int, weights: int, count: int) -> float:
 def privacy(study: Study, results: Results) -> None:
     """The ways, with three seeds."""
     ways = WAYS if study.size == FULL else QUICK_WAYS
-    jobs = [(study.size, way, seed) for way in ways for seed in study.size.crowd_seeds]
+    jobs = [(study.size, way, seed) for seed in study.size.crowd_seeds for way in ways]
     with watched() as load:
         done = in_two_processes(study.folder, of_way, jobs)
     found: dict[Way, list[Learned]] = {way: [] for way in ways}
@@ -124,7 +122,11 @@ def of_way(size: Size, way: Way, seed: int) -> Learned:
     verdict, candidate = _gate(size).judge(first, learned, study.fleet, ())
     served = candidate if verdict.promote else first
     found = Learned(outcome(study, first, learned), outcome(study, first, served), verdict.promote)
-    study.say(f"privacy: {_name(way)}, seed {seed}: people held out {found.learned.others:.1f}")
+    one = found.learned
+    study.say(
+        f"privacy: {_name(way)}, {len(study.fleet) * way.alike} devices, seed {seed}: own "
+        f"{one.own:.1f}, least {one.least:.1f}, worse {one.worse:.0f}, others {one.others:.1f}"
+    )
     return found
 
 
