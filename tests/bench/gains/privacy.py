@@ -161,7 +161,7 @@ def learn(study: Study, way: Way, seed: int) -> Tensors:
     def answer(name: str, weights: Tensors, number: int) -> Update:
         return devices.train(name, weights, round_seed(seed, number))
 
-    aggregator = Crowd(_aggregator(study, training), way.alike)
+    aggregator = Crowd(_aggregator(study, training, way), way.alike)
     *_, learned = rounds(task, devices.names, first, count, aggregator, answer, tally := Tally())
     if tally.failed_rounds:
         raise RuntimeError(f"{_name(way)}: {tally.failed_rounds} rounds failed")
@@ -176,7 +176,7 @@ def settings(study: Study, way: Way) -> Training:
     count, devices = study.size.rounds[-1], len(study.fleet) * way.alike
     noise = multiplier(way.epsilon, count)
     clip = clip_for(noise, devices, weights_of(study, way.only), count)
-    return replace(training, privacy=Privacy(clip, noise if way.noise else 0.0, way.epsilon, DELTA))
+    return replace(training, privacy=Privacy(clip, noise, way.epsilon, DELTA))
 
 
 def weights_of(study: Study, only: Sequence[str]) -> int:
@@ -185,11 +185,13 @@ def weights_of(study: Study, only: Sequence[str]) -> int:
     return sum(tensor.numel() for name, tensor in parameters if is_under(name, only))
 
 
-def _aggregator(study: Study, training: Training) -> Aggregator:
+def _aggregator(study: Study, training: Training, way: Way) -> Aggregator:
     if training.privacy is None:
         return strategies.make("fedavg", shared=training.shared)
+    noise = training.privacy.noise_multiplier if way.noise else 0.0
+    used = replace(training.privacy, noise_multiplier=noise)
     ledger = Ledger(study.folder / "privacy.json")
-    return Private(NoisyMean("fedavg", training.privacy), training.shared, training.privacy, ledger)
+    return Private(NoisyMean("fedavg", used), training.shared, used, ledger)
 
 
 def _table(study: Study, found: Mapping[Way, Sequence[Learned]], load: float) -> Table:
@@ -209,6 +211,7 @@ def _table(study: Study, found: Mapping[Way, Sequence[Learned]], load: float) ->
     for way, seeds in found.items():
         used, devices = settings(study, way).privacy, len(study.fleet) * way.alike
         noise, clip = (used.noise_multiplier, used.clip) if used else (None, None)
+        noise = noise if way.noise else 0.0
         after = [one.after for one in seeds]
         rows.append([
             _name(way), devices, noise, None if clip is None else f"{clip:.3g}",

@@ -131,13 +131,16 @@ class Answers:
         return self.names[DEVICES - count :]
 
     def _with_backdoor(self, update: Update, sent: Tensors, honest: Sequence[Update]) -> Update:
-        """Against a mean as long as it takes to replace it, else as long as honest ones are."""
+        """Against a mean as long as it takes to replace it, against distances as long as honest
+        ones are, else as it is."""
         if self._rule.means:
             claimed = replace(update, samples=poison.CLAIMED)
             far = poison.farthest(honest, sent)
             return poison.replacing(claimed, sent, REPLACING, far)
-        usual = float(np.median([update_norm(one.weights, sent) for one in honest]))
-        return poison.replacing(update, sent, 1.0, usual)
+        if "krum" in self._rule.strategy:
+            usual = float(np.median([update_norm(one.weights, sent) for one in honest]))
+            return poison.replacing(update, sent, 1.0, usual)
+        return update
 
     def _agreed(self, update: Update, sent: Tensors, honest: Sequence[Update]) -> Update:
         """Against a mean as far as admission lets it, else near to honest ones: what did the most
@@ -251,13 +254,13 @@ def _learned(study: Study, found: Mapping[str, Found], load: float) -> Table:
         "the honest devices; others: people held out. Fedbuff is fedavg where no update is late. "
         "To end in time fedprox and fedyogi have one seed: on the server fedprox is fedavg, and "
         "fedyogi follows the mean as fedadam does. Backdoor: against a mean the update is twice as "
-        "long, as far as admission lets it; against the other rules it is as long as an honest "
-        "one. Collude: all send the same step; against a mean it is their own mean turned round, "
-        "as far as admission lets it; against multi-krum half of that mean turned round; else "
-        "Min-Max, no further from any of theirs than those are from each other. Where samples "
-        "weigh, devices with a backdoor and those that collude claim "
-        f"{poison.CLAIMED:,} of them; honest ones have about 270. Attacks that admission refuses "
-        "are on the federation's page, over four rounds. "
+        "long, as far as admission lets it; against krum and multi-krum it is as long as an "
+        "honest one, against the others as it is. Collude: all send the same step; against a mean "
+        "it is their own mean turned round, as far as admission lets it; against multi-krum half "
+        "of that mean turned round; else Min-Max, no further from any of theirs than those are "
+        "from each other. Where samples weigh, devices with a backdoor and those that collude "
+        f"claim {poison.CLAIMED:,} of them; honest ones have about 270. Attacks that admission "
+        "refuses are on the federation's page, over four rounds. "
         f"Others' load: {load:.0%}."
     )
     return Table("Threats, what is learned", text, ["", "of", *ATTACKS], rows)
