@@ -22,7 +22,9 @@ from tests.bench.machine import watched
 from tests.bench.report import Cell, Figure, Results, Table
 
 DELTA = Privacy(clip=1.0, noise_multiplier=1.0).delta
-HEAD = ("11",)  # the built-in task's last layer
+# Of the built-in task's model: all layers but batch norm, whose statistics a private run keeps as
+# they were sent; and the last one.
+NORM_KEPT, HEAD = ("0", "3", "6", "11"), ("11",)
 USUAL = 2.0  # about the length of what a device of the built-in task learns in a round
 NOISE = 1.0  # the length that the noise of all rounds may come to: half of that
 
@@ -42,8 +44,10 @@ class Way:
 WAYS = (
     Way(),
     Way(8.0, noise=False),
-    *(Way(target, alike) for alike in (1, 10) for target in (8.0, 3.0)),
-    Way(8.0, 100),
+    Way(8.0, 100, noise=False),
+    *(Way(target) for target in (8.0, 3.0)),
+    Way(only=NORM_KEPT),
+    *(Way(target, alike, NORM_KEPT) for alike in (1, 10) for target in (8.0, 3.0)),
     Way(only=HEAD),
     *(Way(target, only=HEAD) for target in (8.0, 3.0)),
 )
@@ -229,8 +233,11 @@ def _table(study: Study, found: Mapping[Way, Sequence[Learned]], load: float) ->
         "send the same: what is learned is the same, only the noise is less. The clip is the one "
         f"with which the noise of all rounds together has the length {NOISE:.0f} on the weights "
         f"that are learned, {weights_of(study, ()):,} or the {weights_of(study, HEAD)} of the last "
-        f"layer; at most {USUAL:.0f}, about the length of an update. Clip only: the clip of 15 "
-        "devices at epsilon 8 without noise, which protects nothing. Passed: runs whose outcome "
+        f"layer; at most {USUAL:.0f}, about the length of an update. Clip only: the clip of "
+        "so many devices at epsilon 8 without noise, which protects nothing. Batch norm kept: "
+        "`train_only` "
+        "and `shared` name all other layers, so that devices train with the statistics that are "
+        "served; else a device trains with those of its batches. Passed: runs whose outcome "
         "the gate lets pass; after: with what devices have then (half of the way or all, or the "
         f"first model). Others' load: {load:.0%}."
     )
@@ -251,4 +258,5 @@ def _name(way: Way) -> str:
         name = "no privacy"
     else:
         name = f"epsilon {way.epsilon:.0f}" if way.noise else "clip only"
-    return f"{name}, last layer only" if way.only else name
+    parts = {NORM_KEPT: ", batch norm kept", HEAD: ", last layer only"}
+    return name + parts.get(way.only, "")
