@@ -13,6 +13,7 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from federation.admission.admission import NORM_FACTOR, Round, admit
 from federation.admission.update import Update
 from federation.aggregation import strategies
+from federation.aggregation.aggregator import RuleAggregator
 from federation.aggregation.privacy import NoisyMean, epsilon
 from streams.contract.task import Privacy, load_task
 from streams.learning import learning
@@ -225,7 +226,7 @@ def test_devices_alike_learn_the_same_with_less_noise(sent: Tensors, updates: li
             self.rule = NoisyMean("fedavg", Privacy(clip=1.0, noise_multiplier=noise))
 
         def aggregate(self, alike: int) -> np.ndarray:
-            inner = strategies.RuleAggregator(self.rule)
+            inner = RuleAggregator(self.rule)
             after = Crowd(inner, alike).aggregate(updates, sent)
             return poison.step_of(Update("", "", 1, BASE, 1, after), sent)
 
