@@ -46,7 +46,7 @@ def rounds(
     tally: Tally,
 ) -> Iterator[Tensors]:
     """The weights after each round; those before where too few updates were admitted."""
-    intake = UpdateIntake(task, cast(EventLog, tally))
+    intake = UpdateIntake(task, cast(EventLog, tally), clip=aggregator.clip)
     for number in range(1, count + 1):
         about = {"round": number, "rounds": count, "base": BASE}
         sent = payload.round_weights(weights, task.training.payload)

@@ -17,7 +17,9 @@ from streams.contract.task import load_task
 from tests.bench.federation.study import FULL, QUICK, TASK, Study
 from tests.bench.gains.drifts import drifts
 from tests.bench.gains.moved_sensors import moved_sensors
+from tests.bench.gains.privacy import privacy
 from tests.bench.gains.teachers import teachers
+from tests.bench.gains.threats import threats
 from tests.bench.machine import load_fact, watched
 from tests.bench.pages import begin, finish, keep
 from tests.bench.report import Results
@@ -28,6 +30,8 @@ SECTIONS: Mapping[str, Section] = {
     "drifts": drifts,
     "moved sensors": moved_sensors,
     "teachers": teachers,
+    "threats": threats,
+    "privacy": privacy,
 }
 
 
