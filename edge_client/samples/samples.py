@@ -76,6 +76,7 @@ class Samples:
         self._row_of: dict[int, int] = {}
         self.changed = False
         self.urgent = False  # a label came from outside: save it soon
+        self.added = 0  # segments since the start
         self.labels_told = 0  # true labels ever, including those of evicted segments
         self.scores_read = 0  # the next offset to read of `scores`
         self.fleet: Sequence[float] = ()  # the teacher's right share by class, of all devices
@@ -106,6 +107,7 @@ class Samples:
             self._row_of[time_us] = row
             if label is not None:
                 self._note_label(np.array([row]), label, TOLD)
+            self.added += 1
             self.changed = True
 
     def _settle(self, row: int) -> None:
@@ -279,6 +281,27 @@ class Samples:
             return 1.0
         answered = self._task.answers(self._answers[rows])
         return float(np.isin(answered, labels[:, 0]).mean())
+
+    def latest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the latest segments (n, channels, samples) as they came, their true labels (n,
+        label_size), and (n,) bool: which of these are known and may choose."""
+        with self._lock:
+            rows = np.array(self._recent, np.int64)
+            reporting = (self._split[rows] == HELD_OUT) & reports(self._task, self._times[rows])
+            return self._segments[rows], self._true[rows], _known(self._true[rows]) & ~reporting
+
+    def write_latest_rows(self, file: IO[bytes]) -> None:
+        """Write the latest segments as training rows; those whose label is known and may choose
+        weigh 1, the others 0."""
+        segments, labels, known = self.latest()
+        columns = {
+            "segment": segments,
+            "label": np.nan_to_num(labels),
+            "weight": known.astype(np.float32),
+            "held_out": np.zeros(len(known), np.bool_),
+            "true": known,
+        }
+        write_stream(file, [columns], {})
 
     def trainable(self) -> int:
         """Return how many training rows `write_training_rows` would write now."""

@@ -72,7 +72,7 @@ class Trainer:
             self._stop_file.unlink(missing_ok=True)
             if self._ended:  # checked after the unlink, so that either we or the child see a stop
                 return WorkReply(device=self._device, error="trainer: the agent is stopping"), b""
-            if request.op == "train" and self._against():
+            if request.op != "evaluate" and self._against():
                 return WorkReply(device=self._device, error=f"conditions: {self.held_back}"), b""
             self.busy, self._yields = True, request.run == PERSONAL
             try:
@@ -87,7 +87,10 @@ class Trainer:
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         served = self._served(request.base) if request.op == "evaluate" else None
         with shared_file(self._folder) as (file, name), shared_file(self._folder) as (base, path):
-            self._samples.write_training_rows(file)
+            if request.op == "normalize":
+                self._samples.write_latest_rows(file)
+            else:
+                self._samples.write_training_rows(file)
             file.flush()
             base.write(served or b"")
             base.flush()

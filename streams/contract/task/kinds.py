@@ -98,7 +98,7 @@ TRAINING: Mapping[str, Kind] = {
     "teacher_learning_rate": POSITIVE, "class_weights": Numbers(POSITIVE), "label_share": SHARE,
     "rounds": COUNT, "minimum_samples": COUNT, "samples": COUNT, "samples_mb": POSITIVE,
     "samples_age_h": Number(0, above=True, optional=True), "personal": Of((bool,)),
-    "personal_epochs": COUNT, "personal_learning_rate": POSITIVE,
+    "personal_epochs": COUNT, "personal_learning_rate": POSITIVE, "adapt_norm": Of((bool,)),
     "keep_previous_h": SECONDS, "aggregation": Of((Aggregation,)), "shared": Names(),
     "devices_per_round": Number(0, whole=True), "over_selection": Number(1),
     "privacy": Of((Privacy,), optional=True), "interpolation": Number(0, 1, above=True),

@@ -74,7 +74,10 @@ class Training:
     ones, unless all of it is shown to be better; 1: always all.
 
     Personalization: with `personal` a device may fine-tune its own copy of a release, for
-    `personal_epochs` at `personal_learning_rate`, without the task's augmentation.
+    `personal_epochs` at `personal_learning_rate`, without the task's augmentation. With
+    `adapt_norm` the copy is the release with the batch norm statistics of the device's own latest
+    segments, for which it needs no labels. Either answers only while it is better on the device's
+    labels; with both, the copy is fine-tuned.
 
     Choice: with `choice` "device" a device keeps the version before, for at most `keep_previous_h`
     hours, while its own labels show that the served one is worse for it; with "offered" it always
@@ -111,6 +114,7 @@ class Training:
     personal: bool = False
     personal_epochs: int = 10
     personal_learning_rate: float = 0.005
+    adapt_norm: bool = False
     choice: Literal["device", "offered"] = "device"
     keep_previous_h: float = 720.0
     strategy: Strategy = "fedavg"

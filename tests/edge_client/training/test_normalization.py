@@ -1,0 +1,211 @@
+"""A device's own normalization: without labels, and served only where labels show that it helps."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.inference.slots import Slots
+from edge_client.samples.samples import RECENT, Samples
+from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.training import trainer_process
+from edge_client.training.normalization import mixed, normalized, statistics
+from edge_client.training.personalization import LEAST, PAUSE_S, RENEW_SEEN, Personalization
+from streams.contract.work import TrainerJob, WorkReply, WorkRequest
+from streams.learning import learning
+from streams.learning.clipping import is_statistic
+from streams.runtime.key_files import create_key, load_public_key
+from tests.edge_client.models import artifact, tiny, with_batch_norm
+
+TASK = replace(
+    tiny, build_model=lambda: with_batch_norm(0), training=replace(tiny.training, adapt_norm=True)
+)
+PLAIN = replace(tiny, training=TASK.training)
+Tensors = dict[str, np.ndarray]
+
+
+def stream(count: int, seed: int, *, otherwise: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Segments whose label is the class of their mean; `otherwise`: another gain and offset."""
+    noise = np.random.default_rng(seed)
+    labels = (np.arange(count) % 3).astype(np.float32)[:, None]
+    segments = noise.normal(2.0 * labels[:, :, None], 0.3, (count, *TASK.segment_shape))
+    return (0.3 * segments + 4.0 if otherwise else segments).astype(np.float32), labels
+
+
+@cache
+def weights() -> Tensors:
+    """Of a model that is right on the stream as it is."""
+    segments, labels = stream(300, 0)
+    model = with_batch_norm(0)
+    learning.fit(
+        model, len(labels), learning.segment_loss(TASK, model, segments, labels),
+        epochs=30, batch_size=32, learning_rate=0.01, seed=0, optimizer="adamw",
+    )  # fmt: skip
+    return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def accuracy(found: Tensors, *, otherwise: bool) -> float:
+    segments, labels = stream(300, 1, otherwise=otherwise)
+    model = learning.load_state(TASK.build_model(), found)
+    return float(TASK.correct(learning.predict(model, segments), labels).mean())
+
+
+def test_statistics_of_a_device_undo_another_gain_and_offset() -> None:
+    assert accuracy(weights(), otherwise=False) > 0.95
+    assert accuracy(weights(), otherwise=True) < 0.5
+    segments, labels = stream(200, 2, otherwise=True)
+    found, share = normalized(TASK, weights(), segments, labels, np.arange(200) < 20)
+    assert share == 1.0
+    assert accuracy(found, otherwise=True) > 0.9
+    same = [n for n in found if not is_statistic(n) and (found[n] == weights()[n]).all()]
+    assert {*same} == {n for n in weights() if not is_statistic(n)}
+
+
+def test_where_the_served_statistics_do_as_well_they_stay() -> None:
+    segments, labels = stream(200, 3)
+    found, share = normalized(TASK, weights(), segments, labels, np.arange(200) < 20)
+    assert share == 0.0
+    assert all((found[name] == value).all() for name, value in weights().items())
+
+
+def test_no_label_proves_nothing() -> None:
+    segments, labels = stream(200, 4, otherwise=True)
+    _, share = normalized(TASK, weights(), segments, labels, np.zeros(200, np.bool_))
+    assert share == 0.0
+
+
+def test_statistics_are_those_of_all_segments_whatever_their_number() -> None:
+    segments, _ = stream(512, 5)
+    whole = statistics(TASK, weights(), segments)
+    first = weights()["0.weight"], weights()["0.bias"]
+    inside = np.lib.stride_tricks.sliding_window_view(segments, 5, axis=2)
+    convolved = np.einsum("nctk,ock->not", inside, first[0]) + first[1][None, :, None]
+    assert whole["1.running_mean"] == pytest.approx(convolved.mean((0, 2)), rel=1e-3, abs=1e-3)
+    assert np.isfinite(statistics(TASK, weights(), segments[:257])["1.running_var"]).all()
+
+
+@given(st.floats(0, 1))
+def test_a_part_of_the_way_lies_between(share: float) -> None:
+    own = {n: v + 1.0 for n, v in weights().items() if is_statistic(n)}
+    found = mixed(weights(), own, share)
+    for name, value in weights().items():
+        moved = share if name in own else 0.0
+        assert found[name] == pytest.approx(value + moved, abs=1e-5)
+        assert found[name].dtype == value.dtype
+
+
+# --- on a device ---------------------------------------------------------------------------------
+
+
+class Device:
+    """Its trainer's work is done here, without a child."""
+
+    def __init__(self, folder: Path, key: Ed25519PrivateKey, its=TASK) -> None:  # type: ignore[no-untyped-def]
+        self.folder, self.now, self.task = folder, 1000.0, its
+        self.requests: list[WorkRequest] = []
+        model = learning.load_state(TASK.build_model(), weights()) if its is TASK else None
+        self.slots = Slots(folder / "slots", its, [load_public_key(folder / "keys/signing.pub")])
+        self.slots.open()
+        self.slots.install(artifact(key, (model or its.build_model()).eval(), 1))
+        self.samples = Samples(its, folder / "samples.arrow")
+        self.personal = Personalization(
+            its, "d0", folder, self.slots, self.samples, self._work, clock=lambda: self.now
+        )
+        self.seen = 0
+
+    def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
+        self.requests.append(request)
+        rows = self.folder / "rows.arrow"
+        with rows.open("wb") as file:
+            self.samples.write_latest_rows(file)
+        job = TrainerJob(device="d0", request=request, samples=str(rows), stop=str(self.folder))
+        return trainer_process.work(self.task, job, block)
+
+    def see(self, count: int, *, otherwise: bool, told: int = 3) -> None:
+        """Every `told`-th segment has a label."""
+        assert self.slots.engine is not None
+        segments, labels = stream(count, self.seen, otherwise=otherwise)
+        for i, (segment, label) in enumerate(zip(segments, labels, strict=True)):
+            answer = self.personal.engine_for(self.slots.engine).run(segment)
+            at, known = self.seen + i, label if i // 3 % told == 0 else None
+            self.samples.add(at, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, known)
+        self.seen += count
+
+    def consider(self) -> None:
+        self.personal.consider()
+        if self.personal._training is not None:
+            self.personal._training.join(60)
+            assert not self.personal._training.is_alive()
+        self.personal.consider()
+
+    @property
+    def answering(self) -> str:
+        assert self.slots.engine is not None
+        return self.personal.engine_for(self.slots.engine).model
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Ed25519PrivateKey:
+    return create_key(tmp_path / "keys" / "signing.pem")
+
+
+def test_a_device_that_senses_otherwise_answers_with_its_own_statistics(
+    tmp_path: Path, key: Ed25519PrivateKey
+) -> None:
+    device = Device(tmp_path, key)
+    device.see(RECENT, otherwise=True)
+    device.consider()
+    assert device.answering.endswith(".p1")
+    assert [request.op for request in device.requests] == ["normalize"]
+    state = device.personal.state
+    assert state is not None
+    assert state.correct > state.base_correct
+
+
+def test_a_device_that_senses_as_ever_does_not(tmp_path: Path, key: Ed25519PrivateKey) -> None:
+    device = Device(tmp_path, key)
+    device.see(RECENT, otherwise=False)
+    device.consider()
+    assert device.answering == device.slots.active
+
+
+def test_statistics_follow_a_drift_and_its_end(tmp_path: Path, key: Ed25519PrivateKey) -> None:
+    device = Device(tmp_path, key)
+    device.see(RECENT, otherwise=False)
+    device.consider()
+    for otherwise, ending in ((True, ".p2"), (False, "")):
+        device.see(max(RECENT, RENEW_SEEN), otherwise=otherwise)
+        device.now += PAUSE_S
+        device.consider()
+        assert (
+            device.answering.endswith(ending) if ending else device.answering == device.slots.active
+        )
+    assert len(device.requests) == 3
+
+
+def test_without_enough_segments_or_labels_nothing_changes(
+    tmp_path: Path, key: Ed25519PrivateKey
+) -> None:
+    device = Device(tmp_path, key)
+    device.see(LEAST - 1, otherwise=True)
+    device.consider()
+    assert device.requests == []
+    device.see(RECENT, otherwise=True, told=1000)
+    device.consider()
+    assert len(device.requests) == 1
+    assert device.answering == device.slots.active
+
+
+def test_a_model_without_batch_norm_says_so(
+    tmp_path: Path, key: Ed25519PrivateKey, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = Device(tmp_path, key, PLAIN)
+    device.see(RECENT, otherwise=True)
+    device.consider()
+    assert device.requests == []
+    assert "no batch norm" in caplog.text
