@@ -123,14 +123,16 @@ class _Course:
         trust = float(np.mean([self.devices[name].samples.trust() for name in self.draw.who]))
         verdict, candidate, new = self._released()
         answering = self._answering(new) if verdict.promote else {}
-        copies = self._copies(candidate if verdict.promote else self.shared.served)
+        served = candidate if verdict.promote else self.shared.served
+        copies, own = self._copies(served), self._normalized(served)
         way = "all" if verdict.evidence.get("step", 1.0) == 1.0 else "half"
         return Outcome(
             self.draw, alarms, run, self._before(), self._drifted({}), self._drifted(new),
             self._drifted(answering),
             way if verdict.promote else f"{way}, refused: {verdict.reason}",
             list(self._others(answering)), sum(d.keeps for d in self.devices.values()), trust,
-            copy=self._drifted(answering | copies),
+            copy=self._drifted(answering | copies), norm=self._drifted(answering | own),
+            norm_others=list(self._others(answering | own)),
         )  # fmt: skip
 
     def control(self) -> list[Other]:
@@ -212,6 +214,12 @@ class _Course:
             name: outputs_of(self.task, each, self.moved[name].segments)
             for name, each in copies.items()
         }
+
+    def _normalized(self, served: Tensors) -> dict[str, np.ndarray]:
+        """What devices with statistics of their own answer, where one answers with them."""
+        own = self.made.normalized(list(self.devices.values()), served)
+        lasting = self._lasting()
+        return {n: outputs_of(self.task, each, lasting[n].segments) for n, each in own.items()}
 
     def _before(self) -> float:
         """The share that is right on the drifted devices before the drift; of people whose later
@@ -309,5 +317,6 @@ _TEXT = (
     "Built-in task, 15 devices; percent right on the reporting segments of the devices that "
     "drifted, and points of the others. Before: of people whose later recordings are other ones on "
     "all segments that they hold out of the first, which has one reporting window. Copy: where the "
-    f"devices that drifted have own copies, {SETTLED} windows after the run."
+    f"devices that drifted have own copies, {SETTLED} windows after the run. Norm: where all "
+    "devices have `adapt_norm`, then; norm worse: other devices that are worse with it."
 )

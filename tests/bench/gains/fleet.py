@@ -17,6 +17,7 @@ from edge_client.inference.kept_version import COMPARED
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, reports, split_of, split_period_us
 from edge_client.training import personalization, trainer_process
+from edge_client.training.normalization import normalized
 from federation.aggregation import strategies
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation import device_metrics
@@ -266,6 +267,24 @@ class Installation:
             enough = len(labels) >= personalization.EVIDENCE
             if enough and own > base and device.samples.covered(labels) >= choice.COVERED:
                 found[device.name] = dict(copy)
+        return found
+
+    def normalized(self, devices: Sequence[Device], served: Tensors) -> dict[str, Tensors]:
+        """A version with the devices' own statistics, where they answer with it: `adapt_norm`, as
+        edge_client.training.normalization makes it and personalization compares it."""
+        task, found = self.task, {}
+        for device in devices:
+            segments, labels, known = device.samples.latest()
+            own, _ = normalized(task, served, segments, np.nan_to_num(labels), known)
+            told, truth = segments[known], labels[known]
+            if len(truth) < personalization.EVIDENCE:
+                continue
+            losses = [
+                choice.losses(task, outputs_of(task, each, told), truth) for each in (own, served)
+            ]
+            better = choice.compare(task, *losses).keeps(keeping=True)
+            if better and device.samples.covered(truth) >= choice.COVERED:
+                found[device.name] = own
         return found
 
 

@@ -66,7 +66,8 @@ class Outcome:
     new: the task's metric on the drifted devices, before the drift and after it, with the version
     before, with the run's candidate whatever became of it, and with what answers in the end. kept:
     devices that keep the version before; trust: the mean of the drifted devices' in the teacher;
-    sign: -1 of errors; copy: the metric where devices have copies of their own."""
+    sign: -1 of errors; copy: the metric where devices have copies of their own; norm: where they
+    have statistics of their own, and norm_others what becomes of the others then."""
 
     draw: Draw
     alarms: Alarms
@@ -81,6 +82,8 @@ class Outcome:
     trust: float
     sign: float = 1.0
     copy: float | None = None
+    norm: float | None = None
+    norm_others: Sequence[Other] = ()
 
     @property
     def cost(self) -> float:
@@ -101,6 +104,10 @@ class Outcome:
     @property
     def recovered_by_copies(self) -> bool:
         return self.copy is not None and self._recovers(self.copy)
+
+    @property
+    def recovered_by_norm(self) -> bool:
+        return self.norm is not None and self._recovers(self.norm)
 
     def _recovers(self, found: float) -> bool:
         won = self.sign * (found - self.old)
@@ -131,14 +138,16 @@ def table(title: str, text: str, found: Sequence[Outcome], scale: float) -> Tabl
             one.draw.after, one.alarms.first, one.run,
             scale * one.before, scale * one.old, scale * one.new,
             None if one.copy is None else scale * one.copy,
+            None if one.norm is None else scale * one.norm,
             verdict if one.needed else "not needed", one.gate.partition(":")[0],
             scale * min(other.gain for other in one.others),
             sum(other.worse for other in one.others),
             sum(other.worse_beyond_chance for other in one.others), one.kept,
+            sum(other.worse for other in one.norm_others),
         ])  # fmt: skip
     columns = [
         "draw", "how", "who", "after", "alarm", "run", "before", "old", "new", "copy",
-        "recovered", "candidate", "worst", "worse", "beyond chance", "kept",
+        "norm", "recovered", "candidate", "worst", "worse", "beyond chance", "kept", "norm worse",
     ]  # fmt: skip
     return Table(title, f"{text} {_COLUMNS}", columns, rows)
 
@@ -167,16 +176,17 @@ def by_kind(title: str, found: Sequence[Outcome], scale: float) -> Table:
         refused = sum("refused" in one.gate for one in of)
         recovered = sum(one.recovered for one in needed)
         copies = sum(one.recovered_by_copies for one in needed) if of[0].copy is not None else None
-        rows.append([how, len(of), *measured, refused, len(needed), recovered, copies])
+        norms = sum(one.recovered_by_norm for one in needed) if of[0].norm is not None else None
+        rows.append([how, len(of), *measured, refused, len(needed), recovered, copies, norms])
     text = (
         "The median, the least and the most. Windows: until the alarm; without one, "
         f"{PATIENCE + 1}. Cost: of the drift, to the devices that drifted; candidate and won back: "
         "what the run's candidate gains there, and what answers in the end. Refused: by the gate. "
-        "By copies: recovered where devices have own copies."
+        "By copies, by norm: recovered where devices have own copies, or own statistics."
     )
     columns = [
         "how", "draws", "windows", "cost", "candidate", "won back", "refused", "need recovery",
-        "recovered", "by copies",
+        "recovered", "by copies", "by norm",
     ]  # fmt: skip
     return Table(title, text, columns, rows)
 
@@ -190,16 +200,17 @@ def goals(name: str, found: Sequence[Outcome]) -> list[Goal]:
     beyond = sum(any(other.worse_beyond_chance for other in one.others) for one in found)
     ever = sum(any(other.worse for other in one.others) for one in found)
     of = f"draws of {len(found)}"
-    copied = (
-        [
-            Goal(
-                f"{name}: recovered where devices have copies of their own, %",
-                100 * sum(one.recovered_by_copies for one in needed) / max(len(needed), 1),
-            )
-        ]
-        if any(one.copy is not None for one in found)
-        else []
-    )
+    copied = [
+        Goal(
+            f"{name}: recovered where devices have {what} of their own, %",
+            100 * sum(recovers for recovers in each) / max(len(needed), 1),
+        )
+        for what, each, measured in (
+            ("copies", [one.recovered_by_copies for one in needed], [o.copy for o in found]),
+            ("statistics", [one.recovered_by_norm for one in needed], [o.norm for o in found]),
+        )
+        if any(figure is not None for figure in measured)
+    ]
     return [
         Goal(f"{name}: recovered within one release, % of the {len(needed)} draws that need it",
              recovered, at_least=RECOVERED),
