@@ -111,8 +111,8 @@ def _check_named_modules(task: Task) -> None:
         name.endswith("running_mean") for name in task.build_model().state_dict()
     ):
         raise TaskError(
-            f"task {task.name!r}: training.adapt_norm needs a model with batch norm and its running "
-            "statistics; build_model() has none"
+            f"task {task.name!r}: training.adapt_norm needs a model with batch norm that keeps "
+            "running statistics; build_model() has none"
         )
     if not training.train_only and not training.shared:
         return

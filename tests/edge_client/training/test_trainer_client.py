@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 from edge_client.inference.slots import Slots
-from edge_client.samples.samples import Samples
+from edge_client.samples.samples import RECENT, Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training.trainer_client import Trainer, served_by
 from streams.contract import payload
@@ -185,6 +185,24 @@ def test_it_has_learned_and_evaluates_what_it_is_sent(trainer: Trainer, weights:
     assert before.samples == after.samples == 40
     assert after.metrics["correct"] > before.metrics["correct"]
     assert after.metrics["correct"] > 36
+
+
+def test_statistics_of_the_latest_segments_come_back_and_nothing_else_changes(
+    trainer: Trainer, samples: Samples, weights: bytes
+) -> None:
+    _, learned = trainer.work(request(), weights)
+    noise = np.random.default_rng(1)
+    for i in range(RECENT):  # from now on another gain and offset
+        label = np.array([i % 3], np.float32)
+        segment = 0.2 * noise.normal(2.0 * label, 0.3, tiny.segment_shape) - 3.0
+        samples.add(1000 + i, segment.astype(np.float32), np.zeros(3, np.float32), TRAIN, label)
+    reply, body = trainer.work(request("normalize"), learned)
+    assert reply.error is None
+    assert reply.metrics["share"] == 1.0
+    assert reply.samples == RECENT
+    before, found = payload.unpack(learned), payload.unpack(body)
+    changed = {name for name in before if not np.array_equal(before[name], found[name])}
+    assert changed == {"1.running_mean", "1.running_var"}
 
 
 def test_the_same_seed_gives_the_same_weights(trainer: Trainer, weights: bytes) -> None:
