@@ -19,6 +19,7 @@
 # make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 10 minutes
 # make bench-pedestrians  what street sensors gain from each other, about 2 minutes
 # make bench-gains  single devices under drift, attacks, noise and wrong teachers, about 20 minutes
+# make bench-quick  ratios beside bare loops, against those in docs/benchmarks/quick.json, a minute
 # make soak   a month of a thousand made-up devices, about 15 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 13 minutes
 
@@ -37,7 +38,7 @@ LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker tests/comp
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo demo-batch up down test test-install test-docker test-ray mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-batch bench-release bench-pedestrians bench-gains soak bench-soak screenshots
+	bench-federation bench-batch bench-release bench-pedestrians bench-gains bench-quick soak bench-soak screenshots
 
 install: .venv/installed
 
@@ -182,6 +183,9 @@ bench-batch: install
 
 bench-pedestrians: install
 	$(BIN)/python -m tests.bench.pedestrians
+
+bench-quick: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.quick
 
 bench-gains: install
 	$(BIN)/python -m tests.bench.gains
