@@ -38,7 +38,7 @@ from tests.bench.streams.feed.generator import Source
 
 TURNS, TURN_S = 9, 0.05
 TASK = "streams.tasks.har:task"
-MEMORY = "/dev/shm"  # noqa: S108
+MEMORY = "/dev/shm"
 HELP = "from compose.cli.main import main; main()"
 Ratio = Callable[[], float]
 
