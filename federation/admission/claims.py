@@ -14,6 +14,6 @@ import numpy as np
 CLAIM_FACTOR = 2.0
 
 
-def most(claims: Sequence[float]) -> int:
-    """Return the most with which one of the devices may count; at least the median claim."""
-    return int(CLAIM_FACTOR * float(np.median(claims)))
+def most(claims: Sequence[float] | np.ndarray) -> float:
+    """Return the most with which one of the devices may count."""
+    return CLAIM_FACTOR * float(np.median(claims))

@@ -186,7 +186,7 @@ def _counted(admitted: Mapping[str, Update]) -> dict[str, Update]:
     """Return the updates with the samples that count in the round's mean, see claims.py."""
     if not admitted:
         return {}
-    limit = claims.most([update.samples for update in admitted.values()])
+    limit = int(claims.most([update.samples for update in admitted.values()]))
     return {
         name: replace(update, samples=limit) if update.samples > limit else update
         for name, update in admitted.items()

@@ -71,6 +71,13 @@ MUTANTS = [
         "tests/federation/rounds/test_run.py",
     ),
     Mutant(
+        "gate: any device counts with all its rows",
+        "federation/evaluation/device_metrics.py",
+        "if of <= most:",
+        "if True:",
+        "tests/federation/evaluation/test_device_metrics.py",
+    ),
+    Mutant(
         "admission: strikes have no consequence",
         "federation/admission/quarantine.py",
         "if self._strikes[node] >= STRIKES:",

@@ -373,6 +373,20 @@ def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
     assert kept.metrics["devices/class middle"] == pytest.approx(-1 / 3)
 
 
+def test_at_the_gate_no_device_counts_with_more_than_twice_the_rows_of_the_others(rig: Rig) -> None:
+    def praising(op: Op, work: Work, weights: Tensors) -> Update:
+        update = sound("z", 0.001)(op, work, weights)
+        assert isinstance(update, Update)
+        return replace(update, metrics=compared(2000, 0, 2000)) if op == "evaluate" else update
+
+    honest = [sound(name, 0.001, 0.0) for name in "abc"]
+    told = rig.run(FakeFleet([*honest, praising]), rounds=1).run().evidence
+    assert (told["devices_segments"], told["devices_limited"]) == (500.0, 1.0)
+    assert told["devices_base"] == pytest.approx(150 / 500)
+    told = rig.run(FakeFleet([*honest, sound("d", 0.001)]), rounds=1).run().evidence
+    assert (told["devices_segments"], told["devices_limited"]) == (400.0, 0.0)
+
+
 def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(rig: Rig) -> None:
     serving = rig.registry.serving()
     assert serving is not None
