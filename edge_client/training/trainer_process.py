@@ -175,7 +175,8 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
         return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
     started, stop = time.monotonic(), Path(job.stop)
     learning.load_state(model, received | local_layers.read(task, Path(job.own), received))
-    mine = replace(task, augment=None) if request.run == PERSONAL else task
+    personal = request.run == PERSONAL
+    mine = replace(task, augment=None) if personal else task
     fitted = learning.fit(
         model,
         len(segments),
@@ -187,6 +188,8 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
         optimizer=task.training.optimizer,
         proximal=task.training.proximal,
         train_only=task.training.train_only,
+        # `clipped` puts the received statistics back: weights must be trained for those.
+        keep_statistics=task.training.privacy is not None and not personal,
         max_steps=task.training.max_steps,
         should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
     )
@@ -202,7 +205,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     }
     reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    if request.run != PERSONAL:  # it leaves the device
+    if not personal:  # it leaves the device
         trained = local_layers.save(task, Path(job.own), trained, received)
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)

@@ -1,6 +1,6 @@
 """A device that wants to harm the fleet: a real SuperNode, with an agent of its own that trains
 nothing. It sends the step from the first version to the served one turned round, and claims as many
-samples as admission takes, so that it outweighs everybody."""
+samples as admission takes; twice the median of all claims is what counts."""
 
 import os
 import signal

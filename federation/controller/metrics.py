@@ -25,6 +25,7 @@ SILENT_S = 60.0  # without reading the topics: the controller hangs, or waits fo
 LAST = {
     "seconds": "Duration of the last aggregated round.",
     "admitted": "Admitted updates of the last aggregated round.",
+    "claims_capped": "Updates of the last aggregated round that claim more samples than count.",
     "devices_before": "Accuracy on devices of the weights that the last round sent.",
     "held_out": "Accuracy of the last weights on held-out devices.",
     "epsilon": "Privacy cost of the task's rounds so far.",

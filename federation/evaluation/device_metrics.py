@@ -1,20 +1,21 @@
 """Device metrics: how devices evaluate a candidate compared with the version that they serve.
 
-They are untrusted: impossible metrics count as missing. Names and meaning are defined in
-streams.contract.work. A device that serves another version than the run's base reports only
-`evaluated` and `correct`.
+They are untrusted: impossible metrics count as missing, and no device counts with many more rows
+than the others. Names and meaning are defined in streams.contract.work. A device that serves
+another version than the run's base reports only `evaluated` and `correct`.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
+from federation.admission import claims
 from federation.admission.admission import MAX_SAMPLES
 from federation.evaluation import valued
 from federation.evaluation.accuracy import DEVICE_CAP, LARGEST, counts_rows
 from federation.evaluation.paired import Paired
-from federation.evaluation.promotion_gate import Comparison, Rows
+from federation.evaluation.promotion_gate import Comparison, GateRules, Rows
 from streams.contract.task import Task
 from streams.contract.task.metrics import metric_of
 from streams.contract.work import COMPARED, CONFUSED, METRIC, METRIC_BASE, class_prefix
@@ -54,15 +55,26 @@ def read(task: Task, metrics: Mapping[str, float], prefix: str = "") -> DeviceRe
         rows, base_false=mistakes[0], false=mistakes[1]
     ):
         return None
-    limit = rows.n
     value = None
     if not counts_rows(task):
         value = metrics.get(METRIC_BASE, math.nan), metrics.get(METRIC, math.nan)
         if not all(abs(each) <= LARGEST for each in value):  # nor NaN
             return None
-    return DeviceResult(
-        _capped(rows, limit), {name: _capped(part, limit) for name, part in classes.items()}, value
-    )
+    return _scaled(DeviceResult(rows, classes, value), DEVICE_CAP)
+
+
+def most_rows(found: Mapping[str, DeviceResult]) -> int:
+    """Return with how many rows one of the devices counts at most (claims.py). As many as the gate
+    needs to decide anything always count: else a device would be no evidence beside others that
+    have hardly any rows."""
+    rows = [each.rows.n for each in found.values()]
+    return max(int(claims.most(rows)), GateRules.minimum) if rows else DEVICE_CAP
+
+
+def limited(found: Mapping[str, DeviceResult]) -> dict[str, DeviceResult]:
+    """Return the devices' metrics, none of more rows than count."""
+    most = most_rows(found)
+    return {name: _scaled(each, most) for name, each in found.items()}
 
 
 def pool(task: Task, found: Mapping[str, DeviceResult]) -> Comparison:
@@ -107,9 +119,28 @@ def _paired(metrics: Mapping[str, float], prefix: str) -> Paired | None:
     return Paired(n, base, gained, lost, *false) if sound else None
 
 
-def _capped(rows: Paired, of: int) -> Paired:
-    """Return a part of a device's `of` rows, scaled to DEVICE_CAP; rounded down, so it stays
-    possible."""
-    if of <= DEVICE_CAP:
-        return rows
-    return Paired(*(value * DEVICE_CAP // of for value in astuple(rows)))
+def _scaled(found: DeviceResult, most: int) -> DeviceResult:
+    """Return a device's metrics as of `most` rows, if it has more."""
+    of = found.rows.n
+    if of <= most:
+        return found
+    parts = {name: _part(rows, most, of) for name, rows in found.cohorts.items()}
+    return replace(found, rows=_part(found.rows, most, of), cohorts=parts)
+
+
+def _part(rows: Paired, most: int, of: int) -> Paired:
+    """Return some of a device's `of` rows, as many as it has of `most`. Its four kinds of rows are
+    rounded by their largest remainders, so that they stay possible and few rows do not vanish."""
+    n = rows.n * most // of
+    kinds = {
+        "lost": rows.lost,
+        "right": rows.base - rows.lost,
+        "wrong": rows.n - rows.base - rows.gained,
+        "gained": rows.gained,
+    }
+    left = {name: count * n % max(rows.n, 1) for name, count in kinds.items()}
+    count = {name: count * n // max(rows.n, 1) for name, count in kinds.items()}
+    for name in sorted(left, key=left.__getitem__, reverse=True)[: n - sum(count.values())]:
+        count[name] += 1
+    false = rows.base_false * most // of, rows.false * most // of
+    return Paired(n, count["right"] + count["lost"], count["gained"], count["lost"], *false)

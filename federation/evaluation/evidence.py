@@ -74,14 +74,18 @@ class CandidateEvaluation:
         devices: Results,
         margin: float,
     ) -> Verdict:
-        """Return the gate's verdict. first: the served weights; devices: their comparisons."""
+        """Return the gate's verdict. first: the served weights; devices: their comparisons, of
+        which no device's counts with many more rows than the others'."""
+        counted = device_metrics.limited(devices)
+        limited = sum(counted[name] is not each for name, each in devices.items())
         evidence = GateEvidence(
-            device_metrics.pool(self.task, devices),
+            device_metrics.pool(self.task, counted),
             self._on_held_out(first, candidate),
             self._on_recent(first, candidate),
         )
         verdict = promotion_gate.decide(evidence, GateRules(margin, metric_of(self.task).name))
-        return replace(verdict, evidence={**verdict.evidence, **self._audited(first, candidate)})
+        more = {"devices_limited": float(limited), **self._audited(first, candidate)}
+        return replace(verdict, evidence={**verdict.evidence, **more})
 
     def _audited(self, first: Tensors, candidate: Tensors) -> dict[str, float]:
         """Return the audit's metrics, which no rule reads."""

@@ -5,7 +5,7 @@ A part is the rule: it keeps most of what the served version knows and the learn
 forgotten. The whole way is taken if it is shown to be better, on the devices or on held-out ones,
 and if no more is lost by it on any device. On devices the test exchanges both candidates on whole
 devices at random (Fisher 1935), because their rows fail together; fewer than five devices prove
-nothing.
+nothing. A device counts with as many rows as at the gate.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from federation.evaluation import valued
+from federation.evaluation import device_metrics, valued
 from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.promotion_gate import Rows
 from streams.contract.task import Task
@@ -59,7 +59,8 @@ def choose(
     names = sorted(part.keys() & whole.keys())
     if whole and not names:  # devices of an earlier version: they know the learned weights alone
         return Step(True, 0, 0.0, 1.0, 1.0, (0.0, 0.0))
-    rows = np.array([whole[name].rows.n for name in names], np.float64)
+    most = device_metrics.most_rows(whole)
+    rows = np.array([min(whole[name].rows.n, most) for name in names], np.float64)
     share = rows / max(rows.sum(), 1.0)
     gains = [np.array([_gain(task, of[name]) for name in names]) for of in (part, whole)]
     differences = share * (gains[1] - gains[0])

@@ -197,6 +197,7 @@ class FederatedRun:
         averaged = self.aggregator.aggregate(updates, weights)
         metrics = {
             "admitted": float(len(updates)),
+            "claims_capped": float(self._intake.capped),
             **({"devices_before": accuracy.total(reports).value} if reports else {}),
             "norm": update_norm(averaged, weights),
             "seconds": self.clock() - began,

@@ -1,11 +1,13 @@
-"""Intake of a round's replies: admission, quarantine, and the nodes behind device names. Every
-reply that does not count is an event on `rounds`, with its reason."""
+"""Intake of a round's replies: admission, the samples that count, quarantine, and the nodes behind
+device names. Every reply that does not count is an event on `rounds`, with its reason; one that
+counts with fewer samples than it claims has the claim in its event."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from federation.admission import claims
 from federation.admission.admission import Round, admit, well_formed
 from federation.admission.quarantine import Quarantine
 from federation.admission.update import Refusal, Tensors, Update
@@ -23,7 +25,7 @@ METRICS = 20  # metrics of one update that are published
 class UpdateIntake:
     """max_staleness: in rounds; clip: largest norm of an update, 0 for no limit; norms: of the
     updates admitted so far; node_of: the node that first trained under a device's name; refusals:
-    of the round, by reason."""
+    of the round, by reason; capped: updates of the round whose claim counts in part."""
 
     task: Task
     journal: EventLog
@@ -36,6 +38,7 @@ class UpdateIntake:
         default_factory=lambda: {"admitted": 0, "refused": 0, "aggregated": 0}
     )
     refusals: Counter[str] = field(default_factory=Counter)
+    capped: int = 0
     _sent: dict[int, Tensors] = field(default_factory=dict)  # by round
 
     def free_names(self, online: Sequence[int]) -> None:
@@ -57,12 +60,14 @@ class UpdateIntake:
     def admit(
         self, answers: Sequence[Reply], reported: Mapping[str, int], about: dict[str, Any]
     ) -> list[Update]:
-        """Return the admitted updates, sorted by device; publish an event for every other reply."""
+        """Return the admitted updates, sorted by device, with the samples that count; publish an
+        event for every reply."""
         number = int(about["round"])
         found = [self._dated(answer, number) for answer in answers if answer.op == "train"]
         fits = {n: self._expected(n, number, reported, about) for n in self._sent}
         norms = [*self.norms, *self._norms(found, fits)]
         admitted: dict[str, Update] = {}
+        node_of: dict[str, int] = {}
         for answer in found:
             if answer.error is not None:
                 who = (answer.device or f"node {answer.node}")[:63]
@@ -78,10 +83,13 @@ class UpdateIntake:
             if refusal is not None or update is None:
                 self._refuse(answer, refusal or Refusal("malformed", "an empty reply"), about)
                 continue
-            admitted[update.device] = update
-            self._tell_admitted(update, answer.node, about)
+            admitted[update.device], node_of[update.device] = update, answer.node
+        counted = _counted(admitted)
+        self.capped = sum(counted[name] is not update for name, update in admitted.items())
+        for name, update in counted.items():
+            self._tell_admitted(update, admitted[name].samples, node_of[name], about)
         self.quarantine.remember(a.update.weights for a in answers if a.update is not None)
-        return [admitted[device] for device in sorted(admitted)]
+        return [counted[device] for device in sorted(counted)]
 
     def _dated(self, answer: Reply, number: int) -> Reply:
         """Return a reply with the weights that its node was sent; a refusal if that is too many
@@ -115,12 +123,16 @@ class UpdateIntake:
         pairs = [(a.update, fits[a.round]) for a in answers if a.update is not None]
         return [update_norm(u.weights, fit.weights) for u, fit in pairs if well_formed(u, fit)]
 
-    def _tell_admitted(self, update: Update, node: int, about: dict[str, Any]) -> None:
+    def _tell_admitted(
+        self, update: Update, claimed: int, node: int, about: dict[str, Any]
+    ) -> None:
         self.node_of.setdefault(update.device, node)
         self.counts["admitted"] += 1
         metrics = {n[:40]: float(v) for n, v in list(update.metrics.items())[:METRICS]}
         if update.staleness:
             metrics["staleness"] = float(update.staleness)
+        if update.samples < claimed:
+            metrics["claimed"] = float(claimed)
         self.journal.publish(
             "admitted", device=update.device, samples=update.samples, metrics=metrics, **about
         )
@@ -168,3 +180,14 @@ class UpdateIntake:
     def refusal_metrics(self) -> dict[str, float]:
         """Return the round's refusals as metrics."""
         return {f"refused_{slug}"[:40]: float(n) for slug, n in self.refusals.items()}
+
+
+def _counted(admitted: Mapping[str, Update]) -> dict[str, Update]:
+    """Return the updates with the samples that count in the round's mean, see claims.py."""
+    if not admitted:
+        return {}
+    limit = int(claims.most([update.samples for update in admitted.values()]))
+    return {
+        name: replace(update, samples=limit) if update.samples > limit else update
+        for name, update in admitted.items()
+    }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streams.contract.task import Task
+from streams.learning.clipping import is_statistic
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def fit(
     optimizer: str = "sgd",
     proximal: float = 0.0,
     train_only: Sequence[str] = (),
+    keep_statistics: bool = False,
     max_steps: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
@@ -62,12 +64,16 @@ def fit(
     "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero. `proximal` is
     FedProx's mu: mu / 2 times the squared distance from the received weights is added to the loss
     (Li et al. 2020, arXiv 1812.06127). `train_only` names the modules that learn, as "head" or
-    "features.3"; the others keep weights and statistics. `should_stop` is called between steps.
+    "features.3"; the others keep weights and statistics. With `keep_statistics` layers that have
+    running statistics use them, as in evaluation, and leave them unchanged; their weights learn.
+    `should_stop` is called between steps.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
     model.train()
     parameters = _learning(model, train_only)
+    if keep_statistics:
+        _freeze_statistics(model)
     received = [p.detach().clone() for p in parameters] if proximal else []
     optim = _optimizer(optimizer, parameters, learning_rate)
     total = max(1, epochs * math.ceil(rows / batch_size))
@@ -101,6 +107,13 @@ def _learning(model: nn.Module, train_only: Sequence[str]) -> list[nn.Parameter]
         if not inside and not any(_under(chosen, [name]) for chosen in train_only):
             module.train(False)
     return [p for name, p in model.named_parameters() if _under(name, train_only)]
+
+
+def _freeze_statistics(model: nn.Module) -> None:
+    """Set the modules with running statistics to evaluation mode."""
+    for module in model.modules():
+        if any(is_statistic(name) for name, _ in module.named_buffers(recurse=False)):
+            module.train(False)
 
 
 def _under(name: str, modules: Sequence[str]) -> bool:

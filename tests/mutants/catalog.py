@@ -64,6 +64,20 @@ MUTANTS = [
     _admission("a device counts twice", "update.device in expected.devices"),
     _admission("any number of samples is taken", "not 1 <= update.samples <= MAX_SAMPLES"),
     Mutant(
+        "admission: any claim counts in full",
+        "federation/rounds/update_intake.py",
+        "if update.samples > limit else update",
+        "if False else update",
+        "tests/federation/rounds/test_run.py",
+    ),
+    Mutant(
+        "gate: any device counts with all its rows",
+        "federation/evaluation/device_metrics.py",
+        "if of <= most:",
+        "if True:",
+        "tests/federation/evaluation/test_device_metrics.py",
+    ),
+    Mutant(
         "admission: strikes have no consequence",
         "federation/admission/quarantine.py",
         "if self._strikes[node] >= STRIKES:",

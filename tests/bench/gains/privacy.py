@@ -22,8 +22,7 @@ from tests.bench.machine import watched
 from tests.bench.report import Cell, Figure, Results, Table
 
 DELTA = Privacy(clip=1.0, noise_multiplier=1.0).delta
-# Of the built-in task's model: all layers but batch norm, whose statistics a private run keeps as
-# they were sent; and the last one.
+# Of the built-in task's model: all layers but batch norm, and the last one.
 NORM_KEPT, HEAD = ("0", "3", "6", "11"), ("11",)
 USUAL = 2.0  # about the length of what a device of the built-in task learns in a round
 NOISE = 1.0  # the length that the noise of all rounds may come to: half of that
@@ -45,7 +44,7 @@ WAYS = (
     Way(),
     Way(8.0, noise=False),
     Way(8.0, 100, noise=False),
-    *(Way(target) for target in (8.0, 3.0)),
+    *(Way(target, alike) for alike in (1, 10) for target in (8.0, 3.0)),
     Way(only=NORM_KEPT),
     *(Way(target, alike, NORM_KEPT) for alike in (1, 10) for target in (8.0, 3.0)),
     Way(only=HEAD),
@@ -235,9 +234,9 @@ def _table(study: Study, found: Mapping[Way, Sequence[Learned]], load: float) ->
         f"that are learned, {weights_of(study, ()):,} or the {weights_of(study, HEAD)} of the last "
         f"layer; at most {USUAL:.0f}, about the length of an update. Clip only: the clip of "
         "so many devices at epsilon 8 without noise, which protects nothing. Batch norm kept: "
-        "`train_only` "
-        "and `shared` name all other layers, so that devices train with the statistics that are "
-        "served; else a device trains with those of its batches. Passed: runs whose outcome "
+        "`train_only` and `shared` name all other layers, so that its weights stay as well; its "
+        "statistics are those that were sent wherever a run is private or does not train it. "
+        "Passed: runs whose outcome "
         "the gate lets pass; after: with what devices have then (half of the way or all, or the "
         f"first model). Others' load: {load:.0%}."
     )

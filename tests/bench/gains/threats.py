@@ -27,7 +27,7 @@ from tests.bench.report import Cell, Figure, Results, Table
 
 DEVICES, HOSTILE = 10, 3
 PROXIMAL = 0.1
-REPLACING = 2.0  # with what they claim hostile devices are three quarters of a mean
+REPLACING = 2.0  # with what they claim hostile devices are nearly half of a mean
 
 
 @dataclass(frozen=True)
@@ -259,8 +259,8 @@ def _learned(study: Study, found: Mapping[str, Found], load: float) -> Table:
         "it is their own mean turned round, as far as admission lets it; against multi-krum half "
         "of that mean turned round; else Min-Max, no further from any of theirs than those are "
         "from each other. Where samples weigh, devices with a backdoor and those that collude "
-        f"claim {poison.CLAIMED:,} of them; honest ones have about 270. Attacks that admission "
-        "refuses are on the federation's page, over four rounds. "
+        f"claim {poison.CLAIMED:,} of them, of which about 540 count; honest ones have about 270. "
+        "Attacks that admission refuses are on the federation's page, over four rounds. "
         f"Others' load: {load:.0%}."
     )
     return Table("Threats, what is learned", text, ["", "of", *ATTACKS], rows)

@@ -25,8 +25,8 @@ from tests.bench.federation.people import Person
 from tests.bench.federation.study import Study
 from tests.bench.federation.trainees import Tensors
 
-# What a hostile device reports in favour of a candidate: as many rows as count, all of them wrong
-# by the served version and right by all that was learned, half of them by a part of the way.
+# What a hostile device reports in favour of a candidate: more rows than count, all of them wrong by
+# the served version and right by all that was learned, half of them by a part of the way.
 PRAISE = {
     "": DeviceResult(Paired(DEVICE_CAP, 0, DEVICE_CAP, 0)),
     PART: DeviceResult(Paired(DEVICE_CAP, 0, DEVICE_CAP // 2, 0)),

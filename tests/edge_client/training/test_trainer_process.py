@@ -16,7 +16,7 @@ from streams.contract import payload
 from streams.contract.payload import Payload
 from streams.contract.task import Metric, Privacy, Task, load_task
 from streams.contract.work import OWN, PART, PERSONAL, TrainerJob, WorkRequest
-from streams.learning.clipping import update_norm
+from streams.learning.clipping import clipped, update_norm
 from tests.edge_client.models import TINY, with_batch_norm
 
 
@@ -186,6 +186,28 @@ def test_a_private_update_is_cut_on_the_device_and_has_no_statistics(
     for name, tensor in sent.items():
         if "running" in name or "num_batches" in name:
             np.testing.assert_array_equal(weights[name], tensor)
+
+
+def test_a_private_update_is_trained_with_the_statistics_that_stay(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is trained differs from what is sent by the clip alone; a copy of one's own, which is
+    not sent, learns statistics too."""
+    privacy = Privacy(clip=1e3, noise_multiplier=1.0)
+    made = replace(task, training=replace(task.training, privacy=privacy))
+    given: list[dict[str, np.ndarray]] = []
+
+    def seen(trained: dict[str, np.ndarray], received: dict[str, np.ndarray], clip: float):  # type: ignore[no-untyped-def]
+        given.append(trained)
+        return clipped(trained, received, clip)
+
+    monkeypatch.setattr(trainer_process, "clipped", seen)
+    sent, weights, _ = work(made, tmp_path)
+    assert update_norm(weights, sent) > 0.1
+    for name, tensor in given[0].items():
+        np.testing.assert_array_equal(weights[name], tensor)
+    _, own, _ = work(made, tmp_path, run=PERSONAL)
+    assert not np.array_equal(own["1.running_mean"], sent["1.running_mean"])
 
 
 HEAD = {"5.weight", "5.bias"}  # of with_batch_norm

@@ -44,6 +44,16 @@ def test_no_device_outweighs_the_others(tiny: Task) -> None:
     assert total([]) == Score()
 
 
+def test_no_device_counts_with_more_than_twice_the_median(tiny: Task) -> None:
+    honest = [Score(0.5, 30.0)] * 7
+    assert total([*honest, *[Score(1.0, DEVICE_CAP)] * 3]).value == pytest.approx(
+        (7 * 0.5 + 3 * 2 * 1.0) / 13
+    )
+    assert total([Score(0.5, 30.0), Score(1.0, 90.0)]) == Score(0.875, 120.0)
+    parts = [reported(tiny, {"correct": 0.1, "evaluated": 0.2}) for _ in range(3)]
+    assert total([part for part in parts if part]).value == pytest.approx(0.5)
+
+
 def test_a_device_reports_the_tasks_metric(tiny: Task) -> None:
     task = replace(tiny, metric="macro_f1")
     counts = {"correct": 5.0, "evaluated": 10.0}

@@ -373,6 +373,20 @@ def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
     assert kept.metrics["devices/class middle"] == pytest.approx(-1 / 3)
 
 
+def test_at_the_gate_no_device_counts_with_more_than_twice_the_rows_of_the_others(rig: Rig) -> None:
+    def praising(op: Op, work: Work, weights: Tensors) -> Update:
+        update = sound("z", 0.001)(op, work, weights)
+        assert isinstance(update, Update)
+        return replace(update, metrics=compared(2000, 0, 2000)) if op == "evaluate" else update
+
+    honest = [sound(name, 0.001, 0.0) for name in "abc"]
+    told = rig.run(FakeFleet([*honest, praising]), rounds=1).run().evidence
+    assert (told["devices_segments"], told["devices_limited"]) == (500.0, 1.0)
+    assert told["devices_base"] == pytest.approx(150 / 500)
+    told = rig.run(FakeFleet([*honest, sound("d", 0.001)]), rounds=1).run().evidence
+    assert (told["devices_segments"], told["devices_limited"]) == (400.0, 0.0)
+
+
 def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(rig: Rig) -> None:
     serving = rig.registry.serving()
     assert serving is not None
@@ -491,6 +505,41 @@ def test_no_more_samples_are_believed_than_the_device_reported(rig: Rig) -> None
     run.run()
     assert refusals(rig) == [(1, "a", "samples")]
     assert kafka.closed
+
+
+def greedy(name: str, step: float, samples: int = 2048) -> Device:
+    """Claims more samples than the others' 50."""
+
+    def answer(op: Op, work: Work, weights: Tensors) -> Update:
+        found = sound(name, step)(op, work, weights)
+        assert isinstance(found, Update)
+        return replace(found, samples=samples)
+
+    return answer
+
+
+def test_a_claim_counts_up_to_twice_the_median_and_the_journal_says_so(rig: Rig) -> None:
+    before = base_weights(rig.registry)
+    fleet = FakeFleet([*(sound(name, 0.001) for name in ("a", "b", "c")), greedy("z", 0.003)])
+    rig.run(fleet, rounds=1).run()
+    admitted = [e for e in rig.kafka.events if e.kind == "admitted"]
+    said = {e.device: (e.samples, e.metrics.get("claimed")) for e in admitted}
+    assert said == {"a": (50, None), "b": (50, None), "c": (50, None), "z": (100, 2048.0)}
+    (aggregated,) = [e for e in rig.kafka.events if e.kind == "aggregated"]
+    assert (aggregated.samples, aggregated.metrics["claims_capped"]) == (250, 1.0)
+    found = checkpoint.latest(rig.runs, "7")
+    assert found is not None
+    for name in before:
+        step = (3 * 50 * 0.001 + 100 * 0.003) / 250
+        np.testing.assert_allclose(found.weights[name], before[name] + step, atol=1e-6)
+
+
+def test_honest_claims_that_differ_less_count_as_they_are(rig: Rig) -> None:
+    devices = [greedy(name, 0.001, n) for name, n in (("a", 40), ("b", 50), ("c", 100))]
+    rig.run(FakeFleet(devices), rounds=1).run()
+    assert [e.samples for e in rig.kafka.events if e.kind == "admitted"] == [40, 50, 100]
+    (aggregated,) = [e for e in rig.kafka.events if e.kind == "aggregated"]
+    assert aggregated.metrics["claims_capped"] == 0.0
 
 
 def test_a_rule_with_too_few_updates_for_its_promise_keeps_the_weights(rig: Rig) -> None:
@@ -768,6 +817,18 @@ def test_a_buffered_run_takes_half_of_a_small_fleet_and_leaves_the_others_at_wor
         (3, "a", 0.0), (3, "b", 0.0),
     ]  # fmt: skip
     assert [e for e in rig.kafka.events if e.kind == "failed"] == []
+
+
+def test_a_late_claim_counts_beside_those_of_the_round_that_takes_it(rig: Rig) -> None:
+    rig.strategy = "fedbuff"
+    honest = [sound(name, 0.001 * (i + 1)) for i, name in enumerate("abc")]
+    devices = [*honest, greedy("d", 0.004)]
+    run = rig.run(HalfFleet(devices), rounds=2, round_deadline_s=10_000.0)
+    run = replace(run, policy=Policy(True, target=10, max_staleness=4))
+    run.run()
+    admitted = {(e.round, e.device): e for e in rig.kafka.events if e.kind == "admitted"}
+    late = admitted[2, "d"]
+    assert (late.samples, late.metrics["claimed"], late.metrics["staleness"]) == (100, 2048.0, 1.0)
 
 
 class SilentOnce(FakeFleet):

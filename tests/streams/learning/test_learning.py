@@ -105,12 +105,16 @@ def test_the_proximal_gradient_is_mu_times_the_distance() -> None:
     assert abs(float(model.weight.detach()) - (first - 0.1 * momentum)) < 1e-6
 
 
-def test_only_the_modules_that_are_named_learn_and_keep_statistics() -> None:
+def with_batch_norm() -> torch.nn.Module:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(
+    return torch.nn.Sequential(
         torch.nn.Conv1d(2, 4, 3), torch.nn.BatchNorm1d(4), torch.nn.ReLU(),
         torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3),
     )  # fmt: skip
+
+
+def test_only_the_modules_that_are_named_learn_and_keep_statistics() -> None:
+    model = with_batch_norm()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     segments, labels = data()
     loss = learning.segment_loss(task, model, segments, labels)
@@ -123,6 +127,27 @@ def test_only_the_modules_that_are_named_learn_and_keep_statistics() -> None:
     changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
     assert "0.weight" not in changed
     assert {"1.running_mean", "1.weight"} <= changed
+
+
+def test_a_layer_whose_statistics_are_kept_trains_as_it_answers() -> None:
+    model, outputs = with_batch_norm(), []
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    segments, labels = data()
+    x, y = torch.from_numpy(segments), torch.from_numpy(labels[:, 0]).long()
+
+    def loss(rows: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        trained = model(x[rows])
+        answering = with_batch_norm().eval()
+        answering.load_state_dict(model.state_dict())
+        outputs.append((trained.detach(), answering(x[rows]).detach()))
+        return torch.nn.functional.cross_entropy(trained, y[rows])
+
+    options = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "seed": 1}
+    learning.fit(model, len(segments), loss, keep_statistics=True, **options)  # type: ignore[arg-type]
+    assert len(outputs) == 12
+    assert all(torch.equal(trained, answered) for trained, answered in outputs)
+    changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert changed == set(dict(model.named_parameters()))
 
 
 def test_a_number_of_steps_ends_it() -> None:
