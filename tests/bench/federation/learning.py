@@ -89,11 +89,11 @@ def _one(study: Study, setting: str, seed: int) -> Iterator[tuple[str, Shares]]:
     offered = half if _goes_half(devices, first, half, fleet) else fleet
     yield "what the run offers", of_one(offered)
     kept = _answered(devices, offered, dict.fromkeys(devices.names, first), _keeps, first)
-    yield "the same, where a device chooses", _shares(kept, before, None)
+    yield "the same, where a device chooses", shares_of(kept, before, None)
     copies = _personal(devices, offered)
     yield "the same, then a copy", of_each(copies)
     chosen = _answered(devices, offered, copies, _copy_is_better, first)
-    yield "the same, then a copy where it is better", _shares(chosen, before, None)
+    yield "the same, then a copy where it is better", shares_of(chosen, before, None)
     yield "central", of_one(_central(devices, first, seed, last))
 
 
@@ -203,7 +203,7 @@ def _central(devices: Trainees, first: Tensors, seed: int, count: int) -> Tensor
 
 def _of_one(study: Study, before: Mapping[str, np.ndarray], weights: Tensors) -> Shares:
     found = {p.name: right(study.task, weights, p) for p in study.fleet}
-    return _shares(found, before, share(study.task, weights, study.held_out))
+    return shares_of(found, before, share(study.task, weights, study.held_out))
 
 
 def _of_each(
@@ -211,10 +211,10 @@ def _of_each(
 ) -> Shares:
     found = {p.name: right(study.task, models[p.name], p) for p in study.fleet}
     others = fmean(share(study.task, m, study.held_out) for m in models.values())
-    return _shares(found, before, others)
+    return shares_of(found, before, others)
 
 
-def _shares(
+def shares_of(
     found: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], others: float | None
 ) -> Shares:
     each = {name: 100 * float(rows.mean()) for name, rows in found.items()}

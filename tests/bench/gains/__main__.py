@@ -20,6 +20,7 @@ from tests.bench.gains.moved_sensors import moved_sensors
 from tests.bench.gains.privacy import privacy
 from tests.bench.gains.teachers import teachers
 from tests.bench.gains.threats import threats
+from tests.bench.gains.ways import ways
 from tests.bench.machine import load_fact, watched
 from tests.bench.pages import begin, finish, keep
 from tests.bench.report import Results
@@ -32,6 +33,7 @@ SECTIONS: Mapping[str, Section] = {
     "teachers": teachers,
     "threats": threats,
     "privacy": privacy,
+    "other ways": ways,
 }
 
 
