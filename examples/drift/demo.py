@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
 from compose.cli.arguments import broker_of
@@ -52,6 +53,7 @@ from streams.runtime.key_files import load_private_key
 
 WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
 REGAINED = 0.5  # of the agreement and accuracy lost
+OFFERS = 3  # of a bad candidate, where the fleet has learned meanwhile
 SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
 SEEN_US = (har_remounted.AFTER_S + 480) * 1_000_000  # one pass of the later recordings
 
@@ -158,21 +160,49 @@ class Demo:
         registry = self._registry = Registry(
             StateDir(self._state).registry, self._task.name, self._task.version, [key.public_key()]
         )
-        base = registry.serving()
-        assert base is not None
         first = registry.load(registry.models()[0])
         recordings = bad_candidates.Recordings.read(self._task, self._devices, SEEN_US)
         windows = recent_windows.read(self._task, self._tail)
         if windows is None:
             raise ProcessFailed("no recent windows can be read")
-        canary = self._outcome.canary
-        bad = bad_candidates.against(recordings, bad_candidates.weights_of(base), canary, windows)
-        self._note_shares(recordings, base, bad)
-        offered = bad_candidates.offer(registry, key, base, bad, "by hand: good on average")
-        name = offered.decision.model or ""
-        self._taken_back(name, offered.decision.seq, base.model)
+        base = self._offered(registry, key, recordings, windows)
         self._poisoned(recordings, first, base)
         self._attacked(first, base)
+
+    def _offered(
+        self,
+        registry: Registry,
+        key: Ed25519PrivateKey,
+        recordings: bad_candidates.Recordings,
+        windows: recent_windows.RecentWindows,
+    ) -> Artifact:
+        """Offer a candidate that is bad for the canary, until it is taken back; return its base.
+        The fleet goes on to learn: a candidate whose base is not served any more is dropped, and
+        one of the new base is offered."""
+        canary = self._outcome.canary
+        for _ in range(OFFERS):
+            base = registry.serving()
+            assert base is not None
+            bad = bad_candidates.against(
+                recordings, bad_candidates.weights_of(base), canary, windows
+            )
+            offered = bad_candidates.offer(registry, key, base, bad, "by hand: good on average")
+            name, seq = offered.decision.model or "", offered.decision.seq
+            if self._is_answered_with(name, seq):
+                self._note_shares(recordings, base, bad)
+                self._taken_back(name, seq, base.model)
+                return base
+        raise ProcessFailed(f"a bad candidate was dropped {OFFERS} times: others were served first")
+
+    def _is_answered_with(self, bad: str, seq: int) -> bool:
+        """Wait until the canary answers with what was offered; False if it is dropped."""
+        look, canary = self._recovery, self._outcome.canary
+
+        def ended() -> bool:
+            return bool(look.windows_by(bad, canary) or look.decided("dropped", seq))
+
+        self._fleet.until(ended, f"{canary} answers with {bad}")
+        return bool(look.windows_by(bad, canary))
 
     def _tail(self, topic: str) -> Reader:
         return Reader(broker_of(self._state, None), [topic], timeout_s=3.0)
@@ -196,7 +226,6 @@ class Demo:
             decided = look.decided("rolled-back", seq)
             return decided is not None and decided.model == bad
 
-        self._fleet.until(lambda: look.windows_by(bad, o.canary), f"{o.canary} answers with {bad}")
         began_s, by_base = time.monotonic(), look.windows_by(base, o.canary)
         self._fleet.until(back, f"{bad} is taken back")
         decided = look.decided("rolled-back", seq)
