@@ -20,7 +20,7 @@
 # make bench-pedestrians  what street sensors gain from each other, about 2 minutes
 # make bench-gains  single devices under drift, attacks, noise and wrong teachers, about 20 minutes; then
 #             other ways to learn, about half an hour more
-# make bench-quick  ratios beside bare loops, against those in docs/benchmarks/quick.json, a minute
+# make bench-quick  ratios beside bare loops, against those in docs/benchmarks/quick.json, a quarter of a minute
 # make soak   a month of a thousand made-up devices, about 15 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 13 minutes
 
