@@ -31,13 +31,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.admission.quarantine import Quarantine
 from federation.admission.update import Tensors
 from federation.aggregation.aggregator import Aggregator
-from federation.evaluation import accuracy
+from federation.evaluation import accuracy, teacher_record
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
-from federation.rounds import checkpoint, client_sampling, resume, teacher_record
+from federation.rounds import checkpoint, client_sampling, resume
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports

@@ -11,6 +11,7 @@ from compose.launcher import flower_processes
 from compose.reports.rounds import from_journals
 from tests.e2e.support import Place, Running, check_account
 from tests.fakes.collector import Collector, collecting
+from tests.polling import until
 
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
 
@@ -55,9 +56,16 @@ def check_traces(collector: Collector) -> None:
 
 
 def check_status(place: Place) -> None:
-    """`tidewheel status --json` of the running fleet."""
-    text = place.tidewheel("status", place.task, "--state", place.state, "--json")
-    status = json.loads(text)
+    """`tidewheel status --json` of the running fleet, once all devices have told of an event: that
+    they serve a version is told at once, counters every few seconds."""
+    status: dict[str, Any] = {}
+
+    def told() -> bool:
+        text = place.tidewheel("status", place.task, "--state", place.state, "--json")
+        status.update(json.loads(text))
+        return all(device["produced"] for device in status["devices"])
+
+    until(told, "every device has told of an event")
     assert status["task"] == "tiny"
     assert [device["device"] for device in status["devices"]] == ["d0", "d1", "d2"]
     assert {device["active"] for device in status["devices"]} == {

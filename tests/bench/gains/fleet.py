@@ -25,8 +25,8 @@ from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation, Results
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import ROWS, RecentWindows
+from federation.evaluation.teacher_record import shares
 from federation.registry.registry import Registry
-from federation.rounds.teacher_record import shares
 from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.documents import DeviceState

@@ -6,7 +6,7 @@ import numpy as np
 
 from edge_client.samples import trust
 from edge_client.samples.splits import NEITHER, TRAIN
-from federation.rounds.teacher_record import shares
+from federation.evaluation.teacher_record import shares
 from streams.contract.documents import DeviceState
 from streams.contract.task import Task
 from tests.bench.federation.people import Person

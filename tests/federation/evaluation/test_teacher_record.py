@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.rounds.teacher_record import CAP, SHRINK, shares
+from federation.evaluation.teacher_record import CAP, SHRINK, shares
 from streams.contract.documents import DeviceState
 from tests.fakes.tiny_task import task
 
