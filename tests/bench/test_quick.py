@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.bench.quick import ratios
 from tests.bench.quick.__main__ import AGAIN, BAND, BYTES, limit, measured, worse
-from tests.bench.quick.ratios import beside
 
 TIME, SIZE = "device: an answer", "bytes: one"
 
@@ -32,9 +32,27 @@ def test_only_what_is_beyond_its_band_is_measured_again() -> None:
         measured(TIME, lambda: next(turns), None)
 
 
-def test_twice_the_work_is_about_twice_the_time() -> None:
-    def work(times: int) -> None:
-        sum(range(20_000 * times))
+class Clock:
+    """Stands in for the module time: each call of the work moves it."""
 
-    assert 1.5 < beside(lambda: work(4), lambda: work(2)) < 2.7
+    now = 0.0
+
+    def process_time(self) -> float:
+        return self.now
+
+    perf_counter = process_time
+
+    def work(self, takes_s: float) -> None:
+        self.now += takes_s
+
+
+def test_a_ratio_is_the_time_of_one_call_to_that_of_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(ratios, "time", clock)
+    assert ratios.beside(lambda: clock.work(0.04), lambda: clock.work(0.01)) == pytest.approx(4)
+    slow = iter([1.0] * 5)  # the first calls: the least of the turns counts
+    found = ratios.beside(lambda: clock.work(next(slow, 0.02)), lambda: clock.work(0.01))
+    assert found == pytest.approx(2)
     assert limit(TIME, 1.0) == 1 + BAND
