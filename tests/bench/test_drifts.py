@@ -8,10 +8,10 @@ from examples.drift.har_remounted import REMOUNTED
 from streams.contract.task import Reading
 from streams.tasks import akl, pedestrians
 from streams.tasks.har import task
-from tests.bench.gains import draws, streets
-from tests.bench.gains.draws import AS_RECORDED, Person
+from tests.bench.gains.drift import draws, streets
+from tests.bench.gains.drift.draws import AS_RECORDED, Person
+from tests.bench.gains.drift.outcome import NEAR, PATIENCE, Alarms, Other, Outcome, goals
 from tests.bench.gains.fleet import Recording, replayed, worse_by_chance
-from tests.bench.gains.outcome import NEAR, PATIENCE, Alarms, Other, Outcome, goals
 
 FLEET = task.device_names("fleet")
 HOP_US = 64 * 20_000

@@ -21,8 +21,8 @@ from streams.learning.clipping import update_norm
 from tests.bench.federation.people import Person, every_label, read_people
 from tests.bench.federation.study import QUICK, TASK, Study
 from tests.bench.federation.trainees import BASE, Tensors, Trainees
-from tests.bench.gains import poison
-from tests.bench.gains.privacy import NOISE, USUAL, Crowd, clip_for, multiplier
+from tests.bench.gains.hostile import poison
+from tests.bench.gains.hostile.privacy import NOISE, USUAL, Crowd, clip_for, multiplier
 from tests.bench.gains.verdict import Gate
 from tests.fakes.tiny_task import task
 

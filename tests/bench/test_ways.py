@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from streams.contract.task import Task, load_task
 from streams.learning import learning
 from tests.bench.federation.study import TASK
-from tests.bench.gains.courses import (
+from tests.bench.gains.learning.courses import (
     ByGain,
     Course,
     Distilled,
@@ -22,9 +22,16 @@ from tests.bench.gains.courses import (
     Scaffold,
     without_batch_norm,
 )
-from tests.bench.gains.grounds import Figures, Ground, Models, Rows
-from tests.bench.gains.losses import Shifted, Variates, distilled, log_shares, reach, steered
-from tests.bench.gains.ways import BY_EVIDENCE, best_round, ended, measured
+from tests.bench.gains.learning.grounds import Figures, Ground, Models, Rows
+from tests.bench.gains.learning.losses import (
+    Shifted,
+    Variates,
+    distilled,
+    log_shares,
+    reach,
+    steered,
+)
+from tests.bench.gains.learning.ways import BY_EVIDENCE, best_round, ended, measured
 from tests.fakes.tiny_task import task as tiny
 
 NAMES = ("a", "b", "c")

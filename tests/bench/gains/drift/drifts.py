@@ -13,7 +13,8 @@ from federation.evaluation.promotion_gate import Verdict
 from streams.contract.task.metrics import retrain_limit
 from tests.bench.federation.study import FULL, TASK, Size, Study, in_two_processes, study_here
 from tests.bench.federation.trainees import Tensors
-from tests.bench.gains.draws import AFTER, AS_RECORDED, Draw, Person, drawn
+from tests.bench.gains.drift.draws import AFTER, AS_RECORDED, Draw, Person, drawn
+from tests.bench.gains.drift.outcome import PATIENCE, Alarms, Other, Outcome, by_kind, goals, table
 from tests.bench.gains.fleet import (
     Device,
     Installation,
@@ -28,7 +29,6 @@ from tests.bench.gains.fleet import (
     reporting,
     worse_by_chance,
 )
-from tests.bench.gains.outcome import PATIENCE, Alarms, Other, Outcome, by_kind, goals, table
 from tests.bench.report import Cell, Figure, Results, Table
 
 DRAWS, QUICK_DRAWS = 20, 1

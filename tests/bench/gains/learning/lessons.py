@@ -11,7 +11,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.task import Task
 from tests.bench.federation.people import Person
 from tests.bench.gains.fleet import Installation, Recording, outputs_of
-from tests.bench.gains.grounds import People, Rows
+from tests.bench.gains.learning.grounds import People, Rows
 
 
 def taught(ground: People, made: Installation) -> People:

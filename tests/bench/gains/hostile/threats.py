@@ -20,7 +20,7 @@ from tests.bench.federation.loop import Answering, Tally, round_seed, rounds
 from tests.bench.federation.people import every_label
 from tests.bench.federation.study import FULL, Size, Study, in_two_processes, study_here
 from tests.bench.federation.trainees import Tensors, Trainees, right, share
-from tests.bench.gains import poison
+from tests.bench.gains.hostile import poison
 from tests.bench.gains.verdict import Gate
 from tests.bench.machine import watched
 from tests.bench.report import Cell, Figure, Results, Table

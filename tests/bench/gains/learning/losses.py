@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from streams.contract.task import Task
 from streams.learning.learning import loss_per_row
-from tests.bench.gains.grounds import Rows
+from tests.bench.gains.learning.grounds import Rows
 
 LossOf = Callable[[Tensor, torch.Generator], Tensor]
 Tensors = dict[str, np.ndarray]

@@ -11,7 +11,7 @@ compared by McNemar's test, errors by the sign test of the hours, which is the s
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.bench.gains.draws import Draw
+from tests.bench.gains.drift.draws import Draw
 from tests.bench.report import Cell, Figure, Goal, Table
 
 PATIENCE = 24  # windows after which a run begins without an alarm

@@ -8,7 +8,7 @@ import numpy as np
 from streams.contract.task import Reading
 from streams.tasks import akl
 from streams.tasks.pedestrians import WEEK
-from tests.bench.gains.draws import SEED, Draw
+from tests.bench.gains.drift.draws import SEED, Draw
 
 AFTER = (28, 120)  # days from the release before the drift to its begin
 CLOSED = (0.05, 0.3)  # what is left of the counts

@@ -7,7 +7,8 @@ from streams.learning.interpolation import interpolated
 from tests.bench.federation.people import SETTINGS
 from tests.bench.federation.study import FULL, TASK, Study
 from tests.bench.federation.trainees import Tensors
-from tests.bench.gains.courses import (
+from tests.bench.gains.fleet import installed
+from tests.bench.gains.learning.courses import (
     ByGain,
     Course,
     Distilled,
@@ -18,9 +19,8 @@ from tests.bench.gains.courses import (
     LogitAdjusted,
     Scaffold,
 )
-from tests.bench.gains.fleet import installed
-from tests.bench.gains.grounds import Figures, Ground, people, streets
-from tests.bench.gains.lessons import taught, weighed
+from tests.bench.gains.learning.grounds import Figures, Ground, people, streets
+from tests.bench.gains.learning.lessons import taught, weighed
 from tests.bench.machine import watched
 from tests.bench.report import Cell, Figure, Results, Table
 

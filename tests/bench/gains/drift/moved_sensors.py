@@ -21,7 +21,18 @@ from streams.contract.task.metrics import retrain_limit
 from streams.tasks.pedestrians import YEAR
 from tests.bench.federation.study import FULL, Size, Study, in_two_processes, study_here
 from tests.bench.federation.trainees import Tensors
-from tests.bench.gains.draws import SEED, Draw
+from tests.bench.gains.drift.draws import SEED, Draw
+from tests.bench.gains.drift.judge import judge
+from tests.bench.gains.drift.outcome import PATIENCE, Alarms, Other, Outcome, by_kind, goals, table
+from tests.bench.gains.drift.streets import (
+    A_STREET_CLOSED,
+    AFTER,
+    Hours,
+    closed,
+    drawn,
+    moved,
+    readings,
+)
 from tests.bench.gains.fleet import (
     Device,
     Installation,
@@ -32,9 +43,6 @@ from tests.bench.gains.fleet import (
     outputs_of,
     worse_by_chance,
 )
-from tests.bench.gains.judge import judge
-from tests.bench.gains.outcome import PATIENCE, Alarms, Other, Outcome, by_kind, goals, table
-from tests.bench.gains.streets import A_STREET_CLOSED, AFTER, Hours, closed, drawn, moved, readings
 from tests.bench.report import Results
 
 PEDESTRIANS = "streams.tasks.pedestrians:task"

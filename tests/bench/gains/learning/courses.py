@@ -12,8 +12,15 @@ from streams.contract.task import is_under
 from streams.learning import learning
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.trainees import BASE, Tensors
-from tests.bench.gains.grounds import Ground
-from tests.bench.gains.losses import LossOf, Shifted, Variates, distilled, log_shares, steered
+from tests.bench.gains.learning.grounds import Ground
+from tests.bench.gains.learning.losses import (
+    LossOf,
+    Shifted,
+    Variates,
+    distilled,
+    log_shares,
+    steered,
+)
 
 LEAST_GAIN = 0.01  # of a device whose training shows no gain
 

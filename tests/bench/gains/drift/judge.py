@@ -3,8 +3,8 @@
 from examples.drift.har_remounted import REMOUNTED
 from streams.contract.task import Role
 from tests.bench.federation.study import TASK, Study
+from tests.bench.gains.drift.outcome import FALSE_SHARE
 from tests.bench.gains.fleet import Installation, Recording, Watch, installed, outputs_of
-from tests.bench.gains.outcome import FALSE_SHARE
 from tests.bench.report import Cell, Goal, Results, Table
 
 

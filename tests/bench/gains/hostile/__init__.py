@@ -1,0 +1,1 @@
+"""Devices that lie or collude, and what noise for privacy costs."""

@@ -1,0 +1,1 @@
+"""Other ways to learn, each beside FedAvg with one thing changed."""
