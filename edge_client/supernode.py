@@ -9,21 +9,26 @@ before it is stored unless it has settings only, names this package's ClientApp,
 run's record says; so the code that runs is the device's own, whatever the SuperLink sends. The
 server gets Flower's error for an invalid bundle.
 
-And its SuperExec, the child that starts the ClientApps, is started again when it ends: Flower's
-SuperNode would go on without, and take messages that nobody answers.
+Its SuperExec is edge_client.superexec, which forks the ClientApps, and is started again when it
+ends: Flower's SuperNode would go on without, and take messages that nobody answers.
 
-Both are put around private names of Flower's, whose version is pinned for it.
+And it asks more often for work where TIDEWHEEL_PULL_S says so: Flower's looks every 3 s, which is
+half of a short round.
+
+All are put around private names of Flower's, whose version is pinned for it.
 """
 
 import hashlib
 import io
 import logging
+import os
 import subprocess
+import sys
 import threading
 import time
 import tomllib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streams.contract.errors import UsageError
@@ -32,6 +37,12 @@ CLIENT_APP = "edge_client.client_app:app"
 FILES = {"pyproject.toml", "README.md", ".info/CONTENT"}
 LARGEST = 100_000  # bytes of a bundle, and of each file in it
 APP, VERSION = "tidewheel", "1.0.0"  # as compose.launcher.flower_processes makes it
+
+PULL_S = "TIDEWHEEL_PULL_S"
+USUAL_S = 3.0  # Flower's own pause after it asked for a message and there was none
+REPLY_S = 0.1  # between two looks for the reply of a ClientApp; Flower's own pause is 0.5 s
+REST_S = 1.0  # the shortest pause while there is no run
+RUN_S = 60.0  # after a message a run is taken to go on for so long
 
 AGAIN_S = 1.0  # before a SuperExec that has ended is started again
 
@@ -112,23 +123,61 @@ def guarded(pull: Callable[..., int | None], refuse: Callable[..., None]) -> Cal
 
 
 class Kept:
-    """In place of `subprocess` in Flower's module: what is started there is kept running.
+    """In place of `subprocess` in Flower's module: the SuperExec that is started there is ours, and
+    is kept running.
 
     It ends by itself once this process is gone, whose id its command has.
     """
 
     def Popen(self, command: Sequence[str]) -> None:  # noqa: N802  # the name is subprocess's
-        threading.Thread(target=self._keep, args=(command,), name="superexec", daemon=True).start()
+        ours = [sys.executable, "-m", "edge_client.superexec", *command[1:]]
+        threading.Thread(target=self.keep, args=(ours,), name="superexec", daemon=True).start()
 
-    def _keep(self, command: Sequence[str]) -> None:
+    def keep(self, command: Sequence[str]) -> None:
+        """Start a command again and again."""
         while True:
             ended = subprocess.Popen(command).wait()
             log.warning("the SuperExec has ended (%d) and is started again", ended)
             time.sleep(AGAIN_S)
 
 
+class Pace:
+    """In place of `time` in Flower's module, which pauses USUAL_S when there was no message, and
+    shorter while it waits for a ClientApp. `pull_s`: the pause when there was none while a run goes
+    on; every node of a fleet asks that often, so it is Flower's unless it is set."""
+
+    def __init__(self, pull_s: float = USUAL_S) -> None:
+        self._pull_s = pull_s
+        self._worked_at = -RUN_S
+
+    def pause_s(self, asked_s: float, now: float) -> float:
+        """Return how long to pause where Flower asked for `asked_s`, at `now` on a monotonic
+        clock."""
+        if asked_s < USUAL_S:
+            self._worked_at = now
+            return min(asked_s, REPLY_S)
+        running = now - self._worked_at < RUN_S
+        return min(asked_s, self._pull_s if running else max(self._pull_s, REST_S))
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(self.pause_s(seconds, time.monotonic()))
+
+
+def read_pace(environ: Mapping[str, str]) -> Pace:
+    """Return the pace of TIDEWHEEL_PULL_S, seconds; raise UsageError if it is none."""
+    text = environ.get(PULL_S, str(USUAL_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.05 <= seconds <= USUAL_S:
+        raise UsageError(f"{PULL_S}={text!r}: give seconds, 0.05 to {USUAL_S:.0f}")
+    return Pace(seconds)
+
+
 def main() -> None:
     """Run Flower's SuperNode with the checks."""
+    pace = read_pace(os.environ)
     try:
         from flwr.app import Message
         from flwr.supernode import start_client_internal as node
@@ -142,7 +191,7 @@ def main() -> None:
         node._insert_message(reply, state, store)
 
     node._pull_and_store_message = guarded(node._pull_and_store_message, refuse)
-    vars(node)["subprocess"] = Kept()
+    vars(node).update(subprocess=Kept(), time=pace)
     flower_supernode()
 
 

@@ -40,6 +40,8 @@ CONNECTION = "tidewheel"
 # Of a SuperExec asking for work, of which half is paid once per message; Flower's default is 1 s.
 # At 0.1 s a device that only waits costs 3.4 % of a core, at 0.5 s 0.9 %.
 POLL_INTERVAL_S = 0.3
+# Of a SuperNode asking for messages while a run goes on: the nodes of one machine are few.
+PULL_S = "0.3"
 
 _APP = """\
 [project]
@@ -128,7 +130,8 @@ def supernode(
     argv += ["--auth-supernode-private-key", str(key)] if key is not None else []
     argv += ["--host", HOST, "--port", str(own_port)]
     argv += ["--node-config", f'device="{device}" socket="{agent}"']
-    return Launch(argv, environment(_folder(state) / "nodes" / device))
+    env = environment(_folder(state) / "nodes" / device)
+    return Launch(argv, {**env, "TIDEWHEEL_PULL_S": PULL_S})
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from edge_client.supernode import REPLY_S, REST_S, RUN_S, USUAL_S, Pace, read_pace
+from streams.contract.errors import UsageError
 from tests.streams.worker.support import until
 
 PARENT = """
 import sys, time
 from edge_client.supernode import Kept
-Kept().Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+Kept().keep([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 time.sleep(300)
 """
 CHILD = """
@@ -33,3 +37,25 @@ def test_a_superexec_that_is_killed_is_started_again(tmp_path: Path) -> None:
     finally:
         node.kill()
         node.wait(10)
+
+
+def test_it_asks_often_while_a_run_goes_on_and_as_flower_does_at_rest() -> None:
+    pace = Pace(0.3)
+    assert pace.pause_s(3, 10.0) == REST_S  # no message yet
+    assert pace.pause_s(0.5, 20.0) == REPLY_S  # a ClientApp is at work
+    assert pace.pause_s(3, 20.0 + RUN_S - 1) == 0.3
+    assert pace.pause_s(3, 20.0 + RUN_S) == REST_S
+    usual = Pace()
+    usual.pause_s(0.5, 0.0)
+    assert [usual.pause_s(3, now) for now in (1.0, 100.0)] == [3, 3]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "4", "nan", "often", ""])
+def test_a_pace_that_is_none_is_an_error_that_says_so(text: str) -> None:
+    with pytest.raises(UsageError, match=r"TIDEWHEEL_PULL_S=.*give seconds, 0\.05 to 3"):
+        read_pace({"TIDEWHEEL_PULL_S": text})
+
+
+def test_it_has_the_pace_of_its_environment() -> None:
+    assert read_pace({"TIDEWHEEL_PULL_S": "0.3"}).pause_s(0.2, 0.0) == REPLY_S
+    assert read_pace({}).pause_s(3, 0.0) == USUAL_S

@@ -39,7 +39,7 @@ clientapp = "{client}"
 
 # It asks every node for work, and its ClientApp leaves a mark where it runs.
 ATTACK = """
-import pathlib
+import os, pathlib
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
@@ -60,8 +60,8 @@ def train(message, context):
     pathlib.Path({mark!r}).write_text("it ran")
     return Message(RecordDict({{"metrics": MetricRecord({{"num-examples": 1}})}}), reply_to=message)
 
-pathlib.Path({mark!r}).write_text("it was imported") if "clientapp" in str(
-    pathlib.Path("/proc/self/cmdline").read_bytes()) else None
+if os.environ.get("FLWR_HOME", "").endswith("nodes/d0"):
+    pathlib.Path({mark!r}).write_text("it was imported")
 """
 
 
