@@ -45,7 +45,7 @@ BIN = Path(sys.executable).parent
 PACKAGES = ("compose", "edge_client", "examples", "federation", "streams")
 FLOWER = ("flower-superlink", "flower-superexec", "flwr", "flwr-clientapp", "flwr-serverapp")
 PRELOAD = (
-    "torch._dynamo",  # what the first step of an optimizer imports
+    "torch._dynamo",  # what an optimizer of torch's and the export of a model import
     "torch.onnx._internal.exporter._core",
     "onnxscript",
     "duckdb",

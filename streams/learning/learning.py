@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from streams.contract.task import Task
 from streams.learning.clipping import is_statistic
+from streams.learning.optimizers import step_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def fit(
     if keep_statistics:
         _freeze_statistics(model)
     received = [p.detach().clone() for p in parameters] if proximal else []
-    optim = _optimizer(optimizer, parameters, learning_rate)
+    move = step_of(optimizer, parameters)
     total = max(1, epochs * math.ceil(rows / batch_size))
     step, last = 0, math.nan
     for _ in range(epochs):
@@ -83,17 +84,18 @@ def fit(
         for batch in torch.split(order, batch_size):
             if should_stop() or step == max_steps:
                 return Fit(step, last, stopped=True)
+            rate = learning_rate
             if optimizer == "adamw":
-                for group in optim.param_groups:
-                    group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+                rate *= 0.5 * (1 + math.cos(math.pi * step / total))
             loss = loss_of(batch, generator)
-            optim.zero_grad(set_to_none=True)
+            for parameter in parameters:
+                parameter.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
             for parameter, start in zip(parameters, received, strict=False):
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - start, alpha=proximal)
             nn.utils.clip_grad_norm_(parameters, 5.0)
-            optim.step()
+            move(rate)
             step, last = step + 1, float(loss.detach())
     return Fit(step, last, stopped=False)
 
@@ -119,14 +121,6 @@ def _freeze_statistics(model: nn.Module) -> None:
 def _under(name: str, modules: Sequence[str]) -> bool:
     """Return whether a dotted name is one of `modules` or inside one; "" contains everything."""
     return any(not m or name == m or name.startswith(f"{m}.") for m in modules)
-
-
-def _optimizer(name: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=1e-4)
-    raise ValueError(f"unknown optimizer {name!r}: use sgd or adamw")
 
 
 def segment_loss(

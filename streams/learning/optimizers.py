@@ -1,0 +1,74 @@
+"""SGD and AdamW by torch's own functions for one step.
+
+A `torch.optim.Optimizer` imports `torch._dynamo` when it is made: a second of a core and 70 MB in
+every trainer of a device, for compiled steps that nothing here uses. The functions behind it need
+neither, and compute the same, bit for bit.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+Step = Callable[[float], None]  # one step with this learning rate
+
+MOMENTUM, SGD_DECAY = 0.9, 1e-4
+ADAMW_DECAY, BETAS, EPS = 0.01, (0.9, 0.999), 1e-8  # torch's own
+
+
+def step_of(name: str, parameters: Sequence[nn.Parameter]) -> Step:
+    """Return the steps of "sgd" (with momentum) or "adamw" on these parameters' gradients;
+    parameters without one stay as they are. ValueError for another name."""
+    if name == "sgd":
+        return _sgd(parameters)
+    if name == "adamw":
+        return _adamw(parameters)
+    raise ValueError(f"unknown optimizer {name!r}: use sgd or adamw")
+
+
+def _sgd(parameters: Sequence[nn.Parameter]) -> Step:
+    momenta: dict[int, Tensor | None] = {}
+
+    @torch.no_grad()
+    def step(rate: float) -> None:
+        moved, weights, gradients = _with_gradients(parameters)
+        before = [momenta.get(at) for at in moved]
+        sgd(
+            weights, gradients, before, has_sparse_grad=False, foreach=False, fused=False,
+            weight_decay=SGD_DECAY, momentum=MOMENTUM, lr=rate, dampening=0.0, nesterov=False,
+            maximize=False,
+        )  # fmt: skip
+        momenta.update(zip(moved, before, strict=True))  # torch fills the list
+
+    return step
+
+
+def _adamw(parameters: Sequence[nn.Parameter]) -> Step:
+    state: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # mean, mean of squares, steps
+
+    @torch.no_grad()
+    def step(rate: float) -> None:
+        moved, weights, gradients = _with_gradients(parameters)
+        for at, weight in zip(moved, weights, strict=True):
+            if at not in state:
+                zeros = torch.zeros_like(weight, memory_format=torch.preserve_format)
+                state[at] = zeros, zeros.clone(), torch.tensor(0.0)
+        means, squares, steps = ([state[at][part] for at in moved] for part in range(3))
+        adamw(
+            weights, gradients, means, squares, [], steps, foreach=False, fused=False,
+            amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=rate, weight_decay=ADAMW_DECAY,
+            eps=EPS, maximize=False,
+        )  # fmt: skip
+
+    return step
+
+
+def _with_gradients(
+    parameters: Sequence[nn.Parameter],
+) -> tuple[list[int], list[Tensor], list[Tensor]]:
+    """Return the numbers of the parameters that have a gradient, these, and their gradients."""
+    moved = [at for at, parameter in enumerate(parameters) if parameter.grad is not None]
+    gradients = [grad for parameter in parameters if (grad := parameter.grad) is not None]
+    return moved, [parameters[at] for at in moved], gradients

@@ -1,0 +1,63 @@
+"""Our steps are those of torch's optimizers, and cost none of their imports."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from streams.learning.optimizers import step_of
+
+RATES = (0.1, 0.05, 0.2, 0.0, 0.1)
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(18, 2))
+
+
+def theirs(name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.01)
+    return torch.optim.SGD(parameters, lr=1.0, momentum=0.9, weight_decay=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_steps_are_those_of_torch_bit_for_bit(name: str) -> None:
+    """With rates that change, and a parameter whose gradient comes and goes."""
+    one, other = model(), model()
+    step = step_of(name, list(one.parameters()))
+    optimizer = theirs(name, list(other.parameters()))
+    for number, rate in enumerate(RATES):
+        x = torch.randn(8, 2, 8, generator=torch.Generator().manual_seed(number))
+        for each in (one, other):
+            for parameter in each.parameters():
+                parameter.grad = None
+            each(x).square().mean().backward()
+            if number in (0, 3):
+                each[0].weight.grad = None  # type: ignore[union-attr]
+        step(rate)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        for ours, their in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(ours, their), number
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown optimizer 'adam': use sgd or adamw"):
+        step_of("adam", [])
+
+
+def test_a_training_imports_no_compiler() -> None:
+    code = """
+import sys, torch
+from streams.learning.learning import fit
+model = torch.nn.Linear(2, 1)
+for name in ("sgd", "adamw"):
+    fit(model, 4, lambda batch, _: model(torch.ones(len(batch), 2)).mean(), epochs=1, batch_size=2,
+        learning_rate=0.1, seed=1, optimizer=name)
+assert "torch._dynamo" not in sys.modules, "it is imported"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
