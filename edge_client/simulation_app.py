@@ -9,6 +9,8 @@ With `Training.shared`, a node's local layers are in
 
     <state>/simulated/<run>/<device>.safetensors
 
+what it remembers of a round of a run with SCAFFOLD in `<device>.scaffold` beside it,
+
 and `served.base` in the same folder is the version that all nodes serve, for comparisons.
 
 Torch stays loaded between messages, because Flower's engine, Ray, keeps its processes.
@@ -71,7 +73,8 @@ class Simulated:
             file.flush()
             job = TrainerJob(
                 device=self.device, request=own, samples=name, stop=str(self._folder / "stop"),
-                own=str(self._folder / f"{self.device}.safetensors"), served=served,
+                own=str(self._folder / f"{self.device}.safetensors"),
+                scaffold=str(self._folder / f"{self.device}.scaffold"), served=served,
             )  # fmt: skip
             return work(self._task, job, block)
 

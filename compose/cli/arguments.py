@@ -46,8 +46,8 @@ Strategy = Annotated[
     typer.Option(
         "--strategy",
         metavar="NAME",
-        help="Aggregation of updates: fedavg, fedprox, fedbuff, fedadam, fedyogi, median, "
-        "trimmed-mean, krum, multi-krum; default: the task's.",
+        help="Aggregation of updates: fedavg, fedprox, scaffold, fedbuff, fedadam, fedyogi, "
+        "median, trimmed-mean, krum, multi-krum; default: the task's.",
     ),
 ]
 Stages = Annotated[

@@ -23,7 +23,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
-from streams.contract.work import OWN, AgentReply, AgentRequest, Label
+from streams.contract.work import OWN, SCAFFOLD, AgentReply, AgentRequest, Label
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
@@ -31,8 +31,8 @@ from streams.runtime.acceptance import reset
 
 PAUSE_S = 0.1
 SEEN = (
-    "spool", "labels", "samples.arrow", "personal.safetensors", OWN, "scoreboard.json",
-    "replay.json",
+    "spool", "labels", "samples.arrow", "personal.safetensors", OWN, SCAFFOLD,
+    "scoreboard.json", "replay.json",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from edge_client.samples.samples import Samples
 from edge_client.training.conditions import MachineConditions
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkReply, WorkRequest
+from streams.contract.work import OWN, PERSONAL, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
 
 if TYPE_CHECKING:  # onnxruntime, which a simulation does not need
     from edge_client.inference.slots import Slots
@@ -123,6 +123,7 @@ class Trainer:
             samples=rows,
             stop=str(self._stop_file),
             own=str(self._folder / OWN),
+            scaffold=str(self._folder / SCAFFOLD),
             served=served,
         )
         connection.settimeout(request.time_budget_s + _START_S)

@@ -27,6 +27,7 @@ from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.sample_file import values_of
 from edge_client.training import local_layers
 from edge_client.training.normalization import normalized
+from edge_client.training.scaffold import Steered
 from streams.contract import payload
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
@@ -169,14 +170,29 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     reply = WorkReply(device=job.device, base=request.base, metrics=metrics)
     if request.op == "evaluate":
         return reply.model_copy(update={"samples": int(metrics["evaluated"])}), b""
-    segments, labels, row_weights = rows.train
-    if len(segments) < task.training.minimum_samples:
-        text = f"{len(segments)} samples, {task.training.minimum_samples} are needed"
+    samples = len(rows.train[0])
+    if samples < task.training.minimum_samples:
+        text = f"{samples} samples, {task.training.minimum_samples} are needed"
         return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
+    return _trained(task, job, model, received, rows, reply)
+
+
+def _trained(
+    task: Task,
+    job: TrainerJob,
+    model: torch.nn.Module,
+    received: dict[str, np.ndarray],
+    rows: Rows,
+    reply: WorkReply,
+) -> tuple[WorkReply, bytes]:
+    """Fine-tune the received weights; `reply` has the metrics of their evaluation."""
+    request, metrics = job.request, dict(reply.metrics)
+    segments, labels, row_weights = rows.train
     started, stop = time.monotonic(), Path(job.stop)
     learning.load_state(model, received | local_layers.read(task, Path(job.own), received))
     personal = request.run == PERSONAL
     mine = replace(task, augment=None) if personal else task
+    steered = Steered.of(task, job, model, received)
     fitted = learning.fit(
         model,
         len(segments),
@@ -187,6 +203,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
         seed=request.seed,
         optimizer=task.training.optimizer,
         proximal=task.training.proximal,
+        correction=steered.correction if steered is not None else None,
         train_only=task.training.train_only,
         # `clipped` puts the received statistics back: weights must be trained for those.
         keep_statistics=task.training.privacy is not None and not personal,
@@ -205,6 +222,8 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     }
     reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if steered is not None:
+        steered.remember(trained, fitted.steps)
     if not personal:  # it leaves the device
         trained = local_layers.save(task, Path(job.own), trained, received)
         if (privacy := task.training.privacy) is not None:

@@ -1,7 +1,8 @@
 """FedAvg: the mean weighted by samples (McMahan et al. 2017, arXiv:1602.05629).
 
 FedProx (Li et al. 2020, arXiv:1812.06127) is the same on the server; its proximal term is in the
-devices' loss (`Training.proximal`).
+devices' loss (`Training.proximal`). So is SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378);
+devices correct their gradients by what they remember (`edge_client.training.scaffold`).
 
 FedBuff (Nguyen et al. 2022, arXiv:2106.06639) is the mean of a buffer's updates, each scaled
 down by its staleness; `federation.rounds.collector` keeps the buffer. The paper weighs all updates
@@ -23,6 +24,9 @@ def weighted_mean(moves: Sequence[Move]) -> dict[str, np.ndarray]:
         / samples.sum()
         for name in moves[0].tensors
     }
+
+
+SCAFFOLD = "scaffold"
 
 
 class FedAvg(StatelessRule):

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from federation.aggregation.adaptive import ServerOptimizer
 from federation.aggregation.aggregator import SAMPLES_CAP, Aggregator, Rule, RuleAggregator
 from federation.aggregation.krum import Krum
-from federation.aggregation.mean import FedAvg
+from federation.aggregation.mean import SCAFFOLD, FedAvg
 from federation.aggregation.median import Median, TrimmedMean
 from streams.contract.task import Aggregation
 
 RULES: dict[str, Callable[[Aggregation], Rule]] = {
     "fedavg": lambda _: FedAvg(),
     "fedprox": lambda _: FedAvg("fedprox"),
+    "scaffold": lambda _: FedAvg(SCAFFOLD),
     "fedbuff": lambda _: FedAvg("fedbuff"),
     "fedadam": ServerOptimizer,
     "fedyogi": lambda options: ServerOptimizer(options, yogi=True),

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.admission.quarantine import Quarantine
 from federation.admission.update import Tensors
 from federation.aggregation.aggregator import Aggregator
+from federation.aggregation.mean import SCAFFOLD
 from federation.evaluation import accuracy, teacher_record
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
@@ -333,6 +334,7 @@ class FederatedRun:
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
             payload=self.task.training.payload,
             teacher=teacher_record.shares(self.task, self.reports.states()) if self.reports else [],
+            scaffold=self.aggregator.name == SCAFFOLD,
             traceparent=self._spans.traceparent,
         )
 

@@ -40,6 +40,7 @@ SAMPLES = "num-examples"  # Flower's default weight of a reply
 
 PERSONAL = "personal"  # the run of a WorkRequest that the device makes itself
 OWN = "own.safetensors"  # the file of the device's local layers
+SCAFFOLD = "scaffold.safetensors"  # what it remembers of the last round of a run with SCAFFOLD
 
 
 COMPARED = ("evaluated", "correct", "base_correct", "gained", "lost")
@@ -58,8 +59,9 @@ class Work(Document):
 
     `base` is the version served at the start of the run; `seed` makes the training repeatable;
     `payload` is the float type of the weights; `teacher` is the share of the teacher's answers that
-    are right by class, as all devices have reported it, empty if it is not known; `traceparent`
-    names the span of the round, "" if there are no traces.
+    are right by class, as all devices have reported it, empty if it is not known; `scaffold`: the
+    devices correct their gradients by the rounds that they remember; `traceparent` names the span
+    of the round, "" if there are no traces.
     """
 
     run: str
@@ -74,6 +76,7 @@ class Work(Document):
     time_budget_s: float = Field(default=60.0, gt=0)
     payload: Literal["float32", "float16"] = "float32"
     teacher: list[float] = []
+    scaffold: bool = False
     traceparent: str = ""
 
 
@@ -132,8 +135,8 @@ class TrainerJob(Document):
     """A request from the agent to its trainer, with paths.
 
     `samples`: the device's training rows. `stop`: training stops once this file exists. `own`: the
-    file of local layers. `served`: weights of the request's base, "" if the device does not serve
-    it.
+    file of local layers. `scaffold`: the file of what it remembers of a round, "" for none.
+    `served`: weights of the request's base, "" if the device does not serve it.
     """
 
     device: str
@@ -141,4 +144,5 @@ class TrainerJob(Document):
     samples: str
     stop: str
     own: str = ""
+    scaffold: str = ""
     served: str = ""

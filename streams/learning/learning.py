@@ -54,6 +54,7 @@ def fit(
     seed: int,
     optimizer: str = "sgd",
     proximal: float = 0.0,
+    correction: Mapping[str, np.ndarray] | None = None,
     train_only: Sequence[str] = (),
     keep_statistics: bool = False,
     max_steps: int | None = None,
@@ -64,7 +65,8 @@ def fit(
 
     "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero. `proximal` is
     FedProx's mu: mu / 2 times the squared distance from the received weights is added to the loss
-    (Li et al. 2020, arXiv 1812.06127). `train_only` names the modules that learn, as "head" or
+    (Li et al. 2020, arXiv 1812.06127). `correction` is added to the gradients of the parameters
+    that it names. `train_only` names the modules that learn, as "head" or
     "features.3"; the others keep weights and statistics. With `keep_statistics` layers that have
     running statistics use them, as in evaluation, and leave them unchanged; their weights learn.
     `should_stop` is called between steps.
@@ -76,6 +78,11 @@ def fit(
     if keep_statistics:
         _freeze_statistics(model)
     received = [p.detach().clone() for p in parameters] if proximal else []
+    extra = [
+        (parameter, torch.from_numpy((correction or {})[name]))
+        for name, parameter in model.named_parameters()
+        if name in (correction or {})
+    ]
     move = step_of(optimizer, parameters)
     total = max(1, epochs * math.ceil(rows / batch_size))
     step, last = 0, math.nan
@@ -94,6 +101,9 @@ def fit(
             for parameter, start in zip(parameters, received, strict=False):
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - start, alpha=proximal)
+            for parameter, direction in extra:
+                if parameter.grad is not None:
+                    parameter.grad.add_(direction)
             nn.utils.clip_grad_norm_(parameters, 5.0)
             move(rate)
             step, last = step + 1, float(loss.detach())

@@ -27,7 +27,7 @@ PARTS = {
     "edge": ("edge_client", "streams", "compose", "tests/bench/edge"),
     "federation": ("federation", "edge_client", "streams", "tests/bench/federation"),
     "batch": ("streams", "compose", "tests/bench/batch"),
-    "pedestrians": ("federation", "streams", "tests/bench/pedestrians"),
+    "pedestrians": ("federation", "edge_client", "streams", "tests/bench/pedestrians"),
     "soak": ("federation", "edge_client", "streams", "compose", "tests/bench/soak"),
     "release": ("federation", "edge_client", "streams", "compose", "tests/bench/release"),
     "gains": ("federation", "edge_client", "streams", "tests/bench/gains"),

@@ -25,11 +25,8 @@ from tests.bench.gains.learning.courses import (
 from tests.bench.gains.learning.grounds import Figures, Ground, Models, Rows
 from tests.bench.gains.learning.losses import (
     Shifted,
-    Variates,
     distilled,
     log_shares,
-    reach,
-    steered,
 )
 from tests.bench.gains.learning.ways import BY_EVIDENCE, best_round, ended, measured
 from tests.fakes.tiny_task import task as tiny
@@ -80,55 +77,9 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 # --- SCAFFOLD ------------------------------------------------------------------------------------
 
 
-def test_corrections_sum_to_zero_by_the_devices_weights() -> None:
-    course = Scaffold(ground())
-    last(course, 2)
-    total = sum(len(rows) for rows in course.ground.rows.values())
-    for name in course.variates.correction("a"):
-        parts = [
-            len(course.ground.rows[device]) / total * course.variates.correction(device)[name]
-            for device in NAMES
-        ]
-        assert np.abs(parts[0]).max() > 1e-3
-        assert np.sum(parts, axis=0) == pytest.approx(0, abs=1e-6)
-
-
 def test_scaffold_is_fedavg_while_all_variates_are_zero() -> None:
     assert same(last(Course(ground())), last(Scaffold(ground())))
     assert not same(last(Course(ground()), 2), last(Scaffold(ground()), 2))
-
-
-def test_a_variate_is_the_gradient_of_its_device() -> None:
-    model = torch.nn.Linear(3, 1, bias=False)
-    torch.nn.init.zeros_(model.weight)  # nothing to decay
-    slope = torch.tensor([[0.3, -0.2, 0.1]])
-    sent = {"weight": model.weight.detach().numpy().copy()}
-    fitted = learning.fit(
-        model, 10, lambda _rows, _dice: (model.weight * slope).sum(),
-        epochs=2, batch_size=2, learning_rate=0.01, seed=1,
-    )  # fmt: skip
-    variates = Variates(sent, {"a": 1.0, "b": 3.0})
-    variates.learned("a", sent, {"weight": model.weight.detach().numpy()}, fitted.steps, 0.01)
-    assert not variates.correction("a")["weight"].any()  # until the round has ended
-    variates.end_round()
-    assert variates.correction("b")["weight"] == pytest.approx(slope.numpy() / 4, rel=1e-3)
-    assert variates.correction("a")["weight"] == pytest.approx(-slope.numpy() * 3 / 4, rel=1e-3)
-
-
-def test_one_step_reaches_as_far_as_its_rate() -> None:
-    assert reach(1, 0.02) == pytest.approx(0.02)
-    assert reach(2, 0.02) == pytest.approx(0.02 * 2.9)
-
-
-def test_a_steered_loss_adds_the_correction_to_the_gradient() -> None:
-    model = torch.nn.Linear(2, 1, bias=False)
-    loss = steered(
-        lambda _rows, _dice: (2 * model.weight).sum(), model,
-        {"weight": np.array([[0.5, -1.0]], np.float32)},
-    )  # fmt: skip
-    loss(torch.arange(1), torch.Generator()).backward()
-    assert model.weight.grad is not None
-    assert model.weight.grad.tolist() == [[2.5, 1.0]]
 
 
 # --- losses --------------------------------------------------------------------------------------

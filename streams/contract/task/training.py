@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Strategy = Literal[
-    "fedavg", "fedprox", "fedbuff", "fedadam", "fedyogi",
+    "fedavg", "fedprox", "scaffold", "fedbuff", "fedadam", "fedyogi",
     "median", "trimmed-mean", "krum", "multi-krum",
 ]  # fmt: skip
 STRATEGIES: tuple[str, ...] = get_args(Strategy)

@@ -85,6 +85,10 @@ def strategy_problem(strategy: str, training: Training) -> str | None:
         return f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
     if strategy == "fedprox" and not training.proximal > 0:
         return "strategy fedprox needs training.proximal above 0: the term is in the devices' loss"
+    if strategy == "scaffold" and training.optimizer != "sgd":
+        return "strategy scaffold needs training.optimizer sgd: it reckons with how far a step goes"
+    if strategy == "scaffold" and options.buffer:
+        return "strategy scaffold needs rounds that are not buffered: aggregation.buffer 0"
     if not (options.learning_rate > 0 and options.tau > 0):
         return "aggregation: learning_rate and tau must be above 0"
     if len(options.betas) != 2 or not all(0 <= beta < 1 for beta in options.betas):

@@ -4,17 +4,19 @@ import argparse
 import shlex
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 
-from tests.bench.machine import load_fact, watched
+from tests.bench.machine import Load, load_fact, watched
 from tests.bench.pages import begin, finish
-from tests.bench.pedestrians.ways import measured
+from tests.bench.pedestrians.ways import Found, measured
 from tests.bench.report import Figure, Goal, Results, Table
 
 DAYS, SEEDS = (7, 28), (1, 2, 3, 4, 5)
 FEDERATED, ALONE = "federated, 10 rounds", "each sensor by itself, from the first model"
 COPY, WEEK = "federated, then a copy of each sensor's own", "the same hour a week before"
+CENTRAL = "central, all rows in one place"
 
 
 def main() -> None:
@@ -34,22 +36,43 @@ def main() -> None:
     finish("pedestrians", results, whole=not quick)
 
 
-def _table(results: Results, days: int, seeds: tuple[int, ...], load) -> None:  # type: ignore[no-untyped-def]
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+def _table(results: Results, days: int, seeds: tuple[int, ...], load: Load) -> None:
+    found: dict[str, list[Found]] = defaultdict(list)
     for seed in seeds:
-        for way, figures in measured(days, seed).items():
-            found[way].append(figures)
-    rmse = {way: Figure.of([one[0] for one in some]) for way, some in found.items()}
-    r2 = {way: Figure.of([one[1] for one in some]) for way, some in found.items()}
+        for way, one in measured(days, seed).items():
+            found[way].append(one)
+    rmse = {way: Figure.of([one.rmse for one in some]) for way, some in found.items()}
+    r2 = {way: Figure.of([one.r2 for one in some]) for way, some in found.items()}
     week = rmse[WEEK].median
-    rows = [[way, rmse[way], rmse[way].median / week, r2[way], len(seeds)] for way in found]
-    text = f"{days} days to learn from."
-    columns = ["", "RMSE", "of last week's", "R2", "seeds"]
+    rows = [
+        [way, rmse[way], rmse[way].median / week, r2[way], better(found[way], found[ALONE]),
+         better(found[way], found[CENTRAL]), len(seeds)]
+        for way in found
+    ]  # fmt: skip
+    count = len(found[WEEK][0].by_sensor)
+    text = (
+        f"{days} days to learn from. Better: of {count} sensors those with a smaller RMSE, by the "
+        "mean of the seeds, than by itself from the first model, and than central."
+    )
+    columns = ["", "RMSE", "of last week's", "R2", "better than alone", "than central", "seeds"]
     results.tables.append(Table(f"{days} days", text, columns, rows))
     for name in (FEDERATED, COPY):
         for other in (ALONE, WEEK, "the hour before"):
             text = f"{days} days: RMSE of {name}, to {other}"
             results.goals.append(Goal(text, rmse[name].median / rmse[other].median, at_most=1.0))
+    for other, wanted in ((ALONE, count), (CENTRAL, count // 2 + 1)):
+        text = f"{days} days: sensors of {count} that are better {FEDERATED} than {other}"
+        won = better(found[FEDERATED], found[other])
+        results.goals.append(Goal(text, won, at_least=wanted))
+
+
+def better(some: Sequence[Found], others: Sequence[Found]) -> int:
+    """Return how many sensors have a smaller RMSE by the mean of the seeds."""
+    means = [
+        {name: sum(one.by_sensor[name] for one in each) for name in each[0].by_sensor}
+        for each in (some, others)
+    ]
+    return sum(means[0][name] < means[1][name] for name in means[0])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The sensors' rows, and the ways to forecast them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +16,7 @@ from streams.learning.interpolation import interpolated
 from streams.segments.segmentation import segments_of
 from streams.tasks import akl
 from streams.tasks.pedestrians import YEAR, task
+from tests.bench.federation.steering import Steering
 
 Tensors = dict[str, np.ndarray]
 
@@ -23,6 +25,15 @@ BEGIN_US = int(np.datetime64(f"{YEAR}-01-01", "us").astype(np.int64))
 PILOT_DAYS, TEST_FROM, TEST_DAYS = 7, 56, 28  # from the year's begin
 ROUNDS = 10
 COUNT, WEEK_AGO = 0, 1  # channels
+
+
+@dataclass(frozen=True)
+class Found:
+    """RMSE in pedestrians an hour and R2 over all hours of all sensors, and the RMSE of each."""
+
+    rmse: float
+    r2: float
+    by_sensor: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,9 @@ def forecasts(days: int, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]
     yield "each sensor by itself, from nothing", _each(alone, tests)
     alone = {n: _trained(first, own[n], epochs, seed) for n in fleet}
     yield "each sensor by itself, from the first model", _each(alone, tests)
-    federated = _federated(first, own, seed)
+    by_mean = _federated(first, own, seed)
+    yield f"federated by fedavg, {ROUNDS} rounds", _each(dict.fromkeys(fleet, by_mean), tests)
+    federated = _federated(first, own, seed, steered=True)
     yield f"federated, {ROUNDS} rounds", _each(dict.fromkeys(fleet, federated), tests)
     half = interpolated(first, federated, task.training.interpolation)
     yield "half of the way to that", _each(dict.fromkeys(fleet, half), tests)
@@ -87,27 +100,33 @@ def forecasts(days: int, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]
     yield "central, all rows in one place", _each(dict.fromkeys(fleet, central), tests)
 
 
-def _federated(first: Tensors, own: dict[str, Rows], seed: int) -> Tensors:
-    aggregator, weights = strategies.make(task.training.strategy, task.training.aggregation), first
+def _federated(first: Tensors, own: dict[str, Rows], seed: int, steered: bool = False) -> Tensors:
+    """The rounds of the task; `steered`: by the strategy `scaffold`, which is the task's."""
+    t, weights = task.training, first
+    aggregator = strategies.make("scaffold" if steered else "fedavg", t.aggregation)
+    steering = Steering([n for n, _ in task.build_model().named_parameters()], t.learning_rate)
     for number in range(ROUNDS):
-        updates = [
-            Update(
-                name, task.name, task.version, "1", len(rows),
-                _trained(weights, rows, task.training.epochs, 1000 * seed + number), {},
-            )
-            for name, rows in own.items()
-        ]  # fmt: skip
+        updates = []
+        for name, rows in own.items():
+            towards = steering.correction(name, number, weights) if steered else None
+            trained = _trained(weights, rows, t.epochs, 1000 * seed + number, towards)
+            if steered:
+                steps = t.epochs * math.ceil(len(rows) / t.batch_size)
+                steering.learned(name, number, weights, trained, steps)
+            updates.append(Update(name, task.name, task.version, "1", len(rows), trained, {}))
         weights = dict(aggregator.aggregate(updates, weights))
     return weights
 
 
-def _trained(weights: Tensors, rows: Rows, epochs: int, seed: int) -> Tensors:
+def _trained(
+    weights: Tensors, rows: Rows, epochs: int, seed: int, correction: Tensors | None = None
+) -> Tensors:
     t = task.training
     model = learning.load_state(task.build_model(), weights)
     loss = learning.segment_loss(replace(task, augment=None), model, rows.x, rows.y)
     learning.fit(
         model, len(rows), loss, epochs=epochs, batch_size=t.batch_size,
-        learning_rate=t.learning_rate, seed=seed, optimizer=t.optimizer,
+        learning_rate=t.learning_rate, seed=seed, optimizer=t.optimizer, correction=correction,
     )  # fmt: skip
     return _weights(model)
 
@@ -124,14 +143,17 @@ def _each(models: dict[str, Tensors], tests: dict[str, Rows]) -> dict[str, np.nd
     return found
 
 
-def measured(days: int, seed: int) -> dict[str, tuple[float, float]]:
-    """RMSE in pedestrians an hour and R2, over all hours of all sensors, by way."""
+def measured(days: int, seed: int) -> dict[str, Found]:
+    """Return how well each way forecasts."""
     fleet = task.device_names("fleet")
-    truth = np.expm1(np.concatenate([rows_of([n], TEST_FROM, TEST_DAYS).y for n in fleet]))
-    around = float(np.square(truth - truth.mean()).sum())
+    truth = {n: np.expm1(rows_of([n], TEST_FROM, TEST_DAYS).y) for n in fleet}
+    everything = np.concatenate(list(truth.values()))
+    around = float(np.square(everything - everything.mean()).sum())
     found = {}
     for way, answers in forecasts(days, seed):
-        errors = np.expm1(np.concatenate([answers[name] for name in fleet])) - truth
-        squared = float(np.square(errors).sum())
-        found[way] = float(np.sqrt(squared / len(truth))), 1 - squared / around
+        errors = {n: np.expm1(answers[n]) - truth[n] for n in fleet}
+        squared = float(np.square(np.concatenate(list(errors.values()))).sum())
+        rmse = float(np.sqrt(squared / len(everything)))
+        each = {n: float(np.sqrt(np.square(e).mean())) for n, e in errors.items()}
+        found[way] = Found(rmse, 1 - squared / around, each)
     return found

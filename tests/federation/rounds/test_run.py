@@ -884,3 +884,17 @@ def test_more_are_asked_than_a_round_takes(rig: Rig) -> None:
     ]
     assert [len(devices) for devices in asked] == [5, 5]
     assert asked[0] != asked[1]
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold"])
+def test_devices_are_told_whether_to_correct_their_gradients(rig: Rig, strategy: str) -> None:
+    told: list[bool] = []
+
+    def listening(op: Op, work: Work, weights: Tensors) -> Update | str:
+        told.append(work.scaffold)
+        return sound("d0", 0.001)(op, work, weights)
+
+    rig.strategy = strategy
+    rig.run(FakeFleet([listening, sound("d1", 0.002)])).run()
+    assert len(told) == 3  # two rounds and the gate
+    assert set(told) == {strategy == "scaffold"}

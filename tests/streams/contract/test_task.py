@@ -74,6 +74,18 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"training": Training(max_steps=0)}, "training.max_steps"),
         ({"training": Training(strategy="sgd")}, "training.strategy"),  # type: ignore[arg-type]
         ({"training": Training(strategy="fedprox")}, "needs training.proximal"),
+        (
+            {"training": Training(strategy="scaffold", optimizer="adamw")},
+            "needs training.optimizer",
+        ),
+        (
+            {"training": Training(strategy="scaffold", aggregation=Aggregation(buffer=5))},
+            "needs rounds that are not buffered",
+        ),
+        (
+            {"training": Training(strategy="scaffold", privacy=Privacy(1.0, 1.0))},
+            "strategy scaffold cannot be private",
+        ),
         ({"training": Training(aggregation=Aggregation(learning_rate=0))}, "learning_rate"),
         ({"training": Training(aggregation=Aggregation(betas=(0.9, 1.0)))}, "betas"),
         ({"training": Training(aggregation=Aggregation(trim=0.5))}, "trim"),

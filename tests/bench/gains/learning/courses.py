@@ -11,16 +11,10 @@ from streams.contract import payload
 from streams.contract.task import is_under
 from streams.learning import learning
 from tests.bench.federation.loop import Tally, round_seed, rounds
+from tests.bench.federation.steering import Steering
 from tests.bench.federation.trainees import BASE, Tensors
 from tests.bench.gains.learning.grounds import Ground
-from tests.bench.gains.learning.losses import (
-    LossOf,
-    Shifted,
-    Variates,
-    distilled,
-    log_shares,
-    steered,
-)
+from tests.bench.gains.learning.losses import LossOf, Shifted, distilled, log_shares
 
 LEAST_GAIN = 0.01  # of a device whose training shows no gain
 
@@ -56,6 +50,10 @@ class Course:
         rows = self.ground.rows[name]
         return learning.segment_loss(self.ground.task, model, rows.x, rows.y, rows.weight)
 
+    def correction(self, name: str, sent: Tensors) -> Tensors:
+        """Return what is added to a device's gradients, by parameter."""
+        return {}
+
     def learned(self, name: str, sent: Tensors, trained: Tensors, steps: int) -> None:
         """Look at what a device has trained."""
 
@@ -73,7 +71,7 @@ class Course:
         fitted = learning.fit(
             model, len(self.ground.rows[name]), self.loss(name, model), epochs=t.epochs,
             batch_size=t.batch_size, learning_rate=t.learning_rate, seed=seed,
-            optimizer=t.optimizer, proximal=self.proximal,
+            optimizer=t.optimizer, proximal=self.proximal, correction=self.correction(name, sent),
         )  # fmt: skip
         trained = {n: tensor.numpy().copy() for n, tensor in model.state_dict().items()}
         self.learned(name, sent, trained, fitted.steps)
@@ -112,26 +110,25 @@ def without_batch_norm(model: nn.Module) -> tuple[str, ...]:
 
 
 class Scaffold(Course):
-    """Karimireddy et al. 2020, arXiv 1910.06378, option II; devices weigh by samples as in
-    FedAvg."""
+    """Karimireddy et al. 2020, arXiv 1910.06378, as the strategy `scaffold` of the product has
+    it."""
 
     name = "SCAFFOLD"
 
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
-        sizes = {name: float(len(rows)) for name, rows in ground.rows.items()}
         names = [n for n, _ in ground.task.build_model().named_parameters()]
-        self.variates = Variates({n: ground.first[n] for n in names}, sizes)
+        self._steering = Steering(names, ground.task.training.learning_rate)
+        self._number = 1
 
-    def loss(self, name: str, model: nn.Module) -> LossOf:
-        return steered(super().loss(name, model), model, self.variates.correction(name))
+    def correction(self, name: str, sent: Tensors) -> Tensors:
+        return self._steering.correction(name, self._number, sent)
 
     def learned(self, name: str, sent: Tensors, trained: Tensors, steps: int) -> None:
-        t = self.ground.task.training
-        self.variates.learned(name, sent, trained, steps, t.learning_rate)
+        self._steering.learned(name, self._number, sent, trained, steps)
 
     def end_round(self) -> None:
-        self.variates.end_round()
+        self._number += 1
 
 
 class LogitAdjusted(Course):

@@ -1,6 +1,6 @@
-"""Losses for `streams.learning.learning.fit` and the control variates of SCAFFOLD."""
+"""Losses for `streams.learning.learning.fit`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,57 +12,7 @@ from streams.learning.learning import loss_per_row
 from tests.bench.gains.learning.grounds import Rows
 
 LossOf = Callable[[Tensor, torch.Generator], Tensor]
-Tensors = dict[str, np.ndarray]
-MOMENTUM = 0.9  # of fit's "sgd"
 TEMPERATURE = 2.0
-
-
-class Variates:
-    """SCAFFOLD's control variates: c_i of each device, and c, their mean by the devices' weights.
-    A device adds c - c_i to its gradients; by the same weights these corrections sum to zero."""
-
-    def __init__(self, like: Mapping[str, np.ndarray], sizes: Mapping[str, float]) -> None:
-        total = sum(sizes.values())
-        self._share = {name: size / total for name, size in sizes.items()}
-        self._of = {name: {n: np.zeros_like(v) for n, v in like.items()} for name in sizes}
-        self._next: dict[str, Tensors] = {}
-        self._mean: Tensors = {n: np.zeros_like(v) for n, v in like.items()}
-
-    def correction(self, name: str) -> Tensors:
-        return {n: mean - self._of[name][n] for n, mean in self._mean.items()}
-
-    def learned(self, name: str, sent: Tensors, trained: Tensors, steps: int, rate: float) -> None:
-        """Option II: c_i becomes c_i - c + (sent - trained) / (how far gradients of one are
-        carried); it counts from the next round on."""
-        far = reach(steps, rate)
-        self._next[name] = {
-            n: ((sent[n] - trained[n]) / far - correction).astype(correction.dtype)
-            for n, correction in self.correction(name).items()
-        }
-
-    def end_round(self) -> None:
-        self._of |= self._next
-        self._next = {}
-        for n, mean in self._mean.items():
-            parts = [share * self._of[name][n] for name, share in self._share.items()]
-            self._mean[n] = np.sum(parts, axis=0).astype(mean.dtype)
-
-
-def reach(steps: int, rate: float) -> float:
-    """Return how far `steps` steps of gradient 1 go with momentum: `steps * rate` without it."""
-    return rate * sum((1 - MOMENTUM ** (k + 1)) / (1 - MOMENTUM) for k in range(steps))
-
-
-def steered(plain: LossOf, model: nn.Module, correction: Mapping[str, np.ndarray]) -> LossOf:
-    """Return a loss whose gradient is that of `plain` plus `correction`, by parameter."""
-    by_name = {n: torch.from_numpy(value) for n, value in correction.items()}
-    pairs = [(p, by_name[n]) for n, p in model.named_parameters()]
-
-    def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
-        extra = torch.stack([(p * direction).sum() for p, direction in pairs]).sum()
-        return plain(rows, generator) + extra
-
-    return loss_of
 
 
 def log_shares(labels: np.ndarray, classes: int) -> Tensor:
