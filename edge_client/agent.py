@@ -249,7 +249,7 @@ class Agent:
             return WorkReply(device=self._settings.device, error=f"{WRONG_TASK}: have {have}"), b""
         log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
         self._node = request.node
-        self.samples.fleet = request.teacher or self.samples.fleet
+        self.samples.hear_of_teacher(request.teacher)
         return self._trainer.work(request, weights)
 
     def _tell(self, question: AgentRequest) -> AgentReply:

@@ -126,7 +126,7 @@ def test_only_labels_of_trusted_classes_are_trained_on(tmp_path: Path) -> None:
     # Four held-out ones are of class 0, which is trusted as the device was never right there.
     right = (16 + SHRINK * 16 / 24) / (16 + SHRINK)
     assert samples.trust() == pytest.approx(4 / 16 * right)
-    samples.fleet = [0.4, 0.9, 0.9]
+    samples.hear_of_teacher([0.4, 0.9, 0.9])
     assert samples.trust() == 0.0
 
 

@@ -149,7 +149,7 @@ def test_labels_of_other_classes_than_most_segments_have_choose_no_copy(device: 
     first = {i: i % 3 for i in range(200)}
     for row, kind in first.items():
         if kind == 0:
-            device.samples._true[row] = np.nan
+            device.samples._table.true[row] = np.nan
     device.consider()
     state = device.personal.state
     assert state is not None

@@ -1,0 +1,142 @@
+"""The columns of a device's samples, and what they say row by row; Samples is their lock."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED
+from edge_client.samples.sample_file import Columns
+from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, reports
+from edge_client.samples.trust import by_class, kinds
+from streams.contract.task import Task
+
+
+class SampleTable:
+    """n rows, of which Samples says which are in use: segments (n, channels, samples) with the
+    device's answers (n, outputs), true labels (n, label_size) and the teacher's outputs (n,
+    outputs), NaN where there is none."""
+
+    def __init__(self, task: Task, n: int) -> None:
+        self.task = task
+        self.times = np.full(n, -1, np.int64)
+        self.segments = np.zeros((n, *task.segment_shape), np.float32)
+        self.answers = np.zeros((n, task.outputs), np.float32)
+        self.split = np.zeros(n, np.int8)
+        self.source = np.zeros(n, np.int8)
+        self.labelled = np.zeros(n, np.int64)
+        self.true = np.full((n, task.label_size), np.nan, np.float32)
+        self.teacher = np.full((n, task.outputs), np.nan, np.float32)
+        self.fleet: Sequence[float] = ()  # the teacher's right share by class, of all devices
+
+    def has_true(self, rows: np.ndarray) -> np.ndarray:
+        """Return (n,) bool: which of the rows have a true label."""
+        return known(self.true[rows])
+
+    def has_teacher(self, rows: np.ndarray) -> np.ndarray:
+        """Return (n,) bool: which of the rows have the teacher's outputs."""
+        return known(self.teacher[rows])
+
+    def reporting(self, rows: np.ndarray) -> np.ndarray:
+        """Return (n,) bool: which of the rows are held out and decide nothing."""
+        return np.asarray((self.split[rows] == HELD_OUT) & reports(self.task, self.times[rows]))
+
+    def classes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the class of each row, for the balance; 0 if the task has targets."""
+        if not self.task.classes:
+            return np.zeros(len(rows), np.int64)
+        true, taught = self.true[rows], self.teacher[rows]
+        guess = np.where(
+            known(taught), np.nan_to_num(taught).argmax(1), self.answers[rows].argmax(1)
+        )
+        found = np.where(known(true), np.nan_to_num(true[:, 0]), guess)
+        return np.asarray(found, np.int64)
+
+    def worth(self, rows: np.ndarray) -> np.ndarray:
+        """Return what the label of each row is worth to the reservoir."""
+        taught = np.where(self.has_teacher(rows), TAUGHT, UNLABELLED)
+        return np.where(self.has_true(rows), TRUE, taught)
+
+    def both(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows with a true label and a teacher's, but for those that only report."""
+        both = rows[self.has_true(rows) & self.has_teacher(rows)]
+        return np.asarray(both[~self.reporting(both)])
+
+    def trust(self, rows: np.ndarray, of: np.ndarray) -> np.ndarray:
+        """Return the weights of the teacher's labels of the rows `of`, by what all `rows` show."""
+        both = self.both(rows)
+        weights = by_class(
+            self.task, self.teacher[both], self.answers[both], self.true[both], self.fleet
+        )
+        return np.asarray(weights[kinds(self.task, np.nan_to_num(self.teacher[of]))])
+
+    def choosing(self, rows: np.ndarray, since_us: int) -> np.ndarray:
+        """Return those of the rows that a choice looks at, the latest first; see
+        Samples.choosing."""
+        labelled = rows[self.has_true(rows) & (self.split[rows] != NEITHER)]
+        labelled = labelled[np.argsort(self.times[labelled])][::-1]
+        found: dict[bytes, int] = {}
+        told_us: dict[bytes, int] = {}
+        for row in labelled.tolist():  # a recording that is replayed gives a segment again
+            content = self.segments[row].tobytes()
+            found.setdefault(content, row)
+            told_us[content] = min(int(self.labelled[row]), told_us.get(content, 2**62))
+        latest = np.array(list(found.values()), np.int64)
+        new = np.array(list(told_us.values()), np.int64) > since_us
+        may = (self.split[latest] == HELD_OUT) | new
+        return np.asarray(latest[may & ~self.reporting(latest)])
+
+    def covered(self, rows: np.ndarray, labels: np.ndarray) -> float:
+        """Return the share of rows whose class, by the device's answer, is among these labels."""
+        if not self.task.classes or not len(rows):
+            return 1.0
+        answered = self.task.answers(self.answers[rows])
+        return float(np.isin(answered, labels[:, 0]).mean())
+
+    def weights(self, rows: np.ndarray, trusted: np.ndarray) -> np.ndarray:
+        """Return what each row weighs in a training; `trusted`: what a teacher's label does."""
+        true, taught = self.has_true(rows), self.has_teacher(rows)
+        return np.where(true, 1.0, np.where(taught, trusted, 0.0)).astype(np.float32)
+
+    def columns(self) -> Columns:
+        """Return the columns of the file."""
+        return {
+            "time": self.times,
+            "split": self.split,
+            "source": self.source,
+            "labelled": self.labelled,
+            "segment": self.segments,
+            "answer": self.answers,
+            "true": self.true,
+            "teacher": self.teacher,
+        }
+
+    def training_rows(self, rows: np.ndarray, trusted: np.ndarray) -> Columns:
+        """Return those of the rows to train and evaluate on, as the trainer reads them."""
+        true, weight = self.has_true(rows), self.weights(rows, trusted)
+        labels = np.where(
+            true[:, None],
+            self.true[rows],
+            self.task.labels_from(np.nan_to_num(self.teacher[rows])),
+        ).astype(np.float32)
+        split = self.split[rows]
+        used: np.ndarray = ((split == TRAIN) & (weight > 0)) | ((split == HELD_OUT) & true)
+        return {
+            "segment": self.segments[rows[used]],
+            "label": labels[used],
+            "weight": weight[used],
+            "held_out": split[used] == HELD_OUT,
+            "true": true[used],
+        }
+
+
+def capacity_of(task: Task) -> int:
+    """Return the number of segments that fit into the limits, at least 8."""
+    channels, samples = task.segment_shape
+    row = 4 * (channels * samples + 2 * task.outputs + task.label_size) + 18
+    fit = int(task.training.samples_mb * 1e6) // row
+    return max(8, min(task.training.samples, fit))
+
+
+def known(values: np.ndarray) -> np.ndarray:
+    """Return (n,) bool: the rows of (n, width) without NaN, which have a label."""
+    return np.asarray(np.logical_not(np.isnan(values).any(axis=1)))
