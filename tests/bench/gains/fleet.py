@@ -224,7 +224,7 @@ class Installation:
         task, training = self.task, self.task.training
         known = shares(task, [device.state() for device in devices])
         for device in devices:
-            device.samples.fleet = known
+            device.samples.hear_of_teacher(known)
         trainees = _Trainees(task, devices, self.folder)
         able = [d.name for d in devices if d.samples.trainable() >= training.minimum_samples]
         aggregator = strategies.make(training.strategy, training.aggregation, training.shared)
