@@ -50,8 +50,11 @@ class Trainees:
             epochs=t.epochs, batch_size=t.batch_size, learning_rate=t.learning_rate, seed=seed,
             time_budget_s=3600.0, payload=t.payload,
         ).model_copy(update=changes)  # fmt: skip
-        path, stop = str(self._path(name)), str(self._stop)
-        job = TrainerJob(device=name, request=request, samples=path, stop=stop)
+        path = self._path(name)
+        job = TrainerJob(
+            device=name, request=request, samples=str(path), stop=str(self._stop),
+            scaffold=str(path.with_suffix(".scaffold")),
+        )  # fmt: skip
         reply, block = trainer_process.work(
             task, job, payload.encode_weights(weights, request.payload)
         )

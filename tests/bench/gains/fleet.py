@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import safetensors.numpy
@@ -19,6 +20,7 @@ from edge_client.samples.splits import HELD_OUT, reports, split_of, split_period
 from edge_client.training import personalization, trainer_process
 from edge_client.training.normalization import normalized
 from federation.aggregation import strategies
+from federation.aggregation.mean import SCAFFOLD
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation import device_metrics
 from federation.evaluation.accuracy import HeldOut
@@ -225,12 +227,15 @@ class Installation:
         known = shares(task, [device.state() for device in devices])
         for device in devices:
             device.samples.hear_of_teacher(known)
-        trainees = _Trainees(task, devices, self.folder)
+        trainees, run = _Trainees(task, devices, self.folder), uuid4().hex
         able = [d.name for d in devices if d.samples.trainable() >= training.minimum_samples]
         aggregator = strategies.make(training.strategy, training.aggregation, training.shared)
         *_, learned = rounds(
             task, able, served, training.rounds, aggregator,
-            lambda name, weights, number: trainees.train(name, weights, round_seed(seed, number)),
+            lambda name, weights, number: trainees.train(
+                name, weights, round_seed(seed, number), round=number, run=run,
+                scaffold=aggregator.name == SCAFFOLD,
+            ),
             Tally(),
         )  # fmt: skip
         learned = payload.round_weights(learned, training.payload)
