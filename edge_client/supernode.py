@@ -12,8 +12,8 @@ server gets Flower's error for an invalid bundle.
 Its SuperExec is edge_client.superexec, which forks the ClientApps, and is started again when it
 ends: Flower's SuperNode would go on without, and take messages that nobody answers.
 
-And it asks more often for work where TIDEWHEEL_PULL_S says so: Flower's looks every 3 s, which is
-half of a short round.
+And it asks for work as often as TIDEWHEEL_PULL_S says. Flower's looks every 3 s: half of a short
+round where nodes are few, and where they are many more than a SuperLink can answer.
 
 All are put around private names of Flower's, whose version is pinned for it.
 """
@@ -41,6 +41,7 @@ APP, VERSION = "tidewheel", "1.0.0"  # as compose.launcher.flower_processes make
 PULL_S = "TIDEWHEEL_PULL_S"
 USUAL_S = 3.0  # Flower's own pause after it asked for a message and there was none
 REPLY_S = 0.1  # between two looks for the reply of a ClientApp; Flower's own pause is 0.5 s
+LONGEST_S = 600.0
 REST_S = 1.0  # the shortest pause while there is no run
 RUN_S = 60.0  # after a message a run is taken to go on for so long
 
@@ -144,7 +145,8 @@ class Kept:
 class Pace:
     """In place of `time` in Flower's module, which pauses USUAL_S when there was no message, and
     shorter while it waits for a ClientApp. `pull_s`: the pause when there was none while a run goes
-    on; every node of a fleet asks that often, so it is Flower's unless it is set."""
+    on; every node of a fleet asks that often, so it is Flower's unless it is set. At rest it is a
+    second at least."""
 
     def __init__(self, pull_s: float = USUAL_S) -> None:
         self._pull_s = pull_s
@@ -157,7 +159,7 @@ class Pace:
             self._worked_at = now
             return min(asked_s, REPLY_S)
         running = now - self._worked_at < RUN_S
-        return min(asked_s, self._pull_s if running else max(self._pull_s, REST_S))
+        return self._pull_s if running else max(self._pull_s, REST_S)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(self.pause_s(seconds, time.monotonic()))
@@ -170,8 +172,8 @@ def read_pace(environ: Mapping[str, str]) -> Pace:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0.05 <= seconds <= USUAL_S:
-        raise UsageError(f"{PULL_S}={text!r}: give seconds, 0.05 to {USUAL_S:.0f}")
+    if not 0.05 <= seconds <= LONGEST_S:
+        raise UsageError(f"{PULL_S}={text!r}: give seconds, 0.05 to {LONGEST_S:.0f}")
     return Pace(seconds)
 
 

@@ -48,11 +48,13 @@ def test_it_asks_often_while_a_run_goes_on_and_as_flower_does_at_rest() -> None:
     usual = Pace()
     usual.pause_s(0.5, 0.0)
     assert [usual.pause_s(3, now) for now in (1.0, 100.0)] == [3, 3]
+    rare = Pace(60.0)  # of a fleet of many
+    assert (rare.pause_s(0.5, 0.0), rare.pause_s(3, 1.0)) == (REPLY_S, 60.0)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "4", "nan", "often", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "601", "nan", "often", ""])
 def test_a_pace_that_is_none_is_an_error_that_says_so(text: str) -> None:
-    with pytest.raises(UsageError, match=r"TIDEWHEEL_PULL_S=.*give seconds, 0\.05 to 3"):
+    with pytest.raises(UsageError, match=r"TIDEWHEEL_PULL_S=.*give seconds, 0\.05 to 600"):
         read_pace({"TIDEWHEEL_PULL_S": text})
 
 
