@@ -6,9 +6,11 @@ run together.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.window_metrics import RowMetric
@@ -37,6 +39,11 @@ class Document(BaseModel):
             where = ".".join(str(part) for part in first["loc"]) or "document"
             detail = f"{cls.__name__} {where}: {first['msg']}"[:300]
             raise MalformedRecord("bad-document", detail) from exc
+
+
+def encode_fields(fields: Mapping[str, object]) -> bytes:
+    """Return the JSON that a document with these fields has; nothing is checked."""
+    return to_json(fields)
 
 
 def release_of(model: str) -> str:

@@ -1,7 +1,8 @@
 """Comparison of histograms with the reference: distances, thresholds and alarms, vectorized."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from streams.drift.reference import Reference
 
 DIGITS = 6  # of the numbers in a report, which is stored with every window
 REPORTED = 64  # comparisons in a report, the worst ones
-UNORDERED = {"kolmogorov_smirnov": None, "wasserstein": None}  # of a feature that has no order
+METRICS = tuple(ChannelDrift.model_fields)[3:-1]
+
+Fields = dict[str, Any]
 
 
 def stability_index(reference: np.ndarray, current: np.ndarray) -> np.ndarray:
@@ -61,80 +64,139 @@ class DriftDetector:
                 np.array([f.effect for f in features]),
             )
             self._groups.append(group)
+        compared = [reference.features[i] for group in self._groups for i in group.features]
+        self._names = [feature.channel for feature in compared]
+        self._kinds = [feature.kind for feature in compared]
+        channels = {name: i for i, name in enumerate(dict.fromkeys(self._names))}
+        self._channels = np.zeros((len(compared), len(channels)))  # 1 where a feature is of one
+        for i, name in enumerate(self._names):
+            self._channels[i, channels[name]] = 1
 
     def reports(self, counts: np.ndarray, windows: Sequence[int]) -> list[DriftReport]:
-        """Return the reports of (n, cells) counts; row i is the sum of windows[i] windows.
+        """Return the reports of (n, cells) counts as documents; see `fields`."""
+        return [_document(report) for report in self.fields(counts, windows)]
+
+    def fields(self, counts: np.ndarray, windows: Sequence[int]) -> list[Fields]:
+        """Return the fields of the reports of (n, cells) counts; row i is the sum of windows[i]
+        windows.
 
         The worst channel has the largest ratio of PSI to threshold. A channel has drifted if its
         mean or its spread has; the predictions count as one channel, or as one per target. With
         too few segments, or nothing to compare, there is no alarm.
         """
-        found: list[list[ChannelDrift]] = [[] for _ in windows]
+        held = [counts[:, group.cells] for group in self._groups]
         segments = np.zeros(len(windows), np.int64)
-        for group in self._groups:
-            segments = np.maximum(segments, counts[:, group.cells].sum(axis=2).max(axis=1))
+        for current in held:
+            segments = np.maximum(segments, current.sum(axis=2).max(axis=1))
         decided = segments >= self._reference.minimum
-        for group in self._groups:
-            self._compare(group, counts[:, group.cells], decided, found)
+        parts = [_compare(g, c, self._reference) for g, c in zip(self._groups, held, strict=True)]
+        found = _Compared.of(parts, len(windows), decided)
+        worst, present = found.worst_first(), found.counts > 0
+        drifted = (found.alarm @ self._channels > 0).sum(axis=1)
+        channels = (present @ self._channels > 0).sum(axis=1)
+        shares = np.divide(drifted, channels, out=np.zeros(len(windows)), where=channels > 0)
+        rows = zip(
+            windows, segments.tolist(), decided.tolist(), shares.tolist(),
+            self._told(found, worst, present.sum(axis=1)), strict=True,
+        )  # fmt: skip
         return [
-            _report(drifts, *row)
-            for drifts, *row in zip(
-                found, windows, segments.tolist(), decided.tolist(), strict=True
-            )
+            {
+                "windows": number,
+                "segments": n,
+                "decided": enough,
+                "alarm": share > 0,
+                "worst": told[0]["channel"] if told else None,
+                "share": share,
+                "channels": told[:REPORTED],
+            }
+            for number, n, enough, share, told in rows
         ]
 
-    def _compare(
-        self,
-        group: _Group,
-        current: np.ndarray,
-        decided: np.ndarray,
-        found: list[list[ChannelDrift]],
-    ) -> None:
-        """Add the comparisons of (n, f, cells) counts to the n lists of `found`."""
-        reference, independent = group.counts, self._reference.independent
-        n, m = current.sum(axis=2), reference.sum(axis=1)
-        index = stability_index(reference, current)
-        held = ((reference > 0) | (current > 0)).sum(axis=2)
-        chance = null_percentile(held, n * independent, m * independent)
-        threshold = np.maximum(group.effect, np.minimum(chance, 1e9))
-        p, q = shares(reference), shares(current)
-        inner, outer = shares(reference[:, :-2]), shares(current[:, :, :-2])  # finite values only
-        ordered = group.ordered & inner.any(axis=1) & outer.any(axis=2)
-        alarm = decided[:, None] & (n > 0) & (m > 0) & (index > threshold)
-        metrics = {
-            "psi": index,
-            "jensen_shannon": jensen_shannon(p, q),
-            "hellinger": hellinger(p, q),
-            "total_variation": total_variation(p, q),
-            "kolmogorov_smirnov": kolmogorov_smirnov(inner, outer),
-            "wasserstein": wasserstein(inner, outer, group.edges),
-            "threshold": threshold,
-        }
-        rounded = np.round(np.stack(list(metrics.values()), axis=2), DIGITS).tolist()
-        features = [self._reference.features[i] for i in group.features]
-        rows = zip(found, rounded, n.tolist(), ordered.tolist(), alarm.tolist(), strict=True)
-        for drifts, *row in rows:
-            for feature, values, count, is_ordered, alarmed in zip(features, *row, strict=True):
-                if count:
-                    given = dict(zip(metrics, values, strict=True))
-                    given |= {"channel": feature.channel, "kind": feature.kind, "n": count}
-                    given |= {} if is_ordered else UNORDERED
-                    drifts.append(ChannelDrift.model_construct(alarm=alarmed, **given))
+    def _told(
+        self, found: "_Compared", worst: np.ndarray, present: np.ndarray
+    ) -> Iterator[list[Fields]]:
+        """Yield the comparisons of each row with features that have values, the worst first."""
+        rows = zip(
+            worst.tolist(), present.tolist(), found.values.tolist(), found.counts.tolist(),
+            found.ordered.tolist(), found.alarm.tolist(), strict=True,
+        )  # fmt: skip
+        names, kinds = self._names, self._kinds
+        for order, there, values, counts, ordered, alarm in rows:
+            told: list[Fields] = []
+            for i in order[: min(there, REPORTED)]:
+                index, shannon, hell, variation, smirnov, earth, threshold = values[i]
+                told.append(
+                    {
+                        "channel": names[i],
+                        "kind": kinds[i],
+                        "n": counts[i],
+                        "psi": index,
+                        "jensen_shannon": shannon,
+                        "hellinger": hell,
+                        "total_variation": variation,
+                        "kolmogorov_smirnov": smirnov if ordered[i] else None,
+                        "wasserstein": earth if ordered[i] else None,
+                        "threshold": threshold,
+                        "alarm": alarm[i],
+                    }
+                )
+            yield told
 
 
-def _report(drifts: list[ChannelDrift], windows: int, segments: int, decided: bool) -> DriftReport:
-    drifts.sort(key=lambda drift: -drift.psi / (drift.threshold or 1e-9))
-    channels = {drift.channel for drift in drifts}
-    drifted = {drift.channel for drift in drifts if drift.alarm}
-    return DriftReport.model_construct(
-        windows=windows,
-        segments=segments,
-        decided=decided,
-        alarm=bool(drifted),
-        worst=drifts[0].channel if drifts else None,
-        share=len(drifted) / len(channels) if channels else 0.0,
-        channels=drifts[:REPORTED],
+@dataclass(frozen=True)
+class _Compared:
+    """Comparisons of n rows with f features, group after group."""
+
+    values: np.ndarray  # (n, f, 7): METRICS
+    counts: np.ndarray  # (n, f) segments with a value
+    ordered: np.ndarray  # (n, f) bool
+    alarm: np.ndarray  # (n, f) bool
+
+    @classmethod
+    def of(cls, parts: Sequence[Sequence[np.ndarray]], n: int, decided: np.ndarray) -> "_Compared":
+        if not parts:
+            none = np.zeros((n, 0))
+            return cls(np.zeros((n, 0, len(METRICS))), none, none > 0, none > 0)
+        values, counts, ordered, above = (
+            np.concatenate(each, axis=1) for each in zip(*parts, strict=True)
+        )
+        return cls(np.round(values, DIGITS), counts, ordered, above & decided[:, None])
+
+    def worst_first(self) -> np.ndarray:
+        """Return (n, f) the features by PSI to threshold; those without values are last."""
+        index, threshold = self.values[:, :, 0], self.values[:, :, -1]
+        ratio = index / np.where(threshold, threshold, 1e-9)
+        return np.argsort(np.where(self.counts > 0, -ratio, np.inf), axis=1, kind="stable")
+
+
+def _compare(group: _Group, current: np.ndarray, frozen: Reference) -> Sequence[np.ndarray]:
+    """Compare (n, f, cells) counts; return values (n, f, 7), counts, ordered and, each (n, f),
+    whether PSI is above its threshold."""
+    reference, independent = group.counts, frozen.independent
+    n, m = current.sum(axis=2), reference.sum(axis=1)
+    index = stability_index(reference, current)
+    held = ((reference > 0) | (current > 0)).sum(axis=2)
+    chance = null_percentile(held, n * independent, m * independent)
+    threshold = np.maximum(group.effect, np.minimum(chance, 1e9))
+    p, q = shares(reference), shares(current)
+    inner, outer = shares(reference[:, :-2]), shares(current[:, :, :-2])  # finite values only
+    values = (
+        index,
+        jensen_shannon(p, q),
+        hellinger(p, q),
+        total_variation(p, q),
+        kolmogorov_smirnov(inner, outer),
+        wasserstein(inner, outer, group.edges),
+        threshold,
     )
+    ordered = group.ordered & inner.any(axis=1) & outer.any(axis=2)
+    above = (n > 0) & (m > 0) & (index > threshold)
+    return np.stack(values, axis=2), n, ordered, above
+
+
+def _document(report: Fields) -> DriftReport:
+    channels = [ChannelDrift.model_construct(**each) for each in report["channels"]]
+    return DriftReport.model_construct(**{**report, "channels": channels})
 
 
 def compare(reference: Reference, counts: np.ndarray, *, windows: int) -> DriftReport:

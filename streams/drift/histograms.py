@@ -4,7 +4,8 @@ A report has what its histograms are compared with beside them, so that a reader
 artifact with the reference nor the store with the counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Histograms:
     """Chooses the histograms of reports against one reference."""
 
     def __init__(self, reference: Reference) -> None:
-        self._found: dict[tuple[str, str], tuple[int, int, FeatureHistogram]] = {}
+        self._found: dict[tuple[str, str], tuple[int, int, dict[str, Any]]] = {}
         start = 0
         for feature in reference.features:
             end = start + len(feature.counts)
@@ -33,19 +34,24 @@ class Histograms:
                     reference=feature.counts,
                     counts=[],
                 )
-                self._found[feature.channel, feature.kind] = start, end, template
+                self._found[feature.channel, feature.kind] = start, end, dict(template)
             start = end
 
     def of(self, counts: np.ndarray, worst: Sequence[ChannelDrift]) -> list[FeatureHistogram]:
         """Return the histograms of the first HISTOGRAMS features of `worst` that have at most CELLS
         cells; counts: (cells,), those that the comparison was made of."""
-        chosen: list[FeatureHistogram] = []
-        for drift in worst:
-            found = self._found.get((drift.channel, drift.kind))
+        names = [(drift.channel, drift.kind) for drift in worst]
+        return [FeatureHistogram.model_construct(**each) for each in self.fields(counts, names)]
+
+    def fields(self, counts: np.ndarray, worst: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Return the histograms' fields as `of`; worst: channels and kinds of features."""
+        chosen: list[dict[str, Any]] = []
+        for name in worst:
+            found = self._found.get(name)
             if found is None:
                 continue
             start, end, template = found
-            chosen.append(template.model_copy(update={"counts": counts[start:end].tolist()}))
+            chosen.append({**template, "counts": counts[start:end].tolist()})
             if len(chosen) == HISTOGRAMS:
                 break
         return chosen

@@ -7,6 +7,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.events.columns import align, check
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
+END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an IPC stream
 
 
 def encode_batch(batch: pa.RecordBatch) -> bytes:
@@ -15,6 +16,16 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return bytes(sink.getvalue())
+
+
+class BatchEncoder:
+    """Encodes many batches with the same columns: `encode_batch` with the schema written once."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._head = bytes(schema.serialize())
+
+    def encode(self, batch: pa.RecordBatch) -> bytes:
+        return b"".join((self._head, batch.serialize(), END))
 
 
 def own_batch(data: bytes) -> pa.RecordBatch:

@@ -10,11 +10,13 @@ reference.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from streams.contract.documents import Document
+from streams.contract.documents import Document, encode_fields
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import Task
 from streams.contract.window_report import DriftReport
@@ -22,6 +24,10 @@ from streams.drift.detector import DriftDetector
 from streams.drift.histograms import Histograms
 from streams.drift.reference import Reference, observe
 from streams.worker.windows.tumbling import Window
+
+WRITTEN = re.compile(  # what `WindowDrift.encode` makes
+    r'\{"reference":"[0-9a-f]+","counts":\[[0-9,]*\],"report":(?P<report>\{.*\})\}', re.DOTALL
+)
 
 
 class WindowDrift(Document):
@@ -46,7 +52,7 @@ class DriftWatch:
         self._detector = DriftDetector(reference)
         self._histograms = Histograms(reference)
         self._name = _name(reference)
-        self._devices: dict[str, dict[int, np.ndarray]] = {}  # window start -> counts
+        self._devices: dict[str, History] = {}
 
     def counts_against(self, reference: Reference) -> bool:
         return self._name == _name(reference)
@@ -77,35 +83,75 @@ class DriftWatch:
         owner = np.repeat(np.arange(len(windows)), [window.rows for window in windows])
         observations = observe(self._task, segments, outputs)
         counts = self._reference.count_by(observations, owner, len(windows))
-        totals, numbers = [], []
-        for window, own in zip(windows, counts, strict=True):
+        totals, numbers = np.empty((len(windows), self._reference.cells), np.int64), []
+        for i, (window, own) in enumerate(zip(windows, counts, strict=True)):
             last = self._add(window.device, window.start, own)
-            totals.append(np.sum(list(last.values()), axis=0, dtype=np.int64))
-            numbers.append(len(last))
-        reports = self._reports(np.stack(totals), numbers)
+            last.counts.sum(axis=0, out=totals[i])
+            numbers.append(len(last.starts))
+        texts = self._reports(totals, numbers)
         return [
-            WindowDrift.model_construct(reference=self._name, counts=own, report=report)
-            .encode()
-            .decode()
-            for own, report in zip(counts.tolist(), reports, strict=True)
+            encode_fields({"reference": self._name, "counts": own, "report": report}).decode()
+            for own, report in zip(counts.tolist(), texts, strict=True)
         ]
 
-    def _reports(self, totals: np.ndarray, numbers: Sequence[int]) -> list[DriftReport]:
-        """Return the reports of (windows, cells) counts, with their histograms."""
-        reports = self._detector.reports(totals, numbers)
-        return [
-            report.model_copy(update={"histograms": self._histograms.of(counts, report.channels)})
-            for report, counts in zip(reports, totals, strict=True)
-        ]
+    def _reports(self, totals: np.ndarray, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the fields of the reports of (windows, cells) counts, with their histograms."""
+        reports = self._detector.fields(totals, numbers)
+        for report, counts in zip(reports, totals, strict=True):
+            worst = ((each["channel"], each["kind"]) for each in report["channels"])
+            report["histograms"] = self._histograms.fields(counts, worst)
+        return reports
 
-    def _add(self, device: str, start: int, counts: np.ndarray) -> dict[int, np.ndarray]:
+    def _add(self, device: str, start: int, counts: np.ndarray) -> "History":
         """Add counts and return the device's last windows; older windows are discarded."""
-        windows = self._devices.setdefault(device, {})
-        summed = counts + windows[start] if start in windows else counts
-        windows[start] = summed.astype(np.min_scalar_type(int(summed.max(initial=0))))
-        while len(windows) > self._reference.windows:
-            del windows[min(windows)]
-        return windows
+        if device not in self._devices:
+            self._devices[device] = History(len(counts))
+        history = self._devices[device]
+        history.add(start, counts, self._reference.windows)
+        return history
+
+
+class History:
+    """The counts of one device's last windows."""
+
+    __slots__ = ("counts", "starts")
+
+    def __init__(self, cells: int) -> None:
+        self.starts: list[int] = []
+        self.counts = np.zeros((0, cells), np.uint8)  # a row for each of `starts`
+
+    def add(self, start: int, counts: np.ndarray, most: int) -> None:
+        """Add the counts of a window, and discard all but the last `most` ones."""
+        if start in self.starts:
+            row = self.starts.index(start)
+            counts = counts + self.counts[row]
+        elif len(self.starts) < most:
+            row = len(self.starts)
+            self.starts.append(start)
+            self.counts = np.concatenate(
+                [self.counts, np.zeros_like(self.counts, shape=(1, len(counts)))]
+            )
+        else:
+            row = min(range(most), key=self.starts.__getitem__)
+            if start < self.starts[row]:
+                return
+            self.starts[row] = start
+        self._widen(int(counts.max(initial=0)))
+        self.counts[row] = counts
+
+    def _widen(self, largest: int) -> None:
+        if largest > np.iinfo(self.counts.dtype).max:
+            self.counts = self.counts.astype(np.min_scalar_type(largest))
+
+
+def report_text(text: str) -> bytes:
+    """Return the JSON of a WindowDrift's report. What a worker wrote is cut out of its text as it
+    is; anything else must be valid, or MalformedRecord is raised."""
+    written = WRITTEN.fullmatch(text)
+    if written is not None:
+        return written["report"].encode()
+    report = WindowDrift.decode(text.encode()).report
+    return b"null" if report is None else report.encode()
 
 
 def without_report(text: str) -> str:

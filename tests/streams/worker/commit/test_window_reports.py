@@ -1,0 +1,149 @@
+"""Reports are counted for all windows at once: each is what its own rows say, one by one."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from streams.contract.task import Task
+from streams.contract.window_report import DriftReport, WindowReport
+from streams.worker.commit.publications import publications
+from streams.worker.commit.window_reports import MODELS, OTHER
+from streams.worker.scoring.drift_watch import WindowDrift
+from streams.worker.scoring.rows import store_schema
+from streams.worker.windows.task_versions import TaskVersions
+from tests.fakes.tiny_task import task as tiny
+
+TARGETS = dataclasses.replace(tiny, classes=(), targets=("left", "right"), tolerance=0.7)
+SQUARED = dataclasses.replace(TARGETS, metric="rmse")
+REPORT = DriftReport(windows=1, segments=9, decided=False, alarm=False, worst=None, share=0.0)
+TOLD = WindowDrift(reference="00ff", counts=[1, 2], report=REPORT).encode().decode()
+
+Row = dict[str, object]
+
+
+def rows_of(task: Task, windows: Sequence[tuple[str, int, int]], models: int) -> list[Row]:
+    """Some rows of each (device, window, revision), in no order; a third have a label, and the last
+    window has no teacher's answers."""
+    noise = np.random.default_rng(3)
+    found: list[Row] = []
+    for number, (device, start, revision) in enumerate(windows):
+        asked = number < len(windows) - 1
+        for seq in range(models + number):
+            outputs = noise.normal(size=task.outputs).astype(np.float32)
+            teacher = noise.normal(size=task.outputs).astype(np.float32)
+            label = noise.integers(0, 2, size=task.label_size).astype(np.float32)
+            told = seq % 3 == 0
+            found.append(
+                {
+                    "device": device, "epoch": "e1", "seq": 100 * number + seq, "time": start + seq,
+                    "window": start, "revision": revision, "model": f"{seq % models}-aaaaaaaa",
+                    "outputs": outputs.tolist(), "label": label.tolist() if told else None,
+                    "teacher_model": "2-teacher" if asked else "",
+                    "teacher": teacher.tolist() if asked else [], "partition": 0, "commit": 1,
+                    "agrees": bool(task.agrees(outputs[None], teacher[None])[0]) if asked else None,
+                    "correct": bool(task.correct(outputs[None], label[None])[0]) if told else None,
+                    "day": 0, "drift": TOLD if seq == 1 else None, "task_version": task.version,
+                }
+            )  # fmt: skip
+    noise.shuffle(found)  # type: ignore[arg-type]
+    return found
+
+
+def published(task: Task, rows: Sequence[Row]) -> dict[tuple[str, int, int], bytes]:
+    table = pa.Table.from_pylist(list(rows), store_schema())
+    messages = publications(TaskVersions(task), table)
+    found = {}
+    for message in messages:
+        if message.topic.endswith("windows"):
+            report = WindowReport.decode(message.value)
+            found[report.device, report.window_us, report.revision] = message.value
+    return found
+
+
+WINDOWS = [("d0", 0, 0), ("d0", 30_000_000, 0), ("d0", 30_000_000, 1), ("d1", 0, 0), ("d2", 0, 0)]
+
+
+@pytest.mark.parametrize("task", [tiny, TARGETS, SQUARED], ids=["classes", "mae", "rmse"])
+def test_a_report_says_what_its_rows_say(task: Task) -> None:
+    rows = rows_of(task, WINDOWS, models=4)
+    found = published(task, rows)
+    assert sorted(found) == sorted(WINDOWS)
+    for key, value in found.items():
+        own = [r for r in rows if (r["device"], r["window"], r["revision"]) == key]
+        report = WindowReport.decode(value)
+        assert report.encode() == value, "as a document writes it"
+        assert (report.events, report.late) == (len(own), key[2] > 0)
+        assert report.drift == REPORT
+        for name, counts in report.models.items():
+            of = [r for r in own if r["model"] == name]
+            told = [r for r in of if r["label"] is not None]
+            asked = [r for r in of if r["teacher"]]
+            assert counts.events == len(of)
+            assert (counts.compared, counts.labelled) == (len(asked), len(told))
+            assert counts.agreeing == sum(r["agrees"] is True for r in of)
+            assert counts.correct == sum(r["correct"] is True for r in of)
+            assert counts.error == pytest.approx(
+                sum(error(task, r, "teacher") for r in asked), abs=1e-6
+            )
+            assert counts.label_error == pytest.approx(
+                sum(error(task, r, "label") for r in told), abs=1e-6
+            )
+        assert sum(m.events for m in report.models.values()) == len(own)
+        reference = [r for r in own if r["teacher" if report.teacher_model else "label"]]
+        if task.classes:
+            assert sum(c.events for c in report.classes.values()) == len(reference)
+            means = [max_softmax(numbers(r["outputs"])) for r in own]
+            assert report.confidence == pytest.approx(np.mean(means), abs=1e-6)
+        for i, target in enumerate(task.targets if report.teacher_model else ()):
+            away = [numbers(r["outputs"])[i] - numbers(r["teacher"])[i] for r in reference]
+            errors = report.errors[target]
+            assert errors.events == len(away)
+            assert errors.mean == pytest.approx(np.mean(away), abs=1e-6)
+            assert errors.mean_absolute == pytest.approx(np.mean(np.abs(away)), abs=1e-6)
+            squares = math.sqrt(np.mean(np.square(away)))
+            assert errors.root_mean_square == pytest.approx(squares, abs=1e-6)
+
+
+def test_a_window_has_the_same_report_whatever_else_is_committed() -> None:
+    rows = rows_of(tiny, WINDOWS, models=3)
+    together = published(tiny, rows)
+    for key in WINDOWS:
+        own = [r for r in rows if (r["device"], r["window"], r["revision"]) == key]
+        assert published(tiny, own) == {key: together[key]}
+
+
+def test_versions_beyond_the_most_frequent_are_counted_together() -> None:
+    rows = rows_of(tiny, [("d0", 0, 0)], models=MODELS + 7)
+    for row in rows[:5]:
+        row["model"] = "frequent-1"
+    [value] = published(tiny, rows).values()
+    report = WindowReport.decode(value)
+    assert len(report.models) == MODELS + 1
+    assert list(report.models) == sorted(report.models)
+    assert report.models["frequent-1"].events == 5
+    assert report.models[OTHER].events > 0
+    assert sum(m.events for m in report.models.values()) == len(rows) == report.events
+    assert sum(m.labelled for m in report.models.values()) == sum(
+        row["label"] is not None for row in rows
+    )
+
+
+def numbers(values: object) -> list[float]:
+    assert isinstance(values, list)
+    return values
+
+
+def error(task: Task, row: Row, reference: str) -> float:
+    if task.classes:
+        return 0.0
+    away = np.array(numbers(row["outputs"])) - numbers(row[reference])
+    return float(np.mean(away**2 if task is SQUARED else np.abs(away)))
+
+
+def max_softmax(outputs: list[float]) -> float:
+    powers = np.exp(np.array(outputs, np.float64))
+    return float(powers.max() / powers.sum())
