@@ -66,6 +66,15 @@ class IntervalSet:
         found = zip(self._firsts[i:j], self._lasts[i:j], strict=True)
         return [(max(low, first), min(high, last)) for low, high in found]
 
+    def missing(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Return the intervals of the numbers from first to last that are not members."""
+        found, begin = [], first
+        for low, high in self.within(first, last):
+            if begin < low:
+                found.append((begin, low - 1))
+            begin = high + 1
+        return [*found, (begin, last)] if begin <= last else found
+
     def minus(self, *others: "IntervalSet") -> "IntervalSet":
         """Return the members that are in none of `others`."""
         left = IntervalSet(self)

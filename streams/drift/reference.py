@@ -22,6 +22,7 @@ were chosen on the built-in data, see docs/decisions/0011-drift-over-twelve-wind
 null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -118,13 +119,15 @@ class Reference(Document):
 Observations = dict[tuple[str, Kind], np.ndarray]
 
 
-def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Observations:
-    """Return the observations, (n,) each, of segments (n, channels, samples) and answers
-    (n, outputs). `segments` is None if the task does not upload them.
+def observe(
+    task: Task, segments: np.ndarray | Sequence[np.ndarray] | None, outputs: np.ndarray
+) -> Observations:
+    """Return the observations, (n,) each, of segments (n, channels, samples), in one array or in
+    several, and answers (n, outputs). `segments` is None if the task does not upload them.
     """
     found: Observations = {}
     if segments is not None:
-        means, spreads = _means_and_spreads(segments)
+        means, spreads = _means_and_spreads(segments, len(task.channels))
         for i, channel in enumerate(task.channels[:CHANNELS]):
             found[channel, "mean"], found[channel, "spread"] = means[:, i], spreads[:, i]
     if task.classes:
@@ -134,20 +137,36 @@ def observe(task: Task, segments: np.ndarray | None, outputs: np.ndarray) -> Obs
     return found
 
 
-def _means_and_spreads(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _means_and_spreads(
+    segments: np.ndarray | Sequence[np.ndarray], channels: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(n, channels, samples) -> mean and standard deviation (n, channels) float64, block by block:
     what is made of a block stays in the processor's cache."""
-    means = np.empty(segments.shape[:2])
-    spreads = np.empty_like(means)
-    size = max(1, BLOCK_NUMBERS // max(1, segments.shape[1] * segments.shape[2]))
-    for at in range(0, len(segments), size):
-        block = segments[at : at + size]
+    means, spreads = [np.zeros((0, channels))], [np.zeros((0, channels))]
+    for block in _blocks(segments):
         mean = block.mean(axis=2, dtype=np.float64)
-        centred = block - mean[:, :, None].astype(segments.dtype)
+        centred = block - mean[:, :, None].astype(block.dtype)
         squares = np.einsum("ncs,ncs->nc", centred, centred, dtype=np.float64)
-        means[at : at + size] = mean
-        spreads[at : at + size] = np.sqrt(squares / segments.shape[2])
-    return means, spreads
+        means.append(mean)
+        spreads.append(np.sqrt(squares / block.shape[2]))
+    return np.concatenate(means), np.concatenate(spreads)
+
+
+def _blocks(segments: np.ndarray | Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the segments in blocks of at most BLOCK_NUMBERS numbers, or of one segment."""
+    if isinstance(segments, np.ndarray):
+        size = max(1, BLOCK_NUMBERS // max(1, segments.shape[1] * segments.shape[2]))
+        for at in range(0, len(segments), size):
+            yield segments[at : at + size]
+        return
+    waiting: list[np.ndarray] = []
+    for part in segments:
+        if waiting and sum(each.size for each in waiting) + part.size > BLOCK_NUMBERS:
+            yield from _blocks(np.concatenate(waiting))
+            waiting = []
+        waiting.append(part)
+    if waiting:
+        yield from _blocks(np.concatenate(waiting))
 
 
 def minimum_segments(task: Task) -> int:

@@ -46,6 +46,7 @@ from streams.contract.events.compact import (
     layout_of,
     schema_of,
 )
+from streams.contract.events.event_columns import EventColumns, columns_of
 from streams.contract.events.labels import LABELS_1, LabelBatch, decode_label_rows
 from streams.contract.task import DEVICE_NAME, Task
 
@@ -227,6 +228,36 @@ def decode_event_message(
     ...     print(error.reason)
     no-header
     """
+    found = _decode(task, key, value, headers)
+    if isinstance(found, EventColumns):
+        return EventBatch(found.device, found.epoch, found.first, found.rows)
+    return found
+
+
+def decode_columns(
+    task: Task,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
+) -> EventColumns | Drop | LabelBatch:
+    """Decode and check as `decode_event_message`, with events as columns."""
+    found = _decode(task, key, value, headers)
+    return as_columns(found) if isinstance(found, EventBatch) else found
+
+
+def as_columns(events: EventBatch | EventColumns) -> EventColumns:
+    """Return events as columns."""
+    if isinstance(events, EventColumns):
+        return events
+    return columns_of(events.device, events.epoch, events.first, events.rows)
+
+
+def _decode(
+    task: Task,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
+) -> EventBatch | EventColumns | Drop | LabelBatch:
     fields = {name: bytes(text or b"") for name, text in dict(headers).items()}  # may be null
     if EVENTS_2 in fields and "schema" not in fields:
         return _decode_compact(task, key or b"", value or b"", fields)
@@ -258,7 +289,7 @@ def decode_event_message(
 
 def _decode_compact(
     task: Task, key: bytes, value: bytes, fields: Mapping[str, bytes]
-) -> EventBatch:
+) -> EventColumns:
     layout, digest = _layout(task), _text(fields, EVENTS_2).partition(".")[0]
     _check_version(task, fields)
     if digest != layout.digest:
@@ -274,7 +305,7 @@ def _decode_compact(
     names = {columns.models} if isinstance(columns.models, str) else set(columns.models)
     labels = columns.labels[columns.known]
     _check_values(task, columns.times, names, columns.outputs, labels, columns.segments)
-    return EventBatch(device, epoch, columns.first, batch_of(layout, columns))
+    return EventColumns(device, epoch, layout, columns)
 
 
 def version_of(headers: Mapping[str, bytes]) -> bytes | None:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from streams.contract.events.records import EventBatch
+from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.traceparent import TraceParent, traceparent_of
 from streams.runtime.tracing import Span, Tracing, Value
 from streams.worker.commit.incoming import Incoming
@@ -80,9 +80,9 @@ class CommitSpans:
         found = traceparent_of(incoming.headers)
         return found if found is not None and found.sampled else None
 
-    def taken(self, partition: int, message: Message, events: EventBatch) -> None:
+    def taken(self, partition: int, message: Message, events: EventColumns) -> None:
         """Export `worker.skip` for rows that were there before this message."""
-        known = int(events.rows.num_rows) - message.unsealed
+        known = events.count - message.unsealed
         if self._tracing is None or message.trace is None or not known:
             return
         at, now_ns = message.trace.child("worker.skip", partition, message.offset), self._now_ns()
@@ -165,7 +165,7 @@ def _publication(report: Report, parts: list[_Traced], start_ns: int) -> tuple[T
     return at, span
 
 
-def _about(events: EventBatch, partition: int, message: Message) -> dict[str, Value]:
+def _about(events: EventColumns, partition: int, message: Message) -> dict[str, Value]:
     return {
         "tidewheel.device": events.device,
         "tidewheel.epoch": events.epoch,

@@ -1,7 +1,7 @@
 """Dead letters: what could not be understood, believed or scored, whole, with the reason. Pure."""
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.records import Headers, encode_events
+from streams.contract.events.records import EventBatch, Headers, encode_events
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
 from streams.worker.commit.incoming import Incoming
@@ -25,7 +25,9 @@ def of_message(task: Task, incoming: Incoming, error: MalformedRecord) -> list[O
 def of_piece(partition: int, piece: WindowSlice, reason: str, detail: str) -> list[Outgoing]:
     """The dead letters of events that are refused, as an events/2 message."""
     task = piece.task
-    key, value, original = encode_events(piece.events, task.version)
+    found = piece.events
+    events = EventBatch(found.device, found.epoch, found.first, found.rows)
+    key, value, original = encode_events(events, task.version)
     headers = _headers(task, reason, detail, partition, piece.message.offset)
     kept = [(f"original-{name}", text) for name, text in original]
     return _letters(task, key, value, headers + kept)

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streams.contract.errors import MalformedRecord
+from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import AGAIN, Drop, EventBatch, decode_event_message
+from streams.contract.events.records import AGAIN, Drop, decode_columns
 from streams.contract.task import Task
 from streams.worker.windows.task_versions import TaskVersions
 
@@ -23,13 +24,13 @@ class Incoming:
 
 def decode(
     versions: TaskVersions, incoming: Incoming
-) -> tuple[Task, EventBatch | Drop | LabelBatch]:
+) -> tuple[Task, EventColumns | Drop | LabelBatch]:
     """Return a message's version of the task and what it says; whatever is wrong with it is a
     MalformedRecord."""
     try:
         headers = {name: text if text is not None else b"" for name, text in incoming.headers}
         task = versions.of_message(headers)
-        return task, decode_event_message(task, incoming.key, incoming.value, headers)
+        return task, decode_columns(task, incoming.key, incoming.value, headers)
     except MalformedRecord:
         raise
     except Exception as exc:  # bytes from anyone: no library's surprise may end the worker

@@ -15,7 +15,7 @@ from streams.contract.events.batches import BatchEncoder
 from streams.contract.events.records import SCORES_1, TASK_VERSION, Headers, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
-from streams.worker.commit.window_reports import keys_of, window_reports
+from streams.worker.commit.window_reports import drift_reports, keys_of, window_reports
 from streams.worker.scoring.rows import DRIFT, VERSION
 from streams.worker.windows.task_versions import TaskVersions
 
@@ -60,12 +60,12 @@ def publications(versions: TaskVersions, rows: pa.Table) -> list[Outgoing]:
 
 
 def _of_version(task: Task, rows: pa.Table) -> list[Outgoing]:
-    batch, edges = _by_window(rows)
+    scores, edges, order = _by_window(rows)
     messages, step = list[Outgoing](), rows_per_message(task)
-    scores, drift = batch.select(score_schema().names), batch.column(DRIFT.name)
     encoder = BatchEncoder(scores.schema)
     scores_topic, windows_topic = topic_name(task.name, SCORES), topic_name(task.name, WINDOWS)
     keys = keys_of(scores, edges[:-1])
+    drift = drift_reports(rows.column(DRIFT.name), order, edges)
     reports = window_reports(task, scores, edges, keys, drift)
     version, schema = str(task.version).encode(), SCORES_1.encode()
     for i, (begin, end) in enumerate(pairwise(edges.tolist())):
@@ -84,16 +84,18 @@ def _of_version(task: Task, rows: pa.Table) -> list[Outgoing]:
     return messages
 
 
-def _by_window(rows: pa.Table) -> tuple[pa.RecordBatch, np.ndarray]:
-    """Return the rows in ORDER; two successive edges delimit those of a window's revision."""
-    table = rows.select([*score_schema().names, DRIFT.name])
-    table = table.sort_by([(name, "ascending") for name in ORDER]).combine_chunks()
-    (batch,) = table.to_batches()
+def _by_window(rows: pa.Table) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
+    """Return the rows with the columns of `scores` in ORDER; edges, of which two successive ones
+    delimit a window's revision; and from which row each one is."""
+    table = rows.select(score_schema().names)
+    order = pc.sort_indices(table, [(name, "ascending") for name in ORDER])
+    (batch,) = table.take(order).combine_chunks().to_batches()
     changed = np.zeros(batch.num_rows - 1, bool)
     for name in ORDER[:3]:
         codes = batch.column(name).dictionary_encode().indices.to_numpy()
         changed |= codes[1:] != codes[:-1]
-    return batch, np.array([0, *(np.flatnonzero(changed) + 1).tolist(), batch.num_rows])
+    edges = np.array([0, *(np.flatnonzero(changed) + 1).tolist(), batch.num_rows])
+    return batch, edges, order.to_numpy()
 
 
 def rows_per_message(task: Task) -> int:

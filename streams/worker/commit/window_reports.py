@@ -73,16 +73,15 @@ def keys_of(rows: pa.RecordBatch, begins: np.ndarray) -> Keys:
 
 
 def window_reports(
-    task: Task, rows: pa.RecordBatch, edges: np.ndarray, keys: Keys, drift: pa.Array
+    task: Task, rows: pa.RecordBatch, edges: np.ndarray, keys: Keys, drift: Sequence[bytes]
 ) -> list[bytes]:
-    """Return the reports of windows, of which two successive `edges` delimit the rows; drift: the
-    store's column `drift` of the rows."""
+    """Return the reports of windows, of which two successive `edges` delimit the rows; drift:
+    their `drift_reports`."""
     begins, counts = edges[:-1], np.diff(edges)
     teachers = rows.column("teacher_model").take(pa.array(begins)).to_pylist()
     found = _rows(task, rows, counts, np.array([bool(name) for name in teachers], bool))
     models, classes, errors = _by_model(task, found), _classes(task, found), _errors(task, found)
     confidence = _confidence(found).tolist() if task.classes else [None] * len(keys)
-    drifts = _drift(drift, found.owner, len(keys))
     metric = window_metric(task)
     reports = []
     for i, (device, start, revision) in enumerate(
@@ -103,7 +102,7 @@ def window_reports(
             "classes": classes[i],
             "errors": errors[i],
         }
-        reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drifts[i]))
+        reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drift[i]))
     return reports
 
 
@@ -231,11 +230,12 @@ def _errors(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
     return made
 
 
-def _drift(column: pa.Array, owner: np.ndarray, windows: int) -> list[bytes]:
-    """Return the report that was stored with one of each window's rows, as JSON."""
-    made = [b"null"] * windows
-    held = np.flatnonzero(_valid(column))
-    texts: Sequence[str] = column.take(pa.array(held)).to_pylist()
-    for i, text in zip(owner[held].tolist()[::-1], texts[::-1], strict=True):
-        made[i] = report_text(text)
+def drift_reports(column: pa.ChunkedArray, order: np.ndarray, edges: np.ndarray) -> list[bytes]:
+    """Return, as JSON, the report that the store's column `drift` has on one row of each window;
+    rows of the column in `order` are those that `edges` delimit."""
+    made = [b"null"] * (len(edges) - 1)
+    held = np.flatnonzero(column.is_valid().to_numpy()[order])
+    owners = np.searchsorted(edges, held, side="right") - 1
+    for owner, row in zip(owners[::-1].tolist(), order[held[::-1]].tolist(), strict=True):
+        made[owner] = report_text(column[row].as_py())  # the texts are long: none is copied twice
     return made

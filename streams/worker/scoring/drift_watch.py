@@ -71,12 +71,12 @@ class DriftWatch:
                 self._add(device, start, np.asarray(found.counts, np.int64))
 
     def observe(
-        self, windows: Sequence[Window], segments: np.ndarray | None, outputs: np.ndarray
+        self, windows: Sequence[Window], segments: Sequence[np.ndarray] | None, outputs: np.ndarray
     ) -> list[str]:
         """Count closed windows in order; return the column `drift` of each.
 
-        segments (rows, channels, samples) and outputs (rows, outputs) are those of all windows,
-        concatenated; segments is None if the task uploads none.
+        segments are those of each window (rows, channels, samples), None if the task uploads none;
+        outputs (rows, outputs) are those of all windows, concatenated.
         """
         if not windows:
             return []

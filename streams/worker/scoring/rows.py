@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.events.batches import TIMESTAMP, filled_rows, float_rows
+from streams.contract.events.batches import TIMESTAMP
+from streams.contract.events.compact import Columns
 from streams.contract.events.records import score_schema
 from streams.contract.task import Task
-from streams.worker.windows.tumbling import Window
+from streams.worker.windows.tumbling import Window, WindowSlice
 
 DAY_US = 86_400_000_000
 LONG_S = 3600  # of windows
@@ -40,19 +41,27 @@ def store_schema() -> pa.Schema:
     return score_schema().append(DAY).append(DRIFT).append(VERSION)
 
 
-def segments_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
-    """Return the windows' segments (rows, channels, samples) float32, in the order of pieces."""
-    channels, samples = task.segment_shape
-    pieces = [piece for window in windows for piece in window.pieces]
-    width = channels * samples
-    parts = [float_rows(piece.events.rows.column("segment"), width) for piece in pieces]
-    return np.concatenate([np.zeros((0, width), np.float32), *parts]).reshape(-1, channels, samples)
+def segments_of(task: Task, windows: Sequence[Window]) -> list[np.ndarray]:
+    """Return each window's segments (rows, channels, samples) float32, in the order of its pieces;
+    those of a window of one piece are the message's own."""
+    found = []
+    for window in windows:
+        parts = [_segments(piece) for piece in window.pieces]
+        own = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        found.append(np.asarray(own, np.float32).reshape(-1, *task.segment_shape))
+    return found
+
+
+def _segments(piece: WindowSlice) -> np.ndarray:
+    segments = piece.events.columns.segments
+    if segments is None:
+        raise ValueError(f"events of {piece.events.device} have no segments")
+    return segments
 
 
 def outputs_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
-    """Return the devices' answers (rows, outputs) float32, in the same order."""
-    columns = [p.events.rows.column("outputs") for window in windows for p in window.pieces]
-    parts = [float_rows(column, task.outputs) for column in columns]
+    """Return the devices' answers (rows, outputs) float32, in the order of the windows' pieces."""
+    parts = [piece.events.columns.outputs for window in windows for piece in window.pieces]
     return np.concatenate([np.zeros((0, task.outputs), np.float32), *parts])
 
 
@@ -60,35 +69,67 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     """Return the rows of all windows, which are of one version of the task, in the order of the
     windows and their pieces."""
     pieces = [piece for one in scored for piece in one.window.pieces]
-    counts = [piece.rows for piece in pieces]
+    events = [piece.events.columns for piece in pieces]
+    counts = np.array([piece.rows for piece in pieces])
     windows = [one for one in scored for _ in one.window.pieces]
-    events = pa.concat_batches([p.events.rows.drop_columns(["segment"]) for p in pieces])
-    repeat = np.repeat(np.arange(len(pieces)), counts)
-    starts = np.array([piece.window for piece in pieces])[repeat]
-    drift: list[str | None] = []
+    owner = np.repeat(np.arange(len(pieces)), counts)
+    starts = np.array([piece.window for piece in pieces])[owner]
+    ends = np.cumsum(counts)
+    firsts = np.array([own.first for own in events]) - (
+        ends - counts
+    )  # seq less place in the table
+    drift: list[str | None] = [None] * len(owner)
+    place = 0
     for one in scored:  # on the first row of each window
-        drift += [one.drift, *[None] * (one.window.rows - 1)]
-    outputs = float_rows(events.column("outputs"), task.outputs)
-    correct = task.correct(outputs, filled_rows(events.column("label"), task.label_size))
-    known = events.column("label").is_valid().to_numpy(zero_copy_only=False)
+        drift[place] = one.drift
+        place += one.window.rows
+    outputs = np.concatenate([own.outputs for own in events])
+    labels, known = np.concatenate([own.labels for own in events]), _known(events)
     columns = {
-        "device": _texts([p.events.device for p in pieces], repeat),
-        "epoch": _texts([p.events.epoch for p in pieces], repeat),
+        "device": _texts([p.events.device for p in pieces], owner),
+        "epoch": _texts([p.events.epoch for p in pieces], owner),
+        "seq": pa.array(firsts[owner] + np.arange(len(owner))),
+        "time": pa.array(np.concatenate([own.times for own in events])).view(TIMESTAMP),
+        "model": _models(events, owner),
         "window": pa.array(starts, TIMESTAMP),
         "day": pa.array(_days(task, starts)),
         "drift": pa.array(drift, pa.string()),
         VERSION.name: pa.array(np.full(len(outputs), task.version, np.int32)),
-        "revision": pa.array(np.array([w.revision for w in windows], np.int32)[repeat]),
-        "partition": pa.array(np.array([w.window.partition for w in windows], np.int32)[repeat]),
-        "commit": pa.array(np.array([w.commit for w in windows], np.int64)[repeat]),
-        "outputs": events.column("outputs").cast(pa.list_(pa.float32())),
-        "label": events.column("label").cast(pa.list_(pa.float32())),
-        "correct": pa.array(correct, mask=~known),
+        "revision": pa.array(np.array([w.revision for w in windows], np.int32)[owner]),
+        "partition": pa.array(np.array([w.window.partition for w in windows], np.int32)[owner]),
+        "commit": pa.array(np.array([w.commit for w in windows], np.int64)[owner]),
+        "outputs": _lists(outputs, np.full(len(outputs), True)),
+        "label": _lists(labels, known),
+        "correct": pa.array(task.correct(outputs, labels), mask=~known),
         **_teacher_columns(task, teacher_model, scored, outputs),
     }
     schema = store_schema()
-    arrays = [columns[name] if name in columns else events.column(name) for name in schema.names]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _known(events: Sequence[Columns]) -> np.ndarray:
+    """Return (rows,) bool: which events have a label."""
+    return np.concatenate([own.known for own in events])
+
+
+def _models(events: Sequence[Columns], owner: np.ndarray) -> pa.Array:
+    """Return the model of each event; most messages have one for all rows."""
+    if all(isinstance(own.models, str) for own in events):
+        return _texts([str(own.models) for own in events], owner)
+    every: list[str] = []
+    for own in events:
+        models = own.models
+        every += [models] * len(own.times) if isinstance(models, str) else models
+    return pa.array(every, pa.string())
+
+
+def _lists(values: np.ndarray, held: np.ndarray) -> pa.Array:
+    """Return (rows, size) float32 as lists; null where not `held`."""
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(held * values.shape[1], out=offsets[1:])
+    flat = pa.array(np.ascontiguousarray(values[held]).reshape(-1))
+    mask = None if held.all() else pa.array(~held)
+    return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=mask)
 
 
 def _days(task: Task, starts: np.ndarray) -> np.ndarray:
@@ -111,9 +152,8 @@ def _teacher_columns(
         names = pa.array([""] * n, pa.string())
         return {"teacher": empty, "teacher_model": names, "agrees": pa.nulls(n, pa.bool_())}
     teacher = np.concatenate(given)
-    offsets = np.arange(0, teacher.size + 1, task.outputs, dtype=np.int32)
     return {
-        "teacher": pa.ListArray.from_arrays(offsets, pa.array(teacher.reshape(-1))),
+        "teacher": _lists(teacher, np.full(n, True)),
         "teacher_model": pa.array([teacher_model] * n, pa.string()),
         "agrees": pa.array(task.agrees(outputs, teacher)),
     }

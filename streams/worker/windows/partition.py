@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
+from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop, EventBatch
+from streams.contract.events.records import Drop, EventBatch, as_columns
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import (
     ANY_TIME,
@@ -122,7 +123,7 @@ class PartitionState:
         self,
         task: Task,
         message: Message,
-        batch: EventBatch,
+        batch: EventBatch | EventColumns,
         now_s: float,
         *,
         believed_us: int = ANY_TIME,
@@ -130,18 +131,18 @@ class PartitionState:
     ) -> None:
         """Add new events, of this version of the task, to their windows; with `again` refused
         events are new."""
-        source = batch.device, batch.epoch
+        events = as_columns(batch)
+        source = events.device, events.epoch
         taken = self.position.taken.setdefault(source, IntervalSet())
         if again:
-            self._readmit(source, batch.first, batch.last)
-        for first, last in IntervalSet([(batch.first, batch.last)]).minus(taken):
-            rows = batch.rows.slice(first - batch.first, last - first + 1)
-            fresh = EventBatch(batch.device, batch.epoch, first, rows)
+            self._readmit(source, events.first, events.last)
+        for first, last in taken.missing(events.first, events.last):
+            fresh = events.part(first - events.first, last - events.first + 1)
             for piece in split(task, message, fresh, believed_us):
                 if piece.window == FUTURE:
                     self._unbelieved.append(piece)
                 else:
-                    self._windows_of(task, batch.device, now_s).add(piece, now_s)
+                    self._windows_of(task, events.device, now_s).add(piece, now_s)
                 message.unsealed += piece.rows
             taken.add(first, last)
         self.rows += message.unsealed

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
 
-from streams.contract.events.batches import times_us
-from streams.contract.events.records import EventBatch
+from streams.contract.events.event_columns import EventColumns
+from streams.contract.events.records import EventBatch, as_columns
 from streams.contract.events.traceparent import TraceParent
 from streams.contract.task import Task
 
@@ -52,14 +51,14 @@ class WindowSlice:
 
     task: Task  # the version that the events are of
     message: Message
-    events: EventBatch
+    events: EventColumns
     window: int  # its start, microseconds, or FUTURE
     first_us: int  # event times of the first and the latest event
     latest_us: int
 
     @property
     def rows(self) -> int:
-        return int(self.events.rows.num_rows)
+        return self.events.count
 
 
 @dataclass(frozen=True)
@@ -82,17 +81,21 @@ class Window:
 
 
 def split(
-    task: Task, message: Message, batch: EventBatch, believed_us: int = ANY_TIME
+    task: Task, message: Message, batch: EventBatch | EventColumns, believed_us: int = ANY_TIME
 ) -> Iterator[WindowSlice]:
     """Split consecutive events where the window changes; the slices share the batch's memory."""
-    times = times_us(batch.rows.column("time"))
+    events = as_columns(batch)
+    times = events.columns.times
+    earliest, latest = int(times.min()), int(times.max())
+    start = task.window_start(earliest)
+    if latest < start + task.window_us and latest <= believed_us:  # all in one, as is usual
+        yield WindowSlice(task, message, events, start, int(times[0]), latest)
+        return
     starts = np.where(times > believed_us, FUTURE, times - times % task.window_us)
     edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
     for begin, end in pairwise(edges):
-        rows: pa.RecordBatch = batch.rows.slice(begin, end - begin)
-        part = EventBatch(batch.device, batch.epoch, batch.first + begin, rows)
-        latest = int(times[begin:end].max())
-        yield WindowSlice(task, message, part, int(starts[begin]), int(times[begin]), latest)
+        part, own = events.part(begin, end), times[begin:end]
+        yield WindowSlice(task, message, part, int(starts[begin]), int(own[0]), int(own.max()))
 
 
 @dataclass(slots=True)

@@ -59,3 +59,16 @@ def test_remove_takes_out_what_is_there(
 def test_an_account_is_balanced_when_nothing_is_unexplained() -> None:
     assert DeviceAccount(10, 6, {"spool-full": 3}, 1).balanced
     assert not DeviceAccount(10, 6, {"spool-full": 3}, 2).balanced
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8))),
+    st.integers(0, 40),
+    st.integers(0, 20),
+)
+def test_missing_numbers_are_those_of_the_range_that_are_no_members(
+    spans: list[tuple[int, int]], first: int, size: int
+) -> None:
+    members = IntervalSet([(begin, begin + more) for begin, more in spans])
+    found = members.missing(first, first + size)
+    assert found == list(IntervalSet([(first, first + size)]).minus(members))

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, UsageError
-from streams.contract.events.records import Drop, EventBatch, encode_events
+from streams.contract.events.event_columns import EventColumns
+from streams.contract.events.records import Drop, encode_events
 from streams.runtime.failpoints import read_failpoint, unarmed
 from streams.worker import app
 from streams.worker.commit import dead_letters
@@ -20,7 +21,7 @@ names = st.sampled_from(["schema", "device", "epoch", "first", "last", "reason"]
 texts = st.binary(max_size=20) | st.sampled_from([v for _, v in HEADERS] + [b"drops/1"]) | st.none()
 
 
-def read(key: bytes | None, value: bytes | None, headers: object) -> EventBatch | Drop | str:
+def read(key: bytes | None, value: bytes | None, headers: object) -> EventColumns | Drop | str:
     incoming = Incoming(0, 0, key, value, headers)  # type: ignore[arg-type]
     try:
         return decode(TaskVersions(task), incoming)[1]
@@ -55,7 +56,7 @@ def test_a_damaged_message_is_read_or_malformed(damage: list[tuple[int, int]], e
 
 
 def test_a_sound_message_is_read() -> None:
-    assert isinstance(read(KEY, VALUE, HEADERS), EventBatch)
+    assert isinstance(read(KEY, VALUE, HEADERS), EventColumns)
 
 
 def test_a_failpoint_is_armed_only_by_the_variable() -> None:
