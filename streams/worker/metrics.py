@@ -52,8 +52,8 @@ class Metrics:
         name, text = "tidewheel_maintenance_seconds", "Compaction and vacuum of the store."
         self.maintenance = times(name, text, buckets=MAINTENANCE_BUCKETS).observe
 
-    def window_reported(self, late: bool) -> None:
-        self._windows[late].inc()
+    def window_reported(self, late: bool, windows: int = 1) -> None:
+        self._windows[late].inc(windows)
 
     def buffered(self, rows: int, messages: int) -> None:
         """Set the current numbers of unsealed rows and unacknowledged messages."""

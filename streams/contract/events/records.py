@@ -351,15 +351,19 @@ def _check_values(
     segments: np.ndarray | None,
 ) -> None:
     """Raise MalformedRecord unless an event can have such values; `labels` are those known."""
-    if (times < 0).any() or (times > 2**55).any():
+    if len(times) and (times.min() < 0 or times.max() > 2**55):
         raise MalformedRecord("bad-time", "an event time is before 1970 or after 3100")
     for model in models:
         if not MODEL_NAME.fullmatch(model):
             raise MalformedRecord("bad-model", f"not a name of a model version: {model[:40]!r}")
     for name, values in (("outputs", outputs), ("label", labels), ("segment", segments)):
-        if values is not None and not np.isfinite(values).all():
+        if values is not None and values.size and not np.isfinite(values).all():
             raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
-    if task.classes and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any():
+    if (
+        task.classes
+        and labels.size
+        and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any()
+    ):
         raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
 
 

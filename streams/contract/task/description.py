@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -148,9 +149,13 @@ class Task:
         """How many segments a window holds; 1 where readings come at no rate."""
         return self.window_s * self.rate_hz / self.segment.hop if self.rate_hz else 1.0
 
-    @property
+    @cached_property  # read for every message and window
     def window_us(self) -> int:
         return round(self.window_s * 1e6)
+
+    @cached_property
+    def lateness_us(self) -> int:
+        return round(self.lateness_s * 1e6)
 
     def window_start(self, time_us: int) -> int:
         """The start of the tumbling window that holds `time_us`, microseconds."""

@@ -292,9 +292,11 @@ class Committer:
             cast(HoleKeeper, self._holes).declared(partition, drops)
         for message in work.malformed:
             message.unsealed = 0
-        for one in batch.scored:
-            self.metrics.rows_sealed(one.window.rows)
-            self.metrics.window_reported(one.revision > 0)
+        scored = batch.scored
+        late = sum(one.revision > 0 for one in scored)
+        self.metrics.rows_sealed(sum(one.window.rows for one in scored))
+        self.metrics.window_reported(False, len(scored) - late)
+        self.metrics.window_reported(True, late)
 
     async def _acknowledge(self) -> None:
         done = [m for state in self.partitions.values() for m in state.acknowledgeable()]

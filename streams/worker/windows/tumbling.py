@@ -13,6 +13,7 @@ all later events of the device late.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -75,7 +76,7 @@ class Window:
     def task(self) -> Task:
         return self.pieces[0].task
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return sum(piece.rows for piece in self.pieces)
 
@@ -115,16 +116,17 @@ class DeviceWindows:
 
     def due(self, now_s: float) -> list[int]:
         """Return the starts of the windows that close now, oldest first."""
-        task = self.task
+        task, windows = self.task, self.open
         if now_s - self.heard_s >= task.idle_close_s:
-            return sorted(self.open)
-        passed = self.watermark - task.window_us - round(task.lateness_s * 1e6)
+            return sorted(windows)
+        passed = self.watermark - task.window_us - task.lateness_us
         old_s = now_s - open_s(task)
-        return sorted(
+        found = [
             start
-            for start, pieces in self.open.items()
+            for start, pieces in windows.items()
             if start < passed or pieces[0].message.heard_s <= old_s
-        )
+        ]
+        return sorted(found) if len(found) > 1 else found
 
     def holding(self, offset: int) -> list[int]:
         """Return the starts of the windows with a message up to `offset`, oldest first."""
