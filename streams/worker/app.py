@@ -27,7 +27,7 @@ from streams.learning.teacher import pin_threads
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
 from streams.runtime.tracing import read_tracing
-from streams.worker import batches, seeking
+from streams.worker import batches, seeking, waiting
 from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
 from streams.worker.commit.commit_spans import CommitSpans
 from streams.worker.commit.committer import Committer
@@ -43,6 +43,7 @@ from streams.worker.windows.task_versions import TaskVersions
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance; shorter than the session
 STOP_S = 15.0
+COLLECT_EACH = 50_000  # new objects: a flush makes many that live on, and few cycles
 
 log = logging.getLogger(__name__)
 for library in ("faust", "mode", "aiokafka"):  # they log every state change at INFO
@@ -73,6 +74,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
 
     async def main() -> None:
         gc.freeze()  # the loaded objects stay alive: exclude them from collections
+        gc.set_threshold(COLLECT_EACH, 20, 20)
         app = make_app(task, settings)
         topic = topic_name(task.name, EVENTS)
         broker, listening = FaustBroker(app, topic, settings.broker), Listening(app, topic)
@@ -237,6 +239,8 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._app.finalize()
+        consumer = cast(Any, self._app.consumer)
+        consumer.wait_first = waiting.eager(consumer.wait_first)
         await self._app.start()
         flushing = asyncio.create_task(self._flush_until_stopped())
         try:
