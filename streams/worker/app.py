@@ -241,6 +241,7 @@ class Worker:
         self._app.finalize()
         consumer = cast(Any, self._app.consumer)
         consumer.wait_first = waiting.eager(consumer.wait_first)
+        consumer._wait_next_records = waiting.brief(consumer)
         await self._app.start()
         flushing = asyncio.create_task(self._flush_until_stopped())
         try:

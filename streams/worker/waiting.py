@@ -1,11 +1,16 @@
-"""Waiting for the first of two coroutines without tasks where the first one need not wait.
+"""Two ways in which Faust's consumer waits for less.
 
-Faust's consumer hands over each message by `wait_first(callback(message), suspend_flow.wait())`,
+It hands over each message by `wait_first(callback(message), suspend_flow.wait())`,
 which makes four tasks and lets the event loop turn three times, though the callback mostly only
 puts the message into a queue that has room. Here the callback runs at once, up to where it waits;
 only then Faust's own way goes on with it. Faust itself lets the loop turn every 100 messages.
+
+It asks only for partitions whose queue has room. While the others' queues are worked off, in
+milliseconds, it waits a second for messages of those, or a second for nothing where none has room:
+up to half of the time of a worker with a backlog. Here it waits briefly while a queue is full.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from inspect import iscoroutine
 from typing import Any
@@ -55,3 +60,23 @@ class _Rest:
                     waits_for = self._coroutine.send(value)
         except StopIteration as done:
             return done.value
+
+
+NextRecords = Callable[[float], Awaitable[Any]]
+
+FULL_S = 0.02  # between two looks while the queue of a partition is full
+
+
+def brief(consumer: Any) -> NextRecords:
+    """Return a consumer's `_wait_next_records` that waits FULL_S at most while a queue is full."""
+    usual: NextRecords = consumer._wait_next_records
+
+    async def wait(timeout_s: float) -> Any:
+        if not consumer._buffered_partitions:
+            return await usual(timeout_s)
+        if consumer.flow_active and not consumer._get_active_partitions():
+            await asyncio.sleep(FULL_S)
+            return {}, set()
+        return await usual(min(timeout_s, FULL_S))
+
+    return wait

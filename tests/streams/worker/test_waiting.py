@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mode import Service
 
-from streams.worker.waiting import eager
+from streams.worker.waiting import FULL_S, brief, eager
 
 
 class Waiter(Service):
@@ -98,3 +98,39 @@ def test_anything_else_is_left_to_the_service() -> None:
         said.append(found.results[0])
 
     assert run(body) == ["slept"]
+
+
+class Polled:
+    """What `brief` reads of a consumer of Faust's, and how it was asked."""
+
+    def __init__(self, full: set[int], active: set[int], flow: bool = True) -> None:
+        self._buffered_partitions, self._active, self.flow_active = full, active, flow
+        self.asked: list[float] = []
+
+    def _get_active_partitions(self) -> set[int]:
+        return self._active
+
+    async def _wait_next_records(self, timeout_s: float) -> tuple[dict[int, str], set[int]]:
+        self.asked.append(timeout_s)
+        return {1: "records"}, self._active
+
+
+@pytest.mark.parametrize(
+    ("consumer", "asked"),
+    [
+        (Polled(full=set(), active={1, 2}), [1.0]),
+        (Polled(full={2}, active={1}), [FULL_S]),
+        (Polled(full={1, 2}, active=set(), flow=False), [FULL_S]),
+    ],
+)
+def test_records_are_waited_for_briefly_while_a_queue_is_full(
+    consumer: Polled, asked: list[float]
+) -> None:
+    assert asyncio.run(brief(consumer)(1.0)) == ({1: "records"}, consumer._active)
+    assert consumer.asked == asked
+
+
+def test_where_all_queues_are_full_nothing_is_asked_for() -> None:
+    consumer = Polled(full={1, 2}, active=set())
+    assert asyncio.run(brief(consumer)(1.0)) == ({}, set())
+    assert consumer.asked == []
