@@ -71,6 +71,7 @@ def score(
     timeout_s: float | None = None,
     processes: int | None = None,
     job: str | Path | None = None,
+    teacher_device: Literal["auto", "cpu", "cuda"] = "cpu",
     report: str | Path | None = None,
 ) -> Report:
     """Score stored rows with one model version, as `tidewheel score` does; return what became of
@@ -121,6 +122,7 @@ def score(
         stdin=stdin,
         weights=named.weights,
         teacher=None if beside is None else beside.artifact,
+        device=teacher_device,
     )
     models = Models(named.data, None if beside is None else beside.data, named.weights)
     broker = partial(BrokerSettings)

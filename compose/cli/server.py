@@ -78,6 +78,14 @@ def worker(
         int | None,
         typer.Option(min=1, help="Scoring threads; default: the processors, at most 4."),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda",
+            envvar="TIDEWHEEL_TEACHER_DEVICE",
+            help="Where the teacher runs; auto: on CUDA where there is one.",
+        ),
+    ] = "cpu",
     buffer_mb: Annotated[
         int, typer.Option(min=16, help="Megabytes of messages that wait for their windows.")
     ] = 512,
@@ -96,6 +104,7 @@ def worker(
     Workers of one task share its partitions; each has an --instance of its own. SIGTERM or Ctrl-C
     stops it between two commits.
     """
+    from streams.learning.torch_device import torch_device
     from streams.worker.app import run
     from streams.worker.instances import hold
     from streams.worker.settings import WorkerSettings, default_threads
@@ -103,6 +112,7 @@ def worker(
 
     layout = StateDir(state)
     configure_log()
+    processor = torch_device(device, "--device")
     place = place_of(store) if store else layout.store
     workers = beside(place, state)
     name, _held = hold(workers, instance)
@@ -120,6 +130,7 @@ def worker(
             instance=name,
             partitions=partitions,
             threads=threads or default_threads(),
+            device=processor,
             buffer_bytes=buffer_mb * 1_000_000,
             keep_days=keep_days,
             metrics_port=metrics_port,

@@ -9,6 +9,7 @@
     ├── ArtifactError         the artifact must not be run; the previous slot keeps serving
     ├── SpoolError            the spool's folder cannot be used
     ├── PartitionLost         another worker owns the partition: stop writing
+    ├── ProcessorFailed       the GPU of a teacher failed: nothing that it scored is lost
     └── ProcessFailed         a child process did not start, or died
 
 Any other error is a defect and stops the process.
@@ -102,6 +103,10 @@ class SpoolError(TidewheelError):
 
 class PartitionLost(TidewheelError):
     """Another worker has committed for this partition, according to the store."""
+
+
+class ProcessorFailed(TidewheelError):
+    """The device that a teacher's forward passes run on failed, or has too little memory."""
 
 
 class ProcessFailed(TidewheelError):

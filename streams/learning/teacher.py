@@ -12,10 +12,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from torch import nn
 
 from streams.contract.artifact import DRIFT, WEIGHTS, Artifact, unpack
-from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
+from streams.contract.errors import (
+    ArtifactError,
+    MalformedRecord,
+    ProcessorFailed,
+    UsageError,
+)
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 from streams.learning.learning import build_teacher, load_weights
+from streams.learning.torch_device import CPU
 from streams.runtime.key_files import load_public_key
 
 ROWS_PER_CALL = 256  # padded segments per forward pass, to stay in the processor's cache
@@ -29,7 +35,7 @@ class Teacher:
     """A model in evaluation mode with its version's name and drift reference.
 
     Each thread has its own copy of the model, because a user's model may keep state during a
-    forward pass.
+    forward pass. The copies are on `device` ("cpu" or "cuda"), and so are the tensors of a pass.
     """
 
     def __init__(
@@ -42,17 +48,22 @@ class Teacher:
         digest: str = "",
         rows_per_call: int = ROWS_PER_CALL,
         threads: int = 1,
+        device: str = CPU,
     ) -> None:
         self.name = name
         self.reference = reference
         self.digest = digest
         self._task = task
         self._rows = rows_per_call
+        self._device = torch.device(device)
         self._pool = ThreadPoolExecutor(threads, "teacher")
         self._models: SimpleQueue[nn.Module] = SimpleQueue()
-        for _ in range(threads - 1):
-            self._models.put(copy.deepcopy(model).eval())
-        self._models.put(model.eval())
+        try:
+            for _ in range(threads - 1):
+                self._models.put(copy.deepcopy(model).to(self._device).eval())
+            self._models.put(model.to(self._device).eval())
+        except (torch.AcceleratorError, torch.OutOfMemoryError) as exc:
+            raise _processor_failed(self._device, exc) from exc
 
     def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
         """Return outputs (rows, outputs) float32, or the failure, of each window (rows, channels,
@@ -60,7 +71,8 @@ class Teacher:
 
         Windows of similar length share a forward pass, padded and masked; passes run in parallel on
         the threads. If a pass fails, its windows are scored one by one, so that only the faulty one
-        fails.
+        fails. Raises ProcessorFailed where the device fails, or has no memory for one window: no
+        window is at fault.
         """
         results: list[np.ndarray | TeacherFailed] = [TeacherFailed("not scored")] * len(windows)
         by_length = sorted(range(len(windows)), key=lambda i: len(windows[i]))
@@ -83,8 +95,12 @@ class Teacher:
     def _score_group(self, windows: list[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
         try:
             return list(self._forward(windows))
+        except torch.AcceleratorError as exc:  # each later pass of the process would fail too
+            raise _processor_failed(self._device, exc) from exc
         except Exception as exc:  # a user's model may raise anything
             if len(windows) == 1:
+                if isinstance(exc, torch.OutOfMemoryError):
+                    raise _processor_failed(self._device, exc) from exc
                 text = str(exc).splitlines()[0] if str(exc) else ""
                 return [TeacherFailed(f"{type(exc).__name__}: {text}"[:300])]
         return [result for window in windows for result in self._score_group([window])]
@@ -107,30 +123,39 @@ class Teacher:
     def _run(self, padded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         model = self._models.get()
         try:
-            outputs: torch.Tensor = model(padded, mask)
+            outputs: torch.Tensor = model(padded.to(self._device), mask.to(self._device))
         finally:
             self._models.put(model)
-        return outputs
+        return outputs.cpu()
 
 
-def load_teacher(task: Task, path: Path, trusted: Sequence[Path], threads: int = 1) -> Teacher:
+def load_teacher(
+    task: Task, path: Path, trusted: Sequence[Path], threads: int = 1, device: str = CPU
+) -> Teacher:
     """Return the teacher of the artifact at `path`; see make_teacher."""
     try:
         data = path.read_bytes()
     except OSError as exc:
         raise UsageError(f"cannot read the teacher {path}: {exc}") from exc
-    return make_teacher(task, data, [load_public_key(key) for key in trusted], str(path), threads)
+    keys = [load_public_key(key) for key in trusted]
+    return make_teacher(task, data, keys, str(path), threads, device)
 
 
 def make_teacher(
-    task: Task, data: bytes, trusted: Sequence[Ed25519PublicKey], where: str, threads: int = 1
+    task: Task,
+    data: bytes,
+    trusted: Sequence[Ed25519PublicKey],
+    where: str,
+    threads: int = 1,
+    device: str = CPU,
 ) -> Teacher:
-    """Return the teacher of an artifact, after verifying it; it scores on `threads` threads.
+    """Return the teacher of an artifact, after verifying it; it scores on `threads` threads, with
+    forward passes on `device`.
 
     Raises ArtifactError if the artifact must not be run or cannot score an empty window.
     """
     artifact = unpack(data, trusted, task=task.name, task_version=task.version, kind="teacher")
-    return teacher_of(task, artifact, where, threads=threads)
+    return teacher_of(task, artifact, where, threads=threads, device=device)
 
 
 def teacher_of(
@@ -140,6 +165,7 @@ def teacher_of(
     *,
     threads: int = 1,
     rows_per_call: int = ROWS_PER_CALL,
+    device: str = CPU,
 ) -> Teacher:
     """Return the teacher of a verified artifact; raise ArtifactError if it does not fit the task or
     cannot score an empty window."""
@@ -161,11 +187,19 @@ def teacher_of(
         digest=artifact.digest,
         rows_per_call=rows_per_call,
         threads=threads,
+        device=device,
     )
     probe = teacher.score([np.zeros((2, *task.segment_shape), np.float32)])[0]
     if isinstance(probe, TeacherFailed):
         raise ArtifactError("self-test", f"the teacher {where} cannot score a window: {probe}")
     return teacher
+
+
+def _processor_failed(device: torch.device, exc: Exception) -> ProcessorFailed:
+    text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+    return ProcessorFailed(
+        f"the teacher's device {device} failed: {text[:300]}: start again, or use the CPU"
+    )
 
 
 def pin_threads() -> None:

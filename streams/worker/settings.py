@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streams.kafka.settings import BrokerSettings
+from streams.learning.torch_device import CPU
 from streams.runtime.health import HOST
 from streams.worker.store.place import Place, beside
 
@@ -28,9 +29,10 @@ class WorkerSettings:
     server's offers; fallback: one that is used until the server's first offer, if the file exists;
     also, also_teacher: another version of the task, whose events are scored too, and the artifact
     of its teacher; instance: the worker's stable name in its group; partitions: of `events`, if it
-    is created; threads: for scoring; buffer_bytes: limit of unacknowledged messages; upkeep_every:
-    commits of a partition between two runs of maintenance; keep_days: of event time, after which
-    rows are deleted, None for never; metrics_port: on loopback, 0 for a free one.
+    is created; threads: for scoring; device: of the teacher's forward passes, "cpu" or "cuda";
+    buffer_bytes: limit of unacknowledged messages; upkeep_every: commits of a partition between two
+    runs of maintenance; keep_days: of event time, after which rows are deleted, None for never;
+    metrics_port: on loopback, 0 for a free one.
     """
 
     task: str
@@ -45,6 +47,7 @@ class WorkerSettings:
     partitions: int = 4
     flush_s: float = 0.3
     threads: int = field(default_factory=default_threads)
+    device: str = CPU
     buffer_bytes: int = 512_000_000
     upkeep_every: int = 256
     keep_days: float | None = None

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Task
@@ -27,11 +28,16 @@ class TeacherSource:
         if file is None and settings.fallback is not None and settings.fallback.exists():
             file = settings.fallback
         if file is not None:
-            self._found = load_teacher(task, file, settings.trusted, settings.threads)
+            self._found = self._load(task, file)
         self._feed = None
         if settings.teacher is None:
             self._feed = TeacherUpdates(
-                task, settings.broker, keys, lambda found: self._take(found), settings.threads
+                task,
+                settings.broker,
+                keys,
+                lambda found: self._take(found),
+                settings.threads,
+                settings.device,
             )
 
     def other(self, task: Task) -> Teacher:
@@ -42,7 +48,11 @@ class TeacherSource:
                 f"version {task.version} of task {task.name} needs its teacher: --also-teacher "
                 "<its state folder>/registry/teacher.twa"
             )
-        return load_teacher(task, settings.also_teacher, settings.trusted, settings.threads)
+        return self._load(task, settings.also_teacher)
+
+    def _load(self, task: Task, file: Path) -> Teacher:
+        settings = self._settings
+        return load_teacher(task, file, settings.trusted, settings.threads, settings.device)
 
     def _keep(self, teacher: Teacher) -> None:
         self._found = teacher

@@ -65,6 +65,13 @@ def score(
             metavar="FILE|teacher", help="Add the answers of this teacher to those of the model."
         ),
     ] = None,
+    teacher_device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda",
+            help="Where the teacher runs; auto: on CUDA where there is one. Models run on the CPU.",
+        ),
+    ] = "cpu",
     identity: Annotated[
         str | None, typer.Option("--id", metavar="COLUMN", help="The column that names a row.")
     ] = None,
@@ -197,6 +204,8 @@ def score(
     seconds_of(timeout, "--timeout")
     if detach and ray is not None:
         raise UsageError("--ray and --detach: the runner scores on its own machine")
+    if ray is not None and teacher_device != "cpu":
+        raise UsageError(f"--ray and --teacher-device {teacher_device}: Ray's tasks score on CPUs")
     if detach:
         from compose.cli.batch.queued_job import enqueue
 

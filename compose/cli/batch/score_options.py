@@ -31,6 +31,7 @@ class ScoreOptions:
     to: str
     model: str
     teacher: str | None
+    teacher_device: str
     identity: str | None
     columns: str
     drop: str
@@ -100,6 +101,7 @@ class ScoreOptions:
             stdin=sys.stdin.buffer,
             weights=weights,
             teacher=teacher,
+            device=self.teacher_device,
         )
 
 

@@ -29,6 +29,7 @@ from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 from streams.learning.onnx_model import OnnxModel
+from streams.learning.torch_device import torch_device
 
 if TYPE_CHECKING:
     from streams.learning.teacher import Teacher
@@ -77,16 +78,17 @@ def _weights(folder: JobFolder, specification: Specification) -> bytes | None:
 def load_models(folder: JobFolder, specification: Specification, task: Task) -> Loaded:
     """Return the job's models and the reference of the first."""
     artifact = artifact_of(folder, specification)
+    device = torch_device(specification.device, "the job's --teacher-device")
     run: Model | None = None
     teacher: Teacher | None = None
     try:
         if specification.kind == "teacher":
-            teacher = load_teacher(task, artifact)
+            teacher = load_teacher(task, artifact, device)
         else:
             run = OnnxModel(task, artifact, _weights(folder, specification)).run
         if specification.teacher is not None:
             other = _stored(folder.teacher, specification.teacher.digest)
-            teacher = load_teacher(task, other)
+            teacher = load_teacher(task, other, device)
         return Loaded(run, teacher, reference_of(artifact))
     except ArtifactError as exc:
         raise UsageError(f"the job's model {folder.model}: {exc}") from exc

@@ -34,6 +34,7 @@ from streams.contract.artifact import Artifact, personal_header
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
+from streams.learning.torch_device import CPU, CUDA, torch_device
 from streams.runtime.disk import replacing
 
 STDIN = "-"
@@ -44,8 +45,8 @@ MAX_ERRORS = re.compile(r"(\d{1,15})|(\d{1,3}(?:\.\d+)?)%")
 @dataclass(frozen=True)
 class Request:
     """What `tidewheel score` is asked for; `reference` names the task absolutely, `stdin` is what
-    the input `-` stands for, `weights` are those of a personal model, and `teacher` answers beside
-    the model."""
+    the input `-` stands for, `weights` are those of a personal model, `teacher` answers beside the
+    model, and `device` (auto, cpu or cuda) is where a teacher runs."""
 
     reference: str
     inputs: Sequence[str]
@@ -60,6 +61,7 @@ class Request:
     stdin: IO[bytes] | None = None
     weights: bytes | None = None
     teacher: Artifact | None = None
+    device: str = CPU
 
     @property
     def target(self) -> Target:
@@ -90,6 +92,7 @@ def specify(
         _refuse_output(Path(target.place), request.output)
     if request.max_errors is not None:
         most_errors(request.max_errors, 0)
+    device = _device(artifact, request)
     windowed = artifact.manifest.kind == "teacher" or request.teacher is not None
     frozen: Frozen | None = None
     kind: InputFormat
@@ -98,12 +101,12 @@ def specify(
             raise UsageError("--input-topic is read alone: make a job of the files")
         kind = "events"
         files, columns, frozen = topic_inputs(task, request.wanted, broker)
-        _check_models(task, artifact, request)
+        _check_models(task, artifact, request, device)
     else:
         with _staged(request) as inputs:
             files, kind = find_inputs(inputs, request.input_format)
             columns = _columns(task, kind, files, request, windowed)
-            _check_models(task, artifact, request)
+            _check_models(task, artifact, request, device)
     if STDIN in request.inputs:
         files = [file.model_copy(update={"name": STDIN}) for file in files]
     found = Specification(
@@ -115,6 +118,7 @@ def specify(
         kind="teacher" if artifact.manifest.kind == "teacher" else "model",
         weights=None if request.weights is None else hashlib.sha256(request.weights).hexdigest(),
         teacher=_version(request.teacher),
+        device=device,
         inputs=files,
         input_format=kind,
         rows=request.rows,
@@ -133,9 +137,20 @@ def specify(
     return found
 
 
-def _check_models(task: Task, artifact: Artifact, request: Request) -> None:
+def _device(artifact: Artifact, request: Request) -> Literal["cpu", "cuda"]:
+    """Return where the job's teacher runs, for the job's whole life."""
+    taught = artifact.manifest.kind == "teacher" or request.teacher is not None
+    if request.device != CPU and not taught:
+        raise UsageError(
+            f"--teacher-device {request.device}: no teacher answers in this job, and models run on "
+            "the CPU: leave it out, or add --teacher"
+        )
+    return "cuda" if torch_device(request.device, "--teacher-device") == CUDA else "cpu"
+
+
+def _check_models(task: Task, artifact: Artifact, request: Request, device: str) -> None:
     try:
-        check_models(task, artifact, request.weights, request.teacher)
+        check_models(task, artifact, request.weights, request.teacher, device)
     except ArtifactError as exc:
         raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
 

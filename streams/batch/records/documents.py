@@ -121,6 +121,7 @@ class Specification(Document):
     kind      of the model: a teacher answers whole windows
     weights   SHA-256 of weights.safetensors, where a personal model answers
     teacher   whose answers stand beside those of the model
+    device    where a teacher runs
     """
 
     format: int = 1
@@ -132,6 +133,7 @@ class Specification(Document):
     kind: Literal["model", "teacher"] = "model"
     weights: str | None = None
     teacher: Version | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
     inputs: list[Named]
     input_format: InputFormat
     rows: Literal["segments", "readings", "events"] = "segments"

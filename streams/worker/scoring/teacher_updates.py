@@ -21,6 +21,7 @@ from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.learning.teacher import Teacher, make_teacher
+from streams.learning.torch_device import CPU
 from streams.runtime.acceptance import Acceptance
 
 LOOK_S = 1.0
@@ -38,10 +39,11 @@ class TeacherUpdates(threading.Thread):
         trusted: Sequence[Ed25519PublicKey],
         take: Callable[[Teacher], None],
         threads: int = 1,
+        device: str = CPU,
     ) -> None:
         super().__init__(name="teachers", daemon=True)
         self._task, self._settings, self._take = task, settings, take
-        self._threads = threads
+        self._threads, self._device = threads, device
         self._ending = threading.Event()
         self._acceptance = Acceptance(None, task, trusted)
         self._seen: str | None = None  # the digest of the last offer
@@ -106,7 +108,8 @@ class TeacherUpdates(threading.Thread):
             delivery.check_bound(ref)
             data = fetch(self._settings, self._task.name, Download(delivery), self._ending)
             where = f"release {ref.model}"
-            teacher = make_teacher(self._task, data, self._acceptance.trusted, where, self._threads)
+            trusted = self._acceptance.trusted
+            teacher = make_teacher(self._task, data, trusted, where, self._threads, self._device)
             if teacher.digest != ref.digest:
                 raise ArtifactError("digest", f"release {ref.model} names another artifact")
         except ArtifactError as exc:

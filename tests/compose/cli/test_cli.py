@@ -84,7 +84,7 @@ def port_without_listener() -> int:
         ("edge run", ["--device", "--state", "--kafka", "--model", "--trust", "--speed", "--passes",
                   "--drain"]),
         ("worker", ["--state", "--kafka", "--instance", "--store", "--teacher", "--trust",
-                    "--partitions"]),
+                    "--partitions", "--device"]),
         ("node add", ["DEVICE", "--state", "--superlink", "--superlink-ca", "--public-key",
                       "--renew"]),
         ("node list", ["--state", "--superlink", "--superlink-ca", "--json"]),
@@ -223,6 +223,21 @@ def test_a_process_without_its_files_is_told_where_it_looked(tmp_path: Path) -> 
     done = tidewheel("edge", "run", TINY, "--device", "d0", folder=tmp_path)
     fails(done, 2, "trusted key", ".tidewheel/keys/signing.pub")
     fails(tidewheel("worker", TINY, folder=tmp_path), 2, ".tidewheel/keys/signing.pub")
+
+
+@pytest.mark.parametrize(
+    ("given", "env", "texts"),
+    [
+        (["--device", "cuda"], {}, ["--device cuda: torch", "finds no CUDA device"]),
+        ([], {"TIDEWHEEL_TEACHER_DEVICE": "cuda"}, ["finds no CUDA device", "or use cpu or auto"]),
+        (["--device", "gpu"], {}, ["--device gpu: write auto, cpu or cuda"]),
+    ],
+)
+def test_a_teachers_device_that_is_not_there_is_named(
+    tmp_path: Path, given: list[str], env: dict[str, str], texts: list[str]
+) -> None:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}  # also where there is one
+    fails(tidewheel("worker", TINY, *given, folder=tmp_path, **env, **hidden), 2, *texts)
 
 
 def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> None:

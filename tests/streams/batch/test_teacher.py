@@ -90,6 +90,7 @@ def scored(
 ) -> tuple[Manifest, list[dict[str, Any]]]:
     """The manifest and the rows of a job of the teacher, or of the model with the teacher."""
     wanted = Wanted(**{name: more.pop(name) for name in COLUMNS & more.keys()})
+    more["device"] = more.pop("on", "cpu")
     artifact, data = teacher()
     first, models = artifact, Models(data)
     if beside:
@@ -247,6 +248,40 @@ def test_what_a_teacher_needs_is_said_before_the_job_exists(tmp_path: Path) -> N
     request = Request(TINY, [str(path)], str(tmp_path / "out"), teacher=model())
     with pytest.raises(UsageError, match="--teacher is a teacher's artifact"):
         specify(task, model(), dataclasses.replace(request, wanted=Wanted(time="time")))
+
+
+def test_where_the_teacher_runs_is_of_the_job(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(dated(45)), path)
+    options: Any = {"id": "event", "time": "time", "device": "device"}
+    _, plain = scored(tmp_path, path, to="plain", **options)
+    _, auto = scored(tmp_path, path, to="auto", **options, **{"on": "auto"})
+    if not torch.cuda.is_available():
+        assert auto == plain
+        with pytest.raises(UsageError, match=r"--teacher-device cuda: torch .* no CUDA device"):
+            scored(tmp_path, path, to="cuda", **options, on="cuda")
+    with pytest.raises(UsageError, match="--teacher-device gpu: write auto, cpu or cuda"):
+        scored(tmp_path, path, to="gpu", **options, on="gpu")
+    request = Request(TINY, [str(path)], str(tmp_path / "none"), device="cuda")
+    with pytest.raises(UsageError, match="no teacher answers in this job"):
+        specify(task, model(), request)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "a.parquet", "auto", "auto.job", "plain", "plain.job",
+    ]  # fmt: skip
+
+
+def test_a_job_that_began_on_a_gpu_is_not_continued_without_one(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("of a machine without a CUDA device")
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(dated(9)), path)
+    artifact, data = teacher()
+    wanted = Wanted(id="event", time="time", device="device")
+    request = Request(TINY, [str(path)], str(tmp_path / "out"), wanted)
+    began = specify(task, artifact, request).model_copy(update={"device": "cuda"})
+    submit(request.folder, began, Models(data), unarmed)
+    with pytest.raises(UsageError, match="the job's --teacher-device cuda: torch"):
+        Job(request.folder, task).run()
 
 
 def test_a_personal_model_answers_as_on_its_device(tmp_path: Path) -> None:

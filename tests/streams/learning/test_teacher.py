@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import threading
 from pathlib import Path
@@ -7,10 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.errors import ArtifactError, ProcessorFailed, UsageError
+from streams.contract.task import Task
+from streams.learning.learning import build_teacher
 from streams.learning.teacher import Teacher, TeacherFailed, load_teacher
+from streams.learning.torch_device import torch_device
 from streams.runtime.key_files import create_key
+from streams.tasks import har, pedestrians
 from tests.fakes.tiny_task import task
+from tests.fakes.tiny_task import task as tiny_task
 from tests.streams.worker.support import reference, write_teacher
 
 SHAPE = task.segment_shape
@@ -129,3 +135,101 @@ def test_a_broken_reference_is_named(tmp_path: Path) -> None:
     path, key = write_teacher(task, tmp_path, drift=b'{"independent": 2}')
     with pytest.raises(ArtifactError, match=r"drift: the teacher .* Reference independent"):
         load_teacher(task, path, [key])
+
+
+# --- the device that it runs on -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("built_in", [tiny_task, har.task, pedestrians.task], ids=lambda t: t.name)
+def test_the_path_to_a_device_changes_no_bit_of_an_answer(built_in: Task) -> None:
+    torch.manual_seed(1)
+    model = build_teacher(built_in).eval()
+    teacher = Teacher(built_in, model, "1-x", threads=2, device="cpu")
+    noise = np.random.default_rng(2)
+    windows = [
+        noise.normal(size=(rows, *built_in.segment_shape)).astype(np.float32)
+        for rows in (1, 7, 7, 40, 300)
+    ]
+    scored = teacher.score(windows)
+    for group in ([0, 1, 2, 3], [4]):  # as they share a forward pass of at most 256 rows
+        longest = max(len(windows[i]) for i in group)
+        padded = np.zeros((len(group), longest, *built_in.segment_shape), np.float32)
+        mask = np.zeros((len(group), longest), bool)
+        for row, i in enumerate(group):
+            padded[row, : len(windows[i])] = windows[i]
+            mask[row, : len(windows[i])] = True
+        with torch.no_grad():
+            plain = model(torch.from_numpy(padded), torch.from_numpy(mask)).numpy()
+        for row, i in enumerate(group):
+            found = scored[i]
+            assert isinstance(found, np.ndarray)
+            assert found.tobytes() == plain[row, : len(windows[i])].tobytes()
+
+
+class Places(nn.Module):
+    """Notes the devices of its weights and its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.seen: list[str] = []
+
+    def forward(self, windows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        self.seen += [str(one.device) for one in (self.weight, windows, mask)]
+        return windows[..., 0, :1] * self.weight
+
+
+def test_weights_windows_and_masks_are_on_the_teachers_device() -> None:
+    here, away = Places(), Places()
+    assert isinstance(Teacher(task, here, "1-x").score([window(2, 1)])[0], np.ndarray)
+    assert here.seen == ["cpu"] * 3
+    # torch's device "meta" computes shapes alone: a tensor that is left behind fails the pass
+    result = Teacher(task, away, "1-x", device="meta").score([window(2, 1)])[0]
+    assert away.seen == ["meta"] * 3
+    assert "Cannot copy out of meta tensor" in str(result)  # outputs are asked back
+
+
+class Breaks(nn.Module):
+    """Raises `error` where a pass has at least `rows` rows."""
+
+    def __init__(self, error: Exception, rows: int) -> None:
+        super().__init__()
+        self.error, self.rows = error, rows
+
+    def forward(self, windows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if mask.numel() >= self.rows:
+            raise self.error
+        return windows[..., 0, 0, None].expand(-1, -1, 3)
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError("lost"), torch.OutOfMemoryError("lost")])
+def test_a_device_that_fails_costs_no_window(error: Exception) -> None:
+    teacher = Teacher(task, Breaks(error, rows=2), "1-x")
+    with pytest.raises(ProcessorFailed, match="device cpu failed: lost: start again"):
+        teacher.score([window(1, 1), window(2, 2)])
+
+
+def test_windows_that_together_take_too_much_memory_are_scored_alone() -> None:
+    teacher = Teacher(task, Breaks(torch.OutOfMemoryError("full"), rows=4), "1-x")
+    results = teacher.score([window(3, 1), window(3, 2)])
+    assert [r[0, 0] for r in results] == [1, 2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a CUDA device")
+def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu() -> None:
+    assert [torch_device(word, "--device") for word in ("cpu", "auto")] == ["cpu", "cpu"]
+    with pytest.raises(UsageError, match=r"--device cuda: torch .* finds no CUDA device: see that"):
+        torch_device("cuda", "--device")
+    with pytest.raises(UsageError, match="--device gpu: write auto, cpu or cuda"):
+        torch_device("gpu", "--device")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_answers_as_the_cpu_does_but_for_rounding() -> None:
+    torch.manual_seed(1)
+    model, noise = build_teacher(har.task), np.random.default_rng(2)
+    windows = [noise.normal(size=(9, *har.task.segment_shape)).astype(np.float32)]
+    (wanted,) = Teacher(har.task, copy.deepcopy(model), "1-x").score(windows)
+    device = torch_device("cuda", "--device")
+    (found,) = Teacher(har.task, model, "1-x", device=device).score(windows)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)

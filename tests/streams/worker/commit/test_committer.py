@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from streams.contract.errors import PartitionLost
+from streams.contract.errors import PartitionLost, ProcessorFailed
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop, EventBatch, decode_event_message
 from streams.contract.window_report import WindowReport
+from streams.learning.teacher import Teacher
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.publications import publications
 from streams.worker.store.delta_store import DeltaStore
@@ -265,6 +268,28 @@ def test_a_window_the_teacher_fails_on_is_parked_and_counted() -> None:
     assert scored(store) == [("d0", "e1", 2)]
     assert dropped(store) == [("d0", "e1", 0), ("d0", "e1", 1)]
     assert log.committed == 1
+
+
+def test_a_gpu_that_fails_ends_the_worker_and_refuses_no_event() -> None:
+    class Lost(nn.Module):
+        def forward(self, windows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, [1, 2, 6]))
+
+    async def live() -> None:
+        made = Committer(
+            TaskVersions(task), [Teacher(task, Lost(), "1-x")], store, log,
+            now_us=lambda: 0, failpoint=lambda _: None,
+        )  # fmt: skip
+        await made.assign(0)
+        made.receive(log.incoming(0), 0, 0.0)
+        await made.flush(LATER)
+
+    with pytest.raises(ProcessorFailed, match="unspecified launch failure"):
+        asyncio.run(live())
+    assert (log.published, scored(store), dropped(store), log.committed) == ([], [], [], 0)
 
 
 def test_a_broker_that_is_away_delays_the_commit_and_loses_nothing(
