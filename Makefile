@@ -22,6 +22,8 @@
 #             other ways to learn, about half an hour more
 # make bench-quick  ratios beside bare loops, against those in docs/benchmarks/quick.json, a quarter of a minute
 # make soak   a month of a thousand made-up devices, about 15 minutes
+# make bench-scale     what a message, a device, a commit and a node cost, and what a million devices
+#             need, about 20 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 13 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -39,7 +41,7 @@ LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker tests/comp
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo demo-batch up down test test-install test-docker test-ray mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-batch bench-release bench-pedestrians bench-gains bench-quick soak bench-soak screenshots
+	bench-federation bench-batch bench-release bench-pedestrians bench-gains bench-scale bench-quick soak bench-soak screenshots
 
 install: .venv/installed
 
@@ -174,6 +176,9 @@ bench-federation: install
 
 soak bench-soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.soak
+
+bench-scale: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.scale
 
 bench-release: install
 	$(BIN)/python -m tests.bench.release

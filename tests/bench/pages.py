@@ -30,6 +30,7 @@ PARTS = {
     "pedestrians": ("federation", "edge_client", "streams", "tests/bench/pedestrians"),
     "soak": ("federation", "edge_client", "streams", "compose", "tests/bench/soak"),
     "release": ("federation", "edge_client", "streams", "compose", "tests/bench/release"),
+    "scale": ("streams", "federation", "compose", "tests/bench/scale", "tests/bench/streams"),
     "gains": ("federation", "edge_client", "streams", "tests/bench/gains"),
 }
 

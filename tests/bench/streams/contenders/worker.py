@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.bench.streams.feed.plan import Plan
 
 LOOK_S = 0.02
 READY_S, STOP_S = 60.0, 30.0
-NAMES = ("bench-0", "bench-1")
+NAMES = tuple(f"bench-{number}" for number in range(4))
 ROOT = Path(__file__).parents[4]
 
 
@@ -73,9 +73,14 @@ def argv(plan: Plan, instance: str, store: Path) -> list[str]:
 
 @contextmanager
 def workers(
-    plan: Plan, folder: Path, count: int, environ: Mapping[str, str] | None = None
+    plan: Plan,
+    folder: Path,
+    count: int,
+    environ: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[list[Worker]]:
-    """Start `count` workers on an empty store, `<folder>/store`, from the topic's beginning."""
+    """Start `count` workers on an empty store, `<folder>/store`, from the topic's beginning; with
+    further options of the command."""
     forget_group(plan)
     folder.mkdir(parents=True)
     found: list[Worker] = []
@@ -84,7 +89,7 @@ def workers(
             log = folder / f"{name}.log"
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    argv(plan, name, folder / "store"),
+                    [*argv(plan, name, folder / "store"), *options],
                     stdout=output,
                     stderr=output,
                     cwd=ROOT,
@@ -103,9 +108,9 @@ def workers(
                 worker.process.wait()
 
 
-def wait_until_ready(plan: Plan, found: list[Worker]) -> None:
+def wait_until_ready(plan: Plan, found: list[Worker], timeout_s: float = READY_S) -> None:
     """Wait until the workers own all partitions, each some of them."""
-    deadline = time.monotonic() + READY_S
+    deadline = time.monotonic() + timeout_s
     while True:
         owned = [worker.partitions() for worker in found]
         if all(owned) and sum(owned) == plan.partitions:
@@ -113,7 +118,7 @@ def wait_until_ready(plan: Plan, found: list[Worker]) -> None:
         for worker in found:
             worker.check()
         if time.monotonic() > deadline:
-            raise WorkerEnded(f"the workers have {owned} partitions after {READY_S:.0f} s")
+            raise WorkerEnded(f"the workers have {owned} partitions after {timeout_s:.0f} s")
         time.sleep(LOOK_S)
 
 

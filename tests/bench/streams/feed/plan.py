@@ -77,7 +77,7 @@ class Plan:
             phase = (number * GOLDEN) % 1 * task.window_us
         times = ORIGIN_US + round(phase) + hops * self.hop_us
         if round_ == self.rounds - 1:
-            end = task.window_start(int(times[-2])) + task.window_us
+            end = task.window_start(int(times[-1]) - self.hop_us) + task.window_us
             times[-1] = end + round(task.lateness_s * 1e6) + self.hop_us
         return np.asarray(times, np.int64)
 
