@@ -26,7 +26,8 @@ def held(bed: Bed, results: Results) -> None:
     default = int(WorkerSettings.__dataclass_fields__["buffer_bytes"].default)
     for devices, buffer_mb in QUICK if bed.quick else CASES:
         bound = buffer_mb * 1_000_000 or default
-        case = Case(devices=devices, rounds=MESSAGES, per_message=1, phase=0.0, buffer_mb=buffer_mb)
+        case = Case(partitions=1, devices=devices, rounds=MESSAGES, per_message=1, phase=0.0,
+                    buffer_mb=buffer_mb)  # fmt: skip
         waiting = devices * (MESSAGES - 1)
         try:
             got = bed.drain(case, timeout_s=480.0)
@@ -45,10 +46,10 @@ def held(bed: Bed, results: Results) -> None:
         )  # fmt: skip
     text = (
         f"Messages of one event, {MESSAGES} of each device; all but the last are in one window "
-        "that only the last one closes. A message is held until its rows are stored. Counted: "
-        f"its value and {OVERHEAD:,} bytes, together {counted:,}, against `--buffer-mb` "
-        f"({int(default / MB)} by default). At the bound windows close early: their devices' later "
-        "rows are revisions."
+        "that only the last one closes. One partition, which has them in the order of their times. "
+        f"A message is held until its rows are stored. Counted: its value and {OVERHEAD:,} bytes, "
+        f"together {counted:,}, against `--buffer-mb` ({int(default / MB)} by default). At the "
+        "bound windows close early: their devices' later rows are revisions."
     )
     columns = ["devices", "--buffer-mb", "messages that wait", "counted, of the bound",
                "worker's peak MB", "reports", "of them revisions", "rows/s",
