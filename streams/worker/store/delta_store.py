@@ -8,14 +8,16 @@ the tables (position.py).
 """
 
 import logging
+import random
 from collections.abc import Mapping, Sequence
+from time import sleep
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 
-from streams.contract.errors import PartitionLost
+from streams.contract.errors import PartitionLost, TidewheelError
 from streams.worker.scoring.rows import store_schema
 from streams.worker.store.aging import AGED, aged_rows, last_aging, next_aging
 from streams.worker.store.place import Place, rows_in, table_at
@@ -32,12 +34,16 @@ from streams.worker.store.tables import (
     LABELS,
     SCORES,
     TABLES,
+    Crowded,
     open_table,
     translated,
 )
 from streams.worker.windows.partition import StorePosition
 
 log = logging.getLogger(__name__)
+
+RETRIES = 15  # of deltalake, without a pause; its default
+ATTEMPTS, PAUSE_S = 20, 0.1  # a minute at most, half of it on average
 
 
 class DeltaStore:
@@ -94,8 +100,26 @@ class DeltaStore:
     def commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
         """Add `rows` in one commit, number `versions[partition]` of each partition.
 
-        Raises PartitionLost if another worker has committed for one of the partitions.
+        Other workers commit to the same table: one after the other. Where they come first in all
+        of deltalake's tries the fence is looked at again, and the commit tried again after a pause.
+
+        Raises PartitionLost if another worker has committed for one of the partitions, and
+        TidewheelError if others have come first for too long.
         """
+        for attempt in range(ATTEMPTS):
+            try:
+                self._commit(table, rows, versions)
+                return
+            except Crowded as exc:
+                where = table_at(self._place, table)
+                log.warning("a commit to %s waits: others came first (%s)", where, exc)
+                sleep(random.uniform(0, PAUSE_S * (attempt + 1)))
+        raise TidewheelError(
+            f"the store {table_at(self._place, table)}: other workers came first in {ATTEMPTS} "
+            "attempts to commit: run fewer workers with more partitions each"
+        )
+
+    def _commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
         application, delta = APPLICATION[table], self._refreshed(table)
         for partition, version in versions.items():
             found = delta.transaction_version(f"{application}/{partition}") or 0
@@ -111,7 +135,9 @@ class DeltaStore:
                 delta,
                 rows,
                 mode="append",
-                commit_properties=CommitProperties(app_transactions=transactions),
+                commit_properties=CommitProperties(
+                    app_transactions=transactions, max_commit_retries=RETRIES
+                ),
             )
 
     def keep_up(self, partition: int, keep_days: float | None = None) -> None:

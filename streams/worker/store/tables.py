@@ -8,6 +8,7 @@
 All are partitioned by day and Kafka partition.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -143,12 +144,23 @@ def label_rows(
     return pa.concat_tables(parts)
 
 
+# What deltalake says where a commit found another one in its place as often as it tries.
+GAVE_UP = re.compile(r"Failed to commit transaction: \d+$")
+
+
+class Crowded(Exception):
+    """Other commits came first, again and again: nobody has the partition. Never leaves the
+    store."""
+
+
 @contextmanager
 def translated(where: str) -> Iterator[None]:
-    """Translate the libraries' errors to PartitionLost and TidewheelError."""
+    """Translate the libraries' errors to PartitionLost, Crowded and TidewheelError."""
     try:
         yield
     except CommitFailedError as exc:
+        if GAVE_UP.search(str(exc)):
+            raise Crowded(str(exc)) from exc
         raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
     except (DeltaError, OSError) as exc:
         text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__

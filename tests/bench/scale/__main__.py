@@ -1,20 +1,12 @@
-"""`python -m tests.bench.scale [--quick] [--only NAME]`."""
+"""`python -m tests.bench.scale [--quick] [--only PART]`."""
 
-import argparse
-import logging
-import shlex
-import shutil
-import signal
-import sys
-import tempfile
-import time
-from pathlib import Path
+from functools import partial
 
 import torch
 
+from tests.bench.command import arguments, command_line, measure, quiet, working_folder
 from tests.bench.federation.real.processes import adopt_orphans
-from tests.bench.machine import load_fact
-from tests.bench.pages import begin, finish, keep
+from tests.bench.pages import begin, finish
 from tests.bench.scale.commits import commits
 from tests.bench.scale.controller import controller
 from tests.bench.scale.drains import Bed, Case
@@ -24,39 +16,25 @@ from tests.bench.scale.needs import million
 from tests.bench.scale.rounds import rounds
 from tests.bench.streams.bench import stage
 
+NAME = "scale"
 PACKAGES = ("torch", "numpy", "pyarrow", "deltalake", "faust-streaming", "aiokafka", "flwr")
-SUBJECTS = {f.__name__: f for f in (events, workers, held, commits, controller, rounds)}
+PARTS = {f.__name__: f for f in (events, workers, held, commits, controller, rounds)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.scale")
-    parser.add_argument("--quick", action="store_true", help="less of everything")
-    parser.add_argument("--only", action="append", choices=list(SUBJECTS), help="may be repeated")
-    asked = parser.parse_args()
-    command = shlex.join(["python", "-m", "tests.bench.scale", *sys.argv[1:]])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended on the way
+    asked = arguments(NAME, PARTS).parse_args()
     torch.set_num_threads(1)
-    for name in ("flwr", "federation"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    quiet("flwr", "federation")
     adopt_orphans()
-    folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
-    try:
-        with stage(folder, patience_s=10 if asked.quick else 30) as place:
-            results = begin("scale", command, place.kafka, PACKAGES)
-            bed = Bed(place, asked.quick)
-            bed.drain(Case(rounds=2))  # the broker's compiler, and the disk's cache
-            for name in asked.only or SUBJECTS:
-                began = time.monotonic()
-                SUBJECTS[name](bed, results)
-                print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)  # noqa: T201
-                results.facts["size"] = "quick" if asked.quick else "full"
-                results.facts["other load"] = load_fact(bed.highest_load)
-                keep("scale", results)
-            if not asked.only:
-                million(results)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    finish("scale", results, whole=not (asked.quick or asked.only))
+    with working_folder() as folder, stage(folder, patience_s=10 if asked.quick else 30) as place:
+        results = begin(NAME, command_line(NAME), place.kafka, PACKAGES)
+        bed = Bed(place, asked.quick)
+        bed.drain(Case(rounds=2))  # the broker's compiler, and the disk's cache
+        parts = {name: partial(part, bed) for name, part in PARTS.items()}
+        measure(NAME, results, parts, asked, highest=lambda: bed.highest_load)
+        if not asked.only:
+            million(results)
+    finish(NAME, results, whole=not (asked.quick or asked.only))
 
 
 if __name__ == "__main__":

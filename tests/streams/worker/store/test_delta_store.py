@@ -1,6 +1,7 @@
 import dataclasses
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
+from deltalake.exceptions import CommitFailedError
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.runtime import object_store
 from streams.worker.scoring.rows import ScoredWindow, score_rows
+from streams.worker.store import delta_store
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.place import Place
 from streams.worker.store.position import snapshot_name, write_snapshot
@@ -382,3 +385,66 @@ def test_a_query_makes_no_table(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / LABELS)
     assert labels_in(tmp_path) == 1
     assert not (tmp_path / LABELS).exists()
+
+
+def test_commits_that_others_come_before_are_tried_again_and_none_is_lost_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four owners of a partition each, and a library that gives up at the first collision."""
+    count, paused = 12, list[float]()
+
+    def pause(seconds: float) -> None:
+        paused.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(delta_store, "RETRIES", 0)
+    monkeypatch.setattr(delta_store, "sleep", pause)
+    DeltaStore(tmp_path)
+
+    def own(partition: int) -> None:
+        store = DeltaStore(tmp_path)
+        for commit in range(1, count + 1):
+            made = rows(commit * 10, [1.0, 2.0], partition=partition, commit=commit)
+            store.commit(SCORES, made, {partition: commit})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(own, range(4)))
+    store = DeltaStore(tmp_path)
+    assert paused, "no commit collided"
+    for partition in range(4):
+        assert store.position(partition).commit == count
+        for commit in range(1, count + 1):
+            assert store.rows_of(partition, commit).num_rows == 2
+
+
+def test_a_partition_that_is_lost_while_a_commit_waits_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = DeltaStore(tmp_path), DeltaStore(tmp_path)
+
+    def crowded(*_given: object, **_named: object) -> None:
+        raise CommitFailedError("Failed to commit transaction: 15")
+
+    def taken(_seconds: float) -> None:
+        monkeypatch.undo()
+        other.commit(SCORES, rows(0, [1.0]), {0: 1})
+
+    monkeypatch.setattr(delta_store, "write_deltalake", crowded)
+    monkeypatch.setattr(delta_store, "sleep", taken)
+    with pytest.raises(PartitionLost, match="partition 0 belongs to another worker"):
+        mine.commit(SCORES, rows(0, [1.0]), {0: 1})
+
+
+def test_a_commit_that_others_always_come_before_ends_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crowded(*_given: object, **_named: object) -> None:
+        raise CommitFailedError("Failed to commit transaction: 15")
+
+    store = DeltaStore(tmp_path)
+    monkeypatch.setattr(delta_store, "write_deltalake", crowded)
+    monkeypatch.setattr(delta_store, "sleep", lambda _seconds: None)
+    says = r"came first in 20 attempts to commit: run fewer workers"
+    with pytest.raises(TidewheelError, match=says) as found:
+        store.commit(SCORES, rows(0, [1.0]), {0: 1})
+    assert not isinstance(found.value, PartitionLost)
