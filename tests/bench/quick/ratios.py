@@ -27,7 +27,7 @@ from federation.aggregation import strategies
 from federation.bootstrap.onnx_export import export_graph
 from federation.bootstrap.self_test import make_probe
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest
-from streams.contract.events.records import decode_event_message, encode_events
+from streams.contract.events.records import as_columns, decode_event_message, encode_events
 from streams.contract.task import Task, load_task
 from streams.learning.clipping import update_norm
 from streams.worker.windows.partition import PartitionState, StorePosition
@@ -143,13 +143,14 @@ def _windows() -> float:
         for k in range(windows)
         for name in devices
     ]
+    decoded = [as_columns(batch) for batch in batches]  # as a worker has them
 
     def ours() -> None:
         state = PartitionState(0, StorePosition())
-        for offset, batch in enumerate(batches):
+        for offset, events in enumerate(decoded):
             message = state.track(offset, None)
             assert message is not None
-            state.add_events(task, message, batch, 0.0)
+            state.add_events(task, message, events, 0.0)
         state.queue_due(1e6)
         while closed := state.take_due(1_000):
             for window in closed:
