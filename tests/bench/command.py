@@ -37,8 +37,8 @@ def command_line(name: str) -> str:
 
 @contextmanager
 def working_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, also when the command is told to end: processes that a
-    benchmark started are ended on the way."""
+    """A folder that is removed afterwards. SIGTERM ends the command as an error does, so the folder
+    is removed then too, and the processes that a benchmark has started are ended."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="tidewheel-bench-"))
     try:

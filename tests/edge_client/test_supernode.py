@@ -1,14 +1,16 @@
 """What a device's SuperNode does beside Flower's own."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from edge_client.supernode import REPLY_S, REST_S, RUN_S, USUAL_S, Pace, read_pace
+from edge_client.supernode import REPLY_S, REST_S, RUN_S, USUAL_S, Kept, Pace, read_pace
 from streams.contract.errors import UsageError
 from tests.streams.worker.support import until
 
@@ -37,6 +39,15 @@ def test_a_superexec_that_is_killed_is_started_again(tmp_path: Path) -> None:
     finally:
         node.kill()
         node.wait(10)
+
+
+def test_the_superexec_that_it_starts_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: queue.Queue[Sequence[str]] = queue.Queue()
+    monkeypatch.setattr(Kept, "keep", lambda _self, command: started.put(command))
+    Kept().Popen(["flower-superexec", "--insecure", "--parent-pid", "7"])
+    assert started.get(timeout=30) == [
+        sys.executable, "-m", "edge_client.superexec", "--insecure", "--parent-pid", "7",
+    ]  # fmt: skip
 
 
 def test_it_asks_often_while_a_run_goes_on_and_as_flower_does_at_rest() -> None:

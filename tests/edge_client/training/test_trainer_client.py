@@ -17,10 +17,11 @@ import safetensors.numpy
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import RECENT, Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.training import scaffold
 from edge_client.training.trainer_client import Trainer, served_by
 from streams.contract import payload
 from streams.contract.task import Task, load_task
-from streams.contract.work import WorkReply, WorkRequest
+from streams.contract.work import SCAFFOLD, WorkReply, WorkRequest
 from streams.learning.learning import to_safetensors
 from streams.runtime.key_files import create_key
 from tests.edge_client.models import TINY, artifact, plain, tiny
@@ -218,6 +219,18 @@ def test_one_child_of_low_priority_serves_all_requests(
     trainer.work(request("evaluate"), weights)
     assert children(reference) == [child]
     assert os.getpriority(os.PRIO_PROCESS, child) == 10
+
+
+def test_a_round_with_scaffold_is_remembered_in_the_devices_folder(
+    trainer: Trainer, weights: bytes, tmp_path: Path
+) -> None:
+    trainer.work(request(epochs=1), weights)
+    assert not (tmp_path / SCAFFOLD).exists()
+    reply, _ = trainer.work(request(epochs=1).model_copy(update={"scaffold": True}), weights)
+    assert reply.error is None
+    found = scaffold.read(tmp_path / SCAFFOLD)
+    assert found is not None
+    assert (found.run, found.round) == ("7", 1)
 
 
 def test_a_candidate_is_compared_with_the_version_served_where_that_is_the_runs_base(
