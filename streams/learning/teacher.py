@@ -26,6 +26,12 @@ from streams.runtime.key_files import load_public_key
 
 ROWS_PER_CALL = 256  # padded segments per forward pass, to stay in the processor's cache
 
+# Before torch 2.8 a failing device raises a RuntimeError, as a failing model does.
+ACCELERATOR_ERRORS: tuple[type[Exception], ...] = (
+    (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+)
+DEVICE_ERRORS: tuple[type[Exception], ...] = (*ACCELERATOR_ERRORS, torch.OutOfMemoryError)
+
 
 class TeacherFailed(Exception):
     """The teacher cannot score a window; the text is the reason."""
@@ -62,7 +68,7 @@ class Teacher:
             for _ in range(threads - 1):
                 self._models.put(copy.deepcopy(model).to(self._device).eval())
             self._models.put(model.to(self._device).eval())
-        except (torch.AcceleratorError, torch.OutOfMemoryError) as exc:
+        except DEVICE_ERRORS as exc:
             raise _processor_failed(self._device, exc) from exc
 
     def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
@@ -95,7 +101,7 @@ class Teacher:
     def _score_group(self, windows: list[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
         try:
             return list(self._forward(windows))
-        except torch.AcceleratorError as exc:  # each later pass of the process would fail too
+        except ACCELERATOR_ERRORS as exc:  # each later pass of the process would fail too
             raise _processor_failed(self._device, exc) from exc
         except Exception as exc:  # a user's model may raise anything
             if len(windows) == 1:
