@@ -30,9 +30,9 @@ from edge_client.samples.sample_file import Columns, write_stream
 from edge_client.samples.splits import HELD_OUT, NEITHER, split_of
 from edge_client.training.trainer_client import shared_file
 from edge_client.training.trainer_process import work
-from streams.contract import payload
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
+from streams.contract.weights import payload
 from streams.contract.work import Op, TrainerJob, WorkReply, WorkRequest
 from streams.runtime.disk import write_atomic
 from streams.segments.segmentation import segments_of

@@ -30,11 +30,11 @@ from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import Reply
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import policy, run_settings
-from streams.contract import payload
 from streams.contract.errors import UsageError
 from streams.contract.task import Task, load_task, strategy_problem
 from streams.contract.task.metrics import metric_of
 from streams.contract.topics import FLEET, topic_name
+from streams.contract.weights import payload
 from streams.contract.work import BLOCK, SAMPLES, WRONG_TASK, Op, Work
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
@@ -164,8 +164,8 @@ class FlowerFleet:
     def send(
         self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
     ) -> None:
-        """Send work. The weights are one array of bytes (streams.contract.payload), because Flower
-        transfers each array in separate requests."""
+        """Send work. The weights are one array of bytes (streams.contract.weights.payload):
+        Flower transfers each array in separate requests."""
         kind = MessageType.TRAIN if op == "train" else MessageType.EVALUATE
         block = payload.encode_weights(weights, work.payload)
         content = RecordDict({"weights": as_record(block), "work": ConfigRecord(work.model_dump())})

@@ -13,10 +13,10 @@ from functools import partial
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_client.releases.partial_download import Downloads
-from streams.contract import delta
 from streams.contract.artifact import Artifact, digest_of
 from streams.contract.decisions import Delivery, Ref
 from streams.contract.errors import ArtifactError, Retryable
+from streams.contract.weights import delta
 from streams.kafka.artifact_download import fetch, fetch_url
 from streams.kafka.settings import BrokerSettings
 

@@ -38,11 +38,11 @@ from edge_client.inference.choice import COVERED
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
-from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact, personal_header
 from streams.contract.documents import PersonalState
 from streams.contract.errors import ArtifactError, MalformedRecord, ProcessFailed
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, WorkReply, WorkRequest
 from streams.learning.clipping import is_statistic
 from streams.runtime.disk import write_atomic

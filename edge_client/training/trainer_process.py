@@ -5,7 +5,7 @@
 FD is its end of a socket pair. A request is a frame (control/ipc.py) with a TrainerJob as header
 and the received weights as body; the reply is a WorkReply with the new weights. It ends when the
 agent closes the socket, or after IDLE_S without work. Weights are blocks of
-streams.contract.payload.
+streams.contract.weights.payload.
 """
 
 import math
@@ -28,10 +28,10 @@ from edge_client.samples.sample_file import values_of
 from edge_client.training import local_layers
 from edge_client.training.normalization import normalized
 from edge_client.training.scaffold import Steered
-from streams.contract import payload
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
 from streams.contract.task.metrics import metric_of, value
+from streams.contract.weights import payload
 from streams.contract.work import (
     COMPARED,
     CONFUSED,
@@ -133,7 +133,7 @@ def _against_served(
     found, share = beside(received), task.training.interpolation
     if share < 1:
         between = interpolated(served, received, share)
-        part = beside(payload.round_weights(between, job.request.payload))
+        part = beside(payload.round_candidate(between, served, job.request.payload))
         found |= {PART + name: value for name, value in part.items()}
     return found
 

@@ -25,10 +25,10 @@ from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry, Stale
-from streams.contract import payload
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.decisions import Ref, Release
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.learning.learning import fit, load_state, segment_loss
 
 Tensors = dict[str, np.ndarray]

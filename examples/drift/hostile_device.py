@@ -18,8 +18,8 @@ from compose.launcher import flower_processes
 from compose.launcher.state_dir import StateDir
 from edge_client.control.socket_server import SocketServer, socket_path
 from federation.admission.admission import MAX_SAMPLES
-from streams.contract import payload
 from streams.contract.errors import ProcessFailed
+from streams.contract.weights import payload
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 
 NAME = "mallory"

@@ -12,10 +12,10 @@ from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.promotion_gate import Comparison, GateEvidence, GateRules, Verdict
 from federation.evaluation.recent_windows import RecentWindows
-from streams.contract import payload
 from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
 from streams.contract.task.metrics import measured, metric_of
+from streams.contract.weights import payload
 from streams.contract.work import PART
 from streams.learning.interpolation import interpolated
 
@@ -56,7 +56,7 @@ class CandidateEvaluation:
         if training.interpolation == 1:
             return self.decide(first, learned, whole, margin), learned
         between = interpolated(first, learned, training.interpolation)
-        part, of_part = payload.round_weights(between, training.payload), results(PART)
+        part, of_part = payload.round_candidate(between, first, training.payload), results(PART)
         chosen = step.choose(self.task, of_part, whole, self._on_held_out(part, learned).rows)
         candidate, devices = (learned, whole) if chosen.whole else (part, of_part)
         verdict = self.decide(first, candidate, devices, margin)

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.manual import needed, pruned
 from federation.registry.registry import TEACHER, Registry
-from streams.contract import delta
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.decisions import ZERO, Decision, Ref, Release, Trust
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import key_id
+from streams.contract.weights import delta
 
 
 @dataclass

@@ -9,10 +9,10 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from federation.registry.registry import Registry
-from streams.contract import delta
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.decisions import Decision, DesiredState
 from streams.contract.errors import ArtifactError
+from streams.contract.weights import delta
 
 HELD_OUT = ("held_out", "model_held_out")  # of a run's version, of the first one
 

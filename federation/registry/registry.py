@@ -1,7 +1,7 @@
 """The registry: the server's signed model versions and the decisions about them.
 
     models/<model>.twa             artifacts, see streams.contract.artifact
-    deltas/<model>.from.<base>.twd deltas between versions, see streams.contract.delta
+    deltas/<model>.from.<base>.twd deltas between versions, see streams.contract.weights.delta
     teacher.twa                    the teacher
     history/<seq>.json             decisions, see streams.contract.decisions: Release documents
     heldout.safetensors            central segments and labels to evaluate candidates
@@ -24,7 +24,6 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from federation.registry.history import FOLDER, History, decided
-from streams.contract import delta
 from streams.contract.artifact import Artifact, Manifest, unpack
 from streams.contract.decisions import (
     ZERO,
@@ -38,6 +37,7 @@ from streams.contract.decisions import (
 )
 from streams.contract.errors import ArtifactError, Retryable, UsageError
 from streams.contract.signing import key_id
+from streams.contract.weights import delta
 from streams.runtime.object_store import ObjectStore, open_store
 
 TEACHER = "teacher.twa"

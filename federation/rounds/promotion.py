@@ -12,12 +12,12 @@ from federation.bootstrap.self_test import renew_probe
 from federation.evaluation.promotion_gate import Verdict
 from federation.registry.registry import Registry, Stale
 from federation.rounds.event_log import EventLog
-from streams.contract import payload
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.decisions import Ref
 from streams.contract.errors import ProcessFailed
 from streams.contract.signing import key_id
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.runtime.failpoints import Failpoint
 
 ATTEMPTS = 5

@@ -47,7 +47,6 @@ from federation.rounds.promotion import Promotion
 from federation.rounds.run_spans import RunSpans
 from federation.rounds.settings import RunSettings
 from federation.rounds.update_intake import UpdateIntake
-from streams.contract import payload
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import (
     ProcessFailed,
@@ -56,6 +55,7 @@ from streams.contract.errors import (
     UsageError,
 )
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.contract.work import Work
 from streams.learning.clipping import update_norm
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -148,7 +148,7 @@ class FederatedRun:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
-        weights = payload.round_weights(weights, self.task.training.payload)  # as released
+        weights = payload.round_candidate(weights, first, self.task.training.payload)  # as released
         self._promotion.check_key()
         with self._spans.part("run.gate", self.settings.rounds):
             verdict, weights = self._evaluate(first, weights, evaluation)

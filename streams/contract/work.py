@@ -1,6 +1,6 @@
 """Messages of a federated round between server and device, as Flower records and documents.
 
-    message   "weights" ArrayRecord with the one array BLOCK (streams.contract.payload),
+    message   "weights" ArrayRecord with the one array BLOCK (streams.contract.weights.payload),
               "work"    ConfigRecord: the fields of Work
     reply     "weights" ArrayRecord with the new weights, empty after "evaluate",
               "metrics" MetricRecord: SAMPLES and the metrics of WorkReply,

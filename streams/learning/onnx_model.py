@@ -10,8 +10,8 @@ import safetensors.numpy
 
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact
 from streams.contract.errors import ArtifactError
-from streams.contract.payload import to_float32
 from streams.contract.task import Task
+from streams.contract.weights.payload import to_float32
 from streams.learning.onnx_session import OnnxSession
 
 # Of the largest stored output. Other processors and onnxruntime versions sum in another order: in

@@ -15,8 +15,8 @@ from edge_client.control.ipc import ask, call
 from edge_client.control.socket_server import socket_path
 from edge_client.inference.slots import Slots
 from federation.bootstrap.onnx_export import export_graph
-from streams.contract import payload
 from streams.contract.errors import Retryable
+from streams.contract.weights import payload
 from streams.contract.work import AgentRequest, WorkRequest
 from streams.runtime.key_files import create_key
 from tests.edge_client.models import TINY, artifact, plain, tiny

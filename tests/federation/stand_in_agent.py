@@ -14,8 +14,8 @@ from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.training.trainer_process import compare
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import score
-from streams.contract import payload
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.contract.work import WorkReply, WorkRequest
 from streams.learning import learning
 

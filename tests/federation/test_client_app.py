@@ -19,8 +19,8 @@ from flwr.app import (
 
 from edge_client.client_app import app
 from federation.server_app import as_record, read_reply
-from streams.contract import payload
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.contract.work import Work
 from tests.federation.stand_in_agent import StandInAgent
 

@@ -25,9 +25,9 @@ from federation.rounds import collector
 from federation.rounds.messages import Reply
 from federation.rounds.settings import RUN_CONFIG, run_settings
 from federation.server_app import as_record, read_reply, run_aggregator
-from streams.contract import payload
 from streams.contract.errors import UsageError
 from streams.contract.task import Aggregation, Task
+from streams.contract.weights import payload
 from streams.contract.work import Work
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key

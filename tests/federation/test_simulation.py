@@ -15,10 +15,10 @@ from federation.admission.update import Update
 from federation.aggregation import strategies
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
-from streams.contract import payload
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.contract.work import WorkRequest
 from tests.bench.federation.loop import round_seed
 from tests.federation.conftest import TINY

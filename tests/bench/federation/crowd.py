@@ -25,10 +25,10 @@ from federation.rounds import settings
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from federation.rounds.run import FederatedRun
-from streams.contract import payload
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.contract.work import Op, Work
 from streams.learning import learning
 from streams.runtime.key_files import load_private_key

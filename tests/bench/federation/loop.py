@@ -11,8 +11,8 @@ from federation.aggregation.aggregator import Aggregator
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from federation.rounds.update_intake import UpdateIntake
-from streams.contract import payload
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.learning.clipping import update_norm
 from tests.bench.federation.trainees import BASE, Tensors
 

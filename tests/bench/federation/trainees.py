@@ -11,8 +11,8 @@ from edge_client.samples.sample_file import write_stream
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import trainer_process
 from federation.admission.update import Update
-from streams.contract import payload
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning
 from tests.bench.federation.people import Person

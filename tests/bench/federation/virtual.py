@@ -7,7 +7,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from streams.contract import payload
+from streams.contract.weights import payload
 from streams.runtime.disk import cache_folder
 from tests.bench.federation.crowd import (
     DEADLINE_S,

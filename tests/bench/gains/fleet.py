@@ -29,10 +29,10 @@ from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import ROWS, RecentWindows
 from federation.evaluation.teacher_record import shares
 from federation.registry.registry import Registry
-from streams.contract import payload
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.documents import DeviceState
 from streams.contract.task import Reading, Task, load_task
+from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, TrainerJob, WorkRequest
 from streams.drift.detector import compare
 from streams.drift.reference import Reference, observe
@@ -238,7 +238,7 @@ class Installation:
             ),
             Tally(),
         )  # fmt: skip
-        learned = payload.round_weights(learned, training.payload)
+        learned = payload.round_candidate(learned, served, training.payload)
         metrics = trainees.compared(served, learned)
         evaluation = CandidateEvaluation(
             task, self.artifact, self.held_out, lambda: recent, self.audit

@@ -15,9 +15,9 @@ from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.evidence import CandidateEvaluation, Results
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Verdict
-from streams.contract import payload
 from streams.contract.artifact import GRAPH, Artifact, Manifest
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.contract.work import PART
 from streams.learning import learning
 from streams.learning.interpolation import interpolated
@@ -51,7 +51,7 @@ class Gate:
         decides, audit = HeldOut(segments, labels).audited(task)
         evaluation = CandidateEvaluation(task, self._served(first), decides, audit=audit)
         between = interpolated(first, learned, task.training.interpolation)
-        part = payload.round_weights(between, task.training.payload)
+        part = payload.round_candidate(between, first, task.training.payload)
         reports = {
             prefix: {
                 **{person.name: compared(task, first, weights, person) for person in honest},

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from statistics import median
 
 from edge_client.inference.engine import Engine
-from streams.contract import delta
 from streams.contract.artifact import unpack
+from streams.contract.weights import delta
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.disk import write_atomic
 from tests.bench.machine import watched

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.bootstrap.initial_model import prepare
 from federation.bootstrap.self_test import renew_probe
 from federation.registry.registry import Registry
-from streams.contract import payload
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, pack
 from streams.contract.decisions import Ref
 from streams.contract.task import Task
+from streams.contract.weights import payload
 from streams.kafka.producer import Producer
 from streams.runtime.disk import cache_folder
 from streams.runtime.key_files import create_key
@@ -70,7 +70,8 @@ class Stage:
         manifest = base.manifest.model_copy(
             update={**changed, "created_us": time.time_ns() // 1000}
         )
-        halved = payload.to_safetensors(weights, self.task.training.payload)
+        kind, before = self.task.training.payload, _whole(base.files[WEIGHTS])
+        halved = payload.to_safetensors(payload.round_candidate(weights, before, kind), kind)
         files = {**base.files, WEIGHTS: halved, PROBE: renew_probe(base, _whole(halved))}
         return self.registry.add(pack(manifest, files, self.key))
 

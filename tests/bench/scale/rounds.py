@@ -6,8 +6,8 @@ from pathlib import Path
 
 import safetensors.numpy
 
-from streams.contract import payload
 from streams.contract.task import load_task
+from streams.contract.weights import payload
 from streams.runtime.disk import cache_folder
 from tests.bench.federation.real.processes import Processes, ours, run_ours
 from tests.bench.federation.real.speed import our_config

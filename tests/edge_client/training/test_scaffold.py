@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from edge_client.training import scaffold, trainer_process
 from edge_client.training.scaffold import Remembered
-from streams.contract import payload
 from streams.contract.task import Task, load_task
+from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, SCAFFOLD, TrainerJob, WorkRequest
 from streams.learning import learning
 from tests.edge_client.models import TINY, with_batch_norm

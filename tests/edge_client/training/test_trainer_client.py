@@ -19,8 +19,8 @@ from edge_client.samples.samples import RECENT, Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import scaffold
 from edge_client.training.trainer_client import Trainer, served_by
-from streams.contract import payload
 from streams.contract.task import Task, load_task
+from streams.contract.weights import payload
 from streams.contract.work import SCAFFOLD, WorkReply, WorkRequest
 from streams.learning.learning import to_safetensors
 from streams.runtime.key_files import create_key

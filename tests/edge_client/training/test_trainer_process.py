@@ -12,9 +12,9 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import local_layers, trainer_process
 from federation.evaluation import device_metrics
 from federation.evaluation.paired import Paired
-from streams.contract import payload
-from streams.contract.payload import Payload
 from streams.contract.task import Metric, Privacy, Task, load_task
+from streams.contract.weights import payload
+from streams.contract.weights.payload import Payload
 from streams.contract.work import OWN, PART, PERSONAL, TrainerJob, WorkRequest
 from streams.learning.clipping import clipped, update_norm
 from tests.edge_client.models import TINY, with_batch_norm

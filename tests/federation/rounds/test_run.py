@@ -27,7 +27,6 @@ from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import Reply, cutoff_s
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import RunSettings
-from streams.contract import payload
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
@@ -36,6 +35,7 @@ from streams.contract.signing import key_id
 from streams.contract.task import Device as DeviceOf
 from streams.contract.task import Task
 from streams.contract.topics import ROUNDS, topic_name
+from streams.contract.weights import payload
 from streams.contract.work import PART, Op, Work
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received

@@ -10,8 +10,8 @@ import numpy as np
 
 from federation.admission.update import Update
 from federation.aggregation import strategies
-from streams.contract import payload
 from streams.contract.task import load_task
+from streams.contract.weights import payload
 from tests.bench.federation.real.stage import Stage
 from tests.bench.kafka import ROOT
 from tests.bench.meter import sample

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from federation.controller.flwr_cli import ConfigValue
-from streams.contract import payload
+from streams.contract.weights import payload
 from tests.bench.federation.real.flare.run import PYTHON, run_flare
 from tests.bench.federation.real.processes import Ended, ours, run_ours, run_stock, stock
 from tests.bench.federation.real.stage import Stage

@@ -7,8 +7,8 @@ from torch import nn
 
 from federation.admission.update import Update
 from federation.aggregation import strategies
-from streams.contract import payload
 from streams.contract.task import is_under
+from streams.contract.weights import payload
 from streams.learning import learning
 from tests.bench.federation.loop import Tally, round_seed, rounds
 from tests.bench.federation.steering import Steering

@@ -18,6 +18,9 @@ Encodings of a file:
                Nearby floats have nearby bits (IEEE 754), so steps are small. Their bytes are
                ordered by significance, most significant first, so that zstd finds the zeros. A
                tensor that the base lacks, or has in another shape, is encoded against zeros.
+    3  grid    safetensors as in 2, but before the tensors' bytes there is a signed byte for each
+               tensor: -128 if it has steps, else the exponent of its grid about the base (float16,
+               streams.contract.weights.grid), whose codes, modulo 2^16, are in place of steps
 
 `make` takes the smallest encoding. The delta is lossless: the result is bit-identical to the
 artifact and is verified as a complete download is. The manifest's signature is verified before
@@ -38,12 +41,15 @@ from safetensors import SafetensorError
 from streams.contract.artifact import files_of, head_of, read_manifest, split_head
 from streams.contract.decisions import MAX_BYTES
 from streams.contract.errors import ArtifactError
-from streams.contract.payload import decompressed
+from streams.contract.weights import grid
+from streams.contract.weights.payload import decompressed
 
 MAGIC = b"TWDELT01"
 MAX_HEAD = 1 << 21
+MAX_TENSORS = 1 << 20
 LEVEL = 19
-SAME, ZSTD, STEPS = 0, 1, 2
+SAME, ZSTD, STEPS, GRID = 0, 1, 2, 3
+NO_GRID = -128
 
 _LENGTH = struct.Struct("<I")
 _PART = struct.Struct("<BI")
@@ -107,7 +113,7 @@ def _smallest(data: bytes, base: bytes | None) -> tuple[int, bytes]:
     compressor = zstandard.ZstdCompressor(level=LEVEL, dict_data=_dictionary(base))
     found = [(ZSTD, compressor.compress(data))]
     with contextlib.suppress(SafetensorError, ValueError, KeyError, TypeError, struct.error):
-        found.append((STEPS, _steps(data, base)))  # raises unless it is safetensors
+        found.append(_steps(data, base))  # raises unless it is safetensors
     return min(found, key=lambda part: len(part[1]))
 
 
@@ -119,8 +125,8 @@ def _made(how: int, part: bytes, size: int, base: bytes | None) -> bytes:
         return base
     if how == ZSTD:
         return decompressed(part, size, _dictionary(base))
-    if how == STEPS:
-        return _from_steps(part, size, base)
+    if how in (STEPS, GRID):
+        return _from_steps(part, size, base, grids=how == GRID)
     raise ArtifactError("delta", f"unknown encoding {how} of a file: upgrade this program")
 
 
@@ -128,36 +134,73 @@ def _dictionary(base: bytes | None) -> zstandard.ZstdCompressionDict | None:
     return zstandard.ZstdCompressionDict(base) if base else None
 
 
-def _steps(data: bytes, base: bytes | None) -> bytes:
+def _steps(data: bytes, base: bytes | None) -> tuple[int, bytes]:
+    """Return the encoding of a safetensors file: by grids if a tensor has one, else by steps."""
     header, body = _split(data)
     before = safetensors.numpy.load(base) if base else {}
-    planes = []
+    grids, planes = [], []
     for name, tensor in _tensors(header, body):
-        kind = _WIDTHS[tensor.dtype.itemsize]
-        step = tensor.reshape(-1).view(kind) - _reference(before.get(name), tensor)
-        planes.append(_planes(_zigzag(step)))
+        reference = _reference(before.get(name), tensor)
+        exponent, codes = _codes(tensor, reference)
+        grids.append(exponent)
+        planes.append(_planes(_zigzag(codes)))
+    how = GRID if any(each != NO_GRID for each in grids) else STEPS
     packed = zstandard.ZstdCompressor(level=LEVEL)
     head = packed.compress(header)
-    return _LENGTH.pack(len(head)) + head + packed.compress(b"".join(planes))
+    coded = np.array(grids, np.int8).tobytes() if how == GRID else b""
+    return how, _LENGTH.pack(len(head)) + head + packed.compress(coded + b"".join(planes))
 
 
-def _from_steps(part: bytes, size: int, base: bytes | None) -> bytes:
+def _codes(tensor: np.ndarray, reference: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return the exponent of a tensor's grid, with its codes; or NO_GRID, with its steps."""
+    kind = reference.dtype
+    flat = tensor.reshape(-1)
+    if grid.suits(tensor):
+        base = reference.view(np.float16)
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = grid.exponent_of(flat.astype(np.float64) - base.astype(np.float64))
+        # what is on a grid has a little more or less than the size that the grid was made for
+        for exponent in () if size is None else (size + 1, size, size - 1):
+            codes = grid.codes_of(flat, base, exponent)
+            if not (np.abs(codes) < 1 << 15).all():
+                continue
+            if np.array_equal(grid.at(base, codes, exponent).view(kind), flat.view(kind)):
+                return exponent, codes.astype(np.int16).view(kind)
+    return NO_GRID, flat.view(kind) - reference
+
+
+def _from_steps(part: bytes, size: int, base: bytes | None, *, grids: bool) -> bytes:
     (length,) = _LENGTH.unpack_from(part)
     header = decompressed(part[_LENGTH.size : _LENGTH.size + length], size)
-    planes = decompressed(part[_LENGTH.size + length :], size)
+    before = safetensors.numpy.load(base) if base else {}
+    planes = decompressed(part[_LENGTH.size + length :], size + (MAX_TENSORS if grids else 0))
+    count = len(planes) - (size - len(header)) if grids else 0
+    exponents, planes = np.frombuffer(planes[: max(count, 0)], np.int8), planes[max(count, 0) :]
     if len(header) + len(planes) != size:
         raise ArtifactError("delta", f"{len(header) + len(planes)} bytes of tensors, not {size}")
-    before = safetensors.numpy.load(base) if base else {}
+    tensors = _tensors(header, planes)  # for the shapes only
+    if grids and len(tensors) != count:
+        raise ArtifactError("delta", f"{count} grids for {len(tensors)} tensors")
     body, at = bytearray(len(planes)), 0
-    for name, tensor in _tensors(header, planes):  # for the shapes only
+    for index, (name, tensor) in enumerate(tensors):
         n, width = tensor.size, tensor.dtype.itemsize
         kind = _WIDTHS[width]
         rows = np.frombuffer(planes, np.uint8, n * width, at).reshape(width, n)[::-1]
         step = _unzigzag(np.ascontiguousarray(rows.T).reshape(-1).view(kind))
-        whole = step + _reference(before.get(name), tensor)
+        reference = _reference(before.get(name), tensor)
+        exponent = int(exponents[index]) if grids else NO_GRID
+        whole = step + reference if exponent == NO_GRID else _on_grid(reference, step, exponent)
         body[at : at + n * width] = whole.astype(kind).tobytes()
         at += n * width
     return header + bytes(body)
+
+
+def _on_grid(reference: np.ndarray, codes: np.ndarray, exponent: int) -> np.ndarray:
+    """Return the bits of the numbers that are `codes` from the reference's (both uint16)."""
+    if reference.dtype != np.uint16:
+        raise ArtifactError("delta", "a grid is for float16 alone")
+    found = grid.at(reference.view(np.float16), codes.view(np.int16), exponent)
+    return found.view(reference.dtype)
 
 
 def _split(data: bytes) -> tuple[bytes, bytes]:

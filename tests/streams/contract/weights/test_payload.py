@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from streams.contract import payload
 from streams.contract.errors import MalformedRecord
-from streams.contract.payload import Payload
+from streams.contract.weights import payload
+from streams.contract.weights.payload import Payload
 
 NAMES = st.text(min_size=1, max_size=8)
 FLOATS = hnp.arrays(
@@ -41,6 +41,56 @@ def test_a_device_trains_from_what_the_server_says_it_sent(
 ) -> None:
     received = payload.to_float32(payload.unpack(payload.encode_weights(tensors, kind)))
     assert same(received, payload.round_weights(tensors, kind))
+
+
+@given(TENSORS, TENSORS)
+def test_a_candidate_in_float32_is_what_was_learned(
+    tensors: dict[str, np.ndarray], base: dict[str, np.ndarray]
+) -> None:
+    assert same(payload.round_candidate(tensors, base, "float32"), tensors)
+
+
+@given(TENSORS, TENSORS)
+def test_a_candidate_in_float16_is_float16_and_is_found_again(
+    tensors: dict[str, np.ndarray], base: dict[str, np.ndarray]
+) -> None:
+    """What devices decode is what the gate has evaluated."""
+    made = payload.round_candidate(tensors, base, "float16")
+    assert same(made, payload.round_weights(made, "float16"))
+    assert made.keys() == tensors.keys()
+
+
+def test_a_candidate_loses_two_hundredths_of_the_change_at_most() -> None:
+    noise = np.random.default_rng(1)
+    base = {"w": noise.normal(0, 0.1, (60, 50)).astype(np.float32)}
+    for size in (1e-4, 1e-3, 0.03, 2.0):
+        learned = {"w": base["w"] + noise.normal(0, size, (60, 50)).astype(np.float32)}
+        made = payload.round_candidate(learned, base, "float16")["w"]
+        plain = payload.round_weights(learned, "float16")["w"]
+        more = float(np.sqrt(np.mean((made - plain) ** 2)))
+        assert more < 0.02 * size
+    assert same(
+        payload.round_candidate(base, base, "float16"), payload.round_weights(base, "float16")
+    )
+
+
+def test_vectors_of_a_candidate_are_left_as_they_are() -> None:
+    """A variance near 0 must not become 0, or negative."""
+    base = {"var": np.array([1e-4, 3.0, 5.0], np.float32), "far": np.ones((2, 2), np.float32)}
+    learned = {"var": np.array([2e-4, 1.0, 9.0], np.float32), "far": np.ones((2, 3), np.float32)}
+    made = payload.round_candidate(learned, base, "float16")
+    assert same(made, payload.round_weights(learned, "float16"))
+    one_name = payload.round_candidate(learned, {}, "float16")
+    assert same(one_name, made)
+
+
+def test_a_candidate_beyond_float16_is_not_made_worse() -> None:
+    """65504 is the largest: a point of the grid beyond it would be infinite."""
+    base = {"w": np.full((2, 2), 60_000, np.float32)}
+    learned = {"w": np.array([[65504, 20000], [30000, 7]], np.float32)}
+    assert np.isfinite(payload.round_candidate(learned, base, "float16")["w"]).all()
+    wild = {"w": np.array([[1e6, 0], [0, 0]], np.float32)}
+    assert np.isinf(payload.round_candidate(wild, base, "float16")["w"]).any()  # the gate refuses
 
 
 @given(TENSORS)

@@ -1,7 +1,8 @@
 """Encoding of model weights between server and device: one block of bytes.
 
 A block is safetensors, plain or zstd-compressed, whichever is smaller; zstd's magic number tells
-them apart. float16 halves the traffic. The server rounds its weights. A device sends the difference
+them apart. float16 halves the traffic. The server rounds its weights, and a candidate's to a grid
+about the served ones (streams.contract.weights.grid). A device sends the difference
 of each float tensor from the received one, because rounding a small difference costs less
 precision than rounding the weight. A tensor is a difference if the model has float32 and the block
 has float16.
@@ -16,6 +17,7 @@ import zstandard
 from safetensors import SafetensorError
 
 from streams.contract.errors import MalformedRecord
+from streams.contract.weights import grid
 
 Payload = Literal["float32", "float16"]
 Tensors = Mapping[str, np.ndarray]
@@ -50,6 +52,21 @@ def round_weights(tensors: Tensors, payload: Payload) -> dict[str, np.ndarray]:
     if payload == "float32":
         return dict(tensors)
     return {n: _half(t).astype(t.dtype) if _is_float(t) else t for n, t in tensors.items()}
+
+
+def round_candidate(tensors: Tensors, base: Tensors, payload: Payload) -> dict[str, np.ndarray]:
+    """Return the weights of a version that is made from `base`, as devices will have them: in
+    float16 on a grid about the base, so that the delta is small."""
+    if payload == "float32":
+        return dict(tensors)
+    return {n: _on_grid(t, base.get(n)) if _is_float(t) else t for n, t in tensors.items()}
+
+
+def _on_grid(tensor: np.ndarray, base: np.ndarray | None) -> np.ndarray:
+    half = _half(tensor)
+    if base is not None and base.shape == half.shape and grid.suits(half):
+        half = grid.nearest(half, _half(base))
+    return half.astype(tensor.dtype)
 
 
 def encode_weights(tensors: Tensors, payload: Payload) -> bytes:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from streams.contract import delta
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack, unpack
 from streams.contract.errors import ArtifactError
+from streams.contract.weights import delta, payload
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 TRUSTED = [KEY.public_key()]
@@ -40,8 +40,17 @@ def weights(step: float = 0.0, kind: type = np.float32) -> bytes:
     return safetensors.numpy.save({**moved, "norm.batches": np.array([7], np.int64)})
 
 
+def candidate(step: float) -> bytes:
+    """What a run makes of the base in float16."""
+    before, after = (safetensors.numpy.load(each) for each in (weights(), weights(step)))
+    found = payload.round_candidate(after, before, "float16")
+    return payload.to_safetensors(found, "float16")
+
+
 BASE, NEXT = artifact(weights()), artifact(weights(0.02, np.float16), 2)
 DELTA = delta.make(NEXT, files_of(BASE))
+GRIDDED = artifact(candidate(0.02), 2)
+MADE = {DELTA: NEXT, delta.make(GRIDDED, files_of(BASE)): GRIDDED}
 
 
 def test_it_gives_the_artifact_to_the_bit_and_is_smaller() -> None:
@@ -51,6 +60,29 @@ def test_it_gives_the_artifact_to_the_bit_and_is_smaller() -> None:
     same = delta.make(again, files_of(artifact(weights(0.02), 2)))
     assert delta.apply(same, files_of(artifact(weights(0.02), 2)), TRUSTED) == again
     assert len(same) < 1000
+
+
+def test_a_candidate_of_a_run_travels_in_a_quarter_of_float32() -> None:
+    small = delta.make(GRIDDED, files_of(BASE))
+    assert delta.apply(small, files_of(BASE), TRUSTED) == GRIDDED
+    assert len(small) < 0.27 * len(weights())
+    assert len(small) < 0.8 * len(DELTA)  # the same training in plain float16
+
+
+@given(
+    hnp.arrays(np.float16, (3, 7), elements=st.floats(width=16)),
+    hnp.arrays(np.float32, (3, 7), elements=st.floats(width=32)),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_tensor_near_a_grid_comes_back(after: np.ndarray, before: np.ndarray) -> None:
+    """On the grid of its change, infinite, or where float16 has no number for a point of it."""
+    first = {"w": before}
+    made = payload.round_candidate({"w": after.astype(np.float32)}, first, "float16")
+    for tensors in (made, {"w": after}):
+        new = payload.to_safetensors(tensors, "float16")
+        base = {WEIGHTS: safetensors.numpy.save(first)}
+        data = artifact(new)
+        assert delta.apply(delta.make(data, base), base, TRUSTED) == data
 
 
 @given(
@@ -77,24 +109,51 @@ def test_any_files_come_back(before: bytes, after: bytes) -> None:
     assert delta.apply(delta.make(data, {}), {}, TRUSTED) == data
 
 
-@given(st.integers(0, len(DELTA) - 1), st.integers(1, 255))
-@settings(max_examples=200, deadline=None)
-def test_an_altered_delta_never_gives_another_model(at: int, change: int) -> None:
-    bad = bytearray(DELTA)
-    bad[at] ^= change
+@given(st.sampled_from(list(MADE)), st.data(), st.integers(1, 255))
+@settings(max_examples=400, deadline=None)
+def test_an_altered_delta_never_gives_another_model(
+    good: bytes, data: st.DataObject, change: int
+) -> None:
+    bad = bytearray(good)
+    bad[data.draw(st.integers(0, len(good) - 1))] ^= change
     try:
         made = delta.apply(bytes(bad), files_of(BASE), TRUSTED)
         files_of(made)
     except ArtifactError:
         return
-    assert made == NEXT  # a bit that zstd does not look at
+    assert made == MADE[good]  # a bit that zstd does not look at
 
 
-@given(st.integers(0, len(DELTA) - 1))
-@settings(deadline=None)
-def test_a_truncated_delta_is_refused(size: int) -> None:
+@given(st.sampled_from(list(MADE)), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_truncated_delta_is_refused(good: bytes, data: st.DataObject) -> None:
+    short = good[: data.draw(st.integers(0, len(good) - 1))]
     with pytest.raises(ArtifactError):
-        files_of(delta.apply(DELTA[:size], files_of(BASE), TRUSTED))
+        files_of(delta.apply(short, files_of(BASE), TRUSTED))
+
+
+def _part_of(data: bytes, how: int) -> bytes:
+    """Return a delta whose first file is made so of these bytes."""
+    head = DELTA[: 12 + int.from_bytes(DELTA[8:12], "little")]
+    return head + bytes([how]) + len(data).to_bytes(4, "little") + data
+
+
+@given(st.integers(-3, 3), st.integers(-128, 127), st.booleans())
+@settings(deadline=None)
+def test_grids_that_do_not_fit_the_tensors_are_refused(
+    more: int, exponent: int, wide: bool
+) -> None:
+    """More or fewer than there are tensors, of any step, for float32 as for float16."""
+    zstd = zstandard.ZstdCompressor()
+    tensors = {"a": np.zeros((2, 2), np.float32 if wide else np.float16)}
+    whole = safetensors.numpy.save(tensors)
+    at = 8 + int.from_bytes(whole[:8], "little")
+    head = zstd.compress(whole[:at])
+    grids = np.full(max(1 + more, 0), exponent, np.int8).tobytes()
+    packed = zstd.compress(grids + whole[at:])
+    bad = _part_of(len(head).to_bytes(4, "little") + head + packed, delta.GRID)
+    with pytest.raises(ArtifactError):
+        files_of(delta.apply(bad, files_of(BASE), TRUSTED))
 
 
 def test_another_base_gives_no_model() -> None:
@@ -113,8 +172,7 @@ def test_nothing_is_unpacked_that_no_trusted_key_has_signed() -> None:
 def test_a_part_that_unpacks_to_more_than_the_manifest_says_is_refused() -> None:
     """A hundred megabytes of zeros are some kilobytes of zstd."""
     bomb = zstandard.ZstdCompressor().compress(bytes(100_000_000))
-    head = DELTA[: 12 + int.from_bytes(DELTA[8:12], "little")]
-    bad = head + b"\x01" + len(bomb).to_bytes(4, "little") + bomb
+    bad = _part_of(bomb, delta.ZSTD)
     with pytest.raises(ArtifactError, match="100000000 bytes"):
         delta.apply(bad, files_of(BASE), TRUSTED)
 
