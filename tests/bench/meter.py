@@ -7,6 +7,7 @@ does no harm.
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +31,16 @@ class Measure:
     @property
     def cpu_s_per_million(self) -> float:
         return self.cpu_s / self.rows * 1e6
+
+    @classmethod
+    def together(cls, found: Sequence["Measure"]) -> Self:
+        """What processes took that began at once: as long as the last of them."""
+        return cls(
+            sum(one.rows for one in found),
+            max(one.wall_s for one in found),
+            sum(one.cpu_s for one in found),
+            sum(one.peak_bytes for one in found),
+        )
 
     @classmethod
     def read(cls, output: str) -> Self:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,25 @@ class Stage:
         module = f"tests.bench.streams.contenders.{module}"
         return Measure.read(self.run_python(module, argv, python=python, environ=environ))
 
+    def contend_in_two(
+        self, module: str, plan: Plan, *more: str, environ: Mapping[str, str]
+    ) -> Measure:
+        """Run two processes of a contender that begin at once, each with half of the partitions."""
+        argv = [sys.executable, "-m", f"tests.bench.streams.contenders.{module}", plan.argument()]
+        with ExitStack() as stack:
+            found = [
+                stack.enter_context(_piped([*argv, *more, str(index), "2"], environ))
+                for index in range(2)
+            ]
+            if any(one.stdout.readline() != "ready\n" for one in found):
+                raise ContenderFailed(f"{module}: one of two ended before it was ready")
+            for one in found:
+                one.stdin.write("\n")
+                one.stdin.flush()
+            return Measure.together(
+                [Measure.read(one.communicate(timeout=CONTEND_S)[0]) for one in found]
+            )
+
     def drain(
         self, plan: Plan, workers: int = 1, environ: Mapping[str, str] | None = None
     ) -> worker.Drain:
@@ -125,6 +144,19 @@ class Stage:
         if done.returncode:
             raise ContenderFailed(f"{module}: {(done.stderr or done.stdout).strip()[-1500:]}")
         return done.stdout
+
+
+@contextmanager
+def _piped(argv: list[str], environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A process whose input and output are pipes; it is gone afterwards."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(
+        argv, **pipes, text=True, cwd=ROOT, env={**os.environ, **environ}
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def delete_topics(settings: BrokerSettings, plan: Plan) -> None:

@@ -62,6 +62,11 @@ class Runs:
         """The median; 0 if it failed."""
         return 0.0 if self.failure else Figure.of(self.speeds).median
 
+    @property
+    def cores(self) -> Figure:
+        """Of the machine, busy with it on average."""
+        return Figure.of([run.measure.cpu_s / run.measure.wall_s for run in self.found])
+
     def to(self, other: "Runs") -> Figure | None:
         """How many times as fast as another one, turn by turn; None if one of them failed."""
         if self.failure or other.failure:

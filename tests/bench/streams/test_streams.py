@@ -88,6 +88,12 @@ def test_a_row_says_how_often_it_was_measured_and_the_highest_load() -> None:
     assert rest[-1] == "5%"
 
 
+def test_two_processes_that_begin_at_once_take_as_long_as_the_last() -> None:
+    both = Measure.together([Measure(100, 2.0, 3.0, 10), Measure(50, 4.0, 1.0, 20)])
+    assert both == Measure(150, 4.0, 4.0, 30)
+    assert Runs([Run(both, 0.0)]).cores.median == pytest.approx(1.0)
+
+
 def test_a_contender_that_fails_has_its_reason_in_place_of_figures() -> None:
     failed = Runs([], "gone")
     assert failed.to(runs(1.0)) is None

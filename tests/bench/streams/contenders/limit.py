@@ -1,15 +1,18 @@
 """The limit: consume, decode, one teacher; no windows, no store, no output.
 
-`python -m tests.bench.streams.contenders.limit PLAN [overlapped]`. The client has the settings that
-Faust gives the worker's. Messages are scored in calls of as many rows as the worker's. In its plain
-form one thread does one thing after the other; overlapped, the teacher has as many threads as the
-worker's, and scores while the next messages are read and decoded.
+`python -m tests.bench.streams.contenders.limit PLAN [overlapped [SHARE OF]]`. The client has the
+settings that Faust gives the worker's. Messages are scored in calls of as many rows as the
+worker's. In its plain form one thread does one thing after the other; overlapped, the teacher has
+as many threads as the worker's, and scores while the next messages are read and decoded. With a
+share, 0 or 1 of 2, it reads only each second partition: it says that it is ready, and begins when
+it is sent a line.
 """
 
 import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 import aiokafka
 import numpy as np
@@ -24,9 +27,23 @@ from tests.bench.streams.contenders.pieces import plan_teacher
 from tests.bench.streams.feed.plan import Plan
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which of the partitions are read: each `of`-th from `index` on."""
+
+    index: int = 0
+    of: int = 1
+
+    async def take(self, plan: Plan, messages: aiokafka.AIOKafkaConsumer) -> int:
+        """Take the partitions; return how many messages they hold."""
+        numbers = range(self.index, plan.partitions, self.of)
+        mine = [aiokafka.TopicPartition(plan.topic, number) for number in numbers]
+        messages.assign(mine)
+        return sum((await messages.end_offsets(mine)).values())
+
+
 def consumer(plan: Plan) -> aiokafka.AIOKafkaConsumer:
     return aiokafka.AIOKafkaConsumer(
-        plan.topic,
         bootstrap_servers=plan.bootstrap,
         group_id=f"limit-{os.getpid()}",
         enable_auto_commit=False,
@@ -39,11 +56,11 @@ def consumer(plan: Plan) -> aiokafka.AIOKafkaConsumer:
 
 
 async def batches(
-    plan: Plan, task: Task, messages: aiokafka.AIOKafkaConsumer, meter: Meter, calls: int
+    task: Task, messages: aiokafka.AIOKafkaConsumer, left: int, meter: Meter, calls: int
 ) -> AsyncIterator[list[np.ndarray]]:
-    """The segments of so many messages as some calls of the teacher take, (rows, channels, samples)
-    each."""
-    left, waiting, rows = plan.rows, list[np.ndarray](), 0
+    """The segments of `left` messages, of so many at a time as some calls of the teacher take,
+    (rows, channels, samples) each."""
+    waiting, rows = list[np.ndarray](), 0
     width = int(np.prod(task.segment_shape))
     while left:
         polled = await messages.getmany(timeout_ms=1000, max_records=500)
@@ -53,18 +70,22 @@ async def batches(
             assert isinstance(record, EventBatch)
             segments = float_rows(record.rows.column("segment"), width)
             waiting.append(segments.reshape(-1, *task.segment_shape))
-            left, rows = left - len(segments), rows + len(segments)
+            left, rows = left - 1, rows + len(segments)
             if rows + len(segments) > calls * ROWS_PER_CALL or not left:
                 yield waiting
                 waiting, rows = [], 0
 
 
-async def run(plan: Plan, task: Task, teacher: Teacher, *, overlapped: bool) -> None:
+async def run(plan: Plan, task: Task, teacher: Teacher, share: Share, *, overlapped: bool) -> None:
     meter, messages, done = Meter(), consumer(plan), 0
     await messages.start()
+    left = await share.take(plan, messages)
+    if share.of > 1:
+        print("ready", flush=True)  # noqa: T201
+        sys.stdin.readline()
     running: asyncio.Task[int] | None = None
     calls = default_threads() if overlapped else 1
-    async for windows in batches(plan, task, messages, meter, calls):
+    async for windows in batches(task, messages, left, meter, calls):
         if not overlapped:
             done += score(teacher, windows)
             await asyncio.sleep(0)  # the client's own tasks have their turn
@@ -88,7 +109,8 @@ def main() -> None:
     plan = Plan.from_argv()
     overlapped = "overlapped" in sys.argv[2:]
     teacher = plan_teacher(plan, default_threads() if overlapped else 1)
-    asyncio.run(run(plan, plan.load_task(), teacher, overlapped=overlapped))
+    share = Share(*map(int, sys.argv[3:5]))
+    asyncio.run(run(plan, plan.load_task(), teacher, share, overlapped=overlapped))
 
 
 if __name__ == "__main__":
