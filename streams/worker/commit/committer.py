@@ -51,7 +51,7 @@ from streams.worker.windows.partition import DeclaredDrop, PartitionState, Store
 from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
 
-OVERHEAD = 2000  # bytes of a message in memory beside its value
+OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
 LETTERS = 1000  # that may wait for a flush
 FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
 
