@@ -170,6 +170,7 @@ class Agent:
             self.state,
             spans=spans,
             heartbeat_s=settings.heartbeat_s,
+            gather_s=settings.gather_s,
             bytes_per_s=settings.uplink_bytes_per_s,
             holds=settings.sampling.mode == "nothing",
             failpoint=self._failpoint,

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from edge_client.agent import Agent
 from edge_client.settings import EdgeSettings
+from edge_client.uplink.gathering import check as check_gathering
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.runtime.failpoints import read_failpoint
@@ -42,6 +43,7 @@ def run(settings: EdgeSettings) -> DeviceState:
     """The process: one device until SIGTERM or SIGINT; its last state."""
     spare_memory()
     task = load_task(settings.task_ref)
+    check_gathering(task, settings.gather_s)
     tracing = read_tracing(os.environ, "tidewheel-edge", settings.device, task.name)
     agent = Agent(settings, task, read_failpoint(os.environ), tracing)
     threading.excepthook = _end_process

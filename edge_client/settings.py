@@ -22,6 +22,7 @@ class EdgeSettings:
     stay: go on without readings when the source has ended;
     drain_s: limit of the final sending; source: the task's iterator, lines of standard input, or
     the MQTT broker `mqtt`; heartbeat_s: between two states where nothing has changed;
+    gather_s: how long an event may wait for more in its message;
     uplink_bytes_per_s: rate limit; sampling: which events are sent; spool:
     its limits; metrics_port: on loopback, 0 for a free one. At the spool's cap, events below
     `sampling.uncertain_below` are kept longest.
@@ -39,6 +40,7 @@ class EdgeSettings:
     drain_s: float = 10.0
     spool: SpoolLimits = field(default_factory=SpoolLimits)
     heartbeat_s: float = 10.0
+    gather_s: float = 0.0
     uplink_bytes_per_s: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     source: Literal["task", "stdin", "mqtt"] = "task"

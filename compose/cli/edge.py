@@ -89,6 +89,14 @@ def run(
             min=0.1, max=20, help="Seconds between two states on `fleet` where nothing changes."
         ),
     ] = 10.0,
+    gather: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds that an event may wait for more, so that messages are fewer; at most "
+            "half of the task's idle_close_s.",
+        ),
+    ] = 0.0,
     uplink_limit: Annotated[
         float | None,
         typer.Option(min=0.1, help="Limit of KB (1,000 bytes) per second that are sent."),
@@ -161,6 +169,7 @@ def run(
             minimum_battery=min_battery / 100,
             maximum_celsius=max_temperature,
             heartbeat_s=heartbeat,
+            gather_s=gather,
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
             sampling=Sampling(metered, metered_share, uncertain_below),
             spool=SpoolLimits.under(

@@ -1,6 +1,7 @@
 """From the spool to Kafka, in order, with bounded messages in flight.
 
-1. read frames after the last one sent, as many as the rate limit allows
+1. read frames after the last one sent, as many as the rate limit allows; with `gather_s` not before
+   the oldest has waited so long, or a message is full (gathering.py)
 2. join event frames into one events/2 message of at most 512 rows and BYTES bytes; DROPS frames
    become one message per declaration, after merging adjacent ones of the same reason
 3. pass the message to the producer; at most IN_FLIGHT messages of IN_FLIGHT_BYTES are in flight
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
 from edge_client.uplink.delivery_spans import DeliverySpans
+from edge_client.uplink.gathering import Gathering
 from edge_client.uplink.heartbeat import EVERY_S, Heartbeat
 from edge_client.uplink.in_flight import BatchInFlight
 from edge_client.uplink.messages import BYTES, Messages, groups, no_more, of_events
@@ -55,7 +57,8 @@ class Uplink(threading.Thread):
     state, if there is one: when something has changed, and every `heartbeat_s`.
 
     With `holds` events stay in the spool and only the state is sent. `bytes_per_s` is the rate
-    limit. With `spans` event messages carry a trace.
+    limit. With `spans` event messages carry a trace. `gather_s`: how long an event may wait for
+    more, so that messages are fewer.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Uplink(threading.Thread):
         bytes_per_s: int | None = None,
         holds: bool = False,
         heartbeat_s: float = EVERY_S,
+        gather_s: float = 0.0,
         stall_s: float = STALL_S,
         clock: Callable[[], float] = time.monotonic,
         failpoint: Failpoint = unarmed,
@@ -88,6 +92,7 @@ class Uplink(threading.Thread):
         self._clock = clock
         self._reached = failpoint
         self._rate_limit = TokenBucket(bytes_per_s, clock)
+        self._gathering = Gathering(gather_s, clock)
         self._refusals = Refusals(clock)
         self._spans = spans
         more = no_more if spans is None else spans.headers
@@ -95,6 +100,7 @@ class Uplink(threading.Thread):
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position
+        self._unsent = spool.settled_seq  # the first seq that is not sent
         self._flight: deque[BatchInFlight] = deque()
         self._flight_bytes = 0
         self._busy = False  # many events came: poll again soon
@@ -122,6 +128,7 @@ class Uplink(threading.Thread):
 
     def stop(self, drain_s: float) -> bool:
         """Send pending events for at most `drain_s`, then end; return whether none is left."""
+        self._gathering.end()
         deadline = time.monotonic() + drain_s
         while self._spool.account().pending and time.monotonic() < deadline and not self._holds:
             time.sleep(0.05)
@@ -136,7 +143,7 @@ class Uplink(threading.Thread):
             self._spans.look()
         if self._sender is None:
             self._sender = self._connect()
-            self._next = self._spool.position
+            self._next, self._unsent = self._spool.position, self._spool.settled_seq
             self._flight.clear()
             self._flight_bytes = 0
             self._heartbeat_waits = False
@@ -145,7 +152,7 @@ class Uplink(threading.Thread):
         self.connected, self.error = True, None
         self._settle()
         self._heartbeat()
-        more = not self._holds
+        more = not self._holds and self._gathering.ready(self._spool.next_seq - self._unsent)
         while more and not self._full:
             more = self._forward()
         self._watch()
@@ -170,6 +177,8 @@ class Uplink(threading.Thread):
             self._send(group)
         size = sum(len(frame.payload) for frame in frames)
         self._busy = size > BYTES / 8
+        if size < allowed:
+            self._gathering.emptied()
         return size >= allowed
 
     def _send(self, frames: list[Frame]) -> None:
@@ -181,6 +190,7 @@ class Uplink(threading.Thread):
         self._flight.append(entry)
         self._flight_bytes += size
         self._next = frames[-1].end
+        self._unsent = max(self._unsent, frames[-1].first + frames[-1].count)
         topic = topic_name(self._task.name, EVENTS)
         assert self._sender is not None
         for message in messages:

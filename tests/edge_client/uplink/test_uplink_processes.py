@@ -168,6 +168,28 @@ def test_a_metered_devices_account_adds_up_over_kills(
 
 
 @pytest.mark.timeout(120)
+def test_a_device_that_gathers_sends_fewer_messages_and_all_events(
+    kafka: BrokerSettings, tmp_path: Path, devices: list[Device]
+) -> None:
+    """Killed in between: what had waited is sent by the next process. Two events a second, which
+    would be a message each."""
+    task = replace(tiny, name="gathering")
+    ensure_topics(kafka, topic_specs(task.name, 1))
+    device = Device(tmp_path, kafka, task, "--speed", "1", "--gather", "1")
+    devices.append(device)
+    device.start()
+    until(lambda: len(Topic(device)) >= 6, "some events are on the topic")
+    device.end(signal.SIGKILL)
+    device.start()
+    until(lambda: len(Topic(device)) >= 12, "it goes on")
+    device.end(signal.SIGTERM)
+    account, messages = device.spool.account(), device.messages(EVENTS)
+    assert account.pending == 0
+    assert list(Topic(device).events) == [(0, account.produced - 1)]
+    assert len(messages) <= account.produced / 1.5
+
+
+@pytest.mark.timeout(120)
 def test_a_device_that_may_send_predictions_only_sends_no_reading(
     kafka: BrokerSettings, tmp_path: Path, devices: list[Device]
 ) -> None:

@@ -1,0 +1,140 @@
+"""A device that gathers: fewer messages, none of them late, nothing kept back at the end."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.queue import Spool
+from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.gathering import FULL_ROWS, Gathering, check
+from edge_client.uplink.uplink import Uplink
+from streams.contract.accounting import IntervalSet
+from streams.contract.errors import BrokerUnavailable, UsageError
+from streams.contract.events.records import Drop, EventBatch
+from tests.fakes.tiny_task import task
+from tests.fakes.uplink_broker import Clock, FakeBroker
+from tests.streams.worker.support import until
+
+GATHER_S = 4.0
+
+
+class Device:
+    """A spool with an uplink that gathers, on a clock that the test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.broker, self.clock = FakeBroker(), Clock()
+        self.spool = Spool(folder, SpoolLimits(file_bytes=100_000, total_bytes=10_000_000))
+        self.uplink = Uplink(
+            task, "d0", self.spool, lambda: self.broker, lambda: True, None,
+            gather_s=GATHER_S, clock=self.clock,
+        )  # fmt: skip
+
+    def answers(self, count: int) -> None:
+        """Answer so many segments, each in a frame of its own."""
+        writer = SpoolWriter(task, self.spool)
+        for _ in range(count):
+            at_us = 1_000_000 * (self.spool.next_seq + 1)
+            segment = np.zeros(task.segment_shape, np.float32)
+            writer.put(Event(at_us, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
+            writer.write(last=True)
+
+    def look(self) -> list[EventBatch | Drop]:
+        """Return what has come to the broker with one look of the uplink, acknowledged."""
+        before = len(self.broker.taken)
+        self.uplink.step()
+        self.broker.acknowledge()
+        self.uplink.step()
+        return self.broker.taken[before:]
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path)
+
+
+def test_an_event_a_second_is_a_message_in_four_seconds(device: Device) -> None:
+    came = []
+    for _ in range(21):
+        device.answers(1)
+        came += device.look()
+        device.clock.now += 1
+    batches = [one for one in came if isinstance(one, EventBatch)]
+    assert [one.rows.num_rows for one in batches] == [
+        5,
+        5,
+        5,
+        5,
+    ]  # the fifth is 4 s after the first
+    assert device.spool.account().pending == 1
+
+
+def test_no_event_waits_longer_although_more_come(device: Device) -> None:
+    waits = dict[int, float]()
+    for _ in range(60):
+        device.answers(1)
+        waits[device.spool.next_seq - 1] = device.clock.now
+        for one in device.look():
+            assert isinstance(one, EventBatch)
+            assert device.clock.now - waits[one.first] <= GATHER_S + 0.25
+        device.clock.now += 0.25
+
+
+def test_a_full_message_does_not_wait(device: Device) -> None:
+    device.answers(FULL_ROWS - 1)
+    assert device.look() == []
+    device.answers(1)
+    assert sum(one.last - one.first + 1 for one in device.look()) == FULL_ROWS
+
+
+def test_at_the_end_nothing_waits(device: Device) -> None:
+    device.answers(3)
+    assert device.look() == []
+    device.uplink.start()
+    with ThreadPoolExecutor(1) as other:
+        drained = other.submit(device.uplink.stop, 30.0)  # on a clock that stands
+        until(lambda: bool(device.broker.waiting), "what waited is sent")
+        device.broker.acknowledge()
+        assert drained.result()
+    assert list(device.broker.seqs) == [(0, 2)]
+
+
+def test_declared_drops_wait_with_the_events(device: Device) -> None:
+    device.answers(2)
+    device.spool.declare_lost(3, "metered")
+    assert device.look() == []
+    device.clock.now += GATHER_S
+    device.look()
+    assert list(device.broker.seqs) == [(0, 4)]
+
+
+def test_a_broker_that_was_away_gets_all_of_it_once(device: Device) -> None:
+    device.answers(4)
+    device.look()
+    device.broker.down = True
+    device.clock.now += GATHER_S
+    with pytest.raises(BrokerUnavailable):
+        device.uplink.step()
+    device.uplink._sender = None
+    device.broker.down = False
+    device.answers(1)
+    device.look()
+    assert device.broker.seqs == IntervalSet([(0, 4)])
+    assert device.spool.account().pending == 0
+
+
+def test_without_gathering_nothing_waits() -> None:
+    clock = Clock()
+    assert Gathering(0.0, clock).ready(1)
+    assert Gathering(5.0, clock).ready(0)
+    assert not Gathering(5.0, clock).ready(1)
+
+
+def test_a_device_may_not_gather_until_workers_believe_it_silent() -> None:
+    patient = replace(task, idle_close_s=60.0)
+    check(patient, 30.0)
+    with pytest.raises(UsageError, match=r"--gather 31: at most 30, half of idle_close_s"):
+        check(patient, 31.0)
