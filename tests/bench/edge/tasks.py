@@ -2,10 +2,14 @@
 
 The readings are sums of sines with noise, rounded to the steps of the phone's sensors: 1/720 g and
 0.0175 degrees a second. They compress about as people's do, which noise would not.
+
+The noise is Python's: a device has no use for numpy.random, which takes 8 MB and would be measured
+as its own.
 """
 
 import dataclasses
 import functools
+import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,13 +26,15 @@ def recording() -> tuple[np.ndarray, np.ndarray]:
     """The values (n, 6) and labels (n,) of a pass; a new activity each 10 s."""
     hop, samples = har.task.segment.hop, har.task.segment.samples
     n = hop * (SEGMENTS - 1) + samples
-    noise = np.random.default_rng(0)
+    dice = random.Random(0)
     spell = int(10 * har.task.rate_hz)
-    labels = np.repeat(noise.integers(0, 6, n // spell + 1), spell)[:n]
+    labels = np.repeat([dice.randrange(6) for _ in range(n // spell + 1)], spell)[:n]
     at = np.arange(n) / har.task.rate_hz
-    hertz, gain = noise.uniform(0.5, 3.0, (6, 6)), noise.uniform(0.05, 0.6, (6, 6))
+    hertz = np.array([[dice.uniform(0.5, 3.0) for _ in range(6)] for _ in range(6)])
+    gain = np.array([[dice.uniform(0.05, 0.6) for _ in range(6)] for _ in range(6)])
+    noise = np.fromiter((dice.gauss(0, 0.05) for _ in range(6 * n)), np.float64, 6 * n)
     wave = gain[labels] * np.sin(2 * np.pi * hertz[labels] * at[:, None])
-    values = wave + noise.normal(0, 0.05, (n, 6)) + np.array([1.0, 0, 0, 0, 0, 0])
+    values = wave + noise.reshape(n, 6) + np.array([1.0, 0, 0, 0, 0, 0])
     return np.round(values / STEPS) * STEPS, labels.astype(np.float64)
 
 
