@@ -12,8 +12,6 @@ import threading
 import time
 from collections import Counter
 
-import numpy as np
-
 from edge_client.control.device_lock import hold
 from edge_client.control.label_intake import LabelIntake
 from edge_client.control.socket_server import SocketServer, socket_path
@@ -336,7 +334,7 @@ class Agent:
         account = self.spool.audit() if self._phase == "stopped" else self.spool.account()
         count, true, taught = self.samples.counts()
         engine = self._slots.engine
-        latencies = np.array((engine and list(engine.latencies)) or [0.0]) * 1e6
+        p50_us, p99_us = engine.latency_us() if engine is not None else (0.0, 0.0)
         return DeviceState(
             device=self._settings.device,
             task=self._task.name,
@@ -369,8 +367,8 @@ class Agent:
             replayed=self._source.share_of_pass,
             passes=self._source.passes_done,
             events_per_s=self._answers.rate.per_second(),
-            latency_p50_us=float(np.percentile(latencies, 50)),
-            latency_p99_us=float(np.percentile(latencies, 99)),
+            latency_p50_us=p50_us,
+            latency_p99_us=p99_us,
             error=self._answers.error
             or (self._outcomes and self._outcomes.error)
             or self._downlink.error

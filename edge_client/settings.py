@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.sampling import Sampling
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.health import HOST
 
 if TYPE_CHECKING:
     from edge_client.sources.mqtt import MqttSettings  # needs paho-mqtt, an optional package
@@ -48,4 +47,4 @@ class EdgeSettings:
     minimum_battery: float = 0.3
     maximum_celsius: float = 80.0
     metrics_port: int | None = None
-    metrics_host: str = HOST
+    metrics_host: str = "127.0.0.1"

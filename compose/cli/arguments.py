@@ -84,6 +84,7 @@ MetricsPort = Annotated[
         help="Serve /metrics (Prometheus), /ready and /live; 0: a free port.",
     ),
 ]
+LOOPBACK = "127.0.0.1"
 MetricsHost = Annotated[
     str,
     typer.Option(

@@ -9,6 +9,7 @@ import typer
 from compose.cli import device
 from compose.cli.arguments import (
     DEFAULT_STATE,
+    LOOPBACK,
     AsJson,
     Device,
     Kafka,
@@ -27,7 +28,6 @@ from compose.cli.arguments import (
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import print_json
 from streams.contract.errors import UsageError
-from streams.runtime.health import HOST
 
 if TYPE_CHECKING:
     from edge_client.sources.mqtt import MqttSettings
@@ -132,7 +132,7 @@ def run(
         typer.Option(help="Which events are dropped first at the limit of --spool-mb."),
     ] = "oldest",
     metrics_port: MetricsPort = None,
-    metrics_host: MetricsHost = HOST,
+    metrics_host: MetricsHost = LOOPBACK,
     json: AsJson = False,
 ) -> None:
     """Run one device: infer, store events in the spool, send them, follow releases.

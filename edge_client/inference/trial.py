@@ -8,7 +8,6 @@ within CRASH_S, or when the p99 of its last ANSWERS answers is above the task's 
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-import numpy as np
 from pydantic import model_validator
 
 from streams.contract.decisions import Model
@@ -88,7 +87,7 @@ def too_late(latencies_s: Sequence[float], budget_s: float) -> str | None:
     """
     if len(latencies_s) < ANSWERS:
         return None
-    p99 = float(np.percentile(latencies_s[-ANSWERS:], 99, method="lower"))
+    p99 = sorted(latencies_s[-ANSWERS:])[99 * (ANSWERS - 1) // 100]
     if p99 <= budget_s:
         return None
     return f"late: p99 of {ANSWERS} answers is {p99 * 1e3:.3g} ms, {budget_s * 1e3:.3g} are allowed"

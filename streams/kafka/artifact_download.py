@@ -7,12 +7,9 @@ a reader starts at the delivery's offset and collects the chunks with its key, b
 
 import contextlib
 import hashlib
-import http.client
 import logging
 import threading
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 
 from streams.contract.decisions import MAX_BYTES, Delivery
@@ -121,6 +118,10 @@ def fetch_url(url: str, limit: int = MAX_BYTES) -> bytes:
 
     Resumes after a cut connection. The bytes are untrusted, like those from Kafka.
     """
+    import http.client  # few devices have a URL to fetch from
+    import urllib.error
+    import urllib.request
+
     if not url.startswith(("https://", "http://")):
         raise ArtifactError("url", f"{url[:80]} is neither https nor http")
     data = bytearray()

@@ -255,7 +255,8 @@ def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
     heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx", "opentelemetry")
     seldom = ("pyarrow.compute", "pyarrow.dataset", "paho", "prometheus_client")
     person = ("rich", "asyncio", "pydantic_settings")
-    assert not libraries(modules, *heavy, *seldom, *person)
+    fetched = ("http", "urllib.request", "tarfile")
+    assert not libraries(modules, *heavy, *seldom, *person, *fetched)
 
 
 def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
