@@ -1,15 +1,12 @@
 """The agent's process: signals, memory, metrics, and what a failed thread does."""
 
-import contextlib
-import ctypes
 import logging
 import os
 import signal
 import threading
 
-import pyarrow as pa
-
 from edge_client.agent import Agent
+from edge_client.memory import give_back, spare_memory
 from edge_client.settings import EdgeSettings
 from edge_client.uplink.gathering import check as check_gathering
 from streams.contract.documents import DeviceState
@@ -18,8 +15,6 @@ from streams.runtime.failpoints import read_failpoint
 from streams.runtime.tracing import read_tracing
 
 log = logging.getLogger("tidewheel.edge")
-
-M_ARENA_MAX = -8  # malloc.h
 
 
 def _end_process(failed: threading.ExceptHookArgs) -> None:
@@ -31,14 +26,6 @@ def _end_process(failed: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def spare_memory() -> None:
-    """glibc makes a heap for each thread and Arrow's own allocator keeps what it has had: together
-    20 MB of a device that handles little at a time."""
-    pa.set_memory_pool(pa.system_memory_pool())
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-
-
 def run(settings: EdgeSettings) -> DeviceState:
     """The process: one device until SIGTERM or SIGINT; its last state."""
     spare_memory()
@@ -46,6 +33,7 @@ def run(settings: EdgeSettings) -> DeviceState:
     check_gathering(task, settings.gather_s)
     tracing = read_tracing(os.environ, "tidewheel-edge", settings.device, task.name)
     agent = Agent(settings, task, read_failpoint(os.environ), tracing)
+    give_back()
     threading.excepthook = _end_process
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())

@@ -21,7 +21,7 @@ from typing import Self
 from kafka import KafkaProducer
 
 from edge_client.agent import SWITCH_S
-from edge_client.process import spare_memory
+from edge_client.memory import spare_memory
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.uplink import IN_FLIGHT, Uplink

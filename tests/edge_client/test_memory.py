@@ -1,0 +1,101 @@
+"""What a start has read of files is given back, and nothing that was written."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from edge_client import memory
+from tests.forks import ROOT
+
+SMAPS = """\
+1000-3000 r--p 00000000 fe:00 11 /lib/a.so
+Rss: 8 kB
+Anonymous: 0 kB
+AnonHugePages: 0 kB
+VmFlags: rd mr mw me
+3000-4000 r-xp 00002000 fe:00 11 /lib/a b.so
+Anonymous: 0 kB
+4000-5000 r--p 00003000 fe:00 11 /lib/a.so
+Anonymous: 4 kB
+5000-6000 rw-p 00004000 fe:00 11 /lib/a.so
+Anonymous: 0 kB
+6000-7000 r--s 00000000 fe:00 12 /data/shared
+Anonymous: 0 kB
+7000-8000 rw-p 00000000 00:00 0 [heap]
+Anonymous: 0 kB
+8000-9000 r--p 00000000 00:00 0
+Anonymous: 0 kB
+9000-a000 r-xp 00000000 00:00 0 [vdso]
+Anonymous: 0 kB
+a000-b000 r-xp 00000000 fe:00 13 /lib/last.so (deleted)
+Anonymous: 0 kB
+"""
+
+# A process with an agent's libraries: its resident bytes of files before and after, and whether
+# the libraries still work.
+PROCESS = """
+from pathlib import Path
+import numpy as np, onnxruntime, pyarrow as pa
+import edge_client.process
+from edge_client.memory import give_back
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+before = resident()
+give_back()
+after = resident()
+key = Ed25519PrivateKey.generate()
+key.public_key().verify(key.sign(b"x"), b"x")
+assert "CPUExecutionProvider" in onnxruntime.get_available_providers()
+batch = pa.record_batch({"x": np.arange(1000.0)})
+options = pa.ipc.IpcWriteOptions(compression="zstd")
+sink = pa.BufferOutputStream()
+with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+    writer.write_batch(batch)
+assert pa.ipc.open_stream(sink.getvalue()).read_all()["x"][999].as_py() == 999
+print(before, after)
+"""
+
+
+def test_mappings_are_given_back_that_are_of_a_file_private_read_only_and_unwritten() -> None:
+    found = list(memory.unwritten(SMAPS.splitlines()))
+    assert found == [(0x1000, 0x3000), (0x3000, 0x4000), (0xA000, 0xB000)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells what is resident")
+def test_libraries_take_less_than_half_after_the_start_and_still_work() -> None:
+    argv = [sys.executable, "-c", PROCESS]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert after < before / 2
+
+
+def test_nothing_is_given_back_beside_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unread:
+        def read_text(self) -> str:
+            raise AssertionError("not beside a thread that may load a library")
+
+    monkeypatch.setattr(memory, "SMAPS", Unread())
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    try:
+        memory.give_back()
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_kernel_that_does_not_tell_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "SMAPS", tmp_path / "smaps")
+    monkeypatch.setattr(memory.threading, "active_count", lambda: 1)
+    memory.give_back()
