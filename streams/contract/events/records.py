@@ -413,10 +413,10 @@ def event_rows(
     clipped to +-65,504, because infinite ones would be refused.
     """
     values = np.zeros((len(labels), task.label_size), np.float32)
-    known = np.array([label is not None for label in labels], bool)
+    known = np.zeros(len(labels), bool)
     for i, label in enumerate(labels):
         if label is not None:
-            values[i] = label
+            values[i], known[i] = label, True
     sent = None if segments is None else _uploaded(segments, task.upload_dtype)
     answers = np.ascontiguousarray(outputs, np.float32)
     columns = Columns(first, times, model, answers, values, known, sent)

@@ -35,6 +35,20 @@ def test_events_are_written_as_batches_with_their_seqs(tmp_path: Path) -> None:
     assert spool.mark == 1_199_000
 
 
+def test_a_frame_has_each_events_own_model_segment_and_outputs(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool)
+    for frame in (["1-aaaaaaaa"] * 3, ["1-aaaaaaaa", "2-bbbbbbbb", "1-aaaaaaaa"]):
+        given = [event(i)._replace(model=model) for i, model in enumerate(frame)]
+        for one in given:
+            recorder.put(one)
+        recorder.write()
+        rows = decode_batch(spool.read(spool.position, 1 << 30)[-1].payload, event_schema(task))
+        assert rows.column("model").to_pylist() == frame
+        assert rows.column("outputs").to_pylist() == [one.outputs.tolist() for one in given]
+        assert rows.column("segment").to_pylist() == [one.segment.ravel().tolist() for one in given]
+
+
 def test_a_full_disk_keeps_events_in_memory_and_declares_what_was_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
