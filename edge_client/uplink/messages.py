@@ -107,7 +107,8 @@ def _of_version(
     declare: Declare,
 ) -> list[Message]:
     begin = frames[0].first
-    rows = pa.concat_batches([own_batch(frame.payload) for frame in frames])
+    batches = [own_batch(frame.payload) for frame in frames]
+    rows = pa.concat_batches(batches) if len(batches) > 1 else batches[0]
     found: list[Message] = []
     for first, last, reason in refusals.runs(frames):
         if reason is not None:

@@ -153,7 +153,7 @@ def encode_rows(epoch: str, first: int, rows: pa.RecordBatch) -> bytes | None:
     whole = rows.columns[:4] + (rows.columns[5:] if layout.segment else [])
     if any(column.null_count for column in whole):
         return None
-    models = rows.column("model").to_pylist()
+    models = names_of(rows.column("model"))
     names = list(dict.fromkeys(models))
     if not np.array_equal(rows.column("seq").to_numpy(), np.arange(first, first + count)):
         return None
@@ -202,6 +202,7 @@ def _number(value: int) -> bytes:
     return bytes([*found, value])
 
 
+@lru_cache(maxsize=64)
 def _text(text: str) -> bytes:
     if not set(text) <= set(ALPHABET):
         return bytes([len(text)]) + text.encode("ascii")
@@ -228,6 +229,17 @@ def _times(times: np.ndarray) -> bytes:
     steps = np.diff(times)
     width = next(each for each in WIDTHS if (steps.astype(f"<i{each}") == steps).all())
     return bytes([width]) + times[:1].tobytes() + steps.astype(f"<i{width}").tobytes()
+
+
+def names_of(column: pa.Array) -> list[str]:
+    """Return a column of strings without nulls; fast where all are the same, as a device's are."""
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    text = bytes(data[int(ends[0]) : int(ends[-1])]) if data is not None else b""
+    size = int(ends[1] - ends[0])
+    if (np.diff(ends) == size).all() and text == text[:size] * len(column):
+        return [text[:size].decode()] * len(column)
+    return list(column.to_pylist())
 
 
 def _valid(column: pa.Array) -> np.ndarray:

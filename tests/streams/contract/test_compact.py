@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.compact import decode_rows, encode_rows, layout_of
+from streams.contract.events.compact import decode_rows, encode_rows, layout_of, names_of
 from streams.contract.events.records import (
     EVENTS_2,
     MAX_ROWS,
@@ -113,6 +113,21 @@ def test_events_come_back_as_they_were(
     assert (back.device, back.epoch, back.first) == ("d0", epoch, first + begin)
     assert back.rows.equals(part)
     back.rows.validate(full=True)
+
+
+@given(
+    st.lists(st.sampled_from(["1-aaaaaaaa", "1-aaaaaaaa.p2", "a", "aa", "", "ä"]), min_size=1),
+    st.data(),
+)
+def test_names_are_a_columns_strings_also_of_a_part_of_it(
+    names: list[str], data: st.DataObject
+) -> None:
+    begin = data.draw(st.integers(0, len(names) - 1))
+    end = data.draw(st.integers(begin + 1, len(names)))
+    column = pa.array(names, pa.string())
+    assert names_of(column) == names
+    assert names_of(column.slice(begin, end - begin)) == names[begin:end]
+    assert names_of(pa.repeat(pa.scalar(names[0], pa.string()), end)) == [names[0]] * end
 
 
 def test_three_hundred_models_in_a_message_come_back() -> None:
