@@ -249,7 +249,8 @@ class Agent:
         log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
         self._node = request.node
         self.samples.hear_of_teacher(request.teacher)
-        return self._trainer.work(request, weights)
+        with self._uplink.at_work():
+            return self._trainer.work(request, weights)
 
     def _tell(self, question: AgentRequest) -> AgentReply:
         """What somebody on this machine asks."""

@@ -2,6 +2,9 @@
 
 Counters and figures change with every event and are no change here; what a person would want to
 know at once is, and so is the first event that is dropped or skipped for a reason.
+
+While the device works for a round, and shortly afterwards, a message comes every second, so that
+the round learns soon when the device falls silent.
 """
 
 import json
@@ -10,6 +13,8 @@ from streams.contract.documents import DeviceState
 
 LOOK_S = 1.0  # between two looks at the state
 EVERY_S = 10.0  # between two messages where nothing has changed
+AT_WORK_S = 1.0  # the same while the device works for a round
+AFTER_WORK_S = 10.0  # and for so long afterwards: silence is judged by what others report meanwhile
 FIGURES = {
     "time_us", "produced", "delivered", "pending", "samples", "true_labels", "labels_told",
     "label_sources", "late_labels", "teacher_labels", "teacher_trust", "teacher_record",
@@ -30,8 +35,10 @@ class Heartbeat:
     """Times in seconds, by the caller's clock."""
 
     def __init__(self, every_s: float = EVERY_S) -> None:
-        self._every_s, self._pause_s = every_s, 0.0
+        self._usual_s = self._every_s = every_s
+        self._pause_s = 0.0
         self._look_at = self._beat_at = 0.0
+        self._work_until = float("-inf")
         self._told = ""
 
     @property
@@ -48,11 +55,21 @@ class Heartbeat:
 
     def due(self, state: DeviceState, now_s: float) -> bool:
         """Return whether the state is to be sent now."""
-        found = face(state)
-        if found == self._told and now_s < self._beat_at:
+        found, before_s = face(state), self._every_s
+        working = now_s < self._work_until
+        self._every_s = min(self._usual_s, AT_WORK_S) if working else self._usual_s
+        if (found, self._every_s) == (self._told, before_s) and now_s < self._beat_at:
             return False
         self._told, self._beat_at = found, now_s + self._every_s
         return True
+
+    def work(self) -> None:
+        """Send every AT_WORK_S from now on."""
+        self._work_until = float("inf")
+
+    def rest(self, now_s: float) -> None:
+        """Send as usual again, AFTER_WORK_S from now."""
+        self._work_until = now_s + AFTER_WORK_S
 
     def pause(self, now_s: float, pause_s: float) -> None:
         """Send nothing for so long, also if something changes."""

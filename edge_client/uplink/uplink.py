@@ -23,7 +23,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
@@ -136,6 +137,15 @@ class Uplink(threading.Thread):
         self._ending.set()
         self.join(5.0 if self.connected else LOOKING_S)
         return drained
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Report every second while the device works for a round."""
+        self._beat.work()
+        try:
+            yield
+        finally:
+            self._beat.rest(self._clock())
 
     def step(self) -> bool:
         """Run the four steps once; return whether more can be sent at once."""

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from edge_client.uplink.heartbeat import EVERY_S, FIGURES, Heartbeat
+from edge_client.uplink.heartbeat import AFTER_WORK_S, AT_WORK_S, EVERY_S, FIGURES, Heartbeat
 from streams.contract.documents import DeviceState
 
 
@@ -54,3 +54,25 @@ def test_a_rate_limit_makes_them_rare() -> None:
 
 def test_the_figures_are_fields() -> None:
     assert DeviceState.model_fields.keys() > FIGURES
+
+
+def test_at_work_there_is_one_a_second_and_for_a_while_afterwards() -> None:
+    beat = Heartbeat()
+    sent: dict[int, float] = {}
+    for second in range(60):
+        if second == 3:
+            beat.work()
+        if second == 20:
+            beat.rest(20.0)
+        if beat.looks(second) and beat.due(state(), second):
+            sent[second] = beat.interval_s
+    quick = range(3, 20 + round(AFTER_WORK_S))
+    usual = [quick.stop, quick.stop + 10, quick.stop + 20]
+    assert sent == {0: EVERY_S} | dict.fromkeys(quick, AT_WORK_S) | dict.fromkeys(usual, EVERY_S)
+
+
+def test_one_that_is_quicker_anyway_stays_so_at_work() -> None:
+    beat = Heartbeat(0.5)
+    beat.work()
+    assert beat.due(state(), 0.0)
+    assert beat.interval_s == 0.5

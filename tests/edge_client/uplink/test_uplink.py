@@ -290,3 +290,17 @@ def test_neighbouring_declarations_travel_as_one(spool: Spool) -> None:
     uplink.step()
     assert [(d.first, d.last) for d in broker.taken] == [(0, 499)]
     assert spool.account().dropped == {"metered": 500}
+
+
+def test_at_work_the_state_says_that_the_next_one_comes_in_a_second(spool: Spool) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    uplink.step()
+    broker.acknowledge()
+    clock.now += 1.0
+    with uplink.at_work():
+        for _ in range(4):
+            uplink.step()
+            broker.acknowledge()
+            clock.now += 1.0
+    assert [state.heartbeat_s for state in broker.states] == [10.0, 1.0, 1.0, 1.0, 1.0]
