@@ -6,23 +6,28 @@ current round, as an update with a staleness in rounds.
 
 Two ways to end a round (`Policy`):
 
-synchronous  at the first of: all asked nodes have replied; `target` updates; half have replied and
-             the rest have had three times as long; the deadline
+synchronous  at the first of: all asked nodes have replied, or there are updates and the devices of
+             the others are silent; `target` updates; half of those that are not silent have replied
+             and the rest have had three times as long; the deadline
 buffered     at the first of: `target` updates from any round; no node is busy; the deadline. Each
              round sends its weights to free nodes and leaves the others at work (FedBuff: Nguyen et
              al. 2022, arXiv 2106.06639)
 """
 
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from federation.admission.update import Tensors
 from federation.rounds.messages import Fleet, Reply, cutoff_s
 from streams.contract.work import Op, Work
 
+log = logging.getLogger(__name__)
+
 POLL_S = 0.1  # a poll costs the SuperLink about 5 ms
+LOOK_S = 1.0  # between two looks at who is silent
 TTL_SPARE_S = 5.0  # after the deadline work expires, so that no device trains in vain
 
 
@@ -53,19 +58,31 @@ class _WorkInFlight:
 
 @dataclass
 class Collector:
-    """The fleet's replies, round by round; `clock` and `sleep` in seconds."""
+    """The fleet's replies, round by round; `clock` and `sleep` in seconds. `silent` returns the
+    nodes whose device has fallen silent, with the seconds since."""
 
     fleet: Fleet
     policy: Policy
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    silent: Callable[[], Mapping[int, float]] = dict
+    given_up: int = 0  # nodes of the last round that were not waited for because they are silent
     _work: dict[tuple[Op, int], _WorkInFlight] = field(default_factory=dict)
     _early: list[Reply] = field(default_factory=list)  # received between two rounds
+    _quiet: Mapping[int, float] = field(default_factory=dict)
+    _look_at: float = float("-inf")
 
     def free(self, nodes: Sequence[int]) -> list[int]:
         """Return the nodes that are not busy; receives replies for the next round."""
         self._early += self._hear()
         return [node for node in nodes if ("train", node) not in self._work]
+
+    def heard(self, nodes: Sequence[int]) -> list[int]:
+        """Return the nodes whose device is not silent, as of at most LOOK_S ago."""
+        if self.clock() >= self._look_at:
+            self._quiet = self.silent()
+            self._look_at = self.clock() + LOOK_S
+        return [node for node in nodes if node not in self._quiet]
 
     def train(
         self,
@@ -88,14 +105,19 @@ class Collector:
             answers += heard
             elapsed = self.clock() - began
             replied += [elapsed for a in heard if a.round == work.round]
-            if sum(a.update is not None for a in answers) >= wanted:
+            updates = sum(a.update is not None for a in answers)
+            if why := self._over(work.round, nodes, updates, wanted, least):
                 break
-            if not self._worth_waiting(work.round, nodes):
-                break
-            expected = min(wanted, len(nodes))
-            if elapsed >= self._cutoff(replied, expected, deadline_s):
+            waited_for = min(wanted, len(nodes) - self._silent_of(work.round))
+            if elapsed >= self._cutoff(replied, waited_for, deadline_s):
+                why = "no longer waited" if elapsed < deadline_s else "deadline"
                 break
             self.sleep(POLL_S)
+        self.given_up = self._silent_of(work.round)
+        log.info(
+            "round %d ended after %.1f s (%s): %d asked, %d replied, %d silent",
+            work.round, elapsed, why, len(nodes), len(replied), self.given_up,
+        )  # fmt: skip
         return answers + self._given_up(work.round, self.clock() - began)
 
     def evaluate(
@@ -112,11 +134,15 @@ class Collector:
             elapsed = self.clock() - began
             replied += [elapsed] * len(heard)
             waiting = [node for node in nodes if ("evaluate", node) in self._work]
-            if not waiting or elapsed >= cutoff_s(replied, len(nodes), deadline_s):
+            heard_of = self.heard(waiting)
+            if not (heard_of if answers else waiting):
+                break
+            waited_for = len(nodes) - len(waiting) + len(heard_of)
+            if elapsed >= cutoff_s(replied, waited_for, deadline_s):
                 break
             self.sleep(POLL_S)
-        late = _late(self.clock() - began)
-        return answers + [Reply(node, error=late, round=work.round) for node in waiting]
+        elapsed = self.clock() - began
+        return answers + [Reply(n, error=self._why(n, elapsed), round=work.round) for n in waiting]
 
     def _send(
         self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
@@ -141,27 +167,54 @@ class Collector:
                 answers.append(Reply(node, error=error, round=sent.round, op=op))
         return answers
 
-    def _worth_waiting(self, number: int, nodes: Sequence[int]) -> bool:
-        """Return whether a node that this round waits for is busy."""
-        working = [sent for (op, _), sent in self._work.items() if op == "train"]
+    def _over(
+        self, number: int, nodes: Sequence[int], updates: int, wanted: int, least: int
+    ) -> str | None:
+        """Return why a round is over before its time; None if a node that it waits for is busy."""
+        if updates >= wanted:
+            return "enough updates"
+        working = [node for op, node in self._work if op == "train"]
         if self.policy.buffered or not nodes:
-            return bool(working)
-        return any(sent.round == number for sent in working)
+            return None if working else "nobody is working"
+        working = self._working(number)
+        if not working:
+            return "all have replied"
+        if updates >= max(1, least) and not self.heard(working):
+            return "the others are silent"
+        return None
+
+    def _working(self, number: int) -> list[int]:
+        """Return the nodes that work for a round."""
+        work = self._work.items()
+        return [node for (op, node), sent in work if op == "train" and sent.round == number]
+
+    def _silent_of(self, number: int) -> int:
+        """Return how many nodes that work for a synchronous round are silent."""
+        working = [] if self.policy.buffered else self._working(number)
+        return len(working) - len(self.heard(working))
 
     def _cutoff(self, replied: Sequence[float], expected: int, deadline_s: float) -> float:
         return deadline_s if self.policy.buffered else cutoff_s(replied, expected, deadline_s)
 
     def _given_up(self, number: int, elapsed: float) -> list[Reply]:
         """Return errors of nodes that a synchronous round no longer waits for; they stay busy. With
-        enough updates that is not their error."""
-        if self.policy.buffered or self.policy.target:
+        enough updates that is the error of silent ones only."""
+        if self.policy.buffered:
             return []
         found = []
         for (op, node), sent in self._work.items():
-            if op == "train" and sent.round == number and not sent.reported:
+            if op != "train" or sent.round != number or sent.reported:
+                continue
+            if node in self._quiet or not self.policy.target:
                 sent.reported = True
-                found.append(Reply(node, error=_late(elapsed), round=number))
+                found.append(Reply(node, error=self._why(node, elapsed), round=number))
         return found
+
+    def _why(self, node: int, elapsed: float) -> str:
+        """Return why a node is no longer waited for."""
+        if node not in self._quiet:
+            return _late(elapsed)
+        return f"silent: nothing on `fleet` for {self._quiet[node]:.0f} s, not waited for"
 
 
 def _late(seconds: float) -> str:

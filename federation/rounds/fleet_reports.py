@@ -1,5 +1,9 @@
-"""Device states on `fleet`: which nodes to ask, the numbers of samples to check claims against, and
-how often the teacher was right.
+"""Device states on `fleet`: which nodes to ask, whose device has fallen silent, the numbers of
+samples to check claims against, and how often the teacher was right.
+
+Silence is judged by when states come here, never by a device's clock: a device is silent when
+others have been heard for longer than it may be quiet. So a broker that is down, or a run that does
+not read for a while, makes no device silent.
 
 Only a state sent after the round's work, by the device's clock, limits what it can have trained on:
 an older number may be too low. Without a newer state (no connection to Kafka, a slow clock) only
@@ -22,6 +26,10 @@ RETRY_S = 30.0  # between two attempts to reach the broker
 FRESH_S = 60.0  # older device states are outdated
 POLL_S = 0.05  # timeout of a poll; a round waits for it twice
 READ_S = 5.0  # at most, to read waiting messages
+LOOK_S = 0.5  # the same where replies are waited for meanwhile
+MISSED = 3.0  # a device may be quiet for so many of its heartbeats
+SPARE_S = 2.0  # and for so long in addition
+GAP_S = 5.0  # if nobody is heard for longer, silence counts from then on
 
 
 class FleetTopicFollower(Protocol):
@@ -44,6 +52,8 @@ class FleetReports:
         self._retry_at = clock()
         self._unread: list[DeviceState] = []
         self._last: dict[str, tuple[DeviceState, float]] = {}
+        self._heard_at = self._heard_since = clock()  # of anybody; without a gap
+        self._fallen: set[str] = set()  # devices that are silent, until they are heard again
         self._read(READ_S)
 
     def since(self, time_us: int) -> Mapping[str, int]:
@@ -64,6 +74,30 @@ class FleetReports:
         oldest = self._clock() - FRESH_S
         return {s.node: s for s, at in self._last.values() if s.node is not None and at > oldest}
 
+    def silent(self) -> dict[int, float]:
+        """Return the Flower nodes whose device has fallen silent, and for how many seconds others
+        have been heard since.
+
+        A device says itself how soon the next state comes (`heartbeat_s`). A device that never
+        named its node is not judged. Of several that name the same node one is enough to be heard.
+        """
+        if self._follower is not None:  # connecting takes seconds, and replies wait meanwhile
+            self._take(LOOK_S)
+        if self._follower is None:
+            return {}
+        quiet: dict[int, float] = {}
+        loud: set[int] = set()
+        for device, (state, at) in self._last.items():
+            if self._heard_at - max(at, self._heard_since) > MISSED * state.heartbeat_s + SPARE_S:
+                self._fallen.add(device)
+            if state.node is None:
+                continue
+            if device in self._fallen:
+                quiet[state.node] = self._heard_at - at
+            else:
+                loud.add(state.node)
+        return {node: silent_s for node, silent_s in quiet.items() if node not in loud}
+
     def states(self) -> list[DeviceState]:
         """Return the last state of each device that has reported during the run."""
         self._take()
@@ -74,10 +108,16 @@ class FleetReports:
             self._follower.close()
             self._follower = None
 
-    def _take(self) -> None:
-        for state in self._read(READ_S):
-            self._unread.append(state)
-            self._last[state.device] = state, self._clock()
+    def _take(self, within_s: float = READ_S) -> None:
+        if not (found := self._read(within_s)):
+            return
+        now = self._clock()
+        if now - self._heard_at > GAP_S:
+            self._heard_since = now
+        self._heard_at = now
+        self._unread += found
+        self._last |= {state.device: (state, now) for state in found}
+        self._fallen.difference_update(state.device for state in found)
 
     def _read(self, within_s: float) -> list[DeviceState]:
         """Return the states since the last call; none while the broker is unavailable."""
@@ -93,6 +133,7 @@ class FleetReports:
                 found += [state for message in messages if (state := _state(message))]
         except BrokerUnavailable as exc:
             log.warning("%s: claimed samples are not checked against device states", exc)
+            self._fallen.clear()  # nobody would hear that they are back
             self.close()
         return found
 

@@ -18,8 +18,9 @@ missing.
 """
 
 import hashlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,7 +43,7 @@ from federation.rounds import checkpoint, client_sampling, resume
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
-from federation.rounds.messages import Fleet
+from federation.rounds.messages import QUORUM, Fleet
 from federation.rounds.promotion import Promotion
 from federation.rounds.run_spans import RunSpans
 from federation.rounds.settings import RunSettings
@@ -86,7 +87,7 @@ class FederatedRun:
     tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
-        self._collector = Collector(self.fleet, self.policy, self.clock, self.sleep)
+        self._collector = Collector(self.fleet, self.policy, self.clock, self.sleep, self._silent)
         self._intake = UpdateIntake(
             self.task, self.journal, self.policy.max_staleness, self.aggregator.clip
         )
@@ -183,6 +184,7 @@ class FederatedRun:
         work, deadline = self._work(number, base), self.settings.round_deadline_s
         least = self.aggregator.least
         answers = self._collector.train(asked, work, sent, deadline, len(online), least)
+        given_up = self._collector.given_up
         self.failpoint("round-step-2")
         reported = self.reports.since(sent_us) if self.reports is not None else {}
         updates = self._intake.admit(answers, reported, about)
@@ -202,6 +204,7 @@ class FederatedRun:
             **({"devices_before": accuracy.total(reports).value} if reports else {}),
             "norm": update_norm(averaged, weights),
             "seconds": self.clock() - began,
+            **({"silent": float(given_up)} if given_up else {}),
             **self.aggregator.metrics(),
             **refusals,
         }
@@ -284,16 +287,21 @@ class FederatedRun:
         """Return the online nodes once enough are online, and enough of them free or, in a buffered
         run, busy.
 
-        Busy nodes become free when their work expires, so that is waited for. Raises ProcessFailed
-        if too few nodes come online.
+        Busy nodes become free when their work expires, so that is waited for. Each node whose
+        device is silent lowers the number of free ones, down to half of `minimum-nodes`. Raises
+        ProcessFailed if too few nodes come online.
         """
         deadline = self.clock() + self.settings.node_wait_s
         needed = max(self.settings.minimum_nodes, self.aggregator.least)
         while True:
             nodes = self.fleet.nodes()
             free = self._collector.free(nodes)
-            if len(nodes) >= needed and (self.policy.buffered or len(free) >= needed):
-                return nodes
+            if len(nodes) >= needed:
+                if self.policy.buffered or len(free) >= needed:
+                    return nodes
+                silent = len(nodes) - len(self._collector.heard(nodes))
+                if len(self._collector.heard(free)) >= max(needed - silent, self._fewest):
+                    return nodes
             if len(nodes) < needed and self.clock() > deadline:
                 lower = "lower minimum-nodes"
                 if needed == self.aggregator.least:
@@ -304,16 +312,27 @@ class FederatedRun:
             self.sleep(NODE_POLL_S)
 
     def _asked(self, online: list[int], number: int, base: str) -> list[int]:
-        """Return the nodes that get work in this round. If too few report that they can train, all
-        free ones are asked: a node that cannot train replies with an error."""
+        """Return the nodes that get work in this round: none whose device is silent, unless too few
+        are left. If too few report that they can train, the others are asked as well: a node that
+        cannot train replies with an error."""
         free = self._collector.free(online)
+        heard = self._collector.heard(free)
+        free = heard if len(heard) >= self._fewest else free
         said = self.reports.by_node() if self.reports is not None else {}
         training = self.task.training
         fit = [
             n for n in free if n not in said or not client_sampling.unfit(said[n], base, training)
         ]
-        fit = fit if len(fit) >= self.settings.minimum_nodes else free
+        fit = fit if len(fit) >= min(self.settings.minimum_nodes, len(free)) else free
         return client_sampling.choose(fit, said, base, self.policy.asked, self._seed(number))
+
+    @property
+    def _fewest(self) -> int:
+        """The nodes with which a round begins where the devices of the others are silent."""
+        return max(math.ceil(QUORUM * self.settings.minimum_nodes), self.aggregator.least)
+
+    def _silent(self) -> Mapping[int, float]:
+        return self.reports.silent() if self.reports is not None else {}
 
     def _seed(self, number: int) -> int:
         digest = hashlib.sha256(f"{self.settings.seed}/{number}".encode()).digest()

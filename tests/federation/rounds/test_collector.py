@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from federation.admission.update import Tensors, Update
-from federation.rounds.collector import POLL_S, TTL_SPARE_S, Collector, Policy
+from federation.rounds.collector import LOOK_S, POLL_S, TTL_SPARE_S, Collector, Policy
 from federation.rounds.messages import Reply
 from streams.contract.work import Op, Work
 
@@ -181,3 +181,88 @@ def test_all_are_asked_how_good_the_candidate_is_and_trainings_do_not_count() ->
     assert {a.op for a in answers if a.update is not None} == {"evaluate"}
     assert answered(answers) == [(1, 2), (2, 2)]
     assert failed(answers) == [(3, 2)]
+
+
+@dataclass
+class Hushed(TimedFleet):
+    """Nodes whose devices are silent from these seconds on."""
+
+    hushed: dict[int, float] = field(default_factory=dict)
+
+    def silent(self) -> dict[int, float]:
+        return {node: self.now - at for node, at in self.hushed.items() if at <= self.now}
+
+    def collector(self, policy: Policy | None = None) -> Collector:
+        made = super().collector(policy)
+        made.silent = self.silent
+        return made
+
+
+def test_a_round_does_not_wait_for_devices_that_are_silent_and_says_so() -> None:
+    fleet = Hushed({1: 1.0, 2: 2.0, 3: None, 4: None}, hushed={3: 5.0, 4: 6.0})
+    collector = fleet.collector()
+    answers = collector.train([1, 2, 3, 4], work(1), WEIGHTS, FULL_S)
+    assert answered(answers) == [(1, 1), (2, 1)]
+    assert failed(answers) == [(3, 1), (4, 1)]
+    assert all((a.error or "").startswith("silent: ") for a in answers if a.error)
+    assert fleet.now == pytest.approx(6.0, abs=LOOK_S + 2 * POLL_S)
+    assert collector.given_up == 2
+    assert collector.free([1, 2, 3, 4]) == [1, 2]
+    assert collector.heard([1, 2, 3, 4]) == [1, 2]
+
+
+def test_without_an_update_silence_ends_no_round() -> None:
+    fleet = Hushed({1: None, 2: None}, hushed={1: 5.0, 2: 5.0})
+    fleet.collector().train([1, 2], work(1), WEIGHTS, 30.0)
+    assert fleet.now == pytest.approx(30.0, abs=2 * POLL_S)
+    fleet = Hushed({1: 1.0, 2: None, 3: None}, hushed={2: 5.0, 3: 5.0})
+    fleet.collector().train([1, 2, 3], work(1), WEIGHTS, 30.0, least=2)
+    assert fleet.now >= 10.0  # a strategy that needs two: as if nobody were silent
+
+
+def test_half_of_those_that_are_not_silent_decide_how_long_the_rest_is_waited_for() -> None:
+    takes: dict[int, float | None] = dict.fromkeys(range(1, 9))
+    fleet = Hushed(takes | {1: 4.0, 2: 4.0, 3: 50.0}, hushed=dict.fromkeys(range(4, 9), 3.0))
+    answers = fleet.collector().train(range(1, 9), work(1), WEIGHTS, FULL_S)
+    assert answered(answers) == [(1, 1), (2, 1)]
+    assert fleet.now == pytest.approx(12.0, abs=2 * POLL_S)
+    why = {a.node: (a.error or "").split(":")[0] for a in answers if a.error}
+    assert why == {3: "no reply within 12 s", **dict.fromkeys(range(4, 9), "silent")}
+
+
+def test_a_device_that_is_heard_again_is_waited_for_again_and_its_reply_counts() -> None:
+    fleet = Hushed({1: 1.0, 2: 9.0, 3: None}, hushed={2: 2.0, 3: 7.0})
+    fleet.silent = lambda: {  # type: ignore[method-assign]
+        node: 1.0
+        for node, at in fleet.hushed.items()
+        if at <= fleet.now and (node, fleet.now < 6) != (2, False)
+    }
+    answers = fleet.collector().train([1, 2, 3], work(1), WEIGHTS, FULL_S)
+    assert answered(answers) == [(1, 1), (2, 1)]
+    assert fleet.now == pytest.approx(9.0, abs=LOOK_S)
+
+
+def test_of_a_round_that_has_enough_only_silent_devices_are_reported() -> None:
+    fleet = Hushed({1: 3.0, 2: 3.0, 3: 50.0, 4: None}, hushed={4: 1.0})
+    collector = fleet.collector(Policy(asked=4, target=2))
+    assert failed(collector.train([1, 2, 3, 4], work(1), WEIGHTS, FULL_S)) == [(4, 1)]
+    fleet.now = FULL_S + TTL_SPARE_S
+    collector.free([1, 2, 3, 4])
+    assert failed(collector.train([1, 2], work(2), WEIGHTS, FULL_S)) == []  # told once
+
+
+def test_silence_changes_nothing_for_a_buffer() -> None:
+    fleet = Hushed({1: 1.0, 2: None, 3: None}, hushed={2: 2.0, 3: 2.0})
+    answers = fleet.collector(Policy(True, target=2)).train(
+        [1, 2, 3], work(1), WEIGHTS, 30.0, online=3
+    )
+    assert failed(answers) == []
+    assert fleet.now == pytest.approx(30.0, abs=2 * POLL_S)
+
+
+def test_the_gate_does_not_wait_for_devices_that_are_silent() -> None:
+    fleet = Hushed({1: 1.0, 2: 2.0, 3: None}, hushed={3: 4.0})
+    answers = fleet.collector().evaluate([1, 2, 3], work(1), WEIGHTS, FULL_S)
+    assert answered(answers) == [(1, 1), (2, 1)]
+    assert [(a.error or "").split(":")[0] for a in answers if a.error] == ["silent"]
+    assert fleet.now == pytest.approx(4.0, abs=LOOK_S + 2 * POLL_S)

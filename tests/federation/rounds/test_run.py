@@ -898,3 +898,73 @@ def test_devices_are_told_whether_to_correct_their_gradients(rig: Rig, strategy:
     rig.run(FakeFleet([listening, sound("d1", 0.002)])).run()
     assert len(told) == 3  # two rounds and the gate
     assert set(told) == {strategy == "scaffold"}
+
+
+class HushedLast(FakeFleet):
+    """Its last device, and its state on `fleet`, fall silent with the first work; the others' come
+    every second. Its clock is that of the run."""
+
+    def __init__(self, devices: list[Device], back_s: float = 1e9) -> None:
+        super().__init__(devices)
+        self.now, self.back_s, self.said_at, self.asked = 0.0, back_s, -1.0, list[list[int]]()
+        self.reports = FleetReports(lambda: self, clock=lambda: self.now)
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        super().send(op, nodes, work, weights, ttl_s)
+        self.asked.append(list(nodes))
+        if self.now < self.back_s:
+            self._answers = [a for a in self._answers if a.node != len(self.devices) - 1]
+
+    def poll(self, timeout_s: float = 0.5) -> list[Received]:
+        if self.now < self.said_at + 1.0:
+            return []
+        self.said_at = self.now
+        silent = 2.5 < self.now < self.back_s
+        names = "abcdefgh"[: len(self.devices) - silent]
+        return [node_state(name, node) for node, name in enumerate(names)]
+
+    def close(self) -> None:
+        pass
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def hushed(rig: Rig, fleet: HushedLast, **changes: object) -> FederatedRun:
+    run = rig.run(fleet, **changes)  # type: ignore[arg-type]
+    return replace(run, reports=fleet.reports, clock=lambda: fleet.now, sleep=fleet.sleep)
+
+
+def test_a_device_that_falls_silent_is_not_waited_for_nor_asked_again(rig: Rig) -> None:
+    fleet = HushedLast([sound(name, 0.001) for name in "abcd"])
+    hushed(rig, fleet, rounds=3, minimum_nodes=4).run()
+    assert fleet.asked[:3] == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2]]
+    assert fleet.now < 15.0  # its work's time is 35 s, and the deadline 30 s
+    assert [(e.round, e.device) for e in rig.kafka.events if e.kind == "failed"] == [(1, "node 3")]
+    (why,) = [e.reason for e in rig.kafka.events if e.kind == "failed"]
+    assert why.startswith("silent: nothing on `fleet` for ")
+    aggregated = [e.metrics.get("silent") for e in rig.kafka.events if e.kind == "aggregated"]
+    assert aggregated == [1.0, None, None]
+
+
+def test_a_device_that_is_heard_again_is_asked_again(rig: Rig) -> None:
+    fleet = HushedLast([sound(name, 0.001) for name in "abcd"], back_s=20.0)
+    run = hushed(rig, fleet, rounds=3, minimum_nodes=4)
+    run.failpoint = lambda step: fleet.sleep(20.0) if step == "round-step-5" else None
+    run.run()
+    assert fleet.asked[0] == [0, 1, 2, 3]
+    assert fleet.asked[2] == [0, 1, 2, 3]
+
+
+def test_with_fewer_than_half_of_the_minimum_left_a_round_waits_and_asks_all(rig: Rig) -> None:
+    fleet = HushedLast([sound("a", 0.001), sound("b", 0.001)])
+    hushed(rig, fleet, rounds=2, minimum_nodes=2).run()
+    assert fleet.asked[:2] == [[0, 1], [0]]  # one is half
+    fleet = HushedLast([sound("a", 0.001), sound("b", 0.001)])
+    run = hushed(rig, fleet, rounds=2, minimum_nodes=2)
+    run.aggregator = strategies.make("median")  # needs three
+    with pytest.raises(ProcessFailed):
+        run.run()
+    assert fleet.asked == []
