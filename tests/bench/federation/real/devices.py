@@ -1,9 +1,10 @@
-"""`python -m tests.bench.federation.real.devices TASK PLAN`: many devices' trainers and sockets in
-one process, as their agents have them, without the agents' inference and uplink.
+"""`python -m tests.bench.federation.real.devices TASK PLAN`: many devices' trainers, sockets and
+states on `fleet` in one process, as their agents have them, without the agents' inference and
+events. The broker is that of TIDEWHEEL_KAFKA.
 
-PLAN is a JSON list of `Planned`. A device that drops out says nothing for `away_s` and then hangs
-up; one that is slow takes `slow` times as long. Both are the device's, for the same rounds as the
-stock ClientApp's.
+PLAN is a JSON list of `Planned`. A device that drops out says nothing for `away_s`, on `fleet`
+neither, and then hangs up; one that is slow takes `slow` times as long. Both are the device's, for
+the same rounds as the stock ClientApp's.
 """
 
 import json
@@ -21,8 +22,15 @@ from edge_client.control.socket_server import SocketServer
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training.trainer_client import Trainer
+from edge_client.uplink.heartbeat import Heartbeat
+from streams.contract.documents import DeviceState
 from streams.contract.task import Task, load_task
+from streams.contract.topics import FLEET, topic_name
 from streams.contract.work import WorkReply, WorkRequest
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
+
+LOOK_S = 0.25  # as the uplink looks
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,10 @@ class Device:
     def __init__(self, reference: str, task: Task, plan: Planned) -> None:
         folder = Path(plan.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._plan = plan
-        samples = Samples(task, folder / "samples.arrow")
+        self._plan, self._task, self.away = plan, task, False
+        self._node: int | None = None
+        self._beat = Heartbeat()
+        self._samples = samples = Samples(task, folder / "samples.arrow")
         data = np.load(plan.data)
         answer, at = np.zeros(task.outputs, np.float32), 0
         for x, y, split in (("x", "y", TRAIN), ("held_x", "held_y", HELD_OUT)):
@@ -52,16 +62,45 @@ class Device:
         self._service = SocketServer(Path(plan.socket), self._work, lambda _: None)  # type: ignore[arg-type,return-value]
         self._service.start()
 
+    @property
+    def name(self) -> str:
+        return self._plan.device
+
     def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
+        self._node = request.node
+        self._beat.work()
+        try:
+            return self._worked(request, block)
+        finally:
+            self._beat.rest(time.monotonic())
+
+    def _worked(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
         plan = self._plan
         reply = self._trainer.work(request, block)
         if request.op == "train":
             dice = random.Random(f"{plan.device}/{request.round}")
             if dice.random() < plan.drop:
+                self.away = True
                 time.sleep(plan.away_s)
+                self.away = False
                 raise ConnectionError("the device was away")
             time.sleep((plan.slow - 1) * reply[0].metrics.get("seconds", 0.0))
         return reply
+
+    def report(self) -> bytes | None:
+        """Return the state that is due on `fleet`, if one is."""
+        now = time.monotonic()
+        if self.away or not self._beat.looks(now):
+            return None
+        state = DeviceState(
+            device=self._plan.device, task=self._task.name, time_us=time.time_ns() // 1000,
+            epoch="bench", active="", produced=0, delivered=0, pending=0,
+            samples=self._samples.counts()[0], node=self._node,
+            phase="training" if self._trainer.busy else "running",
+        )  # fmt: skip
+        if not self._beat.due(state, now):
+            return None
+        return state.model_copy(update={"heartbeat_s": self._beat.interval_s}).encode()
 
     def stop(self) -> None:
         self._service.stop()
@@ -74,8 +113,13 @@ def main(reference: str, plan: Path) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    producer, topic = Producer(BrokerSettings()), topic_name(task.name, FLEET)
     plan.with_suffix(".ready").touch()
-    ended.wait()
+    while not ended.wait(LOOK_S):
+        for device in devices:
+            if (said := device.report()) is not None:
+                producer.send(topic, device.name.encode(), said, [], lambda _: None)
+    producer.close()
     for device in devices:
         device.stop()
 

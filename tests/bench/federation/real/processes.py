@@ -20,6 +20,10 @@ from compose.launcher import flower_processes
 from compose.launcher.broker import Launch
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from streams.contract.documents import RoundEvent
+from streams.contract.task import load_task
+from streams.contract.topics import topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 from tests.bench.federation.real.devices import Planned
 from tests.bench.kafka import ROOT
@@ -132,19 +136,20 @@ def wait_for(what: str, condition: Callable[[], bool], timeout_s: float) -> None
 def ours(
     folder: Path, reference: str, plan: Sequence[Planned], kafka: str
 ) -> Iterator[tuple[int, Processes]]:
-    """SuperLink, SuperExec, a SuperNode for each device, and the devices; the SuperLink's port."""
+    """Topics as `up` creates them, SuperLink, SuperExec, a SuperNode for each device, and the
+    devices; the SuperLink's port."""
     processes = Processes(folder)
     path = folder / "plan.json"
     path.write_text(json.dumps([asdict(one) for one in plan]))
     port, *ports = flower_processes.free_ports(1 + len(plan))
     try:
         argv = [sys.executable, "-m", "tests.bench.federation.real.devices", reference, str(path)]
-        processes.start("devices", Launch(argv, {"PYTHONPATH": str(ROOT)}))
+        env = {"TIDEWHEEL_KAFKA": kafka}
+        ensure_topics(BrokerSettings(bootstrap=kafka), topic_specs(load_task(reference).name))
+        processes.start("devices", Launch(argv, {"PYTHONPATH": str(ROOT), **env}))
         processes.start("superlink", flower_processes.superlink(folder, port))
         wait_for("the SuperLink", lambda: flower_processes.is_ready(port), 60)
-        processes.start(
-            "superexec", flower_processes.superexec(folder, port, {"TIDEWHEEL_KAFKA": kafka})
-        )
+        processes.start("superexec", flower_processes.superexec(folder, port, env))
         for own, one in zip(ports, plan, strict=True):
             launch = flower_processes.supernode(folder, port, one.device, Path(one.socket), own)
             processes.start(one.device, launch)
