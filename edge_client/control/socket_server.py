@@ -38,7 +38,7 @@ def socket_path(folder: Path) -> Path:
 
 class SocketServer(threading.Thread):
     """The server: one request of work at a time, other requests in parallel. A malformed request
-    only closes its connection."""
+    only closes its connection; work whose sender has gone while it waited is not done."""
 
     def __init__(self, path: Path, work: Work, answer: Answer) -> None:
         super().__init__(name="service", daemon=True)
@@ -76,8 +76,11 @@ class SocketServer(threading.Thread):
         connection.settimeout(30.0)
         header, body = receive_frame(connection)
         if is_work(header):
+            request = WorkRequest.decode(header)
             with self._working:
-                reply, weights = self._work(WorkRequest.decode(header), body)
+                if has_gone(connection):
+                    raise ConnectionError(f"round {request.round}: nobody waits for the reply")
+                reply, weights = self._work(request, body)
             send_frame(connection, reply.encode(), weights)
         else:
             send_frame(connection, self._answer(AgentRequest.decode(header)).encode(), b"")
@@ -87,6 +90,18 @@ class SocketServer(threading.Thread):
         self.join(2.0)
         self._socket.close()
         self._path.unlink(missing_ok=True)
+
+
+def has_gone(connection: socket.socket) -> bool:
+    """Return whether the peer has closed a connection on which it sends nothing more."""
+    timeout_s = connection.gettimeout()
+    connection.setblocking(False)
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    finally:
+        connection.settimeout(timeout_s)
 
 
 def is_work(header: bytes) -> bool:

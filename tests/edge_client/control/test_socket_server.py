@@ -71,6 +71,30 @@ def test_a_question_is_answered_while_work_is_going_on(tmp_path: Path) -> None:
     service.stop()
 
 
+def test_work_whose_sender_has_gone_while_it_waited_is_not_done(tmp_path: Path) -> None:
+    begun, finish, done = threading.Event(), threading.Event(), list[int]()
+
+    def work(request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
+        begun.set()
+        assert finish.wait(30)
+        done.append(request.round)
+        return WorkReply(device="d0"), b""
+
+    path = socket_path(tmp_path)
+    service = SocketServer(path, work, lambda _: AgentReply())
+    service.start()
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(call, path, REQUEST, b"", 30)
+        assert begun.wait(30)
+        with pytest.raises(Retryable, match="timed out"):  # its ClientApp has given up
+            call(path, REQUEST.model_copy(update={"round": 2}), b"", timeout_s=0.1)
+        third = pool.submit(call, path, REQUEST.model_copy(update={"round": 3}), b"", 30)
+        finish.set()
+        assert [answer.result(30)[0].device for answer in (first, third)] == ["d0"] * 2
+    service.stop()
+    assert done == [1, 3]
+
+
 def test_labels_arrive_with_the_question(service: Path) -> None:
     labels = [Label(first_us=n, last_us=n, label=[1.0]) for n in range(200)]
     assert ask(service, AgentRequest(op="label", labels=labels)).labelled == 200
