@@ -10,7 +10,9 @@ run's record says; so the code that runs is the device's own, whatever the Super
 server gets Flower's error for an invalid bundle.
 
 Its SuperExec is edge_client.superexec, which forks the ClientApps, and is started again when it
-ends: Flower's SuperNode would go on without, and take messages that nobody answers.
+ends: Flower's SuperNode would go on without, and take messages that nobody answers. A message whose
+ClientApp failed without a reply is answered with Flower's error for a crash; Flower does so when
+the ClientApp's heartbeat is missing for a minute.
 
 And it asks for work as often as TIDEWHEEL_PULL_S says. Flower's looks every 3 s: half of a short
 round where nodes are few, and where they are many more than a SuperLink can answer.
@@ -123,6 +125,21 @@ def guarded(pull: Callable[..., int | None], refuse: Callable[..., None]) -> Cal
     return guarded_pull
 
 
+def answering(finish: Callable[..., bool], client_app: str, failed: str, error: Any) -> Any:
+    """Return Flower's `NodeState.finish_task`, which also answers the message of a ClientApp that
+    failed without a reply with `error`."""
+
+    def finish_task(state: Any, task_id: int, sub_status: str, details: str) -> bool:
+        finished = finish(state, task_id, sub_status, details)
+        if finished and sub_status == failed:
+            tasks = state.get_tasks(task_ids=[task_id])
+            if tasks and tasks[0].type == client_app:
+                state._store_error_replies({tasks[0].run_id}, error)
+        return finished
+
+    return finish_task
+
+
 class Kept:
     """In place of `subprocess` in Flower's module: the SuperExec that is started there is ours, and
     is kept running.
@@ -184,6 +201,7 @@ def main() -> None:
         from flwr.app import Message
         from flwr.supernode import start_client_internal as node
         from flwr.supernode.cli import flower_supernode
+        from flwr.supernode.nodestate import in_memory_nodestate as states
     except ImportError as exc:
         advice = "pip install 'tidewheel[edge-train]'"
         raise UsageError(f"a SuperNode needs Flower: {advice} ({exc})") from exc
@@ -194,6 +212,10 @@ def main() -> None:
 
     node._pull_and_store_message = guarded(node._pull_and_store_message, refuse)
     vars(node).update(subprocess=Kept(), time=pace)
+    client_app, failed = vars(states)["TaskType"].CLIENT_APP, vars(states)["SubStatus"].FAILED
+    states.InMemoryNodeState.finish_task = answering(  # type: ignore[method-assign]
+        states.InMemoryNodeState.finish_task, client_app, failed, states.CLIENT_APP_CRASHED_ERROR
+    )
     flower_supernode()
 
 

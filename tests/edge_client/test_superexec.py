@@ -36,7 +36,8 @@ def app(address, token, insecure, certificates, parent):
 run_clientapp.run_clientapp = app
 exit_handler.add_exit_handler(lambda: (folder / "handler").touch())
 signal.signal(signal.SIGTERM, lambda *_: None)
-forking = Forking("clientapp", "failed: {}".format, lambda: "accepted")
+forking = Forking("clientapp", "failed: {}".format, lambda: "accepted",
+                  lambda spec, why: (folder / f"{spec.token}.lost").write_text(why))
 forking.watch(os.getppid())
 for token in ("one", "two", "killed", "failed"):
     spec = SimpleNamespace(task_type="clientapp", runtime_api_address="x", token=token,
@@ -73,6 +74,8 @@ def test_each_task_gets_a_fork_of_which_nothing_is_left(tmp_path: Path) -> None:
         expected = [str(process.pid), "True", "0", "None"]  # its parent, and nothing inherited
         assert [rest for _, *rest in told] == [expected] * 3
         assert process.poll() is None
+        lost = {path.name: path.read_text() for path in tmp_path.glob("*.lost")}
+        assert lost == {"killed.lost": "the ClientApp was killed by signal 9"}
     finally:
         process.kill()
         _, said = process.communicate(timeout=10)
@@ -98,7 +101,7 @@ def test_it_ends_with_its_supernode(tmp_path: Path) -> None:
 
 
 def test_a_task_of_another_kind_is_not_run() -> None:
-    forking = Forking("clientapp", "failed: {}".format, lambda: "accepted")
+    forking = Forking("clientapp", "failed: {}".format, lambda: "accepted", lambda *_: None)
     assert forking.get_eligible_capacity({"clientapp", "agentapp"}) == ({"clientapp"}, set())
     said = forking.launch(SimpleNamespace(task_type="agentapp"))
     assert said == "failed: a device runs no agentapp"
