@@ -403,9 +403,23 @@ MUTANTS = [
     Mutant(
         "heartbeat: a change waits",
         "edge_client/uplink/heartbeat.py",
-        "if found == self._told and now_s < self._beat_at:",
+        "if (found, self._every_s) == (self._told, before_s) and now_s < self._beat_at:",
         "if now_s < self._beat_at:",
         "tests/edge_client/uplink/test_heartbeat.py",
+    ),
+    Mutant(
+        "silence: a broker that was away makes devices silent",
+        "federation/rounds/fleet_reports.py",
+        "if now - self._heard_at > GAP_S:",
+        "if now - self._heard_at > 1e9:",
+        "tests/federation/rounds/test_fleet_reports.py",
+    ),
+    Mutant(
+        "silence: a round ends without the updates that its strategy needs",
+        "federation/rounds/collector.py",
+        "if updates >= max(1, least) and not self.heard(working):",
+        "if not self.heard(working):",
+        "tests/federation/rounds/test_collector.py",
     ),
     Mutant(
         "store: a collision is taken for a loss",
