@@ -23,7 +23,9 @@ def installed(stage: Stage, results: Results) -> None:
     )
     results.tables.append(Table("Installed size", text, ["", "distributions", "MB"], rows))
     heavy = {"torch", "faust-streaming", "flwr"} & sizes["edge"].keys()
+    total = sum(sizes["edge"].values()) / MB
     results.goals += [
+        Goal("tidewheel[edge] as installed, MB", total, at_most=220),
         Goal("of torch, faust and flwr in [edge]", len(heavy), at_most=0),
     ]
 

@@ -29,6 +29,7 @@ from tests.bench.edge.tasks import HOP_S, WIRE_TASKS
 from tests.bench.report import Cell, Goal, Results, Table
 
 RATES = {"one a message": 3.0, "50 a second": 50.0, "a backlog": 0.0}  # events a second
+MOST = {("prediction", "one a message"): 150, ("prediction", "50 a second"): 40}  # bytes an event
 PASSES = "4"  # of the recording, for a backlog
 SEND_S = 10.0
 
@@ -51,6 +52,10 @@ def wire(stage: Stage, results: Results) -> None:
                 theirs[place] / events, plain[place] / events, theirs[place] / ours[place],
                 plain[place] / ours[place],
             ])  # fmt: skip
+            results.goals.append(
+                Goal(f"bytes an event, {upload}, {title}", ours[place] / events,
+                     at_most=MOST.get((upload, title)))
+            )  # fmt: skip
             results.goals.append(
                 Goal(f"JSON with zstd / ours, bytes an event, {upload}, {title}",
                      theirs[place] / ours[place])

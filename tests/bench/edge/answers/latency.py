@@ -141,7 +141,7 @@ def goals(name: str, found: Timed, first: Timed, least: int) -> list[Goal]:
     sure = min(len(found.answers), len(first.answers)) >= least
     text, share = ("p99 / p99", 0.99) if sure else ("p90 / p90", 0.9)
     ratio = found.answers.ratio(first.answers, share)
-    return [Goal(f"{text} idle, {name}", ratio, at_most=2.0)]
+    return [Goal(f"{text} idle, {name}", ratio, at_most=1.5)]
 
 
 def drive(
