@@ -1,5 +1,7 @@
 """The agent's process: signals, memory, metrics, and what a failed thread does."""
 
+import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -35,6 +37,8 @@ def run(settings: EdgeSettings) -> DeviceState:
     agent = Agent(settings, task, read_failpoint(os.environ), tracing)
     give_back()
     threading.excepthook = _end_process
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no standard error
+        faulthandler.register(signal.SIGUSR1)  # writes the stacks of all threads there
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     if settings.metrics_port is not None:

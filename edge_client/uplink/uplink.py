@@ -48,6 +48,7 @@ IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
 POLL_S = 0.25  # also how long events are collected for one message
 FULL_S = 0.02  # poll interval while the limit in flight is reached or many events come
+SAY_S = 60.0  # between two lines of the log about one outage
 AGAIN_S = 0.2  # before what was refused is sent in another way
 LOOKING_S = 0.3  # how long stop() waits for the thread while it has no broker
 HEARTBEAT_SHARE = 0.1  # of the rate limit, at most
@@ -108,6 +109,7 @@ class Uplink(threading.Thread):
         self._beat = Heartbeat(heartbeat_s)
         self._heartbeat_waits = False
         self._backoff_s = 0.2
+        self._said_at = 0.0  # when the log had a line about an outage
         self.connected = False
         self.error: str | None = None
 
@@ -284,8 +286,10 @@ class Uplink(threading.Thread):
             )
 
     def _wait_for_broker(self, text: str) -> None:
-        if self.connected or self.error is None:
+        now = self._clock()
+        if self.connected or self.error is None or now - self._said_at >= SAY_S:
             log.warning("%s; events wait in the spool", text)
+            self._said_at = now
         self.connected, self.error = False, text
         self._close()
         self._ending.wait(self._backoff_s * random.uniform(0.5, 1.5))

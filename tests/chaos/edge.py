@@ -25,6 +25,7 @@ from tests.streams.worker.support import Fleet, until
 
 Wait = Callable[[Callable[[], bool], str, float], None]
 STORED_S = 120.0
+STACKS_S = 30.0  # a drain that takes longer shows its threads
 FILE = 10**7
 REPOSITORY = Path(__file__).parents[2]
 
@@ -95,7 +96,12 @@ class Edge:
         assert self.process is not None
         assert self.running(), self.log[-3000:]
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(90) == 0, self.log[-3000:]
+        try:
+            code = self.process.wait(STACKS_S)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)  # the log has where it waits
+            code = self.process.wait(90 - STACKS_S)
+        assert code == 0, self.log[-3000:]
 
     @property
     def spool_folder(self) -> Path:
@@ -142,7 +148,7 @@ class Edge:
         spool = Spool(self.spool_folder)
         account = spool.account()
         assert account.balanced
-        assert (account.produced, account.pending) == (spool.next_seq, 0)
+        assert (account.produced, account.pending) == (spool.next_seq, 0), self.log[-6000:]
         assert account.produced >= self.produced
         closed = {"rows": account.delivered, **account.dropped}
         wait(lambda: self.stored(spool.epoch) == closed, f"{closed} in the store", STORED_S)

@@ -139,6 +139,8 @@ def test_an_agent_tells_what_it_does(tmp_path: Path, served: list[Served]) -> No
     assert agent.number("spool_bytes") > 1000
     assert 0 < agent.number("answer_seconds", "0.5") <= agent.number("answer_seconds", "0.99")
     until(lambda: agent.number("samples", "true") > 0, "some labels are told")
+    agent.process.send_signal(signal.SIGUSR1)
+    until(lambda: "(most recent call first)" in agent.log.read_text(), "where its threads are")
     agent.process.send_signal(signal.SIGTERM)
     assert agent.process.wait(20) == 0
 

@@ -173,6 +173,18 @@ def test_a_producer_that_never_acknowledges_is_replaced(spool: Spool) -> None:
     assert spool.account().pending == 4
 
 
+def test_an_outage_is_named_again_each_minute(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    uplink = uplink_of(spool, FakeBroker(), clock)
+    uplink._ending.set()  # so that it does not wait
+    for _ in range(30):  # five minutes
+        uplink._wait_for_broker("no broker")
+        clock.now += 10
+    assert caplog.text.count("no broker; events wait in the spool") == 5
+
+
 def test_a_silent_broker_is_waited_for_without_a_new_producer(spool: Spool) -> None:
     broker, clock = FakeBroker(), Clock()
     uplink = uplink_of(spool, broker, clock, reachable=False)
