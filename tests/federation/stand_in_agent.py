@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,12 +52,14 @@ class StandInAgent:
         self._socket.close()
         self._thread.join(10)
 
+    def _connections(self) -> Iterator[socket.socket]:
+        """Yield connections until the socket is closed."""
+        with contextlib.suppress(OSError):
+            while True:
+                yield self._socket.accept()[0]
+
     def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
+        for connection in self._connections():
             # A ClientApp may be killed meanwhile.
             with connection, contextlib.suppress(OSError):
                 header, body = receive_frame(connection)

@@ -99,11 +99,7 @@ class Killer(StandInAgent):
     """Kills each ClientApp that hands work over."""
 
     def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
+        for connection in self._connections():
             with connection:
                 receive_frame(connection)
                 who = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
