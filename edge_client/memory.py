@@ -45,13 +45,17 @@ def give_back() -> None:
 
 def unwritten(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Yield begin and end of each private mapping of a file that is readable only and has no page
-    of its own, from the lines of /proc/PID/smaps."""
+    of its own, in memory or swapped out, from the lines of /proc/PID/smaps."""
     place: tuple[int, int] | None = None
     for line in smaps:
         words = line.split()
         if not words[0].endswith(":"):  # the first line of a mapping
+            if place is not None:
+                yield place
             begin, _, end = words[0].partition("-")
             kept = words[1] in ("r--p", "r-xp") and words[4] != "0"
             place = (int(begin, 16), int(end, 16)) if kept else None
-        elif words[0] == "Anonymous:" and words[1] == "0" and place is not None:
-            yield place
+        elif words[0] in ("Anonymous:", "Swap:") and words[1] != "0":
+            place = None
+    if place is not None:
+        yield place

@@ -30,8 +30,13 @@ Anonymous: 0 kB
 Anonymous: 0 kB
 9000-a000 r-xp 00000000 00:00 0 [vdso]
 Anonymous: 0 kB
+9800-9900 r--p 00000000 fe:00 11 /lib/swapped-out.so
+Anonymous: 0 kB
+Swap: 4 kB
+SwapPss: 4 kB
 a000-b000 r-xp 00000000 fe:00 13 /lib/last.so (deleted)
 Anonymous: 0 kB
+Swap: 0 kB
 """
 
 # A process with an agent's libraries: its resident bytes of files before and after, and whether
