@@ -134,14 +134,15 @@ class HoleKeeper:
     def declared(self, partition: int, drops: list[Drop]) -> None:
         """Step 4, after `drops` are in the store."""
         self.failpoint("hole-step-3")
-        hole = self._holes.pop(partition)
-        remove_hole(self.store, partition)
+        hole = self._holes[partition]
         log.warning(
             "events-%d: %d events of %d devices were in the messages %d to %d that retention "
             "has deleted: they are in drops as lost-by-retention",
             partition, sum(d.last - d.first + 1 for d in drops), len({d.device for d in drops}),
             hole.begin, hole.end - 1,
         )  # fmt: skip
+        remove_hole(self.store, partition)  # after it is said: a crash between says it twice
+        del self._holes[partition]
         self.failpoint("hole-step-4")
 
     def _found(self, partition: int, begin: int, end: int) -> None:
