@@ -6,13 +6,13 @@ training work; the trainer is a child process. No torch here.
 """
 
 import logging
-import os
 import sys
 import threading
 import time
 from collections import Counter
 
 from edge_client.control.device_lock import hold
+from edge_client.control.ending import end_process
 from edge_client.control.label_intake import LabelIntake
 from edge_client.control.socket_server import SocketServer, socket_path
 from edge_client.inference.kept_version import KeptVersion
@@ -271,10 +271,7 @@ class Agent:
     def _keep(self) -> None:
         """Write down what may lag behind, and look at versions and conditions."""
         while not self._stop.wait(LOOK_S):
-            if self._answers.hangs:  # first: what follows may wait for the disk, or for a model
-                log.critical("%s: an answer does not come back", self._name)
-                logging.shutdown()
-                os._exit(1)  # counts against the version, slots.py; the spool has everything
+            self._look_for_hanging()  # first: what follows may wait for the disk, or for a model
             self._save()
             self._told.try_to_flush()
             self._trainer.watch()
@@ -282,6 +279,13 @@ class Agent:
             self._personal.consider()
             self._kept.consider()
             self._kept_at = time.monotonic()
+
+    def _look_for_hanging(self) -> None:
+        if self._answers.hangs:  # counts against the version, slots.py
+            end_process(log, f"{self._name}: an answer does not come back")
+        if self._uplink.hangs:
+            self._slots.close()  # no version is to blame
+            end_process(log, f"{self._name}: the uplink does not come back")
 
     def _save(self, *, last: bool = False) -> None:
         """Write samples and scores: once a minute, and soon where a label was told."""

@@ -8,6 +8,7 @@ import signal
 import threading
 
 from edge_client.agent import Agent
+from edge_client.control.ending import end_process
 from edge_client.memory import give_back, spare_memory
 from edge_client.settings import EdgeSettings
 from edge_client.uplink.gathering import check as check_gathering
@@ -20,12 +21,9 @@ log = logging.getLogger("tidewheel.edge")
 
 
 def _end_process(failed: threading.ExceptHookArgs) -> None:
-    """End the process when a thread fails: its supervisor restarts it, and the spool has all
-    events."""
+    """End the process when a thread fails."""
     name = failed.thread.name if failed.thread else "a thread"
-    log.critical("%s failed: %s", name, failed.exc_value, exc_info=failed.exc_value)
-    logging.shutdown()
-    os._exit(1)
+    end_process(log, f"{name} failed: {failed.exc_value}", failed.exc_value)
 
 
 def run(settings: EdgeSettings) -> DeviceState:

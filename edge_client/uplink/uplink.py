@@ -12,7 +12,7 @@ an event that is refused alone is declared dropped in its place (refusals.py).
 
 A crash after 3 sends unsettled frames again; the worker finds their rows sealed. If nothing is
 acknowledged for STALL_S although a broker answers, the producer is replaced and sending restarts
-after the last settled frame.
+after the last settled frame. A thread that has not come back for HANG_S `hangs`: the agent ends.
 
 The rate limit counts keys, values and headers before compression, without the producer's retries.
 It does not delay heartbeats, but these become rare enough to use a tenth of it.
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
+HANG_S = 60.0  # longer than the library and a full disk may keep the thread
 POLL_S = 0.25  # also how long events are collected for one message
 FULL_S = 0.02  # poll interval while the limit in flight is reached or many events come
 SAY_S = 60.0  # between two lines of the log about one outage
@@ -112,9 +113,17 @@ class Uplink(threading.Thread):
         self._said_at = 0.0  # when the log had a line about an outage
         self.connected = False
         self.error: str | None = None
+        self._back_at = clock()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the thread has not come back for HANG_S from the library, the disk or the state;
+        what it waits for by itself is never so long."""
+        return self.is_alive() and self._clock() - self._back_at > HANG_S
 
     def run(self) -> None:
         while not self._ending.is_set():
+            self._back_at = self._clock()
             try:
                 if not self.step():
                     self._ending.wait(FULL_S if self._full or self._busy else POLL_S)

@@ -293,6 +293,36 @@ def test_an_answer_that_never_comes_ends_the_process_and_counts_against_its_vers
     assert Spool(place.state / "devices" / "d0" / "spool").account().produced >= 15
 
 
+HUNG = """
+import sys, threading
+import edge_client.agent, edge_client.uplink.uplink
+edge_client.agent.LOOK_S, edge_client.uplink.uplink.HANG_S = 0.1, 1.0
+def connects_never(settings):
+    threading.Event().wait()
+edge_client.agent.Producer = connects_never
+sys.argv = sys.argv[1:]
+from compose.cli.main import main
+main()
+"""
+
+
+def test_an_uplink_that_never_comes_back_ends_the_process_and_no_version_is_to_blame(
+    place: Place,
+) -> None:
+    active = place.install(1).active
+    for life in (1, 2, 3):
+        agent = place.start("--speed", "50", "--stay", program=("-c", HUNG, "tidewheel"))
+        assert agent.wait(60) == 1
+        assert place.log.count("the uplink does not come back") == life
+        assert place.log.count("in connects_never") == life  # where the thread is
+    assert not place.found()["crashes_us"]
+    spool = Spool(place.state / "devices" / "d0" / "spool").account()
+    assert spool.pending == spool.produced > 0
+    agent = place.start()
+    until(lambda: place.log.count(f"serving {active}") == 4, "the version serves again")
+    assert ends(agent) == 0
+
+
 def impatient_task(folder: Path) -> str:
     """The tiny task with a budget of 20 ms, the tenth part of what is a hanging answer."""
     path = folder / "impatient.py"

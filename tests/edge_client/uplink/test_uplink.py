@@ -1,5 +1,6 @@
 """The uplink on a fake broker: order, bounds, settlement, outages and the wedged producer."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.sampling import Sampling, sampled
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.rate_limit import BURST_S
-from edge_client.uplink.uplink import IN_FLIGHT, STALL_S, Uplink
+from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.records import Drop, EventBatch
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
+from tests.polling import until
 
 
 @pytest.fixture
@@ -316,3 +318,28 @@ def test_at_work_the_state_says_that_the_next_one_comes_in_a_second(spool: Spool
             broker.acknowledge()
             clock.now += 1.0
     assert [state.heartbeat_s for state in broker.states] == [10.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_a_thread_that_does_not_come_back_hangs_and_one_that_waits_does_not(spool: Spool) -> None:
+    broker, clock, waits, goes_on = FakeBroker(), Clock(), threading.Event(), threading.Event()
+    uplink = uplink_of(spool, broker, clock)
+
+    def connects() -> FakeBroker:
+        waits.set()
+        assert goes_on.wait(60)
+        return broker
+
+    uplink._connect = connects  # type: ignore[method-assign]
+    clock.now += 2 * HANG_S
+    assert not uplink.hangs  # it has not been started
+    uplink.start()
+    assert waits.wait(60)
+    assert not uplink.hangs
+    clock.now += HANG_S + 1
+    assert uplink.hangs
+    goes_on.set()
+    until(lambda: not uplink.hangs, "it has come back")
+    uplink.stop(0.0)
+    uplink.join(60)
+    clock.now += 2 * HANG_S
+    assert not uplink.hangs  # it has ended
