@@ -27,6 +27,7 @@ from compose.launcher.options import UpOptions
 from compose.launcher.preparation import make_models
 from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
 from compose.launcher.progress.screen import Screen
+from compose.launcher.progress.silence import SilenceWatch, silent
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.preflight.check import check_quickly
@@ -54,6 +55,7 @@ from streams.worker.store.query import labels_in, server_account
 READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
 TICK_S = 0.25
+HEARD_S = 5.0  # after the devices have ended: what they said last is read by then
 DRAIN_LINE_S = 2.0  # between two lines about what is left
 CATCH_UP_S = 10.0  # for what is on the topics already: it is no news
 KEEP_S = 10.0  # between two writings of what was seen
@@ -174,6 +176,7 @@ class Up:
         self._screen.say(f"rollout   a new version goes to {shares} of the fleet (--stages)")
         live = self._task.source == "live"
         phases = PhaseClock(self._devices, self._began_us, live=live)
+        silence = SilenceWatch(self._devices, self._began_us)
         while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
             if self._interrupts.stop.wait(TICK_S):
                 break
@@ -185,6 +188,8 @@ class Up:
                 def look(view: FleetView) -> None:
                     phases.look(view)
                     screen.show(view, phases.now)
+                    for device in silence.look(view, time.monotonic() - began):
+                        screen.say(self._unheard(device))
 
                 follower.read(look)
                 if time.monotonic() - kept_at > KEEP_S:
@@ -200,6 +205,10 @@ class Up:
                     break
         self._phases |= phases.seconds()
         return closed
+
+    def _unheard(self, device: str) -> str:
+        log, words = f"edge-{device}", self._supervisor.last_words(f"edge-{device}")
+        return f"{device} has said nothing yet: {words} (see {self._supervisor.log_path(log)})"
 
     def _mend(self, say: Callable[[str], None]) -> None:
         """Restart what has died. A broker that keeps nothing needs its topics again."""
@@ -227,13 +236,15 @@ class Up:
         # A run would go on with devices that end, and be judged by what they no longer say.
         self._supervisor.stop("controller", "superexec")
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
+        heard_by = time.monotonic() + HEARD_S
         deadline = time.monotonic() + self._task.idle_close_s + 30.0
         patience = max(self._interrupts.seen, 1)  # one more Ctrl-C ends the waiting
         left = said = ""
         said_at = time.monotonic()
         while time.monotonic() < deadline and self._interrupts.seen <= patience:
             self._mend(self._screen.say)
-            left = self._summary(follower).left
+            summary = self._summary(follower)
+            left = summary.left or (summary.unheard if time.monotonic() < heard_by else "")
             if not left:
                 return
             if left != said and time.monotonic() - said_at > DRAIN_LINE_S:
@@ -247,8 +258,10 @@ class Up:
         if self._layout.store.exists():
             server = server_account(self._layout.store)
         found: list[Summary] = []
+        unheard: list[str] = []
 
         def look(view: FleetView) -> None:
+            unheard.extend(silent(view, self._devices, self._began_us))
             known = {n: s for n, s in view.devices.items() if n in self._devices}
             seen = {k: s for k, s in view.epochs.items() if s.time_us >= self._began_us}
             rounds = [e for e in view.rounds if e.time_us < self._drained_us]
@@ -259,7 +272,7 @@ class Up:
 
         follower.read(look)
         restarts = dict(self._supervisor.restarts)
-        return replace(found[0], restarts=restarts)
+        return replace(found[0], restarts=restarts, silent=unheard)
 
     def _report(self, follower: Follower, closed: bool) -> int:
         summary = self._summary(follower)
@@ -271,8 +284,9 @@ class Up:
             print(text)  # noqa: T201
         else:
             render(summary, self._console)
-        complete = len({line.device for line in summary.devices}) == len(self._devices)
-        if not (summary.balanced and complete and (closed or not self._options.until_closed)):
+        if not (
+            summary.balanced and not summary.silent and (closed or not self._options.until_closed)
+        ):
             return 1
         return 3 if summary.grave else 0
 

@@ -196,6 +196,13 @@ class Running:
     def said(self) -> str:
         return self.err.read_text(errors="replace")
 
+    @property
+    def told(self) -> str:
+        """All that there is to say of a run that failed: its own words, and the devices' logs."""
+        logs = sorted(self.out.parent.glob("state/logs/edge-*.log"))
+        texts = [f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in logs]
+        return "\n".join([self.said, self.out.read_text(errors="replace"), *texts])
+
     def until_said(self, text: str, timeout_s: float = 120.0) -> None:
         def said() -> bool:
             assert self.process.poll() is None or text in self.said, self.said[-3000:]

@@ -86,7 +86,7 @@ def test_the_console_of_up_is_live_and_outlives_the_broker(kafka_place: Place) -
         expect(page.locator(".back .version").first).to_be_visible()
         visit.close()
         running.signal(signal.SIGINT)
-        assert running.ends(120) == 0, running.said[-3000:]
+        assert running.ends(120) == 0, running.told
         assert running.summary()["restarts"].get("console") is None
     kafka_place.nothing_is_left()
 

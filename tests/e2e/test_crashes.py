@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def test_kills_during_the_loop_leave_the_account_exact_and_a_second_run_goes_on(
     goes_on(place, "d1", 100)
 
     running.signal(signal.SIGINT)
-    assert running.ends(120) == 0, running.said
+    assert running.ends(120) == 0, running.told
     place.nothing_is_left()
     summary = running.summary()
     check_account(place, summary)
@@ -85,7 +86,7 @@ def goes_on_where_it_was(place: Place, first: dict[str, Any]) -> None:
     """A second run on the same state folder."""
     before = {line["device"]: line for line in first["devices"]}
     running = place.up("second", "--devices", "2", "--speed", "20", "--minutes", "0.3")
-    assert running.ends(180) == 0, running.said
+    assert running.ends(180) == 0, running.told
     place.nothing_is_left()
     summary = running.summary()
     check_account(place, summary)
@@ -98,6 +99,31 @@ def goes_on_where_it_was(place: Place, first: dict[str, Any]) -> None:
         times = place.rows(f"select time from scores where device = '{device}' order by seq")
         assert times == sorted(times)
         assert len(times) == len(set(times))  # the replay went on, it did not begin again
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+def test_a_device_that_says_nothing_is_named_and_the_run_does_not_count_as_whole(
+    kafka_place: Place,
+) -> None:
+    place = kafka_place
+    running = place.up("up", "--devices", "2", "--speed", "30", "--rounds", "1")
+    until(lambda: place.find(*edge(place, "d1")), "its agent starts", 180)
+    pid = place.find(*edge(place, "d1"))
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)  # before it has reached the broker
+    running.until_said("d1 has said nothing yet: ")
+    until(lambda: place.scored("d0") > 20, "the other one is scored")
+    running.signal(signal.SIGINT)
+    assert running.ends(120) == 1
+    place.nothing_is_left()
+    summary = running.summary()
+    assert summary["silent"] == ["d1"]
+    unheard = "nothing heard since the start of d1: see logs/edge-d1.log"
+    assert summary["warnings"] == [unheard]
+    assert running.said.count("d1 has said nothing yet: ") == 1
+    assert [line["device"] for line in summary["devices"]] == ["d0"]
+    assert summary["balanced"] is True  # the account of the one that is known
 
 
 @contextlib.contextmanager
@@ -151,7 +177,7 @@ def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
         until(lambda: place.scored() >= sum(expected.values()), "everything is scored")
         for running in (*edges.values(), worker):
             running.signal(signal.SIGTERM)
-            assert running.ends(60) == 0, running.said
+            assert running.ends(60) == 0, running.told
         states = last_states(settings)
     place.nothing_is_left()
     for device, count in expected.items():
@@ -192,7 +218,7 @@ def test_sigterm_while_it_runs_drains_and_leaves_no_process(embedded_place: Plac
     running = embedded_place.up("up", "--devices", "2", "--speed", "30")
     until(lambda: embedded_place.scored() > 50, "events are scored", 180)
     running.signal(signal.SIGTERM)
-    assert running.ends(120) == 0, running.said
+    assert running.ends(120) == 0, running.told
     embedded_place.nothing_is_left()
     check_account(embedded_place, running.summary())
     again = json.loads((embedded_place.state / "summary.json").read_text())

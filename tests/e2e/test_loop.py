@@ -91,7 +91,7 @@ def check_flwr_list(place: Place, running: Running) -> None:
 
 def check_closed(place: Place, running: Running, restarts: dict[str, int]) -> None:
     """The loop has closed: the fleet learned, every device serves it, the account adds up."""
-    assert running.ends(300) == 0, running.said
+    assert running.ends(300) == 0, running.told
     place.nothing_is_left()
     summary = running.summary()
     assert json.loads((place.state / "summary.json").read_text()) == summary

@@ -62,7 +62,7 @@ def write(place: Place, text: str) -> str:
 
 
 def closes(place: Place, running: Running) -> dict[str, Any]:
-    assert running.ends(300) == 0, running.said[-5000:]
+    assert running.ends(300) == 0, running.told
     place.nothing_is_left()
     summary = running.summary()
     assert summary["closed"] is True

@@ -24,7 +24,7 @@ def kept_cache(kafka_place: Place) -> Place:
 def test_a_fleet_whose_phones_are_worn_otherwise_is_served_well_again(kept_cache: Place) -> None:
     place = kept_cache
     running = place.start_module("demo", "examples.drift.demo", "--json", "--state", place.state)
-    assert running.ends(480) == 0, running.said
+    assert running.ends(480) == 0, running.told
     place.nothing_is_left()
     found = running.summary()
     assert found["missing"] == []

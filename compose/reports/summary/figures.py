@@ -15,6 +15,7 @@ from streams.contract.window_metrics import ERRORS, WindowMetric
 from streams.fleet.agreement import Agreement
 from streams.fleet.view import FleetView
 
+NAMED = 3  # devices in one line
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
 
 
@@ -47,6 +48,7 @@ class Summary:
     decisions: list[str] = field(default_factory=list)  # about models, in their order
     restarts: dict[str, int] = field(default_factory=dict)
     labels_stored: int = 0
+    silent: list[str] = field(default_factory=list)  # devices that were started and said nothing
 
     @property
     def balanced(self) -> bool:
@@ -66,6 +68,15 @@ class Summary:
         return ", ".join(parts)
 
     @property
+    def unheard(self) -> str:
+        """Which devices of the run have said nothing, for a person; "" where all have."""
+        if not self.silent:
+            return ""
+        first, more = self.silent[:NAMED], len(self.silent) - NAMED
+        names = ", ".join(first) + (f" and {more} more" if more > 0 else "")
+        return f"nothing heard since the start of {names}: see logs/edge-{first[0]}.log"
+
+    @property
     def late_labels(self) -> Counter[str]:
         """All devices' labels that were sent by themselves: produced, delivered, …"""
         return sum((Counter(line.late_labels) for line in self.devices), Counter[str]())
@@ -73,7 +84,7 @@ class Summary:
     @property
     def warnings(self) -> list[str]:
         """What went wrong without an error, for a person; with any of `grave` the run failed."""
-        found = list(self.grave)
+        found = [*self.grave, *([self.unheard] if self.silent else [])]
         skipped = sum((Counter(line.skipped) for line in self.devices), Counter[str]())
         if skipped:
             found.append(f"skipped on devices: {_reasons(skipped)}")
