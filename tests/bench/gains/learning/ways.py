@@ -1,11 +1,12 @@
 """Other ways for a heterogeneous fleet to learn, on both built-in data sets."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from streams.learning.interpolation import interpolated
 from tests.bench.federation.people import SETTINGS
-from tests.bench.federation.study import FULL, TASK, Study
+from tests.bench.federation.study import FULL, TASK, Size, Study, in_two_processes, study_here
 from tests.bench.federation.trainees import Tensors
 from tests.bench.gains.fleet import installed
 from tests.bench.gains.learning.courses import (
@@ -28,7 +29,7 @@ SEEDS, DAYS = 3, 7
 PATIENCE = 3  # rounds without a rise
 LONGEST = 3  # times the rounds of the other ways
 BY_EVIDENCE = "stop by evidence"
-FEW = "five labels a class"
+FEW, STREETS = "five labels a class", "pedestrians"
 OF_PEOPLE = (FedProx, FedBN, Scaffold, LogitAdjusted, Equal, ByGain)
 OF_STREETS = (FedProx, Scaffold, Equal, ByGain)  # no batch norm, no classes
 PEOPLE_COLUMNS = ("own", "least", "worse", "worst", "others")
@@ -49,18 +50,28 @@ class Found(NamedTuple):
 
 def ways(study: Study, results: Results) -> None:
     """A table for each amount of labels, and one for the sensors."""
-    full = study.size == FULL
-    seeds = study.size.seeds[: SEEDS if full else 1]
-    count = study.size.rounds[-1]
-    for setting in SETTINGS:
-        with watched() as load:
-            found = [list(_of_people(study, setting, seed, count)) for seed in seeds]
-        text = f"{_PEOPLE} Setting: {setting}. {_COMMON} Others' load: {load.others:.0%}."
-        results.tables.append(_table(f"Other ways, {setting}", text, PEOPLE_COLUMNS, found))
+    size = study.size
+    seeds = size.seeds[: SEEDS if size == FULL else 1]
+    grounds = [*SETTINGS, STREETS]
+    installed(TASK, study.folder / "prepared")  # once, before two processes ask for it
     with watched() as load:
-        found = [list(_of_streets(study, seed, count)) for seed in seeds]
-    text = f"{_STREETS} {_COMMON} Others' load: {load.others:.0%}."
-    results.tables.append(_table("Other ways, pedestrians", text, STREETS_COLUMNS, found))
+        jobs = [(size, ground, seed) for ground in grounds for seed in seeds]
+        done = in_two_processes(study.folder, of_ground, jobs)
+    loaded = f"{_COMMON} Others' load: {load.others:.0%}."
+    for ground in grounds:
+        found = [all_ways for (_, of, _), all_ways in zip(jobs, done, strict=True) if of == ground]
+        if ground == STREETS:
+            text, columns = f"{_STREETS} {loaded}", STREETS_COLUMNS
+        else:
+            text, columns = f"{_PEOPLE} Setting: {ground}. {loaded}", PEOPLE_COLUMNS
+        results.tables.append(_table(f"Other ways, {ground}", text, columns, found))
+
+
+def of_ground(size: Size, ground: str, seed: int) -> list[Found]:
+    """What all ways come to with one seed, in a process of the pool."""
+    study, count = study_here(size), size.rounds[-1]
+    of = _of_streets if ground == STREETS else partial(_of_people, setting=ground)
+    return list(of(study, seed=seed, count=count))
 
 
 def _of_people(study: Study, setting: str, seed: int, count: int) -> Iterator[Found]:
