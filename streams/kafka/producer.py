@@ -8,7 +8,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from streams.contract.events.records import Headers
-from streams.kafka.refusals import connecting, translated, unavailable
+from streams.kafka.refusals import connecting, sending, translated, unavailable
 from streams.kafka.settings import BrokerSettings
 
 Done = Callable[[Exception | None], None]
@@ -53,7 +53,7 @@ class Producer:
         self._settings = settings
 
     def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
-        with translated(self._settings):
+        with sending(self._settings, topic):
             future = self._producer.send(topic, value=value, key=key, headers=headers)
         future.add_callback(lambda _metadata: done(None))
         future.add_errback(lambda exc: done(self._translated(exc)))
@@ -71,10 +71,11 @@ class Producer:
     ) -> int:
         """Send one message, wait for the broker's acknowledgement and return the offset.
 
-        Raises BrokerUnavailable when the topic is not known, or nothing acknowledged, in time.
+        Raises TopicMissing when the broker does not have the topic, and another BrokerUnavailable
+        when nothing is acknowledged, in time.
         """
         deadline = time.monotonic() + timeout_s
-        with translated(self._settings):
+        with sending(self._settings, topic):
             while True:
                 try:
                     future = self._producer.send(topic, value=value, key=key, headers=headers or [])

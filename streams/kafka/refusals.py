@@ -1,7 +1,8 @@
 """Translation of kafka-python's errors to BrokerUnavailable, with the cause in one line.
 
 kafka-python retries until a timeout and then reports only the timeout. The causes of failed
-attempts appear only in its log, so a handler on that log remembers the last one.
+attempts, and topics that a broker does not have, appear only in its log, so a handler on that log
+remembers the last ones.
 """
 
 import contextlib
@@ -19,8 +20,9 @@ from streams.kafka.settings import BrokerSettings
 # The library logs each failed connection attempt; errors and metrics report what matters.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
-SOURCE = "kafka.net.manager"
+SOURCES = ("kafka.net.manager", "kafka.cluster")
 SETTINGS = "TIDEWHEEL_KAFKA_"
+NOT_FOUND = "Topic %s not found in cluster metadata"  # kafka.cluster's words
 HUNG_UP = (  # sometimes the only sign of a refusal that the library sees
     "it closes the connection without an answer: it is starting or stopping, or check "
     f"{SETTINGS}SECURITY_PROTOCOL, {SETTINGS}USERNAME and {SETTINGS}PASSWORD"
@@ -40,8 +42,11 @@ class Listener(logging.Handler):
         super().__init__(logging.WARNING)
         self._last: tuple[float, str] | None = None
         self._hung_up = 0.0
+        self._missing: dict[object, float] = {}  # topics
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == NOT_FOUND and isinstance(record.args, tuple):
+            self._missing[record.args[0]] = time.monotonic()
         for argument in record.args if isinstance(record.args, tuple) else ():
             if isinstance(argument, Exception) and (why := explain(argument)):
                 self._last = time.monotonic(), why
@@ -55,13 +60,19 @@ class Listener(logging.Handler):
             return last[1]
         return HUNG_UP if self._hung_up >= began else None
 
+    def missed(self, topic: str, began: float) -> bool:
+        """Return whether a broker has said since `began` that it does not have the topic."""
+        return self._missing.get(topic, float("-inf")) >= began
+
 
 def listen() -> Listener:
-    """Redirect the library's connection log to a Listener."""
-    listener, log = Listener(), logging.getLogger(SOURCE)
-    log.setLevel(logging.WARNING)
-    log.propagate = False
-    log.addHandler(listener)
+    """Redirect the library's log of connections and metadata to a Listener."""
+    listener = Listener()
+    for source in SOURCES:
+        log = logging.getLogger(source)
+        log.setLevel(logging.WARNING)
+        log.propagate = False
+        log.addHandler(listener)
     return listener
 
 
@@ -117,6 +128,19 @@ def translated(settings: BrokerSettings) -> Iterator[None]:
     """Raise the library's errors as BrokerUnavailable."""
     try:
         yield
+    except kafka_errors.KafkaError as exc:
+        raise unavailable(settings, exc) from exc
+
+
+@contextlib.contextmanager
+def sending(settings: BrokerSettings, topic: str) -> Iterator[None]:
+    """As `translated`, and TopicMissing where the broker answers and does not have the topic."""
+    began = time.monotonic()
+    try:
+        yield
+    except kafka_errors.KafkaTimeoutError as exc:
+        missing = _listener.missed(topic, began)
+        raise (absent(settings, topic) if missing else unavailable(settings, exc)) from exc
     except kafka_errors.KafkaError as exc:
         raise unavailable(settings, exc) from exc
 
