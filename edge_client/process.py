@@ -1,14 +1,12 @@
 """The agent's process: signals, memory, metrics, and what a failed thread does."""
 
-import contextlib
-import faulthandler
 import logging
 import os
 import signal
 import threading
 
 from edge_client.agent import Agent
-from edge_client.control.ending import end_process
+from edge_client.control.ending import end_process, show_threads
 from edge_client.memory import give_back, spare_memory
 from edge_client.settings import EdgeSettings
 from edge_client.uplink.gathering import check as check_gathering
@@ -35,8 +33,7 @@ def run(settings: EdgeSettings) -> DeviceState:
     agent = Agent(settings, task, read_failpoint(os.environ), tracing)
     give_back()
     threading.excepthook = _end_process
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no standard error
-        faulthandler.register(signal.SIGUSR1)  # writes the stacks of all threads there
+    signal.signal(signal.SIGUSR1, lambda *_: show_threads())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     if settings.metrics_port is not None:
