@@ -88,8 +88,7 @@ class Place:
         return Running(process, out, err)
 
     def up(self, name: str, *words: str, task: str | None = None) -> "Running":
-        """A whole fleet, executed as users have it: of three devices that were forked one once
-        reached no broker, for a reason that is not known."""
+        """A whole fleet, executed as users have it."""
         head = ["up", task or self.task, "--state", str(self.state), "--json"]
         with executed():
             return self.start(name, *head, "--no-console", *words)

@@ -463,4 +463,25 @@ MUTANTS = [
         "[*command]",
         "tests/edge_client/test_supernode.py",
     ),
+    Mutant(
+        "kafka: two threads compile a decoder together",
+        "streams/kafka/decoders.py",
+        "    with _compiling:\n        return _decoder(",
+        "    if True:\n        return _decoder(",
+        "tests/streams/kafka/test_decoders.py",
+    ),
+    Mutant(
+        "uplink: a thread that does not come back is waited for",
+        "edge_client/uplink/uplink.py",
+        "return self.is_alive() and self._clock() - self._back_at > HANG_S",
+        "return False",
+        "tests/edge_client/uplink/test_uplink.py",
+    ),
+    Mutant(
+        "memory: what is swapped out counts as unwritten",
+        "edge_client/memory.py",
+        'words[0] in ("Anonymous:", "Swap:")',
+        'words[0] in ("Anonymous:",)',
+        "tests/edge_client/test_memory.py",
+    ),
 ]
