@@ -358,6 +358,7 @@ def importers(library: str) -> set[str]:
             {
                 "streams.kafka.admin",
                 "streams.kafka.batches",
+                "streams.kafka.decoders",
                 "streams.kafka.election",
                 "streams.kafka.producer",
                 "streams.kafka.reader",
