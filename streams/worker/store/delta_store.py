@@ -101,7 +101,8 @@ class DeltaStore:
         """Add `rows` in one commit, number `versions[partition]` of each partition.
 
         Other workers commit to the same table: one after the other. Where they come first in all
-        of deltalake's tries the fence is looked at again, and the commit tried again after a pause.
+        of deltalake's tries, or have deleted old rows of theirs meanwhile, the fence is looked at
+        again, and the commit tried again after a pause.
 
         Raises PartitionLost if another worker has committed for one of the partitions, and
         TidewheelError if others have come first for too long.

@@ -144,13 +144,14 @@ def label_rows(
     return pa.concat_tables(parts)
 
 
-# What deltalake says where a commit found another one in its place as often as it tries.
-GAVE_UP = re.compile(r"Failed to commit transaction: \d+$")
+# What deltalake says where another commit has the same application transaction: the fence. Any
+# other conflict is with somebody else's work: commits in its place as often as it tries, rows of
+# another partition that were deleted meanwhile, columns that were added.
+FENCED = re.compile(r"Concurrent transaction failed")
 
 
 class Crowded(Exception):
-    """Other commits came first, again and again: nobody has the partition. Never leaves the
-    store."""
+    """Others' commits came first: the fence is to be looked at again. Never leaves the store."""
 
 
 @contextmanager
@@ -159,9 +160,9 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except CommitFailedError as exc:
-        if GAVE_UP.search(str(exc)):
-            raise Crowded(str(exc)) from exc
-        raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
+        if FENCED.search(str(exc)):
+            raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
+        raise Crowded(str(exc).splitlines()[0]) from exc
     except (DeltaError, OSError) as exc:
         text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise TidewheelError(f"the store {where} cannot be used: {text}") from exc
