@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -47,6 +47,7 @@ from streams.contract.task import (
 from streams.contract.task.metrics import metric_of
 from streams.contract.topics import topic_specs
 from streams.fleet.view import FleetView
+from streams.fleet.wording import listed
 from streams.kafka.admin import ensure_topics, probe
 from streams.runtime.disk import write_atomic
 from streams.runtime.interrupts import Interrupted, Interrupts
@@ -188,8 +189,8 @@ class Up:
                 def look(view: FleetView) -> None:
                     phases.look(view)
                     screen.show(view, phases.now)
-                    for device in silence.look(view, time.monotonic() - began):
-                        screen.say(self._unheard(device))
+                    if unheard := silence.look(view, time.monotonic() - began):
+                        screen.say(self._unheard(unheard))
 
                 follower.read(look)
                 if time.monotonic() - kept_at > KEEP_S:
@@ -206,9 +207,10 @@ class Up:
         self._phases |= phases.seconds()
         return closed
 
-    def _unheard(self, device: str) -> str:
-        log, words = f"edge-{device}", self._supervisor.last_words(f"edge-{device}")
-        return f"{device} has said nothing yet: {words} (see {self._supervisor.log_path(log)})"
+    def _unheard(self, devices: Sequence[str]) -> str:
+        log = f"edge-{devices[0]}"
+        where, words = self._supervisor.log_path(log), self._supervisor.last_words(log)
+        return f"silent    {listed(devices)} reported nothing yet; {log}: {words} (see {where})"
 
     def _mend(self, say: Callable[[str], None]) -> None:
         """Restart what has died. A broker that keeps nothing needs its topics again."""

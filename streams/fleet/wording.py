@@ -4,12 +4,13 @@ Two or three digits, before → after, how many, and no field names. The same ev
 figures in `--json` output and in the registry.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from streams.contract.decisions import BY_HAND, Decision
 from streams.contract.documents import RoundEvent
 from streams.contract.task.metrics import named
 
+NAMED = 3  # of many, in one line
 EVALUATED = (("devices", "on devices"), ("held_out", "on held-out devices"))
 
 
@@ -25,6 +26,12 @@ def share(value: float | None, of: int = 0) -> str:
     if value is None:
         return "-"
     return f"{digits(value)} ({of})" if of else digits(value)
+
+
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """Return `d0, d1, d2 and 97 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def before_after(before: float | None, after: float | None) -> str:

@@ -103,7 +103,7 @@ def goes_on_where_it_was(place: Place, first: dict[str, Any]) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.timeout(300)
-def test_a_device_that_says_nothing_is_named_and_the_run_does_not_count_as_whole(
+def test_a_device_that_reports_nothing_is_named_and_the_run_does_not_count_as_whole(
     kafka_place: Place,
 ) -> None:
     place = kafka_place
@@ -112,16 +112,16 @@ def test_a_device_that_says_nothing_is_named_and_the_run_does_not_count_as_whole
     pid = place.find(*edge(place, "d1"))
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)  # before it has reached the broker
-    running.until_said("d1 has said nothing yet: ")
+    running.until_said("d1 reported nothing yet; ")
     until(lambda: place.scored("d0") > 20, "the other one is scored")
     running.signal(signal.SIGINT)
     assert running.ends(120) == 1
     place.nothing_is_left()
     summary = running.summary()
     assert summary["silent"] == ["d1"]
-    unheard = "nothing heard since the start of d1: see logs/edge-d1.log"
+    unheard = "d1 reported nothing since the start: see logs/edge-d1.log"
     assert summary["warnings"] == [unheard]
-    assert running.said.count("d1 has said nothing yet: ") == 1
+    assert running.said.count("d1 reported nothing yet; ") == 1
     assert [line["device"] for line in summary["devices"]] == ["d0"]
     assert summary["balanced"] is True  # the account of the one that is known
 

@@ -10,11 +10,10 @@ from compose.dashboard.model.observed import Observed, condition
 from compose.reports.lag import retention_lines
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
-from streams.fleet.wording import failure
+from streams.fleet.wording import NAMED, failure, listed
 
 Severity = Literal["critical", "warning", "note"]
 ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
-NAMED = 3  # devices that are named
 STALLED_S = 120.0
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
@@ -90,9 +89,8 @@ def _devices(seen: Observed) -> Iterator[Problem]:
 
 
 def _devices_named(states: list[DeviceState]) -> str:
-    names = ", ".join(state.device for state in states[:NAMED])
-    more = f" and {len(states) - NAMED} more" if len(states) > NAMED else ""
-    return f"{names}{more} {'are' if len(states) > 1 else 'is'}"
+    names = listed([state.device for state in states])
+    return f"{names} {'are' if len(states) > 1 else 'is'}"
 
 
 def _drops(seen: Observed) -> Iterator[Problem]:
@@ -174,11 +172,10 @@ def _learning(seen: Observed) -> Iterator[Problem]:
 def _drift(seen: Observed) -> Iterator[Problem]:
     alarms = seen.status.alarms
     if alarms:
-        names = ", ".join(f"{name} ({channel})" for name, channel in list(alarms.items())[:NAMED])
-        more = f" and {len(alarms) - NAMED} more" if len(alarms) > NAMED else ""
+        names = listed([f"{name} ({channel})" for name, channel in alarms.items()])
         yield Problem(
             severity="warning",
-            text=f"Inputs drift on {len(alarms)} of {len(seen.view.drift)} devices: {names}{more}",
+            text=f"Inputs drift on {len(alarms)} of {len(seen.view.drift)} devices: {names}",
             advice="The controller starts a run if enough devices drift; look at their sensors",
             page="/fleet?group=drifting",
         )

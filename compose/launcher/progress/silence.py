@@ -1,10 +1,11 @@
-"""Devices that were started and have said nothing since. Pure."""
+"""Devices that were started and have reported nothing since. Pure."""
 
 from collections.abc import Sequence
 
 from streams.fleet.view import FleetView
 
-SILENT_S = 15.0  # a start takes three seconds, and more where many start at once
+SILENT_S = 15.0  # a start takes three seconds
+EACH_S = 1.0  # of CPU, and all start at once
 
 
 def silent(view: FleetView, devices: Sequence[str], began_us: int) -> list[str]:
@@ -17,16 +18,20 @@ def silent(view: FleetView, devices: Sequence[str], began_us: int) -> list[str]:
 
 
 class SilenceWatch:
-    """Tells once of each device that has said nothing SILENT_S after the start."""
+    """Finds the devices that are silent when all should have reported, once."""
 
     def __init__(self, devices: Sequence[str], began_us: int) -> None:
         self._devices, self._began_us = devices, began_us
-        self._told: set[str] = set()
+        self._done = False
+
+    @property
+    def patience_s(self) -> float:
+        """How long after the start all devices should have reported."""
+        return SILENT_S + EACH_S * len(self._devices)
 
     def look(self, view: FleetView, elapsed_s: float) -> list[str]:
-        """Return the devices that are to be told of now."""
-        if elapsed_s < SILENT_S or len(self._told) == len(self._devices):
+        """Return the silent devices the first time that `patience_s` is over, else none."""
+        if self._done or elapsed_s < self.patience_s:
             return []
-        found = [n for n in silent(view, self._devices, self._began_us) if n not in self._told]
-        self._told.update(found)
-        return found
+        self._done = True
+        return silent(view, self._devices, self._began_us)

@@ -14,8 +14,8 @@ from compose.reports.summary.lines import DeviceLine, RunLine, ServerCounts, dev
 from streams.contract.window_metrics import ERRORS, WindowMetric
 from streams.fleet.agreement import Agreement
 from streams.fleet.view import FleetView
+from streams.fleet.wording import listed
 
-NAMED = 3  # devices in one line
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
 
 
@@ -48,7 +48,9 @@ class Summary:
     decisions: list[str] = field(default_factory=list)  # about models, in their order
     restarts: dict[str, int] = field(default_factory=dict)
     labels_stored: int = 0
-    silent: list[str] = field(default_factory=list)  # devices that were started and said nothing
+    silent: list[str] = field(
+        default_factory=list
+    )  # devices that were started and reported nothing
 
     @property
     def balanced(self) -> bool:
@@ -69,12 +71,11 @@ class Summary:
 
     @property
     def unheard(self) -> str:
-        """Which devices of the run have said nothing, for a person; "" where all have."""
+        """Which devices of the run reported nothing, for a person; "" where all did."""
         if not self.silent:
             return ""
-        first, more = self.silent[:NAMED], len(self.silent) - NAMED
-        names = ", ".join(first) + (f" and {more} more" if more > 0 else "")
-        return f"nothing heard since the start of {names}: see logs/edge-{first[0]}.log"
+        where = f"logs/edge-{self.silent[0]}.log"
+        return f"{listed(self.silent)} reported nothing since the start: see {where}"
 
     @property
     def late_labels(self) -> Counter[str]:

@@ -1,6 +1,6 @@
-"""A device that was started and says nothing is told of, once."""
+"""`up` names, once, the devices that were started and report nothing."""
 
-from compose.launcher.progress.silence import SILENT_S, SilenceWatch, silent
+from compose.launcher.progress.silence import EACH_S, SILENT_S, SilenceWatch, silent
 from streams.fleet.view import FleetView
 from tests.compose.messages import TASK, state
 
@@ -14,18 +14,22 @@ def view_of(**heard_us: int) -> FleetView:
     return view
 
 
-def test_what_was_said_before_the_start_does_not_count() -> None:
+def test_a_report_from_before_the_start_does_not_count() -> None:
     assert silent(view_of(d0=100, d1=99), DEVICES, began_us=100) == ["d1", "d2"]
 
 
-def test_each_silent_device_is_told_of_once_and_not_before_its_time() -> None:
+def test_silent_devices_are_found_once_and_not_before_their_time() -> None:
     watch = SilenceWatch(DEVICES, began_us=100)
     view = view_of(d0=100, d1=99)
-    assert watch.look(view, SILENT_S - 0.1) == []
-    assert watch.look(view, SILENT_S) == ["d1", "d2"]
-    assert watch.look(view, SILENT_S + 9) == []
+    assert watch.look(view, watch.patience_s - 0.1) == []
+    assert watch.look(view, watch.patience_s) == ["d1", "d2"]
+    assert watch.look(view, watch.patience_s + 9) == []
 
 
-def test_a_device_that_speaks_in_time_is_not_told_of() -> None:
+def test_devices_that_report_in_time_are_not_found() -> None:
     watch = SilenceWatch(DEVICES, began_us=100)
-    assert watch.look(view_of(d0=100, d1=101, d2=102), SILENT_S + 60) == []
+    assert watch.look(view_of(d0=100, d1=101, d2=102), watch.patience_s + 60) == []
+
+
+def test_more_devices_take_longer_to_start() -> None:
+    assert SilenceWatch(DEVICES * 100, began_us=100).patience_s == SILENT_S + 300 * EACH_S
