@@ -23,9 +23,9 @@ decoders.install()  # here, because each module that uses the library imports th
 # The library logs each failed connection attempt; errors and metrics report what matters.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
-SOURCES = ("kafka.net.manager", "kafka.cluster")
+CONNECTIONS, METADATA = "kafka.net.manager", "kafka.cluster"  # the library's loggers
 SETTINGS = "TIDEWHEEL_KAFKA_"
-NOT_FOUND = "Topic %s not found in cluster metadata"  # kafka.cluster's words
+NOT_FOUND = "Topic %s not found in cluster metadata"
 HUNG_UP = (  # sometimes the only sign of a refusal that the library sees
     "it closes the connection without an answer: it is starting or stopping, or check "
     f"{SETTINGS}SECURITY_PROTOCOL, {SETTINGS}USERNAME and {SETTINGS}PASSWORD"
@@ -48,9 +48,12 @@ class Listener(logging.Handler):
         self._missing: dict[object, float] = {}  # topics
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg == NOT_FOUND and isinstance(record.args, tuple):
-            self._missing[record.args[0]] = time.monotonic()
-        for argument in record.args if isinstance(record.args, tuple) else ():
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        if record.name == METADATA:
+            if record.msg == NOT_FOUND:
+                self._missing[arguments[0]] = time.monotonic()
+            return
+        for argument in arguments:
             if isinstance(argument, Exception) and (why := explain(argument)):
                 self._last = time.monotonic(), why
             elif isinstance(argument, Exception) and "disconnected" in str(argument):
@@ -71,7 +74,7 @@ class Listener(logging.Handler):
 def listen() -> Listener:
     """Redirect the library's log of connections and metadata to a Listener."""
     listener = Listener()
-    for source in SOURCES:
+    for source in (CONNECTIONS, METADATA):
         log = logging.getLogger(source)
         log.setLevel(logging.WARNING)
         log.propagate = False

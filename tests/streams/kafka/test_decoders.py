@@ -1,13 +1,16 @@
 """Two threads that compile the decoder of a kind of response together get one that decodes."""
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
 import pytest
-from kafka.protocol.metadata import ApiVersionsRequest, ApiVersionsResponse, MetadataResponse
+from kafka.protocol.metadata import ApiVersionsResponse
 from kafka.protocol.schemas.fields.struct import StructField
 
-from streams.kafka import decoders, refusals
+from streams.kafka import decoders
+from tests.forks import ROOT
 
 WAIT_S = 60.0
 VERSION = 3
@@ -15,18 +18,19 @@ VERSION = 3
 
 class Meeting:
     """Two threads in a compilation: the second one begins while the first is in it, and goes on
-    when the first has left it. With a lock it does not come in before that."""
+    when the first has left it. With a lock it cannot begin before that: the first waits for it
+    `wait_s`, and goes on."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.inside, self.left, self.asked = (threading.Event() for _ in range(3))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wait_s: float) -> None:
+        self.inside, self.left, self.both = (threading.Event() for _ in range(3))
         emit = StructField.emit_decode_from
 
         def emit_decode_from(struct: Any, ctx: Any, name: str, *given: Any, **named: Any) -> None:
             if name == "obj" and threading.current_thread().name == "first":
                 self.inside.set()
-                assert self.asked.wait(WAIT_S)
-                self.left.wait(0.3)  # time for the second one to come in
-            elif name == "obj":
+                self.both.wait(wait_s)
+            elif name == "obj" and threading.current_thread().name == "second":
+                self.both.set()
                 assert self.left.wait(WAIT_S)
             emit(struct, ctx, name, *given, **named)
 
@@ -38,7 +42,6 @@ class Meeting:
 
     def second(self, decode: Any) -> None:
         assert self.inside.wait(WAIT_S)
-        self.asked.set()
         decode()
 
 
@@ -55,8 +58,8 @@ def decoded(answer: bytes) -> int:
     return int(ApiVersionsResponse.decode(answer, version=VERSION).throttle_time_ms)
 
 
-def meet(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
-    meeting = Meeting(monkeypatch)
+def meet(monkeypatch: pytest.MonkeyPatch, answer: bytes, wait_s: float) -> Meeting:
+    meeting = Meeting(monkeypatch, wait_s)
     threads = [
         threading.Thread(target=of, args=(lambda: decoded(answer),), name=name, daemon=True)
         for name, of in (("first", meeting.first), ("second", meeting.second))
@@ -66,12 +69,13 @@ def meet(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     for thread in threads:
         thread.join(WAIT_S)
         assert not thread.is_alive()
+    return meeting
 
 
 def test_a_decoder_that_two_threads_compile_together_decodes(
     monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
-    meet(monkeypatch, answer)
+    assert not meet(monkeypatch, answer, 0.3).both.is_set()
     assert decoded(answer) == 7
 
 
@@ -81,13 +85,20 @@ def test_without_the_lock_the_library_keeps_one_that_never_does(
 ) -> None:
     """When this fails the library has mended it, and streams/kafka/decoders.py can go."""
     monkeypatch.setattr(StructField, "compiled_decode_from", decoders._decoder)
-    meet(monkeypatch, answer)
+    assert meet(monkeypatch, answer, WAIT_S).both.is_set()
     with pytest.raises(TypeError, match="not a type object"):
         decoded(answer)
 
 
-def test_every_client_has_it() -> None:
-    assert refusals is not None  # whatever imports the library imports it
-    for of in (ApiVersionsRequest, MetadataResponse):
-        assert type(of._struct).compiled_decode_from is decoders._compiled_decode_from
-        assert type(of._struct).compiled_encode_into is decoders._compiled_encode_into
+IMPORTS = """
+import {module}
+from kafka.protocol.schemas.fields.struct import StructField
+print(StructField.compiled_decode_from.__module__, StructField.compiled_encode_into.__module__)
+"""
+
+
+@pytest.mark.parametrize("module", ["admin", "election", "producer", "reader"])
+def test_whatever_uses_the_library_mends_it(module: str) -> None:
+    code = IMPORTS.format(module=f"streams.kafka.{module}")
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert found.split() == ["streams.kafka.decoders"] * 2
