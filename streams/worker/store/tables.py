@@ -145,8 +145,8 @@ def label_rows(
 
 
 # What deltalake says where another commit has the same application transaction: the fence. Any
-# other conflict is with somebody else's work: commits in its place as often as it tries, rows of
-# another partition that were deleted meanwhile, columns that were added.
+# other conflict is with somebody else's work, such as commits in its place as often as it tries, or
+# rows of another partition that were deleted meanwhile.
 FENCED = re.compile(r"Concurrent transaction failed")
 
 
@@ -162,7 +162,10 @@ def translated(where: str) -> Iterator[None]:
     except CommitFailedError as exc:
         if FENCED.search(str(exc)):
             raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
-        raise Crowded(str(exc).splitlines()[0]) from exc
+        raise Crowded(_brief(exc)) from exc
     except (DeltaError, OSError) as exc:
-        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise TidewheelError(f"the store {where} cannot be used: {text}") from exc
+        raise TidewheelError(f"the store {where} cannot be used: {_brief(exc)}") from exc
+
+
+def _brief(exc: Exception) -> str:
+    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
