@@ -78,6 +78,7 @@ class Agent:
         self._skipped: Counter[str] = Counter()
         self._skipping = threading.Lock()
         self._phase = "running"
+        self._hung = False  # whether an uplink hung at the last look
         self._kept_at = self._saved_at = time.monotonic()
         self._lock = hold(self._folder, LOCK_S)
         self._open_spool()
@@ -283,7 +284,8 @@ class Agent:
     def _look_for_hanging(self) -> None:
         if self._answers.hangs:  # counts against the version, slots.py
             end_process(log, f"{self._name}: an answer does not come back")
-        if self._uplink.hangs:
+        hung, self._hung = self._hung, self._uplink.hangs or self._labels.hangs
+        if hung and self._hung:  # twice: a process that was stopped has had no time to come back
             self._slots.close()  # no version is to blame
             end_process(log, f"{self._name}: the uplink does not come back")
 

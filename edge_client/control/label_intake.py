@@ -21,6 +21,11 @@ class LabelIntake:
         self._started = False
         self._starting = threading.Lock()  # a person and the agent's start may come together
 
+    @property
+    def hangs(self) -> bool:
+        """Whether the uplink's thread does not come back."""
+        return self._uplink.hangs
+
     def start(self, *, expected: bool) -> None:
         """Start the uplink if labels are `expected`, or wait from an earlier run."""
         with self._starting:

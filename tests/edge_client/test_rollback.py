@@ -293,15 +293,18 @@ def test_an_answer_that_never_comes_ends_the_process_and_counts_against_its_vers
     assert Spool(place.state / "devices" / "d0" / "spool").account().produced >= 15
 
 
-HUNG = """
+HURRIED = """
 import sys, threading
 import edge_client.agent, edge_client.uplink.uplink
-edge_client.agent.LOOK_S, edge_client.uplink.uplink.HANG_S = 0.1, 1.0
+edge_client.agent.LOOK_S, edge_client.uplink.uplink.HANG_S = 1.0, 8.0
+sys.argv = sys.argv[1:]
+from compose.cli.main import main
+"""
+HUNG = f"""{HURRIED}
+edge_client.uplink.uplink.HANG_S = 1.0
 def connects_never(settings):
     threading.Event().wait()
 edge_client.agent.Producer = connects_never
-sys.argv = sys.argv[1:]
-from compose.cli.main import main
 main()
 """
 
@@ -320,6 +323,27 @@ def test_an_uplink_that_never_comes_back_ends_the_process_and_no_version_is_to_b
     assert spool.pending == spool.produced > 0
     agent = place.start()
     until(lambda: place.log.count(f"serving {active}") == 4, "the version serves again")
+    assert ends(agent) == 0
+
+
+def test_an_agent_that_was_stopped_for_long_does_not_hang(place: Place) -> None:
+    place.install(1)
+    program = ("-c", f"{HURRIED}main()", "tidewheel")
+    agent = place.start("--speed", "5", "--stay", program=program)
+    spool = place.state / "devices" / "d0" / "spool"
+
+    def goes_on() -> None:
+        size = sum(path.stat().st_size for path in spool.glob("*.seg"))
+        until(lambda: sum(p.stat().st_size for p in spool.glob("*.seg")) > size, "events come")
+
+    goes_on()
+    agent.send_signal(signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    until(lambda: time.monotonic() > stopped_s + 9.0, "it was stopped for longer than HANG_S")
+    agent.send_signal(signal.SIGCONT)
+    goes_on()
+    goes_on()
+    assert "does not come back" not in place.log
     assert ends(agent) == 0
 
 
