@@ -53,7 +53,7 @@ def ways(study: Study, results: Results) -> None:
     size = study.size
     seeds = size.seeds[: SEEDS if size == FULL else 1]
     grounds = [*SETTINGS, STREETS]
-    installed(TASK, study.folder / "prepared")  # once, before two processes ask for it
+    installed(TASK, study.folder / "prepared")  # trained once: both processes find it
     with watched() as load:
         jobs = [(size, ground, seed) for ground in grounds for seed in seeds]
         done = in_two_processes(study.folder, of_ground, jobs)
