@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.machine import load_fact, watched
+from tests.bench.machine import PATIENCE_S, load_fact, wait_until_quiet, watched
 from tests.bench.pages import keep
 from tests.bench.report import Results
 
@@ -63,17 +63,21 @@ def measure(
 ) -> None:
     """Run the parts that were asked for, and keep what they found after each.
 
-    The page tells the highest load by processes that are neither the benchmark's nor the broker: of
-    whole parts, or what `highest` returns where the parts watch each of their runs.
+    A part begins when others use next to nothing, or when it has waited long enough. The page tells
+    the highest load by processes that are neither the benchmark's nor the broker's: of whole parts,
+    or what `highest` returns where the parts watch each of their runs.
     """
     results.facts["size"] = "quick" if asked.quick else "full"
     most = 0.0
     for part in asked.only or parts:
+        wait_until_quiet(broker, PATIENCE_S)
         began = time.monotonic()
         with watched(broker) as load:
             parts[part](results)
         most = max(most, load.others)
-        results.facts["other load"] = load_fact(highest() if highest is not None else most)
+        results.facts["other load"] = (
+            load_fact(highest()) if highest is not None else load_fact(most, "a part")
+        )
         say(f"{part}: {time.monotonic() - began:.0f} s")
         keep(name, results)
 

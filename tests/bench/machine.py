@@ -15,6 +15,7 @@ from tests.bench.meter import TICKS_PER_S
 
 ROOT = Path(__file__).parents[2]
 QUIET = 0.10  # of one core: what other processes may use
+PATIENCE_S = 60.0  # that a part waits for a quiet machine
 
 
 def facts(command: str, kafka: str, packages: Sequence[str], *parts: str) -> dict[str, str]:
@@ -60,10 +61,10 @@ class Load:
     others: float = 0.0
 
 
-def load_fact(highest: float) -> str:
-    """Return what a page says of the highest load of all its runs."""
+def load_fact(highest: float, stretch: str = "a run") -> str:
+    """Return what a page says of the highest of its loads, each an average over a `stretch`."""
     provisional = ": **provisional**" if highest > 2 * QUIET else ""
-    return f"at most {highest:.0%} of a core during a run{provisional}"
+    return f"at most {highest:.0%} of a core, averaged over {stretch}{provisional}"
 
 
 def busy_s() -> float:

@@ -21,18 +21,34 @@ from tests.bench.staleness import ROOT, changed, digests, warning
 PAGES = ROOT / "docs" / "benchmarks"
 RUNS = ROOT / ".tidewheel" / "bench"
 
-# What each benchmark measures: the folders whose change makes its page old.
+# What all benchmarks measure with.
+_SHARED = tuple(
+    f"tests/bench/{name}.py" for name in ("command", "kafka", "machine", "meter", "report")
+)
+_OURS = ("federation", "edge_client", "streams", "compose")
+
+# What each benchmark measures, and with what: the folders and files whose change makes its page
+# old. tests/bench/test_pages.py compares them with what the benchmark imports.
 PARTS = {
-    "streams": ("streams", "compose", "tests/bench/streams"),
-    "edge": ("edge_client", "streams", "compose", "tests/bench/edge"),
-    "federation": ("federation", "edge_client", "streams", "tests/bench/federation"),
-    "batch": ("streams", "compose", "tests/bench/batch"),
-    "pedestrians": ("federation", "edge_client", "streams", "tests/bench/pedestrians"),
-    "soak": ("federation", "edge_client", "streams", "compose", "tests/bench/soak"),
-    "release": ("federation", "edge_client", "streams", "compose", "tests/bench/release"),
-    "scale": ("streams", "federation", "compose", "tests/bench/scale", "tests/bench/streams"),
-    "gains": ("federation", "edge_client", "streams", "tests/bench/gains"),
-}
+    name: (*parts, *_SHARED, f"tests/bench/{name}")
+    for name, parts in {
+        "streams": ("streams", "compose", "tests/streams"),
+        "edge": _OURS,
+        "federation": (*_OURS, "tests/flower_arithmetic.py"),
+        "batch": ("streams", "federation", "compose", "tests/bench/edge", "tests/postgresql.py"),
+        "pedestrians": ("federation", "edge_client", "streams", "tests/bench/federation"),
+        "soak": _OURS,
+        "release": (*_OURS, "examples/drift", "tests/federation"),
+        "scale": (
+            "streams", "federation", "compose", "tests/fakes", "tests/bench/control",
+            "tests/bench/federation", "tests/bench/streams",
+        ),
+        "gains": (
+            "federation", "edge_client", "streams", "examples/drift", "tests/bench/federation",
+            "tests/bench/pedestrians",
+        ),
+    }.items()
+}  # fmt: skip
 
 
 def begin(name: str, command: str, kafka: str, packages: Sequence[str]) -> Results:

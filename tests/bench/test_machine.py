@@ -54,5 +54,7 @@ def test_a_process_that_was_waited_for_counts_for_its_parent() -> None:
 
 
 def test_a_load_of_a_fifth_of_a_core_makes_figures_provisional() -> None:
-    assert load_fact(0.2) == "at most 20% of a core during a run"
-    assert load_fact(0.21) == "at most 21% of a core during a run: **provisional**"
+    assert load_fact(0.2) == "at most 20% of a core, averaged over a run"
+    assert load_fact(0.21, "a part") == (
+        "at most 21% of a core, averaged over a part: **provisional**"
+    )

@@ -1,6 +1,8 @@
 """The pages of docs/benchmarks are what their figures say, and tell when the code has changed."""
 
+import ast
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,45 @@ def test_a_page_names_its_commit_and_what_it_measured(name: str) -> None:
     results = pages.read(name)
     assert results.facts["commit"]
     assert results.digests.keys() == set(pages.PARTS[name])
+
+
+# What writes pages and compares them decides no figure.
+PAPER = ("tests/bench/pages.py", "tests/bench/staleness.py")
+
+
+def imported(folder: Path) -> Iterator[str]:
+    """The files of this repository that the code of a folder imports, as paths below its root."""
+    for path in folder.rglob("*.py"):
+        if path.name.startswith("test_"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:
+                place = staleness.ROOT / name.replace(".", "/")
+                if place.with_suffix(".py").is_file():
+                    yield str(place.with_suffix(".py").relative_to(staleness.ROOT))
+
+
+@pytest.mark.parametrize("name", pages.PARTS)
+def test_a_page_is_old_when_what_the_benchmark_imports_has_changed(name: str) -> None:
+    measured, found = pages.PARTS[name], set(imported(staleness.ROOT / "tests" / "bench" / name))
+    assert "tests/bench/report.py" in found  # so imports are seen
+    left = {
+        path
+        for path in found - set(PAPER)
+        if not any(path == part or path.startswith(f"{part}/") for part in measured)
+    }
+    assert not left
+
+
+def test_every_part_that_a_page_measures_is_there() -> None:
+    parts = {part for some in pages.PARTS.values() for part in some}
+    assert [part for part in sorted(parts) if not (staleness.ROOT / part).exists()] == []
 
 
 @pytest.fixture
@@ -62,6 +103,15 @@ def test_what_python_compiles_texts_and_tests_do_not_make_a_page_old(tree: Path)
     for name in ("__pycache__/one.py", "about.md", "test_one.py"):
         (tree / "code" / name).write_text("2\n")
     assert staleness.changed(before, tree) == []
+
+
+def test_a_file_that_changes_makes_a_page_old(tree: Path) -> None:
+    before, one = staleness.digests(["code/inner/one.py"], tree), tree / "code" / "inner" / "one.py"
+    assert staleness.changed(before, tree) == []
+    one.write_text("2\n")
+    assert staleness.changed(before, tree) == ["code/inner/one.py"]
+    one.unlink()
+    assert staleness.changed(before, tree) == ["code/inner/one.py"]
 
 
 @pytest.mark.parametrize("change", ["another content", "another name", "one more", "gone"])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.kafka import real_kafka
-from tests.bench.machine import load_fact, watched
+from tests.bench.machine import PATIENCE_S, load_fact, wait_until_quiet, watched
 from tests.bench.pages import PAGES, RUNS, begin, finish
 from tests.bench.report import Goal, Results, Table
 from tests.bench.soak.plot import plot
@@ -37,11 +37,12 @@ def main() -> None:
     try:
         with real_kafka(folder) as kafka:
             results = begin("soak", command, kafka.name, PACKAGES)
+            wait_until_quiet(kafka.pid, PATIENCE_S)
             with watched(kafka.pid) as load:
                 found = soak(folder, kafka.settings, scenario, "soak", kafka.pid, say)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    results.facts["other load"] = load_fact(load.others)
+    results.facts["other load"] = load_fact(load.others, "the run")
     results.facts["size"] = f"{scenario.devices} devices, {len(found.days)} days of event time"
     report(results, scenario, found)
     whole = scenario == Scenario()
