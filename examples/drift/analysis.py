@@ -36,7 +36,8 @@ class AnsweredWindow:
 
 @dataclass(frozen=True)
 class HeldOutAnswers:
-    """Answers on segments that their devices hold out from training, each segment once."""
+    """Answers on segments that their devices hold out from training. A segment counts once each
+    time that its recording is replayed: devices know a segment by its event time."""
 
     of: int = 0
     correct: int = 0

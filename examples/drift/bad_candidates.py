@@ -34,6 +34,7 @@ from streams.learning.learning import fit, load_state, segment_loss
 Tensors = dict[str, np.ndarray]
 EPOCHS, BATCH, RATE = 6, 64, 1e-3
 FLIPPED = -4.0  # times the step from the first version to the served one
+TURNED = -2.0  # the same, of one hostile device a round
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,16 @@ def poisoned(recordings: Recordings, first: Tensors, served: Tensors) -> dict[st
             recordings.task, served, [p.segments for p in parts], labels
         ),
     }  # fmt: skip
+
+
+def steps(first: Tensors, served: Tensors, poisoned: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """The steps of a hostile device a round: from the served version back beyond the first one, and
+    to a model of exchanged labels. `poisoned` are such candidates."""
+    labels = poisoned["labels exchanged"]
+    return {
+        "the step turned round": {n: TURNED * (served[n] - first[n]) for n in served},
+        "labels exchanged": {n: labels[n] - served[n] for n in served},
+    }
 
 
 def shares(recordings: Recordings, base: Artifact, weights: Tensors) -> dict[str, float]:

@@ -11,9 +11,12 @@ Then, on the same fleet:
 
 4 a candidate that is bad on the canary's person alone is put behind the gate: it is taken back
 5 poisoned candidates are put before the gate: none passes
-6 a hostile device takes part in a run, through a SuperNode as any: what comes of it is refused
+6 a hostile device takes part in two runs, through a SuperNode as any, first with the step turned
+  round, then with labels exchanged: what comes of it is refused
+7 a run without it: what the same fleet would have learned
 
-Exits 0 only when all of it happened.
+Exits 0 only when 1 to 6 happened. 7 is told: a run that is refused then, too, says that the refusal
+in 6 proves little.
 """
 
 import json as json_module
@@ -97,7 +100,8 @@ class Demo:
         self._fleet.until(look.alarm_s, "the windows show that inputs have drifted")
         base, so_far = self._stable, look.held_out(self._stable)
         self._fleet.until(lambda: look.view.count("requested"), "a run starts by itself")
-        self._outcome.cause = look.cause(self._devices)
+        cause = self._outcome.cause = look.cause(self._devices)
+        self._outcome.never_moved = [name for name in cause if name not in self._worn]
         self._fleet.until(lambda: look.decided("stage"), "a candidate passes the gate")
         self._fleet.until(lambda: look.decided("served"), "its canary is judged, and it is served")
         self._fleet.until(self._all_serve_it, "every device serves it")
@@ -153,7 +157,7 @@ class Demo:
         if hasattr(self, "_served"):
             o.moments = sorted([*o.moments, self._served], key=lambda m: m.seconds)
 
-    # --- steps 4 and 5 --------------------------------------------------------------------------
+    # --- steps 4 to 7 ---------------------------------------------------------------------------
 
     def _refuses(self) -> None:
         key = load_private_key(StateDir(self._state).signing_key)
@@ -166,8 +170,7 @@ class Demo:
         if windows is None:
             raise ProcessFailed("no recent windows can be read")
         base = self._offered(registry, key, recordings, windows)
-        self._poisoned(recordings, first, base)
-        self._attacked(first, base)
+        self._attacked(first, base, self._poisoned(recordings, first, base))
 
     def _offered(
         self,
@@ -248,7 +251,7 @@ class Demo:
 
     def _poisoned(
         self, recordings: bad_candidates.Recordings, first: Artifact, base: Artifact
-    ) -> None:
+    ) -> dict[str, bad_candidates.Tensors]:
         held_out = HeldOut.decode(self._registry.heldout(), self._task)
         candidates = bad_candidates.poisoned(
             recordings, bad_candidates.weights_of(first), bad_candidates.weights_of(base)
@@ -259,27 +262,40 @@ class Demo:
             self._say(f"the gate, {name}: {'passes' if verdict.promote else verdict.reason}")
             if verdict.promote:
                 self._outcome.missing.append(f"poisoned, {name}: the gate lets it pass")
+        return candidates
 
-    def _attacked(self, first: Artifact, base: Artifact) -> None:
+    def _attacked(
+        self, first: Artifact, base: Artifact, poisoned: dict[str, bad_candidates.Tensors]
+    ) -> None:
         weights = (bad_candidates.weights_of(each) for each in (first, base))
-        with HostileDevice(self._state, *weights):
-            reason = "a hostile device takes part"
-            self._say(ask_for_run(broker_of(self._state, None), self._task.name, reason))
-            self._fleet.until(lambda: self._run_for(reason), "the run is started")
-            self._fleet.until(lambda: self._verdict(reason), "the run with the hostile device ends")
-        events = self._run_for(reason)
-        told = {e.kind: e for e in events if e.device == NAME}
-        verdict, o = self._verdict(reason), self._outcome
-        assert verdict is not None
+        steps = bad_candidates.steps(*weights, poisoned)
+        with HostileDevice(self._state, {}) as device:
+            for name, device.step in steps.items():
+                self._outcome.attacks[name] = self._attack(f"a hostile device: {name}")
+        verdict, _ = self._run_asked("the same without the hostile device")
+        self._outcome.control = f"{verdict.kind}, {verdict.reason}"
+
+    def _attack(self, reason: str) -> str:
+        """Ask for a run; return what came of the hostile device's updates."""
+        verdict, events = self._run_asked(reason)
+        told, missing = {e.kind: e for e in events if e.device == NAME}, self._outcome.missing
         if "admitted" in told:
-            o.attack = f"its updates were admitted; the run's candidate: {verdict.kind}, "
-            o.attack += verdict.reason
-        elif "refused" in told:
-            o.attack = f"its updates were refused: {told['refused'].reason}"
-        else:
-            o.missing.append("the hostile device did not take part")
-        if verdict.kind == "promoted" and "admitted" in told:
-            o.missing.append(f"the gate lets what {NAME} sent pass: {verdict.reason}")
+            if verdict.kind == "promoted":
+                missing.append(f"the gate lets what {NAME} sent pass ({reason}): {verdict.reason}")
+            return f"its updates were admitted; the run: {verdict.kind}, {verdict.reason}"
+        if "refused" in told:
+            return f"its updates were refused: {told['refused'].reason}"
+        missing.append(f"{NAME} did not take part ({reason})")
+        return "it did not take part"
+
+    def _run_asked(self, reason: str) -> tuple[RoundEvent, list[RoundEvent]]:
+        """Ask for a run; return its end and all of its events."""
+        self._say(ask_for_run(broker_of(self._state, None), self._task.name, reason))
+        self._fleet.until(lambda: self._run_for(reason), f"the run is started: {reason}")
+        self._fleet.until(lambda: self._verdict(reason), f"the run ends: {reason}")
+        verdict = self._verdict(reason)
+        assert verdict is not None
+        return verdict, self._run_for(reason)
 
     def _run_for(self, reason: str) -> list[RoundEvent]:
         """The events of the run that was asked for with this reason."""

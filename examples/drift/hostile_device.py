@@ -1,6 +1,6 @@
 """A device that wants to harm the fleet: a real SuperNode, with an agent of its own that trains
-nothing. It sends the step from the first version to the served one turned round, and claims as many
-samples as admission takes; twice the median of all claims is what counts."""
+nothing. It goes a step of its own from what it is sent, and claims as many samples as admission
+takes; twice the median of all claims is what counts."""
 
 import os
 import signal
@@ -23,17 +23,17 @@ from streams.contract.weights import payload
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 
 NAME = "mallory"
-TURNED = -2.0  # times the step, a round
 ONLINE_S = 60.0
 
 Tensors = dict[str, np.ndarray]
 
 
 class HostileDevice:
-    """Takes part while the block lasts; `first` and `served` are float32 weights."""
+    """Takes part while the block lasts; `step` is what it adds to the weights of each round,
+    float32, and may be set to another one between two runs."""
 
-    def __init__(self, state: Path, first: Tensors, served: Tensors) -> None:
-        self._state, self._first, self._served = state, first, served
+    def __init__(self, state: Path, step: Tensors) -> None:
+        self._state, self.step = state, step
         self._folder = StateDir(state).device(NAME)
         self._log = StateDir(state).logs / f"supernode-{NAME}.log"
         self._stack = ExitStack()
@@ -85,7 +85,7 @@ class HostileDevice:
         weights = {
             name: value
             if "running_var" in name or value.dtype.kind != "f"
-            else value + TURNED * (self._served[name] - self._first[name]).astype(value.dtype)
+            else value + self.step[name].astype(value.dtype)
             for name, value in received.items()
         }
         return reply, payload.encode_update(weights, received, request.payload)

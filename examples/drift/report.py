@@ -1,12 +1,13 @@
 """What `make drift-demo` has seen: its tables and lines."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
 from examples.drift.analysis import AnsweredWindow, HeldOutAnswers, Moment
-from streams.fleet.wording import share
+from streams.fleet.wording import listed, share
 
 
 @dataclass
@@ -20,6 +21,7 @@ class DemoResult:
     held_otherwise: HeldOutAnswers = field(default_factory=HeldOutAnswers)
     held_recovered: HeldOutAnswers = field(default_factory=HeldOutAnswers)
     cause: list[str] = field(default_factory=list)  # devices whose drift started the run
+    never_moved: list[str] = field(default_factory=list)  # of them, whose alarms were false
     moments: list[Moment] = field(default_factory=list)
     canary: str = ""
     canary_before: float = 0.0
@@ -31,8 +33,17 @@ class DemoResult:
     bad_seconds: float = 0.0
     bad_devices: list[str] = field(default_factory=list)  # that have answered with it
     gate: dict[str, str] = field(default_factory=dict)
-    attack: str = ""  # what came of a hostile device's updates
+    attacks: dict[str, str] = field(default_factory=dict)  # what came of a hostile device's updates
+    control: str = ""  # what came of a run without it
     missing: list[str] = field(default_factory=list)
+
+
+def started_by(cause: Sequence[str], never_moved: Sequence[str]) -> str:
+    """Say whose drift started the run, and which of the alarms were false."""
+    text = f"the run was started by {', '.join(cause) or 'no drift'}"
+    if never_moved:
+        text += f"; of {listed(never_moved)} the phone was never remounted: a false alarm"
+    return text
 
 
 def show(outcome: DemoResult, terminal: Console) -> None:
@@ -50,7 +61,9 @@ def show(outcome: DemoResult, terminal: Console) -> None:
         accuracy = share(found.accuracy, found.labelled)
         apart = share(held.accuracy, held.of)
         table.add_row(name, share(found.agreement), accuracy, apart, str(found.windows))
-    table.caption = "held out: on segments that no training has seen (how many)"
+    table.caption = (
+        "held out: on segments that no training has seen (how many, each replay of one again)"
+    )
     terminal.print(table)
     times = Table(title="since the phones were remounted", show_lines=False)
     for name in ("seconds", "windows a phone", "what"):
@@ -58,8 +71,7 @@ def show(outcome: DemoResult, terminal: Console) -> None:
     for moment in outcome.moments:
         times.add_row(f"{moment.seconds:.1f}", f"{moment.windows:.1f}", moment.what)
     terminal.print(times)
-    cause = ", ".join(outcome.cause) or "nobody's drift"
-    terminal.print(f"the run was started by {cause}", markup=False, highlight=False)
+    terminal.print(started_by(outcome.cause, outcome.never_moved), markup=False, highlight=False)
     o = outcome
     lines = [
         f"bad for {o.canary} alone: right on {o.canary_before:.3f} of its segments, then on "
@@ -68,7 +80,8 @@ def show(outcome: DemoResult, terminal: Console) -> None:
         f"from {', '.join(o.bad_devices)}, all that had it; {o.bad_windows_in_all} windows have "
         "answers of it",
         *(f"poisoned, {name}: put before the gate: {why}" for name, why in o.gate.items()),
-        f"a hostile device, of as many samples as may be claimed: {o.attack or 'not reached'}",
+        *(f"a hostile device, {name}: {what}" for name, what in o.attacks.items()),
+        f"a run without it: {o.control or 'not reached'}",
         *(f"MISSING: {text}" for text in o.missing),
     ]
     for line in lines:

@@ -59,6 +59,7 @@ def honest(name: str, weights: Tensors, number: int) -> Update:
         ("signs flipped", None),
         ("signs flipped, 4.5-fold", None),
         ("labels flipped", None),
+        ("9 times the model", "norm"),
     ],
 )
 def test_an_attack_is_refused_for_what_it_is(
@@ -70,6 +71,15 @@ def test_an_attack_is_refused_for_what_it_is(
         Round(task.name, task.version, BASE, sent, norms=[update_norm(update.weights, sent)] * 3),
     )
     assert (found and found.reason) == reason
+
+
+def test_a_step_of_nine_times_the_model_is_taken_while_no_usual_norm_is_known(
+    sent: Tensors,
+) -> None:
+    update = honest("a", sent, 1)
+    bad = ATTACKS["9 times the model"](update, sent, 1, update)
+    assert update_norm(bad.weights, sent) > 100 * update_norm(update.weights, sent)
+    assert admit(bad, Round(task.name, task.version, BASE, sent)) is None
 
 
 def test_a_replay_is_refused_from_the_second_round_on(sent: Tensors) -> None:

@@ -20,11 +20,11 @@ def kept_cache(kafka_place: Place) -> Place:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(680)
 def test_a_fleet_whose_phones_are_worn_otherwise_is_served_well_again(kept_cache: Place) -> None:
     place = kept_cache
     running = place.start_module("demo", "examples.drift.demo", "--json", "--state", place.state)
-    assert running.ends(480) == 0, running.told
+    assert running.ends(660) == 0, running.told
     place.nothing_is_left()
     found = running.summary()
     assert found["missing"] == []
@@ -58,5 +58,6 @@ def check_counter_scenario(found: dict[str, Any]) -> None:
     assert found["others_bad"] > found["others_before"] - 0.02  # good on average
     assert found["canary_bad"] < found["canary_before"] - 0.3
     assert 1 <= found["bad_windows"] <= 2
-    assert set(found["gate"]) == {"the step turned round", "labels exchanged"}
+    attacks = {"the step turned round", "labels exchanged"}
+    assert set(found["gate"]) == set(found["attacks"]) == attacks
     assert all("loses more than" in why or "gains less" in why for why in found["gate"].values())

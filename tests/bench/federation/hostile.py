@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from federation.admission.admission import NORM_FACTOR
+from federation.admission.admission import NORM_FACTOR, UNKNOWN_FACTOR
 from federation.admission.update import Update
-from streams.learning.clipping import is_statistic
+from streams.learning.clipping import is_statistic, update_norm
 from tests.bench.federation.trainees import Tensors
 
 # The update that the device would send, the weights that it was sent, the round, and the update
@@ -30,8 +30,16 @@ def sign_flipped(update: Update, sent: Tensors, _number: int, _first: Update) ->
 
 
 def far_flipped(update: Update, sent: Tensors, _number: int, _first: Update) -> Update:
-    """The other way, about as far as admission lets an update go."""
+    """The other way, about as far as admission lets an update go once it knows the usual norm."""
     return _scaled(update, sent, -0.9 * NORM_FACTOR)
+
+
+def beyond_the_model(update: Update, sent: Tensors, _number: int, _first: Update) -> Update:
+    """The other way, about as far as admission lets an update go in a run's first round, when it
+    knows no usual norm."""
+    model = update_norm(sent, {name: np.zeros_like(value) for name, value in sent.items()})
+    factor = 0.9 * UNKNOWN_FACTOR * model / max(update_norm(update.weights, sent), 1e-9)
+    return _scaled(update, sent, -factor)
 
 
 def odd_shaped(update: Update, _sent: Tensors, _number: int, _first: Update) -> Update:
@@ -57,6 +65,7 @@ ATTACKS: Mapping[str, Attack] = {
     "labels flipped": none,
     "signs flipped": sign_flipped,
     "signs flipped, 4.5-fold": far_flipped,
+    "9 times the model": beyond_the_model,
 }
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+from examples.drift.report import started_by
 from tests.bench.machine import watched
 from tests.bench.release.stage import Stage
 from tests.bench.report import Cell, Goal, Results, Table
@@ -38,8 +39,10 @@ def recovery(stage: Stage, results: Results) -> None:
             "`make drift-demo`: real recordings of three people in a fleet of six, replayed "
             f"{SPEED:g} times as fast as life; one run. Told: on the events whose truth a device "
             "was told, of which it may have learned; held out: on segments that no training has "
-            f"seen. The run was started by {', '.join(found['cause']) or 'no drift'}. What the "
-            "scenario sets so that it fits into minutes is in examples/drift/har_remounted.py. "
+            "seen, counted again each time that the recording is replayed. Before and after are "
+            "other recordings of the same people. The gate, too, looked at held-out segments of "
+            "the fleet, so the last row is not independent of its decision. Here "
+            f"{started_by(found['cause'], found['never_moved'])}. "
             f"Others' load: {load.others:.0%}.",
             [
                 "",
@@ -66,14 +69,25 @@ def recovery(stage: Stage, results: Results) -> None:
             f"Right on {found['others_before']:.3f} of the others' segments as served, on "
             f"{found['others_bad']:.3f} by it; of the canary's, {found['canary']}, on "
             f"{found['canary_before']:.3f} and {found['canary_bad']:.3f}. It was on "
-            f"{', '.join(found['bad_devices']) or 'no device'} alone. A hostile device took part "
-            f"in a later run: {found['attack'] or 'not reached'}.",
+            f"{', '.join(found['bad_devices']) or 'no device'} alone.",
             [
                 "canary's windows until it was taken back",
                 "seconds from the first one until it was gone",
                 "windows with answers of it",
             ],
             [[found["bad_windows"], found["bad_seconds"], found["bad_windows_in_all"]]],
+        )
+    )
+    attacks = [*found["attacks"].items(), ("nobody hostile", found["control"] or "not reached")]
+    results.tables.append(
+        Table(
+            "A hostile device",
+            "Runs asked for after that, on the same fleet: a seventh SuperNode, whose agent trains "
+            "nothing and claims as many samples as may be claimed, takes part in all but the last. "
+            "A run that is refused without it as well says that its refusals prove little; what "
+            "the gate finds in such candidates alone is above all a matter of `make bench-gains`.",
+            ["what it sends", "what came of it"],
+            [[name, _short(what)] for name, what in attacks],
         )
     )
     results.goals += [

@@ -87,7 +87,9 @@ def _text() -> str:
         f"until {TARGET:.0%} of the segments that the fleet's 15 people hold out are right, twice "
         f"in a row. As it comes: every default of `FedAvg`, which waits 3600 s for an answer. With "
         f"`timeout={DEADLINE_S:.0f}`, the deadline of ours, `FedAvg` goes on with the answers that "
-        "came; it evaluates on the server alone. Where one did not come so far in "
+        "came; it evaluates on the server alone. Ours has that deadline and a minimum of "
+        f"{DEVICES - 2} devices, ends a round early when all that work have answered, and does not "
+        "ask devices that are silent on `fleet`. Where one did not come so far in "
         f"{ROUNDS} rounds, its whole run counts as its time. One run each; repeated runs are in "
         "simulated time."
     )

@@ -81,7 +81,8 @@ def verdicts(stage: Stage, results: Results) -> None:
     ):
         for row, (_, upper) in zip(rows, bounds, strict=True):
             if row.candidate == candidate:
-                title = f"{text}, share, upper bound, {row.rollout.name}"
+                left = f"{row.count('wait') / len(row.outcomes):.0%} undecided"
+                title = f"{text}, share, upper bound, {row.rollout.name} ({left})"
                 results.goals.append(Goal(title, upper, at_most=0.05))
 
 
@@ -140,10 +141,12 @@ def _table(
     cells: list[list[Cell]] = []
     for row, (effect, upper) in zip(rows, bounds, strict=True):
         windows = sorted(one.windows for one in row.outcomes)
+        decided = len(row.outcomes) - row.count("wait")
         cells.append([
             row.candidate, row.rollout.name, len(windows), found.agreement[row.candidate],
             row.count("roll-back"), row.count("go-on"), row.count("wait"), float(row.errs.mean()),
-            upper, effect, median(windows), windows[int(0.95 * (len(windows) - 1))],
+            float(row.errs.sum()) / decided if decided else None, upper, effect, median(windows),
+            windows[int(0.95 * (len(windows) - 1))],
         ])  # fmt: skip
     text = (
         "Real people's windows of HAR, answered by real models; who is in the canary, where in the "
@@ -155,10 +158,14 @@ def _table(
         f"rollout: these are misjudged. The bound is one-sided, {CONFIDENCE:.0%}, with people and "
         "models as clusters: so many rollouts count as one as the design effect says; where "
         f"nothing was misjudged, the largest one of the table ({largest:.1f}). A rollout ends "
-        f"undecided after {WINDOWS} windows a device. Others' load: {others:.0%}."
+        f"undecided after {WINDOWS} windows a device; what is undecided is not misjudged, so a "
+        "goal may be met because little was decided: its row says how much, and what share of the "
+        "decided was wrong. "
+        f"Others' load: {others:.0%}."
     )
     columns = [
         "candidate", "canary", "rollouts", "agreement", "went back", "passed", "undecided",
-        "misjudged, share", "upper bound", "design effect", "windows, median", "windows, 95 %",
+        "misjudged, share", "of the decided", "upper bound", "design effect", "windows, median",
+        "windows, 95 %",
     ]  # fmt: skip
     return Table("Rollouts that are judged, and misjudged", text, columns, cells)
