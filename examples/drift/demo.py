@@ -267,8 +267,8 @@ class Demo:
     def _attacked(
         self, first: Artifact, base: Artifact, poisoned: dict[str, bad_candidates.Tensors]
     ) -> None:
-        weights = (bad_candidates.weights_of(each) for each in (first, base))
-        steps = bad_candidates.steps(*weights, poisoned)
+        then, served = bad_candidates.weights_of(first), bad_candidates.weights_of(base)
+        steps = bad_candidates.steps(then, served, poisoned)
         with HostileDevice(self._state, {}) as device:
             for name, device.step in steps.items():
                 self._outcome.attacks[name] = self._attack(f"a hostile device: {name}")
@@ -326,7 +326,7 @@ def main(
         ".tidewheel/drift-demo"
     ),
     speed: Annotated[float, typer.Option(help="Replay speed: 1 is real time.")] = 30.0,
-    timeout: Annotated[float, typer.Option(help="Seconds after which it fails.")] = 900.0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which it fails.")] = 1200.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run the scenario and print what was measured; exits 1 where something did not happen."""

@@ -1,5 +1,8 @@
 """`make mutants`: applies each mutant to a copy of the tree and runs the tests that must find it.
 
+A mutant is killed by a test that fails on it and passes on the tree as it is. An error outside of a
+test, as of a fixture, kills nothing, and neither do tests that do not end.
+
 Exits 1 where a mutant survives, or where its text is not in the source any more.
 """
 
@@ -50,28 +53,38 @@ def copy(tree: Path) -> Path:
 
 
 def killed_by(mutant: Mutant, tree: Path) -> str | None:
-    """The first test that fails on the mutant; None where none does."""
+    """The first test that fails on the mutant and passes without it; None where none does."""
     path = tree / mutant.file
     sound = path.read_text()
     if sound.count(mutant.old) != 1:
         raise SystemExit(f"{mutant.name}: {mutant.old!r} is not once in {mutant.file}: update it")
     path.write_text(sound.replace(mutant.old, mutant.new))
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     try:
-        done = subprocess.run(
-            [*command, mutant.tests], cwd=tree, capture_output=True, text=True, timeout=TIMEOUT_S,
-            env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        code, output = pytest(tree, mutant.tests)
+    except subprocess.TimeoutExpired:
+        say(f"{mutant.name}: {mutant.tests} did not end in {TIMEOUT_S} s")
+        return None
     finally:
         path.write_text(sound)
-    if done.returncode == 0:
+    if code == 0:
         return None
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    found = re.search(r"^FAILED (\S+)", output, re.MULTILINE)
     if found is None:
-        raise SystemExit(
-            f"{mutant.name}: no test failed, but pytest: {(done.stdout + done.stderr)[-500:]}"
-        )
+        raise SystemExit(f"{mutant.name}: no test failed, but pytest: {output[-500:]}")
+    code, output = pytest(tree, found[1])
+    if code != 0:
+        raise SystemExit(f"{found[1]} fails without {mutant.name!r} as well: {output[-500:]}")
     return found[1]
+
+
+def pytest(tree: Path, tests: str) -> tuple[int, str]:
+    """Run the tests until one fails; return the exit code and what was printed."""
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
+    done = subprocess.run(
+        command, cwd=tree, capture_output=True, text=True, timeout=TIMEOUT_S,
+        env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
 
 
 if __name__ == "__main__":

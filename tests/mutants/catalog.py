@@ -249,6 +249,21 @@ MUTANTS = [
         "windows",
     ),
     _worker(
+        "events that come again are scored again",
+        "windows/partition.py",
+        "taken.missing(events.first, events.last)",
+        "IntervalSet().missing(events.first, events.last)",
+        "windows",
+    ),
+    _worker(
+        "messages are acknowledged before their rows are stored",
+        "commit/committer.py",
+        "                rows = await self._call(self._stored, work, batch)  # step 2\n",
+        "                self._seal(work, batch)\n                await self._acknowledge()\n"
+        "                rows = await self._call(self._stored, work, batch)\n",
+        "commit",
+    ),
+    _worker(
         "the fence is open",
         "store/delta_store.py",
         "if found != version - 1:",
@@ -359,6 +374,13 @@ MUTANTS = [
         "tests/edge_client/samples",
     ),
     Mutant(
+        "device: the account of a stopped agent cannot fail",
+        "edge_client/agent.py",
+        'self.spool.audit() if self._phase == "stopped" else self.spool.account()',
+        "self.spool.account()",
+        "tests/edge_client/test_agent.py",
+    ),
+    Mutant(
         "canary: a larger error is better",
         "federation/rollout/sequential_test.py",
         "lost = kind.sign * seen",
@@ -429,18 +451,32 @@ MUTANTS = [
         "tests/streams/worker/store/test_delta_store.py",
     ),
     Mutant(
-        "store: a commit that waited does not look at the fence",
-        "streams/worker/store/delta_store.py",
-        "if found != version - 1:",
-        "if False:",
-        "tests/streams/worker/store/test_delta_store.py",
-    ),
-    Mutant(
         "worker: waits a second beside a full queue",
         "streams/worker/waiting.py",
         "min(timeout_s, FULL_S)",
         "timeout_s",
         "tests/streams/worker/test_waiting.py",
+    ),
+    Mutant(
+        "batch: a shard that is loaded is loaded again",
+        "streams/batch/sinks/delta_sink.py",
+        "if self.committed(shard, generation):",
+        "if False:",
+        "tests/streams/batch/test_sinks.py",
+    ),
+    Mutant(
+        "batch: a retry adds to the rows that it replaces",
+        "streams/batch/sinks/delta_sink.py",
+        "if generation > 1:",
+        "if False:",
+        "tests/streams/batch/test_sinks.py",
+    ),
+    Mutant(
+        "batch: an output file that is gone counts as there",
+        "streams/batch/jobs/job_folder.py",
+        "return not specification.in_files or record.bytes == size_of(",
+        "return True or record.bytes == size_of(",
+        "tests/streams/batch/test_job.py",
     ),
     Mutant(
         "scaffold: a failed round corrects",
