@@ -12,18 +12,18 @@
 # make test-ray  batch jobs on a Ray cluster of two nodes, half a minute
 # make test-docker  compose/docker/compose.yaml as it is, on images made here, about 10 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
-# make bench-streams   measure the worker, about 16 minutes; see docs/benchmarks/index.md
-# make bench-edge      measure a device's agent, about 10 minutes
+# make bench-streams   measure the worker, about 13 minutes; see docs/benchmarks/index.md
+# make bench-edge      measure a device's agent, about 8 minutes
 # make bench-federation  rounds beside Flower's and NVFlare's, what the fleet learns, also under
-#             attack, about 22 minutes
+#             attack, about 26 minutes
 # make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 10 minutes
 # make bench-pedestrians  what street sensors gain from each other, about 2 minutes
 # make bench-gains  single devices under drift, attacks, noise and wrong teachers, about 20 minutes; then
 #             other ways to learn, about half an hour more
 # make bench-quick  ratios beside bare loops, against those in docs/benchmarks/quick.json, a quarter of a minute
-# make soak   a month of a thousand made-up devices, about 15 minutes
+# make soak   a month of a thousand made-up devices, about 8 minutes
 # make bench-scale     what a message, a device, a commit and a node cost, and what a million devices
-#             need, about 20 minutes
+#             need, about 12 minutes
 # make bench-release   from an announced version to 50 devices, and back, about 13 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
