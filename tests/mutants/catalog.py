@@ -460,8 +460,8 @@ MUTANTS = [
     Mutant(
         "batch: a shard that is loaded is loaded again",
         "streams/batch/sinks/delta_sink.py",
-        "if self.committed(shard, generation):",
-        "if False:",
+        "or 0) >= generation",
+        "or 0) > generation",
         "tests/streams/batch/test_sinks.py",
     ),
     Mutant(
