@@ -4,18 +4,31 @@ wire, where no raw reading may be found in anything that left the device."""
 import itertools
 import json
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import safetensors.numpy
+import zstandard
 
+from edge_client.spool.writer import Event, SpoolWriter
+from streams.contract.artifact import WEIGHTS, unpack
 from streams.contract.task import Task, load_task
-from streams.contract.topics import topic_specs
-from streams.kafka.reader import Reader
+from streams.contract.topics import EVENTS, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.key_files import create_key
 from streams.segments.segmentation import segments_of
 from tests.e2e.support import Place, Running, check_account, until
+from tests.edge_client.uplink.test_refused_batches import Device
+from tests.fakes.tiny_task import task as tiny
 
 DEVICES = ("d0", "d1", "d2")
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "1", "--timeout", "240"]
@@ -26,6 +39,14 @@ from tidewheel import load_task
 tiny = load_task("{tiny}")
 training = replace(tiny.training, label_share=0.8)
 task = replace(tiny, name="quiet", upload="prediction", training=training)
+"""
+# The topics on which something comes in such a run, all but `view`, which may be too late for it.
+NAMED = ("events", "scores", "windows", "fleet", "rounds", "releases", "artifacts", "dead-letters")
+KEEP = """
+create table kept as select content from objects;
+create trigger keep after update of content on objects begin
+    insert into kept values (new.content);
+end;
 """
 # How fast a machine turns, in hertz, from the same vibrations; a reading an hour, with dates of
 # 2024, so that a recording is more than a year.
@@ -106,15 +127,26 @@ def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_dev
     task, state = load_task(reference), place.state
     running = place.up("up", *LOOP, "--secure", task=reference)
     running.until_said("keeps everything in memory", 60)  # what it is not is said at start
+    until(lambda: place.find("-m", "compose.cli.main", "controller"), "the SuperLink is ready", 150)
+    keep_objects(state)
     running.until_said("3 serve 1-", 150)
     until(lambda: nodes_online(place) == list(DEVICES), "all nodes are let in", 60)
     running.until_said("goes to stage 1: offered to", 240)
+    broker = broker_of(state)
+    spoil_a_message(task, broker)
+    until(lambda: messages(task, broker)["dead-letters"], "it is a dead letter", 60)
     raw = patterns(task)
     assert len(raw) > 1000
-    sent = messages(task, state)
-    assert {"events", "fleet", "rounds", "windows", "artifacts"} <= sent.keys()
+    sent = messages(task, broker)
+    for topic in NAMED:
+        assert sent[topic], topic
     for topic, data in sent.items():
         assert not found(raw, data), topic
+    objects = kept_objects(state)
+    assert not found(raw, objects)
+    # Both ways are seen there, in which weights lie as readings would.
+    assert found(weights(task, state), objects)
+    assert all(name.encode() in objects for name in DEVICES)
     apart = {"devices", "broker"}  # the broker's own files, of which all messages were read
     elsewhere = [p for p in state.rglob("*") if p.is_file() and apart.isdisjoint(p.parts)]
     assert {"superlink.db", "rounds.jsonl"} <= {path.name for path in elsewhere}
@@ -125,6 +157,29 @@ def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_dev
     assert summary["fleet_after"] > summary["fleet_before"]
     # The same search finds them where they are: in what a device remembers.
     assert found(raw, (state / "devices" / "d0" / "samples.arrow").read_bytes())
+
+
+@pytest.mark.parametrize("upload", ["segment", "prediction"])
+def test_the_search_finds_the_readings_that_a_task_sends(
+    embedded: BrokerSettings, tmp_path: Path, upload: Literal["segment", "prediction"]
+) -> None:
+    """The same segments, by a device's spool and uplink; plain and packed."""
+    task = replace(tiny, name=f"search-{upload}", upload=upload)
+    ensure_topics(embedded, topic_specs(task.name, 1))
+    device = Device(task, embedded, tmp_path)
+    device.uplink.start()
+    writer = SpoolWriter(task, device.spool)
+    cut = list(itertools.islice(segments_of(task.readings("d0"), task), 20))
+    for first, last, segment, label in cut:
+        writer.put(Event(last, "1-aaaaaaaa", np.zeros(3, np.float32), label, segment, first))
+    writer.write(last=True)
+    device.delivered(len(cut))
+    device.uplink.stop(10.0)
+    data = messages(task, embedded)[EVENTS]
+    assert data
+    assert found(patterns(task), data) is (upload == "segment")
+    packed = zstandard.compress(data)
+    assert found(patterns(task), b"before" + packed + b"after") is (upload == "segment")
 
 
 def nodes_online(place: Place) -> list[str]:
@@ -139,28 +194,87 @@ def patterns(task: Task) -> set[bytes]:
     for device in DEVICES:
         cut = itertools.islice(segments_of(task.readings(device), task), 0, 600, 4)
         some += [segment[0, :6] for _, _, segment, _ in cut]
+    return as_bytes(some)
+
+
+def weights(task: Task, state: Path) -> set[bytes]:
+    """The same of the first model's weights."""
+    [path] = (state / "registry" / "models").glob("1-*.twa")
+    key = create_key(state / "keys" / "signing.pem").public_key()
+    model = unpack(path.read_bytes(), [key], task=task.name, task_version=task.version)
+    tensors = safetensors.numpy.load(model.files[WEIGHTS])
+    return as_bytes([tensor.reshape(-1)[:6] for tensor in tensors.values() if tensor.size >= 6])
+
+
+def as_bytes(rows: list[np.ndarray]) -> set[bytes]:
     kinds = (np.float32, np.float64, np.float16)
-    return {row.astype(kind).tobytes() for row in some for kind in kinds}
+    return {row.astype(kind).tobytes() for row in rows for kind in kinds}
 
 
-def messages(task: Task, state: Path) -> dict[str, bytes]:
-    """Of every topic of the task all that is on it: keys, values and headers."""
+def broker_of(state: Path) -> BrokerSettings:
     port = json.loads((state / "broker" / "ports.json").read_text())["broker"]
-    broker = BrokerSettings(bootstrap=f"127.0.0.1:{port}")
+    return BrokerSettings(bootstrap=f"127.0.0.1:{port}")
+
+
+def received(task: Task, broker: BrokerSettings, topic: str) -> list[Received]:
+    reader = Reader(broker, [topic_name(task.name, topic)])
+    try:
+        return list(reader.read_to_end())
+    finally:
+        reader.close()
+
+
+def messages(task: Task, broker: BrokerSettings) -> dict[str, bytes]:
+    """Of every topic of the task all that is on it: keys, values and headers."""
     found = {}
     for spec in topic_specs(task.name):
-        reader = Reader(broker, [spec.name])
-        try:
-            parts = [
-                part
-                for m in reader.read_to_end()
-                for part in (m.key, m.value, *(value for _, value in m.headers))
-            ]
-        finally:
-            reader.close()
-        found[spec.name.removeprefix(f"{task.name}.")] = b"\0".join(p for p in parts if p)
+        topic = spec.name.removeprefix(f"{task.name}.")
+        parts = [
+            part
+            for m in received(task, broker, topic)
+            for part in (m.key, m.value, *(value for _, value in m.headers))
+        ]
+        found[topic] = b"\0".join(p for p in parts if p)
     return found
 
 
+def spoil_a_message(task: Task, broker: BrokerSettings) -> None:
+    """Send a message of a device again, cut short, which no worker can read."""
+    message = received(task, broker, EVENTS)[0]
+    assert message.value
+    producer = Producer(broker)
+    try:
+        topic = topic_name(task.name, EVENTS)
+        producer.put(topic, message.key, message.value[:-1], message.headers)
+    finally:
+        producer.close()
+
+
+def keep_objects(state: Path) -> None:
+    """Let the SuperLink's database keep all that servers and devices send each other, which it
+    deletes as soon as it has arrived. Nothing has been sent before."""
+    with closing(sqlite3.connect(superlink_db(state), timeout=60)) as database:
+        assert database.execute("select count(*) from objects").fetchone() == (0,)
+        database.executescript(KEEP)
+
+
+def kept_objects(state: Path) -> bytes:
+    with closing(sqlite3.connect(superlink_db(state), timeout=60)) as database:
+        return b"\0".join(content for (content,) in database.execute("select content from kept"))
+
+
+def superlink_db(state: Path) -> Path:
+    return state / "flower" / "superlink.db"
+
+
 def found(raw: set[bytes], data: bytes) -> bool:
-    return any(pattern in data for pattern in raw)
+    """Whether one of them is in `data`, or in what is packed by zstd in it."""
+    places = [data, *unpacked(data)]
+    return any(pattern in place for place in places for pattern in raw)
+
+
+def unpacked(data: bytes) -> Iterator[bytes]:
+    """What lies in zstd frames, as weights do; but for those that need the version before."""
+    for match in re.finditer(re.escape(zstandard.FRAME_HEADER), data):
+        with suppress(zstandard.ZstdError):
+            yield zstandard.ZstdDecompressor().decompressobj().decompress(data[match.start() :])

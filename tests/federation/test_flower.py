@@ -4,7 +4,11 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,8 @@ import pytest
 from compose.launcher import flower_processes
 from edge_client.control.ipc import receive_frame
 from federation.controller import run_tracker
+from federation.controller.flwr_cli import Submission
+from federation.controller.run_recovery import RunRecovery
 from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
 from streams.contract.documents import RoundEvent
@@ -32,6 +38,8 @@ from tests.federation.flower_stack import (
     wait_for,
 )
 from tests.federation.stand_in_agent import StandInAgent
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -130,18 +138,33 @@ def test_a_killed_client_app_is_an_error_at_once(
     assert [(e.round, e.device) for e in run if e.kind == "admitted"] == [(1, "d0"), (2, "d0")]
 
 
-@pytest.mark.kafka
-@pytest.mark.timeout(300)
-def test_a_killed_server_app_is_gone_on_with_by_itself(
-    kafka: BrokerSettings,
-    task_ref: str,
-    tiny: Task,
-    registry: Registry,
-    tmp_path: Path,
-    sockets: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It dies when it has written the checkpoint of round 2 of 3."""
+@dataclass
+class DyingRuns:
+    """Two devices; a ServerApp dies when it has written the checkpoint of round 2 of 3."""
+
+    state: Path
+    processes: FlowerStack
+    submission: Submission
+
+    def wait_until_dead(self) -> None:
+        def dead() -> bool:
+            last = [run[-1].kind for run in journals(self.state)]
+            return last == ["aggregated"] and not server_apps(self.processes)
+
+        wait_for("the ServerApp dies", dead, 120)
+        end_lease(self.processes)
+
+    def wait_until_gone_on_with(self) -> None:
+        def ended() -> bool:
+            return [run[-1].kind for run in journals(self.state)][1:] == ["finished"]
+
+        wait_for("the run that goes on ends", ended, 120)
+
+
+@pytest.fixture
+def dying_runs(
+    kafka: BrokerSettings, task_ref: str, tiny: Task, tmp_path: Path, sockets: Path
+) -> Iterator[DyingRuns]:
     ensure_topics(kafka, topic_specs(tiny.name))
     devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1")}
     with ExitStack() as stack:
@@ -150,34 +173,17 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap, "TIDEWHEEL_FAILPOINT": "round-step-4:2"}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
         config = {"task": task_ref, "state": str(tmp_path), "rounds": 3, "epochs": 6}
-        submission = flower_processes.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
-        settings = ControllerSettings(
-            task_ref=task_ref,
-            broker=kafka,
-            state=tmp_path,
-            registry=registry.folder,
-            public_keys=(tmp_path / "keys" / "signing.pub",),
-            signing_key=tmp_path / "keys" / "signing.pem",
-            submission=submission,
-            schedule_s=0.0,
-            max_runs=1,
-        )
-        stack.enter_context(controlled(settings))
-
-        def dead() -> bool:
-            last = [run[-1].kind for run in journals(tmp_path)]
-            return last == ["aggregated"] and not server_apps(processes)
-
-        def ended() -> bool:
-            return [run[-1].kind for run in journals(tmp_path)][1:] == ["finished"]
-
-        wait_for("the ServerApp dies", dead, 120)
-        end_lease(processes)
-        monkeypatch.setattr(run_tracker, "SILENCE_S", 1.0)  # each question costs a second of a core
-        wait_for("the run that goes on ends", ended, 120)
+        submission = flower_processes.submission(tmp_path, processes.address, config)
+        yield DyingRuns(tmp_path, processes, submission)
     assert processes.members() == []
 
-    first, second = journals(tmp_path)
+
+def check_gone_on_with(
+    state: Path, broker: BrokerSettings, task: Task, registry: Registry
+) -> list[str]:
+    """What came of both runs: it is as if one had done all of it, and each end is told once.
+    Return their ids."""
+    first, second = journals(state)
     runs = first[0].run, second[0].run
     trained = [[e.round for e in run if e.kind == "started"] for run in (first, second)]
     assert trained == [[1, 2], [3]]
@@ -185,11 +191,117 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
     manifest = serving.manifest
     assert (manifest.run, manifest.number, manifest.round) == (runs[1], 2, 3)
     assert (manifest.admitted, manifest.refused) == (6, 0)
-    told = [RoundEvent.decode(message.value) for message in read(kafka, tiny.name, ROUNDS)]
-    told = [event for event in told if event.run in runs]
+    told = [event for event in told_of_runs(broker, task) if event.run in runs]
     assert {e.resumed_from for e in told if e.run == runs[1]} == {runs[0]}
     ends = [event.reason for event in told if event.kind == "finished"]
     assert ends == [
         f"the run ended without a result (finished:failed); resumed by run {runs[1]}",
         "promoted",
     ]
+    return [*runs]
+
+
+def told_of_runs(broker: BrokerSettings, task: Task) -> list[RoundEvent]:
+    return [RoundEvent.decode(message.value) for message in read(broker, task.name, ROUNDS)]
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+def test_a_killed_server_app_is_gone_on_with_by_itself(
+    kafka: BrokerSettings,
+    task_ref: str,
+    tiny: Task,
+    registry: Registry,
+    tmp_path: Path,
+    dying_runs: DyingRuns,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = ControllerSettings(
+        task_ref=task_ref,
+        broker=kafka,
+        state=tmp_path,
+        registry=registry.folder,
+        public_keys=(tmp_path / "keys" / "signing.pub",),
+        signing_key=tmp_path / "keys" / "signing.pem",
+        submission=dying_runs.submission,
+        schedule_s=0.0,
+        max_runs=1,
+    )
+    with controlled(settings):
+        dying_runs.wait_until_dead()
+        monkeypatch.setattr(run_tracker, "SILENCE_S", 1.0)  # each question costs a second of a core
+        dying_runs.wait_until_gone_on_with()
+    check_gone_on_with(tmp_path, kafka, tiny, registry)
+
+
+def lineage(state: Path) -> tuple[list[str], list[str] | None]:
+    """The runs that go on with each other, and those that there were before the last of them."""
+    found = RunRecovery.decode((state / "controller" / "lineage.json").read_bytes())
+    return found.runs, found.seen
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_controllers_that_die_at_each_step_of_resuming_a_run_leave_the_rest_to_the_next(
+    kafka: BrokerSettings,
+    task_ref: str,
+    tiny: Task,
+    registry: Registry,
+    tmp_path: Path,
+    dying_runs: DyingRuns,
+) -> None:
+    """Real processes, each killed by SIGKILL at the end of a later step; the last one lives. No
+    ServerApp lives meanwhile: the run that goes on begins when all steps are done."""
+    processes, flower = dying_runs.processes, dying_runs.submission
+    command = [sys.executable, "-m", "compose.cli.main", "controller", task_ref]
+    command += ["--state", str(tmp_path), "--kafka", kafka.bootstrap, "--max-runs", "0"]
+    command += ["--superlink", processes.address]
+    log = tmp_path / "controllers.log"
+
+    def begin(**environ: str) -> "subprocess.Popen[bytes]":
+        with log.open("ab") as file:
+            return subprocess.Popen(command, cwd=ROOT, stderr=file, env={**os.environ, **environ})
+
+    def dies_at(step: int) -> None:
+        one = begin(TIDEWHEEL_FAILPOINT=f"resume-step-{step}:1")
+        try:
+            assert one.wait(90) == -signal.SIGKILL, log.read_text()[-2000:]
+        finally:
+            one.kill()
+            one.wait()
+
+    def told() -> list[tuple[str, str]]:
+        found = told_of_runs(kafka, tiny)
+        return [(e.run, e.kind) for e in found if e.kind in ("requested", "finished")]
+
+    first = flower.start({}, tmp_path)
+    dying_runs.wait_until_dead()
+    processes.kill("superexec")
+    dies_at(1)
+    assert (lineage(tmp_path), [*flower.runs()]) == (([first], [first]), [first])
+    dies_at(2)
+    second, _ = flower.runs()
+    assert lineage(tmp_path) == ([first], [first])
+    dies_at(3)
+    assert lineage(tmp_path) == ([first, second], None)
+    assert told() == []
+    dies_at(4)
+    assert told() == [(second, "requested"), (first, "finished")]
+    del processes.env["TIDEWHEEL_FAILPOINT"]
+    processes.start(
+        "superexec", flower_processes.superexec(tmp_path, processes.port, processes.env)
+    )
+    last = begin()
+    try:
+        dying_runs.wait_until_gone_on_with()
+        kept = tmp_path / "controller" / "lineage.json"
+        wait_for("nothing is left to do", lambda: not kept.exists(), 30)
+        last.terminate()
+        assert last.wait(20) == 0, log.read_text()[-2000:]
+    finally:
+        last.kill()
+        last.wait()
+    assert check_gone_on_with(tmp_path, kafka, tiny, registry) == [first, second]
+    assert [*flower.runs()] == [second, first]
+    decisions = [d for d in registry.decisions() if d.kind == "candidate"]
+    assert [d.run for d in decisions] == [second]

@@ -3,13 +3,14 @@ event that is too large alone is declared dropped; where it refuses the device, 
 spool until it takes them."""
 
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import (
     ACL,
     ACLFilter,
@@ -20,6 +21,7 @@ from kafka.admin import (
     ResourcePattern,
     ResourceType,
 )
+from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionManager
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
@@ -33,12 +35,15 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from tests.fakes.tiny_task import task as tiny
+from tests.polling import until
 from tests.secure_node import SecureNode
+from tests.streams.worker.support import all_published, check_topics, fleet
 from tidewheel import Segment
 
 pytestmark = pytest.mark.kafka
 
 TIMEOUT_S = 60.0
+STEP_US = 500_000  # from one event to the next
 
 
 class Device:
@@ -47,9 +52,15 @@ class Device:
     def __init__(self, task: Task, broker: BrokerSettings, folder: Path) -> None:
         self.task = task
         self.spool = Spool(folder)
+        self.producers: list[Producer] = []
+        self._broker = broker
         self.uplink = Uplink(
-            task, "d0", self.spool, lambda: Producer(broker), lambda: probe(broker), self._state
+            task, "d0", self.spool, self._connect, lambda: probe(broker), self._state
         )
+
+    def _connect(self) -> Producer:
+        self.producers.append(Producer(self._broker))
+        return self.producers[-1]
 
     def _state(self) -> DeviceState:
         account = self.spool.account()
@@ -61,9 +72,10 @@ class Device:
     def produce(self, count: int) -> None:
         """Frames that do not compress, so that a message is as large as its segments."""
         writer, draw = SpoolWriter(self.task, self.spool), np.random.default_rng(count)
-        for _ in range(count):
+        for number in range(self.spool.next_seq, self.spool.next_seq + count):
             segment = draw.normal(0, 1, self.task.segment_shape).astype(np.float32)
-            writer.put(Event(0, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
+            time_us = number * STEP_US
+            writer.put(Event(time_us, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
         writer.write(last=True)
 
     def until(self, condition: Callable[[], object], what: str) -> None:
@@ -76,18 +88,21 @@ class Device:
         self.until(lambda: self.spool.account().delivered == count, f"{count} are delivered")
 
     def received(self, broker: BrokerSettings) -> tuple[list[int], dict[int, str]]:
-        """The seqs on the topic, and those that are declared, with the reason."""
+        """The seqs on the topic, each as often as it is there, and those that are declared, with
+        the reason."""
         reader = Reader(broker, [topic_name(self.task.name, EVENTS)], key="d0")
-        events: set[int] = set()
+        events: list[int] = []
         drops: dict[int, str] = {}
         for message in reader.read_to_end():
+            if message.key != b"d0":
+                continue
             found = decode_event_message(self.task, message.key, message.value, message.headers)
             assert isinstance(found, EventBatch | Drop)
             seqs = range(found.first, found.last + 1)
             if isinstance(found, Drop):
                 drops |= dict.fromkeys(seqs, found.reason)
             else:
-                events |= {*seqs}
+                events += seqs
         reader.close()
         return sorted(events), drops
 
@@ -176,3 +191,85 @@ def test_events_that_an_acl_refuses_meanwhile_stay_until_it_allows_them(
     device.delivered(13)
     device.uplink.stop(10.0)
     device.check(plain, 13)
+
+
+def skip_numbers(producer: Producer, topic: str) -> None:
+    """Let the next batch of this producer have a number after one that the broker never gets."""
+    manager, place = manager_of(producer), TopicPartition(topic, 0)
+    manager.set_sequence_number(place, manager.sequence_number(place) + 5)
+
+
+def supersede(producer: Producer, topic: str) -> None:
+    """Send a message of another device under this producer's id, in the next epoch."""
+    own = manager_of(producer).producer_id_and_epoch
+    other = Producer(producer._settings)
+    manager_of(other).set_producer_id_and_epoch(ProducerIdAndEpoch(own.producer_id, own.epoch + 1))
+    other.put(topic, b"d1", b"of another device")
+    other.close()
+
+
+def manager_of(producer: Producer) -> TransactionManager:
+    """What numbers the batches of the library's producer; it has an id from the broker."""
+    manager = producer._producer._transaction_manager
+    until(manager.has_producer_id, "the producer has an id")
+    return manager
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (skip_numbers, "OutOfOrderSequenceNumberError"),
+        (supersede, "InvalidProducerEpochError"),
+    ],
+)
+def test_events_that_are_refused_of_one_producer_are_sent_once_by_another(
+    kafka: BrokerSettings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Producer, str], None],
+    error: str,
+) -> None:
+    task = replace(tiny, name=f"spoilt-{uuid.uuid4().hex[:8]}")
+    ensure_topics(kafka, topic_specs(task.name, 1))
+    device = Device(task, kafka, tmp_path)
+    device.uplink.start()
+    device.produce(3)
+    device.delivered(3)
+    spoil(device.producers[0], topic_name(task.name, EVENTS))
+    device.produce(40)
+    device.delivered(43)
+    assert error in caplog.text
+    device.produce(5)
+    device.delivered(48)
+    device.uplink.stop(10.0)
+    assert len(device.producers) == 2
+    device.check(kafka, 48)
+    assert device.spool.audit() == device.spool.account()
+
+
+def test_of_many_messages_behind_a_refused_one_each_event_is_stored_once(
+    kafka: BrokerSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library sends those that it still has under another id, before the uplink sends all
+    again: they are on the topic twice, and the worker stores them once."""
+    with fleet(kafka, tmp_path, partitions=1) as served:
+        served.start()
+        served.ready("w0", [0])
+        device = Device(served.task, kafka, tmp_path / "spool")
+        device.uplink.start()
+        device.produce(3)
+        device.delivered(3)
+        skip_numbers(device.producers[0], topic_name(served.task.name, EVENTS))
+        device.produce(3000)
+        device.delivered(3003)
+        device.uplink.stop(10.0)
+        assert "OutOfOrderSequenceNumberError" in caplog.text
+        assert len(device.producers) == 2
+        events, drops = device.received(kafka)
+        assert (sorted(set(events)), drops) == (list(range(3003)), {})
+        assert device.spool.audit() == device.spool.account()
+        assert device.spool.account().delivered == 3003
+        served.sent["d0", device.spool.epoch] = set(range(3003))
+        served.wait_until_scored()
+        until(lambda: all_published(served), "all revisions are published")
+        check_topics(served)
