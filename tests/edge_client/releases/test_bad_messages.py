@@ -1,30 +1,65 @@
 """Whatever is on `releases`, `artifacts` and `scores`, a live device goes on: it serves what it
 has, and takes the next sound version."""
 
+from collections.abc import Callable
+
 import pytest
 
-from streams.contract.topics import ARTIFACTS, RELEASES, SCORES, topic_name
-from tests.edge_client.releases.test_downlink import Rig, graph, rig
+from streams.contract.topics import RELEASES, SCORES, topic_name
+from streams.kafka.reader import Reader
+from tests.edge_client.releases.test_downlink import WHO, Rig, graph, other_version, rig
+from tests.edge_client.test_rollback import until
 from tests.fakes.mangled import mangled
-from tests.federation.controller.test_bad_messages import send
+from tests.federation.controller.test_bad_messages import deliver, send
+from tests.federation.evaluation.test_recent_windows import scores
 
 __all__ = ["graph", "rig"]
 
 COUNT = 400
 
 
-@pytest.mark.kafka
-@pytest.mark.parametrize("topic", [RELEASES, ARTIFACTS, SCORES])
-def test_a_live_device_passes_over_what_it_cannot_read(rig: Rig, topic: str) -> None:
-    first = rig.slots.active
-    told = rig.told
+def on_releases(rig: Rig) -> None:
+    """The last record is one that no other can be taken for."""
+    told, topic = rig.told, topic_name(rig.task.name, RELEASES)
     assert told is not None
-    key, value = {
-        RELEASES: (rig.task.name.encode(), told.encode()),
-        ARTIFACTS: (b"f" * 64, rig.version(1)[:3000]),
-        SCORES: (b"d0", b"ARROW1" + bytes(200)),
-    }[topic]
-    send(rig.broker, topic_name(rig.task.name, topic), key, mangled(value, COUNT, seed=len(topic)))
+    values = mangled(told.encode(), COUNT, seed=len(RELEASES))
+    send(rig.broker, topic, rig.task.name.encode(), values)
+    rig.say(other_version(rig, told))
+    rig.complains("the decision is about version 9")
+
+
+def on_artifacts(rig: Rig) -> None:
+    """They are chunks of a version that is decided."""
+    data = rig.version(2)
+    made = rig.registry.add(data)
+    said = rig.registry.serve(made.model, rig.key, "a test")
+    delivery = deliver(rig.broker, rig.task.name, made.model, data, COUNT)
+    rig.say(said.model_copy(update={"deliveries": [delivery]}))
+    rig.complains(f"release {made.model} refused: ")
+
+
+def on_scores(rig: Rig) -> None:
+    topic = topic_name(rig.task.name, SCORES)
+    _, value, _ = scores(rig.task, WHO, range(5))
+    send(rig.broker, topic, WHO.encode(), mangled(value or b"", COUNT, seed=len(SCORES)))
+    reader = Reader(rig.broker, [topic], key=WHO)
+    try:
+        (partition,) = reader.partitions(topic)
+        end = reader.end(topic, partition)
+    finally:
+        reader.close()
+    assert end >= COUNT
+    until(lambda: rig.downlink._samples.scores_read == end, "they are all read", 30)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("spoil", [on_releases, on_artifacts, on_scores])
+def test_a_live_device_passes_over_what_it_cannot_read(
+    rig: Rig, spoil: Callable[[Rig], None]
+) -> None:
+    """`spoil` returns when the device has read what it puts on the topic."""
+    first = rig.slots.active
+    spoil(rig)
     assert rig.slots.active == first
-    rig.serves(rig.serve(2))
+    rig.serves(rig.serve(3))
     assert rig.downlink.is_alive()

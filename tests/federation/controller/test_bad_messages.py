@@ -1,14 +1,19 @@
 """Whatever is on `windows`, `fleet` and `rounds`, a live controller goes on: it passes over it, and
 what is sound is answered."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable
+from itertools import cycle, islice, repeat
 
 import pytest
 from kafka import KafkaProducer
 
+from federation.registry import publisher
+from streams.contract.decisions import Delivery
 from streams.contract.documents import DeviceState, RoundEvent
-from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.contract.events.records import Headers
+from streams.contract.topics import ARTIFACTS, FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.settings import BrokerSettings
 from tests.fakes.mangled import mangled
@@ -18,6 +23,38 @@ from tests.federation.flower_stack import wait_for
 __all__ = ["rig", "start"]
 
 COUNT = 400
+CHUNK = 5_000  # bytes: an artifact of the tests has some
+
+
+def send(
+    broker: BrokerSettings,
+    topic: str,
+    key: bytes,
+    values: Iterable[bytes | None],
+    headers: Iterable[Headers] | None = None,
+) -> int:
+    """As anybody may who can reach the broker: tombstones too. The offset of the first one."""
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap)
+    try:
+        sent = [
+            producer.send(topic, key=key, value=value, headers=list(more))
+            for value, more in zip(values, headers or repeat([]), strict=False)
+        ]
+        return min(int(each.get(30).offset) for each in sent)
+    finally:
+        producer.close()
+
+
+def deliver(broker: BrokerSettings, task: str, model: str, data: bytes, count: int) -> Delivery:
+    """Put `count` wrong chunks of an artifact on `artifacts`. The last index comes last, so that
+    whoever takes this delivery has read them all when it ends."""
+    sha, parts = hashlib.sha256(data).hexdigest(), list(publisher.chunks(data, CHUNK))
+    *indices, last = [str(n) for n in range(len(parts))]
+    names = islice(cycle([*indices, "x", "-1", "9" * 20]), count)
+    headers = [[("index", name.encode())] for name in [*names, last]]
+    values = [*mangled(parts[0][0], count, seed=len(parts)), b"0"]
+    first = send(broker, topic_name(task, ARTIFACTS), sha.encode(), values, headers)
+    return Delivery(model=model, sha256=sha, size=len(data), chunks=len(parts), offset=first)
 
 
 def sound(rig: Rig) -> dict[str, tuple[bytes, bytes]]:
@@ -59,14 +96,3 @@ def test_a_live_controller_passes_over_what_it_cannot_read(
         return bool(rig.flower.started)
 
     wait_for("the controller acts on sound windows", started, 60)
-
-
-def send(broker: BrokerSettings, topic: str, key: bytes, values: Iterable[bytes | None]) -> None:
-    """As anybody may who can reach the broker: tombstones too."""
-    producer = KafkaProducer(bootstrap_servers=broker.bootstrap)
-    try:
-        for value in values:
-            producer.send(topic, key=key, value=value)
-        producer.flush(30)
-    finally:
-        producer.close()

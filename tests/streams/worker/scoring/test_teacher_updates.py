@@ -1,6 +1,6 @@
 """The teacher that the server offers, on a real Kafka: waited for, changed, refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from federation.bootstrap.teacher import replace_teacher
 from federation.registry import publisher
 from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS, Manifest, pack
-from streams.contract.decisions import MAX_BYTES, Ref
+from streams.contract.decisions import MAX_BYTES, Ref, Release, sign
 from streams.contract.errors import UsageError
 from streams.contract.topics import RELEASES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -22,10 +22,13 @@ from streams.runtime.key_files import create_key, load_private_key
 from streams.worker.scoring import teacher_updates
 from streams.worker.scoring.teacher_updates import TeacherUpdates
 from streams.worker.store.query import open_store
+from tests.fakes.mangled import mangled
+from tests.federation.controller.test_bad_messages import deliver, send
 from tests.streams.worker.support import Fleet, batch, fleet, stop, until
 
 pytestmark = pytest.mark.kafka
 D = "d0"
+COUNT = 400
 
 
 @pytest.fixture
@@ -133,6 +136,55 @@ def test_garbage_on_releases_is_passed_over(served: Fleet, registry: Registry) -
     served.send(batch(D, 0, [1], task=served.task))
     served.wait_until_scored()
     assert scored_by(served) == {0: found.model}
+
+
+def spoil_releases(served: Fleet, registry: Registry) -> str:
+    """The last record is one that no other can be taken for: what the worker says of it."""
+    key, name = load_private_key(served.folder / "key.pem"), served.task.name
+    told = Release.decode(served.read(RELEASES)[-1].value)
+    topic = topic_name(name, RELEASES)
+    send(served.broker, topic, name.encode(), mangled(told.encode(), COUNT, seed=7))
+    other = sign(told.decision.model_copy(update={"task_version": 9}), key)
+    served.producer.put(topic, name.encode(), other.encode())
+    return "the decision is about version 9"
+
+
+def spoil_artifacts(served: Fleet, registry: Registry) -> str:
+    """They are chunks of a teacher that is offered: what the worker says of it."""
+    key, name = load_private_key(served.folder / "key.pem"), served.task.name
+    model = replace_teacher(served.task, registry, key, weights(served, 2), "w.safetensors").model
+    assert registry.offer_teacher(key, "test")
+    said = registry.last()
+    assert said is not None
+    delivery = deliver(served.broker, name, model, registry.read_teacher(), COUNT)
+    said = said.model_copy(update={"deliveries": [delivery]})
+    served.producer.put(topic_name(name, RELEASES), name.encode(), said.encode())
+    return f"teacher {model} refused"
+
+
+@pytest.mark.parametrize("spoil", [spoil_releases, spoil_artifacts])
+def test_a_running_worker_passes_over_what_it_cannot_read(
+    served: Fleet, registry: Registry, spoil: Callable[[Fleet, Registry], str]
+) -> None:
+    """It scores with the teacher that it has, and takes the next sound one."""
+    first = offer(served, registry)
+    worker = served.start()
+    served.ready("w0", [0, 1])
+    said = spoil(served, registry)
+    until(lambda: said in served.log("w0"), said)
+    served.send(batch(D, 0, [1, 2, 3], task=served.task))
+    served.send(batch(D, 3, [11, 12], task=served.task))
+    served.wait_until_scored()
+    assert scored_by(served) == dict.fromkeys(range(5), first.model)
+    assert "teacher changed" not in served.log("w0")
+    assert "trying again" not in served.log("w0")  # nothing was raised that is not expected
+    key = load_private_key(served.folder / "key.pem")
+    replace_teacher(served.task, registry, key, weights(served, 3), "w.safetensors")
+    third = offer(served, registry)
+    changed = f"teacher changed: {first.model} -> {third.model}"
+    until(lambda: changed in served.log("w0"), "the next sound one is taken")
+    assert worker.poll() is None
+    assert stop(worker) == 0
 
 
 def test_weights_that_do_not_fit_are_not_kept(served: Fleet, registry: Registry) -> None:
