@@ -15,8 +15,8 @@
 # make bench-streams   measure the worker, about 13 minutes; see docs/benchmarks/index.md
 # make bench-edge      measure a device's agent, about 8 minutes
 # make bench-federation  rounds beside Flower's and NVFlare's, what the fleet learns, also under
-#             attack, about 26 minutes
-# make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 10 minutes
+#             attack, about 21 minutes
+# make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 9 minutes
 # make bench-pedestrians  what street sensors gain from each other, about 2 minutes
 # make bench-gains  single devices under drift, attacks, noise and wrong teachers, about 20 minutes; then
 #             other ways to learn, about half an hour more
@@ -24,7 +24,7 @@
 # make soak   a month of a thousand made-up devices, about 8 minutes
 # make bench-scale     what a message, a device, a commit and a node cost, and what a million devices
 #             need, about 12 minutes
-# make bench-release   from an announced version to 50 devices, and back, about 13 minutes
+# make bench-release   from an announced version to 50 devices, and back, about 14 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
