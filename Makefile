@@ -18,8 +18,8 @@
 #             attack, about 21 minutes
 # make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 9 minutes
 # make bench-pedestrians  what street sensors gain from each other, about 2 minutes
-# make bench-gains  single devices under drift, attacks, noise and wrong teachers, about 20 minutes; then
-#             other ways to learn, about half an hour more
+# make bench-gains  single devices under drift, attacks, noise and wrong teachers, and other ways to
+#             learn, about half an hour
 # make bench-quick  ratios beside bare loops, against those in docs/benchmarks/quick.json, a quarter of a minute
 # make soak   a month of a thousand made-up devices, about 8 minutes
 # make bench-scale     what a message, a device, a commit and a node cost, and what a million devices
