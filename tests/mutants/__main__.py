@@ -71,7 +71,7 @@ def killed_by(mutant: Mutant, tree: Path) -> str | None:
     found = re.search(r"^FAILED (\S+)", output, re.MULTILINE)
     if found is None:
         raise SystemExit(f"{mutant.name}: no test failed, but pytest: {output[-500:]}")
-    code, output = pytest(tree, found[1])
+    code, output = pytest(tree, found[1].partition("[")[0])  # a parameter may have spaces
     if code != 0:
         raise SystemExit(f"{found[1]} fails without {mutant.name!r} as well: {output[-500:]}")
     return found[1]
