@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SYNC_S = 0.05
+SYNC_S = 0.25
 LIMIT = 20_000
 ROWS_PER_FRAME = 512  # rows of a full message
 EXPIRE_S = 60.0  # interval of the check for events that are too old

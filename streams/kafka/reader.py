@@ -16,6 +16,7 @@ from streams.kafka.settings import BrokerSettings
 
 BULK = 5000  # messages of one poll where many are read
 FEW = 100  # where each of them may have many rows
+FETCH_WAIT_MS = 2000  # how long the broker holds a fetch while there is nothing new
 ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -57,7 +58,7 @@ class Reader:
                 allow_auto_create_topics=False,
                 auto_offset_reset="earliest",
                 reconnect_backoff_max_ms=2000,
-                fetch_max_wait_ms=500,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
                 request_timeout_ms=10_000,
                 bootstrap_timeout_ms=int(timeout_s * 1000),
             )
@@ -109,13 +110,17 @@ class Reader:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
-    def seek_back(self, time_ms: int) -> None:
-        """Start with the first messages not older than `time_ms`, wall-clock milliseconds."""
+    def seek_back(self, time_ms: int, topic: str | None = None) -> None:
+        """Start with the first messages not older than `time_ms`, wall-clock milliseconds, of all
+        topics or of one; at the end of a partition that has none."""
         with translated(self._settings):
-            asked = dict.fromkeys(self._consumer.assignment(), time_ms)
+            followed = [tp for tp in self._consumer.assignment() if topic in (None, tp.topic)]
+            asked = dict.fromkeys(followed, time_ms)
             for tp, found in self._consumer.offsets_for_times(asked).items():
                 if found is not None:
                     self._consumer.seek(tp, found.offset)
+                else:
+                    self._consumer.seek_to_end(tp)
 
     def ends(self) -> dict[tuple[str, int], int]:
         """Return the end offsets of all partitions that this reader follows."""

@@ -243,6 +243,7 @@ class Worker:
         consumer.wait_first = waiting.eager(consumer.wait_first)
         consumer._wait_next_records = waiting.brief(consumer)
         await self._app.start()
+        waiting.gather(consumer)
         flushing = asyncio.create_task(self._flush_until_stopped())
         try:
             await self._app.wait(self._stop.wait())

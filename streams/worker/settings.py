@@ -45,7 +45,7 @@ class WorkerSettings:
     also_teacher: Path | None = None
     instance: str = "worker-0"
     partitions: int = 4
-    flush_s: float = 0.3
+    flush_s: float = 1.0
     threads: int = field(default_factory=default_threads)
     device: str = CPU
     buffer_bytes: int = 512_000_000
