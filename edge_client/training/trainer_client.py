@@ -108,6 +108,11 @@ class Trainer:
         if self.busy and self._against():
             self._request_stop()
 
+    def interrupt(self) -> None:
+        """Stop a training between two steps: its reply is not wanted any more."""
+        if self.busy:
+            self._request_stop()
+
     def _request_stop(self) -> None:
         """Ask the child to stop; on a full disk a training only ends by its time budget."""
         with contextlib.suppress(OSError):
@@ -126,7 +131,7 @@ class Trainer:
             scaffold=str(self._folder / SCAFFOLD),
             served=served,
         )
-        connection.settimeout(request.time_budget_s + _START_S)
+        connection.settimeout(max(request.time_budget_s + _START_S, request.limit_s))
         send_frame(connection, job.encode(), weights)
         header, body = receive_frame(connection)
         return WorkReply.decode(header), body
@@ -143,7 +148,7 @@ class Trainer:
         return ours
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "edge_client.training.trainer_process"]
+        command = [sys.executable, "-m", "edge_client.training"]
         return subprocess.Popen(
             [*command, self._reference, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

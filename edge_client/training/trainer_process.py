@@ -1,6 +1,6 @@
 """The trainer: a child process of the agent with torch, the model and the device's samples.
 
-    python -m edge_client.training.trainer_process TASK FD
+    python -m edge_client.training TASK FD     (__main__.py)
 
 FD is its end of a socket pair. A request is a frame (control/ipc.py) with a TrainerJob as header
 and the received weights as body; the reply is a WorkReply with the new weights. It ends when the
@@ -9,10 +9,7 @@ streams.contract.weights.payload.
 """
 
 import math
-import os
-import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,7 +44,7 @@ from streams.learning import learning
 from streams.learning.clipping import clipped
 from streams.learning.interpolation import interpolated
 
-IDLE_S = 120.0
+IDLE_S = 30.0  # a round, or a comparison with the next version, may follow soon
 
 
 class Rows:
@@ -231,10 +228,8 @@ def _trained(
     return reply, payload.encode_update(trained, received, request.payload)
 
 
-def main(reference: str, fd: int) -> None:
+def serve(reference: str, fd: int) -> None:
     """Serve requests until the agent closes the socket or nothing comes for IDLE_S."""
-    os.nice(10)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which ends the trainer
     torch.set_num_threads(1)
     task = load_task(reference)
     with socket.socket(fileno=fd) as connection:
@@ -253,7 +248,3 @@ def main(reference: str, fd: int) -> None:
             connection.settimeout(None)
             send_frame(connection, reply.encode(), body)
             connection.settimeout(IDLE_S)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))

@@ -123,7 +123,7 @@ def children(reference: str) -> list[int]:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"edge_client.training.trainer_process" in words and reference.encode() in words:
+        if b"edge_client.training" in words and reference.encode() in words:
             found.append(int(folder.name))
     return found
 
@@ -385,7 +385,7 @@ def test_the_child_ends_when_the_agents_side_is_closed(reference: str) -> None:
         argv = [
             sys.executable,
             "-m",
-            "edge_client.training.trainer_process",
+            "edge_client.training",
             reference,
             str(theirs.fileno()),
         ]
