@@ -18,6 +18,7 @@ from edge_client.control.socket_server import SocketServer, socket_path
 from edge_client.inference.kept_version import KeptVersion
 from edge_client.inference.loop import InferenceLoop
 from edge_client.inference.slots import Slots
+from edge_client.participation import Joining, Participation
 from edge_client.releases.downlink import Downlink
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import DelayedLabels
@@ -74,7 +75,7 @@ class Agent:
         self._folder, self._failpoint = settings.folder, failpoint
         self._drain_s, self._tracing = settings.drain_s, tracing
         self._stop = threading.Event()
-        self._node: int | None = None  # the Flower node that handed over the last work
+        self._working = False  # for a round
         self._skipped: Counter[str] = Counter()
         self._skipping = threading.Lock()
         self._phase = "running"
@@ -133,6 +134,13 @@ class Agent:
         self._kept = KeptVersion(task, self._folder, self._slots, self.samples, self._personal)
         work = traced(self._tracing, self._name, self._work)
         self._service = SocketServer(socket_path(self._folder), work, self._tell)
+        self._runs = Participation(
+            task, self._name, self._folder, socket_path(self._folder),
+            lambda: self._acceptance.trusted,
+            Joining(settings.superlink_ca, settings.node_key),
+            lambda: self._working,
+            self._trainer.interrupt,
+        )  # fmt: skip
 
     def _build_inference(self) -> None:
         """Connect source, inference loop and spool writer."""
@@ -189,6 +197,7 @@ class Agent:
             acceptance=self._acceptance,
             samples=self.samples,
             downloads=self._folder / "downloads",
+            invited=self._runs.receive,
         )
 
     def _open_slots(self) -> None:
@@ -248,16 +257,21 @@ class Agent:
             have = f"{self._task.name} version {self._task.version}"
             return WorkReply(device=self._settings.device, error=f"{WRONG_TASK}: have {have}"), b""
         log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
-        self._node = request.node
         self.samples.hear_of_teacher(request.teacher)
-        with self._uplink.at_work():
-            return self._trainer.work(request, weights)
+        self._working = True
+        try:
+            with self._uplink.at_work():
+                return self._trainer.work(request, weights)
+        finally:
+            self._working = False
 
     def _tell(self, question: AgentRequest) -> AgentReply:
         """What somebody on this machine asks."""
         if question.op == "drain":
             self._drain_s = question.drain_s
             self.stop()
+        if question.op == "joined":
+            self._runs.joined(question.node)
         labelled, error = self._labels.take(question.labels)
         if error is not None:
             return AgentReply(labelled=labelled, error=error)
@@ -276,6 +290,7 @@ class Agent:
             self._save()
             self._told.try_to_flush()
             self._trainer.watch()
+            self._runs.look()
             self._slots.check_trial()
             self._personal.consider()
             self._kept.consider()
@@ -305,6 +320,7 @@ class Agent:
     def _drain(self) -> None:
         self._phase = "draining"
         self._slots.close()
+        self._runs.stop()
         self._trainer.stop()
         self._personal.stop()
         self._service.stop()
@@ -367,7 +383,11 @@ class Agent:
             held_back=self._trainer.held_back,
             personal=self._personal.state,
             kept=self._kept.told,
-            node=self._node,
+            node=self._runs.node,
+            run=self._runs.run,
+            working=self._working,
+            unable=self._runs.unable,
+            refused_invitations=dict(self._runs.refused),
             release=self._acceptance.seq or None,
             received_bytes=self._downlink.received_bytes,
             phase="training" if self._trainer.busy else self._phase,

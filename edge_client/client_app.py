@@ -1,7 +1,7 @@
 """The Flower ClientApp of a device: forwards each message to the agent and returns its reply.
 
-Flower starts a new process for every message, so this module has no torch and no data: the agent
-has both and answers over its Unix socket. Weights pass through as one block of bytes. The records
+It has no torch and no data: the agent has both and answers over its Unix socket. The device's
+SuperNode calls it in its own process. Weights pass through as one block of bytes. The records
 are described in streams.contract.work.
 """
 
@@ -17,7 +17,7 @@ from streams.contract.work import BLOCK, SAMPLES, Op, WorkReply, WorkRequest
 
 Worker = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 
-SPARE_S = 10.0  # in addition to the time budget: for loading, evaluating and transport
+SPARE_S = 10.0  # in addition to the limit: for transport
 
 
 def client_app(reply: Callable[[Message, Context, Op], Message]) -> ClientApp:
@@ -30,7 +30,7 @@ def client_app(reply: Callable[[Message, Context, Op], Message]) -> ClientApp:
 
 def _handed_over(message: Message, context: Context, op: Op) -> Message:
     def work(request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
-        timeout_s = request.time_budget_s + SPARE_S
+        timeout_s = max(request.time_budget_s, request.limit_s) + SPARE_S
         return call(_socket(context), request, weights, timeout_s=timeout_s)
 
     device = str(context.node_config.get("device", ""))

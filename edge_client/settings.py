@@ -21,7 +21,8 @@ class EdgeSettings:
     stay: go on without readings when the source has ended;
     drain_s: limit of the final sending; source: the task's iterator, lines of standard input, or
     the MQTT broker `mqtt`; heartbeat_s: between two states where nothing has changed;
-    gather_s: how long an event may wait for more in its message;
+    gather_s: how long an event may wait for more in its message; superlink_ca, node_key: how the
+    device joins the SuperLink of a run, None for plain text and no key;
     uplink_bytes_per_s: rate limit; sampling: which events are sent; spool:
     its limits; metrics_port: on loopback, 0 for a free one. At the spool's cap, events below
     `sampling.uncertain_below` are kept longest.
@@ -44,6 +45,8 @@ class EdgeSettings:
     sampling: Sampling = field(default_factory=Sampling)
     source: Literal["task", "stdin", "mqtt"] = "task"
     mqtt: "MqttSettings | None" = None
+    superlink_ca: Path | None = None
+    node_key: Path | None = None
     minimum_battery: float = 0.3
     maximum_celsius: float = 80.0
     metrics_port: int | None = None

@@ -28,6 +28,7 @@ from federation.registry.registry import Registry
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import Reply
+from federation.rounds.participants import Inviter
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import policy, run_settings
 from streams.contract.errors import UsageError
@@ -80,6 +81,10 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     fleet = FlowerFleet(grid, registered=lambda: registered(state / "keys"))
     aggregator = run_aggregator(task, config, state)
     reports = None if broker is None else _reports(task, broker)
+    superlink = str(config.get("superlink") or "")
+    inviter = None
+    if broker is not None and superlink:
+        inviter = Inviter(task, run, superlink, key, journal.producer, settings.resume)
     return FederatedRun(
         task, settings, registry, key, fleet, journal, aggregator, reports,
         policy(task, run_strategy(task, config)),
@@ -87,6 +92,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
         failpoint=read_failpoint(os.environ),
         rollout=broker is not None,
         tracing=read_tracing(os.environ, "tidewheel-rounds", run, task.name),
+        inviter=inviter,
     )  # fmt: skip
 
 

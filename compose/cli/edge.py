@@ -1,6 +1,5 @@
 """`tidewheel edge`: run and maintain one device on its own machine."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,8 +16,10 @@ from compose.cli.arguments import (
     MetricsPort,
     Speed,
     State,
+    SuperlinkCa,
     TaskArgument,
     Trust,
+    address,
     broker_from,
     configure_log,
     device_name,
@@ -38,14 +39,40 @@ for command in (device.status, device.drain, device.label, device.wipe):
     app.command()(command)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def supernode(context: typer.Context) -> None:
-    """Run the device's Flower SuperNode, which runs no app but Tidewheel's, whatever the SuperLink
-    sends. The options are those of `flower-supernode`."""
-    from edge_client.supernode import main
+NodeKey = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The device's private key for the SuperLink; default: none."),
+]
 
-    sys.argv = ["flower-supernode", *context.args]
-    main()
+
+@app.command()
+def supernode(
+    device: Device,
+    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink.")],
+    superlink_ca: SuperlinkCa = None,
+    node_key: NodeKey = None,
+    state: State = DEFAULT_STATE,
+    pull: Annotated[
+        float, typer.Option(min=0.05, max=600, help="Seconds between two requests for work.")
+    ] = 3.0,
+) -> None:
+    """Run a resident SuperNode beside the device's agent, for runs that cannot invite it over
+    Kafka. `edge run` needs none: a run that invites the device starts one."""
+    from edge_client.control.socket_server import socket_path
+    from edge_client.supernode import NodeSettings, run
+
+    configure_log()
+    run(
+        NodeSettings(
+            device=device_name(device),
+            agent=str(socket_path(StateDir(state).device(device))),
+            superlink=address(superlink),
+            ca=str(superlink_ca or ""),
+            key=str(node_key or ""),
+            pull_s=pull,
+            resident=True,
+        )
+    )
 
 
 @app.command()
@@ -131,13 +158,17 @@ def run(
         Literal["oldest", "newest"],
         typer.Option(help="Which events are dropped first at the limit of --spool-mb."),
     ] = "oldest",
+    superlink_ca: SuperlinkCa = None,
+    node_key: NodeKey = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
     json: AsJson = False,
 ) -> None:
-    """Run one device: infer, store events in the spool, send them, follow releases.
+    """Run one device: infer, store events in the spool, send them, follow releases, learn in the
+    runs that invite it.
 
-    Works without a broker. The end of the readings, SIGTERM and Ctrl-C drain the spool and end it.
+    Works without a broker. Without --superlink-ca it joins only runs whose SuperLink is on this
+    machine. The end of the readings, SIGTERM and Ctrl-C drain the spool and end it.
     With --json it prints the device's state at the end.
 
     --source stdin reads JSON lines, {"time_us": 1760000000000000, "values": [0.1, 0.2], "label": 1}
@@ -170,6 +201,8 @@ def run(
             maximum_celsius=max_temperature,
             heartbeat_s=heartbeat,
             gather_s=gather,
+            superlink_ca=superlink_ca,
+            node_key=node_key,
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
             sampling=Sampling(metered, metered_share, uncertain_below),
             spool=SpoolLimits.under(

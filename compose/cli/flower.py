@@ -57,11 +57,7 @@ def add(
     nodes = _nodes(state, superlink, superlink_ca)
     done = nodes.add(device, public_key, renew=renew)
     what = {"kept": "is registered already", "added": "is registered", "replaced": "has a new key"}
-    where = (
-        ""
-        if public_key
-        else f": tidewheel edge supernode --auth-supernode-private-key {nodes.key(device)}"
-    )
+    where = "" if public_key else f": tidewheel edge run --node-key {nodes.key(device)}"
     say(f"{device} {what[done]}{where}")
 
 

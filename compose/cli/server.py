@@ -174,6 +174,14 @@ def controller(
         str, typer.Option(metavar="HOST:PORT", help="The SuperLink.")
     ] = "127.0.0.1:8000",
     superlink_ca: SuperlinkCa = None,
+    superlink_for_devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where invited devices join the SuperLink, as the proxy before it; default: as "
+            "--superlink.",
+        ),
+    ] = None,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     rounds: Rounds = None,
@@ -239,6 +247,7 @@ def controller(
         "state": str(state.resolve()),
         "kafka": broker.bootstrap,
         "minimum-nodes": min_devices,
+        "superlink": address(superlink_for_devices or superlink),
     }
     if registry is not None:
         config["registry"] = registry

@@ -34,9 +34,12 @@ class Commands:
         words = ["worker", self.reference, "--state", str(self.options.state), "--instance", name]
         return self._launch(*words, "--partitions", str(self.options.partitions))
 
-    def edge(self, device: str) -> Launch:
+    def edge(self, device: str, key: Path | None = None) -> Launch:
+        """key: the device's private key for the SuperLink."""
         words = ["edge", "run", self.reference, "--device", device]
         words += ["--state", str(self.options.state), "--speed", str(self.options.speed)]
+        words += ["--superlink-ca", str(self.ca)] if self.ca else []
+        words += ["--node-key", str(key)] if key else []
         return self._launch(*words, "--stay", "--heartbeat", HEARTBEAT_S)
 
     def console(self, port: int) -> Launch:

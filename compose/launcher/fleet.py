@@ -13,12 +13,9 @@ from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.security.certificates import Tls
 from compose.security.node_registry import Nodes
-from edge_client.control.socket_server import socket_path
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics, probe
 
-# A SuperNode with a key that was killed is let in again once its last word is a minute old.
-SUPERNODE_PATIENCE_S = 90.0
 CONSOLE_PORT = 8750
 WITHOUT = 'console   not started: pip install "tidewheel[console]"; or --no-console'
 
@@ -48,13 +45,16 @@ class Fleet:
         for i in range(options.workers):
             name = f"worker-{i}" if options.workers > 1 else "worker"
             self.supervisor.start(name, own.worker(name), stop_s=20.0)
-        for device in devices:
-            self.supervisor.start(f"edge-{device}", own.edge(device), stop_s=25.0)
         ready = partial(flower_processes.is_ready, self.port, ca=own.ca)
+        if self.tls is not None:  # whose devices need a registered key
+            self.wait(ready, "superlink", f"the SuperLink on port {self.port}")
+        keys = self._node_keys(devices)
+        for device in devices:
+            launch = own.edge(device, keys.get(device))
+            self.supervisor.start(f"edge-{device}", launch, stop_s=25.0)
         self.wait(ready, "superlink", f"the SuperLink on port {self.port}")
         launch = flower_processes.superexec(options.state, self.port, own.environment, own.ca)
         self.supervisor.start("superexec", launch)
-        self._start_supernodes(devices)
         self.supervisor.start("controller", own.controller(self.port, len(devices)))
 
     def _start_console(self) -> None:
@@ -65,15 +65,6 @@ class Fleet:
         port = console_port()
         self.supervisor.start("console", self.commands.console(port), essential=False)
         self.say(f"console   http://{flower_processes.HOST}:{port}")
-
-    def _start_supernodes(self, devices: Sequence[str]) -> None:
-        own, keys = self.commands, self._node_keys(devices)
-        state, ports = own.options.state, flower_processes.free_ports(len(devices))
-        for device, each in zip(devices, ports, strict=True):
-            agent, key = socket_path(self.layout.device(device)), keys.get(device)
-            launch = flower_processes.supernode(state, self.port, device, agent, each, own.ca, key)
-            patience_s = SUPERNODE_PATIENCE_S if key else 0.0
-            self.supervisor.start(f"supernode-{device}", launch, patience_s=patience_s)
 
     def _node_keys(self, devices: Sequence[str]) -> dict[str, Path]:
         """The devices' private keys, registered; none where everybody is let in."""

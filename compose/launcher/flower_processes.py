@@ -4,16 +4,14 @@
     <state>/flower/secret          shared by SuperLink and SuperExec, 0600
     <state>/flower/app             what `flwr run` bundles: settings only, no code of ours
     <state>/flower/home            FLWR_HOME of SuperLink, SuperExec and `flwr`
-    <state>/flower/nodes/<device>  FLWR_HOME of one device's SuperNode
 
 With TLS the SuperLink takes SuperNodes with a registered key only
-(`compose.security.node_registry`); the path of
-the CA's certificate is what everybody else is told of it.
+(`compose.security.node_registry`); the others get the path of the CA's certificate.
 
-Order: superlink, wait until `is_ready`, superexec, supernodes. The SuperExec starts the ServerApp
-of each run; a SuperNode starts a SuperExec of its own, which starts a ClientApp for each message.
-Those children are found on PATH and look for their parent every 0.2 s, so that they end soon after
-it even when it is killed; a ClientApp or ServerApp at work ends at its next signal check.
+Order: superlink, wait until `is_ready`, superexec. The SuperExec starts the ServerApp of each run,
+which invites the devices; an invited agent starts its SuperNode (edge_client.participation). A
+ServerApp is found on PATH and looks for its parent every 0.2 s, so that it ends soon after it even
+when it is killed; one at work ends at its next signal check.
 """
 
 import os
@@ -32,16 +30,12 @@ from compose.security.certificates import Tls
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission, toml
 from federation.rounds.settings import RUN_CONFIG
 from streams.contract.errors import UsageError
-from streams.contract.task import DEVICE_NAME
 from streams.runtime.disk import write_atomic
 
 HOST = "127.0.0.1"
 CONNECTION = "tidewheel"
-# Of a SuperExec asking for work, of which half is paid once per message; Flower's default is 1 s.
-# At 0.1 s a device that only waits costs 3.4 % of a core, at 0.5 s 0.9 %.
-POLL_INTERVAL_S = 0.3
-# Of a SuperNode asking for messages while a run goes on: the nodes of one machine are few.
-PULL_S = "0.3"
+# Of the SuperExec asking for a run to start, Flower's default. At 0.1 s it costs 3.4 % of a core.
+POLL_INTERVAL_S = 1.0
 
 _APP = """\
 [project]
@@ -109,31 +103,6 @@ def superexec(
     return Launch(argv, {**environment(folder / "home"), **(extra or {})})
 
 
-def supernode(
-    state: Path,
-    port: int,
-    device: str,
-    agent: Path,
-    own_port: int,
-    ca: Path | None = None,
-    key: Path | None = None,
-) -> Launch:
-    """One device's SuperNode, which runs no app but ours. `agent` is the Unix socket of the
-    device's agent; `own_port` a free loopback port, where the SuperNode meets its ClientApps; `key`
-    its private key, only with TLS.
-    """
-    if not DEVICE_NAME.fullmatch(device) or '"' in str(agent):
-        raise UsageError(f"device {device!r} with socket {agent} cannot be named to Flower")
-    program("flower-supernode")
-    argv = [sys.executable, "-m", "edge_client.supernode", *_trust(ca)]
-    argv += ["--superlink", f"{HOST}:{port}"]
-    argv += ["--auth-supernode-private-key", str(key)] if key is not None else []
-    argv += ["--host", HOST, "--port", str(own_port)]
-    argv += ["--node-config", f'device="{device}" socket="{agent}"']
-    env = environment(_folder(state) / "nodes" / device)
-    return Launch(argv, {**env, "TIDEWHEEL_PULL_S": PULL_S})
-
-
 def environment(home: Path) -> dict[str, str]:
     """What every process of Flower's gets: its own home, no network but the SuperLink."""
     return {
@@ -142,7 +111,7 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(POLL_INTERVAL_S),
-        # flower-superexec, flwr-serverapp and flwr-clientapp are started by their bare names.
+        # flwr-serverapp is started by its bare name.
         "PATH": f"{_bin()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         # Two cores are shared by many small processes; their arrays are small.
         "OMP_NUM_THREADS": "1",

@@ -2,8 +2,8 @@
 
 1 hold the state folder, choose the broker, start it and the SuperLink
 2 make the first model and the teacher (cached), sign and keep them
-3 create the topics; start console, the runner of jobs, worker, devices, SuperExec, SuperNodes and
-  the controller
+3 create the topics; start console, the runner of jobs, worker, devices, SuperExec and the
+  controller
 4 watch: restart what dies, show progress, until told or until the loop has closed
 5 drain: devices send what they have, the worker scores it
 6 take everything down; say what was measured, and whether the account adds up

@@ -36,6 +36,7 @@ from streams.contract.events.records import (
     event_rows,
     score_schema,
 )
+from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import Segment, Task
 from streams.contract.work import Work, WorkReply, WorkRequest
 from streams.worker.commit import dead_letters
@@ -221,6 +222,18 @@ def rounds() -> str:
     return block("key      7293") + "\n" + block(document(event.encode()), "json")
 
 
+def invitations() -> str:
+    signed = sign_invitation(
+        Invitation(
+            task="pumps", task_version=1, run="7293", superlink="superlink:9093",
+            devices=["pump-3", "pump-5"], issued_us=TIME_US, lease_s=300.0,
+        ),
+        KEY,
+    )  # fmt: skip
+    text = block(document(signed.text.encode()), "json")
+    return block("key      7293") + "\nThe field `text`, decoded:\n\n" + text
+
+
 def dead_letter() -> str:
     key, value, headers = encode_stream(batch())
     incoming = Incoming(2, 41, b"pump-4", value, headers)
@@ -261,7 +274,8 @@ def artifact() -> str:
 EXAMPLES = {
     "events-compact": events_compact, "events": events, "drops": drops, "labels": labels,
     "scores": scores, "windows": windows, "releases": releases,
-    "artifacts": artifacts, "fleet": fleet, "rounds": rounds, "dead-letter": dead_letter,
+    "artifacts": artifacts, "fleet": fleet, "rounds": rounds,
+    "invitations": invitations, "dead-letter": dead_letter,
     "work": work, "frame": frame, "artifact": artifact,
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""From Kafka to the device: decisions, model versions, and the teacher's scores.
+"""From Kafka to the device: decisions, model versions, the teacher's scores, and invitations.
 
 Decisions on `releases` are accepted or refused in order (acceptance.py). The last accepted one
 names the version that this device must serve. If the device lacks it, it is fetched (fetch.py),
@@ -25,19 +25,20 @@ from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
 from streams.contract.events.batches import decode_batch, times_us
 from streams.contract.events.records import score_schema
 from streams.contract.task import Task
-from streams.contract.topics import RELEASES, SCORES, topic_name
+from streams.contract.topics import INVITATIONS, RELEASES, SCORES, topic_name
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 
 log = logging.getLogger(__name__)
 
+LOOK_BACK_MS = 600_000  # at invitations: older ones have expired
 LOOKING_S = 0.3  # how long stop() waits while there is no broker
 RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts to install a version
 
 
 class Downlink(threading.Thread):
-    """Follows `releases` and this device's partition of `scores`."""
+    """Follows `releases`, `invitations` and this device's partition of `scores`."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Downlink(threading.Thread):
         acceptance: Acceptance,
         samples: Samples,
         downloads: Path,
+        invited: Callable[..., None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="downlink", daemon=True)
@@ -58,6 +60,7 @@ class Downlink(threading.Thread):
         self._slots = slots
         self._acceptance = acceptance
         self._samples = samples
+        self._invited = invited
         self._clock = clock
         self._ending = threading.Event()
         self._fetching = ArtifactFetcher(
@@ -105,17 +108,22 @@ class Downlink(threading.Thread):
     def _follow(self) -> None:
         name = self._task.name
         topics = [topic_name(name, RELEASES), topic_name(name, SCORES)]
-        reader = Reader(self._settings, topics, key=self._device)
+        invitations = topic_name(name, INVITATIONS)
+        reader = Reader(self._settings, [*topics, invitations], key=self._device)
         self._connected = True
         try:
+            reader.seek_back(time.time_ns() // 1_000_000 - LOOK_BACK_MS, invitations)
+            connected = reader.end(invitations, 0)
             for partition in reader.partitions(topics[1]) if self._samples.scores_read else []:
                 reader.seek(topics[1], partition, self._samples.scores_read)
             while not self._ending.is_set():
                 messages = reader.poll(0.25)
                 self._accept([m for m in messages if m.topic == topics[0]])
                 for message in messages:
-                    if message.topic != topics[0]:
+                    if message.topic == topics[1]:
                         self._read_scores_of(message)
+                    elif message.topic == invitations:
+                        self._invited(message.value, live=message.offset >= connected)
                 self._consider()
         finally:
             self._connected = False

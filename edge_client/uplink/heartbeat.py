@@ -26,7 +26,7 @@ FIGURES = {
 def face(state: DeviceState) -> str:
     """Return what of a state is worth a message of its own."""
     told = state.model_dump(exclude=FIGURES)
-    for name in ("dropped", "skipped"):
+    for name in ("dropped", "skipped", "refused_invitations"):
         told[name] = sorted(told[name])  # the reasons
     return json.dumps(told, sort_keys=True)
 

@@ -17,6 +17,7 @@ import numpy as np
 from compose.launcher import flower_processes
 from compose.launcher.state_dir import StateDir
 from edge_client.control.socket_server import SocketServer, socket_path
+from edge_client.supernode import NodeSettings, command
 from federation.admission.admission import MAX_SAMPLES
 from streams.contract.errors import ProcessFailed
 from streams.contract.weights import payload
@@ -43,13 +44,15 @@ class HostileDevice:
         service = SocketServer(socket_path(self._folder), self._work, self._tell)
         service.start()
         self._stack.callback(service.stop)
-        [own] = flower_processes.free_ports(1)
-        launch = flower_processes.supernode(
-            self._state, self._superlink_port(), NAME, socket_path(self._folder), own
+        resident = NodeSettings(
+            device=NAME,
+            agent=str(socket_path(self._folder)),
+            superlink=f"{flower_processes.HOST}:{self._superlink_port()}",
+            resident=True,
         )
         with self._log.open("ab") as log:
             node = subprocess.Popen(
-                launch.argv, env={**os.environ, **launch.env}, stdin=subprocess.DEVNULL,
+                command(resident), stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._stack.callback(_end, node)
@@ -71,7 +74,7 @@ class HostileDevice:
 
     def _await_online(self, node: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + ONLINE_S
-        while "SuperNode ID:" not in self._log.read_text(errors="replace"):
+        while f"{NAME}: node " not in self._log.read_text(errors="replace"):
             if node.poll() is not None or time.monotonic() > deadline:
                 self._stack.close()
                 raise ProcessFailed(f"{NAME}'s SuperNode is not let in: see {self._log}")

@@ -1,12 +1,12 @@
-"""Sampling of the nodes that get work in a round. Pure, from device states on `fleet`.
+"""Sampling of the devices that are invited to a round, and of the nodes that get its work. Pure,
+from device states on `fleet`.
 
-A device without a recent state, or that does not know its Flower node yet, may be chosen: it
-replies with an error if it cannot train.
+A node without a recent state may be chosen: it replies with an error if it cannot train.
 """
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from streams.contract.documents import DeviceState
 from streams.contract.task import Training
@@ -16,6 +16,8 @@ GOING = ("draining", "stopped")
 
 def unfit(state: DeviceState, base: str, training: Training) -> str | None:
     """Return why a device need not get work; None if it may."""
+    if state.unable is not None:
+        return state.unable
     if state.samples < training.minimum_samples:
         return f"{state.samples} samples, {training.minimum_samples} are needed"
     if state.held_back is not None:
@@ -27,16 +29,39 @@ def unfit(state: DeviceState, base: str, training: Training) -> str | None:
     return None
 
 
+def to_invite(
+    states: Sequence[DeviceState], base: str, training: Training, count: int, least: int, seed: int
+) -> list[str]:
+    """Return the devices that a round wants: `count` (0 for all) of those that may get work, at
+    random. If fewer than `least` may, the others that are not about to end are wanted as well."""
+    here = [s for s in states if s.phase not in GOING and s.unable is None]
+    fit = [s for s in here if unfit(s, base, training) is None]
+    names = sorted(s.device for s in (fit if len(fit) >= least else here))
+    if not count or count >= len(names):
+        return names
+    return sorted(random.Random(seed).sample(names, count))
+
+
 def choose(
-    nodes: Sequence[int], said: Mapping[int, DeviceState], base: str, count: int, seed: int
+    nodes: Sequence[int],
+    said: Mapping[int, DeviceState],
+    base: str,
+    count: int,
+    seed: int,
+    wanted: Collection[str] = (),
 ) -> list[int]:
-    """Return `count` of `nodes` (0 for all) at random, preferring those that serve `base` or have
-    no state."""
+    """Return `count` of `nodes` (0 for all) at random, preferring the `wanted` devices, and then
+    those that serve `base` or have no state."""
     if not count or count >= len(nodes):
         return list(nodes)
     drawn = random.Random(seed).sample(sorted(nodes), len(nodes))
-    behind = {node for node in nodes if node in said and said[node].active != base}
-    return sorted(sorted(drawn, key=behind.__contains__)[:count])  # sorted is stable
+
+    def rank(node: int) -> tuple[bool, bool]:
+        if (state := said.get(node)) is None:
+            return False, False
+        return bool(wanted) and state.device not in wanted, state.active != base
+
+    return sorted(sorted(drawn, key=rank)[:count])  # sorted is stable
 
 
 def to_ask(training: Training) -> int:

@@ -1,14 +1,15 @@
 """Collection of a round's replies: which nodes are busy, and when a round has enough updates.
 
-A node has one training at a time. It is busy from the sending until it replies or its work expires;
-a vanished node costs only that, and no round waits for it longer. A later reply counts in the
-current round, as an update with a staleness in rounds.
+A node has one training at a time. It is busy from the sending until it replies or its work expires:
+after the deadline, and for a device that reports that it is at work after the limit. A later reply
+counts in the current round, as an update with a staleness in rounds.
 
 Two ways to end a round (`Policy`):
 
-synchronous  at the first of: all asked nodes have replied, or there are updates and the devices of
-             the others are silent; `target` updates; half of those that are not silent have replied
-             and the rest have had three times as long; the deadline
+synchronous  at the first of: all asked nodes have replied; `target` updates; nobody is waited for
+             any more. A node is waited for until the limit while its device reports each second
+             that it is at work; not at all if its device is silent and there are updates; otherwise
+             until three times what half of those that are not silent took, or the deadline
 buffered     at the first of: `target` updates from any round; no node is busy; the deadline. Each
              round sends its weights to free nodes and leaves the others at work (FedBuff: Nguyen et
              al. 2022, arXiv 2106.06639)
@@ -17,7 +18,7 @@ buffered     at the first of: `target` updates from any round; no node is busy; 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from federation.admission.update import Tensors
@@ -27,8 +28,8 @@ from streams.contract.work import Op, Work
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1  # a poll costs the SuperLink about 5 ms
-LOOK_S = 1.0  # between two looks at who is silent
-TTL_SPARE_S = 5.0  # after the deadline work expires, so that no device trains in vain
+LOOK_S = 1.0  # between two looks at who is silent, and who at work
+TTL_SPARE_S = 5.0  # after its time work expires, so that no device trains in vain
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,33 @@ class Policy:
 
 @dataclass
 class _WorkInFlight:
+    """until: when it expires, at the latest if the device reports that it is at work, and else."""
+
     round: int
     at: float
     until: float
+    at_rest: float
     reported: bool = False  # that it did not reply
 
 
 @dataclass
 class Collector:
     """The fleet's replies, round by round; `clock` and `sleep` in seconds. `silent` returns the
-    nodes whose device has fallen silent, with the seconds since."""
+    nodes whose device has fallen silent, with the seconds since; `at_work` those whose device
+    reports that it works for a round."""
 
     fleet: Fleet
     policy: Policy
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     silent: Callable[[], Mapping[int, float]] = dict
+    at_work: Callable[[], Collection[int]] = tuple
     given_up: int = 0  # nodes of the last round that were not waited for because they are silent
+    slowest_s: float = 0.0  # the longest time to an update so far
     _work: dict[tuple[Op, int], _WorkInFlight] = field(default_factory=dict)
     _early: list[Reply] = field(default_factory=list)  # received between two rounds
     _quiet: Mapping[int, float] = field(default_factory=dict)
+    _at_work: Collection[int] = ()
     _look_at: float = float("-inf")
 
     def free(self, nodes: Sequence[int]) -> list[int]:
@@ -79,10 +87,14 @@ class Collector:
 
     def heard(self, nodes: Sequence[int]) -> list[int]:
         """Return the nodes whose device is not silent, as of at most LOOK_S ago."""
+        self._look()
+        return [node for node in nodes if node not in self._quiet]
+
+    def _look(self) -> None:
         if self.clock() >= self._look_at:
             self._quiet = self.silent()
+            self._at_work = set(self.at_work()) - set(self._quiet)
             self._look_at = self.clock() + LOOK_S
-        return [node for node in nodes if node not in self._quiet]
 
     def train(
         self,
@@ -94,7 +106,8 @@ class Collector:
         least: int = 1,
     ) -> list[Reply]:
         """Send a round's work and collect replies until it ends, including those to earlier rounds
-        and an error for each node that is no longer waited for."""
+        and an error for each node that is no longer waited for. Devices at work are waited for
+        until `work.limit_s`."""
         began = self.clock()
         self._send("train", nodes, work, weights, deadline_s)
         wanted = self.policy.enough(len(nodes), online or len(nodes), least)
@@ -106,13 +119,16 @@ class Collector:
             elapsed = self.clock() - began
             replied += [elapsed for a in heard if a.round == work.round]
             updates = sum(a.update is not None for a in answers)
-            if why := self._over(work.round, nodes, updates, wanted, least):
+            if updates >= wanted:
+                why = "enough updates"
                 break
-            waited_for = min(wanted, len(nodes) - self._silent_of(work.round))
-            if elapsed >= self._cutoff(replied, waited_for, deadline_s):
-                why = "no longer waited" if elapsed < deadline_s else "deadline"
+            cutoff = self._cutoff(replied, min(wanted, len(nodes)), work.round, deadline_s)
+            patience = _Patience(cutoff, work.limit_s, updates >= max(1, least))
+            if over := self._over(work.round, elapsed, patience):
+                why = over
                 break
             self.sleep(POLL_S)
+        self.slowest_s = max([self.slowest_s, *replied])
         self.given_up = self._silent_of(work.round)
         log.info(
             "round %d ended after %.1f s (%s): %d asked, %d replied, %d silent",
@@ -134,11 +150,10 @@ class Collector:
             elapsed = self.clock() - began
             replied += [elapsed] * len(heard)
             waiting = [node for node in nodes if ("evaluate", node) in self._work]
-            heard_of = self.heard(waiting)
-            if not (heard_of if answers else waiting):
-                break
-            waited_for = len(nodes) - len(waiting) + len(heard_of)
-            if elapsed >= cutoff_s(replied, waited_for, deadline_s):
+            expected = len(nodes) - len(waiting) + len(self.heard(waiting))
+            cutoff = cutoff_s(replied, expected, deadline_s)
+            patience = _Patience(cutoff, work.limit_s, bool(answers))
+            if not self._awaited(waiting, elapsed, patience):
                 break
             self.sleep(POLL_S)
         elapsed = self.clock() - began
@@ -147,10 +162,13 @@ class Collector:
     def _send(
         self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, deadline_s: float
     ) -> None:
-        ttl_s = deadline_s + TTL_SPARE_S
+        ttl_s = max(deadline_s, work.limit_s) + TTL_SPARE_S
         self.fleet.send(op, nodes, work, weights, ttl_s)
         now = self.clock()
-        self._work |= {(op, node): _WorkInFlight(work.round, now, now + ttl_s) for node in nodes}
+        rest = now + deadline_s + TTL_SPARE_S
+        self._work |= {
+            (op, node): _WorkInFlight(work.round, now, now + ttl_s, rest) for node in nodes
+        }
 
     def _hear(self) -> list[Reply]:
         """Return new replies; frees nodes whose work has expired, with one error each."""
@@ -160,28 +178,40 @@ class Collector:
             if kept is not None and kept.round == answer.round:
                 del self._work[answer.op, answer.node]
         now = self.clock()
-        for (op, node), sent in [item for item in self._work.items() if item[1].until <= now]:
+        self._look()
+        for (op, node), sent in list(self._work.items()):
+            if now < (sent.until if node in self._at_work else sent.at_rest):
+                continue
             del self._work[op, node]
             if not sent.reported:
                 error = _late(now - sent.at)
                 answers.append(Reply(node, error=error, round=sent.round, op=op))
         return answers
 
-    def _over(
-        self, number: int, nodes: Sequence[int], updates: int, wanted: int, least: int
-    ) -> str | None:
-        """Return why a round is over before its time; None if a node that it waits for is busy."""
-        if updates >= wanted:
-            return "enough updates"
-        working = [node for op, node in self._work if op == "train"]
-        if self.policy.buffered or not nodes:
-            return None if working else "nobody is working"
+    def _over(self, number: int, elapsed: float, patience: "_Patience") -> str | None:
+        """Return why a round is over; None if a node is waited for."""
+        if self.policy.buffered:
+            if not any(op == "train" for op, _ in self._work):
+                return "nobody is working"
+            return "deadline" if elapsed >= patience.cutoff_s else None
         working = self._working(number)
         if not working:
             return "all have replied"
-        if updates >= max(1, least) and not self.heard(working):
-            return "the others are silent"
-        return None
+        return None if self._awaited(working, elapsed, patience) else "no longer waited"
+
+    def _awaited(self, nodes: Sequence[int], elapsed: float, patience: "_Patience") -> bool:
+        """Return whether one of `nodes`, which have not replied, is waited for."""
+        self._look()
+        for node in nodes:
+            if node in self._at_work:
+                until = patience.limit_s
+            elif node in self._quiet and patience.enough:
+                until = 0.0
+            else:
+                until = patience.cutoff_s
+            if elapsed < until:
+                return True
+        return False
 
     def _working(self, number: int) -> list[int]:
         """Return the nodes that work for a round."""
@@ -193,8 +223,12 @@ class Collector:
         working = [] if self.policy.buffered else self._working(number)
         return len(working) - len(self.heard(working))
 
-    def _cutoff(self, replied: Sequence[float], expected: int, deadline_s: float) -> float:
-        return deadline_s if self.policy.buffered else cutoff_s(replied, expected, deadline_s)
+    def _cutoff(
+        self, replied: Sequence[float], expected: int, number: int, deadline_s: float
+    ) -> float:
+        if self.policy.buffered:
+            return deadline_s
+        return cutoff_s(replied, expected - self._silent_of(number), deadline_s)
 
     def _given_up(self, number: int, elapsed: float) -> list[Reply]:
         """Return errors of nodes that a synchronous round no longer waits for; they stay busy. With
@@ -215,6 +249,16 @@ class Collector:
         if node not in self._quiet:
             return _late(elapsed)
         return f"silent: nothing on `fleet` for {self._quiet[node]:.0f} s, not waited for"
+
+
+@dataclass(frozen=True)
+class _Patience:
+    """Seconds: for devices that say nothing of their work, and for those at work. `enough`: there
+    are updates, so that silent devices are not waited for."""
+
+    cutoff_s: float
+    limit_s: float
+    enough: bool
 
 
 def _late(seconds: float) -> str:

@@ -1,5 +1,5 @@
-"""Device states on `fleet`: which nodes to ask, whose device has fallen silent, the numbers of
-samples to check claims against, and how often the teacher was right.
+"""Device states on `fleet`: which devices to invite, whose device has fallen silent or is at work,
+the numbers of samples to check claims against, and how often the teacher was right.
 
 Silence is judged by when states come here, never by a device's clock: a device is silent when
 others have been heard for longer than it may be quiet. So a broker that is down, or a run that does
@@ -98,10 +98,17 @@ class FleetReports:
                 loud.add(state.node)
         return {node: silent_s for node, silent_s in quiet.items() if node not in loud}
 
-    def states(self) -> list[DeviceState]:
-        """Return the last state of each device that has reported during the run."""
+    def at_work(self) -> set[int]:
+        """Return the Flower nodes whose device reports that it works for a round, as last read."""
+        states = [state for state, _ in self._last.values()]
+        return {s.node for s in states if s.working and s.node is not None}
+
+    def states(self, fresh_s: float = float("inf")) -> list[DeviceState]:
+        """Return the last state of each device that has reported during the run, and at most
+        `fresh_s` ago."""
         self._take()
-        return [state for state, _ in self._last.values()]
+        oldest = self._clock() - fresh_s
+        return [state for state, at in self._last.values() if at >= oldest]
 
     def close(self) -> None:
         if self._follower is not None:

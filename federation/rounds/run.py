@@ -2,8 +2,10 @@
 
     1 resume the run that `resume` names, or start; save a checkpoint
     in each round:
-    2 wait until enough devices are online, send the weights, collect updates (collector.py)
-    3 admit, aggregate
+    2 invite devices, wait until enough have joined, send the weights, collect updates
+      (participants.py, collector.py)
+      where fewer than half of the asked devices send one, the others are asked once more
+    3 admit, aggregate; an aggregate of fewer than half ends the run
     4 save a checkpoint
     5 evaluate on held-out people
     with the last weights:
@@ -17,10 +19,8 @@ round is repeated, from the same weights and seed; after 4 and 5 the next round 
 missing.
 """
 
-import hashlib
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,11 +39,12 @@ from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
-from federation.rounds import checkpoint, client_sampling, resume
+from federation.rounds import checkpoint
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
-from federation.rounds.messages import QUORUM, Fleet
+from federation.rounds.messages import QUORUM, Fleet, Reply
+from federation.rounds.participants import Inviter, Participants
 from federation.rounds.promotion import Promotion
 from federation.rounds.run_spans import RunSpans
 from federation.rounds.settings import RunSettings
@@ -61,8 +62,6 @@ from streams.contract.work import Work
 from streams.learning.clipping import update_norm
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import Tracing
-
-NODE_POLL_S = 0.2
 
 
 @dataclass
@@ -85,9 +84,12 @@ class FederatedRun:
     failpoint: Failpoint = unarmed
     rollout: bool = True
     tracing: Tracing | None = None
+    inviter: Inviter | None = None
 
     def __post_init__(self) -> None:
-        self._collector = Collector(self.fleet, self.policy, self.clock, self.sleep, self._silent)
+        self._collector = Collector(
+            self.fleet, self.policy, self.clock, self._pause, self._silent, self._at_work
+        )
         self._intake = UpdateIntake(
             self.task, self.journal, self.policy.max_staleness, self.aggregator.clip
         )
@@ -95,6 +97,7 @@ class FederatedRun:
             self.task, self.registry, self.key, self.journal, self.failpoint, self.rollout
         )
         self._spans = RunSpans(self.tracing, self.task.name, self.settings.run)
+        self._updates: list[tuple[int, int]] = []  # of each round, and how many were asked
         self.journal.headers = lambda: self._spans.headers
 
     def run(self) -> Verdict:
@@ -114,12 +117,18 @@ class FederatedRun:
         finally:
             if outcome is not None:
                 self.journal.publish("finished", rounds=self.settings.rounds, reason=outcome)
+            if self.inviter is not None:
+                self.inviter.end()
             self.journal.close()
             if self.reports is not None:
                 self.reports.close()
             self._spans.end(outcome, self.journal.resumed_from)
 
     def _run(self) -> Verdict:
+        self._participants = Participants(
+            self.task, self.settings, self.policy, self.fleet, self._collector, self.journal,
+            self.aggregator, self.reports, self.inviter, self.clock, self._pause,
+        )  # fmt: skip
         base = self.registry.serving()
         if base is None:
             raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
@@ -153,6 +162,8 @@ class FederatedRun:
         self._promotion.check_key()
         with self._spans.part("run.gate", self.settings.rounds):
             verdict, weights = self._evaluate(first, weights, evaluation)
+        if self._updates:  # a run that was resumed after its last round has none of its own
+            verdict = replace(verdict, reason=f"{verdict.reason}; {self._made_of()}")
         self.failpoint("round-step-6")
         serving = self.registry.serving()
         if verdict.promote and (serving is None or serving.model != base.model):
@@ -168,36 +179,40 @@ class FederatedRun:
             self.journal.publish("rejected", reason=verdict.reason, metrics=metrics, **about)
         return verdict
 
+    def _made_of(self) -> str:
+        """Say how many updates are in the candidate."""
+        got, asked = (sum(column) for column in zip(*self._updates, strict=True))
+        rounds = len(self._updates)
+        return f"{got} of {asked} updates in {rounds} round{'s' * (rounds > 1)}"
+
     def _round(self, number: int, weights: Tensors, evaluation: CandidateEvaluation) -> Tensors:
-        """Run one round; return the new weights, or the given ones if too few updates were
-        admitted."""
+        """Run one round; return the new weights, or the given ones if the strategy needs more
+        updates. Raise ProcessFailed if fewer than half of the asked devices sent one."""
         began, sent_us = self.clock(), time.time_ns() // 1000
         base = evaluation.base.model
         about: dict[str, Any] = {"round": number, "rounds": self.settings.rounds, "base": base}
-        online = self._wait_for_nodes()
-        self._intake.free_names(online)
-        asked = self._asked(online, number, base)
         sent = payload.round_weights(weights, self.task.training.payload)
-        metrics = {"nodes": float(len(asked)), "online": float(len(online))}
-        self.journal.publish("started", metrics=metrics, **about)
-        asked = self._intake.begin_round(asked, sent, about)
-        work, deadline = self._work(number, base), self.settings.round_deadline_s
-        least = self.aggregator.least
-        answers = self._collector.train(asked, work, sent, deadline, len(online), least)
-        given_up = self._collector.given_up
+        answers, asked = self._collect(sent, about)
         self.failpoint("round-step-2")
         reported = self.reports.since(sent_us) if self.reports is not None else {}
         updates = self._intake.admit(answers, reported, about)
         refusals = self._intake.refusal_metrics()
+        if self._is_too_few(len(updates), asked):
+            raise ProcessFailed(
+                f"round {number}: {len(updates)} of {asked} asked devices sent an update that "
+                f"counts, also when asked again; an aggregate of fewer than half is no candidate"
+            )
+        least = self.aggregator.least
         if len(updates) < least:
-            few = f"{len(updates)} updates were admitted, {self.aggregator.name} needs {least}"
-            reason = few if updates else "no update was admitted"
+            reason = f"{len(updates)} updates were admitted, {self.aggregator.name} needs {least}"
             self.journal.publish("failed", reason=reason, metrics=refusals, **about)
             self._save(number, weights, evaluation)
             return weights
+        self._updates.append((len(updates), asked))
         reports = [found for u in updates if (found := accuracy.reported(self.task, u.metrics))]
         self._intake.norms += [update_norm(u.weights, u.sent or weights) for u in updates]
         averaged = self.aggregator.aggregate(updates, weights)
+        given_up = self._collector.given_up
         metrics = {
             "admitted": float(len(updates)),
             "claims_capped": float(self._intake.capped),
@@ -220,14 +235,45 @@ class FederatedRun:
         self.failpoint("round-step-5")
         return averaged
 
+    def _collect(self, sent: Tensors, about: dict[str, Any]) -> tuple[list[Reply], int]:
+        """Run step 2; return the replies, and how many devices were asked. If fewer than half sent
+        an update, the others are asked once more, and so are devices that have joined meanwhile."""
+        answers, asked = self._ask(sent, about, set())
+        if self._is_too_few(got := _updates_in(answers), asked):
+            reason = f"{got} of {asked} asked devices sent an update: the others are asked again"
+            self.journal.publish("failed", reason=reason, **about)
+            answered = {answer.node for answer in answers if answer.update is not None}
+            answers += self._ask(sent, about, answered)[0]
+        return answers, asked
+
+    def _ask(
+        self, sent: Tensors, about: dict[str, Any], answered: Collection[int]
+    ) -> tuple[list[Reply], int]:
+        number, base = int(about["round"]), str(about["base"])
+        online = self._participants.wait(number, base)
+        self._intake.free_names(online)
+        asked = [n for n in self._participants.asked(online, number, base) if n not in answered]
+        metrics = {"nodes": float(len(asked)), "online": float(len(online))}
+        self.journal.publish("started", metrics=metrics, **about)
+        asked = self._intake.begin_round(asked, sent, about)
+        work, deadline = self._work(number, base, len(online)), self.settings.round_deadline_s
+        least = self.aggregator.least
+        return self._collector.train(asked, work, sent, deadline, len(online), least), len(asked)
+
+    def _is_too_few(self, updates: int, asked: int) -> bool:
+        """Return whether an aggregate of so many updates is no candidate. A buffer counts its
+        updates itself."""
+        expected = min(asked, self.policy.target or asked)
+        return not self.policy.buffered and updates < max(1.0, QUORUM * expected)
+
     def _resume(self, first: Tensors, evaluation: CandidateEvaluation) -> tuple[int, Tensors]:
         """Return the last completed round and the weights after it: 0 and `first` in a new run."""
         s, base = self.settings, evaluation.base.model
         done, weights = 0, first
         if s.resume:
             task = self.task.name, self.task.version
-            found = resume.find(s.runs, s.resume, task, base, first, self.aggregator.name)
-            if not isinstance(found, str) and (why := resume.unfit(s, found.about.settings)):
+            found = checkpoint.find(s.runs, s.resume, task, base, first, self.aggregator.name)
+            if not isinstance(found, str) and (why := checkpoint.unfit(s, found.about.settings)):
                 found = f"run {s.resume} cannot be resumed: {why}"
             if isinstance(found, str):
                 self.journal.publish("failed", reason=f"{found}: starting over", base=base)
@@ -248,7 +294,7 @@ class FederatedRun:
             task=self.task.name,
             task_version=self.task.version,
             base=evaluation.base.model,
-            settings=resume.lasting(self.settings),
+            settings=checkpoint.lasting(self.settings),
             counts=self._intake.counts,
             norms=self._intake.norms,
             node_of=self._intake.node_of,
@@ -262,7 +308,8 @@ class FederatedRun:
         """Restore the earlier run's state; return its last completed round."""
         about = found.about
         self.journal.resumed_from = about.run
-        self.settings = resume.as_before(self.settings, about.settings)
+        self.settings = checkpoint.as_before(self.settings, about.settings)
+        self._participants.settings = self.settings
         self._intake.counts = {**self._intake.counts, **about.counts}
         self._intake.norms = list(about.norms)
         self.aggregator.load(found.server)
@@ -283,62 +330,18 @@ class FederatedRun:
         self.journal.publish("promoted", model=model, reason=reason)
         return Verdict(True, reason)
 
-    def _wait_for_nodes(self) -> list[int]:
-        """Return the online nodes once enough are online, and enough of them free or, in a buffered
-        run, busy.
-
-        Busy nodes become free when their work expires, so that is waited for. Each node whose
-        device is silent lowers the number of free ones, down to half of `minimum-nodes`. Raises
-        ProcessFailed if too few nodes come online.
-        """
-        deadline = self.clock() + self.settings.node_wait_s
-        needed = max(self.settings.minimum_nodes, self.aggregator.least)
-        while True:
-            nodes = self.fleet.nodes()
-            free = self._collector.free(nodes)
-            if len(nodes) >= needed:
-                if self.policy.buffered or len(free) >= needed:
-                    return nodes
-                silent = len(nodes) - len(self._collector.heard(nodes))
-                if len(self._collector.heard(free)) >= max(needed - silent, self._fewest):
-                    return nodes
-            if len(nodes) < needed and self.clock() > deadline:
-                lower = "lower minimum-nodes"
-                if needed == self.aggregator.least:
-                    lower = f"choose another strategy than {self.aggregator.name}"
-                raise ProcessFailed(
-                    f"{len(nodes)} devices are online, {needed} are needed: start more, or {lower}"
-                )
-            self.sleep(NODE_POLL_S)
-
-    def _asked(self, online: list[int], number: int, base: str) -> list[int]:
-        """Return the nodes that get work in this round: none whose device is silent, unless too few
-        are left. If too few report that they can train, the others are asked as well: a node that
-        cannot train replies with an error."""
-        free = self._collector.free(online)
-        heard = self._collector.heard(free)
-        free = heard if len(heard) >= self._fewest else free
-        said = self.reports.by_node() if self.reports is not None else {}
-        training = self.task.training
-        fit = [
-            n for n in free if n not in said or not client_sampling.unfit(said[n], base, training)
-        ]
-        fit = fit if len(fit) >= min(self.settings.minimum_nodes, len(free)) else free
-        return client_sampling.choose(fit, said, base, self.policy.asked, self._seed(number))
-
-    @property
-    def _fewest(self) -> int:
-        """The nodes with which a round begins where the devices of the others are silent."""
-        return max(math.ceil(QUORUM * self.settings.minimum_nodes), self.aggregator.least)
+    def _pause(self, seconds: float) -> None:
+        if self.inviter is not None:
+            self.inviter.repeat_if_due()
+        self.sleep(seconds)
 
     def _silent(self) -> Mapping[int, float]:
         return self.reports.silent() if self.reports is not None else {}
 
-    def _seed(self, number: int) -> int:
-        digest = hashlib.sha256(f"{self.settings.seed}/{number}".encode()).digest()
-        return int.from_bytes(digest[:4])
+    def _at_work(self) -> set[int]:
+        return self.reports.at_work() if self.reports is not None else set()
 
-    def _work(self, number: int, base: str) -> Work:
+    def _work(self, number: int, base: str, devices: int) -> Work:
         s = self.settings
         return Work(
             run=s.run,
@@ -349,8 +352,9 @@ class FederatedRun:
             epochs=s.epochs,
             batch_size=s.batch_size,
             learning_rate=s.learning_rate,
-            seed=self._seed(number),
+            seed=self.settings.seed_of(number),
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
+            limit_s=s.limit_s(self._collector.slowest_s, devices),
             payload=self.task.training.payload,
             teacher=teacher_record.shares(self.task, self.reports.states()) if self.reports else [],
             scaffold=self.aggregator.name == SCAFFOLD,
@@ -363,14 +367,19 @@ class FederatedRun:
         """Evaluate what was learned on the devices and centrally; return the verdict, and the
         weights that it is about: these, or those at a part of the way."""
         number, base = self.settings.rounds, evaluation.base.model
-        work, deadline = self._work(number, base), self.settings.round_deadline_s
-        answers = self._collector.evaluate(self.fleet.nodes(), work, learned, deadline)
+        nodes, deadline = self.fleet.nodes(), self.settings.round_deadline_s
+        work = self._work(number, base, len(nodes))
+        answers = self._collector.evaluate(nodes, work, learned, deadline)
         verdict, candidate = evaluation.judge(
             first, learned, partial(self._intake.device_results, answers), self.settings.margin
         )
         metrics = dict(verdict.evidence)
         self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
         return verdict, candidate
+
+
+def _updates_in(answers: Sequence[Reply]) -> int:
+    return sum(a.op == "train" and a.update is not None for a in answers)
 
 
 def _interruption(exc: BaseException) -> str:

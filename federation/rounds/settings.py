@@ -1,5 +1,6 @@
 """Settings of one run, read from `flwr run`'s configuration."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from streams.contract.task import Task
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # also the name of a folder
 
+SMALL, SMALL_LIMIT_S = 20, 300.0
 BUFFER = 10  # updates per step of fedbuff, as in its paper
 
 Config = Mapping[str, str | int | float | bool]
@@ -29,6 +31,8 @@ RUN_CONFIG: dict[str, str | int | float | bool] = {
     "minimum-nodes": 2,
     "node-wait-s": 60.0,
     "round-deadline-s": 60.0,
+    "round-limit-s": 0.0,
+    "superlink": "",  # HOST:PORT where devices join it; "": none is invited
     "epochs": 0,
     "batch-size": 0,
     "learning-rate": 0.0,
@@ -42,7 +46,9 @@ RUN_CONFIG: dict[str, str | int | float | bool] = {
 @dataclass(frozen=True)
 class RunSettings:
     """Settings of one run. `runs` is the folder of checkpoints and event logs, `resume` the earlier
-    run to resume, "" for none."""
+    run to resume, "" for none. round_deadline_s is for devices that say nothing of their work,
+    round_limit_s for those at work; 0: three times the slowest training of the run, at least five
+    minutes in a fleet of up to SMALL."""
 
     run: str
     rounds: int
@@ -56,6 +62,19 @@ class RunSettings:
     seed: int
     runs: Path
     resume: str = ""
+    round_limit_s: float = 0.0
+
+    def seed_of(self, number: int) -> int:
+        """Return the seed of a round's random choices and trainings."""
+        digest = hashlib.sha256(f"{self.seed}/{number}".encode()).digest()
+        return int.from_bytes(digest[:4])
+
+    def limit_s(self, slowest_s: float, devices: int) -> float:
+        """Return how long a device at work is waited for; slowest_s: 0 before the first update."""
+        if self.round_limit_s:
+            return self.round_limit_s
+        least_s = SMALL_LIMIT_S if devices <= SMALL else self.round_deadline_s
+        return max(least_s, 3 * (slowest_s or self.round_deadline_s))
 
 
 def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSettings:
@@ -76,6 +95,7 @@ def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSetting
             seed=int(config["seed"]),
             runs=runs,
             resume=str(config.get("resume") or ""),
+            round_limit_s=float(config["round-limit-s"]) or training.round_limit_s or 0.0,
         )
     except (KeyError, ValueError, TypeError) as exc:
         raise UsageError(f"run setting: {exc!r}") from exc

@@ -146,8 +146,10 @@ class DeviceState(Document):
     """A device's report about itself; on `fleet`, key: the device. It is sent within a second when
     something has changed, and after `heartbeat_s` at the latest.
 
-    node: the Flower node of its last work, None before the first. release: the number of the last
-    accepted decision. received_bytes: of artifacts, since its start. late_labels: those that became
+    node: the Flower node that it is now, None while no run has invited it. run: the run that it
+    takes part in. working: it works for a round. unable: why it cannot take part in runs.
+    refused_invitations: by reason. release: the number of the last accepted decision.
+    received_bytes: of artifacts, since its start. late_labels: those that became
     known after their events and are sent by themselves: produced, delivered, dropped, pending.
     teacher_record: of events with a true label and a teacher's, by the class that the teacher
     answered (0 for targets): how many, and of how many it was right.
@@ -178,6 +180,10 @@ class DeviceState(Document):
     personal: PersonalState | None = None
     kept: KeptState | None = None
     node: int | None = None
+    run: str | None = None
+    working: bool = False
+    unable: str | None = None
+    refused_invitations: dict[str, Count] = {}
     release: int | None = None
     received_bytes: Count = 0
     heartbeat_s: Figure = 1.0
@@ -194,6 +200,7 @@ RoundKind = Literal[
     "asked",
     "requested",
     "resumed",
+    "invited",
     "started",
     "admitted",
     "refused",

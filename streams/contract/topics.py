@@ -15,6 +15,7 @@ FLEET = "fleet"
 ROUNDS = "rounds"
 DEAD_LETTERS = "dead-letters"
 VIEW = "view"
+INVITATIONS = "invitations"
 
 TIDY_MS = 600_000
 DAY_MS = 24 * 3600 * 1000
@@ -69,6 +70,7 @@ def topic_specs(task: str, partitions: int = 4) -> list[TopicSpec]:
         (ROUNDS, 1, "delete", 4 * week),
         (DEAD_LETTERS, 1, "delete", 4 * week),
         (VIEW, 1, "compact", -1),
+        (INVITATIONS, 1, "delete", DAY_MS),
     ]
     return [
         TopicSpec(topic_name(task, name), n, policy, keep, tidy=name in (FLEET, VIEW))

@@ -58,6 +58,7 @@ class Work(Document):
     """The work of one round, the same for every device.
 
     `base` is the version served at the start of the run; `seed` makes the training repeatable;
+    a training ends by itself after `time_budget_s`, and its reply is waited for until `limit_s`;
     `payload` is the float type of the weights; `teacher` is the share of the teacher's answers that
     are right by class, as all devices have reported it, empty if it is not known; `scaffold`: the
     devices correct their gradients by the rounds that they remember; `traceparent` names the span
@@ -74,6 +75,7 @@ class Work(Document):
     learning_rate: float = Field(gt=0)
     seed: int = 0
     time_budget_s: float = Field(default=60.0, gt=0)
+    limit_s: float = Field(default=300.0, gt=0)
     payload: Literal["float32", "float16"] = "float32"
     teacher: list[float] = []
     scaffold: bool = False
@@ -115,10 +117,11 @@ class Label(Document):
 
 
 class AgentRequest(Document):
-    """A request from the same machine: report the state, drain at most `drain_s` and stop, or
-    store true labels."""
+    """A request from the same machine: report the state, drain at most `drain_s` and stop, store
+    true labels, or note the Flower `node` that the device's SuperNode has become."""
 
-    op: Literal["state", "drain", "label"]
+    op: Literal["state", "drain", "label", "joined"]
+    node: int | None = None
     labels: list[Label] = []
     drain_s: float = Field(default=10.0, ge=0)
 

@@ -333,7 +333,6 @@ FLOWER = {
     "edge_client.client_app",
     "edge_client.simulation_app",
     "edge_client.supernode",
-    "edge_client.superexec",
 }
 
 
@@ -425,9 +424,7 @@ def test_nothing_of_flower_but_its_public_modules_is_used() -> None:
     for part in ("app", "clientapp", "serverapp"):
         assert importers(f"flwr.{part}") <= FLOWER
     private = ("server", "client", "common", "supercore", "supernode", "superlink", "proto", "cli")
-    seam = {  # where a device refuses other apps, and forks its own
-        "supernode": {"edge_client.supernode", "edge_client.superexec"},
-        "supercore": {"edge_client.superexec"},
-    }
+    node = {"edge_client.supernode"}  # which speaks Flower's fleet protocol by its own client
+    seam = {"supernode": node, "supercore": node, "common": node}
     for part in private:
         assert importers(f"flwr.{part}") <= seam.get(part, set())

@@ -29,7 +29,7 @@ KINDS = {
     "superexec": ("flower-superexec",),
     "supernode": ("supernode",),
     "serverapp": ("serverapp",),
-    "trainer": ("edge_client.training.trainer_process",),
+    "trainer": ("edge_client.training",),
 }
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]

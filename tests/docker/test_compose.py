@@ -221,10 +221,8 @@ def test_the_proxy_passes_no_control_call(loop: Loop) -> None:
     ("service", "target", "reached"),
     [
         ("device-1", ("kafka", 9092), True),
-        ("device-1", ("superlink", 9093), False),  # its SuperNode does that
-        ("supernode-1", ("superlink", 9093), True),
-        ("supernode-1", ("superlink", 8000), False),  # on loopback there
-        ("supernode-1", ("kafka", 9092), False),
+        ("device-1", ("superlink", 9093), True),
+        ("device-1", ("superlink", 8000), False),  # on loopback there
         ("worker", ("server", 8000), False),
         ("console", ("kafka", 9092), True),
         ("console", ("superlink", 9093), False),
@@ -242,14 +240,13 @@ def test_who_reaches_whom(loop: Loop, service: str, target: tuple[str, int], rea
 
 EDGE = """
 services:
-  edge: {image: tidewheel-test/edge:latest, networks: [kafka]}
-  edge-supernode: {networks: [fleet]}
+  edge: {image: tidewheel-test/edge:latest, networks: [kafka, fleet]}
 """
 
 
 def test_a_device_on_a_machine_of_its_own_needs_no_torch(loop: Loop) -> None:
     """The profile `edge`, with the files that `enrol` has laid out and the image without torch."""
-    loop.compose("stop", "device-3", "supernode-3")
+    loop.compose("stop", "device-3")
     before = {d["device"]: d["epoch"] for d in loop.status()["devices"]}["device-3"]
     files, override = loop.folder / "device", loop.folder / "edge.yaml"
     files.mkdir()
@@ -266,7 +263,7 @@ def test_a_device_on_a_machine_of_its_own_needs_no_torch(loop: Loop) -> None:
     loop.environ |= {"DEVICE": "device-3", "DEVICE_FILES": str(files)}
     profile = ["--file", str(override), "--profile", "edge"]
     try:
-        loop.compose(*profile, "up", "--detach", "--no-build", "edge", "edge-supernode")
+        loop.compose(*profile, "up", "--detach", "--no-build", "edge")
 
         def works() -> bool:
             found = {device["device"]: device for device in loop.status()["devices"]}["device-3"]
@@ -277,8 +274,8 @@ def test_a_device_on_a_machine_of_its_own_needs_no_torch(loop: Loop) -> None:
         container = loop.compose(*profile, "ps", "--quiet", "edge").strip()
         run("docker", "exec", container, "python3", "-c", code)
     finally:
-        loop.compose(*profile, "rm", "--stop", "--force", "edge", "edge-supernode")
-        loop.compose("start", "device-3", "supernode-3")
+        loop.compose(*profile, "rm", "--stop", "--force", "edge")
+        loop.compose("start", "device-3")
 
 
 def test_a_second_start_keeps_the_keys_and_the_models(loop: Loop) -> None:

@@ -16,6 +16,7 @@ from compose.launcher import flower_processes
 from compose.launcher.broker import Launch
 from compose.security.certificates import make_certificates
 from compose.security.node_registry import Nodes
+from edge_client.supernode import NodeSettings, command
 from federation.controller import controller
 from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
@@ -25,6 +26,17 @@ from streams.contract.topics import topic_name
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from tests.polling import until
+
+
+def resident(
+    device: str, agent: Path, superlink: str, ca: Path | None = None, key: Path | None = None
+) -> Launch:
+    """A SuperNode that no invitation has started."""
+    settings = NodeSettings(
+        device=device, agent=str(agent), superlink=superlink, ca=str(ca or ""), key=str(key or ""),
+        pull_s=0.3, resident=True,
+    )  # fmt: skip
+    return Launch(command(settings), {"OMP_NUM_THREADS": "1"})
 
 
 def wait_for(what: str, condition: Callable[[], bool], timeout_s: float) -> None:
@@ -77,8 +89,7 @@ class FlowerStack:
         self, state: Path, devices: dict[str, Path], env: dict[str, str], secure: bool = False
     ) -> None:
         self.state, self.devices, self.env = state, devices, env
-        self.port, *ports = flower_processes.free_ports(1 + len(devices))
-        self.node_ports = dict(zip(devices, ports, strict=True))
+        [self.port] = flower_processes.free_ports(1)
         self.tls = make_certificates(state / "keys") if secure else None
         self.ca = self.tls.ca if self.tls else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -114,9 +125,7 @@ class FlowerStack:
 
     def start_node(self, device: str) -> None:
         key = self.nodes.key(device) if self.tls is not None else None
-        agent, own = self.devices[device], self.node_ports[device]
-        launch = flower_processes.supernode(self.state, self.port, device, agent, own, self.ca, key)
-        self.start(device, launch)
+        self.start(device, resident(device, self.devices[device], self.address, self.ca, key))
 
     def kill(self, name: str) -> None:
         """SIGKILL to the whole group of a process, as the supervisor does it."""

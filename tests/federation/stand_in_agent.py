@@ -11,12 +11,13 @@ from typing import Self
 import numpy as np
 
 from edge_client.control.ipc import receive_frame, send_frame
+from edge_client.control.socket_server import is_work
 from edge_client.training.trainer_process import compare
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import score
 from streams.contract.task import Task
 from streams.contract.weights import payload
-from streams.contract.work import WorkReply, WorkRequest
+from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 from streams.learning import learning
 
 Trick = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -28,6 +29,7 @@ class StandInAgent:
     def __init__(self, task: Task, device: str, path: Path, trick: Trick | None = None) -> None:
         self.task, self.device, self.path, self.trick = task, device, path, trick
         self.requests: list[WorkRequest] = []
+        self.node: int | None = None
         self._served: dict[str, np.ndarray] = {}
         data = stack(task, [segments_of_device(task, device)])
         cut = len(data.labels) * 3 // 4
@@ -63,6 +65,10 @@ class StandInAgent:
             # A ClientApp may be killed meanwhile.
             with connection, contextlib.suppress(OSError):
                 header, body = receive_frame(connection)
+                if not is_work(header):  # the SuperNode has joined
+                    self.node = AgentRequest.decode(header).node
+                    send_frame(connection, AgentReply().encode(), b"")
+                    continue
                 request = WorkRequest.decode(header)
                 self.requests.append(request)
                 reply, weights = self._work(request, body)

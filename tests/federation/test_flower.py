@@ -2,8 +2,6 @@
 
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 
 from compose.launcher import flower_processes
-from edge_client.control.ipc import receive_frame
 from federation.controller import run_tracker
 from federation.controller.flwr_cli import Submission
 from federation.controller.run_recovery import RunRecovery
@@ -101,41 +98,6 @@ def check_events(events: list[RoundEvent]) -> None:
     kinds = [e.kind for e in events if e.kind not in ("admitted", "refused")]
     one_round = ["started", "aggregated", "evaluated"]
     assert kinds == [*one_round, *one_round, "evaluated", "promoted", "finished"]
-
-
-class Killer(StandInAgent):
-    """Kills each ClientApp that hands work over."""
-
-    def _serve(self) -> None:
-        for connection in self._connections():
-            with connection:
-                receive_frame(connection)
-                who = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-                os.kill(struct.unpack("3i", who)[0], signal.SIGKILL)
-
-
-@pytest.mark.timeout(300)
-def test_a_killed_client_app_is_an_error_at_once(
-    task_ref: str, tiny: Task, registry: Registry, tmp_path: Path, sockets: Path
-) -> None:
-    """Flower gives up its message after a minute, the round the node after 10 s."""
-    devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1")}
-    with ExitStack() as stack:
-        stack.enter_context(StandInAgent(tiny, "d0", devices["d0"]))
-        stack.enter_context(Killer(tiny, "d1", devices["d1"]))
-        processes = stack.enter_context(FlowerStack(tmp_path, devices, {}))
-        config = {"task": task_ref, "state": str(tmp_path), "rounds": 2, "kafka": "none"}
-        submission = flower_processes.submission(tmp_path, f"127.0.0.1:{processes.port}", config)
-        submission.start({"epochs": 1}, tmp_path)
-
-        def ended() -> bool:
-            return [run[-1].kind for run in journals(tmp_path)] == ["finished"]
-
-        wait_for("the run ends", ended, 120)
-    (run,) = journals(tmp_path)
-    failed = [(e.round, e.reason.partition(": ")[2]) for e in run if e.kind == "failed"]
-    assert failed == [(n, "ClientApp stopped responding.") for n in (1, 2)]
-    assert [(e.round, e.device) for e in run if e.kind == "admitted"] == [(1, "d0"), (2, "d0")]
 
 
 @dataclass

@@ -21,7 +21,7 @@ from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from tests.fakes.own_task import own_task
-from tests.federation.flower_stack import FlowerStack, journals, wait_for
+from tests.federation.flower_stack import FlowerStack, journals, resident, wait_for
 from tests.federation.stand_in_agent import StandInAgent
 
 
@@ -56,10 +56,7 @@ def start_stranger(
     processes: FlowerStack, name: str, ca: Path | None, key: Path | None = None
 ) -> None:
     """A SuperNode that calls itself d0."""
-    [port] = flower_processes.free_ports(1)
-    agent = Path("/nobody.sock")
-    launch = flower_processes.supernode(processes.state, processes.port, "d0", agent, port, ca, key)
-    processes.start(name, launch)
+    processes.start(name, resident("d0", Path("/nobody.sock"), processes.address, ca, key))
 
 
 def test_who_is_not_known_is_refused(tmp_path: Path) -> None:
@@ -102,9 +99,7 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
         assert added == "pump is registered\n"
         assert "is registered already" in node(server, "add", "pump", "--public-key",
                                                public_path(made))  # fmt: skip
-        assert "is registered: tidewheel edge supernode --auth-supernode-private-key" in node(
-            server, "add", "crane"
-        )
+        assert "is registered: tidewheel edge run --node-key" in node(server, "add", "crane")
         key = server / "keys" / "nodes" / "crane" / "key"
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
         listed = json.loads(node(server, "list", "--json"))
@@ -149,10 +144,8 @@ def test_who_is_registered_takes_part_and_who_was_removed_does_not(
         wait_for("all are in", lambda: online(processes) == ["d0", "d1", "d2"], 30)
         node(tmp_path, "remove", "d2")
         processes.processes["d2"].wait(30)  # it ends when it is refused
-        processes.start("d2", flower_processes.supernode(
-            tmp_path, processes.port, "d2", devices["d2"], processes.node_ports["d2"],
-            processes.ca, made_anew(tmp_path / "new"),
-        ))  # fmt: skip
+        other = made_anew(tmp_path / "new")
+        processes.start("d2", resident("d2", devices["d2"], processes.address, processes.ca, other))
         assert processes.processes["d2"].wait(30) == 1
         run(**{"minimum-nodes": 2})
     assert processes.members() == []

@@ -17,7 +17,7 @@ from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from tests.fakes.own_task import own_task
-from tests.federation.flower_stack import FlowerStack, journals, wait_for
+from tests.federation.flower_stack import FlowerStack, journals, resident, wait_for
 from tests.federation.rule_proxy import Proxy, allowed, ask, nginx
 from tests.federation.stand_in_agent import StandInAgent
 
@@ -58,13 +58,11 @@ def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
         way = nginx(NGINX, tmp_path / "proxy", processes.port, processes.ca)
         proxy = stack.enter_context(way)
         processes.nodes.add_all(names)
-        for name, port in zip(names, flower_processes.free_ports(2), strict=True):
+        for name in names:
             agent, key = sockets / f"{name}.sock", processes.nodes.key(name)
             stack.enter_context(StandInAgent(tiny, name, agent))
-            launch = flower_processes.supernode(
-                tmp_path, proxy.port, name, agent, port, proxy.ca, key
-            )
-            processes.start(name, launch)
+            at = f"{flower_processes.HOST}:{proxy.port}"
+            processes.start(name, resident(name, agent, at, proxy.ca, key))
         config = {"task": task_ref, "state": str(tmp_path), "rounds": 1, "epochs": 6}
         submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
         run = submission.start({"minimum-nodes": 2}, tmp_path)
@@ -91,12 +89,8 @@ def check_what_is_hidden(processes: FlowerStack, proxy: Proxy, folder: Path) -> 
         submission.flwr.call("supernode register", public, flower_processes.CONNECTION)
     processes.start("hostile", flower_processes.superexec(folder, proxy.port, ca=proxy.ca))
     wait_for("the SuperExec is refused", lambda: "403" in processes.log("hostile"), 60)
-    [port] = flower_processes.free_ports(1)
-    nobody = flower_processes.supernode(folder, proxy.port, "d0", folder / "a.sock", port, proxy.ca)
-    processes.start("keyless", nobody)
-    # It dies of this error, but for its threads.
-    refused = "RunNotRunningException"
-    wait_for("a keyless node is refused", lambda: refused in processes.log("keyless"), 60)
+    processes.start("keyless", resident("d0", folder / "a.sock", at, proxy.ca))
+    assert processes.processes["keyless"].wait(60) != 0
     assert len(processes.nodes.statuses()) == known
     for path in (
         "/", "/health", "/docs", "/openapi.json", "/v1/control/list-runs", "/v1/runtime/pull-logs",

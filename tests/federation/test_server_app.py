@@ -327,6 +327,7 @@ def test_every_node_is_answered_for_by_the_deadline(monkeypatch: pytest.MonkeyPa
         learning_rate=0.02,
         seed=3,
         time_budget_s=20.0,
+        limit_s=0.2,
     )
     gathering = collector.Collector(fleet, collector.Policy())
     answers = gathering.train(fleet.nodes(), work, SENT, deadline_s=0.2)

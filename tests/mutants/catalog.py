@@ -134,10 +134,10 @@ MUTANTS = [
         "tests/federation/aggregation/test_privacy.py",
     ),
     Mutant(
-        "supernode: a bundle may have code",
+        "supernode: a run that did not invite the device is answered",
         "edge_client/supernode.py",
-        "if more := sorted(set(names) - FILES):",
-        "if more := sorted(set()):",
+        "if settings.runs and run not in settings.runs:",
+        "if settings.runs and not run:",
         "tests/federation/test_hostile_app.py",
     ),
     Mutant(
@@ -493,11 +493,11 @@ MUTANTS = [
         "tests/edge_client/training/test_trainer_client.py",
     ),
     Mutant(
-        "SuperNode: starts Flower's SuperExec",
-        "edge_client/supernode.py",
-        '[sys.executable, "-m", "edge_client.superexec", *command[1:]]',
-        "[*command]",
-        "tests/edge_client/test_supernode.py",
+        "invitation: a replayed one is followed",
+        "streams/contract/invitations.py",
+        "if last is not None and invitation.issued_us <= last[0]:",
+        "if last is not None and invitation.issued_us < 0:",
+        "tests/streams/contract/test_invitations.py",
     ),
     Mutant(
         "kafka: two threads compile a decoder together",

@@ -69,9 +69,11 @@ class Training:
     On the server: `strategy` and its `aggregation` make one model of the updates. `shared` names
     the modules that are averaged, as "features"; the others stay on the device; empty: all. A run
     has `rounds`; a round ends with `devices_per_round` updates of `over_selection` times as many
-    sampled devices; 0: all devices. `payload` is the type of floats on the way. `privacy` adds
-    noise. What a run offers is `interpolation` of the way from the served weights to the learned
-    ones, unless all of it is shown to be better; 1: always all.
+    sampled devices; 0: all devices. A device at work is waited for until `round_limit_s`; None:
+    three times the slowest training of the run, at least five minutes in a fleet of up to 20.
+    `payload` is the type of floats on the way. `privacy` adds noise. What a run offers is
+    `interpolation` of the way from the served weights to the learned ones, unless all of it is
+    shown to be better; 1: always all.
 
     Personalization: with `personal` a device may fine-tune its own copy of a release, for
     `personal_epochs` at `personal_learning_rate`, without the task's augmentation. With
@@ -122,6 +124,7 @@ class Training:
     shared: tuple[str, ...] = ()
     devices_per_round: int = 0
     over_selection: float = 1.25
+    round_limit_s: float | None = None
     payload: Literal["float32", "float16"] = "float32"
     privacy: Privacy | None = None
     interpolation: float = 0.5

@@ -119,6 +119,7 @@ class Device:
             context.task, name, context.broker, slots=self.slots,  # type: ignore[arg-type]
             acceptance=acceptance, samples=None,  # type: ignore[arg-type]
             downloads=self._folder / "downloads",
+            invited=lambda *_given, **_named: None,
         )  # fmt: skip
         self._share_fetching()
         self._open()

@@ -12,25 +12,13 @@ from streams.contract.errors import UsageError
 
 def test_nothing_listens_beyond_loopback_and_nothing_is_fetched(tmp_path: Path) -> None:
     superlink = flower_processes.superlink(tmp_path, 4001)
-    node = flower_processes.supernode(tmp_path, 4001, "d0", Path("/run/d0.sock"), 4002)
-    for launch in (superlink, node):
-        at = launch.argv.index("--host")
-        assert launch.argv[at + 1] == "127.0.0.1"
-    for launch in (superlink, node, flower_processes.superexec(tmp_path, 4001)):
+    assert superlink.argv[superlink.argv.index("--host") + 1] == "127.0.0.1"
+    for launch in (superlink, flower_processes.superexec(tmp_path, 4001)):
         assert launch.env["FLWR_TELEMETRY_ENABLED"] == "0"
         assert launch.env["FLWR_DISABLE_UPDATE_CHECK"] == "1"
         assert launch.env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
         assert "--allow-runtime-dependency-installation" not in launch.argv
     assert "--disable-runtime-dependency-installation" in superlink.argv
-
-
-def test_each_device_has_a_home_of_its_own(tmp_path: Path) -> None:
-    homes = {
-        flower_processes.supernode(tmp_path, 1, name, Path("/a"), 2).env["FLWR_HOME"]
-        for name in ("a", "b")
-    }
-    assert len(homes) == 2
-    assert all(Path(home).is_relative_to(tmp_path) for home in homes)
 
 
 def test_the_secret_is_private_and_stays(tmp_path: Path) -> None:
@@ -65,12 +53,9 @@ def test_with_tls_everybody_is_told_whom_to_trust(tmp_path: Path) -> None:
     tls = make_certificates(tmp_path / "keys")
     superlink = flower_processes.superlink(tmp_path, 1, tls).argv
     assert "--enable-supernode-auth" in superlink
-    key = tmp_path / "key"
-    node = flower_processes.supernode(tmp_path, 1, "d0", Path("/a"), 2, tls.ca, key).argv
-    assert node[node.index("--auth-supernode-private-key") + 1] == str(key)
-    for argv in (node, flower_processes.superexec(tmp_path, 1, ca=tls.ca).argv):
-        assert argv[argv.index("--root-certificates") + 1] == str(tls.ca)
-    assert not any("--insecure" in argv for argv in (superlink, node))
+    argv = flower_processes.superexec(tmp_path, 1, ca=tls.ca).argv
+    assert argv[argv.index("--root-certificates") + 1] == str(tls.ca)
+    assert "--insecure" not in superlink
     flwr = flower_processes.flwr(tmp_path, "127.0.0.1:1", tls.ca)
     home = Path(flwr.env["FLWR_HOME"])
     connection = tomllib.loads((home / "config.toml").read_text())["superlink"]["tidewheel"]
@@ -81,12 +66,6 @@ def test_with_tls_everybody_is_told_whom_to_trust(tmp_path: Path) -> None:
 def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no setting 'round'"):
         flower_processes.submission(tmp_path, "127.0.0.1:4001", {"round": 2})
-
-
-@pytest.mark.parametrize(("device", "agent"), [('d"0', "/a"), ("", "/a"), ("d0", '/a"b')])
-def test_what_flower_cannot_be_told_is_refused(tmp_path: Path, device: str, agent: str) -> None:
-    with pytest.raises(UsageError, match="cannot be named"):
-        flower_processes.supernode(tmp_path, 1, device, Path(agent), 2)
 
 
 def test_a_port_without_a_superlink_is_not_ready() -> None:

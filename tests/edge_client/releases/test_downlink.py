@@ -109,6 +109,7 @@ class Rig:
             acceptance=self.acceptance,
             samples=Samples(self.task, self.folder / "samples.arrow"),
             downloads=self.folder / "downloads",
+            invited=lambda *_given, **_named: None,
         )
         self.downlink.start()
         self.running.append(self.downlink)

@@ -211,6 +211,62 @@ def test_a_round_does_not_wait_for_devices_that_are_silent_and_says_so() -> None
     assert collector.heard([1, 2, 3, 4]) == [1, 2]
 
 
+@dataclass
+class Working(Hushed):
+    """Nodes whose devices report that they are at work, until they reply or these seconds."""
+
+    working: dict[int, float] = field(default_factory=dict)
+
+    def at_work(self) -> set[int]:
+        return {node for node, until in self.working.items() if self.now < until}
+
+    def collector(self, policy: Policy | None = None) -> Collector:
+        made = super().collector(policy)
+        made.at_work = self.at_work
+        return made
+
+
+def limited(limit_s: float) -> Work:
+    return work(1).model_copy(update={"limit_s": limit_s})
+
+
+def test_a_device_at_work_is_waited_for_beyond_the_deadline_and_the_others_time() -> None:
+    takes: dict[int, float | None] = {1: 1.0, 2: 150.0, 3: None}
+    fleet = Working(takes, working={2: 150.0})
+    answers = fleet.collector().train([1, 2, 3], limited(300.0), WEIGHTS, FULL_S)
+    assert answered(answers) == [(1, 1), (2, 1)]
+    assert failed(answers) == [(3, 1)]
+    assert fleet.now == pytest.approx(150.0, abs=2 * POLL_S)
+
+
+def test_a_device_at_work_is_waited_for_until_the_limit_and_its_node_is_free_then() -> None:
+    fleet = Working({1: 1.0, 2: None}, working={2: 1e9})
+    collector = fleet.collector()
+    answers = collector.train([1, 2], limited(100.0), WEIGHTS, FULL_S)
+    assert failed(answers) == [(2, 1)]
+    assert fleet.now == pytest.approx(100.0, abs=2 * POLL_S)
+    assert collector.free([1, 2]) == [1]
+    fleet.now = 100.0 + TTL_SPARE_S
+    assert collector.free([1, 2]) == [1, 2]
+
+
+def test_a_device_that_falls_silent_at_work_is_not_waited_for() -> None:
+    fleet = Working({1: 1.0, 2: None}, working={2: 1e9}, hushed={2: 20.0})
+    answers = fleet.collector().train([1, 2], limited(300.0), WEIGHTS, FULL_S)
+    assert failed(answers) == [(2, 1)]
+    assert fleet.now == pytest.approx(20.0, abs=LOOK_S + 2 * POLL_S)
+
+
+def test_a_device_whose_work_was_lost_is_free_after_the_deadline_not_the_limit() -> None:
+    """As one whose SuperNode was killed: it reports that it is not at work."""
+    fleet = Working({1: 1.0, 2: None}, working={2: 5.0})
+    collector = fleet.collector()
+    collector.train([1, 2], limited(300.0), WEIGHTS, FULL_S)
+    assert fleet.now < 15.0
+    fleet.now = FULL_S + TTL_SPARE_S
+    assert collector.free([1, 2]) == [1, 2]
+
+
 def test_without_an_update_silence_ends_no_round() -> None:
     fleet = Hushed({1: None, 2: None}, hushed={1: 5.0, 2: 5.0})
     fleet.collector().train([1, 2], work(1), WEIGHTS, 30.0)

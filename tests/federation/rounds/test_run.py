@@ -265,7 +265,8 @@ def test_a_run_goes_half_of_the_way_unless_more_is_better_and_harms_nobody(
     verdict = rig.run(FakeFleet(fleet), rounds=1).run()
     assert verdict.promote
     assert verdict.evidence["step"] == way
-    assert verdict.reason.endswith("50% of the way to what was learned") == (way == 0.5)
+    assert ("50% of the way to what was learned; " in verdict.reason) == (way == 0.5)
+    assert verdict.reason.endswith(f"; {len(devices)} of {len(devices)} updates in 1 round")
     assert verdict.evidence["devices"] == pytest.approx(
         0.5 + sum(each[0] if way == 1 else each[1] for each in devices) / 100 / len(devices)
         - (0.0 if way < 1 else sum(each[2][0] for each in devices if len(each) > 2) / 100)
@@ -361,7 +362,10 @@ def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
         return answer
 
     verdict = rig.run(FakeFleet([worse(name) for name in "abcdefgh"])).run()
-    title = "recall of class middle on devices 1.000 → 0.667 loses more than 0.050"
+    title = (
+        "recall of class middle on devices 1.000 → 0.667 loses more than 0.050; "
+        "16 of 16 updates in 2 rounds"
+    )
     assert (verdict.promote, verdict.reason) == (False, title)
     (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
     assert told.reason == title
@@ -598,9 +602,10 @@ def test_who_has_not_trained_has_a_say_unless_two_give_one_name(rig: Rig) -> Non
         return answer
 
     others = [late("c"), late("x"), late("x"), late("no device")]
-    rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), *others])).run()
+    four = [sound(name, 0.001) for name in "abde"]
+    rig.run(FakeFleet([*four, *others])).run()
     last = [event for event in rig.kafka.events if event.kind == "evaluated"][-1]
-    assert last.metrics["devices_segments"] == 300
+    assert last.metrics["devices_segments"] == 500
 
 
 def test_a_failure_is_told_and_the_rest_is_averaged(rig: Rig) -> None:
@@ -610,20 +615,41 @@ def test_a_failure_is_told_and_the_rest_is_averaged(rig: Rig) -> None:
     assert {(e.device, e.reason) for e in failed} == {("node 2", "no reply within 30 s")}
 
 
-def test_a_round_without_updates_keeps_the_weights(rig: Rig) -> None:
-    def late_starter(op: Op, work: Work, weights: Tensors) -> Update | str:
-        return "busy" if work.round == 1 else sound("a", 0.001)(op, work, weights)
+def failing(name: str, times: int) -> Device:
+    """Fails so many times, then trains."""
+    left = [times]
 
-    fleet = FakeFleet([late_starter, lambda *_: "busy"])
-    rig.run(fleet, rounds=2).run()
-    np.testing.assert_array_equal(fleet.sent[0][1]["4.bias"], fleet.sent[1][1]["4.bias"])
+    def answer(op: Op, work: Work, weights: Tensors) -> Update | str:
+        if op == "train" and left[0] > 0:
+            left[0] -= 1
+            return "busy"
+        return sound(name, 0.001)(op, work, weights)
+
+    return answer
 
 
-def test_a_run_without_any_update_fails_and_says_so(rig: Rig) -> None:
-    with pytest.raises(ProcessFailed, match="no update was admitted"):
-        rig.run(FakeFleet([lambda *_: "busy", lambda *_: "busy"])).run()
+def test_devices_that_sent_no_update_are_asked_again_where_fewer_than_half_did(rig: Rig) -> None:
+    fleet = FakeFleet([sound("a", 0.001), *(failing(name, 1) for name in "bcd")])
+    verdict = rig.run(fleet, rounds=1).run()
+    assert verdict.promote
+    assert verdict.reason.endswith("4 of 4 updates in 1 round")
+    asked = [e.metrics["nodes"] for e in rig.kafka.events if e.kind == "started"]
+    assert asked == [4.0, 3.0]
+    (why,) = [e.reason for e in rig.kafka.events if e.kind == "failed" and e.device is None]
+    assert why == "1 of 4 asked devices sent an update: the others are asked again"
+
+
+@pytest.mark.parametrize("updates", [0, 1])
+def test_an_aggregate_of_fewer_than_half_of_the_asked_devices_is_no_candidate(
+    rig: Rig, updates: int
+) -> None:
+    devices = [sound(name, 0.001) for name in "abcd"[:updates]]
+    fleet = FakeFleet([*devices, *(failing(name, 9) for name in "wxyz"[: 4 - updates])])
+    with pytest.raises(ProcessFailed, match=f"{updates} of 4 asked devices sent an update"):
+        rig.run(fleet).run()
     assert rig.kafka.events[-1].kind == "finished"
-    assert rig.kafka.events[-1].reason.startswith("failed: no update")
+    assert rig.kafka.events[-1].reason.startswith(f"failed: round 1: {updates} of 4 asked")
+    assert not [e for e in rig.kafka.events if e.kind == "aggregated"]
 
 
 @pytest.mark.parametrize("in_round", [1, 2])

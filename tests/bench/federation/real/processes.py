@@ -27,6 +27,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 from tests.bench.federation.real.devices import Planned
 from tests.bench.kafka import ROOT
+from tests.federation.flower_stack import resident
 
 STOCK = Path(__file__).parent / "stock"
 POLL_S = 0.2
@@ -141,7 +142,7 @@ def ours(
     processes = Processes(folder)
     path = folder / "plan.json"
     path.write_text(json.dumps([asdict(one) for one in plan]))
-    port, *ports = flower_processes.free_ports(1 + len(plan))
+    [port] = flower_processes.free_ports(1)
     try:
         argv = [sys.executable, "-m", "tests.bench.federation.real.devices", reference, str(path)]
         env = {"TIDEWHEEL_KAFKA": kafka}
@@ -150,9 +151,9 @@ def ours(
         processes.start("superlink", flower_processes.superlink(folder, port))
         wait_for("the SuperLink", lambda: flower_processes.is_ready(port), 60)
         processes.start("superexec", flower_processes.superexec(folder, port, env))
-        for own, one in zip(ports, plan, strict=True):
-            launch = flower_processes.supernode(folder, port, one.device, Path(one.socket), own)
-            processes.start(one.device, launch)
+        for one in plan:
+            address = f"{flower_processes.HOST}:{port}"
+            processes.start(one.device, resident(one.device, Path(one.socket), address))
         wait_for("the devices", path.with_suffix(".ready").exists, 120)
         yield port, processes
     finally:

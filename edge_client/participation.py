@@ -1,0 +1,260 @@
+"""The device's part in federated runs: it follows invitations and owns its SuperNode.
+
+Nothing of Flower's runs on a device that no run has invited. An invitation
+(streams.contract.invitations) is handled in these steps:
+
+    1 leave it if it does not name this device; refuse it, and count why, unless a trusted key
+      signed it for this task, it is fresh, and the SuperLink may be joined
+    2 remember it in followed.json, replaced atomically
+    3 start the SuperNode (edge_client.supernode), or let the one that runs go on for longer
+    4 end the SuperNode when the run has ended, or its lease has, unless it is at work
+
+Killed after 1 or 2 the device is asleep, and the run's next invitation wakes it. The SuperNode ends
+when its input is closed, so it does not survive the agent. One that dies is started again, later
+each time, while the lease holds.
+
+reasons of refusals: those of `Followed.refusal` (task, expired, replayed), those of a signature
+(untrusted-key, signature, invitation), malformed, busy (another run's lease holds), plain-text (a
+SuperLink beyond this machine without --superlink-ca), unable (Flower or torch is not installed).
+"""
+
+import contextlib
+import importlib.util
+import ipaddress
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from edge_client.supernode import NodeSettings, command
+from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.invitations import Followed, Invitation, SignedInvitation
+from streams.contract.task import Task
+from streams.runtime.disk import write_atomic
+
+log = logging.getLogger(__name__)
+
+AGAIN_S, AGAIN_MOST_S = 2.0, 60.0  # before a SuperNode that has died is started again
+END_S = 5.0  # for a SuperNode to leave its SuperLink
+NEEDED = {"flwr": "Flower", "torch": "torch"}
+
+
+@dataclass(frozen=True)
+class Joining:
+    """How the device joins a SuperLink: the CA's certificate and the node's key, None for plain
+    text and no key."""
+
+    ca: Path | None = None
+    key: Path | None = None
+
+    def allows(self, superlink: str) -> bool:
+        """Return whether the SuperLink may be joined: plain text stays on this machine."""
+        host = superlink.rpartition(":")[0].strip("[]")
+        if self.ca is not None or host == "localhost":
+            return True
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(host).is_loopback
+        return False
+
+
+class Participation:
+    """Steps 1 to 4. `busy` returns whether the device works for a run, `interrupt` ends that work;
+    `clock` in seconds, `wall` in seconds since 1970."""
+
+    def __init__(
+        self,
+        task: Task,
+        device: str,
+        folder: Path,
+        socket: Path,
+        trusted: Callable[[], Sequence[Ed25519PublicKey]],
+        joining: Joining,
+        busy: Callable[[], bool],
+        interrupt: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._task, self._device, self._socket = task, device, socket
+        self._folder, self._trusted, self._joining = folder, trusted, joining
+        self._busy, self._interrupt, self._clock, self._wall = busy, interrupt, clock, wall
+        self._path = folder / "followed.json"
+        self._followed = self._read()
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._invitation: Invitation | None = None
+        self._until = self._start_at = 0.0
+        self._deaths = 0
+        self._stopped = False
+        self.node: int | None = None  # of the SuperNode that runs
+        self.refused: Counter[str] = Counter()
+        missing = [name for module, name in NEEDED.items() if not _installed(module)]
+        self.unable = f"{' and '.join(missing)} not installed" if missing else None
+
+    @property
+    def run(self) -> str | None:
+        """The run that the device takes part in."""
+        return self._invitation.run if self._invitation is not None else None
+
+    def receive(self, value: bytes | None, *, live: bool = True) -> None:
+        """Follow an invitation, or refuse it. One from before this device was connected (not
+        `live`) may have been followed already: it is not counted."""
+        try:
+            found = self._accepted(value)
+        except (ArtifactError, MalformedRecord) as exc:
+            reason = exc.reason if isinstance(exc, ArtifactError) else "malformed"
+            if live:
+                self._refuse(reason, str(exc))
+            return
+        if found is None:
+            return
+        if (why := self._obstacle(found)) is None:
+            with self._lock:
+                self._follow(found)
+        elif live:
+            self._refuse(why, f"run {found.run} at {found.superlink}")
+
+    def look(self) -> None:
+        """Step 4, and a SuperNode that has died; call every few seconds."""
+        with self._lock:
+            if self._invitation is None:
+                return
+            if self._clock() >= self._until and not self._busy():
+                self._leave("its invitation has expired")
+            elif self._child is not None and (code := self._child.poll()) is not None:
+                self._bury(code)
+            elif self._child is None and self._clock() >= self._start_at:
+                self._start()
+
+    def joined(self, node: int | None) -> None:
+        """Note the node that the SuperNode has become."""
+        self.node = node
+
+    def stop(self) -> None:
+        """End the SuperNode, for good."""
+        with self._lock:
+            self._stopped = True
+            if self._invitation is not None:
+                self._leave("the agent is stopping")
+
+    def _accepted(self, value: bytes | None) -> Invitation | None:
+        """Return an invitation that a trusted key signed; None if it is for other devices."""
+        signed = SignedInvitation.decode(value)
+        if f'"{self._device}"' not in signed.text:  # before the signature: most are for others
+            return None
+        invitation = signed.verified(self._trusted())
+        if self._device not in invitation.devices:
+            return None
+        return invitation
+
+    def _obstacle(self, invitation: Invitation) -> str | None:
+        """Return why the device does not follow a signed invitation now; None if it does."""
+        task, now_us = self._task, int(1e6 * self._wall())
+        why = self._followed.refusal(invitation, task.name, task.version, now_us)
+        if why is not None or invitation.ended:
+            return why
+        if self.unable is not None:
+            return "unable"
+        if not self._joining.allows(invitation.superlink):
+            return "plain-text"
+        if self.run not in (None, invitation.run, invitation.replaces):
+            return "busy"
+        return None
+
+    def _follow(self, invitation: Invitation) -> None:
+        """Steps 2 and 3."""
+        if self._stopped:
+            return
+        self._followed = self._followed.after(invitation, int(1e6 * self._wall()))
+        try:
+            write_atomic(self._path, self._followed.encode())
+        except OSError as exc:
+            log.warning("%s was not written, a restart may follow again: %s", self._path, exc)
+        before = self._invitation
+        if invitation.ended or (before is not None and before.run != invitation.run):
+            if before is not None and before.run in (invitation.run, invitation.replaces):
+                self._leave("the run has ended")
+            if invitation.ended:
+                return
+        self._until = self._clock() + invitation.lease_s
+        self._invitation = invitation
+        if before is None or before.run != invitation.run:
+            log.info("%s: invited to run %s", self._device, invitation.run)
+            self._deaths = 0
+            self._start()
+
+    def _start(self) -> None:
+        invitation, joining = self._invitation, self._joining
+        assert invitation is not None
+        settings = NodeSettings(
+            device=self._device,
+            agent=str(self._socket),
+            superlink=invitation.superlink,
+            runs=[int(invitation.run)],
+            ca=str(joining.ca or ""),
+            key=str(joining.key or ""),
+            pull_s=invitation.pull_s,
+        )
+        home = {"FLWR_HOME": str(self._folder / "flower"), "OMP_NUM_THREADS": "1"}
+        self._child = subprocess.Popen(
+            command(settings), stdin=subprocess.PIPE, env={**os.environ, **home}
+        )
+
+    def _bury(self, code: int) -> None:
+        """Plan the next start of a SuperNode that has died."""
+        wait_s = min(AGAIN_S * 2**self._deaths, AGAIN_MOST_S)
+        log.warning(
+            "%s: the SuperNode ended with code %d; starting it again in %.0f s",
+            self._device, code, wait_s,
+        )  # fmt: skip
+        self._deaths += 1
+        self._forget_child()
+        self._start_at = self._clock() + wait_s
+
+    def _leave(self, why: str) -> None:
+        """Step 4: end the SuperNode, and what it had the device do."""
+        log.info("%s: leaving run %s: %s", self._device, self.run, why)
+        child = self._child
+        self._invitation = None
+        if child is not None:
+            child.terminate()
+            try:
+                child.wait(END_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._forget_child()
+        if self._busy():
+            self._interrupt()
+
+    def _forget_child(self) -> None:
+        child, self._child, self.node = self._child, None, None
+        if child is not None and child.stdin is not None:
+            child.stdin.close()
+
+    def _refuse(self, reason: str, detail: str) -> None:
+        if not self.refused[reason]:
+            log.warning("%s: an invitation is refused: %s: %s", self._device, reason, detail)
+        self.refused[reason] += 1
+
+    def _read(self) -> Followed:
+        try:
+            return Followed.decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return Followed()
+        except (OSError, MalformedRecord) as exc:
+            log.warning("%s is ignored: %s", self._path, exc)
+            return Followed()
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

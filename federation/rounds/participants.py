@@ -1,0 +1,222 @@
+"""Who takes part in a round: the devices that are invited, the wait for those, and the nodes that
+get work.
+
+An invitation (streams.contract.invitations) is repeated every REPEAT_S with a lease of LEASE_S, so
+that a device takes part as long as the run lasts, and LEASE_S at most after the server has died.
+The end is said once; a device that does not receive it leaves when its lease ends.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.aggregation.aggregator import Aggregator
+from federation.rounds import client_sampling
+from federation.rounds.collector import Collector, Policy
+from federation.rounds.event_log import ClosablePublisher, EventLog
+from federation.rounds.fleet_reports import FRESH_S, FleetReports
+from federation.rounds.messages import QUORUM, Fleet
+from federation.rounds.settings import RunSettings
+from streams.contract.errors import BrokerUnavailable, ProcessFailed
+from streams.contract.invitations import NAMES, Invitation, sign_invitation
+from streams.contract.task import Task
+from streams.contract.topics import INVITATIONS, topic_name
+
+log = logging.getLogger(__name__)
+
+NAMED = 3  # of those that have not joined
+NODE_POLL_S = 0.2
+JOIN_S = 30.0  # for invited devices to join, where enough others have
+CHOOSE_S = 3.0  # between two looks for more devices where too few have joined
+REPEAT_S, LEASE_S = 60.0, 300.0
+RETRY_S = 5.0  # after the broker was unavailable
+SEND_TIMEOUT_S = 5.0
+PULLS_PER_S = 100.0  # of all devices of a run; a SuperLink's core answers about 300
+PULL_S = 0.3  # a device's, where they are few
+
+
+class Inviter:
+    """Invites devices to `run`, whose SuperLink they reach at `superlink`; `replaces` is the run
+    that this one resumes. `producer` may raise BrokerUnavailable; `clock` in seconds."""
+
+    def __init__(
+        self,
+        task: Task,
+        run: str,
+        superlink: str,
+        key: Ed25519PrivateKey,
+        producer: Callable[[], ClosablePublisher],
+        replaces: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._task, self._run, self._superlink, self._key = task, run, superlink, key
+        self._producer, self._replaces, self._clock = producer, replaces, clock
+        self._issued_us = 0
+        self._repeat_at = float("inf")
+        self.invited: set[str] = set()
+
+    def invite(self, devices: Iterable[str]) -> None:
+        """Invite those of `devices` that are not yet invited."""
+        fresh = set(devices) - self.invited
+        if fresh:
+            self.invited |= fresh
+            self._publish(sorted(fresh), ended=False)
+
+    def repeat_if_due(self) -> None:
+        """Repeat the invitation to all; call every second or so."""
+        if self._clock() >= self._repeat_at:
+            self._publish(sorted(self.invited), ended=False)
+
+    def end(self) -> None:
+        """Say that the run is over."""
+        if self.invited:
+            self._publish(sorted(self.invited), ended=True)
+
+    def _publish(self, devices: list[str], *, ended: bool) -> None:
+        self._repeat_at = self._clock() + REPEAT_S
+        topic = topic_name(self._task.name, INVITATIONS)
+        try:
+            producer = self._producer()
+            for at in range(0, len(devices), NAMES):
+                signed = sign_invitation(
+                    self._invitation(devices[at : at + NAMES], ended), self._key
+                )
+                producer.put(topic, self._run.encode(), signed.encode(), None, SEND_TIMEOUT_S)
+        except BrokerUnavailable as exc:
+            log.warning("%s; %d devices are invited again later", exc, len(devices))
+            self._repeat_at = self._clock() + RETRY_S
+
+    def _invitation(self, devices: list[str], ended: bool) -> Invitation:
+        self._issued_us = max(time.time_ns() // 1000, self._issued_us + 1)
+        return Invitation(
+            task=self._task.name,
+            task_version=self._task.version,
+            run=self._run,
+            superlink=self._superlink,
+            devices=devices,
+            issued_us=self._issued_us,
+            lease_s=LEASE_S,
+            pull_s=max(PULL_S, len(self.invited) / PULLS_PER_S),
+            replaces=self._replaces,
+            ended=ended,
+        )
+
+
+@dataclass
+class Participants:
+    """`reports` and `inviter` are None where a run has no Kafka, or devices have SuperNodes that
+    are resident; then those that are online take part."""
+
+    task: Task
+    settings: RunSettings
+    policy: Policy
+    fleet: Fleet
+    collector: Collector
+    journal: EventLog
+    aggregator: Aggregator
+    reports: FleetReports | None = None
+    inviter: Inviter | None = None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _wanted: list[str] = field(default_factory=list)  # devices of the round
+
+    def wait(self, number: int, base: str) -> list[int]:
+        """Invite the devices that the round wants; return the online nodes once the invited devices
+        have joined or had JOIN_S, and enough nodes are online and free.
+
+        Busy nodes become free when their work expires, so that is waited for. Each node whose
+        device is silent lowers the number of free ones, down to half of `minimum-nodes`. Raises
+        ProcessFailed if too few nodes come online.
+        """
+        began = self.clock()
+        needed = max(self.settings.minimum_nodes, self.aggregator.least)
+        self._invite(number, base)
+        choose_at = began + CHOOSE_S
+        while True:
+            nodes, now = self.fleet.nodes(), self.clock()
+            late = self._late(nodes)
+            if self._enough(nodes, needed) and (not late or now > began + JOIN_S):
+                self._announce(number, base, late)
+                return nodes
+            if len(nodes) < needed and now > began + self.settings.node_wait_s:
+                lower = "lower minimum-nodes"
+                if needed == self.aggregator.least:
+                    lower = f"choose another strategy than {self.aggregator.name}"
+                raise ProcessFailed(
+                    f"{len(nodes)} devices are online, {needed} are needed: start more, or {lower}"
+                )
+            if len(nodes) < needed and now > choose_at:
+                self._invite(number, base)
+                choose_at = now + CHOOSE_S
+            self.sleep(NODE_POLL_S)
+
+    def _enough(self, nodes: list[int], needed: int) -> bool:
+        """Return whether enough nodes are online and free or, in a buffered run, busy."""
+        free = self.collector.free(nodes)
+        if len(nodes) < needed:
+            return False
+        if self.policy.buffered or len(free) >= needed:
+            return True
+        silent = len(nodes) - len(self.collector.heard(nodes))
+        return len(self.collector.heard(free)) >= max(needed - silent, self._fewest)
+
+    def _invite(self, number: int, base: str) -> None:
+        """Invite the devices that the round wants, where devices can be invited."""
+        if self.inviter is None or self.reports is None:
+            return
+        self._wanted = client_sampling.to_invite(
+            self.reports.states(FRESH_S),
+            base,
+            self.task.training,
+            self.policy.asked,
+            self.settings.minimum_nodes,
+            self.settings.seed_of(number),
+        )
+        self.inviter.invite(self._wanted)
+
+    def _late(self, nodes: list[int]) -> list[str]:
+        """Return the invited devices that have not joined."""
+        if not self._wanted or self.reports is None:
+            return []
+        joined = {s.device for node, s in self.reports.by_node().items() if node in nodes}
+        return [device for device in self._wanted if device not in joined]
+
+    def _announce(self, number: int, base: str, late: list[str]) -> None:
+        wanted = self._wanted
+        if not wanted:
+            return
+        came = len(wanted) - len(late)
+        metrics = {"invited": len(wanted), "joined": came, "late": len(late)}
+        reason = f"{came} of {len(wanted)} invited devices joined"
+        if late:
+            more = f" and {len(late) - NAMED} more" if len(late) > NAMED else ""
+            reason += f"; not yet: {', '.join(late[:NAMED])}{more}"
+        self.journal.publish(
+            "invited", round=number, rounds=self.settings.rounds, base=base, reason=reason[:300],
+            metrics={name: float(n) for name, n in metrics.items()},
+        )  # fmt: skip
+
+    def asked(self, online: list[int], number: int, base: str) -> list[int]:
+        """Return the nodes that get work in this round: none whose device is silent, unless too few
+        are left. If too few report that they can train, the others are asked as well: a node that
+        cannot train replies with an error."""
+        free = self.collector.free(online)
+        heard = self.collector.heard(free)
+        free = heard if len(heard) >= self._fewest else free
+        said = self.reports.by_node() if self.reports is not None else {}
+        training = self.task.training
+        fit = [
+            n for n in free if n not in said or not client_sampling.unfit(said[n], base, training)
+        ]
+        fit = fit if len(fit) >= min(self.settings.minimum_nodes, len(free)) else free
+        count, seed = self.policy.asked, self.settings.seed_of(number)
+        return client_sampling.choose(fit, said, base, count, seed, self._wanted)
+
+    @property
+    def _fewest(self) -> int:
+        """The nodes with which a round begins where the devices of the others are silent."""
+        return max(math.ceil(QUORUM * self.settings.minimum_nodes), self.aggregator.least)

@@ -1,0 +1,209 @@
+"""A device's part in federated runs: invitations start real SuperNodes at a real SuperLink."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_client import participation
+from edge_client.control.socket_server import socket_path
+from edge_client.participation import Joining, Participation
+from streams.contract.invitations import Invitation, SignedInvitation, sign_invitation
+from tests.edge_client.models import tiny
+from tests.federation.flower_stack import FlowerStack, group_members
+from tests.federation.stand_in_agent import StandInAgent
+from tests.polling import until
+
+KEY = Ed25519PrivateKey.generate()
+
+
+@dataclass
+class Device:
+    """d0 with its agent's socket; `now` is its clock, microseconds count up with each
+    invitation."""
+
+    runs: Participation
+    agent: StandInAgent
+    superlink: str
+    working: list[bool]
+    interrupted: list[bool]
+    now: list[float]
+    issued: list[int] = field(default_factory=lambda: [int(time.time() * 1e6)])
+
+    def invite(self, run: str = "7", key: Ed25519PrivateKey = KEY, **changes: object) -> bytes:
+        """Send an invitation; return its bytes."""
+        self.issued[0] += 1
+        about = {
+            "task": "tiny", "task_version": 1, "run": run, "superlink": self.superlink,
+            "devices": ["d0"], "issued_us": self.issued[0], "lease_s": 300.0, "pull_s": 0.1,
+        }  # fmt: skip
+        found = Invitation.model_validate({**about, **changes})
+        value = sign_invitation(found, key).encode()
+        self.runs.receive(value)
+        return value
+
+    def joins(self) -> None:
+        until(lambda: self.agent.node is not None, "the SuperNode has joined", 60)
+
+    def child(self) -> int:
+        """Its only SuperNode, once it is there."""
+        until(lambda: len(self.children()) == 1, "there is a SuperNode", 30)
+        [pid] = self.children()
+        return pid
+
+    def children(self) -> list[int]:
+        """The SuperNodes of this process."""
+        own = group_members(os.getpgid(0))
+        words = b"edge_client.supernode"
+        return [pid for pid in own if words in _command(pid) and _parent(pid) == os.getpid()]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    path = socket_path(tmp_path)
+    working, interrupted, now = [False], [False], [0.0]
+    with FlowerStack(tmp_path, {}, {}) as processes, StandInAgent(tiny, "d0", path) as agent:
+        runs = Participation(
+            tiny, "d0", tmp_path, path, lambda: [KEY.public_key()], Joining(),
+            lambda: working[0], lambda: interrupted.__setitem__(0, True), lambda: now[0],
+        )  # fmt: skip
+        found = Device(runs, agent, processes.address, working, interrupted, now)
+        yield found
+        runs.stop()
+        assert found.children() == []
+
+
+def test_an_invitation_starts_one_supernode_which_leaves_when_the_run_ends(device: Device) -> None:
+    for _ in range(100):
+        device.invite()
+    device.joins()
+    assert len(device.children()) == 1
+    assert device.runs.run == "7"
+    device.invite(ended=True)
+    assert (device.runs.run, device.children()) == (None, [])
+    assert not device.interrupted[0]
+
+
+def test_what_does_not_invite_the_device_starts_nothing_and_is_counted(device: Device) -> None:
+    first = device.invite(ended=True)
+    device.runs.receive(first)
+    device.invite(key=Ed25519PrivateKey.generate())
+    device.invite(task_version=2)
+    device.invite(issued_us=int(1e6 * (time.time() - 3600)))
+    device.invite(superlink="192.0.2.7:9093")  # beyond this machine, without TLS
+    device.invite(devices=["d1"])  # somebody else: not counted
+    signed = SignedInvitation.decode(device.invite(devices=["d2"]))
+    forged = signed.model_copy(update={"text": signed.text.replace('"d2"', '"d0"')})
+    device.runs.receive(forged.encode())
+    device.runs.receive(b"{}")
+    device.runs.receive(first, live=False)  # read again after an outage of the broker
+    assert device.runs.refused == {
+        "replayed": 1, "untrusted-key": 1, "task": 1, "expired": 1, "plain-text": 1,
+        "signature": 1, "malformed": 1,
+    }  # fmt: skip
+    assert (device.runs.run, device.children()) == (None, [])
+
+
+def test_a_replay_starts_nothing_after_a_restart_of_the_agent(
+    device: Device, tmp_path: Path
+) -> None:
+    value = device.invite()
+    device.runs.stop()
+    again = Participation(
+        tiny, "d0", tmp_path, tmp_path / "none", lambda: [KEY.public_key()], Joining(),
+        lambda: False, lambda: None,
+    )  # fmt: skip
+    again.receive(value)
+    assert (again.run, again.refused) == (None, {"replayed": 1})
+
+
+def test_another_run_waits_unless_it_resumes_the_one_that_the_device_is_in(device: Device) -> None:
+    device.invite("7")
+    device.invite("8")
+    assert (device.runs.run, device.runs.refused) == ("7", {"busy": 1})
+    device.joins()
+    device.working[0] = True
+    device.invite("9", replaces="7")
+    assert device.runs.run == "9"
+    assert device.interrupted[0]
+    device.child()
+
+
+def test_a_supernode_leaves_when_its_lease_ends_unless_it_is_at_work(device: Device) -> None:
+    device.invite(lease_s=60.0)
+    device.now[0], device.working[0] = 61.0, True
+    device.runs.look()
+    assert device.runs.run == "7"
+    device.working[0] = False
+    device.runs.look()
+    assert (device.runs.run, device.children()) == (None, [])
+
+
+def test_a_supernode_that_is_killed_is_started_again_and_later_each_time(device: Device) -> None:
+    device.invite()
+    waits = []
+    for _ in range(3):
+        os.kill(device.child(), signal.SIGKILL)
+        until(lambda: _gone(device), "it is dead", 30)
+        device.runs.look()
+        began = device.now[0]
+        until(lambda: _restarts(device), "it is started again", 30)
+        waits.append(device.now[0] - began)
+    assert waits == sorted(waits)
+    assert waits[0] >= participation.AGAIN_S
+    device.joins()
+
+
+def _gone(device: Device) -> bool:
+    return device.children() == []
+
+
+def _restarts(device: Device) -> bool:
+    device.now[0] += 1.0
+    device.runs.look()
+    return device.children() != []
+
+
+@pytest.mark.usefixtures("executed")
+def test_a_supernode_ends_with_its_agent(device: Device) -> None:
+    """However the agent ends: its input is closed then."""
+    device.invite()
+    device.joins()
+    child = device.runs._child
+    assert child is not None
+    assert child.stdin is not None
+    child.stdin.close()
+    assert child.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("superlink", "allowed"),
+    [
+        ("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True),
+        ("192.0.2.7:1", False), ("superlink:9093", False), ("127.0.0.1.evil.example:1", False),
+    ],
+)  # fmt: skip
+def test_without_a_ca_only_a_superlink_of_this_machine_is_joined(
+    superlink: str, allowed: bool
+) -> None:
+    assert Joining().allows(superlink) == allowed
+    assert Joining(ca=Path("ca.pem")).allows(superlink)
