@@ -136,10 +136,14 @@ class Controller:
             self.announce(producer)
             self._send_again(producer)
             began_ms = int(time.time() * 1000)
-            for report, heard_us in past_windows(settings.broker, name, began_ms):
-                self._windows.add(report, heard_us)
+            past = list(past_windows(settings.broker, name, began_ms))
             view, reader = open_view(settings.broker, name)
             self._resume(view)
+            for report, heard_us in past:
+                self._windows.add(report, heard_us)
+                if heard_us > 1e6 * self._runs.last_start_s:
+                    self._runs.evidence.add_window(report)
+            del past
             keeper = ViewKeeper(view, self._clock)
             for message in reader.to_end():
                 keeper.take(message)

@@ -54,6 +54,13 @@ class Resumer:
         self.lineage = self._read()
 
     @property
+    def pending(self) -> str | None:
+        """The dead run whose recovery is between steps 1 and 3: another one may have been submitted
+        and have begun already."""
+        kept = self.lineage
+        return kept.runs[-1] if kept is not None and kept.seen is not None else None
+
+    @property
     def earlier(self) -> list[str]:
         """The runs that another one has resumed."""
         return self.lineage.runs[:-1] if self.lineage else []

@@ -56,6 +56,11 @@ class RunTracker:
         self._held_back: str | None = None
 
     @property
+    def last_start_s(self) -> float:
+        """When the last known run began, wall time; 0 without one."""
+        return max(self._starts.values(), default=0.0)
+
+    @property
     def so_far(self) -> RunsSoFar:
         starts = tuple(filter(None, self._starts.values()))
         return RunsSoFar(self._count, self._run is not None, starts, self._failed)
@@ -71,11 +76,14 @@ class RunTracker:
             # may still send an event.
             self._finished |= {event.run} if event.kind == "finished" else set()
             return
-        self._heard = self._clock()
+        pending = self._resumer.pending is not None
+        if not pending:
+            self._heard = self._clock()
         if event.kind != "finished":
             if live and self._run is None:
                 log.info("run %s was started elsewhere", event.run)
-            self._run = event.run
+            if not pending:  # until then the dead run is looked at, to find the one that resumes it
+                self._run = event.run
             return
         self._finished.add(event.run)
         self._resumer.forget(event.run)
@@ -126,10 +134,7 @@ class RunTracker:
         if kept is None:
             return
         last = kept.runs[-1]
-        if last in self._finished:
-            self._resumer.forget(last)
-            return
-        if self._run is None or self._run in kept.runs:
+        if self._run is None or self._run in kept.runs or self._resumer.pending:
             self._run = last
         for dead, new in pairwise(kept.runs):
             if dead not in self._finished:
@@ -139,6 +144,9 @@ class RunTracker:
                 self._publish(producer, dead, "finished", f"{kept.reason}; resumed by run {new}")
                 self._finished.add(dead)
         self._reached("resume-step-4")
+        if last in self._finished and not self._resumer.pending:
+            self._resumer.forget(last)
+            self._run = None if self._run == last else self._run
 
     def _note_start(self, event: RoundEvent) -> None:
         """Record when the run of `event` began, for the daily budget; a resumed run does not

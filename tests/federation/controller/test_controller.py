@@ -318,13 +318,18 @@ def test_a_run_that_ended_well_but_could_not_say_so_is_only_reported(
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("step", "began"), [(1, False), (2, False), (2, True), (3, True), (4, False)]
+)
 def test_a_controller_that_dies_takes_a_run_up_once(
     rig: Rig,
     start: Callable[..., threading.Event],
     monkeypatch: pytest.MonkeyPatch,
     step: int,
+    began: bool,
 ) -> None:
+    """Also if the new run has said something before the next controller is there."""
+
     def reached(point: str) -> None:
         if point == f"resume-step-{step}":
             raise Killed
@@ -336,6 +341,8 @@ def test_a_controller_that_dies_takes_a_run_up_once(
     died = start()
     rig.wait("the controller dies", died.is_set)
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
+    if began:
+        rig.say("started", "r1")
     start()
     rig.wait("the end is told", lambda: ("r9", "finished") in rig.kinds())
     rig.say("rejected", "r1")
@@ -431,6 +438,20 @@ def test_a_restarted_controller_knows_todays_runs(
     rig.disagree_until(first, lambda: held in caplog.text)
     assert len(rig.flower.started) == 1
     assert caplog.text.count(held) == 1
+
+
+@pytest.mark.kafka
+def test_a_new_controller_has_the_evidence_of_the_one_before(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    """It counts the windows that came before it: where controllers are killed all the time, none
+    would see enough of them."""
+    first = rig.serve(1)
+    for number in range(30):
+        rig.window(number, first, 2)
+    start()
+    rig.wait("a run starts", lambda: ("r1", "requested") in rig.kinds())
+    assert "0.200 at worst on 2 devices (d0, d1)" in rig.reasons("requested")["r1"]
 
 
 @pytest.mark.kafka
