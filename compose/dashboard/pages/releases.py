@@ -57,7 +57,7 @@ def add(site: Site) -> None:
             canary.show(found)
             evidence.set_visibility(bool(found.canary))
             odds.show(found)
-            decisions.show((found.decisions, found.bound))
+            decisions.show(found.decisions)
 
         frame.live(releases, show)
 
@@ -141,12 +141,13 @@ class _Evidence:
         self._words.show(found.words[:1].upper() + found.words[1:])
         worse = _line([(point.at_us, point.worse) for point in found.odds])
         fine = _line([(point.at_us, point.fine) for point in found.odds])
-        bound = _line([(point.at_us, found.bound) for point in found.odds])
-        series = {
-            "worse: it goes back at the bound": (PALETTE[4], worse),
-            "not worse: it goes on at the bound": (PALETTE[2], fine),
-            f"bound, {found.bound:g} to 1": (NO_VERSION, bound),
-        }
+        series = {"worse": (PALETTE[4], worse), "not worse": (PALETTE[2], fine)}
+        bounds = {found.bound_worse: "goes back", found.bound_fine: "goes on"}
+        if len(bounds) == 1:
+            bounds = {found.bound_worse: "goes back, or on"}
+        for bound, end in bounds.items():
+            line = _line([(point.at_us, bound) for point in found.odds])
+            series[f"bound: it {end} at {bound:.3g} to 1"] = NO_VERSION, line
         self._chart.show(series if found.odds else {})
 
 
@@ -154,8 +155,7 @@ def _line(points: list[tuple[int, float]]) -> list[list[float | None]]:
     return [[at_us / 1000, min(max(value, LEAST), MOST)] for at_us, value in points]
 
 
-def _draw_decisions(what: tuple[list[DecisionRow], float]) -> None:
-    found, bound = what
+def _draw_decisions(found: list[DecisionRow]) -> None:
     if not found:
         el("div", "empty", EMPTY)
     for row in found:
@@ -172,9 +172,10 @@ def _draw_decisions(what: tuple[list[DecisionRow], float]) -> None:
             about = f"decision {row.seq}, signed by key {row.key}"
             about += f", run {row.run}" if row.run else ""
             el("div", "muted small", about + (f", share {row.share}" if row.share != "-" else ""))
-            if row.odds_worse is not None and row.odds_fine is not None:
-                _odds("odds that it is worse", row.odds_worse, bound, "back")
-                _odds("odds that it is not", row.odds_fine, bound, "on")
+            if row.odds_worse is not None and row.bound_worse is not None:
+                _odds("odds that it is worse", row.odds_worse, row.bound_worse, "back")
+            if row.odds_fine is not None and row.bound_fine is not None:
+                _odds("odds that it is not", row.odds_fine, row.bound_fine, "on")
 
 
 def _odds(name: str, odds: float, bound: float, end: str) -> None:
@@ -182,4 +183,4 @@ def _odds(name: str, odds: float, bound: float, end: str) -> None:
         with ui.element("div").classes("meter").style("width: 160px"):
             ui.element("div").style(f"width: {min(100.0, 100 * odds / bound):.0f}%")
         shown = f"{odds:,.0f}" if odds >= 100 else f"{odds:.2g}"
-        el("span", text=f"{name} {shown} to 1; it goes {end} at {bound:g} to 1")
+        el("span", text=f"{name} {shown} to 1; it goes {end} at {bound:.3g} to 1")

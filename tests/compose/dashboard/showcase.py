@@ -95,7 +95,8 @@ def _decisions(ago_s: int, now_s: float) -> Iterator[Received]:
         reason = f"offered to {count} of {DEVICES} devices" + (found if seq == 14 else "")
         desired["reason"] = told.get(kind, reason)
         if seq == 14:
-            desired["evidence"] = {"e_worse": 0.04, "e_fine": 23.0}
+            bounds = {"bound_worse": 20.0, "bound_fine": 20.0}
+            desired["evidence"] = {"e_worse": 0.04, "e_fine": 23.0, **bounds}
         yield decision(seq, kind, NEW, ago_s, now_s, **desired)
 
 

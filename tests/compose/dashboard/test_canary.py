@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from compose.dashboard.model.observed import Beside
-from compose.dashboard.model.rollouts import BOUND, releases
+from compose.dashboard.model.rollouts import releases
+from federation.rollout.stage_policy import StageRules
 from streams.contract.decisions import rollout_position
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
@@ -60,7 +61,7 @@ def test_the_odds_grow_until_they_pass_the_bound_that_decides(
     beside = watched(agreeing)
     line = [getattr(point, side) for point in beside.canary.odds]
     assert 5 < len(line) <= 15  # since the first stage
-    assert line[0] < BOUND < line[-1]
+    assert line[0] < StageRules().bounds[f"bound_{side}"] < line[-1]
     assert beside.canary.words.startswith(verdict)
 
 
