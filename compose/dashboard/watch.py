@@ -93,7 +93,12 @@ class Watch(threading.Thread):
         began = time.monotonic()
         if not self.ready or began < self._evaluate_at:
             return
-        self.look(lambda seen: seen.beside.canary.look(seen.view, int(seen.now_s * 1e6)))
+        asked = self.look(
+            lambda seen: seen.beside.canary.question(seen.view, int(seen.now_s * 1e6))
+        )
+        if asked is not None:
+            found = asked.evaluate()  # without the lock: messages are taken in meanwhile
+            self.look(lambda seen: seen.beside.canary.note(asked, found))
         took = time.monotonic() - began
         self._evaluate_at = began + max(EVALUATE_S, took / EVALUATE_SHARE)
 

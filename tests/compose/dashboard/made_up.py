@@ -132,6 +132,12 @@ def observed(*messages: Received, link: Link | None = None, now_s: float = NOW_S
     return Observed(beside, lag, link or Link("broker:9092", now_s), now_s)
 
 
+def evaluate(beside: Beside, now_us: int) -> None:
+    """As the watch does."""
+    if (asked := beside.canary.question(beside.view, now_us)) is not None:
+        beside.canary.note(asked, asked.evaluate())
+
+
 class FakeWatch:
     """Looks at one moment for ever; `seen` can be replaced."""
 

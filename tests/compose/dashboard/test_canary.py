@@ -17,6 +17,7 @@ from tests.compose.dashboard.made_up import (
     at,
     decision,
     device,
+    evaluate,
     observed,
 )
 from tests.compose.messages import TASK, window
@@ -48,7 +49,7 @@ def watched(agreeing: int) -> Beside:
     for message in messages(agreeing):
         beside.absorb(message)
         if message.key == b"d11" and message.topic.endswith("windows"):
-            beside.canary.look(beside.view, message.time_ms * 1000)
+            evaluate(beside, message.time_ms * 1000)
     return beside
 
 
@@ -72,5 +73,5 @@ def test_the_page_has_the_line_of_the_version_that_is_offered_and_of_no_other() 
     assert len(releases(seen).odds) == len(beside.canary.odds)
     beside.absorb(decision(3, "served", CANARY, 0, stable=CANARY))
     assert releases(seen).odds == []
-    beside.canary.look(beside.view, 1)
+    evaluate(beside, 1)
     assert (list(beside.canary.odds), beside.canary.words) == ([], "")
