@@ -287,6 +287,7 @@ def console(
         state=state,
         reference=task,
         options=() if state == DEFAULT_STATE else ("--state", str(state)),
+        kafka=kafka,
         host=host,
         port=port,
         jobs=tuple(jobs or ()),

@@ -21,7 +21,7 @@ def add(site: Site) -> None:
         with frame.content:
             el("h1", text="Learning")
             now = Drawn(_draw_now)
-            copyable("Request a run at once:", site.command("train"))
+            copyable("Request a run at once:", site.command("train", topics=True))
             with card("By round"):
                 chart = _Chart()
             runs = Drawn(_draw_runs, "runs")

@@ -81,5 +81,5 @@ def _draw_letter(site: Site, found: LetterDetail | str) -> None:
         el("div", "mono", ", ".join(f"{name}: {value}" for name, value in row.items()))
     el("h2", text="Its first bytes").style("margin-top: 10px")
     el("div", "mono", found.head or "it has no value")
-    replay = site.command("dead-letters replay", str(letter.offset))
+    replay = site.command("dead-letters replay", str(letter.offset), topics=True)
     copyable("Send it again, once its cause is fixed:", replay)

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from compose.dashboard.web.settings import ConsoleSettings
+from streams.kafka.settings import BrokerSettings
+
 TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
 
 
@@ -84,6 +87,16 @@ def test_on_all_addresses_it_says_one_that_works_and_that_everyone_can_read(tmp_
         assert "Everyone who can reach this port can read everything" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+def test_a_command_to_copy_has_what_the_console_was_started_with() -> None:
+    settings = ConsoleSettings(
+        BrokerSettings(bootstrap="k:1"), Path("st"), "t.py:task", ("--state", "st"), "k:1"
+    )
+    promote = settings.command("models promote", "2-b c")
+    assert promote == "tidewheel models promote t.py:task '2-b c' --state st"
+    train = settings.command("train", topics=True)
+    assert train == "tidewheel train t.py:task --state st --kafka k:1"
 
 
 def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
