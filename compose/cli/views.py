@@ -254,35 +254,23 @@ def console(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="The address to listen on; on one that is not loopback reading needs the token.",
+            help="The address to listen on. Everyone who reaches another one than loopback can "
+            "read everything.",
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free port.")] = 8750,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A name by which browsers may ask for the console."),
-    ] = None,
-    allow_actions: Annotated[
-        bool,
-        typer.Option(
-            "--allow-actions",
-            help="Let who has the token of <state>/console-token request runs, roll back, promote, "
-            "pause and resume rollouts, and replay dead letters.",
-        ),
-    ] = False,
     jobs: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FOLDER", help="More folders with folders of batch jobs than <state> knows."
         ),
     ] = None,
-    registry: RegistryPlace = None,
 ) -> None:
     """Serve a live page of the fleet, and the same as JSON: overview, devices, learning, releases,
     data quality, batch jobs.
 
-    Follows the topics, through broker outages; changes nothing unless --allow-actions. Ctrl-C stops
-    it. Needs tidewheel[console].
+    Follows the topics, through broker outages, and changes nothing. Ctrl-C stops it. Needs
+    tidewheel[console].
     """
     try:
         from compose.dashboard.web.server import run
@@ -297,11 +285,11 @@ def console(
     settings = ConsoleSettings(
         broker=broker_of(state, kafka),
         state=state,
+        reference=task,
+        options=() if state == DEFAULT_STATE else ("--state", str(state)),
+        kafka=kafka,
         host=host,
         port=port,
-        hosts=tuple(allow_host or ()),
-        allow_actions=allow_actions,
         jobs=tuple(jobs or ()),
-        registry=registry,
     )
     run(settings, loaded, terminal.say)

@@ -41,6 +41,7 @@ class Watch(threading.Thread):
         self._settings, self._task, self._clock = settings, task.name, clock
         self._ending = threading.Event()
         self._evaluate_at = 0.0
+        self._answers: bool | None = None  # whether the broker does, as the log has it
 
         def make(view: FleetView) -> Beside:
             return Beside(view, canary=Canary.of(task), classes=task.classes)
@@ -83,15 +84,21 @@ class Watch(threading.Thread):
             self._link = Link(was.address, self._clock())
             self.look(_sample)
             self._evaluate()
-        if bool(was.why) != bool(self._link.why):
-            log.info("the broker %s", f"is away: {self._link.why}" if self._link.why else "answers")
+        if (answers := not self._link.why) != self._answers:
+            self._answers = answers
+            log.info("Kafka %s", "answers" if answers else f"is not reached: {self._link.why}")
 
     def _evaluate(self) -> None:
         """Evaluate the canary, at most EVALUATE_SHARE of the time."""
         began = time.monotonic()
         if not self.ready or began < self._evaluate_at:
             return
-        self.look(lambda seen: seen.beside.canary.look(seen.view, int(seen.now_s * 1e6)))
+        asked = self.look(
+            lambda seen: seen.beside.canary.question(seen.view, int(seen.now_s * 1e6))
+        )
+        if asked is not None:
+            found = asked.evaluate()  # without the lock: messages are taken in meanwhile
+            self.look(lambda seen: seen.beside.canary.note(asked, found))
         took = time.monotonic() - began
         self._evaluate_at = began + max(EVALUATE_S, took / EVALUATE_SHARE)
 

@@ -1,13 +1,14 @@
 """Jobs of `tidewheel score`, from their folders, and where they are in the queue."""
 
-from collections.abc import Iterable, Mapping
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compose.reports.terminal import moment
 from streams.batch.jobs.job_folder import JobFolder, now_us
-from streams.batch.jobs.job_index import JobIndex
+from streams.batch.jobs.job_index import JobIndex, newest_first
 from streams.batch.jobs.manifest import manifest_of
 from streams.batch.queue.entries import Entry
 from streams.batch.queue.job_queue import JobQueue
@@ -57,29 +58,45 @@ def report_of(
 
 def read_jobs(state: Path, places: Iterable[Path] = (), most: int | None = None) -> FoundJobs:
     """Return the jobs that a state folder knows, and those in or directly below the places, the
-    newest first and at most so many; and a line for each one that cannot be read."""
-    folders = {job.folder for job in JobIndex(state).jobs()} | set(_folders(places))
-    found, wrong, queued = [], [], dict[str, Place]()
+    newest first and at most so many; and a line for each one that cannot be read. Older ones are
+    not read."""
+    found: list[JobReport] = []
+    wrong: list[str] = []
+    queued: dict[str, Place] = {}
     try:
         queued = places_of(state)
     except (TidewheelError, OSError) as exc:
         wrong.append(str(exc))
-    for folder in sorted(folders):
+    seen: set[Path] = set()
+    newest = heapq.merge(JobIndex(state).jobs(), _jobs_in(places), key=_submitted_ns, reverse=True)
+    for _, job in newest:
+        if len(seen) == most:
+            break
+        if job.folder in seen:
+            continue
+        seen.add(job.folder)
         try:
-            found.append(report_of(JobFolder(folder), places=queued))
+            found.append(report_of(job, places=queued))
         except (TidewheelError, OSError) as exc:
             wrong.append(str(exc))
     found.sort(key=lambda report: -report.manifest.started_us)
-    return found[:most], wrong
+    return found, wrong
 
 
-def _folders(places: Iterable[Path]) -> list[Path]:
-    return [
-        mark.parent
+def _submitted_ns(found: tuple[int, JobFolder]) -> int:
+    return found[0]
+
+
+def _jobs_in(places: Iterable[Path]) -> Iterator[tuple[int, JobFolder]]:
+    """Yield the jobs in or directly below the places, the newest first."""
+    marks = [
+        mark
         for place in places
         for pattern in ("specification.json", "*/specification.json")
         for mark in place.absolute().glob(pattern)
     ]
+    for at_ns, mark in newest_first(marks):
+        yield at_ns, JobFolder(mark.parent)
 
 
 # --- the queue ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ as a whole, so the second rate follows the first by a window's length and its la
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rich.console import Console
@@ -40,7 +41,7 @@ class Status:
     lag: Lag
     now_s: float
 
-    @property
+    @cached_property
     def produced_per_s(self) -> float:
         states = self.view.devices.values()
         return sum(s.events_per_s for s in states if s.phase != "stopped" and not self.silent(s))

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import tempfile
 import threading
 from collections.abc import Callable
@@ -31,8 +32,9 @@ def socket_path(folder: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"tidewheel-{os.getuid()}-{digest}"
     short.mkdir(mode=0o700, exist_ok=True)
-    if short.stat().st_uid != os.getuid() or short.stat().st_mode & 0o077:
-        raise PermissionError(f"{short} belongs to another user: remove it")
+    found = short.lstat()  # whoever may write here can put a link to another folder of ours
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{short} is not a private folder of this user: remove it")
     return short / "agent.sock"
 
 
@@ -49,11 +51,8 @@ class SocketServer(threading.Thread):
         self._ending = threading.Event()
         path.unlink(missing_ok=True)  # of a killed agent
         self._socket = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)  # creates the socket with mode 0600
-        try:
-            self._socket.bind(str(path))
-        finally:
-            os.umask(before)
+        self._socket.bind(str(path))
+        path.chmod(0o600)  # before anyone can connect; a umask would be that of all threads
         self._socket.listen(4)
         self._socket.settimeout(0.2)
 

@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,9 @@ class Downlink(threading.Thread):
             kept=slots.kept,
             trusted=lambda: acceptance.trusted,
             downloads=Downloads(downloads),
-            ending=self._ending,
         )
         self._connected = False
+        self._connected_at = 0  # the end of `invitations` then
         self._release: Release | None = None  # the last accepted one
         self._withdrawn_by = -1  # the decision whose withdrawals the slots have
         self._failures = 0
@@ -113,21 +114,24 @@ class Downlink(threading.Thread):
         self._connected = True
         try:
             reader.seek_back(time.time_ns() // 1_000_000 - LOOK_BACK_MS, invitations)
-            connected = reader.end(invitations, 0)
+            self._connected_at = reader.end(invitations, 0)
             for partition in reader.partitions(topics[1]) if self._samples.scores_read else []:
                 reader.seek(topics[1], partition, self._samples.scores_read)
             while not self._ending.is_set():
-                messages = reader.poll(0.25)
-                self._accept([m for m in messages if m.topic == topics[0]])
-                for message in messages:
-                    if message.topic == topics[1]:
-                        self._read_scores_of(message)
-                    elif message.topic == invitations:
-                        self._invited(message.value, live=message.offset >= connected)
-                self._consider()
+                self._read(reader, 0.25)
+                self._consider(reader)
         finally:
             self._connected = False
             reader.close()
+
+    def _read(self, reader: Reader, timeout_s: float) -> None:
+        messages, name = reader.poll(timeout_s), self._task.name
+        self._accept([m for m in messages if m.topic == topic_name(name, RELEASES)])
+        for message in messages:
+            if message.topic == topic_name(name, SCORES):
+                self._read_scores_of(message)
+            elif message.topic == topic_name(name, INVITATIONS):
+                self._invited(message.value, live=message.offset >= self._connected_at)
 
     def _accept(self, messages: Sequence[Received]) -> None:
         """Accept decisions. A refusal is reported only for the record under the task's name,
@@ -167,8 +171,9 @@ class Downlink(threading.Thread):
             outputs = np.array(taken.column("teacher").to_pylist(), np.float32)
             self._samples.teach(times_us(taken.column("time")), outputs)
 
-    def _consider(self) -> None:
-        """Serve the version of the last decision, if it is available now."""
+    def _consider(self, reader: Reader) -> None:
+        """Serve the version of the last decision, if it is available now; `reader` goes on reading
+        decisions while it is fetched."""
         release = self._release
         if release is None or self._clock() < self._retry_at:
             return
@@ -177,37 +182,53 @@ class Downlink(threading.Thread):
         if self._withdrawn_by != release.decision.seq:
             slots.withdraw(desired.withdrawn, stable.model if stable else None)
             self._withdrawn_by = release.decision.seq
-        wanted, refused = desired.target(self._task.name, self._device), None
-        if wanted is not None and (why := slots.refused.get(wanted.model)):
-            refused = f"release {wanted.model} refused: {why}"
-            wanted = stable if stable and stable.model not in slots.refused else None
+        wanted, refused = self._chosen(release)
         if wanted is None or wanted.model == slots.active:
             self._not_installed = refused
             return
         if not release.deliveries and wanted.model != slots.previous:
             return  # the next message has the deliveries
         try:
-            self._serve(wanted, release)
+            self._serve(wanted, release, partial(self._outdated, wanted, reader))
             self._not_installed = refused
         except OSError as exc:  # a full disk
-            self._again_later(f"release {wanted.model} not installed: {exc}")
+            self._again_later(release, f"release {wanted.model} not installed: {exc}")
         except Retryable as exc:
-            self._again_later(f"release {wanted.model} not fetched: {exc}")
+            self._again_later(release, f"release {wanted.model} not fetched: {exc}")
         except ArtifactError as exc:
-            self._again_later(f"release {wanted.model} refused: {exc}")
+            self._again_later(release, f"release {wanted.model} refused: {exc}")
             log.error("%s; %s keeps serving", self._not_installed, slots.active)
 
-    def _serve(self, wanted: Ref, release: Release) -> None:
+    def _serve(self, wanted: Ref, release: Release, stop: Callable[[], bool]) -> None:
         slots = self._slots
         if wanted.model == slots.previous:
             slots.reinstall(wanted.model)
         else:
             url = release.decision.standing.url
-            data = self._fetching.fetch(wanted, release.deliveries, url)
+            data = self._fetching.fetch(wanted, release.deliveries, url, stop)
             slots.install(data, wanted.digest)
         log.info("%s: serving %s, was %s", self._device, slots.active, slots.previous)
 
-    def _again_later(self, problem: str) -> None:
+    def _chosen(self, release: Release) -> tuple[Ref | None, str | None]:
+        """Return the version that a decision wants from this device, and why that is not the one
+        that it names."""
+        desired, refused = release.decision.standing, self._slots.refused
+        wanted, stable = desired.target(self._task.name, self._device), desired.stable
+        if wanted is None or not (why := refused.get(wanted.model)):
+            return wanted, None
+        instead = stable if stable and stable.model not in refused else None
+        return instead, f"release {wanted.model} refused: {why}"
+
+    def _outdated(self, wanted: Ref, reader: Reader) -> bool:
+        """Read what has come meanwhile; return whether the agent ends, or the last decision wants
+        another version."""
+        self._read(reader, 0.0)
+        last = self._release
+        return self._ending.is_set() or last is None or self._chosen(last)[0] != wanted
+
+    def _again_later(self, release: Release, problem: str) -> None:
+        if self._release is not release:
+            return  # a decision that came meanwhile is considered at once
         self._not_installed = problem
         wait_s = min(RETRY_S * 2**self._failures, RETRY_MOST_S)
         self._failures += 1

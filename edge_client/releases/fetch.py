@@ -6,7 +6,6 @@ failed. What is announced or comes larger than the artifact's size in the decisi
 """
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -38,25 +37,26 @@ class ArtifactFetcher:
         kept: Callable[[str], Artifact],
         trusted: Callable[[], Sequence[Ed25519PublicKey]],
         downloads: Downloads,
-        ending: threading.Event,
     ) -> None:
-        self._task, self._settings, self._ending = task, settings, ending
+        self._task, self._settings = task, settings
         self._bases, self._kept, self._trusted = bases, kept, trusted
         self._downloads = downloads
         self.received = 0  # bytes of all downloads
 
-    def fetch(self, ref: Ref, deliveries: Sequence[Delivery], url: str) -> bytes:
+    def fetch(
+        self, ref: Ref, deliveries: Sequence[Delivery], url: str, stop: Callable[[], bool]
+    ) -> bytes:
         """Return the bytes of the artifact with the digest of `ref`; raise the last source's
-        ArtifactError or Retryable if all fail."""
+        ArtifactError or Retryable if all fail, or once `stop` returns True."""
         bases = self._bases()
         offered = [d for d in deliveries if d.model == ref.model]
         self._downloads.keep(offered)
-        sources = [partial(self._from_kafka, ref, d) for d in offered if d.base in bases]
-        sources += [partial(self._from_kafka, ref, d) for d in offered if d.base is None]
+        sources = [partial(self._from_kafka, ref, d, stop) for d in offered if d.base in bases]
+        sources += [partial(self._from_kafka, ref, d, stop) for d in offered if d.base is None]
         if url:
             deltas = f"{url}/deltas/{ref.model}.from."
-            sources += [partial(self._from_url, ref, f"{deltas}{base}.twd", base) for base in bases]
-            sources.append(partial(self._from_url, ref, f"{url}/models/{ref.model}.twa"))
+            sources += [partial(self._from_url, ref, f"{deltas}{b}.twd", stop, b) for b in bases]
+            sources.append(partial(self._from_url, ref, f"{url}/models/{ref.model}.twa", stop))
         problem: Exception = ArtifactError("missing", f"{ref.model} has no delivery and no URL")
         for source in sources:
             try:
@@ -66,20 +66,22 @@ class ArtifactFetcher:
             except (ArtifactError, Retryable, OSError) as exc:
                 log.warning("%s: %s", ref.model, exc)
                 problem = exc
-                if self._ending.is_set():
+                if stop():
                     break
             else:
                 self._downloads.keep([])
                 return data
         raise problem
 
-    def _from_kafka(self, ref: Ref, delivery: Delivery) -> bytes:
+    def _from_kafka(self, ref: Ref, delivery: Delivery, stop: Callable[[], bool]) -> bytes:
         delivery.check_bound(ref)  # before a part of it is in memory
-        data = fetch(self._settings, self._task, self._downloads.of(delivery), self._ending)
+        data = fetch(self._settings, self._task, self._downloads.of(delivery), stop)
         return self._whole(ref, data, delivery.base)
 
-    def _from_url(self, ref: Ref, url: str, base: str | None = None) -> bytes:
-        return self._whole(ref, fetch_url(url, ref.most_bytes), base)
+    def _from_url(
+        self, ref: Ref, url: str, stop: Callable[[], bool], base: str | None = None
+    ) -> bytes:
+        return self._whole(ref, fetch_url(url, ref.most_bytes, stop), base)
 
     def _whole(self, ref: Ref, data: bytes, base: str | None) -> bytes:
         """Return the artifact of received bytes, which are a delta if there is a `base`."""

@@ -207,7 +207,7 @@ class Uplink(threading.Thread):
         messages = self._messages(frames, self._refusals)
         self._reached("uplink-step-2")
         size = sum(message.size for message in messages)
-        entry = BatchInFlight(frames, self._clock(), missing=len(messages), size=size)
+        entry = BatchInFlight(frames, self._clock(), len(messages), size)
         self._flight.append(entry)
         self._flight_bytes += size
         self._next = frames[-1].end

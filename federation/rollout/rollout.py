@@ -175,7 +175,7 @@ class Rollout:
         after = last.decision.standing.model_copy(update=fields)
         reason = f"offered to {_devices(count, fleet.present(self.clock()))}"
         if finding is None:
-            return self._decide(last, "stage", after, model, reason)
+            return self._decide(last, "stage", after, model, reason, self.plan.rules.bounds)
         reason = f"{reason}: {finding.reason}"
         return self._decide(last, "stage", after, model, reason, finding.evidence)
 

@@ -37,6 +37,11 @@ class StageRules:
     by_labels: bool = False
 
     @property
+    def bounds(self) -> dict[str, float]:
+        """The likelihood ratios at which a version goes back, and on, as evidence has them."""
+        return {"bound_worse": 1 / self.alpha, "bound_fine": 1 / self.beta}
+
+    @property
     def loss(self) -> float:
         if self.worse_by is not None:
             return self.worse_by
@@ -74,7 +79,7 @@ def evaluate(
     seen = Comparison(windows, candidate, stable, began_us, canary)
     evidence = compare(rules.loss, seen.parts, len(windows.classes), rules.metric)
     evidence |= seen.told(stage_began_us)
-    evidence |= {"refused": len(refusals), "offered": offered}
+    evidence |= {"refused": len(refusals), "offered": offered, **rules.bounds}
     waited_s = (now_us - stage_began_us) / 1e6
     if refusals and len(refusals) > REFUSING * offered:
         device, why = min(refusals.items())
@@ -102,9 +107,9 @@ def _decide(
 ) -> StageVerdict:
     worse, fine, stage = evidence["e_worse"], evidence["e_fine"], int(evidence["stage_windows"])
     found = _found(candidate, evidence, rules)
-    if worse >= 1 / rules.alpha:
+    if worse >= evidence["bound_worse"]:
         return StageVerdict("roll-back", f"canary failed: {found}", evidence)
-    if fine >= 1 / rules.beta and stage >= rules.minimum_windows:
+    if fine >= evidence["bound_fine"] and stage >= rules.minimum_windows:
         return StageVerdict("go-on", f"canary passed: {found}", evidence)
     if waited_s > rules.max_wait_s:
         reason = f"canary undecided after {waited_s / 3600:.1f} h: {found}"

@@ -118,7 +118,8 @@ class FleetView:
         return self.decisions[max(self.decisions)].standing if self.decisions else DesiredState()
 
     def _round(self, event: RoundEvent) -> None:
-        if event in self.rounds[-500:]:
+        last = self.rounds[-500:]
+        if any(each.time_us == event.time_us and each == event for each in last):
             return  # told twice: its first acknowledgement was lost
         self.rounds.append(event)
         self.timeline.run(event)

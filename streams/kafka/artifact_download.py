@@ -10,6 +10,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from streams.contract.decisions import MAX_BYTES, Delivery
@@ -19,7 +20,9 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 
 FETCH_S = 60.0
-URL_S = 10.0  # timeout of a response
+URL_S, URL_MOST_S = 10.0, 600.0  # timeouts of a response, and of a whole download
+LOOK_S = 0.25  # between two looks at whether a download is broken off
+RESUME_S = 1.0  # before a URL is taken up where it was cut
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +86,14 @@ def fetch(
     settings: BrokerSettings,
     task: str,
     download: Download,
-    ending: threading.Event,
+    stop: Callable[[], bool],
     timeout_s: float = FETCH_S,
 ) -> bytes:
     """Return the bytes of a delivery from Kafka.
 
-    Raises Retryable on a timeout or if `ending` is set (received chunks stay in the download), and
-    ArtifactError if chunks are missing on the topic or do not match the announcement.
+    Raises Retryable on a timeout or once `stop` returns True, which is asked every LOOK_S (received
+    chunks stay in the download), and ArtifactError if chunks are missing on the topic or do not
+    match the announcement.
     """
     topic, want = topic_name(task, ARTIFACTS), download.delivery
     deadline = time.monotonic() + timeout_s
@@ -97,10 +101,10 @@ def fetch(
         end = reader.end(topic, 0)
         reader.seek(topic, 0, min(download.next_offset, end))
         while download.missing:
-            if ending.is_set() or time.monotonic() > deadline:
+            if stop() or time.monotonic() > deadline:
                 have = want.chunks - download.missing
                 raise Retryable(f"{want.model}: {have} of {want.chunks} chunks")
-            messages = reader.poll(0.25)
+            messages = reader.poll(LOOK_S)
             for message in messages:
                 download.take(message)
             if not messages and download.missing and reader.position(topic, 0) >= end:
@@ -113,19 +117,62 @@ def fetch(
     return download.data()
 
 
-def fetch_url(url: str, limit: int = MAX_BYTES) -> bytes:
-    """Return the bytes at an http or https `url`, at most `limit`; raise Retryable on failure.
+def fetch_url(
+    url: str,
+    limit: int = MAX_BYTES,
+    stop: Callable[[], bool] = lambda: False,
+    timeout_s: float = URL_MOST_S,
+) -> bytes:
+    """Return the bytes at an http or https `url`, at most `limit`; raise Retryable on failure,
+    after `timeout_s` in all, or once `stop` returns True, which is asked every LOOK_S.
 
     Resumes after a cut connection. The bytes are untrusted, like those from Kafka.
     """
-    import http.client  # few devices have a URL to fetch from
-    import urllib.error
-    import urllib.request
-
     if not url.startswith(("https://", "http://")):
         raise ArtifactError("url", f"{url[:80]} is neither https nor http")
-    data = bytearray()
-    while True:
+    download, deadline = _UrlDownload(url, limit), time.monotonic() + timeout_s
+    download.start()
+    try:
+        while download.is_alive():
+            download.join(LOOK_S)
+            if download.is_alive() and (stop() or time.monotonic() > deadline):
+                raise Retryable(f"{url}: broken off after {len(download.data)} bytes")
+    finally:
+        download.broken_off.set()
+    if download.error is not None:
+        raise download.error
+    return bytes(download.data)
+
+
+class _UrlDownload(threading.Thread):
+    """Reads a URL in a thread of its own: a name that is not resolved and headers that come byte by
+    byte hold it for as long as they like. Broken off it ends with its next bytes."""
+
+    def __init__(self, url: str, limit: int) -> None:
+        super().__init__(name="download", daemon=True)
+        self._url, self._limit = url, limit
+        self.data = bytearray()
+        self.error: Exception | None = None
+        self.broken_off = threading.Event()
+
+    def run(self) -> None:
+        import http.client  # few devices have a URL to fetch from
+
+        try:
+            while not self._read() and not self.broken_off.wait(RESUME_S):
+                log.info("%s: cut after %d bytes, taken up there", self._url, len(self.data))
+        except (ArtifactError, Retryable) as exc:
+            self.error = exc
+        except (OSError, ValueError, http.client.HTTPException) as exc:
+            self.error = Retryable(f"{self._url}: {exc}")
+            self.error.__cause__ = exc
+
+    def _read(self) -> bool:
+        """Read on from where it was cut; return whether that was all."""
+        import urllib.error
+        import urllib.request
+
+        url, data = self._url, self.data
         request = urllib.request.Request(url)
         if data:
             request.add_header("Range", f"bytes={len(data)}-")
@@ -135,19 +182,18 @@ def fetch_url(url: str, limit: int = MAX_BYTES) -> bytes:
                 if data and answer.status != 206:  # no support for ranges: start again
                     data.clear()
                 whole = _total_length(answer.headers.get("Content-Length"), len(data))
-                while chunk := answer.read(1 << 16):
+                while not self.broken_off.is_set() and (chunk := answer.read1(1 << 16)):
                     data += chunk
-                    if len(data) > limit:
-                        raise ArtifactError("url", f"{url} returns more than {limit} bytes")
+                    if len(data) > self._limit:
+                        raise ArtifactError("url", f"{url} returns more than {self._limit} bytes")
         except urllib.error.HTTPError as exc:
             exc.close()  # it keeps the connection open
-            raise Retryable(f"{url}: {exc}") from exc
-        except (OSError, ValueError, http.client.HTTPException) as exc:
-            raise Retryable(f"{url}: {exc}") from exc
+            raise
         if whole is None or len(data) >= whole:
-            return bytes(data)
+            return True
         if len(data) <= before:
             raise Retryable(f"{url}: cut after {len(data)} of {whole} bytes")
+        return False
 
 
 def _total_length(header: str | None, have: int) -> int | None:

@@ -25,6 +25,7 @@ from streams.kafka.settings import BrokerSettings
 SESSION_S = 10.0
 TOPIC_S = 10.0  # to wait for a topic that was just created
 POLL_MS = 250
+CLOSE_S = 5.0  # a thread that takes longer to leave the group goes on by itself
 ASKED_S = 300.0  # a leader that does not ask for so long gives up the lead
 
 log = logging.getLogger(__name__)
@@ -69,12 +70,12 @@ class Election:
         return self._leading
 
     def _stay(self) -> None:
-        """Poll until `close`. A process that no longer asks leaves the group: it may hang."""
+        """Poll until `close`, then leave the group: no other thread may touch the consumer. A
+        process that no longer asks leaves it, too: it may hang."""
         try:
             with translated(self._settings):
                 while not self._ending.is_set():
                     if time.monotonic() - self._asked > ASKED_S:
-                        self._consumer.unsubscribe()
                         raise BrokerUnavailable(f"nobody asked for {ASKED_S:.0f} s who leads")
                     if mine := self._consumer.assignment():
                         self._consumer.pause(*mine)  # no message is read
@@ -84,12 +85,12 @@ class Election:
             self._failure = exc
         finally:
             self._leading = False
+            try:
+                self._consumer.close(timeout_ms=2000)
+            except kafka_errors.KafkaError as exc:
+                log.warning("leaving the election failed, the session will expire: %s", exc)
 
     def close(self) -> None:
         """Leave the group, so that another member can lead at once."""
         self._ending.set()
-        self._thread.join(5.0)
-        try:
-            self._consumer.close(timeout_ms=2000)
-        except kafka_errors.KafkaError as exc:
-            log.warning("leaving the election failed, the session will expire: %s", exc)
+        self._thread.join(CLOSE_S)

@@ -5,11 +5,20 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import (
+    InvalidProducerEpochError,
+    KafkaError,
+    KafkaTimeoutError,
+    OutOfOrderSequenceNumberError,
+    UnknownProducerIdError,
+)
 
+from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.records import Headers
 from streams.kafka.refusals import connecting, sending, translated, unavailable
 from streams.kafka.settings import BrokerSettings
+
+GAPS = (OutOfOrderSequenceNumberError, UnknownProducerIdError, InvalidProducerEpochError)
 
 Done = Callable[[Exception | None], None]
 
@@ -29,6 +38,10 @@ class Producer:
 
     `delivery_timeout_ms` never expires: after an expired batch this library's idempotent producer
     never sends again. The caller must bound the messages in flight.
+
+    Where the broker finds a gap in the numbers of its batches, the library would go on under a new
+    id, with what it has left and without what was refused: later messages would come first. It is
+    closed instead, by the first callback, and every later `send` raises what happened.
     """
 
     OPTIONS: ClassVar[dict[str, Any]] = {
@@ -51,12 +64,24 @@ class Producer:
                 bootstrap_timeout_ms=int(bootstrap_timeout_s * 1000),
             )
         self._settings = settings
+        self._broken: BrokerUnavailable | None = None
 
     def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
-        with sending(self._settings, topic):
-            future = self._producer.send(topic, value=value, key=key, headers=headers)
+        try:
+            with sending(self._settings, topic):
+                future = self._producer.send(topic, value=value, key=key, headers=headers)
+        except BrokerUnavailable as exc:
+            raise (self._broken or exc) from exc
         future.add_callback(lambda _metadata: done(None))
-        future.add_errback(lambda exc: done(self._translated(exc)))
+        future.add_errback(lambda exc: done(self._failed(exc)))
+
+    def _failed(self, exc: Exception) -> Exception:
+        """Return the error of a message; by the library's thread, before it sends anything more."""
+        found = self._translated(exc)
+        if isinstance(exc, GAPS) and isinstance(found, BrokerUnavailable) and not self._broken:
+            self._broken = found
+            self._producer._sender.force_close()  # `close` would send what is left first
+        return found
 
     def _translated(self, exc: Exception) -> Exception:
         return unavailable(self._settings, exc) if isinstance(exc, KafkaError) else exc

@@ -172,6 +172,8 @@ def unavailable(settings: BrokerSettings, exc: Exception) -> BrokerUnavailable:
             f"{refuses}: {type(exc).__name__}: {exc}: "
             "check user, password and ACLs (TIDEWHEEL_KAFKA_*)"
         )
+    if isinstance(exc, kafka_errors.BrokerResponseError):
+        return BrokerUnavailable(f"{refuses}: {type(exc).__name__}: {exc}")
     return BrokerUnavailable(
         f"no Kafka broker answers at {settings.bootstrap} ({type(exc).__name__}): "
         "start one, or name another with --kafka HOST:PORT"

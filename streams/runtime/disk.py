@@ -1,10 +1,13 @@
 """Atomic file writes: after a crash a file has its old or its new content, never a mix."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+_numbers = itertools.count()  # several threads may write one file
 
 
 def cache_folder() -> Path:
@@ -33,7 +36,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """Replace `path` as `write_atomic`, in several writes. An exception keeps the old content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.tmp")
     try:
         with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file

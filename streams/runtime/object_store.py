@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from streams.contract.errors import Retryable, UsageError
 from streams.runtime.disk import sync_directory, write_atomic
 
+PRECONDITION_FAILED = 412  # the status of a conditional write where there is a file
+
 
 class ObjectStore(Protocol):
     """A store of files. Names are relative, with slashes. Raises FileNotFoundError for a missing
@@ -123,7 +125,12 @@ class RemoteStore:
         self._ask(self._files.pipe_file, self._path(name), data)
 
     def create(self, name: str, data: bytes) -> None:
-        self._ask(self._files.pipe_file, self._path(name), data, mode="create")
+        try:
+            self._ask(self._files.pipe_file, self._path(name), data, mode="create")
+        except Retryable as exc:
+            if _status(exc.__cause__) == PRECONDITION_FAILED:
+                raise FileExistsError(self._path(name)) from exc
+            raise
 
     def names(self, folder: str) -> list[str]:
         return sorted(self.tags(folder))
@@ -161,6 +168,18 @@ class RemoteStore:
         except (FileNotFoundError, FileExistsError):
             raise
         except Exception as exc:  # each implementation has its own errors
-            if "PreconditionFailed" in repr(exc) or "412" in repr(exc):
-                raise FileExistsError(str(given[0])) from exc
             raise Retryable(f"{self.where} cannot be reached: {exc!r}"[:300]) from exc
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Return the HTTP status of a library's error, or of the one that it was made of: botocore has
+    it in its response, others as an attribute."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        for name in ("status_code", "status", "code"):
+            if isinstance(found := getattr(error, name, None), int):
+                return found
+        error = error.__cause__
+    return None

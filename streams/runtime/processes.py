@@ -1,4 +1,5 @@
-"""Processes by their identity, which no later process has: number, time of start, boot, namespace.
+"""Processes by their identity, which no later process has: number, time of start, machine, boot,
+namespace.
 
 Linux tells all of it. Elsewhere nobody can say whether a process of another program lives.
 """
@@ -19,10 +20,12 @@ STARTED = 19  # of the fields behind the name in /proc/<pid>/stat: the start in 
 
 @dataclass(frozen=True)
 class Process:
-    """A process. `boot` and `namespace` say where its number means anything."""
+    """A process. `boot` and `namespace` say where its number means anything; `machine` whose boot
+    that is, "" where that is unknown."""
 
     pid: int
     started: int
+    machine: str
     boot: str
     namespace: str
 
@@ -40,12 +43,26 @@ def boot() -> str:
     return _text(Path("/proc/sys/kernel/random/boot_id"))
 
 
+@cache
+def machine() -> str:
+    """Return the machine's id, "" if it has none."""
+    return _text(Path("/etc/machine-id"))
+
+
 def this_process() -> Process:
-    return Process(os.getpid(), _started(os.getpid()) or 0, boot(), _namespace())
+    here = machine(), boot(), _namespace()
+    return Process(os.getpid(), _started(os.getpid()) or 0, *here)
+
+
+def elsewhere(process: Process) -> bool:
+    """Return whether a process is known to be of another machine, which shares no clock."""
+    return bool(process.machine and machine()) and process.machine != machine()
 
 
 def alive(process: Process) -> bool | None:
     """Return whether a process lives; None: it cannot be told from here."""
+    if elsewhere(process):
+        return None
     if process.boot != boot():
         return False
     if not process.boot or process.namespace != _namespace():

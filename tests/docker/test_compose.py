@@ -189,17 +189,12 @@ def test_proxy_and_console_alone_are_published_on_loopback(loop: Loop) -> None:
     assert {address.rpartition(":")[0] for address in found.values()} == {"127.0.0.1"}
 
 
-def test_the_console_shows_the_fleet_to_who_has_its_token(loop: Loop) -> None:
+def test_the_console_shows_the_fleet(loop: Loop) -> None:
     address = f"http://{published(loop)['8750/tcp']}"
-    with httpx.Client(base_url=address, headers={"origin": address}) as client:
+    with httpx.Client(base_url=address) as client:
         until(lambda: client.get("/ready").status_code == 200, "the console has read the past", 60)
-        assert client.get("/api/status").status_code == 401
-        token = loop.inside("console", "cat", "/console/console-token").strip()
-        assert client.post("/login", data={"token": token}).status_code == 303
         devices = client.get("/api/status").json()["devices"]
     assert {device["device"] for device in devices} == set(DEVICES)
-    held = loop.inside("console", "ls", "/console")
-    assert "keys" not in held.split()
 
 
 def test_the_proxy_passes_no_control_call(loop: Loop) -> None:

@@ -113,6 +113,13 @@ MUTANTS = [
         "tests/streams/runtime",
     ),
     Mutant(
+        "download: a teacher's bytes are not compared with their digest",
+        "streams/kafka/artifact_download.py",
+        "if hashlib.sha256(data).hexdigest() != want.sha256:",
+        "if False:",
+        "tests/streams/worker/scoring/test_teacher_updates.py",
+    ),
+    Mutant(
         "history: a decision that does not follow is taken",
         "federation/registry/history.py",
         "if decision.seq != len(self._read) + 1 or decision.prev != before:",
@@ -291,7 +298,9 @@ MUTANTS = [
         "lists of any length are taken", "columns.py", "if (lengths != size).any():", "if False:"
     ),
     _records("types are not compared", "columns.py", "if have.equals(want) or", "if True or"),
-    _stage("a bad version is never rolled back", "if worse >= 1 / rules.alpha:", "if False:"),
+    _stage(
+        "a bad version is never rolled back", 'if worse >= evidence["bound_worse"]:', "if False:"
+    ),
     _stage("any number of windows is enough", " and stage >= rules.minimum_windows", ""),
     _stage("an undecided stage waits for ever", "if waited_s > rules.max_wait_s:", "if False:"),
     _rollout("a pause ends by itself", 'case "go-on" if not paused:', 'case "go-on":'),

@@ -211,7 +211,7 @@ def prune(
     from streams.batch.jobs.job_index import JobIndex, is_older
 
     index, removed = JobIndex(state), []
-    for job in index.jobs():
+    for _, job in index.jobs():
         try:
             over = is_older(job, days) and not job.running
         except TidewheelError as exc:

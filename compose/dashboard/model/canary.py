@@ -7,7 +7,9 @@ the controller's `--false-rollbacks` nor its `--min-windows`.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from pydantic import BaseModel
 
@@ -32,6 +34,16 @@ class Odds(BaseModel):
     fine: float
 
 
+@dataclass(frozen=True)
+class Question:
+    """An evaluation of a version at one moment: it needs no lock, and takes a second for 10,000
+    devices."""
+
+    version: str
+    at_us: int
+    evaluate: Callable[[], StageVerdict]
+
+
 @dataclass
 class Canary:
     """Windows of the fleet for an evaluation, and its results for the version that is offered."""
@@ -51,19 +63,24 @@ class Canary:
     def add(self, report: WindowReport, heard_us: int) -> None:
         self.windows.add(report, heard_us)
 
-    def look(self, view: FleetView, now_us: int) -> None:
-        """Evaluate the offered version, if there is one, and note the result."""
+    def question(self, view: FleetView, now_us: int) -> Question | None:
+        """Return what is to be evaluated now, with copies of what others change; None where no
+        version is offered."""
         offered = view.standing.offered
         if offered is None or offered.model != self.version:
             self.odds.clear()
             self.words, self.version = "", offered.model if offered else ""
-        if offered is None or (found := self._evaluate(view, now_us)) is None:
+        return None if offered is None else self._question(view, now_us)
+
+    def note(self, question: Question, found: StageVerdict) -> None:
+        """Keep what was found, unless another version is offered by now."""
+        if question.version != self.version:
             return
         worse, fine = (min(found.evidence[name], LARGEST) for name in ("e_worse", "e_fine"))
-        self.odds.append(Odds(at_us=now_us, worse=worse, fine=fine))
+        self.odds.append(Odds(at_us=question.at_us, worse=worse, fine=fine))
         self.words = found.reason
 
-    def _evaluate(self, view: FleetView, now_us: int) -> StageVerdict | None:
+    def _question(self, view: FleetView, now_us: int) -> Question | None:
         desired, model = view.standing, self.version
         stages = [
             d.time_us
@@ -82,15 +99,18 @@ class Canary:
             for state in states
             if (reason := state.refused.get(model)) and not reason.startswith(WITHDRAWN)
         }
-        return evaluate(
+        task, share = view.task, desired.share
+        asked = partial(
+            evaluate,
             self.rules,
-            self.windows,
+            self.windows.copy(),
             candidate=model,
             stable=desired.stable.model if desired.stable else "",
             began_us=stages[0],
             stage_began_us=stages[-1],
             now_us=now_us,
-            canary=lambda device: rollout_position(view.task, device) < desired.share,
+            canary=lambda device: rollout_position(task, device) < share,
             refusals=refusals,
             offered=max(len(states), 1),
         )
+        return Question(model, now_us, asked)

@@ -96,7 +96,7 @@ def device_page(seen: Observed, name: str) -> DevicePage | None:
     ]
     about = [entry for entry in view.timeline.known.values() if entry.about == name]
     return DevicePage(
-        row=row_of(seen, seen.status, state),
+        row=row_of(seen, state),
         metric=named(view.row_metric),
         previous=state.previous,
         refused=state.refused,

@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from compose.dashboard.model.observed import CONDITIONS, Observed, condition, counted
-from compose.reports.status import Status
+from compose.dashboard.model.observed import CONDITIONS, Observed
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
 from streams.contract.task import Task
@@ -66,10 +65,10 @@ class FleetPage(BaseModel):
     rows: list[FleetRow]
 
 
-Key = Callable[[Status, DeviceState], Any]
+Key = Callable[[Observed, DeviceState], Any]
 
 
-def _right(_status: Status, state: DeviceState) -> float:
+def _right(_seen: Observed, state: DeviceState) -> float:
     score = state.accuracy.get(state.active)
     found = score.of_labelled if score else None
     return -1.0 if found is None else found
@@ -77,7 +76,7 @@ def _right(_status: Status, state: DeviceState) -> float:
 
 SORTS: Mapping[str, Key] = {
     "device": lambda _, state: state.device,
-    "condition": lambda status, state: CONDITIONS.index(condition(status, state)),
+    "condition": lambda seen, state: CONDITIONS.index(seen.conditions[state.device]),
     "doing": lambda _, state: state.error or state.phase,
     "version": lambda _, state: (model_number(state.active), state.active),
     "events_per_s": lambda _, state: state.events_per_s,
@@ -105,11 +104,11 @@ def fleet_page(
     """Return the page that the query asks for; an unknown sort is that by condition, a page past
     the end the last one. groups: of the task, by device."""
     of = groups or {}
-    status, states = seen.status, list(seen.view.devices.values())
-    chosen = [state for state in states if _matches(status, state, query, of)]
+    states = list(seen.view.devices.values())
+    chosen = [state for state in states if _matches(seen, state, query, of)]
     chosen.sort(key=lambda state: state.device)
     key = SORTS.get(query.sort, SORTS["condition"])
-    chosen.sort(key=lambda state: key(status, state), reverse=query.descending)
+    chosen.sort(key=lambda state: key(seen, state), reverse=query.descending)
     pages = max(1, -(-len(chosen) // query.size))
     page = min(query.page, pages)
     shown = chosen[(page - 1) * query.size : page * query.size]
@@ -120,16 +119,16 @@ def fleet_page(
         pages=pages,
         query=query.model_copy(update={"page": page}),
         metric=named(seen.view.row_metric),
-        conditions=counted(status, states),
+        conditions=seen.counted(),
         versions=dict(sorted(versions.items(), key=lambda each: -model_number(each[0]))),
         groups=dict(sorted(Counter(of[s.device] for s in states if s.device in of).items())),
         refusing=sum(refuses(state) for state in states),
-        rows=[row_of(seen, status, state) for state in shown],
+        rows=[row_of(seen, state) for state in shown],
     )
 
 
 def _matches(
-    status: Status, state: DeviceState, query: FleetQuery, groups: Mapping[str, str]
+    seen: Observed, state: DeviceState, query: FleetQuery, groups: Mapping[str, str]
 ) -> bool:
     if query.search:
         where = f"{state.device} {state.active} {state.error or ''}".lower()
@@ -141,15 +140,15 @@ def _matches(
         return groups.get(state.device) == query.group.removeprefix(OF_TASK)
     if query.group == "refusing":
         return refuses(state)
-    return query.group in (state.active, condition(status, state))
+    return query.group in (state.active, seen.conditions[state.device])
 
 
-def row_of(seen: Observed, status: Status, state: DeviceState) -> FleetRow:
+def row_of(seen: Observed, state: DeviceState) -> FleetRow:
     last = seen.beside.recent.last(state.device)
     score, drift = state.accuracy.get(state.active), seen.view.drift.get(state.device)
     return FleetRow(
         device=state.device,
-        condition=condition(status, state),
+        condition=seen.conditions[state.device],
         doing=state.error or state.phase,
         version=state.active,
         events_per_s=state.events_per_s,

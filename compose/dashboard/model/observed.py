@@ -1,7 +1,9 @@
 """What the console has observed of a task, and when: the input of every page. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from compose.dashboard.model.canary import Canary
 from compose.dashboard.model.letters import Letters
@@ -88,7 +90,7 @@ class Observed:
     def view(self) -> FleetView:
         return self.beside.view
 
-    @property
+    @cached_property
     def status(self) -> Status:
         """The same moment as `tidewheel status` has it."""
         return Status(self.view, self.lag, self.as_of_s)
@@ -98,13 +100,24 @@ class Observed:
         """The moment that everything is of: in an outage that at which the broker answered last."""
         return (self.link.since_s or self.now_s) if self.link.why else self.now_s
 
+    @cached_property
+    def conditions(self) -> dict[str, str]:
+        """The one word that each device is shown with."""
+        return {name: _condition(self.status, state) for name, state in self.view.devices.items()}
+
+    def counted(self) -> dict[str, int]:
+        """Return how many devices are in each condition."""
+        return dict.fromkeys(CONDITIONS, 0) | Counter(self.conditions.values())
+
     @property
     def pending(self) -> int:
         return sum(state.pending for state in self.view.devices.values())
 
 
-def condition(status: Status, state: DeviceState) -> str:
-    """Return the one word that a device is shown with: error, silent, stopped, drifting or fine."""
+CONDITIONS = ("error", "silent", "drifting", "stopped", "fine")  # the most urgent first
+
+
+def _condition(status: Status, state: DeviceState) -> str:
     if status.silent(state):
         return "silent"
     if state.error:
@@ -113,14 +126,3 @@ def condition(status: Status, state: DeviceState) -> str:
         return "stopped"
     drift = status.view.drift.get(state.device)
     return "drifting" if drift is not None and drift.alarm else "fine"
-
-
-CONDITIONS = ("error", "silent", "drifting", "stopped", "fine")  # the most urgent first
-
-
-def counted(status: Status, states: Iterable[DeviceState]) -> dict[str, int]:
-    """Return how many devices are in each condition."""
-    found = dict.fromkeys(CONDITIONS, 0)
-    for state in states:
-        found[condition(status, state)] += 1
-    return found

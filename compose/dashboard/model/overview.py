@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from compose.dashboard.model.observed import Observed, counted
+from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.problems import Problem, problems
 from compose.dashboard.model.recent import SLOT_S, SLOTS, Slot
 from compose.reports.status import release_line
@@ -90,7 +90,7 @@ def stations(seen: Observed) -> Stations:
     serving = Counter(state.active or "no model" for state in states)
     newest = sorted(serving, key=model_number, reverse=True)[:VERSIONS]
     return Stations(
-        devices=counted(status, states),
+        devices=seen.counted(),
         produced_per_s=status.produced_per_s,
         pending=seen.pending,
         lag=seen.lag.messages if seen.lag.partitions else None,

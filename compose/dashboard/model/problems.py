@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from compose.dashboard.model.observed import Observed, condition
+from compose.dashboard.model.observed import Observed
 from compose.reports.lag import retention_lines
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
@@ -65,10 +65,9 @@ def _workers(seen: Observed) -> Iterator[Problem]:
 
 
 def _devices(seen: Observed) -> Iterator[Problem]:
-    status = seen.status
     wrong: dict[str, list[DeviceState]] = {"error": [], "silent": []}
     for state in seen.view.devices.values():
-        if (what := condition(status, state)) in wrong:
+        if (what := seen.conditions[state.device]) in wrong:
             wrong[what].append(state)
     if found := wrong["error"]:
         first = found[0]

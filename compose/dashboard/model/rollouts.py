@@ -9,12 +9,12 @@ from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.recent import SLOT_S
 from compose.reports.releases import share_of
 from compose.reports.status import release_line
+from federation.rollout.stage_policy import StageRules
 from streams.contract.decisions import Decision, DesiredState
 from streams.contract.window_metrics import Sums, WindowMetric, added, value_of
 from streams.fleet.wording import decision_text
 
 DECISIONS = 60
-BOUND = 20.0  # 1 / alpha and 1 / beta of a stage, by default
 WORDS = {
     "stage": "stage",
     "served": "served by all",
@@ -29,7 +29,8 @@ WORDS = {
 
 class DecisionRow(BaseModel):
     """A decision, for a person. share: of the fleet that serves the version after it; odds: the
-    likelihood ratios of worse and of not worse; None where it was not made of windows."""
+    likelihood ratios of worse and of not worse, and bounds: those at which the version goes back,
+    and on; None where it was not made of windows."""
 
     seq: int
     at_us: int
@@ -43,6 +44,8 @@ class DecisionRow(BaseModel):
     run: str
     odds_worse: float | None
     odds_fine: float | None
+    bound_worse: float | None
+    bound_fine: float | None
 
 
 class Growth(BaseModel):
@@ -56,7 +59,8 @@ class Growth(BaseModel):
 
 class Releases(BaseModel):
     """Decisions are the newest first. odds: of the canary as they grow; words: what its windows
-    show; bound: of the odds at which a stage ends, with the default settings of the controller."""
+    show; bounds: the odds at which it goes back, and on, as the controller that offered it has
+    them."""
 
     released: str
     desired: DesiredState
@@ -66,7 +70,8 @@ class Releases(BaseModel):
     growth: list[Growth]
     odds: list[Odds]
     words: str
-    bound: float
+    bound_worse: float
+    bound_fine: float
     decisions: list[DecisionRow]
     teacher: str | None
 
@@ -76,8 +81,10 @@ def releases(seen: Observed) -> Releases:
     decided = [view.decisions[seq] for seq in sorted(view.decisions, reverse=True)]
     canary = desired.offered.model if desired.offered else None
     stable = desired.stable.model if desired.stable else None
-    stages = [d.time_us for d in decided if d.kind == "stage" and d.model == canary]
-    began_us = min(stages, default=None)
+    stages = [d for d in decided if d.kind == "stage" and d.model == canary]
+    began_us = min((d.time_us for d in stages), default=None)
+    told = (d.evidence for d in stages if "bound_worse" in d.evidence)  # not one by hand
+    bounds = next(told, StageRules().bounds)
     return Releases(
         released=release_line(desired),
         desired=desired,
@@ -87,7 +94,8 @@ def releases(seen: Observed) -> Releases:
         growth=_growth(seen, canary, stable, began_us),
         odds=list(seen.beside.canary.odds) if canary == seen.beside.canary.version else [],
         words=seen.beside.canary.words,
-        bound=BOUND,
+        bound_worse=bounds["bound_worse"],
+        bound_fine=bounds["bound_fine"],
         decisions=[_row(decision) for decision in decided[:DECISIONS]],
         teacher=desired.teacher.model if desired.teacher else None,
     )
@@ -108,6 +116,8 @@ def _row(decision: Decision) -> DecisionRow:
         run=decision.run,
         odds_worse=decision.evidence.get("e_worse"),
         odds_fine=decision.evidence.get("e_fine"),
+        bound_worse=decision.evidence.get("bound_worse"),
+        bound_fine=decision.evidence.get("bound_fine"),
     )
 
 

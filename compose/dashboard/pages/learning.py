@@ -6,15 +6,11 @@ from fastapi import Request
 from nicegui import ui
 
 from compose.dashboard.model.learning import Learning, Run, gate_words, learning
-from compose.dashboard.pages.ask import ask
-from compose.dashboard.pages.parts import PALETTE, Drawn, card, el, facts, version, when
+from compose.dashboard.pages.parts import PALETTE, Drawn, card, copyable, el, facts, version, when
 from compose.dashboard.pages.site import Frame, Site
 from streams.fleet.wording import share
 
-EMPTY = (
-    "No run yet. The controller starts one when windows ask for it; tidewheel train TASK asks for "
-    "one at once."
-)
+EMPTY = "No run yet. The controller starts one when windows ask for it."
 GREY = "rgba(128,128,128,.28)"
 
 
@@ -23,12 +19,9 @@ def add(site: Site) -> None:
     def page(request: Request) -> None:
         frame = Frame(site, request, "/learning", "Learning")
         with frame.content:
-            with ui.element("div").classes("row-of"):
-                el("h1", text="Learning")
-                if frame.may_act:
-                    act = el("button", "plain-button", "Request a run…").props("type=button")
-                    act.on("click", lambda: ask(frame, "Request a run", lambda a: a.train()))
+            el("h1", text="Learning")
             now = Drawn(_draw_now)
+            copyable("Request a run at once:", site.command("train", topics=True))
             with card("By round"):
                 chart = _Chart()
             runs = Drawn(_draw_runs, "runs")

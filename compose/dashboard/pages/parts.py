@@ -80,6 +80,13 @@ def card(title: str, classes: str = "") -> Element:
     return made
 
 
+def copyable(does: str, command: str) -> None:
+    """What a command does, and the command: one click selects it."""
+    with ui.element("div").classes("row-of small"):
+        el("span", "muted", does)
+        el("code", "copyable", command)
+
+
 def facts(pairs: Mapping[str, str]) -> None:
     """Names and values, side by side."""
     with ui.element("div").classes("facts"):

@@ -7,8 +7,7 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from compose.dashboard.model.letters import LetterDetail, Quality, letter_detail, quality
-from compose.dashboard.pages.ask import ask
-from compose.dashboard.pages.parts import Drawn, Rows, card, el, facts
+from compose.dashboard.pages.parts import Drawn, Rows, card, copyable, el, facts
 from compose.dashboard.pages.site import Frame, Site
 
 COLUMNS = (
@@ -37,7 +36,7 @@ def add(site: Site) -> None:
                 rows = Rows(COLUMNS, "offset", EMPTY, "Dead letters")
                 rows.table.add_slot("body-cell-offset", OFFSET)
             with card("One letter"):
-                detail: Drawn[LetterDetail | str] = Drawn(lambda x: _draw_letter(frame, x))
+                detail: Drawn[LetterDetail | str] = Drawn(lambda x: _draw_letter(site, x))
 
         def choose(event: GenericEventArguments) -> None:
             chosen[:] = [int(event.args)]
@@ -68,7 +67,7 @@ def _draw_counts(what: tuple[dict[str, int], int]) -> None:
         el("span", "muted", "Nothing was refused.")
 
 
-def _draw_letter(frame: Frame, found: LetterDetail | str) -> None:
+def _draw_letter(site: Site, found: LetterDetail | str) -> None:
     if isinstance(found, str):
         el("div", "empty", CHOOSE)
         return
@@ -82,11 +81,5 @@ def _draw_letter(frame: Frame, found: LetterDetail | str) -> None:
         el("div", "mono", ", ".join(f"{name}: {value}" for name, value in row.items()))
     el("h2", text="Its first bytes").style("margin-top: 10px")
     el("div", "mono", found.head or "it has no value")
-    if frame.may_act:
-        act = el("button", "plain-button", "Send it again…").props("type=button")
-        act.style("margin-top: 10px")
-        name = f"Send dead letter {letter.offset} again"
-        act.on("click", lambda: ask(frame, name, lambda a: a.replay([letter.offset])))
-    else:
-        el("div", "muted small", f"tidewheel dead-letters replay TASK {letter.offset} sends it "
-           "again, once its cause is fixed.").style("margin-top: 10px")  # fmt: skip
+    replay = site.command("dead-letters replay", str(letter.offset), topics=True)
+    copyable("Send it again, once its cause is fixed:", replay)

@@ -1,13 +1,9 @@
 """Releases: what devices are to serve, how a canary does, and all decisions as a time line."""
 
-from collections.abc import Callable
-from functools import partial
-
 from fastapi import Request
 from nicegui import ui
 
 from compose.dashboard.model.rollouts import DecisionRow, Releases, releases
-from compose.dashboard.pages.ask import ask
 from compose.dashboard.pages.parts import (
     NO_VERSION,
     PALETTE,
@@ -16,13 +12,13 @@ from compose.dashboard.pages.parts import (
     Text,
     card,
     colour,
+    copyable,
     el,
     facts,
     version,
     when,
 )
 from compose.dashboard.pages.site import Frame, Site
-from compose.dashboard.web.actions import Actions, Plan
 from streams.contract.decisions import Pause
 
 EMPTY = "No decision yet. tidewheel prepare makes the first version, a controller announces it."
@@ -35,16 +31,11 @@ def add(site: Site) -> None:
     def page(request: Request) -> None:
         frame = Frame(site, request, "/releases", "Releases")
 
-        def draw(found: tuple[list[DecisionRow], float]) -> None:
-            _draw_decisions(frame, found)
-
-        def draw_acts(what: tuple[bool, bool]) -> None:
-            _draw_acts(frame, *what)
+        def draw_commands(what: tuple[bool, bool, str | None]) -> None:
+            _draw_commands(site, *what)
 
         with frame.content:
-            with ui.element("div").classes("row-of"):
-                el("h1", text="Releases")
-                acts = Drawn(draw_acts, "row-of")
+            el("h1", text="Releases")
             with ui.element("div").classes("two"):
                 with card("What devices are to serve"):
                     desired = Drawn(_draw_desired)
@@ -52,33 +43,33 @@ def add(site: Site) -> None:
                     canary = _Canary()
             with card("Evidence about the canary, against its bounds") as evidence:
                 odds = _Evidence()
+            with card("Change what devices are to serve"):
+                commands = Drawn(draw_commands)
             with card("Decisions"):
-                decisions: Drawn[tuple[list[DecisionRow], float]] = Drawn(draw)
+                decisions = Drawn(_draw_decisions)
 
         def show(found: Releases) -> None:
             here = found.desired
-            acts.show((here.offered is not None, here.paused is not None))
+            rows = (row for row in found.decisions if row.kind != "teacher")
+            newest = next((row.version for row in rows if row.version), None)
+            commands.show((here.offered is not None, here.paused is not None, newest))
             desired.show(found)
             canary.show(found)
             evidence.set_visibility(bool(found.canary))
             odds.show(found)
-            decisions.show((found.decisions, found.bound))
+            decisions.show(found.decisions)
 
         frame.live(releases, show)
 
 
-def _draw_acts(frame: Frame, offered: bool, paused: bool) -> None:
-    """The buttons of what a person may do now."""
-    if not frame.may_act:
-        return
-    acts: list[tuple[str, Callable[[Actions], Plan]]] = [("Roll back", lambda a: a.roll_back())]
+def _draw_commands(site: Site, offered: bool, paused: bool, newest: str | None) -> None:
+    """Commands of what a person may do now; each shows what would change, and asks."""
+    copyable("Go back to the version before:", site.command("models rollback"))
     if paused:
-        acts.append(("Resume", lambda a: a.resume()))
+        copyable("Resume the rollout:", site.command("models resume"))
     elif offered:
-        acts.append(("Pause", lambda a: a.pause()))
-    for name, plan in acts:
-        act = el("button", "plain-button", f"{name}…").props("type=button")
-        act.on("click", partial(ask, frame, name, plan))
+        copyable("Pause the rollout:", site.command("models pause"))
+    copyable("Serve a version on all devices:", site.command("models promote", newest or "MODEL"))
 
 
 def _draw_paused(paused: Pause) -> None:
@@ -150,12 +141,13 @@ class _Evidence:
         self._words.show(found.words[:1].upper() + found.words[1:])
         worse = _line([(point.at_us, point.worse) for point in found.odds])
         fine = _line([(point.at_us, point.fine) for point in found.odds])
-        bound = _line([(point.at_us, found.bound) for point in found.odds])
-        series = {
-            "worse: it goes back at the bound": (PALETTE[4], worse),
-            "not worse: it goes on at the bound": (PALETTE[2], fine),
-            f"bound, {found.bound:g} to 1": (NO_VERSION, bound),
-        }
+        series = {"worse": (PALETTE[4], worse), "not worse": (PALETTE[2], fine)}
+        bounds = {found.bound_worse: "goes back", found.bound_fine: "goes on"}
+        if len(bounds) == 1:
+            bounds = {found.bound_worse: "goes back, or on"}
+        for bound, end in bounds.items():
+            line = _line([(point.at_us, bound) for point in found.odds])
+            series[f"bound: it {end} at {bound:.3g} to 1"] = NO_VERSION, line
         self._chart.show(series if found.odds else {})
 
 
@@ -163,8 +155,7 @@ def _line(points: list[tuple[int, float]]) -> list[list[float | None]]:
     return [[at_us / 1000, min(max(value, LEAST), MOST)] for at_us, value in points]
 
 
-def _draw_decisions(frame: Frame, what: tuple[list[DecisionRow], float]) -> None:
-    found, bound = what
+def _draw_decisions(found: list[DecisionRow]) -> None:
     if not found:
         el("div", "empty", EMPTY)
     for row in found:
@@ -177,20 +168,14 @@ def _draw_decisions(frame: Frame, what: tuple[list[DecisionRow], float]) -> None
                 el("span", "tag bad" if bad else "tag good" if good else "tag", row.word)
                 with ui.element("span").classes("muted small"):
                     when(row.at_us)
-                if frame.may_act and row.version and row.kind != "teacher":
-                    _promote(frame, row.version)
             ui.label(row.reason)
             about = f"decision {row.seq}, signed by key {row.key}"
             about += f", run {row.run}" if row.run else ""
             el("div", "muted small", about + (f", share {row.share}" if row.share != "-" else ""))
-            if row.odds_worse is not None and row.odds_fine is not None:
-                _odds("odds that it is worse", row.odds_worse, bound, "back")
-                _odds("odds that it is not", row.odds_fine, bound, "on")
-
-
-def _promote(frame: Frame, model: str) -> None:
-    act = el("button", "plain-button", f"Promote {model}…").props("type=button")
-    act.on("click", lambda: ask(frame, f"Promote {model}", lambda a: a.promote(model)))
+            if row.odds_worse is not None and row.bound_worse is not None:
+                _odds("odds that it is worse", row.odds_worse, row.bound_worse, "back")
+            if row.odds_fine is not None and row.bound_fine is not None:
+                _odds("odds that it is not", row.odds_fine, row.bound_fine, "on")
 
 
 def _odds(name: str, odds: float, bound: float, end: str) -> None:
@@ -198,4 +183,4 @@ def _odds(name: str, odds: float, bound: float, end: str) -> None:
         with ui.element("div").classes("meter").style("width: 160px"):
             ui.element("div").style(f"width: {min(100.0, 100 * odds / bound):.0f}%")
         shown = f"{odds:,.0f}" if odds >= 100 else f"{odds:.2g}"
-        el("span", text=f"{name} {shown} to 1; it goes {end} at {bound:g} to 1")
+        el("span", text=f"{name} {shown} to 1; it goes {end} at {bound:.3g} to 1")

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
+from jinja2 import BaseLoader, Environment
 from nicegui import ui
+from nicegui.client import templates
 from starlette.staticfiles import StaticFiles
 
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.pages.parts import Drawn, el, link, when
 from compose.dashboard.watch import Watch
-from compose.dashboard.web.actions import Actions
-from compose.dashboard.web.guard import session_of
-from compose.dashboard.web.sessions import Sessions
+from compose.dashboard.web.guard import NONCE
 from compose.reports.jobs import FoundJobs
 from streams.contract.task import Task
 
@@ -35,14 +35,12 @@ NEXT_THEME = {"auto": "dark", "dark": "light", "light": "auto"}
 
 @dataclass(frozen=True)
 class Site:
-    """actions: None where they are not allowed; closed: reading needs a session too."""
+    """command: makes the command that a page shows, of its name and arguments."""
 
     watch: Watch
     task: Task
-    sessions: Sessions
-    actions: Actions | None
     jobs: Callable[[], FoundJobs]
-    closed: bool = False
+    command: Callable[..., str]
 
 
 class Frame:
@@ -51,7 +49,6 @@ class Frame:
 
     def __init__(self, site: Site, request: Request, here: str, title: str) -> None:
         self.site = site
-        self._session = session_of(request.headers.get("cookie", ""))
         ui.page_title(f"{title} - {site.task.name} - Tidewheel")
         theme = request.cookies.get("tidewheel-theme", "auto")
         self._dark = ui.dark_mode({"dark": True, "light": False}.get(theme))
@@ -71,11 +68,6 @@ class Frame:
 
     def _side(self, theme: str) -> None:
         with ui.element("div").classes("side"):
-            if self.site.actions is not None:
-                if self.may_act:
-                    el("span", text="signed in")
-                else:
-                    link("Sign in to act", "/login")
             self._theme = theme if theme in NEXT_THEME else "auto"
             self._button = ui.element("button").classes("plain-button")
             self._button.props('type=button aria-label="Colours: automatic, dark or light"')
@@ -92,21 +84,10 @@ class Frame:
             "samesite=strict'"
         )
 
-    @property
-    def may_act(self) -> bool:
-        """Whether the person at this page may act now."""
-        return self.site.actions is not None and self.site.sessions.may_act(self._session)
-
-    def acted(self) -> None:
-        self.site.sessions.acted(self._session)
-
     def live(self, make: Callable[[Observed], T], show: Callable[[T], object]) -> None:
         """Show what `make` makes, now and every EVERY_S."""
 
         def refresh() -> None:
-            if self.site.closed and not self.site.sessions.may_read(self._session):
-                ui.navigate.to("/login")
-                return
             link, found = self.site.watch.look(lambda seen: (seen.link, make(seen)))
             at_us = int(link.since_s * 1e6) if link.why and link.since_s else None
             self._away.show((link.trouble, link.why, at_us))
@@ -129,12 +110,31 @@ def _draw_away(what: tuple[str, str, int | None]) -> None:
         el("span", text="It goes on by itself." + (f" ({why})" if why else ""))
 
 
+class WithNonce(BaseLoader):
+    """The library's template with the nonce of the answer in each script of its own source: what
+    a page's data brings into it later has none."""
+
+    def __init__(self, inner: BaseLoader) -> None:
+        self._inner = inner
+
+    def get_source(
+        self, environment: Environment, template: str
+    ) -> tuple[str, str | None, Callable[[], bool] | None]:
+        source, path, is_current = self._inner.get_source(environment, template)
+        mark = f'<script nonce="{{{{ request.scope["{NONCE}"] }}}}"'
+        return source.replace("<script", mark), path, is_current
+
+
 def add_pages(app: FastAPI, site: Site) -> None:
     """Add all pages to the app."""
     from compose.dashboard.pages import batch, device, fleet, learning, overview, quality, releases
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     ui.add_head_html(HEAD, shared=True)
+    library = templates.env
+    if not isinstance(library.loader, WithNonce):
+        assert library.loader is not None
+        library.loader = WithNonce(library.loader)
     for page in (overview, fleet, device, learning, releases, quality, batch):
         page.add(site)
     ui.run_with(

@@ -1,5 +1,6 @@
 """The console's process: the watch of the topics, and the server of pages and API."""
 
+import ipaddress
 import logging
 import os
 import signal
@@ -14,11 +15,8 @@ from starlette.types import ASGIApp
 
 from compose.dashboard.pages.site import Site, add_pages
 from compose.dashboard.watch import Watch
-from compose.dashboard.web.actions import Actions
 from compose.dashboard.web.api import TITLE, api, make_app
 from compose.dashboard.web.guard import Guard
-from compose.dashboard.web.login import login
-from compose.dashboard.web.sessions import Sessions, read_token
 from compose.dashboard.web.settings import ConsoleSettings
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
@@ -49,31 +47,45 @@ def listen(settings: ConsoleSettings) -> socket.socket:
 
 
 def address_of(listening: socket.socket) -> str:
+    """Return the address that a browser can open."""
     host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = _own_address(listening.family)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def make_console(
-    settings: ConsoleSettings, task: Task, watch: Watch, sessions: Sessions, actions: Actions | None
-) -> ASGIApp:
+def _own_address(family: int) -> str:
+    """Return the address from which this machine reaches others; nothing is sent."""
+    elsewhere, loopback = (
+        ("2001:db8::1", "::1") if family == socket.AF_INET6 else ("192.0.2.1", "127.0.0.1")
+    )
+    with socket.socket(family, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect((elsewhere, 9))
+        except OSError:
+            return loopback
+        return str(asked.getsockname()[0])
+
+
+def names_of(settings: ConsoleSettings) -> set[str]:
+    """Return the names by which browsers may ask for it."""
+    own = {socket.gethostname(), socket.getfqdn()} if settings.public else set()
+    return {settings.host, *own}
+
+
+def make_console(settings: ConsoleSettings, task: Task, watch: Watch) -> ASGIApp:
     """Return the whole app, guarded."""
     app: FastAPI = make_app(TITLE)
-    where = str(settings.token_file) if settings.public or settings.allow_actions else ""
     app.include_router(api(watch, task, settings.read_jobs))
-    app.include_router(login(sessions, where))
-    add_pages(app, Site(watch, task, sessions, actions, settings.read_jobs, settings.public))
-    hosts = (settings.host, *settings.hosts)
-    return GZipMiddleware(Guard(app, sessions, hosts, closed=settings.public), 1000)
+    add_pages(app, Site(watch, task, settings.read_jobs, settings.command))
+    return GZipMiddleware(Guard(app, names_of(settings)), 1000)
 
 
 def run(settings: ConsoleSettings, task: Task, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    needs_token = settings.allow_actions or settings.public
-    sessions = Sessions(read_token(settings.token_file) if needs_token else None)
-    actions = Actions(settings, task) if settings.allow_actions else None
     with closing(listen(settings)) as listening:
         watch = Watch(settings.broker, task)
-        app = make_console(settings, task, watch, sessions, actions)
+        app = make_console(settings, task, watch)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -88,9 +100,9 @@ def run(settings: ConsoleSettings, task: Task, say: Callable[[str], None]) -> No
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         say(f"console of {task.name} at {address_of(listening)}; Ctrl-C stops it")
-        if needs_token:
-            what = "actions need" if not settings.public else "reading needs"
-            say(f"{what} the token in {settings.token_file}")
+        if settings.public:
+            say("Everyone who can reach this port can read everything that the console shows.")
+        say(f"connecting to Kafka at {settings.broker.bootstrap}")
         watch.start()
         try:
             server.run(sockets=[listening])

@@ -1,6 +1,7 @@
 """What the console is asked for."""
 
 import ipaddress
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,29 +14,31 @@ JOBS = 100  # that are shown, the newest
 
 @dataclass(frozen=True)
 class ConsoleSettings:
-    """port 0: a free one. hosts: names by which the console may be asked for. jobs: folders of
-    batch jobs beside those that the state folder knows. registry: of models, for actions; None: the
-    state folder's."""
+    """port 0: a free one. jobs: folders of batch jobs beside those that the state folder knows.
+    reference, options, kafka: the task and the options of the commands that pages show."""
 
     broker: BrokerSettings
     state: Path
+    reference: str
+    options: Sequence[str] = ()
+    kafka: str | None = None
     host: str = "127.0.0.1"
     port: int = 8750
-    hosts: Sequence[str] = ()
-    allow_actions: bool = False
     jobs: Sequence[Path] = field(default_factory=tuple)
-    registry: str | None = None
 
     def read_jobs(self) -> FoundJobs:
         return read_jobs(self.state, self.jobs, JOBS)
 
-    @property
-    def token_file(self) -> Path:
-        return self.state / "console-token"
+    def command(self, name: str, *words: str, topics: bool = False) -> str:
+        """Return a command of `tidewheel` for the same task, to be copied; topics: it needs the
+        broker."""
+        broker = ["--kafka", self.kafka] if topics and self.kafka else []
+        given = [self.reference, *words, *self.options, *broker]
+        return f"tidewheel {name} {shlex.join(given)}"
 
     @property
     def public(self) -> bool:
-        """Whether other machines may reach it, so that reading needs the token too."""
+        """Whether other machines may reach it."""
         if self.host == "localhost":
             return False
         try:

@@ -4,6 +4,8 @@ A pointer whose folder is gone is left out, and removed by `prune`.
 """
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,12 @@ class JobIndex:
         found = {"folder": str(job.folder)}
         write_atomic(self._folder / f"{identity}.json", json.dumps(found).encode())
 
-    def jobs(self) -> list[JobFolder]:
-        """Return the jobs whose folders are there, damaged ones too."""
-        return [job for path in self._pointers() if (job := self._job(path)) is not None]
+    def jobs(self) -> Iterator[tuple[int, JobFolder]]:
+        """Yield the jobs whose folders are there, damaged ones too, the newest first, each with the
+        time of its submission as files have it, in nanoseconds. Reads no more than is asked for."""
+        for at_ns, path in newest_first(self._pointers()):
+            if (job := self._job(path)) is not None:
+                yield at_ns, job
 
     def find(self, name: str) -> JobFolder:
         """Return the job of a folder, or of an id; raise UsageError if there is none."""
@@ -48,7 +53,7 @@ class JobIndex:
         return self.state / "jobs"
 
     def _pointers(self) -> list[Path]:
-        return sorted(self._folder.glob("*.json"))
+        return list(self._folder.glob("*.json"))
 
     def _job(self, path: Path) -> JobFolder | None:
         try:
@@ -56,6 +61,15 @@ class JobIndex:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return job if job.submitted else None
+
+
+def newest_first(paths: Iterable[Path]) -> list[tuple[int, Path]]:
+    """Return files with the times of their last change, without those that are gone."""
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            found.append((path.stat().st_mtime_ns, path))
+    return sorted(found, reverse=True)
 
 
 def is_older(job: JobFolder, days: float) -> bool:

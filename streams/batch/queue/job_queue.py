@@ -16,7 +16,7 @@ from streams.batch.queue.database import reading, writing
 from streams.batch.queue.entries import Entry, NewEntry, entry_of
 from streams.batch.queue.outcome import MAX_PAUSE_S, Retrying
 from streams.contract.errors import UsageError
-from streams.runtime.processes import Process, alive, end
+from streams.runtime.processes import Process, alive, elsewhere, end
 
 ORDER = "priority DESC, seq"
 MAX_WAITING = 1000
@@ -185,8 +185,9 @@ GONE = "its runner is gone"
 
 
 def lost_by(entry: Entry, now_s: float) -> str:
-    """Return why a claim is lost; "" if it holds, or none was made."""
-    if entry.claimed_by is None or entry.lease_s is None:
+    """Return why a claim is lost; "" if it holds, none was made, or another machine made it: its
+    lease is by another clock."""
+    if entry.claimed_by is None or entry.lease_s is None or elsewhere(entry.claimed_by):
         return ""
     worker = entry.process or entry.claimed_by
     if alive(worker) is False:

@@ -124,7 +124,7 @@ class Committer:
         start = max(begin, committed or 0)
         self.partitions[partition] = PartitionState(partition, position, start)
         if self._holes is not None:
-            self._holes.assigned(partition, begin, committed or 0)
+            await self._holes.assigned(partition, begin, committed or 0)
 
     async def _call(self, function: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
         """Run on the one thread that scores, reads and writes the store."""
@@ -197,6 +197,8 @@ class Committer:
                     self._spans.published()
                 self._failpoint("worker-step-3")
                 self._seal(work, batch)
+                for partition, drops in work.lost.items():
+                    await cast(HoleKeeper, self._holes).declared(partition, drops)
                 self.metrics.scoring(scored - began)
                 self.metrics.commit(time.monotonic() - scored)
             await self._acknowledge()  # steps 4 and 5
@@ -288,8 +290,6 @@ class Committer:
         for partition, told in work.labels:
             self.partitions[partition].seal((), (), [told])
             self.metrics.labelled(told.labels.rows.num_rows)
-        for partition, drops in work.lost.items():
-            cast(HoleKeeper, self._holes).declared(partition, drops)
         for message in work.malformed:
             message.unsealed = 0
         scored = batch.scored

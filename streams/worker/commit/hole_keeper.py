@@ -36,7 +36,8 @@ class HoleKeeper:
 
     store: where the store is; begin: returns a partition's first offset; survey: returns a Survey,
     the end read last; first_in: returns the first message in a range of offsets, None if there is
-    none. All raise BrokerUnavailable.
+    none. All raise BrokerUnavailable. The store is written and read beside the event loop: it may
+    be far away, and the worker's heartbeats must not wait.
     """
 
     store: Place
@@ -55,14 +56,14 @@ class HoleKeeper:
         self._jumps.clear()
         self._starts.clear()
 
-    def assigned(self, partition: int, begin: int, goes_on: int) -> None:
+    async def assigned(self, partition: int, begin: int, goes_on: int) -> None:
         """Step 1: the partition begins at `begin`, its worker goes on at `goes_on`."""
         self._starts[partition] = max(begin, goes_on)
-        known = read_hole(self.store, partition)
+        known = await asyncio.to_thread(read_hole, self.store, partition)
         if known is not None:
             self._holes[partition] = known
         if begin > goes_on:
-            self._found(partition, goes_on, begin)
+            await self._found(partition, goes_on, begin)
 
     def jumped(self, partition: int, expected: int, offset: int) -> None:
         """Note that a message came in place of an earlier one; it may also be that markers of
@@ -75,7 +76,7 @@ class HoleKeeper:
         jumps, self._jumps = self._jumps, {}
         for partition, (expected, offset) in jumps.items():
             if (begin := await self._begin(partition)) > expected:
-                self._found(partition, expected, min(begin, offset))
+                await self._found(partition, expected, min(begin, offset))
             elif expected == self._starts.get(partition):
                 await self._refuse_passed_over(partition, expected, offset)
         if time.monotonic() < self._survey_at:
@@ -119,7 +120,7 @@ class HoleKeeper:
             return
         cursors = [(*source, count) for source, count in delivered.items()]
         surveyed = hole.joined(Hole(begin=hole.begin, end=hole.end, cursors=cursors))
-        self._write(partition, surveyed.model_copy(update={"until": until}))
+        await self._write(partition, surveyed.model_copy(update={"until": until}))
         self.failpoint("hole-step-2")
 
     def due(self, states: Mapping[int, PartitionState]) -> dict[int, list[Drop]]:
@@ -131,7 +132,7 @@ class HoleKeeper:
                 found[partition] = lost(states[partition].position, hole)
         return found
 
-    def declared(self, partition: int, drops: list[Drop]) -> None:
+    async def declared(self, partition: int, drops: list[Drop]) -> None:
         """Step 4, after `drops` are in the store."""
         self.failpoint("hole-step-3")
         hole = self._holes[partition]
@@ -141,20 +142,21 @@ class HoleKeeper:
             partition, sum(d.last - d.first + 1 for d in drops), len({d.device for d in drops}),
             hole.begin, hole.end - 1,
         )  # fmt: skip
-        remove_hole(self.store, partition)  # after it is said: a crash between says it twice
+        # after it is said: a crash between says it twice
+        await asyncio.to_thread(remove_hole, self.store, partition)
         del self._holes[partition]
         self.failpoint("hole-step-4")
 
-    def _found(self, partition: int, begin: int, end: int) -> None:
+    async def _found(self, partition: int, begin: int, end: int) -> None:
         log.warning(
             "events-%d: retention has deleted the messages %d to %d before a worker read them; "
             "what was in them is declared once the rest is read", partition, begin, end - 1,
         )  # fmt: skip
         hole = Hole(begin=begin, end=end)
         known = self._holes.get(partition)
-        self._write(partition, hole if known is None else known.joined(hole))
+        await self._write(partition, hole if known is None else known.joined(hole))
         self.failpoint("hole-step-1")
 
-    def _write(self, partition: int, hole: Hole) -> None:
+    async def _write(self, partition: int, hole: Hole) -> None:
         self._holes[partition] = hole
-        write_hole(self.store, partition, hole)
+        await asyncio.to_thread(write_hole, self.store, partition, hole)

@@ -106,7 +106,7 @@ class TeacherUpdates(threading.Thread):
             if delivery is None:
                 raise ArtifactError("missing", f"teacher {ref.model} has no delivery")
             delivery.check_bound(ref)
-            data = fetch(self._settings, self._task.name, Download(delivery), self._ending)
+            data = fetch(self._settings, self._task.name, Download(delivery), self._ending.is_set)
             where = f"release {ref.model}"
             trusted = self._acceptance.trusted
             teacher = make_teacher(self._task, data, trusted, where, self._threads, self._device)

@@ -119,7 +119,7 @@ def fleet(now_s: float = NOW_S, heard_s: float = 1) -> Iterator[Received]:
     yield decision(2, "candidate", CANARY, 450, now_s, stable=STABLE, candidate=CANARY)
     yield decision(
         3, "stage", CANARY, 300, now_s, stable=STABLE, offered=CANARY, share=0.25, stage=1,
-        evidence={"e_worse": 0.3, "e_fine": 4.0},
+        evidence={"e_worse": 0.3, "e_fine": 4.0, "bound_worse": 50.0, "bound_fine": 20.0},
     )  # fmt: skip
     yield letter(0, now_s=now_s)
 
@@ -130,6 +130,12 @@ def observed(*messages: Received, link: Link | None = None, now_s: float = NOW_S
         beside.absorb(message)
     lag = Lag([PartitionLag(0, 10, 7, 3)])
     return Observed(beside, lag, link or Link("broker:9092", now_s), now_s)
+
+
+def evaluate(beside: Beside, now_us: int) -> None:
+    """As the watch does."""
+    if (asked := beside.canary.question(beside.view, now_us)) is not None:
+        beside.canary.note(asked, asked.evaluate())
 
 
 class FakeWatch:

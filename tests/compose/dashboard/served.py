@@ -12,9 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from compose.dashboard.model.observed import Beside, Link, Observed
-from compose.dashboard.web.actions import Actions
 from compose.dashboard.web.server import address_of, listen, make_console
-from compose.dashboard.web.sessions import Sessions, read_token
 from compose.dashboard.web.settings import ConsoleSettings
 from compose.reports.lag import Lag, PartitionLag
 from streams.contract.task import load_task
@@ -43,7 +41,6 @@ def main() -> None:
     parser.add_argument("--empty", action="store_true")
     parser.add_argument("--showcase", action="store_true", help="the fleet of the pictures")
     parser.add_argument("--jobs", type=Path, default=Path("/nowhere"))
-    parser.add_argument("--state", type=Path, help="actions are allowed, on this state folder")
     options = parser.parse_args()
     beside = Beside(FleetView(TASK))
     if options.showcase:
@@ -53,14 +50,12 @@ def main() -> None:
         for message in many(options.devices, now_s) if options.devices else fleet(now_s, -7200):
             beside.absorb(message)
     broker = BrokerSettings(bootstrap="broker:9092")
-    state, task = options.state or Path("/nowhere"), load_task(f"{TINY}:task")
+    task = load_task(f"{TINY}:task")
     settings = ConsoleSettings(
-        broker, state, port=0, jobs=(options.jobs,), allow_actions=bool(options.state)
+        broker, Path("/nowhere"), "tiny.py:task", port=0, jobs=(options.jobs,)
     )
-    sessions = Sessions(read_token(settings.token_file) if options.state else None)
-    actions = Actions(settings, task) if options.state else None
     listening, watch = listen(settings), LiveWatch(Observed(beside)).watch
-    app = make_console(settings, task, watch, sessions, actions)
+    app = make_console(settings, task, watch)
     sys.stdout.write(f"{address_of(listening)}\n")
     sys.stdout.flush()
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)

@@ -15,7 +15,7 @@ from streams.drift.histograms import Histograms
 from streams.drift.reference import BINS, TAIL, Feature, Kind, Reference, cells_of
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
-from tests.compose.dashboard.made_up import at, decision, device
+from tests.compose.dashboard.made_up import at, decision, device, evaluate
 from tests.compose.messages import TASK, received, step, window
 
 OLD, NEW = "6-1f2e3d4c", "7-9c8b7a6d"
@@ -95,7 +95,8 @@ def _decisions(ago_s: int, now_s: float) -> Iterator[Received]:
         reason = f"offered to {count} of {DEVICES} devices" + (found if seq == 14 else "")
         desired["reason"] = told.get(kind, reason)
         if seq == 14:
-            desired["evidence"] = {"e_worse": 0.04, "e_fine": 23.0}
+            bounds = {"bound_worse": 20.0, "bound_fine": 20.0}
+            desired["evidence"] = {"e_worse": 0.04, "e_fine": 23.0, **bounds}
         yield decision(seq, kind, NEW, ago_s, now_s, **desired)
 
 
@@ -176,7 +177,7 @@ def observe(now_s: float) -> Beside:
     for message in messages(now_s):
         beside.absorb(replace(message, offset=0))
         if message.topic.endswith("windows") and message.key == b"pump-39":
-            beside.canary.look(beside.view, message.time_ms * 1000)
+            evaluate(beside, message.time_ms * 1000)
     for ago_s in range(HOUR_S, 0, -10):
         rate = float(DEVICES * 1.6 + random.normal(0, 0.4))
         beside.recent.sample(now_s - ago_s, rate, int(random.integers(80, 240)), 3)

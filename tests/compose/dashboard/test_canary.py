@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from compose.dashboard.model.observed import Beside
-from compose.dashboard.model.rollouts import BOUND, releases
+from compose.dashboard.model.rollouts import releases
+from federation.rollout.stage_policy import StageRules
 from streams.contract.decisions import rollout_position
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
@@ -16,6 +17,7 @@ from tests.compose.dashboard.made_up import (
     at,
     decision,
     device,
+    evaluate,
     observed,
 )
 from tests.compose.messages import TASK, window
@@ -47,7 +49,7 @@ def watched(agreeing: int) -> Beside:
     for message in messages(agreeing):
         beside.absorb(message)
         if message.key == b"d11" and message.topic.endswith("windows"):
-            beside.canary.look(beside.view, message.time_ms * 1000)
+            evaluate(beside, message.time_ms * 1000)
     return beside
 
 
@@ -60,7 +62,7 @@ def test_the_odds_grow_until_they_pass_the_bound_that_decides(
     beside = watched(agreeing)
     line = [getattr(point, side) for point in beside.canary.odds]
     assert 5 < len(line) <= 15  # since the first stage
-    assert line[0] < BOUND < line[-1]
+    assert line[0] < StageRules().bounds[f"bound_{side}"] < line[-1]
     assert beside.canary.words.startswith(verdict)
 
 
@@ -71,5 +73,5 @@ def test_the_page_has_the_line_of_the_version_that_is_offered_and_of_no_other() 
     assert len(releases(seen).odds) == len(beside.canary.odds)
     beside.absorb(decision(3, "served", CANARY, 0, stable=CANARY))
     assert releases(seen).odds == []
-    beside.canary.look(beside.view, 1)
+    evaluate(beside, 1)
     assert (list(beside.canary.odds), beside.canary.words) == ([], "")

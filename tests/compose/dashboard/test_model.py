@@ -222,6 +222,8 @@ def test_a_canary_is_compared_with_the_others_as_it_grows() -> None:
     assert found.growth[-1].canary == found.growth[-1].others == 0.75
     assert [row.seq for row in found.decisions] == [3, 2, 1]
     assert found.decisions[0].odds_worse == 0.3
+    assert (found.decisions[0].bound_worse, found.decisions[0].bound_fine) == (50.0, 20.0)
+    assert (found.bound_worse, found.bound_fine) == (50.0, 20.0)  # as its controller was started
 
 
 PAUSED = {"reason": "by hand: look first", "time_us": 7, "key": "ab" * 8}
@@ -245,6 +247,7 @@ def test_a_paused_rollout_is_shown_with_who_and_why() -> None:
     after = observed(*fleet(), keys, resumed)
     assert [p for p in problems(after) if p.page == "/releases"] == []
     assert releases(after).decisions[0].text == f"{CANARY} is resumed in stage 1"
+    assert releases(after).bound_worse == 50.0
 
 
 def test_what_is_kept_is_bounded_by_the_fleet_and_not_by_time() -> None:

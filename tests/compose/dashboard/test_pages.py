@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.compose.dashboard.browser import Visit, chromium, served
 from tests.compose.dashboard.made_up import CANARY, HTML
-from tests.compose.dashboard.test_actions import Rig
 from tests.compose.reports.test_jobs import job
 
 PAGES = ("/", "/fleet", "/devices/d1", "/learning", "/releases", "/quality", "/jobs")
@@ -156,7 +154,7 @@ def test_empty_pages_say_what_to_do(browser: Browser) -> None:
         visit = Visit(browser, address)
         for path, words in (
             ("/fleet", "tidewheel edge run"),
-            ("/learning", "tidewheel train TASK"),
+            ("/learning", "tidewheel train tiny.py:task"),
             ("/releases", "tidewheel prepare"),
             ("/quality", "every message"),
             ("/jobs", "tidewheel score TASK"),
@@ -183,44 +181,22 @@ def test_ten_thousand_devices_are_paged_found_and_stay_live(browser: Browser) ->
         visit.close()
 
 
-def test_actions_are_refused_without_the_token(browser: Browser, tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
-    decided = len(rig.registry.decisions())
-    with served("--state", tmp_path) as address:
-        visit = Visit(browser, address)
-        page = visit.open("/releases")
-        assert page.get_by_role("button", name=re.compile("Roll back|Promote|Pause")).count() == 0
-        page.get_by_role("link", name="Sign in to act").click()
-        page.get_by_label("Token").fill("x" * 43)
-        page.get_by_role("button", name="Sign in").click()
-        visit.until(lambda text: "That is not the token" in text, "the refusal")
-        page.get_by_label("Token").fill((tmp_path / "console-token").read_text())
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_selector("text=signed in")
-        visit.open("/releases")
-        page.get_by_role("button", name="Roll back…").click()
-        page.get_by_role("button", name="Cancel").click()
-        page.get_by_role("button", name="Confirm").wait_for(state="detached")
-        assert len(rig.registry.decisions()) == decided
-        page.get_by_role("button", name="Pause…").click()
-        visit.until(lambda text: f"{rig.second.model} stays at stage 1" in text, "what it does")
-        page.get_by_role("button", name="Confirm").click()
-        visit.until(lambda text: "decision 3: " in text, "that it is paused")
-        page.get_by_role("button", name="Confirm").wait_for(state="detached")
-        assert rig.registry.desired().paused is not None
-        page.get_by_role("button", name="Roll back…").click()
-        visit.until(lambda text: f"{rig.second.model} is withdrawn" in text, "what would change")
-        page.get_by_label("Reason, for the history").fill(HTML)
-        page.get_by_role("button", name="Confirm").click()
-        visit.until(lambda text: "decision 4: " in text, "what was done")
-        page.get_by_role("button", name=f"Promote {CANARY}").first.click()
-        visit.until(lambda text: "models list" in text, "that this version is not stored")
-        page.get_by_role("button", name="Roll back…").click()
-        visit.context.request.post(f"{address}/logout", headers={"origin": address})
-        page.get_by_role("button", name="Cancel").click()
-        page.get_by_role("button", name="Roll back…").click()
-        visit.until(lambda text: "You have to sign in again" in text, "that the session has ended")
-        visit.close()
-    assert rig.registry.decisions()[-1].reason == f"by hand: console: {HTML}"
-    assert len(rig.registry.decisions()) == decided + 2
-    assert [line for line in visit.wrong if "403" not in line] == []  # the wrong token
+def test_a_page_shows_the_command_of_what_can_be_done_and_does_nothing_itself(visit: Visit) -> None:
+    for path, command in (
+        ("/learning", "tidewheel train tiny.py:task"),
+        ("/releases", "tidewheel models rollback tiny.py:task"),
+        ("/releases", "tidewheel models pause tiny.py:task"),
+        ("/releases", f"tidewheel models promote tiny.py:task {CANARY}"),
+    ):
+        page = visit.open(path)
+        expect(page.locator("code.copyable", has_text=command)).to_be_visible()
+        assert (
+            page.get_by_role("button", name=re.compile("roll|run|promote|pause", re.I)).count() == 0
+        )
+    page = visit.open("/quality")
+    page.get_by_role("button", name="0", exact=True).click()
+    shown = page.locator("code.copyable")
+    expect(shown).to_have_text("tidewheel dead-letters replay tiny.py:task 0")
+    shown.click()
+    assert page.evaluate("getSelection().toString()") == shown.inner_text()
+    assert visit.wrong == []

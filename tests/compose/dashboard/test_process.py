@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from compose.dashboard.web.settings import ConsoleSettings
+from streams.kafka.settings import BrokerSettings
+
 TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
 
 
@@ -61,21 +64,39 @@ def test_without_a_broker_it_lives_and_ends_cleanly(tmp_path: Path) -> None:
     with started(tmp_path) as (process, address):
         assert status(address, "/live") == 200
         assert status(address, "/ready") == 503
+        assert process.stdout is not None
+        assert process.stdout.readline() == "connecting to Kafka at 127.0.0.1:1\n"
+        deadline = time.monotonic() + 20
+        while "Kafka is not reached: " not in (tmp_path / "err").read_text():
+            assert time.monotonic() < deadline, "the reason"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     assert "Traceback" not in (tmp_path / "err").read_text()
     assert not (tmp_path / ".nicegui").exists()
-    assert not (tmp_path / "st").exists()  # it keeps nothing, and makes no token that is not needed
+    assert not (tmp_path / "st").exists()  # it keeps nothing
 
 
-def test_off_loopback_reading_needs_the_token_of_its_owner(tmp_path: Path) -> None:
+def test_on_all_addresses_it_says_one_that_works_and_that_everyone_can_read(tmp_path: Path) -> None:
     with started(tmp_path, "--host", "0.0.0.0") as (process, address):
-        here = address.replace("0.0.0.0", "127.0.0.1")
-        assert status(here, "/api/overview") == 401
-        assert status(here, "/live") == 200
-        assert (tmp_path / "st" / "console-token").stat().st_mode & 0o777 == 0o600
+        assert "0.0.0.0" not in address
+        assert status(address, "/api/overview") == 200
+        port = address.rpartition(":")[2]
+        for name in ("127.0.0.1", "localhost", socket.gethostname()):
+            assert status(f"http://{name}:{port}", "/live") == 200
+        assert process.stdout is not None
+        assert "Everyone who can reach this port can read everything" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+def test_a_command_to_copy_has_what_the_console_was_started_with() -> None:
+    settings = ConsoleSettings(
+        BrokerSettings(bootstrap="k:1"), Path("st"), "t.py:task", ("--state", "st"), "k:1"
+    )
+    promote = settings.command("models promote", "2-b c")
+    assert promote == "tidewheel models promote t.py:task '2-b c' --state st"
+    train = settings.command("train", topics=True)
+    assert train == "tidewheel train t.py:task --state st --kafka k:1"
 
 
 def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:

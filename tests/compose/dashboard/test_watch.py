@@ -1,14 +1,18 @@
 """The watch of a real broker: it waits for topics, reads the past, and says what is missing."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from compose.dashboard.model import canary
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.watch import Watch
+from federation.rollout.stage_policy import StageVerdict
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name, topic_specs
 from streams.fleet.following import publish, read_view
@@ -16,7 +20,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
-from tests.compose.dashboard.made_up import device, letter, report
+from tests.compose.dashboard.made_up import CANARY, STABLE, decision, device, letter, report
 from tests.compose.messages import TASK
 from tests.fakes.own_task import own_task
 
@@ -60,6 +64,28 @@ def test_it_says_that_topics_are_missing_and_goes_on_when_they_are_there(
     until(watch, lambda seen: seen.beside.recent.of("d0"), "its window is seen")
     until(watch, lambda seen: seen.beside.letters.counts == {"bad-arrow": 1}, "the letter is seen")
     assert watch.look(lambda seen: seen.lag.partitions)
+
+
+def test_messages_are_taken_in_while_a_canary_is_evaluated(
+    embedded: BrokerSettings, task: Task, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, evaluate = threading.Event(), threading.Event(), canary.evaluate
+
+    def slowly(*given: Any, **named: Any) -> StageVerdict:
+        begun.set()
+        assert go_on.wait(30)
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr(canary, "evaluate", slowly)
+    ensure_topics(embedded, topic_specs(task.name))
+    offer = {"stable": STABLE, "offered": CANARY, "share": 1.0, "stage": 1}
+    send(embedded, task, device("d0"), decision(1, "stage", CANARY, 60, **offer))
+    watch.start()
+    assert begun.wait(60)
+    send(embedded, task, device("d1"))
+    until(watch, lambda seen: seen.view.devices.keys() == {"d0", "d1"}, "the device is seen")
+    go_on.set()
+    until(watch, lambda seen: seen.beside.canary.odds, "the result is there")
 
 
 def test_after_a_snapshot_the_windows_before_it_are_shown_and_counted_once(

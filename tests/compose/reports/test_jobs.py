@@ -1,6 +1,9 @@
 """Jobs are found in their folders and reported as `jobs show` does; a damaged one is named."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from compose.reports.jobs import queue_row, read_jobs, told
 from streams.batch.jobs.job_folder import JobFolder
@@ -76,6 +79,21 @@ def test_a_damaged_job_is_named_and_hides_no_other(tmp_path: Path) -> None:
     assert [Path(each.manifest.job).name for each in found] == ["good.job"]
     assert "bad.job" in line
     assert "damaged" in line
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_job_that_is_older_than_those_asked_for_is_not_read(tmp_path: Path, known: bool) -> None:
+    """So that the answer takes as long after ten thousand jobs as after ten."""
+    for at_us, name in enumerate(("old", "new", "newest")):
+        made = job(tmp_path, name, at_us)
+        os.utime(made.folder / "specification.json", (at_us, at_us))
+        if known:
+            JobIndex(tmp_path / "state").add(name, made)
+            os.utime(tmp_path / "state" / "jobs" / f"{name}.json", (at_us, at_us))
+    (tmp_path / "old.job" / "specification.json").write_text("{")
+    os.utime(tmp_path / "old.job" / "specification.json", (0, 0))
+    found, wrong = read_jobs(tmp_path / "state", [] if known else [tmp_path], 2)
+    assert ([report.id for report in found], wrong) == (["newest", "new"], [])
 
 
 def test_a_job_that_the_state_folder_knows_is_found_wherever_it_is_and_once(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The agent's socket: private, and robust against whoever connects."""
 
 import contextlib
+import os
 import socket
 import stat
 import struct
@@ -138,3 +139,29 @@ def test_a_long_folder_gets_a_short_private_socket(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert path == socket_path(folder)
     path.parent.rmdir()
+
+
+def test_a_link_in_the_place_of_the_short_folder_is_refused(tmp_path: Path) -> None:
+    """Whoever may write to the temporary directory could lead the agent to any folder of its
+    user."""
+    folder = tmp_path / ("y" * 120)
+    short = socket_path(folder).parent
+    short.rmdir()
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    short.symlink_to(private)
+    try:
+        with pytest.raises(PermissionError, match="is not a private folder of this user"):
+            socket_path(folder)
+    finally:
+        short.unlink()
+
+
+def test_a_socket_changes_nothing_for_files_of_other_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A umask is that of the whole process."""
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask of all threads is set"))
+    service = SocketServer(socket_path(tmp_path), lambda *_: (_, b""), lambda _: AgentReply())  # type: ignore[arg-type,return-value]
+    service.start()
+    service.stop()

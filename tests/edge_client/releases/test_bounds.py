@@ -2,7 +2,6 @@
 its delivery, which nobody signs, announces."""
 
 import hashlib
-import threading
 from pathlib import Path
 
 import pytest
@@ -76,17 +75,17 @@ def test_a_url_is_read_up_to_the_signed_size(
 ) -> None:
     limits: list[int] = []
 
-    def fetch_url(url: str, limit: int) -> bytes:
+    def fetch_url(url: str, limit: int, stop: object) -> bytes:
         limits.append(limit)
         raise ArtifactError("url", f"{url} returns more than {limit} bytes")
 
     monkeypatch.setattr("edge_client.releases.fetch.fetch_url", fetch_url)
     fetcher = ArtifactFetcher(
         "tiny", None, bases=lambda: ["1-cccccccc"], kept=None, trusted=list,  # type: ignore[arg-type]
-        downloads=Downloads(tmp_path), ending=threading.Event(),
+        downloads=Downloads(tmp_path),
     )  # fmt: skip
     with pytest.raises(ArtifactError, match="returns more than 10000 bytes"):
-        fetcher.fetch(REF, [], "http://nowhere")
+        fetcher.fetch(REF, [], "http://nowhere", lambda: False)
     assert limits == [REF.size, REF.size]
 
 

@@ -1,6 +1,7 @@
 """What a device does about decisions on a real Kafka, sound ones and all others: what it served
 before goes on, and the reason is told."""
 
+import contextlib
 import hashlib
 import http.server
 import threading
@@ -378,6 +379,41 @@ def test_where_kafka_has_no_bytes_they_come_from_the_url(rig: Rig) -> None:
         server.shutdown()
         server.server_close()
     assert asked[-1] == f"/models/{made.model}.twa"
+
+
+def test_a_decision_that_comes_during_a_download_wins(rig: Rig) -> None:
+    """Also while the server of the version before sends a byte now and then, for hours."""
+    asked, gone = threading.Event(), threading.Event()
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not gone.wait(0.1):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_args: object) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        ref = Ref(model="2-aaaaaaaa", digest="a" * 64)
+        url = f"http://127.0.0.1:{server.server_port}"
+        standing = rig.registry.desired().model_copy(update={"stable": ref, "url": url})
+        last = rig.registry.last()
+        said = rig.registry.decide(rig.key, "served", standing, last, model=ref.model)
+        nowhere = Delivery(model=ref.model, sha256="a" * 64, size=9, chunks=1, offset=0)
+        rig.say(said.model_copy(update={"deliveries": [nowhere]}))
+        assert asked.wait(30)
+        rig.serves(rig.serve(3))
+    finally:
+        gone.set()
+        server.shutdown()
+        server.server_close()
 
 
 def test_what_is_withdrawn_is_taken_back_and_not_served_again(rig: Rig) -> None:

@@ -398,6 +398,6 @@ def test_bytes_that_are_gone_are_sent_again(
     start()
     after = announced(rig, kafka, lambda release: release.deliveries != before.deliveries)
     assert after.decision == before.decision
-    found = fetch(kafka, rig.name, Download(after.deliveries[0]), threading.Event())
+    found = fetch(kafka, rig.name, Download(after.deliveries[0]), lambda: False)
     assert found == rig.registry.read(model)
     assert not gone(kafka, rig.name, after.deliveries)

@@ -79,18 +79,20 @@ def test_a_registry_decides_once_and_its_history_is_a_chain(store: ObjectStore) 
         registry.last()
 
 
-def test_a_store_that_cannot_be_reached_is_tried_again(
-    s3_environ: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_cannot_be_reached_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its address: 412 is also the status of a file that exists."""
     import s3fs
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:412")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
     store = open_store(f"{BUCKET}/x")
-    with pytest.raises(Retryable, match=r"s3://models/x cannot be reached"):
-        store.read("history/1")
-    monkeypatch.undo()
+    for ask in (lambda: store.read("history/1"), lambda: store.create("history/1", b"x")):
+        with pytest.raises(Retryable, match=r"s3://models/x cannot be reached"):
+            ask()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_place_that_nothing_opens_is_named() -> None:

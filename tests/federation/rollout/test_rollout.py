@@ -116,6 +116,7 @@ def test_a_better_candidate_goes_by_stages_to_all(rig: Rig) -> None:
     stages = [d for d in rig.registry.decisions() if d.kind == "stage"]
     offered = [sum(rollout_position("tiny", d) < s.standing.share for d in order) for s in stages]
     assert offered == [1, 3, 12]  # 5 % of 12 devices is one of them
+    assert all(s.evidence["bound_worse"] == 20 for s in stages)
     assert all(s.standing.stable.model == rig.stable for s in stages if s.standing.stable)
     last = rig.registry.decisions()[-1]
     assert last.evidence["e_fine"] >= 20

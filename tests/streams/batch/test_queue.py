@@ -18,12 +18,14 @@ from streams.batch.queue.job_queue import GONE, JobQueue
 from streams.batch.queue.outcome import MAX_PAUSE_S, Retrying
 from streams.batch.sinks.sqlite_sink import SqliteSink
 from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.runtime import processes
 from streams.runtime.processes import alive, end, this_process
 from tests.streams.batch.support import Submitted, good_rows, submitted, write_parquet
 
 HERE = this_process()
 DEAD = replace(HERE, started=HERE.started + 1)  # its number has another owner now
 ELSEWHERE = replace(HERE, namespace="pid:[1]")
+FOREIGN = replace(HERE, machine="another", boot="another")
 NO_PAUSE = Retrying(3, 0.0)
 
 
@@ -112,11 +114,19 @@ TestClaims = Claims.TestCase
 TestClaims.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has an id; some containers have none."""
+    monkeypatch.setattr(processes, "machine", lambda: HERE.machine or "this one")
+
+
+@pytest.mark.usefixtures("machine")
 def test_a_lease_is_lost_when_its_time_is_over_or_its_process_is_gone(tmp_path: Path) -> None:
     queue = JobQueue(tmp_path, clock=lambda: 100.0)
     late = JobQueue(tmp_path, clock=lambda: 111.0)
     for claimer, looks, lost in [
         (HERE, queue, False), (HERE, late, True), (DEAD, queue, True), (ELSEWHERE, queue, False),
+        (FOREIGN, queue, False), (FOREIGN, late, False),
     ]:  # fmt: skip
         queue.add(NewEntry("j", "/nowhere", RunOptions()))
         claimed = queue.claim("a", claimer, 10.0)
@@ -141,9 +151,11 @@ def test_a_pause_is_bounded_and_a_clock_that_is_set_back_does_not_prolong_it(
     assert queue.claim("a", HERE, 10.0) is not None
 
 
-def test_a_process_of_another_container_is_neither_judged_nor_killed() -> None:
-    assert alive(ELSEWHERE) is None
-    assert end(ELSEWHERE) is False
+@pytest.mark.usefixtures("machine")
+def test_a_process_of_another_container_or_machine_is_neither_judged_nor_killed() -> None:
+    for process in (ELSEWHERE, FOREIGN):
+        assert alive(process) is None
+        assert end(process) is False
     assert (alive(DEAD), alive(replace(HERE, boot="other"))) == (False, False)
     assert alive(HERE) is True
 

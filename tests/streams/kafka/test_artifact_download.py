@@ -1,7 +1,9 @@
 """Bytes that come in parts, are cut off, and go on where they were."""
 
+import contextlib
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,19 +65,17 @@ def test_it_goes_on_after_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     download, settings = Download(WHAT), BrokerSettings(bootstrap="x:1")
     CutReader.script = [[part(i, 7 + i) for i in range(4)]]
     with pytest.raises(BrokerUnavailable):
-        fetch(settings, "t", download, threading.Event())
+        fetch(settings, "t", download, lambda: False)
     assert download.missing == 6
     CutReader.script = [[part(i, 7 + i) for i in range(4, 10)]]
-    assert fetch(settings, "t", download, threading.Event()) == DATA
+    assert fetch(settings, "t", download, lambda: False) == DATA
     assert CutReader.sought == [7, 11]
 
 
 def test_an_end_breaks_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifact_download, "Reader", CutReader)
-    ending = threading.Event()
-    ending.set()
     with pytest.raises(Retryable, match="0 of 10 chunks"):
-        fetch(BrokerSettings(bootstrap="x:1"), "t", Download(WHAT), ending)
+        fetch(BrokerSettings(bootstrap="x:1"), "t", Download(WHAT), lambda: True)
 
 
 @given(st.permutations([*range(len(PARTS)), 0, 3]), st.integers(0, 5))
@@ -133,11 +133,37 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         thread.join()
 
 
-def test_a_url_is_taken_up_where_it_was_cut() -> None:
+def test_a_url_is_taken_up_where_it_was_cut_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact_download, "RESUME_S", 0.2)
     with served(Cutting) as url:
+        began = time.monotonic()
         assert fetch_url(url) == DATA
+        assert time.monotonic() - began >= 3 * 0.2
         with pytest.raises(ArtifactError, match="more than 500 bytes"):
             fetch_url(url, limit=500)
+
+
+@pytest.mark.parametrize("slow", ["headers", "body"])
+def test_a_server_that_sends_a_byte_now_and_then_does_not_hold_a_download(slow: str) -> None:
+    gone = threading.Event()
+
+    class Slow(Cutting):
+        def do_GET(self) -> None:
+            head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(DATA)}\r\n\r\n".encode()
+            if slow == "body":
+                self.wfile.write(head)
+            with contextlib.suppress(OSError):
+                while not gone.wait(0.02):
+                    self.wfile.write(b"x")
+
+    with served(Slow) as url:
+        began = time.monotonic()
+        with pytest.raises(Retryable, match="broken off after"):
+            fetch_url(url, timeout_s=0.5)
+        with pytest.raises(Retryable, match="broken off after"):
+            fetch_url(url, stop=lambda: True)
+        gone.set()
+        assert time.monotonic() - began < 10
 
 
 def test_a_server_without_ranges_that_always_cuts_is_given_up() -> None:

@@ -73,6 +73,22 @@ def test_one_leads_and_another_takes_over(kafka: BrokerSettings, joined: bool) -
         first.communicate()
 
 
+def test_the_thread_that_polls_is_the_one_that_leaves(kafka: BrokerSettings) -> None:
+    ensure_topics(kafka, topic_specs("leaving"))
+    member = Election(kafka, "g-leaving", "leaving.releases")
+    until(member.leads, "it leads")
+    close, closed = member._consumer.close, list[str]()
+
+    def noted(**given: int) -> None:
+        closed.append(threading.current_thread().name)
+        close(**given)
+
+    member._consumer.close = noted
+    member.close()
+    assert closed == ["election"]
+    assert not member.leads()
+
+
 def test_who_no_longer_asks_gives_up_the_lead(
     kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,14 @@
 """Holes of many partitions do not hold up a commit."""
 
 import asyncio
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
+from streams.worker.commit import hole_keeper
 from streams.worker.commit.hole_keeper import HoleKeeper, Survey
 from streams.worker.store.holes import read_hole
 
@@ -27,7 +30,7 @@ def test_one_hole_is_surveyed_a_flush(tmp_path: Path) -> None:
 
     keeper = HoleKeeper(tmp_path, begin, survey, nothing)
     for partition in range(3):
-        keeper.assigned(partition, 5, 2)
+        asyncio.run(keeper.assigned(partition, 5, 2))
     for flush in range(1, 5):
         asyncio.run(keeper.look())
         assert asked == list(range(min(flush, 3)))
@@ -55,13 +58,48 @@ def test_a_survey_that_finds_no_broker_is_made_again_later(tmp_path: Path) -> No
         raise BrokerUnavailable("away")
 
     keeper = HoleKeeper(tmp_path, begin, survey, nothing)
-    keeper.assigned(0, 5, 2)
+    asyncio.run(keeper.assigned(0, 5, 2))
     for _ in range(3):
         asyncio.run(keeper.look())
     assert asked == [0]  # not at each flush
     hole = read_hole(tmp_path, 0)
     assert hole is not None
     assert hole.until is None
+
+
+def test_the_event_loop_goes_on_while_the_store_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticked, asked = threading.Event(), list[str]()
+
+    def slowly(name: str) -> Callable[..., object]:
+        ask = getattr(hole_keeper, name)
+
+        def asks(*given: object) -> object:
+            ticked.clear()
+            assert ticked.wait(10), f"{name} holds up the event loop"
+            asked.append(name)
+            return ask(*given)
+
+        return asks
+
+    async def tick() -> None:
+        while True:
+            ticked.set()
+            await asyncio.sleep(0.01)
+
+    async def all_steps() -> None:
+        ticking = asyncio.create_task(tick())
+        keeper = HoleKeeper(tmp_path, begin, lambda _partition: (9, {}), nothing)
+        await keeper.assigned(0, 5, 2)
+        await keeper.look()
+        await keeper.declared(0, [])
+        ticking.cancel()
+
+    for name in ("read_hole", "write_hole", "remove_hole"):
+        monkeypatch.setattr(hole_keeper, name, slowly(name))
+    asyncio.run(all_steps())
+    assert asked == ["read_hole", "write_hole", "write_hole", "remove_hole"]
 
 
 def test_an_assignment_whose_first_message_passes_over_others_ends_the_worker(
@@ -74,8 +112,8 @@ def test_an_assignment_whose_first_message_passes_over_others_ends_the_worker(
         return begin if partition == 1 else None
 
     keeper = HoleKeeper(tmp_path, begin, lambda _partition: (9, {}), first_in)
-    keeper.assigned(0, 7, 0)
-    keeper.assigned(1, 7, 8)
+    asyncio.run(keeper.assigned(0, 7, 0))
+    asyncio.run(keeper.assigned(1, 7, 8))
     keeper.jumped(0, 7, 9)  # 7 and 8 are markers
     asyncio.run(keeper.look())
     keeper.jumped(0, 9, 11)  # later jumps are not looked into

@@ -13,7 +13,7 @@ from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS, Manifest, pack
 from streams.contract.decisions import MAX_BYTES, Ref, Release, sign
 from streams.contract.errors import UsageError
-from streams.contract.topics import RELEASES, topic_name, topic_specs
+from streams.contract.topics import ARTIFACTS, RELEASES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
@@ -214,4 +214,28 @@ def test_a_teacher_whose_delivery_is_larger_than_decided_is_not_fetched(
     updates = TeacherUpdates(served.task, served.broker, [key.public_key()], taken.append)
     updates._load(told.model_copy(update={"deliveries": [huge]}))
     assert f"refused: size: {MAX_BYTES} bytes in 2048 chunks are announced" in caplog.text
+    assert taken == []
+
+
+def test_a_teacher_whose_bytes_have_another_digest_is_not_opened(
+    served: Fleet,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key = load_private_key(served.folder / "key.pem")
+    assert registry.offer_teacher(key, "test")
+    told = publisher.announce(served.producer, registry, None)
+    assert told is not None
+    [delivery], data = told.deliveries, registry.read_teacher()
+    parts = publisher.chunks(data[:-1] + bytes([data[-1] ^ 1]))
+    topic = topic_name(served.task.name, ARTIFACTS)
+    at = [served.producer.put(topic, delivery.sha256.encode(), *part) for part in parts]
+    opened = "bytes that were not announced are opened"
+    monkeypatch.setattr(teacher_updates, "make_teacher", lambda *_: pytest.fail(opened))
+    taken: list[Teacher] = []
+    updates = TeacherUpdates(served.task, served.broker, [key.public_key()], taken.append)
+    moved = delivery.model_copy(update={"offset": at[0]})
+    updates._load(told.model_copy(update={"deliveries": [moved]}))
+    assert "refused: digest: the bytes do not match the announced digest" in caplog.text
     assert taken == []
