@@ -66,7 +66,7 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
 def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
     """Return the state of a device without an agent."""
     account, (active, previous) = spool.audit(), _slots(folder)
-    samples = Samples(task, folder / "samples.arrow")
+    samples = Samples(task, folder / "samples.arrow", epoch=spool.epoch)
     count, true, taught = samples.counts()
     return DeviceState(
         device=device,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from streams.contract.task import Device, Reading, Task
-from streams.segments.segmentation import label_fits, segments_of
+from streams.segments.segmentation import LABEL_UNFIT, label_fits, segments_of
 
 DATED_FROM_US = 10**15  # September 2001
 READINGS = 1000
@@ -18,9 +18,10 @@ READINGS = 1000
 class Survey:
     """The first readings of one device.
 
-    `skipped` counts what breaks a segment, by reason; `labels` labelled readings by class (by
-    target for regression); `unfit` labels that are none of the task's, as an example of one;
-    `period_s` is the median time between two readings; `error` what the source raised, and where.
+    `skipped` counts what breaks a segment or is out of order, by reason; `labels` labelled readings
+    by class (by target for regression); `unfit` labels that are none of the task's, as an example
+    of one; `period_s` is the median time between two readings; `error` what the source raised, and
+    where.
     """
 
     device: str
@@ -48,6 +49,10 @@ def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
     skipped: Counter[str] = Counter()
     error: str | None = None
 
+    def skip(reason: str, _time_us: int) -> None:
+        if reason != LABEL_UNFIT:  # `unfit` says more
+            skipped[reason] += 1
+
     def readings() -> Iterator[Reading]:
         nonlocal error
         try:
@@ -60,7 +65,7 @@ def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
 
     cuts = []
     try:
-        for *_, label in segments_of(readings(), task, skip=lambda why, _: skipped.update([why])):
+        for *_, label in segments_of(readings(), task, skip=skip):
             cuts.append(label is not None)
     except (TypeError, ValueError) as exc:
         error = error or f"{type(exc).__name__}: {exc} (reading {len(seen)})"

@@ -1,7 +1,7 @@
 """Labels that become known later: what the task's own generator is given and what it tells."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +41,10 @@ class Device:
             task, "d0", self.told, lambda why, _: self.skipped.append(why)
         )
         board = AccuracyTracker(folder / "board.json")
-        self.note = AnswerRecorder(task, self.samples, board, self.outcomes).note
+        self._recorder = AnswerRecorder(task, self.samples, board, self.outcomes)
+
+    def note(self, events: Sequence[Event]) -> None:
+        self._recorder.note(events, self.samples.added)
 
 
 def test_the_truth_of_a_segment_is_what_came_three_segments_later(tmp_path: Path) -> None:
