@@ -86,7 +86,10 @@ def check(
 
 def up(
     task: TaskArgument,
-    devices: Annotated[int, typer.Option(help="Number of devices of the task's fleet.")] = 6,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="Number of devices of the task's fleet. Default: 6, or all of fewer."),
+    ] = None,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     speed: Speed = 20.0,

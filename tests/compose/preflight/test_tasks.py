@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from compose.launcher.up import chosen_devices
+from streams.contract.errors import UsageError
+from streams.contract.task import load_task
+
 ROOT = Path(__file__).parents[3]
 TINY = f"{ROOT / 'tests' / 'fakes' / 'tiny_task.py'}:task"
 
@@ -37,6 +41,15 @@ def test_a_new_task_passes_the_check_as_it_is(tmp_path: Path, kind: str) -> None
     assert all(one["segments"] == 99 and one["labelled"] > 50 for one in found["surveys"])
     assert found["parameters"] > 0
     assert found["model_s"] > 0
+
+
+def test_up_takes_six_devices_or_all_of_a_smaller_fleet(tmp_path: Path) -> None:
+    tidewheel(tmp_path, "new", "base")
+    small = load_task(f"{tmp_path / 'base.py'}:task")
+    assert chosen_devices(small, None) == ["device-1", "device-2", "device-3"]
+    with pytest.raises(UsageError, match="--devices 6: task 'base' has 1 to 3 in its fleet"):
+        chosen_devices(small, 6)
+    assert len(chosen_devices(load_task("streams/tasks/har.py:task"), None)) == 6
 
 
 def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:
