@@ -72,7 +72,7 @@ def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
 
 def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Finding]:
     if one.error is not None:
-        return [Finding("error", one.device, f"readings() fails: {one.error}", "mend the function")]
+        return [Finding("error", one.device, one.error, "fix `readings` in the task file")]
     if not one.readings:
         return [Finding("error", one.device, "readings() yields nothing", "yield Reading(...)")]
     found = []

@@ -47,7 +47,7 @@ def _tried(task: Task, device: str, readings: int) -> Finding | None:
         text = (
             f"outcomes() fails: {type(exc).__name__}: {exc} (after {count} labels{own_line(exc)})"
         )
-        return Finding("error", device, text, "mend the function")
+        return Finding("error", device, text, "fix `outcomes` in the task file")
     if count:
         return None
     text = f"outcomes() yields nothing for the answers to the first {readings} readings"

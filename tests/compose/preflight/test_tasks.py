@@ -98,6 +98,22 @@ def test_what_cannot_work_ends_with_1_and_advice(
     assert expected in tidewheel(tmp_path, "check", reference, code=1).stdout
 
 
+def test_readings_that_fail_later_than_the_check_looks_are_one_line(tmp_path: Path) -> None:
+    late = "yield Reading(i * 100_000 if i < 3000 else None // 1, "
+    reference = changed(tmp_path, "yield Reading(i * 100_000, ", late)
+    tidewheel(tmp_path, "check", reference, "--fast")
+    said = tidewheel(tmp_path, "prepare", reference, code=2).stderr.splitlines()
+    line = (
+        (tmp_path / "mine.py")
+        .read_text()
+        .splitlines()
+        .index(next(row for row in (tmp_path / "mine.py").read_text().splitlines() if late in row))
+    )
+    assert len(said) == 1
+    assert "readings() fails: TypeError: unsupported operand" in said[0]
+    assert f"(reading 3001, {tmp_path / 'mine.py'}:{line + 1})" in said[0]
+
+
 def test_prepare_begins_with_the_fast_part(tmp_path: Path) -> None:
     reference = changed(tmp_path, "i * 100_000", "i * 3_600_000_000")
     done = tidewheel(tmp_path, "prepare", reference, code=2)
