@@ -69,7 +69,7 @@ def samples(task: Task, tmp_path: Path) -> Samples:
         label = np.array([i % 3], np.float32)
         segment = noise.normal(2.0 * label, 0.3, task.segment_shape).astype(np.float32)
         split = HELD_OUT if i % 4 == 3 else TRAIN
-        found.add(i, segment, np.zeros(3, np.float32), split, label)
+        found.add(i, i, segment, np.zeros(3, np.float32), split, label)
     return found
 
 
