@@ -98,6 +98,16 @@ def test_what_cannot_work_ends_with_1_and_advice(
     assert expected in tidewheel(tmp_path, "check", reference, code=1).stdout
 
 
+@pytest.mark.parametrize("line", ["import torch", "from torch import nn"])
+def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(
+    tmp_path: Path, line: str
+) -> None:
+    reference = changed(tmp_path, "import random\n", f"import random\n{line}\n")
+    at = (tmp_path / "mine.py").read_text().splitlines().index(line) + 1
+    said = " ".join(tidewheel(tmp_path, "check", reference, "--fast", code=1).stdout.split())
+    assert f"importing the file needs torch ({tmp_path / 'mine.py'}:{at})" in said.replace("│ ", "")
+
+
 def test_readings_that_fail_later_than_the_check_looks_are_one_line(tmp_path: Path) -> None:
     late = "yield Reading(i * 100_000 if i < 3000 else None // 1, "
     reference = changed(tmp_path, "yield Reading(i * 100_000, ", late)
