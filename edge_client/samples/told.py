@@ -21,6 +21,7 @@ import numpy as np
 from edge_client.samples.samples import SOURCES, Samples
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
+from streams.contract.accounting import DeviceAccount
 from streams.contract.events.labels import encode_label_rows
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -94,12 +95,11 @@ class ToldLabels:
     def account(self) -> dict[str, int]:
         """Return how many labels there were, and what became of them; those in memory are pending.
         Nothing where nobody has told one."""
-        return account_of(self.queue, len(self._waiting))
+        return account_of(self.queue.account(), len(self._waiting))
 
 
-def account_of(queue: Spool, waiting: int = 0) -> dict[str, int]:
-    """The same of a queue alone, or with labels that are not in it yet."""
-    found = queue.account()
+def account_of(found: DeviceAccount, waiting: int = 0) -> dict[str, int]:
+    """The same of the account of a queue, and of labels that are not in it yet."""
     if not found.produced + waiting:
         return {}
     return {
