@@ -52,5 +52,6 @@ class AnswerRecorder:
             reporting = split == HELD_OUT and self._reports(event.time_us)
             self._scoreboard.count(release, event.position_us, right, reporting, error)
             if self._outcomes is not None:
-                answered = Answered(event.first_us, event.time_us, event.segment, event.outputs)
-                self._outcomes.put(answered)
+                self._outcomes.put(
+                    Answered(event.first_us, event.time_us, event.segment, event.outputs, seq)
+                )

@@ -167,10 +167,20 @@ class Samples:
             self.changed = self.changed or known > 0
             return known
 
-    def label(self, first_us: int, last_us: int, label: np.ndarray, source: int = USER) -> int:
-        """Store a true label (label_size,) for the segments in first..last; return their number."""
+    def label(
+        self,
+        first_us: int,
+        last_us: int,
+        label: np.ndarray,
+        source: int = USER,
+        seq: int | None = None,
+    ) -> int:
+        """Store a true label (label_size,) for the segments in first..last, or for that of the
+        event `seq` alone; return their number."""
         with self._lock:
             rows = self._rows()
+            if seq is not None:
+                rows = rows[rows == self._row_of.get(seq, -1)]
             times = self._table.times[rows]
             rows = rows[(times >= first_us) & (times <= last_us)]
             self._note_label(rows, label, source)

@@ -54,22 +54,26 @@ class ToldLabels:
         self.queue = Spool(folder, LIMITS)
         self.error: str | None = None
 
-    def tell(self, first_us: int, last_us: int, label: np.ndarray, source: int) -> int:
-        """Label the events between two event times, both included; return how many segments the
-        device has of them."""
+    def tell(
+        self, first_us: int, last_us: int, label: np.ndarray, source: int, seq: int | None = None
+    ) -> int:
+        """Label the events between two event times, both included, or the one with `seq` alone;
+        return how many segments the device has of them."""
         row: dict[str, object] = {
             "from": first_us,
             "to": last_us,
             "label": label.reshape(-1).tolist(),
             "told": round(self._wall() * 1e6),
             "source": SOURCES[source],
+            "event_epoch": None if seq is None else self._samples.epoch,
+            "event_seq": seq,
         }
         with self._lock:
             if len(self._waiting) < WAITING:
                 self._waiting.append(row)
             else:
                 self._skip(OVERFLOW, last_us)
-        return self._samples.label(first_us, last_us, label, source)
+        return self._samples.label(first_us, last_us, label, source, seq)
 
     def flush(self) -> None:
         """Write those that wait to the queue; OSError for a full disk, and they wait on."""

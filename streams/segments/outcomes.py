@@ -60,5 +60,5 @@ def _answers(task: Task, device: str, readings: int) -> Iterator[Answered]:
         first = list(itertools.islice(task.readings(device), readings))
     except Exception:  # named by the survey
         return
-    for begin_us, end_us, segment, _ in segments_of(first, task):
-        yield Answered(begin_us, end_us, segment, outputs)
+    for seq, (begin_us, end_us, segment, _) in enumerate(segments_of(first, task)):
+        yield Answered(begin_us, end_us, segment, outputs, seq)

@@ -73,6 +73,22 @@ def test_the_truth_of_a_segment_is_what_came_three_segments_later(tmp_path: Path
     assert labels.tolist() == [(int(x) + 3) % 3 for x in segments[:, 0]]
 
 
+def test_answers_of_one_time_have_each_its_own_truth(tmp_path: Path) -> None:
+    def own(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
+        for one in answered:
+            yield Outcome(one.last_us, one.last_us, int(one.segment[0, 0]) % 3, one.seq)
+
+    device = Device(replace(tiny, outcomes=own), tmp_path)
+    device.outcomes.start()
+    device.note([event(i)._replace(time_us=SECOND, first_us=SECOND) for i in range(9)])
+    until(lambda: device.samples.sources() == {"outcome": 9}, "all outcomes are known")
+    device.outcomes.stop()
+    assert device.samples.teach(np.array([4]), np.array([[0, 0, 1]], np.float32)) == 1
+    segments, labels, _ = device.samples.latest()
+    assert labels[:, 0].tolist() == [float(x) % 3 for x in segments[:, 0, 0]]
+    assert device.samples.teacher_record() == {2: (1, 0)}  # of event 4 alone, of class 1
+
+
 def test_a_generator_that_raises_begins_anew_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
