@@ -9,7 +9,6 @@ import logging
 import sys
 import threading
 import time
-from collections import Counter
 
 from edge_client.control.device_lock import hold
 from edge_client.control.ending import end_process
@@ -26,6 +25,7 @@ from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
 from edge_client.samples.told import ToldLabels
 from edge_client.settings import EdgeSettings
+from edge_client.sources.counts import ReadingCounts, counted
 from edge_client.sources.selection import open_source
 from edge_client.spool.eviction import by_priority
 from edge_client.spool.queue import Spool
@@ -76,8 +76,7 @@ class Agent:
         self._drain_s, self._tracing = settings.drain_s, tracing
         self._stop = threading.Event()
         self._working = False  # for a round
-        self._skipped: Counter[str] = Counter()
-        self._skipping = threading.Lock()
+        self._counts = ReadingCounts()
         self._phase = "running"
         self._hung = False  # whether an uplink hung at the last look
         self._kept_at = self._saved_at = time.monotonic()
@@ -102,9 +101,9 @@ class Agent:
     def _open_memory(self) -> None:
         """Open what the device remembers: samples, accuracy, accepted decisions, versions."""
         task, folder = self._task, self._folder
-        self.samples = Samples(task, folder / "samples.arrow")
+        self.samples = Samples(task, folder / "samples.arrow", epoch=self.spool.epoch)
         self._told = ToldLabels(
-            task, folder / "labels", self.samples, self._skip, failpoint=self._failpoint
+            task, folder / "labels", self.samples, self._counts.skip, failpoint=self._failpoint
         )
         begin(self._told.queue, task, label_schema(task))
         self._scoreboard = AccuracyTracker(folder / "scoreboard.json", row_metric(task))
@@ -148,10 +147,10 @@ class Agent:
         replayed = self._settings.source == "task" and task.source == "recorded"
         self._source = open_source(
             task, self._settings, self._folder,
-            resume_after_us=self.spool.mark, stop=self._stop, skip=self._skip,
+            resume_after_us=self.spool.mark, stop=self._stop, skip=self._counts.skip,
         )  # fmt: skip
         self._outcomes = (
-            DelayedLabels(task, name, self._told, self._skip) if task.outcomes else None
+            DelayedLabels(task, name, self._told, self._counts.skip) if task.outcomes else None
         )
         recorder = AnswerRecorder(task, self.samples, self._scoreboard, self._outcomes)
         self._writer = SpoolWriter(
@@ -159,7 +158,7 @@ class Agent:
         )
         self._answers = InferenceLoop(
             task, name, self._source, self._slots, self._kept,
-            self._writer.put, self._skip, self._stop,
+            self._writer.put, self._counts.skip, self._stop,
             lambda: task.source == "recorded" and self._writer.full,
             label_share=None if replayed else 1.0,
         )  # fmt: skip
@@ -248,10 +247,6 @@ class Agent:
         self._phase = "running"
         return self._slots.engine is not None
 
-    def _skip(self, reason: str, _time_us: int) -> None:
-        with self._skipping:  # sources and outcomes have threads of their own
-            self._skipped[reason] += 1
-
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         if (request.task, request.task_version) != (self._task.name, self._task.version):
             have = f"{self._task.name} version {self._task.version}"
@@ -335,7 +330,12 @@ class Agent:
         drained = self._uplink.stop(max(0.0, deadline - time.monotonic()))
         account = self.spool.account()
         left = "" if drained else f"; {account.pending} events stay in the spool"
-        log.info("%s: stopped, %d events produced%s", self._settings.device, account.produced, left)
+        log.info("%s: stopped, %d events produced%s", self._name, account.produced, left)
+        for what, found in (
+            ("made no event", self._counts.skipped()), ("irregular", self._counts.irregular())
+        ):  # fmt: skip
+            if found:
+                log.warning("%s: %s: %s", self._name, what, counted(found))
 
     @property
     def connected(self) -> bool:
@@ -369,7 +369,8 @@ class Agent:
             delivered=account.delivered,
             dropped=account.dropped,
             pending=account.pending,
-            skipped=dict(self._skipped),
+            skipped=self._counts.skipped(),
+            irregular=self._counts.irregular(),
             samples=count,
             true_labels=true,
             labels_told=self.samples.labels_told,

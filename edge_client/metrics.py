@@ -69,6 +69,7 @@ def _events(state: DeviceState) -> Iterator[Metric]:
     yield _counter("delivered", "Events that the broker has acknowledged.", state.delivered)
     yield _by_reason("dropped", "Events declared dropped.", state.dropped)
     yield _by_reason("skipped", "Readings and answers without an event.", state.skipped)
+    yield _by_reason("irregular", "Readings that were odd, labels not used.", state.irregular)
     yield _gauge("pending", "Events that wait in the spool.", state.pending)
 
 

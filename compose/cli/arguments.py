@@ -156,14 +156,22 @@ def broker_from(kafka: str | None) -> BrokerSettings:
 
 
 def broker_of(state: Path, kafka: str | None) -> BrokerSettings:
-    """Return broker_from, but with the state folder's broker if no other is named."""
+    """Return broker_from, but with the state folder's broker if no other is named; UsageError if
+    there is no such folder either."""
     ports = state / "broker" / "ports.json"
-    if kafka is None and "TIDEWHEEL_KAFKA" not in os.environ and ports.exists():
+    named = kafka is not None or "TIDEWHEEL_KAFKA" in os.environ
+    if not named and ports.exists():
         try:
             kafka = f"127.0.0.1:{int(json.loads(ports.read_bytes())['broker'])}"
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise UsageError(f"{ports} cannot be read ({exc}): use --kafka HOST:PORT") from exc
-    return broker_from(kafka)
+    settings = broker_from(kafka)
+    if not named and not state.is_dir():
+        raise UsageError(
+            f"there is no state folder {state}: check --state, or name a broker with "
+            "--kafka HOST:PORT"
+        )
+    return settings
 
 
 def trusted_keys(layout: StateDir, given: list[Path] | None) -> tuple[Path, ...]:

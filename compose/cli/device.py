@@ -46,6 +46,10 @@ def status(
         f"{found.samples} samples, {found.true_labels} with a true label, "
         f"{found.teacher_labels} with the teacher's{_latency(found)}",
     ]
+    for what, counts in (("made no event", found.skipped), ("irregular", found.irregular)):
+        if counts:
+            reasons = ", ".join(f"{why} {n}" for why, n in counts.items())
+            lines.append(f"{what} since the agent's start: {reasons}")
     if found.kept is not None:
         lines.append(f"{found.kept.text}, against {found.kept.against}")
     if (personal := found.personal) is not None:

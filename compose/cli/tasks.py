@@ -2,7 +2,7 @@
 `simulate` and `up`."""
 
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,7 +56,7 @@ def new(
     path.write_text(render(name, kind))
     say(f"{path} is written: put your readings, classes and model into it, then")
     say(f"    tidewheel check {path}:task")
-    say(f"    tidewheel up {path}:task --devices 3")
+    say(f"    tidewheel up {path}:task")
 
 
 def check(
@@ -75,8 +75,11 @@ def check(
     """
     from compose.preflight import report as shown
     from compose.preflight.check import check_task
+    from compose.preflight.device_import import import_finding
 
     report = check_task(load_task(task), readings, models=not fast)
+    if (found := import_finding(task)) is not None:
+        report = replace(report, findings=[found, *report.findings])
     if json:
         print_json(asdict(report))
     else:
@@ -86,7 +89,10 @@ def check(
 
 def up(
     task: TaskArgument,
-    devices: Annotated[int, typer.Option(help="Number of devices of the task's fleet.")] = 6,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="Number of devices of the task's fleet. Default: 6, or all of fewer."),
+    ] = None,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     speed: Speed = 20.0,

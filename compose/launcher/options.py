@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+DEVICES = 6
+
 
 @dataclass(frozen=True)
 class UpOptions:
-    """`speed` paces the replay (1 is real time). It ends after `minutes`, or once the loop has
-    closed when `until_closed`, failing after `timeout_s`; with neither, at Ctrl-C."""
+    """`devices` None: DEVICES of the task's fleet, or all of fewer. `speed` paces the replay (1 is
+    real time). It ends after `minutes`, or once the loop has closed when `until_closed`, failing
+    after `timeout_s`; with neither, at Ctrl-C."""
 
     task_ref: str
-    devices: int
+    devices: int | None
     state: Path
     kafka: str | None = None
     speed: float = 20.0

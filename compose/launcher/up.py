@@ -23,7 +23,7 @@ from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands
 from compose.launcher.fleet import Fleet
-from compose.launcher.options import UpOptions
+from compose.launcher.options import DEVICES, UpOptions
 from compose.launcher.preparation import make_models
 from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
 from compose.launcher.progress.screen import Screen
@@ -301,9 +301,10 @@ class Up:
         self._phases[name] = time.monotonic() - began
 
 
-def chosen_devices(task: Task, count: int) -> list[str]:
-    """The first `count` devices of the task's fleet."""
+def chosen_devices(task: Task, count: int | None) -> list[str]:
+    """The first `count` devices of the task's fleet; None: DEVICES, or all of fewer."""
     fleet = task.device_names("fleet")
+    count = min(DEVICES, len(fleet)) if count is None else count
     if not 1 <= count <= len(fleet):
         raise UsageError(
             f"--devices {count}: task {task.name!r} has 1 to {len(fleet)} in its fleet"

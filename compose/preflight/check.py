@@ -71,7 +71,7 @@ def check_task(task: Task, readings: int = READINGS, *, models: bool = True) -> 
     try:
         parameters = _try_models(task)
     except TaskError as exc:
-        failed = Finding("error", "build_model", str(exc), "mend the function")
+        failed = Finding("error", "build_model", str(exc), "fix `build_model` in the task file")
         return replace(report, findings=[failed, *report.findings])
     return replace(report, model_s=time.monotonic() - began, parameters=parameters)
 

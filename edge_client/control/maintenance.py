@@ -16,9 +16,11 @@ from edge_client.control.socket_server import socket_path
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.samples import Samples
 from edge_client.samples.told import account_of
+from edge_client.spool.look import account_in
 from edge_client.spool.queue import Spool
 from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
+from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, UsageError
 from streams.contract.task import Task
@@ -60,19 +62,22 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
             raise ProcessFailed(f"the agent of {device} reports no state: {answer.error}")
         return answer.state
     with hold(folder):
-        return stopped_state(task, device, folder, Spool(folder / "spool"))
+        _, labels = account_in(folder / "labels")
+        return stopped_state(task, device, folder, *account_in(folder / "spool"), labels)
 
 
-def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> DeviceState:
-    """Return the state of a device without an agent."""
-    account, (active, previous) = spool.audit(), _slots(folder)
-    samples = Samples(task, folder / "samples.arrow")
+def stopped_state(
+    task: Task, device: str, folder: Path, epoch: str, account: DeviceAccount, labels: DeviceAccount
+) -> DeviceState:
+    """Return the state of a device without an agent, with the accounts of its events and labels."""
+    active, previous = _slots(folder)
+    samples = Samples(task, folder / "samples.arrow", epoch=epoch)
     count, true, taught = samples.counts()
     return DeviceState(
         device=device,
         task=task.name,
         time_us=time.time_ns() // 1000,
-        epoch=spool.epoch,
+        epoch=epoch,
         active=active or "",
         previous=previous,
         produced=account.produced,
@@ -83,7 +88,7 @@ def stopped_state(task: Task, device: str, folder: Path, spool: Spool) -> Device
         true_labels=true,
         labels_told=samples.labels_told,
         label_sources=samples.sources(),
-        late_labels=account_of(Spool(folder / "labels")),
+        late_labels=account_of(labels),
         teacher_labels=taught,
         accuracy=AccuracyTracker(folder / "scoreboard.json", row_metric(task)).scores(),
         phase="stopped",
@@ -140,7 +145,11 @@ def drain(
             time.sleep(PAUSE_S)
     with hold(folder):
         spool, labels = Spool(folder / "spool"), Spool(folder / "labels")
-        said = lambda: stopped_state(task, device, folder, spool)  # noqa: E731
+
+        def said() -> DeviceState:
+            events = spool.audit()
+            return stopped_state(task, device, folder, spool.epoch, events, labels.account())
+
         for queue, of_what, messages, state in (
             (labels, "labels", of_labels(device, labels), None),
             (spool, "events", None, said),

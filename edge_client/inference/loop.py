@@ -123,7 +123,7 @@ class InferenceLoop:
         self._put(
             Event(
                 cut.last_us, engine.model, outputs, label, cut.segment,
-                cut.first_us, cut.position_us, cut.truth,
+                cut.first_us, cut.position_us, cut.mark_us, cut.truth,
             )
         )  # fmt: skip
         engine.latencies.append(time.perf_counter() - began)

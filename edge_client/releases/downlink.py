@@ -23,7 +23,7 @@ from edge_client.releases.partial_download import Downloads
 from edge_client.samples.samples import Samples
 from streams.contract.decisions import Ref, Release
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
-from streams.contract.events.batches import decode_batch, times_us
+from streams.contract.events.batches import decode_batch
 from streams.contract.events.records import score_schema
 from streams.contract.task import Task
 from streams.contract.topics import INVITATIONS, RELEASES, SCORES, topic_name
@@ -165,11 +165,14 @@ class Downlink(threading.Thread):
     def _read_scores(self, value: bytes | None) -> None:
         rows = decode_batch(value or b"", score_schema())
         teacher = rows.column("teacher")
-        known = [i for i, x in enumerate(teacher.to_pylist()) if len(x) == self._task.outputs]
+        ours = np.array(rows.column("epoch").to_pylist()) == self._samples.epoch
+        known = [
+            i for i, x in enumerate(teacher.to_pylist()) if ours[i] and len(x) == self._task.outputs
+        ]
         if known:
             taken = rows.take(known)
             outputs = np.array(taken.column("teacher").to_pylist(), np.float32)
-            self._samples.teach(times_us(taken.column("time")), outputs)
+            self._samples.teach(taken.column("seq").to_numpy(), outputs)
 
     def _consider(self, reader: Reader) -> None:
         """Serve the version of the last decision, if it is available now; `reader` goes on reading

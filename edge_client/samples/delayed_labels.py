@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_client.samples.samples import OUTCOME
 from edge_client.samples.told import ToldLabels
-from streams.contract.task import Answered, Task
+from streams.contract.task import Answered, Outcome, Task
 from streams.segments.segmentation import label_fits
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class DelayedLabels(threading.Thread):
         while not self._ending.is_set():
             try:
                 for outcome in self._task.outcomes(self._device, self._given()):
-                    self._note(outcome.first_us, outcome.last_us, outcome.label)
+                    self._note(Outcome(*outcome))
                     self.error, pause_s = None, RESTART_S[0]
                 self._ended = True
                 return
@@ -83,12 +83,13 @@ class DelayedLabels(threading.Thread):
             with contextlib.suppress(queue.Empty):
                 yield self._answers.get(timeout=FLUSH_S)
 
-    def _note(self, first_us: int, last_us: int, label: object) -> None:
+    def _note(self, outcome: Outcome) -> None:
+        first_us, last_us, label, seq = outcome
         if not label_fits(self._task, label):
             self._skip(UNFIT, last_us)
             return
         values = np.asarray(label, np.float32).reshape(-1)
-        self._told.tell(first_us, last_us, values, OUTCOME)
+        self._told.tell(first_us, last_us, values, OUTCOME, seq)
         self._flush_if_due()
 
     def _flush_if_due(self) -> None:

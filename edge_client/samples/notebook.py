@@ -18,7 +18,7 @@ from streams.contract.task.metrics import row_errors
 
 
 class AnswerRecorder:
-    """Takes the events that the loop has put."""
+    """Takes the events that are in the spool."""
 
     def __init__(
         self,
@@ -38,10 +38,11 @@ class AnswerRecorder:
         chooses = training.choice == "device" or training.personal
         return not chooses or bool(reports(self._task, np.array(time_us)))
 
-    def note(self, events: Sequence[Event]) -> None:
-        for event in events:
+    def note(self, events: Sequence[Event], first: int) -> None:
+        """Note consecutive events, of which the first one has the seq `first`."""
+        for seq, event in enumerate(events, first):
             split = split_of(self._task, event.first_us, event.time_us)
-            self._samples.add(event.time_us, event.segment, event.outputs, split, event.label)
+            self._samples.add(seq, event.time_us, event.segment, event.outputs, split, event.label)
             right, error = None, 0.0
             if event.truth is not None:
                 answer, truth = event.outputs[None], event.truth[None]
@@ -51,5 +52,6 @@ class AnswerRecorder:
             reporting = split == HELD_OUT and self._reports(event.time_us)
             self._scoreboard.count(release, event.position_us, right, reporting, error)
             if self._outcomes is not None:
-                answered = Answered(event.first_us, event.time_us, event.segment, event.outputs)
-                self._outcomes.put(answered)
+                self._outcomes.put(
+                    Answered(event.first_us, event.time_us, event.segment, event.outputs, seq)
+                )

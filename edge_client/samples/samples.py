@@ -8,9 +8,11 @@ event time are removed first.
 
 A segment's label is a true one, with its source and time of arrival, or the teacher's answer.
 
+Which event of the spool's epoch a segment is of says its seq: several events may have one time.
+
 How much a teacher's label weighs beside a true one says trust.py, from the events that have both.
 
-The file: batches with the columns `time`, `split`, `source`, `labelled` (us since 1970),
+The file: batches with the columns `seq`, `time`, `split`, `source`, `labelled` (us since 1970),
 `segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest in order. An
 unreadable file, or one of another task version, is ignored: the samples fill again.
 """
@@ -48,11 +50,14 @@ class Samples:
         task: Task,
         path: Path,
         *,
+        epoch: str = "",
         capacity: int | None = None,
         dice: random.Random | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """`epoch` is that of the spool: the seqs of another one name no event any more."""
         self._task = task
+        self.epoch = epoch
         self._path = path
         self._wall = wall
         self._dice = dice or random.Random()
@@ -83,19 +88,22 @@ class Samples:
 
     def add(
         self,
+        seq: int,
         time_us: int,
         segment: np.ndarray,
         answer: np.ndarray,
         split: int,
         label: np.ndarray | None,
     ) -> None:
-        """Store a segment with the device's answer; `label` is a true label or None."""
+        """Store the segment of an event with the device's answer; `label` is a true label or
+        None."""
         with self._lock:
             self._expire(time_us)
             if len(self._recent) >= self._recent_limit:
                 self._settle(self._recent.popleft())
             row = self._free.pop()
             self._recent.append(row)
+            self._table.seqs[row] = seq
             self._table.times[row] = time_us
             self._table.segments[row] = segment
             self._table.answers[row] = answer
@@ -103,7 +111,7 @@ class Samples:
             self._table.true[row] = np.nan
             self._table.teacher[row] = np.nan
             self._table.source[row] = 0
-            self._row_of[time_us] = row
+            self._row_of[seq] = row
             if label is not None:
                 self._note_label(np.array([row]), label, TOLD)
             self.added += 1
@@ -138,30 +146,41 @@ class Samples:
                 self._forget(row)
 
     def _forget(self, row: int) -> None:
-        if self._row_of.get(int(self._table.times[row])) == row:
-            del self._row_of[int(self._table.times[row])]
+        if self._row_of.get(int(self._table.seqs[row])) == row:
+            del self._row_of[int(self._table.seqs[row])]
         self._free.append(row)
 
     def _rows(self) -> np.ndarray:
         """Return all rows in use, the latest last."""
         return np.array([*self._kept, *self._recent], np.int64)
 
-    def teach(self, times_us: np.ndarray, outputs: np.ndarray) -> int:
-        """Store the teacher's outputs (n, outputs); return how many belong to stored segments."""
+    def teach(self, seqs: np.ndarray, outputs: np.ndarray) -> int:
+        """Store the teacher's outputs (n, outputs) for events of this epoch; return how many belong
+        to stored segments."""
         with self._lock:
             known = 0
-            for time_us, row_outputs in zip(times_us.tolist(), outputs, strict=True):
-                row = self._row_of.get(time_us)
+            for seq, row_outputs in zip(seqs.tolist(), outputs, strict=True):
+                row = self._row_of.get(seq)
                 if row is not None:
                     self._table.teacher[row] = row_outputs
                     known += 1
             self.changed = self.changed or known > 0
             return known
 
-    def label(self, first_us: int, last_us: int, label: np.ndarray, source: int = USER) -> int:
-        """Store a true label (label_size,) for the segments in first..last; return their number."""
+    def label(
+        self,
+        first_us: int,
+        last_us: int,
+        label: np.ndarray,
+        source: int = USER,
+        seq: int | None = None,
+    ) -> int:
+        """Store a true label (label_size,) for the segments in first..last, or for that of the
+        event `seq` alone; return their number."""
         with self._lock:
             rows = self._rows()
+            if seq is not None:
+                rows = rows[rows == self._row_of.get(seq, -1)]
             times = self._table.times[rows]
             rows = rows[(times >= first_us) & (times <= last_us)]
             self._note_label(rows, label, source)
@@ -296,6 +315,7 @@ class Samples:
                     "labels_told": self.labels_told,
                     "scores_read": self.scores_read,
                     "task_version": self._task.version,
+                    "epoch": self.epoch,
                 }
                 self.changed = self.urgent = False
             write_rows(self._path, (self._saved_rows(part) for part in _parts(rows)), metadata)
@@ -320,7 +340,8 @@ class Samples:
         self._kept = list(range(n - recent))
         self._recent = deque(range(n - recent, n))
         self._seen = seen if len(seen) == len(self._seen) else self._seen
-        self._row_of = {int(self._table.times[row]): row for row in self._rows().tolist()}
+        if metadata.get("epoch") == self.epoch:
+            self._row_of = {int(self._table.seqs[row]): row for row in self._rows().tolist()}
 
 
 def _parts(rows: np.ndarray) -> list[np.ndarray]:

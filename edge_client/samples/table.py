@@ -18,6 +18,7 @@ class SampleTable:
 
     def __init__(self, task: Task, n: int) -> None:
         self.task = task
+        self.seqs = np.full(n, -1, np.int64)
         self.times = np.full(n, -1, np.int64)
         self.segments = np.zeros((n, *task.segment_shape), np.float32)
         self.answers = np.zeros((n, task.outputs), np.float32)
@@ -100,6 +101,7 @@ class SampleTable:
     def columns(self) -> Columns:
         """Return the columns of the file."""
         return {
+            "seq": self.seqs,
             "time": self.times,
             "split": self.split,
             "source": self.source,
@@ -132,7 +134,7 @@ class SampleTable:
 def capacity_of(task: Task) -> int:
     """Return the number of segments that fit into the limits, at least 8."""
     channels, samples = task.segment_shape
-    row = 4 * (channels * samples + 2 * task.outputs + task.label_size) + 18
+    row = 4 * (channels * samples + 2 * task.outputs + task.label_size) + 26
     fit = int(task.training.samples_mb * 1e6) // row
     return max(8, min(task.training.samples, fit))
 

@@ -21,6 +21,7 @@ import numpy as np
 from edge_client.samples.samples import SOURCES, Samples
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
+from streams.contract.accounting import DeviceAccount
 from streams.contract.events.labels import encode_label_rows
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -53,22 +54,26 @@ class ToldLabels:
         self.queue = Spool(folder, LIMITS)
         self.error: str | None = None
 
-    def tell(self, first_us: int, last_us: int, label: np.ndarray, source: int) -> int:
-        """Label the events between two event times, both included; return how many segments the
-        device has of them."""
+    def tell(
+        self, first_us: int, last_us: int, label: np.ndarray, source: int, seq: int | None = None
+    ) -> int:
+        """Label the events between two event times, both included, or the one with `seq` alone;
+        return how many segments the device has of them."""
         row: dict[str, object] = {
             "from": first_us,
             "to": last_us,
             "label": label.reshape(-1).tolist(),
             "told": round(self._wall() * 1e6),
             "source": SOURCES[source],
+            "event_epoch": None if seq is None else self._samples.epoch,
+            "event_seq": seq,
         }
         with self._lock:
             if len(self._waiting) < WAITING:
                 self._waiting.append(row)
             else:
                 self._skip(OVERFLOW, last_us)
-        return self._samples.label(first_us, last_us, label, source)
+        return self._samples.label(first_us, last_us, label, source, seq)
 
     def flush(self) -> None:
         """Write those that wait to the queue; OSError for a full disk, and they wait on."""
@@ -94,12 +99,11 @@ class ToldLabels:
     def account(self) -> dict[str, int]:
         """Return how many labels there were, and what became of them; those in memory are pending.
         Nothing where nobody has told one."""
-        return account_of(self.queue, len(self._waiting))
+        return account_of(self.queue.account(), len(self._waiting))
 
 
-def account_of(queue: Spool, waiting: int = 0) -> dict[str, int]:
-    """The same of a queue alone, or with labels that are not in it yet."""
-    found = queue.account()
+def account_of(found: DeviceAccount, waiting: int = 0) -> dict[str, int]:
+    """The same of the account of a queue, and of labels that are not in it yet."""
     if not found.produced + waiting:
         return {}
     return {

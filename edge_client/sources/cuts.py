@@ -11,11 +11,17 @@ Skip = Callable[[str, int], None]  # (reason, time in microseconds) of what cann
 
 @dataclass(frozen=True)
 class Cut:
-    """A segment with its event times; `position_us` is its place in the data, in every pass."""
+    """A segment with its event times.
+
+    `position_us` is its place in the data, the same in every pass, and `mark_us` that of a replay,
+    after which a restart goes on. Each segment has its own: it is the time of the segment, or one
+    more than the segment before where that is not earlier.
+    """
 
     first_us: int
     last_us: int
     position_us: int
+    mark_us: int
     segment: np.ndarray
     truth: np.ndarray | None
 

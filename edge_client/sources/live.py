@@ -25,7 +25,9 @@ class Live:
 
     def __iter__(self) -> Iterator[Cut]:
         cuts = segments_of(self._readings(), self._task, skip=self._skip)
+        position = -1
         for first, last, segment, truth in cuts:
-            yield Cut(first, last, first, segment, truth)
+            position = max(position + 1, first)
+            yield Cut(first, last, position, last, segment, truth)
             if self._stop.is_set():
                 return

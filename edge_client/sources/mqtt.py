@@ -6,9 +6,9 @@ keeps under the name tidewheel-<task>-<device>: what is published while the devi
 when it is back, as far as the broker keeps it.
 
 A message is acknowledged when it is in the inbox, which holds MESSAGES and BYTES; what does not fit
-is lost and counted. What the broker sends again, or has retained, is passed over where it is not
-newer than the last reading. A connection that fails or is lost ends the iteration with an error:
-the agent takes the source up again, after a pause.
+is lost and counted. What the broker sends again, or has retained, is passed over and counted where
+it is older than the last reading, or of its time and the same. A connection that fails or is lost
+ends the iteration with an error: the agent takes the source up again, after a pause.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ except ImportError as exc:
 
 log = logging.getLogger(__name__)
 
-OVERFLOW = "source-overflow"
+OVERFLOW, REPEATED = "source-overflow", "repeated"
 MESSAGES, BYTES = 1000, 16_000_000
 ANSWER_S = 10.0  # for the broker to say something about a connection or a subscription
 LOOK_S = 0.2
@@ -221,19 +221,26 @@ class MqttSource:
         self._name = f"tidewheel-{task.name}-{device}"
         self._stop = stop
         self._skip = skip
-        self._last_us = -1
+        self._newest: deque[Reading] = deque(maxlen=MESSAGES)  # the last readings, of one time
 
     def __iter__(self) -> Iterator[Reading]:
         connection = Connection(self._settings, self._name, self._skip)
         try:
             for payload, old in self._payloads(connection):
                 for reading in read_payload(self._task, payload, self._skip):
-                    if old and reading.time_us <= self._last_us:
+                    if old and self._has_come(reading):
+                        self._skip(REPEATED, reading.time_us)
                         continue
-                    self._last_us = reading.time_us
+                    if self._newest and self._newest[-1].time_us != reading.time_us:
+                        self._newest.clear()
+                    self._newest.append(reading)
                     yield reading
         finally:
             connection.close()
+
+    def _has_come(self, reading: Reading) -> bool:
+        older = self._newest and reading.time_us < self._newest[-1].time_us
+        return bool(older) or reading in self._newest
 
     def _payloads(self, connection: Connection) -> Iterator[tuple[bytes, bool]]:
         while not self._stop.is_set():

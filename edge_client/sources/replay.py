@@ -5,7 +5,8 @@ is position 0. Event time is `origin` + position: for dated recordings (DATED_FR
 is that first time, so that events keep their dates in the first pass; for others it is a day before
 the first start, or the start itself at speed 1. The next pass begins a whole number of split
 periods later, so that a segment of the data is on the same side of the train and held-out split in
-every pass. A restart goes on after `resume_after_us`.
+every pass. A restart goes on after the segment with the mark `resume_after_us`: several segments
+may have one time, and the spool keeps the mark of the last one that was written.
 
     <device>/replay.json   {"origin_us": ..., "span_us": ...}; span_us is null in the first pass
 """
@@ -90,21 +91,24 @@ class Replay:
             period = split_period_us(self._task)
             base = first_reading.time_us // period * period
             start = self._begin_at(base) + self.passes_done * (self._span or 0)
-            end = 0
+            end = None
             for cut in self._one_pass(itertools.chain([first_reading], readings), base, start):
-                end = cut.last_us - start
-                if cut.last_us > self._resume:
-                    if not self._paced(cut, start):
+                end = cut.mark_us - start
+                if cut.mark_us > self._resume:
+                    if not self._paced(cut):
                         return
-                    self._resume = cut.last_us  # a source that fails is resumed after it
+                    self._resume = cut.mark_us  # a source that fails is resumed after it
                     yield cut
-            if not end:
+            if end is None:
                 return  # nothing to repeat
             self._end_pass(end, period)
 
     def _one_pass(self, readings: Iterable[Reading], base: int, start: int) -> Iterator[Cut]:
+        position = mark = -1
         for first, last, segment, truth in segments_of(readings, self._task, skip=self._skip):
-            yield Cut(start + first - base, start + last - base, first - base, segment, truth)
+            position, mark = max(position + 1, first - base), max(mark + 1, last - base)
+            moved = start - base
+            yield Cut(first + moved, last + moved, position, start + mark, segment, truth)
 
     def _end_pass(self, end: int, period: int) -> None:
         self.passes_done += 1
@@ -113,13 +117,13 @@ class Replay:
             self._span = (end // period + 1) * period
             self._save()
 
-    def _paced(self, cut: Cut, start: int) -> bool:
+    def _paced(self, cut: Cut) -> bool:
         """Wait until a segment is due; False when the replay is to stop.
 
         Where the data pauses (a gap between two segments) the replay goes on at once, and a replay
         that fell behind does not catch up in a burst.
         """
-        self.share_of_pass = min(1.0, (cut.first_us - start) / self._span) if self._span else 0.0
+        self.share_of_pass = min(1.0, cut.position_us / self._span) if self._span else 0.0
         if self._speed > 0:
             now = time.monotonic()
             paused = self._last_us is not None and (

@@ -26,8 +26,9 @@ class Survey:
     lost: list[tuple[int, int]] = field(default_factory=list)
 
 
-def survey(files: list[SegmentFile], cursor: Cursor) -> Survey:
-    """Read all files, truncate a torn tail, and move a cursor beyond the end back to it."""
+def survey(files: list[SegmentFile], cursor: Cursor, *, repair: bool = True) -> Survey:
+    """Read all files, truncate a torn tail if they are to be repaired, and move a cursor beyond the
+    end back to it."""
     found = Survey()
     for file in files:
         sound = 0
@@ -39,7 +40,7 @@ def survey(files: list[SegmentFile], cursor: Cursor) -> Survey:
             if frame.end > cursor.position:
                 _note(found, frame)
         if file is files[-1] and sound < file.size:
-            _look_at_end(found, file, sound)
+            _look_at_end(found, file, sound, repair)
     found.next_seq = max(found.next_seq, cursor.settled_seq)
     cursor.position = min(cursor.position, SpoolPosition(files[-1].number, files[-1].size))
     found.lost = _lost(found, cursor)
@@ -65,13 +66,14 @@ def _note(found: Survey, frame: Frame) -> None:
             found.late.add(entry.first, min(entry.last, frame.first - 1))
 
 
-def _look_at_end(found: Survey, file: SegmentFile, sound: int) -> None:
+def _look_at_end(found: Survey, file: SegmentFile, sound: int, repair: bool) -> None:
     with file.path.open("rb") as stream:
         stream.seek(sound)
         rest = stream.read()
     if torn(rest):
         found.torn_bytes = len(rest)
-        file.truncate(sound)
+        if repair:
+            file.truncate(sound)
     else:
         found.next_seq += MOST_EVENTS
 

@@ -13,9 +13,9 @@ Events that are not sent are dropped, with the reason `metered`, and counted in 
    is reproducible; a later decision could differ after a crash or a change of the setting.
 2. A run of such events is one DROPS frame of fresh seqs between the EVENTS frames, so seqs have no
    gap, the reader settles it like other frames, and a restart finds it. There is no other state.
-3. A run ends at an event that is sent, after HOLD_S, or at HOLD_ROWS. Until then it is a counter in
-   memory. A crash loses it: its seqs were not assigned, so the events were never produced; a replay
-   produces them again, because the mark is the time of the last written event.
+3. A run ends at an event that is sent, after HOLD_S, or at HOLD_ROWS. Until then it is in memory.
+   A crash loses it: its seqs were not assigned, so the events were never produced; a replay
+   produces them again, because the mark is that of the last written event.
 4. `nothing` drops nothing: events are written completely and the uplink does not read them, so
    another setting at the next start sends them all. The spool's cap applies.
 

@@ -1,10 +1,11 @@
 """Writing events to the spool: the loop puts an event into memory, a thread writes it.
 
-Every `SYNC_S` the thread takes the new events, records them (samples/notebook.py), encodes them as
-one Arrow batch and appends it to the spool, which syncs it. At most `LIMIT` events wait in memory;
-older ones are discarded and declared lost: `disk-full` when the disk works again, `queue-full`
-where they come faster than it writes. Events that sampling does not send are declared too, see
-sampling.py.
+Every `SYNC_S` the thread takes the new events, encodes them as one Arrow batch and appends it to
+the spool, which syncs it. Then it records them with their seqs (samples/notebook.py): what a device
+remembers was produced, so that a replay which answers again after a crash counts nothing twice. At
+most `LIMIT` events wait in memory; older ones are discarded and declared lost, and not recorded:
+`disk-full` when the disk works again, `queue-full` where they come faster than it writes. Events
+that sampling does not send are declared and recorded, see sampling.py.
 """
 
 import contextlib
@@ -40,7 +41,8 @@ class Event(NamedTuple):
     (label_size,) if the device knows it.
 
     `first_us` and `time_us` are the event times of the segment's ends. `truth` and `position_us`
-    (the position in the data) are for measuring a replay; they never leave the device.
+    (the position in the data) are for measuring a replay, and it is resumed after `mark_us`; they
+    never leave the device.
     """
 
     time_us: int
@@ -50,6 +52,7 @@ class Event(NamedTuple):
     segment: np.ndarray
     first_us: int = 0
     position_us: int = 0
+    mark_us: int = 0
     truth: np.ndarray | None = None
 
 
@@ -70,7 +73,7 @@ class SpoolWriter(threading.Thread):
         limit: int = LIMIT,
         *,
         sampling: Sampling | None = None,
-        note: Callable[[Sequence[Event]], None] | None = None,
+        note: Callable[[Sequence[Event], int], None] = lambda _events, _first: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="recorder", daemon=True)
@@ -86,8 +89,7 @@ class SpoolWriter(threading.Thread):
         # Times of events discarded while a write blocks: a deque, because two threads use it.
         self._overrun: deque[int] = deque()
         self._discarded = 0
-        self._held = 0  # events that are not sent, after the spool's last seq
-        self._held_mark = 0
+        self._held: list[Event] = []  # that are not sent, after the spool's last seq
         self._held_since = 0.0
         self._expired_at = float("-inf")
         self._ending = threading.Event()
@@ -134,7 +136,7 @@ class SpoolWriter(threading.Thread):
                     self._discarded = 0
                 self._write_frame()
             waited_s = self._clock() - self._held_since
-            if last or waited_s >= HOLD_S or self._held >= HOLD_ROWS:
+            if last or waited_s >= HOLD_S or len(self._held) >= HOLD_ROWS:
                 self._declare_held()
             if self._clock() - self._expired_at >= EXPIRE_S:
                 self._spool.expire()
@@ -150,10 +152,7 @@ class SpoolWriter(threading.Thread):
 
     def _take(self) -> None:
         self._discarded += len(_drained(self._overrun))
-        new = _drained(self._put)
-        if new and self._note is not None:
-            self._note(new)
-        self._events.extend(new)
+        self._events.extend(_drained(self._put))
 
     def _write_frame(self) -> None:
         events = self._next_events()
@@ -172,10 +171,11 @@ class SpoolWriter(threading.Thread):
             labels=[e.label for e in events],
             segments=segments,
         )
-        self._spool.append(len(events), encode_batch(rows), mark=events[-1].time_us)
+        first = self._spool.append(len(events), encode_batch(rows), mark=events[-1].mark_us)
         forget = self._events.popleft
         for _ in events:  # after the write, so a failed one keeps its events
             forget()
+        self._note(events, first)
 
     def _next_events(self) -> list[Event]:
         """Return consecutive events to send, at most a frame; counts and removes those before them
@@ -184,7 +184,7 @@ class SpoolWriter(threading.Thread):
             return list(itertools.islice(self._events, self._rows))
         events: list[Event] = []
         while len(events) < min(len(self._events), self._rows):
-            event, seq = self._events[len(events)], self._spool.next_seq + self._held + len(events)
+            event, seq = self._events[len(events)], self._next_seq + len(events)
             labelled = event.label is not None
             if self._sampling.sends(self._task, seq, event.outputs, labelled):
                 events.append(event)
@@ -194,15 +194,20 @@ class SpoolWriter(threading.Thread):
                 self._hold(self._events.popleft())
         return events
 
+    @property
+    def _next_seq(self) -> int:
+        return self._spool.next_seq + len(self._held)
+
     def _hold(self, event: Event) -> None:
         self._held_since = self._held_since if self._held else self._clock()
-        self._held_mark = event.time_us
-        self._held += 1
+        self._held.append(event)
 
     def _declare_held(self) -> None:
-        if self._held:
-            self._spool.declare_lost(self._held, REASON, self._held_mark)
-            self._held = 0
+        if held := self._held:
+            first = self._spool.next_seq
+            self._spool.declare_lost(len(held), REASON, held[-1].mark_us)
+            self._held = []
+            self._note(held, first)
 
 
 def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from federation.evaluation.accuracy import HeldOut
+from streams.contract.errors import TaskError
 from streams.contract.task import Task
 from streams.segments.segmentation import segments_of
+from streams.segments.survey import TaskReadings
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,18 @@ class TeacherWindows:
 
 
 def segments_of_device(task: Task, device: str) -> Segments:
+    """Return all segments of a device; TaskError where its readings fail."""
     times, segments, labels = [], [], []
-    for first, _last, segment, label in segments_of(task.readings(device), task):
-        times.append(first)
-        segments.append(segment)
-        labels.append(np.full(task.label_size, np.nan) if label is None else label)
+    readings = TaskReadings(task, device)
+    try:
+        for first, _last, segment, label in segments_of(readings, task):
+            times.append(first)
+            segments.append(segment)
+            labels.append(np.full(task.label_size, np.nan) if label is None else label)
+    except TaskError as exc:
+        raise TaskError(f"{device}: {exc}") from exc
+    except (TypeError, ValueError) as exc:
+        raise TaskError(f"{device}: reading {readings.count} cannot be used: {exc}") from exc
     return Segments(
         np.array(times, np.int64),
         np.array(segments, np.float32).reshape(-1, *task.segment_shape),

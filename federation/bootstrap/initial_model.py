@@ -50,7 +50,7 @@ from streams.learning.learning import (
 )
 from streams.runtime.disk import write_atomic
 from streams.segments.findings import no_labels
-from streams.segments.survey import survey
+from streams.segments.survey import TaskReadings, survey
 
 SEED = 1
 LOOKED_AT = 1000  # readings of a device, for the digest of the data
@@ -154,8 +154,11 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
     for path in sorted(sources):
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
     for device in task.device_names("pilot", "lab"):
-        readings = itertools.islice(task.readings(device), LOOKED_AT)
-        digest.update(repr([device, *map(tuple, readings)]).encode())
+        readings = itertools.islice(TaskReadings(task, device), LOOKED_AT)
+        try:
+            digest.update(repr([device, *map(tuple, readings)]).encode())
+        except TaskError as exc:
+            raise TaskError(f"{device}: {exc}") from exc
     return digest.hexdigest()[:16]
 
 

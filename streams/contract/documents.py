@@ -166,6 +166,7 @@ class DeviceState(Document):
     dropped: dict[str, Count] = {}
     pending: Count
     skipped: dict[str, Count] = {}
+    irregular: dict[str, Count] = {}
     samples: Count = 0
     true_labels: Count = 0
     labels_told: Count = 0

@@ -81,8 +81,18 @@ def _used(artifact: Artifact, weights: dict[str, np.ndarray]) -> dict[str, np.nd
     """Return the weights that the graph uses. Batch norm counters are unused; a float tensor that
     the graph lacks belongs to another model and raises ArtifactError."""
     graph = artifact.files[GRAPH]
-    used = {name: array for name, array in weights.items() if name.encode() in graph}
+    used = {name: array for name, array in weights.items() if _as_in_graph(name) in graph}
     for name in weights.keys() - used.keys():
         if weights[name].dtype.kind == "f":
             raise ArtifactError("not-runnable", f"the graph has no weight {name}")
     return used
+
+
+def _as_in_graph(name: str) -> bytes:
+    """Return a name as protobuf has it: after its length, so that it is no part of another one."""
+    text = name.encode()
+    length, size = bytearray(), len(text)
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*length, size]) + text

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from streams.contract.task import Task
+from streams.segments.segmentation import OUT_OF_ORDER
 from streams.segments.survey import Survey
 
 SKIPPED_SHARE = 0.01
@@ -16,7 +17,8 @@ DAY_US = 86_400_000_000
 
 CAUSES = {
     "gap": "more time between two readings than max_gap_s (2.5 sample periods by default)",
-    "backwards": "times that do not grow: sort the readings and remove repetitions",
+    "backwards": "times that go back: sort the readings",
+    OUT_OF_ORDER: "times that go back: sort the readings",
     "width": "another number of values than the task has channels",
     "not-finite": "values that are NaN or infinite: fill or leave them out",
 }
@@ -70,17 +72,19 @@ def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
 
 def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Finding]:
     if one.error is not None:
-        return [Finding("error", one.device, f"readings() fails: {one.error}", "mend the function")]
+        return [Finding("error", one.device, one.error, "fix `readings` in the task file")]
     if not one.readings:
         return [Finding("error", one.device, "readings() yields nothing", "yield Reading(...)")]
     found = []
     if not one.segments:
         found.append(_no_segment(task, one))
-    broken, back = sum(one.skipped.values()), one.skipped.get("backwards", 0)
+    broken = sum(one.skipped.values())
+    back = [why for why in ("backwards", OUT_OF_ORDER) if why in one.skipped]
     if one.segments and (broken > SKIPPED_SHARE * one.readings or back):  # time never goes back
         reasons = ", ".join(f"{why} {n}" for why, n in sorted(one.skipped.items()))
-        worst = "backwards" if back else max(one.skipped, key=lambda why: one.skipped[why])
-        text = f"{broken} of {one.readings} readings break a segment ({reasons})"
+        worst = back[0] if back else max(one.skipped, key=lambda why: one.skipped[why])
+        what = "are out of order" if set(one.skipped) == {OUT_OF_ORDER} else "break a segment"
+        text = f"{broken} of {one.readings} readings {what} ({reasons})"
         found.append(Finding("warning", one.device, text, CAUSES.get(worst, worst)))
     if one.unfit is not None:
         text = f"label {one.unfit} is none of the task's"

@@ -47,7 +47,7 @@ def _tried(task: Task, device: str, readings: int) -> Finding | None:
         text = (
             f"outcomes() fails: {type(exc).__name__}: {exc} (after {count} labels{own_line(exc)})"
         )
-        return Finding("error", device, text, "mend the function")
+        return Finding("error", device, text, "fix `outcomes` in the task file")
     if count:
         return None
     text = f"outcomes() yields nothing for the answers to the first {readings} readings"
@@ -60,5 +60,5 @@ def _answers(task: Task, device: str, readings: int) -> Iterator[Answered]:
         first = list(itertools.islice(task.readings(device), readings))
     except Exception:  # named by the survey
         return
-    for begin_us, end_us, segment, _ in segments_of(first, task):
-        yield Answered(begin_us, end_us, segment, outputs)
+    for seq, (begin_us, end_us, segment, _) in enumerate(segments_of(first, task)):
+        yield Answered(begin_us, end_us, segment, outputs, seq)

@@ -19,6 +19,9 @@ SEGMENTS_BUFFERED = 8
 Cut = tuple[int, int, np.ndarray, np.ndarray | None]
 Skip = Callable[[str, int], None]
 
+OUT_OF_ORDER, LABEL_UNFIT = "out-of-order", "label-unfit"
+IRREGULAR = frozenset({OUT_OF_ORDER, LABEL_UNFIT})  # said of readings that are used all the same
+
 
 def segments_of(
     readings: Iterable[Reading], task: Task, *, skip: Skip | None = None
@@ -36,6 +39,9 @@ class Segmenter:
 
     A segment never spans a gap of more than `Task.max_gap_us`, a step back in time, or a reading
     with a wrong number of values or a non-finite value; each calls `skip(reason, time_us)`.
+    Readings of one time are in order. The IRREGULAR reasons are of readings that are used all the
+    same: one that is earlier than the one before, between two segments, and one whose label is
+    not one of the task's, which is used without it.
     """
 
     def __init__(self, task: Task, skip: Skip | None = None) -> None:
@@ -45,6 +51,7 @@ class Segmenter:
         self._max_gap_us = task.max_gap_us
         self._buffer = np.empty((SEGMENTS_BUFFERED * samples, channels), dtype=np.float32)
         self._begin = 0  # of the segment being filled
+        self._last_us = -(2**62)  # time of the reading before
         self._times: list[int] = []
         self._labels: list[float | Sequence[float] | None] = []
 
@@ -61,12 +68,16 @@ class Segmenter:
         times, samples = self._times, self._samples
         broken = _fault(reading, times, self._max_gap_us, self._channels)
         if broken:
-            if self._skip is not None:
-                self._skip(broken, reading.time_us)
+            self._count(broken, reading)
             times.clear()
             self._labels.clear()
             if broken not in ("gap", "backwards"):
                 return None
+        elif reading.time_us < self._last_us:
+            self._count(OUT_OF_ORDER, reading)
+        if reading.label is not None and not label_fits(self._task, reading.label):
+            self._count(LABEL_UNFIT, reading)
+        self._last_us = reading.time_us
         self._buffer[self._begin + len(times)] = reading.values
         times.append(reading.time_us)
         self._labels.append(reading.label)
@@ -82,13 +93,17 @@ class Segmenter:
             self._begin = 0
         return cut
 
+    def _count(self, reason: str, reading: Reading) -> None:
+        if self._skip is not None:
+            self._skip(reason, reading.time_us)
+
 
 def _fault(reading: Reading, times: list[int], max_gap_us: float, channels: int) -> str | None:
     if len(reading.values) != channels:
         return "width"
     if not all(map(math.isfinite, reading.values)):
         return "not-finite"
-    if times and reading.time_us <= times[-1]:
+    if times and reading.time_us < times[-1]:
         return "backwards"
     if times and reading.time_us - times[-1] > max_gap_us:
         return "gap"
@@ -97,6 +112,8 @@ def _fault(reading: Reading, times: list[int], max_gap_us: float, channels: int)
 
 def label_fits(task: Task, label: object) -> bool:
     """Return whether a label is a class index, or a finite value for every target."""
+    if task.classes and isinstance(label, int | float):  # the usual one, of every reading
+        return 0 <= label < task.outputs and label % 1 == 0
     try:
         with np.errstate(over="ignore"):  # it becomes infinite, which fits nothing
             values = np.asarray(label, dtype=np.float32).reshape(-1)

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from streams.contract.errors import TaskError
 from streams.contract.task import Device, Reading, Task
-from streams.segments.segmentation import label_fits, segments_of
+from streams.segments.segmentation import LABEL_UNFIT, label_fits, segments_of
 
 DATED_FROM_US = 10**15  # September 2001
 READINGS = 1000
@@ -18,9 +19,10 @@ READINGS = 1000
 class Survey:
     """The first readings of one device.
 
-    `skipped` counts what breaks a segment, by reason; `labels` labelled readings by class (by
-    target for regression); `unfit` labels that are none of the task's, as an example of one;
-    `period_s` is the median time between two readings; `error` what the source raised, and where.
+    `skipped` counts what breaks a segment or is out of order, by reason; `labels` labelled readings
+    by class (by target for regression); `unfit` labels that are none of the task's, as an example
+    of one; `period_s` is the median time between two readings; `error` what the source raised, and
+    where.
     """
 
     device: str
@@ -42,32 +44,55 @@ class Survey:
         return self.first_us is not None and self.first_us >= DATED_FROM_US
 
 
+class TaskReadings:
+    """The readings of a device; `count` is how many were read.
+
+    Iterated it raises TaskError for what the user's code raises, with the number of the reading and
+    the line.
+    """
+
+    def __init__(self, task: Task, device: str) -> None:
+        self._task, self._device = task, device
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Reading]:
+        try:
+            for reading in self._task.readings(self._device):
+                found = Reading(*reading)
+                self.count += 1
+                yield found
+        except Exception as exc:  # a user's code
+            text = f"readings() fails: {type(exc).__name__}: {exc}"
+            raise TaskError(f"{text} (reading {self.count + 1}{own_line(exc)})") from exc
+
+
 def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
     """Read at most `limit` readings of a device and cut them; never raises for what it finds."""
     seen: list[Reading] = []
     skipped: Counter[str] = Counter()
     error: str | None = None
 
+    def skip(reason: str, _time_us: int) -> None:
+        if reason != LABEL_UNFIT:  # `unfit` says more
+            skipped[reason] += 1
+
     def readings() -> Iterator[Reading]:
-        nonlocal error
-        try:
-            for reading in itertools.islice(task.readings(device.name), limit):
-                reading = Reading(*reading)
-                seen.append(reading)
-                yield reading
-        except Exception as exc:  # a user's code
-            error = f"{type(exc).__name__}: {exc} (reading {len(seen) + 1}{own_line(exc)})"
+        for reading in itertools.islice(TaskReadings(task, device.name), limit):
+            seen.append(reading)
+            yield reading
 
     cuts = []
     try:
-        for *_, label in segments_of(readings(), task, skip=lambda why, _: skipped.update([why])):
+        for *_, label in segments_of(readings(), task, skip=skip):
             cuts.append(label is not None)
+    except TaskError as exc:
+        error = str(exc)
     except (TypeError, ValueError) as exc:
-        error = error or f"{type(exc).__name__}: {exc} (reading {len(seen)})"
+        error = f"readings() fails: {type(exc).__name__}: {exc} (reading {len(seen)})"
     times = [reading.time_us for reading in seen if isinstance(reading.time_us, int)]
     odd = next((r.time_us for r in seen if not isinstance(r.time_us, int)), None)
     if odd is not None:
-        error = error or f"time_us is {odd!r}: it must be an int, microseconds"
+        error = error or f"readings() fails: time_us is {odd!r}: it must be an int, microseconds"
     steps = [b - a for a, b in itertools.pairwise(times) if b > a]
     given = [reading.label for reading in seen if reading.label is not None]
     unfit = next((label for label in given if not label_fits(task, label)), None)

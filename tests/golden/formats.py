@@ -111,7 +111,7 @@ def write_device(folder: Path) -> None:
     for i, segment in enumerate(segments(6)):
         label = np.array([i % 3], np.float32) if i % 2 else None
         answer = np.eye(3, dtype=np.float32)[i % 3]
-        samples.add(1000 * i, segment, answer, HELD_OUT if i == 3 else TRAIN, label)
+        samples.add(i, 1000 * i, segment, answer, HELD_OUT if i == 3 else TRAIN, label)
     samples.save()
     board = AccuracyTracker(folder / "scoreboard.json")
     for i in range(4):

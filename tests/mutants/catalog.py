@@ -157,9 +157,16 @@ MUTANTS = [
     Mutant(
         "replay: a restart begins anew",
         "edge_client/sources/replay.py",
-        "cut.last_us > self._resume",
+        "cut.mark_us > self._resume",
         "True",
         "tests/edge_client/sources/test_replay.py",
+    ),
+    Mutant(
+        "replay: segments of one time have one mark",
+        "edge_client/sources/replay.py",
+        "max(mark + 1, last - base)",
+        "last - base",
+        "tests/edge_client/sources/test_every_reading.py",
     ),
     Mutant(
         "replay: pauses are waited for",
@@ -287,7 +294,7 @@ MUTANTS = [
     _worker(
         "live events from the future are believed",
         "commit/committer.py",
-        'if self._task.source == "recorded":',
+        'if task.source == "recorded":',
         "if True:",
         "test_bad_input.py",
     ),

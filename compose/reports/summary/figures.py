@@ -89,6 +89,9 @@ class Summary:
         skipped = sum((Counter(line.skipped) for line in self.devices), Counter[str]())
         if skipped:
             found.append(f"skipped on devices: {_reasons(skipped)}")
+        irregular = sum((Counter(line.irregular) for line in self.devices), Counter[str]())
+        if irregular:
+            found.append(f"irregular on devices: {_reasons(irregular)}")
         if lost := self.late_labels["dropped"]:
             found.append(f"{lost} labels that became known later did not reach the server")
         found += [f"{line.device}: {line.error}" for line in self.devices if line.error]

@@ -29,6 +29,7 @@ class DeviceLine:
     after_of: int
     drops: dict[str, int] = field(default_factory=dict)  # by reason
     skipped: dict[str, int] = field(default_factory=dict)  # readings and answers, by reason
+    irregular: dict[str, int] = field(default_factory=dict)  # and no event is missing for them
     labels_told: int = 0
     samples: int = 0  # remembered segments, `true_labels` of them with a true label
     true_labels: int = 0
@@ -125,6 +126,7 @@ def device_line(
         drops=state.dropped,
         error="" if ended else state.error or "",
         skipped=state.skipped,
+        irregular=state.irregular,
         labels_told=0 if ended else state.labels_told,
         samples=0 if ended else state.samples,
         true_labels=0 if ended else state.true_labels,

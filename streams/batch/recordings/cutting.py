@@ -15,7 +15,7 @@ from streams.batch.records.rows import Rows, batch_rows
 from streams.batch.sources.reading import read_shard
 from streams.batch.sources.selection import times_of
 from streams.contract.task import Reading, Task
-from streams.segments.segmentation import Segmenter
+from streams.segments.segmentation import IRREGULAR, Segmenter
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 FIELDS = [("device", pa.string()), ("begin", TIMESTAMP), ("time", TIMESTAMP)]
@@ -41,9 +41,13 @@ class Cutting:
         """Give a reading to its device; return the segment that it ends."""
         segmenter = self.segmenters.get(device)
         if segmenter is None:
-            segmenter = Segmenter(self._task, lambda reason, _: self._broken.update([reason]))
+            segmenter = Segmenter(self._task, self._break)
             self.segmenters[device] = segmenter
         return segmenter.push(reading)
+
+    def _break(self, reason: str, _time_us: int) -> None:
+        if reason not in IRREGULAR:
+            self._broken[reason] += 1
 
     def rows(
         self, kind: InputFormat, file: PlannedFile, shard: Shard, max_bytes: int

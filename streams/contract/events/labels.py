@@ -3,7 +3,8 @@
     header     schema  device  epoch  first  last     (as events have them; see records.py)
     body       an Arrow IPC stream of one batch in the columns of `label_schema`
 
-A row labels all events of the device between two event times, both included. Labels have numbers of
+A row labels all events of the device between two event times, both included; with `event_epoch` and
+`event_seq` that event alone, since several may have one time. Labels have numbers of
 their own, first..last, from 0 without holes in an epoch of the device's queue of labels; so a label
 that comes twice is known. Of several labels of an event the one that was told last counts.
 """
@@ -32,8 +33,8 @@ LAST_US = 2**55  # after 3100
 class LabelBatch:
     """Consecutive labels of one device that became known after their events.
 
-    `rows` has the columns from, to, label, told and source; `first` is the number of the first
-    label in `epoch`, one life of the device's queue of labels.
+    `rows` has the columns of `label_schema`; `first` is the number of the first label in `epoch`,
+    one life of the device's queue of labels.
 
     >>> import pyarrow as pa
     >>> from tidewheel import LabelBatch
@@ -53,7 +54,8 @@ class LabelBatch:
 
 def label_schema(task: Task) -> pa.Schema:
     """Return the columns of a label: the event times from and to, both included; the class index or
-    a value a target; when the device was told, by its clock; and by whom."""
+    a value a target; when the device was told, by its clock; by whom; and of which event it is, if
+    of one alone."""
     return pa.schema(
         [
             pa.field("from", TIMESTAMP, nullable=False),
@@ -61,6 +63,8 @@ def label_schema(task: Task) -> pa.Schema:
             pa.field("label", pa.list_(pa.float32(), task.label_size), nullable=False),
             pa.field("told", TIMESTAMP, nullable=False),
             pa.field("source", pa.string(), nullable=False),
+            pa.field("event_epoch", pa.string()),
+            pa.field("event_seq", pa.int64()),
         ]
     )
 
@@ -78,6 +82,11 @@ def decode_label_rows(task: Task, data: bytes, count: int) -> pa.RecordBatch:
     begin, end, told = (times_us(rows.column(name)) for name in ("from", "to", "told"))
     if ((begin < 0) | (end < begin) | (end > LAST_US) | (told < 0) | (told > LAST_US)).any():
         raise MalformedRecord("bad-time", "a label is before 1970, after 3100, or ends first")
+    events = zip(
+        *(rows.column(name).to_pylist() for name in ("event_epoch", "event_seq")), strict=True
+    )
+    if any((epoch is None) != (seq is None) or (seq or 0) < 0 for epoch, seq in events):
+        raise MalformedRecord("bad-label", "event_epoch and event_seq name no event")
     values = float_rows(rows.column("label"), task.label_size)
     if not np.isfinite(values).all():
         raise MalformedRecord("not-finite", "a label is NaN or infinite")

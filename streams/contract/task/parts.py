@@ -38,6 +38,7 @@ class Answered(NamedTuple):
     first_us, last_us   event times of its first and last reading, microseconds
     segment             (channels, samples) float32
     outputs             (outputs,) float32: a value a class, or a target
+    seq                 number of its event: which of several of one time it is
 
     >>> import numpy as np
     >>> from tidewheel import Answered
@@ -50,13 +51,15 @@ class Answered(NamedTuple):
     last_us: int
     segment: np.ndarray
     outputs: np.ndarray
+    seq: int = 0
 
 
 class Outcome(NamedTuple):
     """A true label that becomes known later: what `Task.outcomes` yields.
 
     It labels all segments of the device between the event times `first_us` and `last_us`
-    (microseconds, both included) with a class index, or with one value a target.
+    (microseconds, both included) with a class index, or with one value a target. With the `seq` of
+    an Answered it labels that event alone: others of the same time have labels of their own.
 
     >>> from tidewheel import Outcome
     >>> Outcome(0, 20_000, label=1.0).label
@@ -66,6 +69,7 @@ class Outcome(NamedTuple):
     first_us: int
     last_us: int
     label: float | Sequence[float]
+    seq: int | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ import pyarrow as pa
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import Drop
+from streams.contract.task import Task
 from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit import dead_letters
@@ -162,16 +163,16 @@ class Committer:
         elif isinstance(record, LabelBatch):
             state.add_labels(message, record)
         else:
-            believed_us = self._believed_us()
+            believed_us = self._believed_us(task)
             again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
             state.add_events(task, message, record, at_s, believed_us=believed_us, again=again)
             self._spans.taken(incoming.partition, message, record)
 
-    def _believed_us(self) -> int:
+    def _believed_us(self, task: Task) -> int:
         """The latest event time that a correct clock can have; a recording's may be any."""
-        if self._task.source == "recorded":
+        if task.source == "recorded":
             return ANY_TIME
-        return self._now_us() + round(self._task.future_s * 1e6)
+        return self._now_us() + round(task.future_s * 1e6)
 
     async def flush(self, now_s: float) -> int:
         """Take what is due through the steps; return how many rows were sealed."""

@@ -10,6 +10,12 @@ from streams.contract.events.records import AGAIN, Drop, decode_columns
 from streams.contract.task import Task
 from streams.worker.windows.task_versions import TaskVersions
 
+NO_FORM = ("no-header", "unknown-schema", "not-arrow")
+JSON = (
+    "the value looks like JSON; `events` takes Arrow. Readings as JSON go to `tidewheel edge run` "
+    "with --source stdin or mqtt://HOST:PORT/TOPIC"
+)
+
 
 @dataclass(frozen=True)
 class Incoming:
@@ -31,7 +37,9 @@ def decode(
         headers = {name: text if text is not None else b"" for name, text in incoming.headers}
         task = versions.of_message(headers)
         return task, decode_columns(task, incoming.key, incoming.value, headers)
-    except MalformedRecord:
+    except MalformedRecord as exc:
+        if exc.reason in NO_FORM and (incoming.value or b"").lstrip()[:1] in (b"{", b"["):
+            raise MalformedRecord(exc.reason, f"{str(exc).partition(': ')[2]}; {JSON}") from exc
         raise
     except Exception as exc:  # bytes from anyone: no library's surprise may end the worker
         detail = f"{type(exc).__name__}: {exc}"[:200]

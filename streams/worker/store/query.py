@@ -43,17 +43,19 @@ ACCOUNT = """
 LABELLED = """
     create view labelled as
     with told as (
-        select device, "from" as first, "to" as last, label, told, source, number from labels
+        select device, "from" as first, "to" as last, label, told, source, number,
+               event_epoch, event_seq
+        from labels
     ),
     later as (
         select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
         from scores s join told t on t.device = s.device and t.first = s."time"
-        where t.first = t.last
+        where t.first = t.last and (t.event_seq is null or {own})
         union all
         select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
         from scores s join told t
             on t.device = s.device and s."time" between t.first and t.last
-        where t.first < t.last
+        where t.first < t.last and (t.event_seq is null or {own})
     ),
     latest as (
         select device, epoch, seq, arg_max(label, (told, number)) as label,
@@ -63,7 +65,7 @@ LABELLED = """
     select s.* replace (coalesce(latest.label, s.label) as label), latest.told,
            coalesce(latest.source, case when s.label is not null then 'event' end) as source
     from scores s left join latest using (device, epoch, seq)
-"""
+""".replace("{own}", "(t.event_epoch = s.epoch and t.event_seq = s.seq)")
 WINDOWS = """
     create view windows as
     select device, "window", model, count(*) as events, count(agrees) as compared,

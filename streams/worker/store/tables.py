@@ -30,7 +30,9 @@ DROPS = "drops"
 LABELS = "labels"
 TABLES = (SCORES, DROPS, LABELS)
 APPLICATION = {SCORES: "events", DROPS: "drops", LABELS: "labels", AGED: "aged"}
-LATER = {DRIFT.name: "string", VERSION.name: "integer"}  # columns that 0.1.0 does not write
+LATER = {  # columns that 0.1.0 does not write
+    DRIFT.name: "string", VERSION.name: "integer", "event_epoch": "string", "event_seq": "long",
+}  # fmt: skip
 KEEP = timedelta(days=1)  # how long the files of old versions remain readable
 
 
@@ -51,7 +53,8 @@ def drop_schema() -> pa.Schema:
 
 
 def label_schema() -> pa.Schema:
-    """Return the columns of `labels`: events of the device from `from` to `to` have this label;
+    """Return the columns of `labels`: events of the device from `from` to `to` have this label, or
+    the one of `event_epoch` and `event_seq` alone;
     `number` counts the labels of an epoch of the device's queue of labels."""
     return pa.schema(
         [
@@ -63,6 +66,8 @@ def label_schema() -> pa.Schema:
             pa.field("label", pa.list_(pa.float32()), nullable=False),
             pa.field("told", TIMESTAMP, nullable=False),
             pa.field("source", pa.string(), nullable=False),
+            pa.field("event_epoch", pa.string()),
+            pa.field("event_seq", pa.int64()),
             pa.field("partition", pa.int32(), nullable=False),
             pa.field("commit", pa.int64(), nullable=False),
             DAY,
@@ -120,6 +125,9 @@ def drop_rows(
     return pa.Table.from_pylist(rows, drop_schema())
 
 
+TIMES, EVENT = ("from", "to", "told"), ("event_epoch", "event_seq")
+
+
 def label_rows(
     told: Sequence[tuple[int, ToldLabels]], versions: Mapping[int, int], now_us: int
 ) -> pa.Table:
@@ -128,7 +136,7 @@ def label_rows(
     for partition, one in told:
         batch, rows = one.labels, one.labels.rows
         n = rows.num_rows
-        own = {name: rows.column(name) for name in ("from", "to", "told", "source")}
+        own = {name: rows.column(name) for name in (*TIMES, "source", *EVENT)}
         about = {
             "device": [batch.device] * n,
             "epoch": [batch.epoch] * n,

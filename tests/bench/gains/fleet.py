@@ -155,11 +155,14 @@ class Device:
             told = told & is_revealed(task, self.name, part)
         splits, last_us = part.splits(task), part.last_us + window.shift_us
         self.now_us = int(last_us[-1])
+        first = self.samples.added
         for i, time_us in enumerate(last_us.tolist()):
             label = part.labels[i] if told[i] else None
-            self.samples.add(time_us, part.segments[i], answers[i], int(splits[i]), label)
+            self.samples.add(
+                first + i, time_us, part.segments[i], answers[i], int(splits[i]), label
+            )
         if teacher is not None:
-            self.samples.teach(last_us, teacher)
+            self.samples.teach(np.arange(first, self.samples.added), teacher)
 
     def look(self, old: Tensors, offered: Tensors, made_us: int) -> None:
         """Compare both versions as edge_client.inference.kept_version does, if it is time to."""

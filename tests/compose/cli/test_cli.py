@@ -275,6 +275,15 @@ def test_the_state_folders_broker_is_asked_when_none_is_named(tmp_path: Path) ->
         fails(tidewheel("status", TINY, "--state", "s", folder=tmp_path), 2, "ports.json")
 
 
+@pytest.mark.parametrize("command", ["status", "timeline", "releases"])
+def test_a_state_folder_that_is_not_there_is_named_and_no_broker_blamed(
+    tmp_path: Path, command: str
+) -> None:
+    done = tidewheel(command, TINY, "--state", "nowhere", folder=tmp_path)
+    fails(done, 2, "there is no state folder nowhere: check --state")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_wrong_setting_of_the_environment_is_named(tmp_path: Path) -> None:
     wrong = {"TIDEWHEEL_KAFKA_SECURITY_PROTOCOL": "PLAIN"}
     done = tidewheel("status", TINY, folder=tmp_path, **wrong)

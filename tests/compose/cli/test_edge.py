@@ -168,12 +168,18 @@ def test_with_stay_it_goes_on_without_readings(place: Place) -> None:
 
 def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     agent = place.start(place.kafka.bootstrap)
+    assert agent.stdin is not None
+    agent.stdin.write(f'{{"time_us": {START_US - STEP_US}, "values": [0, 1], "label": 7}}\n')
     place.feed(agent, 20 * 30)
     expected = (20 * 30 - 20) // 10 + 1  # segments of 20 readings, a new one every 10
     until(lambda: place.produced() == expected, "every segment is an event")
     found = place.status()
     assert found["phase"] == "running"
     assert found["skipped"] == {"malformed-line": 1}
+    assert found["irregular"] == {"label-unfit": 1}
+    said = place.run("status").stdout
+    assert "made no event since the agent's start: malformed-line 1\n" in said
+    assert "irregular since the agent's start: label-unfit 1\n" in said
     assert found["epoch"]
 
     end = START_US + STEP_US * 20 * 30

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from compose.launcher.up import chosen_devices
+from streams.contract.errors import UsageError
+from streams.contract.task import load_task
+
 ROOT = Path(__file__).parents[3]
 TINY = f"{ROOT / 'tests' / 'fakes' / 'tiny_task.py'}:task"
 
@@ -37,6 +41,15 @@ def test_a_new_task_passes_the_check_as_it_is(tmp_path: Path, kind: str) -> None
     assert all(one["segments"] == 99 and one["labelled"] > 50 for one in found["surveys"])
     assert found["parameters"] > 0
     assert found["model_s"] > 0
+
+
+def test_up_takes_six_devices_or_all_of_a_smaller_fleet(tmp_path: Path) -> None:
+    tidewheel(tmp_path, "new", "base")
+    small = load_task(f"{tmp_path / 'base.py'}:task")
+    assert chosen_devices(small, None) == ["device-1", "device-2", "device-3"]
+    with pytest.raises(UsageError, match="--devices 6: task 'base' has 1 to 3 in its fleet"):
+        chosen_devices(small, 6)
+    assert len(chosen_devices(load_task("streams/tasks/har.py:task"), None)) == 6
 
 
 def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:
@@ -83,6 +96,32 @@ def test_what_cannot_work_ends_with_1_and_advice(
 ) -> None:
     reference = changed(tmp_path, old, new)
     assert expected in tidewheel(tmp_path, "check", reference, code=1).stdout
+
+
+@pytest.mark.parametrize("line", ["import torch", "from torch import nn"])
+def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(
+    tmp_path: Path, line: str
+) -> None:
+    reference = changed(tmp_path, "import random\n", f"import random\n{line}\n")
+    at = (tmp_path / "mine.py").read_text().splitlines().index(line) + 1
+    said = " ".join(tidewheel(tmp_path, "check", reference, "--fast", code=1).stdout.split())
+    assert f"importing the file needs torch ({tmp_path / 'mine.py'}:{at})" in said.replace("│ ", "")
+
+
+def test_readings_that_fail_later_than_the_check_looks_are_one_line(tmp_path: Path) -> None:
+    late = "yield Reading(i * 100_000 if i < 3000 else None // 1, "
+    reference = changed(tmp_path, "yield Reading(i * 100_000, ", late)
+    tidewheel(tmp_path, "check", reference, "--fast")
+    said = tidewheel(tmp_path, "prepare", reference, code=2).stderr.splitlines()
+    line = (
+        (tmp_path / "mine.py")
+        .read_text()
+        .splitlines()
+        .index(next(row for row in (tmp_path / "mine.py").read_text().splitlines() if late in row))
+    )
+    assert len(said) == 1
+    assert "readings() fails: TypeError: unsupported operand" in said[0]
+    assert f"(reading 3001, {tmp_path / 'mine.py'}:{line + 1})" in said[0]
 
 
 def test_prepare_begins_with_the_fast_part(tmp_path: Path) -> None:

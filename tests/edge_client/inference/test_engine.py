@@ -88,6 +88,14 @@ def test_what_is_no_model_of_the_task_is_refused(what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["weight", "4.weigh", ".bias", "0.weight0"])
+def test_a_weight_whose_name_is_part_of_another_is_not_the_graphs(name: str) -> None:
+    weights = safetensors.numpy.load(altered().files[WEIGHTS])
+    foreign = safetensors.numpy.save({**weights, name: np.ones(3, np.float32)})
+    with pytest.raises(ArtifactError, match=f"the graph has no weight {name}"):
+        Engine(tiny, altered(weights=foreign))
+
+
 def test_a_tensor_that_is_missing_is_found_by_the_probe() -> None:
     """Left out, the graph's own would answer in its place, without a word."""
     graph = export_graph(tiny, plain(1))

@@ -76,7 +76,7 @@ class Device:
             label = np.array([right if i % 5 else (right + 1) % 3], np.float32)
             segment = noise.normal(0, 1, self.task.segment_shape).astype(np.float32)
             answer = np.eye(3, dtype=np.float32)[int(label[0])]
-            self.samples.add(i if at is None else at + i, segment, answer, split, label)
+            self.samples.add(i, i if at is None else at + i, segment, answer, split, label)
         self.seen += count
 
     @property
@@ -128,7 +128,7 @@ def test_nothing_is_kept_without_labels_or_with_labels_of_few_classes(device: De
     device.kept.consider()
     assert device.answering == second
     for i in range(100, 160):  # of classes that have no label
-        device.samples.add(i, np.zeros(tiny.segment_shape, np.float32),
+        device.samples.add(i, i, np.zeros(tiny.segment_shape, np.float32),
                            np.array([0, 0, 1], np.float32), TRAIN, None)  # fmt: skip
     device.see(20)
     device.kept.consider()

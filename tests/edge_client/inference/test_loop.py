@@ -20,7 +20,7 @@ class Source:
     def __iter__(self):  # type: ignore[no-untyped-def]
         for i in range(CUTS):
             segment = np.zeros(task.segment_shape, np.float32)
-            yield Cut(1000 * i, 1000 * i + 999, 1000 * i, segment, None)
+            yield Cut(1000 * i, 1000 * i + 999, 1000 * i, 1000 * i, segment, None)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Labels that become known later: what the task's own generator is given and what it tells."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +41,10 @@ class Device:
             task, "d0", self.told, lambda why, _: self.skipped.append(why)
         )
         board = AccuracyTracker(folder / "board.json")
-        self.note = AnswerRecorder(task, self.samples, board, self.outcomes).note
+        self._recorder = AnswerRecorder(task, self.samples, board, self.outcomes)
+
+    def note(self, events: Sequence[Event]) -> None:
+        self._recorder.note(events, self.samples.added)
 
 
 def test_the_truth_of_a_segment_is_what_came_three_segments_later(tmp_path: Path) -> None:
@@ -68,6 +71,22 @@ def test_the_truth_of_a_segment_is_what_came_three_segments_later(tmp_path: Path
     labels = table.column("label").combine_chunks().flatten().to_numpy()
     assert len(labels) > 8
     assert labels.tolist() == [(int(x) + 3) % 3 for x in segments[:, 0]]
+
+
+def test_answers_of_one_time_have_each_its_own_truth(tmp_path: Path) -> None:
+    def own(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
+        for one in answered:
+            yield Outcome(one.last_us, one.last_us, int(one.segment[0, 0]) % 3, one.seq)
+
+    device = Device(replace(tiny, outcomes=own), tmp_path)
+    device.outcomes.start()
+    device.note([event(i)._replace(time_us=SECOND, first_us=SECOND) for i in range(9)])
+    until(lambda: device.samples.sources() == {"outcome": 9}, "all outcomes are known")
+    device.outcomes.stop()
+    assert device.samples.teach(np.array([4]), np.array([[0, 0, 1]], np.float32)) == 1
+    segments, labels, _ = device.samples.latest()
+    assert labels[:, 0].tolist() == [float(x) % 3 for x in segments[:, 0, 0]]
+    assert device.samples.teacher_record() == {2: (1, 0)}  # of event 4 alone, of class 1
 
 
 def test_a_generator_that_raises_begins_anew_and_says_so(

@@ -32,7 +32,7 @@ def device(folder: Path, skipped: Counter[str] | None = None, dies_at: str = "")
     counted = Counter[str]() if skipped is None else skipped
     samples = Samples(task, folder / "s.arrow")
     for at in range(5):
-        samples.add(at, np.zeros(task.segment_shape), np.zeros(task.outputs), 0, None)
+        samples.add(at, at, np.zeros(task.segment_shape), np.zeros(task.outputs), 0, None)
     return ToldLabels(
         task, folder / "labels", samples, lambda why, _: counted.update([why]),
         wall=lambda: 7.0, failpoint=failpoint,

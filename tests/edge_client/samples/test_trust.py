@@ -106,7 +106,7 @@ def device(folder: Path, its: type(task) = task) -> Samples:  # type: ignore[val
         split = HELD_OUT if i >= 32 else TRAIN
         truth = 0 if i < 32 and i % 4 != 3 else None
         label = None if truth is None else np.array([truth], np.float32)
-        samples.add(i, np.full(task.segment_shape, i, np.float32), EYE[2], split, label)
+        samples.add(i, i, np.full(task.segment_shape, i, np.float32), EYE[2], split, label)
     samples.teach(np.arange(40), EYE[np.where(np.arange(40) % 2, 1, 0)])
     return samples
 
@@ -135,7 +135,7 @@ def test_what_only_reports_has_no_say(tmp_path: Path) -> None:
     for i in range(8):
         at = 7 * task.window_us + i  # a window that only reports
         label = np.array([0], np.float32)
-        samples.add(at, np.full(task.segment_shape, i, np.float32), EYE[1], HELD_OUT, label)
-        samples.teach(np.array([at]), EYE[:1])
+        samples.add(i, at, np.full(task.segment_shape, i, np.float32), EYE[1], HELD_OUT, label)
+        samples.teach(np.array([i]), EYE[:1])
     assert samples.teacher_record() == {}
     assert samples.trust() == 0.0

@@ -19,6 +19,7 @@ from edge_client.control.socket_server import socket_path
 from edge_client.sources.mqtt import (
     MESSAGES,
     OVERFLOW,
+    REPEATED,
     Inbox,
     MqttSource,
     read_payload,
@@ -241,10 +242,12 @@ def _keeps(mqtt: MqttBroker, reader: threading.Thread) -> bool:
     return not reader.is_alive()
 
 
-def test_what_comes_again_is_not_read_again(mqtt: MqttBroker) -> None:
+def test_what_comes_again_is_counted_and_not_read_again(mqtt: MqttBroker) -> None:
     mqtt.start()
-    stop = threading.Event()
-    source = MqttSource(settings_of(url(mqtt)), task, "d0", stop, lambda *_: None)
+    stop, counted = threading.Event(), list[str]()
+    source = MqttSource(
+        settings_of(url(mqtt)), task, "d0", stop, lambda reason, _: counted.append(reason)
+    )
     mqtt.publish(TOPIC, [payload(5)], retain=True)
     found = iter(source)
     assert next(found).time_us == START_US + 5 * STEP_US
@@ -265,6 +268,7 @@ def test_what_comes_again_is_not_read_again(mqtt: MqttBroker) -> None:
     finally:
         got.set()
     mqtt_thread.join()
+    assert REPEATED in counted
 
 
 def _next_of(source: MqttSource) -> Reading:

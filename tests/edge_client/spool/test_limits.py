@@ -26,7 +26,7 @@ SURE, UNSURE = np.array([9, 0, 0], np.float32), np.array([1, 0.9, 0.8], np.float
 def event(i: int, *, sure: bool = True, label: float | None = None) -> Event:
     truth = None if label is None else np.array([label], np.float32)
     segment = np.full(task.segment_shape, i, np.float32)
-    return Event(1000 * i, "1-aaaaaaaa", SURE if sure else UNSURE, truth, segment)
+    return Event(1000 * i, "1-aaaaaaaa", SURE if sure else UNSURE, truth, segment, mark_us=1000 * i)
 
 
 def drained(spool: Spool) -> tuple[IntervalSet, dict[str, IntervalSet]]:

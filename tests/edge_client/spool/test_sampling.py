@@ -21,7 +21,14 @@ regression = replace(task, classes=(), targets=("a", "b", "c"))
 
 def event(i: int, outputs: np.ndarray = SURE, label: float | None = None) -> Event:
     truth = None if label is None else np.array([label], np.float32)
-    return Event(1000 * i, "1-aaaaaaaa", outputs, truth, np.zeros(task.segment_shape, np.float32))
+    return Event(
+        1000 * i,
+        "1-aaaaaaaa",
+        outputs,
+        truth,
+        np.zeros(task.segment_shape, np.float32),
+        mark_us=1000 * i,
+    )
 
 
 def covered(spool: Spool) -> IntervalSet:

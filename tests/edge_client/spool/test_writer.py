@@ -17,7 +17,9 @@ from tests.fakes.tiny_task import task
 def event(i: int, label: float | None = None) -> Event:
     segment = np.full(task.segment_shape, i, np.float32)
     truth = None if label is None else np.array([label], np.float32)
-    return Event(1000 * i, "1-aaaaaaaa", np.array([i, 0, 1], np.float32), truth, segment)
+    return Event(
+        1000 * i, "1-aaaaaaaa", np.array([i, 0, 1], np.float32), truth, segment, mark_us=1000 * i
+    )
 
 
 def test_events_are_written_as_batches_with_their_seqs(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ class Device:
         for i, (segment, label) in enumerate(zip(segments, labels, strict=True)):
             answer = self.personal.engine_for(self.slots.engine).run(segment)
             at, known = self.seen + i, label if i // 3 % told == 0 else None
-            self.samples.add(at, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, known)
+            self.samples.add(i, at, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, known)
         self.seen += count
 
     def consider(self) -> None:

@@ -63,7 +63,7 @@ class Device:
             label = np.array([i % 3], np.float32)
             segment = noise.normal(2.0 * label, 0.3, TASK.segment_shape).astype(np.float32)
             split = HELD_OUT if held_out and i % 2 else TRAIN
-            self.samples.add(i, segment, np.zeros(3, np.float32), split, label)
+            self.samples.add(i, i, segment, np.zeros(3, np.float32), split, label)
 
     def consider(self) -> None:
         """One look, and the training that it began."""

@@ -69,7 +69,7 @@ def samples(task: Task, tmp_path: Path) -> Samples:
         label = np.array([i % 3], np.float32)
         segment = noise.normal(2.0 * label, 0.3, task.segment_shape).astype(np.float32)
         split = HELD_OUT if i % 4 == 3 else TRAIN
-        found.add(i, segment, np.zeros(3, np.float32), split, label)
+        found.add(i, i, segment, np.zeros(3, np.float32), split, label)
     return found
 
 
@@ -196,7 +196,7 @@ def test_statistics_of_the_latest_segments_come_back_and_nothing_else_changes(
     for i in range(RECENT):  # from now on another gain and offset
         label = np.array([i % 3], np.float32)
         segment = 0.2 * noise.normal(2.0 * label, 0.3, tiny.segment_shape) - 3.0
-        samples.add(1000 + i, segment.astype(np.float32), np.zeros(3, np.float32), TRAIN, label)
+        samples.add(i, 1000 + i, segment.astype(np.float32), np.zeros(3, np.float32), TRAIN, label)
     reply, body = trainer.work(request("normalize"), learned)
     assert reply.error is None
     assert reply.metrics["share"] == 1.0
@@ -276,7 +276,7 @@ def test_too_few_samples_are_an_error_in_the_reply(
     for i in range(task.training.minimum_samples - 1):
         label = np.zeros(1, np.float32)
         segment = np.zeros(task.segment_shape, np.float32)
-        empty.add(i, segment, np.zeros(3, np.float32), TRAIN, label)
+        empty.add(i, i, segment, np.zeros(3, np.float32), TRAIN, label)
     trainer = Trainer(reference, "d0", tmp_path, empty)
     try:
         reply, body = trainer.work(request(), weights)

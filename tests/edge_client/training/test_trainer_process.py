@@ -36,7 +36,7 @@ def work(
         label = np.array([i % task.outputs], np.float32)
         segment = noise.normal(2.0 * label, 0.3, task.segment_shape).astype(np.float32)
         answer = np.zeros(task.outputs, np.float32)
-        samples.add(i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
+        samples.add(i, i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
     rows = folder / "rows.arrow"
     with rows.open("wb") as file:
         samples.write_training_rows(file)
@@ -61,7 +61,7 @@ def rows_file(task: Task, folder: Path) -> Path:
     for i in range(32):
         segment = noise.normal(0, 1, task.segment_shape).astype(np.float32)
         answer, label = np.zeros(task.outputs, np.float32), np.array([i // 4 % 2], np.float32)
-        samples.add(i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
+        samples.add(i, i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
     path = folder / "rows.arrow"
     with path.open("wb") as file:
         samples.write_training_rows(file)

@@ -28,7 +28,7 @@ from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch, event_rows
 from streams.contract.task import Reading
 from streams.learning.onnx_model import OnnxModel
-from streams.segments.segmentation import Segmenter, segments_of
+from streams.segments.segmentation import IRREGULAR, Segmenter, segments_of
 from streams.worker.store.delta_store import DeltaStore
 from tests.edge_client.models import tiny
 from tests.streams.batch.support import model, submitted, write_csv, write_lines
@@ -161,9 +161,9 @@ def moment(time_us: int) -> Any:
 def cut_by_the_device(recordings: dict[str, list[Reading]]) -> tuple[dict[Any, bytes], int]:
     broken = 0
 
-    def skip(_reason: str, _time: int) -> None:
+    def skip(reason: str, _time: int) -> None:
         nonlocal broken
-        broken += 1
+        broken += reason not in IRREGULAR
 
     found = {
         (device, last): segment.tobytes()

@@ -43,6 +43,8 @@ def test_what_was_told_arrives() -> None:
         ({"label": [0.5]}, "bad-label"),
         ({"label": [float("nan")]}, "not-finite"),
         ({"source": "rumour"}, "bad-label"),
+        ({"event_seq": 3}, "bad-label"),
+        ({"event_epoch": "e1", "event_seq": -1}, "bad-label"),
         ({"label": [1.0, 2.0]}, "wrong-schema"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streams.segments.findings import findings, no_labels
 from streams.segments.survey import Survey, survey
 from tests.fakes.tiny_task import task as tiny
-from tidewheel import Device, Reading, Task
+from tidewheel import Device, Reading, Segment, Task
 
 PILOT, FLEET = Device("p", "pilot"), Device("f", "fleet")
 STEP_US = 50_000  # the tiny task's 20 Hz
@@ -62,7 +62,7 @@ CASES = {
     ),
     "backwards": (
         {"readings": changed(lambda i, r: r._replace(time_us=10**9 - i))},
-        "error: p, f: no segment: 199 of 200 readings have times that do not grow",
+        "error: p, f: no segment: 199 of 200 readings have times that go back",
     ),
     "hourly at 20 Hz": (
         {"readings": changed(lambda i, r: r._replace(time_us=i * 3_600_000_000))},
@@ -78,7 +78,17 @@ CASES = {
     ),
     "one reading goes back": (
         {"readings": changed(lambda i, r: r._replace(time_us=r.time_us - 5_000_000 * (i == 150)))},
-        "readings break a segment (backwards 1, gap 1): times that do not grow: sort the readings",
+        "readings break a segment (backwards 1, gap 1): times that go back: sort the readings",
+    ),
+    "one reading goes back, and a reading is a segment": (
+        {
+            "readings": changed(
+                lambda i, r: r._replace(time_us=r.time_us - 5_000_000 * (i == 150))
+            ),
+            "segment": Segment(samples=1, hop=1),
+            "rate_hz": None,
+        },
+        "1 of 200 readings are out of order (out-of-order 1): times that go back: sort the",
     ),
     "a label that is no class": (
         {"readings": changed(lambda _, r: r._replace(label=7))},

@@ -79,8 +79,10 @@ def labels(
     epoch: str = "l1",
     classes: Sequence[int] = (),
     told_s: float = 1e6,
+    events: Sequence[int] = (),
 ) -> LabelBatch:
-    """Labels of the given seconds, from and to, with classes that their numbers fix."""
+    """Labels of the given seconds, from and to, with classes that their numbers fix; `events`: the
+    seq of the one event that each is of."""
     rows: list[dict[str, object]] = [
         {
             "from": round(begin * SECOND),
@@ -88,6 +90,8 @@ def labels(
             "label": [float(classes[i] if classes else (first + i) % task.outputs)],
             "told": round(told_s * SECOND),
             "source": "outcome",
+            "event_epoch": "e1" if events else None,
+            "event_seq": events[i] if events else None,
         }
         for i, (begin, end) in enumerate(spans_s)
     ]

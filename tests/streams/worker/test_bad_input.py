@@ -164,6 +164,24 @@ def test_it_is_parked_with_its_reason_and_the_next_message_is_served(name: str) 
     assert log.committed == 2
 
 
+@pytest.mark.parametrize("headers", [[], good()[2]])
+def test_a_dead_letter_of_json_says_where_json_may_go(headers: list[tuple[str, bytes]]) -> None:
+    log, store = Log(), MemoryStore()
+    log.messages.append((b"d0", b'{"time_us": 1, "values": [0.5, 0.5]}', headers))
+    asyncio.run(served(log, store))
+    (letter,) = [m for m in log.published if m.topic == "tiny.dead-letters"]
+    assert "looks like JSON" in dict(letter.headers)["detail"].decode()
+    assert "tidewheel edge run" in dict(letter.headers)["detail"].decode()
+
+
+def test_events_of_one_time_are_scored_each_in_its_order() -> None:
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 0, [1, 1, 1, 2]))
+    log.append(batch("d0", 4, [2, 2, 2, 3]))
+    asyncio.run(served(log, store))
+    assert store.tables[SCORES].column("seq").to_pylist() == list(range(8))
+
+
 def test_an_epoch_that_goes_back_has_its_own_account() -> None:
     log, store = Log(), MemoryStore()
     for epoch, first in (("e2", 0), ("e1", 0), ("e2", 3), ("e1", 3)):

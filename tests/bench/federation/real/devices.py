@@ -57,7 +57,7 @@ class Device:
         for x, y, split in (("x", "y", TRAIN), ("held_x", "held_y", HELD_OUT)):
             for segment, label in zip(data[x], data[y], strict=True):
                 at += 1
-                samples.add(at, segment, answer, split, label)
+                samples.add(at, at, segment, answer, split, label)
         self._trainer = Trainer(reference, plan.device, folder, samples)
         self._service = SocketServer(Path(plan.socket), self._work, lambda _: None)  # type: ignore[arg-type,return-value]
         self._service.start()

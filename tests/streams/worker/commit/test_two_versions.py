@@ -10,7 +10,7 @@ from streams.contract.errors import UsageError
 from streams.contract.events.records import TASK_VERSION, encode_events
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.publications import publications
-from streams.worker.store.tables import SCORES
+from streams.worker.store.tables import DROPS, SCORES
 from streams.worker.windows.task_versions import TaskVersions
 from tests.fakes.tiny_task import task as old
 from tests.streams.worker.model import Doubler, Log, MemoryStore
@@ -57,6 +57,17 @@ def test_events_of_a_window_are_reported_by_version_each_with_its_teacher() -> N
         ("scores", b"1"), ("scores", b"2"), ("windows", b"1"), ("windows", b"2"),
     ]  # fmt: skip
     assert log.committed == 2
+
+
+def test_events_are_believed_as_their_own_version_says() -> None:
+    """The old version is of recordings, whose times may be any; the new one of sensors."""
+    log, store = changed([100_000, 100_001]), MemoryStore()
+    live = replace(new, source="live")
+    made = asyncio.run(resume(log, store, TaskVersions(live, old)))
+    asyncio.run(made.flush(LATER))
+    assert [row[0] for row in reports(store)] == [old.version, old.version]
+    (drop,) = store.tables[DROPS].to_pylist()
+    assert (drop["first"], drop["last"], drop["reason"]) == (2, 3, "from-the-future")
 
 
 def test_short_memory_closes_the_windows_of_both_versions_one_after_the_other() -> None:

@@ -331,6 +331,16 @@ def test_a_snapshot_of_a_version_without_labels_is_read(tmp_path: Path) -> None:
     assert found.labelled == {("d0", "l1"): IntervalSet([(0, 0)])}
 
 
+def test_events_of_one_time_have_each_its_own_label(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    store.commit(SCORES, rows(0, [1, 1, 1, 2]), {0: 1})
+    spans: list[tuple[float, float]] = [(1, 1), (1, 1), (0, 2)]
+    store.commit(LABELS, told(0, spans, 1, classes=[1, 2, 1], events=[1, 2, 3]), {0: 1})
+    with open_store(tmp_path) as connection:
+        found = connection.execute("select seq, label[1] from labelled order by seq").fetchall()
+    assert found == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 1.0)]
+
+
 def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
     """An event's own label, one of an instant, and one of an interval."""
     store = DeltaStore(tmp_path)

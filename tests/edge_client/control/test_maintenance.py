@@ -1,0 +1,51 @@
+"""A look at a stopped device changes nothing, and says what its next start finds."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edge_client.control.device_lock import hold
+from edge_client.control.maintenance import state_of
+from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.queue import Spool
+from tests.fakes.tiny_task import task
+
+
+def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (
+            path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns,
+        )
+        for path in sorted(folder.rglob("*"))
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("state", ["sound", "torn", "damaged", "settled", "no epoch"])
+def test_a_look_at_a_stopped_device_changes_nothing(tmp_path: Path, state: str) -> None:
+    hold(tmp_path).close()
+    limits = SpoolLimits(file_bytes=200, total_bytes=2000)
+    spool = Spool(tmp_path / "spool", limits)
+    for i in range(9):
+        spool.append(2, b"x" * 50, mark=i)
+    if state == "settled":
+        spool.settle(spool.read(spool.position, 300))
+        spool.declare_lost(3, "disk-full")
+    first, *_, last = sorted((tmp_path / "spool").glob("*.seg"))
+    if state == "torn":
+        os.truncate(last, last.stat().st_size - 1)
+    elif state == "damaged":
+        for file in (first, last):
+            content = bytearray(file.read_bytes())
+            content[-5] ^= 0xFF
+            file.write_bytes(content)
+    elif state == "no epoch":
+        (tmp_path / "spool" / "epoch").unlink()
+    before = everything(tmp_path)
+    seen = state_of(task, "d0", tmp_path)
+    assert everything(tmp_path) == before
+    found = Spool(tmp_path / "spool", limits).audit()
+    assert (seen.produced, seen.delivered, seen.dropped, seen.pending) == (
+        found.produced, found.delivered, found.dropped, found.pending,
+    )  # fmt: skip
+    assert seen.late_labels == {}
