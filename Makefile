@@ -52,7 +52,7 @@ install: .venv/installed
 
 # TASK=pedestrians: hourly counts of street sensors, 200 hours a second.
 TASK ?= har
-DEMO_har := --devices 6 --speed 30
+DEMO_har := --devices 6
 DEMO_pedestrians := --devices 6 --speed 720000
 
 demo: install

@@ -26,6 +26,7 @@ from edge_client.samples.samples import Samples
 from edge_client.samples.told import ToldLabels
 from edge_client.settings import EdgeSettings
 from edge_client.sources.counts import ReadingCounts, counted
+from edge_client.sources.replay import Replay
 from edge_client.sources.selection import open_source
 from edge_client.spool.eviction import by_priority
 from edge_client.spool.queue import Spool
@@ -267,6 +268,8 @@ class Agent:
             self.stop()
         if question.op == "joined":
             self._runs.joined(question.node)
+        if question.op == "pace" and isinstance(self._source, Replay):
+            self._source.pace(question.speed)
         labelled, error = self._labels.take(question.labels)
         if error is not None:
             return AgentReply(labelled=labelled, error=error)

@@ -17,7 +17,6 @@ from compose.cli.arguments import (
     Partitions,
     Replication,
     Rounds,
-    Speed,
     Stages,
     State,
     Strategy,
@@ -95,7 +94,13 @@ def up(
     ] = None,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    speed: Speed = 20.0,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            help="Replay speed: 1 is real time, 0 as fast as possible. Default: 30, and slower on "
+            "a machine whose cores are busy with nothing being learned."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of scoring workers.")] = 1,
     partitions: Partitions = 4,
     replication: Replication = None,

@@ -37,7 +37,7 @@ class Commands:
     def edge(self, device: str, key: Path | None = None) -> Launch:
         """key: the device's private key for the SuperLink."""
         words = ["edge", "run", self.reference, "--device", device]
-        words += ["--state", str(self.options.state), "--speed", str(self.options.speed)]
+        words += ["--state", str(self.options.state), "--speed", str(self.options.first_speed)]
         words += ["--superlink-ca", str(self.ca)] if self.ca else []
         words += ["--node-key", str(key)] if key else []
         return self._launch(*words, "--stay", "--heartbeat", HEARTBEAT_S)

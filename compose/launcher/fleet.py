@@ -1,9 +1,10 @@
 """Step 3 of `tidewheel up`: topics, and the processes of the fleet."""
 
+import contextlib
 import importlib.util
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.security.certificates import Tls
 from compose.security.node_registry import Nodes
+from edge_client.control.ipc import ask
+from edge_client.control.socket_server import socket_path
+from streams.contract.errors import Retryable
 from streams.contract.topics import topic_specs
+from streams.contract.work import AgentRequest
 from streams.kafka.admin import ensure_topics, probe
 
 CONSOLE_PORT = 8750
@@ -56,6 +61,18 @@ class Fleet:
         launch = flower_processes.superexec(options.state, self.port, own.environment, own.ca)
         self.supervisor.start("superexec", launch)
         self.supervisor.start("controller", own.controller(self.port, len(devices)))
+
+    def pace(self, devices: Sequence[str], speed: float) -> None:
+        """Let the devices replay at another speed, also after a restart."""
+        for device in devices:
+            name = f"edge-{device}"
+            argv = list(self.supervisor.children[name].launch.argv)
+            argv[argv.index("--speed") + 1] = str(speed)
+            self.supervisor.relaunch(
+                name, replace(self.supervisor.children[name].launch, argv=argv)
+            )
+            with contextlib.suppress(Retryable):  # it is being started again
+                ask(socket_path(self.layout.device(device)), AgentRequest(op="pace", speed=speed))
 
     def _start_console(self) -> None:
         """A console that does not stay up costs the page alone."""

@@ -71,6 +71,10 @@ class Supervisor:
         child = Child(name, launch, stop_s, patience_s, process, now, essential=essential)
         self.children[name] = child
 
+    def relaunch(self, name: str, launch: Launch) -> None:
+        """Start a process by another command when it is started again."""
+        self.children[name].launch = launch
+
     def log_path(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 

@@ -24,6 +24,7 @@ from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands
 from compose.launcher.fleet import Fleet
 from compose.launcher.options import DEVICES, UpOptions
+from compose.launcher.pace import Finding, Pace, read_busy
 from compose.launcher.preparation import make_models
 from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
 from compose.launcher.progress.screen import Screen
@@ -97,7 +98,8 @@ class Up:
                         self._reference, self._task, self._layout, self._make_ready, checked=True
                     )
                 with self._phase("start"):
-                    self._make_fleet(choice, port).start(self._devices)
+                    self._fleet = self._make_fleet(choice, port)
+                    self._fleet.start(self._devices)
                     follower = Follower(choice.settings, self._task.name)
                     follower.start()
                 self._interrupts.check()
@@ -178,6 +180,7 @@ class Up:
         live = self._task.source == "live"
         phases = PhaseClock(self._devices, self._began_us, live=live)
         silence = SilenceWatch(self._devices, self._began_us)
+        pace = Pace(o.first_speed, read_busy(), fixed=o.speed is not None)
         while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
             if self._interrupts.stop.wait(TICK_S):
                 break
@@ -189,6 +192,10 @@ class Up:
                 def look(view: FleetView) -> None:
                     phases.look(view)
                     screen.show(view, phases.now)
+                    heard = all(d in view.devices for d in self._devices)
+                    rest = heard and not live and phases.now == "inference"
+                    if found := pace.look(at_rest=rest):
+                        self._say_pace(found)
                     if unheard := silence.look(view, time.monotonic() - began):
                         screen.say(self._unheard(unheard))
 
@@ -206,6 +213,11 @@ class Up:
                     break
         self._phases |= phases.seconds()
         return closed
+
+    def _say_pace(self, found: Finding) -> None:
+        self._screen.say(f"pace      {found.text}")
+        if found.speed is not None:
+            self._fleet.pace(self._devices, found.speed)
 
     def _unheard(self, devices: Sequence[str]) -> str:
         log = f"edge-{devices[0]}"

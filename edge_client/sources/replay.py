@@ -57,6 +57,10 @@ class Replay:
         self._anchor: tuple[float, int] | None = None
         self._last_us: int | None = None  # of the segment before
 
+    def pace(self, speed: float) -> None:
+        """Go on at another speed; from any thread."""
+        self._speed, self._anchor = speed, None
+
     def _load(self) -> tuple[int | None, int | None]:
         try:
             state = json.loads(self._file.read_bytes())
@@ -129,9 +133,10 @@ class Replay:
             paused = self._last_us is not None and (
                 cut.first_us - self._last_us > self._task.max_gap_us
             )
-            if self._anchor is None or paused:
-                self._anchor = (now, cut.last_us)
-            wait_s = self._anchor[0] + (cut.last_us - self._anchor[1]) / 1e6 / self._speed - now
+            anchor = self._anchor
+            if anchor is None or paused:
+                self._anchor = anchor = (now, cut.last_us)
+            wait_s = anchor[0] + (cut.last_us - anchor[1]) / 1e6 / self._speed - now
             if wait_s < -1.0:
                 self._anchor = (now, cut.last_us)
             elif wait_s > 0:

@@ -118,10 +118,12 @@ class Label(Document):
 
 class AgentRequest(Document):
     """A request from the same machine: report the state, drain at most `drain_s` and stop, store
-    true labels, or note the Flower `node` that the device's SuperNode has become."""
+    true labels, note the Flower `node` that the device's SuperNode has become, or replay at another
+    `speed`."""
 
-    op: Literal["state", "drain", "label", "joined"]
+    op: Literal["state", "drain", "label", "joined", "pace"]
     node: int | None = None
+    speed: float = Field(default=1.0, ge=0)
     labels: list[Label] = []
     drain_s: float = Field(default=10.0, ge=0)
 

@@ -122,3 +122,15 @@ def test_a_pause_in_the_data_is_not_waited_for(
     )  # fmt: skip
     assert len(list(source)) == 2
     assert sum(clock.waits) == 0
+
+
+def test_a_replay_goes_on_at_another_speed_from_the_next_segment_on(tmp_path: Path) -> None:
+    """At the first speed the second one would be due after minutes."""
+    replay = Replay(
+        task, lambda: task.readings("d0"), tmp_path, speed=0.001, passes=1, resume_after_us=None,
+        stop=threading.Event(), skip=lambda *_: None,
+    )  # fmt: skip
+    cuts = iter(replay)
+    next(cuts)
+    replay.pace(0)
+    assert len(list(cuts)) > 10
