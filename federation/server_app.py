@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
+from federation.admission.parking import park
 from federation.admission.registered_nodes import registered
 from federation.admission.update import Refusal, Tensors, Update
 from federation.aggregation import strategies
@@ -78,7 +79,9 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     path, metric = settings.runs / run / "rounds.jsonl", metric_of(task).name
     journal = EventLog(task.name, run, path, connect, metric=metric)
     registry = Registry(place, task.name, task.version, trusted)
-    fleet = FlowerFleet(grid, registered=lambda: registered(state / "keys"))
+    fleet = FlowerFleet(
+        grid, registered=lambda: registered(state / "keys"), parking=settings.runs / run
+    )
     aggregator = run_aggregator(task, config, state)
     reports = None if broker is None else _reports(task, broker)
     superlink = str(config.get("superlink") or "")
@@ -147,15 +150,18 @@ class _Waiting(NamedTuple):
 
 class FlowerFleet:
     """The SuperNodes of this run: those of `registered`, devices by node, or where that has none
-    all that do not answer for another task. `clock` in seconds."""
+    all that do not answer for another task. `clock` in seconds; updates wait in the folder
+    `parking`, None for memory."""
 
     def __init__(
         self,
         grid: Grid,
         clock: Callable[[], float] = time.monotonic,
         registered: Callable[[], Mapping[int, str]] = dict,
+        parking: Path | None = None,
     ) -> None:
         self._grid, self._clock, self._registered = grid, clock, registered
+        self._parking = parking
         self._names, self._read_at = registered(), clock()
         self._others: set[int] = set()  # nodes of other tasks
         self._waiting: dict[str, _Waiting] = {}  # by message
@@ -194,6 +200,9 @@ class FlowerFleet:
             found = self._waiting.pop(reply.metadata.reply_to_message_id, None)
             if found is not None:
                 answer = read_reply(found.node, reply, self._sent[found.round])
+                if answer.update is not None:
+                    weights = park(answer.update.weights, self._parking)
+                    answer = replace(answer, update=replace(answer.update, weights=weights))
                 answer = self._by_its_key(answer)
                 if (answer.error or "").startswith(WRONG_TASK):
                     self._others.add(answer.node)

@@ -185,7 +185,11 @@ def _start(args: Any, given: Mapping[str, Any], code: bool) -> Start | None:
     if isinstance(args, str | bytes | os.PathLike) or any(given[k] != v for k, v in plain.items()):
         return None
     environ = dict(os.environ if given["env"] is None else given["env"])
-    argv = _ours([os.fsdecode(word) for word in args], environ, code)
+    words = [os.fsdecode(word) for word in args]
+    from compose.launcher.supervisor import FOLLOW  # loads much, which not every test needs
+
+    follows = FOLLOW in words[4:5]  # the supervisor's; a fork follows in the same way
+    argv = _ours(words[6:] if follows else words, environ, code)
     cwd = os.fspath(given["cwd"] or os.curdir)
     if argv is None or not Path(cwd).is_dir() or _python(environ) != _python(os.environ):
         return None
@@ -196,7 +200,7 @@ def _start(args: Any, given: Mapping[str, Any], code: bool) -> Start | None:
         parent=os.getpid(),
         group=os.getpgid(0),
         numbers=[0, 1, 2, *given["pass_fds"]],
-        before=given["preexec_fn"],
+        before=_follow if follows else given["preexec_fn"],
         session=given["start_new_session"],
         blocked={int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])},
     )
@@ -219,6 +223,11 @@ def _python(environ: Mapping[str, str]) -> dict[str, str]:
     """What decides how Python and the loader start, but for what `_become` does itself."""
     found = {k: v for k, v in environ.items() if k.startswith(("PYTHON", "LD_"))}
     return {k: v for k, v in found.items() if k not in ("PYTHONPATH", "PYTHONUNBUFFERED")}
+
+
+def _follow() -> None:
+    """As the supervisor's command; that the parent is there has been looked at."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _fork(start: Start, files: list[int]) -> int:

@@ -129,7 +129,7 @@ def running(state: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Se
     choice = broker.choose(state, None, environ)
     assert choice.kind == "kafka", choice.why
     plain = int(choice.settings.bootstrap.rpartition(":")[2])
-    tls, password, proxied, proxy = broker._free_ports(4)
+    tls, password, proxied, proxy = broker.free_ports(4)
     ports = {"plain": plain, "tls": tls, "password": password, "proxied": proxied}
     authority = Authority.create(state / "authority", "authority")
     stranger = Authority.create(state / "stranger", "stranger")

@@ -155,7 +155,7 @@ def _ports(state: Path) -> dict[str, int]:
         pass
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise UsageError(f"{path} cannot be read ({exc}): remove it to have new ports") from exc
-    broker, controller = _free_ports(2)
+    broker, controller = free_ports(2)
     ports = {"broker": broker, "controller": controller}
     try:
         write_atomic(path, json.dumps(ports).encode())
@@ -164,7 +164,9 @@ def _ports(state: Path) -> dict[str, int]:
     return ports
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return loopback ports that nothing uses now, drawn from below those that the system gives to
+    outgoing connections, so that none of these takes one before it is bound."""
     candidates = random.SystemRandom().sample(PORTS, len(PORTS))
     found = [port for _, port in zip(range(count), filter(_is_free, candidates), strict=False)]
     if len(found) < count:

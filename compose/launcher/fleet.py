@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from compose.launcher import flower_processes
+from compose.launcher import broker, flower_processes
 from compose.launcher.commands import Commands
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
@@ -101,5 +101,5 @@ def console_port() -> int:
         try:
             tried.bind((flower_processes.HOST, CONSOLE_PORT))
         except OSError:
-            return flower_processes.free_ports(1)[0]
+            return broker.free_ports(1)[0]
     return CONSOLE_PORT

@@ -16,7 +16,6 @@ when it is killed; one at work ends at its next signal check.
 
 import os
 import secrets
-import socket
 import ssl
 import sys
 import tomllib
@@ -184,18 +183,6 @@ def is_ready(port: int, timeout_s: float = 1.0, ca: Path | None = None) -> bool:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def program(name: str) -> str:

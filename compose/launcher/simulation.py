@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose.launcher import flower_processes
+from compose.launcher import broker, flower_processes
 from compose.launcher.preparation import make_models
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
@@ -69,7 +69,7 @@ def simulate(asked: Simulation, say: Say) -> RunSummary:
 def _started(supervisor: Supervisor, asked: Simulation, reference: str) -> Submission:
     """A SuperLink that answers, and how to submit to it."""
     state = asked.state.resolve()
-    (port,) = flower_processes.free_ports(1)
+    (port,) = broker.free_ports(1)
     superlink, superexec = flower_processes.simulation(state, port)
     supervisor.start("superlink", superlink)
     deadline = time.monotonic() + READY_S

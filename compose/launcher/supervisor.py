@@ -1,18 +1,24 @@
 """Starts the local processes, restarts what dies, and takes everything down.
 
-Every process leads a group of its own, with its output in `<logs>/<name>.log`. It is told to end
-with SIGTERM and, after its time, with SIGKILL, as a whole group. On Linux the kernel kills it when
-we are killed. A log file that has become too large is moved to `<name>.log.1`, and that to `.2`.
+Every process leads a group of its own, with its output in `<logs>/<name>.log`. It is asked to end
+with SIGTERM and, after its time, with SIGKILL, as a whole group. A log file that has become too
+large is moved to `<name>.log.1`, and that to `.2`.
+
+On Linux the kernel kills it when we are killed: it asks for that itself (FOLLOW), after it was
+started and with one thread, looks whether we are still there, and becomes the command. The kernel
+does so when the thread ends that started it, so only the main thread may start one.
 """
 
 import contextlib
-import ctypes
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +32,16 @@ QUICK_S = 5.0  # a process that lives shorter than this has failed to start
 ROTATE_S = 10.0  # between two looks at the sizes of log files
 QUICK_DEATHS = 6  # in a row, before we give up
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+FOLLOW = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as exc:
+    sys.exit(f"{sys.argv[2]}: {exc.strerror}")
+"""
 
 
 @dataclass
@@ -167,21 +181,25 @@ class Supervisor:
 
     def _spawn(self, name: str, launch: Launch) -> subprocess.Popen[bytes]:
         self.logs.mkdir(parents=True, exist_ok=True)
+        if shutil.which(launch.argv[0], path=launch.env.get("PATH")) is None:
+            raise ProcessFailed(f"{name} cannot be started: there is no {launch.argv[0]}")
         with self.log_path(name).open("ab") as output:
             try:
                 return subprocess.Popen(
-                    launch.argv,
+                    followed(launch.argv),
                     env={**os.environ, **launch.env},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on
-                    preexec_fn=_die_with_parent,
                 )
             except OSError as exc:
                 raise ProcessFailed(f"{name} cannot be started: {exc}") from exc
 
 
-def _die_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def followed(argv: Sequence[str]) -> list[str]:
+    """Return the command line of a process that ends with this one."""
+    if sys.platform != "linux":
+        return list(argv)
+    assert threading.current_thread() is threading.main_thread()
+    return [sys.executable, "-I", "-S", "-c", FOLLOW, str(os.getpid()), *argv]

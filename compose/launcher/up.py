@@ -131,7 +131,7 @@ class Up:
             )
         if choice.kind != "external":
             self._supervisor.start("broker", broker.command(choice, self._options.state), 20.0)
-        [port] = flower_processes.free_ports(1)
+        [port] = broker.free_ports(1)
         if self._options.secure:
             self._tls = make_certificates(self._layout.keys)
         self._supervisor.start(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compose.launcher.broker import HOST, _free_ports
+from compose.launcher.broker import HOST, free_ports
 from streams.kafka.admin import probe
 from streams.kafka.settings import BrokerSettings
 from tests.streams.worker.support import until
@@ -100,7 +100,7 @@ def _id() -> str:
 @contextlib.contextmanager
 def three_nodes(folder: Path, home: Path) -> Iterator[Cluster]:
     """A running cluster; its processes are ended on the way out."""
-    ports = _free_ports(2 * NODES)
+    ports = free_ports(2 * NODES)
     made = Cluster(folder, home, list(zip(ports[::2], ports[1::2], strict=True)))
     made.format()
     try:

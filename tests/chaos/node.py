@@ -22,7 +22,7 @@ class Node:
         require(self._choice, environ)
         self._state, self._environ = state, environ
         self.settings = self._choice.settings
-        self.proxied_port, self.proxy_port, self.closed_port = broker._free_ports(3)
+        self.proxied_port, self.proxy_port, self.closed_port = broker.free_ports(3)
         self.through_proxy = BrokerSettings(bootstrap=f"{HOST}:{self.proxy_port}")
         self.nowhere = BrokerSettings(bootstrap=f"{HOST}:{self.closed_port}")
         self._process: subprocess.Popen[bytes] | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from compose.launcher import flower_processes
+from compose.launcher import broker, flower_processes
 from compose.launcher.broker import Launch
 from compose.security.certificates import make_certificates
 from compose.security.node_registry import Nodes
@@ -89,7 +89,7 @@ class FlowerStack:
         self, state: Path, devices: dict[str, Path], env: dict[str, str], secure: bool = False
     ) -> None:
         self.state, self.devices, self.env = state, devices, env
-        [self.port] = flower_processes.free_ports(1)
+        [self.port] = broker.free_ports(1)
         self.tls = make_certificates(state / "keys") if secure else None
         self.ca = self.tls.ca if self.tls else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose.launcher import flower_processes
+from compose.launcher import broker, flower_processes
 from compose.security.certificates import make_certificates
 from tests.federation.flower_stack import wait_for
 
@@ -37,7 +37,7 @@ def allowed() -> re.Pattern[str]:
 def nginx(program: str, folder: Path, superlink: int, ca: Path) -> Iterator[Proxy]:
     """The rule as it is but for names of files and ports."""
     tls = make_certificates(folder)
-    [port] = flower_processes.free_ports(1)
+    [port] = broker.free_ports(1)
     rule = RULE.read_text()
     for old, new in {
         "127.0.0.1:8000": f"127.0.0.1:{superlink}",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.launcher import flower_processes
+from compose.launcher import broker, flower_processes
 from compose.security.certificates import make_certificates
 from compose.security.node_keys import make_key, public_path
 from federation.controller.flwr_cli import Submission
@@ -111,7 +111,7 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
         assert "another key" in node(server, "add", "pump", code=2)
         assert node(server, "remove", "pump") == "pump is no longer registered\n"
         assert "was not added" in node(server, "remove", "pump", code=2)
-        nobody = ["--superlink", f"127.0.0.1:{flower_processes.free_ports(1)[0]}"]
+        nobody = ["--superlink", f"127.0.0.1:{broker.free_ports(1)[0]}"]
         assert "`flwr supernode list` failed" in node(server, "list", *nobody, code=1)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.launcher import flower_processes
+from compose.launcher import broker, flower_processes
 from compose.security.certificates import make_certificates
 from federation.rounds.settings import RUN_CONFIG
 from streams.contract.errors import UsageError
@@ -69,9 +69,9 @@ def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
 
 
 def test_a_port_without_a_superlink_is_not_ready() -> None:
-    (port,) = flower_processes.free_ports(1)
+    (port,) = broker.free_ports(1)
     assert not flower_processes.is_ready(port, timeout_s=0.5)
 
 
 def test_free_ports_differ() -> None:
-    assert len(set(flower_processes.free_ports(20))) == 20
+    assert len(set(broker.free_ports(20))) == 20

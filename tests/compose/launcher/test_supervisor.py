@@ -172,7 +172,7 @@ def test_deaths_after_a_while_are_never_too_many(supervisor: Supervisor, clock: 
 
 
 def test_a_command_that_is_not_there_is_named(supervisor: Supervisor) -> None:
-    with pytest.raises(ProcessFailed, match=r"ghost cannot be started: .*no/such"):
+    with pytest.raises(ProcessFailed, match=r"ghost cannot be started: there is no .*no/such"):
         supervisor.start("ghost", Launch(["/no/such/program"], {}))
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from compose.launcher import flower_processes
+from compose.launcher import broker, flower_processes
 from compose.launcher.broker import Launch
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from streams.contract.documents import RoundEvent
@@ -142,7 +142,7 @@ def ours(
     processes = Processes(folder)
     path = folder / "plan.json"
     path.write_text(json.dumps([asdict(one) for one in plan]))
-    [port] = flower_processes.free_ports(1)
+    [port] = broker.free_ports(1)
     try:
         argv = [sys.executable, "-m", "tests.bench.federation.real.devices", reference, str(path)]
         env = {"TIDEWHEEL_KAFKA": kafka}
@@ -164,7 +164,7 @@ def ours(
 def stock(folder: Path, plan: Sequence[Planned]) -> Iterator[tuple[int, Processes]]:
     """As Flower's documentation starts them, but for the ports."""
     processes = Processes(folder)
-    port, *ports = flower_processes.free_ports(1 + len(plan))
+    port, *ports = broker.free_ports(1 + len(plan))
     try:
         argv = [flower_processes.program("flower-superlink"), "--insecure", "--host", "127.0.0.1"]
         processes.start("superlink", Launch([*argv, "--port", str(port)], _env(folder, "home")))
