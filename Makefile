@@ -41,7 +41,7 @@ LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker tests/comp
 PACKAGES := streams federation edge_client compose
 
 .PHONY: install demo drift-demo demo-batch up down test test-install test-docker test-ray mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-batch bench-release bench-pedestrians bench-gains bench-scale bench-quick soak bench-soak screenshots
+	bench-federation bench-batch bench-release bench-pedestrians bench-gains bench-scale bench-demo bench-quick soak bench-soak screenshots
 
 install: .venv/installed
 
@@ -186,6 +186,10 @@ bench-release: install
 bench-batch: install
 	-$(MAKE) $(RAY)/installed
 	$(BIN)/python -m tests.bench.batch --ray $(RAY)/bin/python
+
+# Five times the demo beside two busy cores, about 25 minutes.
+bench-demo: install
+	$(BIN)/python -m benchmarks.demo --write
 
 bench-pedestrians: install
 	$(BIN)/python -m tests.bench.pedestrians
