@@ -59,10 +59,7 @@ class Result:
 @contextmanager
 def busy(programs: int) -> Iterator[None]:
     """Keep so many cores busy."""
-    started = [
-        subprocess.Popen(["yes"], stdout=subprocess.DEVNULL)
-        for _ in range(programs)
-    ]
+    started = [subprocess.Popen(["yes"], stdout=subprocess.DEVNULL) for _ in range(programs)]
     try:
         yield
     finally:

@@ -71,7 +71,7 @@ def serve(settings: NodeSettings) -> None:
         node, receive, send, _run, _fab, pull_object, push_object, confirm = link
         _announce(settings, node)
         while True:
-            found = receive()
+            found = _ask(receive)
             if found is None:
                 time.sleep(settings.pull_s)
                 continue
@@ -119,6 +119,19 @@ def _announce(settings: NodeSettings, node: int) -> None:
         ask(Path(settings.agent), AgentRequest(op="joined", node=node))
     except Retryable as exc:
         log.warning("%s", exc)
+
+
+def _ask(receive: Callable[[], Any]) -> Any:
+    """Step 2; None also where the SuperLink has an error of its own, as many requests at a time
+    give it."""
+    try:
+        return receive()
+    except Exception as exc:
+        status = getattr(getattr(exc, "response", None), "status_code", 0)
+        if status < 500:
+            raise
+        log.warning("the SuperLink answers with error %d; asking again", status)
+        return None
 
 
 def _fetch(

@@ -54,7 +54,7 @@ class FleetReports:
         self._last: dict[str, tuple[DeviceState, float]] = {}
         self._heard_at = self._heard_since = clock()  # of anybody; without a gap
         self._fallen: set[str] = set()  # devices that are silent, until they are heard again
-        self._read(READ_S)
+        self._take()
 
     def since(self, time_us: int) -> Mapping[str, int]:
         """Return the largest number of samples that each device reported since `time_us`,
