@@ -77,7 +77,7 @@ def to_json(status: Status) -> dict[str, Any]:
         "windows": view.windows,
         "unseen": view.unseen,
         "agreement": {m: a.value for m, a in view.agreement.items()},
-        "windows_metric": next((a.metric for a in view.agreement.values()), None),
+        "windows_metric": view.latest_agreement.metric if view.agreement else None,
         "rounds": {
             kind: view.count(kind)
             for kind in ("aggregated", "admitted", "refused", "promoted", "rejected")

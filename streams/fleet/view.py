@@ -138,6 +138,11 @@ class FleetView:
         self.rounds = kept + new
 
     @property
+    def latest_agreement(self) -> Agreement:
+        """What windows tell of the release that came last, and how that is called."""
+        return next(reversed(self.agreement.values()), Agreement())
+
+    @property
     def row_metric(self) -> str:
         """What the devices' running scores are measured in."""
         scores = (score for state in self.devices.values() for score in state.accuracy.values())

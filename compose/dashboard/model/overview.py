@@ -9,7 +9,7 @@ from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.problems import Problem, problems
 from compose.dashboard.model.recent import SLOT_S, SLOTS, Slot
 from compose.reports.status import release_line
-from streams.contract.window_metrics import ERRORS, added, value_of
+from streams.contract.window_metrics import added, value_of
 from streams.fleet.timeline import Entry
 from streams.fleet.view import FleetView, model_number
 
@@ -69,7 +69,6 @@ class Overview(BaseModel):
 def overview(seen: Observed) -> Overview:
     """Return the page; happenings are the newest first."""
     view = seen.view
-    agreement = next(reversed(list(view.agreement.values())), None)
     entries = sorted(view.timeline.known.values(), key=lambda entry: -entry.time_us)[:HAPPENINGS]
     return Overview(
         task=view.task,
@@ -78,8 +77,8 @@ def overview(seen: Observed) -> Overview:
         complete=seen.link.complete,
         problems=problems(seen),
         stations=stations(seen),
-        metric=agreement.called if agreement else "agreement with the teacher",
-        lower_is_better=agreement is not None and agreement.metric in ERRORS,
+        metric=view.latest_agreement.called,
+        lower_is_better=view.latest_agreement.lower_is_better,
         history=history(seen),
         happenings=entries,
     )

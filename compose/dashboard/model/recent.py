@@ -19,8 +19,8 @@ SLOT_S, SLOTS, RELEASES = 10, 360, 8
 NAMES, OTHER = 4096, "other"
 ROW = np.dtype(
     [
-        ("at_us", "i8"), ("window_us", "i8"), ("events", "i4"), ("labelled", "i4"),
-        ("correct", "i4"), ("value", "f4"), ("share", "f4"), ("release", "i4"),
+        ("at_us", "i8"), ("window_us", "i8"), ("end_us", "i8"), ("events", "i4"),
+        ("labelled", "i4"), ("correct", "i4"), ("value", "f4"), ("share", "f4"), ("release", "i4"),
         ("revision", "i2"), ("alarm", "?"),
     ]
 )  # fmt: skip
@@ -28,11 +28,13 @@ ROW = np.dtype(
 
 @dataclass(frozen=True)
 class Window:
-    """One report of a device. value: the metric that windows tell; None without a judged event.
-    drifted: the share of channels that have; None without a reference."""
+    """One report of a device; at_us: when it came, window_us and end_us: of the window. value: what
+    windows tell; None without a judged event. drifted: the share of channels that have; None
+    without a reference."""
 
     at_us: int
     window_us: int
+    end_us: int
     revision: int
     events: int
     release: str
@@ -99,6 +101,7 @@ class RecentWindows:
         return (
             at_us,
             report.window_us,
+            report.end_us,
             min(report.events, 2**31 - 1),
             min(sum(p.labelled for p in parts.values()), 2**31 - 1),
             min(sum(p.correct for p in parts.values()), 2**31 - 1),
@@ -192,6 +195,7 @@ def _window(row: np.void, releases: Sequence[str]) -> Window:
     return Window(
         at_us=int(row["at_us"]),
         window_us=int(row["window_us"]),
+        end_us=int(row["end_us"]),
         revision=int(row["revision"]),
         events=int(row["events"]),
         release=releases[int(row["release"])],

@@ -58,15 +58,17 @@ class Growth(BaseModel):
 
 
 class Releases(BaseModel):
-    """Decisions are the newest first. odds: of the canary as they grow; words: what its windows
-    show; bounds: the odds at which it goes back, and on, as the controller that offered it has
-    them."""
+    """Decisions are the newest first. metric: what `growth` is, for a person. odds: of the
+    canary as they grow; words: what its windows show; bounds: the odds at which it goes back, and
+    on, as the controller that offered it has them."""
 
     released: str
     desired: DesiredState
     canary: str | None
     stable: str | None
     began_us: int | None
+    metric: str
+    lower_is_better: bool
     growth: list[Growth]
     odds: list[Odds]
     words: str
@@ -91,6 +93,8 @@ def releases(seen: Observed) -> Releases:
         canary=canary,
         stable=stable,
         began_us=began_us,
+        metric=view.latest_agreement.called,
+        lower_is_better=view.latest_agreement.lower_is_better,
         growth=_growth(seen, canary, stable, began_us),
         odds=list(seen.beside.canary.odds) if canary == seen.beside.canary.version else [],
         words=seen.beside.canary.words,

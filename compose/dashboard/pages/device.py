@@ -14,11 +14,13 @@ from compose.dashboard.pages.parts import (
     Drawn,
     Lines,
     Rows,
+    Text,
     card,
     colour,
     el,
     facts,
     link,
+    metric_title,
     version,
     when,
 )
@@ -26,9 +28,10 @@ from compose.dashboard.pages.site import Frame, Site
 from streams.fleet.wording import before_after, share
 
 WINDOWS = (
-    ("at_us", "reported", "time"), ("version", "version", "version"),
-    ("events", "events", "number"), ("value", "agreement", "number"),
-    ("right", "right by labels", "number"), ("drifted", "channels drifted", "number"),
+    ("end_us", "window end", "time"), ("at_us", "reported", "time"),
+    ("version", "version", "version"), ("events", "events", "number"),
+    ("value", "window", "number"), ("right", "right by labels", "number"),
+    ("drifted", "channels drifted", "number"),
 )  # fmt: skip
 SHOWN = 15
 
@@ -66,8 +69,9 @@ class _Parts:
         with card("Versions served, by window"):
             self._spans = Drawn(_draw_spans)
         with ui.element("div").classes("two"):
-            with card("Agreement by window"):
-                self._agreement = Lines("Agreement with the reference by window")
+            with ui.element("section").classes("card"):
+                self._title = Text("card-title")
+                self._values = Lines("What windows tell, by the end of the window")
             with card("Drift from the reference"):
                 self._drift = Drawn(_draw_channels)
         with card("Histograms beside the reference, the worst first"):
@@ -84,13 +88,16 @@ class _Parts:
         self._now.show(_now(found))
         self._account.show(found.accounts)
         self._spans.show(found.spans)
-        points = [[w.at_us / 1000, w.value] for w in found.windows]
-        self._agreement.show({"agreement": (PALETTE[0], points)} if points else {})
+        self._title.show(f"{metric_title(found.window_metric, found.lower_is_better)}, by window")
+        points = [[w.end_us / 1000, w.value] for w in found.windows]
+        series = {found.window_metric: (PALETTE[0], points)} if points else {}
+        self._values.show(series, shares=not found.lower_is_better)
         self._drift.show((found.channels, found.drift is not None))
         self._histograms.show(Shown.of(found))
-        self._scores.show([(s.version, s.answers, share(s.right, s.labelled),
+        self._scores.show([(s.version, s.answers, share(s.score, s.labelled),
                             before_after(s.before, s.after)) for s in found.scores])  # fmt: skip
-        self._windows.show([_window(w) for w in reversed(found.windows[-SHOWN:])])
+        self._windows.head(value=found.window_metric, right="by true labels")
+        self._windows.show([_window(w) for w in reversed(found.reports[-SHOWN:])])
         self._happened.show(found.happenings)
 
 
@@ -106,9 +113,9 @@ def _draw_head(what: tuple[str, str, int]) -> None:
 def _now(found: DevicePage) -> dict[str, str]:
     row = found.row
     pairs = {
-        "doing": row.doing,
+        "activity": row.activity,
         "events a second": f"{row.events_per_s:.1f}",
-        f"{found.metric} on labelled answers": share(row.right),
+        f"{found.metric} on labelled answers": share(row.score),
         "answers take": f"{found.latency_p50_us:.0f} µs, {found.latency_p99_us:.0f} µs at the "
         "99th percentile"
         if found.latency_p50_us

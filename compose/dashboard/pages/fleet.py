@@ -21,12 +21,13 @@ from compose.dashboard.pages.site import Frame, Site
 from streams.fleet.wording import share
 
 COLUMNS = (
-    ("device", "device", "device"), ("condition", "is", "condition"), ("doing", "doing", "wrap"),
-    ("version", "serves", "version"), ("events_per_s", "events/s", "number"),
+    ("device", "device", "device"), ("condition", "state", "condition"),
+    ("activity", "activity", "wrap"), ("version", "serves", "version"),
+    ("events_per_s", "events/s", "number"),
     ("pending", "pending", "number"), ("dropped", "dropped", "number"),
-    ("right", "right", "number"), ("agreement", "last window", "number"),
+    ("score", "accuracy", "number"), ("last_window", "last window", "number"),
     ("trend", "last windows", "trend"),
-    ("drift", "drift", "text"), ("seen_us", "heard", "ago"),
+    ("drift", "drift", "text"), ("seen_us", "last seen", "ago"),
 )  # fmt: skip
 EMPTY = "No device matches. Without a search and a group all devices are listed."
 HEADER = (  # sorted with the keyboard too
@@ -145,7 +146,10 @@ class _Listing:
         plain = {"rows": [], "matching": 0, "pages": 0, "query": FleetQuery()}
         self._groups.show((found.model_copy(update=plain), self.query.group))
         self._rows.show([_row(row.model_dump()) for row in found.rows])
-        self._count.show(f"{found.matching:,} of {found.total:,} devices; right is {found.metric}")
+        self._rows.head(score=found.metric)
+        self._count.show(
+            f"{found.matching:,} of {found.total:,} devices; windows show the {found.window_metric}"
+        )
         self._page.show(f"page {found.query.page:,} of {found.pages:,}")
         self._pager.set_visibility(found.pages > 1)
 
@@ -155,7 +159,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "events_per_s": f"{row['events_per_s']:.1f}",
         "pending": f"{row['pending']:,}",
         "dropped": f"{row['dropped']:,}",
-        "right": share(row["right"]),
-        "agreement": share(row["agreement"]),
+        "score": share(row["score"]),
+        "last_window": share(row["last_window"]),
     }
     return {**row, **figures, "trend": spark(row["trend"]), "colour": colour(row["version"])}

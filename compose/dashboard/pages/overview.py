@@ -16,6 +16,7 @@ from compose.dashboard.pages.parts import (
     colour,
     el,
     link,
+    metric_title,
     version,
     when,
 )
@@ -44,7 +45,7 @@ def add(site: Site) -> None:
                     events = Lines("Events a second over the last hour", rates=True)
                 with ui.element("section").classes("card"):
                     title = Text("card-title")
-                    agreement = Lines("Agreement of each version over the last hour")
+                    values = Lines("What windows tell of each version")
             with card("What happened last"):
                 happened = Drawn(draw_happenings)
 
@@ -52,9 +53,8 @@ def add(site: Site) -> None:
             wrong.show(found.problems)
             loop.show(found.stations)
             events.show(_rates(found.history))
-            better = "lower is better" if found.lower_is_better else "higher is better"
-            title.show(f"{found.metric[:1].upper()}{found.metric[1:]}, by version ({better})")
-            agreement.show(_values(found.history))
+            title.show(f"{metric_title(found.metric, found.lower_is_better)}, by version")
+            values.show(_values(found.history), shares=not found.lower_is_better)
             happened.show(found.happenings)
 
         frame.live(overview, show)

@@ -15,6 +15,7 @@ from compose.dashboard.pages.parts import (
     copyable,
     el,
     facts,
+    metric_title,
     version,
     when,
 )
@@ -113,7 +114,8 @@ class _Canary:
         self._none = el("div", "empty", NO_CANARY)
         self._box = ui.element("div")
         with self._box:
-            self._chart = Lines("Agreement of the canary and of the others")
+            self._title = Text("muted small")
+            self._chart = Lines("What windows tell of the canary and of the others")
 
     def show(self, found: Releases) -> None:
         self._none.set_visibility(not found.growth)
@@ -126,7 +128,8 @@ class _Canary:
             if found.stable:
                 name = f"others {found.stable}"
                 series[name] = colour(found.stable), [[t, o] for t, _, o in points]
-            self._chart.show(series)
+            self._title.show(metric_title(found.metric, found.lower_is_better))
+            self._chart.show(series, shares=not found.lower_is_better)
 
 
 class _Evidence:

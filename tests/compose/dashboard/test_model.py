@@ -307,3 +307,20 @@ def test_names_of_versions_that_devices_make_up_are_bounded() -> None:
     assert len(recent._releases) == NAMES + 1
     assert recent.last("d0") is not None
     assert recent.of("d0")[-1].release == OTHER
+
+
+def test_a_devices_windows_are_in_the_order_of_their_times_each_once_and_named_by_its_metric() -> (
+    None
+):
+    """They are reported in another order, and late rows are a report of their own."""
+    messages = [
+        report("d0", ago_s, revision=revision, metric="brier")
+        for ago_s, revision in ((40, 0), (20, 0), (30, 0), (40, 1))
+    ]
+    found = device_page(observed(device("d0"), *messages), "d0")
+    assert found is not None
+    ends_s = [NOW_S - w.end_us / 1e6 for w in found.windows]
+    assert ends_s == [35, 25, 15]
+    assert len(found.reports) == 4
+    assert found.window_metric == "Brier distance from the teacher"
+    assert found.lower_is_better
