@@ -11,7 +11,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.window_report import DriftReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.recent_reports import RecentReports
-from streams.fleet.timeline import Day, Entry, Timeline
+from streams.fleet.timeline import Alarm, Day, Entry, Timeline
 from streams.fleet.view import FleetView
 
 VIEW_1 = "view/1"
@@ -23,7 +23,7 @@ class SavedTimeline(BaseModel):
     known: list[Entry]
     days: list[tuple[str, str, Day]]
     latest: dict[str, tuple[int, int]]
-    alarming: set[str]
+    alarms: dict[str, Alarm]
     refusals: dict[str, dict[str, str]]
 
 
@@ -71,7 +71,7 @@ def encode(view: FleetView, time_us: int) -> bytes:
             known=list(lines.known.values()),
             days=[(day, release, each) for (day, release), each in lines.days.items()],
             latest=lines.latest,
-            alarming=lines.alarming,
+            alarms=lines.alarms,
             refusals=lines.refusals,
         ),
         reports=view.reports.dump(),
@@ -103,7 +103,7 @@ def decode(data: bytes) -> tuple[FleetView, int]:
     view.timeline = Timeline(
         days={(day, release): each for day, release, each in lines.days},
         latest=lines.latest,
-        alarming=lines.alarming,
+        alarms=lines.alarms,
         refusals=lines.refusals,
     )
     for entry in lines.known:

@@ -28,6 +28,11 @@ def share(value: float | None, of: int = 0) -> str:
     return f"{digits(value)} ({of})" if of else digits(value)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return `1 run`, `2,000 runs`; many: where it is not `one` and an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def listed(names: Sequence[str], most: int = NAMED) -> str:
     """Return `d0, d1, d2 and 97 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
