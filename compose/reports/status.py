@@ -24,8 +24,8 @@ from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
 from streams.fleet.silence import is_silent
-from streams.fleet.view import RATE_S, FleetView
-from streams.fleet.wording import failure, round_line, share
+from streams.fleet.view import NO_AGENT, RATE_S, FleetView
+from streams.fleet.wording import counted, failure, round_line, share
 from streams.kafka.settings import BrokerSettings
 
 KEPT = 3  # devices that keep an earlier version, by name
@@ -52,8 +52,8 @@ class Status:
         return sum(n for second, n in self.view.scored.items() if second >= since) / RATE_S
 
     def silent(self, state: DeviceState) -> bool:
-        """Whether a device that should be heard of is not."""
-        return is_silent(state, self.now_s)
+        """Whether a device that should be heard of is not; one without an agent says nothing."""
+        return state.phase != NO_AGENT and is_silent(state, self.now_s)
 
     @property
     def alarms(self) -> dict[str, str]:
@@ -74,6 +74,7 @@ def to_json(status: Status) -> dict[str, Any]:
         "task": view.task,
         "release": view.standing.model_dump(),
         "devices": [state for _, state in sorted(view.devices.items())],
+        "without_agent": [state for _, state in sorted(view.producers.items())],
         "windows": view.windows,
         "unseen": view.unseen,
         "agreement": {m: a.value for m, a in view.agreement.items()},
@@ -101,7 +102,7 @@ def print_status(status: Status, console: Console, *, as_json: bool, whole: bool
     if as_json:
         print_json(to_json(status), console)
         return
-    states = [state for _, state in sorted(status.view.devices.items())]
+    states = [state for _, state in sorted(status.view.everyone.items())]
     chosen = states if whole else _chosen(status, states)
     console.print(_table(status, chosen))
     if left := len(states) - len(chosen):
@@ -120,7 +121,7 @@ def _chosen(status: Status, states: Sequence[DeviceState]) -> list[DeviceState]:
 
 def _urgency(status: Status, state: DeviceState) -> int:
     """Return 0 for an error, then silent, stopped, without the released version, CALM."""
-    stable = status.view.standing.stable
+    stable = status.view.standing.stable if state.phase != NO_AGENT else None
     ranks = (
         bool(state.error),
         status.silent(state),
@@ -138,7 +139,7 @@ def _doing(status: Status, state: DeviceState) -> str:
 
 def _table(status: Status, states: Sequence[DeviceState]) -> Table:
     view = status.view
-    table = Table(title=f"{view.task}: {len(view.devices)} devices")
+    table = Table(title=f"{view.task}: {devices_line(view)}")
     for name in ("device", "doing", "serves", "was"):
         table.add_column(name)
     metric = named(view.row_metric)
@@ -152,13 +153,20 @@ def _table(status: Status, states: Sequence[DeviceState]) -> Table:
             _doing(status, state),
             state.active,
             state.previous or "",
-            *(str(x) for x in (state.produced, state.delivered)),
-            str(sum(state.dropped.values())),
-            str(state.pending),
+            *_account(state),
             share(score.of_labelled if score else None),
             f"{age:.0f} s ago",
         )
     return table
+
+
+def _account(state: DeviceState) -> Sequence[str]:
+    """Return produced, delivered, dropped and pending events; nobody counts them without an
+    agent."""
+    if state.phase == NO_AGENT:
+        return ["-"] * 4
+    dropped = sum(state.dropped.values())
+    return [str(x) for x in (state.produced, state.delivered, dropped, state.pending)]
 
 
 def _kept(view: FleetView) -> Iterator[str]:
@@ -199,6 +207,12 @@ def _lines(status: Status) -> Iterator[str]:
     )
     if (last := view.last_finished) is not None and failure(last):
         yield round_line(last) or ""
+
+
+def devices_line(view: FleetView) -> str:
+    """Return how many devices there are, and how many of them have no agent."""
+    line = counted(len(view.everyone), "device")
+    return f"{line}, {len(view.producers)} without an agent" if view.producers else line
 
 
 def _drift_line(status: Status) -> str:

@@ -35,6 +35,7 @@ class SavedView(BaseModel):
     task: str
     time_us: int
     devices: dict[str, DeviceState]
+    producers: dict[str, DeviceState]
     heard_ms: dict[str, int]
     ended: list[DeviceState]  # last words of epochs that are no device's current one
     agreement: dict[str, Agreement]
@@ -53,8 +54,8 @@ class SavedView(BaseModel):
 
 
 SAME = (
-    "task", "devices", "heard_ms", "agreement", "windows", "windows_late", "drift", "scored",
-    "rounds", "earlier", "unreadable", "unseen",
+    "task", "devices", "producers", "heard_ms", "agreement", "windows", "windows_late", "drift",
+    "scored", "rounds", "earlier", "unreadable", "unseen",
 )  # fmt: skip
 
 

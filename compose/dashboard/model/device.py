@@ -84,7 +84,7 @@ class DevicePage(BaseModel):
 def device_page(seen: Observed, name: str) -> DevicePage | None:
     """Return what is known about a device; None for a name that no device has."""
     view = seen.view
-    if (state := view.devices.get(name)) is None:
+    if (state := view.everyone.get(name)) is None:
         return None
     reports, drift = seen.beside.recent.of(name), view.drift.get(name)
     windows, told = in_order(reports), view.latest_agreement
@@ -131,7 +131,7 @@ def device_page(seen: Observed, name: str) -> DevicePage | None:
 
 def _accounts(seen: Observed, name: str) -> list[Account]:
     """Return the account of each epoch, the current one first."""
-    now = seen.view.devices[name].epoch
+    now = seen.view.everyone[name].epoch
     found = []
     for (device, epoch), state in seen.view.epochs.items():
         if device != name:

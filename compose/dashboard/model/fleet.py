@@ -105,7 +105,7 @@ def fleet_page(
     """Return the page that the query asks for; an unknown sort is that by condition, a page past
     the end the last one. groups: of the task, by device."""
     of = groups or {}
-    states = list(seen.view.devices.values())
+    states = list(seen.view.everyone.values())
     chosen = [state for state in states if _matches(seen, state, query, of)]
     chosen.sort(key=lambda state: state.device)
     key = SORTS.get(query.sort, SORTS["condition"])

@@ -25,6 +25,7 @@ from compose.dashboard.pages.parts import (
     when,
 )
 from compose.dashboard.pages.site import Frame, Site
+from streams.fleet.view import NO_AGENT
 from streams.fleet.wording import before_after, share
 
 WINDOWS = (
@@ -112,6 +113,9 @@ def _draw_head(what: tuple[str, str, int]) -> None:
 
 def _now(found: DevicePage) -> dict[str, str]:
     row = found.row
+    if row.activity == NO_AGENT:
+        return {"activity": "no agent: its events come from a producer",
+                "events scored": f"{row.produced:,}"}  # fmt: skip
     pairs = {
         "activity": row.activity,
         "events a second": f"{row.events_per_s:.1f}",
@@ -144,6 +148,8 @@ def _draw_now(pairs: dict[str, str]) -> None:
 
 
 def _draw_accounts(accounts: list[Account]) -> None:
+    if not accounts:
+        el("div", "empty", "A device without an agent keeps no account.")
     for account in accounts[:3]:
         name = "this epoch" if account.current else "ended"
         with ui.element("div").classes("row-of"):

@@ -18,6 +18,7 @@ from compose.dashboard.model.fleet import (
 from compose.dashboard.model.observed import CONDITIONS, Observed
 from compose.dashboard.pages.parts import Drawn, Rows, Text, card, colour, el, spark, version
 from compose.dashboard.pages.site import Frame, Site
+from streams.fleet.view import NO_AGENT
 from streams.fleet.wording import share
 
 COLUMNS = (
@@ -162,4 +163,6 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "score": share(row["score"]),
         "last_window": share(row["last_window"]),
     }
+    if row["activity"] == NO_AGENT:  # nobody reports them
+        figures |= dict.fromkeys(("events_per_s", "pending", "dropped"), "-")
     return {**row, **figures, "trend": spark(row["trend"]), "colour": colour(row["version"])}

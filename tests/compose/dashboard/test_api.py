@@ -81,7 +81,7 @@ def test_texts_of_devices_come_as_they_are_with_a_type_that_no_browser_shows(
     client: Client,
 ) -> None:
     answer = client.get("/api/devices/d3")
-    assert answer.json()["row"]["doing"] == HTML
+    assert answer.json()["row"]["activity"] == HTML
     assert answer.headers["content-type"] == "application/json"
 
 

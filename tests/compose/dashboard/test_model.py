@@ -72,7 +72,9 @@ def test_in_an_outage_everything_is_of_the_moment_at_which_the_broker_answered_l
 def test_the_loop_is_summed_up_with_its_rates() -> None:
     found = overview(observed(*fleet()))
     here = found.stations
-    assert here.devices == {"error": 1, "silent": 1, "drifting": 1, "stopped": 0, "fine": 3}
+    assert {k: n for k, n in here.devices.items() if n} == {
+        "error": 1, "silent": 1, "drifting": 1, "fine": 3,
+    }  # fmt: skip
     assert here.produced_per_s == 10.0  # the silent one's do not count
     assert here.scored_per_s == pytest.approx(6 * 3 * 10 / 60)
     assert here.windows_per_s == pytest.approx(6 * 3 / 60, abs=0.1)
@@ -324,3 +326,17 @@ def test_a_devices_windows_are_in_the_order_of_their_times_each_once_and_named_b
     assert len(found.reports) == 4
     assert found.window_metric == "Brier distance from the teacher"
     assert found.lower_is_better
+
+
+def test_a_device_without_an_agent_is_listed_and_counted_like_any_other() -> None:
+    """Its own program writes its events: there are windows, and no state."""
+    seen = observed(device("d0"), report("d0", 5), report("press", 600, drift=DRIFT))
+    found = fleet_page(seen, FleetQuery())
+    assert (found.total, found.conditions["no agent"], found.conditions["drifting"]) == (2, 0, 1)
+    assert [row.activity for row in found.rows] == ["no agent", "running"]
+    page = device_page(seen, "press")
+    assert page is not None
+    assert (page.row.produced, page.accounts, len(page.windows)) == (10, [], 1)
+    assert [p.text for p in problems(seen)] == ["Inputs drift on 1 of 1 devices: press (x)"]
+    seen = observed(*[report("press", 600), device("press")])
+    assert fleet_page(seen, FleetQuery()).conditions["fine"] == 1

@@ -108,6 +108,14 @@ def test_the_latest_report_of_a_device_says_whether_it_drifts() -> None:
     assert "drift alarms on 2 of 3 devices: d0 (y), d2 (x)\n" in printed(found)
 
 
+def test_a_device_without_an_agent_is_in_the_table_and_in_the_counts() -> None:
+    found = status_of(heard("d0", 1), window("d0", 0), drifting("press", 0, "x", False))
+    text = printed(found)
+    assert "2 devices, 1 without an agent" in text
+    assert [row.split()[3:5] for row in text.splitlines() if " press " in row] == [["no", "agent"]]
+    assert [each.device for each in to_json(found)["without_agent"]] == ["press"]
+
+
 def test_no_alarm_and_no_reference_are_told_apart() -> None:
     assert "drift alarms on 0 of 1 devices\n" in printed(status_of(drifting("d0", 0, "x", False)))
     assert "drift is not watched" in printed(status_of(window("d0", 0)))
@@ -162,8 +170,8 @@ def test_json_holds_all_of_it() -> None:
     text = io.StringIO()
     print_status(status_of(heard("d0", 1)), Console(file=text), as_json=True)
     assert set(json.loads(text.getvalue())) == {
-        "task", "release", "devices", "windows", "unseen", "windows_metric", "agreement",
-        "rounds", "last_outcome", "rates", "lag", "drift",
+        "task", "release", "devices", "without_agent", "windows", "unseen",
+        "windows_metric", "agreement", "rounds", "last_outcome", "rates", "lag", "drift",
     }  # fmt: skip
 
 
