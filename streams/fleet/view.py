@@ -33,8 +33,8 @@ class FleetView:
     of a state. heard_ms: when a device's last state was sent, by its clock. scored: events by the
     second of their report. drift: by device, as its latest report has it, with the worst channel
     alone and no histogram. earlier: events of runs that are not kept, by kind. offsets: the next
-    ones to read, by topic and partition. unseen: messages that were never read because there were too
-    many. slot: of the last snapshot, see `following`.
+    ones to read, by topic and partition. unseen: messages that were never read because there were
+    too many. slot: of the last snapshot, see `following`.
     """
 
     task: str
