@@ -39,7 +39,7 @@ def show(report: TaskReport, console: Console) -> None:
         text = f"{finding.where}: {finding.text}: {finding.advice}"
         console.print(f"[{colour}]{finding.level:<9}[/{colour}] {escape(text)}", soft_wrap=True)
     if not report.findings:
-        console.print("nothing to object to", highlight=False)
+        console.print("No problems found.", highlight=False)
 
 
 def _table(report: TaskReport) -> Table:

@@ -19,7 +19,7 @@ from streams.contract.documents import RoundEvent
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task.metrics import named
 from streams.contract.topics import ROUNDS, topic_name
-from streams.fleet.wording import share
+from streams.fleet.wording import counted, share, short_runs
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
@@ -158,7 +158,8 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
     """Return a table with a row per round; the first row has the run's name, the last one its
     outcome."""
     rounds = sum(len(run.rounds) for run in runs)
-    table = Table(title=f"{task}: {len(runs)} runs, {rounds} rounds")
+    title = f"{task}: {counted(len(runs), 'run')}, {counted(rounds, 'round')}"
+    table = Table(title=title)
     table.add_column("run", no_wrap=True)
     for name in ("round", "nodes", "admitted"):
         table.add_column(name, justify="right")
@@ -169,12 +170,12 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
     table.add_column("outcome")
     for run in runs:
         if not run.rounds:
-            table.add_row(run.run, *[""] * 8, run.outcome)
+            table.add_row(short_runs(run.run), *[""] * 8, short_runs(run.outcome))
         for index, each in enumerate(run.rounds):
             refused = [f"{reason} {count}" for reason, count in sorted(each.refused.items())]
             last = each is run.rounds[-1]
             table.add_row(
-                "" if index else run.run,
+                "" if index else short_runs(run.run),
                 str(each.number),
                 "" if each.nodes is None else str(each.nodes),
                 str(each.admitted),
@@ -183,7 +184,7 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
                 share(each.devices_before),
                 "" if each.seconds is None else f"{each.seconds:.1f}",
                 "" if each.epsilon is None else f"{each.epsilon:.2f}",
-                run.outcome if last else each.outcome,
+                short_runs(run.outcome if last else each.outcome),
             )
         table.add_section()
     return table

@@ -15,7 +15,7 @@ from streams.contract.decisions import WITHDRAWN, Decision
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
-from streams.fleet.wording import counted, decision_text, digits, evaluation
+from streams.fleet.wording import counted, decision_text, digits, evaluation, short_runs
 
 ENTRIES = 2000
 DAYS = 400  # of a release's agreement, together
@@ -64,7 +64,7 @@ class Day:
         if total.value is not None:
             evidence["agreement"] = total.value
             events = int(sum(events for events, _ in total.sums.values()))
-            said = f"{digits(total.value)} ({events} events)"
+            said = f"{digits(total.value)} ({counted(events, 'event')})"
         text = f"{release}: {total.called} on {day}: {said}"
         return Entry(self.last_us, "agreement", release, text, "", evidence)
 
@@ -107,14 +107,15 @@ class Timeline:
         if event.kind in RUNS:
             text, kind, reason = RUNS[event.kind].format(**event.model_dump()), "run", event.reason
         elif event.kind == "aggregated":
-            text, kind = f"{where}: updates aggregated, {event.samples} samples", "round"
-            reason = ""
+            samples = counted(event.samples, "sample")
+            text, kind, reason = f"{where}: updates aggregated, {samples}", "round", ""
         elif event.kind == "evaluated":
             text, kind, reason = f"{where}: {evaluation(metrics, event.metric)}", "round", ""
         elif event.kind == "failed" and not event.device:
             text, kind, reason = f"{where}: failed", "round", event.reason
         else:
             return
+        text, reason = short_runs(text), short_runs(reason)
         self.add(Entry(event.time_us, kind, event.run, text, reason, metrics))
 
     def decision(self, decision: Decision) -> None:

@@ -8,7 +8,7 @@ Windows are reported at least once: a report is counted once by device, window a
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from streams.contract.decisions import Decision, DesiredState, Release
+from streams.contract.decisions import Decision, DesiredState, Release, rollout_position
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
@@ -16,7 +16,7 @@ from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.recent_reports import RecentReports
 from streams.fleet.timeline import Timeline
-from streams.fleet.wording import decision_line, round_line
+from streams.fleet.wording import counted, decision_line, round_line
 from streams.kafka.reader import Received
 
 RUN_EVENTS = 4000
@@ -139,6 +139,17 @@ class FleetView:
     def standing(self) -> DesiredState:
         """What the last decision says; as it says of itself."""
         return self.decisions[max(self.decisions)].standing if self.decisions else DesiredState()
+
+    @property
+    def offered_count(self) -> int:
+        """The number of devices that the offered version goes to."""
+        share = self.standing.share
+        return sum(rollout_position(self.task, device) < share for device in self.devices)
+
+    @property
+    def offered_to(self) -> str:
+        """That number for a person: `2 of 5 devices`."""
+        return f"{self.offered_count:,} of {counted(len(self.devices), 'device')}"
 
     def _round(self, event: RoundEvent) -> None:
         last = self.rounds[-500:]

@@ -12,6 +12,7 @@ from compose.reports.status import release_line
 from streams.contract.window_metrics import added, value_of
 from streams.fleet.timeline import Entry
 from streams.fleet.view import FleetView, model_number
+from streams.fleet.wording import run_progress
 
 HAPPENINGS = 12
 VERSIONS = 8
@@ -96,30 +97,19 @@ def stations(seen: Observed) -> Stations:
         scored_per_s=status.scored_per_s,
         windows_per_s=seen.beside.recent.windows_per_s(seen.as_of_s),
         windows=view.windows,
-        run=run_line(view),
+        run=run_progress(view.current_run),
         passed=view.count("promoted"),
         judged=view.count("promoted") + view.count("rejected"),
         rollout=rollout_line(view),
-        released=release_line(view.standing),
+        released=release_line(view),
         serving={model: serving[model] for model in newest},
     )
-
-
-def run_line(view: FleetView) -> str | None:
-    """Return what the current run does; None if none is under way."""
-    events = view.current_run
-    if not events or events[-1].kind == "finished":
-        return None
-    last = events[-1]
-    if not last.round:
-        return f"run {last.run} is starting"
-    return f"round {last.round} of {last.rounds}: {last.kind}" if last.rounds else last.kind
 
 
 def rollout_line(view: FleetView) -> str | None:
     standing = view.standing
     if standing.offered is not None:
-        where = f"{standing.offered.model} offered to {standing.share:.0%}, stage {standing.stage}"
+        where = f"{standing.offered.model} offered to {view.offered_to}, stage {standing.stage}"
         return f"{where}, paused" if standing.paused else where
     if standing.candidate is not None:
         return f"{standing.candidate.model} waits for its canary"

@@ -26,7 +26,7 @@ from compose.dashboard.pages.parts import (
 )
 from compose.dashboard.pages.site import Frame, Site
 from streams.fleet.view import NO_AGENT
-from streams.fleet.wording import before_after, share
+from streams.fleet.wording import before_after, counted, share
 
 WINDOWS = (
     ("end_us", "window end", "time"), ("at_us", "reported", "time"),
@@ -45,7 +45,7 @@ def add(site: Site) -> None:
             with ui.element("div").classes("row-of"):
                 el("h1", text=name)
                 head = Drawn(_draw_head, "row-of")
-            missing = el("div", "card empty", f"No device named {name} has been heard of. ")
+            missing = el("div", "card empty", f"No device named {name} has reported. ")
             with ui.element("div").classes("page-parts") as parts:
                 shown = _Parts()
             parts.style("display: flex; flex-direction: column; gap: 16px; width: 100%")
@@ -107,7 +107,7 @@ def _draw_head(what: tuple[str, str, int]) -> None:
     el("span", f"is is-{condition}", condition)
     version(model)
     with ui.element("span").classes("muted"):
-        el("span", text="heard ")
+        el("span", text="last seen ")
         when(seen_us, "ago")
 
 
@@ -179,12 +179,12 @@ def _draw_spans(spans: list[Span]) -> None:
             made = ui.element("div").style(
                 f"flex: {span.windows}; background: {colour(span.version)}"
             )
-            made.tooltip(f"{span.version}: {span.windows} windows")
+            made.tooltip(f"{span.version}: {counted(span.windows, 'window')}")
     with ui.element("div").classes("row-of small"):
         for span in spans:
             version(span.version)
             with ui.element("span").classes("muted"):
-                el("span", text=f"{span.windows} windows from ")
+                el("span", text=f"{counted(span.windows, 'window')} from ")
                 when(span.from_us)
 
 
@@ -213,7 +213,7 @@ def _draw_scores(found: list[tuple[str, int, str, str]]) -> None:
     for model, answers, right, pair in found:
         with ui.element("div").classes("row-of"):
             version(model)
-            el("span", "muted", f"{answers:,} answers; right on labelled {right}; "
+            el("span", "muted", f"{counted(answers, 'answer')}; on labelled ones {right}; "
                f"first version → this one {pair}")  # fmt: skip
     link("All devices", "/fleet", "small")
 

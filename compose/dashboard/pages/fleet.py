@@ -35,7 +35,7 @@ HEADER = (  # sorted with the keyboard too
     '<q-th :props="props" :tabindex="props.col.sortable ? 0 : -1" '
     '@keydown.enter="props.sort(props.col)">{{ props.col.label }}</q-th>'
 )
-NOBODY = "No device has been heard of yet: start one with tidewheel edge run."
+NOBODY = "No device has reported yet: start one with tidewheel edge run."
 
 
 def add(site: Site) -> None:

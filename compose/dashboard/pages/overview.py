@@ -24,10 +24,7 @@ from compose.dashboard.pages.site import Frame, Site
 from streams.fleet.timeline import Entry
 
 SIGNS = {"critical": "■", "warning": "▲", "note": "●"}
-FINE = (
-    "Nothing is wrong that the topics tell of. Devices that have never been heard of are not known "
-    "here."
-)
+FINE = "No problems found. A device that has never reported is not known here."
 
 
 def add(site: Site) -> None:
@@ -77,7 +74,7 @@ class _Loop:
     def show(self, here: Stations) -> None:
         total = sum(here.devices.values())
         counts = [f"{count} {name}" for name, count in here.devices.items() if count]
-        self._devices.show(f"{total:,}", ", ".join(counts) or "none has been heard of",
+        self._devices.show(f"{total:,}", ", ".join(counts) or "no device has reported",
                            f"{here.pending:,} events pending")  # fmt: skip
         self._in.show(_rate(here.produced_per_s))
         lag = "no worker yet" if here.lag is None else f"lag {here.lag:,} messages"

@@ -21,6 +21,7 @@ from compose.dashboard.pages.parts import (
 )
 from compose.dashboard.pages.site import Frame, Site
 from streams.contract.decisions import Pause
+from streams.fleet.wording import counted, short_runs
 
 EMPTY = "No decision yet. tidewheel prepare makes the first version, a controller announces it."
 LEAST, MOST = 1e-3, 1e3  # of odds that are drawn
@@ -88,17 +89,18 @@ def _draw_desired(found: Releases) -> None:
     ui.label(f"{text[:1].upper()}{text[1:]}.")
     if here.paused is not None:
         _draw_paused(here.paused)
-    shares = [] if here.stable is None else [(here.stable, 1 - here.share)]
+    rest = found.devices - found.offered_devices
+    parts = [] if here.stable is None else [(here.stable, rest)]
     if here.offered is not None:
-        shares.append((here.offered, here.share))
-    if shares:
+        parts.append((here.offered, found.offered_devices))
+    if parts:
         with ui.element("div").classes("strip").style("margin: 10px 0"):
-            for ref, share in shares:
-                ui.element("div").style(f"flex: {share}; background: {colour(ref.model)}")
-    for ref, share in shares:
+            for ref, count in parts:
+                ui.element("div").style(f"flex: {count}; background: {colour(ref.model)}")
+    for ref, count in parts:
         with ui.element("div").classes("row-of"):
             version(ref.model)
-            el("span", "muted", f"{share:.0%} of the fleet")
+            el("span", "muted", f"on {count:,} of {counted(found.devices, 'device')}")
         facts({"digest": ref.digest, "size": f"{ref.size:,} bytes" if ref.size else "not stated"})
     if found.canary and found.stable:
         words = f"tidewheel models diff TASK {found.stable} {found.canary}"
@@ -173,8 +175,8 @@ def _draw_decisions(found: list[DecisionRow]) -> None:
                     when(row.at_us)
             ui.label(row.reason)
             about = f"decision {row.seq}, signed by key {row.key}"
-            about += f", run {row.run}" if row.run else ""
-            el("div", "muted small", about + (f", share {row.share}" if row.share != "-" else ""))
+            about += short_runs(f", run {row.run}") if row.run else ""
+            el("div", "muted small", about)
             if row.odds_worse is not None and row.bound_worse is not None:
                 _odds("odds that it is worse", row.odds_worse, row.bound_worse, "back")
             if row.odds_fine is not None and row.bound_fine is not None:

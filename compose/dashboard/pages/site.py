@@ -107,7 +107,7 @@ def _draw_away(what: tuple[str, str, int | None]) -> None:
             el("span", text="Everything here is of ")
             when(at_us)
             el("span", text=". ")
-        el("span", text="It goes on by itself." + (f" ({why})" if why else ""))
+        el("span", text="Reconnecting automatically." + (f" ({why})" if why else ""))
 
 
 class WithNonce(BaseLoader):

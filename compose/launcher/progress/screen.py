@@ -10,7 +10,7 @@ from rich.text import Text
 
 from streams.contract.task.metrics import named
 from streams.fleet.view import FleetView, model_number
-from streams.fleet.wording import digits, share
+from streams.fleet.wording import digits, run_progress, share
 
 LINE_S = 5.0
 
@@ -84,18 +84,16 @@ class Screen:
             agreement = view.agreement.get(model)
             if agreement and agreement.value is not None:
                 parts.append(f"{agreement.called} {digits(agreement.value)}")
-        run = view.current_run
-        if run and run[-1].kind != "finished":
-            last = run[-1]
-            parts.append(f"run: round {last.round} of {last.rounds}, {last.kind}")
+        if progress := run_progress(view.current_run):
+            parts.append(f"run: {progress}")
         return "  ".join(parts)
 
     def _table(self, view: FleetView) -> Table:
         table = Table(expand=False)
-        for name in ("device", "doing", "serves", "replayed", "events/s"):
+        for name in ("device", "activity", "serves", "replayed", "events/s"):
             table.add_column(name)
         metric = named(view.row_metric)
-        for name in ("produced", "pending", "labels", "teacher's", metric, "p99 us"):
+        for name in ("produced", "pending", "true labels", "teacher labels", metric, "p99 us"):
             table.add_column(name, justify="right")
         for device in self._devices:
             state = view.devices.get(device)

@@ -80,7 +80,7 @@ def test_the_loop_is_summed_up_with_its_rates() -> None:
     assert here.windows_per_s == pytest.approx(6 * 3 / 60, abs=0.1)
     assert here.lag == 3
     assert here.serving == {CANARY: 1, STABLE: 5}
-    assert here.rollout == f"{CANARY} offered to 25%, stage 1"
+    assert here.rollout == f"{CANARY} offered to 0 of 6 devices, stage 1"
     assert {round(point.scored_per_s, 9) for point in found.history} == {3.0}  # of whole minutes
     assert found.history[-1].value == {STABLE: 0.75, CANARY: 0.75}
 
@@ -228,7 +228,7 @@ def test_a_canary_is_compared_with_the_others_as_it_grows() -> None:
     assert (found.bound_worse, found.bound_fine) == (50.0, 20.0)  # as its controller was started
 
 
-PAUSED = {"reason": "by hand: look first", "time_us": 7, "key": "ab" * 8}
+PAUSED = {"reason": "manual: look first", "time_us": 7, "key": "ab" * 8}
 
 
 def test_a_paused_rollout_is_shown_with_who_and_why() -> None:
@@ -238,14 +238,14 @@ def test_a_paused_rollout_is_shown_with_who_and_why() -> None:
     seen = observed(*fleet(), decision(4, "held", CANARY, 50, **offer, paused=PAUSED), keys)
     found = next(p for p in problems(seen) if p.page == "/releases")
     assert found.text == f"A person has paused the rollout of {CANARY}"
-    assert found.advice.startswith(f"by hand: look first, signed by key {'ab' * 8}. ")
+    assert found.advice.startswith(f"manual: look first, signed by key {'ab' * 8}. ")
     assert found.since_us == 7
-    assert overview(seen).stations.rollout == f"{CANARY} offered to 25%, stage 1, paused"
+    assert overview(seen).stations.rollout == f"{CANARY} offered to 0 of 6 devices, stage 1, paused"
     shown = releases(seen)
-    assert shown.released.endswith("offered to 25.0% of the fleet, paused")
+    assert shown.released.endswith("offered to 0 of 6 devices, paused")
     assert shown.desired.paused is not None
     assert [row.word for row in shown.decisions][:2] == ["keys", "paused"]
-    resumed = decision(6, "stage", CANARY, 30, **offer, reason="by hand: console")
+    resumed = decision(6, "stage", CANARY, 30, **offer, reason="manual: console")
     after = observed(*fleet(), keys, resumed)
     assert [p for p in problems(after) if p.page == "/releases"] == []
     assert releases(after).decisions[0].text == f"{CANARY} is resumed in stage 1"
@@ -337,6 +337,6 @@ def test_a_device_without_an_agent_is_listed_and_counted_like_any_other() -> Non
     page = device_page(seen, "press")
     assert page is not None
     assert (page.row.produced, page.accounts, len(page.windows)) == (10, [], 1)
-    assert [p.text for p in problems(seen)] == ["Inputs drift on 1 of 1 devices: press (x)"]
+    assert [p.text for p in problems(seen)] == ["Inputs drift on 1 of 1 device: press (x)"]
     seen = observed(*[report("press", 600), device("press")])
     assert fleet_page(seen, FleetQuery()).conditions["fine"] == 1

@@ -108,7 +108,7 @@ def test_a_run_that_came_to_nothing_tells_why() -> None:
 
 
 def test_what_was_asked_for_is_no_run() -> None:
-    asked = event("", "asked", reason="by hand")
+    asked = event("", "asked", reason="manual")
     assert [run.run for run in history([asked, *two_runs()])] == ["r1", "r2"]
 
 
