@@ -5,6 +5,7 @@ from collections import defaultdict
 from pydantic import BaseModel
 
 from compose.dashboard.model.canary import Odds
+from compose.dashboard.model.lineage import Lineage, lineage
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.recent import SLOT_S
 from compose.reports.status import release_line
@@ -58,7 +59,7 @@ class Growth(BaseModel):
 class Releases(BaseModel):
     """Decisions are the newest first. metric: what `growth` is, for a person. odds: of the
     canary as they grow; words: what its windows show; bounds: the odds at which it goes back, and
-    on, as the controller that offered it has them."""
+    on, as the controller that offered it has them; versions: how they were made."""
 
     released: str
     desired: DesiredState
@@ -75,6 +76,7 @@ class Releases(BaseModel):
     bound_worse: float
     bound_fine: float
     decisions: list[DecisionRow]
+    versions: list[Lineage]
     teacher: str | None
 
 
@@ -103,6 +105,7 @@ def releases(seen: Observed) -> Releases:
         bound_worse=bounds["bound_worse"],
         bound_fine=bounds["bound_fine"],
         decisions=[_row(decision) for decision in decided[:DECISIONS]],
+        versions=lineage(view),
         teacher=desired.teacher.model if desired.teacher else None,
     )
 

@@ -223,6 +223,7 @@ def _window(window: Window) -> dict[str, Any]:
     return {
         "id": f"{window.window_us}/{window.revision}",
         "at_us": window.at_us,
+        "end_us": window.end_us,
         "version": window.release,
         "colour": colour(window.release),
         "events": window.events,

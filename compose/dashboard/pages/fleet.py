@@ -16,7 +16,7 @@ from compose.dashboard.model.fleet import (
     groups_of,
 )
 from compose.dashboard.model.observed import CONDITIONS, Observed
-from compose.dashboard.pages.parts import Drawn, Rows, Text, card, colour, el, spark, version
+from compose.dashboard.pages.parts import Drawn, Rows, Text, card, chip, colour, el, spark, version
 from compose.dashboard.pages.site import Frame, Site
 from streams.fleet.view import NO_AGENT
 from streams.fleet.wording import share
@@ -135,11 +135,7 @@ class _Listing:
             self._chip(name, chosen, draw)
 
     def _chip(self, name: str, chosen: str, draw: Any) -> None:
-        here = name == chosen
-        made = ui.element("button").classes("plain-button" + (" here" if here else ""))
-        made.props(f"type=button aria-pressed={str(here).lower()}")
-        made.on("click", lambda: self._ask(group=name))
-        with made:
+        with chip("", name == chosen, lambda: self._ask(group=name)):
             draw()
 
     def show(self, found: FleetPage) -> None:

@@ -95,6 +95,12 @@ def facts(pairs: Mapping[str, str]) -> None:
             ui.label(value)
 
 
+def chip(text: str, here: bool, act: Callable[[], object]) -> Element:
+    """A button that is one of several choices; used by `with` where its text is not all."""
+    made = el("button", "plain-button" + (" here" if here else ""), text)
+    return made.props(f"type=button aria-pressed={str(here).lower()}").on("click", act)
+
+
 def metric_title(metric: str, lower_is_better: bool) -> str:
     """Return a heading for what a chart shows."""
     better = "lower" if lower_is_better else "higher"

@@ -36,11 +36,13 @@ def add(site: Site) -> None:
             with card("Newest dead letters"):
                 rows = Rows(COLUMNS, "offset", EMPTY, "Dead letters")
                 rows.table.add_slot("body-cell-offset", OFFSET)
-            with card("One dead letter"):
+                hint = el("div", "muted small", CHOOSE)
+            with card("One dead letter") as one:
                 detail: Drawn[LetterDetail | str] = Drawn(lambda x: _draw_letter(site, x))
 
         def choose(event: GenericEventArguments) -> None:
             chosen[:] = [int(event.args)]
+            one.set_visibility(True)
             detail.show(frame.site.watch.look(look))
 
         def look(seen: Any) -> LetterDetail | str:
@@ -52,6 +54,8 @@ def add(site: Site) -> None:
 
         def show(found: tuple[Quality, LetterDetail | str]) -> None:
             counts.show((found[0].by_reason, found[0].unreadable))
+            hint.set_visibility(bool(found[0].letters))
+            one.set_visibility(bool(chosen))
             rows.show(
                 [row.model_dump() | {"source": place(row.source)} for row in found[0].letters]
             )

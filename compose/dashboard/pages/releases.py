@@ -1,14 +1,18 @@
 """Releases: what devices are to serve, how a canary does, and all decisions as a time line."""
 
+from typing import Any
+
 from fastapi import Request
 from nicegui import ui
 
+from compose.dashboard.model.lineage import Lineage
 from compose.dashboard.model.rollouts import DecisionRow, Releases, releases
 from compose.dashboard.pages.parts import (
     NO_VERSION,
     PALETTE,
     Drawn,
     Lines,
+    Rows,
     Text,
     card,
     colour,
@@ -25,6 +29,12 @@ from streams.fleet.wording import counted, short_runs
 
 EMPTY = "No decision yet. tidewheel prepare makes the first version, a controller announces it."
 LEAST, MOST = 1e-3, 1e3  # of odds that are drawn
+LINEAGE = (
+    ("version", "version", "version"), ("base", "made from", "text"), ("run", "run", "text"),
+    ("rounds", "rounds", "number"), ("devices", "devices that trained", "number"),
+    ("samples", "samples", "number"), ("reason", "accepted because", "wrap"),
+    ("key", "signed by key", "text"), ("at_us", "when", "time"),
+)  # fmt: skip
 NO_CANARY = "No version is offered to a part of the fleet now."
 
 
@@ -41,12 +51,14 @@ def add(site: Site) -> None:
             with ui.element("div").classes("two"):
                 with card("What devices are to serve"):
                     desired = Drawn(_draw_desired)
-                with card("Canary against the others, since its first stage"):
+                    el("h2", text="Change it").style("margin-top: 12px")
+                    commands = Drawn(draw_commands)
+                with card("Canary against the others, since its first stage") as compared:
                     canary = _Canary()
             with card("Evidence about the canary, against its bounds") as evidence:
                 odds = _Evidence()
-            with card("Change what devices are to serve"):
-                commands = Drawn(draw_commands)
+            with card("Lineage") as made:
+                lineage = Rows(LINEAGE, "version", EMPTY, "Versions and how they were made")
             with card("Decisions"):
                 decisions = Drawn(_draw_decisions)
 
@@ -57,11 +69,23 @@ def add(site: Site) -> None:
             commands.show((here.offered is not None, here.paused is not None, newest))
             desired.show(found)
             canary.show(found)
+            compared.set_visibility(bool(found.canary))
             evidence.set_visibility(bool(found.canary))
+            made.set_visibility(bool(found.versions))
+            lineage.show([_lineage(version) for version in found.versions])
             odds.show(found)
             decisions.show(found.decisions)
 
         frame.live(releases, show)
+
+
+def _lineage(made: Lineage) -> dict[str, Any]:
+    """A row; what the topics no longer have is a dash."""
+    counts = ("rounds", "devices", "samples")
+    figures = {name: f"{n:,}" if (n := getattr(made, name)) else "-" for name in counts}
+    run = short_runs(made.run) or "none"
+    about = {"run": run, "base": made.base or "-", "colour": colour(made.version)}
+    return {**made.model_dump(), **figures, **about}
 
 
 def _draw_commands(site: Site, offered: bool, paused: bool, newest: str | None) -> None:
@@ -101,7 +125,6 @@ def _draw_desired(found: Releases) -> None:
         with ui.element("div").classes("row-of"):
             version(ref.model)
             el("span", "muted", f"on {count:,} of {counted(found.devices, 'device')}")
-        facts({"digest": ref.digest, "size": f"{ref.size:,} bytes" if ref.size else "not stated"})
     if found.canary and found.stable:
         words = f"tidewheel models diff TASK {found.stable} {found.canary}"
         facts({"what changed": f"{words} compares manifests, metrics and tensors"})

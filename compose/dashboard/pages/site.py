@@ -16,6 +16,7 @@ from compose.dashboard.pages.parts import Drawn, el, link, when
 from compose.dashboard.watch import Watch
 from compose.dashboard.web.guard import NONCE
 from compose.reports.jobs import FoundJobs
+from compose.reports.processes import ProcessUsage
 from streams.contract.task import Task
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Site:
     task: Task
     jobs: Callable[[], FoundJobs]
     command: Callable[..., str]
+    usage: ProcessUsage
 
 
 class Frame:

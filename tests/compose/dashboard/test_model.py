@@ -340,3 +340,20 @@ def test_a_device_without_an_agent_is_listed_and_counted_like_any_other() -> Non
     assert [p.text for p in problems(seen)] == ["Inputs drift on 1 of 1 device: press (x)"]
     seen = observed(*[report("press", 600), device("press")])
     assert fleet_page(seen, FleetQuery()).conditions["fine"] == 1
+
+
+def test_the_history_is_of_the_time_that_is_asked_for() -> None:
+    seen = observed(*(report("d0", ago_s) for ago_s in range(7200, 0, -20)))
+    now_us = NOW_S * 1e6
+    for span_s in (600, 3600, 86_400):
+        points = overview(seen, span_s).history
+        assert now_us - points[0].at_us <= span_s * 1e6
+        assert {round(point.scored_per_s, 2) for point in points[1:]} == {0.5}
+    assert now_us - points[0].at_us > 6600e6  # two hours are known
+
+
+def test_a_versions_lineage_says_what_it_was_made_of_and_who_signed() -> None:
+    new, first = releases(observed(*fleet())).versions
+    assert (new.version, new.base, new.run, new.rounds) == (CANARY, STABLE, "7", 2)
+    assert (new.devices, new.samples, len(new.key)) == (1, 10, 16)
+    assert (first.version, first.base, first.run) == (STABLE, None, "")
