@@ -40,7 +40,7 @@ class RoundSummary:
     held_out: float | None = None
     devices_before: float | None = None
     seconds: float | None = None
-    epsilon: float | None = None  # the task's privacy cost up to this round
+    epsilon: float | None = None  # privacy cost of the task's aggregates up to this round
     outcome: str = "not finished"
 
 
@@ -165,7 +165,12 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("refused")
     metric = f"{named(runs[-1].metric)} " if runs else ""
-    for name in (f"{metric}held-out", f"{metric}on devices, before", "seconds", "epsilon"):
+    for name in (
+        f"{metric}held-out",
+        f"{metric}on devices, before",
+        "seconds",
+        "epsilon of the aggregate",
+    ):
         table.add_column(name, justify="right")
     table.add_column("outcome")
     for run in runs:

@@ -28,7 +28,7 @@ LAST = {
     "claims_capped": "Updates of the last aggregated round that claim more samples than count.",
     "devices_before": "Accuracy on devices of the weights that the last round sent.",
     "held_out": "Accuracy of the last weights on held-out devices.",
-    "epsilon": "Privacy cost of the task's rounds so far.",
+    "epsilon": "Privacy cost of the aggregates of the task's rounds so far.",
 }
 
 
