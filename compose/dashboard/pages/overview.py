@@ -72,6 +72,8 @@ def add(site: Site) -> None:
                 happened = Drawn(draw_happenings)
             with card("Processes of this machine") as machine:
                 processes = Rows(PROCESSES, "name", "", "Processes")
+                note = "Of tidewheel up, each with its children; shared memory counts in each."
+                el("div", "muted small", note)
             machine.set_visibility(False)  # tidewheel up may run elsewhere, or not at all
 
         def choose(seconds: int) -> None:

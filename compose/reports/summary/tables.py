@@ -97,7 +97,7 @@ def _labels(summary: Summary) -> str:
     )
     return (
         f"{summary.total('truths')} answers have a true label in the data, by which they are "
-        f"measured; devices were told {summary.total('labels_told')} and remember "
+        f"measured; devices received {summary.total('labels_told')} and keep "
         f"{summary.total('samples')} segments, {summary.total('true_labels')} with a label; "
         f"{later if late else ''}{summary.labels_stored} events in the store have one"
     )
@@ -106,7 +106,7 @@ def _labels(summary: Summary) -> str:
 def _held_out(summary: Summary) -> str:
     shares = before_after(summary.held_out_before, summary.held_out_after)
     of = next((run.audit_segments for run in reversed(summary.runs)), 0)
-    return f"{shares} ({of} {AUDIT})" if of else shares
+    return f"{shares} on {of} {AUDIT}" if of else shares
 
 
 def _metrics(summary: Summary) -> str:

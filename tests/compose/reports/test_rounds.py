@@ -71,7 +71,7 @@ def two_runs() -> list[RoundEvent]:
 
 def printed(runs: list[RunSummary], *, as_json: bool = False) -> str:
     text = io.StringIO()
-    print_rounds("tiny", runs, Console(file=text, width=140), as_json=as_json)
+    print_rounds("tiny", runs, Console(file=text, width=160), as_json=as_json)
     return text.getvalue()
 
 
