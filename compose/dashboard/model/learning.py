@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from compose.dashboard.model.observed import Observed
 from compose.reports.rounds import RunSummary, history
 from streams.contract.documents import RoundEvent
-from streams.contract.task.metrics import named
+from streams.contract.task.metrics import CLASSES, named
 from streams.fleet.wording import counted, digits, run_progress, short_runs
 
 RUNS = 30
@@ -16,6 +16,7 @@ SIDES = (
     ("devices", "on devices"), ("held_out", "on held-out devices"),
     ("recent", "on recent windows"), ("audit", "on audit segments (not used for any decision)"),
 )  # fmt: skip
+SHARES = (*CLASSES, "within")  # metrics that are 0 to 1
 COHORT = re.compile(r"(devices|held_out|recent)/([^/]+)")
 
 
@@ -55,9 +56,11 @@ class Run(BaseModel):
 
 
 class Learning(BaseModel):
-    """The newest run first. now: what the current run does; None if none is under way."""
+    """The newest run first. is_share: whether the metric is 0 to 1 and more is better. now: what
+    the current run does; None if none is under way."""
 
     metric: str
+    is_share: bool
     now: str | None
     runs: list[Run]
     earlier: dict[str, int]
@@ -70,8 +73,10 @@ def learning(seen: Observed) -> Learning:
     for run in runs:  # what the gate looked at is of the last round too
         if run.rounds and run.rounds[-1].held_out is None:
             run.rounds[-1].held_out = run.gate.get("held_out")
+    metric = runs[0].metric if runs else "accuracy"
     return Learning(
-        metric=named(runs[0].metric if runs else "accuracy"),
+        metric=named(metric),
+        is_share=metric in SHARES,
         now=run_progress(view.current_run),
         runs=[Run(summary=run, gate=_gate(decided.get(run.run))) for run in runs],
         earlier=dict(view.earlier),

@@ -6,7 +6,17 @@ from fastapi import Request
 from nicegui import ui
 
 from compose.dashboard.model.learning import Learning, Run, gate_words, learning
-from compose.dashboard.pages.parts import PALETTE, Drawn, card, copyable, el, facts, version, when
+from compose.dashboard.pages.parts import (
+    PALETTE,
+    Drawn,
+    card,
+    copyable,
+    el,
+    facts,
+    share_axis,
+    version,
+    when,
+)
 from compose.dashboard.pages.site import Frame, Site
 from streams.fleet.wording import share, short_runs
 
@@ -66,6 +76,9 @@ class _Chart:
         self._shown = names, data
         self._chart.options["xAxis"]["data"] = names
         updates = [sum(counts) for counts in zip(*list(data.values())[1:], strict=True)]
+        known = [each.held_out for _, each in rounds[-60:] if each.held_out is not None]
+        if found.is_share and known:
+            self._chart.options["yAxis"][0] |= share_axis(known)
         self._chart.options["yAxis"][1]["max"] = 2 * max(updates, default=1)  # below the line
         bars = zip(list(data.items())[1:], (PALETTE[2], PALETTE[4], "#8a929b"), strict=True)
         (line, values), *_ = data.items()

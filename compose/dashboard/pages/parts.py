@@ -214,10 +214,14 @@ class Lines:
         self._chart.set_visibility(bool(values))
         self._empty.set_visibility(not values)
         if shares and values:
-            low = max(0.0, math.floor(10 * min(values) - 0.2) / 10)
-            digits = {":formatter": "value => value.toFixed(2)"}
-            self._chart.options["yAxis"] |= {"max": 1, "min": low, "axisLabel": digits}
+            self._chart.options["yAxis"] |= share_axis(values)
         self._chart.update()
+
+
+def share_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Return the options of an axis of shares: it ends at 1, and its numbers have two digits."""
+    low = max(0.0, math.floor(10 * min(values) - 0.2) / 10)
+    return {"max": 1, "min": low, "axisLabel": {":formatter": "value => value.toFixed(2)"}}
 
 
 def _options() -> dict[str, Any]:
