@@ -120,7 +120,7 @@ Reason = Annotated[str, typer.Option(help="The reason, for the history.")]
 Device = Annotated[str, typer.Option(help="The device's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STATE = Path(".tidewheel")
-ANNOUNCED = "a running controller tells the devices within 2 s"
+ANNOUNCED = "a running controller announces it within 2 s"
 
 
 def device_name(name: str) -> str:

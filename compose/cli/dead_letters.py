@@ -9,6 +9,7 @@ from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, TaskArgum
 from compose.reports.terminal import console, print_json
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
+from streams.fleet.wording import counted
 
 Offset = Annotated[int, typer.Argument(help="The dead letter's offset, as `list` shows it.")]
 
@@ -73,4 +74,4 @@ def replay(
     else:
         chosen = [letter for letter in found if letter.reason == reason]
     sent = dead_letters.replay(settings, name, chosen)
-    console().print(f"{sent} dead letters sent to {name}.events", highlight=False)
+    console().print(f"{counted(sent, 'dead letter')} sent to {name}.events", highlight=False)

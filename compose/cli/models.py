@@ -24,6 +24,7 @@ from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, print_json, say
 from streams.contract.task import load_task
 from streams.contract.task.metrics import metric_of, named
+from streams.fleet.wording import counted, short_runs
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -44,14 +45,14 @@ def list_models(
         print_json([asdict(version) for version in found])
         return
     metric = named(metric_of(loaded).name)
-    table = Table("version", "made", "base", "run", f"{metric} held-out", "size", "key", "holds")
+    table = Table("version", "made", "base", "run", f"{metric} held-out", "size", "key", "state")
     for version in found:
         run = f"{version.run}, round {version.round}" if version.run else "-"
         table.add_row(
             version.model,
             moment(version.created_us),
             version.base or "-",
-            run,
+            short_runs(run),
             "-" if version.held_out is None else f"{version.held_out:.3g}",
             f"{version.size:,}",
             version.key or "-",
@@ -122,7 +123,7 @@ def verify(
             say(line)
         for line in report.notes:
             say(f"note: {line}")
-        verdict = f"{len(report.problems)} problems" if report.problems else "no problems"
+        verdict = counted(len(report.problems), "problem") if report.problems else "no problems"
         say(f"{report.decisions} decisions, {report.models} models: {verdict}")
     raise typer.Exit(1 if report.problems else 0)
 

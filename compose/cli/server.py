@@ -163,7 +163,7 @@ def teacher(
     broker = broker_of(state, kafka)
     with closing(Producer(broker)) as producer:  # fails before anything is stored
         artifact = replace_teacher(loaded, registry, key, data, str(weights))
-        registry.offer_teacher(key, "by hand")
+        registry.offer_teacher(key, "manual")
         announce(producer, registry, read_announced(broker, loaded.name))
     console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
 

@@ -42,7 +42,7 @@ def releases(
     follow: Annotated[bool, typer.Option("--follow", help="Show new ones until Ctrl-C.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Show the decisions about the models: number, when, kind, model, share, reason.
+    """Show the decisions about the models: number, when, kind, model, reason.
 
     From Kafka, or from the registry without a broker. --json adds the evidence; with --follow it
     prints JSON lines.
@@ -107,7 +107,7 @@ def status(
         found = read_status(broker_of(state, kafka), name)
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
-        found = Status(view, Lag(), at_us / 1e6)
+        found = Status(view, Lag(), at_us / 1e6, past=True)
     print_status(found, terminal.console(), as_json=json, whole=everything)
 
 

@@ -6,7 +6,7 @@
   controller
 4 watch: restart what dies, show progress, until told or until the loop has closed
 5 drain: devices send what they have, the worker scores it
-6 take everything down; say what was measured, and whether the account adds up
+6 take everything down; say what was measured, and whether the event account balances
 """
 
 import json
@@ -24,10 +24,11 @@ from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands
 from compose.launcher.fleet import Fleet
 from compose.launcher.options import DEVICES, UpOptions
-from compose.launcher.pace import Finding, Pace, read_busy
+from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
 from compose.launcher.preparation import make_models
 from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
-from compose.launcher.progress.screen import Screen
+from compose.launcher.progress.scoring import DrainClock, ScoringWatch, patience_s, why_unscored
+from compose.launcher.progress.screen import Screen, start_lines
 from compose.launcher.progress.silence import SilenceWatch, silent
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
@@ -174,13 +175,13 @@ class Up:
         self._interrupts.patient = True
         began = kept_at = time.monotonic()
         closed = False
-        self._screen.say(f"fleet     {len(self._devices)} devices; Ctrl-C stops everything")
-        shares = ", then ".join(f"{float(s):.0%}" for s in o.stages.split(","))
-        self._screen.say(f"rollout   a new version goes to {shares} of the fleet (--stages)")
+        self._screen.say(start_lines(len(self._devices), o.stages))
         live = self._task.source == "live"
         phases = PhaseClock(self._devices, self._began_us, live=live)
         silence = SilenceWatch(self._devices, self._began_us)
         pace = Pace(o.first_speed, read_busy(), fixed=o.speed is not None)
+        slowest = o.first_speed * SLOWEST if o.speed is None else o.speed
+        scoring = ScoringWatch(patience_s(self._task, slowest))
         while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
             if self._interrupts.stop.wait(TICK_S):
                 break
@@ -191,7 +192,7 @@ class Up:
 
                 def look(view: FleetView) -> None:
                     phases.look(view)
-                    screen.show(view, phases.now)
+                    screen.show(view, phases.now, scoring.look(view))
                     heard = all(d in view.devices for d in self._devices)
                     rest = heard and not live and phases.now == "inference"
                     if found := pace.look(at_rest=rest):
@@ -251,13 +252,15 @@ class Up:
         self._supervisor.stop("controller", "superexec")
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
         heard_by = time.monotonic() + HEARD_S
-        deadline = time.monotonic() + self._task.idle_close_s + 30.0
+        clock = DrainClock(self._task.idle_close_s + 30.0)
         patience = max(self._interrupts.seen, 1)  # one more Ctrl-C ends the waiting
         left = said = ""
         said_at = time.monotonic()
-        while time.monotonic() < deadline and self._interrupts.seen <= patience:
+        while self._interrupts.seen <= patience:
             self._mend(self._screen.say)
             summary = self._summary(follower)
+            if not clock.goes_on(summary.unscored):
+                break
             left = summary.left or (summary.unheard if time.monotonic() < heard_by else "")
             if not left:
                 return
@@ -292,6 +295,9 @@ class Up:
         summary = self._summary(follower)
         if self._layout.store.exists():
             summary = replace(summary, labels_stored=labels_in(self._layout.store))
+        words = self._supervisor.last_words("worker-0" if self._options.workers > 1 else "worker")
+        why = why_unscored(summary.unscored, self._choice.kind, words)
+        summary = replace(summary, why_unscored=why)
         text = json.dumps({**summary.to_json(), "closed": closed}, indent=1)
         write_atomic(self._options.state / "summary.json", text.encode())
         if self._options.json:

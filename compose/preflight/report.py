@@ -39,7 +39,7 @@ def show(report: TaskReport, console: Console) -> None:
         text = f"{finding.where}: {finding.text}: {finding.advice}"
         console.print(f"[{colour}]{finding.level:<9}[/{colour}] {escape(text)}", soft_wrap=True)
     if not report.findings:
-        console.print("nothing to object to", highlight=False)
+        console.print("No problems found.", highlight=False)
 
 
 def _table(report: TaskReport) -> Table:
@@ -71,8 +71,9 @@ def _size(count: float) -> str:
 
 def _frequency(a_minute: float) -> str:
     if a_minute >= 1:
-        return f"{a_minute:g} windows a minute"
-    return f"{a_minute * 24 * 60:g} windows a day"
+        return f"{a_minute:g} window{'' if a_minute == 1 else 's'} a minute"
+    a_day = a_minute * 24 * 60
+    return f"{a_day:g} window{'' if a_day == 1 else 's'} a day"
 
 
 def _times(one: Survey) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from streams.contract.errors import UsageError
 from streams.contract.events.records import AGAIN, Headers
 from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
+from streams.fleet.wording import counted
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
@@ -110,6 +111,12 @@ def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -
     return sent
 
 
+def place(source: str) -> str:
+    """Return where on `events` a letter's message is, for a person."""
+    partition, _, offset = source.partition("/")
+    return f"partition {partition}, offset {offset}"
+
+
 def to_json(letter: DeadLetter) -> dict[str, object]:
     return {
         "offset": letter.offset,
@@ -124,13 +131,15 @@ def to_json(letter: DeadLetter) -> dict[str, object]:
 
 
 def print_letters(letters: list[DeadLetter], console: Console) -> None:
-    table = Table(title=f"{len(letters)} dead letters")
-    for name in ("offset", "reason", "key", "from events", "bytes", "detail"):
+    table = Table(title=counted(len(letters), "dead letter"))
+    for name in ("offset", "reason", "key", "message on events", "bytes", "detail"):
         table.add_column(name)
     for letter in letters:
         key = "" if letter.key is None else letter.key.decode(errors="replace")
-        cells = (str(letter.offset), letter.reason, key, letter.source, str(len(letter.value)))
-        table.add_row(*cells, letter.detail)
+        size = str(len(letter.value))
+        table.add_row(
+            str(letter.offset), letter.reason, key, place(letter.source), size, letter.detail
+        )
     console.print(table)
 
 

@@ -50,11 +50,13 @@ class DriftSummary(Report):
 
 
 class StatusReport(Report):
-    """The output of `tidewheel status --json`."""
+    """The output of `tidewheel status --json`. without_agent: devices that have events in windows
+    and no state; each has as much of one as is known."""
 
     task: str
     release: DesiredState
     devices: list[DeviceState]
+    without_agent: list[DeviceState]
     windows: int
     unseen: int
     agreement: dict[str, float | None]

@@ -15,6 +15,7 @@ from streams.contract.decisions import Decision, Release
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
+from streams.fleet.wording import counted, short_runs
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 
@@ -73,11 +74,10 @@ def print_decisions(task: str, found: list[Decision], console: Console, *, as_js
         decisions = [describe_decision(d) for d in found]
         print_json({"task": task, "decisions": decisions}, console)
         return
-    table = Table(title=f"{task}: {len(found)} decisions")
+    table = Table(title=f"{task}: {counted(len(found), 'decision')}")
     table.add_column("no.", justify="right")
     for name in ("when", "kind", "model"):
         table.add_column(name, no_wrap=True)
-    table.add_column("share", justify="right")
     table.add_column("reason")
     for decision in found:
         table.add_row(
@@ -85,8 +85,7 @@ def print_decisions(task: str, found: list[Decision], console: Console, *, as_js
             moment(decision.time_us),
             decision.kind,
             decision.model or "-",
-            share_of(decision),
-            decision.reason,
+            short_runs(decision.reason),
         )
     console.print(table)
 
@@ -96,16 +95,6 @@ def print_decision(decision: Decision, console: Console, *, as_json: bool) -> No
     if as_json:
         line = json.dumps(describe_decision(decision))
     else:
-        about = f"{decision.seq} {decision.kind} {decision.model or '-'} {share_of(decision)}"
-        line = f"{moment(decision.time_us)} {about}: {decision.reason}"
+        about = f"{decision.seq} {decision.kind} {decision.model or '-'}"
+        line = short_runs(f"{moment(decision.time_us)} {about}: {decision.reason}")
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def share_of(decision: Decision) -> str:
-    """Return the share of the fleet that serves the decision's version after it; "-" if there is
-    none."""
-    desired = decision.standing
-    if desired.offered is not None and desired.offered.model == decision.model:
-        return f"{desired.share:.1%}"
-    stable = desired.stable is not None and desired.stable.model == decision.model
-    return "100%" if stable else "-"

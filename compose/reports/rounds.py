@@ -19,7 +19,7 @@ from streams.contract.documents import RoundEvent
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task.metrics import named
 from streams.contract.topics import ROUNDS, topic_name
-from streams.fleet.wording import share
+from streams.fleet.wording import counted, share, short_runs
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
@@ -40,7 +40,7 @@ class RoundSummary:
     held_out: float | None = None
     devices_before: float | None = None
     seconds: float | None = None
-    epsilon: float | None = None  # the task's privacy cost up to this round
+    epsilon: float | None = None  # privacy cost of the task's aggregates up to this round
     outcome: str = "not finished"
 
 
@@ -158,23 +158,29 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
     """Return a table with a row per round; the first row has the run's name, the last one its
     outcome."""
     rounds = sum(len(run.rounds) for run in runs)
-    table = Table(title=f"{task}: {len(runs)} runs, {rounds} rounds")
+    title = f"{task}: {counted(len(runs), 'run')}, {counted(rounds, 'round')}"
+    table = Table(title=title)
     table.add_column("run", no_wrap=True)
     for name in ("round", "nodes", "admitted"):
         table.add_column(name, justify="right")
     table.add_column("refused")
     metric = f"{named(runs[-1].metric)} " if runs else ""
-    for name in (f"{metric}held-out", f"{metric}on devices, before", "seconds", "epsilon"):
+    for name in (
+        f"{metric}held-out",
+        f"{metric}on devices, before",
+        "seconds",
+        "epsilon of the aggregate",
+    ):
         table.add_column(name, justify="right")
     table.add_column("outcome")
     for run in runs:
         if not run.rounds:
-            table.add_row(run.run, *[""] * 8, run.outcome)
+            table.add_row(short_runs(run.run), *[""] * 8, short_runs(run.outcome))
         for index, each in enumerate(run.rounds):
             refused = [f"{reason} {count}" for reason, count in sorted(each.refused.items())]
             last = each is run.rounds[-1]
             table.add_row(
-                "" if index else run.run,
+                "" if index else short_runs(run.run),
                 str(each.number),
                 "" if each.nodes is None else str(each.nodes),
                 str(each.admitted),
@@ -183,7 +189,7 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
                 share(each.devices_before),
                 "" if each.seconds is None else f"{each.seconds:.1f}",
                 "" if each.epsilon is None else f"{each.epsilon:.2f}",
-                run.outcome if last else each.outcome,
+                short_runs(run.outcome if last else each.outcome),
             )
         table.add_section()
     return table

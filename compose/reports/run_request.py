@@ -13,7 +13,7 @@ def ask_for_run(broker: BrokerSettings, task: str, reason: str) -> str:
     from streams.kafka.producer import Producer
 
     asked = f" ({reason})" if reason else ""
-    reason = f"by hand: {reason}" if reason else "by hand"
+    reason = f"manual: {reason}" if reason else "manual"
     event = RoundEvent(run="", kind="asked", time_us=time.time_ns() // 1000, reason=reason)
     with closing(Producer(broker)) as producer:
         producer.put(topic_name(task, ROUNDS), b"by-hand", event.encode())

@@ -19,13 +19,12 @@ from rich.table import Table
 from compose.reports.lag import Lag, lag_line, read_lag, retention_lines
 from compose.reports.lag import to_json as lag_to_json
 from compose.reports.terminal import moment, print_json
-from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
 from streams.fleet.silence import is_silent
-from streams.fleet.view import RATE_S, FleetView
-from streams.fleet.wording import failure, round_line, share
+from streams.fleet.view import NO_AGENT, RATE_S, FleetView
+from streams.fleet.wording import counted, duration, failure, round_line, share
 from streams.kafka.settings import BrokerSettings
 
 KEPT = 3  # devices that keep an earlier version, by name
@@ -35,11 +34,13 @@ CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is name
 
 @dataclass(frozen=True)
 class Status:
-    """What was found at one moment, `now_s` of the wall clock."""
+    """What was found at one moment, `now_s` of the wall clock; past: it was read from a file, some
+    time after that."""
 
     view: FleetView
     lag: Lag
     now_s: float
+    past: bool = False
 
     @cached_property
     def produced_per_s(self) -> float:
@@ -52,8 +53,8 @@ class Status:
         return sum(n for second, n in self.view.scored.items() if second >= since) / RATE_S
 
     def silent(self, state: DeviceState) -> bool:
-        """Whether a device that should be heard of is not."""
-        return is_silent(state, self.now_s)
+        """Whether a device that should be heard of is not; one without an agent says nothing."""
+        return state.phase != NO_AGENT and is_silent(state, self.now_s)
 
     @property
     def alarms(self) -> dict[str, str]:
@@ -74,10 +75,11 @@ def to_json(status: Status) -> dict[str, Any]:
         "task": view.task,
         "release": view.standing.model_dump(),
         "devices": [state for _, state in sorted(view.devices.items())],
+        "without_agent": [state for _, state in sorted(view.producers.items())],
         "windows": view.windows,
         "unseen": view.unseen,
         "agreement": {m: a.value for m, a in view.agreement.items()},
-        "windows_metric": next((a.metric for a in view.agreement.values()), None),
+        "windows_metric": view.latest_agreement.metric if view.agreement else None,
         "rounds": {
             kind: view.count(kind)
             for kind in ("aggregated", "admitted", "refused", "promoted", "rejected")
@@ -101,13 +103,15 @@ def print_status(status: Status, console: Console, *, as_json: bool, whole: bool
     if as_json:
         print_json(to_json(status), console)
         return
-    states = [state for _, state in sorted(status.view.devices.items())]
+    states = [state for _, state in sorted(status.view.everyone.items())]
     chosen = states if whole else _chosen(status, states)
     console.print(_table(status, chosen))
     if left := len(states) - len(chosen):
         urgent = sum(_urgency(status, state) < CALM for state in states)
         more = max(0, urgent - ROWS)
-        console.print(f"{left} more devices, {more} of them not as they should be: --all")
+        console.print(
+            f"{counted(left, 'more device', 'more devices')}, {more} need attention: --all"
+        )
     for line in _lines(status):
         console.print(line, highlight=False, markup=False)
 
@@ -120,7 +124,7 @@ def _chosen(status: Status, states: Sequence[DeviceState]) -> list[DeviceState]:
 
 def _urgency(status: Status, state: DeviceState) -> int:
     """Return 0 for an error, then silent, stopped, without the released version, CALM."""
-    stable = status.view.standing.stable
+    stable = status.view.standing.stable if state.phase != NO_AGENT else None
     ranks = (
         bool(state.error),
         status.silent(state),
@@ -130,7 +134,7 @@ def _urgency(status: Status, state: DeviceState) -> int:
     return next((rank for rank, is_so in enumerate(ranks) if is_so), CALM)
 
 
-def _doing(status: Status, state: DeviceState) -> str:
+def _activity(status: Status, state: DeviceState) -> str:
     if state.error or status.silent(state):
         return state.error or "silent"
     return f"keeps {state.kept.model}" if state.kept is not None else state.phase
@@ -138,27 +142,34 @@ def _doing(status: Status, state: DeviceState) -> str:
 
 def _table(status: Status, states: Sequence[DeviceState]) -> Table:
     view = status.view
-    table = Table(title=f"{view.task}: {len(view.devices)} devices")
-    for name in ("device", "doing", "serves", "was"):
+    table = Table(title=f"{view.task}: {devices_line(view)}")
+    for name in ("device", "activity", "serves", "previous"):
         table.add_column(name)
     metric = named(view.row_metric)
-    for name in ("produced", "delivered", "dropped", "pending", metric, "seen"):
+    for name in ("produced", "delivered", "dropped", "pending", metric, "last seen"):
         table.add_column(name, justify="right")
     for state in states:
         age = status.now_s - state.time_us / 1e6
         score = state.accuracy.get(state.active)
         table.add_row(
             state.device,
-            _doing(status, state),
+            _activity(status, state),
             state.active,
             state.previous or "",
-            *(str(x) for x in (state.produced, state.delivered)),
-            str(sum(state.dropped.values())),
-            str(state.pending),
+            *_account(state),
             share(score.of_labelled if score else None),
-            f"{age:.0f} s ago",
+            moment(state.time_us) if status.past else f"{duration(age)} ago",
         )
     return table
+
+
+def _account(state: DeviceState) -> Sequence[str]:
+    """Return produced, delivered, dropped and pending events; nobody counts them without an
+    agent."""
+    if state.phase == NO_AGENT:
+        return ["-"] * 4
+    dropped = sum(state.dropped.values())
+    return [str(x) for x in (state.produced, state.delivered, dropped, state.pending)]
 
 
 def _kept(view: FleetView) -> Iterator[str]:
@@ -166,14 +177,15 @@ def _kept(view: FleetView) -> Iterator[str]:
     found = [(s.kept.offered_loss - s.kept.loss, s.device, s.kept.text)
              for s in view.devices.values() if s.kept is not None]  # fmt: skip
     if found:
-        yield f"{len(found)} of {len(view.devices)} devices keep an earlier version:"
+        keep = "keeps" if len(found) == 1 else "keep"
+        yield f"{len(found)} of {counted(len(view.devices), 'device')} {keep} an earlier version:"
         for _, device, text in sorted(found, reverse=True)[:KEPT]:
             yield f"  {device} {text}"
 
 
 def _lines(status: Status) -> Iterator[str]:
     view = status.view
-    yield f"{release_line(view.standing)}; {view.windows} windows closed"
+    yield f"{release_line(view)}; {counted(view.windows, 'window')} closed"
     yield (
         f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
@@ -182,23 +194,30 @@ def _lines(status: Status) -> Iterator[str]:
     if (paused := view.standing.paused) is not None:
         yield (
             f"the rollout is paused since {moment(paused.time_us)}, {paused.reason}, signed by key "
-            f"{paused.key}; `tidewheel models resume` lets it go on"
+            f"{paused.key}; `tidewheel models resume` continues it"
         )
     if status.lag.partitions:
         yield lag_line(status.lag)
         yield from retention_lines(status.lag)
     if view.unseen:
-        yield f"{view.unseen} windows' reports are not counted: they were deleted, or too many"
+        yield f"{counted(view.unseen, 'window report')} not counted: deleted, or too many to read"
     for model, found in view.agreement.items():
-        yield f"{model}: {found.called} {share(found.value)} in {found.events} events"
+        yield f"{model}: {found.called} {share(found.value)} in {counted(found.events, 'event')}"
     yield _drift_line(status)
+    rounds, updates = view.count("aggregated"), view.count("admitted")
     yield (
-        f"rounds {view.count('aggregated')}: updates admitted {view.count('admitted')}, "
-        f"refused {view.count('refused')}; runs promoted {view.count('promoted')}, "
-        f"rejected {view.count('rejected')}"
+        f"{counted(rounds, 'round')}: {counted(updates, 'update')} admitted, "
+        f"{view.count('refused')} refused; {counted(view.count('promoted'), 'run')} "
+        f"promoted, {view.count('rejected')} rejected"
     )
     if (last := view.last_finished) is not None and failure(last):
         yield round_line(last) or ""
+
+
+def devices_line(view: FleetView) -> str:
+    """Return how many devices there are, and how many of them have no agent."""
+    line = counted(len(view.everyone), "device")
+    return f"{line}, {len(view.producers)} without an agent" if view.producers else line
 
 
 def _drift_line(status: Status) -> str:
@@ -206,16 +225,19 @@ def _drift_line(status: Status) -> str:
     if not watched:
         return "drift is not watched: no window's report has any"
     worst = ", ".join(f"{device} ({channel})" for device, channel in alarms.items())
-    return f"drift alarms on {len(alarms)} of {watched} devices" + (f": {worst}" if worst else "")
+    return f"drift alarms on {len(alarms)} of {counted(watched, 'device')}" + (
+        f": {worst}" if worst else ""
+    )
 
 
-def release_line(standing: DesiredState) -> str:
+def release_line(view: FleetView) -> str:
     """What devices are to serve."""
+    standing = view.standing
     if standing.stable is None:
         return "nothing is released"
     line = f"{standing.stable.model} is released"
     if standing.offered is not None:
-        line += f", {standing.offered.model} offered to {standing.share:.1%} of the fleet"
+        line += f", {standing.offered.model} offered to {view.offered_to}"
         line += ", paused" if standing.paused is not None else ""
     if standing.candidate is not None:
         line += f", {standing.candidate.model} waits for its rollout"

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compose.dashboard.watch import Watch
 from compose.dashboard.web.api import TITLE, api, make_app
+from compose.reports.processes import ProcessUsage
 from streams.contract.task import Task
 
 PAGE = Path(__file__).parents[1] / "reference" / "console-api.md"
@@ -27,9 +28,14 @@ microseconds since 1970.
 
 def page() -> str:
     """Return the page's text."""
-    app = make_app(TITLE)
+    app, usage = make_app(TITLE), ProcessUsage(Path("/nowhere"))
     app.include_router(
-        api(cast(Watch, None), cast(Task, SimpleNamespace(devices=list)), lambda: ([], []))
+        api(
+            cast(Watch, None),
+            cast(Task, SimpleNamespace(devices=list)),
+            lambda: ([], []),
+            usage,
+        )
     )
     described = app.openapi()
     lines = [HEAD, "| path | answer | |", "|---|---|---|"]

@@ -189,7 +189,7 @@ class Demo:
             bad = bad_candidates.against(
                 recordings, bad_candidates.weights_of(base), canary, windows
             )
-            offered = bad_candidates.offer(registry, key, base, bad, "by hand: good on average")
+            offered = bad_candidates.offer(registry, key, base, bad, "manual: good on average")
             name, seq = offered.decision.model or "", offered.decision.seq
             if self._is_answered_with(name, seq):
                 self._note_shares(recordings, base, bad)

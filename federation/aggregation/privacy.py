@@ -5,8 +5,10 @@ step is the plain mean of the n admitted updates, whatever their samples, plus n
 standard deviation noise_multiplier * clip / n on each weight. Batch norm statistics and integers
 keep the value that was sent.
 
-The privacy cost is that of one Gaussian mechanism per round, for two fleets of which one has a
-device's update replaced by zero; the sampling of devices is not counted in its favour. The
+The privacy cost is that of the aggregate: of one Gaussian mechanism per round, for two fleets of
+which one has a device's update replaced by zero; the sampling of devices is not counted in its
+favour. What else a run reads of devices is outside of it: held-out counts, the choice between the
+learned weights and a part of the way to them, and the gate. The
 accountant is opacus' (Renyi differential privacy, Mironov 2017, arXiv 1702.07476).
 
     <state>/privacy.json   noise multipliers and the number of rounds averaged with each, over all
@@ -69,7 +71,8 @@ class Ledger:
 
 
 def epsilon(spent: Mapping[float, int], delta: float) -> float:
-    """Return the epsilon of these numbers of rounds by noise multiplier; 0 for none."""
+    """Return the epsilon of the aggregates of these numbers of rounds by noise multiplier; 0 for
+    none."""
     if not any(spent.values()):
         return 0.0
     try:
@@ -139,7 +142,8 @@ class Private(RuleAggregator):
         then = epsilon({**spent, z: spent.get(z, 0) + 1}, self._privacy.delta)
         if then <= limit:
             return None
-        return f"another round would raise epsilon to {then:.2f}; {limit:.2f} is allowed"
+        raised = f"another round would raise epsilon of the aggregate to {then:.2f}"
+        return f"{raised}; {limit:.2f} is allowed"
 
     def metrics(self) -> dict[str, float]:
         spent = epsilon(self._ledger.spent(), self._privacy.delta)

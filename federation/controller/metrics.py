@@ -28,7 +28,7 @@ LAST = {
     "claims_capped": "Updates of the last aggregated round that claim more samples than count.",
     "devices_before": "Accuracy on devices of the weights that the last round sent.",
     "held_out": "Accuracy of the last weights on held-out devices.",
-    "epsilon": "Privacy cost of the task's rounds so far.",
+    "epsilon": "Privacy cost of the aggregates of the task's rounds so far.",
 }
 
 
@@ -149,8 +149,8 @@ class FederationMetrics(Collector):
             for s, quiet in zip(states, silent, strict=True)
         ]
         for name, text, value in (
-            ("fleet_devices", "Devices that were heard of.", len(states)),
-            ("fleet_silent", "Devices that should be heard of and are not.", sum(silent)),
+            ("fleet_devices", "Devices that have reported.", len(states)),
+            ("fleet_silent", "Devices that should report and do not.", sum(silent)),
             ("fleet_events_per_second", "Events that devices produce.", sum(rates)),
             ("fleet_pending", "Events that wait in spools.", sum(s.pending for s in states)),
             ("fleet_dropped", "Events that devices have declared dropped, in their present epochs.",

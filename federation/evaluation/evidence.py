@@ -60,7 +60,8 @@ class CandidateEvaluation:
         chosen = step.choose(self.task, of_part, whole, self._on_held_out(part, learned).rows)
         candidate, devices = (learned, whole) if chosen.whole else (part, of_part)
         verdict = self.decide(first, candidate, devices, margin)
-        way = f"; {training.interpolation:.0%} of the way to what was learned"
+        part_of = "half" if training.interpolation == 0.5 else f"{training.interpolation:.0%}"
+        way = f"; {part_of} of the learned change is applied"
         return replace(
             verdict,
             reason=verdict.reason + ("" if chosen.whole else way),

@@ -71,7 +71,7 @@ def holds(desired: DesiredState, model: str) -> str:
     if desired.stable is not None and desired.stable.model == model:
         return "stable"
     if desired.offered is not None and desired.offered.model == model:
-        return f"offered to {desired.share:.1%}" + (", paused" if desired.paused else "")
+        return f"offered in stage {desired.stage}" + (", paused" if desired.paused else "")
     if desired.candidate is not None and desired.candidate.model == model:
         return "candidate"
     if model in desired.withdrawn:

@@ -14,7 +14,7 @@ from federation.registry.key_rotation import keys_of, last_decision
 from federation.registry.registry import NOT_OFFERED, Registry
 from streams.contract.artifact import Artifact
 from streams.contract.decisions import (
-    BY_HAND,
+    MANUAL,
     Decision,
     DesiredState,
     Kind,
@@ -66,7 +66,7 @@ def promote(
         return ManualDecision(f"all devices serve {model} already: nothing to do")
     after, text = before, f"{model} is served by all devices"
     if before.offered is not None and before.offered != ref:
-        after = after.without(before.offered.model, f"{model} was promoted {BY_HAND}")
+        after = after.without(before.offered.model, f"{model} was promoted manually")
         text += f", {before.offered.model} is withdrawn"
     kept = {m: why for m, why in after.withdrawn.items() if m != model}
     candidate = None if before.candidate == ref else before.candidate
@@ -98,7 +98,7 @@ def roll_back(
         return ManualDecision(text, made)
     decisions = registry.decisions()
     moved = [d for d in decisions if d.kind not in ASIDE]
-    if moved and moved[-1].kind == "rolled-back" and moved[-1].reason.startswith(BY_HAND):
+    if moved and moved[-1].kind == "rolled-back" and moved[-1].reason.startswith(MANUAL):
         return ManualDecision(
             f"{moved[-1].model} was withdrawn by decision {moved[-1].seq}: nothing to do; "
             "--to MODEL goes further back"
@@ -123,7 +123,7 @@ def pause(
         return ManualDecision(f"{why}: nothing to pause")
     if paused is not None:
         return ManualDecision(f"{offered.model} is paused already, {paused.reason}: nothing to do")
-    where = f"stage {desired.stage}, {desired.share:.1%} of the fleet"
+    where = f"stage {desired.stage}"
     text = f"{offered.model} stays at {where}, until it is resumed"
     agree(f"{text}: no device changes, no run starts, and it still goes back if it is worse")
     signer, now_us = key_id(key.public_key()), time.time_ns() // 1000
@@ -142,7 +142,7 @@ def resume(
     offered = desired.offered
     if offered is None or desired.paused is None:
         return ManualDecision("no person has paused a rollout: nothing to resume")
-    where = f"stage {desired.stage}, {desired.share:.1%} of the fleet"
+    where = f"stage {desired.stage}"
     text = f"{offered.model} goes on from {where}"
     agree(f"{text}: no device changes at once, and the stage's time limit begins again")
     after = desired.model_copy(update={"paused": None})
@@ -261,4 +261,4 @@ def _decide(
 
 
 def _why(reason: str) -> str:
-    return f"{BY_HAND}: {reason}" if reason else BY_HAND
+    return f"{MANUAL}: {reason}" if reason else MANUAL

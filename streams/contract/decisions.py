@@ -21,7 +21,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -39,7 +39,7 @@ UNSIGNED_BYTES = 1 << 26  # of one whose size the decision does not name
 CHUNK_BYTES = 1 << 10  # at least, of all chunks of a delivery but one
 WITHDRAWN = "withdrawn: "  # prefix of a device's reason for refusing a withdrawn version
 WITHDRAWN_KEPT = 10  # the latest ones
-BY_HAND = "by hand"  # prefix of a manual decision's reason
+MANUAL = "manual"  # prefix of a manual decision's reason
 ADVICE = "take away the write access of whoever has that key"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -128,6 +128,7 @@ class DesiredState(Document):
         return self.model_copy(update={"withdrawn": latest})
 
 
+@lru_cache(maxsize=20_000)
 def rollout_position(task: str, device: str) -> float:
     """Return a device's position, 0 to 1: the device is in every share above it.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from streams.contract.window_metrics import Sums, WindowMetric, added, named, value_of
+from streams.contract.window_metrics import ERRORS, Sums, WindowMetric, added, named, value_of
 from streams.contract.window_report import ModelWindow, WindowReport
 
 COUNTS = ("events", "compared", "agreeing", "labelled", "correct")
@@ -26,6 +26,10 @@ class Agreement:
     def value(self) -> float | None:
         """The metric that windows tell; None without a judged event."""
         return value_of(self.metric, self.sums)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric in ERRORS
 
     @property
     def called(self) -> str:

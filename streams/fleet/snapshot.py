@@ -11,7 +11,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.window_report import DriftReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.recent_reports import RecentReports
-from streams.fleet.timeline import Day, Entry, Timeline
+from streams.fleet.timeline import Alarm, Day, Entry, Timeline
 from streams.fleet.view import FleetView
 
 VIEW_1 = "view/1"
@@ -23,7 +23,7 @@ class SavedTimeline(BaseModel):
     known: list[Entry]
     days: list[tuple[str, str, Day]]
     latest: dict[str, tuple[int, int]]
-    alarming: set[str]
+    alarms: dict[str, Alarm]
     refusals: dict[str, dict[str, str]]
 
 
@@ -35,6 +35,7 @@ class SavedView(BaseModel):
     task: str
     time_us: int
     devices: dict[str, DeviceState]
+    producers: dict[str, DeviceState]
     heard_ms: dict[str, int]
     ended: list[DeviceState]  # last words of epochs that are no device's current one
     agreement: dict[str, Agreement]
@@ -53,8 +54,8 @@ class SavedView(BaseModel):
 
 
 SAME = (
-    "task", "devices", "heard_ms", "agreement", "windows", "windows_late", "drift", "scored",
-    "rounds", "earlier", "unreadable", "unseen",
+    "task", "devices", "producers", "heard_ms", "agreement", "windows", "windows_late", "drift",
+    "scored", "rounds", "earlier", "unreadable", "unseen",
 )  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def encode(view: FleetView, time_us: int) -> bytes:
             known=list(lines.known.values()),
             days=[(day, release, each) for (day, release), each in lines.days.items()],
             latest=lines.latest,
-            alarming=lines.alarming,
+            alarms=lines.alarms,
             refusals=lines.refusals,
         ),
         reports=view.reports.dump(),
@@ -103,7 +104,7 @@ def decode(data: bytes) -> tuple[FleetView, int]:
     view.timeline = Timeline(
         days={(day, release): each for day, release, each in lines.days},
         latest=lines.latest,
-        alarming=lines.alarming,
+        alarms=lines.alarms,
         refusals=lines.refusals,
     )
     for entry in lines.known:

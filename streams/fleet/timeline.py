@@ -9,16 +9,17 @@ known: that it has gone back is known by then at the latest.
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from streams.contract.decisions import WITHDRAWN, Decision
 from streams.contract.documents import DeviceState, RoundEvent
-from streams.contract.window_report import WindowReport
+from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
-from streams.fleet.wording import decision_text, digits, evaluation
+from streams.fleet.wording import counted, decision_text, digits, evaluation, short_runs
 
 ENTRIES = 2000
 DAYS = 400  # of a release's agreement, together
+BRIEF = 3  # windows: an alarm that lasts no longer is one line, and so are those that follow it
 
 RUNS = {
     "asked": "run requested by a person",
@@ -63,9 +64,20 @@ class Day:
         if total.value is not None:
             evidence["agreement"] = total.value
             events = int(sum(events for events, _ in total.sums.values()))
-            said = f"{digits(total.value)} ({events} events)"
+            said = f"{digits(total.value)} ({counted(events, 'event')})"
         text = f"{release}: {total.called} on {day}: {said}"
         return Entry(self.last_us, "agreement", release, text, "", evidence)
+
+
+@dataclass
+class Alarm:
+    """The last drift alarm of a device. windows: how many it lasts, or how many it has been over;
+    brief: how many short ones in a row its line stands for."""
+
+    line: Entry
+    on: bool = True
+    windows: int = 1
+    brief: int = 0
 
 
 @dataclass
@@ -75,7 +87,7 @@ class Timeline:
     known: dict[str, Entry] = field(default_factory=dict)  # by their JSON, in order of arrival
     days: dict[tuple[str, str], Day] = field(default_factory=dict)  # by day and release
     latest: dict[str, tuple[int, int]] = field(default_factory=dict)  # window, revision
-    alarming: set[str] = field(default_factory=set)
+    alarms: dict[str, Alarm] = field(default_factory=dict)  # by device
     refusals: dict[str, dict[str, str]] = field(default_factory=dict)  # device -> version, reason
 
     @property
@@ -85,7 +97,7 @@ class Timeline:
         return sorted([*self.known.values(), *days], key=lambda entry: entry.time_us)
 
     def add(self, entry: Entry) -> None:
-        self.known.setdefault(json.dumps(asdict(entry)), entry)
+        self.known.setdefault(_key(entry), entry)
         if len(self.known) > ENTRIES:
             del self.known[next(iter(self.known))]
 
@@ -95,14 +107,15 @@ class Timeline:
         if event.kind in RUNS:
             text, kind, reason = RUNS[event.kind].format(**event.model_dump()), "run", event.reason
         elif event.kind == "aggregated":
-            text, kind = f"{where}: updates aggregated, {event.samples} samples", "round"
-            reason = ""
+            samples = counted(event.samples, "sample")
+            text, kind, reason = f"{where}: updates aggregated, {samples}", "round", ""
         elif event.kind == "evaluated":
             text, kind, reason = f"{where}: {evaluation(metrics, event.metric)}", "round", ""
         elif event.kind == "failed" and not event.device:
             text, kind, reason = f"{where}: failed", "round", event.reason
         else:
             return
+        text, reason = short_runs(text), short_runs(reason)
         self.add(Entry(event.time_us, kind, event.run, text, reason, metrics))
 
     def decision(self, decision: Decision) -> None:
@@ -149,16 +162,47 @@ class Timeline:
 
     def _drift(self, at_us: int, report: WindowReport) -> None:
         drift, device = report.drift, report.device
-        if drift is None or drift.alarm == (device in self.alarming):
+        alarm = self.alarms.get(device)
+        if drift is None or (alarm is None and not drift.alarm):
             return
-        evidence = {"share": drift.share, "segments": float(drift.segments)}
-        if not drift.alarm:
-            self.alarming.discard(device)
-            text = f"device {device}: inputs no longer drift"
-            self.add(Entry(at_us, "drift", device, text, "", evidence))
-            return
-        self.alarming.add(device)
+        if alarm is not None and drift.alarm == alarm.on:
+            alarm.windows += 1
+        elif drift.alarm:
+            self.alarms[device] = self._begun(at_us, device, drift, alarm)
+        elif alarm is not None:
+            self.alarms[device] = self._ended(at_us, device, drift, alarm)
+
+    def _begun(self, at_us: int, device: str, drift: DriftReport, before: Alarm | None) -> Alarm:
         worst = next((c for c in drift.channels if c.channel == drift.worst), None)
+        evidence = _evidence(drift)
         evidence |= {} if worst is None else {"psi": worst.psi, "threshold": worst.threshold}
         text = f"device {device}: inputs drift"
-        self.add(Entry(at_us, "drift", device, text, f"{drift.worst} most", evidence))
+        alarm = Alarm(Entry(at_us, "drift", device, text, f"{drift.worst} most", evidence))
+        if before is not None and before.brief and before.windows <= BRIEF:
+            self.known.pop(_key(before.line), None)
+            alarm.brief = before.brief
+        self.add(alarm.line)
+        return alarm
+
+    def _ended(self, at_us: int, device: str, drift: DriftReport, alarm: Alarm) -> Alarm:
+        """One that was brief, and those before it, are one line."""
+        if alarm.windows > BRIEF:
+            text = f"device {device}: inputs no longer drift"
+            over = Alarm(Entry(at_us, "drift", device, text, "", _evidence(drift)), on=False)
+        else:
+            self.known.pop(_key(alarm.line), None)
+            times = alarm.brief + 1
+            how = f"for {counted(alarm.windows, 'window')}"
+            how = f"{times} times, for at most {BRIEF} windows each" if times > 1 else how
+            text = f"device {device}: inputs drifted {how}"
+            over = Alarm(replace(alarm.line, text=text), on=False, brief=times)
+        self.add(over.line)
+        return over
+
+
+def _key(entry: Entry) -> str:
+    return json.dumps(asdict(entry))
+
+
+def _evidence(drift: DriftReport) -> dict[str, float]:
+    return {"share": drift.share, "segments": float(drift.segments)}

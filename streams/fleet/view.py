@@ -8,7 +8,7 @@ Windows are reported at least once: a report is counted once by device, window a
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from streams.contract.decisions import Decision, DesiredState, Release
+from streams.contract.decisions import Decision, DesiredState, Release, rollout_position
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
@@ -16,27 +16,30 @@ from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.recent_reports import RecentReports
 from streams.fleet.timeline import Timeline
-from streams.fleet.wording import decision_line, round_line
+from streams.fleet.wording import counted, decision_line, round_line
 from streams.kafka.reader import Received
 
 RUN_EVENTS = 4000
 RATE_S = 60  # for which events are known by the second in which they were reported
 OF_A_DEVICE = ("admitted", "refused", "failed")
+NO_AGENT = "no agent"  # the phase of a producer
 
 
 @dataclass
 class FleetView:
     """All that has been read of one task's topics.
 
-    heard_ms: when a device's last state was sent, by its clock. scored: events by the second of
-    their report. drift: by device, as its latest report has it, with the worst channel alone and
-    no histogram. earlier: events of runs that are not kept, by kind. offsets: the next ones to
-    read, by topic and partition. unseen: messages that were never read because there were too many.
-    slot: of the last snapshot, see `following`.
+    producers: devices that have no agent, but events in windows; what is known of them in the form
+    of a state. heard_ms: when a device's last state was sent, by its clock. scored: events by the
+    second of their report. drift: by device, as its latest report has it, with the worst channel
+    alone and no histogram. earlier: events of runs that are not kept, by kind. offsets: the next
+    ones to read, by topic and partition. unseen: messages that were never read because there were
+    too many. slot: of the last snapshot, see `following`.
     """
 
     task: str
     devices: dict[str, DeviceState] = field(default_factory=dict)
+    producers: dict[str, DeviceState] = field(default_factory=dict)
     heard_ms: dict[str, int] = field(default_factory=dict)
     epochs: dict[tuple[str, str], DeviceState] = field(default_factory=dict)  # last words of each
     agreement: dict[str, Agreement] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class FleetView:
     def _device(self, state: DeviceState, time_ms: int) -> None:
         self.devices[state.device], self.heard_ms[state.device] = state, time_ms
         self.epochs[state.device, state.epoch] = state
+        self.producers.pop(state.device, None)
         self.timeline.device(state)
 
     def _window(self, report: WindowReport, time_ms: int) -> None:
@@ -88,9 +92,28 @@ class FleetView:
         self._count(time_ms // 1000, report.events)
         for release, part in report.by_release.items():
             self.agreement.setdefault(release, Agreement()).add(report, release, part)
-        self.timeline.window(time_ms * 1000 or report.end_us, report)
+        at_us = time_ms * 1000 or report.end_us
+        self.timeline.window(at_us, report)
+        if report.device not in self.devices:
+            self._producer(report, at_us)
         if self.timeline.latest[report.device] == (report.window_us, report.revision):
             self._drift(report.device, report.drift)
+
+    def _producer(self, report: WindowReport, at_us: int) -> None:
+        """Its events are known once they are scored."""
+        before = self.producers.get(report.device)
+        scored = report.events + (before.produced if before else 0)
+        parts = report.by_release
+        self.producers[report.device] = DeviceState(
+            device=report.device, task=self.task, time_us=at_us, epoch="",
+            active=max(parts, key=lambda release: parts[release].events, default=""),
+            produced=scored, delivered=scored, pending=0, phase=NO_AGENT,
+        )  # fmt: skip
+
+    @property
+    def everyone(self) -> dict[str, DeviceState]:
+        """All devices, with an agent or without."""
+        return {**self.devices, **self.producers}
 
     def _drift(self, device: str, drift: DriftReport | None) -> None:
         if drift is None:
@@ -117,6 +140,17 @@ class FleetView:
         """What the last decision says; as it says of itself."""
         return self.decisions[max(self.decisions)].standing if self.decisions else DesiredState()
 
+    @property
+    def offered_count(self) -> int:
+        """The number of devices that the offered version goes to."""
+        share = self.standing.share
+        return sum(rollout_position(self.task, device) < share for device in self.devices)
+
+    @property
+    def offered_to(self) -> str:
+        """That number for a person: `2 of 5 devices`."""
+        return f"{self.offered_count:,} of {counted(len(self.devices), 'device')}"
+
     def _round(self, event: RoundEvent) -> None:
         last = self.rounds[-500:]
         if any(each.time_us == event.time_us and each == event for each in last):
@@ -136,6 +170,11 @@ class FleetView:
         kept = [e for e in old if not (e.kind in OF_A_DEVICE and e.device)][-RUN_EVENTS // 4 :]
         self.earlier += Counter(e.kind for e in old) - Counter(e.kind for e in kept)
         self.rounds = kept + new
+
+    @property
+    def latest_agreement(self) -> Agreement:
+        """What windows tell of the release that came last, and how that is called."""
+        return next(reversed(self.agreement.values()), Agreement())
 
     @property
     def row_metric(self) -> str:

@@ -4,14 +4,17 @@ Two or three digits, before → after, how many, and no field names. The same ev
 figures in `--json` output and in the registry.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
-from streams.contract.decisions import BY_HAND, Decision
+from streams.contract.decisions import MANUAL, Decision
 from streams.contract.documents import RoundEvent
 from streams.contract.task.metrics import named
 
 NAMED = 3  # of many, in one line
 EVALUATED = (("devices", "on devices"), ("held_out", "on held-out devices"))
+AUDIT = "audit segments (not used for any decision)"
+RUN = re.compile(r"\b\d{9,14}(\d{6})\b")  # Flower's number of a run
 
 
 def digits(value: float) -> str:
@@ -28,6 +31,19 @@ def share(value: float | None, of: int = 0) -> str:
     return f"{digits(value)} ({of})" if of else digits(value)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return `1 run`, `2,000 runs`; many: where it is not `one` and an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return `25 s`, `4 min`, `3 h` or `5 days`."""
+    for limit, unit_s, unit in ((100, 1, "s"), (6000, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"
+
+
 def listed(names: Sequence[str], most: int = NAMED) -> str:
     """Return `d0, d1, d2 and 97 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -41,6 +57,12 @@ def before_after(before: float | None, after: float | None) -> str:
     return f"{digits(before)} → {'-' if after is None else digits(after)}"
 
 
+def short_runs(text: str) -> str:
+    """Return a text with the last six digits of each run's number; commands take the whole one,
+    which is in JSON."""
+    return RUN.sub(r"\1", text)
+
+
 def evaluation(metrics: Mapping[str, float], metric: str) -> str:
     """Return what an evaluation found: the metric on devices and on held-out devices."""
     found = []
@@ -48,7 +70,7 @@ def evaluation(metrics: Mapping[str, float], metric: str) -> str:
         count = int(metrics.get(f"{name}_segments", 0))
         if name in metrics and count:
             share = before_after(metrics.get(f"{name}_base"), metrics[name])
-            found.append(f"{where} {share} ({count} segments)")
+            found.append(f"{where} {share} ({counted(count, 'segment')})")
     return f"{named(metric)} {', '.join(found)}" if found else "nothing to evaluate on"
 
 
@@ -60,21 +82,52 @@ def failure(event: RoundEvent) -> str | None:
 
 def round_line(event: RoundEvent) -> str | None:
     """Return one line about a step of a run; None for a step that is too small to show."""
-    where = f"round {event.round} of {event.rounds}" if event.rounds else f"round {event.round}"
+    where = _round(event)
     lines = {
         "asked": f"run requested by a person: {event.reason}",
         "requested": f"run {event.run} started: {event.reason}",
         "resumed": f"run {event.run} resumed: {event.reason}",
+        "invited": f"{where}: {event.reason}",
         "refused": f"{where}: update of {event.device} refused: {event.reason}",
         "failed": f"{where}: {event.device or 'run'} failed: {event.reason}",
-        "aggregated": f"{where}: updates aggregated, {event.samples} samples",
+        "aggregated": f"{where}: updates aggregated, {counted(event.samples, 'sample')}",
         "evaluated": f"{where}: {evaluation(event.metrics, event.metric)}",
         "promoted": f"run {event.run} passed the gate, version {event.model}: {event.reason}",
         "rejected": f"run {event.run} refused by the gate: {event.reason}",
     }
     if why := failure(event):
-        return f"run {event.run} ended without a candidate: {why}"
-    return lines.get(event.kind)
+        return short_runs(f"run {event.run} ended without a candidate: {why}")
+    line = lines.get(event.kind)
+    return None if line is None else short_runs(line)
+
+
+def _round(event: RoundEvent) -> str:
+    return f"round {event.round} of {event.rounds}" if event.rounds else f"round {event.round}"
+
+
+PROGRESS = {
+    "requested": "requested, starting",
+    "resumed": "resumed, starting",
+    "invited": "{joined:.0f} of {invited:.0f} devices joined",
+    "started": "devices train",
+    "admitted": "updates arrive",
+    "refused": "updates arrive",
+    "failed": "updates arrive",
+    "aggregated": "updates aggregated",
+    "evaluated": "candidate evaluated",
+    "promoted": "candidate passed the gate",
+    "rejected": "candidate refused by the gate",
+}
+
+
+def run_progress(run: Sequence[RoundEvent]) -> str | None:
+    """Return what a run does now, of its events; None where it has ended."""
+    if not run or run[-1].kind == "finished":
+        return None
+    last = run[-1]
+    counts = {"joined": 0.0, "invited": 0.0, **last.metrics}
+    text = PROGRESS.get(last.kind, last.kind).format(**counts)
+    return f"{_round(last)}, {text}" if last.round else text
 
 
 DECISIONS = {
@@ -92,11 +145,11 @@ DECISIONS = {
 def decision_text(decision: Decision) -> str:
     """Return what a decision does, without its reason."""
     stage = decision.standing.stage
-    if decision.kind == "stage" and decision.reason.startswith(BY_HAND):
+    if decision.kind == "stage" and decision.reason.startswith(MANUAL):
         return f"{decision.model} is resumed in stage {stage}"  # people make no other stage
     return DECISIONS[decision.kind].format(model=decision.model, stage=stage)
 
 
 def decision_line(decision: Decision) -> str:
     """Return one line about a decision."""
-    return f"release: {decision_text(decision)}: {decision.reason}"
+    return short_runs(f"release: {decision_text(decision)}: {decision.reason}")

@@ -15,12 +15,18 @@ FEW_SEGMENTS = 5  # of a window
 SHOWN = 3  # devices that a finding names
 DAY_US = 86_400_000_000
 
-CAUSES = {
-    "gap": "more time between two readings than max_gap_s (2.5 sample periods by default)",
-    "backwards": "times that go back: sort the readings",
-    OUT_OF_ORDER: "times that go back: sort the readings",
-    "width": "another number of values than the task has channels",
-    "not-finite": "values that are NaN or infinite: fill or leave them out",
+CAUSES = {  # why a reading breaks a segment, and what to do
+    "gap": (
+        "more time between two readings than max_gap_s (2.5 sample periods by default)",
+        "raise max_gap_s, or correct rate_hz",
+    ),
+    "backwards": ("times that go back", "sort the readings"),
+    OUT_OF_ORDER: ("times that go back", "sort the readings"),
+    "width": (
+        "another number of values than the task has channels",
+        "yield one value for each channel",
+    ),
+    "not-finite": ("values that are NaN or infinite", "fill them, or leave them out"),
 }
 
 
@@ -63,7 +69,7 @@ def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
             return f"{first.where}: {first.text}: {first.advice}"
     odd = next((one.unfit for one in surveys if one.unfit is not None), None)
     if odd is not None and not any(one.labels for one in surveys):
-        return f"label {odd} is none of the task's: {_labels_are(task)}"
+        return f"label {odd} is not one of the task's labels: {_labels_are(task)}"
     if not any(one.labels for one in surveys):
         return "no reading has a label: yield Reading(time_us, values, label)"
     share = task.segment.label_share
@@ -85,9 +91,9 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
         worst = back[0] if back else max(one.skipped, key=lambda why: one.skipped[why])
         what = "are out of order" if set(one.skipped) == {OUT_OF_ORDER} else "break a segment"
         text = f"{broken} of {one.readings} readings {what} ({reasons})"
-        found.append(Finding("warning", one.device, text, CAUSES.get(worst, worst)))
+        found.append(Finding("warning", one.device, text, "; ".join(CAUSES.get(worst, (worst,)))))
     if one.unfit is not None:
-        text = f"label {one.unfit} is none of the task's"
+        text = f"label {one.unfit} is not one of the task's labels"
         found.append(Finding("error", one.device, text, _labels_are(task)))
     if (unit := _unit(one)) is not None:
         text = f"time_us looks like {unit}"
@@ -130,8 +136,8 @@ def _no_segment(task: Task, one: Survey) -> Finding:
         text = f"{one.readings} readings make no segment of {task.segment.samples}"
         return Finding("error", one.device, text, "yield more readings, or make segments shorter")
     worst = max(one.skipped, key=lambda why: one.skipped[why])
-    text = f"no segment: {one.skipped[worst]} of {one.readings} readings have {CAUSES[worst]}"
-    advice = "see the reason"
+    cause, advice = CAUSES[worst]
+    text = f"no segment: {one.skipped[worst]} of {one.readings} readings have {cause}"
     if worst == "gap" and one.period_s:
         advice = f"readings come every {one.period_s:g} s: set rate_hz={1 / one.period_s:g}"
     return Finding("error", one.device, text, advice)

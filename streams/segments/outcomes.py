@@ -39,10 +39,9 @@ def _tried(task: Task, device: str, readings: int) -> Finding | None:
         for outcome in task.outcomes(device, _answers(task, device, readings)):
             count += 1
             if not label_fits(task, outcome.label):
-                text = f"outcomes() yields label {outcome.label!r}, which is none of the task's"
-                return Finding(
-                    "error", device, text[:200], "yield a class index, or a value a target"
-                )
+                text = f"outcomes() yields label {outcome.label!r}, which is not one of the task's"
+                text = f"{text[:200]} labels"
+                return Finding("error", device, text, "yield a class index, or a value a target")
     except Exception as exc:  # the user's code may raise anything
         text = (
             f"outcomes() fails: {type(exc).__name__}: {exc} (after {count} labels{own_line(exc)})"

@@ -33,8 +33,8 @@ def window(
 ) -> Received:
     part = ModelWindow.model_validate({"events": 10, "agreeing": 6, "compared": 8, **counts})
     report = WindowReport(
-        task=TASK, device=device, window_us=start_s * 1_000_000, end_us=0, revision=revision,
-        events=part.events, teacher_model="1-t", models={model: part},
+        task=TASK, device=device, window_us=start_s * 1_000_000, end_us=(start_s + 5) * 1_000_000,
+        revision=revision, events=part.events, teacher_model="1-t", models={model: part},
     )  # fmt: skip
     return received("windows", device, report)
 

@@ -31,19 +31,19 @@ class Account(BaseModel):
 
 
 class Score(BaseModel):
-    """A version's answers on the device; right: of the labelled ones, in the device's metric.
+    """A version's answers on the device; score: of the labelled ones, in the device's metric.
     before, after: on the same held-out segments, of the device's first version and of this one."""
 
     version: str
     answers: int
     labelled: int
-    right: float | None
+    score: float | None
     before: float | None
     after: float | None
 
 
 class Span(BaseModel):
-    """Windows in a row that one version answered."""
+    """Windows in a row that one version answered, by their event times."""
 
     version: str
     from_us: int
@@ -52,11 +52,14 @@ class Span(BaseModel):
 
 
 class DevicePage(BaseModel):
-    """Everything that the topics have about a device. windows: the newest, oldest first; channels,
-    histograms: those that have drifted most first."""
+    """Everything that the topics have about a device. metric: of its answers. window_metric: what
+    windows tell; reports: the newest, in the order in which they came; windows: one of each window,
+    in the order of their event times; channels, histograms: those that have drifted most first."""
 
     row: FleetRow
     metric: str
+    window_metric: str
+    lower_is_better: bool
     previous: str | None
     refused: dict[str, str]
     held_back: str | None
@@ -70,6 +73,7 @@ class DevicePage(BaseModel):
     accounts: list[Account]
     scores: list[Score]
     spans: list[Span]
+    reports: list[Window]
     windows: list[Window]
     channels: list[Channel]
     histograms: list[Histogram]
@@ -80,15 +84,16 @@ class DevicePage(BaseModel):
 def device_page(seen: Observed, name: str) -> DevicePage | None:
     """Return what is known about a device; None for a name that no device has."""
     view = seen.view
-    if (state := view.devices.get(name)) is None:
+    if (state := view.everyone.get(name)) is None:
         return None
-    windows, drift = seen.beside.recent.of(name), view.drift.get(name)
+    reports, drift = seen.beside.recent.of(name), view.drift.get(name)
+    windows, told = in_order(reports), view.latest_agreement
     scores = [
         Score(
             version=model,
             answers=score.answers,
             labelled=score.labelled,
-            right=score.of_labelled,
+            score=score.of_labelled,
             before=score.of_paired[0],
             after=score.of_paired[1],
         )
@@ -98,6 +103,8 @@ def device_page(seen: Observed, name: str) -> DevicePage | None:
     return DevicePage(
         row=row_of(seen, state),
         metric=named(view.row_metric),
+        window_metric=told.called,
+        lower_is_better=told.lower_is_better,
         previous=state.previous,
         refused=state.refused,
         held_back=state.held_back,
@@ -111,6 +118,7 @@ def device_page(seen: Observed, name: str) -> DevicePage | None:
         accounts=_accounts(seen, name),
         scores=scores,
         spans=spans(windows),
+        reports=reports,
         windows=windows,
         channels=list(seen.beside.recent.channels(name)),
         histograms=[
@@ -123,7 +131,7 @@ def device_page(seen: Observed, name: str) -> DevicePage | None:
 
 def _accounts(seen: Observed, name: str) -> list[Account]:
     """Return the account of each epoch, the current one first."""
-    now = seen.view.devices[name].epoch
+    now = seen.view.everyone[name].epoch
     found = []
     for (device, epoch), state in seen.view.epochs.items():
         if device != name:
@@ -144,14 +152,23 @@ def _accounts(seen: Observed, name: str) -> list[Account]:
     return sorted(found, key=lambda account: not account.current)
 
 
+def in_order(reports: list[Window]) -> list[Window]:
+    """Return one report of each window, that with most events, in the order of event times."""
+    found: dict[int, Window] = {}
+    for report in reports:
+        if (before := found.get(report.window_us)) is None or before.events < report.events:
+            found[report.window_us] = report
+    return [found[window_us] for window_us in sorted(found)]
+
+
 def spans(windows: list[Window]) -> list[Span]:
-    """Return which version answered when, oldest first."""
+    """Return which version answered when, of windows in their order."""
     found: list[Span] = []
-    for window in sorted(windows, key=lambda window: window.at_us):
+    for window in windows:
+        at = window.end_us
         if found and found[-1].version == window.release:
             last = found[-1]
-            found[-1] = last.model_copy(update={"to_us": window.at_us, "windows": last.windows + 1})
+            found[-1] = last.model_copy(update={"to_us": at, "windows": last.windows + 1})
         else:
-            at = window.at_us
             found.append(Span(version=window.release, from_us=at, to_us=at, windows=1))
     return found

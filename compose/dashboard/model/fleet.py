@@ -31,19 +31,19 @@ class FleetQuery(BaseModel):
 
 
 class FleetRow(BaseModel):
-    """A device in the list. doing: its error, or its phase. right: its running score over labelled
-    answers, in `metric`; agreement: of its last window; trend: of its last ones, oldest first."""
+    """A device in the list. activity: its error, or its phase. score: over its labelled answers, in
+    `metric`; last_window: in `window_metric`; trend: of its last ones, oldest first."""
 
     device: str
     condition: str
-    doing: str
+    activity: str
     version: str
     events_per_s: float
     produced: int
     pending: int
     dropped: int
-    right: float | None
-    agreement: float | None
+    score: float | None
+    last_window: float | None
     trend: list[float]
     drift: str
     seen_us: int
@@ -58,6 +58,7 @@ class FleetPage(BaseModel):
     pages: int
     query: FleetQuery
     metric: str
+    window_metric: str
     conditions: dict[str, int]
     versions: dict[str, int]
     groups: dict[str, int]
@@ -68,7 +69,7 @@ class FleetPage(BaseModel):
 Key = Callable[[Observed, DeviceState], Any]
 
 
-def _right(_seen: Observed, state: DeviceState) -> float:
+def _score(_seen: Observed, state: DeviceState) -> float:
     score = state.accuracy.get(state.active)
     found = score.of_labelled if score else None
     return -1.0 if found is None else found
@@ -77,13 +78,13 @@ def _right(_seen: Observed, state: DeviceState) -> float:
 SORTS: Mapping[str, Key] = {
     "device": lambda _, state: state.device,
     "condition": lambda seen, state: CONDITIONS.index(seen.conditions[state.device]),
-    "doing": lambda _, state: state.error or state.phase,
+    "activity": lambda _, state: state.error or state.phase,
     "version": lambda _, state: (model_number(state.active), state.active),
     "events_per_s": lambda _, state: state.events_per_s,
     "produced": lambda _, state: state.produced,
     "pending": lambda _, state: state.pending,
     "dropped": lambda _, state: sum(state.dropped.values()),
-    "right": _right,
+    "score": _score,
     "seen_us": lambda _, state: state.time_us,
 }
 DESCENDING = ("events_per_s", "produced", "pending", "dropped", "seen_us")  # at first
@@ -104,7 +105,7 @@ def fleet_page(
     """Return the page that the query asks for; an unknown sort is that by condition, a page past
     the end the last one. groups: of the task, by device."""
     of = groups or {}
-    states = list(seen.view.devices.values())
+    states = list(seen.view.everyone.values())
     chosen = [state for state in states if _matches(seen, state, query, of)]
     chosen.sort(key=lambda state: state.device)
     key = SORTS.get(query.sort, SORTS["condition"])
@@ -119,6 +120,7 @@ def fleet_page(
         pages=pages,
         query=query.model_copy(update={"page": page}),
         metric=named(seen.view.row_metric),
+        window_metric=seen.view.latest_agreement.called,
         conditions=seen.counted(),
         versions=dict(sorted(versions.items(), key=lambda each: -model_number(each[0]))),
         groups=dict(sorted(Counter(of[s.device] for s in states if s.device in of).items())),
@@ -149,14 +151,14 @@ def row_of(seen: Observed, state: DeviceState) -> FleetRow:
     return FleetRow(
         device=state.device,
         condition=seen.conditions[state.device],
-        doing=state.error or state.phase,
+        activity=state.error or state.phase,
         version=state.active,
         events_per_s=state.events_per_s,
         produced=state.produced,
         pending=state.pending,
         dropped=sum(state.dropped.values()),
-        right=score.of_labelled if score else None,
-        agreement=last.value if last else None,
+        score=score.of_labelled if score else None,
+        last_window=last.value if last else None,
         trend=seen.beside.recent.trend(state.device, TREND),
         drift="-" if drift is None else (drift.worst or "drifts") if drift.alarm else "none",
         seen_us=state.time_us,

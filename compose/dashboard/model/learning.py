@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel
 
 from compose.dashboard.model.observed import Observed
-from compose.dashboard.model.overview import run_line
 from compose.reports.rounds import RunSummary, history
 from streams.contract.documents import RoundEvent
-from streams.contract.task.metrics import named
-from streams.fleet.wording import digits
+from streams.contract.task.metrics import CLASSES, named
+from streams.fleet.wording import counted, digits, run_progress, short_runs
 
 RUNS = 30
 SIDES = (
     ("devices", "on devices"), ("held_out", "on held-out devices"),
-    ("recent", "on recent windows"), ("audit", "in the audit, which decides nothing"),
+    ("recent", "on recent windows"), ("audit", "on audit segments (not used for any decision)"),
 )  # fmt: skip
+SHARES = (*CLASSES, "within")  # metrics that are 0 to 1
 COHORT = re.compile(r"(devices|held_out|recent)/([^/]+)")
 
 
@@ -56,9 +56,11 @@ class Run(BaseModel):
 
 
 class Learning(BaseModel):
-    """The newest run first. now: what the current run does; None if none is under way."""
+    """The newest run first. is_share: whether the metric is 0 to 1 and more is better. now: what
+    the current run does; None if none is under way."""
 
     metric: str
+    is_share: bool
     now: str | None
     runs: list[Run]
     earlier: dict[str, int]
@@ -71,9 +73,11 @@ def learning(seen: Observed) -> Learning:
     for run in runs:  # what the gate looked at is of the last round too
         if run.rounds and run.rounds[-1].held_out is None:
             run.rounds[-1].held_out = run.gate.get("held_out")
+    metric = runs[0].metric if runs else "accuracy"
     return Learning(
-        metric=named(runs[0].metric if runs else "accuracy"),
-        now=run_line(view),
+        metric=named(metric),
+        is_share=metric in SHARES,
+        now=run_progress(view.current_run),
         runs=[Run(summary=run, gate=_gate(decided.get(run.run))) for run in runs],
         earlier=dict(view.earlier),
     )
@@ -113,16 +117,17 @@ def _cohorts(metrics: Mapping[str, float]) -> Iterator[Cohort]:
 def gate_words(gate: Gate, metric: str) -> list[str]:
     """Return the decision for a person, a sentence a line."""
     verdict = "The candidate passed the gate" if gate.promoted else "The gate refused the candidate"
-    lines = [f"{verdict}: {gate.reason}."]
+    lines = [short_runs(f"{verdict}: {gate.reason}.")]
     lines += [
         f"{side.where[:1].upper()}{side.where[1:]}: {metric} {digits(side.before)} → "
-        f"{digits(side.after)} on the same {side.segments:,} segments."
+        f"{digits(side.after)} on the same {counted(side.segments, 'segment')}."
         for side in gate.sides
     ]
     if gate.cohorts:
         least, most = gate.cohorts[0], gate.cohorts[-1]
         lines.append(
-            f"Of {len(gate.cohorts)} cohorts {least.name} gained least ({least.gain:+.2f} on "
-            f"{least.segments:,} segments), {most.name} most ({most.gain:+.2f})."
+            f"Of {counted(len(gate.cohorts), 'cohort')} {least.name} gained least "
+            f"({least.gain:+.2f} on {counted(least.segments, 'segment')}), "
+            f"{most.name} most ({most.gain:+.2f})."
         )
     return lines

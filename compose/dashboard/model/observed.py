@@ -15,7 +15,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.topics import DEAD_LETTERS, WINDOWS, topic_name
 from streams.contract.window_report import WindowReport
 from streams.fleet.recent_reports import RecentReports
-from streams.fleet.view import FleetView
+from streams.fleet.view import NO_AGENT, FleetView
 from streams.kafka.reader import Received
 
 
@@ -103,7 +103,7 @@ class Observed:
     @cached_property
     def conditions(self) -> dict[str, str]:
         """The one word that each device is shown with."""
-        return {name: _condition(self.status, state) for name, state in self.view.devices.items()}
+        return {name: _condition(self.status, state) for name, state in self.view.everyone.items()}
 
     def counted(self) -> dict[str, int]:
         """Return how many devices are in each condition."""
@@ -114,7 +114,7 @@ class Observed:
         return sum(state.pending for state in self.view.devices.values())
 
 
-CONDITIONS = ("error", "silent", "drifting", "stopped", "fine")  # the most urgent first
+CONDITIONS = ("error", "silent", "drifting", "stopped", "fine", NO_AGENT)  # the most urgent first
 
 
 def _condition(status: Status, state: DeviceState) -> str:
@@ -125,4 +125,6 @@ def _condition(status: Status, state: DeviceState) -> str:
     if state.phase == "stopped":
         return "stopped"
     drift = status.view.drift.get(state.device)
-    return "drifting" if drift is not None and drift.alarm else "fine"
+    if drift is not None and drift.alarm:
+        return "drifting"
+    return NO_AGENT if state.phase == NO_AGENT else "fine"

@@ -7,15 +7,17 @@ from pydantic import BaseModel
 
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.problems import Problem, problems
-from compose.dashboard.model.recent import SLOT_S, SLOTS, Slot
+from compose.dashboard.model.recent import DAY_SLOT_S, SLOT_S, SLOTS, Slot
 from compose.reports.status import release_line
-from streams.contract.window_metrics import ERRORS, added, value_of
+from streams.contract.window_metrics import added, value_of
 from streams.fleet.timeline import Entry
 from streams.fleet.view import FleetView, model_number
+from streams.fleet.wording import run_progress
 
 HAPPENINGS = 12
 VERSIONS = 8
-OVER = 6  # slots that a rate is of: a minute, as in `tidewheel status`
+OVER_S = 60  # that a rate is of, at least: as in `tidewheel status`
+HOUR_S, DAY_S = SLOT_S * SLOTS, DAY_SLOT_S * SLOTS
 
 
 class Stations(BaseModel):
@@ -39,8 +41,8 @@ class Stations(BaseModel):
 
 
 class Point(BaseModel):
-    """SLOT_S of the fleet, up to at_us; None where nothing is known. scored_per_s and value, by
-    version, are of the minute up to it."""
+    """A slot of the fleet, up to at_us; None where nothing is known. scored_per_s and value, by
+    version, are of at least the minute up to it."""
 
     at_us: int
     scored_per_s: float
@@ -66,10 +68,9 @@ class Overview(BaseModel):
     happenings: list[Entry]
 
 
-def overview(seen: Observed) -> Overview:
-    """Return the page; happenings are the newest first."""
+def overview(seen: Observed, span_s: int = HOUR_S) -> Overview:
+    """Return the page; happenings are the newest first, the history is of the last `span_s`."""
     view = seen.view
-    agreement = next(reversed(list(view.agreement.values())), None)
     entries = sorted(view.timeline.known.values(), key=lambda entry: -entry.time_us)[:HAPPENINGS]
     return Overview(
         task=view.task,
@@ -78,9 +79,9 @@ def overview(seen: Observed) -> Overview:
         complete=seen.link.complete,
         problems=problems(seen),
         stations=stations(seen),
-        metric=agreement.called if agreement else "agreement with the teacher",
-        lower_is_better=agreement is not None and agreement.metric in ERRORS,
-        history=history(seen),
+        metric=view.latest_agreement.called,
+        lower_is_better=view.latest_agreement.lower_is_better,
+        history=history(seen, span_s),
         happenings=entries,
     )
 
@@ -97,47 +98,38 @@ def stations(seen: Observed) -> Stations:
         scored_per_s=status.scored_per_s,
         windows_per_s=seen.beside.recent.windows_per_s(seen.as_of_s),
         windows=view.windows,
-        run=run_line(view),
+        run=run_progress(view.current_run),
         passed=view.count("promoted"),
         judged=view.count("promoted") + view.count("rejected"),
         rollout=rollout_line(view),
-        released=release_line(view.standing),
+        released=release_line(view),
         serving={model: serving[model] for model in newest},
     )
-
-
-def run_line(view: FleetView) -> str | None:
-    """Return what the current run does; None if none is under way."""
-    events = view.current_run
-    if not events or events[-1].kind == "finished":
-        return None
-    last = events[-1]
-    if not last.round:
-        return f"run {last.run} is starting"
-    return f"round {last.round} of {last.rounds}: {last.kind}" if last.rounds else last.kind
 
 
 def rollout_line(view: FleetView) -> str | None:
     standing = view.standing
     if standing.offered is not None:
-        where = f"{standing.offered.model} offered to {standing.share:.0%}, stage {standing.stage}"
+        where = f"{standing.offered.model} offered to {view.offered_to}, stage {standing.stage}"
         return f"{where}, paused" if standing.paused else where
     if standing.candidate is not None:
         return f"{standing.candidate.model} waits for its canary"
     return None
 
 
-def history(seen: Observed) -> list[Point]:
-    """Return a point for each whole slot, oldest first. Rates and values are of the OVER slots up
-    to it, as windows come in groups; the slot that still fills is left out."""
-    slots, now = seen.beside.recent.slots, int(seen.as_of_s // SLOT_S)
-    first = max(min(slots, default=now) + OVER - 1, now - SLOTS)
-    return [_point(slots, number) for number in range(first, now)]
+def history(seen: Observed, span_s: int = HOUR_S) -> list[Point]:
+    """Return a point for each whole slot of the last `span_s`, oldest first. Rates and values are
+    of OVER_S up to it, as windows come in groups; the slot that still fills is left out."""
+    slot_s = SLOT_S if span_s <= HOUR_S else DAY_SLOT_S
+    slots, now = seen.beside.recent.histories[slot_s], int(seen.as_of_s // slot_s)
+    over = max(1, OVER_S // slot_s)
+    first = max(min(slots, default=now) + over - 1, now - min(span_s // slot_s, SLOTS))
+    return [_point(slots, number, slot_s, over) for number in range(first, now)]
 
 
-def _point(slots: Mapping[int, Slot], number: int) -> Point:
+def _point(slots: Mapping[int, Slot], number: int, slot_s: int, over: int) -> Point:
     here = slots.get(number, Slot())
-    last = [slots[n] for n in range(number - OVER + 1, number + 1) if n in slots]
+    last = [slots[n] for n in range(number - over + 1, number + 1) if n in slots]
     names = {name for slot in last for name in slot.releases}
     value = {}
     for name in names:
@@ -145,8 +137,8 @@ def _point(slots: Mapping[int, Slot], number: int) -> Point:
         same = [part.sums for part in parts if part.metric == parts[-1].metric]
         value[name] = value_of(parts[-1].metric, added(same))
     return Point(
-        at_us=(number + 1) * SLOT_S * 1_000_000,
-        scored_per_s=sum(slot.events for slot in last) / (OVER * SLOT_S),
+        at_us=(number + 1) * slot_s * 1_000_000,
+        scored_per_s=sum(slot.events for slot in last) / (over * slot_s),
         produced_per_s=here.produced_per_s,
         windows=here.windows,
         pending=here.pending,

@@ -10,7 +10,7 @@ from compose.dashboard.model.observed import Observed
 from compose.reports.lag import retention_lines
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
-from streams.fleet.wording import NAMED, failure, listed
+from streams.fleet.wording import NAMED, counted, failure, listed, short_runs
 
 Severity = Literal["critical", "warning", "note"]
 ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
@@ -44,7 +44,7 @@ def _link(seen: Observed) -> Iterator[Problem]:
         yield Problem(
             severity="critical" if link.why else "note",
             text=link.trouble,
-            advice=f"{link.why or 'It takes a moment'}. The console goes on by itself",
+            advice=f"{link.why or 'It takes a moment'}. Reconnecting automatically",
             since_us=int(link.since_s * 1e6) if link.why and link.since_s else None,
         )
 
@@ -57,8 +57,8 @@ def _workers(seen: Observed) -> Iterator[Problem]:
     if status.produced_per_s > 0 and seen.lag.messages and seen.as_of_s - newest > STALLED_S:
         yield Problem(
             severity="critical",
-            text=f"No window was reported for {STALLED_S:.0f} s, and {seen.lag.messages} messages "
-            "wait for a worker",
+            text=f"No window was reported for {STALLED_S:.0f} s, and "
+            f"{counted(seen.lag.messages, 'message')} wait for a worker",
             advice="Look at the worker's log; start one with tidewheel worker",
             since_us=newest * 1_000_000 or None,
         )
@@ -81,7 +81,7 @@ def _devices(seen: Observed) -> Iterator[Problem]:
         yield Problem(
             severity="warning",
             text=f"{_devices_named(found)} silent",
-            advice="Their events wait on the device; look whether it is on and reaches the broker",
+            advice="Their events wait on the device; check that it is on and reaches the broker",
             page="/fleet?group=silent",
             since_us=min(state.time_us for state in found),
         )
@@ -161,8 +161,8 @@ def _learning(seen: Observed) -> Iterator[Problem]:
     if last is not None and (why := failure(last)):
         yield Problem(
             severity="warning",
-            text=f"Run {last.run} ended without a candidate",
-            advice=why,
+            text=short_runs(f"Run {last.run} ended without a candidate"),
+            advice=short_runs(why),
             page="/learning",
             since_us=last.time_us,
         )
@@ -174,7 +174,8 @@ def _drift(seen: Observed) -> Iterator[Problem]:
         names = listed([f"{name} ({channel})" for name, channel in alarms.items()])
         yield Problem(
             severity="warning",
-            text=f"Inputs drift on {len(alarms)} of {len(seen.view.drift)} devices: {names}",
+            text=f"Inputs drift on {len(alarms)} of {counted(len(seen.view.drift), 'device')}: "
+            f"{names}",
             advice="The controller starts a run if enough devices drift; look at their sensors",
             page="/fleet?group=drifting",
         )
@@ -195,12 +196,12 @@ def _unread(seen: Observed) -> Iterator[Problem]:
     if seen.view.unreadable:
         yield Problem(
             severity="note",
-            text=f"{seen.view.unreadable} messages of the topics cannot be read",
-            advice="Look who else writes to them: tidewheel tail shows each",
+            text=f"{counted(seen.view.unreadable, 'message')} of the topics cannot be read",
+            advice="Check what else writes to them: tidewheel tail shows each message",
         )
     if seen.view.unseen:
         yield Problem(
             severity="note",
-            text=f"{seen.view.unseen} windows' reports are not counted",
+            text=f"{counted(seen.view.unseen, 'window report')} not counted",
             advice="They were deleted, or too many, before the console could read them",
         )

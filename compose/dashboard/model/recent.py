@@ -1,10 +1,11 @@
-"""What windows have told lately: of each device its last ones, of the fleet the last hour. Pure.
+"""What windows have told lately: of each device its last ones, of the fleet the last hour, and the
+last day with fewer points. Pure.
 
-Bounded: KEPT windows of each device in columns, SLOTS slots of SLOT_S, RELEASES in each, NAMES of
-versions.
+Bounded: KEPT windows of each device in columns, SLOTS slots of SLOT_S and of DAY_SLOT_S, RELEASES
+in each, NAMES of versions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +16,12 @@ from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
 
 KEPT, CHANNELS = 60, 12
-SLOT_S, SLOTS, RELEASES = 10, 360, 8
+SLOT_S, DAY_SLOT_S, SLOTS, RELEASES = 10, 240, 360, 8
 NAMES, OTHER = 4096, "other"
 ROW = np.dtype(
     [
-        ("at_us", "i8"), ("window_us", "i8"), ("events", "i4"), ("labelled", "i4"),
-        ("correct", "i4"), ("value", "f4"), ("share", "f4"), ("release", "i4"),
+        ("at_us", "i8"), ("window_us", "i8"), ("end_us", "i8"), ("events", "i4"),
+        ("labelled", "i4"), ("correct", "i4"), ("value", "f4"), ("share", "f4"), ("release", "i4"),
         ("revision", "i2"), ("alarm", "?"),
     ]
 )  # fmt: skip
@@ -28,11 +29,13 @@ ROW = np.dtype(
 
 @dataclass(frozen=True)
 class Window:
-    """One report of a device. value: the metric that windows tell; None without a judged event.
-    drifted: the share of channels that have; None without a reference."""
+    """One report of a device; at_us: when it came, window_us and end_us: of the window. value: what
+    windows tell; None without a judged event. drifted: the share of channels that have; None
+    without a reference."""
 
     at_us: int
     window_us: int
+    end_us: int
     revision: int
     events: int
     release: str
@@ -56,7 +59,7 @@ class Channel:
 
 @dataclass
 class Slot:
-    """SLOT_S of the fleet. The samples are None where none was taken."""
+    """A while of the fleet. The samples are None where none was taken."""
 
     windows: int = 0
     events: int = 0
@@ -77,7 +80,8 @@ class RecentWindows:
         self._releases: dict[str, int] = {}
         self._channels: dict[str, tuple[Channel, ...]] = {}
         self._histograms: dict[str, tuple[Kept, ...]] = {}
-        self.slots: dict[int, Slot] = {}  # by number: seconds since 1970 over SLOT_S
+        # by the length of a slot, and by its number: seconds since 1970 over that length
+        self.histories: dict[int, dict[int, Slot]] = {SLOT_S: {}, DAY_SLOT_S: {}}
 
     def add(self, report: WindowReport, at_us: int) -> None:
         self._fleet(report, at_us)
@@ -99,6 +103,7 @@ class RecentWindows:
         return (
             at_us,
             report.window_us,
+            report.end_us,
             min(report.events, 2**31 - 1),
             min(sum(p.labelled for p in parts.values()), 2**31 - 1),
             min(sum(p.correct for p in parts.values()), 2**31 - 1),
@@ -116,25 +121,30 @@ class RecentWindows:
             release = OTHER
         return self._releases.setdefault(release, len(self._releases))
 
-    def _fleet(self, report: WindowReport, at_us: int) -> None:
-        slot = self._slot(at_us / 1e6)
-        slot.windows += report.revision == 0
-        slot.events += report.events
-        for release, part in report.by_release.items():
-            if release in slot.releases or len(slot.releases) < RELEASES:
-                slot.releases.setdefault(release, Agreement()).add(report, release, part)
+    @property
+    def slots(self) -> dict[int, Slot]:
+        """Those of the last hour."""
+        return self.histories[SLOT_S]
 
-    def _slot(self, at_s: float) -> Slot:
-        number = int(at_s // SLOT_S)
-        slot = self.slots.setdefault(number, Slot())
-        if len(self.slots) > SLOTS:
-            del self.slots[min(self.slots)]
-        return slot
+    def _fleet(self, report: WindowReport, at_us: int) -> None:
+        for slot in self._slots(at_us / 1e6):
+            slot.windows += report.revision == 0
+            slot.events += report.events
+            for release, part in report.by_release.items():
+                if release in slot.releases or len(slot.releases) < RELEASES:
+                    slot.releases.setdefault(release, Agreement()).add(report, release, part)
+
+    def _slots(self, at_s: float) -> Iterator[Slot]:
+        for slot_s, slots in self.histories.items():
+            slot = slots.setdefault(int(at_s // slot_s), Slot())
+            if len(slots) > SLOTS:
+                del slots[min(slots)]
+            yield slot
 
     def sample(self, now_s: float, produced_per_s: float, pending: int, lag: int | None) -> None:
         """Note what cannot be made again from the topics."""
-        slot = self._slot(now_s)
-        slot.produced_per_s, slot.pending, slot.lag = produced_per_s, pending, lag
+        for slot in self._slots(now_s):
+            slot.produced_per_s, slot.pending, slot.lag = produced_per_s, pending, lag
 
     def windows_per_s(self, now_s: float, over_s: int = 60) -> float:
         """Return how many windows were reported a second, in the last whole slots."""
@@ -192,6 +202,7 @@ def _window(row: np.void, releases: Sequence[str]) -> Window:
     return Window(
         at_us=int(row["at_us"]),
         window_us=int(row["window_us"]),
+        end_us=int(row["end_us"]),
         revision=int(row["revision"]),
         events=int(row["events"]),
         release=releases[int(row["release"])],

@@ -5,14 +5,14 @@ from collections import defaultdict
 from pydantic import BaseModel
 
 from compose.dashboard.model.canary import Odds
+from compose.dashboard.model.lineage import Lineage, lineage
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.model.recent import SLOT_S
-from compose.reports.releases import share_of
 from compose.reports.status import release_line
 from federation.rollout.stage_policy import StageRules
 from streams.contract.decisions import Decision, DesiredState
 from streams.contract.window_metrics import Sums, WindowMetric, added, value_of
-from streams.fleet.wording import decision_text
+from streams.fleet.wording import decision_text, short_runs
 
 DECISIONS = 60
 WORDS = {
@@ -28,7 +28,7 @@ WORDS = {
 
 
 class DecisionRow(BaseModel):
-    """A decision, for a person. share: of the fleet that serves the version after it; odds: the
+    """A decision, for a person; run: the whole number of its run. odds: the
     likelihood ratios of worse and of not worse, and bounds: those at which the version goes back,
     and on; None where it was not made of windows."""
 
@@ -39,7 +39,6 @@ class DecisionRow(BaseModel):
     version: str | None
     text: str
     reason: str
-    share: str
     key: str
     run: str
     odds_worse: float | None
@@ -58,21 +57,26 @@ class Growth(BaseModel):
 
 
 class Releases(BaseModel):
-    """Decisions are the newest first. odds: of the canary as they grow; words: what its windows
-    show; bounds: the odds at which it goes back, and on, as the controller that offered it has
-    them."""
+    """Decisions are the newest first. metric: what `growth` is, for a person. odds: of the
+    canary as they grow; words: what its windows show; bounds: the odds at which it goes back, and
+    on, as the controller that offered it has them; versions: how they were made."""
 
     released: str
     desired: DesiredState
     canary: str | None
     stable: str | None
     began_us: int | None
+    devices: int
+    offered_devices: int
+    metric: str
+    lower_is_better: bool
     growth: list[Growth]
     odds: list[Odds]
     words: str
     bound_worse: float
     bound_fine: float
     decisions: list[DecisionRow]
+    versions: list[Lineage]
     teacher: str | None
 
 
@@ -83,20 +87,25 @@ def releases(seen: Observed) -> Releases:
     stable = desired.stable.model if desired.stable else None
     stages = [d for d in decided if d.kind == "stage" and d.model == canary]
     began_us = min((d.time_us for d in stages), default=None)
-    told = (d.evidence for d in stages if "bound_worse" in d.evidence)  # not one by hand
+    told = (d.evidence for d in stages if "bound_worse" in d.evidence)  # not a manual one
     bounds = next(told, StageRules().bounds)
     return Releases(
-        released=release_line(desired),
+        released=release_line(view),
         desired=desired,
         canary=canary,
         stable=stable,
         began_us=began_us,
+        devices=len(view.devices),
+        offered_devices=view.offered_count if canary else 0,
+        metric=view.latest_agreement.called,
+        lower_is_better=view.latest_agreement.lower_is_better,
         growth=_growth(seen, canary, stable, began_us),
         odds=list(seen.beside.canary.odds) if canary == seen.beside.canary.version else [],
         words=seen.beside.canary.words,
         bound_worse=bounds["bound_worse"],
         bound_fine=bounds["bound_fine"],
         decisions=[_row(decision) for decision in decided[:DECISIONS]],
+        versions=lineage(view),
         teacher=desired.teacher.model if desired.teacher else None,
     )
 
@@ -110,8 +119,7 @@ def _row(decision: Decision) -> DecisionRow:
         word=WORDS[decision.kind],
         version=decision.model,
         text=text[:1].upper() + text[1:],
-        reason=decision.reason,
-        share=share_of(decision),
+        reason=short_runs(decision.reason),
         key=decision.key,
         run=decision.run,
         odds_worse=decision.evidence.get("e_worse"),

@@ -68,7 +68,7 @@ def _draw_job(report: JobReport) -> None:
         }
         if found.labelled:
             share = found.correct / found.labelled
-            pairs["right"] = f"{share:.3g} of {found.labelled:,} labelled rows"
+            pairs["accuracy"] = f"{share:.3g} of {found.labelled:,} labelled rows"
         if found.reason:
             pairs["reason"] = found.reason
         if report.place is not None:

@@ -14,21 +14,25 @@ from compose.dashboard.pages.parts import (
     Drawn,
     Lines,
     Rows,
+    Text,
     card,
     colour,
     el,
     facts,
     link,
+    metric_title,
     version,
     when,
 )
 from compose.dashboard.pages.site import Frame, Site
-from streams.fleet.wording import before_after, share
+from streams.fleet.view import NO_AGENT
+from streams.fleet.wording import before_after, counted, share
 
 WINDOWS = (
-    ("at_us", "reported", "time"), ("version", "version", "version"),
-    ("events", "events", "number"), ("value", "agreement", "number"),
-    ("right", "right by labels", "number"), ("drifted", "channels drifted", "number"),
+    ("end_us", "window end", "time"), ("at_us", "reported", "time"),
+    ("version", "version", "version"), ("events", "events", "number"),
+    ("value", "window", "number"), ("right", "right by labels", "number"),
+    ("drifted", "channels drifted", "number"),
 )  # fmt: skip
 SHOWN = 15
 
@@ -41,7 +45,7 @@ def add(site: Site) -> None:
             with ui.element("div").classes("row-of"):
                 el("h1", text=name)
                 head = Drawn(_draw_head, "row-of")
-            missing = el("div", "card empty", f"No device named {name} has been heard of. ")
+            missing = el("div", "card empty", f"No device named {name} has reported. ")
             with ui.element("div").classes("page-parts") as parts:
                 shown = _Parts()
             parts.style("display: flex; flex-direction: column; gap: 16px; width: 100%")
@@ -66,8 +70,9 @@ class _Parts:
         with card("Versions served, by window"):
             self._spans = Drawn(_draw_spans)
         with ui.element("div").classes("two"):
-            with card("Agreement by window"):
-                self._agreement = Lines("Agreement with the reference by window")
+            with ui.element("section").classes("card"):
+                self._title = Text("card-title")
+                self._values = Lines("What windows tell, by the end of the window")
             with card("Drift from the reference"):
                 self._drift = Drawn(_draw_channels)
         with card("Histograms beside the reference, the worst first"):
@@ -84,13 +89,16 @@ class _Parts:
         self._now.show(_now(found))
         self._account.show(found.accounts)
         self._spans.show(found.spans)
-        points = [[w.at_us / 1000, w.value] for w in found.windows]
-        self._agreement.show({"agreement": (PALETTE[0], points)} if points else {})
+        self._title.show(f"{metric_title(found.window_metric, found.lower_is_better)}, by window")
+        points = [[w.end_us / 1000, w.value] for w in found.windows]
+        series = {found.window_metric: (PALETTE[0], points)} if points else {}
+        self._values.show(series, shares=not found.lower_is_better)
         self._drift.show((found.channels, found.drift is not None))
         self._histograms.show(Shown.of(found))
-        self._scores.show([(s.version, s.answers, share(s.right, s.labelled),
+        self._scores.show([(s.version, s.answers, share(s.score, s.labelled),
                             before_after(s.before, s.after)) for s in found.scores])  # fmt: skip
-        self._windows.show([_window(w) for w in reversed(found.windows[-SHOWN:])])
+        self._windows.head(value=found.window_metric, right="by true labels")
+        self._windows.show([_window(w) for w in reversed(found.reports[-SHOWN:])])
         self._happened.show(found.happenings)
 
 
@@ -99,16 +107,19 @@ def _draw_head(what: tuple[str, str, int]) -> None:
     el("span", f"is is-{condition}", condition)
     version(model)
     with ui.element("span").classes("muted"):
-        el("span", text="heard ")
+        el("span", text="last seen ")
         when(seen_us, "ago")
 
 
 def _now(found: DevicePage) -> dict[str, str]:
     row = found.row
+    if row.activity == NO_AGENT:
+        return {"activity": "no agent: its events come from a producer",
+                "events scored": f"{row.produced:,}"}  # fmt: skip
     pairs = {
-        "doing": row.doing,
+        "activity": row.activity,
         "events a second": f"{row.events_per_s:.1f}",
-        f"{found.metric} on labelled answers": share(row.right),
+        f"{found.metric} on labelled answers": share(row.score),
         "answers take": f"{found.latency_p50_us:.0f} µs, {found.latency_p99_us:.0f} µs at the "
         "99th percentile"
         if found.latency_p50_us
@@ -137,6 +148,8 @@ def _draw_now(pairs: dict[str, str]) -> None:
 
 
 def _draw_accounts(accounts: list[Account]) -> None:
+    if not accounts:
+        el("div", "empty", "A device without an agent keeps no account.")
     for account in accounts[:3]:
         name = "this epoch" if account.current else "ended"
         with ui.element("div").classes("row-of"):
@@ -166,12 +179,12 @@ def _draw_spans(spans: list[Span]) -> None:
             made = ui.element("div").style(
                 f"flex: {span.windows}; background: {colour(span.version)}"
             )
-            made.tooltip(f"{span.version}: {span.windows} windows")
+            made.tooltip(f"{span.version}: {counted(span.windows, 'window')}")
     with ui.element("div").classes("row-of small"):
         for span in spans:
             version(span.version)
             with ui.element("span").classes("muted"):
-                el("span", text=f"{span.windows} windows from ")
+                el("span", text=f"{counted(span.windows, 'window')} from ")
                 when(span.from_us)
 
 
@@ -200,7 +213,7 @@ def _draw_scores(found: list[tuple[str, int, str, str]]) -> None:
     for model, answers, right, pair in found:
         with ui.element("div").classes("row-of"):
             version(model)
-            el("span", "muted", f"{answers:,} answers; right on labelled {right}; "
+            el("span", "muted", f"{counted(answers, 'answer')}; on labelled ones {right}; "
                f"first version → this one {pair}")  # fmt: skip
     link("All devices", "/fleet", "small")
 
@@ -210,6 +223,7 @@ def _window(window: Window) -> dict[str, Any]:
     return {
         "id": f"{window.window_us}/{window.revision}",
         "at_us": window.at_us,
+        "end_us": window.end_us,
         "version": window.release,
         "colour": colour(window.release),
         "events": window.events,

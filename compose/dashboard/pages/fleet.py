@@ -16,24 +16,26 @@ from compose.dashboard.model.fleet import (
     groups_of,
 )
 from compose.dashboard.model.observed import CONDITIONS, Observed
-from compose.dashboard.pages.parts import Drawn, Rows, Text, card, colour, el, spark, version
+from compose.dashboard.pages.parts import Drawn, Rows, Text, card, chip, colour, el, spark, version
 from compose.dashboard.pages.site import Frame, Site
+from streams.fleet.view import NO_AGENT
 from streams.fleet.wording import share
 
 COLUMNS = (
-    ("device", "device", "device"), ("condition", "is", "condition"), ("doing", "doing", "wrap"),
-    ("version", "serves", "version"), ("events_per_s", "events/s", "number"),
+    ("device", "device", "device"), ("condition", "state", "condition"),
+    ("activity", "activity", "wrap"), ("version", "serves", "version"),
+    ("events_per_s", "events/s", "number"),
     ("pending", "pending", "number"), ("dropped", "dropped", "number"),
-    ("right", "right", "number"), ("agreement", "last window", "number"),
+    ("score", "accuracy", "number"), ("last_window", "last window", "number"),
     ("trend", "last windows", "trend"),
-    ("drift", "drift", "text"), ("seen_us", "heard", "ago"),
+    ("drift", "drift", "text"), ("seen_us", "last seen", "ago"),
 )  # fmt: skip
 EMPTY = "No device matches. Without a search and a group all devices are listed."
 HEADER = (  # sorted with the keyboard too
     '<q-th :props="props" :tabindex="props.col.sortable ? 0 : -1" '
     '@keydown.enter="props.sort(props.col)">{{ props.col.label }}</q-th>'
 )
-NOBODY = "No device has been heard of yet: start one with tidewheel edge run."
+NOBODY = "No device has reported yet: start one with tidewheel edge run."
 
 
 def add(site: Site) -> None:
@@ -133,11 +135,7 @@ class _Listing:
             self._chip(name, chosen, draw)
 
     def _chip(self, name: str, chosen: str, draw: Any) -> None:
-        here = name == chosen
-        made = ui.element("button").classes("plain-button" + (" here" if here else ""))
-        made.props(f"type=button aria-pressed={str(here).lower()}")
-        made.on("click", lambda: self._ask(group=name))
-        with made:
+        with chip("", name == chosen, lambda: self._ask(group=name)):
             draw()
 
     def show(self, found: FleetPage) -> None:
@@ -145,7 +143,10 @@ class _Listing:
         plain = {"rows": [], "matching": 0, "pages": 0, "query": FleetQuery()}
         self._groups.show((found.model_copy(update=plain), self.query.group))
         self._rows.show([_row(row.model_dump()) for row in found.rows])
-        self._count.show(f"{found.matching:,} of {found.total:,} devices; right is {found.metric}")
+        self._rows.head(score=found.metric)
+        self._count.show(
+            f"{found.matching:,} of {found.total:,} devices; windows show the {found.window_metric}"
+        )
         self._page.show(f"page {found.query.page:,} of {found.pages:,}")
         self._pager.set_visibility(found.pages > 1)
 
@@ -155,7 +156,9 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "events_per_s": f"{row['events_per_s']:.1f}",
         "pending": f"{row['pending']:,}",
         "dropped": f"{row['dropped']:,}",
-        "right": share(row["right"]),
-        "agreement": share(row["agreement"]),
+        "score": share(row["score"]),
+        "last_window": share(row["last_window"]),
     }
+    if row["activity"] == NO_AGENT:  # nobody reports them
+        figures |= dict.fromkeys(("events_per_s", "pending", "dropped"), "-")
     return {**row, **figures, "trend": spark(row["trend"]), "colour": colour(row["version"])}

@@ -6,9 +6,19 @@ from fastapi import Request
 from nicegui import ui
 
 from compose.dashboard.model.learning import Learning, Run, gate_words, learning
-from compose.dashboard.pages.parts import PALETTE, Drawn, card, copyable, el, facts, version, when
+from compose.dashboard.pages.parts import (
+    PALETTE,
+    Drawn,
+    card,
+    copyable,
+    el,
+    facts,
+    share_axis,
+    version,
+    when,
+)
 from compose.dashboard.pages.site import Frame, Site
-from streams.fleet.wording import share
+from streams.fleet.wording import share, short_runs
 
 EMPTY = "No run yet. The controller starts one when windows ask for it."
 GREY = "rgba(128,128,128,.28)"
@@ -44,7 +54,7 @@ class _Chart:
 
     def __init__(self) -> None:
         self._chart = ui.echart(_options(), renderer="svg").classes("chart")
-        self._chart.props('role=img aria-label="Accuracy and updates by round"')
+        self._chart.props('role=img aria-label="The metric and updates by round"')
         self._empty = el("div", "empty", EMPTY)
         self._shown: object = None
 
@@ -52,7 +62,7 @@ class _Chart:
         rounds = [
             (run.summary.run, each) for run in found.runs[::-1] for each in run.summary.rounds
         ]
-        names = [f"{run[-4:]}/{each.number}" for run, each in rounds][-60:]
+        names = [f"{short_runs(run)}/{each.number}" for run, each in rounds][-60:]
         data: dict[str, list[Any]] = {
             f"{found.metric} on held-out devices": [each.held_out for _, each in rounds][-60:],
             "admitted": [each.admitted for _, each in rounds][-60:],
@@ -66,6 +76,9 @@ class _Chart:
         self._shown = names, data
         self._chart.options["xAxis"]["data"] = names
         updates = [sum(counts) for counts in zip(*list(data.values())[1:], strict=True)]
+        known = [each.held_out for _, each in rounds[-60:] if each.held_out is not None]
+        if found.is_share and known:
+            self._chart.options["yAxis"][0] |= share_axis(known)
         self._chart.options["yAxis"][1]["max"] = 2 * max(updates, default=1)  # below the line
         bars = zip(list(data.items())[1:], (PALETTE[2], PALETTE[4], "#8a929b"), strict=True)
         (line, values), *_ = data.items()
@@ -98,7 +111,7 @@ def _draw_runs(what: tuple[list[Run], str]) -> None:
     found, metric = what
     for run in found:
         summary = run.summary
-        with card(f"Run {summary.run}"):
+        with card(short_runs(f"Run {summary.run}")):
             with ui.element("div").classes("row-of small"):
                 when(summary.began_us)
                 el("span", "muted", summary.requested or "")
@@ -109,7 +122,7 @@ def _draw_runs(what: tuple[list[Run], str]) -> None:
             admitted = sum(each.admitted for each in summary.rounds)
             facts(
                 {
-                    "outcome": summary.outcome,
+                    "outcome": short_runs(summary.outcome),
                     "rounds": f"{len(summary.rounds)}, held-out {metric} "
                     + (" → ".join(share(each.held_out) for each in summary.rounds) or "-"),
                     "updates": f"{admitted} admitted, "

@@ -1,63 +1,110 @@
 """The first page: what is wrong, the loop as a picture with its rates, and its last hour."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import Request
-from nicegui import ui
+from nicegui import run, ui
 
-from compose.dashboard.model.overview import Overview, Point, Stations, overview
+from compose.dashboard.model.observed import Observed
+from compose.dashboard.model.overview import (
+    DAY_S,
+    HOUR_S,
+    Overview,
+    Point,
+    Stations,
+    overview,
+)
 from compose.dashboard.model.problems import Problem
 from compose.dashboard.pages.parts import (
     PALETTE,
     Drawn,
     Lines,
+    Rows,
     Text,
     card,
+    chip,
     colour,
     el,
     link,
+    metric_title,
     version,
     when,
 )
 from compose.dashboard.pages.site import Frame, Site
+from compose.reports.processes import ProcessUse
 from streams.fleet.timeline import Entry
 
 SIGNS = {"critical": "■", "warning": "▲", "note": "●"}
-FINE = (
-    "Nothing is wrong that the topics tell of. Devices that have never been heard of are not known "
-    "here."
-)
+FINE = "No problems found. A device that has never reported is not known here."
+SPANS = {"10 minutes": 600, "1 hour": HOUR_S, "24 hours": DAY_S}
+PROCESSES = (
+    ("name", "process", "text"), ("cpu", "CPU of a core", "number"), ("memory", "memory", "number")
+)  # fmt: skip
+MEASURE_S = 5.0
 
 
 def add(site: Site) -> None:
     @ui.page("/")
     def page(request: Request) -> None:
-        frame = Frame(site, request, "/", "Overview")
+        frame, span = Frame(site, request, "/", "Overview"), [HOUR_S]
+
+        def draw_spans(chosen: int) -> None:
+            el("span", "muted small", "charts of the last")
+            for name, seconds in SPANS.items():
+                chip(name, seconds == chosen, partial(choose, seconds))
+
         with frame.content:
-            el("h1", text="Overview")
+            with ui.element("div").classes("row-of"):
+                el("h1", text="Overview")
+                spans = Drawn(draw_spans, "row-of")
             with card("What is wrong"):
                 wrong = Drawn(draw_problems)
             with card("The loop"):
                 loop = _Loop()
             with ui.element("div").classes("two"):
                 with card("Events a second"):
-                    events = Lines("Events a second over the last hour", rates=True)
+                    events = Lines("Events a second", rates=True)
                 with ui.element("section").classes("card"):
                     title = Text("card-title")
-                    agreement = Lines("Agreement of each version over the last hour")
+                    values = Lines("What windows tell of each version")
             with card("What happened last"):
                 happened = Drawn(draw_happenings)
+            with card("Processes of this machine") as machine:
+                processes = Rows(PROCESSES, "name", "", "Processes")
+                note = "Of tidewheel up, each with its children; shared memory counts in each."
+                el("div", "muted small", note)
+            machine.set_visibility(False)  # tidewheel up may run elsewhere, or not at all
+
+        def choose(seconds: int) -> None:
+            span[0] = seconds
+            show(site.watch.look(look))
+
+        def look(seen: Observed) -> Overview:
+            return overview(seen, span[0])
 
         def show(found: Overview) -> None:
+            spans.show(span[0])
             wrong.show(found.problems)
             loop.show(found.stations)
             events.show(_rates(found.history))
-            better = "lower is better" if found.lower_is_better else "higher is better"
-            title.show(f"{found.metric[:1].upper()}{found.metric[1:]}, by version ({better})")
-            agreement.show(_values(found.history))
+            title.show(f"{metric_title(found.metric, found.lower_is_better)}, by version")
+            values.show(_values(found.history), shares=not found.lower_is_better)
             happened.show(found.happenings)
 
-        frame.live(overview, show)
+        async def measure() -> None:
+            found = await run.io_bound(site.usage.read) or []
+            processes.show([_process(use) for use in found])
+            machine.set_visibility(bool(found))
+
+        frame.live(look, show)
+        with frame.content:
+            ui.timer(MEASURE_S, measure)
+
+
+def _process(use: ProcessUse) -> dict[str, str]:
+    cpu = "-" if use.cpu is None else f"{100 * use.cpu:.0f}%"
+    return {"name": use.name, "cpu": cpu, "memory": f"{use.memory_bytes / 1e6:,.0f} MB"}
 
 
 class _Loop:
@@ -77,7 +124,7 @@ class _Loop:
     def show(self, here: Stations) -> None:
         total = sum(here.devices.values())
         counts = [f"{count} {name}" for name, count in here.devices.items() if count]
-        self._devices.show(f"{total:,}", ", ".join(counts) or "none has been heard of",
+        self._devices.show(f"{total:,}", ", ".join(counts) or "no device has reported",
                            f"{here.pending:,} events pending")  # fmt: skip
         self._in.show(_rate(here.produced_per_s))
         lag = "no worker yet" if here.lag is None else f"lag {here.lag:,} messages"

@@ -95,6 +95,18 @@ def facts(pairs: Mapping[str, str]) -> None:
             ui.label(value)
 
 
+def chip(text: str, here: bool, act: Callable[[], object]) -> Element:
+    """A button that is one of several choices; used by `with` where its text is not all."""
+    made = el("button", "plain-button" + (" here" if here else ""), text)
+    return made.props(f"type=button aria-pressed={str(here).lower()}").on("click", act)
+
+
+def metric_title(metric: str, lower_is_better: bool) -> str:
+    """Return a heading for what a chart shows."""
+    better = "lower" if lower_is_better else "higher"
+    return f"{metric[:1].upper()}{metric[1:]} ({better} is better)"
+
+
 class Text:
     """A text that changes in place."""
 
@@ -146,6 +158,13 @@ class Rows:
         self._empty = el("div", "empty", empty)
         self._shown: list[dict[str, Any]] | None = None
 
+    def head(self, **headings: str) -> None:
+        """Rename columns, where they are called otherwise."""
+        for column in self.table.columns:
+            if column["label"] != (heading := headings.get(column["name"], column["label"])):
+                column["label"] = heading
+                self.table.update()
+
     def show(self, rows: list[dict[str, Any]]) -> None:
         if rows != self._shown:
             self._shown = rows
@@ -158,7 +177,6 @@ class Lines:
     """A chart of lines over time; series: by name, colour and points (ms, value)."""
 
     def __init__(self, label: str, *, rates: bool = False) -> None:
-        self._shares = not rates
         self._chart = ui.echart(_options(), renderer="svg").classes("chart")
         self._chart.props(f'role=img aria-label="{label}"')
         self._shown: object = None
@@ -170,7 +188,10 @@ class Lines:
         """Draw values on a scale of powers of ten."""
         self._chart.options["yAxis"] |= {"type": "log", "min": least, "max": most}
 
-    def show(self, series: Mapping[str, tuple[str, list[list[float | None]]]]) -> None:
+    def show(
+        self, series: Mapping[str, tuple[str, list[list[float | None]]]], *, shares: bool = False
+    ) -> None:
+        """shares: the values are, so the axis ends at 1."""
         if series == self._shown:
             return
         self._shown = series
@@ -192,11 +213,15 @@ class Lines:
         values = [v for _, points in series.values() for _, v in points if v is not None]
         self._chart.set_visibility(bool(values))
         self._empty.set_visibility(not values)
-        if self._shares:
-            within = bool(values) and max(values) <= 1
-            low = math.floor(10 * min(values) - 0.2) / 10 if within else None
-            self._chart.options["yAxis"] |= {"max": 1 if within else None, "min": low}
+        if shares and values:
+            self._chart.options["yAxis"] |= share_axis(values)
         self._chart.update()
+
+
+def share_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Return the options of an axis of shares: it ends at 1, and its numbers have two digits."""
+    low = max(0.0, math.floor(10 * min(values) - 0.2) / 10)
+    return {"max": 1, "min": low, "axisLabel": {":formatter": "value => value.toFixed(2)"}}
 
 
 def _options() -> dict[str, Any]:

@@ -9,14 +9,15 @@ from nicegui.events import GenericEventArguments
 from compose.dashboard.model.letters import LetterDetail, Quality, letter_detail, quality
 from compose.dashboard.pages.parts import Drawn, Rows, card, copyable, el, facts
 from compose.dashboard.pages.site import Frame, Site
+from compose.reports.dead_letters import place
 
 COLUMNS = (
     ("offset", "offset", "offset"), ("at_us", "when", "time"), ("reason", "reason", "text"),
-    ("key", "key", "wrap"), ("source", "from events", "text"), ("bytes", "bytes", "number"),
+    ("key", "key", "wrap"), ("source", "message on events", "text"), ("bytes", "bytes", "number"),
     ("detail", "detail", "wrap"),
 )  # fmt: skip
-EMPTY = "No dead letter: every message of events could be decoded and scored."
-CHOOSE = "Choose a letter's offset to see its headers and what can be decoded."
+EMPTY = "No dead letters: every message of events could be decoded and scored."
+CHOOSE = "Choose an offset to see its headers and what can be decoded."
 OFFSET = (
     '<q-td :props="props"><button type="button" class="plain-button" '
     "@click=\"$parent.$emit('open', props.value)\">{{ props.value }}</button></q-td>"
@@ -35,11 +36,13 @@ def add(site: Site) -> None:
             with card("Newest dead letters"):
                 rows = Rows(COLUMNS, "offset", EMPTY, "Dead letters")
                 rows.table.add_slot("body-cell-offset", OFFSET)
-            with card("One letter"):
+                hint = el("div", "muted small", CHOOSE)
+            with card("One dead letter") as one:
                 detail: Drawn[LetterDetail | str] = Drawn(lambda x: _draw_letter(site, x))
 
         def choose(event: GenericEventArguments) -> None:
             chosen[:] = [int(event.args)]
+            one.set_visibility(True)
             detail.show(frame.site.watch.look(look))
 
         def look(seen: Any) -> LetterDetail | str:
@@ -51,7 +54,11 @@ def add(site: Site) -> None:
 
         def show(found: tuple[Quality, LetterDetail | str]) -> None:
             counts.show((found[0].by_reason, found[0].unreadable))
-            rows.show([row.model_dump() for row in found[0].letters])
+            hint.set_visibility(bool(found[0].letters))
+            one.set_visibility(bool(chosen))
+            rows.show(
+                [row.model_dump() | {"source": place(row.source)} for row in found[0].letters]
+            )
             detail.show(found[1])
 
         frame.live(lambda s: (quality(s.beside.letters, s.view.unreadable), look(s)), show)
@@ -73,7 +80,14 @@ def _draw_letter(site: Site, found: LetterDetail | str) -> None:
         return
     letter = found.letter
     about = {"offset": str(letter.offset), "reason": letter.reason, "detail": letter.detail}
-    facts({**about, "key": letter.key, "from events": letter.source, "bytes": f"{letter.bytes:,}"})
+    facts(
+        {
+            **about,
+            "key": letter.key,
+            "message on events": place(letter.source),
+            "bytes": f"{letter.bytes:,}",
+        }
+    )
     el("h2", text="Its headers").style("margin-top: 10px")
     facts(found.headers)
     el("h2", text="Its first rows").style("margin-top: 10px")

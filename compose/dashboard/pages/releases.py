@@ -1,28 +1,40 @@
 """Releases: what devices are to serve, how a canary does, and all decisions as a time line."""
 
+from typing import Any
+
 from fastapi import Request
 from nicegui import ui
 
+from compose.dashboard.model.lineage import Lineage
 from compose.dashboard.model.rollouts import DecisionRow, Releases, releases
 from compose.dashboard.pages.parts import (
     NO_VERSION,
     PALETTE,
     Drawn,
     Lines,
+    Rows,
     Text,
     card,
     colour,
     copyable,
     el,
     facts,
+    metric_title,
     version,
     when,
 )
 from compose.dashboard.pages.site import Frame, Site
 from streams.contract.decisions import Pause
+from streams.fleet.wording import counted, short_runs
 
 EMPTY = "No decision yet. tidewheel prepare makes the first version, a controller announces it."
 LEAST, MOST = 1e-3, 1e3  # of odds that are drawn
+LINEAGE = (
+    ("version", "version", "version"), ("base", "made from", "text"), ("run", "run", "text"),
+    ("rounds", "rounds", "number"), ("devices", "devices that trained", "number"),
+    ("samples", "samples", "number"), ("reason", "accepted because", "wrap"),
+    ("key", "signed by key", "text"), ("at_us", "when", "time"),
+)  # fmt: skip
 NO_CANARY = "No version is offered to a part of the fleet now."
 
 
@@ -39,12 +51,14 @@ def add(site: Site) -> None:
             with ui.element("div").classes("two"):
                 with card("What devices are to serve"):
                     desired = Drawn(_draw_desired)
-                with card("Canary against the others, since its first stage"):
+                    el("h2", text="Change it").style("margin-top: 12px")
+                    commands = Drawn(draw_commands)
+                with card("Canary against the others, since its first stage") as compared:
                     canary = _Canary()
             with card("Evidence about the canary, against its bounds") as evidence:
                 odds = _Evidence()
-            with card("Change what devices are to serve"):
-                commands = Drawn(draw_commands)
+            with card("Lineage") as made:
+                lineage = Rows(LINEAGE, "version", EMPTY, "Versions and how they were made")
             with card("Decisions"):
                 decisions = Drawn(_draw_decisions)
 
@@ -55,11 +69,23 @@ def add(site: Site) -> None:
             commands.show((here.offered is not None, here.paused is not None, newest))
             desired.show(found)
             canary.show(found)
+            compared.set_visibility(bool(found.canary))
             evidence.set_visibility(bool(found.canary))
+            made.set_visibility(bool(found.versions))
+            lineage.show([_lineage(version) for version in found.versions])
             odds.show(found)
             decisions.show(found.decisions)
 
         frame.live(releases, show)
+
+
+def _lineage(made: Lineage) -> dict[str, Any]:
+    """A row; what the topics no longer have is a dash."""
+    counts = ("rounds", "devices", "samples")
+    figures = {name: f"{n:,}" if (n := getattr(made, name)) else "-" for name in counts}
+    run = short_runs(made.run) or "none"
+    about = {"run": run, "base": made.base or "-", "colour": colour(made.version)}
+    return {**made.model_dump(), **figures, **about}
 
 
 def _draw_commands(site: Site, offered: bool, paused: bool, newest: str | None) -> None:
@@ -87,18 +113,18 @@ def _draw_desired(found: Releases) -> None:
     ui.label(f"{text[:1].upper()}{text[1:]}.")
     if here.paused is not None:
         _draw_paused(here.paused)
-    shares = [] if here.stable is None else [(here.stable, 1 - here.share)]
+    rest = found.devices - found.offered_devices
+    parts = [] if here.stable is None else [(here.stable, rest)]
     if here.offered is not None:
-        shares.append((here.offered, here.share))
-    if shares:
+        parts.append((here.offered, found.offered_devices))
+    if parts:
         with ui.element("div").classes("strip").style("margin: 10px 0"):
-            for ref, share in shares:
-                ui.element("div").style(f"flex: {share}; background: {colour(ref.model)}")
-    for ref, share in shares:
+            for ref, count in parts:
+                ui.element("div").style(f"flex: {count}; background: {colour(ref.model)}")
+    for ref, count in parts:
         with ui.element("div").classes("row-of"):
             version(ref.model)
-            el("span", "muted", f"{share:.0%} of the fleet")
-        facts({"digest": ref.digest, "size": f"{ref.size:,} bytes" if ref.size else "not stated"})
+            el("span", "muted", f"on {count:,} of {counted(found.devices, 'device')}")
     if found.canary and found.stable:
         words = f"tidewheel models diff TASK {found.stable} {found.canary}"
         facts({"what changed": f"{words} compares manifests, metrics and tensors"})
@@ -113,7 +139,8 @@ class _Canary:
         self._none = el("div", "empty", NO_CANARY)
         self._box = ui.element("div")
         with self._box:
-            self._chart = Lines("Agreement of the canary and of the others")
+            self._title = Text("muted small")
+            self._chart = Lines("What windows tell of the canary and of the others")
 
     def show(self, found: Releases) -> None:
         self._none.set_visibility(not found.growth)
@@ -126,7 +153,8 @@ class _Canary:
             if found.stable:
                 name = f"others {found.stable}"
                 series[name] = colour(found.stable), [[t, o] for t, _, o in points]
-            self._chart.show(series)
+            self._title.show(metric_title(found.metric, found.lower_is_better))
+            self._chart.show(series, shares=not found.lower_is_better)
 
 
 class _Evidence:
@@ -170,8 +198,8 @@ def _draw_decisions(found: list[DecisionRow]) -> None:
                     when(row.at_us)
             ui.label(row.reason)
             about = f"decision {row.seq}, signed by key {row.key}"
-            about += f", run {row.run}" if row.run else ""
-            el("div", "muted small", about + (f", share {row.share}" if row.share != "-" else ""))
+            about += short_runs(f", run {row.run}") if row.run else ""
+            el("div", "muted small", about)
             if row.odds_worse is not None and row.bound_worse is not None:
                 _odds("odds that it is worse", row.odds_worse, row.bound_worse, "back")
             if row.odds_fine is not None and row.bound_fine is not None:

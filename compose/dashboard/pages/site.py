@@ -16,6 +16,7 @@ from compose.dashboard.pages.parts import Drawn, el, link, when
 from compose.dashboard.watch import Watch
 from compose.dashboard.web.guard import NONCE
 from compose.reports.jobs import FoundJobs
+from compose.reports.processes import ProcessUsage
 from streams.contract.task import Task
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Site:
     task: Task
     jobs: Callable[[], FoundJobs]
     command: Callable[..., str]
+    usage: ProcessUsage
 
 
 class Frame:
@@ -107,7 +109,7 @@ def _draw_away(what: tuple[str, str, int | None]) -> None:
             el("span", text="Everything here is of ")
             when(at_us)
             el("span", text=". ")
-        el("span", text="It goes on by itself." + (f" ({why})" if why else ""))
+        el("span", text="Reconnecting automatically." + (f" ({why})" if why else ""))
 
 
 class WithNonce(BaseLoader):

@@ -12,12 +12,13 @@ from compose.dashboard.model.device import DevicePage, device_page
 from compose.dashboard.model.fleet import FleetPage, FleetQuery, fleet_page, groups_of
 from compose.dashboard.model.learning import Learning, learning
 from compose.dashboard.model.letters import LetterDetail, Quality, letter_detail, quality
-from compose.dashboard.model.overview import Overview, overview
+from compose.dashboard.model.overview import DAY_S, HOUR_S, Overview, overview
 from compose.dashboard.model.rollouts import Releases, releases
 from compose.dashboard.watch import Watch
 from compose.reports import rounds, status
 from compose.reports.documents import DecisionsReport, JobsReport, RunsReport, StatusReport
 from compose.reports.jobs import FoundJobs, queue_row
+from compose.reports.processes import ProcessUsage, ProcessUse
 from federation.registry.catalog import describe_decision
 from streams.contract.task import Task
 from streams.fleet.timeline import Entry
@@ -40,11 +41,10 @@ def as_json(found: Any) -> Response:
     return Response(to_json(found), media_type="application/json")
 
 
-def api(watch: Watch, task: Task, jobs: Callable[[], FoundJobs]) -> APIRouter:
-    """Return the routes; jobs: reads those of batch scoring."""
+def api(watch: Watch, task: Task, jobs: Callable[[], FoundJobs], usage: ProcessUsage) -> APIRouter:
+    """Return the routes; jobs: reads those of batch scoring; usage: measures processes."""
     router = APIRouter(default_response_class=Response)
     pages: tuple[tuple[str, Callable[..., BaseModel], type[BaseModel], str], ...] = (
-        ("overview", overview, Overview, "The loop with its rates, and what is wrong."),
         ("learning", learning, Learning, "Runs, rounds, and what the gate decided."),
         ("releases", releases, Releases, "Decisions, and how a canary does."),
     )
@@ -54,6 +54,16 @@ def api(watch: Watch, task: Task, jobs: Callable[[], FoundJobs]) -> APIRouter:
     _reports(router, watch)
     _letters(router, watch, task)
     _health(router, watch)
+
+    @router.get("/api/overview", responses=described(Overview))
+    def get_overview(span_s: Annotated[int, Query(ge=60, le=DAY_S)] = HOUR_S) -> Response:
+        """The loop with its rates, and what is wrong; its history is of the last `span_s`."""
+        return as_json(watch.look(lambda seen: overview(seen, span_s)))
+
+    @router.get("/api/processes", responses=described(list[ProcessUse]))
+    def get_processes() -> Response:
+        """The processes that `tidewheel up` runs on this machine for the console's --state."""
+        return as_json(usage.read())
 
     @router.get("/api/jobs", responses=described(JobsReport))
     def get_jobs() -> Response:

@@ -18,6 +18,7 @@ from compose.dashboard.watch import Watch
 from compose.dashboard.web.api import TITLE, api, make_app
 from compose.dashboard.web.guard import Guard
 from compose.dashboard.web.settings import ConsoleSettings
+from compose.reports.processes import ProcessUsage
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
@@ -76,8 +77,9 @@ def names_of(settings: ConsoleSettings) -> set[str]:
 def make_console(settings: ConsoleSettings, task: Task, watch: Watch) -> ASGIApp:
     """Return the whole app, guarded."""
     app: FastAPI = make_app(TITLE)
-    app.include_router(api(watch, task, settings.read_jobs))
-    add_pages(app, Site(watch, task, settings.read_jobs, settings.command))
+    usage = ProcessUsage(settings.state)
+    app.include_router(api(watch, task, settings.read_jobs, usage))
+    add_pages(app, Site(watch, task, settings.read_jobs, settings.command, usage))
     return GZipMiddleware(Guard(app, names_of(settings)), 1000)
 
 

@@ -9,6 +9,7 @@ from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.window_metrics import ERRORS
 from streams.contract.window_metrics import named as window_name
 from streams.fleet.view import FleetView, model_number
+from streams.fleet.wording import counted, short_runs
 
 SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
 
@@ -17,15 +18,16 @@ def why_open(view: FleetView, task: Task) -> str:
     """Return what the loop lacks to close, and what to do, for a person."""
     judged = [run for run in view.rounds if run.kind in ("promoted", "rejected")]
     if judged and all(run.kind == "rejected" for run in judged):
-        return f"the gate refused {len(judged)} runs, the last one: {judged[-1].reason}"
+        return f"the gate refused {counted(len(judged), 'run')}, the last one: {judged[-1].reason}"
     back = [d for d in view.decisions.values() if d.kind in ("rolled-back", "dropped")]
     standing, run = view.standing, view.current_run
     going_on = standing.offered or standing.candidate or (run and run[-1].kind != "finished")
     if back and not going_on:
         last = max(back, key=lambda decision: decision.seq)
-        return f"{len(back)} candidates went back, the last one, {last.model}: {last.reason}"
+        gone = counted(len(back), "candidate")
+        return f"{gone} rolled back, the last one, {last.model}: {last.reason}"
     if standing.paused:
-        return "a person has paused the rollout: `tidewheel models resume` lets it go on"
+        return "a person has paused the rollout; `tidewheel models resume` continues it"
     if judged or run:
         return "a run or a rollout is under way: give it more time with --timeout"
     agreed = view.agreement.get(view.last_model or "")
@@ -46,7 +48,7 @@ def broken_off(view: FleetView) -> str | None:
     run = view.current_run
     if not run or run[-1].kind == "finished":
         return None
-    where = f"run {run[-1].run} is broken off, at round {run[-1].round}"
+    where = short_runs(f"run {run[-1].run} is interrupted in round {run[-1].round}")
     return f"drain     {where}; the next `tidewheel up` with this state folder continues it"
 
 

@@ -1,5 +1,6 @@
 """Progress of `tidewheel up`: a live screen on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -10,9 +11,21 @@ from rich.text import Text
 
 from streams.contract.task.metrics import named
 from streams.fleet.view import FleetView, model_number
-from streams.fleet.wording import digits, share
+from streams.fleet.wording import counted, digits, run_progress, share
 
 LINE_S = 5.0
+
+
+def start_lines(devices: int, stages: str) -> str:
+    """Return what is said when the fleet has started: how many devices, and how many of them a new
+    version goes to, stage by stage."""
+    counts = [max(1, math.ceil(float(share) * devices)) for share in stages.split(",")]
+    goes_to = ", then ".join(dict.fromkeys(map(str, counts)))
+    of = counted(devices, "device")
+    return (
+        f"fleet     {of}; Ctrl-C stops everything\n"
+        f"rollout   a new version goes to {goes_to} of {of} (--stages)"
+    )
 
 
 class Screen:
@@ -42,18 +55,19 @@ class Screen:
             self._live.stop()
             self._live = None
 
-    def show(self, view: FleetView, phase: str) -> None:
-        """Draw, or write a line every LINE_S; news are written as they come."""
+    def show(self, view: FleetView, phase: str, stalled: str = "") -> None:
+        """Draw, or write a line every LINE_S; news are written as they come. stalled: since when
+        nothing is scored."""
         news = list(view.news)
         for text in news[self._news_seen :]:
             self.say(text)
         self._news_seen = len(news)
         self._measure(view)
         if self._live is not None:
-            self._live.update(Group(self._table(view), Text(self._status(view, phase))))
+            self._live.update(Group(self._table(view), Text(self._status(view, phase, stalled))))
         elif time.monotonic() - self._line_at >= LINE_S:
             self._line_at = time.monotonic()
-            self.say(self._status(view, phase))
+            self.say(self._status(view, phase, stalled))
 
     def skip_news(self, view: FleetView) -> None:
         """What was on the topics before this run is not news."""
@@ -66,14 +80,15 @@ class Screen:
             self._rate = max(0.0, (produced - before) / (now - at)) if at else 0.0
             self._last = (now, produced)
 
-    def _status(self, view: FleetView, phase: str) -> str:
+    def _status(self, view: FleetView, phase: str, stalled: str) -> str:
         states = list(view.devices.values())
         parts = [
             phase,
             f"{len(states)} of {len(self._devices)} devices",
             f"{sum(s.produced for s in states)} events ({self._rate:.0f}/s)",
             f"{sum(s.pending for s in states)} pending",
-            f"{view.windows} windows",
+            counted(view.windows, "window"),
+            *([stalled] if stalled else []),
         ]
         standing = view.standing
         newest = standing.offered or standing.stable
@@ -84,18 +99,16 @@ class Screen:
             agreement = view.agreement.get(model)
             if agreement and agreement.value is not None:
                 parts.append(f"{agreement.called} {digits(agreement.value)}")
-        run = view.current_run
-        if run and run[-1].kind != "finished":
-            last = run[-1]
-            parts.append(f"run: round {last.round} of {last.rounds}, {last.kind}")
+        if progress := run_progress(view.current_run):
+            parts.append(f"run: {progress}")
         return "  ".join(parts)
 
     def _table(self, view: FleetView) -> Table:
         table = Table(expand=False)
-        for name in ("device", "doing", "serves", "replayed", "events/s"):
+        for name in ("device", "activity", "serves", "replayed", "events/s"):
             table.add_column(name)
         metric = named(view.row_metric)
-        for name in ("produced", "pending", "labels", "teacher's", metric, "p99 us"):
+        for name in ("produced", "pending", "true labels", "teacher labels", metric, "p99 us"):
             table.add_column(name, justify="right")
         for device in self._devices:
             state = view.devices.get(device)

@@ -14,7 +14,7 @@ from compose.reports.summary.lines import DeviceLine, RunLine, ServerCounts, dev
 from streams.contract.window_metrics import ERRORS, WindowMetric
 from streams.fleet.agreement import Agreement
 from streams.fleet.view import FleetView
-from streams.fleet.wording import listed
+from streams.fleet.wording import counted, listed
 
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run
 
@@ -48,6 +48,7 @@ class Summary:
     decisions: list[str] = field(default_factory=list)  # about models, in their order
     restarts: dict[str, int] = field(default_factory=dict)
     labels_stored: int = 0
+    why_unscored: str = ""  # what becomes of events that no worker has scored
     silent: list[str] = field(
         default_factory=list
     )  # devices that were started and reported nothing
@@ -59,15 +60,20 @@ class Summary:
     @property
     def left(self) -> str:
         """What is not accounted for yet, for a person; "" where nothing is."""
-        now = [line for line in self.devices if not line.ended]
-        pending = sum(line.pending for line in now)
-        unscored = sum(
-            max(0, line.delivered + line.dropped - line.scored - line.dropped_seen) for line in now
-        )
-        parts = [f"{pending} events pending on devices"] if pending else []
-        parts += [f"{unscored} events not scored yet"] if unscored else []
+        pending = sum(line.pending for line in self.devices if not line.ended)
+        parts = [f"{counted(pending, 'event')} pending on devices"] if pending else []
+        parts += [f"{counted(self.unscored, 'event')} not scored yet"] if self.unscored else []
         parts += [] if parts or self.balanced else ["an event account that is open"]
         return ", ".join(parts)
+
+    @property
+    def unscored(self) -> int:
+        """Events that reached the broker, and that no worker has scored or counted as dropped."""
+        return sum(
+            max(0, line.delivered + line.dropped - line.scored - line.dropped_seen)
+            for line in self.devices
+            if not line.ended
+        )
 
     @property
     def unheard(self) -> str:
@@ -86,6 +92,7 @@ class Summary:
     def warnings(self) -> list[str]:
         """What went wrong without an error, for a person; with any of `grave` the run failed."""
         found = [*self.grave, *([self.unheard] if self.silent else [])]
+        found += [self.why_unscored] if self.why_unscored else []
         skipped = sum((Counter(line.skipped) for line in self.devices), Counter[str]())
         if skipped:
             found.append(f"skipped on devices: {_reasons(skipped)}")

@@ -56,7 +56,7 @@ class DeviceLine:
 @dataclass(frozen=True)
 class RunLine:
     """What the gate said of a federated run: figures before and after, None where nothing was
-    evaluated. `audit` is of segments that decide nothing."""
+    evaluated. `audit` is of segments that no decision uses."""
 
     run: str
     model: str | None

@@ -7,7 +7,7 @@ from rich.table import Table
 from compose.reports.summary.figures import Summary
 from compose.reports.summary.lines import RunLine
 from streams.contract.task.metrics import named
-from streams.fleet.wording import before_after, share
+from streams.fleet.wording import AUDIT, before_after, counted, share, short_runs
 
 
 def render(summary: Summary, console: Console) -> None:
@@ -80,7 +80,9 @@ def _figures(summary: Summary) -> Table:
     if kept := [f"{line.device} {line.kept}" for line in summary.devices if line.kept]:
         rows["kept on devices"] = "\n".join(kept)
     if summary.restarts:
-        rows["restarted"] = ", ".join(f"{k} {n} times" for k, n in summary.restarts.items())
+        rows["restarted"] = ", ".join(
+            f"{k} {counted(n, 'time')}" for k, n in summary.restarts.items()
+        )
     for name, text in rows.items():
         table.add_row(name, text)
     return table
@@ -95,7 +97,7 @@ def _labels(summary: Summary) -> str:
     )
     return (
         f"{summary.total('truths')} answers have a true label in the data, by which they are "
-        f"measured; devices were told {summary.total('labels_told')} and remember "
+        f"measured; devices received {summary.total('labels_told')} and keep "
         f"{summary.total('samples')} segments, {summary.total('true_labels')} with a label; "
         f"{later if late else ''}{summary.labels_stored} events in the store have one"
     )
@@ -104,7 +106,7 @@ def _labels(summary: Summary) -> str:
 def _held_out(summary: Summary) -> str:
     shares = before_after(summary.held_out_before, summary.held_out_after)
     of = next((run.audit_segments for run in reversed(summary.runs)), 0)
-    return f"{shares} ({of} segments that decide nothing)" if of else shares
+    return f"{shares} on {of} {AUDIT}" if of else shares
 
 
 def _metrics(summary: Summary) -> str:
@@ -124,8 +126,8 @@ def _metrics(summary: Summary) -> str:
 def _run(run: RunLine) -> str:
     what = f"promoted {run.model}" if run.promoted else "refused by the gate"
     audit = before_after(run.audit_base, run.audit)
-    text = f"{run.run} {what}: {run.reason}"
-    of = f"; on the {run.audit_segments} held-out segments that decide nothing {audit}"
+    text = short_runs(f"{run.run} {what}: {run.reason}")
+    of = f"; {audit} on {run.audit_segments} {AUDIT}"
     return text if run.promoted or run.audit is None else text + of
 
 

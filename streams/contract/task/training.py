@@ -42,8 +42,9 @@ class Privacy:
     """Central differential privacy of a device (McMahan et al. 2018, arXiv:1710.06963).
 
     The device clips its update to the length `clip`; the server adds noise with standard deviation
-    noise_multiplier * clip to the sum. Rounds end before `epsilon` (at `delta`) would be exceeded,
-    over all runs of the task; None: it is only reported. Needs the extra `dp`.
+    noise_multiplier * clip to the sum. Rounds end before `epsilon` (at `delta`) of the aggregate
+    would be exceeded, over all runs of the task; None: it is only reported. Counts of held-out
+    segments, by which a candidate is chosen and judged, are outside of it. Needs the extra `dp`.
 
     >>> from tidewheel import Privacy
     >>> Privacy(clip=1.0, noise_multiplier=0.8, epsilon=8.0).delta

@@ -54,9 +54,9 @@ def test_versions_are_listed_shown_and_compared(tmp_path: Path, refs: list[Ref])
     first, second, third = (ref.model for ref in refs)
     rows = json.loads(told(tmp_path, "list", "--json"))
     assert [(row["model"], row["holds"]) for row in rows] == [
-        (first, "-"), (second, "stable"), (third, "offered to 5.0%"),
+        (first, "-"), (second, "stable"), (third, "offered in stage 1"),
     ]  # fmt: skip
-    assert "offered to 5.0%" in told(tmp_path, "list")
+    assert "offered in stage 1" in told(tmp_path, "list")
     shown = json.loads(told(tmp_path, "show", third, "--json"))
     assert (shown["manifest"]["number"], shown["decisions"][0]["kind"]) == (3, "stage")
     text = told(tmp_path, "show", second)
@@ -85,7 +85,7 @@ def test_versions_are_moved_and_removed_by_hand(
     assert "nothing to do" in told(tmp_path, "promote", third)
     last = registry.last()
     assert last is not None
-    assert (last.decision.kind, last.decision.seq, last.decision.reason) == ("served", 6, "by hand")
+    assert (last.decision.kind, last.decision.seq, last.decision.reason) == ("served", 6, "manual")
     would = json.loads(told(tmp_path, "prune", "--keep", "1", "--dry-run", "--json"))
     assert would == {"removed": [second], "dry_run": True}
     assert f"{second} is removed" in told(tmp_path, "prune", "--keep", "1")
@@ -101,10 +101,10 @@ def test_a_rollout_is_paused_and_resumed_by_hand(
     unasked = tidewheel("models", "pause", TINY, folder=tmp_path)
     fails(unasked, 2, f"{third} stays at stage 1", "no device changes", "--yes")
     text = told(tmp_path, "pause", "--reason", "look first", "--yes")
-    assert text.startswith(f"decision 4: {third} stays at stage 1, 5.0% of the fleet, until it is")
+    assert text.startswith(f"decision 4: {third} stays at stage 1, until it is")
     assert "within 2 s" in text
-    assert "paused already, by hand: look first: nothing to do" in told(tmp_path, "pause")
-    assert "offered to 5.0%, paused" in told(tmp_path, "list")
+    assert "paused already, manual: look first: nothing to do" in told(tmp_path, "pause")
+    assert "offered in stage 1, paused" in told(tmp_path, "list")
     fails(tidewheel("models", "resume", TINY, folder=tmp_path), 2, "time limit", "--yes")
     assert f"decision 5: {third} goes on from stage 1" in told(tmp_path, "resume", "--yes")
     assert "nothing to resume" in told(tmp_path, "resume")
@@ -117,7 +117,7 @@ def test_problems_are_one_line_each_and_exit_1(tmp_path: Path, refs: list[Ref]) 
     (folder / f"{refs[0].model}.twa").write_bytes(b"x")
     done = tidewheel("models", "verify", TINY, folder=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines()[-1] == "3 decisions, 3 models: 1 problems"
+    assert done.stdout.splitlines()[-1] == "3 decisions, 3 models: 1 problem"
     done = tidewheel("models", "verify", TINY, "--json", folder=tmp_path)
     assert done.returncode == 1
     assert refs[0].model in json.loads(done.stdout)["problems"][0]

@@ -11,18 +11,27 @@ from rich.console import Console
 from compose.dashboard.web.api import api, make_app
 from compose.reports import rounds, status
 from compose.reports.documents import DecisionsReport, JobsReport, RunsReport, StatusReport
+from compose.reports.processes import ProcessUsage
 from streams.contract.task import load_task
 from tests.compose.dashboard.client import Client
 from tests.compose.dashboard.made_up import HTML, FakeWatch, fleet, observed
 
 TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
+USAGE = ProcessUsage(Path("/nowhere"))
 SEEN = observed(*fleet())
 
 
 @pytest.fixture(scope="module")
 def client() -> Client:
     app = make_app("test")
-    app.include_router(api(FakeWatch(SEEN).watch, load_task(f"{TINY}:task"), lambda: ([], [])))
+    app.include_router(
+        api(
+            FakeWatch(SEEN).watch,
+            load_task(f"{TINY}:task"),
+            lambda: ([], []),
+            USAGE,
+        )
+    )
     return Client(app)
 
 
@@ -81,7 +90,7 @@ def test_texts_of_devices_come_as_they_are_with_a_type_that_no_browser_shows(
     client: Client,
 ) -> None:
     answer = client.get("/api/devices/d3")
-    assert answer.json()["row"]["doing"] == HTML
+    assert answer.json()["row"]["activity"] == HTML
     assert answer.headers["content-type"] == "application/json"
 
 
@@ -89,6 +98,11 @@ def test_it_is_ready_once_the_past_has_been_read(client: Client) -> None:
     assert client.get("/live").status_code == client.get("/ready").status_code == 200
     app = make_app("test")
     app.include_router(
-        api(FakeWatch(SEEN, ready=False).watch, load_task(f"{TINY}:task"), lambda: ([], []))
+        api(
+            FakeWatch(SEEN, ready=False).watch,
+            load_task(f"{TINY}:task"),
+            lambda: ([], []),
+            USAGE,
+        )
     )
     assert Client(app).get("/ready").status_code == 503

@@ -72,13 +72,15 @@ def test_in_an_outage_everything_is_of_the_moment_at_which_the_broker_answered_l
 def test_the_loop_is_summed_up_with_its_rates() -> None:
     found = overview(observed(*fleet()))
     here = found.stations
-    assert here.devices == {"error": 1, "silent": 1, "drifting": 1, "stopped": 0, "fine": 3}
+    assert {k: n for k, n in here.devices.items() if n} == {
+        "error": 1, "silent": 1, "drifting": 1, "fine": 3,
+    }  # fmt: skip
     assert here.produced_per_s == 10.0  # the silent one's do not count
     assert here.scored_per_s == pytest.approx(6 * 3 * 10 / 60)
     assert here.windows_per_s == pytest.approx(6 * 3 / 60, abs=0.1)
     assert here.lag == 3
     assert here.serving == {CANARY: 1, STABLE: 5}
-    assert here.rollout == f"{CANARY} offered to 25%, stage 1"
+    assert here.rollout == f"{CANARY} offered to 0 of 6 devices, stage 1"
     assert {round(point.scored_per_s, 9) for point in found.history} == {3.0}  # of whole minutes
     assert found.history[-1].value == {STABLE: 0.75, CANARY: 0.75}
 
@@ -226,7 +228,7 @@ def test_a_canary_is_compared_with_the_others_as_it_grows() -> None:
     assert (found.bound_worse, found.bound_fine) == (50.0, 20.0)  # as its controller was started
 
 
-PAUSED = {"reason": "by hand: look first", "time_us": 7, "key": "ab" * 8}
+PAUSED = {"reason": "manual: look first", "time_us": 7, "key": "ab" * 8}
 
 
 def test_a_paused_rollout_is_shown_with_who_and_why() -> None:
@@ -236,14 +238,14 @@ def test_a_paused_rollout_is_shown_with_who_and_why() -> None:
     seen = observed(*fleet(), decision(4, "held", CANARY, 50, **offer, paused=PAUSED), keys)
     found = next(p for p in problems(seen) if p.page == "/releases")
     assert found.text == f"A person has paused the rollout of {CANARY}"
-    assert found.advice.startswith(f"by hand: look first, signed by key {'ab' * 8}. ")
+    assert found.advice.startswith(f"manual: look first, signed by key {'ab' * 8}. ")
     assert found.since_us == 7
-    assert overview(seen).stations.rollout == f"{CANARY} offered to 25%, stage 1, paused"
+    assert overview(seen).stations.rollout == f"{CANARY} offered to 0 of 6 devices, stage 1, paused"
     shown = releases(seen)
-    assert shown.released.endswith("offered to 25.0% of the fleet, paused")
+    assert shown.released.endswith("offered to 0 of 6 devices, paused")
     assert shown.desired.paused is not None
     assert [row.word for row in shown.decisions][:2] == ["keys", "paused"]
-    resumed = decision(6, "stage", CANARY, 30, **offer, reason="by hand: console")
+    resumed = decision(6, "stage", CANARY, 30, **offer, reason="manual: console")
     after = observed(*fleet(), keys, resumed)
     assert [p for p in problems(after) if p.page == "/releases"] == []
     assert releases(after).decisions[0].text == f"{CANARY} is resumed in stage 1"
@@ -307,3 +309,51 @@ def test_names_of_versions_that_devices_make_up_are_bounded() -> None:
     assert len(recent._releases) == NAMES + 1
     assert recent.last("d0") is not None
     assert recent.of("d0")[-1].release == OTHER
+
+
+def test_a_devices_windows_are_in_the_order_of_their_times_each_once_and_named_by_its_metric() -> (
+    None
+):
+    """They are reported in another order, and late rows are a report of their own."""
+    messages = [
+        report("d0", ago_s, revision=revision, metric="brier")
+        for ago_s, revision in ((40, 0), (20, 0), (30, 0), (40, 1))
+    ]
+    found = device_page(observed(device("d0"), *messages), "d0")
+    assert found is not None
+    ends_s = [NOW_S - w.end_us / 1e6 for w in found.windows]
+    assert ends_s == [35, 25, 15]
+    assert len(found.reports) == 4
+    assert found.window_metric == "Brier distance from the teacher"
+    assert found.lower_is_better
+
+
+def test_a_device_without_an_agent_is_listed_and_counted_like_any_other() -> None:
+    """Its own program writes its events: there are windows, and no state."""
+    seen = observed(device("d0"), report("d0", 5), report("press", 600, drift=DRIFT))
+    found = fleet_page(seen, FleetQuery())
+    assert (found.total, found.conditions["no agent"], found.conditions["drifting"]) == (2, 0, 1)
+    assert [row.activity for row in found.rows] == ["no agent", "running"]
+    page = device_page(seen, "press")
+    assert page is not None
+    assert (page.row.produced, page.accounts, len(page.windows)) == (10, [], 1)
+    assert [p.text for p in problems(seen)] == ["Inputs drift on 1 of 1 device: press (x)"]
+    seen = observed(*[report("press", 600), device("press")])
+    assert fleet_page(seen, FleetQuery()).conditions["fine"] == 1
+
+
+def test_the_history_is_of_the_time_that_is_asked_for() -> None:
+    seen = observed(*(report("d0", ago_s) for ago_s in range(7200, 0, -20)))
+    now_us = NOW_S * 1e6
+    for span_s in (600, 3600, 86_400):
+        points = overview(seen, span_s).history
+        assert now_us - points[0].at_us <= span_s * 1e6
+        assert {round(point.scored_per_s, 2) for point in points[1:]} == {0.5}
+    assert now_us - points[0].at_us > 6600e6  # two hours are known
+
+
+def test_a_versions_lineage_says_what_it_was_made_of_and_who_signed() -> None:
+    new, first = releases(observed(*fleet())).versions
+    assert (new.version, new.base, new.run, new.rounds) == (CANARY, STABLE, "7", 2)
+    assert (new.devices, new.samples, len(new.key)) == (1, 10, 16)
+    assert (first.version, first.base, first.run) == (STABLE, None, "")

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.compose.dashboard.browser import Visit, chromium, served
-from tests.compose.dashboard.made_up import CANARY, HTML
+from tests.compose.dashboard.made_up import CANARY, HTML, STABLE
 from tests.compose.reports.test_jobs import job
 
 PAGES = ("/", "/fleet", "/devices/d1", "/learning", "/releases", "/quality", "/jobs")
@@ -125,6 +125,20 @@ def test_the_list_is_searched_grouped_and_sorted_with_the_keyboard(visit: Visit)
     page.get_by_role("link", name="Skip to the content").press("Enter")
     expect(page.locator("main#content")).to_have_count(1)
     assert page.url.endswith("#content")
+
+
+def test_charts_are_of_the_time_that_is_chosen_and_a_version_says_how_it_was_made(
+    visit: Visit,
+) -> None:
+    page = visit.open("/")
+    page.get_by_role("button", name="24 hours").click()
+    chosen = page.get_by_role("button", name="24 hours")
+    expect(chosen).to_have_attribute("aria-pressed", "true")
+    page = visit.open("/releases")
+    made = page.locator("section", has=page.get_by_role("heading", name="Lineage"))
+    expect(made.locator("tbody tr").first).to_contain_text(CANARY)
+    expect(made.locator("tbody tr").first).to_contain_text(STABLE)
+    assert visit.wrong == []
 
 
 def test_colours_follow_the_system_and_can_be_chosen(visit: Visit) -> None:

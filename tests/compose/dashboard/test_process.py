@@ -100,6 +100,7 @@ def test_a_command_to_copy_has_what_the_console_was_started_with() -> None:
 
 
 def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".tidewheel").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run(

@@ -71,7 +71,7 @@ def two_runs() -> list[RoundEvent]:
 
 def printed(runs: list[RunSummary], *, as_json: bool = False) -> str:
     text = io.StringIO()
-    print_rounds("tiny", runs, Console(file=text, width=140), as_json=as_json)
+    print_rounds("tiny", runs, Console(file=text, width=160), as_json=as_json)
     return text.getvalue()
 
 
@@ -108,7 +108,7 @@ def test_a_run_that_came_to_nothing_tells_why() -> None:
 
 
 def test_what_was_asked_for_is_no_run() -> None:
-    asked = event("", "asked", reason="by hand")
+    asked = event("", "asked", reason="manual")
     assert [run.run for run in history([asked, *two_runs()])] == ["r1", "r2"]
 
 

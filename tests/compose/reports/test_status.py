@@ -76,7 +76,7 @@ def test_a_device_that_keeps_an_earlier_version_says_why() -> None:
             "offered_loss": 0.39, "since_us": 1}  # fmt: skip
     text = printed(status_of(heard("d0", 1, kept=kept), heard("d1", 1)))
     assert " keeps 1-aaaaaaaa " in text
-    assert "1 of 2 devices keep an earlier version:\n" in text
+    assert "1 of 2 devices keeps an earlier version:\n" in text
     assert "  d0 keeps 1-aaaaaaaa: error 0.02 against 0.39 on 51 segments\n" in text
     assert "keep" not in printed(status_of(heard("d1", 1)))
 
@@ -108,24 +108,32 @@ def test_the_latest_report_of_a_device_says_whether_it_drifts() -> None:
     assert "drift alarms on 2 of 3 devices: d0 (y), d2 (x)\n" in printed(found)
 
 
+def test_a_device_without_an_agent_is_in_the_table_and_in_the_counts() -> None:
+    found = status_of(heard("d0", 1), window("d0", 0), drifting("press", 0, "x", False))
+    text = printed(found)
+    assert "2 devices, 1 without an agent" in text
+    assert [row.split()[3:5] for row in text.splitlines() if " press " in row] == [["no", "agent"]]
+    assert [each.device for each in to_json(found)["without_agent"]] == ["press"]
+
+
 def test_no_alarm_and_no_reference_are_told_apart() -> None:
-    assert "drift alarms on 0 of 1 devices\n" in printed(status_of(drifting("d0", 0, "x", False)))
+    assert "drift alarms on 0 of 1 device\n" in printed(status_of(drifting("d0", 0, "x", False)))
     assert "drift is not watched" in printed(status_of(window("d0", 0)))
 
 
 def test_a_paused_rollout_is_told_with_who_and_why() -> None:
     refs = {name: {"model": f"{n}-aaaaaaaa", "digest": "a" * 64}
             for n, name in enumerate(("stable", "offered"), 1)}  # fmt: skip
-    paused = {"reason": "by hand: look first", "time_us": 10**15, "key": "ab" * 8}
+    paused = {"reason": "manual: look first", "time_us": 10**15, "key": "ab" * 8}
     standing = {**refs, "share": 0.05, "stage": 1, "paused": paused}
     made = Decision.model_validate(
         {"task": TASK, "task_version": 1, "seq": 1, "prev": "0" * 64, "kind": "held",
          "model": "2-aaaaaaaa", "time_us": 1, "key": "0" * 16, "standing": standing}
     )  # fmt: skip
     found = status_of(received("releases", f"{TASK}/00000001", sign(made, KEY)))
-    assert "2-aaaaaaaa offered to 5.0% of the fleet, paused; 0 windows" in printed(found)
+    assert "2-aaaaaaaa offered to 0 of 0 devices, paused; 0 windows" in printed(found)
     text = " ".join(printed(found).split())
-    assert f"by hand: look first, signed by key {'ab' * 8}; `tidewheel models resume`" in text
+    assert f"manual: look first, signed by key {'ab' * 8}; `tidewheel models resume`" in text
     assert to_json(found)["release"]["paused"] == paused
 
 
@@ -162,8 +170,8 @@ def test_json_holds_all_of_it() -> None:
     text = io.StringIO()
     print_status(status_of(heard("d0", 1)), Console(file=text), as_json=True)
     assert set(json.loads(text.getvalue())) == {
-        "task", "release", "devices", "windows", "unseen", "windows_metric", "agreement",
-        "rounds", "last_outcome", "rates", "lag", "drift",
+        "task", "release", "devices", "without_agent", "windows", "unseen",
+        "windows_metric", "agreement", "rounds", "last_outcome", "rates", "lag", "drift",
     }  # fmt: skip
 
 
@@ -173,7 +181,7 @@ def test_of_many_devices_the_table_has_the_most_urgent() -> None:
     text = printed(found)
     assert "no disk" in text
     assert re.search(r"d901 +│ silent", text)
-    assert "12 more devices, 0 of them not as they should be: --all" in text
+    assert "12 more devices, 0 need attention: --all" in text
     assert text.count("│ d") == ROWS
     out = io.StringIO()
     print_status(found, Console(file=out, width=200), as_json=False, whole=True)
@@ -182,7 +190,7 @@ def test_of_many_devices_the_table_has_the_most_urgent() -> None:
 
 def test_of_too_many_urgent_devices_their_number_is_told() -> None:
     found = status_of(*(heard(f"d{n:03}", 900) for n in range(60)), heard("d900", 1))
-    assert "11 more devices, 10 of them not as they should be: --all" in printed(found)
+    assert "11 more devices, 10 need attention: --all" in printed(found)
 
 
 @pytest.mark.parametrize(("ago_s", "silent"), [(14, False), (59, False), (61, True)])

@@ -115,10 +115,11 @@ def test_refused_runs_are_shown_too_and_figures_are_of_what_decided_nothing() ->
         ("7", True, 0.75),
     ]
     shown = shown_by(found)
-    refused = "6 refused by the gate: too little; on the 40 held-out segments that decide nothing "
-    assert refused + "0.50 → 0.40" in " ".join(shown.split())
+    audit = "40 audit segments (not used for any decision)"
+    refused = f"6 refused by the gate: too little; 0.50 → 0.40 on {audit}"
+    assert refused in " ".join(shown.split())
     assert f"7 promoted {LAST}: better" in shown
-    assert "0.50 → 0.75 (40 segments that decide nothing)" in shown
+    assert f"0.50 → 0.75 on {audit}" in shown
     assert found.runs[1].metrics == {"mae": (0.4321, 0.123)}
     assert re.search(r"by other metrics +MAE 0\.432 → 0\.123", shown)
 
@@ -234,7 +235,7 @@ def test_every_labels_way_is_told() -> None:
     device = state("d0", labels_told=12, samples=40, true_labels=9)
     found = replace(summary(device, server={("d0", "e1"): (10, 0)}), labels_stored=7)
     shown = " ".join(shown_by(found).split())
-    assert "devices were told 12 and remember 40 segments, 9 with a label; 7 events" in shown
+    assert "devices received 12 and keep 40 segments, 9 with a label; 7 events" in shown
 
 
 def test_the_json_is_complete() -> None:

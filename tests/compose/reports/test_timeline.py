@@ -108,14 +108,27 @@ def test_drift_begins_and_ends_once_per_device() -> None:
         drifting("d0", 1, 10, alarm=False),
         drifting("d0", 2, 20, alarm=True),
         drifting("d0", 2, 20, alarm=True),
-        drifting("d0", 3, 30, alarm=True),
-        drifting("d1", 1, 35, alarm=True),
-        drifting("d0", 1, 40, alarm=False, revision=1),  # a late row of the past
-        drifting("d0", 4, 50, alarm=False),
+        *(drifting("d0", n, 10 * n, alarm=True) for n in (3, 4, 5)),
+        drifting("d1", 1, 55, alarm=True),
+        drifting("d0", 1, 57, alarm=False, revision=1),  # a late row of the past
+        drifting("d0", 6, 60, alarm=False),
     )
     assert [text for text in texts if "drift" in text] == [
         "device d0: inputs drift", "device d1: inputs drift", "device d0: inputs no longer drift",
     ]  # fmt: skip
+
+
+def test_alarms_that_come_and_go_are_one_line() -> None:
+    once = [drifting("d0", n, 10 * n, alarm=n in (2, 3)) for n in range(1, 5)]
+    (entry,) = [e for e in entries("tiny", once) if e.kind == "drift"]
+    assert entry.text == "device d0: inputs drifted for 2 windows"
+    often = [drifting("d0", n, 10 * n, alarm=n % 2 == 0) for n in range(1, 100)]
+    (entry,) = [e for e in entries("tiny", often) if e.kind == "drift"]
+    assert entry.text == "device d0: inputs drifted 49 times, for at most 3 windows each"
+    lasting = [drifting("d0", n, 10 * n, alarm=n > 99) for n in range(100, 105)]
+    assert [e.text for e in entries("tiny", often + lasting) if e.kind == "drift"] == [
+        "device d0: inputs drift"
+    ]
 
 
 def test_drift_tells_where_and_how_much() -> None:

@@ -97,7 +97,7 @@ def test_a_budget_allows_so_many_rounds_and_no_more(tmp_path: Path) -> None:
     for _ in range(2):
         assert found.exhausted() is None
         found.aggregate([update("a", {"w": np.ones(2)})], {"w": np.zeros(2)})
-    assert "another round would raise epsilon to" in (found.exhausted() or "")
+    assert "another round would raise epsilon of the aggregate to" in (found.exhausted() or "")
     assert found.metrics()["epsilon"] == pytest.approx(two)
 
 
@@ -156,8 +156,10 @@ def test_a_run_ends_its_rounds_when_the_budget_is_spent(rig: Rig, tmp_path: Path
         round(epsilon({1.0: n}, 1e-5), 3) for n in (1, 2)
     ]
     (why,) = [e.reason for e in rig.kafka.events if e.kind == "failed"]
-    assert why.startswith("no more rounds: another round would raise epsilon to")
-    with pytest.raises(ProcessFailed, match="no round: another round would raise epsilon"):
+    assert why.startswith("no more rounds: another round would raise epsilon of the aggregate to")
+    with pytest.raises(
+        ProcessFailed, match="no round: another round would raise epsilon of the aggregate"
+    ):
         replace(rig.run(fleet, rounds=5), aggregator=make(tmp_path, privacy)).run()
 
 

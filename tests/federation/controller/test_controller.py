@@ -413,7 +413,7 @@ def test_by_hand_a_run_starts_whatever_the_budgets_once(
     said = ask_for_run(rig.broker, rig.name, "new phones")
     assert said.startswith(f"requested a run of {rig.name} (new phones); the controller")
     rig.wait("the run is told", lambda: ("r1", "requested") in rig.kinds())
-    assert rig.reasons("requested")["r1"] == "by hand: new phones"
+    assert rig.reasons("requested")["r1"] == "manual: new phones"
     rig.say("finished", "r1", "rejected")
     stop.set()
     caplog.clear()

@@ -302,10 +302,10 @@ def test_what_is_no_cause_is_not_held_back() -> None:
 def test_by_hand_passes_every_budget_but_a_run_that_is_going_on() -> None:
     rules = TriggerRules(0.9, max_runs=0, runs_per_day=0, quiet=QuietHours(0, 1439))
     seen = FleetEvidence(rules)
-    seen.ask("by hand: new sensors", NOW)
+    seen.ask("manual: new sensors", NOW)
     assert decide(rules, seen, RunsSoFar(1, True, (NOW - 1,)), NOW, NOW).start is False
     found = decide(rules, seen, RunsSoFar(1, False, (NOW - 1,)), NOW, NOW)
-    assert (found.start, found.cause) == (True, "by hand: new sensors")
+    assert (found.start, found.cause) == (True, "manual: new sensors")
     seen.run_began(NOW + 1)
     assert seen.asked is None
 

@@ -38,7 +38,7 @@ def test_a_version_on_offer_is_taken_back_once(registry: Registry, three: list[R
     assert outcome.made is not None
     decision = outcome.made.decision
     assert (decision.kind, decision.model) == ("rolled-back", three[2].model)
-    assert decision.reason == "by hand: answers are late"
+    assert decision.reason == "manual: answers are late"
     standing = registry.desired()
     assert (standing.stable, standing.offered, standing.share) == (three[1], None, 0.0)
     assert list(standing.withdrawn) == [three[2].model]
@@ -90,7 +90,7 @@ def test_a_withdrawn_version_can_be_promoted(registry: Registry, three: list[Ref
     manual.roll_back(registry, OLD)
     outcome = manual.promote(registry, OLD, three[2].model, "it was the network")
     assert outcome.made is not None
-    assert outcome.made.decision.reason == "by hand: it was the network"
+    assert outcome.made.decision.reason == "manual: it was the network"
     standing = registry.desired()
     assert (standing.stable, standing.withdrawn) == (three[2], {})
     assert manual.promote(registry, OLD, three[2].model).made is None
@@ -191,7 +191,7 @@ def test_versions_say_what_holds_of_them(registry: Registry, three: list[Ref]) -
     (registry.folder / "models" / f"{three[1].model}.twa").write_bytes(b"broken")
     found = versions(registry)
     assert [v.holds for v in found] == [
-        "withdrawn: too late", "stable", "offered to 5.0%", "candidate",
+        "withdrawn: too late", "stable", "offered in stage 1", "candidate",
     ]  # fmt: skip
     assert [v.problem is not None for v in found] == [False, True, False, False]
     assert (found[3].held_out, found[3].run, found[3].round) == (0.5, "r", 2)

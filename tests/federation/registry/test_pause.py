@@ -45,18 +45,18 @@ def test_a_pause_says_who_when_and_why_and_moves_no_device(
     assert outcome.made is not None
     decision = outcome.made.decision
     assert (decision.kind, decision.model) == ("held", offered.model)
-    assert decision.reason == "by hand: look first"
+    assert decision.reason == "manual: look first"
     paused = decision.standing.paused
     assert paused is not None
     assert (paused.reason, paused.key) == (decision.reason, key_id(OLD.public_key()))
     assert abs(paused.time_us - decision.time_us) < 60_000_000
     assert decision.standing.model_copy(update={"paused": None}) == before
-    where = f"{offered.model} stays at stage 1, 5.0% of the fleet, until it is resumed"
+    where = f"{offered.model} stays at stage 1, until it is resumed"
     assert outcome.text == where
     assert asked == [
         f"{where}: no device changes, no run starts, and it still goes back if it is worse"
     ]
-    assert [v.holds for v in versions(registry)] == ["stable", "offered to 5.0%, paused"]
+    assert [v.holds for v in versions(registry)] == ["stable", "offered in stage 1, paused"]
 
 
 def test_the_second_call_does_nothing(registry: Registry, offered: Ref) -> None:
@@ -64,7 +64,7 @@ def test_the_second_call_does_nothing(registry: Registry, offered: Ref) -> None:
     manual.pause(registry, OLD, "look first")
     again = manual.pause(registry, OLD, "another")
     assert again.made is None
-    assert "is paused already, by hand: look first: nothing to do" in again.text
+    assert "is paused already, manual: look first: nothing to do" in again.text
     assert manual.resume(registry, OLD).made is not None
     assert manual.resume(registry, OLD).made is None
     assert len(registry.decisions()) == 4
@@ -114,7 +114,7 @@ def test_decisions_about_other_things_carry_it_on(registry: Registry, offered: R
     wait(registry, model(registry, 3), NEW)
     paused = registry.desired().paused
     assert paused is not None
-    assert paused.reason == "by hand: look first"
+    assert paused.reason == "manual: look first"
     assert manual.resume(registry, NEW).made is not None
     assert verify(registry, {}).problems == []
 

@@ -54,9 +54,9 @@ def absorbed(view: FleetView, found: list[Received]) -> FleetView:
 def shown(view: FleetView) -> object:
     """All that anybody reads of it."""
     return (
-        view.devices, view.heard_ms, view.epochs, view.agreement, view.windows, view.windows_late,
-        view.drift, view.scored, view.decisions, view.rounds, view.earlier, view.timeline.entries,
-        view.offsets, view.unreadable, view.unseen, view.reports.dump(),
+        view.devices, view.producers, view.heard_ms, view.epochs, view.agreement, view.windows,
+        view.windows_late, view.drift, view.scored, view.decisions, view.rounds, view.earlier,
+        view.timeline.entries, view.offsets, view.unreadable, view.unseen, view.reports.dump(),
     )  # fmt: skip
 
 

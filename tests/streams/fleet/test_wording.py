@@ -4,7 +4,15 @@ import pytest
 
 from streams.contract.decisions import Decision, DesiredState
 from streams.contract.documents import RoundEvent
-from streams.fleet.wording import before_after, decision_line, evaluation, round_line
+from streams.fleet.wording import (
+    before_after,
+    counted,
+    decision_line,
+    evaluation,
+    round_line,
+    run_progress,
+    short_runs,
+)
 from tests.compose.messages import step
 
 
@@ -38,6 +46,31 @@ def test_an_evaluation_says_of_what_and_of_how_many() -> None:
     )
 
 
+def test_what_a_run_does_is_said_with_the_short_name_of_the_run() -> None:
+    run = "12345678901234567890"
+    events = [
+        RoundEvent.decode(step(kind, run=run, round=number, rounds=2, **more).value)
+        for kind, number, more in (
+            ("requested", 0, {}), ("invited", 1, {"metrics": {"invited": 4, "joined": 3}}),
+            ("started", 1, {}), ("finished", 2, {}),
+        )
+    ]  # fmt: skip
+    assert [run_progress(events[:n]) for n in range(5)] == [
+        None, "requested, starting", "round 1 of 2, 3 of 4 devices joined",
+        "round 1 of 2, devices train", None,
+    ]  # fmt: skip
+    assert round_line(events[0]) == "run 567890 started: "
+    assert events[0].run == run
+    assert short_runs("2 devices, 1767225590000-0a1b2c") == "2 devices, 1767225590000-0a1b2c"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (2000, "2,000 runs")]
+)
+def test_one_is_singular(count: int, text: str) -> None:
+    assert counted(count, "run") == text
+
+
 def test_an_evaluation_of_nothing_says_so() -> None:
     assert evaluation({}, "accuracy") == "nothing to evaluate on"
     assert (
@@ -63,6 +96,6 @@ def test_a_decision_is_a_sentence(kind: str, says: str) -> None:
         }
     )  # fmt: skip
     assert decision_line(decision) == f"release: {says}: why"
-    by_hand = decision.model_copy(update={"reason": "by hand: why"})
+    by_hand = decision.model_copy(update={"reason": "manual: why"})
     resumed = "2-b is resumed in stage 3" if kind == "stage" else says
-    assert decision_line(by_hand) == f"release: {resumed}: by hand: why"
+    assert decision_line(by_hand) == f"release: {resumed}: manual: why"

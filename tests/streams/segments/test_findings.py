@@ -78,7 +78,7 @@ CASES = {
     ),
     "one reading goes back": (
         {"readings": changed(lambda i, r: r._replace(time_us=r.time_us - 5_000_000 * (i == 150)))},
-        "readings break a segment (backwards 1, gap 1): times that go back: sort the readings",
+        "readings break a segment (backwards 1, gap 1): times that go back; sort the readings",
     ),
     "one reading goes back, and a reading is a segment": (
         {
@@ -88,11 +88,11 @@ CASES = {
             "segment": Segment(samples=1, hop=1),
             "rate_hz": None,
         },
-        "1 of 200 readings are out of order (out-of-order 1): times that go back: sort the",
+        "1 of 200 readings are out of order (out-of-order 1): times that go back; sort the",
     ),
     "a label that is no class": (
         {"readings": changed(lambda _, r: r._replace(label=7))},
-        "error: p, f: label 7 is none of the task's: labels are 0 to 2",
+        "error: p, f: label 7 is not one of the task's labels: labels are 0 to 2",
     ),
     "no label": (
         {"readings": changed(lambda _, r: r._replace(label=None))},

@@ -40,7 +40,7 @@ def nothing(_device: str, answered: Iterator[Answered]) -> Iterator[Outcome]:
     ("function", "says"),
     [
         (wrong_field, rf"error: outcomes\(\) fails: AttributeError: .*test_outcomes.py:{LINE}\)"),
-        (no_class, r"error: outcomes\(\) yields label 7, which is none of the task's"),
+        (no_class, r"error: outcomes\(\) yields label 7, which is not one of the task's labels"),
         (
             nothing,
             r"warning: outcomes\(\) yields nothing for the answers to the first 1000 readings",

@@ -108,7 +108,7 @@ def test_a_run_that_the_end_breaks_off_is_said() -> None:
     view.absorb(step("started", run="7", time_us=5, round=1, rounds=2))
     said = broken_off(view)
     assert said is not None
-    assert said.startswith("drain     run 7 is broken off, at round 1; the next `tidewheel up`")
+    assert said.startswith("drain     run 7 is interrupted in round 1; the next `tidewheel up`")
     view.absorb(step("finished", run="7", time_us=6))
     assert broken_off(view) is None
 
@@ -118,11 +118,11 @@ def test_candidates_that_went_back_are_the_reason() -> None:
     loop.see(step("requested", time_us=5), step("promoted", time_us=6), step("finished", time_us=7))
     loop.see(decided(1, "served", stable=FIRST), decided(2, "stage", stable=FIRST, offered=NEXT))
     assert "--timeout" in why_open(loop.view, tiny)
-    pause = Pause(reason="by hand", time_us=3, key="0" * 16)
+    pause = Pause(reason="manual", time_us=3, key="0" * 16)
     loop.see(decided(3, "held", pause, stable=FIRST, offered=NEXT))
     assert "tidewheel models resume" in why_open(loop.view, tiny)
     loop.see(decided(4, "rolled-back", stable=FIRST))
-    assert why_open(loop.view, tiny) == f"1 candidates went back, the last one, {NEXT}: a test"
+    assert why_open(loop.view, tiny) == f"1 candidate rolled back, the last one, {NEXT}: a test"
 
 
 def test_what_the_loop_lacks_is_said() -> None:
@@ -131,6 +131,6 @@ def test_what_the_loop_lacks_is_said() -> None:
     assert "Task.retrain_below = 0.9" in why_open(view, tiny)
     event = RoundEvent(run="7", kind="rejected", time_us=1, reason="too little")
     view.rounds.append(event)
-    assert why_open(view, tiny) == "the gate refused 1 runs, the last one: too little"
+    assert why_open(view, tiny) == "the gate refused 1 run, the last one: too little"
     view.rounds.append(event.model_copy(update={"kind": "promoted"}))
     assert "--timeout" in why_open(view, tiny)
