@@ -32,7 +32,7 @@ COMMANDS = {
     "releases": Place(
         f"{CLI}.views",
         "releases",
-        "Show the decisions about the models: number, when, kind, model, share, reason.",
+        "Show the decisions about the models: number, when, kind, model, reason.",
     ),
     "timeline": Place(
         f"{CLI}.views",

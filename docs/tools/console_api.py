@@ -10,9 +10,9 @@ from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from compose.dashboard.processes import ProcessUsage
 from compose.dashboard.watch import Watch
 from compose.dashboard.web.api import TITLE, api, make_app
-from compose.reports.processes import ProcessUsage
 from streams.contract.task import Task
 
 PAGE = Path(__file__).parents[1] / "reference" / "console-api.md"

@@ -32,7 +32,7 @@ from compose.dashboard.pages.parts import (
     when,
 )
 from compose.dashboard.pages.site import Frame, Site
-from compose.reports.processes import ProcessUse
+from compose.dashboard.processes import ProcessUse
 from streams.fleet.timeline import Entry
 
 SIGNS = {"critical": "■", "warning": "▲", "note": "●"}

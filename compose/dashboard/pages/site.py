@@ -13,10 +13,10 @@ from starlette.staticfiles import StaticFiles
 
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.pages.parts import Drawn, el, link, when
+from compose.dashboard.processes import ProcessUsage
 from compose.dashboard.watch import Watch
 from compose.dashboard.web.guard import NONCE
 from compose.reports.jobs import FoundJobs
-from compose.reports.processes import ProcessUsage
 from streams.contract.task import Task
 
 T = TypeVar("T")

@@ -14,11 +14,11 @@ from compose.dashboard.model.learning import Learning, learning
 from compose.dashboard.model.letters import LetterDetail, Quality, letter_detail, quality
 from compose.dashboard.model.overview import DAY_S, HOUR_S, Overview, overview
 from compose.dashboard.model.rollouts import Releases, releases
+from compose.dashboard.processes import ProcessUsage, ProcessUse
 from compose.dashboard.watch import Watch
 from compose.reports import rounds, status
 from compose.reports.documents import DecisionsReport, JobsReport, RunsReport, StatusReport
 from compose.reports.jobs import FoundJobs, queue_row
-from compose.reports.processes import ProcessUsage, ProcessUse
 from federation.registry.catalog import describe_decision
 from streams.contract.task import Task
 from streams.fleet.timeline import Entry

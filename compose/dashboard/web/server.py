@@ -14,11 +14,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
 from compose.dashboard.pages.site import Site, add_pages
+from compose.dashboard.processes import ProcessUsage
 from compose.dashboard.watch import Watch
 from compose.dashboard.web.api import TITLE, api, make_app
 from compose.dashboard.web.guard import Guard
 from compose.dashboard.web.settings import ConsoleSettings
-from compose.reports.processes import ProcessUsage
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from compose.dashboard.processes import ProcessUsage
 from compose.dashboard.web.api import api, make_app
 from compose.reports import rounds, status
 from compose.reports.documents import DecisionsReport, JobsReport, RunsReport, StatusReport
-from compose.reports.processes import ProcessUsage
 from streams.contract.task import load_task
 from tests.compose.dashboard.client import Client
 from tests.compose.dashboard.made_up import HTML, FakeWatch, fleet, observed

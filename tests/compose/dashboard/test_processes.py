@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from compose.dashboard import processes
+from compose.dashboard.processes import ProcessUsage
 from compose.launcher.broker import Launch
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
-from compose.reports import processes
-from compose.reports.processes import ProcessUsage
 from tests.polling import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
