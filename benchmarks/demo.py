@@ -2,8 +2,9 @@
 
     python -m benchmarks.demo [--runs 5] [--busy 2] [--write]
 
-Each run is `make demo` without its cache of first models: the launcher's command on a new state
-folder, beside `busy` programs that each use a core. --write puts the table into its page.
+Each run is the command of `make demo` on a new state folder, beside `busy` programs that each use a
+core. First models are trained anew, or with --cached taken from the user's cache. --write puts the
+table into its page.
 """
 
 import argparse
@@ -68,13 +69,13 @@ def busy(programs: int) -> Iterator[None]:
             process.wait()
 
 
-def run_once(programs: int) -> Result:
-    """Run the demo once on a new state folder and a new cache of first models."""
+def run_once(programs: int, *, cached: bool) -> Result:
+    """Run the demo once on a new state folder and, unless `cached`, a new cache of first models."""
     folder = Path(tempfile.mkdtemp(prefix="tidewheel-demo-"))
     cache = Path(os.environ.get("TIDEWHEEL_CACHE", Path.home() / ".cache" / "tidewheel"))
     data = folder / "cache"
     data.mkdir()
-    for found in cache.glob("*.parquet"):  # the recordings; first models are trained again
+    for found in cache.glob("*" if cached else "*.parquet"):  # recordings; or first models, too
         (data / found.name).symlink_to(found)
     environ = {**os.environ, "TIDEWHEEL_CACHE": str(data)}
     argv = [sys.executable, "-m", "compose.cli.main", *COMMAND, "--state", str(folder / "state")]
@@ -108,7 +109,7 @@ def _result(done: "subprocess.CompletedProcess[str]", seconds: float, state: Pat
     )
 
 
-def table(results: Sequence[Result], programs: int) -> str:
+def table(results: Sequence[Result], programs: int, *, cached: bool) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT, capture_output=True, text=True,
@@ -117,9 +118,9 @@ def table(results: Sequence[Result], programs: int) -> str:
     met = sum(result.met for result in results)
     return f"""# The demo on a busy machine
 
-`python -m benchmarks.demo --runs {len(results)} --busy {programs}` at {commit}, {os.cpu_count()} cores,
-{platform.machine()}, Python {platform.python_version()}: the command of `make demo` on a new state folder, first models trained
-anew, beside {programs} programs that each use a core (`yes >/dev/null`).
+`python -m benchmarks.demo --runs {len(results)} --busy {programs}{" --cached" * cached}` at {commit}, {os.cpu_count()} cores,
+{platform.machine()}, Python {platform.python_version()}: the command of `make demo` on a new state folder, first models
+{"from the cache" if cached else "trained anew"}, beside {programs} programs that each use a core (`yes >/dev/null`).
 
 | run | exit | seconds | runs | updates given up | fleet's accuracy | replay slowed | goals |
 |---|---|---|---|---|---|---|---|
@@ -133,13 +134,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--busy", type=int, default=2)
+    parser.add_argument("--cached", action="store_true", help="Take first models from the cache.")
     parser.add_argument("--write", action="store_true", help="Write the page.")
     given = parser.parse_args()
     results: list[Result] = []
     for number in range(1, given.runs + 1):
-        results.append(run_once(given.busy))
+        results.append(run_once(given.busy, cached=given.cached))
         print(results[-1].row(number), flush=True)  # noqa: T201
-    text = table(results, given.busy)
+    text = table(results, given.busy, cached=given.cached)
     if given.write:
         PAGE.write_text(text)
     print(text)  # noqa: T201

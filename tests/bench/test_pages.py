@@ -46,18 +46,6 @@ def imported(folder: Path) -> Iterator[str]:
                     yield str(place.with_suffix(".py").relative_to(staleness.ROOT))
 
 
-@pytest.mark.parametrize("name", pages.PARTS)
-def test_a_page_is_old_when_what_the_benchmark_imports_has_changed(name: str) -> None:
-    measured, found = pages.PARTS[name], set(imported(staleness.ROOT / "tests" / "bench" / name))
-    assert "tests/bench/report.py" in found  # so imports are seen
-    left = {
-        path
-        for path in found - set(PAPER)
-        if not any(path == part or path.startswith(f"{part}/") for part in measured)
-    }
-    assert not left
-
-
 def test_every_part_that_a_page_measures_is_there() -> None:
     parts = {part for some in pages.PARTS.values() for part in some}
     assert [part for part in sorted(parts) if not (staleness.ROOT / part).exists()] == []

@@ -131,6 +131,7 @@ class Place:
         """The one process whose command line has all of `words`, in that order, side by side."""
         run = "\0".join(words)
         found = [pid for pid, line in self.marked().items() if run in "\0".join(line)]
+        found = [pid for pid in found if _parent(pid) not in found]  # it may be forking just now
         assert len(found) < 2, f"{words}: {found}"
         return found[0] if found else None
 
@@ -244,3 +245,10 @@ def check_account(place: Place, summary: dict[str, Any]) -> None:
     assert place.rows(repeated) == []
     epochs = place.rows("select distinct device, epoch from scores order by all")
     assert epochs == sorted((entry["device"], entry["epoch"]) for entry in summary["devices"])
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None

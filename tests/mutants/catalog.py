@@ -171,8 +171,8 @@ MUTANTS = [
     Mutant(
         "replay: pauses are waited for",
         "edge_client/sources/replay.py",
-        "if self._anchor is None or paused:",
-        "if self._anchor is None:",
+        "if anchor is None or paused:",
+        "if anchor is None:",
         "tests/edge_client/sources/test_replay.py",
     ),
     Mutant(
@@ -455,8 +455,8 @@ MUTANTS = [
     Mutant(
         "silence: a round ends without the updates that its strategy needs",
         "federation/rounds/collector.py",
-        "if updates >= max(1, least) and not self.heard(working):",
-        "if not self.heard(working):",
+        "elif node in self._quiet and patience.enough:",
+        "elif node in self._quiet:",
         "tests/federation/rounds/test_collector.py",
     ),
     Mutant(

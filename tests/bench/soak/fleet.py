@@ -89,6 +89,13 @@ class MadeUpSlots:
         self.active, self.previous = model, self.active
 
 
+class Silent:
+    """A reader to which nothing comes while a version is fetched."""
+
+    def poll(self, _timeout_s: float) -> list[object]:
+        return []
+
+
 @dataclass
 class Context:
     """What all devices share. fetched: artifacts by digest; the first device's fetch is real."""
@@ -187,7 +194,7 @@ class Device:
     def consider(self, messages: Sequence[object]) -> None:
         """Follow the decisions."""
         self.downlink._accept(messages)  # type: ignore[arg-type]
-        self.downlink._consider()
+        self.downlink._consider(Silent())  # type: ignore[arg-type]
 
     def _state(self) -> DeviceState:
         account = self.spool.account()
