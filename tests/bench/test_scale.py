@@ -78,7 +78,7 @@ SLOPES = Slopes(
     topics=Per(200, 300, 2000), store=Per(0, 50, 100), commits_per_s=60, flush_s=0.3,
     device_bytes=10e3, worker_bytes=500e6, message_bytes=2500, row_bytes=100, buffer_bytes=512e6,
     state_s=50e-6, report_s=60e-6, controller_bytes=120e6, controller_device_bytes=5e3,
-    start_device_s=100e-6, node_idle=1e-3, node_round_s=0.05, node_bytes=1e6,
+    start_device_s=100e-6,
 )  # fmt: skip
 
 
@@ -110,7 +110,6 @@ def test_workers_are_those_that_the_dearer_of_cpu_and_buffer_asks_for() -> None:
     assert found["stores (tables of their own)"] == 2
     assert found["commits"] == pytest.approx(35 / 0.3)
     assert found["controller's CPU"] == pytest.approx(10_000 * 50e-6 + 100_000 / 30 * 60e-6)
-    assert found["SuperLinks by CPU"] == math.ceil(2 * (100 + 100_000 / 86_400 * 0.05))
     assert found["store"] == pytest.approx((100_000 * 50 + 100_000 / 30 * 100) * 86_400)
 
 
@@ -125,11 +124,7 @@ def test_more_devices_never_need_less(devices: int, per_message: int) -> None:
 def test_what_gives_way_first_is_the_first_line() -> None:
     found = breaks(SLOPES, Fleet(lateness_s=5))
     assert [devices for _, devices, _ in found] == sorted(devices for _, devices, _ in found)
-    name, devices, _ = found[0]
-    assert name == "a SuperLink's core"
-    assert devices == pytest.approx(1 / (1e-3 + 0.05 / 86_400))
-    quiet = dataclasses.replace(SLOPES, node_idle=0.0, node_round_s=0.0)
-    assert breaks(quiet, Fleet())[-1][1] == math.inf
+    assert found[0][0].startswith("one worker's")
 
 
 # --- pages ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ DAY_S = 86_400
 class Fleet:
     """devices; events_per_s of each; events_per_message that a device sends together;
     events_sent: the share of the events that go to Kafka at all; window_s, lateness_s of the task;
-    heartbeat_s between two states of a device; round_s between two federated rounds of a device;
+    heartbeat_s between two states of a device;
     busy: the share of a core or a bound that is planned with."""
 
     devices: int = 1_000_000
@@ -20,7 +20,6 @@ class Fleet:
     window_s: float = 30.0
     lateness_s: float = 0.0
     heartbeat_s: float = 10.0
-    round_s: float = 86_400.0
     busy: float = 0.5
 
     @property
@@ -71,8 +70,7 @@ class Slopes:
     worker_bytes: of one without devices; message_bytes: of a message that waits with one row,
     row_bytes: of each further row in it; buffer_bytes: of waiting messages that a worker takes;
     state_s, report_s: the controller's CPU for a state or a report; controller_bytes,
-    controller_device_bytes: its memory; start_device_s: CPU of its start; node_idle: SuperLink's
-    CPU a node and second; node_round_s: CPU a node and round; node_bytes: its memory a node.
+    controller_device_bytes: its memory; start_device_s: CPU of its start.
     """
 
     worker: Per
@@ -92,9 +90,6 @@ class Slopes:
     controller_bytes: float
     controller_device_bytes: float
     start_device_s: float
-    node_idle: float
-    node_round_s: float
-    node_bytes: float
 
 
 @dataclass(frozen=True)
@@ -136,7 +131,6 @@ def needs(slopes: Slopes, fleet: Fleet) -> list[Need]:
     s, f = slopes, fleet
     workers, in_table = workers_needed(s, f), workers_of_one_table(s)
     controller = f.devices / f.heartbeat_s * s.state_s + f.windows_per_s * s.report_s
-    superlink = f.devices * s.node_idle + f.devices / f.round_s * s.node_round_s
     return [
         Need("messages", f.messages_per_s, "a second", "events sent / events a message"),
         Need("windows", f.windows_per_s, "a second", "devices / window"),
@@ -166,10 +160,6 @@ def needs(slopes: Slopes, fleet: Fleet) -> list[Need]:
              "bytes", "base + devices x bytes a device"),
         Need("controller's start", f.devices * s.start_device_s, "CPU s", "devices x CPU a device "
              "of a first read of `fleet`"),
-        Need("SuperLinks by CPU", math.ceil(superlink / f.busy), "", "(devices x idle CPU a node + "
-             "devices / round interval x CPU a node and round) / share of a core"),
-        Need("SuperLinks' memory in all", f.devices * s.node_bytes, "bytes", "devices x bytes a "
-             "node"),
     ]  # fmt: skip
 
 
@@ -193,7 +183,6 @@ def breaks(slopes: Slopes, fleet: Fleet) -> list[tuple[str, float, str]]:
             s.state_s / f.heartbeat_s + f.windows_per_s / f.devices * s.report_s,
             1.0,
         ),
-        "a SuperLink's core": (s.node_idle + s.node_round_s / f.round_s, 1.0),
     }
     why = {
         "one worker's CPU": "it falls behind: lag",
@@ -201,7 +190,6 @@ def breaks(slopes: Slopes, fleet: Fleet) -> list[tuple[str, float, str]]:
         "one table's commits, by CPU of its workers": "writers wait for each other's commits",
         "one table's commits, by buffers of its workers": "writers wait for each other's commits",
         "the controller's core": "it falls behind `fleet` and `windows`",
-        "a SuperLink's core": "nodes' pulls wait",
     }
     found = [
         (name, math.inf if cost <= 0 else bound / cost, why[name])

@@ -73,9 +73,6 @@ def slopes_of(results: Results) -> Slopes:
     def control(row: str) -> float:
         return cell(results, "Costs of the controller", row, "measured")
 
-    def node(row: str) -> float:
-        return cell(results, "Costs of a node", row, "a node")
-
     waiting = "Memory of a waiting message"
     return Slopes(
         worker=_per(results, MICRO, "worker's CPU, µs"),
@@ -95,9 +92,6 @@ def slopes_of(results: Results) -> Slopes:
         controller_bytes=control("peak bytes without any"),
         controller_device_bytes=control("peak bytes a device"),
         start_device_s=MICRO * (control("CPU, µs a device") + control("CPU, µs a state")),
-        node_idle=MILLI * node("idle, CPU ms a second"),
-        node_round_s=node("a run, CPU s a node and round"),
-        node_bytes=node("resident bytes"),
     )
 
 
