@@ -23,8 +23,8 @@ from edge_client.releases.partial_download import Downloads
 from edge_client.samples.samples import Samples
 from streams.contract.decisions import Ref, Release
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
-from streams.contract.events.batches import decode_batch
-from streams.contract.events.records import score_schema
+from streams.contract.events.compact import decode_taught
+from streams.contract.events.messages import TAUGHT
 from streams.contract.task import Task
 from streams.contract.topics import INVITATIONS, RELEASES, SCORES, topic_name
 from streams.kafka.reader import Reader, Received
@@ -33,6 +33,7 @@ from streams.runtime.acceptance import Acceptance
 
 log = logging.getLogger(__name__)
 
+MOST_ROWS = 100_000  # of a message of scores
 LOOK_BACK_MS = 600_000  # at invitations: older ones have expired
 LOOKING_S = 0.3  # how long stop() waits while there is no broker
 RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts to install a version
@@ -157,22 +158,15 @@ class Downlink(threading.Thread):
     def _read_scores_of(self, message: Received) -> None:
         try:
             if message.key == self._device.encode():
-                self._read_scores(message.value)
+                self._learn(dict(message.headers).get(TAUGHT, b""))
         except MalformedRecord as exc:
             log.warning("%s offset %d: %s", message.topic, message.offset, exc)
         self._samples.scores_read = message.offset + 1
 
-    def _read_scores(self, value: bytes | None) -> None:
-        rows = decode_batch(value or b"", score_schema())
-        teacher = rows.column("teacher")
-        ours = np.array(rows.column("epoch").to_pylist()) == self._samples.epoch
-        known = [
-            i for i, x in enumerate(teacher.to_pylist()) if ours[i] and len(x) == self._task.outputs
-        ]
-        if known:
-            taken = rows.take(known)
-            outputs = np.array(taken.column("teacher").to_pylist(), np.float32)
-            self._samples.teach(taken.column("seq").to_numpy(), outputs)
+    def _learn(self, taught: bytes) -> None:
+        for epoch, first, outputs in decode_taught(self._task.outputs, taught, MOST_ROWS):
+            if epoch == self._samples.epoch:
+                self._samples.teach(np.arange(first, first + len(outputs)), outputs)
 
     def _consider(self, reader: Reader) -> None:
         """Serve the version of the last decision, if it is available now; `reader` goes on reading

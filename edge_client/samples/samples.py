@@ -1,7 +1,7 @@
 """The segments that a device can learn from, with their labels.
 
 At most `Training.samples` segments of at most `samples_mb` are in memory, and saved periodically to
-one Arrow file (temporary, fsync, rename). The latest RECENT are always kept, because their labels
+one file (temporary, fsync, rename). The latest RECENT are always kept, because their labels
 may still come. Older ones form a class-balanced reservoir (reservoir.py), by the class of the true
 label, else of the teacher's, else of the device's answer. Segments older than `samples_age_h` of
 event time are removed first.
@@ -12,9 +12,9 @@ Which event of the spool's epoch a segment is of says its seq: several events ma
 
 How much a teacher's label weighs beside a true one says trust.py, from the events that have both.
 
-The file: batches with the columns `seq`, `time`, `split`, `source`, `labelled` (us since 1970),
-`segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest in order. An
-unreadable file, or one of another task version, is ignored: the samples fill again.
+The file (sample_file.py): rows with the columns `seq`, `time`, `split`, `source`, `labelled` (us
+since 1970), `segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest
+in order. An unreadable file, or one of another task version, is ignored: the samples fill again.
 """
 
 import logging

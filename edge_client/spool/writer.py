@@ -1,6 +1,6 @@
 """Writing events to the spool: the loop puts an event into memory, a thread writes it.
 
-Every `SYNC_S` the thread takes the new events, encodes them as one Arrow batch and appends it to
+Every `SYNC_S` the thread takes the new events, encodes them as one block and appends it to
 the spool, which syncs it. Then it records them with their seqs (samples/notebook.py): what a device
 remembers was produced, so that a replay which answers again after a crash counts nothing twice. At
 most `LIMIT` events wait in memory; older ones are discarded and declared lost, and not recorded:
@@ -21,8 +21,8 @@ import numpy as np
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.sampling import HOLD_ROWS, HOLD_S, REASON, Sampling
-from streams.contract.events.batches import encode_batch
-from streams.contract.events.records import event_rows
+from streams.contract.events.compact import encode_block
+from streams.contract.events.messages import event_columns
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class SpoolWriter(threading.Thread):
         leaves = self._task.upload == "segment"  # the only place that decides it
         segments = _stacked([e.segment for e in events]) if leaves else None
         models = [e.model for e in events]
-        rows = event_rows(
+        columns = event_columns(
             self._task,
             first=self._spool.next_seq,
             times=np.array([e.time_us for e in events], np.int64),
@@ -171,7 +171,7 @@ class SpoolWriter(threading.Thread):
             labels=[e.label for e in events],
             segments=segments,
         )
-        first = self._spool.append(len(events), encode_batch(rows), mark=events[-1].mark_us)
+        first = self._spool.append(len(events), encode_block(columns), mark=events[-1].mark_us)
         forget = self._events.popleft
         for _ in events:  # after the write, so a failed one keeps its events
             forget()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from edge_client.spool.queue import Spool
 from edge_client.uplink.messages import Message
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.events.traceparent import (
     TraceParent,
     event_trace,

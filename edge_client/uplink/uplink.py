@@ -99,7 +99,7 @@ class Uplink(threading.Thread):
         self._refusals = Refusals(clock)
         self._spans = spans
         more = no_more if spans is None else spans.headers
-        self._messages = messages or of_events(device, spool, more)
+        self._messages = messages or of_events(task, device, spool, more)
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position

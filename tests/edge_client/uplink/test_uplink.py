@@ -14,7 +14,8 @@ from edge_client.uplink.rate_limit import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.records import Drop, EventBatch
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
 from tests.polling import until

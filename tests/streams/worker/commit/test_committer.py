@@ -13,7 +13,8 @@ from torch import nn
 
 from streams.contract.errors import PartitionLost, ProcessorFailed
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop, EventBatch, decode_event_message
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.window_report import WindowReport
 from streams.learning.teacher import Teacher
 from streams.worker.commit.committer import Committer
