@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from edge_client.control.device_lock import hold
 from edge_client.control.ending import end_process
@@ -43,12 +44,13 @@ from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkReply, WorkRequest
-from streams.kafka.admin import probe
-from streams.kafka.producer import Producer, Sender
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.key_files import load_public_key
 from streams.runtime.tracing import Tracing
+
+if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
+    from streams.kafka.producer import Sender
 
 log = logging.getLogger("tidewheel.edge")
 
@@ -270,10 +272,14 @@ class Agent:
             return AgentReply(labelled=labelled, error=error)
         return AgentReply(state=self.state(), labelled=labelled)
 
-    def _connect(self) -> Sender:
+    def _connect(self) -> "Sender":
+        from streams.kafka.producer import Producer
+
         return Producer(self._settings.broker)
 
     def _reachable(self) -> bool:
+        from streams.kafka.admin import probe
+
         return probe(self._settings.broker)
 
     def _keep(self) -> None:
