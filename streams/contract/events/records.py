@@ -36,10 +36,8 @@ from streams.contract.events.batches import (
     TIMESTAMP,
     decode_batch,
     encode_batch,
-    float_rows,
-    times_us,
 )
-from streams.contract.events.compact import MOST, decode_rows, encode_block
+from streams.contract.events.compact import MOST, Columns, decode_rows, encode_block
 from streams.contract.events.event_columns import EventColumns, columns_of, layout_of, schema_of
 from streams.contract.events.labels import LabelBatch, decode_label_lines
 from streams.contract.events.messages import (
@@ -185,7 +183,7 @@ def decode_event_message(
     ...     print(error.reason)
     no-header
     """
-    found = _decode(task, key, value, headers)
+    found = decode_columns(task, key, value, headers)
     if isinstance(found, EventColumns):
         return EventBatch(found.device, found.epoch, found.first, found.rows)
     return found
@@ -198,23 +196,6 @@ def decode_columns(
     headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
 ) -> EventColumns | Drop | LabelBatch:
     """Decode and check as `decode_event_message`, with events as columns."""
-    found = _decode(task, key, value, headers)
-    return as_columns(found) if isinstance(found, EventBatch) else found
-
-
-def as_columns(events: EventBatch | EventColumns) -> EventColumns:
-    """Return events as columns."""
-    if isinstance(events, EventColumns):
-        return events
-    return columns_of(events.device, events.epoch, events.first, events.rows)
-
-
-def _decode(
-    task: Task,
-    key: bytes | None,
-    value: bytes | None,
-    headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
-) -> EventBatch | EventColumns | Drop | LabelBatch:
     fields = {name: bytes(text or b"") for name, text in dict(headers).items()}  # may be null
     if EVENTS_2 in fields and "schema" not in fields:
         return _decode_compact(task, key or b"", value or b"", fields)
@@ -240,8 +221,20 @@ def _decode(
         labels = decode_label_lines(task, value or b"", last - first + 1)
         return LabelBatch(device, epoch, first, labels)
     rows = decode_batch(value or b"", event_schema(task))
-    _check_rows(task, rows, first, last)
-    return EventBatch(device, epoch, first, rows)
+    if not np.array_equal(rows.column("seq").to_numpy(), np.arange(first, last + 1)):
+        raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
+    if task.upload == "segment" and rows.column("segment").null_count:
+        raise MalformedRecord("no-segment", "an event lacks its segment, which the teacher needs")
+    events = columns_of(device, epoch, first, rows)
+    _check_values(task, events.columns)
+    return events
+
+
+def as_columns(events: EventBatch | EventColumns) -> EventColumns:
+    """Return events as columns."""
+    if isinstance(events, EventColumns):
+        return events
+    return columns_of(events.device, events.epoch, events.first, events.rows)
 
 
 def _decode_compact(
@@ -259,9 +252,7 @@ def _decode_compact(
     last = columns.first + len(columns.times) - 1
     if not DEVICE_NAME.fullmatch(epoch) or last > MAX_SEQ:
         raise MalformedRecord("bad-body", f"epoch {epoch[:80]!r}, last seq {last}")
-    names = {columns.models} if isinstance(columns.models, str) else set(columns.models)
-    labels = columns.labels[columns.known]
-    _check_values(task, columns.times, names, columns.outputs, labels, columns.segments)
+    _check_values(task, columns)
     return EventColumns(device, epoch, layout, columns)
 
 
@@ -282,38 +273,15 @@ def _check_version(task: Task, fields: Mapping[str, bytes]) -> None:
         )
 
 
-def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None:
-    seqs = rows.column("seq").to_numpy()
-    if len(seqs) != last - first + 1 or not np.array_equal(seqs, np.arange(first, last + 1)):
-        raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
-    outputs, labels, segments = (rows.column(name) for name in ("outputs", "label", "segment"))
-    _check_values(
-        task,
-        times_us(rows.column("time")),
-        rows.column("model").unique().to_pylist(),
-        float_rows(outputs, task.outputs),
-        _known(labels),
-        None if pa.types.is_null(segments.type) else _known(segments),
-    )
-    if task.upload == "segment" and segments.null_count:
-        raise MalformedRecord("no-segment", "an event lacks its segment, which the teacher needs")
-
-
-def _check_values(
-    task: Task,
-    times: np.ndarray,
-    models: Iterable[str],
-    outputs: np.ndarray,
-    labels: np.ndarray,
-    segments: np.ndarray | None,
-) -> None:
-    """Raise MalformedRecord unless an event can have such values; `labels` are those known."""
-    if len(times) and (times.min() < 0 or times.max() > 2**55):
+def _check_values(task: Task, columns: Columns) -> None:
+    """Raise MalformedRecord unless an event can have such values."""
+    times, outputs, labels = columns.times, columns.outputs, columns.labels[columns.known]
+    if times.min() < 0 or times.max() > 2**55:
         raise MalformedRecord("bad-time", "an event time is before 1970 or after 3100")
-    for model in models:
+    for model in {columns.models} if isinstance(columns.models, str) else set(columns.models):
         if not MODEL_NAME.fullmatch(model):
             raise MalformedRecord("bad-model", f"not a name of a model version: {model[:40]!r}")
-    for name, values in (("outputs", outputs), ("label", labels), ("segment", segments)):
+    for name, values in (("outputs", outputs), ("label", labels), ("segment", columns.segments)):
         if values is not None and values.size and not np.isfinite(values).all():
             raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
     if (
@@ -322,13 +290,6 @@ def _check_values(
         and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any()
     ):
         raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
-
-
-def _known(column: pa.Array) -> np.ndarray:
-    """Return the values of a list column where it is not null."""
-    if not column.null_count:
-        return float_rows(column, column.type.list_size)  # without a copy
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False))
 
 
 def _text(fields: Mapping[str, bytes], name: str) -> str:
