@@ -147,7 +147,8 @@ class Uplink(threading.Thread):
         if self._full or self._busy or self._gathering.ended:
             self._ending.wait(FULL_S)
         else:
-            self._spool.grown.wait(POLL_S)
+            limited = self._rate_limit.bytes_per_s is not None  # it lets a second's bytes wait
+            self._spool.grown.wait(POLL_S / 2 if limited else POLL_S)
 
     def stop(self, drain_s: float) -> bool:
         """Send pending events for at most `drain_s`, then end; return whether none is left."""

@@ -12,6 +12,7 @@ from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.events.compact import Columns, decode_block
 from streams.contract.events.messages import task_layout
 from tests.fakes.tiny_task import task
+from tests.polling import until
 
 
 def decoded(frame: Frame) -> Columns:
@@ -88,6 +89,18 @@ def test_the_thread_writes_what_is_left_when_it_is_stopped(tmp_path: Path) -> No
         recorder.put(event(i))
     recorder.stop()
     assert spool.next_seq == 10
+
+
+def test_an_event_is_written_at_once_and_those_that_follow_it_together(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool)
+    recorder.start()
+    recorder.put(event(0))
+    until(lambda: spool.next_seq == 1, "the first event is written")
+    for i in range(1, 10):
+        recorder.put(event(i))
+    recorder.stop()
+    assert [frame.count for frame in spool.read(spool.position, 1 << 30)] == [1, 9]
 
 
 def test_a_write_that_does_not_come_back_bounds_what_waits_for_it(tmp_path: Path) -> None:
