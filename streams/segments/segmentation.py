@@ -154,6 +154,8 @@ def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> 
 
 def _single(label: float | Sequence[float] | None) -> float | None:
     """Return a class index that may be inside a list of one."""
+    if label is None or isinstance(label, int | float):  # the usual one; `Sequence` is slow to ask
+        return label
     if isinstance(label, Sequence):
         return label[0] if len(label) == 1 else None
     return label
