@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from edge_client.control.device_lock import hold
 from edge_client.control.ending import end_process
@@ -41,17 +42,16 @@ from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.events.labels import label_schema
-from streams.contract.events.records import event_schema
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkReply, WorkRequest
-from streams.kafka.admin import probe
-from streams.kafka.producer import Producer, Sender
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.key_files import load_public_key
 from streams.runtime.tracing import Tracing
+
+if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
+    from streams.kafka.producer import Sender
 
 log = logging.getLogger("tidewheel.edge")
 
@@ -95,18 +95,18 @@ class Agent:
         self.spool = Spool(
             self._folder / "spool", self._settings.spool, policy=evict, failpoint=self._failpoint
         )
-        begin(self.spool, self._task, event_schema(self._task))
+        begin(self.spool, self._task)
         if self.spool.torn_bytes:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
 
     def _open_memory(self) -> None:
         """Open what the device remembers: samples, accuracy, accepted decisions, versions."""
         task, folder = self._task, self._folder
-        self.samples = Samples(task, folder / "samples.arrow", epoch=self.spool.epoch)
+        self.samples = Samples(task, folder / "samples.rows", epoch=self.spool.epoch)
         self._told = ToldLabels(
-            task, folder / "labels", self.samples, self._counts.skip, failpoint=self._failpoint
+            folder / "labels", self.samples, self._counts.skip, failpoint=self._failpoint
         )
-        begin(self._told.queue, task, label_schema(task))
+        begin(self._told.queue, task)
         self._scoreboard = AccuracyTracker(folder / "scoreboard.json", row_metric(task))
         trusted = [load_public_key(path) for path in self._settings.trusted]
         self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
@@ -185,7 +185,7 @@ class Agent:
         queue = self._told.queue
         uplink = Uplink(
             self._task, self._name, queue, self._connect, self._reachable, None,
-            messages=of_labels(self._name, queue),
+            messages=of_labels(self._task, self._name, queue),
             bytes_per_s=settings.uplink_bytes_per_s, holds=settings.sampling.mode == "nothing",
         )  # fmt: skip
         self._labels = LabelIntake(self._task, self.samples, self._told, uplink)
@@ -277,10 +277,14 @@ class Agent:
             return AgentReply(labelled=labelled, error=error)
         return AgentReply(state=self.state(), labelled=labelled)
 
-    def _connect(self) -> Sender:
+    def _connect(self) -> "Sender":
+        from streams.kafka.producer import Producer
+
         return Producer(self._settings.broker)
 
     def _reachable(self) -> bool:
+        from streams.kafka.admin import probe
+
         return probe(self._settings.broker)
 
     def _keep(self) -> None:

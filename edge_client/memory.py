@@ -11,8 +11,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
-
 M_ARENA_MAX = -8  # malloc.h
 MADV_DONTNEED = 4  # mman.h
 
@@ -20,9 +18,7 @@ SMAPS = Path("/proc/self/smaps")
 
 
 def spare_memory() -> None:
-    """glibc makes a heap for each thread and Arrow's own allocator keeps what it has had: together
-    20 MB of a device that handles little at a time."""
-    pa.set_memory_pool(pa.system_memory_pool())
+    """glibc makes a heap for each thread."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 

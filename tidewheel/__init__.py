@@ -57,7 +57,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from streams.contract.events.labels import LabelBatch
-    from streams.contract.events.records import Drop, EventBatch, encode_events, event_schema
+    from streams.contract.events.messages import Drop
+    from streams.contract.events.records import EventBatch, encode_events, event_schema
     from streams.contract.events.records import decode_event_message as decode_events
     from streams.contract.task import (
         Aggregation,
@@ -110,10 +111,9 @@ _PLACES = {
         ("BrokerUnavailable", "MalformedRecord", "TaskError", "TidewheelError", "UsageError"),
         "streams.contract.errors",
     ),
+    "Drop": "streams.contract.events.messages",
     "LabelBatch": "streams.contract.events.labels",
-    **dict.fromkeys(
-        ("Drop", "EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS
-    ),
+    **dict.fromkeys(("EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS),
     **dict.fromkeys(("Report", "read_output", "score"), "tidewheel.batch"),
 }
 _RENAMED = {"decode_events": "decode_event_message"}

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from streams.contract.errors import UsageError
-from streams.contract.events.records import AGAIN, Headers
+from streams.contract.events.messages import Headers
+from streams.contract.events.records import AGAIN
 from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
 from streams.fleet.wording import counted
 from streams.kafka.producer import Producer

@@ -25,15 +25,20 @@ from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Re
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import decode_batch
-from streams.contract.events.labels import encode_label_rows, label_schema
-from streams.contract.events.records import (
+from streams.contract.events.event_columns import batch_of
+from streams.contract.events.messages import (
+    TAUGHT,
     Drop,
-    EventBatch,
     encode_drop,
-    encode_events,
+    encode_label_lines,
     encode_labels,
+    event_columns,
+    task_layout,
+)
+from streams.contract.events.records import (
+    EventBatch,
+    encode_events,
     encode_stream,
-    event_rows,
     score_schema,
 )
 from streams.contract.invitations import Invitation, sign_invitation
@@ -67,7 +72,7 @@ TASK = Task(
 
 def batch() -> EventBatch:
     """Return two events of pump-3: one with a label, both in one window."""
-    rows = event_rows(
+    columns = event_columns(
         TASK,
         first=7,
         times=np.array([TIME_US + 1_000_000, TIME_US + 2_000_000]),
@@ -76,7 +81,7 @@ def batch() -> EventBatch:
         labels=[np.array([0.0], np.float32), None],
         segments=np.array([[[0.5, 0.25]], [[1.0, -1.0]]], np.float32),
     )
-    return EventBatch("pump-3", EPOCH, 7, rows)
+    return EventBatch("pump-3", EPOCH, 7, batch_of(task_layout(TASK), columns))
 
 
 def published() -> list[Outgoing]:
@@ -101,7 +106,9 @@ def hexdump(data: bytes) -> str:
 def message(key: bytes | None, headers: list[tuple[str, bytes]]) -> str:
     """Return key and headers as lines."""
     lines = [f"key      {key.decode() if key else 'none'}"]
-    lines += [f"header   {name} = {text.decode()}" for name, text in headers]
+    for name, text in headers:
+        shown = text.hex(" ") if name == TAUGHT else text.decode()
+        lines.append(f"header   {name} = {shown}")
     return "\n".join(lines)
 
 
@@ -140,10 +147,8 @@ def labels() -> str:
         "from": TIME_US, "to": TIME_US + 2_000_000, "label": [1.0],
         "told": TIME_US + 3_600_000_000, "source": "outcome",
     }  # fmt: skip
-    key, value, headers = encode_labels("pump-3", EPOCH, 0, 1, encode_label_rows(TASK, [told]))
-    text = f"{message(key, headers)}\nvalue    {len(value)} bytes, an Arrow IPC stream"
-    decoded = decode_batch(value, label_schema(TASK))
-    return block(text) + "\nDecoded:\n\n" + block(rows(decoded), "json")
+    key, value, headers = encode_labels("pump-3", EPOCH, 0, encode_label_lines([told]))
+    return block(f"{message(key, headers)}\nvalue    {value.decode().rstrip()}")
 
 
 def scores() -> str:

@@ -33,7 +33,7 @@ from streams.runtime.acceptance import reset
 
 PAUSE_S = 0.1
 SEEN = (
-    "spool", "labels", "samples.arrow", "personal.safetensors", OWN, SCAFFOLD,
+    "spool", "labels", "samples.rows", "personal.safetensors", OWN, SCAFFOLD,
     "scoreboard.json", "replay.json",
 )  # fmt: skip
 
@@ -71,7 +71,7 @@ def stopped_state(
 ) -> DeviceState:
     """Return the state of a device without an agent, with the accounts of its events and labels."""
     active, previous = _slots(folder)
-    samples = Samples(task, folder / "samples.arrow", epoch=epoch)
+    samples = Samples(task, folder / "samples.rows", epoch=epoch)
     count, true, taught = samples.counts()
     return DeviceState(
         device=device,
@@ -151,7 +151,7 @@ def drain(
             return stopped_state(task, device, folder, spool.epoch, events, labels.account())
 
         for queue, of_what, messages, state in (
-            (labels, "labels", of_labels(device, labels), None),
+            (labels, "labels", of_labels(task, device, labels), None),
             (spool, "events", None, said),
         ):
             if not (pending := queue.account().pending):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,17 +24,21 @@ from edge_client.releases.partial_download import Downloads
 from edge_client.samples.samples import Samples
 from streams.contract.decisions import Ref, Release
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
-from streams.contract.events.batches import decode_batch
-from streams.contract.events.records import score_schema
+from streams.contract.events.compact import decode_taught
+from streams.contract.events.messages import TAUGHT
 from streams.contract.task import Task
 from streams.contract.topics import INVITATIONS, RELEASES, SCORES, topic_name
-from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 
+if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
+    from streams.kafka.reader import Reader, Received
+
 log = logging.getLogger(__name__)
 
+MOST_ROWS = 100_000  # of a message of scores
 LOOK_BACK_MS = 600_000  # at invitations: older ones have expired
+POLL_S = (0.1, 1.0)  # between two looks, twice as long each time while nothing comes
 LOOKING_S = 0.3  # how long stop() waits while there is no broker
 RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts to install a version
 
@@ -107,6 +112,8 @@ class Downlink(threading.Thread):
                 backoff_s = min(backoff_s * 2, 5.0)
 
     def _follow(self) -> None:
+        from streams.kafka.reader import Reader
+
         name = self._task.name
         topics = [topic_name(name, RELEASES), topic_name(name, SCORES)]
         invitations = topic_name(name, INVITATIONS)
@@ -117,23 +124,27 @@ class Downlink(threading.Thread):
             self._connected_at = reader.end(invitations, 0)
             for partition in reader.partitions(topics[1]) if self._samples.scores_read else []:
                 reader.seek(topics[1], partition, self._samples.scores_read)
+            pause_s = POLL_S[0]
             while not self._ending.is_set():
-                self._read(reader, 0.25)
+                pause_s = POLL_S[0] if self._read(reader) else min(2 * pause_s, POLL_S[1])
                 self._consider(reader)
+                self._ending.wait(pause_s)
         finally:
             self._connected = False
             reader.close()
 
-    def _read(self, reader: Reader, timeout_s: float) -> None:
-        messages, name = reader.poll(timeout_s), self._task.name
+    def _read(self, reader: "Reader") -> bool:
+        """Take what has come; return whether anything has."""
+        messages, name = reader.poll(0.0), self._task.name
         self._accept([m for m in messages if m.topic == topic_name(name, RELEASES)])
         for message in messages:
             if message.topic == topic_name(name, SCORES):
                 self._read_scores_of(message)
             elif message.topic == topic_name(name, INVITATIONS):
                 self._invited(message.value, live=message.offset >= self._connected_at)
+        return bool(messages)
 
-    def _accept(self, messages: Sequence[Received]) -> None:
+    def _accept(self, messages: "Sequence[Received]") -> None:
         """Accept decisions. A refusal is reported only for the record under the task's name,
         because the others may precede an accepted decision."""
         for message in messages:
@@ -154,27 +165,20 @@ class Downlink(threading.Thread):
         self._release = release
         self._failures, self._retry_at = 0, 0.0
 
-    def _read_scores_of(self, message: Received) -> None:
+    def _read_scores_of(self, message: "Received") -> None:
         try:
             if message.key == self._device.encode():
-                self._read_scores(message.value)
+                self._learn(dict(message.headers).get(TAUGHT, b""))
         except MalformedRecord as exc:
             log.warning("%s offset %d: %s", message.topic, message.offset, exc)
         self._samples.scores_read = message.offset + 1
 
-    def _read_scores(self, value: bytes | None) -> None:
-        rows = decode_batch(value or b"", score_schema())
-        teacher = rows.column("teacher")
-        ours = np.array(rows.column("epoch").to_pylist()) == self._samples.epoch
-        known = [
-            i for i, x in enumerate(teacher.to_pylist()) if ours[i] and len(x) == self._task.outputs
-        ]
-        if known:
-            taken = rows.take(known)
-            outputs = np.array(taken.column("teacher").to_pylist(), np.float32)
-            self._samples.teach(taken.column("seq").to_numpy(), outputs)
+    def _learn(self, taught: bytes) -> None:
+        for epoch, first, outputs in decode_taught(self._task.outputs, taught, MOST_ROWS):
+            if epoch == self._samples.epoch:
+                self._samples.teach(np.arange(first, first + len(outputs)), outputs)
 
-    def _consider(self, reader: Reader) -> None:
+    def _consider(self, reader: "Reader") -> None:
         """Serve the version of the last decision, if it is available now; `reader` goes on reading
         decisions while it is fetched."""
         release = self._release
@@ -222,10 +226,10 @@ class Downlink(threading.Thread):
         instead = stable if stable and stable.model not in refused else None
         return instead, f"release {wanted.model} refused: {why}"
 
-    def _outdated(self, wanted: Ref, reader: Reader) -> bool:
+    def _outdated(self, wanted: Ref, reader: "Reader") -> bool:
         """Read what has come meanwhile; return whether the agent ends, or the last decision wants
         another version."""
-        self._read(reader, 0.0)
+        self._read(reader)
         last = self._release
         return self._ending.is_set() or last is None or self._chosen(last)[0] != wanted
 

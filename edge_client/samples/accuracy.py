@@ -61,9 +61,11 @@ class AccuracyTracker:
         try:
             state = json.loads(path.read_bytes())
             self._counts = {m: [int(x) for x in c] for m, c in state["counts"].items()}
-            self._errors = {m: float(state.get("errors", {}).get(m, 0.0)) for m in self._counts}
+            self._errors = {m: float(state["errors"][m]) for m in self._counts}
             self._held_out = {
-                m: HeldOut({int(p): _judged(found) for p, found in places.items()})
+                m: HeldOut(
+                    {int(p): (bool(right), float(error)) for p, (right, error) in places.items()}
+                )
                 for m, places in state["held_out"].items()
             }
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -130,10 +132,3 @@ class AccuracyTracker:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(text)
         temporary.replace(self._path)
-
-
-def _judged(found: object) -> Judged:
-    """Return an entry of the file; 0.1.0 wrote whether the answer is right alone."""
-    if isinstance(found, list):
-        return bool(found[0]), float(found[1])
-    return bool(found), 0.0

@@ -3,7 +3,7 @@
 On the recorder's thread: the loop itself does nothing of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -40,14 +40,11 @@ class AnswerRecorder:
 
     def note(self, events: Sequence[Event], first: int) -> None:
         """Note consecutive events, of which the first one has the seq `first`."""
+        judged = self._judged([event for event in events if event.truth is not None])
         for seq, event in enumerate(events, first):
             split = split_of(self._task, event.first_us, event.time_us)
             self._samples.add(seq, event.time_us, event.segment, event.outputs, split, event.label)
-            right, error = None, 0.0
-            if event.truth is not None:
-                answer, truth = event.outputs[None], event.truth[None]
-                right = bool(self._task.correct(answer, truth)[0])
-                error = float(row_errors(self._task, answer, truth)[0])
+            right, error = (None, 0.0) if event.truth is None else next(judged)
             release = release_of(event.model)  # a copy's answers are those of its release
             reporting = split == HELD_OUT and self._reports(event.time_us)
             self._scoreboard.count(release, event.position_us, right, reporting, error)
@@ -55,3 +52,12 @@ class AnswerRecorder:
                 self._outcomes.put(
                     Answered(event.first_us, event.time_us, event.segment, event.outputs, seq)
                 )
+
+    def _judged(self, events: Sequence[Event]) -> Iterator[tuple[bool, float]]:
+        """Yield whether each answer is right, and for targets its error."""
+        if events:
+            answers = np.stack([event.outputs for event in events])
+            truths = np.stack([event.truth for event in events if event.truth is not None])
+            right = self._task.correct(answers, truths)
+            errors = row_errors(self._task, answers, truths)
+            yield from zip(right.tolist(), errors.tolist(), strict=True)

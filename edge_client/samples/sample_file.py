@@ -1,4 +1,8 @@
-"""The file of samples: columns in an Arrow IPC stream.
+"""Rows in a file: the samples that a device remembers, and the rows of a training.
+
+    a line of JSON   {"columns": [[name, type, [length, ...]], ...], ...}, types as numpy's, little
+                     endian, and what else is said of the rows
+    rows             each row's values in the order of the columns, without padding
 
 It is written and read a few hundred rows at a time, because a complete copy in memory would double
 the memory of a device's samples.
@@ -10,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import pyarrow as pa
 
 from streams.runtime.disk import replacing
 
@@ -26,16 +29,17 @@ def write_rows(path: Path, chunks: Iterable[Columns], metadata: dict[str, Any]) 
 
 
 def write_stream(file: IO[bytes], chunks: Iterable[Columns], metadata: dict[str, Any]) -> None:
-    """Write the chunks, at least one, as a stream."""
-    text = {name: json.dumps(value) for name, value in metadata.items()}
-    writer = None
+    """Write the chunks, at least one, and what is said of them."""
+    kind: np.dtype[np.void] | None = None
     for columns in chunks:
-        arrays = {name: _array(values) for name, values in columns.items()}
-        batch = pa.RecordBatch.from_pydict(arrays, metadata=text)
-        writer = writer or pa.ipc.new_stream(pa.PythonFile(file, mode="w"), batch.schema)
-        writer.write_batch(batch)
-    if writer is not None:
-        writer.close()
+        if kind is None:
+            fields = _fields(columns)
+            file.write(json.dumps({"columns": fields, **metadata}).encode() + b"\n")
+            kind = _row(fields)
+        rows = np.empty(len(next(iter(columns.values()))), kind)
+        for name, values in columns.items():
+            rows[name] = values
+        file.write(rows.tobytes())
 
 
 def read_rows(path: Path, columns: Columns) -> tuple[int, dict[str, Any]]:
@@ -44,38 +48,44 @@ def read_rows(path: Path, columns: Columns) -> tuple[int, dict[str, Any]]:
     Raises ValueError or OSError if the file is invalid; then the content of `columns` is undefined.
     """
     capacity = len(next(iter(columns.values())))
-    try:
-        with pa.ipc.open_stream(path) as reader:
-            skipped = _rows(path) - capacity
-            at = 0
-            for batch in reader:
-                whole = batch.slice(max(0, skipped))
-                skipped -= batch.num_rows
-                for name, array in columns.items():
-                    array[at : at + whole.num_rows] = values_of(whole.column(name), array.shape[1:])
-                at += whole.num_rows
-            metadata = {
-                k.decode(): json.loads(v) for k, v in (reader.schema.metadata or {}).items()
-            }
-    except (pa.ArrowException, KeyError, TypeError) as exc:
-        raise ValueError(f"{path} is not a file of samples: {exc}") from exc
+    with path.open("rb") as file:
+        metadata, count = _opened(file, path)
+        if metadata.pop("columns") != _fields(columns):
+            raise ValueError(f"{path} has other columns")
+        kind, at = _row(_fields(columns)), 0
+        file.seek(max(0, count - capacity) * kind.itemsize, 1)
+        while len(rows := np.frombuffer(file.read(ROWS * kind.itemsize), kind)):
+            for name, array in columns.items():
+                array[at : at + len(rows)] = rows[name]
+            at += len(rows)
     return at, metadata
 
 
-def values_of(column: pa.Array, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a column as (rows, *shape)."""
-    flat = column.flatten() if shape else column
-    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(column), *shape)
+def read_all(path: Path) -> np.ndarray:
+    """Return all rows, by the names of the columns; ValueError or OSError as above."""
+    with path.open("rb") as file:
+        metadata, _ = _opened(file, path)
+        return np.frombuffer(file.read(), _row(metadata["columns"]))
 
 
-def _rows(path: Path) -> int:
-    with pa.ipc.open_stream(path) as reader:
-        return sum(batch.num_rows for batch in reader)
+def _opened(file: IO[bytes], path: Path) -> tuple[dict[str, Any], int]:
+    """Read the line of JSON; return it and the number of rows."""
+    try:
+        metadata = dict(json.loads(file.readline()))
+        size = _row(metadata["columns"]).itemsize
+    except (KeyError, TypeError) as exc:
+        raise ValueError(f"{path} is not a file of rows: {exc}") from exc
+    begin = file.tell()
+    count, rest = divmod(file.seek(0, 2) - begin, size)
+    file.seek(begin)
+    if rest:
+        raise ValueError(f"{path} ends within a row")
+    return metadata, count
 
 
-def _array(values: np.ndarray) -> pa.Array:
-    """Return (n,) as a plain column, (n, ...) as a column of fixed-size lists."""
-    if values.ndim == 1:
-        return pa.array(values)
-    width = int(np.prod(values.shape[1:]))
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+def _fields(columns: Columns) -> list[list[Any]]:
+    return [[name, each.dtype.str, [*each.shape[1:]]] for name, each in columns.items()]
+
+
+def _row(fields: Iterable[list[Any]]) -> np.dtype[np.void]:
+    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in fields])

@@ -1,7 +1,7 @@
 """The segments that a device can learn from, with their labels.
 
 At most `Training.samples` segments of at most `samples_mb` are in memory, and saved periodically to
-one Arrow file (temporary, fsync, rename). The latest RECENT are always kept, because their labels
+one file (temporary, fsync, rename). The latest RECENT are always kept, because their labels
 may still come. Older ones form a class-balanced reservoir (reservoir.py), by the class of the true
 label, else of the teacher's, else of the device's answer. Segments older than `samples_age_h` of
 event time are removed first.
@@ -12,9 +12,9 @@ Which event of the spool's epoch a segment is of says its seq: several events ma
 
 How much a teacher's label weighs beside a true one says trust.py, from the events that have both.
 
-The file: batches with the columns `seq`, `time`, `split`, `source`, `labelled` (us since 1970),
-`segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest in order. An
-unreadable file, or one of another task version, is ignored: the samples fill again.
+The file (sample_file.py): rows with the columns `seq`, `time`, `split`, `source`, `labelled` (us
+since 1970), `segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest
+in order. An unreadable file, or one of another task version, is ignored: the samples fill again.
 """
 
 import logging
@@ -69,7 +69,9 @@ class Samples:
         self._table = SampleTable(task, n)
         self._recent: deque[int] = deque()
         self._recent_limit = max(1, min(RECENT, n // 4))
-        self._kept: list[int] = []  # rows of the reservoir
+        self._reservoir = np.empty(n, np.int64)  # its rows, of which `_size` are in use
+        self._size = 0
+        self._oldest_us = 2**62  # of the reservoir, or earlier
         self._free = list(range(n - 1, -1, -1))
         self._seen = [0] * (len(task.classes) or 1)  # by class, of all that came to the reservoir
         self._row_of: dict[int, int] = {}
@@ -114,36 +116,49 @@ class Samples:
             self._row_of[seq] = row
             if label is not None:
                 self._note_label(np.array([row]), label, TOLD)
+            else:
+                self._table.rate(np.array([row]))
             self.added += 1
             self.changed = True
 
     def _settle(self, row: int) -> None:
         """Move one of the latest rows to the reservoir, or evict it; a row is free afterwards."""
-        kind = int(self._table.classes(np.array([row]))[0])
+        table, kind = self._table, int(self._table.kind[row])
         self._seen[kind] += 1
-        self._kept.append(row)
+        self._reservoir[self._size] = row
+        self._size += 1
+        self._oldest_us = min(self._oldest_us, int(table.times[row]))
         if self._free:
             return
-        rows = np.array(self._kept)
+        rows = self._kept
         at = row_to_evict(
-            self._table.classes(rows),
-            self._table.worth(rows),
-            len(rows) - 1,
-            self._seen[kind],
-            self._dice,
+            table.kind[rows], table.worth[rows], len(rows) - 1, self._seen[kind], self._dice
         )
-        self._forget(self._kept.pop(at))
+        gone = int(rows[at])
+        rows[at:-1] = rows[at + 1 :].copy()
+        self._size -= 1
+        self._forget(gone)
 
     def _expire(self, now_us: int) -> None:
         """Remove segments that are too old at `now_us`."""
-        if self._age_us is None or not self._kept:
+        if self._age_us is None or self._oldest_us >= now_us - self._age_us:
             return
-        rows = np.array(self._kept)
-        old = set(rows[self._table.times[rows] < now_us - self._age_us].tolist())
-        if old:
-            self._kept = [row for row in self._kept if row not in old]
-            for row in old:
-                self._forget(row)
+        rows = self._kept.copy()
+        old = self._table.times[rows] < now_us - self._age_us
+        self._keep(rows[~old])
+        for row in rows[old].tolist():
+            self._forget(row)
+
+    @property
+    def _kept(self) -> np.ndarray:
+        """The rows of the reservoir, which share its memory."""
+        return self._reservoir[: self._size]
+
+    def _keep(self, rows: np.ndarray) -> None:
+        """Make these the rows of the reservoir."""
+        self._size = len(rows)
+        self._reservoir[: self._size] = rows
+        self._oldest_us = int(self._table.times[rows].min(initial=2**62))
 
     def _forget(self, row: int) -> None:
         if self._row_of.get(int(self._table.seqs[row])) == row:
@@ -152,7 +167,7 @@ class Samples:
 
     def _rows(self) -> np.ndarray:
         """Return all rows in use, the latest last."""
-        return np.array([*self._kept, *self._recent], np.int64)
+        return np.concatenate([self._kept, np.array(self._recent, np.int64)])
 
     def teach(self, seqs: np.ndarray, outputs: np.ndarray) -> int:
         """Store the teacher's outputs (n, outputs) for events of this epoch; return how many belong
@@ -163,6 +178,7 @@ class Samples:
                 row = self._row_of.get(seq)
                 if row is not None:
                     self._table.teacher[row] = row_outputs
+                    self._table.rate(np.array([row]))
                     known += 1
             self.changed = self.changed or known > 0
             return known
@@ -193,6 +209,7 @@ class Samples:
         self._table.true[rows] = label
         self._table.source[rows] = source
         self._table.labelled[rows] = int(self._wall() * 1e6)
+        self._table.rate(rows)
 
     def counts(self) -> tuple[int, int, int]:
         """Return the numbers of segments: all, with a true label, with a teacher's label."""
@@ -337,7 +354,8 @@ class Samples:
             return
         recent = min(self._recent_limit, n)
         self._free = list(range(self._capacity - 1, n - 1, -1))
-        self._kept = list(range(n - recent))
+        self._table.rate(np.arange(n))
+        self._keep(np.arange(n - recent))
         self._recent = deque(range(n - recent, n))
         self._seen = seen if len(seen) == len(self._seen) else self._seen
         if metadata.get("epoch") == self.epoch:

@@ -27,6 +27,8 @@ class SampleTable:
         self.labelled = np.zeros(n, np.int64)
         self.true = np.full((n, task.label_size), np.nan, np.float32)
         self.teacher = np.full((n, task.outputs), np.nan, np.float32)
+        self.kind = np.zeros(n, np.int64)  # the class of each row, and what its label is worth to
+        self.worth = np.full(n, UNLABELLED, np.int8)  # the reservoir, as of the last `rate`
         self.fleet: Sequence[float] = ()  # the teacher's right share by class, of all devices
 
     def has_true(self, rows: np.ndarray) -> np.ndarray:
@@ -41,7 +43,11 @@ class SampleTable:
         """Return (n,) bool: which of the rows are held out and decide nothing."""
         return np.asarray((self.split[rows] == HELD_OUT) & reports(self.task, self.times[rows]))
 
-    def classes(self, rows: np.ndarray) -> np.ndarray:
+    def rate(self, rows: np.ndarray) -> None:
+        """Note class and worth of rows that are new or have another label."""
+        self.kind[rows], self.worth[rows] = self._classes(rows), self._worth(rows)
+
+    def _classes(self, rows: np.ndarray) -> np.ndarray:
         """Return the class of each row, for the balance; 0 if the task has targets."""
         if not self.task.classes:
             return np.zeros(len(rows), np.int64)
@@ -52,7 +58,7 @@ class SampleTable:
         found = np.where(known(true), np.nan_to_num(true[:, 0]), guess)
         return np.asarray(found, np.int64)
 
-    def worth(self, rows: np.ndarray) -> np.ndarray:
+    def _worth(self, rows: np.ndarray) -> np.ndarray:
         """Return what the label of each row is worth to the reservoir."""
         taught = np.where(self.has_teacher(rows), TAUGHT, UNLABELLED)
         return np.where(self.has_true(rows), TRUE, taught)

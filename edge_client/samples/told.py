@@ -22,8 +22,7 @@ from edge_client.samples.samples import SOURCES, Samples
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from streams.contract.accounting import DeviceAccount
-from streams.contract.events.labels import encode_label_rows
-from streams.contract.task import Task
+from streams.contract.events.messages import encode_label_lines
 from streams.runtime.failpoints import Failpoint, unarmed
 
 ROWS = 512  # labels of a frame
@@ -39,7 +38,6 @@ class ToldLabels:
 
     def __init__(
         self,
-        task: Task,
         folder: Path,
         samples: Samples,
         skip: Callable[[str, int], None],
@@ -47,7 +45,7 @@ class ToldLabels:
         wall: Callable[[], float] = time.time,
         failpoint: Failpoint = unarmed,
     ) -> None:
-        self._task, self._samples, self._skip, self._wall = task, samples, skip, wall
+        self._samples, self._skip, self._wall = samples, skip, wall
         self._reached = failpoint
         self._lock = threading.Lock()
         self._waiting: list[dict[str, object]] = []
@@ -65,9 +63,9 @@ class ToldLabels:
             "label": label.reshape(-1).tolist(),
             "told": round(self._wall() * 1e6),
             "source": SOURCES[source],
-            "event_epoch": None if seq is None else self._samples.epoch,
-            "event_seq": seq,
         }
+        if seq is not None:
+            row |= {"event_epoch": self._samples.epoch, "event_seq": seq}
         with self._lock:
             if len(self._waiting) < WAITING:
                 self._waiting.append(row)
@@ -80,7 +78,7 @@ class ToldLabels:
         with self._lock:
             while self._waiting:
                 rows = self._waiting[:ROWS]
-                body = encode_label_rows(self._task, rows)
+                body = encode_label_lines(rows)
                 self._reached("label-step-1")
                 self.queue.append(len(rows), body, mark=0)
                 del self._waiting[: len(rows)]

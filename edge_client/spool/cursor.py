@@ -45,6 +45,7 @@ class Cursor:
     sent_file: int = -1
     dropped: dict[str, int] = field(default_factory=dict)
     serial: int = 0
+    changed: bool = True  # since the last save
 
     @classmethod
     def load(cls, folder: Path, oldest: SegmentFile) -> "Cursor":
@@ -81,6 +82,7 @@ class Cursor:
     def settle(self, frame: Frame, refused: Sequence[Declared] = ()) -> None:
         """Settle a frame, whose `refused` events were declared in place of being sent. Each seq
         counts once: one that was declared corrupt but was delivered does not count as dropped."""
+        self.changed = True
         behind = frame.first if frame.kind == EVENTS else frame.first + frame.count
         if behind > self.settled_seq:
             self.owed.add(self.settled_seq, behind - 1)
@@ -132,6 +134,7 @@ class Cursor:
         if new:
             sync_directory(self.folder)
         self.serial += 1
+        self.changed = False
 
     def save_both(self) -> None:
         """Save to both files, before files of the spool are deleted."""

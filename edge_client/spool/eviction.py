@@ -12,45 +12,42 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 
 import numpy as np
-import pyarrow as pa
 
 from edge_client.spool.compaction import EvictionPolicy, FramePart
-from edge_client.spool.frames import HEADER, Frame
+from edge_client.spool.frames import HEADER, MOST_EVENTS, Frame
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import decode_batch, encode_batch, float_rows
-from streams.contract.events.records import event_schema
+from streams.contract.events.compact import Columns, decode_block, encode_block
+from streams.contract.events.messages import task_layout
 from streams.contract.task import Task
 
 LOW_CONFIDENCE = 0.8
+BLOCK_BYTES = 24  # of a block beside its rows, about
 DECLARATION_BYTES = HEADER + 40  # about the size of a DROPS frame with one entry
 
 
 def by_priority(task: Task, below: float = LOW_CONFIDENCE) -> EvictionPolicy:
     """Return the EvictionPolicy for the task's frames: keep events of high priority."""
-    schema = event_schema(task)
-    empty = encode_batch(pa.RecordBatch.from_pylist([], schema=schema))
-    overhead = len(empty) + HEADER + DECLARATION_BYTES
+    layout, overhead = task_layout(task), BLOCK_BYTES + HEADER + DECLARATION_BYTES
 
     def policy(frame: Frame) -> list[FramePart]:
         try:
-            rows = decode_batch(frame.payload, schema)
+            rows = decode_block(layout, frame.payload, frame.first, MOST_EVENTS)
         except MalformedRecord:  # of another version of the task: keep it
             return [FramePart(frame.count, frame.payload)]
         kept = high_priority(task, rows, below)
-        row_bytes = max(1, (len(frame.payload) - len(empty)) // frame.count)
+        row_bytes = max(1, (len(frame.payload) - BLOCK_BYTES) // frame.count)
         return list(_pieces(rows, _bridged(kept, overhead // row_bytes), frame.payload))
 
     return policy
 
 
-def high_priority(task: Task, rows: pa.RecordBatch, below: float) -> np.ndarray:
+def high_priority(task: Task, rows: Columns, below: float) -> np.ndarray:
     """Return (rows,) bool: the events of high priority."""
-    labelled = np.asarray(rows.column("label").is_valid().to_numpy(zero_copy_only=False))
     if task.targets:
-        return labelled
-    outputs = float_rows(rows.column("outputs"), task.outputs).astype(np.float64)
+        return rows.known
+    outputs = rows.outputs.astype(np.float64)
     largest = 1 / np.exp(outputs - outputs.max(axis=1, keepdims=True)).sum(axis=1)
-    return np.asarray(labelled | (largest < below))
+    return np.asarray(rows.known | (largest < below))
 
 
 def _bridged(kept: np.ndarray, gap: int) -> np.ndarray:
@@ -62,14 +59,14 @@ def _bridged(kept: np.ndarray, gap: int) -> np.ndarray:
     return filled
 
 
-def _pieces(rows: pa.RecordBatch, kept: np.ndarray, whole: bytes) -> Iterator[FramePart]:
+def _pieces(rows: Columns, kept: np.ndarray, whole: bytes) -> Iterator[FramePart]:
     at = 0
     for keep, run in groupby(kept.tolist()):
         count = len(list(run))
         if count == len(kept) and keep:
             yield FramePart(count, whole)
         elif keep:
-            yield FramePart(count, encode_batch(rows.slice(at, count)))
+            yield FramePart(count, encode_block(rows.part(at, at + count)))
         else:
             yield FramePart(count, None)
         at += count

@@ -76,6 +76,7 @@ class Spool:
         self._lock = threading.RLock()
         self._next = 0
         self._late = IntervalSet()  # declared after their position and not settled yet
+        self.grown = threading.Event()  # set when a frame was written; its reader clears it
         self.mark: int | None = None
         self.torn_bytes = 0
         try:
@@ -173,6 +174,7 @@ class Spool:
             self._remove_passed()
             self._begun_s = self._clock()
             current.append(head, payload, self._reached)
+        self.grown.set()
         self._reached("spool-step-4")
 
     def _rotate(self) -> SegmentFile:
@@ -310,7 +312,8 @@ class Spool:
     def sync_position(self) -> None:
         """Persist the cursor. After a crash without it, settled frames are sent again."""
         with self._lock:
-            self._cursor.save()
+            if self._cursor.changed:
+                self._cursor.save()
 
     def audit(self) -> DeviceAccount:
         """Return the account with the pending events counted in the files, which are all read.

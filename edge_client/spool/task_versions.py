@@ -1,28 +1,25 @@
 """Which task version the events of a spool are of, so that an edited task meets none of another.
 
     task-versions.json   {"epoch": ..., "spans": [{"first": seq, "task": name, "version": number,
-                         "schema": digest of the columns}, ...]}; replaced whole
+                         "columns": the text of the events' layout}, ...]}; replaced whole
 
 A span goes from its first seq to the next span's. It begins when the spool is opened for a task
-with another version or other columns than those of the last span; where the file is missing, as
-with 0.1.0, the events before have no known version. The file is written before the first event of
-the new span. After a crash in between the span is empty, and the next start finds it.
+with another version or other columns than those of the last span; where the file is lost, the
+events before count as the task's, of no known version. The file is written before the first event
+of the new span. After a crash in between the span is empty, and the next start finds it.
 
 Frames of different spans are never joined: each is sent as it is, with the version of its span.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
-
-import pyarrow as pa
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, SpoolError, UsageError
-from streams.contract.events.batches import own_columns
+from streams.contract.events.messages import task_layout
 from streams.contract.task import Task
 from streams.runtime.disk import write_atomic
 
@@ -45,7 +42,13 @@ class _Spans(Document):
     spans: list[Span]
 
 
-def begin(spool: Spool, task: Task, schema: pa.Schema) -> Span | None:
+def span_of(task: Task, first: int = 0) -> Span:
+    """Return a span of the task as it is now."""
+    columns = task_layout(task).text
+    return Span(first=first, task=task.name, version=task.version, columns=columns)
+
+
+def begin(spool: Spool, task: Task) -> Span | None:
     """Begin the task's span; return the one before it, if it is of another version or columns and
     has events that are pending, and say so.
 
@@ -54,15 +57,13 @@ def begin(spool: Spool, task: Task, schema: pa.Schema) -> Span | None:
     kept, pending = _read(spool), spool.next_seq > spool.settled_seq
     older = [span for span in kept if span.first < spool.next_seq]  # the others are empty
     if pending and not older:
-        older = [Span(first=0, task=task.name)]
+        older = [span_of(task).model_copy(update={"version": None})]
     if pending and older[-1].task != task.name:
         raise UsageError(
             f"{spool.folder} has events of task {older[-1].task!r}, not of {task.name!r}: "
             "send them with that task file first, or remove that folder"
         )
-    new = Span(
-        first=spool.next_seq, task=task.name, version=task.version, columns=_digest(schema)
-    )  # fmt: skip
+    new = span_of(task, spool.next_seq)
     same = older and older[-1].model_copy(update={"first": new.first}) == new
     spans = older if same else [*older, new]
     spans = [one for one, after in pairwise(spans) if after.first > spool.settled_seq] + spans[-1:]
@@ -87,23 +88,21 @@ def _write(spool: Spool, spans: list[Span]) -> None:
 
 
 class Versions:
-    """The spans of a spool, read once."""
+    """The spans of a spool, read once; without any, all events are of `own`."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spans = _read(spool)
+    def __init__(self, spool: Spool, own: Span) -> None:
+        self._spans = _read(spool) or [own]
 
-    def runs(self, frames: Sequence[Frame]) -> Iterator[tuple[int | None, list[Frame]]]:
-        """Yield consecutive frames with the same columns, and the version of their events."""
-        for at, span in groupby(frames, lambda frame: self._at(frame.first)):
-            version = self._spans[at].version if at >= 0 else None
-            if version is not None:
-                yield version, list(span)
-                continue
-            for _, same in groupby(span, lambda frame: own_columns(frame.payload)):
-                yield None, list(same)
+    def runs(self, frames: Sequence[Frame]) -> Iterator[tuple[Span, list[Frame]]]:
+        """Yield consecutive frames of one span, and the span; each frame by itself where the
+        version is not known, and so neither whether its columns are those of the next."""
+        for at, own in groupby(frames, lambda frame: self._at(frame.first)):
+            span, same = self._spans[at], list(own)
+            for frames_of in [same] if span.version is not None else [[each] for each in same]:
+                yield span, frames_of
 
     def _at(self, seq: int) -> int:
-        return sum(span.first <= seq for span in self._spans) - 1
+        return max(0, sum(span.first <= seq for span in self._spans) - 1)
 
 
 def _read(spool: Spool) -> list[Span]:
@@ -112,7 +111,3 @@ def _read(spool: Spool) -> list[Span]:
     except (FileNotFoundError, MalformedRecord):
         return []
     return found.spans if found.epoch == spool.epoch else []
-
-
-def _digest(schema: pa.Schema) -> str:
-    return hashlib.sha256(schema.serialize().to_pybytes()).hexdigest()[:16]

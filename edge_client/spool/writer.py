@@ -1,11 +1,12 @@
 """Writing events to the spool: the loop puts an event into memory, a thread writes it.
 
-Every `SYNC_S` the thread takes the new events, encodes them as one Arrow batch and appends it to
-the spool, which syncs it. Then it records them with their seqs (samples/notebook.py): what a device
-remembers was produced, so that a replay which answers again after a crash counts nothing twice. At
-most `LIMIT` events wait in memory; older ones are discarded and declared lost, and not recorded:
-`disk-full` when the disk works again, `queue-full` where they come faster than it writes. Events
-that sampling does not send are declared and recorded, see sampling.py.
+At an event, but not before `SYNC_S` after the last time, the thread takes the new ones, encodes
+them as one block and appends it to the spool, which syncs it. Then it records them with their seqs
+(samples/notebook.py): what a device remembers was produced, so that a replay which answers again
+after a crash counts nothing twice. At most `LIMIT` events wait in memory; older ones are discarded
+and declared lost, and not recorded: `disk-full` when the disk works again, `queue-full` where they
+come faster than it writes. Events that sampling does not send are declared and recorded, see
+sampling.py.
 """
 
 import contextlib
@@ -21,15 +22,15 @@ import numpy as np
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.sampling import HOLD_ROWS, HOLD_S, REASON, Sampling
-from streams.contract.events.batches import encode_batch
-from streams.contract.events.records import event_rows
+from streams.contract.events.compact import encode_block
+from streams.contract.events.messages import event_columns
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SYNC_S = 0.25
+SYNC_S = 0.5
 LIMIT = 20_000
 ROWS_PER_FRAME = 512  # rows of a full message
 EXPIRE_S = 60.0  # interval of the check for events that are too old
@@ -93,11 +94,13 @@ class SpoolWriter(threading.Thread):
         self._held_since = 0.0
         self._expired_at = float("-inf")
         self._ending = threading.Event()
+        self._woken = threading.Event()  # there may be something to write
         self.error: str | None = None
 
     def put(self, event: Event) -> None:
         """Accept an event; never waits for the disk, even while a write blocks."""
         self._put.append(event)
+        self._woken.set()
         if len(self._put) > self._limit:
             with contextlib.suppress(IndexError):  # the thread has just taken them
                 self._overrun.append(self._put.popleft().time_us)
@@ -112,13 +115,17 @@ class SpoolWriter(threading.Thread):
         return self.error is None and self.waiting >= self._limit // 2
 
     def run(self) -> None:
-        while not self._ending.wait(SYNC_S if len(self._put) < self._rows else 0.0):
+        while not self._ending.is_set():
+            self._woken.wait(HOLD_S)
+            self._woken.clear()
             self.write()
+            self._ending.wait(SYNC_S if len(self._put) < self._rows else 0.0)
         self.write(last=True)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Write the remaining events and end the thread."""
         self._ending.set()
+        self._woken.set()
         self.join(timeout_s)
 
     def write(self, *, last: bool = False) -> None:
@@ -162,7 +169,7 @@ class SpoolWriter(threading.Thread):
         leaves = self._task.upload == "segment"  # the only place that decides it
         segments = _stacked([e.segment for e in events]) if leaves else None
         models = [e.model for e in events]
-        rows = event_rows(
+        columns = event_columns(
             self._task,
             first=self._spool.next_seq,
             times=np.array([e.time_us for e in events], np.int64),
@@ -171,7 +178,7 @@ class SpoolWriter(threading.Thread):
             labels=[e.label for e in events],
             segments=segments,
         )
-        first = self._spool.append(len(events), encode_batch(rows), mark=events[-1].mark_us)
+        first = self._spool.append(len(events), encode_block(columns), mark=events[-1].mark_us)
         forget = self._events.popleft
         for _ in events:  # after the write, so a failed one keeps its events
             forget()

@@ -58,7 +58,7 @@ class Trainer:
         self._yields = False  # whether the current request stops for a round
         self._ended = False
         self._stop_file = folder / "trainer.stop"
-        for left in folder.glob("tmp*.arrow"):  # of a killed agent
+        for left in folder.glob("tmp*.rows"):  # of a killed agent
             left.unlink()
 
     def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
@@ -204,5 +204,5 @@ def shared_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
         with os.fdopen(os.memfd_create("tidewheel-job"), "wb") as file:
             yield file, f"/proc/{os.getpid()}/fd/{file.fileno()}"
     else:
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".arrow") as file:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".rows") as file:
             yield file, file.name

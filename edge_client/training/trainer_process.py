@@ -16,12 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import safetensors.numpy
 import torch
 
 from edge_client.control.ipc import receive_frame, send_frame
-from edge_client.samples.sample_file import values_of
+from edge_client.samples.sample_file import read_all
 from edge_client.training import local_layers
 from edge_client.training.normalization import normalized
 from edge_client.training.scaffold import Steered
@@ -50,17 +49,9 @@ IDLE_S = 30.0  # a round, or a comparison with the next version, may follow soon
 class Rows:
     """A device's training and held-out rows."""
 
-    def __init__(self, task: Task, path: Path) -> None:
-        with pa.ipc.open_stream(path) as reader:
-            table = reader.read_all()
-
-        def column(name: str, *shape: int) -> np.ndarray:
-            return np.concatenate([values_of(part, shape) for part in table.column(name).chunks])
-
-        segments, labels = (
-            column("segment", *task.segment_shape), column("label", task.label_size)
-        )  # fmt: skip
-        weights, held, true = (column(name) for name in ("weight", "held_out", "true"))
+    def __init__(self, path: Path) -> None:
+        rows, names = read_all(path), ("segment", "label", "weight", "held_out", "true")
+        segments, labels, weights, held, true = (rows[name] for name in names)
         self.train = segments[~held], labels[~held], weights[~held]
         self.held_out = segments[held], labels[held]
         self.true_labels = int((true & ~held).sum())
@@ -155,7 +146,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     """Run one request: evaluate the received weights, for "train" fine-tune them, or "normalize"
     them, which is the device's own."""
     request = job.request
-    rows = Rows(task, Path(job.samples))
+    rows = Rows(Path(job.samples))
     received = payload.to_float32(payload.unpack(block))
     if request.op == "normalize":
         return _normalized(task, job, received, rows)

@@ -2,7 +2,7 @@
 
 The span lasts from when the events were produced until the broker has acknowledged their message.
 The spool does not store when an event was produced, so the uplink notes at each look how far the
-spool has come: the span begins up to one look later (0.25 s, a few seconds without a broker), and
+spool has come: the span begins up to one look later (1 s, a few seconds without a broker), and
 for events of an earlier process at the start of this one.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from edge_client.spool.queue import Spool
 from edge_client.uplink.messages import Message
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.events.traceparent import (
     TraceParent,
     event_trace,

@@ -28,11 +28,11 @@ class Gathering:
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self.seconds, self._clock = seconds, clock
         self._since: float | None = None  # when the oldest one that is not sent was seen
-        self._ended = False
+        self.ended = False
 
     def ready(self, unsent: int) -> bool:
         """Return whether to send now, with so many events (or drops) that are not sent yet."""
-        if not self.seconds or not unsent or self._ended or unsent >= FULL_ROWS:
+        if not self.seconds or not unsent or self.ended or unsent >= FULL_ROWS:
             return True
         now = self._clock()
         if self._since is None:
@@ -45,4 +45,4 @@ class Gathering:
 
     def end(self) -> None:
         """Wait no more: the device ends."""
-        self._ended = True
+        self.ended = True

@@ -1,27 +1,29 @@
 """What the frames of a queue are on the wire: messages of the topic `events`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import pyarrow as pa
-
-from edge_client.spool.frames import DROPS, Declared, Frame, merged
+from edge_client.spool.frames import DROPS, MOST_EVENTS, Declared, Frame, merged
 from edge_client.spool.queue import Spool
-from edge_client.spool.task_versions import Versions
+from edge_client.spool.task_versions import Span, Versions, span_of
 from edge_client.uplink.refusals import Refusals
-from streams.contract.events.batches import encode_batch, own_batch
-from streams.contract.events.records import (
+from streams.contract.events.compact import (
+    Layout,
+    decode_block,
+    encode_block,
+    joined,
+)
+from streams.contract.events.messages import (
     Drop,
-    EventBatch,
     Headers,
+    Wire,
+    encode_block_message,
     encode_drop,
-    encode_events,
     encode_labels,
 )
+from streams.contract.task import Task
 
 BYTES = 700_000  # of the frames of a message
-
-Wire = tuple[bytes, bytes, Headers]  # key, value, headers
 
 
 class Message(NamedTuple):
@@ -39,7 +41,7 @@ class Message(NamedTuple):
 
 
 Messages = Callable[[Sequence[Frame], Refusals], list[Message]]  # of consecutive frames of a kind
-Carry = Callable[[int, pa.RecordBatch, int | None], Wire]  # first seq, rows, the task's version
+Carry = Callable[[Span, Sequence[Frame], int, int], Wire]  # of the events first..last of frames
 Declare = Callable[[Declared], list[Message]]
 More = Callable[[int, int], Headers]  # headers of the message of the events first..last
 
@@ -49,74 +51,69 @@ def no_more(_first: int, _last: int) -> Headers:
     return []
 
 
-def of_events(device: str, spool: Spool, more: More = no_more) -> Messages:
+def of_events(task: Task, device: str, spool: Spool, more: More = no_more) -> Messages:
     """Return what makes event frames one events/2 message, with `more` headers, and each declared
     drop a drops/1. What the broker has refused becomes smaller messages and drops."""
-    versions = Versions(spool)
+    versions = Versions(spool, span_of(task))
 
     def declare(entry: Declared) -> list[Message]:
         wire = encode_drop(Drop(device, spool.epoch, entry.first, entry.last, entry.reason))
         return [Message(entry.first, entry.last, wire, declares=True)]
 
-    def carry(first: int, rows: pa.RecordBatch, version: int | None) -> Wire:
-        batch = EventBatch(device, spool.epoch, first, rows)
-        key, value, headers = encode_events(batch, version)
-        return key, value, [*headers, *more(first, batch.last)]
+    def carry(span: Span, frames: Sequence[Frame], first: int, last: int) -> Wire:
+        block = _block(span, frames, first, last)
+        key, value, headers = encode_block_message(
+            device, spool.epoch, first, block, span.columns, span.version
+        )
+        return key, value, [*headers, *more(first, last)]
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
             entries = merged([d for frame in frames for d in frame.declarations()])
             return [message for entry in entries for message in declare(entry)]
-        return _of_rows(frames, versions, refusals, carry, declare)
+        return list(_of_rows(frames, versions, refusals, carry, declare))
 
     return messages
 
 
-def of_labels(device: str, queue: Spool) -> Messages:
+def of_labels(task: Task, device: str, queue: Spool) -> Messages:
     """Return what makes frames of the queue of labels one labels/1 message. Labels that the queue
     had to drop, and those that the broker refuses, are no messages: the device counts them."""
-    versions = Versions(queue)
+    versions = Versions(queue, span_of(task))
 
-    def carry(first: int, rows: pa.RecordBatch, version: int | None) -> Wire:
-        body = encode_batch(rows)
-        return encode_labels(device, queue.epoch, first, rows.num_rows, body, version)
+    def carry(span: Span, frames: Sequence[Frame], first: int, last: int) -> Wire:
+        begin = frames[0].first
+        lines = b"".join(frame.payload for frame in frames).splitlines(keepends=True)
+        body = b"".join(lines[first - begin : last - begin + 1])
+        return encode_labels(device, queue.epoch, first, body, span.version)
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
             return []
-        return _of_rows(frames, versions, refusals, carry, lambda _entry: [])
+        return list(_of_rows(frames, versions, refusals, carry, lambda _entry: []))
 
     return messages
 
 
 def _of_rows(
     frames: Sequence[Frame], versions: Versions, refusals: Refusals, carry: Carry, declare: Declare
-) -> list[Message]:
-    """Return the messages of event frames, of each task version by itself."""
-    found: list[Message] = []
-    for version, own in versions.runs(frames):
-        found += _of_version(own, version, refusals, carry, declare)
-    return found
+) -> Iterator[Message]:
+    """Yield the messages of event frames, of each task version by itself."""
+    for span, own in versions.runs(frames):
+        for first, last, reason in refusals.runs(own):
+            if reason is None:
+                yield Message(first, last, carry(span, own, first, last))
+            else:
+                yield from declare(Declared(first, last, reason))
 
 
-def _of_version(
-    frames: Sequence[Frame],
-    version: int | None,
-    refusals: Refusals,
-    carry: Carry,
-    declare: Declare,
-) -> list[Message]:
-    begin = frames[0].first
-    batches = [own_batch(frame.payload) for frame in frames]
-    rows = pa.concat_batches(batches) if len(batches) > 1 else batches[0]
-    found: list[Message] = []
-    for first, last, reason in refusals.runs(frames):
-        if reason is not None:
-            found += declare(Declared(first, last, reason))
-            continue
-        own = rows.slice(first - begin, last - first + 1)
-        found.append(Message(first, last, carry(first, own, version)))
-    return found
+def _block(span: Span, frames: Sequence[Frame], first: int, last: int) -> bytes:
+    """Return the events first..last as one block: the frame's own, if they are all of one frame."""
+    if len(frames) == 1 and frames[0].count == last - first + 1:
+        return frames[0].payload
+    begin, layout = frames[0].first, Layout.of(span.columns)
+    parts = [decode_block(layout, f.payload, f.first, MOST_EVENTS) for f in frames]
+    return encode_block(joined(parts).part(first - begin, last - begin + 1))
 
 
 def groups(frames: list[Frame], most_rows: int) -> list[list[Frame]]:

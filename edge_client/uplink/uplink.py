@@ -25,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
@@ -39,15 +40,17 @@ from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name
-from streams.kafka.producer import Sender
 from streams.runtime.failpoints import Failpoint, unarmed
+
+if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
+    from streams.kafka.producer import Sender
 
 log = logging.getLogger(__name__)
 
 IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
 HANG_S = 60.0  # longer than the library and a full disk may keep the thread
-POLL_S = 0.5  # also how long events are collected for one message
+POLL_S = 1.0  # at most, where the spool has not grown
 FULL_S = 0.02  # poll interval while the limit in flight is reached or many events come
 SAY_S = 60.0  # between two lines of the log about one outage
 AGAIN_S = 0.2  # before what was refused is sent in another way
@@ -69,7 +72,7 @@ class Uplink(threading.Thread):
         task: Task,
         device: str,
         spool: Spool,
-        connect: Callable[[], Sender],
+        connect: "Callable[[], Sender]",
         reachable: Callable[[], bool],
         state: Callable[[], DeviceState] | None,
         *,
@@ -99,7 +102,7 @@ class Uplink(threading.Thread):
         self._refusals = Refusals(clock)
         self._spans = spans
         more = no_more if spans is None else spans.headers
-        self._messages = messages or of_events(device, spool, more)
+        self._messages = messages or of_events(task, device, spool, more)
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position
@@ -125,8 +128,9 @@ class Uplink(threading.Thread):
         while not self._ending.is_set():
             self._back_at = self._clock()
             try:
+                self._spool.grown.clear()
                 if not self.step():
-                    self._ending.wait(FULL_S if self._full or self._busy else POLL_S)
+                    self._pause()
             except MessageRefused as exc:
                 log.warning("%s", exc)
                 self._close()  # what follows a refused message of a producer is out of sequence
@@ -138,14 +142,24 @@ class Uplink(threading.Thread):
                 self._ending.wait(POLL_S)
         self._send_last_state()
 
+    def _pause(self) -> None:
+        """Wait for more to send; the loop stops soon after `stop`, and looks often before."""
+        if self._full or self._busy or self._gathering.ended:
+            self._ending.wait(FULL_S)
+        else:
+            limited = self._rate_limit.bytes_per_s is not None  # it lets a second's bytes wait
+            self._spool.grown.wait(POLL_S / 2 if limited else POLL_S)
+
     def stop(self, drain_s: float) -> bool:
         """Send pending events for at most `drain_s`, then end; return whether none is left."""
         self._gathering.end()
+        self._spool.grown.set()
         deadline = time.monotonic() + drain_s
         while self._spool.account().pending and time.monotonic() < deadline and not self._holds:
             time.sleep(0.05)
         drained = self._spool.account().pending == 0
         self._ending.set()
+        self._spool.grown.set()
         self.join(5.0 if self.connected else LOOKING_S)
         return drained
 
@@ -324,7 +338,7 @@ class Uplink(threading.Thread):
         threading.Thread(target=_close_quietly, args=(sender,), daemon=True).start()
 
 
-def _close_quietly(sender: Sender) -> None:
+def _close_quietly(sender: "Sender") -> None:
     try:
         sender.close(1.0)
     except BrokerUnavailable as exc:

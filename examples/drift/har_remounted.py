@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 
 from streams.tasks import hapt, har
 from tidewheel import Device, Reading, Training
@@ -50,36 +49,24 @@ def readings(device: str) -> Iterator[Reading]:
     if number not in FLEET:
         yield from har.readings(device)
         return
-    table = hapt.person(number)
-    first = pc.equal(table["recording"], table["recording"][0])
+    rows = hapt.person(number)
+    first = rows["recording"] == rows["recording"][0]
     late_s = FLEET.index(number) * 30 % REPEATED_S
-    yield from _repeated(table.filter(first), late_s, AFTER_S)
-    yield from _repeated(table.filter(pc.invert(first)), AFTER_S + late_s, LASTS_S)
+    yield from _repeated(rows[first], late_s, AFTER_S)
+    yield from _repeated(rows[~first], AFTER_S + late_s, LASTS_S)
 
 
-def _repeated(table: pa.Table, begin_s: int, end_s: int) -> Iterator[Reading]:
-    """The table's rows again and again until the end, recordings 10 s apart."""
+def _repeated(rows: np.ndarray, begin_s: int, end_s: int) -> Iterator[Reading]:
+    """The rows again and again until the end, recordings 10 s apart."""
     begin_us, end_us, period_us = (second * 1_000_000 for second in (begin_s, end_s, REPEATED_S))
     at_us = begin_us
     while True:
-        for offset_us, row, label in _rows(table):
-            at_us = begin_us + offset_us
+        for i, part, row, label in hapt.read(rows):
+            at_us = begin_us + i * 20_000 + (part - int(rows["recording"][0])) * 10_000_000
             if at_us >= end_us:
                 return
             yield Reading(at_us, row, label)
         begin_us += ((at_us - begin_us) // period_us + 1) * period_us
-
-
-def _rows(table: pa.Table) -> Iterator[tuple[int, tuple[float, ...], int | None]]:
-    """Time from 0, values and label of each row."""
-    first, start = table["recording"][0].as_py(), 0
-    for batch in table.to_batches(max_chunksize=1000):
-        values = zip(*(batch.column(name).to_pylist() for name in hapt.CHANNELS))  # noqa: B905
-        parts = batch.column("recording").to_pylist()
-        rows = zip(values, parts, hapt.labels_of(batch))  # noqa: B905
-        for i, (row, part, label) in enumerate(rows, start):
-            yield i * 20_000 + (part - first) * 10_000_000, row, label
-        start += batch.num_rows
 
 
 def either_side(batch: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":

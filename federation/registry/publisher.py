@@ -23,7 +23,7 @@ from federation.registry.published_chain import check_revocations, releases
 from federation.registry.registry import Registry
 from streams.contract.decisions import Delivery, DesiredState, Ref, Release, decision_key
 from streams.contract.errors import ArtifactError
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings

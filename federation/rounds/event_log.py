@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from federation.registry.publisher import Publisher
 from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.topics import ROUNDS, topic_name
 
 log = logging.getLogger(__name__)

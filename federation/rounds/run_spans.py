@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.events.traceparent import TraceParent, run_trace, span_id
 from streams.runtime.tracing import Span, Tracing, Value
 

@@ -23,7 +23,7 @@ from contextlib import closing
 from typing import Protocol
 
 from streams.contract.errors import MalformedRecord, TopicMissing
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.topics import (
     DEAD_LETTERS,
     FLEET,

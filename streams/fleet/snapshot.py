@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-import pyarrow as pa
+import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streams.contract.decisions import Decision
@@ -79,7 +79,7 @@ def encode(view: FleetView, time_us: int) -> bytes:
         offsets=[(topic, partition, at) for (topic, partition), at in view.offsets.items()],
     )
     text = saved.model_dump_json().encode()
-    packed = pa.compress(text, codec="zstd", asbytes=True)
+    packed = zstandard.compress(text)
     return b"".join([len(text).to_bytes(SIZE, "big"), packed])
 
 
@@ -89,9 +89,11 @@ def decode(data: bytes) -> tuple[FleetView, int]:
     if not len(data) > SIZE or not 0 < size <= LARGEST:
         raise MalformedRecord("bad-view", f"{len(data)} bytes are no view")
     try:
-        text = pa.decompress(data[SIZE:], decompressed_size=size, codec="zstd", asbytes=True)
+        if zstandard.frame_content_size(data[SIZE:]) != size:
+            raise MalformedRecord("bad-view", f"a view of {size} bytes has another size")
+        text = zstandard.decompress(data[SIZE:])
         saved = SavedView.model_validate_json(text)
-    except (ValidationError, pa.ArrowException, OSError) as exc:
+    except (ValidationError, zstandard.ZstdError) as exc:
         raise MalformedRecord("bad-view", str(exc)[:300]) from exc
     view = FleetView(**{name: getattr(saved, name) for name in SAME})
     view.scored, view.earlier = Counter(saved.scored), Counter(saved.earlier)

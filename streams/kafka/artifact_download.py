@@ -12,12 +12,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from streams.contract.decisions import MAX_BYTES, Delivery
 from streams.contract.errors import ArtifactError, Retryable
 from streams.contract.topics import ARTIFACTS, topic_name
-from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
+
+if TYPE_CHECKING:  # an agent loads Kafka's library after its start
+    from streams.kafka.reader import Received
 
 FETCH_S = 60.0
 URL_S, URL_MOST_S = 10.0, 600.0  # timeouts of a response, and of a whole download
@@ -42,7 +45,7 @@ class Download:
     def missing(self) -> int:
         return self.delivery.chunks - len(self.parts)
 
-    def take(self, message: Received) -> None:
+    def take(self, message: "Received") -> None:
         """Process a message of `artifacts`; ignores those of other deliveries."""
         self.next_offset = message.offset + 1
         if message.key != self.delivery.sha256.encode() or message.value is None:
@@ -97,6 +100,8 @@ def fetch(
     """
     topic, want = topic_name(task, ARTIFACTS), download.delivery
     deadline = time.monotonic() + timeout_s
+    from streams.kafka.reader import Reader
+
     with contextlib.closing(Reader(settings, [topic])) as reader:
         end = reader.end(topic, 0)
         reader.seek(topic, 0, min(download.next_offset, end))

@@ -14,7 +14,7 @@ from kafka.errors import (
 )
 
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.kafka.refusals import connecting, sending, translated, unavailable
 from streams.kafka.settings import BrokerSettings
 

@@ -13,7 +13,8 @@ from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, Document, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop, decode_event_message
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import decode_event_message
 from streams.contract.events.traceparent import traceparent_of
 from streams.contract.task import Task
 from streams.contract.topics import (

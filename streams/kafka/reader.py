@@ -9,7 +9,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.kafka import batches
 from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings

@@ -53,36 +53,40 @@ class Segmenter:
         self._begin = 0  # of the segment being filled
         self._last_us = -(2**62)  # time of the reading before
         self._times: list[int] = []
+        self._new: list[Sequence[float]] = []  # the last rows, which the buffer does not have yet
         self._labels: list[float | Sequence[float] | None] = []
 
     @property
     def pending(self) -> list[Reading]:
         """The readings of the segment being filled. Another segmenter that is given them first cuts
         what follows in the same way."""
+        self._fill()
         rows = self._buffer[self._begin : self._begin + len(self._times)].tolist()
         return [Reading(*one) for one in zip(self._times, rows, self._labels, strict=True)]
 
     def push(self, reading: Reading) -> Cut | None:
         """Take a reading; return the segment that it ends: first time, last time, segment
         (channels, samples) float32, and label (label_size,) or None."""
-        times, samples = self._times, self._samples
+        times, samples, (time_us, values, label) = self._times, self._samples, reading
         broken = _fault(reading, times, self._max_gap_us, self._channels)
         if broken:
             self._count(broken, reading)
             times.clear()
             self._labels.clear()
+            self._new.clear()
             if broken not in ("gap", "backwards"):
                 return None
-        elif reading.time_us < self._last_us:
+        elif time_us < self._last_us:
             self._count(OUT_OF_ORDER, reading)
-        if reading.label is not None and not label_fits(self._task, reading.label):
+        if label is not None and not label_fits(self._task, label):
             self._count(LABEL_UNFIT, reading)
-        self._last_us = reading.time_us
-        self._buffer[self._begin + len(times)] = reading.values
-        times.append(reading.time_us)
-        self._labels.append(reading.label)
+        self._last_us = time_us
+        self._new.append(tuple(values))  # a source may use its list again
+        times.append(time_us)
+        self._labels.append(label)
         if len(times) < samples:
             return None
+        self._fill()
         segment = self._buffer[self._begin : self._begin + samples].T.copy()
         cut = times[0], times[-1], segment, _segment_label(self._labels, self._task)
         self._begin += self._hop
@@ -93,6 +97,13 @@ class Segmenter:
             self._begin = 0
         return cut
 
+    def _fill(self) -> None:
+        """Put the new rows into the buffer, at once: an array of many is made faster than many."""
+        if self._new:
+            end = self._begin + len(self._times)
+            self._buffer[end - len(self._new) : end] = self._new
+            self._new.clear()
+
     def _count(self, reason: str, reading: Reading) -> None:
         if self._skip is not None:
             self._skip(reason, reading.time_us)
@@ -101,7 +112,7 @@ class Segmenter:
 def _fault(reading: Reading, times: list[int], max_gap_us: float, channels: int) -> str | None:
     if len(reading.values) != channels:
         return "width"
-    if not all(map(math.isfinite, reading.values)):
+    if not math.isfinite(sum(reading.values)) and not all(map(math.isfinite, reading.values)):
         return "not-finite"
     if times and reading.time_us < times[-1]:
         return "backwards"
@@ -143,6 +154,8 @@ def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> 
 
 def _single(label: float | Sequence[float] | None) -> float | None:
     """Return a class index that may be inside a list of one."""
+    if label is None or isinstance(label, int | float):  # the usual one; `Sequence` is slow to ask
+        return label
     if isinstance(label, Sequence):
         return label[0] if len(label) == 1 else None
     return label

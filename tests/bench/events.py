@@ -13,16 +13,16 @@ from functools import partial
 import numpy as np
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
+from streams.contract.events.messages import Headers
 from streams.contract.events.records import (
     EventBatch,
-    Headers,
     decode_event_message,
     encode_events,
     encode_stream,
-    event_rows,
 )
 from streams.contract.task import Task
 from tests.bench.edge.tasks import predictions, segments
+from tests.event_rows import event_rows
 
 TURNS, TURN_S = 15, 0.02
 COLUMNS = "upload       events   bytes an event     encode, us      decode, us\n"

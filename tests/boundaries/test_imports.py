@@ -252,11 +252,16 @@ def test_a_task_loads_no_torch(module: str) -> None:
 
 def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
     modules = loaded("compose.cli.edge", "edge_client.process", "streams.tasks.har")
-    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx", "opentelemetry")
-    seldom = ("pyarrow.compute", "pyarrow.dataset", "paho", "prometheus_client")
+    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx", "opentelemetry", "pyarrow")
+    seldom = ("paho", "prometheus_client")
     person = ("rich", "asyncio", "pydantic_settings")
     fetched = ("http", "urllib.request", "tarfile")
     assert not libraries(modules, *heavy, *seldom, *person, *fetched)
+
+
+def test_no_module_of_a_device_loads_arrow() -> None:
+    modules = [m for m in MODULES if m.startswith(("edge_client.", "streams.tasks."))]
+    assert not libraries(loaded(*modules), "pyarrow")
 
 
 def test_the_client_app_holds_no_torch_and_no_arrow() -> None:

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.records import Drop, EventBatch, encode_drop, encode_events
+from streams.contract.events.messages import Drop, encode_drop
+from streams.contract.events.records import EventBatch, encode_events
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name
 from streams.kafka.producer import Producer

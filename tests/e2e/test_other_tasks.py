@@ -156,7 +156,7 @@ def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_dev
     summary = closes(place, running)
     assert summary["fleet_after"] > summary["fleet_before"]
     # The same search finds them where they are: in what a device remembers.
-    assert found(raw, (state / "devices" / "d0" / "samples.arrow").read_bytes())
+    assert found(raw, (state / "devices" / "d0" / "samples.rows").read_bytes())
 
 
 @pytest.mark.parametrize("upload", ["segment", "prediction"])

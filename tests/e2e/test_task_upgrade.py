@@ -11,7 +11,8 @@ import pytest
 from compose.reports import dead_letters
 from compose.reports.lag import read_lag
 from edge_client.inference.slots import SlotState
-from streams.contract.events.records import TASK_VERSION, version_of
+from streams.contract.events.messages import TASK_VERSION
+from streams.contract.events.records import version_of
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key

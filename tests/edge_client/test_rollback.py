@@ -301,10 +301,11 @@ sys.argv = sys.argv[1:]
 from compose.cli.main import main
 """
 HUNG = f"""{HURRIED}
+import streams.kafka.producer
 edge_client.uplink.uplink.HANG_S = 1.0
 def connects_never(settings):
     threading.Event().wait()
-edge_client.agent.Producer = connects_never
+streams.kafka.producer.Producer = connects_never
 main()
 """
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MessageRefused
-from streams.contract.events.records import Drop, EventBatch, Headers, decode_event_message
+from streams.contract.events.messages import Drop, Headers
+from streams.contract.events.records import EventBatch, decode_event_message
 from tests.fakes.tiny_task import task
 
 Done = Callable[[Exception | None], None]

@@ -27,10 +27,11 @@ from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, RoundEvent
+from streams.contract.events.labels import LabelBatch
+from streams.contract.events.messages import Drop, encode_drop, encode_label_lines, encode_labels
 from streams.contract.events.records import (
-    Drop,
+    EventBatch,
     decode_event_message,
-    encode_drop,
     encode_events,
     encode_stream,
 )
@@ -107,7 +108,7 @@ def write_device(folder: Path) -> None:
     for path in sorted((folder / "made").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     (folder / "made").rmdir()
-    samples = Samples(tiny, folder / "samples.arrow")
+    samples = Samples(tiny, folder / "samples.rows")
     for i, segment in enumerate(segments(6)):
         label = np.array([i % 3], np.float32) if i % 2 else None
         answer = np.eye(3, dtype=np.float32)[i % 3]
@@ -126,7 +127,7 @@ def read_device(folder: Path) -> Facts:
     answer = engine.run(segments(1)[0])
     slots.close()
     accepted = Acceptance(folder / "slots" / "accepted.json", tiny, [OLD.public_key()])
-    samples = Samples(tiny, folder / "samples.arrow")
+    samples = Samples(tiny, folder / "samples.rows")
     held, labels = samples.held_out(10)
     board = AccuracyTracker(folder / "scoreboard.json").scores()
     return {
@@ -232,9 +233,14 @@ def read_store(folder: Path) -> Facts:
 
 
 def write_messages(folder: Path) -> None:
-    """Events and a drop as on `events`; a document of `fleet`, `windows` and `rounds`."""
+    """Events, a drop and labels as on `events`; a document of `fleet`, `windows` and `rounds`."""
     sent = batch("d0", 7, [1, 2, 3])
-    messages = [encode_stream(sent), encode_drop(Drop("d0", "e1", 3, 4, "x"))]
+    told = {"from": 1, "to": 2, "label": [1.0], "told": 3, "source": "user"}
+    messages = [
+        encode_stream(sent),
+        encode_drop(Drop("d0", "e1", 3, 4, "x")),
+        encode_labels("d0", "l1", 5, encode_label_lines([told]), tiny.version),
+    ]
     records, compact = (
         [
             {
@@ -267,7 +273,7 @@ def write_messages(folder: Path) -> None:
 
 def read_messages(folder: Path) -> Facts:
     found = json.loads((folder / "messages.json").read_text())
-    events, drop, *compact = (
+    events, drop, labels, *compact = (
         decode_event_message(
             tiny,
             base64.b64decode(each["key"]),
@@ -276,7 +282,8 @@ def read_messages(folder: Path) -> Facts:
         )
         for each in [*found["events"], *found.get("compact", [])]
     )
-    assert not isinstance(events, Drop)
+    assert isinstance(events, EventBatch)
+    assert isinstance(labels, LabelBatch)
     assert all(each == events for each in compact)
     kinds = {"fleet": DeviceState, "windows": WindowReport, "rounds": RoundEvent}
     return {
@@ -286,6 +293,7 @@ def read_messages(folder: Path) -> Facts:
             for name in events.rows.schema.names
         },
         "drop": repr(drop),
+        "labels": [labels.first, json.dumps(labels.rows.to_pylist(), default=str)],
         "compact": len(compact),
         "documents": {
             name: kinds[name].decode(text.encode()).model_dump()

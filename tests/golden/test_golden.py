@@ -1,6 +1,5 @@
 """Files of every version that was released are still read, and give what they gave then."""
 
-import base64
 import json
 import shutil
 from pathlib import Path
@@ -8,12 +7,6 @@ from typing import Any
 
 import pytest
 
-from edge_client.spool.frames import EVENTS
-from edge_client.spool.queue import Spool
-from edge_client.uplink.messages import of_events
-from edge_client.uplink.refusals import Refusals
-from streams.contract.events.records import EventBatch, decode_event_message
-from tests.fakes.tiny_task import task as tiny
 from tests.golden.__main__ import HERE, keep
 from tests.golden.formats import FORMATS
 
@@ -54,25 +47,6 @@ def test_what_an_earlier_version_wrote_is_read(version: str, name: str, tmp_path
     found = plain(FORMATS[name].read(tmp_path / name))
     wanted = json.loads((HERE / version / f"{name}.json").read_text())
     includes(found, wanted, name)
-
-
-def test_events_in_a_spool_of_an_earlier_version_are_sent(tmp_path: Path) -> None:
-    """A frame of 0.1.0 has the Arrow stream that was its message."""
-    kept = json.loads((HERE / "0.1.0" / "messages" / "messages.json").read_text())["events"][0]
-    key, value = (base64.b64decode(kept[name]) for name in ("key", "value"))
-    headers = {name: base64.b64decode(text) for name, text in kept["headers"]}
-    first, last = int(headers["first"]), int(headers["last"])
-    spool = Spool(tmp_path)
-    spool.declare_lost(first, "disk-full")  # so that the frame begins where it did
-    spool.append(last - first + 1, value, mark=0)
-    frames = [f for f in spool.read(spool.position, 1 << 20) if f.kind == EVENTS]
-    (sent,) = of_events("d0", spool)(frames, Refusals(lambda: 0.0))
-    found = decode_event_message(tiny, *sent.wire)
-    then = decode_event_message(tiny, key, value, headers)
-    assert isinstance(found, EventBatch)
-    assert isinstance(then, EventBatch)
-    assert (found.device, found.first) == (then.device, then.first)
-    assert found.rows == then.rows
 
 
 def test_the_script_writes_what_is_read_in_the_same_way(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # What an extra is for: the module that needs it, and what must not come with it.
 EXTRAS = {
-    "edge": ("edge_client.agent", ("torch", "faust-streaming", "flwr", "deltalake")),
+    "edge": ("edge_client.agent", ("torch", "faust-streaming", "flwr", "pyarrow")),
     "worker": ("streams.worker.app", ("flwr", "onnxruntime")),
     "federation": ("federation.server_app", ("faust-streaming", "deltalake")),
     "console": (

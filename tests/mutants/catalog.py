@@ -230,8 +230,8 @@ MUTANTS = [
     Mutant(
         "events: what follows the rows of a body is ignored",
         "streams/contract/events/compact.py",
-        "    body.end()\n",
-        "",
+        "body.number(), body.text()\n    body.end()\n",
+        "body.number(), body.text()\n",
         "tests/streams/contract/test_compact.py",
     ),
     Mutant(

@@ -1,4 +1,6 @@
-"""The messages on `events` and `scores`: `records` (events, drops, scores), `labels` (true labels
-that became known later), `batches` (Arrow batches as bytes), `columns` (those of other producers)
-and `traceparent` (the header that names a trace).
+"""The messages on `events` and `scores`. Without Arrow, as a device has them: `compact` (events as
+bytes), `messages` (what a device sends) and `traceparent` (the header that names a trace). With it:
+`records` (all that is on the topics), `event_columns` (events as arrays and as rows), `labels`
+(true labels that became known later), `batches` (Arrow batches as bytes) and `columns` (those of
+other producers).
 """

@@ -1,40 +1,45 @@
-"""Events without a schema, in as few bytes as they need: the body of events/2.
+"""Events without a schema, in as few bytes as they need: blocks of rows, and the body of events/2.
 
 Sender and receiver know the columns from the task, and the header `e2` names them by a digest. So
-the body has values alone, little endian:
+a block has values alone, little endian:
 
-    epoch      text
-    first      number: the seq of the first row; row i has the seq first + i
     count      number of rows, at least 1
     models     number of names; the names, texts, in the order of their first row; with more than
                one name its index for each row: u8 up to 256 names, else u32
     times      u8 width; i64 the first time; count - 1 differences, signed, of `width` bytes
     labels     (count + 7) // 8 bytes, bit i: whether row i has one; float32 for each row that has
     outputs    count x outputs float32
-    segments   zeros up to a multiple of ALIGN bytes from the body's start, count x size float32 or
+    segments   zeros up to a multiple of ALIGN bytes from the block's start, count x size float32 or
                float16; nothing if the task uploads predictions only
 
     number     unsigned LEB128: 7 bits a byte, lowest first, bit 7 set in all bytes but the last
     text       u8 length n, n bytes of ASCII; or u8 128 + n, n bytes of a big-endian number: a 1,
                then a digit of base 17 for each character, its place in "0123456789abcdef-"
 
+A frame of the spool has a block. The body of a message is a block and a tail, so that the block of
+a frame is sent as it is:
+
+    first      number: the seq of the first row; row i has the seq first + i
+    epoch      text
+
 Names of epochs and of model versions have those characters only, and take half the bytes as
 numbers. A body that ends early, or goes on, is refused before its rows are allocated.
+
+The teacher's outputs for a device are runs of consecutive events, one after another: `epoch`
+(text), `first` and `count` (numbers), count x outputs float32; see records.py, header `taught`.
 """
 
 import math
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import TIMESTAMP, float_rows, times_us
 
 PACKED, MOST = 128, 127  # the bit of a packed text; the most bytes of one
 ALPHABET = "0123456789abcdef-"
@@ -42,7 +47,6 @@ ALIGN = 8  # so that segments, most of a body, are read without a copy
 DIGEST = 6  # characters of base64: 36 bits
 MOST_DIGITS = 9  # of a number: 63 bits
 WIDTHS = (1, 2, 4, 8)
-NAMES = ["seq", "time", "model", "outputs", "label", "segment"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,24 @@ class Layout:
     dtype: str
 
     @property
+    def text(self) -> str:
+        return f"{self.outputs} {self.label} {self.segment} {self.dtype}"
+
+    @property
     def digest(self) -> str:
         """The layout's name in the header `e2`."""
-        return _digest(self)
+        return digest_of(self.text)
+
+    @classmethod
+    def of(cls, text: str) -> "Layout":
+        """Return the layout with this text; raise ValueError if there is none."""
+        outputs, label, segment, dtype = text.split(" ")
+        return cls(int(outputs), int(label), int(segment), dtype)
+
+
+@lru_cache(maxsize=64)
+def digest_of(text: str) -> str:
+    return urlsafe_b64encode(sha256(text.encode()).digest())[:DIGEST].decode()
 
 
 class Columns(NamedTuple):
@@ -77,121 +96,95 @@ class Columns(NamedTuple):
     known: np.ndarray
     segments: np.ndarray | None
 
+    def part(self, begin: int, end: int) -> "Columns":
+        """Return the rows from `begin` to before `end`, which share the memory."""
+        first, times, models, outputs, labels, known, segments = self
+        return Columns(
+            first + begin,
+            times[begin:end],
+            models if isinstance(models, str) else models[begin:end],
+            outputs[begin:end],
+            labels[begin:end],
+            known[begin:end],
+            None if segments is None else segments[begin:end],
+        )
 
-@lru_cache(maxsize=64)
-def schema_of(layout: Layout) -> pa.Schema:
-    """Return the columns of an event; see records.py:event_schema."""
-    segment = _floats(layout.segment, layout.dtype) if layout.segment else pa.null()
-    return pa.schema(
-        [
-            pa.field("seq", pa.int64(), nullable=False),
-            pa.field("time", TIMESTAMP, nullable=False),
-            pa.field("model", pa.string(), nullable=False),
-            pa.field("outputs", _floats(layout.outputs), nullable=False),
-            pa.field("label", _floats(layout.label)),
-            pa.field("segment", segment),
-        ]
+    @property
+    def names(self) -> Sequence[str]:
+        """The model of each row."""
+        return [self.models] * len(self.times) if isinstance(self.models, str) else self.models
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Return consecutive events as one."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [name for part in parts for name in part.names]
+    segments = [part.segments for part in parts if part.segments is not None]
+    return Columns(
+        parts[0].first,
+        np.concatenate([part.times for part in parts]),
+        names[0] if len(set(names)) == 1 else names,
+        np.concatenate([part.outputs for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.known for part in parts]),
+        np.concatenate(segments) if segments else None,
     )
 
 
-@lru_cache(maxsize=64)
-def layout_of(schema: pa.Schema) -> Layout | None:
-    """Return the layout whose `schema_of` this is; None if there is none."""
-    if schema.names != NAMES:
-        return None
-    outputs, label, segment = (schema.field(name).type for name in NAMES[3:])
-    sizes = [int(getattr(kind, "list_size", 0)) for kind in (outputs, label, segment)]
-    half = sizes[2] and segment.value_type == pa.float16()
-    dtype = ("float16" if half else "float32") if sizes[2] else ""
-    layout = Layout(sizes[0], sizes[1], sizes[2], dtype)
-    return layout if schema_of(layout).equals(schema) else None
-
-
-def _floats(size: int, dtype: str = "float32") -> pa.DataType:
-    return pa.list_(pa.from_numpy_dtype(dtype), size)
-
-
-@lru_cache(maxsize=64)
-def _digest(layout: Layout) -> str:
-    text = f"{layout.outputs} {layout.label} {layout.segment} {layout.dtype}"
-    return urlsafe_b64encode(sha256(text.encode()).digest())[:DIGEST].decode()
-
-
-def batch_of(layout: Layout, columns: Columns) -> pa.RecordBatch:
-    """Return columns as rows, without Arrow's compute functions, which cost a device 9 MB."""
-    schema = schema_of(layout)
-    first, times, models, outputs, labels, known, segments = columns
-    n = len(times)
-    bits = pa.py_buffer(np.packbits(known, bitorder="little"))
-    kind = schema.field("label").type
-    arrays = [
-        pa.array(np.arange(first, first + n)),
-        pa.array(times, type=pa.int64()).view(TIMESTAMP),
-        pa.repeat(pa.scalar(models, pa.string()), n)
-        if isinstance(models, str)
-        else pa.array(models, pa.string()),
-        pa.FixedSizeListArray.from_arrays(
-            pa.array(outputs.reshape(-1)), type=schema.field("outputs").type
-        ),
-        pa.Array.from_buffers(kind, n, [bits], children=[pa.array(labels.reshape(-1))]),
-        pa.nulls(n, schema.field("segment").type)
-        if segments is None
-        else pa.FixedSizeListArray.from_arrays(
-            pa.array(segments.reshape(-1)), type=schema.field("segment").type
-        ),
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def encode_rows(epoch: str, first: int, rows: pa.RecordBatch) -> bytes | None:
-    """Return rows of an `event_schema` as a body; None where they have what it cannot carry: no
-    rows, nulls but in `label`, other seqs than first, first + 1, ..., a name that is long or not
-    ASCII."""
-    layout, count = layout_of(rows.schema), rows.num_rows
-    if layout is None or not count:
-        return None
-    whole = rows.columns[:4] + (rows.columns[5:] if layout.segment else [])
-    if any(column.null_count for column in whole):
-        return None
-    models = names_of(rows.column("model"))
-    names = list(dict.fromkeys(models))
-    if not np.array_equal(rows.column("seq").to_numpy(), np.arange(first, first + count)):
-        return None
-    if any(len(name) > MOST or not name.isascii() for name in {epoch, *names}):
-        return None
-    known = _valid(rows.column("label"))
+def encode_block(columns: Columns) -> bytes:
+    """Return events as a block; their names are ASCII of at most MOST characters."""
+    _, times, models, outputs, labels, known, segments = columns
     parts = [
-        *(_text(epoch), _number(first), _number(count)),
-        _models(names, models),
-        _times(times_us(rows.column("time"))),
-        np.packbits(known, bitorder="little"),
-        float_rows(rows.column("label"), layout.label)[known],
-        float_rows(rows.column("outputs"), layout.outputs),
+        _number(len(times)),
+        _models(models),
+        _times(times),
+        np.packbits(known, bitorder="little").tobytes(),
+        labels[known].tobytes(),
+        outputs.tobytes(),
     ]
-    body = b"".join(part if isinstance(part, bytes) else part.tobytes() for part in parts)
-    if not layout.segment:
-        return body
-    segments = float_rows(rows.column("segment"), layout.segment)
-    return b"".join([body, bytes(-len(body) % ALIGN), np.ascontiguousarray(segments).data])
+    if segments is None:
+        return b"".join(parts)
+    padding = bytes(-sum(map(len, parts)) % ALIGN)
+    return b"".join([*parts, padding, np.ascontiguousarray(segments).data])
+
+
+def decode_block(layout: Layout, data: bytes, first: int, most: int) -> Columns:
+    """Return the events of a block, of which the first one has the seq `first`; see
+    `decode_rows`."""
+    body = _Body(data)
+    columns = body.columns(layout, first, most)
+    body.end()
+    return columns
+
+
+def encode_rows(epoch: str, first: int, block: bytes) -> bytes:
+    """Return a block as the body of a message."""
+    return b"".join((block, _number(first), _text(epoch)))
 
 
 def decode_rows(layout: Layout, data: bytes, most: int) -> tuple[str, Columns]:
     """Return the epoch and the columns of a body of at most `most` rows. Their form is checked, not
     their values; MalformedRecord says what is wrong."""
     body = _Body(data)
-    epoch, first, count = body.text(), body.number(), body.number()
-    if not 0 < count <= most:
-        raise MalformedRecord("huge-batch", f"{count} rows, from 1 to {most} are allowed")
-    models, times = body.models(count), body.times(count)
-    bits = np.unpackbits(body.array("u1", (count + 7) // 8), bitorder="little")
-    known = bits[:count].astype(bool)
-    told = body.array("<f4", int(known.sum()), layout.label)
-    outputs = body.array("<f4", count, layout.outputs)
-    segments = body.aligned(layout.dtype, count, layout.segment) if layout.segment else None
+    columns = body.columns(layout, 0, most)
+    first, epoch = body.number(), body.text()
     body.end()
-    labels = np.zeros((count, layout.label), np.float32)
-    labels[known] = told
-    return epoch, Columns(first, times, models, outputs, labels, known, segments)
+    return epoch, columns._replace(first=first)
+
+
+def encode_taught(epoch: str, first: int, outputs: np.ndarray) -> bytes:
+    """Return the teacher's outputs (n, outputs) float32 for a run of events."""
+    return b"".join((_text(epoch), _number(first), _number(len(outputs)), outputs.tobytes()))
+
+
+def decode_taught(outputs: int, data: bytes, most: int) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yield epoch, first seq and outputs (n, outputs) of each run; MalformedRecord as above."""
+    body = _Body(data)
+    while body.left:
+        epoch, first, count = body.text(), body.number(), body.number()
+        body.check(count, most)
+        yield epoch, first, body.array("<f4", count, outputs)
 
 
 def _number(value: int) -> bytes:
@@ -213,7 +206,8 @@ def _text(text: str) -> bytes:
     return bytes([PACKED | size]) + value.to_bytes(size, "big")
 
 
-def _models(names: list[str], models: list[str]) -> bytes:
+def _models(models: str | Sequence[str]) -> bytes:
+    names = [models] if isinstance(models, str) else list(dict.fromkeys(models))
     texts = _number(len(names)) + b"".join(map(_text, names))
     if len(names) == 1:
         return texts
@@ -231,31 +225,29 @@ def _times(times: np.ndarray) -> bytes:
     return bytes([width]) + times[:1].tobytes() + steps.astype(f"<i{width}").tobytes()
 
 
-def names_of(column: pa.Array) -> list[str]:
-    """Return a column of strings without nulls; fast where all are the same, as a device's are."""
-    _, offsets, data = column.buffers()
-    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    text = bytes(data[int(ends[0]) : int(ends[-1])]) if data is not None else b""
-    size = int(ends[1] - ends[0])
-    if (np.diff(ends) == size).all() and text == text[:size] * len(column):
-        return [text[:size].decode()] * len(column)
-    return list(column.to_pylist())
-
-
-def _valid(column: pa.Array) -> np.ndarray:
-    """Return (rows,) bool: which rows are not null."""
-    bits = column.buffers()[0]
-    if bits is None:
-        return np.ones(len(column), bool)
-    found = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
-    return found[column.offset : column.offset + len(column)].astype(bool)
-
-
 class _Body:
     """Reads a body from its beginning to its end."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
+
+    def columns(self, layout: Layout, first: int, most: int) -> Columns:
+        """Take a block of at most `most` rows."""
+        count = self.number()
+        self.check(count, most)
+        models, times = self.models(count), self.times(count)
+        bits = np.unpackbits(self.array("u1", (count + 7) // 8), bitorder="little")
+        known = bits[:count].astype(bool)
+        told = self.array("<f4", int(known.sum()), layout.label)
+        outputs = self.array("<f4", count, layout.outputs)
+        segments = self.aligned(layout.dtype, count, layout.segment) if layout.segment else None
+        labels = np.zeros((count, layout.label), np.float32)
+        labels[known] = told
+        return Columns(first, times, models, outputs, labels, known, segments)
+
+    def check(self, count: int, most: int) -> None:
+        if not 0 < count <= most:
+            raise MalformedRecord("huge-batch", f"{count} rows, from 1 to {most} are allowed")
 
     def take(self, size: int) -> bytes:
         begin = self._skip(size)
@@ -317,7 +309,10 @@ class _Body:
         first, steps = self.array("<i8", 1), self.array(f"<i{width}", count - 1)
         return np.cumsum(np.concatenate([first, steps], dtype=np.int64))
 
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
     def end(self) -> None:
-        left = len(self._data) - self._at
-        if left:
-            raise MalformedRecord("bad-body", f"{left} bytes follow the rows")
+        if self.left:
+            raise MalformedRecord("bad-body", f"{self.left} bytes follow the rows")

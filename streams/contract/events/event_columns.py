@@ -5,12 +5,15 @@ rows is worth.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.events.batches import filled_rows, float_rows, times_us
-from streams.contract.events.compact import Columns, Layout, batch_of, layout_of
+from streams.contract.events.batches import TIMESTAMP, filled_rows, float_rows, times_us
+from streams.contract.events.compact import Columns, Layout
+
+NAMES = ["seq", "time", "model", "outputs", "label", "segment"]
 
 
 @dataclass(slots=True, eq=False)
@@ -43,17 +46,7 @@ class EventColumns:
         """Return the rows from `begin` to before `end`, which share the memory."""
         if begin == 0 and end == self.count:
             return self
-        first, times, models, outputs, labels, known, segments = self.columns
-        columns = Columns(
-            first + begin,
-            times[begin:end],
-            models if isinstance(models, str) else models[begin:end],
-            outputs[begin:end],
-            labels[begin:end],
-            known[begin:end],
-            None if segments is None else segments[begin:end],
-        )
-        return replace(self, columns=columns)
+        return replace(self, columns=self.columns.part(begin, end))
 
 
 def columns_of(device: str, epoch: str, first: int, rows: pa.RecordBatch) -> EventColumns:
@@ -72,3 +65,62 @@ def columns_of(device: str, epoch: str, first: int, rows: pa.RecordBatch) -> Eve
         float_rows(rows.column("segment"), layout.segment) if layout.segment else None,
     )
     return EventColumns(device, epoch, layout, columns)
+
+
+@lru_cache(maxsize=64)
+def schema_of(layout: Layout) -> pa.Schema:
+    """Return the columns of an event; see records.py:event_schema."""
+    segment = _floats(layout.segment, layout.dtype) if layout.segment else pa.null()
+    return pa.schema(
+        [
+            pa.field("seq", pa.int64(), nullable=False),
+            pa.field("time", TIMESTAMP, nullable=False),
+            pa.field("model", pa.string(), nullable=False),
+            pa.field("outputs", _floats(layout.outputs), nullable=False),
+            pa.field("label", _floats(layout.label)),
+            pa.field("segment", segment),
+        ]
+    )
+
+
+@lru_cache(maxsize=64)
+def layout_of(schema: pa.Schema) -> Layout | None:
+    """Return the layout whose `schema_of` this is; None if there is none."""
+    if schema.names != NAMES:
+        return None
+    outputs, label, segment = (schema.field(name).type for name in NAMES[3:])
+    sizes = [int(getattr(kind, "list_size", 0)) for kind in (outputs, label, segment)]
+    half = sizes[2] and segment.value_type == pa.float16()
+    dtype = ("float16" if half else "float32") if sizes[2] else ""
+    layout = Layout(sizes[0], sizes[1], sizes[2], dtype)
+    return layout if schema_of(layout).equals(schema) else None
+
+
+def _floats(size: int, dtype: str = "float32") -> pa.DataType:
+    return pa.list_(pa.from_numpy_dtype(dtype), size)
+
+
+def batch_of(layout: Layout, columns: Columns) -> pa.RecordBatch:
+    """Return columns as rows."""
+    schema = schema_of(layout)
+    first, times, models, outputs, labels, known, segments = columns
+    n = len(times)
+    bits = pa.py_buffer(np.packbits(known, bitorder="little"))
+    kind = schema.field("label").type
+    arrays = [
+        pa.array(np.arange(first, first + n)),
+        pa.array(times, type=pa.int64()).view(TIMESTAMP),
+        pa.repeat(pa.scalar(models, pa.string()), n)
+        if isinstance(models, str)
+        else pa.array(models, pa.string()),
+        pa.FixedSizeListArray.from_arrays(
+            pa.array(outputs.reshape(-1)), type=schema.field("outputs").type
+        ),
+        pa.Array.from_buffers(kind, n, [bits], children=[pa.array(labels.reshape(-1))]),
+        pa.nulls(n, schema.field("segment").type)
+        if segments is None
+        else pa.FixedSizeListArray.from_arrays(
+            pa.array(segments.reshape(-1)), type=schema.field("segment").type
+        ),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,32 +1,30 @@
 """True labels that became known after the event: the messages labels/1 on `events`.
 
     header     schema  device  epoch  first  last     (as events have them; see records.py)
-    body       an Arrow IPC stream of one batch in the columns of `label_schema`
+    body       a line of JSON, ended by a line feed, for each label:
+               {"from": us, "to": us, "label": [...], "told": us, "source": "user" or "outcome",
+               "event_epoch": ..., "event_seq": ...}, the last two only for one event alone
 
-A row labels all events of the device between two event times, both included; with `event_epoch` and
-`event_seq` that event alone, since several may have one time. Labels have numbers of
+A line labels all events of the device between two event times, both included; with `event_epoch`
+and `event_seq` that event alone, since several may have one time. Labels have numbers of
 their own, first..last, from 0 without holes in an epoch of the device's queue of labels; so a label
 that comes twice is known. Of several labels of an event the one that was told last counts.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field, model_validator
 
+from streams.contract.documents import Document, Figure
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import (
-    TIMESTAMP,
-    decode_batch,
-    encode_batch,
-    float_rows,
-    times_us,
-)
+from streams.contract.events.batches import TIMESTAMP
 from streams.contract.task import Task
 
-LABELS_1 = "labels/1"
-LABEL_SOURCES = ("user", "outcome")  # a person or a program on the device; the task's `outcomes`
-LAST_US = 2**55  # after 3100
+Time = Annotated[int, Field(ge=0, le=2**55)]  # up to 3100
+Seq = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 @dataclass(frozen=True)
@@ -69,29 +67,38 @@ def label_schema(task: Task) -> pa.Schema:
     )
 
 
-def encode_label_rows(task: Task, rows: list[dict[str, object]]) -> bytes:
-    """Encode rows with the names of `label_schema`; times are microseconds."""
-    return encode_batch(pa.RecordBatch.from_pylist(rows, label_schema(task)))
+class _Told(Document):
+    from_: Time = Field(alias="from")
+    to: Time
+    label: list[Figure]
+    told: Time
+    source: Literal["user", "outcome"]
+    event_epoch: str | None = None
+    event_seq: Seq | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.to < self.from_:
+            raise ValueError("it ends before it begins")
+        if (self.event_epoch is None) != (self.event_seq is None):
+            raise ValueError("event_epoch and event_seq name no event")
+        return self
 
 
-def decode_label_rows(task: Task, data: bytes, count: int) -> pa.RecordBatch:
-    """Decode and check the `count` rows of a message; raise MalformedRecord."""
-    rows = decode_batch(data, label_schema(task))
-    if rows.num_rows != count:
-        raise MalformedRecord("wrong-seq", f"{rows.num_rows} labels, not {count}")
-    begin, end, told = (times_us(rows.column(name)) for name in ("from", "to", "told"))
-    if ((begin < 0) | (end < begin) | (end > LAST_US) | (told < 0) | (told > LAST_US)).any():
-        raise MalformedRecord("bad-time", "a label is before 1970, after 3100, or ends first")
-    events = zip(
-        *(rows.column(name).to_pylist() for name in ("event_epoch", "event_seq")), strict=True
-    )
-    if any((epoch is None) != (seq is None) or (seq or 0) < 0 for epoch, seq in events):
-        raise MalformedRecord("bad-label", "event_epoch and event_seq name no event")
-    values = float_rows(rows.column("label"), task.label_size)
-    if not np.isfinite(values).all():
-        raise MalformedRecord("not-finite", "a label is NaN or infinite")
-    if task.classes and ((values < 0) | (values >= task.outputs) | (values % 1 != 0)).any():
-        raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
-    if not set(rows.column("source").unique().to_pylist()) <= {*LABEL_SOURCES}:
-        raise MalformedRecord("bad-label", f"a source is not one of {', '.join(LABEL_SOURCES)}")
-    return rows
+def decode_label_lines(task: Task, data: bytes, count: int) -> pa.RecordBatch:
+    """Decode and check the `count` labels of a message as rows; raise MalformedRecord."""
+    lines = data.split(b"\n")
+    if len(lines) != count + 1 or lines[-1]:
+        raise MalformedRecord("wrong-seq", f"{len(lines) - 1} labels, not {count}")
+    rows = [_Told.decode(line).model_dump(by_alias=True) for line in lines[:-1]]
+    if not all(_fits(task, row["label"]) for row in rows):
+        raise MalformedRecord("bad-label", f"a label is not one of task {task.name}")
+    return pa.RecordBatch.from_pylist(rows, label_schema(task))
+
+
+def _fits(task: Task, label: list[float]) -> bool:
+    with np.errstate(over="ignore"):  # it becomes infinite, which fits nothing
+        values = np.array(label, np.float32)
+    if len(values) != task.label_size or not np.isfinite(values).all():
+        return False
+    return not task.classes or bool(0 <= values[0] < task.outputs and values[0] % 1 == 0)

@@ -1,6 +1,7 @@
 """The records on `events` and `scores`: Arrow schemas, headers, and their strict decoding.
 
-`events` carries four kinds of message. The key is the device.
+`events` carries four kinds of message. The key is the device. What a device sends of them, without
+Arrow, is in messages.py.
 
     events/2   consecutive events of one epoch in few bytes: see compact.py
     events/1   the same as an Arrow IPC stream of one batch
@@ -16,7 +17,8 @@
 Devices send events/2; other producers may send either, and events/1 carries what events/2 cannot.
 
 `scores` carries scores/1: an Arrow IPC stream of one batch, the scored events of one window and
-revision; the store has the same rows. Times are microseconds, UTC.
+revision; the store has the same rows. Times are microseconds, UTC. The header `taught` has the
+teacher's outputs of the same events for the device, see compact.py.
 
 `decode_event_message` accepts only what a correct sender could have written, and raises
 MalformedRecord for everything else.
@@ -34,36 +36,32 @@ from streams.contract.events.batches import (
     TIMESTAMP,
     decode_batch,
     encode_batch,
-    float_rows,
-    times_us,
 )
-from streams.contract.events.compact import (
-    Columns,
-    Layout,
-    batch_of,
-    decode_rows,
-    encode_rows,
-    layout_of,
-    schema_of,
+from streams.contract.events.compact import MOST, Columns, decode_rows, encode_block
+from streams.contract.events.event_columns import EventColumns, columns_of, layout_of, schema_of
+from streams.contract.events.labels import LabelBatch, decode_label_lines
+from streams.contract.events.messages import (
+    DROPS_1,
+    EVENTS_1,
+    EVENTS_2,
+    LABELS_1,
+    TASK_VERSION,
+    Drop,
+    Wire,
+    encode_block_message,
+    headers_of,
+    task_layout,
 )
-from streams.contract.events.event_columns import EventColumns, columns_of
-from streams.contract.events.labels import LABELS_1, LabelBatch, decode_label_rows
 from streams.contract.task import DEVICE_NAME, Task
 
-EVENTS_1 = "events/1"
-EVENTS_2 = "e2"  # the header of events/2
-DROPS_1 = "drops/1"
 SCORES_1 = "scores/1"
 SCHEMAS = (EVENTS_1, DROPS_1, LABELS_1)
-TASK_VERSION = "task-version"
 AGAIN = "again"  # header of a dead letter that is sent to `events` again
 
 MAX_SEQ = 2**62
 MAX_ROWS = 100_000
 MAX_DROP = 100_000_000  # events in one declaration: more than a device produces in a year
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-Headers = list[tuple[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -90,22 +88,6 @@ class EventBatch:
         return self.first + int(self.rows.num_rows) - 1
 
 
-@dataclass(frozen=True)
-class Drop:
-    """A device's declaration that it dropped the events first..last, with the reason.
-
-    >>> from tidewheel import Drop
-    >>> Drop("phone-1", "e1", first=10, last=19, reason="disk-full").reason
-    'disk-full'
-    """
-
-    device: str
-    epoch: str
-    first: int
-    last: int
-    reason: str
-
-
 def event_schema(task: Task) -> pa.Schema:
     """Return the columns of an event.
 
@@ -117,14 +99,7 @@ def event_schema(task: Task) -> pa.Schema:
     >>> event_schema(load_task("streams.tasks.har:task")).names
     ['seq', 'time', 'model', 'outputs', 'label', 'segment']
     """
-    return schema_of(_layout(task))
-
-
-def _layout(task: Task) -> Layout:
-    if task.upload != "segment":
-        return Layout(task.outputs, task.label_size, 0, "")
-    channels, samples = task.segment_shape
-    return Layout(task.outputs, task.label_size, channels * samples, task.upload_dtype)
+    return schema_of(task_layout(task))
 
 
 def score_schema() -> pa.Schema:
@@ -155,7 +130,7 @@ def score_schema() -> pa.Schema:
     )
 
 
-def encode_events(batch: EventBatch, version: int | None = None) -> tuple[bytes, bytes, Headers]:
+def encode_events(batch: EventBatch, version: int | None = None) -> Wire:
     """Return (key, value, headers) of an events/2 message; `version` is the task's, which workers
     of another version then refuse. Rows that events/2 cannot carry, as those with nulls, become an
     events/1 message.
@@ -172,45 +147,25 @@ def encode_events(batch: EventBatch, version: int | None = None) -> tuple[bytes,
     >>> decode_events(task, key, value, headers).rows.num_rows
     1
     """
-    body, layout = encode_rows(batch.epoch, batch.first, batch.rows), layout_of(batch.rows.schema)
-    if body is None or layout is None:
+    layout = layout_of(batch.rows.schema)
+    if layout is None or not batch.rows.num_rows:
         return encode_stream(batch, version)
-    named = layout.digest if version is None else f"{layout.digest}.{version}"
-    return batch.device.encode(), body, [(EVENTS_2, named.encode())]
+    whole = batch.rows.columns[:4] + (batch.rows.columns[5:] if layout.segment else [])
+    if any(column.null_count for column in whole):
+        return encode_stream(batch, version)
+    device, epoch, first, rows = batch.device, batch.epoch, batch.first, batch.rows
+    columns = columns_of(device, epoch, first, rows).columns
+    if any(len(name) > MOST or not name.isascii() for name in {epoch, *columns.names}):
+        return encode_stream(batch, version)
+    if not np.array_equal(rows.column("seq").to_numpy(), np.arange(first, batch.last + 1)):
+        return encode_stream(batch, version)
+    return encode_block_message(device, epoch, first, encode_block(columns), layout.text, version)
 
 
-def encode_stream(batch: EventBatch, version: int | None = None) -> tuple[bytes, bytes, Headers]:
+def encode_stream(batch: EventBatch, version: int | None = None) -> Wire:
     """Return (key, value, headers) of an events/1 message."""
-    headers = _headers(EVENTS_1, batch.device, batch.epoch, batch.first, batch.last, version)
+    headers = headers_of(EVENTS_1, batch.device, batch.epoch, batch.first, batch.last, version)
     return batch.device.encode(), encode_batch(batch.rows), headers
-
-
-def encode_drop(drop: Drop) -> tuple[bytes, bytes, Headers]:
-    """Return (key, value, headers) of a drops/1 message."""
-    headers = _headers(DROPS_1, drop.device, drop.epoch, drop.first, drop.last)
-    return drop.device.encode(), b"", [*headers, ("reason", drop.reason.encode())]
-
-
-def encode_labels(
-    device: str, epoch: str, first: int, count: int, body: bytes, version: int | None = None
-) -> tuple[bytes, bytes, Headers]:
-    """Return (key, value, headers) of a labels/1 message from its encoded body."""
-    headers = _headers(LABELS_1, device, epoch, first, first + count - 1, version)
-    return device.encode(), body, headers
-
-
-def _headers(
-    schema: str, device: str, epoch: str, first: int, last: int, version: int | None = None
-) -> Headers:
-    known = [] if version is None else [(TASK_VERSION, str(version).encode())]
-    return [
-        ("schema", schema.encode()),
-        ("device", device.encode()),
-        ("epoch", epoch.encode()),
-        ("first", str(first).encode()),
-        ("last", str(last).encode()),
-        *known,
-    ]
 
 
 def decode_event_message(
@@ -228,7 +183,7 @@ def decode_event_message(
     ...     print(error.reason)
     no-header
     """
-    found = _decode(task, key, value, headers)
+    found = decode_columns(task, key, value, headers)
     if isinstance(found, EventColumns):
         return EventBatch(found.device, found.epoch, found.first, found.rows)
     return found
@@ -241,23 +196,6 @@ def decode_columns(
     headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
 ) -> EventColumns | Drop | LabelBatch:
     """Decode and check as `decode_event_message`, with events as columns."""
-    found = _decode(task, key, value, headers)
-    return as_columns(found) if isinstance(found, EventBatch) else found
-
-
-def as_columns(events: EventBatch | EventColumns) -> EventColumns:
-    """Return events as columns."""
-    if isinstance(events, EventColumns):
-        return events
-    return columns_of(events.device, events.epoch, events.first, events.rows)
-
-
-def _decode(
-    task: Task,
-    key: bytes | None,
-    value: bytes | None,
-    headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]],
-) -> EventBatch | EventColumns | Drop | LabelBatch:
     fields = {name: bytes(text or b"") for name, text in dict(headers).items()}  # may be null
     if EVENTS_2 in fields and "schema" not in fields:
         return _decode_compact(task, key or b"", value or b"", fields)
@@ -280,17 +218,29 @@ def _decode(
         raise MalformedRecord("huge-batch", f"{last - first + 1} rows, at most {MAX_ROWS}")
     _check_version(task, fields)
     if schema == LABELS_1:
-        labels = decode_label_rows(task, value or b"", last - first + 1)
+        labels = decode_label_lines(task, value or b"", last - first + 1)
         return LabelBatch(device, epoch, first, labels)
     rows = decode_batch(value or b"", event_schema(task))
-    _check_rows(task, rows, first, last)
-    return EventBatch(device, epoch, first, rows)
+    if not np.array_equal(rows.column("seq").to_numpy(), np.arange(first, last + 1)):
+        raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
+    if task.upload == "segment" and rows.column("segment").null_count:
+        raise MalformedRecord("no-segment", "an event lacks its segment, which the teacher needs")
+    events = columns_of(device, epoch, first, rows)
+    _check_values(task, events.columns)
+    return events
+
+
+def as_columns(events: EventBatch | EventColumns) -> EventColumns:
+    """Return events as columns."""
+    if isinstance(events, EventColumns):
+        return events
+    return columns_of(events.device, events.epoch, events.first, events.rows)
 
 
 def _decode_compact(
     task: Task, key: bytes, value: bytes, fields: Mapping[str, bytes]
 ) -> EventColumns:
-    layout, digest = _layout(task), _text(fields, EVENTS_2).partition(".")[0]
+    layout, digest = task_layout(task), _text(fields, EVENTS_2).partition(".")[0]
     _check_version(task, fields)
     if digest != layout.digest:
         mine = f"{layout.digest!r} of task {task.name}"
@@ -302,9 +252,7 @@ def _decode_compact(
     last = columns.first + len(columns.times) - 1
     if not DEVICE_NAME.fullmatch(epoch) or last > MAX_SEQ:
         raise MalformedRecord("bad-body", f"epoch {epoch[:80]!r}, last seq {last}")
-    names = {columns.models} if isinstance(columns.models, str) else set(columns.models)
-    labels = columns.labels[columns.known]
-    _check_values(task, columns.times, names, columns.outputs, labels, columns.segments)
+    _check_values(task, columns)
     return EventColumns(device, epoch, layout, columns)
 
 
@@ -325,38 +273,15 @@ def _check_version(task: Task, fields: Mapping[str, bytes]) -> None:
         )
 
 
-def _check_rows(task: Task, rows: pa.RecordBatch, first: int, last: int) -> None:
-    seqs = rows.column("seq").to_numpy()
-    if len(seqs) != last - first + 1 or not np.array_equal(seqs, np.arange(first, last + 1)):
-        raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
-    outputs, labels, segments = (rows.column(name) for name in ("outputs", "label", "segment"))
-    _check_values(
-        task,
-        times_us(rows.column("time")),
-        rows.column("model").unique().to_pylist(),
-        float_rows(outputs, task.outputs),
-        _known(labels),
-        None if pa.types.is_null(segments.type) else _known(segments),
-    )
-    if task.upload == "segment" and segments.null_count:
-        raise MalformedRecord("no-segment", "an event lacks its segment, which the teacher needs")
-
-
-def _check_values(
-    task: Task,
-    times: np.ndarray,
-    models: Iterable[str],
-    outputs: np.ndarray,
-    labels: np.ndarray,
-    segments: np.ndarray | None,
-) -> None:
-    """Raise MalformedRecord unless an event can have such values; `labels` are those known."""
-    if len(times) and (times.min() < 0 or times.max() > 2**55):
+def _check_values(task: Task, columns: Columns) -> None:
+    """Raise MalformedRecord unless an event can have such values."""
+    times, outputs, labels = columns.times, columns.outputs, columns.labels[columns.known]
+    if times.min() < 0 or times.max() > 2**55:
         raise MalformedRecord("bad-time", "an event time is before 1970 or after 3100")
-    for model in models:
+    for model in {columns.models} if isinstance(columns.models, str) else set(columns.models):
         if not MODEL_NAME.fullmatch(model):
             raise MalformedRecord("bad-model", f"not a name of a model version: {model[:40]!r}")
-    for name, values in (("outputs", outputs), ("label", labels), ("segment", segments)):
+    for name, values in (("outputs", outputs), ("label", labels), ("segment", columns.segments)):
         if values is not None and values.size and not np.isfinite(values).all():
             raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
     if (
@@ -365,13 +290,6 @@ def _check_values(
         and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any()
     ):
         raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
-
-
-def _known(column: pa.Array) -> np.ndarray:
-    """Return the values of a list column where it is not null."""
-    if not column.null_count:
-        return float_rows(column, column.type.list_size)  # without a copy
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False))
 
 
 def _text(fields: Mapping[str, bytes], name: str) -> str:
@@ -394,38 +312,3 @@ def _number(fields: Mapping[str, bytes], name: str) -> int:
             "bad-header", f"header {name} is not a sequence number: {text[:40]!r}"
         )
     return int(text)
-
-
-def event_rows(
-    task: Task,
-    *,
-    first: int,
-    times: np.ndarray,
-    model: str | list[str],
-    outputs: np.ndarray,
-    labels: list[np.ndarray | None],
-    segments: np.ndarray | None,
-) -> pa.RecordBatch:
-    """Build the rows of an EventBatch.
-
-    times (n,) int64 us; outputs (n, outputs); labels (label_size,) or None each; segments
-    (n, channels, samples), None if the task uploads predictions only. For float16 values are
-    clipped to +-65,504, because infinite ones would be refused.
-    """
-    values = np.zeros((len(labels), task.label_size), np.float32)
-    known = np.zeros(len(labels), bool)
-    for i, label in enumerate(labels):
-        if label is not None:
-            values[i], known[i] = label, True
-    sent = None if segments is None else _uploaded(segments, task.upload_dtype)
-    answers = np.ascontiguousarray(outputs, np.float32)
-    columns = Columns(first, times, model, answers, values, known, sent)
-    return batch_of(_layout(task), columns)
-
-
-def _uploaded(segments: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the segments, flattened, in the upload type."""
-    if dtype == "float16":
-        most = np.finfo(np.float16).max
-        segments = np.clip(segments, -most, most)
-    return np.ascontiguousarray(segments, dtype).reshape(-1)

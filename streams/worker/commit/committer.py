@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop
+from streams.contract.events.messages import Drop
 from streams.contract.task import Task
 from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed

@@ -1,7 +1,8 @@
 """Dead letters: what could not be understood, believed or scored, whole, with the reason. Pure."""
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.records import EventBatch, Headers, encode_events
+from streams.contract.events.messages import Headers
+from streams.contract.events.records import EventBatch, encode_events
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
 from streams.worker.commit.incoming import Incoming

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
-from streams.contract.events.records import Drop
+from streams.contract.events.messages import Drop
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.store.holes import Hole, lost, read_hole, remove_hole, write_hole
 from streams.worker.store.place import Place

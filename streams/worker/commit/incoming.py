@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import AGAIN, Drop, decode_columns
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import AGAIN, decode_columns
 from streams.contract.task import Task
 from streams.worker.windows.task_versions import TaskVersions
 

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.contract.events.batches import BatchEncoder
-from streams.contract.events.records import SCORES_1, TASK_VERSION, Headers, score_schema
+from streams.contract.events.batches import BatchEncoder, filled_rows
+from streams.contract.events.compact import encode_taught
+from streams.contract.events.messages import TASK_VERSION, TAUGHT, Headers
+from streams.contract.events.records import SCORES_1, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.commit.window_reports import drift_reports, keys_of, window_reports
@@ -66,6 +68,7 @@ def _of_version(task: Task, rows: pa.Table) -> list[Outgoing]:
     scores_topic, windows_topic = topic_name(task.name, SCORES), topic_name(task.name, WINDOWS)
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
+    taught = Taught(scores, task.outputs)
     reports = window_reports(task, scores, edges, keys, drift)
     version, schema = str(task.version).encode(), SCORES_1.encode()
     for i, (begin, end) in enumerate(pairwise(edges.tolist())):
@@ -77,11 +80,37 @@ def _of_version(task: Task, rows: pa.Table) -> list[Outgoing]:
             (TASK_VERSION, version),
         ]
         for part, first in enumerate(range(begin, end, step)):
-            value = encoder.encode(scores.slice(first, min(step, end - first)))
+            last = min(first + step, end)
+            value = encoder.encode(scores.slice(first, last - first))
             extra = [("schema", schema), *headers, ("part", b"%d" % part)]
+            extra += taught.header(first, last)
             messages.append(Outgoing(scores_topic, partition, device, value, extra))
         messages.append(Outgoing(windows_topic, partition, device, reports[i], headers))
     return messages
+
+
+class Taught:
+    """The teacher's outputs of rows of `scores`, as a device reads them."""
+
+    def __init__(self, scores: pa.RecordBatch, outputs: int) -> None:
+        teacher, self._epochs = scores.column("teacher"), scores.column("epoch")
+        self._seqs = scores.column("seq").to_numpy()
+        self._there = teacher.value_lengths().to_numpy() == outputs
+        self._outputs = filled_rows(teacher, outputs)
+        epochs = self._epochs.dictionary_encode().indices.to_numpy()
+        broken = (np.diff(self._seqs) != 1) | (np.diff(epochs) != 0) | np.diff(self._there)
+        self._breaks = np.flatnonzero(broken) + 1
+
+    def header(self, begin: int, end: int) -> Headers:
+        """Return the header of the rows from `begin` to before `end`; none where none has any."""
+        inside = slice(*np.searchsorted(self._breaks, (begin + 1, end)))
+        edges = [begin, *self._breaks[inside].tolist(), end]
+        runs = [self._run(*edge) for edge in pairwise(edges) if self._there[edge[0]]]
+        return [(TAUGHT, b"".join(runs))] if runs else []
+
+    def _run(self, begin: int, end: int) -> bytes:
+        epoch, first = self._epochs[begin].as_py(), int(self._seqs[begin])
+        return encode_taught(epoch, first, self._outputs[begin:end])
 
 
 def _by_window(rows: pa.Table) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
@@ -100,4 +129,4 @@ def _by_window(rows: pa.Table) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
 
 def rows_per_message(task: Task) -> int:
     """Return how many rows of `scores` fit into a message even if all names have 63 bytes."""
-    return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 8 * task.outputs + 4 * task.label_size)))
+    return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 12 * task.outputs + 4 * task.label_size)))

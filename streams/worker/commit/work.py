@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from streams.contract.events.records import Drop
+from streams.contract.events.messages import Drop
 from streams.worker.commit.publications import Outgoing
 from streams.worker.windows.partition import DeclaredDrop, ToldLabels
 from streams.worker.windows.tumbling import Message, Window, WindowSlice

@@ -14,7 +14,7 @@ import logging
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Count, Document
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.records import Drop
+from streams.contract.events.messages import Drop
 from streams.runtime.object_store import open_store
 from streams.worker.store.place import Place
 from streams.worker.windows.partition import Source, StorePosition

@@ -22,7 +22,8 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
 from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop, EventBatch, as_columns
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch, as_columns
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import (
     ANY_TIME,

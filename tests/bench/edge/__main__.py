@@ -20,7 +20,7 @@ from tests.bench.kafka import real_kafka
 from tests.bench.pages import begin, finish
 
 NAME = "edge"
-PACKAGES = ("onnxruntime", "torch", "numpy", "pyarrow", "kafka-python", "pydantic")
+PACKAGES = ("onnxruntime", "torch", "numpy", "kafka-python", "pydantic")
 PARTS = {f.__name__: f for f in (latency, eager, memory, wire, sustained, installed)}
 
 

@@ -9,7 +9,7 @@ import time
 from tests.bench.edge.footprint import footprint
 
 PARTS = (
-    "pydantic", "typer", "rich.console", "numpy", "pyarrow", "onnxruntime", "safetensors.numpy",
+    "pydantic", "typer", "rich.console", "numpy", "onnxruntime", "safetensors.numpy",
     "kafka", "cryptography", "psutil", "compose.cli.edge", "edge_client.process",
     "streams.tasks.har",
 )  # fmt: skip

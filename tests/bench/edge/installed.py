@@ -25,7 +25,7 @@ def installed(stage: Stage, results: Results) -> None:
     heavy = {"torch", "faust-streaming", "flwr"} & sizes["edge"].keys()
     total = sum(sizes["edge"].values()) / MB
     results.goals += [
-        Goal("tidewheel[edge] as installed, MB", total, at_most=220),
+        Goal("tidewheel[edge] as installed, MB", total, at_most=195),
         Goal("of torch, faust and flwr in [edge]", len(heavy), at_most=0),
     ]
 

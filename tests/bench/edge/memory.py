@@ -49,7 +49,7 @@ def memory(stage: Stage, results: Results) -> None:
     )
     results.tables.append(Table("Start", text, ["starts", "seconds"], [[len(starts), seconds]]))
     results.goals += [
-        Goal("memory of the agent without a trainer, RSS, MB", alone.resident / MB, at_most=115),
+        Goal("memory of the agent without a trainer, RSS, MB", alone.resident / MB, at_most=95),
         Goal("from start to the first answer, s", seconds, at_most=0.35),
     ]
 

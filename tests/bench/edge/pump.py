@@ -26,7 +26,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.uplink import IN_FLIGHT, Uplink
 from streams.contract.documents import DeviceState
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name
 from streams.kafka.producer import Producer

@@ -71,7 +71,7 @@ class Trainees:
         return segments, np.concatenate([person.labels[keep] for person, keep in rows])
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.arrow"
+        return self._folder / f"{name}.rows"
 
     @property
     def _stop(self) -> Path:

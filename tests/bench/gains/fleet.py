@@ -143,7 +143,7 @@ class Device:
         self.name, self.now_us, self.keeps = name, 0, False
         self._task, self._told_then = task, 0
         dice = random.Random(name)
-        path = folder / f"{name}-samples.arrow"
+        path = folder / f"{name}-samples.rows"
         self.samples = Samples(task, path, dice=dice, wall=lambda: self.now_us / 1e6)
 
     def see(self, window: Window, answers: np.ndarray, teacher: np.ndarray | None) -> None:

@@ -49,6 +49,6 @@ def drift(stage: Stage, results: Results) -> None:
 
 def _second_begins_us(name: str) -> int:
     """As `har.readings` replays it."""
-    parts = hapt.person(int(name.rsplit("-", 1)[1]))["recording"].to_numpy().astype(np.int64)
+    parts = hapt.person(int(name.rsplit("-", 1)[1]))["recording"].astype(np.int64)
     row = int(np.flatnonzero(parts != parts[0])[0])
     return row * 20_000 + int(parts[row]) * 10_000_000

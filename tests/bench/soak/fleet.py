@@ -25,7 +25,7 @@ from streams.contract.artifact import Artifact, unpack
 from streams.contract.decisions import Delivery, Ref
 from streams.contract.documents import DeviceState
 from streams.contract.events.batches import encode_batch
-from streams.contract.events.records import Headers, event_rows
+from streams.contract.events.messages import Headers
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.producer import Done, Producer
@@ -33,6 +33,7 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 from tests.bench.soak.scenario import DAY_US, EPOCH_US, QUALITY, STEP_H, Scenario
+from tests.event_rows import event_rows
 
 HEARTBEAT_S = 6 * 3600.0  # of virtual time
 LIMITS = SpoolLimits(file_bytes=16_384, total_bytes=1 << 20)

@@ -186,7 +186,7 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     done = place.run("label", "--from", str(START_US), "--to", str(end), "--value", "fast")
     assert (done.returncode, done.stdout) == (0, f"d0: {expected} segments have a true label\n")
     assert place.status()["true_labels"] == expected
-    kept = Samples(place.task, place.folder / ".tidewheel" / "devices" / "d0" / "samples.arrow")
+    kept = Samples(place.task, place.folder / ".tidewheel" / "devices" / "d0" / "samples.rows")
     assert kept.counts()[:2] == (expected, expected)  # a yes means that they are on the disk
     done = place.run("label", "--from", "1", "--value", "quick")
     fails(done, 2, "'quick' is not a label of this task: slow, middle, fast")
@@ -231,7 +231,7 @@ def test_labels_that_were_answered_survive_a_kill_right_after_the_answer(
     agent.kill()
     agent.wait()
     assert (answer.labelled, answer.error is None) == (19, not more)
-    assert Samples(place.task, folder / "samples.arrow").sources() == {"user": 19}
+    assert Samples(place.task, folder / "samples.rows").sources() == {"user": 19}
     assert Spool(folder / "labels").account().pending == 1
 
 

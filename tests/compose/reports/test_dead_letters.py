@@ -4,7 +4,7 @@ import pytest
 
 from compose.reports.dead_letters import find, join_parts, read_letters, replay
 from streams.contract.errors import MalformedRecord, UsageError
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.contract.events.records import Drop, encode_drop, encode_events
+from streams.contract.events.messages import Drop, encode_drop
+from streams.contract.events.records import encode_events
 from streams.contract.events.traceparent import TraceParent
 from streams.contract.task import load_task
 from streams.contract.topics import topic_name, topic_specs

@@ -53,7 +53,7 @@ class Device:
     def __init__(self, folder: Path, key: Ed25519PrivateKey, task: Task = tiny) -> None:
         self.folder, self.key, self.task = folder, key, task
         self.now_s, self.seen = 1e9, 0
-        self.samples = Samples(task, folder / "samples.arrow")
+        self.samples = Samples(task, folder / "samples.rows")
         self.start()
 
     def start(self) -> None:

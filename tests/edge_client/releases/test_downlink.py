@@ -108,7 +108,7 @@ class Rig:
             self.broker,
             slots=self.slots,
             acceptance=self.acceptance,
-            samples=Samples(self.task, self.folder / "samples.arrow"),
+            samples=Samples(self.task, self.folder / "samples.rows"),
             downloads=self.folder / "downloads",
             invited=lambda *_given, **_named: None,
         )

@@ -1,6 +1,5 @@
 """What a device knows of its answers' accuracy, by version."""
 
-import json
 from pathlib import Path
 
 from edge_client.samples.accuracy import PLACES, AccuracyTracker
@@ -38,13 +37,6 @@ def test_the_errors_of_numbers_are_added_up_and_survive_a_restart(tmp_path: Path
         assert (first.metric, first.correct, first.held_out_correct) == ("rmse", 1, 0)
 
 
-def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "board.json"
-    path.write_text('{"counts": {"1-a": [3, 2, 1]}, "held_out": {"1-a": {"5": true, "6": false}}}')
-    found = AccuracyTracker(path).scores()["1-a"]
-    assert (found.of_labelled, found.of_held_out, found.held_out) == (0.5, 0.5, 2)
-
-
 def stream(board: AccuracyTracker, model: str, places: range, wrong_every: int) -> None:
     for at in places:
         board.count(model, at * 1_000_000, at % wrong_every > 0, held_out=True)
@@ -78,15 +70,6 @@ def test_versions_that_saw_the_same_long_data_are_compared_on_the_same_places(
     assert now is not None
     assert abs(before - 1 / 2) < 0.05
     assert abs(now - 3 / 4) < 0.05
-
-
-def test_a_long_file_of_an_earlier_version_is_made_a_sample(tmp_path: Path) -> None:
-    path = tmp_path / "board.json"
-    places = {str(at): [True, 0.0] for at in range(2 * PLACES)}
-    counts = {"1-a": [2 * PLACES] * 3}
-    path.write_text(json.dumps({"counts": counts, "held_out": {"1-a": places}}))
-    found = AccuracyTracker(path).scores()["1-a"]
-    assert (found.labelled, found.held_out) == (2 * PLACES, PLACES)
 
 
 def test_nothing_is_written_where_nothing_was_counted(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ class Device:
 
     def __init__(self, task: Task, folder: Path) -> None:
         self.skipped: list[str] = []
-        self.samples = Samples(task, folder / "s.arrow")
+        self.samples = Samples(task, folder / "s.rows")
         self.told = ToldLabels(
-            task, folder / "labels", self.samples, lambda why, _: self.skipped.append(why)
+            folder / "labels", self.samples, lambda why, _: self.skipped.append(why)
         )
         self.outcomes = DelayedLabels(
             task, "d0", self.told, lambda why, _: self.skipped.append(why)
@@ -65,10 +65,7 @@ def test_the_truth_of_a_segment_is_what_came_three_segments_later(tmp_path: Path
     device.outcomes.stop()
     assert not device.outcomes.is_alive()
     table = training_table(device.samples, tmp_path)
-    segments = (
-        table.column("segment").combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
-    )
-    labels = table.column("label").combine_chunks().flatten().to_numpy()
+    segments, labels = table["segment"].reshape(len(table), -1), table["label"][:, 0]
     assert len(labels) > 8
     assert labels.tolist() == [(int(x) + 3) % 3 for x in segments[:, 0]]
 

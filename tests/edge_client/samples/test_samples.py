@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.reservoir import row_to_evict
+from edge_client.samples.sample_file import read_all
 from edge_client.samples.samples import OUTCOME, Samples
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of, split_period_us
 from edge_client.spool.writer import Event
@@ -32,11 +32,10 @@ def add(samples: Samples, i: int, answer: int, truth: int | None, split: int = T
     samples.add(i, i, segment, one_hot(answer), split, label)
 
 
-def training_table(samples: Samples, folder: Path) -> pa.Table:
-    with (folder / "rows.arrow").open("wb") as file:
+def training_table(samples: Samples, folder: Path) -> np.ndarray:
+    with (folder / "training.rows").open("wb") as file:
         samples.write_training_rows(file)
-    with pa.ipc.open_stream(folder / "rows.arrow") as reader:
-        return reader.read_all()
+    return read_all(folder / "training.rows")
 
 
 def test_the_split_is_the_same_in_every_pass_and_straddlers_belong_to_neither() -> None:
@@ -49,7 +48,7 @@ def test_the_split_is_the_same_in_every_pass_and_straddlers_belong_to_neither() 
 
 
 def test_without_evidence_the_teacher_does_not_count(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "s.arrow")
+    samples = Samples(task, tmp_path / "s.rows")
     for i in range(7):
         add(samples, i, answer=1, truth=0)
         samples.teach(np.array([i]), one_hot(0)[None])
@@ -57,31 +56,30 @@ def test_without_evidence_the_teacher_does_not_count(tmp_path: Path) -> None:
         add(samples, i, answer=1, truth=None)
         samples.teach(np.array([i]), one_hot(0)[None])
     assert samples.trust() == 0.0
-    assert training_table(samples, tmp_path).num_rows == 7
+    assert len(training_table(samples, tmp_path)) == 7
 
 
 def test_held_out_rows_are_marked_and_have_true_labels_only(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "s.arrow")
+    samples = Samples(task, tmp_path / "s.rows")
     for i in range(20):
         add(samples, i, answer=1, truth=0, split=TRAIN)
     for i in range(20, 30):
         add(samples, i, answer=1, truth=2 if i < 25 else None, split=HELD_OUT)
     samples.teach(np.arange(30), np.repeat(one_hot(0)[None], 30, axis=0))
     table = training_table(samples, tmp_path)
-    held = table.column("held_out").to_numpy()
+    held = table["held_out"]
     assert held.sum() == 5
-    assert table.column("true").to_numpy()[held].all()
+    assert table["true"][held].all()
     assert (~held).sum() == 20
 
 
 def times_of(path: Path) -> list[int]:
     """The times of all that is saved, in their order in the file."""
-    with pa.ipc.open_stream(path) as reader:
-        return list(reader.read_all().column("time").to_pylist())
+    return list(read_all(path)["time"].tolist())
 
 
 def test_what_is_remembered_is_bounded_and_comes_back_after_a_restart(tmp_path: Path) -> None:
-    path = tmp_path / "s.arrow"
+    path = tmp_path / "s.rows"
     samples = Samples(task, path, capacity=16)
     for i in range(40):
         add(samples, i, answer=0, truth=i % 3)
@@ -106,11 +104,11 @@ def test_what_is_remembered_is_bounded_and_comes_back_after_a_restart(tmp_path: 
 
 
 def test_a_rare_class_keeps_its_segments_beside_a_frequent_one(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "s.arrow", capacity=64, dice=random.Random(1))
+    samples = Samples(task, tmp_path / "s.rows", capacity=64, dice=random.Random(1))
     for i in range(3000):
         add(samples, i, answer=0 if i % 100 else 1, truth=None)
     samples.save()
-    rows = saved(tmp_path / "s.arrow")
+    rows = saved(tmp_path / "s.rows")
     rare = [row for row in rows if np.argmax(row["answer"]) == 1]
     assert len(rows) == 64
     assert len(rare) >= 24  # half of the 48 places that are not the latest's, of 30 that came
@@ -119,39 +117,39 @@ def test_a_rare_class_keeps_its_segments_beside_a_frequent_one(tmp_path: Path) -
 
 
 def test_true_labels_outlive_the_rest_of_their_class(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "s.arrow", capacity=64, dice=random.Random(2))
+    samples = Samples(task, tmp_path / "s.rows", capacity=64, dice=random.Random(2))
     for i in range(2000):
         add(samples, i, answer=0, truth=0 if i % 100 == 0 else None)
     assert samples.counts()[1] == 20
-    assert training_table(samples, tmp_path).num_rows == 20
+    assert len(training_table(samples, tmp_path)) == 20
 
 
 def test_what_is_too_old_goes_first(tmp_path: Path) -> None:
     aged = replace(task, training=replace(task.training, samples_age_h=1.0))
-    samples = Samples(aged, tmp_path / "s.arrow", capacity=64)
+    samples = Samples(aged, tmp_path / "s.rows", capacity=64)
     for i in range(40):
         add(samples, i, answer=0, truth=None)
     add(samples, 3_600_000_010, answer=0, truth=None)
     samples.save()
-    assert times_of(tmp_path / "s.arrow") == [*range(10, 40), 3_600_000_010]
+    assert times_of(tmp_path / "s.rows") == [*range(10, 40), 3_600_000_010]
 
 
 @pytest.mark.parametrize(("megabytes", "kept"), [(0.02, 93), (1.0, 2048), (1e-9, 8)])
 def test_the_cap_is_in_bytes_and_in_segments(tmp_path: Path, megabytes: float, kept: int) -> None:
     capped = replace(task, training=replace(task.training, samples_mb=megabytes))
-    samples = Samples(capped, tmp_path / "s.arrow")
+    samples = Samples(capped, tmp_path / "s.rows")
     for i in range(2500):
         add(samples, i, answer=i % 3, truth=None)
     assert samples.counts()[0] == kept
     samples.save()
-    table = saved(tmp_path / "s.arrow")
+    table = saved(tmp_path / "s.rows")
     assert len(table) == kept
     if kept > 8:
-        assert (tmp_path / "s.arrow").stat().st_size < megabytes * 1e6 + 5000
+        assert (tmp_path / "s.rows").stat().st_size < megabytes * 1e6 + 5000
 
 
 def test_a_label_says_who_told_it_and_when_and_asks_to_be_written(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "s.arrow", wall=lambda: 12.5)
+    samples = Samples(task, tmp_path / "s.rows", wall=lambda: 12.5)
     for i in range(6):
         add(samples, i, answer=0, truth=1 if i == 0 else None)
     assert not samples.urgent
@@ -161,14 +159,14 @@ def test_a_label_says_who_told_it_and_when_and_asks_to_be_written(tmp_path: Path
     assert samples.sources() == {"told": 1, "user": 2, "outcome": 1}
     samples.save()
     assert not samples.urgent
-    rows = saved(tmp_path / "s.arrow")
+    rows = saved(tmp_path / "s.rows")
     assert [row["source"] for row in rows] == [1, 2, 2, 3, 0, 0]
     assert [row["labelled"] for row in rows] == [12_500_000] * 4 + [0, 0]
 
 
 def saved(path: Path) -> list[dict[str, Any]]:
-    with pa.ipc.open_stream(path) as reader:
-        return list(reader.read_all().to_pylist())
+    found = read_all(path)
+    return [{name: row[name].tolist() for name in found.dtype.names or ()} for row in found]
 
 
 @given(
@@ -202,7 +200,7 @@ def test_each_of_a_class_stays_with_the_same_probability() -> None:
 
 
 def test_answers_of_a_copy_are_scored_as_those_of_its_release(tmp_path: Path) -> None:
-    samples, board = Samples(task, tmp_path / "s.arrow"), AccuracyTracker(tmp_path / "board.json")
+    samples, board = Samples(task, tmp_path / "s.rows"), AccuracyTracker(tmp_path / "board.json")
     note = AnswerRecorder(task, samples, board, None).note
     truth = np.array([1], np.float32)
     for i, model in enumerate(("1-aaaaaaaa", "1-aaaaaaaa.p1", "1-aaaaaaaa.p2")):

@@ -30,18 +30,18 @@ def device(folder: Path, skipped: Counter[str] | None = None, dies_at: str = "")
             raise Gone
 
     counted = Counter[str]() if skipped is None else skipped
-    samples = Samples(task, folder / "s.arrow")
+    samples = Samples(task, folder / "s.rows")
     for at in range(5):
         samples.add(at, at, np.zeros(task.segment_shape), np.zeros(task.outputs), 0, None)
     return ToldLabels(
-        task, folder / "labels", samples, lambda why, _: counted.update([why]),
+        folder / "labels", samples, lambda why, _: counted.update([why]),
         wall=lambda: 7.0, failpoint=failpoint,
     )  # fmt: skip
 
 
 def sent(queue: Spool) -> list[LabelBatch]:
     frames: list[Frame] = queue.read(queue.position, 1 << 30)
-    messages = of_labels("d0", queue)(frames, Refusals(time.monotonic))
+    messages = of_labels(task, "d0", queue)(frames, Refusals(time.monotonic))
     found = [decode_event_message(task, *message.wire) for message in messages]
     return [batch for batch in found if isinstance(batch, LabelBatch)]
 

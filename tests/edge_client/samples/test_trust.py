@@ -101,7 +101,7 @@ def test_a_record_of_many_classes_has_the_most_frequent_ones() -> None:
 
 def device(folder: Path, its: type(task) = task) -> Samples:  # type: ignore[valid-type]
     """Of class 0 the teacher is right and the device is not; 8 of 16 say class 1 wrongly."""
-    samples = Samples(its, folder / "samples.arrow")
+    samples = Samples(its, folder / "samples.rows")
     for i in range(40):
         split = HELD_OUT if i >= 32 else TRAIN
         truth = 0 if i < 32 and i % 4 != 3 else None
@@ -131,7 +131,7 @@ def test_only_labels_of_trusted_classes_are_trained_on(tmp_path: Path) -> None:
 
 
 def test_what_only_reports_has_no_say(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "samples.arrow")
+    samples = Samples(task, tmp_path / "samples.rows")
     for i in range(8):
         at = 7 * task.window_us + i  # a window that only reports
         label = np.array([0], np.float32)

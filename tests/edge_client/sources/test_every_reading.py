@@ -25,8 +25,8 @@ from edge_client.sources.replay import Replay
 from edge_client.sources.stdin import LineReadings
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
-from streams.contract.events.batches import decode_batch, times_us
-from streams.contract.events.records import event_schema
+from streams.contract.events.compact import decode_block
+from streams.contract.events.messages import task_layout
 from streams.contract.task import Answered, Outcome, Task
 from streams.runtime.failpoints import Failpoint, unarmed
 from tests.edge_client.inference.test_loop import NoCopy, Slots
@@ -57,8 +57,8 @@ class Device:
         self.task, self.folder, self.stop = task, folder, threading.Event()
         self.counted: Counter[str] = Counter()
         self.spool = Spool(folder / "spool", failpoint=failpoint)
-        self.samples = Samples(task, folder / "samples.arrow", epoch=self.spool.epoch)
-        self.told = ToldLabels(task, folder / "labels", self.samples, self.skip)
+        self.samples = Samples(task, folder / "samples.rows", epoch=self.spool.epoch)
+        self.told = ToldLabels(folder / "labels", self.samples, self.skip)
         self.outcomes = DelayedLabels(task, "d0", self.told, self.skip)
         self.board = AccuracyTracker(folder / "scoreboard.json")
         note = AnswerRecorder(
@@ -81,8 +81,9 @@ class Device:
 
     def times(self) -> list[int]:
         frames = self.spool.read(self.spool.position, 1 << 30)
-        batches = [decode_batch(frame.payload, event_schema(self.task)) for frame in frames]
-        return [t for batch in batches for t in times_us(batch.column("time")).tolist()]
+        layout = task_layout(self.task)
+        blocks = [decode_block(layout, frame.payload, 0, 1000) for frame in frames]
+        return [t for block in blocks for t in block.times.tolist()]
 
 
 def replayed(device: Device) -> Source:

@@ -14,8 +14,9 @@ from edge_client.spool.limits import NEVER_SET_S, SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.accounting import IntervalSet
-from streams.contract.events.batches import decode_batch, encode_batch
-from streams.contract.events.records import event_rows, event_schema
+from streams.contract.events.compact import Columns, decode_block, encode_block
+from streams.contract.events.messages import event_columns, task_layout
+from streams.contract.task import Task
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock
 
@@ -29,16 +30,19 @@ def event(i: int, *, sure: bool = True, label: float | None = None) -> Event:
     return Event(1000 * i, "1-aaaaaaaa", SURE if sure else UNSURE, truth, segment, mark_us=1000 * i)
 
 
+def decoded(payload: bytes, first: int = 0) -> Columns:
+    return decode_block(task_layout(task), payload, first, 1000)
+
+
 def drained(spool: Spool) -> tuple[IntervalSet, dict[str, IntervalSet]]:
     """Deliver everything; which seqs arrived, and which were declared by reason."""
     events, drops = IntervalSet(), dict[str, IntervalSet]()
     while frames := spool.read(spool.position, 1 << 30):
         for frame in frames:
             if frame.kind == EVENTS:
-                rows = decode_batch(frame.payload, event_schema(task))
-                first = int(rows.column("seq")[0].as_py())
-                assert (first, rows.num_rows) == (frame.first, frame.count)
-                assert events.add(first, first + frame.count - 1) == frame.count
+                rows = decoded(frame.payload)
+                assert rows.times.tolist() == [1000 * (frame.first + i) for i in range(frame.count)]
+                assert events.add(frame.first, frame.first + frame.count - 1) == frame.count
             for entry in frame.declarations():
                 drops.setdefault(entry.reason, IntervalSet()).add(entry.first, entry.last)
         spool.settle(frames)
@@ -50,17 +54,17 @@ def drained(spool: Spool) -> tuple[IntervalSet, dict[str, IntervalSet]]:
     return events, drops
 
 
-def frame_of(events: list[Event]) -> Frame:
-    rows = event_rows(
-        task,
+def frame_of(events: list[Event], of: Task = task) -> Frame:
+    rows = event_columns(
+        of,
         first=0,
         times=np.array([e.time_us for e in events]),
         model=[e.model for e in events],
         outputs=np.stack([e.outputs for e in events]),
         labels=[e.label for e in events],
-        segments=np.stack([e.segment for e in events]),
+        segments=np.stack([e.segment for e in events]) if of.upload == "segment" else None,
     )
-    return Frame(EVENTS, 0, len(events), 0, encode_batch(rows), SpoolPosition(0, 0))
+    return Frame(EVENTS, 0, len(events), 0, encode_block(rows), SpoolPosition(0, 0))
 
 
 def test_what_is_kept_of_a_frame_is_the_same_rows() -> None:
@@ -71,27 +75,28 @@ def test_what_is_kept_of_a_frame_is_the_same_rows() -> None:
     assert [(p.count, p.payload is None) for p in pieces] == [
         (20, True), (8, False), (12, True), (1, False), (19, True),
     ]  # fmt: skip
-    whole = decode_batch(frame.payload, event_schema(task))
+    whole = decoded(frame.payload)
     assert pieces[1].payload is not None
     assert pieces[3].payload is not None
-    assert decode_batch(pieces[1].payload, event_schema(task)) == whole.slice(20, 8)
-    assert decode_batch(pieces[3].payload, event_schema(task)) == whole.slice(40, 1)
+    assert pieces[1].payload == encode_block(whole.part(20, 28))
+    assert pieces[3].payload == encode_block(whole.part(40, 41))
 
 
 def test_a_short_run_between_two_that_are_kept_stays_where_a_frame_costs_more() -> None:
-    frame = frame_of([event(i, sure=i % 3 > 0) for i in range(60)])
-    pieces = by_priority(task)(frame)
+    private = replace(task, upload="prediction")
+    frame = frame_of([event(i, sure=i % 3 > 0) for i in range(60)], private)
+    pieces = by_priority(private)(frame)
     assert [(p.count, p.payload is None) for p in pieces] == [(58, False), (2, True)]
 
 
 def test_what_this_task_cannot_read_is_kept() -> None:
-    frame = Frame(EVENTS, 0, 3, 0, b"not arrow", SpoolPosition(0, 0))
-    assert by_priority(task)(frame) == [FramePart(3, b"not arrow")]
+    frame = Frame(EVENTS, 0, 3, 0, b"no block", SpoolPosition(0, 0))
+    assert by_priority(task)(frame) == [FramePart(3, b"no block")]
 
 
 def test_a_task_with_targets_keeps_the_labelled() -> None:
     aims = replace(task, classes=(), targets=("a", "b", "c"))
-    rows = event_rows(
+    rows = event_columns(
         aims,
         first=0,
         times=np.arange(20),
@@ -100,7 +105,7 @@ def test_a_task_with_targets_keeps_the_labelled() -> None:
         labels=[None] * 10 + [np.ones(3, np.float32)] * 10,
         segments=np.zeros((20, *task.segment_shape), np.float32),
     )
-    pieces = by_priority(aims)(Frame(EVENTS, 0, 20, 0, encode_batch(rows), SpoolPosition(0, 0)))
+    pieces = by_priority(aims)(Frame(EVENTS, 0, 20, 0, encode_block(rows), SpoolPosition(0, 0)))
     assert [(p.count, p.payload is None) for p in pieces] == [(10, True), (10, False)]
 
 

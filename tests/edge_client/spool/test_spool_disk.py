@@ -153,7 +153,7 @@ def test_a_device_without_a_spool_says_that_the_disk_is_full(small_disk: Path) -
 def test_at_the_cap_of_a_full_disk_a_file_is_dropped_where_none_can_be_thinned(
     small_disk: Path,
 ) -> None:
-    limits = SpoolLimits(file_bytes=50_000, total_bytes=600_000)
+    limits = SpoolLimits(file_bytes=50_000, total_bytes=410_000)
     spool = Spool(small_disk / "spool", limits, policy=by_priority(task))
     recorder = SpoolWriter(task, spool, limit=300)
     made = produce(recorder, 0, 2260)  # just below the cap

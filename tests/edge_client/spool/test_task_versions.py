@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from edge_client.spool.queue import Spool
-from edge_client.spool.task_versions import NAME, Span, begin
+from edge_client.spool.task_versions import NAME, begin, span_of
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.uplink import Uplink
 from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.events.messages import Headers
 from streams.contract.events.records import (
     EventBatch,
-    Headers,
     decode_event_message,
-    event_schema,
     version_of,
 )
 from streams.contract.task import Task
@@ -42,7 +41,7 @@ class Wire:
 
 
 def fill(spool: Spool, of: Task, count: int) -> None:
-    begin(spool, of, event_schema(of))
+    begin(spool, of)
     writer = SpoolWriter(of, spool)
     for _ in range(count):
         segment = np.zeros(of.segment_shape, np.float32)
@@ -85,29 +84,28 @@ def test_events_of_both_versions_leave_as_what_they_are(tmp_path: Path, edited: 
     assert versions == [b"1", None, b"%d" % edited.version]  # joined within a version
 
 
-def test_pending_events_of_an_earlier_tidewheel_are_never_joined_with_others(
+def test_pending_events_whose_note_is_lost_are_never_joined_with_others(
     tmp_path: Path,
 ) -> None:
     spool = Spool(tmp_path)
-    for of in (task, OTHER_TYPE):  # as 0.1.0 did it, without a note of what they are
+    for of in (task, OTHER_TYPE):
         fill(spool, of, 2)
         (tmp_path / NAME).unlink()
-    before = begin(spool, SAME_COLUMNS, event_schema(SAME_COLUMNS))
-    assert before == Span(first=0, task=task.name)
+    before = begin(spool, SAME_COLUMNS)
+    assert before == span_of(SAME_COLUMNS).model_copy(update={"version": None})
     fill(spool, SAME_COLUMNS, 2)
     messages = sent(spool, SAME_COLUMNS)
     versions = [version_of(dict(headers)) for _, _, headers in messages]
-    assert versions == [None, None, b"2"]
-    assert decoded(messages[:2], task) == [0, 1]
-    assert decoded(messages[:2], OTHER_TYPE) == [2, 3]
+    assert versions == [None, None, None, None, b"2"]
+    assert decoded(messages[:4], task) == [0, 1]  # the others have columns that nobody knows
 
 
 def test_a_crash_before_the_first_event_of_a_version_changes_nothing(tmp_path: Path) -> None:
     fill(Spool(tmp_path), task, 3)
     for _ in range(2):  # a start that is killed before it writes an event, and another
-        before = begin(Spool(tmp_path), OTHER_TYPE, event_schema(OTHER_TYPE))
+        before = begin(Spool(tmp_path), OTHER_TYPE)
         assert before is None or before.version == 1
-    assert begin(Spool(tmp_path), task, event_schema(task)) is None  # the way back
+    assert begin(Spool(tmp_path), task) is None  # the way back
     messages = sent(Spool(tmp_path), task)
     assert decoded(messages, task) == [0, 1, 2]
 
@@ -116,7 +114,7 @@ def test_spans_that_are_sent_are_forgotten(tmp_path: Path) -> None:
     for number in range(1, 6):
         spool = Spool(tmp_path)
         edited = replace(task, version=number)
-        assert begin(spool, edited, event_schema(edited)) is None
+        assert begin(spool, edited) is None
         fill(spool, edited, 1)
         sent(spool, edited)
         spool.sync_position()
@@ -128,9 +126,9 @@ def test_events_of_another_task_are_refused_with_what_to_do(tmp_path: Path) -> N
     fill(spool, task, 2)
     other = replace(task, name="other")
     with pytest.raises(UsageError, match="has events of task 'tiny', not of 'other': send them"):
-        begin(spool, other, event_schema(other))
+        begin(spool, other)
     sent(spool, task)
-    assert begin(spool, other, event_schema(other)) is None
+    assert begin(spool, other) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"epoch": "e", "spans": 3}', b"\xff"])
@@ -138,7 +136,7 @@ def test_a_damaged_note_costs_the_knowledge_and_no_event(tmp_path: Path, damage:
     fill(Spool(tmp_path), task, 3)
     (tmp_path / NAME).write_bytes(damage)
     spool = Spool(tmp_path)
-    begin(spool, task, event_schema(task))
+    begin(spool, task)
     fill(spool, task, 1)
     messages = sent(spool, task)
     assert decoded(messages, task) == [0, 1, 2, 3]

@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client.spool.frames import EVENTS
+from edge_client.spool.frames import EVENTS, Frame
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
-from streams.contract.events.batches import decode_batch
-from streams.contract.events.records import event_schema
+from streams.contract.events.compact import Columns, decode_block
+from streams.contract.events.messages import task_layout
 from tests.fakes.tiny_task import task
+from tests.polling import until
+
+
+def decoded(frame: Frame) -> Columns:
+    return decode_block(task_layout(task), frame.payload, frame.first, 1000)
 
 
 def event(i: int, label: float | None = None) -> Event:
@@ -29,11 +34,11 @@ def test_events_are_written_as_batches_with_their_seqs(tmp_path: Path) -> None:
         recorder.put(event(i, label=1.0 if i % 2 else None))
     recorder.write()
     frames = spool.read(spool.position, 1 << 30)
-    rows = [decode_batch(f.payload, event_schema(task)) for f in frames]
+    rows = [decoded(f) for f in frames]
     assert [f.first for f in frames] == [0, 512, 1024]
-    assert [int(s) for r in rows for s in r.column("seq").to_numpy()] == list(range(1200))
-    labels = [x for r in rows for x in r.column("label").to_pylist()]
-    assert labels[:3] == [None, [1.0], None]
+    assert [t for r in rows for t in r.times.tolist()] == list(range(0, 1_200_000, 1000))
+    assert rows[0].known[:3].tolist() == [False, True, False]
+    assert rows[0].labels[1].tolist() == [1.0]
     assert spool.mark == 1_199_000
 
 
@@ -45,10 +50,11 @@ def test_a_frame_has_each_events_own_model_segment_and_outputs(tmp_path: Path) -
         for one in given:
             recorder.put(one)
         recorder.write()
-        rows = decode_batch(spool.read(spool.position, 1 << 30)[-1].payload, event_schema(task))
-        assert rows.column("model").to_pylist() == frame
-        assert rows.column("outputs").to_pylist() == [one.outputs.tolist() for one in given]
-        assert rows.column("segment").to_pylist() == [one.segment.ravel().tolist() for one in given]
+        rows = decoded(spool.read(spool.position, 1 << 30)[-1])
+        assert list(rows.names) == frame
+        assert rows.outputs.tolist() == [one.outputs.tolist() for one in given]
+        assert rows.segments is not None
+        assert rows.segments.tolist() == [one.segment.ravel().tolist() for one in given]
 
 
 def test_a_full_disk_keeps_events_in_memory_and_declares_what_was_too_much(
@@ -83,6 +89,18 @@ def test_the_thread_writes_what_is_left_when_it_is_stopped(tmp_path: Path) -> No
         recorder.put(event(i))
     recorder.stop()
     assert spool.next_seq == 10
+
+
+def test_an_event_is_written_at_once_and_those_that_follow_it_together(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool)
+    recorder.start()
+    recorder.put(event(0))
+    until(lambda: spool.next_seq == 1, "the first event is written")
+    for i in range(1, 10):
+        recorder.put(event(i))
+    recorder.stop()
+    assert [frame.count for frame in spool.read(spool.position, 1 << 30)] == [1, 9]
 
 
 def test_a_write_that_does_not_come_back_bounds_what_waits_for_it(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class Device:
         self.slots = Slots(folder / "slots", its, [load_public_key(folder / "keys/signing.pub")])
         self.slots.open()
         self.slots.install(artifact(key, (model or its.build_model()).eval(), 1))
-        self.samples = Samples(its, folder / "samples.arrow")
+        self.samples = Samples(its, folder / "samples.rows")
         self.personal = Personalization(
             its, "d0", folder, self.slots, self.samples, self._work, clock=lambda: self.now
         )
@@ -120,7 +120,7 @@ class Device:
 
     def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
         self.requests.append(request)
-        rows = self.folder / "rows.arrow"
+        rows = self.folder / "rows.rows"
         with rows.open("wb") as file:
             self.samples.write_latest_rows(file)
         job = TrainerJob(device="d0", request=request, samples=str(rows), stop=str(self.folder))

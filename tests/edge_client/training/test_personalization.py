@@ -43,7 +43,7 @@ class Device:
         trusted = [load_public_key(folder / "keys" / "signing.pub")]
         self.slots = Slots(folder / "slots", TASK, trusted)
         self.slots.open()
-        self.samples = Samples(TASK, folder / "samples.arrow")
+        self.samples = Samples(TASK, folder / "samples.rows")
         self.trainer = Trainer(TINY, "d0", folder, self.samples)
         self.personal = Personalization(
             TASK, "d0", folder, self.slots, self.samples, self._work, clock=lambda: self.now

@@ -63,7 +63,7 @@ def task(reference: str) -> Task:
 @pytest.fixture
 def samples(task: Task, tmp_path: Path) -> Samples:
     """120 labelled segments to learn from and 40 held out; the label shifts the mean."""
-    found = Samples(task, tmp_path / "samples.arrow")
+    found = Samples(task, tmp_path / "samples.rows")
     noise = np.random.default_rng(0)
     for i in range(160):
         label = np.array([i % 3], np.float32)

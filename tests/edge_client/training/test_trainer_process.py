@@ -31,13 +31,13 @@ def work(
     task: Task, folder: Path, kind: Payload = "float32", run: str = "7"
 ) -> tuple[dict[str, np.ndarray], ...]:
     """What was received, and what came back as weights and as it came."""
-    samples, noise = Samples(task, folder / "samples.arrow"), np.random.default_rng(0)
+    samples, noise = Samples(task, folder / "samples.rows"), np.random.default_rng(0)
     for i in range(80):
         label = np.array([i % task.outputs], np.float32)
         segment = noise.normal(2.0 * label, 0.3, task.segment_shape).astype(np.float32)
         answer = np.zeros(task.outputs, np.float32)
         samples.add(i, i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
-    rows = folder / "rows.arrow"
+    rows = folder / "rows.rows"
     with rows.open("wb") as file:
         samples.write_training_rows(file)
     request = WorkRequest(
@@ -57,12 +57,12 @@ def work(
 
 def rows_file(task: Task, folder: Path) -> Path:
     """24 labelled segments to learn from and 8 held out, of the first two classes."""
-    samples, noise = Samples(task, folder / "samples.arrow"), np.random.default_rng(0)
+    samples, noise = Samples(task, folder / "samples.rows"), np.random.default_rng(0)
     for i in range(32):
         segment = noise.normal(0, 1, task.segment_shape).astype(np.float32)
         answer, label = np.zeros(task.outputs, np.float32), np.array([i // 4 % 2], np.float32)
         samples.add(i, i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
-    path = folder / "rows.arrow"
+    path = folder / "rows.rows"
     with path.open("wb") as file:
         samples.write_training_rows(file)
     return path

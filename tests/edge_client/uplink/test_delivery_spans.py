@@ -12,7 +12,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.delivery_spans import DeliverySpans
 from edge_client.uplink.uplink import Uplink
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.events.traceparent import event_trace, is_sampled, traceparent_of
 from streams.runtime.tracing import Tracing
 from tests.fakes.recorded_spans import RecordedSpans, recording

@@ -14,7 +14,8 @@ from edge_client.uplink.gathering import FULL_ROWS, Gathering, check
 from edge_client.uplink.uplink import Uplink
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, UsageError
-from streams.contract.events.records import Drop, EventBatch
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
 from tests.streams.worker.support import until

@@ -12,7 +12,8 @@ from edge_client.spool.queue import Spool
 from edge_client.uplink.refusals import PROBE_S, ROWS, Refusals
 from edge_client.uplink.uplink import Uplink
 from streams.contract.errors import BrokerUnavailable, MessageRefused
-from streams.contract.events.records import Drop, EventBatch, Headers
+from streams.contract.events.messages import Drop, Headers
+from streams.contract.events.records import EventBatch
 from tests.edge_client.uplink.test_uplink import fill, spool, uplink_of
 from tests.fakes.uplink_broker import Clock, Done, FakeBroker
 

@@ -27,7 +27,8 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
-from streams.contract.events.records import Drop, EventBatch, decode_event_message
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics, probe

@@ -14,7 +14,8 @@ from edge_client.uplink.rate_limit import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.records import Drop, EventBatch
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
 from tests.polling import until
@@ -343,3 +344,17 @@ def test_a_thread_that_does_not_come_back_hangs_and_one_that_waits_does_not(spoo
     uplink.join(60)
     clock.now += 2 * HANG_S
     assert not uplink.hangs  # it has ended
+
+
+def test_what_is_written_is_sent_without_waiting_for_the_next_look(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_client.uplink.uplink.POLL_S", 300.0)
+    broker = FakeBroker()
+    uplink = uplink_of(spool, broker, Clock())
+    uplink.start()
+    for count in range(1, 4):
+        fill(spool, 1)
+        until(lambda count=count: len(broker.waiting) == count, "it is on its way")  # type: ignore[misc]
+    uplink.stop(0.0)
+    assert not uplink.is_alive()

@@ -17,7 +17,8 @@ import torch
 from edge_client.spool.queue import Spool
 from edge_client.spool.sampling import confidence, sampled
 from streams.contract.accounting import IntervalSet
-from streams.contract.events.records import Drop, EventBatch, decode_event_message
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics

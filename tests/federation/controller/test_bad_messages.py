@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 from federation.registry import publisher
 from streams.contract.decisions import Delivery
 from streams.contract.documents import DeviceState, RoundEvent
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.topics import ARTIFACTS, FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.settings import BrokerSettings

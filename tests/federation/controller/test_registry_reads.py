@@ -15,7 +15,7 @@ from federation.registry.registry import Registry
 from federation.rollout.rollout import FleetState, Plan, Rollout
 from federation.rollout.window_history import WindowHistory
 from streams.contract.errors import ArtifactError
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.task import load_task
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key

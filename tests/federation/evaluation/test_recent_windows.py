@@ -12,14 +12,11 @@ from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.batches import encode_batch
+from streams.contract.events.messages import Drop, Headers, encode_drop
 from streams.contract.events.records import (
     SCORES_1,
-    Drop,
     EventBatch,
-    Headers,
-    encode_drop,
     encode_events,
-    event_rows,
     score_schema,
 )
 from streams.contract.task import Task, load_task
@@ -28,6 +25,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
+from tests.event_rows import event_rows
 from tests.fakes.own_task import own_task
 
 Message = tuple[bytes, bytes, Headers]

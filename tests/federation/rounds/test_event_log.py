@@ -5,7 +5,7 @@ import pytest
 from federation.rounds.event_log import RETRY_S, EventLog
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 
 
 class Broker:

@@ -30,7 +30,7 @@ from federation.rounds.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.signing import key_id
 from streams.contract.task import Device as DeviceOf
 from streams.contract.task import Task

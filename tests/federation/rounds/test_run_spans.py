@@ -11,7 +11,7 @@ from edge_client.training.fit_span import traced
 from federation.admission.update import Tensors
 from federation.registry.registry import Registry
 from federation.rounds.run_spans import run_span
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.events.traceparent import read_traceparent, run_trace, traceparent_of
 from streams.contract.task import Task
 from streams.contract.topics import ROUNDS

@@ -30,7 +30,8 @@ from streams.batch.sources.stored import stored_inputs
 from streams.contract.artifact import Artifact
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop, EventBatch
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch
 from streams.contract.task import Task
 from streams.contract.topics import TopicSpec, topic_name
 from streams.kafka.admin import ensure_topics

@@ -25,12 +25,13 @@ from streams.batch.records.documents import Named
 from streams.batch.sources.inputs import Wanted
 from streams.batch.sources.plan import Cutter
 from streams.contract.errors import UsageError
-from streams.contract.events.records import EventBatch, event_rows
+from streams.contract.events.records import EventBatch
 from streams.contract.task import Reading
 from streams.learning.onnx_model import OnnxModel
 from streams.segments.segmentation import IRREGULAR, Segmenter, segments_of
 from streams.worker.store.delta_store import DeltaStore
 from tests.edge_client.models import tiny
+from tests.event_rows import event_rows
 from tests.streams.batch.support import model, submitted, write_csv, write_lines
 from tests.streams.worker.commit.test_committer import LATER, resume
 from tests.streams.worker.model import Log

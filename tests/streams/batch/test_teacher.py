@@ -23,7 +23,7 @@ from streams.batch.sources.inputs import Wanted
 from streams.contract.artifact import WEIGHTS, Artifact, pack, unpack
 from streams.contract.artifact import Manifest as ArtifactManifest
 from streams.contract.errors import UsageError
-from streams.contract.events.records import EventBatch, event_rows
+from streams.contract.events.records import EventBatch
 from streams.learning.learning import to_safetensors
 from streams.learning.onnx_model import OnnxModel
 from streams.learning.teacher import Teacher, teacher_of
@@ -32,6 +32,7 @@ from streams.worker.commit.committer import Committer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.windows.task_versions import TaskVersions
 from tests.edge_client.models import TINY, plain, tiny
+from tests.event_rows import event_rows
 from tests.streams.batch.support import (
     COLUMNS,
     KEY,

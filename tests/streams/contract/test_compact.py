@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.compact import decode_rows, encode_rows, layout_of, names_of
+from streams.contract.events.compact import decode_rows, encode_block
+from streams.contract.events.event_columns import columns_of, layout_of
+from streams.contract.events.messages import EVENTS_2, TASK_VERSION
 from streams.contract.events.records import (
-    EVENTS_2,
     MAX_ROWS,
-    TASK_VERSION,
     EventBatch,
     decode_event_message,
     encode_events,
     encode_stream,
-    event_rows,
     event_schema,
     version_of,
 )
 from streams.contract.task import Task
 from streams.tasks import har
+from tests.event_rows import event_rows
 from tests.fakes.tiny_task import task
 from tests.streams.contract.test_records import Message, batch, nullable
 
@@ -115,21 +115,6 @@ def test_events_come_back_as_they_were(
     back.rows.validate(full=True)
 
 
-@given(
-    st.lists(st.sampled_from(["1-aaaaaaaa", "1-aaaaaaaa.p2", "a", "aa", "", "ä"]), min_size=1),
-    st.data(),
-)
-def test_names_are_a_columns_strings_also_of_a_part_of_it(
-    names: list[str], data: st.DataObject
-) -> None:
-    begin = data.draw(st.integers(0, len(names) - 1))
-    end = data.draw(st.integers(begin + 1, len(names)))
-    column = pa.array(names, pa.string())
-    assert names_of(column) == names
-    assert names_of(column.slice(begin, end - begin)) == names[begin:end]
-    assert names_of(pa.repeat(pa.scalar(names[0], pa.string()), end)) == [names[0]] * end
-
-
 def test_three_hundred_models_in_a_message_come_back() -> None:
     sent = batch(n=300, model=[f"{i}-aaaaaaaa" for i in range(300)])
     message = encode_events(sent)
@@ -173,7 +158,9 @@ def named(text: bytes) -> Message:
 
 
 DIGEST = dict(GOOD[2])[EVENTS_2].partition(b".")[0]
-PREFIX = len(encode_rows("e-1", 10, batch().rows) or b"") - 4 * 40 * 4  # before the segments
+BLOCK = encode_block(columns_of("d0", "e-1", 10, batch().rows).columns)
+PREFIX = len(BLOCK) - 4 * 40 * 4  # before the segments
+TAIL = GOOD[1][len(BLOCK) :]  # seq 10, and "e-1"
 
 
 @pytest.mark.parametrize(
@@ -189,13 +176,13 @@ PREFIX = len(encode_rows("e-1", 10, batch().rows) or b"") - 4 * 40 * 4  # before
         ((b"", *GOOD[1:]), "wrong-key", "not a device's name"),
         ((b"d0", b"", GOOD[2]), "bad-body", "ends early: 0 bytes"),
         ((b"d0", GOOD[1] + b"x", GOOD[2]), "bad-body", "1 bytes follow the rows"),
-        ((b"d0", b"\x02 b" + GOOD[1][3:], GOOD[2]), "bad-body", "epoch ' b'"),
-        ((b"d0", b"\x01e" + b"\xff" * 10, GOOD[2]), "bad-body", "more than 9 bytes"),
-        ((b"d0", b"\x01e\x00\x00", GOOD[2]), "huge-batch", "0 rows"),
-        ((b"d0", b"\x01e\x00\xff\xff\xff\x7f", GOOD[2]), "huge-batch", "268435455 rows"),
-        ((b"d0", b"\x01e\x00\x02\x03", GOOD[2]), "bad-body", "3 models for 2 rows"),
-        ((b"d0", b"\x01e\x00\x02\x02\x01a\x01b\x00\x02", GOOD[2]), "bad-body", "model 2 of 2"),
-        ((b"d0", b"\x01e\x00\x02\x01\x01a\x03", GOOD[2]), "bad-body", "times have 3 bytes"),
+        ((b"d0", BLOCK + b"\x0a\x02 b", GOOD[2]), "bad-body", "epoch ' b'"),
+        ((b"d0", BLOCK + b"\xff" * 10, GOOD[2]), "bad-body", "more than 9 bytes"),
+        ((b"d0", b"\x00" + TAIL, GOOD[2]), "huge-batch", "0 rows"),
+        ((b"d0", b"\xff\xff\xff\x7f" + TAIL, GOOD[2]), "huge-batch", "268435455 rows"),
+        ((b"d0", b"\x02\x03" + TAIL, GOOD[2]), "bad-body", "3 models for 2 rows"),
+        ((b"d0", b"\x02\x02\x01a\x01b\x00\x02" + TAIL, GOOD[2]), "bad-body", "model 2 of 2"),
+        ((b"d0", b"\x02\x01\x01a\x03" + TAIL, GOOD[2]), "bad-body", "times have 3 bytes"),
         (encode_events(batch(outputs=np.full((4, 3), np.nan))), "not-finite", "outputs"),
         (encode_events(batch(segments=np.full((4, 2, 20), np.inf))), "not-finite", "segment"),
         (encode_events(batch(labels=[np.array([7], np.float32)] * 4)), "bad-label", "0..2"),
@@ -233,7 +220,7 @@ def test_a_count_makes_no_memory_of_itself(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(np, "zeros", lambda *_: pytest.fail("rows were allocated"))
     assert LAYOUT is not None
     with pytest.raises(MalformedRecord, match="ends early"):
-        decode_rows(LAYOUT, b"\x01e\x00\xa0\x8d\x06\x01\x01a\x01" + bytes(100), MAX_ROWS)
+        decode_rows(LAYOUT, b"\xa0\x8d\x06\x01\x01a\x01" + bytes(100), MAX_ROWS)
 
 
 @pytest.mark.parametrize("version", [None, 1, 12])

@@ -1,15 +1,14 @@
 """The record of labels that became known later."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import encode_batch
-from streams.contract.events.labels import LabelBatch, encode_label_rows, label_schema
-from streams.contract.events.records import decode_event_message, encode_labels
+from streams.contract.events.labels import LabelBatch, label_schema
+from streams.contract.events.messages import encode_label_lines, encode_labels
+from streams.contract.events.records import decode_event_message
 from tests.fakes.tiny_task import task
 
 SOUND: dict[str, object] = {
@@ -18,8 +17,8 @@ SOUND: dict[str, object] = {
 
 
 def message(*rows: dict[str, object], first: int = 3) -> LabelBatch:
-    body = encode_label_rows(task, list(rows))
-    found = decode_event_message(task, *encode_labels("d0", "e1", first, len(rows), body))
+    body = encode_label_lines(rows)
+    found = decode_event_message(task, *encode_labels("d0", "e1", first, body))
     assert isinstance(found, LabelBatch)
     return found
 
@@ -35,41 +34,40 @@ def test_what_was_told_arrives() -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"from": 21}, "bad-time"),
-        ({"from": -1}, "bad-time"),
-        ({"to": 2**56}, "bad-time"),
-        ({"told": -1}, "bad-time"),
+        ({"from": 21}, "bad-document"),
+        ({"from": -1}, "bad-document"),
+        ({"to": 2**56}, "bad-document"),
+        ({"told": -1}, "bad-document"),
         ({"label": [3.0]}, "bad-label"),
         ({"label": [0.5]}, "bad-label"),
-        ({"label": [float("nan")]}, "not-finite"),
-        ({"source": "rumour"}, "bad-label"),
-        ({"event_seq": 3}, "bad-label"),
-        ({"event_epoch": "e1", "event_seq": -1}, "bad-label"),
-        ({"label": [1.0, 2.0]}, "wrong-schema"),
+        ({"label": [1e300]}, "bad-label"),
+        ({"label": [float("nan")]}, "bad-document"),
+        ({"source": "rumour"}, "bad-document"),
+        ({"event_seq": 3}, "bad-document"),
+        ({"event_epoch": "e1", "event_seq": -1}, "bad-document"),
+        ({"label": [1.0, 2.0]}, "bad-label"),
     ],
 )
 def test_what_no_device_says_is_refused(changed: dict[str, object], reason: str) -> None:
-    schema = label_schema(task)
-    if reason == "wrong-schema":
-        schema = schema.set(2, pa.field("label", pa.list_(pa.float32(), 2), nullable=False))
-    body = encode_batch(pa.RecordBatch.from_pylist([{**SOUND, **changed}], schema))
+    body = encode_label_lines([{**SOUND, **changed}])
     with pytest.raises(MalformedRecord) as raised:
-        decode_event_message(task, *encode_labels("d0", "e1", 0, 1, body))
+        decode_event_message(task, *encode_labels("d0", "e1", 0, body))
     assert raised.value.reason == reason
 
 
 def test_another_number_of_labels_than_the_header_says_is_refused() -> None:
-    body = encode_label_rows(task, [SOUND])
-    with pytest.raises(MalformedRecord, match="not 2"):
-        decode_event_message(task, *encode_labels("d0", "e1", 0, 2, body))
+    key, body, headers = encode_labels("d0", "e1", 0, encode_label_lines([SOUND, SOUND]))
+    with pytest.raises(MalformedRecord, match="1 labels, not 2"):
+        decode_event_message(task, key, body[: len(body) // 2], headers)
 
 
 @given(st.binary(max_size=400), st.integers(0, 5))
 def test_bytes_of_anyone_are_refused_and_nothing_else_happens(data: bytes, count: int) -> None:
-    sound = encode_label_rows(task, [SOUND])
+    sound = encode_label_lines([SOUND])
+    headers = encode_labels("d0", "e1", 0, b"\n" * (count + 1))[2]
     for body in (data, sound[: len(sound) // 2] + data, sound + data):
         try:
-            found = decode_event_message(task, *encode_labels("d0", "e1", 0, count + 1, body))
+            found = decode_event_message(task, b"d0", body, headers)
         except MalformedRecord:
             continue
         assert isinstance(found, LabelBatch)

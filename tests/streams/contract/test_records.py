@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import encode_batch, float_rows, times_us
-from streams.contract.events.records import (
-    Drop,
-    EventBatch,
-    Headers,
-    decode_event_message,
-    encode_drop,
-    encode_stream,
-    event_rows,
-)
+from streams.contract.events.messages import Drop, Headers, encode_drop
+from streams.contract.events.records import EventBatch, decode_event_message, encode_stream
 from streams.contract.task import Task
+from tests.event_rows import event_rows
 from tests.fakes.tiny_task import task
 
 Message = tuple[bytes, bytes, Headers]

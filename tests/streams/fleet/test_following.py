@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from streams.contract.documents import DeviceState
-from streams.contract.events.records import Headers
+from streams.contract.events.messages import Headers
 from streams.contract.topics import FLEET, VIEW, WINDOWS, topic_name, topic_specs
 from streams.fleet import following
 from streams.fleet.following import newest_of, open_view, publish, read_view, starts

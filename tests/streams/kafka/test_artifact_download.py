@@ -60,7 +60,7 @@ class CutReader:
 
 
 def test_it_goes_on_after_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_download, "Reader", CutReader)
+    monkeypatch.setattr("streams.kafka.reader.Reader", CutReader)
     CutReader.sought = []
     download, settings = Download(WHAT), BrokerSettings(bootstrap="x:1")
     CutReader.script = [[part(i, 7 + i) for i in range(4)]]
@@ -73,7 +73,7 @@ def test_it_goes_on_after_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_end_breaks_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_download, "Reader", CutReader)
+    monkeypatch.setattr("streams.kafka.reader.Reader", CutReader)
     with pytest.raises(Retryable, match="0 of 10 chunks"):
         fetch(BrokerSettings(bootstrap="x:1"), "t", Download(WHAT), lambda: True)
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, PartitionLost
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop, EventBatch, Headers
+from streams.contract.events.messages import Drop, Headers
+from streams.contract.events.records import EventBatch
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 from streams.learning.teacher import TeacherFailed

@@ -7,22 +7,21 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from streams.contract.artifact import DRIFT, WEIGHTS, Manifest, pack
-from streams.contract.events.batches import encode_batch
 from streams.contract.events.labels import LabelBatch, label_schema
-from streams.contract.events.records import (
+from streams.contract.events.messages import (
     Drop,
-    EventBatch,
     Headers,
     encode_drop,
-    encode_events,
+    encode_label_lines,
     encode_labels,
-    event_rows,
 )
+from streams.contract.events.records import EventBatch, encode_events
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
 from streams.contract.window_report import WindowReport
@@ -33,6 +32,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key
 from streams.worker.store.place import Place, has_table
+from tests.event_rows import event_rows
 from tests.fakes.own_task import own_task
 from tests.fakes.tiny_task import task as tiny
 from tests.forks import Forked, fork
@@ -103,9 +103,15 @@ def encoded(record: EventBatch | Drop | LabelBatch) -> tuple[bytes, bytes, Heade
     if isinstance(record, Drop):
         return encode_drop(record)
     if isinstance(record, LabelBatch):
-        body = encode_batch(record.rows)
-        return encode_labels(record.device, record.epoch, record.first, record.rows.num_rows, body)
+        body = encode_label_lines([_told(row) for row in record.rows.to_pylist()])
+        return encode_labels(record.device, record.epoch, record.first, body)
     return encode_events(record)
+
+
+def _told(row: dict[str, Any]) -> dict[str, object]:
+    """A row of labels as its line."""
+    times = {name: round(row[name].timestamp() * SECOND) for name in ("from", "to", "told")}
+    return {name: value for name, value in {**row, **times}.items() if value is not None}
 
 
 def counted(edges: Sequence[float] | np.ndarray, values: Sequence[float | None]) -> np.ndarray:

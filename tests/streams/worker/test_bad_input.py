@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import encode_batch
+from streams.contract.events.messages import Headers
 from streams.contract.events.records import (
     AGAIN,
-    Headers,
     decode_event_message,
     encode_events,
     encode_stream,

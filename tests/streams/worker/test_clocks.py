@@ -2,7 +2,7 @@
 
 import asyncio
 
-from streams.contract.events.records import Drop
+from streams.contract.events.messages import Drop
 from streams.contract.window_report import WindowReport
 from streams.worker.store.delta_store import DROPS, SCORES
 from tests.fakes.tiny_task import task

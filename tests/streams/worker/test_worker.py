@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.contract.events.records import Drop, encode_events
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import encode_events
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings

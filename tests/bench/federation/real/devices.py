@@ -51,7 +51,7 @@ class Device:
         self._plan, self._task, self.away = plan, task, False
         self._node: int | None = None
         self._beat = Heartbeat()
-        self._samples = samples = Samples(task, folder / "samples.arrow")
+        self._samples = samples = Samples(task, folder / "samples.rows")
         data = np.load(plan.data)
         answer, at = np.zeros(task.outputs, np.float32), 0
         for x, y, split in (("x", "y", TRAIN), ("held_x", "held_y", HELD_OUT)):

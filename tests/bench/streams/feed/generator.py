@@ -6,11 +6,13 @@ import time
 
 import numpy as np
 
-from streams.contract.events.records import EventBatch, Headers, encode_events, event_rows
+from streams.contract.events.messages import Headers
+from streams.contract.events.records import EventBatch, encode_events
 from streams.contract.task import Task
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from tests.bench.streams.feed.plan import Plan
+from tests.event_rows import event_rows
 
 EPOCH = "1767571200000-bench0"
 MODEL = "1-aaaaaaaa"

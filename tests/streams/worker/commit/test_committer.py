@@ -13,7 +13,8 @@ from torch import nn
 
 from streams.contract.errors import PartitionLost, ProcessorFailed
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.records import Drop, EventBatch, decode_event_message
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.window_report import WindowReport
 from streams.learning.teacher import Teacher
 from streams.worker.commit.committer import Committer
@@ -146,12 +147,12 @@ def test_every_event_is_accounted_once_over_any_crashes(
 def check_publications(log: Log, store: MemoryStore) -> None:
     """Every row stored was published, and whatever was published twice is the same."""
     wanted = {
-        (m.topic, m.key, json.dumps([(n, v.decode()) for n, v in m.headers]), m.value)
+        (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
         for commit in range(1, store.versions.get((SCORES, 0), 0) + 1)
         for m in publications(TaskVersions(task), store.rows_of(0, commit))
     }
     found = {
-        (m.topic, m.key, json.dumps([(n, v.decode()) for n, v in m.headers]), m.value)
+        (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
         for m in log.published
         if not m.topic.endswith("dead-letters")
     }

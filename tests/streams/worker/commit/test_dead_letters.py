@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, UsageError
 from streams.contract.events.event_columns import EventColumns
-from streams.contract.events.records import Drop, encode_events
+from streams.contract.events.messages import Drop
+from streams.contract.events.records import encode_events
 from streams.runtime.failpoints import read_failpoint, unarmed
 from streams.worker import app
 from streams.worker.commit import dead_letters

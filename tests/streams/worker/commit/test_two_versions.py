@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from streams.contract.errors import UsageError
-from streams.contract.events.records import TASK_VERSION, encode_events
+from streams.contract.events.messages import TASK_VERSION
+from streams.contract.events.records import encode_events
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.publications import publications
 from streams.worker.store.tables import DROPS, SCORES

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from streams.contract.events.compact import decode_taught
+from streams.contract.events.messages import TAUGHT
 from streams.contract.task import Task
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.worker.commit.publications import publications
@@ -62,6 +64,21 @@ def published(task: Task, rows: Sequence[Row]) -> dict[tuple[str, int, int], byt
             report = WindowReport.decode(message.value)
             found[report.device, report.window_us, report.revision] = message.value
     return found
+
+
+def test_a_device_finds_the_teachers_outputs_of_its_events_in_a_header() -> None:
+    rows = rows_of(tiny, [("d0", 0, 0), ("d0", 30_000_000, 0), ("d1", 0, 0)], models=6)
+    rows = [row for row in rows if row["seq"] != 3]
+    for row in rows:
+        row["epoch"] = "e0" if row["seq"] in (101, 102) else "e1"
+    found: dict[tuple[str, int], list[float]] = {}
+    for message in publications(TaskVersions(tiny), pa.Table.from_pylist(rows, store_schema())):
+        taught = dict(message.headers).get(TAUGHT, b"")
+        for epoch, first, outputs in decode_taught(tiny.outputs, taught, 100):
+            assert message.topic.endswith("scores")
+            found |= {(epoch, first + i): each for i, each in enumerate(outputs.tolist())}
+    wanted = {(row["epoch"], row["seq"]): row["teacher"] for row in rows if row["teacher"]}
+    assert found == wanted
 
 
 WINDOWS = [("d0", 0, 0), ("d0", 30_000_000, 0), ("d0", 30_000_000, 1), ("d1", 0, 0), ("d2", 0, 0)]

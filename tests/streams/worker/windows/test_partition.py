@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
-from streams.contract.events.records import Drop
+from streams.contract.events.messages import Drop
 from streams.worker.windows.partition import PartitionState, StorePosition
 from streams.worker.windows.tumbling import Window
 from tests.fakes.tiny_task import task

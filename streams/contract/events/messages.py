@@ -1,0 +1,122 @@
+"""What a device puts on `events`, without Arrow: keys, values and headers; see records.py."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streams.contract.events.compact import Columns, Layout, digest_of, encode_rows
+from streams.contract.task import Task
+
+EVENTS_1 = "events/1"
+EVENTS_2 = "e2"  # the header of events/2
+DROPS_1 = "drops/1"
+LABELS_1 = "labels/1"
+TASK_VERSION = "task-version"
+TAUGHT = "taught"  # header on `scores`: the teacher's outputs for the device
+
+Headers = list[tuple[str, bytes]]
+Wire = tuple[bytes, bytes, Headers]  # key, value, headers
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A device's declaration that it dropped the events first..last, with the reason.
+
+    >>> from tidewheel import Drop
+    >>> Drop("phone-1", "e1", first=10, last=19, reason="disk-full").reason
+    'disk-full'
+    """
+
+    device: str
+    epoch: str
+    first: int
+    last: int
+    reason: str
+
+
+def task_layout(task: Task) -> Layout:
+    """Return the columns of the task's events."""
+    if task.upload != "segment":
+        return Layout(task.outputs, task.label_size, 0, "")
+    channels, samples = task.segment_shape
+    return Layout(task.outputs, task.label_size, channels * samples, task.upload_dtype)
+
+
+def event_columns(
+    task: Task,
+    *,
+    first: int,
+    times: np.ndarray,
+    model: str | list[str],
+    outputs: np.ndarray,
+    labels: Sequence[np.ndarray | None],
+    segments: np.ndarray | None,
+) -> Columns:
+    """Return consecutive events as they are sent.
+
+    times (n,) int64 us; outputs (n, outputs); labels (label_size,) or None each; segments
+    (n, channels, samples), None if the task uploads predictions only. For float16 values are
+    clipped to +-65,504, because infinite ones would be refused.
+    """
+    values = np.zeros((len(labels), task.label_size), np.float32)
+    known = np.zeros(len(labels), bool)
+    for i, label in enumerate(labels):
+        if label is not None:
+            values[i], known[i] = label, True
+    sent = None if segments is None else _uploaded(segments, task.upload_dtype)
+    return Columns(
+        first, times, model, np.ascontiguousarray(outputs, np.float32), values, known, sent
+    )  # fmt: skip
+
+
+def _uploaded(segments: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the segments, flattened, in the upload type."""
+    if dtype == "float16":
+        most = np.finfo(np.float16).max
+        segments = np.clip(segments, -most, most)
+    return np.ascontiguousarray(segments, dtype).reshape(len(segments), -1)
+
+
+def encode_block_message(
+    device: str, epoch: str, first: int, block: bytes, columns: str, version: int | None
+) -> Wire:
+    """Return an events/2 message of a block with the layout whose text is `columns`; `version` is
+    the task's, which workers of another version then refuse."""
+    digest = digest_of(columns)
+    named = digest if version is None else f"{digest}.{version}"
+    return device.encode(), encode_rows(epoch, first, block), [(EVENTS_2, named.encode())]
+
+
+def encode_drop(drop: Drop) -> Wire:
+    """Return a drops/1 message."""
+    named = headers_of(DROPS_1, drop.device, drop.epoch, drop.first, drop.last)
+    return drop.device.encode(), b"", [*named, ("reason", drop.reason.encode())]
+
+
+def encode_label_lines(rows: Sequence[Mapping[str, object]]) -> bytes:
+    """Return labels as the body of labels/1; see labels.py."""
+    return b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+
+
+def encode_labels(
+    device: str, epoch: str, first: int, body: bytes, version: int | None = None
+) -> Wire:
+    """Return a labels/1 message of lines."""
+    last = first + body.count(b"\n") - 1
+    return device.encode(), body, headers_of(LABELS_1, device, epoch, first, last, version)
+
+
+def headers_of(
+    schema: str, device: str, epoch: str, first: int, last: int, version: int | None = None
+) -> Headers:
+    known = [] if version is None else [(TASK_VERSION, str(version).encode())]
+    return [
+        ("schema", schema.encode()),
+        ("device", device.encode()),
+        ("epoch", epoch.encode()),
+        ("first", str(first).encode()),
+        ("last", str(last).encode()),
+        *known,
+    ]
