@@ -260,7 +260,7 @@ def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
 IMPATIENT = """
 import sys
 import edge_client.agent, edge_client.inference.loop
-edge_client.agent.LOOK_S, edge_client.inference.loop.HANGS_S = 0.1, 0.5
+edge_client.agent.LOOK_S, edge_client.inference.loop.HANGS_S = 0.1, 1.5
 sys.argv = sys.argv[1:]
 from compose.cli.main import main
 main()
