@@ -46,7 +46,16 @@ def status(
         f"{found.samples} samples, {found.true_labels} with a true label, "
         f"{found.teacher_labels} with the teacher's{_latency(found)}",
     ]
-    for what, counts in (("made no event", found.skipped), ("irregular", found.irregular)):
+    if found.run is not None:
+        lines.append(f"takes part in run {found.run}{', at work' if found.working else ''}")
+    elif why := found.unable or found.held_back:
+        lines.append(f"cannot take part in runs: {why}")
+    groups = (
+        ("made no event", found.skipped),
+        ("irregular", found.irregular),
+        ("refused invitations to runs", found.refused_invitations),
+    )
+    for what, counts in groups:
         if counts:
             reasons = ", ".join(f"{why} {n}" for why, n in counts.items())
             lines.append(f"{what} since the agent's start: {reasons}")

@@ -81,7 +81,7 @@ def _devices(seen: Observed) -> Iterator[Problem]:
         yield Problem(
             severity="warning",
             text=f"{_devices_named(found)} silent",
-            advice="Their events wait on the device; check that it is on and reaches the broker",
+            advice="Events wait on a silent device; check that it is on and reaches the broker",
             page="/fleet?group=silent",
             since_us=min(state.time_us for state in found),
         )

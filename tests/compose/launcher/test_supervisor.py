@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from compose.launcher import supervisor as module
-from compose.launcher.broker import Launch
-from compose.launcher.supervisor import QUICK_DEATHS, QUICK_S, Supervisor
+from compose.launcher.broker import Launch, free_ports
+from compose.launcher.supervisor import QUICK_DEATHS, QUICK_S, Supervisor, followed
 from streams.contract.errors import ProcessFailed
 from streams.runtime import logs
 from tests.federation.flower_stack import group_members
@@ -233,7 +233,7 @@ def test_the_broker_is_ended_last(supervisor: Supervisor) -> None:
 OWNER = """
 import sys, time
 from pathlib import Path
-from compose.launcher.broker import Launch
+from compose.launcher.broker import Launch, free_ports
 from compose.launcher.supervisor import Supervisor
 supervisor = Supervisor(Path(sys.argv[1]))
 supervisor.start("sleeper", Launch([sys.executable, "-c", "import time; time.sleep(600)"], {}))
@@ -252,3 +252,20 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         assert group_members(group) == [group]
         owner.kill()
     until(lambda: group_members(group) == [], "the child is gone")
+
+
+def test_a_process_whose_parent_is_gone_already_does_not_run(tmp_path: Path) -> None:
+    """The kernel sends no signal then: it would live for ever."""
+    mark = tmp_path / "it-ran"
+    argv = followed(["touch", str(mark)])
+    argv[argv.index(str(os.getpid()))] = "1"  # somebody else's child
+    assert subprocess.run(argv, check=False).returncode == 1
+    assert not mark.exists()
+    assert subprocess.run(followed(["touch", str(mark)]), check=False).returncode == 0
+    assert mark.exists()
+
+
+def test_ports_of_ours_are_not_those_that_the_system_gives_away() -> None:
+    """Between the choice of a port and its use another program's connection could take it."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(free_ports(50)) < first
