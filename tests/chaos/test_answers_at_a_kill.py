@@ -14,14 +14,14 @@ from edge_client.inference.slots import Slots
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.queue import Spool
 from federation.bootstrap.onnx_export import export_graph
-from streams.contract.events.batches import decode_batch, times_us
-from streams.contract.events.records import event_schema
+from streams.contract.events.compact import decode_block
+from streams.contract.events.messages import task_layout
 from streams.runtime.key_files import create_key
 from tests.edge_client.models import TINY, artifact, plain, tiny
 
 ROOT = Path(__file__).parents[2]
 SPEED, KILLS, ANSWERS, WAIT_S = 50, 4, 60, 60.0
-IN_MEMORY_S = 0.5  # the recorder writes every 50 ms; a busy machine's processor is elsewhere
+IN_MEMORY_S = 1.0  # the recorder writes twice a second; a busy machine's processor is elsewhere
 HOP_US = 500_000  # of the tiny task
 
 # The agent as it is; when each answer was given is written down, which a kill does not undo.
@@ -76,11 +76,11 @@ class Device:
 
     def event_times(self) -> list[int]:
         """Of all events in the spool, in their order."""
-        spool, schema = Spool(self.home / "spool"), event_schema(tiny)
+        spool, layout = Spool(self.home / "spool"), task_layout(tiny)
         found: list[int] = []
         for frame in spool.read(spool.position, 1 << 30):
             assert frame.kind == EVENTS
-            found += times_us(decode_batch(frame.payload, schema).column("time")).tolist()
+            found += decode_block(layout, frame.payload, frame.first, 1000).times.tolist()
         return found
 
 

@@ -298,9 +298,7 @@ MUTANTS = [
         "if True:",
         "test_bad_input.py",
     ),
-    _records(
-        "rows are not checked", "records.py", "    _check_rows(task, rows, first, last)\n", ""
-    ),
+    _records("rows are not checked", "records.py", "    _check_values(task, columns)\n", ""),
     _records(
         "lists of any length are taken", "columns.py", "if (lengths != size).any():", "if False:"
     ),

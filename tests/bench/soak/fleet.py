@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -135,9 +136,9 @@ class Device:
     def _share_fetching(self) -> None:
         own, fetched = self.downlink._fetching.fetch, self._context.fetched
 
-        def fetch(ref: Ref, deliveries: Sequence[Delivery], url: str) -> bytes:
+        def fetch(ref: Ref, deliveries: Sequence[Delivery], url: str, *more: Any) -> bytes:
             if ref.digest not in fetched:
-                fetched[ref.digest] = own(ref, deliveries, url)
+                fetched[ref.digest] = own(ref, deliveries, url, *more)
             return fetched[ref.digest]
 
         self.downlink._fetching.fetch = fetch  # type: ignore[method-assign]
