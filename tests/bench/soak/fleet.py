@@ -25,8 +25,8 @@ from streams.contract.accounting import DeviceAccount
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.decisions import Delivery, Ref
 from streams.contract.documents import DeviceState
-from streams.contract.events.batches import encode_batch
-from streams.contract.events.messages import Headers
+from streams.contract.events.compact import encode_block
+from streams.contract.events.messages import Headers, event_columns
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.producer import Done, Producer
@@ -34,7 +34,6 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 from tests.bench.soak.scenario import DAY_US, EPOCH_US, QUALITY, STEP_H, Scenario
-from tests.event_rows import event_rows
 
 HEARTBEAT_S = 6 * 3600.0  # of virtual time
 LIMITS = SpoolLimits(file_bytes=16_384, total_bytes=1 << 20)
@@ -180,12 +179,12 @@ class Device:
         outputs[np.arange(count), np.where(right, kind, 1 - kind)] = 2.0
         labels = [np.array([k]) if d < 0.1 else None
                   for k, d in zip(kind, self._dice.random(count), strict=True)]  # fmt: skip
-        rows = event_rows(
+        columns = event_columns(
             task, first=self.spool.next_seq, times=(at_us + self._ahead_us).astype(np.int64),
             model=self.slots.active, outputs=outputs, labels=labels,
             segments=segments.astype(np.float32),
         )  # fmt: skip
-        self.spool.append(count, encode_batch(rows), mark=int(at_us[-1]))
+        self.spool.append(count, encode_block(columns), mark=int(at_us[-1]))
 
     def step(self) -> bool:
         """Send and settle; return whether something is left in the spool or in flight."""
