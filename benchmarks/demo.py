@@ -95,12 +95,15 @@ def _result(done: "subprocess.CompletedProcess[str]", seconds: float, state: Pat
         for path in state.glob("runs/*/rounds.jsonl")
         for line in path.read_text().splitlines()
     ]
+    # A run that begins while the loop closes is broken off: it has no verdict, and does not count.
+    judged = {e["run"] for e in events if e["kind"] in ("promoted", "rejected", "finished")}
+    events = [e for e in events if e["run"] in judged]
     asked = sum(int(e["metrics"]["nodes"]) for e in events if e["kind"] == "started")
     slowed = re.findall(r"slows down from [\d.]+ to ([\d.]+) times", done.stdout)
     return Result(
         done.returncode,
         seconds,
-        len({e["run"] for e in events}),
+        len(judged),
         asked,
         asked - sum(e["kind"] == "admitted" for e in events),
         summary["fleet_before"] or 0.0,
