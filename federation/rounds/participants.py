@@ -87,7 +87,8 @@ class Inviter:
                 )
                 producer.put(topic, self._run.encode(), signed.encode(), None, SEND_TIMEOUT_S)
         except BrokerUnavailable as exc:
-            log.warning("%s; %d devices are invited again later", exc, len(devices))
+            then = "leave when their lease ends" if ended else "are invited again later"
+            log.warning("%s; %d devices %s", exc, len(devices), then)
             self._repeat_at = self._clock() + RETRY_S
 
     def _invitation(self, devices: list[str], ended: bool) -> Invitation:
