@@ -15,6 +15,7 @@ from edge_client.control.socket_server import is_work
 from edge_client.training.trainer_process import compare
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import score
+from streams.contract.errors import MalformedRecord
 from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
@@ -62,8 +63,8 @@ class StandInAgent:
 
     def _serve(self) -> None:
         for connection in self._connections():
-            # A ClientApp may be killed meanwhile.
-            with connection, contextlib.suppress(OSError):
+            # A SuperNode may be killed meanwhile, also between connecting and its request.
+            with connection, contextlib.suppress(OSError, MalformedRecord):
                 header, body = receive_frame(connection)
                 if not is_work(header):  # the SuperNode has joined
                     self.node = AgentRequest.decode(header).node
