@@ -402,7 +402,7 @@ def importers(library: str) -> set[str]:
         ),
         ("adbc_driver_postgresql", {"streams.batch.sinks.postgresql_sink"}),
         ("fsspec", {"streams.runtime.object_store", "streams.batch.sources.places"}),
-        ("opentelemetry", {"streams.runtime.otel_exporter"}),
+        ("opentelemetry", {"streams.runtime.tracing"}),
         ("matplotlib", {"compose.reports.rounds", "streams.batch.report.plots"}),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),
