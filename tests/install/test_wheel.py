@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from streams.kafka.settings import BrokerSettings
 
 ROOT = Path(__file__).parents[2]
 # What an extra is for: the module that needs it, and what must not come with it.
@@ -37,6 +40,12 @@ ON_TOP = {
     "simulation": "ray",
 }
 UP_S, IDLE_S = 400.0, 60.0
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+DEVICES = """
+import json
+from tidewheel import load_task
+print(json.dumps(load_task("{task}").device_names("fleet")))
+"""
 pytestmark = pytest.mark.timeout(1200)
 # A device is given a key that it trusts, and the name that it has in the task.
 FIRST_DEVICE = """
@@ -51,10 +60,12 @@ print(load_task("pumps.py:task").device_names("fleet")[0])
 class Site:
     """A virtualenv in a folder of its own, where commands run."""
 
-    def __init__(self, folder: Path, wheel: Path, extras: str) -> None:
+    def __init__(
+        self, folder: Path, wheel: Path, extras: str, python: str = sys.executable
+    ) -> None:
         self.folder = folder
         folder.mkdir()
-        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+        subprocess.run([python, "-m", "venv", folder / "venv"], check=True)
         self.wheel = wheel
         self.install(extras)
 
@@ -78,6 +89,21 @@ class Site:
         )  # fmt: skip
         assert done.returncode == 0, f"{argv}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         return done.stdout
+
+    @contextmanager
+    def running(self, *words: str | Path) -> Iterator[Path]:
+        """A command that runs meanwhile; its log."""
+        log = self.folder / f"{words[0]}-{time.time_ns()}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [self.program("tidewheel"), *words], cwd=self.folder, env=self.environ,
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        try:
+            yield log
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(120)
 
     def tidewheel(self, *words: str, timeout_s: float = 120.0) -> str:
         return self.run([self.program("tidewheel"), *words], timeout_s)
@@ -125,6 +151,24 @@ def test_an_extra_brings_what_its_part_imports_and_no_more(
         _device_starts_and_ends(site)
 
 
+def interpreter(version: str) -> str:
+    """A Python of this version, wherever it is."""
+    if sys.version.startswith(f"{version}."):
+        return sys.executable
+    found = [shutil.which(f"python{version}"), *map(str, PYENV.glob(f"{version}.*/bin/python"))]
+    for python in filter(None, reversed(found)):
+        if subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0:
+            return python
+    pytest.skip(f"there is no Python {version}")
+
+
+def wait_for(condition: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + UP_S
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()[-4000:]
+        time.sleep(1.0)
+
+
 def _device_starts_and_ends(site: Site) -> None:
     """Without a broker in reach it waits for its first version, and a signal ends it."""
     site.tidewheel("new", "pumps")
@@ -165,6 +209,40 @@ def test_a_stranger_gets_the_whole_loop_of_a_task_that_tidewheel_new_wrote(
     assert produced > 0
     counted = everything.tidewheel("query", "SELECT count(*) AS n FROM scores", "--json")
     assert json.loads(counted)["n"] == produced
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("version", ["3.11", "3.13"])
+def test_a_device_that_is_installed_by_itself_learns_in_a_run(
+    everything: Site, wheel: Path, kafka: BrokerSettings, tmp_path: Path, version: str
+) -> None:
+    """Beside the two devices of `up`, which it shares nothing with but Kafka and its files."""
+    site = Site(tmp_path / "device", wheel, "edge-train", interpreter(version))
+    everything.tidewheel("new", f"pumps{version[2:]}")
+    task = f"pumps{version[2:]}.py:task"
+    shutil.copy(everything.folder / f"pumps{version[2:]}.py", site.folder)
+    state, on = f"state-{version}", ("--kafka", kafka.bootstrap)
+    common = ("--state", state, *on, "--speed", "20")
+    with everything.running("up", task, "--devices", "2", *common) as log:
+        wait_for(lambda: "rollout   a new version" in log.read_text(), log)
+        names = json.loads(everything.python(DEVICES.format(task=task)))
+        key = everything.folder / state / "keys" / "signing.pub"
+        model = next((everything.folder / state / "registry" / "models").glob("1-*.twa"))
+        words = ("edge", "run", task, "--device", names[2], "--trust", key, "--model", model)
+        with site.running(*words, *common) as own_log:
+
+            def admitted() -> bool:
+                told = everything.tidewheel(
+                    "tail", task, "rounds", "--last", "1000", "--no-follow", "--json", *on
+                )
+                steps = [json.loads(line) for line in told.splitlines()]
+                return any(s.get("kind") == "admitted" and s["device"] == names[2] for s in steps)
+
+            wait_for(lambda: names[2] in everything.tidewheel("status", task, *on), own_log)
+            everything.tidewheel("train", task, *on)
+            wait_for(admitted, own_log)
+        assert "Traceback" not in own_log.read_text()
+    assert site.distributions().isdisjoint({"pyarrow", "faust-streaming", "deltalake"})
 
 
 def test_every_other_extra_installs_beside_the_rest(everything: Site) -> None:
