@@ -6,9 +6,13 @@ no faust, a worker no Flower. Settings are read there once and passed down. An i
 one line on stderr; the exit code is 2 for wrong usage and 1 for a failure.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
+
+# We use no plugin of pydantic's, and looking for some reads the metadata of every package.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
 
 import click
 import typer

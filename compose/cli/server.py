@@ -86,9 +86,6 @@ def worker(
             help="Where the teacher runs; auto: on CUDA where there is one.",
         ),
     ] = "cpu",
-    buffer_mb: Annotated[
-        int, typer.Option(min=16, help="Megabytes of messages that wait for their windows.")
-    ] = 512,
     keep_days: Annotated[
         float | None,
         typer.Option(
@@ -131,7 +128,6 @@ def worker(
             partitions=partitions,
             threads=threads or default_threads(),
             device=processor,
-            buffer_bytes=buffer_mb * 1_000_000,
             keep_days=keep_days,
             metrics_port=metrics_port,
             metrics_host=metrics_host,
@@ -195,30 +191,13 @@ def controller(
     schedule: Annotated[
         float | None, typer.Option(help="Seconds after which a run starts anyway.")
     ] = None,
-    max_runs: Annotated[int | None, typer.Option(help="Maximum number of runs.")] = None,
     stages: Stages = STAGES,
-    min_windows: Annotated[
-        int, typer.Option(min=1, help="Windows by a candidate before a stage may pass.")
-    ] = 6,
-    max_wait: Annotated[
-        float, typer.Option(help="Seconds after which a stage without a result is paused.")
-    ] = 6 * 3600.0,
-    false_rollbacks: Annotated[
-        float, typer.Option(help="Share of equally good candidates that may be rolled back.")
-    ] = 0.05,
     registry: RegistryPlace = None,
     artifact_url: Annotated[
         str, typer.Option(metavar="URL", help="Where devices can also get the registry's files.")
     ] = "",
-    drift_devices: Annotated[
-        int, typer.Option(min=0, help="Number of drifting devices that starts a run; 0: never.")
-    ] = 2,
     runs_per_day: Annotated[
         int | None, typer.Option(min=0, help="Maximum of runs in 24 hours, except manual ones.")
-    ] = None,
-    quiet_hours: Annotated[
-        str | None,
-        typer.Option(metavar="FROM-TO", help="No run starts then, as 22:00-06:00, local time."),
     ] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = HOST,
@@ -231,15 +210,11 @@ def controller(
     """
     from compose.launcher import flower_processes
     from federation.controller.controller import run
-    from federation.controller.quiet_hours import QuietHours
     from federation.controller.settings import ControllerSettings
     from federation.rollout.rollout import Plan
-    from federation.rollout.stage_policy import StageRules
 
-    quiet = None if quiet_hours is None else QuietHours.parse(quiet_hours)
     layout = StateDir(state)
     place = registry or str(layout.registry)
-    rules = StageRules(alpha=false_rollbacks, minimum_windows=min_windows, max_wait_s=max_wait)
     where = address(superlink)
     broker = broker_from(kafka)
     config: dict[str, Any] = {
@@ -267,7 +242,7 @@ def controller(
             registry=place,
             public_keys=layout.trusted_keys(),
             signing_key=layout.signing_key,
-            plan=Plan(shares_of(stages), rules),
+            plan=Plan(shares_of(stages)),
             url=artifact_url.rstrip("/"),
             submission=flower_processes.submission(state, where, config, superlink_ca),
             min_events=min_events,
@@ -275,10 +250,7 @@ def controller(
             min_interval_s=min_interval,
             new_labels=new_labels,
             schedule_s=schedule,
-            max_runs=max_runs,
-            drift_devices=drift_devices or None,
             runs_per_day=runs_per_day,
-            quiet=quiet,
             metrics_port=metrics_port,
             metrics_host=metrics_host,
         ),

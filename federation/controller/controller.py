@@ -97,10 +97,7 @@ class Controller:
             min_interval_s=settings.min_interval_s,
             new_labels=settings.new_labels,
             schedule_s=settings.schedule_s,
-            max_runs=settings.max_runs,
-            drift_devices=settings.drift_devices,
             runs_per_day=settings.runs_per_day,
-            quiet=settings.quiet,
         )
         config = {"task": settings.task_ref, **settings.run_config}
         self._runs = RunTracker(

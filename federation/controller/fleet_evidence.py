@@ -7,7 +7,6 @@ last windows with the served model. See `federation.controller.triggers` for wha
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from federation.controller.quiet_hours import QuietHours
 from streams.contract.documents import DeviceState
 from streams.contract.window_metrics import (
     ERRORS,
@@ -46,13 +45,10 @@ class TriggerRules:
     again_s: float = 3600.0
     weak_windows: int = 10
     drift_windows: int = 3
-    drift_devices: int | None = 2
     new_labels: int | None = None
     schedule_s: float | None = None
     min_interval_s: float = 60.0
-    max_runs: int | None = None
     runs_per_day: int | None = None
-    quiet: QuietHours | None = None
 
     @property
     def weak_by(self) -> float:

@@ -50,7 +50,6 @@ class RunTracker:
         self._run: str | None = None
         self._completed: str | None = None  # a run that Flower has called completed once
         self._finished: set[str] = set()
-        self._count = 0
         self._starts: dict[str, float] = {}  # by run, wall time; 0 if it resumes another one
         self._failed: float | None = None
         self._held_back: str | None = None
@@ -63,7 +62,7 @@ class RunTracker:
     @property
     def so_far(self) -> RunsSoFar:
         starts = tuple(filter(None, self._starts.values()))
-        return RunsSoFar(self._count, self._run is not None, starts, self._failed)
+        return RunsSoFar(self._run is not None, starts, self._failed)
 
     def take(self, event: RoundEvent, *, live: bool = True) -> None:
         """Process an event of `rounds`; `live` is False for events from before this controller."""
@@ -175,7 +174,7 @@ class RunTracker:
             return
         self.evidence.run_began(now)
         self._starts[run] = now
-        self._run, self._count, self._heard = run, self._count + 1, self._clock()
+        self._run, self._heard = run, self._clock()
         log.info("run %s: %s", run, found.cause)
         self._publish(producer, run, "requested", found.cause or "")
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation.controller.flwr_cli import ConfigValue, Submission
-from federation.controller.quiet_hours import QuietHours
 from federation.rollout.rollout import Plan
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.health import HOST
@@ -32,10 +31,7 @@ class ControllerSettings:
     min_interval_s: float = 60.0
     new_labels: int | None = None
     schedule_s: float | None = None
-    max_runs: int | None = None
-    drift_devices: int | None = 2
     runs_per_day: int | None = None
-    quiet: QuietHours | None = None
     metrics_port: int | None = None
     metrics_host: str = HOST
 

@@ -17,28 +17,27 @@ metric beyond its limit counts again once it was clearly within, or another mode
 after `again_s`, because a run may have learned too little. Any run, whoever started it, answers all
 current causes.
 
-Budgets delay a cause but do not remove it: one run at a time, `max_runs`, `runs_per_day`,
-`min_interval_s`, quiet hours. A manual request is only limited by the first one. Times are
+Budgets delay a cause but do not remove it: one run at a time, `runs_per_day`, `min_interval_s`.
+A manual request is only limited by the first one. Times are
 wall-clock seconds, so that budgets outlive the controller's process.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
 from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
 from streams.contract.window_metrics import ERRORS, digits
 
 DAY_S = 86_400.0
+DRIFTING = 2  # devices whose inputs drift start a run
 RETRY_S = 10.0  # after a run that could not be started
 
 
 @dataclass(frozen=True)
 class RunsSoFar:
-    """The runs so far: `count` started by this controller; `starts_s` of at least those of the last
-    day and the last one, in any order; `failed_s`, when one could not be started."""
+    """The runs so far: `starts_s` of at least those of the last day and the last one, in any order;
+    `failed_s`, when one could not be started."""
 
-    count: int = 0
     running: bool = False
     starts_s: tuple[float, ...] = ()
     failed_s: float | None = None
@@ -84,7 +83,7 @@ def _cause(
 ) -> str | None:
     drifting, weak = evidence.drifting, evidence.new_weak(now_s)
     enough, moved = evidence.is_enough, len(drifting)
-    if enough and rules.drift_devices is not None and moved >= rules.drift_devices:
+    if enough and moved >= DRIFTING:
         return (
             f"the inputs of {moved} devices drift ({_names(drifting)}), at least "
             f"{min(drifting.values())} windows in a row"
@@ -113,16 +112,11 @@ def _cause(
 def _budget(rules: TriggerRules, runs: RunsSoFar, now_s: float) -> str | None:
     """Return the first exhausted budget, in words that do not change with time: it is logged
     once."""
-    if rules.max_runs is not None and runs.count >= rules.max_runs:
-        return f"this controller may start only {rules.max_runs} runs"
     today = sum(now_s - start < DAY_S for start in runs.starts_s)
     if rules.runs_per_day is not None and today >= rules.runs_per_day:
         return f"{today} runs began in the last 24 hours, {rules.runs_per_day} are allowed"
     if runs.began_s is not None and now_s - runs.began_s < rules.min_interval_s:
         return f"the last run began less than {rules.min_interval_s:.0f} s ago"
-    local = datetime.fromtimestamp(now_s)
-    if rules.quiet is not None and rules.quiet.hold(local.hour * 60 + local.minute):
-        return f"quiet hours, {rules.quiet}"
     return None
 
 

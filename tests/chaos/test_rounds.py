@@ -149,7 +149,7 @@ def start(rig: Rig, kafka: BrokerSettings, stack: ExitStack) -> None:
                 signing_key=rig.state / "keys" / "signing.pem",
                 submission=rig.submission,
                 schedule_s=0.0,
-                max_runs=1,
+                runs_per_day=1,
             )
         )
     )

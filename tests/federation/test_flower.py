@@ -187,7 +187,7 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
         signing_key=tmp_path / "keys" / "signing.pem",
         submission=dying_runs.submission,
         schedule_s=0.0,
-        max_runs=1,
+        runs_per_day=1,
     )
     with controlled(settings):
         dying_runs.wait_until_dead()

@@ -2,8 +2,7 @@
 
 The console reads the same windows as the controller and asks the same function
 (`federation.rollout.stage_policy.evaluate`), so the line shows what the controller's next decision
-is made of. It may differ a little: the console keeps KEPT windows of a device, and knows neither
-the controller's `--false-rollbacks` nor its `--min-windows`.
+is made of. It may differ a little: the console keeps KEPT windows of a device.
 """
 
 from collections import deque

@@ -82,7 +82,7 @@ def test_a_live_controller_passes_over_what_it_cannot_read(
     rig: Rig, start: Callable[..., threading.Event], topic: str
 ) -> None:
     model = rig.serve(1)
-    stopped = start(max_runs=1)
+    stopped = start(runs_per_day=1)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     release = rig.registry.last()
     assert release is not None

@@ -211,7 +211,7 @@ def test_reports_with_another_metric_start_no_run_and_that_is_said_once(
 ) -> None:
     """A worker that still has the task file of before."""
     first = rig.serve(1)
-    start(max_runs=1)
+    start(runs_per_day=1)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     for number in range(20):
         rig.window(number, first, 0, metric="mae")
@@ -229,7 +229,7 @@ def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it
     rig: Rig, start: Callable[..., threading.Event]
 ) -> None:
     first = rig.serve(1)
-    start(max_runs=1)
+    start(runs_per_day=1)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     assert rig.releases[0].model == first
     rig.disagree_until(first, lambda: bool(rig.flower.started))
@@ -261,7 +261,7 @@ def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
     monkeypatch.setattr(run_tracker, "SILENCE_S", 0.2)
     first = rig.serve(1)
     rig.flower.answers.update(dict.fromkeys(("r1", "r2", "r3", "r4"), "finished:failed"))
-    stop = start(max_runs=1)
+    stop = start(runs_per_day=1)
     rig.disagree_until(first, lambda: ("r4", "finished") in rig.kinds())
     assert [config.get("resume") for config in rig.flower.started] == [None, "r1", "r2", "r3"]
     assert all(config["rounds"] == 2 for config in rig.flower.started)
@@ -294,7 +294,7 @@ def test_a_run_that_was_stopped_by_hand_is_not_taken_up(
     rig.serve(1)
     rig.say("started", "r0")
     rig.flower.answers["r0"] = "finished:stopped"
-    start(max_runs=1, schedule_s=0.0)
+    start(runs_per_day=1, schedule_s=0.0)
     rig.wait("both are over", lambda: {"r0", "r2"} <= rig.reasons("finished").keys())
     word = "stopped by a user (finished:stopped)"
     told = rig.reasons("finished")
@@ -311,7 +311,7 @@ def test_a_run_that_ended_well_but_could_not_say_so_is_only_reported(
     monkeypatch.setattr(run_tracker, "SILENCE_S", 0.2)
     first = rig.serve(1)
     rig.flower.answers["r1"] = "finished:completed"
-    start(max_runs=1)
+    start(runs_per_day=1)
     rig.disagree_until(first, lambda: ("r1", "finished") in rig.kinds())
     assert rig.reasons("finished")["r1"] == "the run ended without a result (finished:completed)"
     assert len(rig.flower.started) == 1
@@ -409,7 +409,7 @@ def test_by_hand_a_run_starts_whatever_the_budgets_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     rig.serve(1)
-    stop = start(runs_per_day=0, max_runs=0)
+    stop = start(runs_per_day=0)
     said = ask_for_run(rig.broker, rig.name, "new phones")
     assert said.startswith(f"requested a run of {rig.name} (new phones); the controller")
     rig.wait("the run is told", lambda: ("r1", "requested") in rig.kinds())

@@ -150,7 +150,7 @@ def test_a_candidate_is_offered_judged_and_served_or_taken_back(
 ) -> None:
     rig.registry = replace(rig.registry, place=place)
     first = rig.serve(1)
-    start(plan=PLAN, max_runs=0, registry=place)
+    start(plan=PLAN, runs_per_day=0, registry=place)
     names, windows = devices(rig), Windows(rig)
     for name in names:
         for _ in range(20):
@@ -202,7 +202,7 @@ def test_a_controller_that_dies_while_it_tells_leaves_it_to_the_next(
     step: int,
 ) -> None:
     first = rig.serve(1)
-    stop = start(plan=PLAN, max_runs=0)
+    stop = start(plan=PLAN, runs_per_day=0)
     rig.wait("the first is announced", lambda: len(rig.releases) == 1)
     stop.set()
 
@@ -213,10 +213,10 @@ def test_a_controller_that_dies_while_it_tells_leaves_it_to_the_next(
     devices(rig)
     second = candidate(rig, first)
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: reached)
-    died = start(plan=PLAN, max_runs=0)
+    died = start(plan=PLAN, runs_per_day=0)
     rig.wait("the controller dies", died.is_set)
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
-    start(plan=PLAN, max_runs=0)
+    start(plan=PLAN, runs_per_day=0)
 
     def done() -> bool:
         devices(rig)
@@ -326,7 +326,7 @@ def test_a_pause_outlives_its_controller_and_ends_when_a_person_says_so(
 
     monkeypatch.setattr(rollout, "evaluate", noted)
     first, key = rig.serve(1), create_key(rig.key_path)
-    stop = start(plan=PLAN, max_runs=0)
+    stop = start(plan=PLAN, runs_per_day=0)
     names, windows = devices(rig), Windows(rig)
     for name in names:
         for _ in range(20):
@@ -342,7 +342,7 @@ def test_a_pause_outlives_its_controller_and_ends_when_a_person_says_so(
     before = rig.registry.desired()
     rig.wait("the pause is told", lambda: told(rig)[0] == rig.registry.decisions()[-1])
     stop.set()
-    start(plan=PLAN, max_runs=0, url="https://models")
+    start(plan=PLAN, runs_per_day=0, url="https://models")
 
     def may_go_on() -> bool:
         devices(rig)

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.controller.fleet_evidence import RECENT, FleetEvidence, TriggerRules
-from federation.controller.quiet_hours import QuietHours
 from federation.controller.triggers import RunsSoFar, TriggerDecision, decide
 from streams.contract.documents import DeviceState
 from streams.contract.window_metrics import WindowMetric
@@ -257,8 +256,6 @@ def test_drift_ends_with_a_report_that_decides_so_and_can_be_no_cause() -> None:
     seen = evidence(*(drifting(f"d{i}", n) for n in range(3) for i in range(2)))
     seen.add_window(drifting("d0", 3, alarm=False, decided=False))
     assert len(seen.drifting) == 2
-    rules = TriggerRules(limit=0.9, min_events=100, drift_devices=None)
-    assert not decide(rules, seen, RunsSoFar(), NOW, NOW).start
     seen.add_window(drifting("d0", 3, alarm=False))  # it comes again
     assert len(seen.drifting) == 2
     seen.add_window(drifting("d0", 4, alarm=False))
@@ -267,26 +264,18 @@ def test_drift_ends_with_a_report_that_decides_so_and_can_be_no_cause() -> None:
 
 def test_budgets_hold_back_and_say_which() -> None:
     low = evidence(*LOW)
-    at_noon = QuietHours.parse("11:00-13:00")
     cases = [
-        (RULES, RunsSoFar(1, True, (0.0,)), "a run is active"),
-        (RULES, RunsSoFar(1, False, (NOW - 59,)), "the last run began less than 60 s ago"),
-        (RULES, RunsSoFar(1, False, (NOW - 61,)), None),
-        (RULES, RunsSoFar(0, False, (), NOW - 9), "the last attempt failed less than 10 s ago"),
-        (RULES, RunsSoFar(0, False, (), NOW - 11), None),
-        (
-            TriggerRules(0.9, max_runs=2),
-            RunsSoFar(2),
-            "this controller may start only 2 runs",
-        ),
+        (RULES, RunsSoFar(True, (0.0,)), "a run is active"),
+        (RULES, RunsSoFar(False, (NOW - 59,)), "the last run began less than 60 s ago"),
+        (RULES, RunsSoFar(False, (NOW - 61,)), None),
+        (RULES, RunsSoFar(False, (), NOW - 9), "the last attempt failed less than 10 s ago"),
+        (RULES, RunsSoFar(False, (), NOW - 11), None),
         (
             TriggerRules(0.9, runs_per_day=2),
-            RunsSoFar(0, False, (NOW - 3600, NOW - 7200, NOW - 90_000)),
+            RunsSoFar(False, (NOW - 3600, NOW - 7200, NOW - 90_000)),
             "2 runs began in the last 24 hours, 2 are allowed",
         ),
-        (TriggerRules(0.9, runs_per_day=2), RunsSoFar(0, False, (NOW - 3600, NOW - 90_000)), None),
-        (TriggerRules(0.9, quiet=at_noon), RunsSoFar(), "quiet hours, 11:00-13:00"),
-        (TriggerRules(0.9, quiet=QuietHours.parse("22:00-06:00")), RunsSoFar(), None),
+        (TriggerRules(0.9, runs_per_day=2), RunsSoFar(False, (NOW - 3600, NOW - 90_000)), None),
     ]
     for rules, runs, held_back in cases:
         found = decide(replace(rules, min_events=100), low, runs, NOW, NOW)
@@ -296,15 +285,15 @@ def test_budgets_hold_back_and_say_which() -> None:
 
 
 def test_what_is_no_cause_is_not_held_back() -> None:
-    assert decide(RULES, FleetEvidence(RULES), RunsSoFar(1, True), NOW, NOW) == TriggerDecision()
+    assert decide(RULES, FleetEvidence(RULES), RunsSoFar(True), NOW, NOW) == TriggerDecision()
 
 
 def test_by_hand_passes_every_budget_but_a_run_that_is_going_on() -> None:
-    rules = TriggerRules(0.9, max_runs=0, runs_per_day=0, quiet=QuietHours(0, 1439))
+    rules = TriggerRules(0.9, runs_per_day=0)
     seen = FleetEvidence(rules)
     seen.ask("manual: new sensors", NOW)
-    assert decide(rules, seen, RunsSoFar(1, True, (NOW - 1,)), NOW, NOW).start is False
-    found = decide(rules, seen, RunsSoFar(1, False, (NOW - 1,)), NOW, NOW)
+    assert decide(rules, seen, RunsSoFar(True, (NOW - 1,)), NOW, NOW).start is False
+    found = decide(rules, seen, RunsSoFar(False, (NOW - 1,)), NOW, NOW)
     assert (found.start, found.cause) == (True, "manual: new sensors")
     seen.run_began(NOW + 1)
     assert seen.asked is None
@@ -353,7 +342,7 @@ def test_a_schedule_counts_from_the_last_run_or_from_the_start() -> None:
     seen = FleetEvidence(TriggerRules(limit=0.9, schedule_s=100.0))
     assert reason(seen, now_s=NOW + 99) is None
     assert reason(seen, now_s=NOW + 100) is not None
-    before = RunsSoFar(1, False, (NOW - 50,))
+    before = RunsSoFar(False, (NOW - 50,))
     assert reason(seen, before, NOW + 49) is None
     assert reason(seen, before, NOW + 51) is not None
 

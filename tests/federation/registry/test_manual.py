@@ -102,7 +102,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
                     public_keys=(tmp_path / "keys" / "signing.pub",),
                     signing_key=tmp_path / "keys" / "signing.pem",
                     submission=submission,
-                    max_runs=0,
+                    runs_per_day=0,
                 )
             )
         )
