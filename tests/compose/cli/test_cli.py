@@ -90,7 +90,7 @@ def port_without_listener() -> int:
         ("node remove", ["DEVICE", "--state", "--superlink", "--superlink-ca"]),
         ("controller", ["--superlink", "--superlink-ca", "--rounds", "--strategy", "--min-devices",
                         "--min-events", "--min-interval", "--new-labels", "--schedule",
-                        "--max-runs", "--drift-devices", "--runs-per-day", "--quiet-hours"]),
+                        "--runs-per-day"]),
         ("keys", ["list", "new", "trust", "use", "revoke"]),
         ("keys trust", ["FILE.pub", "--state", "--registry", "--reason"]),
         ("keys revoke", ["ID", "--state", "--registry", "--reason"]),
@@ -242,8 +242,6 @@ def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> N
     fails(tidewheel("controller", TINY, folder=tmp_path), 2, "signing.pub")
     done = tidewheel("controller", TINY, "--superlink", "nowhere", folder=tmp_path)
     fails(done, 2, "--superlink nowhere", "HOST:PORT")
-    done = tidewheel("controller", TINY, "--quiet-hours", "22-6", folder=tmp_path)
-    fails(done, 2, "'22-6'", "22:00-06:00")
 
 
 def test_a_superlink_that_is_not_told_is_asked_for(tmp_path: Path) -> None:
