@@ -124,10 +124,11 @@ class Participants:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _wanted: list[str] = field(default_factory=list)  # devices of the round
+    _absent: set[str] = field(default_factory=set)  # late in the round before: not waited for
 
     def wait(self, number: int, base: str) -> list[int]:
         """Invite the devices that the round wants; return the online nodes once the invited devices
-        have joined or had JOIN_S, and enough nodes are online and free.
+        have joined or had JOIN_S, in one round of the run, and enough nodes are online and free.
 
         Busy nodes become free when their work expires, so that is waited for. Each node whose
         device is silent lowers the number of free ones, down to half of `minimum-nodes`. Raises
@@ -140,7 +141,9 @@ class Participants:
         while True:
             nodes, now = self.fleet.nodes(), self.clock()
             late = self._late(nodes)
-            if self._enough(nodes, needed) and (not late or now > began + JOIN_S):
+            awaited = self._absent.issuperset(late) or now > began + JOIN_S
+            if self._enough(nodes, needed) and awaited:
+                self._absent = set(late)
                 self._announce(number, base, late)
                 return nodes
             if len(nodes) < needed and now > began + self.settings.node_wait_s:

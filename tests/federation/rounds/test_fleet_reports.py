@@ -9,7 +9,7 @@ from streams.kafka.reader import Received
 LATER_US = 1 << 60
 
 
-def state(device: str, samples: int, time_us: int = LATER_US) -> Received:
+def state(device: str, samples: int, time_us: int = LATER_US, node: int | None = None) -> Received:
     said = DeviceState(
         device=device,
         task="tiny",
@@ -20,6 +20,7 @@ def state(device: str, samples: int, time_us: int = LATER_US) -> Received:
         delivered=0,
         pending=0,
         samples=samples,
+        node=node,
     )
     return Received("t", 0, 0, device.encode(), said.encode(), [])
 

@@ -25,6 +25,7 @@ from federation.rounds.collector import Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import Reply, cutoff_s
+from federation.rounds.participants import JOIN_S, Inviter
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
@@ -994,3 +995,15 @@ def test_with_fewer_than_half_of_the_minimum_left_a_round_waits_and_asks_all(rig
     with pytest.raises(ProcessFailed):
         run.run()
     assert fleet.asked == []
+
+
+def test_an_invited_device_that_does_not_join_is_waited_for_once(rig: Rig) -> None:
+    told = [state("a", 100, node=0), state("b", 100, node=1), state("c", 100)]
+    run = rig.run(FakeFleet([sound("a", 0.01), sound("b", 0.01)]))
+    inviter = Inviter(rig.task, "7", "127.0.0.1:9092", rig.key, lambda: rig.kafka)
+    run = replace(run, reports=FleetReports(lambda: FakeFollower([told])), inviter=inviter)
+    run.run()
+    invited = [event for event in rig.kafka.events if event.kind == "invited"]
+    assert [event.reason for event in invited] == ["2 of 3 invited devices joined; not yet: c"] * 2
+    took = [e.metrics["seconds"] for e in rig.kafka.events if e.kind == "aggregated"]
+    assert took[0] > JOIN_S > took[1]
