@@ -43,7 +43,7 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
-from streams.runtime.logs import Handler
+from streams.runtime.logs import handler
 from streams.runtime.tracing import open_tracing
 
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
@@ -56,7 +56,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     log = logging.getLogger("federation")  # not the root, where httpx would log every poll
-    log.addHandler(Handler())
+    log.addHandler(handler())
     log.setLevel(logging.INFO)
     run = federated_run(grid, str(context.run_id), context.run_config)
     verdict = run.run()
