@@ -221,12 +221,6 @@ def test_the_command_line_page_is_as_generated() -> None:
     assert tool("command_line").page() == page, stale
 
 
-def test_the_page_of_the_consoles_api_is_as_generated() -> None:
-    page = (REFERENCE / "console-api.md").read_text()
-    stale = "run `python docs/tools/console_api.py`: the documents have changed"
-    assert tool("console_api").page() == page, stale
-
-
 def test_every_setting_of_a_run_is_in_the_reference() -> None:
     from federation.rounds.settings import RUN_CONFIG
 
