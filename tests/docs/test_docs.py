@@ -116,7 +116,7 @@ def test_the_python_api_is_as_generated_and_has_every_public_name() -> None:
 
 
 def test_the_readme_and_the_overview_are_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
     assert len((DOCS / "architecture" / "overview.md").read_text().splitlines()) <= 300
 
 
