@@ -148,10 +148,9 @@ class RunTracker:
             self._run = None if self._run == last else self._run
 
     def _note_start(self, event: RoundEvent) -> None:
-        """Record when the run of `event` began, for the daily budget; a resumed run does not
-        count."""
-        resumed = event.resumed_from or event.kind == "resumed"
-        if resumed or event.run in self._resumer.earlier:
+        """Record when the run of `event` began, for the daily budget; a run that resumes another
+        does not count, that one does."""
+        if event.resumed_from or event.kind == "resumed":
             self._starts[event.run] = 0.0
         elif event.run not in self._starts:
             self._starts[event.run] = at = event.time_us / 1e6
