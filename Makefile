@@ -12,24 +12,12 @@
 # make test-ray  batch jobs on a Ray cluster of two nodes, half a minute
 # make test-docker  compose/docker/compose.yaml as it is, on images made here, about 10 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
-# make bench-streams   measure the worker, about 13 minutes; see docs/benchmarks/index.md
-# make bench-edge      measure a device's agent, about 8 minutes
-# make bench-federation  rounds beside Flower's and NVFlare's, what the fleet learns, also under
-#             attack, about 21 minutes
-# make bench-batch  batch jobs beside a loop and Ray Data, memory, resume, commits, about 9 minutes
-# make bench-pedestrians  what street sensors gain from each other, about 2 minutes
-# make bench-gains  single devices under drift, attacks, noise and wrong teachers, and other ways to
-#             learn, about half an hour
-# make bench-quick  ratios beside bare loops, against those in docs/benchmarks/quick.json, a quarter of a minute
+# make bench-NAME  measure an area: device, worker, federation, release, batch, scale, soak, gains,
+#             pedestrians, demo, invitations; see docs/benchmarks.md
 # make soak   a month of a thousand made-up devices, about 8 minutes
-# make bench-scale     what a message, a device, a commit and a node cost, and what a million devices
-#             need, about 12 minutes
-# make bench-release   from an announced version to 50 devices, and back, about 14 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-QUIX := .tidewheel/bench/quix
-NVFLARE := .tidewheel/bench/nvflare
 RAY := .tidewheel/bench/ray
 # Part of chaos, not of test. The recovery takes four minutes, and more where its first model has to
 # be trained; rounds wait for a minute until Flower lets a node in again; a cluster is three Kafkas.
@@ -40,8 +28,7 @@ LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker tests/comp
 	trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo demo-batch up down test test-install test-docker test-ray mutants coverage chaos check format docs clean bench-streams bench-edge \
-	bench-federation bench-batch bench-release bench-pedestrians bench-gains bench-scale bench-demo bench-quick soak bench-soak screenshots
+.PHONY: install demo drift-demo demo-batch up down test test-install test-docker test-ray mutants coverage chaos check format docs clean soak screenshots
 
 install: .venv/installed
 
@@ -159,70 +146,30 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Quix Streams refuses the others' pydantic: it has a virtualenv of its own, which borrows the rest.
-# Where it cannot be installed the table says so.
-bench-streams: .venv/bench
-	-$(MAKE) $(QUIX)/installed
-	$(BIN)/python -m tests.bench.streams --quix $(QUIX)/bin/python
+# docs/benchmarks.md is edited from what a program prints.
+bench-%: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$* $(OPTIONS)
 
-# As root it also measures on a full disk, a small tmpfs.
-bench-edge: install
-	$(BIN)/python -m tests.bench.edge
+soak: bench-soak
 
-# NVFlare wants another protobuf: the same.
-bench-federation: install
-	-$(MAKE) $(NVFLARE)/installed
-	$(BIN)/python -m tests.bench.federation
-
-soak bench-soak: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.soak
-
-bench-scale: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.scale
-
-bench-release: install
-	$(BIN)/python -m tests.bench.release
+# Bytewax is an extra, Ray has a virtualenv of its own, which borrows the rest: where one cannot be
+# installed the table says so.
+bench-worker: .venv/bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.worker $(OPTIONS)
 
 bench-batch: install
 	-$(MAKE) $(RAY)/installed
-	$(BIN)/python -m tests.bench.batch --ray $(RAY)/bin/python
-
-# Five times the demo beside two busy cores, about 25 minutes.
-bench-demo: install
-	$(BIN)/python -m benchmarks.demo --write
-
-bench-pedestrians: install
-	$(BIN)/python -m tests.bench.pedestrians
-
-bench-quick: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.quick
-
-bench-gains: install
-	$(BIN)/python -m tests.bench.gains
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.batch --ray $(RAY)/bin/python $(OPTIONS)
 
 .venv/bench: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
-$(QUIX)/installed: tests/bench/quix-requirements.txt .venv/installed
-	$(PYTHON) -m venv $(QUIX)
-	$(QUIX)/bin/pip install --quiet --requirement tests/bench/quix-requirements.txt
+$(RAY)/installed: benchmarks/contenders/ray-requirements.txt .venv/installed
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(QUIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
-	touch $@
-
-$(RAY)/installed: tests/bench/ray-requirements.txt .venv/installed
-	$(PYTHON) -m venv $(RAY)
-	$(RAY)/bin/pip install --quiet --requirement tests/bench/ray-requirements.txt
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
-	touch $@
-
-$(NVFLARE)/installed: tests/bench/nvflare-requirements.txt .venv/installed
-	$(PYTHON) -m venv $(NVFLARE)
-	$(NVFLARE)/bin/pip install --quiet --requirement tests/bench/nvflare-requirements.txt
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(NVFLARE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
+		> $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
 	touch $@
 
 clean:

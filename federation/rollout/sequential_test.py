@@ -29,10 +29,11 @@ half on a half-normal mixture of larger losses (Robbins 1970, "Statistical Metho
 Law of the Iterated Logarithm"). A stage passes by the mirrored test of no shift against a loss of
 `worse_by`, at beta. Windows count over the whole rollout, so alpha and beta hold per rollout.
 
-The differences are assumed to be normal, and the past to be typical; tests.bench.release.rollouts
-measures this on real data. Ranks among past windows (conformal test martingales, Vovk 2021) need no
-normal distribution, but a rank among n windows has a p-value of at least 1 / (n + 1), too coarse to
-detect a useless version in two windows; and consecutive windows are not exchangeable. Nothing is
+The differences are assumed to be normal, and the past to be typical; docs/benchmarks.md
+has how often it misjudged real people's windows. Ranks among past windows (conformal test
+martingales, Vovk 2021) need no normal distribution, but a rank among n windows has a p-value of at
+least 1 / (n + 1), too coarse to detect a useless version in two windows; and consecutive windows
+are not exchangeable. Nothing is
 random, and the order of arrival does not matter: reading the same reports again gives the same
 result.
 """

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench.edge.site import needed
+from tests.distributions import needed
 
 TORCH, FAUST, FLOWER = "torch", "faust-streaming", "flwr"
 STORE = {"deltalake", "duckdb", "pandas", "onnx", "onnxscript"}

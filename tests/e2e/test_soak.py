@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from streams.kafka.settings import BrokerSettings
-from tests.bench.soak.run import soak
-from tests.bench.soak.scenario import SHORT
+from tests.e2e.soak.run import soak
+from tests.e2e.soak.scenario import SHORT
 
 
 @pytest.mark.kafka

@@ -21,9 +21,16 @@ from streams.contract.task import load_task
 from streams.learning import learning
 from streams.runtime.disk import cache_folder
 from streams.runtime.key_files import create_key
-from tests.bench.federation.loop import Tally, round_seed, rounds
-from tests.bench.federation.people import half_of_classes, read_people
-from tests.bench.federation.trainees import Tensors, Trainees, share
+from tests.federation.in_process import (
+    Tally,
+    Tensors,
+    Trainees,
+    half_of_classes,
+    read_people,
+    round_seed,
+    rounds,
+    share,
+)
 
 HAR = "streams.tasks.har:task"
 SEED = 3

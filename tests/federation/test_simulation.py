@@ -20,8 +20,8 @@ from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.contract.work import WorkRequest
-from tests.bench.federation.loop import round_seed
 from tests.federation.conftest import TINY
+from tests.federation.in_process import round_seed
 
 DEVICES, ROUNDS = 8, 2  # of a task with six
 Tensors = dict[str, np.ndarray]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer as OtherProducer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from federation.registry.restore import whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import KafkaProducer
@@ -18,7 +19,6 @@ from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
 from compose.reports.dead_letters import join_parts
 from federation.registry.publisher import current
-from federation.registry.restore import whole
 from streams.contract.decisions import Delivery
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import topic_name, topic_specs

@@ -130,7 +130,7 @@ def reference(task: Task = tiny, *, minimum: int = 20, windows: int = 3) -> Refe
         task, noise.normal(size=(2000, *task.segment_shape)), outputs
     ).items():
         edges = frozen_edges(task, kind, values)
-        counts = counted(edges, values).tolist()
+        counts = counted(edges, list(values)).tolist()
         ordered = kind != "answer" or not task.classes
         features.append(
             Feature(
@@ -205,7 +205,8 @@ class Fleet:
     def start(self, instance: str = "w0", failpoint: str = "") -> Forked:
         """A worker process; its log is `<instance>.log`."""
         task_file = self.folder / "task.py"
-        argv = [f"{task_file}:task", self.broker.bootstrap, self.store, self.folder / "teacher.tw"]
+        argv: list[object] = [f"{task_file}:task", self.broker.bootstrap, self.store]
+        argv += [self.folder / "teacher.tw"]
         argv += [self.folder / "key.pub", instance, self.partitions, json.dumps(self.options)]
         process = fork(
             START,
@@ -341,7 +342,7 @@ def all_published(served: Fleet) -> bool:
     if sum(copies[0].events for copies in reports.values()) != count:
         return False
     scores = decoded_scores(served.read("scores"))
-    return sum(copies[0].num_rows for copies in scores.values()) == count
+    return bool(sum(copies[0].num_rows for copies in scores.values()) == count)
 
 
 def check_topics(served: Fleet) -> None:

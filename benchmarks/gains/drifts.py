@@ -1,0 +1,229 @@
+"""Twenty drawn drifts of the built-in task: are they found and recovered from, and is nobody else
+worse off?
+
+Every device replays its recordings, keeps samples, and is told a tenth of its labels. After
+ORDINARY windows one run makes the version that is served when the drift begins. The next run begins
+when two of the drifted devices have alarmed three windows in a row (if only one drifts, that one),
+and after PATIENCE windows in any case. SETTLED windows follow in which each device may keep the
+version before. There is no canary. Measured on held-out windows that only report.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from benchmarks.frame import Bench
+from benchmarks.gains.fleet import Device, Installation, Watch, installed, outputs_of
+from benchmarks.gains.outcome import PATIENCE, Alarms, Other, Outcome, report
+from benchmarks.gains.recordings import (
+    AS_RECORDED,
+    Draw,
+    Person,
+    Recording,
+    Window,
+    chance,
+    drawn,
+    latest,
+    replayed,
+    untold,
+)
+from benchmarks.support.study import TASK, in_two_processes, study_here
+from federation.controller.fleet_evidence import TriggerRules
+from federation.controller.triggers import DRIFTING
+from federation.evaluation.promotion_gate import Verdict
+from streams.contract.task.metrics import retrain_limit
+from tests.federation.in_process import Tensors
+
+DRAWS = 20
+ORDINARY = SETTLED = 24  # windows
+
+
+@dataclass
+class Place:
+    """What draws share: the task as installed, its people, and the version that one ordinary run
+    has made; answers without drift, of that version and of the first model, and the teacher's."""
+
+    made: Installation
+    people: dict[str, Person]
+    served: Tensors
+    answers: dict[str, np.ndarray]
+    first: dict[str, np.ndarray]
+    taught: dict[str, np.ndarray]
+
+    def devices(self) -> tuple[dict[str, Device], list[tuple[str, Window, np.ndarray]]]:
+        """Return devices that have seen ORDINARY windows, served by the first model; and these."""
+        task, seen = self.made.task, []
+        devices = {name: Device(task, name, self.made.folder) for name in self.people}
+        streams = {n: replayed(task, p.calm, None, 0) for n, p in self.people.items()}
+        for _ in range(ORDINARY):
+            for name, device in devices.items():
+                window = next(streams[name])
+                taught = self.taught[name][window.rows]
+                device.see(window, self.first[name][window.rows], taught)
+                seen.append((name, window, taught))
+        return devices, seen
+
+
+@cache
+def _place() -> Place:
+    made = installed(TASK, study_here().folder)
+    task = made.task
+    people = {name: Person.read(task, name) for name in task.device_names("fleet")}
+    first = {n: outputs_of(task, made.first, p.calm.segments) for n, p in people.items()}
+    taught = {name: made.taught(person.calm) for name, person in people.items()}
+    found = Place(made, people, made.first, first, first, taught)
+    devices, seen = found.devices()
+    verdict, candidate = made.run(list(devices.values()), made.first, 0, latest(seen))
+    if verdict.promote:
+        found.served = candidate
+        found.answers = {n: outputs_of(task, candidate, p.calm.segments) for n, p in people.items()}
+    return found
+
+
+class _Course:
+    """The course of one draw."""
+
+    def __init__(self, shared: Place, draw: Draw) -> None:
+        self.shared, self.made, self.draw = shared, shared.made, draw
+        self.task, made, people = shared.made.task, shared.made, shared.people
+        names = list(people)
+        self.moved = {n: people[n].moved(draw, names.index(n)) for n in draw.who}
+        moved = self.moved.items()
+        self.lasting = {n: self.moved.get(n, person.calm) for n, person in people.items()}
+        self.old = {n: outputs_of(self.task, shared.served, each.segments) for n, each in moved}
+        self.taught = {n: made.taught(each) for n, each in moved}
+        self.begin = ORDINARY + draw.after
+        self.devices, self.seen = shared.devices()
+        self.streams = {
+            name: replayed(self.task, person.calm, self.moved.get(name), self.begin)
+            for name, person in people.items()
+        }
+        self.watches = {name: Watch(made.reference) for name in names}
+        for name in names:
+            for _ in range(ORDINARY):
+                window = next(self.streams[name])
+                answers = shared.first[name][window.rows]
+                self.watches[name].see(made.counted(window.of.segments[window.rows], answers))
+
+    def outcome(self) -> Outcome:
+        alarms, run = self._until_the_run()
+        verdict, candidate, new = self._released()
+        answering = {}
+        if verdict.promote:
+            answering = {n: each for n, each in new.items() if not self.devices[n].keeps}
+        served = candidate if verdict.promote else self.shared.served
+        norms = self._answers(self.made.normalized(list(self.devices.values()), served))
+        way = "all" if verdict.evidence.get("step", 1.0) == 1.0 else "half"
+        return Outcome(
+            self.draw, alarms, run, self._before(), self._drifted({}), self._drifted(new),
+            self._drifted(answering),
+            way if verdict.promote else f"{way}, refused: {verdict.reason}",
+            list(self._others(answering)), sum(d.keeps for d in self.devices.values()),
+            self._drifted(answering | norms),
+        )  # fmt: skip
+
+    def _answers(self, models: Mapping[str, Tensors]) -> dict[str, np.ndarray]:
+        return {
+            n: outputs_of(self.task, each, self.lasting[n].segments) for n, each in models.items()
+        }
+
+    def _until_the_run(self) -> tuple[Alarms, int]:
+        """Return the alarms, and the windows from the drift's begin to the run."""
+        rules, alarms = TriggerRules(retrain_limit(self.task)), Alarms()
+        needed = min(DRIFTING, len(self.draw.who))
+        for number in range(ORDINARY, self.begin + PATIENCE):
+            since = max(0, number - self.begin + 1)
+            for name in self.devices:
+                window, answers, taught = self._next(name, self.shared.answers, self.old)
+                self.seen.append((name, window, taught))
+                counts = self.made.counted(window.of.segments[window.rows], answers)
+                alarms.note(self.watches[name].see(counts), since if name in self.draw.who else 0)
+            lasting = sum(self.watches[n].in_a_row >= rules.drift_windows for n in self.draw.who)
+            if since and lasting >= needed:
+                return alarms, since
+        return alarms, PATIENCE
+
+    def _next(
+        self, name: str, calm: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarray]
+    ) -> tuple[Window, np.ndarray, np.ndarray]:
+        """Let a device see its next window; return it with the answers and the teacher's."""
+        window = next(self.streams[name])
+        after = window.of is self.moved.get(name)
+        answers = (moved if after else calm)[name][window.rows]
+        taught = (self.taught if after else self.shared.taught)[name][window.rows]
+        self.devices[name].see(window, answers, taught)
+        return window, answers, taught
+
+    def _released(self) -> tuple[Verdict, Tensors, dict[str, np.ndarray]]:
+        """Run on what the devices keep; return the verdict, the candidate and its answers, after
+        the SETTLED windows in which devices choose if it is served."""
+        devices, seed = list(self.devices.values()), 1 + self.draw.number
+        verdict, candidate = self.made.run(devices, self.shared.served, seed, latest(self.seen))
+        new = self._answers(dict.fromkeys(self.lasting, candidate))
+        made_us = max(device.now_us for device in devices)
+        old = self.shared.answers | self.old
+        for device in devices:
+            device.is_offered()
+        for _ in range(SETTLED):
+            for name, device in self.devices.items():
+                if verdict.promote:
+                    device.look(self.shared.served, candidate, made_us)
+                answering = new if verdict.promote and not device.keeps else old
+                self._next(name, answering, answering)
+        return verdict, candidate, new
+
+    def _before(self) -> float:
+        """Of people whose later recordings are other ones on all held-out segments: the first has
+        one reporting window."""
+        wide = self.draw.how == AS_RECORDED
+        return _share(
+            self._right(name, self.shared.people[name].calm, self.shared.answers[name], wide=wide)
+            for name in self.draw.who
+        )
+
+    def _drifted(self, answering: Mapping[str, np.ndarray]) -> float:
+        """The share that is right after the drift; the version before answers where no other
+        does."""
+        return _share(
+            self._right(name, moved, answering.get(name, self.old[name]))
+            for name, moved in self.moved.items()
+        )
+
+    def _others(self, answering: Mapping[str, np.ndarray]) -> Iterator[Other]:
+        for name, person in self.shared.people.items():
+            if name in self.moved:
+                continue
+            old = self.shared.answers[name]
+            was, now = (
+                self._right(name, person.calm, each) for each in (old, answering.get(name, old))
+            )
+            lost, won = int((was & ~now).sum()), int((now & ~was).sum())
+            yield Other(float(now.mean() - was.mean()), chance(won, lost))
+
+    def _right(
+        self, name: str, recording: Recording, outputs: np.ndarray, *, wide: bool = False
+    ) -> np.ndarray:
+        rows = untold(self.task, name, recording, reporting=not wide)
+        return self.task.correct(outputs[rows], recording.labels[rows])
+
+
+def _share(right: Iterator[np.ndarray]) -> float:
+    return float(np.concatenate(list(right)).mean())
+
+
+def _of_draw(number: int) -> Outcome:
+    shared = _place()
+    return _Course(shared, drawn(number, list(shared.people))).outcome()
+
+
+def drifts(bench: Bench) -> None:
+    installed(TASK, bench.folder / "prepared")  # trained once: both processes find it
+    jobs = [(number,) for number in range(1, bench.size(DRAWS, 1) + 1)]
+    found = in_two_processes(bench.folder, bench.quick, _of_draw, jobs)
+    text = (
+        "15 devices; percent right of the devices that drifted, on segments that only report. "
+        "Alarm and run: windows from the drift. Worst other: points of a device without drift."
+    )
+    report(bench, text, found)

@@ -1,0 +1,243 @@
+"""A fleet in one process: devices that keep samples, a run, and a device's choice. What decides is
+the product's own code."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import safetensors.numpy
+
+from benchmarks.gains.recordings import Recording, Window, is_revealed
+from edge_client.inference import choice
+from edge_client.inference.kept_version import COMPARED
+from edge_client.samples.samples import Samples
+from edge_client.training import personalization, trainer_process
+from edge_client.training.normalization import normalized
+from federation.aggregation import strategies
+from federation.aggregation.mean import SCAFFOLD
+from federation.bootstrap.initial_model import prepare
+from federation.evaluation import device_metrics
+from federation.evaluation.accuracy import HeldOut
+from federation.evaluation.evidence import CandidateEvaluation, Results
+from federation.evaluation.promotion_gate import Verdict
+from federation.evaluation.recent_windows import RecentWindows
+from federation.evaluation.teacher_record import shares
+from federation.registry.registry import Registry
+from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.documents import DeviceState
+from streams.contract.task import Task, load_task
+from streams.contract.weights import payload
+from streams.contract.work import TrainerJob, WorkRequest
+from streams.drift.detector import compare
+from streams.drift.reference import Reference, observe
+from streams.learning import learning
+from streams.learning.teacher import Teacher, teacher_of
+from streams.runtime.disk import cache_folder
+from streams.runtime.key_files import create_key
+from tests.federation.in_process import BASE, Tally, Tensors, Trainees, round_seed, rounds
+
+
+class Device:
+    """What a device keeps of its stream. Its clock is the event time of the last window."""
+
+    def __init__(self, task: Task, name: str, folder: Path) -> None:
+        self.name, self.now_us, self.keeps = name, 0, False
+        self._task, self._told_then = task, 0
+        path = folder / f"{name}-samples.rows"
+        self.samples = Samples(task, path, dice=random.Random(name), wall=lambda: self.now_us / 1e6)
+
+    def see(self, window: Window, answers: np.ndarray, teacher: np.ndarray | None) -> None:
+        """Take a window's segments, with the device's answers and the teacher's, (rows, outputs);
+        labels are those that the replay reveals, or all if the task's outcomes bring them."""
+        task, part = self._task, window.of[window.rows]
+        told = part.labelled
+        if task.outcomes is None:
+            told = told & is_revealed(task, self.name, part)
+        splits, last_us = part.splits(task), part.last_us + window.shift_us
+        self.now_us = int(last_us[-1])
+        first = self.samples.added
+        for i, time_us in enumerate(last_us.tolist()):
+            label = part.labels[i] if told[i] else None
+            self.samples.add(
+                first + i, time_us, part.segments[i], answers[i], int(splits[i]), label
+            )
+        if teacher is not None:
+            self.samples.teach(np.arange(first, self.samples.added), teacher)
+
+    def look(self, old: Tensors, offered: Tensors, made_us: int) -> None:
+        """Compare both versions as edge_client.inference.kept_version does, if it is time to."""
+        task, told = self._task, self.samples.labels_told
+        if not choice.is_time_to_look(told, self._told_then):
+            return
+        self._told_then = told
+        segments, labels, covered = self.samples.choosing(COMPARED, made_us)
+        if len(labels) < choice.LEAST or covered < choice.COVERED:
+            return
+        losses = [
+            choice.losses(task, outputs_of(task, each, segments), labels) for each in (old, offered)
+        ]
+        self.keeps = choice.compare(task, *losses).keeps(keeping=self.keeps)
+
+    def is_offered(self) -> None:
+        """A release is served from now on."""
+        self._told_then, self.keeps = 0, False
+
+    def state(self) -> DeviceState:
+        return DeviceState(
+            device=self.name, task=self._task.name, time_us=self.now_us, epoch="", active="",
+            produced=0, delivered=0, pending=0, teacher_record=self.samples.teacher_record(),
+        )  # fmt: skip
+
+
+def outputs_of(task: Task, weights: Tensors, segments: np.ndarray) -> np.ndarray:
+    return learning.predict(learning.load_state(task.build_model(), weights), segments)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What `tidewheel prepare` makes of a task: the first model, the teacher and the reference."""
+
+    task: Task
+    artifact: Artifact
+    first: Tensors
+    teacher: Teacher
+    reference: Reference
+    held_out: HeldOut
+    audit: HeldOut
+    folder: Path
+
+    def taught(self, recording: Recording, teacher: Teacher | None = None) -> np.ndarray:
+        """(n, outputs) answers of the teacher, window by window."""
+        found = np.zeros((len(recording.last_us), self.task.outputs), np.float32)
+        windows = recording.windows(self.task)
+        scored = (teacher or self.teacher).score([recording.segments[rows] for rows in windows])
+        for rows, outputs in zip(windows, scored, strict=True):
+            assert isinstance(outputs, np.ndarray), outputs
+            found[rows] = outputs
+        return found
+
+    def counted(self, segments: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """The drift detector's counts of a window's segments."""
+        return self.reference.count(observe(self.task, segments, answers))
+
+    def run(
+        self, devices: Sequence[Device], served: Tensors, seed: int, recent: RecentWindows | None
+    ) -> tuple[Verdict, Tensors]:
+        """Run from the served weights on what the devices keep: the task's rounds, admission and
+        aggregation, how far the candidate goes, and the gate's verdict about it."""
+        task, training = self.task, self.task.training
+        known = shares(task, [device.state() for device in devices])
+        for device in devices:
+            device.samples.hear_of_teacher(known)
+        trainees, run = _Trainees(task, devices, self.folder), uuid4().hex
+        able = [d.name for d in devices if d.samples.trainable() >= training.minimum_samples]
+        aggregator = strategies.make(training.strategy, shared=training.shared)
+        *_, learned = rounds(
+            task, able, served, training.rounds, aggregator,
+            lambda name, weights, number: trainees.train(
+                name, weights, round_seed(seed, number), round=number, run=run,
+                scaffold=aggregator.name == SCAFFOLD,
+            ),
+            Tally(),
+        )  # fmt: skip
+        learned = payload.round_candidate(learned, served, training.payload)
+        metrics = trainees.compared(served, learned)
+        evaluation = CandidateEvaluation(
+            task, self.artifact, self.held_out, lambda: recent, self.audit
+        )
+
+        def results(prefix: str) -> Results:
+            read = {n: device_metrics.read(task, each, prefix) for n, each in metrics.items()}
+            return {name: found for name, found in read.items() if found is not None}
+
+        verdict, candidate = evaluation.judge(served, learned, results, task.margin)
+        return verdict, dict(candidate)
+
+    def normalized(self, devices: Sequence[Device], served: Tensors) -> dict[str, Tensors]:
+        """Return a version with the devices' own statistics, where they answer with it:
+        `adapt_norm`, as edge_client.training.normalization makes it."""
+        task, found = self.task, {}
+        for device in devices:
+            segments, labels, known = device.samples.latest()
+            own, _ = normalized(task, served, segments, np.nan_to_num(labels), known)
+            told, truth = segments[known], labels[known]
+            if len(truth) < personalization.EVIDENCE:
+                continue
+            losses = [
+                choice.losses(task, outputs_of(task, each, told), truth) for each in (own, served)
+            ]
+            better = choice.compare(task, *losses).keeps(keeping=True)
+            if better and device.samples.covered(truth) >= choice.COVERED:
+                found[device.name] = own
+        return found
+
+
+@cache
+def installed(reference: str, folder: Path) -> Installation:
+    """Prepare a task; what was trained for it before is used again, as ever."""
+    task, folder = load_task(reference), folder / reference.replace(":", ".")
+    key = create_key(folder / "keys" / "signing.pem")
+    registry = Registry(folder / "registry", task.name, task.version, [key.public_key()])
+    prepare(reference, task, registry, key, cache_folder())
+    artifact, teacher = registry.serving(), registry.teacher()
+    assert artifact is not None
+    assert teacher is not None
+    scoring = teacher_of(task, teacher, str(folder))
+    assert scoring.reference is not None
+    first = payload.to_float32(safetensors.numpy.load(artifact.files[WEIGHTS]))
+    held_out, audit = HeldOut.decode(registry.heldout(), task).audited(task)
+    return Installation(
+        task, artifact, dict(sorted(first.items())), scoring, scoring.reference, held_out, audit,
+        folder,
+    )  # fmt: skip
+
+
+class _Trainees(Trainees):
+    """Trainers of devices that keep samples."""
+
+    def __init__(self, task: Task, devices: Sequence[Device], folder: Path) -> None:
+        super().__init__(task, [], {}, folder)
+        self.names = [device.name for device in devices]
+        for device in devices:
+            with self.path(device.name).open("wb") as file:
+                device.samples.write_training_rows(file)
+
+    def compared(self, served: Tensors, learned: Tensors) -> Mapping[str, Mapping[str, float]]:
+        """Return what each device reports of the learned weights beside the served ones."""
+        t, path = self.task.training, self.path("served").with_suffix(".safetensors")
+        safetensors.numpy.save_file(served, path)
+        request = WorkRequest(
+            op="evaluate", run="bench", round=t.rounds, task=self.task.name,
+            task_version=self.task.version, base=BASE, epochs=t.epochs, batch_size=t.batch_size,
+            learning_rate=t.learning_rate, seed=0, time_budget_s=3600.0, payload=t.payload,
+        )  # fmt: skip
+        block, found = payload.encode_weights(learned, t.payload), {}
+        for name in self.names:
+            job = TrainerJob(
+                device=name, request=request, samples=str(self.path(name)), stop=str(self.stop),
+                served=str(path),
+            )  # fmt: skip
+            found[name] = trainer_process.work(self.task, job, block)[0].metrics
+        return found
+
+
+class Watch:
+    """A worker's watch over one device: the counts of its last windows against the reference."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._last: list[np.ndarray] = []
+        self.in_a_row = 0  # alarms
+
+    def see(self, counts: np.ndarray) -> bool | None:
+        """Take a window's counts; return whether it alarms, None if nothing is decided."""
+        self._last = [*self._last, counts][-self._reference.windows :]
+        report = compare(self._reference, np.sum(self._last, axis=0), windows=len(self._last))
+        if not report.decided:
+            return None
+        self.in_a_row = self.in_a_row + 1 if report.alarm else 0
+        return report.alarm

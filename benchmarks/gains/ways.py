@@ -1,0 +1,279 @@
+"""What a fleet learns, on both built-in data sets: alone, in rounds by FedAvg and by other ways,
+and with all rows in one place. Each way is measured by all and by half of what it learned."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from benchmarks.frame import Bench, Cell, Figure
+from benchmarks.gains.grounds import PEOPLE, SETTINGS, STREETS, Ground, people, streets
+from benchmarks.support.study import Study, in_two_processes, study_here
+from edge_client.training import scaffold
+from edge_client.training.personalization import EPOCHS, SHARE_OF_RATE
+from edge_client.training.scaffold import Remembered
+from federation.admission.update import Update
+from federation.aggregation import strategies
+from federation.bootstrap.initial_model import LEARNING_RATE
+from streams.contract.task import is_under
+from streams.contract.weights import payload
+from streams.learning import learning as loops
+from streams.learning.interpolation import interpolated
+from tests.federation.in_process import BASE, Tally, Tensors, round_seed, rounds
+
+DAYS = 7
+SENSORS = "pedestrians"
+
+
+class Course:
+    """FedAvg as it is; what a subclass changes is a method or an attribute."""
+
+    name = "FedAvg, as it is"
+    proximal = 0.0
+    shared: tuple[str, ...] = ()
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self._local: dict[str, Tensors] = {}
+
+    def rounds(self, seed: int, count: int) -> Iterator[Tensors]:
+        """Yield the shared weights after each round."""
+        task = self.ground.task
+        aggregator = strategies.make("fedavg", shared=self.shared)
+        for weights in rounds(
+            task, list(self.ground.rows), self.ground.first, count, aggregator,
+            lambda name, sent, number: self._train(name, sent, round_seed(seed, number)), Tally(),
+        ):  # fmt: skip
+            self.end_round()
+            yield weights
+
+    def of(self, name: str, weights: Tensors) -> Tensors:
+        """Return a device's model: shared weights and its local layers."""
+        return weights | self._local.get(name, {})
+
+    def correction(self, name: str, sent: Tensors) -> Tensors:
+        """Return what is added to a device's gradients, by parameter."""
+        return {}
+
+    def learned(self, name: str, sent: Tensors, trained: Tensors, steps: int) -> None:
+        """Look at what a device has trained."""
+
+    def end_round(self) -> None:
+        """Look at a round that has ended."""
+
+    def samples(self, name: str) -> int:
+        """Return what a device's update weighs."""
+        return len(self.ground.rows[name])
+
+    def fit(
+        self, name: str, start: Tensors, seed: int, sent: Tensors, epochs: int, pace: float = 1.0
+    ) -> Tensors:
+        """Return what a device makes of weights on its rows; `pace` times the task's rate."""
+        task, t = self.ground.task, self.ground.task.training
+        model, rows = loops.load_state(task.build_model(), start), self.ground.rows[name]
+        fitted = loops.fit(
+            model, len(rows), loops.segment_loss(task, model, rows.x, rows.y), epochs=epochs,
+            batch_size=t.batch_size, learning_rate=pace * t.learning_rate, seed=seed,
+            optimizer=t.optimizer, proximal=self.proximal, correction=self.correction(name, sent),
+        )  # fmt: skip
+        trained = {n: tensor.numpy().copy() for n, tensor in model.state_dict().items()}
+        self.learned(name, sent, trained, fitted.steps)
+        return trained
+
+    def _train(self, name: str, sent: Tensors, seed: int) -> Update:
+        task, t = self.ground.task, self.ground.task.training
+        trained = self.fit(name, self.of(name, sent), seed, sent, t.epochs)
+        local = [n for n in trained if not is_under(n, self.shared)]
+        self._local[name] = {n: trained[n] for n in local}
+        trained |= {n: sent[n] for n in local}
+        block = payload.encode_update(trained, sent, t.payload)
+        update = payload.restore_update(payload.unpack(block), sent)
+        return Update(name, task.name, task.version, BASE, self.samples(name), update)
+
+
+class FedProx(Course):
+    """Li et al. 2020, arXiv 1812.06127; `Training.proximal` of the product."""
+
+    name, proximal = "FedProx, 0.1", 0.1
+
+
+class FedBN(Course):
+    """Li et al. 2021, arXiv 2102.07623: batch norm stays on the device, which `Training.shared` of
+    the product does."""
+
+    name = "FedBN"
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        modules = ground.task.build_model().named_modules()
+        inner = {n: m for n, m in modules if n and list(m.parameters(recurse=False))}
+        found = tuple(n for n, m in inner.items() if not isinstance(m, nn.BatchNorm1d))
+        self.shared = found if len(found) < len(inner) else ()
+
+
+class Scaffold(Course):
+    """Karimireddy et al. 2020, arXiv 1910.06378, as the strategy `scaffold` of the product has
+    it."""
+
+    name = "SCAFFOLD"
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        self._names = [n for n, _ in ground.task.build_model().named_parameters()]
+        self._before: dict[str, Remembered] = {}
+        self._used: dict[str, Tensors] = {}
+        self._number = 1
+
+    def correction(self, name: str, sent: Tensors) -> Tensors:
+        mine = self._mine(sent)
+        found = scaffold.correction(self._before.get(name), "", self._number, mine)
+        self._used[name] = found or {n: np.zeros_like(value) for n, value in mine.items()}
+        return self._used[name]
+
+    def learned(self, name: str, sent: Tensors, trained: Tensors, steps: int) -> None:
+        rate = self.ground.task.training.learning_rate
+        self._before[name] = Remembered(
+            "", self._number, scaffold.digest(self._mine(sent)), scaffold.reach(steps, rate),
+            self._used[name], {n: value.copy() for n, value in self._mine(trained).items()},
+        )  # fmt: skip
+
+    def end_round(self) -> None:
+        self._number += 1
+
+    def _mine(self, tensors: Mapping[str, np.ndarray]) -> Tensors:
+        return {name: tensors[name] for name in self._names}
+
+
+class Equal(Course):
+    """Every device's update weighs the same."""
+
+    name = "equal weights"
+
+    def samples(self, name: str) -> int:
+        return 1
+
+
+def alone(
+    ground: Ground, weights: Tensors, seed: int, epochs: int, pace: float = 1.0
+) -> dict[str, Tensors]:
+    """Return each device's model, fine-tuned from the same one on its own rows."""
+    course = Course(ground)
+    return {name: course.fit(name, weights, seed, weights, epochs, pace) for name in ground.rows}
+
+
+def central(ground: Ground, seed: int, epochs: int) -> Tensors:
+    """Return what the first model becomes with all rows in one place."""
+    task, t = ground.task, ground.task.training
+    parts = list(ground.rows.values())
+    x, y = (np.concatenate(each) for each in ([p.x for p in parts], [p.y for p in parts]))
+    model = loops.load_state(task.build_model(), ground.first)
+    loops.fit(
+        model, len(y), loops.segment_loss(task, model, x, y), epochs=epochs,
+        batch_size=t.batch_size, learning_rate=LEARNING_RATE, seed=seed,
+        optimizer="adamw",
+    )  # fmt: skip
+    return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+OF_PEOPLE = (FedProx, FedBN, Scaffold, Equal)
+OF_SENSORS = (FedProx, Scaffold, Equal)  # no batch norm, no classes
+
+
+class Found(NamedTuple):
+    """What a way comes to with one seed; offered: whether this much of the way is what a run
+    offers."""
+
+    way: str
+    figures: list[float]
+    offered: bool
+    rounds: int
+
+
+def learning(bench: Bench) -> None:
+    """FedAvg and other ways; a table for each amount of labels, and one for the sensors."""
+    seeds = Study(bench.folder, bench.quick).seeds(3)
+    grounds = bench.size([*SETTINGS, SENSORS], [SENSORS])
+    jobs = [(ground, seed) for ground in grounds for seed in seeds]
+    done = in_two_processes(bench.folder, bench.quick, _of_ground, jobs)
+    for ground in grounds:
+        found = [one for (of, _), one in zip(jobs, done, strict=True) if of == ground]
+        columns = STREETS if ground == SENSORS else PEOPLE
+        rows: list[list[Cell]] = []
+        for at, first in enumerate(found[0]):
+            some = [of_seed[at] for of_seed in found]
+            figures = [Figure.of([one.figures[i] for one in some]) for i in range(len(columns))]
+            offered = sum(one.offered for one in some)
+            rows.append([first.way, *figures, offered, Figure.of([one.rounds for one in some])])
+        text = (
+            f"{len(seeds)} seeds. Offered: with how many of them a run offers this much, by what "
+            "devices know."
+        )
+        bench.table(f"Learning, {ground}", ["", *columns, "offered", "rounds"], rows, text)
+        if ground == "all labels":
+            _goals(bench, found)
+
+
+def _goals(bench: Bench, found: Sequence[Sequence[Found]]) -> None:
+    def of(way: str, at: int) -> Figure:
+        return Figure.of([one.figures[at] for some in found for one in some if one.way == way])
+
+    bench.goal("federated, own, %", of(f"{Course.name}, all", 0), at_least=86.8)
+    bench.goal("federated, others, %", of(f"{Course.name}, all", 4), at_least=92.1)
+    bench.goal("offered, then a copy, own, %", of("offered, then a copy", 0), at_least=90.1)
+    bench.goal("offered: devices worse by more than a point", of("offered", 2), at_most=0)
+
+
+def _of_ground(name: str, seed: int) -> list[Found]:
+    """Return what all ways come to with one seed, in a process of the pool."""
+    study = study_here()
+    count = study.rounds(10)
+    if name == SENSORS:
+        return list(_measured(streets(DAYS, seed), OF_SENSORS, seed, count))
+    return list(_measured(people(study, name, seed), OF_PEOPLE, seed, count))
+
+
+def _measured(
+    ground: Ground, others: Sequence[type[Course]], seed: int, count: int
+) -> Iterator[Found]:
+    first, t = ground.first, ground.task.training
+    yield Found("first model", _of_one(ground, first), False, 0)
+    own = alone(ground, first, seed, t.epochs * count)
+    yield Found("each device alone", ground.figures(own, first), False, 0)
+    course = Course(ground)
+    made = list(course.rounds(seed, count))
+    usual = min(t.rounds, len(made))
+    yield from _both(course, f"FedAvg, {usual} rounds, the default", made[usual - 1], usual)
+    both = list(_both(course, course.name, made[count - 1], count))
+    yield from both
+    offered = made[count - 1]
+    if both[1].offered:
+        offered = interpolated(first, offered, t.interpolation)
+    yield Found("offered", _of_one(ground, offered), True, count)
+    copies = alone(ground, offered, 1, EPOCHS, SHARE_OF_RATE)
+    yield Found("offered, then a copy", ground.figures(copies, offered), False, count)
+    for kind in others:
+        yield from _after(kind(ground), kind.name, seed, count)
+    everything = central(ground, seed, t.epochs * count)
+    yield Found("central, all rows in one place", _of_one(ground, everything), False, 0)
+
+
+def _of_one(ground: Ground, weights: Tensors) -> list[float]:
+    return ground.figures(dict.fromkeys(ground.rows, weights), weights)
+
+
+def _after(course: Course, way: str, seed: int, count: int) -> Iterator[Found]:
+    *_, weights = course.rounds(seed, count)
+    yield from _both(course, way, weights, count)
+
+
+def _both(course: Course, way: str, learned: Tensors, rounds: int) -> Iterator[Found]:
+    """All and half of the way from the first model to what was learned."""
+    ground = course.ground
+    share = ground.task.training.interpolation
+    whole = {name: course.of(name, learned) for name in ground.rows}
+    half = {name: interpolated(ground.first, each, share) for name, each in whole.items()}
+    goes_all = ground.goes_all(half, whole)
+    yield Found(f"{way}, all", ground.figures(whole, learned), goes_all, rounds)
+    between = interpolated(ground.first, learned, share)
+    yield Found(f"{way}, half", ground.figures(half, between), not goes_all, rounds)

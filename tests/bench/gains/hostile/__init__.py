@@ -1,1 +1,0 @@
-"""Devices that lie or collude, and what noise for privacy costs."""

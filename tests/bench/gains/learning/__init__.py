@@ -1,1 +1,0 @@
-"""Other ways to learn, each beside FedAvg with one thing changed."""

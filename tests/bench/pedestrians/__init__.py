@@ -1,1 +1,0 @@
-"""What street sensors gain from each other: the task `pedestrians` without processes."""

@@ -1,1 +1,0 @@
-"""What is fed to the contenders: backlogs, tasks and teachers that are made up."""

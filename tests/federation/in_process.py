@@ -1,0 +1,217 @@
+"""Federated rounds without Flower's processes: a task's people in memory, devices that train by
+`trainer_process.work` on rows that are written as an agent writes them, and the server's intake and
+aggregation."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from edge_client.samples.sample_file import write_stream
+from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of
+from edge_client.training import trainer_process
+from federation.admission.update import Update
+from federation.aggregation.aggregator import Aggregator
+from federation.rounds.event_log import EventLog
+from federation.rounds.messages import Reply
+from federation.rounds.update_intake import UpdateIntake
+from streams.contract.task import Role, Task
+from streams.contract.weights import payload
+from streams.contract.work import TrainerJob, WorkRequest
+from streams.learning import learning
+from streams.learning.clipping import update_norm
+from streams.segments.segmentation import segments_of
+
+BASE = "1"  # the version that all work begins from
+Tensors = dict[str, np.ndarray]
+Answering = Callable[[str, Tensors, int], Update]  # device, weights sent out, round
+
+
+@dataclass(frozen=True)
+class Person:
+    """Segments (n, channels, samples) and labels (n, label_size) float32; split (n,) as
+    edge_client.samples.splits has it; windows (n,), the number of the one in which a segment
+    begins."""
+
+    name: str
+    segments: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    windows: np.ndarray
+
+    @property
+    def classes(self) -> np.ndarray:
+        """(n,) class indices."""
+        return self.labels[:, 0].astype(np.int64)
+
+
+def read_people(task: Task, *roles: Role) -> list[Person]:
+    """Return the labelled segments of the people with these roles, in the task's order."""
+    return [_read(task, name) for name in task.device_names(*roles)]
+
+
+def _read(task: Task, name: str) -> Person:
+    cut = [found for found in segments_of(task.readings(name), task) if found[3] is not None]
+    return Person(
+        name,
+        np.stack([segment for _, _, segment, _ in cut]),
+        np.stack([label for *_, label in cut]),  # type: ignore[misc]
+        np.array([split_of(task, first, last) for first, last, _, _ in cut]),
+        np.array([first // task.window_us for first, *_ in cut]),
+    )
+
+
+def every_label(person: Person, _dice: np.random.Generator) -> np.ndarray:
+    return np.asarray(person.split != NEITHER)
+
+
+def five_a_class(person: Person, dice: np.random.Generator) -> np.ndarray:
+    """Of each class five segments to learn from and five that are held out, at most."""
+    chosen = np.zeros(len(person.labels), np.bool_)
+    for part in (TRAIN, HELD_OUT):
+        for kind in np.unique(person.classes):
+            rows = np.flatnonzero((person.split == part) & (person.classes == kind))
+            chosen[dice.permutation(rows)[:5]] = True
+    return chosen
+
+
+def half_of_classes(person: Person, dice: np.random.Generator) -> np.ndarray:
+    """All segments of half of the classes, of other ones on each device."""
+    kinds = np.unique(person.classes)
+    known = dice.permutation(kinds)[: len(kinds) // 2]
+    return np.asarray((person.split != NEITHER) & np.isin(person.classes, known))
+
+
+class Trainees:
+    """A device for each person; `labelled` are the rows whose label it knows, by name."""
+
+    def __init__(
+        self,
+        task: Task,
+        people: Sequence[Person],
+        labelled: Mapping[str, np.ndarray],
+        folder: Path,
+    ) -> None:
+        self.task, self.people, self.labelled = task, people, labelled
+        self.names = [person.name for person in people]
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for person in people:
+            self._write(person, labelled[person.name])
+
+    def train(
+        self, name: str, weights: Tensors, seed: int, task: Task | None = None, **changes: Any
+    ) -> Update:
+        """Return what device `name` answers to `weights`; `changes` are of the request, a `task`
+        one with other settings."""
+        task = task or self.task
+        t = task.training
+        request = WorkRequest(
+            op="train", run="in-process", round=1, task=task.name, task_version=task.version,
+            base=BASE, epochs=t.epochs, batch_size=t.batch_size, learning_rate=t.learning_rate,
+            seed=seed, time_budget_s=3600.0, payload=t.payload,
+        ).model_copy(update=changes)  # fmt: skip
+        path = self.path(name)
+        job = TrainerJob(
+            device=name, request=request, samples=str(path), stop=str(self.stop),
+            scaffold=str(path.with_suffix(".scaffold")),
+        )  # fmt: skip
+        reply, block = trainer_process.work(
+            task, job, payload.encode_weights(weights, request.payload)
+        )
+        if reply.error is not None:
+            raise RuntimeError(f"{name}: {reply.error}")
+        received = payload.round_weights(weights, request.payload)
+        trained = payload.restore_update(payload.unpack(block), received)
+        return Update(name, task.name, task.version, BASE, reply.samples, trained, reply.metrics)
+
+    def pooled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return segments and labels of all rows to learn from, of all devices."""
+        rows = [(p, self.labelled[p.name] & (p.split == TRAIN)) for p in self.people]
+        segments = np.concatenate([person.segments[keep] for person, keep in rows])
+        return segments, np.concatenate([person.labels[keep] for person, keep in rows])
+
+    def path(self, name: str) -> Path:
+        return self._folder / f"{name}.rows"
+
+    @property
+    def stop(self) -> Path:
+        return self._folder / "trainer.stop"
+
+    def _write(self, person: Person, labelled: np.ndarray) -> None:
+        columns = {
+            "segment": person.segments[labelled],
+            "label": person.labels[labelled],
+            "weight": np.ones(labelled.sum(), np.float32),
+            "held_out": person.split[labelled] == HELD_OUT,
+            "true": np.ones(labelled.sum(), np.bool_),
+        }
+        with self.path(person.name).open("wb") as file:
+            write_stream(file, [columns], {})
+
+
+class Tally:
+    """A run's event log that only counts refusals, by device and reason."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[tuple[str, str]] = Counter()
+        self.failed_rounds = 0
+
+    def publish(self, kind: str, device: str = "", reason: str = "", **_fields: Any) -> None:
+        if kind == "refused":
+            self.refused[device, reason.partition(":")[0]] += 1
+
+
+def round_seed(seed: int, number: int) -> int:
+    """As federation.rounds.run has it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4])
+
+
+def rounds(
+    task: Task,
+    names: Sequence[str],
+    weights: Tensors,
+    count: int,
+    aggregator: Aggregator,
+    answer: Answering,
+    tally: Tally,
+) -> Iterator[Tensors]:
+    """Yield the weights after each round; those before where too few updates were admitted."""
+    intake = UpdateIntake(task, cast(EventLog, tally), clip=aggregator.clip)
+    for number in range(1, count + 1):
+        about = {"round": number, "rounds": count, "base": BASE}
+        sent = payload.round_weights(weights, task.training.payload)
+        asked = intake.begin_round(range(len(names)), sent, about)
+        answers = [
+            Reply(node, names[node], answer(names[node], sent, number), round=number)
+            for node in asked
+        ]
+        updates = intake.admit(answers, {}, about)
+        if len(updates) >= aggregator.least:
+            intake.norms += [update_norm(update.weights, sent) for update in updates]
+            weights = aggregator.aggregate(updates, weights)
+        else:
+            tally.failed_rounds += 1
+        yield weights
+
+
+def right(task: Task, weights: Tensors, person: Person) -> np.ndarray:
+    """(n,) bool: which of the person's held-out segments a model answers correctly."""
+    held_out = person.split == HELD_OUT
+    return _right(task, weights, person.segments[held_out], person.labels[held_out])
+
+
+def share(task: Task, weights: Tensors, people: Sequence[Person]) -> float:
+    """Return the percent of all segments of people that a model answers correctly."""
+    segments = np.concatenate([person.segments for person in people])
+    labels = np.concatenate([person.labels for person in people])
+    return 100 * float(_right(task, weights, segments, labels).mean())
+
+
+def _right(task: Task, weights: Tensors, segments: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    model = learning.load_state(task.build_model(), weights)
+    return task.correct(learning.predict(model, segments), labels)
