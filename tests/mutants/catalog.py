@@ -473,14 +473,14 @@ MUTANTS = [
     ),
     Mutant(
         "batch: a shard that is loaded is loaded again",
-        "streams/batch/sinks/delta_sink.py",
+        "streams/batch/sinks/delta.py",
         "or 0) >= generation",
         "or 0) > generation",
         "tests/streams/batch/test_sinks.py",
     ),
     Mutant(
         "batch: a retry adds to the rows that it replaces",
-        "streams/batch/sinks/delta_sink.py",
+        "streams/batch/sinks/delta.py",
         "if generation > 1:",
         "if False:",
         "tests/streams/batch/test_sinks.py",

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 from streams.batch.answering.drift import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.records.documents import FILES, Plan, Specification
-from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
+from streams.batch.records.progress import Counts, Manifest, RowCounts, ShardRecord, State
+from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sinks.loading import Sink
-from streams.batch.sinks.part_files import BEDROCK_MANIFEST, MANIFEST, part_path
-from streams.batch.sources.places import put_bytes
+from streams.batch.sources.places import put
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.drift.reference import Reference
 from streams.runtime.disk import write_atomic
@@ -89,7 +89,7 @@ def write_manifest(folder: JobFolder, specification: Specification, manifest: Ma
         if specification.in_files:
             write_atomic(Path(specification.output) / name, content)
         else:
-            put_bytes(f"{specification.output}/{name}", content)
+            put(content, f"{specification.output}/{name}")
 
 
 def busy_s(records: Iterable[ShardRecord]) -> float:
@@ -130,15 +130,9 @@ def manifest_of(
         shards=len(plan.shards),
         completed=len(plan.shards) - len(missing),
         attempts=sum(record.attempts for record in records.values()),
-        readings=counts.readings,
-        broken=counts.broken,
+        **{name: getattr(counts, name) for name in RowCounts.model_fields},
         total=plan.total,
-        excluded=counts.excluded,
         processed=counts.processed,
-        succeeded=counts.succeeded,
-        errors=counts.errors,
-        labelled=counts.labelled,
-        correct=counts.correct,
         classes=counts.observed.classes,
         drift=drift_of(reference, counts.observed),
         seconds=seconds,

@@ -6,25 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streams.batch.jobs.job import Job, submit
-from streams.batch.jobs.submission import Request, specify
-from streams.batch.sources.inputs import Wanted
+from streams.batch.jobs.job_folder import Models
+from streams.batch.jobs.submission import folder_of, specify
+from streams.batch.records.settings import Settings
 from streams.batch.sources.plan import Cutter
 from streams.contract.artifact import unpack
 from streams.contract.task import load_task
-from streams.contract.topics import TopicSpec
-from streams.kafka.admin import ensure_topics
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import unarmed
 from streams.runtime.key_files import load_public_key
 from tests.bench.batch.stage import GROUP, TASK, Stage, write_rows
-from tests.bench.kafka import real_kafka
 from tests.bench.report import Cell, Figure, Results, Table
 from tests.postgresql import postgresql
 
 SHARDS = 6
 SINKS = {
     "Parquet": "c-parquet", "JSON Lines": "c.jsonl", "CSV": "c.csv", "Delta": "c.delta",
-    "DuckDB": "c.duckdb", "SQLite": "c.sqlite", "PostgreSQL": "", "Kafka": "kafka:bench-batch",
+    "DuckDB": "c.duckdb", "SQLite": "c.sqlite", "PostgreSQL": "",
 }  # fmt: skip
 
 
@@ -46,14 +43,12 @@ def commits(stage: Stage, results: Results) -> None:
     write_rows(source, SHARDS * GROUP)
     rows: list[list[Cell]] = []
     with ExitStack() as stack:
-        kafka = stack.enter_context(real_kafka(stage.folder / "kafka"))
-        ensure_topics(kafka.settings, [TopicSpec("bench-batch", 1, "delete", -1)])
         server = stack.enter_context(postgresql())
         for name, to in SINKS.items():
             output = server.uri if name == "PostgreSQL" else to
             if ":" not in output:
                 output = str(stage.folder / to)
-            steps = _steps(stage, source, output, kafka.settings)
+            steps = _steps(stage, source, output)
             loads = "score-step-6" in steps.at
             written = steps.between("score-step-4", "score-step-5")
             found = steps.between("score-step-5", "score-step-7") if loads else written
@@ -66,18 +61,19 @@ def commits(stage: Stage, results: Results) -> None:
     results.tables.append(Table("A shard's commit", text, ["sink", "ms", "shards"], rows))
 
 
-def _steps(stage: Stage, source: Path, to: str, broker: BrokerSettings) -> _Clock:
+def _steps(stage: Stage, source: Path, to: str) -> _Clock:
     task = load_task(TASK)
     data = (stage.models / "model.twa").read_bytes()
     key = load_public_key(stage.models / "signing.pub")
     artifact = unpack(data, [key], task=task.name, task_version=task.version)
     stage.runs += 1
     folder = stage.folder / f"commit-{stage.runs}.job"
-    request = Request(TASK, [str(source)], to, Wanted(id="event"), job=folder)
-    submit(request.folder, specify(task, artifact, request, lambda: broker), data, unarmed)
+    asked = {"task": TASK, "inputs": [str(source)], "to": to, "id": "event", "job": folder}
+    settings, models = Settings.of({**asked, "processes": 1}), Models(artifact, data)
+    submit(folder_of(settings), specify(task, settings, models), models, unarmed)
     clock = _Clock()
     job = Job(
-        request.folder, task, reached=clock, broker=lambda: broker,
+        folder_of(settings), task, reached=clock,
         cutter=lambda specification, check: Cutter(
             specification.input_format, check, shard_rows=GROUP
         ),

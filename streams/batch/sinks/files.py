@@ -1,7 +1,7 @@
 """The output file of a shard, replaced as a whole: Parquet, JSON Lines, CSV, Bedrock's lines.
 
 Where the output is no local folder it is in the job's folder, from which the rows are loaded; for a
-database or a topic as Parquet.
+database as Parquet.
 """
 
 import base64
@@ -9,10 +9,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,12 +25,7 @@ from streams.runtime.disk import replacing
 MANIFEST = "_manifest.json"
 
 
-class Writer(Protocol):
-    """Writes tables, and the columns that their rows carry over."""
-
-    def write(self, table: pa.Table, rows: Rows) -> None: ...
-
-
+Write = Callable[[pa.Table, Rows], object]  # with the columns that the rows carry over
 BEDROCK_MANIFEST = "manifest.json.out"
 ERROR_CODE = 400  # Bedrock's, of a record that cannot be answered
 
@@ -46,78 +41,54 @@ def part_path(folder: Path, specification: Specification, plan: Plan, shard: int
 
 
 @contextmanager
-def writing(path: Path, kind: OutputFormat, schema: pa.Schema) -> Iterator[Writer]:
+def writing(path: Path, kind: OutputFormat, schema: pa.Schema) -> Iterator[Write]:
     """Replace the file `path`; `schema` has the carried columns as well."""
     with replacing(path) as file:
-        if kind == "jsonl":
-            yield _Lines(file)
-        elif kind == "bedrock":
-            yield _BedrockLines(file)
-        elif kind == "csv":
-            yield _Csv(file, schema)
+        if kind == "csv":
+            file.write(_csv([schema.names]))
+            yield lambda table, rows: file.write(
+                _csv([_cell(value) for value in row.values()] for row in _objects(table, rows))
+            )
+        elif kind in FILES and kind != "parquet":
+            shape = _bedrock if kind == "bedrock" else dict
+            yield lambda table, rows: file.writelines(
+                _json(shape(row)) + b"\n" for row in _objects(table, rows)
+            )
         else:
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                yield _Parquet(writer, schema)
+                yield lambda table, rows: writer.write_table(
+                    pa.table([*table.columns, *map(_arrow, rows.kept.values())], schema=schema)
+                )
 
 
-class _Parquet:
-    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
-        self._writer, self._schema = writer, schema
-
-    def write(self, table: pa.Table, rows: Rows) -> None:
-        kept = [_arrow(values) for values in rows.kept.values()]
-        whole = pa.table([*table.columns, *kept], schema=self._schema)
-        self._writer.write_table(whole)
+def _objects(table: pa.Table, rows: Rows) -> Iterator[dict[str, Any]]:
+    """Yield rows with the columns that they carry over, as JSON has them."""
+    kept = {name: _values(name, values) for name, values in rows.kept.items()}
+    for i, row in enumerate(table.to_pylist()):
+        yield {**row, **{name: values[i] for name, values in kept.items()}}
 
 
-class _Lines:
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+def _bedrock(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as it came, with `modelOutput` or `error`."""
+    given = row.pop("modelInput")
+    found = {"recordId": row["id"], "modelInput": given}
+    if row["error"] is None:
+        left_out = ("id", "file", "row", "error", "reason")
+        return {**found, "modelOutput": {n: v for n, v in row.items() if n not in left_out}}
+    message = f"{row['error']}: {row['reason']}"
+    return {**found, "error": {"errorCode": ERROR_CODE, "errorMessage": message}}
 
-    def write(self, table: pa.Table, rows: Rows) -> None:
-        kept = {name: _values(name, values) for name, values in rows.kept.items()}
-        for i, row in enumerate(table.to_pylist()):
-            whole = {**row, **{name: values[i] for name, values in kept.items()}}
-            line = json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            self._file.write(line.encode() + b"\n")
+
+def _json(found: dict[str, Any]) -> bytes:
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode()
 
 
-class _Csv:
+def _csv(rows: Iterable[list[Any]]) -> bytes:
     """Lists and other nested values are JSON text; null is an empty cell."""
-
-    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
-        self._file = file
-        self._write([schema.names])
-
-    def write(self, table: pa.Table, rows: Rows) -> None:
-        kept = [_values(name, values) for name, values in rows.kept.items()]
-        columns = [*(column.to_pylist() for column in table.columns), *kept]
-        self._write([[_cell(value) for value in row] for row in zip(*columns, strict=True)])
-
-    def _write(self, rows: list[list[Any]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self._file.write(text.getvalue().encode())
-
-
-class _BedrockLines:
-    """Each record as it came, with `modelOutput` or `error`."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def write(self, table: pa.Table, rows: Rows) -> None:
-        inputs = rows.kept["modelInput"]
-        for row, given in zip(table.to_pylist(), inputs, strict=True):
-            found: dict[str, Any] = {"recordId": row["id"], "modelInput": plain(given)}
-            if row["error"] is None:
-                left_out = ("id", "file", "row", "error", "reason")
-                found["modelOutput"] = {n: v for n, v in row.items() if n not in left_out}
-            else:
-                message = f"{row['error']}: {row['reason']}"
-                found["error"] = {"errorCode": ERROR_CODE, "errorMessage": message}
-            line = json.dumps(found, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            self._file.write(line.encode() + b"\n")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:
