@@ -52,6 +52,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
     from streams.batch.jobs.loads import may_pass
     from streams.batch.queue.job_queue import JobQueue
     from streams.batch.records.progress import OVER
+    from streams.batch.records.rows import line_of
     from streams.contract.errors import UsageError
     from streams.contract.task import load_task
     from streams.runtime.failpoints import read_failpoint
@@ -79,7 +80,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
             from_queue=True,
         ).run()  # fmt: skip
     except (TidewheelError, OSError) as exc:
-        reason = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+        reason = line_of(exc)
         job.write_state("Failed", reason, passing=may_pass(exc))
     reached("attempt-step-3")
 

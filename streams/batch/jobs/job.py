@@ -36,6 +36,7 @@ from streams.batch.jobs.submission import check_task
 from streams.batch.recordings.readings import plan_readings
 from streams.batch.records.documents import Plan, Specification
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
+from streams.batch.records.rows import line_of
 from streams.batch.records.settings import Settings, most_errors
 from streams.batch.sinks.files import part_path
 from streams.batch.sources.plan import Cutter, Sources, Stopped
@@ -145,7 +146,7 @@ class Job:
         except UsageError:
             raise
         except (TidewheelError, *Failures) as exc:
-            reason = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+            reason = line_of(exc)
             return self._end(plan or empty, "Failed", reason, passing=may_pass(exc))
 
     # --- steps ----------------------------------------------------------------------------------

@@ -162,18 +162,23 @@ class JobFolder:
     def write_record(self, shard: int, record: ShardRecord) -> None:
         self._write(f"shards/{shard:05}.json", record)
 
-    def missing(self, plan: Plan, specification: Specification) -> list[int]:
-        """Return the shards that are not completed, or whose output file is not as written."""
-        return [n for n in range(len(plan.shards)) if not self.whole(plan, specification, n)]
+    def done(self, plan: Plan, specification: Specification) -> dict[int, ShardRecord]:
+        """Return the records of the shards that are completed, and whose output file is as
+        written."""
+        found = {}
+        for shard in range(len(plan.shards)):
+            record = self.record(shard)
+            if record is None or record.state != "Completed":
+                continue
+            part = part_path(self.folder, specification, plan, shard)
+            if not specification.in_files or record.bytes == size_of(part):
+                found[shard] = record
+        return found
 
-    def whole(self, plan: Plan, specification: Specification, shard: int) -> bool:
-        """Return whether a shard is completed."""
-        record = self.record(shard)
-        if record is None or record.state != "Completed":
-            return False
-        return not specification.in_files or record.bytes == size_of(
-            part_path(self.folder, specification, plan, shard)
-        )
+    def missing(self, plan: Plan, specification: Specification) -> list[int]:
+        """Return the shards that are still to be done."""
+        done = self.done(plan, specification)
+        return [shard for shard in range(len(plan.shards)) if shard not in done]
 
     def note(self, text: str) -> None:
         """Add a line to the job's log; its times go on where the clock is set back."""

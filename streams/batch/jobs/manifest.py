@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,12 +22,8 @@ from streams.runtime.disk import write_atomic
 
 def counts_of(folder: JobFolder, specification: Specification, plan: Plan) -> Counts:
     """Return what became of the rows of all completed shards."""
-    total = Counts()
-    for number in range(len(plan.shards)):
-        record = folder.record(number)
-        if record is not None and folder.whole(plan, specification, number):
-            total = total.plus(record.counts)
-    return total
+    records = folder.done(plan, specification).values()
+    return reduce(Counts.plus, (record.counts for record in records), Counts())
 
 
 def verdict(
@@ -112,12 +109,9 @@ def manifest_of(
     reference: Reference | None = None,
 ) -> Manifest:
     """Return what a job has done so far; its drift is against `reference`."""
-    missing = set(folder.missing(plan, specification))
-    records = {n: record for n in range(len(plan.shards)) if (record := folder.record(n))}
-    done = [record for number, record in records.items() if number not in missing]
-    counts, seconds = Counts(), busy_s(done)
-    for record in done:
-        counts = counts.plus(record.counts)
+    done = folder.done(plan, specification).values()
+    counts, seconds = counts_of(folder, specification, plan), busy_s(done)
+    attempts = [record.attempts for n in range(len(plan.shards)) if (record := folder.record(n))]
     return Manifest(
         state=state,
         reason=reason,
@@ -128,8 +122,8 @@ def manifest_of(
         job=str(folder.folder),
         output=specification.output,
         shards=len(plan.shards),
-        completed=len(plan.shards) - len(missing),
-        attempts=sum(record.attempts for record in records.values()),
+        completed=len(done),
+        attempts=sum(attempts),
         **{name: getattr(counts, name) for name in RowCounts.model_fields},
         total=plan.total,
         processed=counts.processed,

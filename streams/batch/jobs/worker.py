@@ -14,6 +14,7 @@ from pathlib import Path
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.loads import may_pass
 from streams.batch.jobs.scoring import ShardScorer
+from streams.batch.records.rows import line_of
 from streams.batch.sinks.files import part_path
 from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures
@@ -46,7 +47,7 @@ class Worker:
             counts = self.scorer().score(plan, number, Sources(plan), part, lambda: None)
             return {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
         except (TidewheelError, *Failures) as exc:
-            text = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+            text = line_of(exc)
             kind = "usage" if isinstance(exc, UsageError) else "other"
             return {"error": text, "kind": "passing" if may_pass(exc) else kind}
 

@@ -120,8 +120,7 @@ class Cutting:
 
     def _cut(self, part: Rows, stem: str) -> _Ended:
         problems = dict(part.problems)
-        time = part.kept[str(self._columns.selection.time)]
-        times = times_of(time if isinstance(time, pa.Array) else _microseconds(time), problems)
+        times = times_of(part.kept[str(self._columns.selection.time)], problems)
         values = part.segments[:, :, 0].tolist()
         labels = None if part.labels is None else part.labels.tolist()
         ended = _Ended()
@@ -174,11 +173,6 @@ def _taken(values: Any, indices: list[int]) -> Any:
     if isinstance(values, list):
         return [values[i] for i in indices]
     return values.take(pa.array(indices, pa.int64()))
-
-
-def _microseconds(values: list[Any]) -> pa.Array:
-    """Return JSON values as an array: whole numbers and ISO texts stay what they are."""
-    return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 
 def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:

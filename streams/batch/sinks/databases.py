@@ -16,9 +16,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from streams.batch.records.rows import line_of
 from streams.batch.sinks.loading import (
     batches_of,
-    first_line,
     loaded_schema,
     reader_of,
     refuse_columns,
@@ -144,7 +144,7 @@ class DatabaseSink:
 
     def _says(self, exc: Exception, *, again: bool) -> TidewheelError:
         kind = Retryable if again else TidewheelError
-        return kind(f"the database {self._place} cannot be used: {first_line(exc)}")
+        return kind(f"the database {self._place} cannot be used: {line_of(exc)}")
 
 
 class DuckDbSink(DatabaseSink):

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streams.batch.records.documents import FILES, OutputFormat, Plan, Specification
-from streams.batch.records.rows import Rows
+from streams.batch.records.rows import Rows, line_of
 from streams.contract.errors import TidewheelError
 from streams.runtime.disk import replacing
 
@@ -114,8 +114,8 @@ def _values(name: str, values: Any) -> list[Any]:
             values = values.cast(pa.string())  # Python's times have no nanoseconds
         return [plain(value) for value in values.to_pylist()]
     except (ValueError, pa.ArrowException) as exc:
-        text = str(exc).splitlines()[0][:200]
-        raise TidewheelError(f"column {name!r} cannot be written as JSON: {text}") from exc
+        text = f"column {name!r} cannot be written as JSON: {line_of(exc)}"
+        raise TidewheelError(text) from exc
 
 
 def plain(value: Any) -> Any:

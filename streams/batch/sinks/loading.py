@@ -103,11 +103,6 @@ def refuse_columns(where: str, found: Mapping[str, Any] | set[str], wanted: pa.S
         )
 
 
-def first_line(exc: Exception) -> str:
-    """Return what a library says in one line."""
-    return " ".join(str(exc).split())[:300] or type(exc).__name__
-
-
 def _as(array: pa.Array, kind: pa.DataType | None) -> pa.Array:
     if kind is None:
         return _texts(array)

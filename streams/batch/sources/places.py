@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from streams.batch.records.rows import line_of
 from streams.contract.errors import TidewheelError, UsageError
 
 Stamp = tuple[int, str]  # bytes, and what the store changes with the content
@@ -149,8 +150,7 @@ def store_of(url: str) -> Iterator[tuple[Any, str]]:
     except (OSError, TidewheelError):
         raise
     except Exception as exc:  # each implementation has its own
-        text = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
-        raise OSError(f"{url}: {text}") from exc
+        raise OSError(f"{url}: {line_of(exc)}") from exc
 
 
 class _Remote(io.RawIOBase):

@@ -1,7 +1,6 @@
 """The seam to Arrow's files and Delta tables, in parts that are read one after the other: Parquet
 by row groups, Arrow IPC files by record batches."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,6 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from streams.batch.records.documents import InputFormat, Named, PlannedFile
+from streams.batch.records.rows import line_of
 from streams.batch.sources.places import is_url, open_binary
 from streams.contract.errors import UsageError
 from streams.runtime.arrow_files import arrow_files
@@ -65,7 +65,7 @@ def opened_input(file: Named | PlannedFile, kind: InputFormat) -> Iterator[Table
         with opened(file, kind) as table:
             yield table
     except Failures as exc:
-        raise UsageError(f"{file.name} cannot be read as {KINDS[kind]}: {_line(exc)}") from exc
+        raise UsageError(f"{file.name} cannot be read as {KINDS[kind]}: {line_of(exc)}") from exc
 
 
 class _Parquet:
@@ -169,7 +169,7 @@ def _newest(root: str, where: str) -> tuple[int, Fragments]:
         version = DeltaTable(root).version()
         return version, _fragments(root, version)
     except (DeltaError, OSError, pa.ArrowException) as exc:
-        raise UsageError(f"{where} cannot be read as a Delta table: {_line(exc)}") from exc
+        raise UsageError(f"{where} cannot be read as a Delta table: {line_of(exc)}") from exc
 
 
 @cache
@@ -179,9 +179,3 @@ def _fragments(root: str, version: int) -> Fragments:
 
     found = DeltaTable(root, version=version).to_pyarrow_dataset(filesystem=arrow_files(root))
     return found.schema, {fragment.path: fragment for fragment in found.get_fragments()}
-
-
-def _line(exc: Exception) -> str:
-    """Return what a library says in one line, without its colours and arrows."""
-    text = re.sub(r"\x1b\[\d*m|↳", "", str(exc)) or type(exc).__name__
-    return " ".join(text.split())[:300]

@@ -46,7 +46,7 @@ def keys_of(
     all rows are those of `stem`. Rows that have a problem have no key."""
     problems: dict[int, RowProblem] = {}
     device, time = named
-    times = times_of(_array(rows.kept[time]), problems)
+    times = times_of(rows.kept[time], problems)
     devices: Sequence[Any] = [stem] * len(rows)
     if device is not None:
         devices = _texts(rows.kept[device])
@@ -58,13 +58,6 @@ def keys_of(
         whole = i not in problems and i not in rows.problems
         found.append(Key(name, start, moment) if whole else None)
     return found, problems
-
-
-def _array(values: Any) -> pa.Array:
-    """Return a carried column as an array: whole numbers and ISO texts stay what they are."""
-    if not isinstance(values, list):
-        return values
-    return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 
 def _texts(values: Any) -> list[str | None]:

@@ -2,7 +2,6 @@
 and called wrongly."""
 
 import json
-import os
 import signal
 import time
 import uuid
@@ -21,11 +20,9 @@ from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
 from tests.edge_client.models import artifact, plain, tiny
 from tests.forks import fork
-from tests.small_disk import fill, small_disk
 from tests.streams.batch.support import good_rows, rows_of, write_bedrock, write_parquet
 from tests.streams.batch.test_readings import recording, table_of, write_readings
 
-__all__ = ["small_disk"]
 FILES, ROWS = 4, 30
 
 
@@ -120,19 +117,6 @@ def test_a_job_with_too_many_errors_exits_with_1_and_goes_on_when_more_are_allow
     fails(tidewheel(*resume, "--max-errors", "x", folder=tmp_path), 2, "--max-errors x")
     assert tidewheel(*resume, "--max-errors", "4", folder=tmp_path).returncode == 0
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
-
-
-def test_a_disk_that_fills_up_is_one_line_and_the_job_goes_on_when_there_is_room(
-    tmp_path: Path, lake: Path, small_disk: Path
-) -> None:
-    filler = fill(small_disk)
-    os.truncate(filler, filler.stat().st_size - 12 * 4096)  # for the plan, and not all shards
-    done = tidewheel(*words(lake, to="disk/out"), "--processes", "1", folder=tmp_path)
-    fails(done, 1, "No space left")
-    filler.unlink()
-    resumed = tidewheel("jobs", "resume", "disk/out.job", folder=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert [row["id"] for row in rows_of(small_disk / "out")] == expected(lake)
 
 
 def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> None:

@@ -160,30 +160,6 @@ def test_a_killed_runner_takes_its_processes_along_and_another_one_goes_on(
     assert [row["id"] for row in rows_of(tmp_path / "out")] == wanted
 
 
-def test_a_changed_input_is_not_tried_again(tmp_path: Path, lake: Path) -> None:
-    write_parquet(tmp_path / "in" / "0.parquet", good_rows(30))
-    command = words(lake)
-    command[2] = "in"
-    tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-3:1")
-    write_parquet(tmp_path / "in" / "0.parquet", good_rows(30, 1))
-    assert tidewheel("jobs", "resume", "out.job", "--detach", folder=tmp_path).returncode == 0
-    told = run(tmp_path)
-    assert [e["kind"] for e in told] == ["begins", "ended"]
-    assert "has changed since the job began" in listed(tmp_path)[0]["reason"]
-
-
-def test_a_job_whose_time_is_over_is_partial_and_is_not_run_again(
-    tmp_path: Path, lake: Path
-) -> None:
-    queued(tmp_path, lake, "--timeout", "0.000001")
-    done = tidewheel("jobs", "run", "--once", folder=tmp_path)
-    assert done.returncode == 3, done.stderr
-    assert "PartiallyCompleted: its time of" in done.stdout
-    assert tidewheel("jobs", "resume", "out.job", "--detach", folder=tmp_path).returncode == 0
-    assert tidewheel("jobs", "run", "--once", folder=tmp_path).returncode == 0
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
-
-
 def test_stop_takes_a_waiting_job_from_the_queue_and_ends_a_running_one(
     tmp_path: Path, lake: Path
 ) -> None:
@@ -201,14 +177,6 @@ def test_stop_takes_a_waiting_job_from_the_queue_and_ends_a_running_one(
         assert first.wait(60) == 0
     assert states(tmp_path) == {identity: "Stopped"}
     assert 0 < len(rows_of(tmp_path / "out")) < 300
-
-
-def test_a_job_that_has_waited_too_long_expires(tmp_path: Path, lake: Path) -> None:
-    identity = queued(tmp_path, lake, "--expires-after", "0.001")
-    (told,) = run(tmp_path)
-    assert (told["kind"], told["job"]) == ("expired", identity)
-    assert states(tmp_path) == {identity: "Expired"}
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("point", ["score-step-1:1", ""])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch.queue.cron import DIRECTIVES, Cron, fill, local, micros
+from streams.batch.queue.cron import Cron, fill, local, micros
 from streams.batch.queue.job_queue import JobQueue
 from streams.batch.queue.schedules import Schedules
 from streams.batch.records.settings import Settings
@@ -139,10 +139,6 @@ def test_any_word_is_filled_or_refused(word: str) -> None:
         assert found == word
     if "start" not in word and "end" not in word:
         assert found == word.replace("{{", "{").replace("}}", "}")
-
-
-def test_every_directive_is_one_of_strftime() -> None:
-    assert all(START.strftime(f"%{one}") != f"%{one}" for one in DIRECTIVES)
 
 
 # --- the schedules of a state folder --------------------------------------------------------------
