@@ -29,26 +29,24 @@ from edge_client.settings import EdgeSettings
 from edge_client.sources.counts import ReadingCounts, counted
 from edge_client.sources.replay import Replay
 from edge_client.sources.selection import open_source
-from edge_client.spool.eviction import by_priority
 from edge_client.spool.queue import Spool
 from edge_client.spool.task_versions import begin
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
-from edge_client.training.fit_span import traced
 from edge_client.training.personalization import Personalization
 from edge_client.training.trainer_client import Trainer, served_by
-from edge_client.uplink.delivery_spans import DeliverySpans
 from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.events.messages import TRACEPARENT, sampled_parent
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkReply, WorkRequest
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.key_files import load_public_key
-from streams.runtime.tracing import Tracing
+from streams.runtime.tracing import NOTHING, OFF, About, Span, Tracing
 
 if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
     from streams.kafka.producer import Sender
@@ -63,14 +61,14 @@ SWITCH_S = 0.0005  # a thread that holds the interpreter gives it to the loop af
 
 
 class Agent:
-    """One device; without `tracing` it makes no spans."""
+    """One device."""
 
     def __init__(
         self,
         settings: EdgeSettings,
         task: Task,
         failpoint: Failpoint = unarmed,
-        tracing: Tracing | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._settings, self._name, self._task = settings, settings.device, task
         self._folder, self._failpoint = settings.folder, failpoint
@@ -91,10 +89,7 @@ class Agent:
 
     def _open_spool(self) -> None:
         """Open the queue between inference and the network."""
-        evict = by_priority(self._task, self._settings.sampling.uncertain_below)
-        self.spool = Spool(
-            self._folder / "spool", self._settings.spool, policy=evict, failpoint=self._failpoint
-        )
+        self.spool = Spool(self._folder / "spool", self._settings.spool, failpoint=self._failpoint)
         begin(self.spool, self._task)
         if self.spool.torn_bytes:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
@@ -132,8 +127,7 @@ class Agent:
             self._task, self._name, self._folder, self._slots, self.samples, self._trainer.work
         )
         self._kept = KeptVersion(task, self._folder, self._slots, self.samples, self._personal)
-        work = traced(self._tracing, self._name, self._work)
-        self._service = SocketServer(socket_path(self._folder), work, self._tell)
+        self._service = SocketServer(socket_path(self._folder), self._work, self._tell)
         self._runs = Participation(
             task, self._name, self._folder, socket_path(self._folder),
             lambda: self._acceptance.trusted,
@@ -155,7 +149,7 @@ class Agent:
         )
         recorder = AnswerRecorder(task, self.samples, self._scoreboard, self._outcomes)
         self._writer = SpoolWriter(
-            task, self.spool, sampling=self._settings.sampling, note=recorder.note
+            task, self.spool, share=self._settings.metered, note=recorder.note
         )
         self._answers = InferenceLoop(
             task, name, self._source, self._slots, self._kept,
@@ -165,9 +159,7 @@ class Agent:
         )  # fmt: skip
 
     def _build_network(self) -> None:
-        settings, spans = self._settings, None
-        if self._tracing is not None:
-            spans = DeliverySpans(self._tracing, self._task, self._name, self.spool)
+        settings = self._settings
         self._uplink = Uplink(
             self._task,
             self._name,
@@ -175,18 +167,17 @@ class Agent:
             self._connect,
             self._reachable,
             self.state,
-            spans=spans,
+            tracing=self._tracing,
             heartbeat_s=settings.heartbeat_s,
             gather_s=settings.gather_s,
             bytes_per_s=settings.uplink_bytes_per_s,
-            holds=settings.sampling.mode == "nothing",
             failpoint=self._failpoint,
         )
         queue = self._told.queue
         uplink = Uplink(
             self._task, self._name, queue, self._connect, self._reachable, None,
             messages=of_labels(self._task, self._name, queue),
-            bytes_per_s=settings.uplink_bytes_per_s, holds=settings.sampling.mode == "nothing",
+            bytes_per_s=settings.uplink_bytes_per_s,
         )  # fmt: skip
         self._labels = LabelIntake(self._task, self.samples, self._told, uplink)
         self._downlink = Downlink(
@@ -257,11 +248,23 @@ class Agent:
         if request.node is not None and self._runs.run is None:
             self._runs.joined(request.node)  # a resident SuperNode, older than this process
         self._working = True
+        span = self._traced(request)
         try:
             with self._uplink.at_work():
-                return self._trainer.work(request, weights)
+                reply, body = self._trainer.work(request, weights)
+            span.end(reply.error or "", {"samples": reply.samples})
+            return reply, body
         finally:
             self._working = False
+
+    def _traced(self, request: WorkRequest) -> Span:
+        """Begin the span of a work, if the server traces it."""
+        parent = sampled_parent([(TRACEPARENT, request.traceparent.encode(errors="replace"))])
+        if not parent:
+            return NOTHING
+        name = {"train": "device.fit", "evaluate": "device.evaluate"}[request.op]
+        about: About = {"device": self._name, "run": request.run, "round": request.round}
+        return self._tracing.begin(name, about, parent)
 
     def _tell(self, question: AgentRequest) -> AgentReply:
         """What somebody on this machine asks."""
@@ -395,6 +398,8 @@ class Agent:
             kept=self._kept.told,
             node=self._runs.node,
             run=self._runs.run,
+            last_run_us=self._runs.last_run_us,
+            metered=self._settings.metered < 1.0,
             working=self._working,
             unable=self._runs.unable,
             refused_invitations=dict(self._runs.refused),

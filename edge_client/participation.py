@@ -102,6 +102,11 @@ class Participation:
         """The run that the device takes part in."""
         return self._invitation.run if self._invitation is not None else None
 
+    @property
+    def last_run_us(self) -> int | None:
+        """When the device was first invited to its last run, microseconds."""
+        return self._followed.last_us
+
     def receive(self, value: bytes | None, *, live: bool = True) -> None:
         """Follow an invitation, or refuse it. One from before this device was connected (not
         `live`) may have been followed already: it is not counted."""

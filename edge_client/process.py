@@ -13,7 +13,7 @@ from edge_client.uplink.gathering import check as check_gathering
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.runtime.failpoints import read_failpoint
-from streams.runtime.tracing import read_tracing
+from streams.runtime.tracing import open_tracing
 
 log = logging.getLogger("tidewheel.edge")
 
@@ -29,7 +29,7 @@ def run(settings: EdgeSettings) -> DeviceState:
     spare_memory()
     task = load_task(settings.task_ref)
     check_gathering(task, settings.gather_s)
-    tracing = read_tracing(os.environ, "tidewheel-edge", settings.device, task.name)
+    tracing = open_tracing(os.environ, "tidewheel-edge", settings.device, task.name)
     agent = Agent(settings, task, read_failpoint(os.environ), tracing)
     give_back()
     threading.excepthook = _end_process
@@ -39,8 +39,7 @@ def run(settings: EdgeSettings) -> DeviceState:
     if settings.metrics_port is not None:
         _serve_metrics(agent, settings)
     agent.run()
-    if tracing is not None:
-        tracing.close()
+    tracing.close()
     return agent.state()
 
 

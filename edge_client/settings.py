@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edge_client.spool.limits import SpoolLimits
-from edge_client.spool.sampling import Sampling
 from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
@@ -21,11 +20,10 @@ class EdgeSettings:
     stay: go on without readings when the source has ended;
     drain_s: limit of the final sending; source: the task's iterator, lines of standard input, or
     the MQTT broker `mqtt`; heartbeat_s: between two states where nothing has changed;
-    gather_s: how long an event may wait for more in its message; superlink_ca, node_key: how the
-    device joins the SuperLink of a run, None for plain text and no key;
-    uplink_bytes_per_s: rate limit; sampling: which events are sent; spool:
-    its limits; metrics_port: on loopback, 0 for a free one. At the spool's cap, events below
-    `sampling.uncertain_below` are kept longest.
+    gather_s: how long an event may wait for more in its message;
+    superlink_ca, node_key: how the device joins the SuperLink of a run, None for plain text and no
+    key; uplink_bytes_per_s: rate limit; metered: the share of events that are sent, 0 to 1; spool:
+    its limits; metrics_port: on loopback, 0 for a free one.
     """
 
     task_ref: str
@@ -42,7 +40,7 @@ class EdgeSettings:
     heartbeat_s: float = 10.0
     gather_s: float = 0.0
     uplink_bytes_per_s: int | None = None
-    sampling: Sampling = field(default_factory=Sampling)
+    metered: float = 1.0
     source: Literal["task", "stdin", "mqtt"] = "task"
     mqtt: "MqttSettings | None" = None
     superlink_ca: Path | None = None

@@ -44,7 +44,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
 from streams.runtime.logs import Handler
-from streams.runtime.tracing import read_tracing
+from streams.runtime.tracing import open_tracing
 
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again
@@ -94,7 +94,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
         recent=None if broker is None else lambda: _recent(task, broker),
         failpoint=read_failpoint(os.environ),
         rollout=broker is not None,
-        tracing=read_tracing(os.environ, "tidewheel-rounds", run, task.name),
+        tracing=open_tracing(os.environ, "tidewheel-rounds", run, task.name, share=1.0),
         inviter=inviter,
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ def run_aggregator(task: Task, config: RunConfig, state: Path) -> Aggregator:
     training, strategy = task.training, run_strategy(task, config)
     if training.privacy is not None:
         return private(strategy, training, Ledger(state / "privacy.json"))
-    return strategies.make(strategy, training.aggregation, training.shared)
+    return strategies.make(strategy, training.server_learning_rate, training.shared)
 
 
 def _path(config: RunConfig, name: str, default: Path) -> Path:

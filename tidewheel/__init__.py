@@ -16,7 +16,7 @@ A task is one Python file with one `Task`, named `path/to/file.py:task` on every
     $ tidewheel up pumps.py:task --devices 4
 
 Describe what is learned
-    Task        the whole description, with Segment, Device and Training (and its Aggregation and
+    Task        the whole description, with Segment, Device and Training (and its
                 Privacy)
     Reading     what `Task.readings` yields: one sensor sample
     Answered    what `Task.outcomes` gets: a segment as the device answered it
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from streams.contract.events.records import EventBatch, encode_events, event_schema
     from streams.contract.events.records import decode_event_message as decode_events
     from streams.contract.task import (
-        Aggregation,
         Answered,
         Device,
         Metric,
@@ -76,7 +75,6 @@ if TYPE_CHECKING:
     from tidewheel.batch import Report, read_output, score
 
 __all__ = [
-    "Aggregation",
     "Answered",
     "BrokerUnavailable",
     "Device",

@@ -129,24 +129,15 @@ def run(
         typer.Option(min=0.1, help="Limit of KB (1,000 bytes) per second that are sent."),
     ] = None,
     metered: Annotated[
-        Literal["everything", "sampled", "uncertain", "nothing"],
-        typer.Option(
-            help="Which events are sent: everything, a share, uncertain and labelled ones, or "
-            "nothing now. The second and third drop the others, the last keeps them."
-        ),
-    ] = "everything",
-    metered_share: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of --metered sampled.")
-    ] = 0.1,
-    uncertain_below: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
-            help="Largest softmax of an uncertain event; --metered uncertain sends these, and a "
-            "full spool keeps them longest.",
+            metavar="SHARE",
+            help="On a metered line: send this share of the events, a random sample, and drop the "
+            "others; runs invite other devices first.",
         ),
-    ] = 0.8,
+    ] = 1.0,
     spool_mb: Annotated[float, typer.Option(min=0.1, help="Limit of the spool in MiB.")] = 256.0,
     spool_age: Annotated[
         float | None,
@@ -154,10 +145,6 @@ def run(
             min=0.01, help="Drop events after so many hours in the spool; default: never."
         ),
     ] = None,
-    spool_drop: Annotated[
-        Literal["oldest", "newest"],
-        typer.Option(help="Which events are dropped first at the limit of --spool-mb."),
-    ] = "oldest",
     superlink_ca: SuperlinkCa = None,
     node_key: NodeKey = None,
     metrics_port: MetricsPort = None,
@@ -178,7 +165,6 @@ def run(
     from edge_client.process import run as serve
     from edge_client.settings import EdgeSettings
     from edge_client.spool.limits import SpoolLimits
-    from edge_client.spool.sampling import Sampling
 
     kind, mqtt = _source(source)
     layout = StateDir(state)
@@ -204,11 +190,10 @@ def run(
             superlink_ca=superlink_ca,
             node_key=node_key,
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
-            sampling=Sampling(metered, metered_share, uncertain_below),
+            metered=metered,
             spool=SpoolLimits.under(
                 round(spool_mb * 2**20),
                 None if spool_age is None else 3600 * spool_age,
-                spool_drop,
             ),
             metrics_port=metrics_port,
             metrics_host=metrics_host,

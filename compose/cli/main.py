@@ -147,7 +147,7 @@ COMMANDS = {
         f"{CLI}.models",
         "app",
         "The versions in the registry: list, show, verify, diff, promote, rollback, pause, resume, "
-        "prune, restore.",
+        "prune.",
     ),
     "node": Place(
         f"{CLI}.flower",

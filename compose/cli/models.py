@@ -1,6 +1,5 @@
-"""`tidewheel models`: the versions in the registry; only `restore` needs a broker."""
+"""`tidewheel models`: the versions in the registry; none needs a broker."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +11,12 @@ from compose.cli import decisions
 from compose.cli.arguments import (
     DEFAULT_STATE,
     AsJson,
-    Kafka,
     RegistryPlace,
     State,
     TaskArgument,
-    broker_of,
     registry_of,
 )
 from compose.cli.decisions import Model
-from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, print_json, say
 from streams.contract.task import load_task
 from streams.contract.task.metrics import metric_of, named
@@ -190,52 +186,6 @@ def prune(
         say(f"{model} {'would be removed' if dry_run else 'is removed'}")
     if not gone:
         say("nothing to remove")
-
-
-@app.command("restore")
-def restore(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    registry: RegistryPlace = None,
-    kafka: Kafka = None,
-    json: AsJson = False,
-) -> None:
-    """Restore a lost registry from Kafka.
-
-    The state folder must have the keys. Decisions that were not announced, and candidates that were
-    never offered, are lost. Exits 1 if a current version is missing.
-    """
-    from federation.bootstrap.initial_model import held_out
-    from federation.registry.restore import restore as make_again
-    from streams.runtime.failpoints import read_failpoint
-    from streams.runtime.key_files import load_public_key
-
-    loaded = load_task(task)
-    where = registry_of(loaded, state, registry)
-    found = make_again(
-        where,
-        broker_of(state, kafka),
-        lambda: held_out(loaded).encode(),
-        read_failpoint(os.environ),
-        load_public_key(path) if (path := StateDir(state).public_key).exists() else None,
-    )
-    if json:
-        print_json(asdict(found))
-    else:
-        for model in found.missing:
-            status = "which is current" if model in found.needed else "which is not served"
-            say(f"{model}, {status}, is not on Kafka")
-        for key in found.strangers:
-            say(
-                f"there are later decisions signed by key {key}: if it is yours, put it in keys/ "
-                "and restore again, because devices may have accepted them"
-            )
-        teacher = f", teacher {found.teacher}" if found.teacher else ""
-        say(
-            f"{found.decisions} decisions, {len(found.models)} models{teacher} restored to "
-            f"{where.where}; `tidewheel models verify` checks them"
-        )
-    raise typer.Exit(1 if found.needed else 0)
 
 
 def _number(value: float | None) -> str:

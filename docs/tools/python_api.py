@@ -25,7 +25,7 @@ task file. This page is generated: `python docs/tools/python_api.py`.
 SECTIONS = {
     "Describe what is learned": (
         "Task", "Segment", "Device", "Reading", "Answered", "Outcome", "Metric", "Training",
-        "Aggregation", "Privacy",
+        "Privacy",
     ),
     "Read and write what flows": (
         "read_scores", "EventBatch", "Drop", "LabelBatch", "event_schema", "encode_events",

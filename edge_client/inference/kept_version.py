@@ -12,7 +12,7 @@ It goes with the offered version again
 1. `kept.json` is removed
 2. `kept.twa` is removed
 
-when the evidence is gone, after `Training.keep_previous_h`, when the kept version is withdrawn or
+when the evidence is gone, after 30 days, when the kept version is withdrawn or
 is served again, or when it raises. A later version is compared with the kept one. While a version
 is offered to a part of the fleet its canary answers with it: nothing is kept against it, so the
 canary is judged by what was offered.
@@ -48,6 +48,7 @@ from streams.runtime.disk import write_atomic
 log = logging.getLogger(__name__)
 
 COMPARED = 400  # segments at most
+KEEP_H = 720.0
 
 
 class Serving(NamedTuple):
@@ -142,7 +143,7 @@ class KeptVersion:
         if state.model == base.model:
             return "it is served"
         hours = (self._wall() * 1e6 - state.since_us) / 3600e6
-        if hours > self._task.training.keep_previous_h:
+        if hours > KEEP_H:
             self._done_with = state.against
             return f"kept for {hours:.0f} h"
         return ""

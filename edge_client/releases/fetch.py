@@ -81,11 +81,11 @@ class ArtifactFetcher:
     def _from_url(
         self, ref: Ref, url: str, stop: Callable[[], bool], base: str | None = None
     ) -> bytes:
-        return self._whole(ref, fetch_url(url, ref.most_bytes, stop), base)
+        return self._whole(ref, fetch_url(url, ref.size, stop), base)
 
     def _whole(self, ref: Ref, data: bytes, base: str | None) -> bytes:
         """Return the artifact of received bytes, which are a delta if there is a `base`."""
         self.received += len(data)
         if base is None:
             return data
-        return delta.apply(data, self._kept(base).files, self._trusted(), ref.most_bytes)
+        return delta.apply(data, self._kept(base).files, self._trusted(), ref.size)

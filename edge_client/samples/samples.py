@@ -1,10 +1,9 @@
 """The segments that a device can learn from, with their labels.
 
-At most `Training.samples` segments of at most `samples_mb` are in memory, and saved periodically to
+At most `Training.samples` segments of at most 16 MB are in memory, and saved periodically to
 one file (temporary, fsync, rename). The latest RECENT are always kept, because their labels
 may still come. Older ones form a class-balanced reservoir (reservoir.py), by the class of the true
-label, else of the teacher's, else of the device's answer. Segments older than `samples_age_h` of
-event time are removed first.
+label, else of the teacher's, else of the device's answer.
 
 A segment's label is a true one, with its source and time of arrival, or the teacher's answer.
 
@@ -64,14 +63,11 @@ class Samples:
         self._lock = threading.Lock()
         self._saving = threading.Lock()  # one writes the file at a time
         n = self._capacity = capacity or capacity_of(task)
-        age_h = task.training.samples_age_h
-        self._age_us = None if age_h is None else round(age_h * 3600e6)
         self._table = SampleTable(task, n)
         self._recent: deque[int] = deque()
         self._recent_limit = max(1, min(RECENT, n // 4))
         self._reservoir = np.empty(n, np.int64)  # its rows, of which `_size` are in use
         self._size = 0
-        self._oldest_us = 2**62  # of the reservoir, or earlier
         self._free = list(range(n - 1, -1, -1))
         self._seen = [0] * (len(task.classes) or 1)  # by class, of all that came to the reservoir
         self._row_of: dict[int, int] = {}
@@ -100,7 +96,6 @@ class Samples:
         """Store the segment of an event with the device's answer; `label` is a true label or
         None."""
         with self._lock:
-            self._expire(time_us)
             if len(self._recent) >= self._recent_limit:
                 self._settle(self._recent.popleft())
             row = self._free.pop()
@@ -127,7 +122,6 @@ class Samples:
         self._seen[kind] += 1
         self._reservoir[self._size] = row
         self._size += 1
-        self._oldest_us = min(self._oldest_us, int(table.times[row]))
         if self._free:
             return
         rows = self._kept
@@ -139,16 +133,6 @@ class Samples:
         self._size -= 1
         self._forget(gone)
 
-    def _expire(self, now_us: int) -> None:
-        """Remove segments that are too old at `now_us`."""
-        if self._age_us is None or self._oldest_us >= now_us - self._age_us:
-            return
-        rows = self._kept.copy()
-        old = self._table.times[rows] < now_us - self._age_us
-        self._keep(rows[~old])
-        for row in rows[old].tolist():
-            self._forget(row)
-
     @property
     def _kept(self) -> np.ndarray:
         """The rows of the reservoir, which share its memory."""
@@ -158,7 +142,6 @@ class Samples:
         """Make these the rows of the reservoir."""
         self._size = len(rows)
         self._reservoir[: self._size] = rows
-        self._oldest_us = int(self._table.times[rows].min(initial=2**62))
 
     def _forget(self, row: int) -> None:
         if self._row_of.get(int(self._table.seqs[row])) == row:

@@ -10,6 +10,8 @@ from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, reports
 from edge_client.samples.trust import by_class, kinds
 from streams.contract.task import Task
 
+MOST_BYTES = 16_000_000  # of all segments
+
 
 class SampleTable:
     """n rows, of which Samples says which are in use: segments (n, channels, samples) with the
@@ -141,7 +143,7 @@ def capacity_of(task: Task) -> int:
     """Return the number of segments that fit into the limits, at least 8."""
     channels, samples = task.segment_shape
     row = 4 * (channels * samples + 2 * task.outputs + task.label_size) + 26
-    fit = int(task.training.samples_mb * 1e6) // row
+    fit = MOST_BYTES // row
     return max(8, min(task.training.samples, fit))
 
 

@@ -27,7 +27,7 @@ from streams.runtime.failpoints import Failpoint, unarmed
 
 ROWS = 512  # labels of a frame
 WAITING = 20_000  # labels in memory: further ones are taken by the samples alone, and counted
-LIMITS = SpoolLimits.under(16 << 20, None, "oldest")
+LIMITS = SpoolLimits.under(16 << 20, None)
 OVERFLOW = "labels-overflow"
 
 log = logging.getLogger(__name__)

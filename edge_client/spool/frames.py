@@ -37,7 +37,6 @@ _HEAD = struct.Struct("<II")
 _BODY = struct.Struct("<B3xQIq")
 HEADER = _HEAD.size + _BODY.size
 _KIND = re.compile(rb"[\x01\x02]\0\0\0")
-TEMPORARY = ".tmp"
 MOST_EVENTS = 1024  # per frame
 
 
@@ -109,33 +108,6 @@ class SegmentFile:
             os.close(fd)
         self.size += len(head) + len(payload)
         self._has_events = None
-
-    def replace(self, content: bytes, reached: Failpoint = unarmed) -> None:
-        """Replace the file's content atomically; keeps the time of its last write:
-
-        1. write the new content to a temporary file and sync it
-        2. rename it to the file's name and sync the folder
-
-        OSError in 1 leaves the file unchanged.
-        """
-        temporary = self.path.with_suffix(TEMPORARY)
-        written = self.path.stat().st_mtime_ns
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            write_all(fd, content)
-            os.utime(fd, ns=(written, written))
-            os.fsync(fd)
-        except OSError:
-            temporary.unlink()
-            raise
-        finally:
-            os.close(fd)
-        reached("thin-step-1")
-        temporary.replace(self.path)
-        self.size = len(content)
-        self._has_events = None
-        sync_directory(self.path.parent)
-        reached("thin-step-2")
 
     def truncate(self, size: int) -> None:
         os.truncate(self.path, size)
@@ -211,12 +183,6 @@ def list_files(folder: Path) -> list[SegmentFile]:
         if number.isdigit() and first.isdigit():
             files.append(SegmentFile(int(number), int(first), path, path.stat().st_size))
     return files
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of an interrupted replacement."""
-    for path in folder.glob(f"*{TEMPORARY}"):
-        path.unlink()
 
 
 def head_of(kind: int, first: int, count: int, mark: int, payload: bytes) -> bytes:

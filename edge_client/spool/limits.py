@@ -8,11 +8,9 @@ makes files older, because that cannot be distinguished from time that passed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from edge_client.spool.frames import SegmentFile
 
-Order = Literal["oldest", "newest"]
 NEVER_SET_S = 1_577_836_800.0  # the year 2020
 
 
@@ -20,18 +18,17 @@ NEVER_SET_S = 1_577_836_800.0  # the year 2020
 class SpoolLimits:
     """Limits: `file_bytes` of one file, `total_bytes` of all files, `age_s` of an event.
 
-    At the cap whole files are dropped, in the order `drop`.
+    At the cap whole files are dropped, the oldest first.
     """
 
     file_bytes: int = 4 << 20
     total_bytes: int = 256 << 20
     age_s: float | None = None
-    drop: Order = "oldest"
 
     @classmethod
-    def under(cls, total_bytes: int, age_s: float | None, drop: Order) -> "SpoolLimits":
+    def under(cls, total_bytes: int, age_s: float | None) -> "SpoolLimits":
         """Return limits with files small relative to the cap, because whole files are dropped."""
-        return cls(min(cls.file_bytes, total_bytes // 16), total_bytes, age_s, drop)
+        return cls(min(cls.file_bytes, total_bytes // 16), total_bytes, age_s)
 
 
 def aged(files: Sequence[SegmentFile], now_s: float, limit_s: float) -> list[SegmentFile]:

@@ -7,10 +7,9 @@ Invariants
 1. Only append() and declare_lost() assign seqs, in order and without a gap, over all files.
 2. Only synced frames are read, so a seq that was sent is never assigned again after a crash.
 3. A file is deleted when the cursor has passed it, or after a DROPS frame that declares all its
-   events and contains its declarations is synced; open() completes this after a crash. A file is
-   compacted (compaction.py) by one rename: it has all its events, or declares the lost ones.
-4. A file that the reader has begun is never compacted or dropped, because events in flight may
-   arrive. The newest file is never dropped: it carries the next seq and the mark.
+   events and contains its declarations is synced; open() completes this after a crash.
+4. A file that the reader has begun is never dropped, because events in flight may arrive. The
+   newest file is never dropped: it carries the next seq and the mark.
 5. delivered + dropped + pending = produced, at every moment and after every crash.
 6. A seq that is neither settled nor in a frame nor declared is lost: its frame is damaged or its
    file is gone. It is declared as "corrupt" at open, and when the cursor passes its position.
@@ -27,7 +26,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edge_client.spool.compaction import EvictionPolicy, compact, keep_all
 from edge_client.spool.cursor import Cursor
 from edge_client.spool.frames import (
     DROPS,
@@ -42,7 +40,6 @@ from edge_client.spool.frames import (
     head_of,
     list_files,
     merged,
-    remove_leftovers,
 )
 from edge_client.spool.limits import SpoolLimits, aged
 from edge_client.spool.recovery import events_after, is_declared, survey
@@ -62,16 +59,13 @@ class Spool:
         folder: Path,
         limits: SpoolLimits | None = None,
         *,
-        policy: EvictionPolicy = keep_all,
         clock: Callable[[], float] = time.time,
         failpoint: Failpoint = unarmed,
     ) -> None:
         self._folder = folder
         self._limits = limits or SpoolLimits()
-        self._policy = policy
         self._clock = clock
         self._reached = failpoint
-        self._compacted: set[int] = set()  # files that cannot become smaller
         self._begun_s: float | None = None  # time of the newest file's first frame
         self._lock = threading.RLock()
         self._next = 0
@@ -81,7 +75,6 @@ class Spool:
         self.torn_bytes = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder)
             self._files = list_files(folder)
             self.epoch = self._open_epoch()
             self._cursor = Cursor.load(folder, self._files[0])
@@ -185,11 +178,9 @@ class Spool:
     # --- making room ------------------------------------------------------------------------
 
     def _make_room(self, needed: int) -> None:
-        """Compact files, then drop files, until `needed` more bytes fit."""
+        """Drop the oldest files until `needed` more bytes fit."""
         while sum(f.size for f in self._files) + needed > self._limits.total_bytes:
-            if self._compact_one():
-                continue
-            victim = next((f for f in self._victims() if f.has_events), None)
+            victim = next((f for f in self._droppable() if f.has_events), None)
             if victim is None:
                 return
             self._drop(victim, FULL)
@@ -211,27 +202,6 @@ class Spool:
             for file in self._droppable():
                 if file in old and file.has_events:
                     self._drop(file, AGE)
-
-    def _victims(self) -> list[SegmentFile]:
-        files = self._droppable()
-        return files if self._limits.drop == "oldest" else files[::-1]
-
-    def _compact_one(self) -> bool:
-        """Compact the first file that becomes smaller; return False if there is none, or no room on
-        the disk for the new file."""
-        for file in self._victims():
-            if file.number in self._compacted:
-                continue
-            content = compact(file.frames(), self._policy, FULL)
-            if len(content) < file.size:
-                try:
-                    file.replace(content, self._reached)
-                except OSError:
-                    return False
-                self._compacted.add(file.number)
-                return True
-            self._compacted.add(file.number)
-        return False
 
     def _droppable(self) -> list[SegmentFile]:
         begun = max(self._cursor.sent_file, self._cursor.position.file)
@@ -258,7 +228,6 @@ class Spool:
     def _remove(self, file: SegmentFile) -> None:
         file.path.unlink(missing_ok=True)
         self._files.remove(file)
-        self._compacted.discard(file.number)
 
     # --- reading ----------------------------------------------------------------------------
 

@@ -1,10 +1,4 @@
-"""Sampling of events on a metered connection.
-
-    everything   send all events
-    sampled      send a share: events whose hashed seq falls below it
-    uncertain    send events whose largest softmax is below `uncertain_below`, and labelled ones;
-                 if the task has targets, which have no softmax: labelled ones, and a share
-    nothing      send none now: all events wait in the spool
+"""Sampling of events on a metered connection: a share of all events is sent.
 
 Events that are not sent are dropped, with the reason `metered`, and counted in the account
 (produced = delivered + dropped + pending). Design:
@@ -16,47 +10,12 @@ Events that are not sent are dropped, with the reason `metered`, and counted in 
 3. A run ends at an event that is sent, after HOLD_S, or at HOLD_ROWS. Until then it is in memory.
    A crash loses it: its seqs were not assigned, so the events were never produced; a replay
    produces them again, because the mark is that of the last written event.
-4. `nothing` drops nothing: events are written completely and the uplink does not read them, so
-   another setting at the next start sends them all. The spool's cap applies.
 
 A crash at any step of 2 leaves a complete frame, or a torn one, which is truncated.
-
-A window's report counts the events that were sent. Under `uncertain` these are the hard ones, so
-the agreement with the teacher is below the fleet's.
 """
-
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-
-from streams.contract.task import Task
-
-SamplingMode = Literal["everything", "sampled", "uncertain", "nothing"]
 
 REASON = "metered"
 HOLD_S, HOLD_ROWS = 5.0, 1000
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """The device's sampling settings."""
-
-    mode: SamplingMode = "everything"
-    share: float = 0.1
-    uncertain_below: float = 0.8
-
-    def sends(self, task: Task, seq: int, outputs: np.ndarray, labelled: bool) -> bool:
-        """Return whether the event `seq` with these outputs (outputs,) is sent."""
-        if self.mode == "sampled":
-            return sampled(seq, self.share)
-        if self.mode == "uncertain":
-            if labelled:
-                return True
-            if task.targets:
-                return sampled(seq, self.share)
-            return confidence(outputs) < self.uncertain_below
-        return True
 
 
 def sampled(seq: int, share: float) -> bool:
@@ -70,8 +29,3 @@ def mixed(seq: int) -> int:
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 2**64 - 1
     return z ^ z >> 31
-
-
-def confidence(outputs: np.ndarray) -> float:
-    """Return the largest softmax of (outputs,)."""
-    return float(1 / np.exp(outputs.astype(np.float64) - outputs.max()).sum())

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from edge_client.spool.queue import Spool
-from edge_client.spool.sampling import HOLD_ROWS, HOLD_S, REASON, Sampling
+from edge_client.spool.sampling import HOLD_ROWS, HOLD_S, REASON, sampled
 from streams.contract.events.compact import encode_block
 from streams.contract.events.messages import event_columns
 from streams.contract.task import Task
@@ -65,7 +65,8 @@ def rows_per_frame(task: Task) -> int:
 
 
 class SpoolWriter(threading.Thread):
-    """Writes events to the spool until it is stopped, then the remaining ones."""
+    """Writes events to the spool until it is stopped, then the remaining ones; share: of those that
+    are sent, 0 to 1."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class SpoolWriter(threading.Thread):
         spool: Spool,
         limit: int = LIMIT,
         *,
-        sampling: Sampling | None = None,
+        share: float = 1.0,
         note: Callable[[Sequence[Event], int], None] = lambda _events, _first: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,7 +82,7 @@ class SpoolWriter(threading.Thread):
         self._task = task
         self._spool = spool
         self._limit = limit
-        self._sampling = sampling or Sampling()
+        self._share = share
         self._clock = clock
         self._note = note
         self._rows = rows_per_frame(task)
@@ -187,13 +188,12 @@ class SpoolWriter(threading.Thread):
     def _next_events(self) -> list[Event]:
         """Return consecutive events to send, at most a frame; counts and removes those before them
         that are not sent."""
-        if self._sampling.mode in ("everything", "nothing"):
+        if self._share >= 1.0:
             return list(itertools.islice(self._events, self._rows))
         events: list[Event] = []
         while len(events) < min(len(self._events), self._rows):
             event, seq = self._events[len(events)], self._next_seq + len(events)
-            labelled = event.label is not None
-            if self._sampling.sends(self._task, seq, event.outputs, labelled):
+            if sampled(seq, self._share):
                 events.append(event)
             elif events:
                 break

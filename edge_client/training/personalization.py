@@ -54,6 +54,7 @@ RENEW = 64
 LEAST, RENEW_SEEN = 64, 256
 PAUSE_S, PAUSE_MOST_S = 60.0, 1800.0  # between two trainings; the longest after failed ones
 BUDGET_S = 30.0
+EPOCHS, SHARE_OF_RATE = 10, 0.25  # of `Training.learning_rate`
 
 Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 
@@ -251,8 +252,9 @@ class Personalization:
         request = WorkRequest(
             op="train" if self._tunes else "normalize", run=PERSONAL, round=0,
             task=self._task.name, task_version=self._task.version,
-            base=base.model, epochs=training.personal_epochs, batch_size=training.batch_size,
-            learning_rate=training.personal_learning_rate, seed=number, time_budget_s=BUDGET_S,
+            base=base.model, epochs=EPOCHS, batch_size=training.batch_size,
+            learning_rate=SHARE_OF_RATE * training.learning_rate, seed=number,
+            time_budget_s=BUDGET_S,
         )  # fmt: skip
         served = self._artifact(base).files[WEIGHTS]
         if not self._tunes and not any(is_statistic(n) for n in safetensors.numpy.load(served)):

@@ -39,6 +39,8 @@ class BatchInFlight:
             elif error is not None:
                 self.failed = error
                 return
-            self.answers.append(message)
+            self.answers.append(message)  # first: a trace may not come before the delivery
+            if error is None:
+                message.span.end()
 
         return answered

@@ -15,13 +15,14 @@ from streams.contract.events.compact import (
 )
 from streams.contract.events.messages import (
     Drop,
-    Headers,
     Wire,
     encode_block_message,
     encode_drop,
     encode_labels,
 )
 from streams.contract.task import Task
+from streams.runtime.tracing import NOTHING, OFF, About, Tracing
+from streams.runtime.tracing import Span as Trace
 
 BYTES = 700_000  # of the frames of a message
 
@@ -33,6 +34,7 @@ class Message(NamedTuple):
     last: int
     wire: Wire
     declares: bool = False
+    span: Trace = NOTHING  # until the broker has acknowledged it
 
     @property
     def size(self) -> int:
@@ -41,31 +43,27 @@ class Message(NamedTuple):
 
 
 Messages = Callable[[Sequence[Frame], Refusals], list[Message]]  # of consecutive frames of a kind
-Carry = Callable[[Span, Sequence[Frame], int, int], Wire]  # of the events first..last of frames
+Carry = Callable[[Span, Sequence[Frame], int, int], Message]  # of the events first..last of frames
 Declare = Callable[[Declared], list[Message]]
-More = Callable[[int, int], Headers]  # headers of the message of the events first..last
 
 
-def no_more(_first: int, _last: int) -> Headers:
-    """Add no header."""
-    return []
-
-
-def of_events(task: Task, device: str, spool: Spool, more: More = no_more) -> Messages:
-    """Return what makes event frames one events/2 message, with `more` headers, and each declared
-    drop a drops/1. What the broker has refused becomes smaller messages and drops."""
+def of_events(task: Task, device: str, spool: Spool, tracing: Tracing = OFF) -> Messages:
+    """Return what makes event frames one events/2 message and each declared drop a drops/1. What
+    the broker has refused becomes smaller messages and drops."""
     versions = Versions(spool, span_of(task))
 
     def declare(entry: Declared) -> list[Message]:
         wire = encode_drop(Drop(device, spool.epoch, entry.first, entry.last, entry.reason))
         return [Message(entry.first, entry.last, wire, declares=True)]
 
-    def carry(span: Span, frames: Sequence[Frame], first: int, last: int) -> Wire:
+    def carry(span: Span, frames: Sequence[Frame], first: int, last: int) -> Message:
         block = _block(span, frames, first, last)
         key, value, headers = encode_block_message(
             device, spool.epoch, first, block, span.columns, span.version
         )
-        return key, value, [*headers, *more(first, last)]
+        about: About = {"device": device, "epoch": spool.epoch, "first": first, "last": last}
+        trace = tracing.begin("device.deliver", about, kind="PRODUCER")
+        return Message(first, last, (key, value, [*headers, *trace.headers]), span=trace)
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
@@ -81,11 +79,12 @@ def of_labels(task: Task, device: str, queue: Spool) -> Messages:
     had to drop, and those that the broker refuses, are no messages: the device counts them."""
     versions = Versions(queue, span_of(task))
 
-    def carry(span: Span, frames: Sequence[Frame], first: int, last: int) -> Wire:
+    def carry(span: Span, frames: Sequence[Frame], first: int, last: int) -> Message:
         begin = frames[0].first
         lines = b"".join(frame.payload for frame in frames).splitlines(keepends=True)
         body = b"".join(lines[first - begin : last - begin + 1])
-        return encode_labels(device, queue.epoch, first, body, span.version)
+        wire = encode_labels(device, queue.epoch, first, body, span.version)
+        return Message(first, last, wire)
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
@@ -102,7 +101,7 @@ def _of_rows(
     for span, own in versions.runs(frames):
         for first, last, reason in refusals.runs(own):
             if reason is None:
-                yield Message(first, last, carry(span, own, first, last))
+                yield carry(span, own, first, last)
             else:
                 yield from declare(Declared(first, last, reason))
 

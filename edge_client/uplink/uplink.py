@@ -29,11 +29,10 @@ from typing import TYPE_CHECKING
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
-from edge_client.uplink.delivery_spans import DeliverySpans
 from edge_client.uplink.gathering import Gathering
 from edge_client.uplink.heartbeat import EVERY_S, Heartbeat
 from edge_client.uplink.in_flight import BatchInFlight
-from edge_client.uplink.messages import BYTES, Messages, groups, no_more, of_events
+from edge_client.uplink.messages import BYTES, Messages, groups, of_events
 from edge_client.uplink.rate_limit import TokenBucket
 from edge_client.uplink.refusals import Refusals
 from streams.contract.documents import DeviceState
@@ -41,6 +40,7 @@ from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.tracing import OFF, Tracing
 
 if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
     from streams.kafka.producer import Sender
@@ -62,9 +62,8 @@ class Uplink(threading.Thread):
     """Sends the spool's events, or what else `messages` makes of its frames, and the device's
     state, if there is one: when something has changed, and every `heartbeat_s`.
 
-    With `holds` events stay in the spool and only the state is sent. `bytes_per_s` is the rate
-    limit. With `spans` event messages carry a trace. `gather_s`: how long an event may wait for
-    more, so that messages are fewer.
+    `bytes_per_s` is the rate limit. `gather_s`: how long an event may wait for more, so that
+    messages are fewer.
     """
 
     def __init__(
@@ -77,9 +76,8 @@ class Uplink(threading.Thread):
         state: Callable[[], DeviceState] | None,
         *,
         messages: Messages | None = None,
-        spans: DeliverySpans | None = None,
+        tracing: Tracing = OFF,
         bytes_per_s: int | None = None,
-        holds: bool = False,
         heartbeat_s: float = EVERY_S,
         gather_s: float = 0.0,
         stall_s: float = STALL_S,
@@ -93,16 +91,13 @@ class Uplink(threading.Thread):
         self._connect = connect
         self._reachable = reachable
         self._state = state
-        self._holds = holds
         self._stall_s = stall_s
         self._clock = clock
         self._reached = failpoint
         self._rate_limit = TokenBucket(bytes_per_s, clock)
         self._gathering = Gathering(gather_s, clock)
         self._refusals = Refusals(clock)
-        self._spans = spans
-        more = no_more if spans is None else spans.headers
-        self._messages = messages or of_events(task, device, spool, more)
+        self._messages = messages or of_events(task, device, spool, tracing)
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position
@@ -155,7 +150,7 @@ class Uplink(threading.Thread):
         self._gathering.end()
         self._spool.grown.set()
         deadline = time.monotonic() + drain_s
-        while self._spool.account().pending and time.monotonic() < deadline and not self._holds:
+        while self._spool.account().pending and time.monotonic() < deadline:
             time.sleep(0.05)
         drained = self._spool.account().pending == 0
         self._ending.set()
@@ -174,8 +169,6 @@ class Uplink(threading.Thread):
 
     def step(self) -> bool:
         """Run the four steps once; return whether more can be sent at once."""
-        if self._spans is not None:
-            self._spans.look()
         if self._sender is None:
             self._sender = self._connect()
             self._next, self._unsent = self._spool.position, self._spool.settled_seq
@@ -187,7 +180,7 @@ class Uplink(threading.Thread):
         self.connected, self.error = True, None
         self._settle()
         self._heartbeat()
-        more = not self._holds and self._gathering.ready(self._spool.next_seq - self._unsent)
+        more = self._gathering.ready(self._spool.next_seq - self._unsent)
         while more and not self._full:
             more = self._forward()
         self._watch()
@@ -231,8 +224,6 @@ class Uplink(threading.Thread):
         for message in messages:
             self._rate_limit.take(message.size)
             answered = entry.answer(message)
-            if self._spans is not None:
-                answered = self._spans.until_acknowledged(message, answered)
             try:
                 self._sender.send(topic, *message.wire, answered)
             except MessageRefused as exc:  # by the library: too large for any broker

@@ -21,7 +21,8 @@ import numpy as np
 
 from federation.aggregation.aggregator import Move, State
 from federation.aggregation.mean import weighted_mean
-from streams.contract.task import Aggregation
+
+BETAS, TAU = (0.9, 0.99), 1e-3  # the paper's
 
 
 class ServerOptimizer:
@@ -30,19 +31,18 @@ class ServerOptimizer:
     least = 1
     by_tensor = False  # it counts its steps
 
-    def __init__(self, options: Aggregation, *, yogi: bool = False) -> None:
+    def __init__(self, learning_rate: float, *, yogi: bool = False) -> None:
         self.name = "fedyogi" if yogi else "fedadam"
-        self._options, self._yogi = options, yogi
+        self._learning_rate, self._yogi = learning_rate, yogi
         self._rounds = 0
         self._m: dict[str, np.ndarray] = {}
         self._v: dict[str, np.ndarray] = {}
 
     def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
-        options, (beta_1, beta_2) = self._options, self._options.betas
+        rate, (beta_1, beta_2) = self._learning_rate, BETAS
         mean = weighted_mean(moves)
         self._check(mean)
         self._rounds += 1
-        rate = options.learning_rate
         if not self._yogi:
             rate *= math.sqrt(1 - beta_2**self._rounds) / (1 - beta_1**self._rounds)
         steps = {}
@@ -51,7 +51,7 @@ class ServerOptimizer:
             self._m[name] = np.asarray(beta_1 * m + (1 - beta_1) * d)
             toward = np.sign(v - square) * square if self._yogi else v - square
             self._v[name] = np.asarray(v - (1 - beta_2) * toward)
-            steps[name] = np.asarray(rate * self._m[name] / (np.sqrt(self._v[name]) + options.tau))
+            steps[name] = np.asarray(rate * self._m[name] / (np.sqrt(self._v[name]) + TAU))
         return steps
 
     def statistics(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:

@@ -2,8 +2,8 @@
 
 With n updates, f of which may be bad, an update's score is the sum of its squared distances to the
 n - f - 2 nearest others. Krum takes the update with the lowest score, Multi-Krum the mean of the
-n - f - 2 lowest; the number of samples that a device claims has no influence. Both need 2 f + 3
-updates.
+n - f - 2 lowest; the number of samples that a device claims has no influence. f is the most that
+n >= 2 f + 3 allows, so both need five updates.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,18 @@ from federation.aggregation.median import median
 
 
 class Krum(StatelessRule):
-    """`byzantine` is f; `many` selects Multi-Krum."""
+    """`many` selects Multi-Krum."""
 
     by_tensor = False
+    least = 5
 
-    def __init__(self, byzantine: int, many: bool = False) -> None:
+    def __init__(self, *, many: bool = False) -> None:
         self.name = "multi-krum" if many else "krum"
-        self.least = 2 * byzantine + 3
-        self._byzantine, self._many = byzantine, many
+        self._many = many
 
     def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
-        near = max(1, len(moves) - self._byzantine - 2)
+        bad = (len(moves) - 3) // 2
+        near = max(1, len(moves) - bad - 2)
         chosen = np.argsort(scores(moves, near), kind="stable")[: near if self._many else 1]
         return weighted_mean([moves[i]._replace(samples=1) for i in chosen])
 

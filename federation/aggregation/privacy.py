@@ -38,6 +38,7 @@ from streams.contract.task import Privacy, Training
 from streams.runtime.disk import write_atomic
 
 KEY_BYTES = 32
+DELTA = 1e-5
 ORDERS = [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), 128, 256, 512]
 
 
@@ -139,14 +140,14 @@ class Private(RuleAggregator):
         if limit is None:
             return None
         spent = self._ledger.spent()
-        then = epsilon({**spent, z: spent.get(z, 0) + 1}, self._privacy.delta)
+        then = epsilon({**spent, z: spent.get(z, 0) + 1}, DELTA)
         if then <= limit:
             return None
         raised = f"another round would raise epsilon of the aggregate to {then:.2f}"
         return f"{raised}; {limit:.2f} is allowed"
 
     def metrics(self) -> dict[str, float]:
-        spent = epsilon(self._ledger.spent(), self._privacy.delta)
+        spent = epsilon(self._ledger.spent(), DELTA)
         return {"epsilon": spent, "noise": self._mean.noise}
 
 
@@ -155,7 +156,7 @@ def private(strategy: str, training: Training, ledger: Ledger) -> Private:
     accountant."""
     privacy = training.privacy
     assert privacy is not None
-    epsilon({privacy.noise_multiplier: 1}, privacy.delta)
+    epsilon({privacy.noise_multiplier: 1}, DELTA)
     return Private(NoisyMean(strategy, privacy), training.shared, privacy, ledger)
 
 

@@ -7,27 +7,27 @@ from federation.aggregation.aggregator import SAMPLES_CAP, Aggregator, Rule, Rul
 from federation.aggregation.krum import Krum
 from federation.aggregation.mean import SCAFFOLD, FedAvg
 from federation.aggregation.median import Median, TrimmedMean
-from streams.contract.task import Aggregation
 
-RULES: dict[str, Callable[[Aggregation], Rule]] = {
+RULES: dict[str, Callable[[float], Rule]] = {
     "fedavg": lambda _: FedAvg(),
     "fedprox": lambda _: FedAvg("fedprox"),
     "scaffold": lambda _: FedAvg(SCAFFOLD),
     "fedbuff": lambda _: FedAvg("fedbuff"),
     "fedadam": ServerOptimizer,
-    "fedyogi": lambda options: ServerOptimizer(options, yogi=True),
+    "fedyogi": lambda rate: ServerOptimizer(rate, yogi=True),
     "median": lambda _: Median(),
-    "trimmed-mean": lambda options: TrimmedMean(options.trim),
-    "krum": lambda options: Krum(options.byzantine),
-    "multi-krum": lambda options: Krum(options.byzantine, many=True),
+    "trimmed-mean": lambda _: TrimmedMean(),
+    "krum": lambda _: Krum(),
+    "multi-krum": lambda _: Krum(many=True),
 }
 
 
 def make(
     strategy: str,
-    options: Aggregation | None = None,
+    learning_rate: float = 0.01,
     shared: Sequence[str] = (),
     samples_cap: int = SAMPLES_CAP,
 ) -> Aggregator:
-    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES."""
-    return RuleAggregator(RULES[strategy](options or Aggregation()), shared, samples_cap)
+    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES,
+    `learning_rate` that of the server's optimizers."""
+    return RuleAggregator(RULES[strategy](learning_rate), shared, samples_cap)

@@ -55,6 +55,7 @@ from streams.segments.survey import TaskReadings, survey
 SEED = 1
 LOOKED_AT = 1000  # readings of a device, for the digest of the data
 WINDOWS_PER_BATCH = 12
+LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-3, 3e-3
 HELD_OUT_CAP = 4096  # segments that every candidate is evaluated on
 
 Progress = Callable[[str], None]
@@ -238,7 +239,7 @@ def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
         segment_loss(task, model, data.segments, data.labels),
         epochs=t.central_epochs,
         batch_size=t.batch_size,
-        learning_rate=t.central_learning_rate,
+        learning_rate=LEARNING_RATE,
         seed=seed,
         optimizer="adamw",
     )
@@ -254,9 +255,9 @@ def fit_teacher(task: Task, data: TeacherWindows, seed: int) -> nn.Module:
         teacher,
         len(data.mask),
         window_loss(task, teacher, data.windows, data.mask, data.labels),
-        epochs=t.teacher_epochs,
+        epochs=t.central_epochs,
         batch_size=WINDOWS_PER_BATCH,
-        learning_rate=t.teacher_learning_rate,
+        learning_rate=TEACHER_LEARNING_RATE,
         seed=seed,
         optimizer="adamw",
     )

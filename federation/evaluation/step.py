@@ -57,8 +57,6 @@ def choose(
     """Return how far the candidate goes. part, whole: the devices' comparisons of the served
     version with either; held_out: the part of the way compared with all of it there."""
     names = sorted(part.keys() & whole.keys())
-    if whole and not names:  # devices of an earlier version: they know the learned weights alone
-        return Step(True, 0, 0.0, 1.0, 1.0, (0.0, 0.0))
     most = device_metrics.most_rows(whole)
     rows = np.array([min(whole[name].rows.n, most) for name in names], np.float64)
     share = rows / max(rows.sum(), 1.0)

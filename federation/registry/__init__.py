@@ -1,6 +1,5 @@
 """Signed model versions and the decisions about them.
 
 registry (the chain and its files), publisher (announces to devices), catalog and audit (reading and
-verifying), key_rotation, manual (promote, roll back, pause, resume, prune), restore and
-published_chain (recover a lost registry from Kafka).
+verifying), key_rotation, manual (promote, roll back, pause, resume, prune).
 """

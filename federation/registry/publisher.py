@@ -19,11 +19,11 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from federation.registry.published_chain import check_revocations, releases
 from federation.registry.registry import Registry
 from streams.contract.decisions import Delivery, DesiredState, Ref, Release, decision_key
-from streams.contract.errors import ArtifactError
+from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.events.messages import Headers
+from streams.contract.signing import key_id
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
@@ -183,3 +183,47 @@ def current(messages: Iterable[Received], task: str) -> Release | None:
     """Return the last readable release under the task's name among the messages of `releases`."""
     found = releases(message for message in messages if message.key == task.encode())
     return found[-1] if found else None
+
+
+def releases(announced: Iterable[Received]) -> list[Release]:
+    """Return the readable releases among the messages, whoever signed them."""
+    found = []
+    for message in announced:
+        try:
+            release = Release.decode(message.value)
+            release.decision  # noqa: B018 - whether it can be read
+            found.append(release)
+        except MalformedRecord:
+            continue
+    return found
+
+
+def check_revocations(
+    registry: Registry, own: Ed25519PublicKey, announced: Iterable[Release]
+) -> None:
+    """Raise ArtifactError if the `own` key has announced that a key is revoked, and the registry
+    does not say so: then it holds another history than the one that devices follow."""
+    found, revoked = revoked_by(registry, own, announced), registry.desired().revoked
+    if lost := sorted(set(found) - set(revoked)):
+        raise ArtifactError(
+            "revoked",
+            f"{registry.where} does not revoke key {lost[0]}, but decision {found[lost[0]]} on "
+            "`releases` does: others have written the registry, or it is new: restore a backup, or "
+            f"if it is new run `tidewheel keys revoke {lost[0]}`",
+        )
+
+
+def revoked_by(
+    registry: Registry, own: Ed25519PublicKey, announced: Iterable[Release]
+) -> dict[str, int]:
+    """Return the keys that decisions of the `own` key revoke, and in which decision last."""
+    signer, found = key_id(own), dict[str, int]()
+    for release in announced:
+        decision = release.decision
+        if decision.key == signer and decision.standing.revoked:
+            try:
+                release.verified({signer: own}, registry.task)
+            except ArtifactError:
+                continue
+            found |= dict.fromkeys(decision.standing.revoked, decision.seq)
+    return found

@@ -2,6 +2,5 @@
 
 participants (invites devices) and client_sampling (which of them), messages (the fleet as a
 transport), collector (waits for replies), update_intake (admits updates), checkpoint, promotion,
-event_log (`rounds`), fleet_reports (device states on `fleet`), run_spans (the run's trace),
-settings.
+event_log (`rounds`), fleet_reports (device states on `fleet`), settings.
 """

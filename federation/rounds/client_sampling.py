@@ -12,6 +12,8 @@ from streams.contract.documents import DeviceState
 from streams.contract.task import Training
 
 GOING = ("draining", "stopped")
+OVER_SELECTION = 1.25
+LATELY_US = 600_000_000
 
 
 def unfit(state: DeviceState, base: str, training: Training) -> str | None:
@@ -32,14 +34,23 @@ def unfit(state: DeviceState, base: str, training: Training) -> str | None:
 def to_invite(
     states: Sequence[DeviceState], base: str, training: Training, count: int, least: int, seed: int
 ) -> list[str]:
-    """Return the devices that a round wants: `count` (0 for all) of those that may get work, at
-    random. If fewer than `least` may, the others that are not about to end are wanted as well."""
+    """Return the devices that a round wants: `count` (0 for all) of those that may get work. Those
+    on a metered line come last, then those that were invited to a run of late (in steps of
+    LATELY_US); at random otherwise. If fewer than `least` may get work, the others that are not
+    about to end are wanted as well."""
     here = [s for s in states if s.phase not in GOING and s.unable is None]
     fit = [s for s in here if unfit(s, base, training) is None]
-    names = sorted(s.device for s in (fit if len(fit) >= least else here))
-    if not count or count >= len(names):
-        return names
-    return sorted(random.Random(seed).sample(names, count))
+    found = sorted(fit if len(fit) >= least else here, key=lambda s: s.device)
+    if count and count < len(found):
+        random.Random(seed).shuffle(found)
+        found = sorted(found, key=_burden)[:count]  # sorted is stable
+    return sorted(s.device for s in found)
+
+
+def _burden(state: DeviceState) -> tuple[bool, int]:
+    """Return by what a device is preferred, least first. One that is in the run now stays in it."""
+    last_us = 0 if state.run is not None else state.last_run_us or 0
+    return state.metered, last_us // LATELY_US
 
 
 def choose(
@@ -66,4 +77,4 @@ def choose(
 
 def to_ask(training: Training) -> int:
     """Return how many nodes to ask for `devices_per_round` updates; 0 for all."""
-    return math.ceil(training.devices_per_round * training.over_selection)
+    return math.ceil(training.devices_per_round * OVER_SELECTION)

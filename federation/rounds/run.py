@@ -20,8 +20,8 @@ missing.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -46,7 +46,6 @@ from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import QUORUM, Fleet, Reply
 from federation.rounds.participants import Inviter, Participants
 from federation.rounds.promotion import Promotion
-from federation.rounds.run_spans import RunSpans
 from federation.rounds.settings import RunSettings
 from federation.rounds.update_intake import UpdateIntake
 from streams.contract.artifact import WEIGHTS
@@ -61,7 +60,7 @@ from streams.contract.weights import payload
 from streams.contract.work import Work
 from streams.learning.clipping import update_norm
 from streams.runtime.failpoints import Failpoint, unarmed
-from streams.runtime.tracing import Tracing
+from streams.runtime.tracing import OFF, About, Tracing
 
 
 @dataclass
@@ -83,7 +82,7 @@ class FederatedRun:
     sleep: Callable[[float], None] = time.sleep
     failpoint: Failpoint = unarmed
     rollout: bool = True
-    tracing: Tracing | None = None
+    tracing: Tracing = OFF
     inviter: Inviter | None = None
 
     def __post_init__(self) -> None:
@@ -96,9 +95,9 @@ class FederatedRun:
         self._promotion = Promotion(
             self.task, self.registry, self.key, self.journal, self.failpoint, self.rollout
         )
-        self._spans = RunSpans(self.tracing, self.task.name, self.settings.run)
+        self._trace = self._span = self.tracing.begin("run", {"run": self.settings.run})
         self._updates: list[tuple[int, int]] = []  # of each round, and how many were asked
-        self.journal.headers = lambda: self._spans.headers
+        self.journal.headers = lambda: self._span.headers
 
     def run(self) -> Verdict:
         """Run all rounds and the gate. A verdict, or a permanent error, publishes a `finished`
@@ -122,7 +121,12 @@ class FederatedRun:
             self.journal.close()
             if self.reports is not None:
                 self.reports.close()
-            self._spans.end(outcome, self.journal.resumed_from)
+            failed = (
+                "" if outcome and not outcome.startswith("failed") else outcome or "interrupted"
+            )
+            resumed = self.journal.resumed_from
+            self._trace.end(failed, {"outcome": outcome or "interrupted", "resumed_from": resumed})
+            self.tracing.close()
 
     def _run(self) -> Verdict:
         self._participants = Participants(
@@ -149,7 +153,7 @@ class FederatedRun:
                 break
             with suppress(Retryable):  # without the registry a round goes on
                 self._promotion.check_key()
-            with self._spans.part("run.round", number):
+            with self._part("run.round", number):
                 weights = self._round(number, weights, evaluation)
         if not self._intake.counts["aggregated"]:
             if why := self.aggregator.exhausted():
@@ -160,7 +164,7 @@ class FederatedRun:
             raise ProcessFailed("no update was admitted in any round")
         weights = payload.round_candidate(weights, first, self.task.training.payload)  # as released
         self._promotion.check_key()
-        with self._spans.part("run.gate", self.settings.rounds):
+        with self._part("run.gate", self.settings.rounds):
             verdict, weights = self._evaluate(first, weights, evaluation)
         if self._updates:  # a run that was resumed after its last round has none of its own
             verdict = replace(verdict, reason=f"{verdict.reason}; {self._made_of()}")
@@ -178,6 +182,20 @@ class FederatedRun:
             about: dict[str, Any] = {"round": rounds, "rounds": rounds, "base": base.model}
             self.journal.publish("rejected", reason=verdict.reason, metrics=metrics, **about)
         return verdict
+
+    @contextmanager
+    def _part(self, name: str, number: int) -> Iterator[None]:
+        """Trace a part of the run: messages and works meanwhile name its span."""
+        about: About = {"run": self.settings.run, "round": number}
+        self._span, error = self.tracing.begin(name, about, self._trace.text), ""
+        try:
+            yield
+        except BaseException as exc:
+            error = type(exc).__name__
+            raise
+        finally:
+            self._span.end(error)
+            self._span = self._trace
 
     def _made_of(self) -> str:
         """Say how many updates are in the candidate."""
@@ -358,7 +376,7 @@ class FederatedRun:
             payload=self.task.training.payload,
             teacher=teacher_record.shares(self.task, self.reports.states()) if self.reports else [],
             scaffold=self.aggregator.name == SCAFFOLD,
-            traceparent=self._spans.traceparent,
+            traceparent=self._span.text,
         )
 
     def _evaluate(

@@ -15,6 +15,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # also the name of a folder
 
 SMALL, SMALL_LIMIT_S = 20, 300.0
 BUFFER = 10  # updates per step of fedbuff, as in its paper
+STALENESS = 4  # rounds by which an update may be late; it counts for less then, see mean.py
 
 Config = Mapping[str, str | int | float | bool]
 
@@ -110,9 +111,7 @@ def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSetting
 
 def policy(task: Task, strategy: str) -> Policy:
     """Return how a round collects its replies with this strategy."""
-    options, training = task.training.aggregation, task.training
-    buffer = options.buffer or (BUFFER if strategy == "fedbuff" else 0)
-    if buffer:
-        return Policy(True, target=buffer, max_staleness=options.max_staleness)
-    asked, target = client_sampling.to_ask(training), training.devices_per_round
-    return Policy(False, asked, target, options.max_staleness)
+    if strategy == "fedbuff":
+        return Policy(True, target=BUFFER, max_staleness=STALENESS)
+    training = task.training
+    return Policy(False, client_sampling.to_ask(training), training.devices_per_round, STALENESS)

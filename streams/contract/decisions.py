@@ -35,7 +35,6 @@ from streams.contract.signing import check_signature, key_id, public_keys
 ZERO = "0" * 64
 SIGNED = b"TWDECISION1\n"
 MAX_BYTES = 1 << 30  # of an artifact
-UNSIGNED_BYTES = 1 << 26  # of one whose size the decision does not name
 CHUNK_BYTES = 1 << 10  # at least, of all chunks of a delivery but one
 WITHDRAWN = "withdrawn: "  # prefix of a device's reason for refusing a withdrawn version
 WITHDRAWN_KEPT = 10  # the latest ones
@@ -59,29 +58,15 @@ Kind = Literal[
 
 
 class Ref(Document):
-    """A reference to an artifact; `size` is that of its bytes, None in decisions of 0.1.0. Two
-    references to the same artifact are equal."""
+    """A reference to an artifact; `size` is that of its bytes."""
 
     model: Model
     digest: Digest
-    size: int | None = Field(default=None, ge=1, le=MAX_BYTES)
+    size: int = Field(ge=1, le=MAX_BYTES)
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Ref":
         return cls(model=artifact.model, digest=artifact.digest, size=artifact.size)
-
-    @property
-    def most_bytes(self) -> int:
-        """The most that is fetched for it, also as a delta."""
-        return UNSIGNED_BYTES if self.size is None else self.size
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Ref):
-            return NotImplemented
-        return (self.model, self.digest) == (other.model, other.digest)
-
-    def __hash__(self) -> int:
-        return hash((self.model, self.digest))
 
 
 class Pause(Document):
@@ -171,7 +156,7 @@ class Delivery(Document):
 
     def check_bound(self, ref: Ref) -> None:
         """Raise ArtifactError if it announces more bytes, or more chunks, than `ref` can need."""
-        most = ref.most_bytes
+        most = ref.size
         if self.size > most or self.chunks > 1 + self.size // CHUNK_BYTES:
             advice = "" if ref.size else ": its decision names no size, promote or offer it again"
             raise ArtifactError(

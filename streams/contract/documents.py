@@ -147,7 +147,8 @@ class DeviceState(Document):
     something has changed, and after `heartbeat_s` at the latest.
 
     node: the Flower node that it is now, None while no run has invited it. run: the run that it
-    takes part in. working: it works for a round. unable: why it cannot take part in runs.
+    takes part in. working: it works for a round. last_run_us: when it was last invited to one.
+    metered: its line costs by the byte. unable: why it cannot take part in runs.
     refused_invitations: by reason. release: the number of the last accepted decision.
     received_bytes: of artifacts, since its start. late_labels: those that became
     known after their events and are sent by themselves: produced, delivered, dropped, pending.
@@ -182,6 +183,8 @@ class DeviceState(Document):
     kept: KeptState | None = None
     node: int | None = None
     run: str | None = None
+    last_run_us: Micros | None = None
+    metered: bool = False
     working: bool = False
     unable: str | None = None
     refused_invitations: dict[str, Count] = {}

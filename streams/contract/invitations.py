@@ -77,9 +77,10 @@ def sign_invitation(invitation: Invitation, key: Ed25519PrivateKey) -> SignedInv
 
 class Followed(Document):
     """What a device has followed: the time of issue of each run's last invitation, and when that
-    one expires, microseconds."""
+    one expires, microseconds. last_us: when the first invitation to the last run was issued."""
 
     runs: dict[str, tuple[Micros, Micros]] = {}
+    last_us: Micros | None = None
 
     def refusal(self, invitation: Invitation, task: str, version: int, now_us: int) -> str | None:
         """Return why an invitation that a trusted key signed is not followed at `now_us`, a
@@ -97,7 +98,9 @@ class Followed(Document):
         """Return what is followed after `invitation`; forgets what has expired."""
         kept = {run: last for run, last in self.runs.items() if last[1] >= now_us}
         until = invitation.issued_us + _spare_us(invitation)
-        return Followed(runs={**kept, invitation.run: (invitation.issued_us, until)})
+        last_us = self.last_us if invitation.run in self.runs else invitation.issued_us
+        runs = {**kept, invitation.run: (invitation.issued_us, until)}
+        return Followed(runs=runs, last_us=last_us)
 
 
 def _spare_us(invitation: Invitation) -> int:

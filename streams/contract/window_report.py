@@ -62,7 +62,7 @@ class DriftReport(Document):
     """Drift of a device's last windows, summed; `channels` are sorted, the worst first.
 
     `decided` is False if there are too few segments for an alarm; `share` is the share of channels
-    that have drifted. `histograms` are those of the worst features; workers of 0.1.0 sent none.
+    that have drifted. `histograms` are those of the worst features.
     """
 
     windows: int

@@ -13,9 +13,8 @@ from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, Document, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.messages import Drop
+from streams.contract.events.messages import Drop, sampled_parent
 from streams.contract.events.records import decode_event_message
-from streams.contract.events.traceparent import traceparent_of
 from streams.contract.task import Task
 from streams.contract.topics import (
     ARTIFACTS,
@@ -40,8 +39,8 @@ def rows_of(task: Task, topic: str, message: Received) -> list[Row]:
     the broker has it, and `trace`, the id of its trace if it has one; a row with `unreadable` where
     it cannot be decoded."""
     at = datetime.fromtimestamp(message.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    traced = traceparent_of(message.headers)
-    about = {"at": at} if traced is None else {"at": at, "trace": traced.trace}
+    traced = sampled_parent(message.headers)
+    about = {"at": at, "trace": traced.split("-")[1]} if traced else {"at": at}
     try:
         return [{**about, **row} for row in _DECODE[topic](task, message)]
     except (MalformedRecord, pa.ArrowException, ValueError, TypeError) as exc:

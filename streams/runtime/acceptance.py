@@ -46,7 +46,7 @@ class Place(Document):
 class Accepted(Document):
     """The file accepted.json; `seq` is 0 before the first decision. `others` are the histories of
     other task versions; of them are the `carried` keys, trusted, and the `barred` ones, revoked.
-    0.1.0 wrote no `task_version`."""
+    """
 
     task_version: int | None = None
     others: dict[int, Place] = {}

@@ -10,13 +10,11 @@ armed. The steps are numbered in:
     back-step-1..4     edge_client.inference.slots: going back
     spool-step-1..5    docs/architecture/device.md, Spool; the end of step 1 is between the
                        declaration of a file's events and its deletion
-    thin-step-1..2     edge_client.spool.frames: a file of the spool is rewritten
     uplink-step-1..4   edge_client.uplink.uplink
     label-step-1..2    edge_client.samples.told: labels are written to their queue
     round-step-1..8    federation.rounds.run: one run
     resume-step-1..4   federation.controller.run_recovery: a dead run is resumed
     release-step-1..4  federation.registry.publisher: a decision is made and published
-    restore-step-1..3  federation.registry.restore: step 3 ends with each decision
     keys-step-1..4     compose.security.keyring: another key signs
     score-step-1..9    streams.batch.jobs.job: a batch job
     attempt-step-1..4  streams.batch.queue.runner: a queued job
@@ -32,9 +30,9 @@ from streams.contract.errors import UsageError
 
 STEPS = (
     "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
-    "spool-step-[1-5]|thin-step-[12]|uplink-step-[1-4]|label-step-[12]|"
+    "spool-step-[1-5]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
-    "restore-step-[1-3]|keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-4]|schedule-step-[1-2]"
+    "keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-4]|schedule-step-[1-2]"
 )
 Failpoint = Callable[[str], None]
 

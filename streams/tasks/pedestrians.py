@@ -75,7 +75,7 @@ task = Task(
     targets=("log-count",), metric="rmse", tolerance=0.25,
     build_model=build_model, readings=readings, devices=devices, outcomes=outcomes,
     window_s=86_400, lateness_s=7200, idle_close_s=6, upload="segment",
-    retrain_above=0.0, margin=0.0,  # new truth comes every hour: a run as often as budgets allow
+    retrain=0.0, margin=0.0,  # new truth comes every hour: a run as often as budgets allow
     # Streets differ, and every sensor is in every round.
     training=Training(strategy="scaffold", label_share=0.0, central_epochs=10, samples=4096),
 )  # fmt: skip

@@ -26,10 +26,9 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.teacher import pin_threads
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
-from streams.runtime.tracing import read_tracing
+from streams.runtime.tracing import open_tracing
 from streams.worker import batches, seeking, waiting
 from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
-from streams.worker.commit.commit_spans import CommitSpans
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.metrics import Metrics
@@ -61,7 +60,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     others = [offers.other(version) for version in versions.all[1:]]
     store = DeltaStore(settings.store)
     failpoint = read_failpoint(environ)
-    tracing = read_tracing(environ, "tidewheel-worker", settings.instance, task.name)
+    tracing = open_tracing(environ, "tidewheel-worker", settings.instance, task.name)
     metrics = Metrics()
     if settings.metrics_port is not None:
         server = serve(metrics, settings.metrics_port, settings.metrics_host)
@@ -93,7 +92,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             ),
             failpoint=failpoint,
             metrics=metrics,
-            spans=CommitSpans(tracing),
+            tracing=tracing,
         )
         offers.follow(committer.scorer.offer)
         await broker.start()
@@ -108,8 +107,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     except TidewheelError as exc:
         failure = exc
     ended = [offers.stop(STOP_S), upkeep.stop(STOP_S)]
-    if tracing is not None:
-        tracing.close()
+    tracing.close()
     if not all(ended):
         log.error("worker %s: %s; a thread did not end", settings.instance, failure or "stopped")
         os._exit(failure.exit_code if failure else 0)  # safe, see maintenance.py

@@ -397,7 +397,7 @@ def importers(library: str) -> set[str]:
         ),
         ("adbc_driver_postgresql", {"streams.batch.sinks.databases"}),
         ("fsspec", {"streams.runtime.object_store", "streams.batch.sources.places"}),
-        ("opentelemetry", {"streams.runtime.otel_exporter"}),
+        ("opentelemetry", {"streams.runtime.tracing"}),
         ("matplotlib", {"compose.reports.rounds"}),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),

@@ -20,7 +20,6 @@ from streams.segments.segmentation import segments_of
 from tests.chaos.edge import FILE, Edge, line
 from tests.chaos.node import Node
 from tests.chaos.test_chaos import Crew
-from tests.edge_client.uplink.test_uplink_processes import typical_confidence
 from tests.fakes.proxy import Proxy
 from tests.small_disk import fill, small_disk
 from tests.streams.worker.support import Fleet, fleet, until
@@ -30,8 +29,6 @@ LONG = os.environ.get("TIDEWHEEL_CHAOS") == "long"
 KILLS = 30 if LONG else 4
 OUTAGE_S = 60.0 if LONG else 0.0  # and the time in which Kafka starts
 OFFLINE = [  # where a device is at its cap that reaches no broker, and the times it comes there
-    "thin-step-1:2",
-    "thin-step-2:2",
     "spool-step-1:2",
 ]
 ONLINE = [
@@ -107,7 +104,6 @@ def finish(edge: Edge, *words: str) -> dict[str, int]:
 
 def test_killed_at_each_step_of_append_send_and_acknowledge(edge: Edge, node: Node) -> None:
     words = ["--speed", "150", "--spool-mb", SMALL_MB]
-    words += ["--uncertain-below", str(typical_confidence(edge.served.task))]
     for point in OFFLINE:
         edge.start(node.nowhere, *words, failpoint=point)
         edge.dies()
@@ -129,10 +125,8 @@ def test_killed_at_random(edge: Edge, node: Node) -> None:
         assert dropped.keys() <= {"spool-full"}, dropped
 
 
-@pytest.mark.parametrize("order", ["oldest", "newest"])
-def test_at_its_cap(edge: Edge, node: Node, order: str) -> None:
-    edge.name += f"-{order}"
-    words = ["--spool-mb", SMALL_MB, "--spool-drop", order]
+def test_at_its_cap(edge: Edge, node: Node) -> None:
+    words = ["--spool-mb", SMALL_MB]
     edge.start(node.nowhere, "--speed", "200", *words)
     until(lambda: edge.written() > 30 * FILE, "some 30 files were begun")
     size = sum(path.stat().st_size for path in edge.spool_folder.glob("*.seg"))

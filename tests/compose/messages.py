@@ -43,7 +43,8 @@ def release(model: str, seq: int = 1, key: str = TASK) -> Received:
     """A decision that all devices serve `model`."""
     decision = Decision(
         task=TASK, task_version=1, seq=seq, prev=ZERO, kind="served", model=model, reason="a test",
-        time_us=1, key="0" * 16, standing=DesiredState(stable=Ref(model=model, digest="a" * 64)),
+        time_us=1, key="0" * 16,
+        standing=DesiredState(stable=Ref(model=model, digest="a" * 64, size=100_000)),
     )  # fmt: skip
     return received("releases", key, sign(decision, KEY))
 

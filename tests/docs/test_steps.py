@@ -21,8 +21,6 @@ DOCS = ROOT / "docs"
 SETTINGS = DOCS / "reference" / "settings.md"
 PACKAGES = ("streams", "federation", "edge_client", "compose")
 POINT = re.compile(r"([a-z]+)-step-(\d+)")
-# A page may number the steps of one list, and tell of a second one's failpoints in a table.
-WITHOUT_A_LIST = {"thin"}
 ON_THE_PAGE_ALONE = {"spool"}
 STEP = re.compile(r"( *)(\d+)\.? +(\S.*)")
 STEM = 4  # letters
@@ -88,7 +86,7 @@ def test_the_code_has_the_steps_that_can_be_armed_and_that_are_documented() -> N
     assert in_code() == declared() == {name: steps for name, (steps, *_) in documented().items()}
 
 
-@pytest.mark.parametrize("name", sorted(declared().keys() - WITHOUT_A_LIST))
+@pytest.mark.parametrize("name", sorted(declared()))
 def test_the_page_numbers_as_many_steps(name: str) -> None:
     steps, page, anchor = documented()[name]
     numbers = [int(n) for n in re.findall(r"^(\d+)\. ", section(page, anchor), re.MULTILINE)]
@@ -168,14 +166,14 @@ def unlike(code: list[str], page: list[str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", sorted(declared().keys() - WITHOUT_A_LIST - ON_THE_PAGE_ALONE))
+@pytest.mark.parametrize("name", sorted(declared().keys() - ON_THE_PAGE_ALONE))
 def test_the_page_says_the_same_of_each_step(name: str) -> None:
     code, page = told(name), on_page(name)
     assert len(code) == len(page) == len(declared()[name])
     assert unlike(code, page) == []
 
 
-@pytest.mark.parametrize("name", sorted(declared().keys() - WITHOUT_A_LIST - ON_THE_PAGE_ALONE))
+@pytest.mark.parametrize("name", sorted(declared().keys() - ON_THE_PAGE_ALONE))
 def test_a_step_at_another_place_and_one_that_does_another_thing_are_noticed(name: str) -> None:
     code, page = told(name), on_page(name)
     for i in range(len(page)):

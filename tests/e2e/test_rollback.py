@@ -24,7 +24,7 @@ def devices():
     field = ("lab-1", "lab-2")
     return [replace(d, role="pilot" if d.name in field else d.role) for d in tiny.devices()]
 
-task = replace(tiny, name="steady", retrain_below=0.0, devices=devices)
+task = replace(tiny, name="steady", retrain=0.0, devices=devices)
 """
 PAST = 40  # windows before it is offered
 

@@ -31,7 +31,7 @@ from tests.streams.worker.support import (
 )
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
-SAMPLED = ("--speed", "100", "--metered", "sampled", "--metered-share", "0.5")
+SAMPLED = ("--speed", "100", "--metered", "0.5")
 
 
 def edit(served: Fleet) -> Task:

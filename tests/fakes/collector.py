@@ -47,7 +47,8 @@ class Collector:
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.address,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
-            "TIDEWHEEL_TRACE_SHARE": str(share),
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(share),
         }
 
 

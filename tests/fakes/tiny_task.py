@@ -90,6 +90,6 @@ task = Task(
     readings=readings, devices=devices,
     window_s=5, lateness_s=1, idle_close_s=2, upload="segment",
     training=Training(
-        learning_rate=0.03, epochs=4, label_share=0.3, central_epochs=15, teacher_epochs=20
+        learning_rate=0.03, epochs=4, label_share=0.3, central_epochs=15
     ),
 )  # fmt: skip

@@ -43,7 +43,7 @@ def registry(
 ) -> Registry:
     """Serves a first model that knows almost nothing, so that any device has much to teach it."""
     found = Registry(tmp_path / "registry", tiny.name, tiny.version, [key.public_key()])
-    young = replace(tiny, training=replace(tiny.training, central_epochs=1, teacher_epochs=2))
+    young = replace(tiny, training=replace(tiny.training, central_epochs=1))
     prepare(task_ref, young, found, key, pilot_cache)
     return found
 

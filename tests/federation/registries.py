@@ -29,7 +29,7 @@ def model(registry: Registry, number: int, key: Ed25519PrivateKey = OLD, **manif
     weights = {"w": np.arange(300, dtype=np.float32) * number, "b": np.zeros(2, np.float32)}
     data = pack(about, {WEIGHTS: safetensors.numpy.save(weights), "graph.onnx": b"g"}, key)
     kept = registry.add_teacher(data) if about.kind == "teacher" else registry.add(data)
-    return Ref(model=kept.model, digest=kept.digest)
+    return Ref.of(kept)
 
 
 def serve(registry: Registry, ref: Ref, key: Ed25519PrivateKey = OLD) -> Release:

@@ -13,7 +13,7 @@ from federation.admission.update import Update
 from federation.aggregation import strategies
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import HeldOut
-from streams.contract.task import STRATEGIES, Aggregation
+from streams.contract.task import STRATEGIES
 from streams.learning import learning
 from streams.learning.clipping import update_norm
 from tests.fakes.tiny_task import task
@@ -89,7 +89,7 @@ def learn(strategy: str, data: dict[str, HeldOut], attacked: bool) -> tuple[floa
     torch.manual_seed(0)
     weights = weights_of(task.build_model())
     before = held_out_share(weights, data)
-    aggregator = strategies.make(strategy, Aggregation(learning_rate=0.05))
+    aggregator = strategies.make(strategy, 0.05)
     proximal = 0.1 if strategy == "fedprox" else 0.0
     names = task.device_names("fleet")
     for number in range(ROUNDS):

@@ -198,9 +198,6 @@ def scored(first: int, times_s: list[float], commit: int) -> pa.Table:
     return score_rows(tiny, "1-teacher", [ScoredWindow(w, a, 0, commit, "{}") for w, a in pairs])
 
 
-LATER = ("task_version",)  # columns that 0.1.0 does not have; they are null in its rows
-
-
 def write_store(folder: Path) -> None:
     """Two commits of scores and one of drops, a snapshot between them."""
     store = DeltaStore(folder)
@@ -225,7 +222,7 @@ def read_store(folder: Path) -> Facts:
             for table in rows
             for row in table.to_pylist()
         ],
-        "columns": [name for name in rows[0].schema.names if name not in LATER],
+        "columns": list(rows[0].schema.names),
     }
 
 

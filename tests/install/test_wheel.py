@@ -29,7 +29,7 @@ ON_TOP = {
     "batch": "streams.batch.jobs.job",
     "postgresql": "adbc_driver_postgresql.dbapi",
     "dp": "opacus.accountants",
-    "trace": "streams.runtime.otel_exporter",
+    "trace": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "plot": "matplotlib.figure",
     "mqtt": "edge_client.sources.mqtt",
     "s3": "s3fs",

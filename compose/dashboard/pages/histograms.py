@@ -13,10 +13,7 @@ NO_REFERENCE = (
     "Drift is not watched: the teacher of the worker has no drift reference. tidewheel prepare "
     "makes one with the first model."
 )
-NONE_SENT = (
-    "The last report has no histograms. Workers of earlier versions send none: update the worker, "
-    "and they come with the next window."
-)
+NONE_SENT = "The last report has no histograms."
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def why_open(view: FleetView, task: Task) -> str:
     side, change = ("above", "lower") if metric in ERRORS else ("below", "raise")
     return (
         f"no federated run has started: it starts where the {called} is {side} "
-        f"Task.retrain_{side} = {limit}{found}: {change} it, or ask for a run with "
+        f"Task.retrain = {limit}{found}: {change} it, or ask for a run with "
         "`tidewheel train`"
     )
 

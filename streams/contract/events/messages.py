@@ -1,7 +1,8 @@
 """What a device puts on `events`, without Arrow: keys, values and headers; see records.py."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,13 @@ EVENTS_2 = "e2"  # the header of events/2
 DROPS_1 = "drops/1"
 LABELS_1 = "labels/1"
 TASK_VERSION = "task-version"
+TRACEPARENT = "traceparent"  # W3C Trace Context, on messages that are traced
 TAUGHT = "taught"  # header on `scores`: the teacher's outputs for the device
 
 Headers = list[tuple[str, bytes]]
 Wire = tuple[bytes, bytes, Headers]  # key, value, headers
+
+_SAMPLED = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][13579bdf]")
 
 
 @dataclass(frozen=True)
@@ -120,3 +124,12 @@ def headers_of(
         ("last", str(last).encode()),
         *known,
     ]
+
+
+def sampled_parent(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    """Return the text of the header `traceparent` if it is a sampled one; "" for every other, none
+    or several."""
+    found = [
+        (text or b"").decode(errors="replace") for name, text in headers if name == TRACEPARENT
+    ]
+    return found[0] if len(found) == 1 and _SAMPLED.fullmatch(found[0]) else ""

@@ -12,7 +12,7 @@ Arrow, is in messages.py.
                schema (all but events/2)  device  epoch  first  last  reason (drops only)
                task-version (of the task whose events or labels these are; missing: not known)
                again (only on dead letters that were sent again: refused rows are tried again)
-               traceparent (only on traced messages: see traceparent.py)
+               traceparent (only on traced messages: see streams/runtime/tracing.py)
 
 Devices send events/2; other producers may send either, and events/1 carries what events/2 cannot.
 

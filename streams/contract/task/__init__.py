@@ -24,7 +24,6 @@ from streams.contract.task.parts import (
 )
 from streams.contract.task.training import (
     STRATEGIES,
-    Aggregation,
     Privacy,
     Strategy,
     Training,
@@ -40,7 +39,6 @@ __all__ = [
     "NAME",
     "ROLES",
     "STRATEGIES",
-    "Aggregation",
     "Answered",
     "Device",
     "Metric",

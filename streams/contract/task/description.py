@@ -47,17 +47,15 @@ class Task:
     window_s         length of a tumbling window of event time, seconds
     lateness_s       how long after its end a window stays open for late events, seconds
     idle_close_s     a silent device's windows are closed after this wall time, seconds
-    future_s         how far a live event may be ahead of the worker's clock, seconds
     upload           "segment", or "prediction": raw data never leaves the device
     upload_dtype     type of the segments that leave the device; float16 halves them
     tolerance        regression: answers within it count as agreeing, and as correct
     metric           what candidates are judged by, what starts runs, and what tables show:
                      accuracy, balanced_accuracy, macro_f1, auc or average_precision; for targets
                      mae, rmse, r2 or within; or a Metric. "": accuracy, for targets mae
-    retrain_below    share of answers that agree with the teacher below which the controller starts
-                     a run; None: 0.9
-    retrain_above    the same where windows tell an error (mae or rmse of the teacher's answers):
-                     above it; None: half of `tolerance`
+    retrain          what starts a run: the share of answers that agree with the teacher, or with
+                     the labels, is below it; where windows tell an error, that is above it. None:
+                     a share of 0.9, a Brier distance of 0.05, an error of half of `tolerance`
     margin           by how much a candidate must be better than the served version in that metric:
                      of scores the difference, of errors the share by which they shrink
     threshold        of two classes: an answer is the second one where its softmax is at least this
@@ -94,15 +92,13 @@ class Task:
     window_s: float = 30.0
     lateness_s: float = 5.0
     idle_close_s: float = 10.0
-    future_s: float = 3600.0
     outcomes: "Callable[[str, Iterator[Answered]], Iterable[Outcome]] | None" = None
     source: Literal["recorded", "live"] = "recorded"
     max_gap_s: float | None = None
     upload: Literal["segment", "prediction"] = "segment"
     upload_dtype: Literal["float32", "float16"] = "float32"
     tolerance: float = 0.1
-    retrain_below: float | None = None
-    retrain_above: float | None = None
+    retrain: float | None = None
     metric: str | Metric = ""
     margin: float = 0.01
     threshold: float = 0.5

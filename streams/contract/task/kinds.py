@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.contract.task.parts import Metric, Segment
-from streams.contract.task.training import Aggregation, Privacy, Training
+from streams.contract.task.training import Privacy, Training
 
 
 @dataclass(frozen=True)
@@ -94,23 +94,14 @@ SEGMENT: Mapping[str, Kind] = {"samples": COUNT, "hop": COUNT, "label_share": SH
 TRAINING: Mapping[str, Kind] = {
     "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
     "train_only": Names(), "max_steps": Number(1, whole=True, optional=True),
-    "central_epochs": COUNT, "central_learning_rate": POSITIVE, "teacher_epochs": COUNT,
-    "teacher_learning_rate": POSITIVE, "class_weights": Numbers(POSITIVE), "label_share": SHARE,
-    "rounds": COUNT, "minimum_samples": COUNT, "samples": COUNT, "samples_mb": POSITIVE,
-    "samples_age_h": Number(0, above=True, optional=True), "personal": Of((bool,)),
-    "personal_epochs": COUNT, "personal_learning_rate": POSITIVE, "adapt_norm": Of((bool,)),
-    "keep_previous_h": SECONDS, "aggregation": Of((Aggregation,)), "shared": Names(),
-    "devices_per_round": Number(0, whole=True), "over_selection": Number(1),
+    "central_epochs": COUNT, "class_weights": Numbers(POSITIVE), "label_share": SHARE,
+    "rounds": COUNT, "minimum_samples": COUNT, "samples": COUNT,
+    "personal": Of((bool,)), "adapt_norm": Of((bool,)), "server_learning_rate": POSITIVE,
+    "shared": Names(), "devices_per_round": Number(0, whole=True),
     "privacy": Of((Privacy,), optional=True), "interpolation": Number(0, 1, above=True),
 }  # fmt: skip
-AGGREGATION: Mapping[str, Kind] = {
-    "learning_rate": Number(), "betas": Numbers(Number()), "tau": Number(), "trim": Number(),
-    "byzantine": Number(whole=True), "max_staleness": Number(whole=True),
-    "buffer": Number(whole=True),
-}  # fmt: skip
 PRIVACY: Mapping[str, Kind] = {
-    "clip": Number(), "noise_multiplier": Number(), "delta": Number(),
-    "epsilon": Number(optional=True),
+    "clip": Number(), "noise_multiplier": Number(), "epsilon": Number(optional=True),
 }  # fmt: skip
 TASK: Mapping[str, Kind] = {
     "name": TEXT, "version": COUNT, "channels": Names(), "classes": Names(), "targets": Names(),
@@ -118,9 +109,9 @@ TASK: Mapping[str, Kind] = {
     "build_model": Function(), "readings": Function(), "devices": Function(),
     "build_teacher": Function(optional=True), "augment": Function(optional=True),
     "outcomes": Function(optional=True), "window_s": Number(1e-3), "lateness_s": SECONDS,
-    "idle_close_s": POSITIVE, "future_s": SECONDS,
+    "idle_close_s": POSITIVE, 
     "max_gap_s": Number(0, above=True, optional=True), "tolerance": SECONDS,
-    "retrain_below": Number(0, 1, optional=True), "retrain_above": Number(0, optional=True),
+    "retrain": Number(0, optional=True),
     "metric": Of((str, Metric)), "margin": Number(),
     "threshold": Number(0, 1), "latency_budget_ms": Number(0, above=True, optional=True),
     "training": Of((Training,)),
@@ -133,7 +124,6 @@ def first_problem(task: Any) -> str | None:
         _problem(task, TASK, "")
         or _problem(task.segment, SEGMENT, "segment.")
         or _problem(task.training, TRAINING, "training.")
-        or _problem(task.training.aggregation, AGGREGATION, "training.aggregation.")
         or (
             None
             if task.training.privacy is None

@@ -96,10 +96,12 @@ def retrain_limit(task: Task) -> float:
     share of 0.9, a Brier distance of 0.05, or an error of half the task's tolerance, with which
     about 0.9 of normal errors are within it."""
     if window_metric(task) == "brier":
-        return BRIER_ABOVE if task.retrain_above is None else task.retrain_above
-    if window_metric(task) in ERRORS:
-        return task.tolerance / 2 if task.retrain_above is None else task.retrain_above
-    return SHARE_BELOW if task.retrain_below is None else task.retrain_below
+        usual = BRIER_ABOVE
+    elif window_metric(task) in ERRORS:
+        usual = task.tolerance / 2
+    else:
+        usual = SHARE_BELOW
+    return usual if task.retrain is None else task.retrain
 
 
 def row_errors(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How a task is trained: on devices, in rounds, and centrally."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 Strategy = Literal[
@@ -12,49 +12,22 @@ STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
 @dataclass(frozen=True)
-class Aggregation:
-    """Parameters of `Training.strategy`.
-
-    learning_rate, betas, tau   the server optimizer of fedadam and fedyogi
-    trim                        trimmed-mean: the share cut off at each end
-    byzantine                   krum, multi-krum: how many devices may be bad
-    max_staleness               rounds by which an update may be late; s rounds late it counts for
-                                1 / sqrt(1 + s) of its length
-    buffer                      updates that end a round, whichever round they answer, so that no
-                                round waits for a device; 0: synchronous rounds (fedbuff: 10)
-
-    >>> from tidewheel import Aggregation
-    >>> Aggregation(trim=0.3).trim
-    0.3
-    """
-
-    learning_rate: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.99)
-    tau: float = 1e-3
-    trim: float = 0.2
-    byzantine: int = 1
-    max_staleness: int = 4
-    buffer: int = 0
-
-
-@dataclass(frozen=True)
 class Privacy:
     """Central differential privacy of a device (McMahan et al. 2018, arXiv:1710.06963).
 
     The device clips its update to the length `clip`; the server adds noise with standard deviation
-    noise_multiplier * clip to the sum. Rounds end before `epsilon` (at `delta`) of the aggregate
+    noise_multiplier * clip to the sum. Rounds end before `epsilon` (at DELTA) of the aggregate
     would be exceeded, over all runs of the task; None: it is only reported. Counts of held-out
     segments, by which a candidate is chosen and judged, are outside of it. Needs the extra `dp`.
 
     >>> from tidewheel import Privacy
-    >>> Privacy(clip=1.0, noise_multiplier=0.8, epsilon=8.0).delta
-    1e-05
+    >>> Privacy(clip=1.0, noise_multiplier=0.8, epsilon=8.0).clip
+    1.0
     """
 
     clip: float
     noise_multiplier: float
     epsilon: float | None = None
-    delta: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -63,31 +36,29 @@ class Training:
 
     On the device: `learning_rate`, `epochs`, `batch_size`, `optimizer`, `proximal` (FedProx's mu),
     `train_only` (names of modules; empty: all), `max_steps`. It keeps at most `samples` segments
-    and `samples_mb` megabytes, none older than `samples_age_h` hours, and trains from
-    `minimum_samples` on. Of a recording's true labels it gets `label_share`; accuracy is
-    measured on the others.
+    and 16 MB, and trains from `minimum_samples` on. Of a recording's true labels it gets
+    `label_share`; accuracy is measured on the others.
 
-    On the server: `strategy` and its `aggregation` make one model of the updates. `shared` names
-    the modules that are averaged, as "features"; the others stay on the device; empty: all. A run
-    has `rounds`; a round ends with `devices_per_round` updates of `over_selection` times as many
-    sampled devices; 0: all devices. A device at work is waited for until `round_limit_s`; None:
-    three times the slowest training of the run, at least five minutes in a fleet of up to 20.
-    `payload` is the type of floats on the way. `privacy` adds noise. What a run offers is
-    `interpolation` of the way from the served weights to the learned ones, unless all of it is
-    shown to be better; 1: always all.
+    On the server: `strategy` makes one model of the updates; `server_learning_rate` is that of
+    fedadam and fedyogi. `shared` names the modules that are averaged, as "features"; the others
+    stay on the device; empty: all. A run has `rounds`; a round ends with `devices_per_round`
+    updates of a quarter more sampled devices; 0: all devices. A device at work is waited for until
+    `round_limit_s`; None: three times the slowest training of the run, at least five minutes in a
+    fleet of up to 20. `payload` is the type of floats on the way. `privacy` adds noise. What a run
+    offers is `interpolation` of the way from the served weights to the learned ones, unless all of
+    it is shown to be better; 1: always all.
 
-    Personalization: with `personal` a device may fine-tune its own copy of a release, for
-    `personal_epochs` at `personal_learning_rate`, without the task's augmentation. With
+    Personalization: with `personal` a device may fine-tune its own copy of a release,
+    without the task's augmentation. With
     `adapt_norm` the copy is the release with the batch norm statistics of the device's own latest
     segments, for which it needs no labels. Either answers only while it is better on the device's
     labels; with both, the copy is fine-tuned.
 
-    Choice: with `choice` "device" a device keeps the version before, for at most `keep_previous_h`
-    hours, while its own labels show that the served one is worse for it; with "offered" it always
+    Choice: with `choice` "device" a device keeps the version before, for at most 30
+    days, while its own labels show that the served one is worse for it; with "offered" it always
     serves what the server decides.
 
-    Central: `central_epochs`, `central_learning_rate` (first model), `teacher_epochs`,
-    `teacher_learning_rate`.
+    Central: first model and teacher are trained for `central_epochs`.
 
     `class_weights`: how much a row of each class counts in all these losses; empty: the same.
 
@@ -104,27 +75,18 @@ class Training:
     train_only: tuple[str, ...] = ()
     max_steps: int | None = None
     central_epochs: int = 20
-    central_learning_rate: float = 2e-3
-    teacher_epochs: int = 20
-    teacher_learning_rate: float = 3e-3
     class_weights: tuple[float, ...] = ()
     label_share: float = 0.1
     rounds: int = 3
     minimum_samples: int = 32
     samples: int = 2048
-    samples_mb: float = 16.0
-    samples_age_h: float | None = None
     personal: bool = False
-    personal_epochs: int = 10
-    personal_learning_rate: float = 0.005
     adapt_norm: bool = False
     choice: Literal["device", "offered"] = "device"
-    keep_previous_h: float = 720.0
     strategy: Strategy = "fedavg"
-    aggregation: Aggregation = field(default_factory=Aggregation)
+    server_learning_rate: float = 0.01
     shared: tuple[str, ...] = ()
     devices_per_round: int = 0
-    over_selection: float = 1.25
     round_limit_s: float | None = None
     payload: Literal["float32", "float16"] = "float32"
     privacy: Privacy | None = None

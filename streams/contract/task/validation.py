@@ -57,11 +57,8 @@ def _metric_problem(task: Task) -> str | None:
         return f"metric must be one of {', '.join(known)} or a Metric, not {task.metric!r}"
     if not 0 < task.threshold < 1 or (task.threshold != EVEN and len(task.classes) != 2):
         return "threshold must be between 0 and 1, and is for tasks of two classes"
-    told = window_metric(task)
-    if task.retrain_above is not None and told not in ERRORS:
-        return f"retrain_above is for errors, windows tell the share {told}: give retrain_below"
-    if task.retrain_below is not None and told in ERRORS:
-        return f"retrain_below is for shares, windows tell the error {told}: give retrain_above"
+    if (task.retrain or 0) > 1 and window_metric(task) not in ERRORS:
+        return "retrain must be a share from 0 to 1: windows tell one, see Task.metric"
     weights = task.training.class_weights
     if weights and len(weights) != len(task.classes):
         return f"training.class_weights must be a number above 0 for each of {task.classes}"
@@ -80,30 +77,17 @@ def _own_metric_problem(metric: Metric) -> str | None:
 
 def strategy_problem(strategy: str, training: Training) -> str | None:
     """What is wrong with running `strategy` on a task that is trained so; None when all is well."""
-    options = training.aggregation
     if strategy not in STRATEGIES:
         return f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
     if strategy == "fedprox" and not training.proximal > 0:
         return "strategy fedprox needs training.proximal above 0: the term is in the devices' loss"
     if strategy == "scaffold" and training.optimizer != "sgd":
         return "strategy scaffold needs training.optimizer sgd: it reckons with how far a step goes"
-    if strategy == "scaffold" and options.buffer:
-        return "strategy scaffold needs rounds that are not buffered: aggregation.buffer 0"
-    if not (options.learning_rate > 0 and options.tau > 0):
-        return "aggregation: learning_rate and tau must be above 0"
-    if len(options.betas) != 2 or not all(0 <= beta < 1 for beta in options.betas):
-        return f"aggregation: betas must be two numbers from 0 to under 1, not {options.betas}"
-    if not 0.01 <= options.trim <= 0.49:
-        return f"aggregation: trim must be from 0.01 to 0.49, not {options.trim}"
-    if options.byzantine < 0:
-        return f"aggregation: byzantine must be at least 0, not {options.byzantine}"
     if (privacy := training.privacy) is not None:
         if strategy not in PRIVATE:
             return f"strategy {strategy} cannot be private: {', '.join(PRIVATE)} can"
-        if not (privacy.clip > 0 and privacy.noise_multiplier > 0 and 0 < privacy.delta < 1):
-            return "privacy: clip and noise_multiplier must be above 0, delta between 0 and 1"
+        if not (privacy.clip > 0 and privacy.noise_multiplier > 0):
+            return "privacy: clip and noise_multiplier must be above 0"
         if privacy.epsilon is not None and not privacy.epsilon > 0:
             return f"privacy: epsilon must be above 0, not {privacy.epsilon}"
-    if options.max_staleness < 0 or options.buffer < 0:
-        return "aggregation: max_staleness and buffer must be at least 0"
     return None

@@ -31,17 +31,18 @@ import pyarrow as pa
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch
-from streams.contract.events.messages import Drop
+from streams.contract.events.messages import Drop, sampled_parent
 from streams.contract.task import Task
 from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.tracing import OFF, Tracing
 from streams.worker.commit import dead_letters
-from streams.worker.commit.commit_spans import CommitSpans
 from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.commit.incoming import Incoming, decode, is_sent_again
 from streams.worker.commit.publications import Outgoing, publications
 from streams.worker.commit.publishing import publish_all
 from streams.worker.commit.storing import store_declared, store_scored
+from streams.worker.commit.window_spans import WindowSpans
 from streams.worker.commit.work import Broker, CommitWork
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
@@ -54,6 +55,7 @@ from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSli
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
 LETTERS = 1000  # that may wait for a flush
+FUTURE_S = 3600.0  # how far a live event may be ahead of the worker's clock
 FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
 
 P = ParamSpec("P")
@@ -83,13 +85,13 @@ class Committer:
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
         metrics: Metrics | None = None,
-        spans: CommitSpans | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
         self.scorer = BatchScorer(versions, teachers, store.revisions)
         self.metrics = metrics or Metrics()
-        self._spans = spans or CommitSpans()
+        self._tracing = tracing
         self._versions, self._task = versions, versions.current
         self._store, self._broker = store, broker
         self._now_us, self._holes = now_us, holes
@@ -149,7 +151,8 @@ class Committer:
         message = state.track(incoming.offset, token, len(incoming.value or b"") + OVERHEAD)
         if message is None:
             return
-        message.trace = self._spans.parent(incoming)
+        if self._tracing.on:
+            message.trace = sampled_parent(incoming.headers)
         try:
             task, record = decode(self._versions, incoming)
         except MalformedRecord as exc:
@@ -166,13 +169,12 @@ class Committer:
             believed_us = self._believed_us(task)
             again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
             state.add_events(task, message, record, at_s, believed_us=believed_us, again=again)
-            self._spans.taken(incoming.partition, message, record)
 
     def _believed_us(self, task: Task) -> int:
         """The latest event time that a correct clock can have; a recording's may be any."""
         if task.source == "recorded":
             return ANY_TIME
-        return self._now_us() + round(task.future_s * 1e6)
+        return self._now_us() + round(FUTURE_S * 1e6)
 
     async def flush(self, now_s: float) -> int:
         """Take what is due through the steps; return how many rows were sealed."""
@@ -184,18 +186,18 @@ class Committer:
             work = self._collect(now_s)
             if work:
                 began = time.monotonic()
-                self._spans.begin()
+                spans = WindowSpans(self._tracing)
                 batch = await self._score(work)  # step 1
-                self._spans.scored(batch)
+                spans.scored(batch)
                 self._failpoint("worker-step-1")
                 scored = time.monotonic()
                 rows = await self._call(self._stored, work, batch)  # step 2
-                self._spans.stored(batch)
+                spans.note("stored")
                 self._failpoint("worker-step-2")
                 if rows is not None:
                     messages = await self._call(publications, self._versions, rows)
-                    await publish_all(self._broker, self._spans.marked(messages))  # step 3
-                    self._spans.published()
+                    await publish_all(self._broker, spans.marked(messages))  # step 3
+                    spans.end()
                 self._failpoint("worker-step-3")
                 self._seal(work, batch)
                 for partition, drops in work.lost.items():

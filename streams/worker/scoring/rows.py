@@ -37,7 +37,7 @@ class ScoredWindow:
 def store_schema() -> pa.Schema:
     """Return the columns of the store's table `scores`: those of the topic, the window's day,
     a WindowDrift on one row of each (device, window, revision), and the version of the task that
-    the event is of, null in rows of 0.1.0."""
+    the event is of."""
     return score_schema().append(DAY).append(DRIFT).append(VERSION)
 
 

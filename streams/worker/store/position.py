@@ -7,7 +7,7 @@
 
 A snapshot summarizes the rows up to its commits, so any worker may write it at any time; an old
 one only costs time. A snapshot that is unreadable, of other tables, or ahead of them is ignored,
-and all rows are read. One of 0.1.0 knows two tables and no labels: those are read.
+and all rows are read.
 """
 
 import logging
@@ -33,7 +33,6 @@ TEACHER_FAILED = "teacher-failed"
 FROM_THE_FUTURE = "from-the-future"
 REFUSED = (TEACHER_FAILED, FROM_THE_FUTURE)
 
-OLDEST_TABLES = 2  # that a snapshot of 0.1.0 knows
 Spans = dict[str, list[tuple[int, int]]]  # by epoch
 
 log = logging.getLogger(__name__)
@@ -173,7 +172,7 @@ def read_snapshot(
     except (OSError, ValueError, MalformedRecord, ValidationError, zstandard.ZstdError) as exc:
         log.warning("reading all rows instead of %s: %s: %s", path, type(exc).__name__, exc)
         return StorePosition()
-    fits = head.tables == list(tables)[: len(head.tables)] and len(head.tables) >= OLDEST_TABLES
+    fits = head.tables == list(tables)
     known = head.commit, head.drops_commit, head.labels_commit
     if not fits or any(a > b for a, b in zip(known, commits, strict=True)):
         log.warning("reading all rows: %s belongs to another store", path)

@@ -14,13 +14,12 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import pyarrow as pa
-from deltalake import DeltaTable, Field
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.schema import PrimitiveType
 
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.contract.events.batches import TIMESTAMP
-from streams.worker.scoring.rows import DAY, DAY_US, DRIFT, VERSION, store_schema
+from streams.worker.scoring.rows import DAY, DAY_US, store_schema
 from streams.worker.store.aging import AGED, aged_schema
 from streams.worker.store.place import Place, make_folder, options_of, table_at
 from streams.worker.windows.partition import DeclaredDrop, ToldLabels
@@ -30,9 +29,6 @@ DROPS = "drops"
 LABELS = "labels"
 TABLES = (SCORES, DROPS, LABELS)
 APPLICATION = {SCORES: "events", DROPS: "drops", LABELS: "labels", AGED: "aged"}
-LATER = {  # columns that 0.1.0 does not write
-    DRIFT.name: "string", VERSION.name: "integer", "event_epoch": "string", "event_seq": "long",
-}  # fmt: skip
 KEEP = timedelta(days=1)  # how long the files of old versions remain readable
 
 
@@ -85,7 +81,7 @@ def open_table(place: Place, name: str) -> DeltaTable:
     schema, where, options = SCHEMAS[name](), table_at(place, name), options_of(place)
     with translated(where):
         try:
-            return _widened(DeltaTable(where, storage_options=options), schema)
+            return DeltaTable(where, storage_options=options)
         except TableNotFoundError:
             make_folder(where)
         with suppress(CommitFailedError):  # another worker has just created it
@@ -102,16 +98,6 @@ def open_table(place: Place, name: str) -> DeltaTable:
                 storage_options=options,
             )
         return DeltaTable(where, storage_options=options)
-
-
-def _widened(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
-    """Add the columns that a table of an older version lacks; its rows get null."""
-    for name, kind in LATER.items():
-        if name in schema.names and name not in {field.name for field in table.schema().fields}:
-            with suppress(CommitFailedError):  # another worker has just added it
-                table.alter.add_columns([Field(name, PrimitiveType(kind), nullable=True)])
-            table.update_incremental()
-    return table
 
 
 def drop_rows(

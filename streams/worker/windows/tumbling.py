@@ -20,7 +20,6 @@ import numpy as np
 
 from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.records import EventBatch, as_columns
-from streams.contract.events.traceparent import TraceParent
 from streams.contract.task import Task
 
 FUTURE = -1  # the "window" of events from the future
@@ -43,7 +42,7 @@ class Message:
     size: int = 0  # bytes in memory
     unsealed: int = 0
     heard_s: float = 0.0
-    trace: TraceParent | None = None  # if it is sampled
+    trace: str = ""  # its header `traceparent`, if it is sampled
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,6 @@ def port_without_listener() -> int:
         ("models", ["list", "show", "verify", "diff", "promote", "rollback", "prune"]),
         ("models rollback", ["TASK", "--to", "--state", "--registry", "--reason"]),
         ("models prune", ["TASK", "--keep", "--dry-run", "--json"]),
-        ("models restore", ["TASK", "--registry", "--kafka", "--json"]),
         ("models verify", ["TASK", "MODEL", "--trust", "--registry", "--json"]),
         ("releases", ["TASK", "--kafka", "--registry", "--offline", "--follow", "--json"]),
         ("timeline", ["TASK", "--state", "--kafka", "--since", "--json"]),

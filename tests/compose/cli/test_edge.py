@@ -110,8 +110,7 @@ def outcomes(device, answered):
 task = replace(
     tiny, name="learner", outcomes=outcomes, upload_dtype="float16",
     training=replace(
-        tiny.training, personal=True, personal_epochs=30, personal_learning_rate=0.05,
-        label_share=0.0,
+        tiny.training, personal=True, learning_rate=0.2, label_share=0.0,
     ),
 )
 """

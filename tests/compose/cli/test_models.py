@@ -1,27 +1,15 @@
 """`tidewheel models` on a state folder."""
 
 import json
-import shutil
 from pathlib import Path
-from signal import SIGKILL
-from typing import Any
 
 import pytest
 
-from compose.cli.arguments import registry_of
 from compose.launcher.state_dir import StateDir
-from federation.registry import publisher
-from federation.registry.audit import verify
 from federation.registry.registry import Registry
 from streams.contract.decisions import Ref
-from streams.contract.task import load_task
-from streams.contract.topics import topic_specs
-from streams.kafka.admin import ensure_topics
-from streams.kafka.producer import Producer
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
-from tests.compose.cli.test_cli import ROOT, TINY, fails, tidewheel
-from tests.fakes.own_task import own_task
+from tests.compose.cli.test_cli import TINY, fails, tidewheel
 from tests.federation.registries import model, offer, serve
 
 
@@ -134,34 +122,3 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, refs: list[Ref]) -> None:
     fails(done, 2, "none/keys/signing.pub")
     done = tidewheel("models", "rollback", TINY, "--registry", "empty", folder=tmp_path)
     fails(done, 2, "nothing is decided in empty", "tidewheel prepare")
-
-
-@pytest.mark.kafka
-def test_a_lost_registry_is_made_again_from_kafka(tmp_path: Path, kafka: BrokerSettings) -> None:
-    task = own_task(tmp_path)
-    name, layout = load_task(task).name, StateDir(tmp_path / ".tidewheel")
-    key = create_key(layout.signing_key)
-    before = Registry(layout.registry, name, 1, [key.public_key()])
-    ensure_topics(kafka, topic_specs(name))
-    words = ("models", "restore", task, "--kafka", kafka.bootstrap)
-    where: Any = {"folder": tmp_path, "PYTHONPATH": str(ROOT)}
-    fails(tidewheel(*words, **where), 2, "has no decision about", "--kafka")
-    for number in (1, 2):
-        serve(before, model(before, number, key), key)
-        told = publisher.read_announced(kafka, name)
-        publisher.announce(Producer(kafka), before, told)
-    shutil.rmtree(layout.registry)
-    # Killed at the end of each step, the last time when its first decision is written.
-    for point, there in (("1:1", 0), ("2:1", 0), ("3:1", 1)):
-        done = tidewheel(*words, **where, TIDEWHEEL_FAILPOINT=f"restore-step-{point}")
-        assert done.returncode == -SIGKILL, done.stderr
-        assert len(list((layout.registry / "history").glob("*.json"))) == there
-    done = tidewheel(*words, **where)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert done.stdout.startswith("2 decisions, 2 models restored to ")
-    assert verify(registry_of(load_task(task), tmp_path / ".tidewheel", None), {}).problems == []
-    found = json.loads(tidewheel(*words, "--json", **where).stdout)
-    assert found["models"] == before.models()
-    (layout.registry / "history" / "00000002.json").unlink()
-    serve(before, model(before, 3, key), key)
-    fails(tidewheel(*words, **where), 2, "has another decision 2")

@@ -60,7 +60,7 @@ def test_new_weights_are_kept_and_offered(kafka: BrokerSettings, place: tuple[Pa
         reader.close()
     assert message.key == task.name.encode()
     found = Release.decode(message.value)
-    assert found.decision.standing.teacher == Ref(model=kept.model, digest=kept.digest)
+    assert found.decision.standing.teacher == Ref.of(kept)
     assert [d.model for d in found.deliveries] == [kept.model]
 
 

@@ -135,7 +135,7 @@ def test_a_task_that_was_changed_is_told_that_its_models_are_of_before(tmp_path:
     text = (
         "from dataclasses import replace\nfrom tidewheel import load_task\n"
         f"tiny = load_task({TINY!r})\n"
-        "training = replace(tiny.training, central_epochs=1, teacher_epochs=1)\n"
+        "training = replace(tiny.training, central_epochs=1)\n"
         "task = replace(tiny, training=training)\n"
     )
     (tmp_path / "mine.py").write_text(text)

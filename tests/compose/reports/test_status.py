@@ -122,7 +122,7 @@ def test_no_alarm_and_no_reference_are_told_apart() -> None:
 
 
 def test_a_paused_rollout_is_told_with_who_and_why() -> None:
-    refs = {name: {"model": f"{n}-aaaaaaaa", "digest": "a" * 64}
+    refs = {name: {"model": f"{n}-aaaaaaaa", "digest": "a" * 64, "size": 1}
             for n, name in enumerate(("stable", "offered"), 1)}  # fmt: skip
     paused = {"reason": "manual: look first", "time_us": 10**15, "key": "ab" * 8}
     standing = {**refs, "share": 0.05, "stage": 1, "paused": paused}

@@ -8,7 +8,6 @@ import pytest
 
 from streams.contract.events.messages import Drop, encode_drop
 from streams.contract.events.records import encode_events
-from streams.contract.events.traceparent import TraceParent
 from streams.contract.task import load_task
 from streams.contract.topics import topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -52,9 +51,9 @@ def test_every_kind_of_message_becomes_rows() -> None:
 
 
 def test_a_traced_message_tells_its_trace() -> None:
-    at = TraceParent("ab" * 16, "cd" * 8)
+    header = ("traceparent", b"00-" + b"ab" * 16 + b"-" + b"cd" * 8 + b"-01")
     message = event_message()
-    traced = replace(message, headers=[*message.headers, at.header])
+    traced = replace(message, headers=[*message.headers, header])
     assert [row["trace"] for row in rows_of(task, "events", traced)] == ["ab" * 16] * 2
     foreign = replace(message, headers=[*message.headers, ("traceparent", b"\xff")])
     assert ["trace" in row for row in rows_of(task, "events", foreign)] == [False] * 2

@@ -27,7 +27,9 @@ def at(message: Received, at_s: int) -> Received:
 
 def decided(kind: Kind, at_s: int, seq: int, **fields: object) -> Received:
     about = {"reason": "a test", "evidence": {"e_worse": 25.0}, **fields}
-    standing = DesiredState(offered=Ref(model="2-bbbbbbbb", digest="b" * 64), share=0.1, stage=1)
+    standing = DesiredState(
+        offered=Ref(model="2-bbbbbbbb", digest="b" * 64, size=100_000), share=0.1, stage=1
+    )
     decision = Decision.model_validate(
         {"task": "tiny", "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind,
          "model": "2-bbbbbbbb", "time_us": at_s * SECOND, "key": "0" * 16, "standing": standing,

@@ -11,7 +11,7 @@ from torch import nn
 
 from edge_client.inference import kept_version
 from edge_client.inference.engine import Engine
-from edge_client.inference.kept_version import KeptVersion
+from edge_client.inference.kept_version import KEEP_H, KeptVersion
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN
@@ -189,7 +189,7 @@ def test_a_withdrawn_version_is_never_kept(device: Device) -> None:
 
 def test_it_is_kept_for_a_stated_time_only(device: Device) -> None:
     _, second = kept_against_worse(device)
-    device.now_s += 3600 * (tiny.training.keep_previous_h + 1)
+    device.now_s += 3600 * (KEEP_H + 1)
     device.kept.consider()
     assert (device.answering, device.kept.state) == (second, None)
     device.see(400)

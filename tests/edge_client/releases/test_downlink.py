@@ -81,7 +81,7 @@ class Rig:
     def decided(self, data: bytes, model: str, digest: str, base: str | None = None) -> Release:
         """A sound decision for bytes that are delivered as they are."""
         last = self.registry.last()
-        ref = Ref(model=model, digest=digest)
+        ref = Ref(model=model, digest=digest, size=100_000)
         standing = self.registry.desired().model_copy(update={"stable": ref})
         made = self.registry.decide(self.key, "served", standing, last, model=model)
         return made.model_copy(update={"deliveries": [self.delivered(data, model, base)]})
@@ -156,7 +156,10 @@ def test_a_new_version_comes_as_a_delta_and_a_stranger_to_it_gets_the_whole(rig:
     last = rig.registry.last()
     assert last is not None
     standing = last.decision.standing.model_copy(
-        update={"offered": Ref(model=second, digest=rig.registry.load(second).digest), "share": 1.0}
+        update={
+            "offered": Ref(model=second, digest=rig.registry.load(second).digest, size=100_000),
+            "share": 1.0,
+        }
     )
     rig.registry.decide(rig.key, "stage", standing, last, model=second)
     rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
@@ -369,7 +372,7 @@ def test_where_kafka_has_no_bytes_they_come_from_the_url(rig: Rig) -> None:
         made = rig.registry.add(rig.version(2))
         last = rig.registry.last()
         url = f"http://127.0.0.1:{server.server_port}"
-        ref = Ref(model=made.model, digest=made.digest)
+        ref = Ref.of(made)
         standing = rig.registry.desired().model_copy(update={"stable": ref, "url": url})
         said = rig.registry.decide(rig.key, "served", standing, last, model=made.model)
         nowhere = Delivery(model=made.model, sha256="a" * 64, size=9, chunks=1, offset=0)
@@ -401,7 +404,7 @@ def test_a_decision_that_comes_during_a_download_wins(rig: Rig) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        ref = Ref(model="2-aaaaaaaa", digest="a" * 64)
+        ref = Ref(model="2-aaaaaaaa", digest="a" * 64, size=100_000)
         url = f"http://127.0.0.1:{server.server_port}"
         standing = rig.registry.desired().model_copy(update={"stable": ref, "url": url})
         last = rig.registry.last()
@@ -423,7 +426,7 @@ def test_what_is_withdrawn_is_taken_back_and_not_served_again(rig: Rig) -> None:
     before = rig.downlink.received_bytes
     last = rig.registry.last()
     assert last is not None
-    ref = Ref(model=first, digest=rig.registry.load(first).digest)
+    ref = Ref(model=first, digest=rig.registry.load(first).digest, size=100_000)
     standing = rig.registry.desired().model_copy(update={"stable": ref})
     standing = standing.without(second, "its windows are worse")
     rig.registry.decide(rig.key, "rolled-back", standing, last, model=second)

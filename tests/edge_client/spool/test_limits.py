@@ -1,187 +1,27 @@
-"""What gives way when the spool is full or old, and what is declared of it."""
+"""The limits of a spool: the oldest files go at the cap, and what is too old goes by its age."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from edge_client.spool.compaction import FramePart, compact
-from edge_client.spool.eviction import by_priority
-from edge_client.spool.frames import DROPS, EVENTS, Frame, SpoolPosition, list_files
+from edge_client.spool.frames import EVENTS
 from edge_client.spool.limits import NEVER_SET_S, SpoolLimits
 from edge_client.spool.queue import Spool
-from edge_client.spool.writer import Event, SpoolWriter
-from streams.contract.accounting import IntervalSet
-from streams.contract.events.compact import Columns, decode_block, encode_block
-from streams.contract.events.messages import event_columns, task_layout
-from streams.contract.task import Task
+from edge_client.spool.writer import SpoolWriter
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock
 
 HOUR_S = 3600.0
-SURE, UNSURE = np.array([9, 0, 0], np.float32), np.array([1, 0.9, 0.8], np.float32)
 
 
-def event(i: int, *, sure: bool = True, label: float | None = None) -> Event:
-    truth = None if label is None else np.array([label], np.float32)
-    segment = np.full(task.segment_shape, i, np.float32)
-    return Event(1000 * i, "1-aaaaaaaa", SURE if sure else UNSURE, truth, segment, mark_us=1000 * i)
-
-
-def decoded(payload: bytes, first: int = 0) -> Columns:
-    return decode_block(task_layout(task), payload, first, 1000)
-
-
-def drained(spool: Spool) -> tuple[IntervalSet, dict[str, IntervalSet]]:
-    """Deliver everything; which seqs arrived, and which were declared by reason."""
-    events, drops = IntervalSet(), dict[str, IntervalSet]()
-    while frames := spool.read(spool.position, 1 << 30):
-        for frame in frames:
-            if frame.kind == EVENTS:
-                rows = decoded(frame.payload)
-                assert rows.times.tolist() == [1000 * (frame.first + i) for i in range(frame.count)]
-                assert events.add(frame.first, frame.first + frame.count - 1) == frame.count
-            for entry in frame.declarations():
-                drops.setdefault(entry.reason, IntervalSet()).add(entry.first, entry.last)
-        spool.settle(frames)
-    account = spool.account()
-    assert account.balanced
-    assert (account.pending, account.delivered) == (0, len(events))
-    assert account.dropped == {reason: len(found) for reason, found in drops.items()}
-    assert len(events) + sum(map(len, drops.values())) == account.produced
-    return events, drops
-
-
-def frame_of(events: list[Event], of: Task = task) -> Frame:
-    rows = event_columns(
-        of,
-        first=0,
-        times=np.array([e.time_us for e in events]),
-        model=[e.model for e in events],
-        outputs=np.stack([e.outputs for e in events]),
-        labels=[e.label for e in events],
-        segments=np.stack([e.segment for e in events]) if of.upload == "segment" else None,
-    )
-    return Frame(EVENTS, 0, len(events), 0, encode_block(rows), SpoolPosition(0, 0))
-
-
-def test_what_is_kept_of_a_frame_is_the_same_rows() -> None:
-    wanted = range(20, 28)
-    frame = frame_of([event(i, sure=i not in wanted, label=1.0 if i == 40 else None)
-                      for i in range(60)])  # fmt: skip
-    pieces = by_priority(task)(frame)
-    assert [(p.count, p.payload is None) for p in pieces] == [
-        (20, True), (8, False), (12, True), (1, False), (19, True),
-    ]  # fmt: skip
-    whole = decoded(frame.payload)
-    assert pieces[1].payload is not None
-    assert pieces[3].payload is not None
-    assert pieces[1].payload == encode_block(whole.part(20, 28))
-    assert pieces[3].payload == encode_block(whole.part(40, 41))
-
-
-def test_a_short_run_between_two_that_are_kept_stays_where_a_frame_costs_more() -> None:
-    private = replace(task, upload="prediction")
-    frame = frame_of([event(i, sure=i % 3 > 0) for i in range(60)], private)
-    pieces = by_priority(private)(frame)
-    assert [(p.count, p.payload is None) for p in pieces] == [(58, False), (2, True)]
-
-
-def test_what_this_task_cannot_read_is_kept() -> None:
-    frame = Frame(EVENTS, 0, 3, 0, b"no block", SpoolPosition(0, 0))
-    assert by_priority(task)(frame) == [FramePart(3, b"no block")]
-
-
-def test_a_task_with_targets_keeps_the_labelled() -> None:
-    aims = replace(task, classes=(), targets=("a", "b", "c"))
-    rows = event_columns(
-        aims,
-        first=0,
-        times=np.arange(20),
-        model="1-aaaaaaaa",
-        outputs=np.stack([UNSURE] * 20),
-        labels=[None] * 10 + [np.ones(3, np.float32)] * 10,
-        segments=np.zeros((20, *task.segment_shape), np.float32),
-    )
-    pieces = by_priority(aims)(Frame(EVENTS, 0, 20, 0, encode_block(rows), SpoolPosition(0, 0)))
-    assert [(p.count, p.payload is None) for p in pieces] == [(10, True), (10, False)]
-
-
-def test_drops_that_stand_together_become_one_frame(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.append(2, b"ab", mark=1)
-    spool.declare_lost(3, "metered", mark=2)
-    spool.append(2, b"cd", mark=3)
-    spool.append(1, b"e", mark=4)
-    file = list_files(tmp_path)[0]
-
-    def thin(frame: Frame) -> list[FramePart]:
-        return [FramePart(frame.count, frame.payload if frame.payload == b"e" else None)]
-
-    content = compact(file.frames(), thin, "spool-full")
-    file.replace(content)
-    frames = list(file.frames())
-    assert [(f.kind, f.first, f.count, f.mark) for f in frames] == [
-        (DROPS, 0, 7, 3),
-        (EVENTS, 7, 1, 4),
-    ]
-    assert frames[0].declarations() == [
-        (0, 1, "spool-full"), (2, 4, "metered"), (5, 6, "spool-full"),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("order", ["oldest", "newest"])
-def test_at_the_cap_labelled_and_unsure_events_outlive_the_rest(tmp_path: Path, order: str) -> None:
-    limits = SpoolLimits(file_bytes=20_000, total_bytes=100_000, drop=order)  # type: ignore[arg-type]
-    spool = Spool(tmp_path, limits, policy=by_priority(task))
-    recorder = SpoolWriter(task, spool)
-    precious = IntervalSet()
-    for i in range(700):
-        unsure, label = i % 50 in (10, 11, 12, 13), 1.0 if i % 97 == 0 else None
-        if unsure or label is not None:
-            precious.add(i)
-        recorder.put(event(i, sure=not unsure, label=label))
-        if i % 25 == 24:
-            recorder.write()
-            assert sum(f.stat().st_size for f in tmp_path.glob("*.seg")) < 100_000
-    events, drops = drained(spool)
-    assert set(drops) == {"spool-full"}
-    assert all(seq in events for first, last in precious for seq in range(first, last + 1))
-    assert 100 < len(drops["spool-full"]) < 650
-    middle = [first for first, last in drops["spool-full"]][len(list(drops["spool-full"])) // 2]
-    assert middle < 350 if order == "oldest" else middle > 350
-
-
-@pytest.mark.parametrize(("order", "gone"), [("oldest", (1, 2)), ("newest", (8, 9))])
-def test_when_all_is_thinned_whole_files_go_in_the_order_that_is_set(
-    tmp_path: Path, order: str, gone: tuple[int, int]
-) -> None:
-    limits = SpoolLimits(file_bytes=100, total_bytes=1000, drop=order)  # type: ignore[arg-type]
-    spool = Spool(tmp_path, limits)
+def test_at_the_cap_the_oldest_file_goes_that_the_reader_has_not_begun(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, SpoolLimits(file_bytes=100, total_bytes=1000))
     for i in range(11):
         spool.append(1, b"x" * 60, mark=i)
-    declared = [d for f in spool.read(spool.position, 1 << 30) for d in f.declarations()]
-    lost = {seq for d in declared for seq in range(d.first, d.last + 1)}
-    assert lost
-    assert (gone[0] in lost) or (gone[1] in lost)
-    assert lost <= set(gone) | {gone[0] + 1, gone[0] - 1}
-
-
-def test_a_thinned_file_keeps_its_time_and_what_a_crash_left_of_another_is_removed(
-    tmp_path: Path,
-) -> None:
-    spool = Spool(tmp_path)
-    spool.append(5, b"x" * 100, mark=1)
-    file = list_files(tmp_path)[0]
-    os.utime(file.path, (10**9, 10**9))
-    file.replace(b"")
-    assert file.written_s == 10**9
-    left = tmp_path / "0000000000000000-0000000000000000.tmp"
-    left.write_bytes(b"half")
-    Spool(tmp_path)
-    assert not left.exists()
+    frames = spool.read(spool.position, 1 << 30)
+    declared = [d for f in frames for d in f.declarations()]
+    assert [(d.first, d.last, d.reason) for d in declared] == [(1, 1, "spool-full")]
+    assert [f.first for f in frames if f.kind == EVENTS] == [0, *range(2, 11)]
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.seg")) <= 1000
 
 
 class Aging:

@@ -1,7 +1,6 @@
 """What a metered line gets: the choice itself, and that the spool's account closes around it."""
 
 import errno
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,26 +8,16 @@ import pytest
 
 from edge_client.spool.frames import DROPS, EVENTS
 from edge_client.spool.queue import Spool
-from edge_client.spool.sampling import HOLD_S, Sampling, confidence, sampled
+from edge_client.spool.sampling import HOLD_S, sampled
 from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.accounting import IntervalSet
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock
 
-SURE, UNSURE = np.array([9, 0, 0], np.float32), np.array([1, 0, 0], np.float32)
-regression = replace(task, classes=(), targets=("a", "b", "c"))
 
-
-def event(i: int, outputs: np.ndarray = SURE, label: float | None = None) -> Event:
-    truth = None if label is None else np.array([label], np.float32)
-    return Event(
-        1000 * i,
-        "1-aaaaaaaa",
-        outputs,
-        truth,
-        np.zeros(task.segment_shape, np.float32),
-        mark_us=1000 * i,
-    )
+def event(i: int) -> Event:
+    zeros = np.zeros(task.segment_shape, np.float32)
+    return Event(1000 * i, "1-aaaaaaaa", np.zeros(3, np.float32), None, zeros, mark_us=1000 * i)
 
 
 def covered(spool: Spool) -> IntervalSet:
@@ -50,46 +39,28 @@ def test_a_sample_has_its_share_and_a_larger_one_contains_it(share: float) -> No
     assert chosen <= {seq for seq in range(20_000) if sampled(seq, min(1.0, share * 1.5))}
 
 
-def test_uncertain_and_labelled_answers_are_sent() -> None:
-    sampling = Sampling("uncertain", uncertain_below=0.8)
-    assert confidence(UNSURE) < 0.8 < confidence(SURE)
-    assert sampling.sends(task, 0, UNSURE, labelled=False)
-    assert sampling.sends(task, 0, SURE, labelled=True)
-    assert not any(sampling.sends(task, seq, SURE, labelled=False) for seq in range(100))
-
-
-def test_targets_have_no_softmax_so_labels_and_a_share_are_sent() -> None:
-    sampling = Sampling("uncertain", share=0.1)
-    sent = {seq for seq in range(1000) if sampling.sends(regression, seq, UNSURE, labelled=False)}
-    assert sent == {seq for seq in range(1000) if sampled(seq, 0.1)}
-    assert all(sampling.sends(regression, seq, SURE, labelled=True) for seq in range(100))
-
-
-@pytest.mark.parametrize("mode", ["everything", "nothing"])
-def test_everything_and_nothing_keep_every_event(mode: str) -> None:
-    sampling = Sampling(mode)  # type: ignore[arg-type]
-    assert all(sampling.sends(task, seq, SURE, labelled=False) for seq in range(100))
+SHARE = 0.3
+SENT = [seq for seq in range(400) if sampled(seq, SHARE)]
 
 
 def test_a_run_that_is_held_back_is_declared_before_the_event_behind_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    recorder = SpoolWriter(task, spool, sampling=Sampling("uncertain"))
-    for i in range(10):
-        recorder.put(event(i, UNSURE if i in (4, 5) else SURE))
+    recorder = SpoolWriter(task, spool, share=SHARE)
+    for i in range(100):
+        recorder.put(event(i))
     recorder.write(last=True)
     frames = spool.read(spool.position, 1 << 30)
-    assert [(f.kind, f.first, f.count, f.mark) for f in frames] == [
-        (DROPS, 0, 4, 3000),
-        (EVENTS, 4, 2, 5000),
-        (DROPS, 6, 4, 9000),
-    ]
-    assert {d.reason for f in frames if f.kind == DROPS for d in f.declarations()} == {"metered"}
-    assert spool.mark == 9000
+    sent = [seq for f in frames if f.kind == EVENTS for seq in range(f.first, f.first + f.count)]
+    assert sent == [seq for seq in SENT if seq < 100]
+    assert list(covered(spool)) == [(0, 99)]
+    assert {d.reason for f in frames for d in f.declarations()} == {"metered"}
+    assert all(f.mark == 1000 * (f.first + f.count - 1) for f in frames)
+    assert spool.mark == 99_000
 
 
 def test_a_run_is_declared_after_a_while_though_nothing_is_sent(tmp_path: Path) -> None:
     spool, clock = Spool(tmp_path), Clock()
-    recorder = SpoolWriter(task, spool, sampling=Sampling("uncertain"), clock=clock)
+    recorder = SpoolWriter(task, spool, share=0.0, clock=clock)
     for i in range(10):
         recorder.put(event(i))
         recorder.write()
@@ -101,25 +72,25 @@ def test_a_run_is_declared_after_a_while_though_nothing_is_sent(tmp_path: Path) 
 
 
 def test_what_was_held_back_and_not_declared_at_a_crash_was_never_produced(tmp_path: Path) -> None:
-    recorder = SpoolWriter(task, Spool(tmp_path), sampling=Sampling("uncertain"))
-    for i in range(10):
-        recorder.put(event(i, UNSURE if i == 4 else SURE))
+    recorder, last = SpoolWriter(task, Spool(tmp_path), share=SHARE), SENT[3]
+    for i in range(SENT[4]):  # those after the fourth that is sent are held back
+        recorder.put(event(i))
     recorder.write()
     again = Spool(tmp_path)
-    assert (again.next_seq, again.mark) == (5, 4000)
-    recorder = SpoolWriter(task, again, sampling=Sampling("uncertain"))
-    for i in range(5, 10):
-        recorder.put(event(i, UNSURE if i == 9 else SURE))
+    assert (again.next_seq, again.mark) == (last + 1, 1000 * last)
+    recorder = SpoolWriter(task, again, share=SHARE)
+    for i in range(last + 1, 60):
+        recorder.put(event(i))
     recorder.write(last=True)
-    assert list(covered(again)) == [(0, 9)]
-    assert again.mark == 9000
+    assert list(covered(again)) == [(0, 59)]
+    assert again.mark == 59_000
 
 
 def test_a_disk_that_fails_at_any_write_leaves_no_hole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path)
-    recorder = SpoolWriter(task, spool, limit=20, sampling=Sampling("sampled", share=0.3))
+    recorder = SpoolWriter(task, spool, limit=20, share=SHARE)
     write, noise, failed = spool._write, np.random.default_rng(1), 0
 
     def now_and_then(*arguments: object) -> None:
@@ -140,4 +111,4 @@ def test_a_disk_that_fails_at_any_write_leaves_no_hole(
     assert spool.next_seq == 400
     assert list(covered(spool)) == [(0, 399)]
     sent = [f for f in spool.read(spool.position, 1 << 30) if f.kind == EVENTS]
-    assert all(sampled(s, 0.3) for f in sent for s in range(f.first, f.first + f.count))
+    assert {s for f in sent for s in range(f.first, f.first + f.count)} <= set(SENT)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.spool.eviction import by_priority
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
@@ -12,7 +11,7 @@ from edge_client.spool.writer import SpoolWriter
 from edge_client.uplink.uplink import Uplink
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import SpoolError
-from tests.edge_client.spool.test_limits import event
+from tests.edge_client.spool.test_sampling import event
 from tests.edge_client.uplink.test_uplink import uplink_of
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
@@ -150,11 +149,9 @@ def test_a_device_without_a_spool_says_that_the_disk_is_full(small_disk: Path) -
         Spool(small_disk / "spool")
 
 
-def test_at_the_cap_of_a_full_disk_a_file_is_dropped_where_none_can_be_thinned(
-    small_disk: Path,
-) -> None:
+def test_at_the_cap_of_a_full_disk_a_file_is_dropped(small_disk: Path) -> None:
     limits = SpoolLimits(file_bytes=50_000, total_bytes=410_000)
-    spool = Spool(small_disk / "spool", limits, policy=by_priority(task))
+    spool = Spool(small_disk / "spool", limits)
     recorder = SpoolWriter(task, spool, limit=300)
     made = produce(recorder, 0, 2260)  # just below the cap
     assert spool.account().produced == made

@@ -1,9 +1,9 @@
-"""The spool against a model: whatever is appended, sent, settled, thinned, aged, torn or damaged,
+"""The spool against a model: whatever is appended, sent, settled, aged, torn or damaged,
 and wherever the process dies, each seq that was handed out is delivered or declared dropped.
 
-Files are of 200 bytes and all of them of 1,000, so that rotation, thinning and dropping happen all
-the time. An event is its seq and the number of its making: a seq that was sent never comes with
-another number. Of three events one is of high priority.
+Files are of 200 bytes and all of them of 1,000, so that rotation and dropping happen all the time.
+An event is its seq and the number of its making: a seq that was sent never comes with another
+number.
 """
 
 import contextlib
@@ -14,20 +14,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_client.spool.compaction import FramePart
 from edge_client.spool.frames import EVENTS, HEADER, Frame
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from streams.contract.accounting import IntervalSet
 
-STEPS = [f"spool-step-{n}" for n in range(1, 6)] + ["thin-step-1", "thin-step-2"]
+STEPS = [f"spool-step-{n}" for n in range(1, 6)]
 AGE_S = 100.0
 LOST_TO_DAMAGE = "corrupt"
 
@@ -44,15 +42,6 @@ def parsed(payload: bytes) -> list[tuple[int, int]]:
     """(seq, number of its making)"""
     texts = [text.rstrip(b"-").split(b".") for text in payload.split(b",")]
     return [(int(seq), int(made)) for seq, made in texts]
-
-
-def thin(frame: Frame) -> list[FramePart]:
-    runs = [(keep, list(run)) for keep, run in groupby(parsed(frame.payload), _is_precious)]
-    return [FramePart(len(run), written(run) if keep else None) for keep, run in runs]
-
-
-def _is_precious(event: tuple[int, int]) -> bool:
-    return event[0] % 3 == 0
 
 
 @contextlib.contextmanager
@@ -82,8 +71,6 @@ def disk_with(room: int) -> Iterator[None]:
 class SpoolMachine(RuleBasedStateMachine):
     """Everything that a spool may meet."""
 
-    order = "oldest"
-
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
@@ -103,11 +90,10 @@ class SpoolMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def opened(self) -> Spool:
-        limits = SpoolLimits(200, 1000, AGE_S, self.order)  # type: ignore[arg-type]
+        limits = SpoolLimits(200, 1000, AGE_S)
         return Spool(
             self.folder,
             limits,
-            policy=thin,
             clock=lambda: time.time() + self.ahead_s,
             failpoint=self.reached,
         )
@@ -257,12 +243,5 @@ class SpoolMachine(RuleBasedStateMachine):
             self.unsettled.clear()
 
 
-class NewestFirst(SpoolMachine):
-    order = "newest"
-
-
-TestOldestFirst = SpoolMachine.TestCase
-TestNewestFirst = NewestFirst.TestCase
-TestOldestFirst.settings = TestNewestFirst.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
+TestSpool = SpoolMachine.TestCase
+TestSpool.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

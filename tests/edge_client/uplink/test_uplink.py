@@ -8,7 +8,7 @@ import pytest
 
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
-from edge_client.spool.sampling import Sampling, sampled
+from edge_client.spool.sampling import sampled
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.rate_limit import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
@@ -26,8 +26,8 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path, SpoolLimits(file_bytes=3000, total_bytes=60_000))
 
 
-def fill(spool: Spool, count: int, sampling: Sampling | None = None) -> None:
-    recorder = SpoolWriter(task, spool, sampling=sampling)
+def fill(spool: Spool, count: int, share: float = 1.0) -> None:
+    recorder = SpoolWriter(task, spool, share=share)
     for i in range(count):
         segment = np.full(task.segment_shape, i, np.float32)
         recorder.put(Event(1_000_000 * i, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
@@ -42,7 +42,6 @@ def uplink_of(
     reachable: bool = True,
     *,
     bytes_per_s: int | None = None,
-    holds: bool = False,
 ) -> Uplink:
     def state() -> DeviceState:
         account = spool.account()
@@ -66,7 +65,6 @@ def uplink_of(
         lambda: reachable,
         state,
         bytes_per_s=bytes_per_s,
-        holds=holds,
         clock=clock,
     )
 
@@ -261,7 +259,7 @@ def test_a_sample_arrives_and_the_rest_is_declared(tmp_path: Path) -> None:
     spool, broker, clock = Spool(tmp_path), FakeBroker(), Clock()
     uplink = uplink_of(spool, broker, clock)
     uplink.step()
-    fill(spool, 300, Sampling("sampled", share=0.2))
+    fill(spool, 300, share=0.2)
     while spool.account().pending:
         uplink.step()
         broker.acknowledge()
@@ -274,25 +272,6 @@ def test_a_sample_arrives_and_the_rest_is_declared(tmp_path: Path) -> None:
     account = spool.account()
     assert (account.produced, account.delivered) == (300, len(wanted))
     assert account.dropped == {"metered": 300 - len(wanted)}
-
-
-def test_nothing_leaves_but_the_state_until_the_setting_changes(
-    spool: Spool, tmp_path: Path
-) -> None:
-    broker, clock = FakeBroker(), Clock()
-    uplink = uplink_of(spool, broker, clock, holds=True)
-    fill(spool, 30, Sampling("nothing"))
-    for _ in range(20):
-        uplink.step()
-        clock.now += 0.5
-    assert (len(broker.states), broker.waiting) == (1, [])
-    uplink.start()
-    assert uplink.stop(drain_s=3600.0) is False  # at once: there is nothing to wait for
-    uplink = uplink_of(spool, broker, clock)
-    uplink.step()
-    broker.acknowledge()
-    uplink.step()
-    assert spool.account().delivered == 30
 
 
 def test_neighbouring_declarations_travel_as_one(spool: Spool) -> None:

@@ -191,8 +191,8 @@ def test_a_task_is_private_with_a_mean_only(tiny: Task, registry: Registry) -> N
     assert (found.name, found.clip) == ("private fedavg", 0.5)
     with pytest.raises(UsageError, match="strategy krum cannot be private"):
         run_aggregator(made, {**RUN_CONFIG, "strategy": "krum"}, registry.folder)
-    with pytest.raises(TaskError, match="delta between 0 and 1"):
-        replace(tiny, training=Training(privacy=Privacy(1.0, 1.0, delta=0.0)))
+    with pytest.raises(TaskError, match="must be above 0"):
+        replace(tiny, training=Training(privacy=Privacy(1.0, 0.0)))
 
 
 def test_noise_is_made_of_secrets(tmp_path: Path) -> None:

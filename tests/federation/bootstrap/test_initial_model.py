@@ -76,7 +76,7 @@ def test_nobody_trains_on_the_people_held_out_or_on_the_fleet(
         for reading in tiny.readings(device):
             yield reading if known else reading._replace(values=[v + 9 for v in reading.values])
 
-    quick = replace(tiny.training, central_epochs=2, teacher_epochs=1)
+    quick = replace(tiny.training, central_epochs=2)
     made = []
     for name, readings in (("as-it-is", tiny.readings), ("elsewhere", elsewhere)):
         task = replace(tiny, readings=readings, training=quick)
@@ -120,7 +120,7 @@ def test_other_settings_are_not_taken_from_the_cache(
     tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    short = replace(tiny, training=replace(tiny.training, central_epochs=1, teacher_epochs=1))
+    short = replace(tiny, training=replace(tiny.training, central_epochs=1))
     assert prepare(TINY, short, empty, key, cache) is not None
     other = Registry(tmp_path / "other", tiny.name, tiny.version, [key.public_key()])
     longer = replace(short, training=replace(short.training, central_epochs=2))

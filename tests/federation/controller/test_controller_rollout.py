@@ -57,7 +57,7 @@ def candidate(rig: Rig, base: str, number: int = 2) -> str:
         task=rig.name, task_version=1, number=number, base=base, created_us=1, key="", files=[]
     )  # fmt: skip
     made = rig.registry.add(pack(manifest, {"weights.safetensors": b"w" * number}, key))
-    ref = Ref(model=made.model, digest=made.digest)
+    ref = Ref.of(made)
     standing = rig.registry.desired().model_copy(update={"candidate": ref})
     rig.registry.decide(key, "candidate", standing, rig.registry.last(), model=made.model)
     return made.model

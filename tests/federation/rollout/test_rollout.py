@@ -59,7 +59,7 @@ class Rig:
 
     def candidate(self, number: int = 2, base: str | None = None) -> str:
         made = self.registry.add(artifact(number, base or self.stable))
-        ref = Ref(model=made.model, digest=made.digest)
+        ref = Ref.of(made)
         standing = self.registry.desired().model_copy(update={"candidate": ref})
         self.registry.decide(KEY, "candidate", standing, self.registry.last(), model=made.model)
         return made.model
@@ -301,7 +301,8 @@ def test_one_that_takes_over_comes_to_the_same_verdict(rig: Rig) -> None:
     plans = [rig.rollout, rig.another()]
     found = [
         p._finding(
-            last.decision.standing, Ref(model=model, digest="a" * 64), rig.fleet, rig.windows,
+            last.decision.standing, Ref(model=model, digest="a" * 64, size=100_000), rig.fleet,
+            rig.windows,
             [d.time_us for d in rig.registry.decisions() if d.kind == "stage"],
         )
         for p in plans

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.rounds.client_sampling import choose, to_ask, unfit
+from federation.rounds.client_sampling import choose, to_ask, to_invite, unfit
 from streams.contract.documents import DeviceState
 from streams.contract.task import Training
 
@@ -61,3 +61,24 @@ def test_more_are_asked_than_needed() -> None:
     training = replace(Training(), devices_per_round=10)
     assert to_ask(training) == 13
     assert to_ask(Training()) == 0
+
+
+def test_a_round_invites_those_on_free_lines_that_have_waited_longest() -> None:
+    hour_us = 3_600_000_000
+    fleet = [
+        state(device="paid", metered=True),
+        state(device="new"),
+        state(device="lately", last_run_us=9 * hour_us),
+        state(device="earlier", last_run_us=hour_us),
+        state(device="here", last_run_us=9 * hour_us + 1, run="7"),
+        state(device="going", phase="draining"),
+    ]
+    order = [to_invite(fleet, BASE, Training(), count, 1, seed=count) for count in range(1, 6)]
+    assert order[0] in (["here"], ["new"])
+    assert order[1:3] == [["here", "new"], ["earlier", "here", "new"]]
+    assert order[3] == ["earlier", "here", "lately", "new"]
+    assert order[4] == ["earlier", "here", "lately", "new", "paid"]
+    assert to_invite(fleet, BASE, Training(), 0, 1, seed=0) == order[4]
+    drawn = {tuple(to_invite([state(device=f"d{i}") for i in range(20)], BASE, Training(), 3, 1, s))
+             for s in range(10)}  # fmt: skip
+    assert len(drawn) == 10

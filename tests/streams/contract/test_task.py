@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from streams.contract.errors import TaskError
 from streams.contract.task import (
-    Aggregation,
     Privacy,
     Reading,
     Segment,
@@ -68,7 +67,6 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"lateness_s": -1.0}, "lateness_s"),
         ({"latency_budget_ms": 0.0}, "latency_budget_ms must be a number above 0"),
         ({"upload": "everything"}, "upload"),
-        ({"future_s": -1.0}, "future_s"),
         ({"training": Training(optimizer="adam")}, "training.optimizer"),  # type: ignore[arg-type]
         ({"training": Training(proximal=-1)}, "training.proximal"),
         ({"training": Training(max_steps=0)}, "training.max_steps"),
@@ -79,30 +77,13 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
             "needs training.optimizer",
         ),
         (
-            {"training": Training(strategy="scaffold", aggregation=Aggregation(buffer=5))},
-            "needs rounds that are not buffered",
-        ),
-        (
             {"training": Training(strategy="scaffold", privacy=Privacy(1.0, 1.0))},
             "strategy scaffold cannot be private",
         ),
-        ({"training": Training(aggregation=Aggregation(learning_rate=0))}, "learning_rate"),
-        ({"training": Training(aggregation=Aggregation(betas=(0.9, 1.0)))}, "betas"),
-        ({"training": Training(aggregation=Aggregation(trim=0.5))}, "trim"),
-        ({"training": Training(aggregation=Aggregation(byzantine=-1))}, "byzantine"),
+        ({"training": Training(server_learning_rate=0)}, "training.server_learning_rate"),
         ({"build_model": None}, "build_model must be a function"),
-        (
-            {"retrain_above": 3.0},
-            "retrain_above is for errors, windows tell the share accuracy: give retrain_below",
-        ),
-        (
-            {"classes": (), "targets": ("x",), "retrain_below": 0.5},
-            "retrain_below is for shares, windows tell the error mae: give retrain_above",
-        ),
-        (
-            {"classes": (), "targets": ("x",), "metric": "within", "retrain_above": 0.5},
-            "retrain_above is for errors, windows tell the share within",
-        ),
+        ({"retrain": 3.0}, "retrain must be a share from 0 to 1"),
+        ({"classes": (), "targets": ("x",), "metric": "within", "retrain": 2.0}, "must be a share"),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, object], says: str) -> None:
@@ -286,19 +267,15 @@ def fields_of(kind: type) -> list[str]:
     st.dictionaries(st.sampled_from(fields_of(Task)), anything, max_size=3),
     st.dictionaries(st.sampled_from(fields_of(Training)), anything, max_size=2),
     st.dictionaries(st.sampled_from(fields_of(Segment)), anything, max_size=2),
-    st.dictionaries(st.sampled_from(fields_of(Aggregation)), anything, max_size=2),
     st.dictionaries(st.sampled_from(fields_of(Privacy)), anything, max_size=2),
 )
 def test_whatever_stands_in_a_task_it_works_or_one_line_says_what_is_wrong(
     of_task: dict[str, Any],
     of_training: dict[str, Any],
     of_segment: dict[str, Any],
-    of_aggregation: dict[str, Any],
     of_privacy: dict[str, Any],
 ) -> None:
     parts: dict[str, Any] = {}
-    if of_aggregation:
-        of_training = {"aggregation": Aggregation(**of_aggregation), **of_training}
     if of_privacy:
         private = Privacy(**{"clip": 1.0, "noise_multiplier": 1.0, **of_privacy})
         of_training = {"privacy": private, **of_training}

@@ -40,9 +40,9 @@ def test_windows_tell_the_nearest_sum_of_numbers(metric: str, told: str, limit: 
 
 
 def test_the_users_limit_counts() -> None:
-    assert retrain_limit(made(retrain_below=0.5)) == 0.5
-    assert retrain_limit(made(classes=(), targets=("speed",), retrain_above=7.0)) == 7.0
-    assert retrain_limit(made(classes=(), targets=("speed",), retrain_above=0.0)) == 0.0
+    assert retrain_limit(made(retrain=0.5)) == 0.5
+    assert retrain_limit(made(classes=(), targets=("speed",), retrain=7.0)) == 7.0
+    assert retrain_limit(made(classes=(), targets=("speed",), retrain=0.0)) == 0.0
     assert window_metric(task) == "accuracy"
 
 

@@ -205,8 +205,8 @@ def test_any_altered_byte_of_a_decision_is_refused(at: int, change: int) -> None
 
 def test_a_share_only_grows_and_the_rest_gets_what_is_stable() -> None:
     stable, offered = (
-        Ref(model="1-aaaaaaaa", digest="a" * 64),
-        Ref(model="2-bbbbbbbb", digest="b" * 64),
+        Ref(model="1-aaaaaaaa", digest="a" * 64, size=100_000),
+        Ref(model="2-bbbbbbbb", digest="b" * 64, size=100_000),
     )
     devices = [f"d{i}" for i in range(400)]
     groups = []

@@ -2,52 +2,33 @@
 
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-from streams.contract.errors import UsageError
-from streams.contract.events.traceparent import TraceParent, event_trace, span_id
-from streams.runtime.tracing import DEFAULT_SHARE, Span, Tracing, read_tracing
+from streams.contract.events.messages import sampled_parent
+from streams.runtime.tracing import NOTHING, OFF, Tracing, open_tracing
 from tests.fakes.collector import Collector, collecting, silent
-from tests.fakes.recorded_spans import recording
-from tests.streams.worker.support import until
 
 ROOT = Path(__file__).parents[3]
-OFF = """
+SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER = "00-0af7651916cd43dd8448eb211c80319d-b7ad6b7169203332-01"
+OFF_TEXT = """
 import os, sys
-from streams.runtime.tracing import read_tracing
-assert read_tracing(os.environ, "service", "instance", "task") is None
+from streams.runtime.tracing import OFF, open_tracing
+assert open_tracing(os.environ, "service", "instance", "task") is OFF
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"opentelemetry", "requests"}))
 """
 
 
-@pytest.fixture
-def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED"):
-        monkeypatch.delenv(name, raising=False)
-    return monkeypatch
-
-
-def span(first: int) -> Span:
-    trace = event_trace("pumps", "pump-3", "e1", first)
-    at = TraceParent(trace, span_id(trace, "device.deliver", first + 9))
-    return Span("device.deliver", at, None, 1000, 2000, {"tidewheel.first": first}, kind="producer")
-
-
 def opened(collector: Collector, environ: pytest.MonkeyPatch, **more: str) -> Tracing:
     """The tracing of this process, which exports to `collector`."""
+    for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED"):
+        environ.delenv(name, raising=False)
     settings = {**collector.environ(), **more}
     for name, value in settings.items():
         environ.setenv(name, value)
-    made = read_tracing(settings, "tidewheel-test", "w0", "pumps")
-    assert made is not None
-    return made
+    return open_tracing(settings, "tidewheel-test", "w0", "pumps")
 
 
 @pytest.mark.parametrize("variables", [{}, {"OTEL_SDK_DISABLED": "true"}])
@@ -56,105 +37,77 @@ def test_without_an_endpoint_there_is_no_tracing_and_nothing_of_opentelemetry(
 ) -> None:
     if variables:
         variables = {**variables, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-    told = subprocess.check_output([sys.executable, "-c", OFF], cwd=ROOT, env=variables, text=True)
-    assert told == "[]\n"
-
-
-@pytest.mark.parametrize("text", ["2", "-0.1", "all", "nan"])
-def test_a_wrong_share_is_refused_by_name(text: str) -> None:
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "TIDEWHEEL_TRACE_SHARE": text}
-    with pytest.raises(UsageError, match=r"TIDEWHEEL_TRACE_SHARE=.*from 0 to 1"):
-        read_tracing(environ, "service", "instance", "task")
+    command = [sys.executable, "-c", OFF_TEXT]
+    assert subprocess.check_output(command, cwd=ROOT, env=variables, text=True) == "[]\n"
+    span = OFF.begin("run", {"device": "d0"}, SENT)
+    span.note("step")
+    span.end("why")
+    assert (span, span.headers, span.text) == (NOTHING, [], "")
 
 
 def test_without_the_extra_a_warning_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "streams.runtime.otel_exporter", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-    assert read_tracing(environ, "service", "instance", "task") is None
+    assert open_tracing(environ, "service", "instance", "task") is OFF
     assert "install tidewheel[trace]" in caplog.text
 
 
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as made:
-        yield made
-
-
-def test_a_span_arrives_with_its_ids_times_attributes_and_links(
-    collector: Collector, environ: pytest.MonkeyPatch
+def test_a_span_arrives_with_its_parent_attributes_and_links(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tracing = opened(collector, environ, TIDEWHEEL_TRACE_SHARE="")
-    assert tracing.share == DEFAULT_SHARE
-    sent, parent, link = span(7), span(7).at.child("parent"), span(8).at
-    other = Span("worker.store", sent.at.child("x"), parent, 5, 6, {"a": "b"}, [link], error="why")
-    tracing.export(sent)
-    tracing.export(other)
-    tracing.close(30.0)
-    first, second = sorted(collector.spans, key=lambda found: found.name)
-    assert first.service == "tidewheel-test"
-    assert (first.trace, first.span, first.parent) == (sent.at.trace, sent.at.span, "")
-    assert (first.start_ns, first.end_ns) == (1000, 2000)
-    assert first.attributes == {"tidewheel.first": 7}
-    assert (second.trace, second.parent) == (sent.at.trace, parent.span)
-    assert second.links == [(link.trace, link.span)]
+    with collecting() as collector:
+        tracing = opened(collector, monkeypatch, OTEL_TRACES_SAMPLER="")
+        span = tracing.begin("worker.window", {"device": "d0"}, SENT, [OTHER], "CONSUMER", 1000)
+        span.end("why", {"rows": 3})
+        unsampled = tracing.begin("worker.window", {}, SENT[:-1] + "0")
+        tracing.close(30.0)
+    assert unsampled is NOTHING
+    (found,) = collector.spans
+    assert (found.service, found.start_ns) == ("tidewheel-test", 1000)
+    assert span.headers == [("traceparent", f"00-{found.trace}-{found.span}-01".encode())]
+    assert (found.trace, found.parent) == (SENT[3:35], SENT[36:52])
+    assert found.links == [(OTHER[3:35], OTHER[36:52])]
+    assert found.attributes == {"tidewheel.device": "d0", "tidewheel.rows": 3}
 
 
-def test_a_service_name_of_the_environment_counts(
-    collector: Collector, environ: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("share", "traced"), [({}, range(10, 200)), ({"OTEL_TRACES_SAMPLER": "always_off"}, range(1))]
+)
+def test_the_share_is_of_traces_unless_opentelemetrys_own_variable_says_otherwise(
+    share: dict[str, str], traced: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracing = opened(collector, environ, OTEL_SERVICE_NAME="mine")
-    tracing.export(span(1))
-    until(lambda: collector.spans != [], "the span arrives without an end of the process")
-    assert [found.service for found in collector.spans] == ["mine"]
-    tracing.close()
+    with collecting() as collector:
+        tracing = opened(collector, monkeypatch, **{"OTEL_TRACES_SAMPLER": "", **share})
+        spans = [tracing.begin("device.deliver", {}) for _ in range(5000)]
+        tracing.close(30.0)
+    assert sum(span is not NOTHING for span in spans) in traced
 
 
-@dataclass
-class Request:
-    """What the exporter's thread does with its first request."""
-
-    begun: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
-
-
-@pytest.fixture
-def request_sent(monkeypatch: pytest.MonkeyPatch) -> Request:
-    request, export = Request(), OTLPSpanExporter.export
-
-    def watched(self: OTLPSpanExporter, spans: Any) -> Any:
-        request.begun.set()
-        try:
-            return export(self, spans)
-        finally:
-            request.ended.set()
-
-    monkeypatch.setattr(OTLPSpanExporter, "export", watched)
-    return request
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [], [("traceparent", None)], [("other", SENT.encode())],
+        [("traceparent", SENT.encode())] * 2, [("traceparent", SENT[:-1].encode() + b"0")],
+        [("traceparent", SENT.upper().encode())], [("traceparent", b"\xff" * 55)],
+        [("traceparent", b"00-" + b"0" * 32 + SENT[35:].encode())],
+    ],
+)  # fmt: skip
+def test_what_is_no_sampled_header_is_not_followed(
+    headers: list[tuple[str, bytes | None]],
+) -> None:
+    assert sampled_parent(headers) == ""
+    assert sampled_parent([("device", b"d0"), ("traceparent", SENT.encode())]) == SENT
 
 
 def test_a_collector_that_never_answers_delays_nothing(
-    environ: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, request_sent: Request
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All is taken, and the end has come, while the first request still waits for its answer."""
     with silent() as collector:
         patient = {"OTEL_EXPORTER_OTLP_TIMEOUT": "200", "OTEL_BSP_MAX_QUEUE_SIZE": "1000"}
-        tracing = opened(collector, environ, **patient)
-        tracing.export(span(0))
-        until(request_sent.begun.is_set, "the collector is asked")
-        for first in range(3000):  # three times what the queue holds
-            tracing.export(span(first))
-        assert not request_sent.ended.is_set()
+        tracing = opened(collector, monkeypatch, **patient)
+        for _ in range(3000):  # three times what the queue holds
+            tracing.begin("device.deliver", {}).end()
         tracing.close(0.2)
-        assert not request_sent.ended.is_set()
-        assert "did not take the last spans" in caplog.text
-
-
-def test_an_exporter_that_raises_does_not_reach_the_work(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    recorded, tracing = recording()
-    recorded.fails = True
-    tracing.export(span(1))
-    assert "a span is lost: RuntimeError" in caplog.text
+    assert "did not take the last spans" in caplog.text

@@ -25,6 +25,7 @@ from streams.contract.events.records import (
 )
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
+from streams.worker.commit.committer import FUTURE_S
 from streams.worker.store.delta_store import DROPS, SCORES
 from tests.fakes.tiny_task import task as recorded
 from tests.streams.kafka.test_poison import BAD_NAME
@@ -34,7 +35,7 @@ from tests.streams.worker.support import Fleet, batch, fleet, stop, until
 
 task = replace(recorded, source="live")  # whose event times are held against the clock
 LATER = 1e9
-FUTURE_S = task.future_s + 1  # the model's clock stands at 0
+LATER_S = FUTURE_S + 1  # the model's clock stands at 0
 RawMessage = tuple[bytes | None, bytes | None, Headers]
 
 
@@ -195,7 +196,7 @@ def test_an_epoch_that_goes_back_has_its_own_account() -> None:
 
 def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_again() -> None:
     log, store = Log(), MemoryStore()
-    log.messages.append(good(0, (1, FUTURE_S, 2)))
+    log.messages.append(good(0, (1, LATER_S, 2)))
     log.messages.append(good(3, (3, 4)))
     asyncio.run(served(log, store))
     assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [0, 2, 3, 4]
@@ -228,7 +229,7 @@ sound = st.builds(
     st.sampled_from(["d0", "d1"]),
     st.integers(0, 30),
     st.integers(1, 8),
-    st.sampled_from([0.0, 7.0, 33.0, FUTURE_S]),
+    st.sampled_from([0.0, 7.0, 33.0, LATER_S]),
 )
 unsound = st.sampled_from(sorted(BAD)).map(lambda name: BAD[name][0]())
 mutated = st.builds(
@@ -264,7 +265,7 @@ def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessag
         for seq, time_us in zip(rows["seq"], times, strict=True):
             name = record.device, record.epoch, seq
             if name not in scored | refused:
-                (refused if time_us > task.future_s * 1e6 else scored).add(name)
+                (refused if time_us > FUTURE_S * 1e6 else scored).add(name)
     rows = store.tables[SCORES].select(["device", "epoch", "seq"]).to_pylist()
     assert Counter((r["device"], r["epoch"], r["seq"]) for r in rows) == Counter(scored)
     dropped = [
@@ -399,7 +400,7 @@ def test_the_schema_is_what_the_bad_messages_are_made_from() -> None:
 
 def test_a_recordings_times_are_not_held_against_the_clock() -> None:
     log, store = Log(), MemoryStore()
-    log.messages.append(good(0, (1, 1000 * FUTURE_S, 1000 * FUTURE_S + 1)))
+    log.messages.append(good(0, (1, 1000 * LATER_S, 1000 * LATER_S + 1)))
     asyncio.run(served(log, store, recorded))
     assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [0, 1, 2]
     assert store.tables[DROPS].num_rows == 0

@@ -11,17 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from streams.contract.events.messages import sampled_parent
 from streams.contract.events.records import EventBatch, decode_event_message
-from streams.contract.events.traceparent import (
-    TraceParent,
-    event_trace,
-    span_id,
-    traceparent_of,
-)
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from tests.edge_client.models import artifact, plain
-from tests.fakes.collector import Collector, Exported, collecting, silent
+from tests.fakes.collector import Collector, collecting, silent
 from tests.streams.worker import support
 from tests.streams.worker.support import Fleet, batch, device_on, encoded, fleet, stop, until
 
@@ -68,19 +63,19 @@ def agent(served: Fleet) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait(10)
 
 
-def messages(served: Fleet) -> list[tuple[EventBatch, TraceParent | None]]:
+def sent(served: Fleet) -> list[tuple[EventBatch, str]]:
     """The event messages on the topic with their headers."""
     found = []
     for m in served.read("events"):
         record = decode_event_message(served.task, m.key, m.value, m.headers)
         assert isinstance(record, EventBatch)
-        found.append((record, traceparent_of(m.headers)))
+        found.append((record, sampled_parent(m.headers)))
     return found
 
 
-def one(spans: list[Exported]) -> Exported:
-    (found,) = spans
-    return found
+def names(served: Fleet, topic: str) -> set[str]:
+    """The spans that the messages of a topic name."""
+    return {sampled_parent(m.headers)[36:52] for m in served.read(topic)}
 
 
 @pytest.mark.timeout(120)
@@ -93,75 +88,46 @@ def test_one_event_is_followed_from_the_device_to_the_store(
         served.ready("w0", ALL)
         with agent(served) as process:
             assert process.wait(60) == 0, (served.folder / "agent.log").read_text()
-        sent = messages(served)
-        count = sum(events.rows.num_rows for events, _ in sent)
+        messages = sent(served)
+        count = sum(events.rows.num_rows for events, _ in messages)
         until(lambda: len(served.scored()) == count, f"{count} events are scored")
         assert stop(worker) == 0
 
-    events, at = sent[len(sent) // 2]
-    seq = events.first + events.rows.num_rows // 2  # any event
-    trace = event_trace(served.task.name, "d0", events.epoch, events.first)
-    assert at == TraceParent(trace, span_id(trace, "device.deliver", events.last))
-    spans = collector.of(trace)
-    delivered = one(spans["device.deliver"])
-    assert (delivered.service, delivered.parent) == ("tidewheel-edge", "")
-    assert delivered.span == at.span
-    assert delivered.attributes["tidewheel.count"] == events.rows.num_rows
-    for name in ("worker.score", "worker.store"):
-        found = one([s for s in spans[name] if _has(s, seq)])
-        assert (found.service, found.parent) == ("tidewheel-worker", at.span)
-        assert found.attributes["tidewheel.epoch"] == events.epoch
-        assert found.start_ns >= delivered.start_ns
-    published = {m.trace for m in map(_traceparent, served.read("scores")) if m is not None}
-    assert published == {m.trace for m in map(_traceparent, served.read("windows")) if m}
-    assert published <= {at.trace for _, at in sent if at is not None}
-    stored = {s.span for s in collector.spans if s.name == "worker.store"}
-    assert {s.parent for s in collector.spans if s.name == "worker.publish"} <= stored
+    delivered = {s.span: s for s in collector.spans if s.name == "device.deliver"}
+    for events, at in messages:
+        span = delivered[at[36:52]]
+        assert (span.service, span.parent) == ("tidewheel-edge", "")
+        about = [span.attributes[f"tidewheel.{name}"] for name in ("epoch", "first", "last")]
+        assert about == [events.epoch, events.first, events.last]
+    windows = [s for s in collector.spans if s.name == "worker.window"]
+    followed = set()
+    for window in windows:
+        assert window.service == "tidewheel-worker"
+        assert window.start_ns >= delivered[window.parent].start_ns
+        followed |= {window.parent, *(span for _, span in window.links)}
+    assert followed == delivered.keys()
+    assert names(served, "scores") == names(served, "windows") == {w.span for w in windows}
 
 
-def _has(span: Exported, seq: int) -> bool:
-    return bool(span.attributes["tidewheel.first"] <= seq <= span.attributes["tidewheel.last"])
-
-
-def _traceparent(message: object) -> TraceParent | None:
-    return traceparent_of(message.headers)  # type: ignore[attr-defined]
-
-
-def send_traced(served: Fleet, events: EventBatch) -> TraceParent:
-    """Send a message as a device that traces."""
-    trace = event_trace(served.task.name, events.device, events.epoch, events.first)
-    at = TraceParent(trace, span_id(trace, "device.deliver", events.last))
-    key, value, headers = encoded(events)
-    served.producer.put(f"{served.task.name}.events", key, value, [*headers, at.header])
-    return at
-
-
-@pytest.mark.parametrize("step", [1, 2])
-def test_a_worker_that_is_killed_and_started_again_gives_the_same_ids(
-    served: Fleet, monkeypatch: pytest.MonkeyPatch, step: int
+def test_a_worker_that_is_killed_while_it_stores_exports_the_window_when_it_scores_again(
+    served: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = device_on(0)
+    at = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with collecting() as collector:
         traced(collector, monkeypatch)
-        worker = served.start(failpoint=f"worker-step-{step}:1")
+        worker = served.start(failpoint="worker-step-1:1")
         served.ready("w0", ALL)
-        at = send_traced(served, batch(device, 0, [1, 2, 3], task=served.task))
+        key, value, headers = encoded(batch(device_on(0), 0, [1, 2, 3], task=served.task))
+        header = ("traceparent", at.encode())
+        served.producer.put(f"{served.task.name}.events", key, value, [*headers, header])
         until(lambda: worker.poll() is not None, "the worker is killed")
         assert worker.returncode == -signal.SIGKILL
         again = served.start()
         until(lambda: len(served.scored()) == 3, "the events are scored")
-        last = "worker.publish" if step == 1 else "worker.skip"
-        until(lambda: last in collector.of(at.trace), f"{last} arrives")
         assert stop(again) == 0
-    spans = collector.of(at.trace)
-    if step == 1:
-        assert one(spans["worker.score"]).span == at.child("worker.score", 0, 0).span
-        assert one(spans["worker.store"]).span == at.child("worker.store", 0, 0).span
-        assert one(spans["worker.publish"]).parent == at.child("worker.store", 0, 0).span
-        return
-    skipped = one(spans["worker.skip"])  # the first worker died before it could export
-    assert (skipped.span, skipped.parent) == (at.child("worker.skip", 0, 0).span, at.span)
-    assert skipped.attributes["tidewheel.known"] == 3
+    (window,) = collector.spans
+    assert (window.name, window.trace, window.parent) == ("worker.window", at[3:35], at[36:52])
+    assert window.attributes["tidewheel.rows"] == 3
 
 
 @pytest.mark.timeout(120)
@@ -174,7 +140,7 @@ def test_a_collector_that_never_answers_delays_neither_device_nor_worker(
         served.ready("w0", ALL)
         with agent(served) as process:
             assert process.wait(60) == 0, (served.folder / "agent.log").read_text()
-        count = sum(events.rows.num_rows for events, _ in messages(served))
+        count = sum(events.rows.num_rows for events, _ in sent(served))
         assert count > 500
         until(lambda: len(served.scored()) == count, f"{count} events are scored")
         assert stop(worker) == 0  # within 30 s, which OpenTelemetry's own shutdown takes
@@ -189,9 +155,10 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded_and_no_header_is
     monkeypatch.setattr(support, "START", support.START + loaded)
     worker = served.start()
     served.ready("w0", ALL)
-    send_traced(served, batch(device_on(0), 0, [1, 2, 3], task=served.task))
+    key, value, headers = encoded(batch(device_on(0), 0, [1, 2, 3], task=served.task))
+    served.producer.put(f"{served.task.name}.events", key, value, headers)
     until(lambda: len(served.read("windows")) == 1, "the window is published")
     assert stop(worker) == 0
     assert "loaded []" in served.log("w0")
     for topic in ("scores", "windows"):
-        assert [_traceparent(message) for message in served.read(topic)] == [None]
+        assert names(served, topic) == {""}

@@ -14,7 +14,7 @@ FIRST, NEXT = "1-aaaaaaaa", "2-bbbbbbbb"
 
 
 def decided(seq: int, kind: str, paused: Pause | None = None, **standing: Any) -> Received:
-    given = {n: Ref(model=m, digest="a" * 64) for n, m in standing.items()}
+    given = {n: Ref(model=m, digest="a" * 64, size=100_000) for n, m in standing.items()}
     decision = Decision.model_validate(
         {
             "task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind,
@@ -128,7 +128,7 @@ def test_candidates_that_went_back_are_the_reason() -> None:
 def test_what_the_loop_lacks_is_said() -> None:
     view = FleetView("tiny")
     assert "no federated run has started" in why_open(view, tiny)
-    assert "Task.retrain_below = 0.9" in why_open(view, tiny)
+    assert "Task.retrain = 0.9" in why_open(view, tiny)
     event = RoundEvent(run="7", kind="rejected", time_us=1, reason="too little")
     view.rounds.append(event)
     assert why_open(view, tiny) == "the gate refused 1 run, the last one: too little"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from streams.contract.accounting import IntervalSet
@@ -92,21 +92,6 @@ def test_the_drift_of_the_last_windows_is_part_of_the_position(tmp_path: Path) -
     found = DeltaStore(tmp_path).position(0).drift["d0"]
     assert found == [*((5 * i * SECOND, f"d{i}") for i in range(3, 15)), (70 * SECOND, "late")]
     assert DeltaStore(tmp_path).position(1).drift == {}
-
-
-def test_a_store_of_before_there_were_drift_and_versions_is_widened(tmp_path: Path) -> None:
-    old = rows(0, [1, 2]).drop_columns(["drift", "task_version"])
-    (tmp_path / SCORES).mkdir()
-    write_deltalake(str(tmp_path / SCORES), old, partition_by=["day", "partition"])
-    store = DeltaStore(tmp_path)
-    assert store.position(0).drift == {}
-    store.commit(SCORES, rows(2, [6], drift="new"), {0: 1})
-    assert DeltaStore(tmp_path).position(0).drift == {"d0": [(5 * SECOND, "new")]}
-    assert DeltaStore(tmp_path).position(0).taken == {("d0", "e1"): IntervalSet([(0, 2)])}
-    assert store.rows_of(0, 1).num_rows == 3
-    query = "select seq, drift, task_version from scores order by seq"
-    found = open_store(tmp_path).execute(query).fetchall()
-    assert found == [(0, None, None), (1, None, None), (2, "new", 1)]
 
 
 def test_two_owners_of_a_partition_cannot_both_commit(place: Place) -> None:
