@@ -9,7 +9,6 @@
 # make chaos  the long form of tests/chaos, some minutes: more kills, a longer outage of
 #             the broker; TIDEWHEEL_CHAOS_SEED=<number> takes the chance of a failure again
 # make test-install  the built wheel and its extras in virtualenvs of their own, some minutes
-# make test-ray  batch jobs on a Ray cluster of two nodes, half a minute
 # make test-docker  compose/docker/compose.yaml as it is, on images made here, about 10 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-NAME  measure an area: device, worker, federation, release, batch, scale, soak, gains,
@@ -22,13 +21,13 @@ RAY := .tidewheel/bench/ray
 # Part of chaos, not of test. The recovery takes four minutes, and more where its first model has to
 # be trained; rounds wait for a minute until Flower lets a node in again; a cluster is three Kafkas.
 RECOVERY := tests/e2e/test_recovery.py
-LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker tests/compose/cli/test_ray.py $(addprefix tests/chaos/test_, \
+LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker $(addprefix tests/chaos/test_, \
 	cluster.py round_steps.py up.py)) $(addprefix --deselect tests/chaos/test_rounds.py::test_a_, \
 	server_app_that_is_killed_in_a_round supernode_that_is_killed_in_a_round \
 	trainer_and_a_supernode_that_are_killed_under_up)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo demo-batch up down test test-install test-docker test-ray mutants coverage chaos check format docs clean soak screenshots
+.PHONY: install demo drift-demo demo-batch up down test test-install test-docker mutants coverage chaos check format docs clean soak screenshots
 
 install: .venv/installed
 
@@ -110,10 +109,6 @@ coverage: install .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/prom
 # The built wheel and its extras in virtualenvs of their own, about 5 minutes.
 test-install: install
 	$(BIN)/pytest tests/install
-
-# Batch jobs on a Ray cluster of two nodes, half a minute.
-test-ray: install
-	$(BIN)/pytest tests/compose/cli/test_ray.py
 
 # As root: it starts a Docker where none answers, and makes images without a registry.
 test-docker: install .venv/docker

@@ -139,12 +139,12 @@ COMMANDS = {
     "jobs": Place(
         f"{CLI}.batch.jobs",
         "app",
-        "Jobs of `tidewheel score`: run, list, show, logs, report, stop, resume, retry, prune.",
+        "Jobs of `tidewheel score`: run, list, show, logs, stop, resume, retry, prune.",
     ),
     "schedule": Place(
         f"{CLI}.batch.schedule",
         "app",
-        "Batch jobs at set times: add, list, show, run, backfill, remove.",
+        "Batch jobs at set times: add, list, show, backfill, remove.",
     ),
     "keys": Place(f"{CLI}.keys", "app", "Signing keys: list, new, trust, use, revoke."),
     "models": Place(

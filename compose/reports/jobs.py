@@ -10,8 +10,7 @@ from compose.reports.terminal import moment
 from streams.batch.jobs.job_folder import JobFolder, now_us
 from streams.batch.jobs.job_index import JobIndex, newest_first
 from streams.batch.jobs.manifest import manifest_of
-from streams.batch.queue.entries import Entry
-from streams.batch.queue.job_queue import JobQueue
+from streams.batch.queue.job_queue import Entry, JobQueue
 from streams.batch.records.documents import Plan
 from streams.batch.records.progress import OVER, Manifest
 from streams.contract.errors import TidewheelError
@@ -20,7 +19,7 @@ from streams.drift.reference import Reference
 
 @dataclass(frozen=True)
 class Place:
-    """A job's place in the queue: `position` counts those that wait, from 1."""
+    """A job's place in the queue: `position` counts those that wait, from 1; None: it runs."""
 
     entry: Entry
     position: int | None
@@ -107,8 +106,9 @@ def places_of(state: Path) -> dict[str, Place]:
     found: dict[str, Place] = {}
     position = 0
     for entry in JobQueue(state).entries():
-        position += entry.waits
-        found[entry.id] = Place(entry, position if entry.waits else None)
+        waits = not entry.job.running
+        position += waits
+        found[entry.id] = Place(entry, position if waits else None)
     return found
 
 
@@ -119,12 +119,10 @@ def queue_row(place: Place | None) -> dict[str, Any] | None:
     entry = place.entry
     return {
         "position": place.position,
-        "priority": entry.priority,
         "attempts": entry.attempts,
         "failures": entry.failures,
         "next_try_us": entry.next_us or None,
         "expires_us": entry.expires_us,
-        "runner": entry.runner,
         "reason": entry.reason,
     }
 
@@ -133,11 +131,9 @@ def told(row: dict[str, Any] | None) -> str:
     """Return a job's place in the queue for a person."""
     if row is None:
         return ""
-    if row["runner"]:
-        return f"  attempt {row['attempts']} by {row['runner']}"
+    if row["position"] is None:
+        return f"  attempt {row['attempts']}"
     parts = [f"position {row['position']}"]
-    if row["priority"]:
-        parts.append(f"priority {row['priority']}")
     if row["attempts"]:
         parts.append(f"{row['attempts']} attempts")
     if (row["next_try_us"] or 0) > now_us():
@@ -149,15 +145,14 @@ def told(row: dict[str, Any] | None) -> str:
 def not_submitted(place: Place) -> dict[str, Any]:
     """Return the row of a scheduled job that has no specification yet."""
     entry = place.entry
-    words = entry.options.words or []
     return {
         "id": entry.id,
         "state": "Scheduled",
         "reason": entry.reason,
-        "task": words[0] if words else "",
-        "model": "",
+        "task": entry.settings.task,
+        "model": entry.settings.model,
         "job": entry.folder,
-        "output": "",
+        "output": entry.settings.to,
         "total": 0,
         "processed": 0,
         "created_us": entry.submitted_us,

@@ -39,7 +39,7 @@ def main(
     ),
 ) -> None:
     """Score the fleet's recordings with the first model, and with the served one if it is there."""
-    out, report = state / "scores", state / "report.html"
+    out = state / "scores"
     tidewheel("prepare", task, "--state", state)
     source = state / "recordings"
     count = write_recordings(load_task(task), source)
@@ -52,12 +52,11 @@ def main(
     tidewheel("jobs", "show", f"{out}.job", "--state", state)
     say("\n3 it goes on:")
     tidewheel("jobs", "resume", f"{out}.job", "--state", state)
-    tidewheel("jobs", "report", f"{out}.job", report, "--state", state)
     served = demo if StateDir(demo).public_key.exists() else state
     say(f"\n4 into DuckDB, with the served model of {served}:")
     tidewheel(*words, "--to", state / "scores.duckdb", "--state", served)
     _compare(out, state / "scores.duckdb")
-    say(f"\nthe report is {report}, the manifest {out / '_manifest.json'}")
+    say(f"\nthe report is {out}.job/report.html, the manifest {out / '_manifest.json'}")
 
 
 def _compare(folder: Path, database: Path) -> None:

@@ -17,8 +17,8 @@ armed. The steps are numbered in:
     release-step-1..4  federation.registry.publisher: a decision is made and published
     keys-step-1..4     compose.security.keyring: another key signs
     score-step-1..9    streams.batch.jobs.job: a batch job
-    attempt-step-1..7  streams.batch.queue.attempt: a queued job
-    schedule-step-1..2 streams.batch.schedule.schedules: an interval is due
+    attempt-step-1..4  streams.batch.queue.runner: a queued job
+    schedule-step-1..2 streams.batch.queue.schedules: an interval is due
 """
 
 import os
@@ -32,7 +32,7 @@ STEPS = (
     "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
-    "keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-7]|schedule-step-[1-2]"
+    "keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-4]|schedule-step-[1-2]"
 )
 Failpoint = Callable[[str], None]
 
@@ -55,7 +55,7 @@ def read_failpoint(environ: Mapping[str, str]) -> Failpoint:
     def reached(point: str) -> None:
         nonlocal left
         left -= point == armed
-        if left == 0:
+        if left == 0 and point == armed:
             os.kill(os.getpid(), number)
 
     return reached

@@ -28,24 +28,22 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tidewheel": (
         *COMMON,
         "streams.worker.store",
-        "streams.batch.report",
+        "streams.batch.jobs",
         "federation.registry",
     ),
     "streams.tasks": ("tidewheel",),
     "streams.fleet": ("streams.contract", "streams.kafka"),
     "streams.batch.records": ("streams.contract",),
-    "streams.batch.sources": ("streams.batch.records",),
+    "streams.batch.sources": ("streams.batch.records", "streams.runtime"),
     "streams.batch.recordings": (
         "streams.batch.sources",
         "streams.runtime",
         "streams.segments",
     ),
-    "streams.batch.sinks": ("streams.batch.sources", "streams.kafka", "streams.runtime"),
+    "streams.batch.sinks": ("streams.batch.sources", "streams.runtime"),
     "streams.batch.answering": ("streams.batch.records", "streams.drift", "streams.learning"),
-    "streams.batch.history": ("streams.batch.sources", "streams.kafka"),
     "streams.batch.windows": (
         "streams.batch.recordings",
-        "streams.batch.history",
         "streams.learning",
     ),
     "streams.batch.jobs": (
@@ -54,9 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "streams.batch.sinks",
         "streams.batch.windows",
     ),
-    "streams.batch.report": ("streams.batch.jobs",),
     "streams.batch.queue": ("streams.batch.jobs",),
-    "streams.batch.schedule": ("streams.batch.queue",),
     "streams.worker.metrics": (),
     "streams.worker.windows": ("streams.contract",),
     "streams.worker.scoring": (*COMMON, "streams.worker.windows"),
@@ -106,8 +102,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "compose.cli": (
         "compose.dashboard",
         "compose.launcher",
-        "streams.batch.report",
-        "streams.batch.schedule",
+        "streams.batch.queue",
         "streams.worker",
         "federation",
         "edge_client",
@@ -270,7 +265,7 @@ def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
 
 
 def test_a_batch_job_needs_neither_torch_nor_a_broker() -> None:
-    lake = "streams.batch.sinks.delta_sink"  # loaded only where the output is one
+    lake = "streams.batch.sinks.delta"  # loaded only where the output is one
     modules = [m for m in MODULES if m.startswith("streams.batch.") and m != lake]
     assert not libraries(
         loaded(*modules), "torch", "faust", "flwr", "kafka", "deltalake", "onnx", "ray"
@@ -369,7 +364,7 @@ def importers(library: str) -> set[str]:
                 "streams.kafka.refusals",
             },
         ),
-        ("ray", {"streams.batch.jobs.ray_tasks"}),
+        ("ray", set()),
         (
             "aiokafka",
             {f"streams.worker.{name}" for name in ("app", "agents", "batches", "seeking")},
@@ -377,8 +372,8 @@ def importers(library: str) -> set[str]:
         (
             "deltalake",
             {
-                "streams.batch.sinks.delta_sink",
-                "streams.batch.sources.delta_table",
+                "streams.batch.sinks.delta",
+                "streams.batch.sources.tables",
                 "streams.worker.store.delta_store",
                 "streams.worker.store.place",
                 "streams.worker.store.tables",
@@ -390,7 +385,7 @@ def importers(library: str) -> set[str]:
             "prometheus_client",
             {
                 "streams.worker.metrics",
-                "streams.batch.queue.metrics",
+                "compose.cli.batch.queue_metrics",
                 "edge_client.metrics",
                 "federation.controller.metrics",
             },
@@ -400,17 +395,17 @@ def importers(library: str) -> set[str]:
             {m for m in MODULES if m.startswith("compose.dashboard.pages")}
             | {"compose.dashboard.web.server"},
         ),
-        ("adbc_driver_postgresql", {"streams.batch.sinks.postgresql_sink"}),
+        ("adbc_driver_postgresql", {"streams.batch.sinks.databases"}),
         ("fsspec", {"streams.runtime.object_store", "streams.batch.sources.places"}),
         ("opentelemetry", {"streams.runtime.tracing"}),
-        ("matplotlib", {"compose.reports.rounds", "streams.batch.report.plots"}),
+        ("matplotlib", {"compose.reports.rounds"}),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),
         (
             "duckdb",
             {
-                "streams.batch.sinks.duckdb_sink",
+                "streams.batch.sinks.databases",
                 "streams.batch.sources.selection",
                 "streams.worker.store.aging",
                 "streams.worker.store.position",

@@ -256,9 +256,9 @@ def test_every_failpoint_is_in_the_reference() -> None:
 
 def metric_names() -> set[str]:
     """The names that the three metrics modules export, as Prometheus shows them."""
+    import compose.cli.batch.queue_metrics as jobs
     import edge_client.metrics as device
     import federation.controller.metrics as controller
-    import streams.batch.queue.metrics as jobs
     import streams.worker.metrics as worker
     from streams.batch.queue.job_queue import JobQueue
     from streams.contract.documents import DeviceState

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 
 from tests.compose.dashboard.browser import Visit, chromium
 from tests.e2e.support import Place, until
+from tests.streams.batch.support import good_rows, write_parquet
 
 KAFKA = ("kafka.Kafka",)
 
@@ -26,15 +27,16 @@ def windows(text: str) -> int:
 
 
 def history(place: Place) -> None:
-    """Queue a job over what the loop has sent so far; the runner of `up --jobs` takes it."""
-    words = ["score", place.task, "--input-topic", "--from", "2020-01-01", "--until", "2100-01-01"]
+    """Queue a job over stored segments; the runner of `up --jobs` takes it."""
+    stored = write_parquet(place.folder / "stored.parquet", good_rows(60))
+    words = ["score", place.task, stored, "--id", "event"]
     to = ["--to", place.folder / "history", "--state", place.state, "--detach"]
     assert place.tidewheel(*words, *to).strip()
     manifest = place.folder / "history" / "_manifest.json"
     until(manifest.exists, "the runner has run the job", 90)
     found = json.loads(manifest.read_text())
     assert (found["state"], found["errors"]) == ("Completed", {})
-    assert found["succeeded"] > 50
+    assert found["succeeded"] == 60
 
 
 def look_around(visit: Visit) -> None:

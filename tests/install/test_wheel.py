@@ -36,7 +36,6 @@ ON_TOP = {
     "plot": "matplotlib.figure",
     "mqtt": "edge_client.sources.mqtt",
     "s3": "s3fs",
-    "ray": "streams.batch.jobs.ray_tasks",
     "simulation": "ray",
 }
 UP_S, IDLE_S = 400.0, 60.0

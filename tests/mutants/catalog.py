@@ -473,14 +473,14 @@ MUTANTS = [
     ),
     Mutant(
         "batch: a shard that is loaded is loaded again",
-        "streams/batch/sinks/delta_sink.py",
+        "streams/batch/sinks/delta.py",
         "or 0) >= generation",
         "or 0) > generation",
         "tests/streams/batch/test_sinks.py",
     ),
     Mutant(
         "batch: a retry adds to the rows that it replaces",
-        "streams/batch/sinks/delta_sink.py",
+        "streams/batch/sinks/delta.py",
         "if generation > 1:",
         "if False:",
         "tests/streams/batch/test_sinks.py",
@@ -488,8 +488,8 @@ MUTANTS = [
     Mutant(
         "batch: an output file that is gone counts as there",
         "streams/batch/jobs/job_folder.py",
-        "return not specification.in_files or record.bytes == size_of(",
-        "return True or record.bytes == size_of(",
+        "if not specification.in_files or record.bytes == size_of(part):",
+        "if True:",
         "tests/streams/batch/test_job.py",
     ),
     Mutant(

@@ -28,14 +28,14 @@ def test_files_are_scored_and_read_back(tmp_path: Path, signed: dict[str, Any]) 
     path = write_parquet(tmp_path / "a.parquet", rows)
     found = tidewheel.score(
         TINY, path, tmp_path / "out", id="event", label_column="label", keep=["site"],
-        where="site < 10", report=tmp_path / "r.html", **signed,
+        where="site < 10", **signed,
     )  # fmt: skip
     assert (found.state, found.total, found.succeeded) == ("Completed", 40, 19)
     assert found.errors == {"wrong-width": 1}
     assert found.manifest["excluded"] == 20
     assert found.accuracy == found.manifest["correct"] / 19
     assert found.drifted is None
-    assert (tmp_path / "r.html").exists()
+    assert (tmp_path / "out.job" / "report.html").exists()
     table = tidewheel.read_output(tmp_path / "out").to_table()
     assert table.column("id").to_pylist() == [row["event"] for row in rows[:20]]
 
@@ -69,7 +69,7 @@ def test_a_table_in_memory_is_scored(tmp_path: Path, signed: dict[str, Any], kin
 
 def test_the_job_is_known_and_a_time_ends_it(tmp_path: Path, signed: dict[str, Any]) -> None:
     path = write_parquet(tmp_path / "a.parquet", good_rows(30))
-    found = tidewheel.score(TINY, path, tmp_path / "out", id="event", timeout_s=1e-9, **signed)
+    found = tidewheel.score(TINY, path, tmp_path / "out", id="event", timeout=1e-9, **signed)
     assert found.state == "PartiallyCompleted"
     assert "was over" in found.reason
     (pointer,) = (tmp_path / "state" / "jobs").glob("*.json")
@@ -83,7 +83,7 @@ def test_what_cannot_work_is_an_error_of_one_line(tmp_path: Path, signed: dict[s
         ({"model": tmp_path / "a.parquet"}, "model "),
         ({"model": "served"}, "no model is served"),
         ({"trust": ()}, "is missing, the key that signs models"),
-        ({"input_format": "word"}, "the input format word"),
+        ({"colour": "red"}, "--colour red: Extra inputs"),
     ):
         with pytest.raises(tidewheel.UsageError, match=text):
             tidewheel.score(TINY, path, tmp_path / "out", **{**signed, **options})

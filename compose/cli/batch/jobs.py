@@ -1,25 +1,14 @@
 """`tidewheel jobs`: the jobs of `tidewheel score`."""
 
-import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, broker_of
+from compose.cli.arguments import DEFAULT_STATE, AsJson, State
 from compose.cli.batch.run import run
-from compose.cli.batch.running import (
-    MaxErrors,
-    Processes,
-    Ray,
-    Timeout,
-    check_report,
-    run_job,
-    seconds_of,
-    tell_counts,
-)
+from compose.cli.batch.running import MaxErrors, Processes, Timeout, run_job, tell_counts
 from compose.reports.terminal import console, moment, print_json, say
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
@@ -27,6 +16,7 @@ from streams.contract.task import load_task
 if TYPE_CHECKING:
     from compose.reports.jobs import JobReport
     from streams.batch.jobs.job_folder import JobFolder
+    from streams.batch.records.settings import Settings
 
 Name = Annotated[str, typer.Argument(metavar="JOB", help="The job's folder, or its id.")]
 
@@ -95,7 +85,7 @@ def logs(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
 def stop(name: Name, state: State = DEFAULT_STATE) -> None:
     """Take a job from the queue, or ask the process that works on it to end after the shards that
     it scores now."""
-    from compose.cli.batch.queued_job import stop_queued
+    from compose.cli.batch.submitting import stop_queued
 
     if (text := stop_queued(state, name)) is not None:
         say(text)
@@ -114,13 +104,10 @@ def resume(
     max_errors: MaxErrors = None,
     timeout: Timeout = None,
     processes: Processes = None,
-    ray: Ray = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Queue the job for `tidewheel jobs run`.")
     ] = False,
-    priority: Annotated[int, typer.Option(help="With --detach: a higher one runs first.")] = 0,
     state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
     json: AsJson = False,
 ) -> None:
     """Do what is missing of a job; a job that is complete stays as it is.
@@ -129,18 +116,12 @@ def resume(
     job's limit. Exits as `score`.
     """
     if not detach:
-        _go_on(state, name, kafka, json, max_errors, timeout, processes, ray)
+        _go_on(state, name, json, max_errors, timeout, processes)
         return
-    if ray is not None:
-        raise UsageError("--ray and --detach: the runner scores on its own machine")
-    from compose.cli.batch.queued_job import enqueue_again
-    from streams.batch.queue.entries import RunOptions
+    from compose.cli.batch.submitting import enqueue_again
 
     job = _find(state, name)
-    options = RunOptions(timeout_s=seconds_of(timeout), processes=processes,
-                         max_errors=max_errors, kafka=kafka)  # fmt: skip
-    identity = enqueue_again(state, job, options, priority)
-    say(identity)
+    say(enqueue_again(state, job, _asked(job, max_errors, timeout, processes)))
 
 
 @app.command("retry")
@@ -149,54 +130,39 @@ def retry(
     max_errors: MaxErrors = None,
     timeout: Timeout = None,
     processes: Processes = None,
-    ray: Ray = None,
     state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
     json: AsJson = False,
 ) -> None:
     """Score the shards again that have rows with errors, in place of their earlier rows, and do
     what is missing. Exits as `score`."""
-    from streams.batch.jobs.retrying import mark_failed
+    from streams.batch.jobs.loads import mark_failed
 
-    _go_on(state, name, kafka, json, max_errors, timeout, processes, ray, before=mark_failed)
+    _go_on(state, name, json, max_errors, timeout, processes, before=mark_failed)
 
 
 def _go_on(
     state: Path,
     name: str,
-    kafka: str | None,
     json: bool,
     max_errors: str | None,
     timeout: str | None,
     processes: int | None,
-    ray: str | None,
     before: "Callable[[JobFolder], object]" = lambda _: None,
 ) -> None:
-    from streams.batch.jobs.submission import most_errors
-
-    most_errors(max_errors, 0)
     job = _find(state, name)
-    loaded = load_task(job.specification().task.reference)
+    settings = _asked(job, max_errors, timeout, processes)
+    task = load_task(job.specification().task.reference)
     with job.locked() as lock:
         before(job)
-        run_job(
-            job, loaded, json, max_errors, timeout=timeout, processes=processes, ray=ray,
-            broker=partial(broker_of, state, kafka), lock=lock,
-        )  # fmt: skip
+        run_job(job, task, settings, lock, json)
 
 
-@app.command("report")
-def report(
-    name: Name,
-    path: Annotated[Path, typer.Argument(metavar="FILE.html", help="The page to write.")],
-    state: State = DEFAULT_STATE,
-) -> None:
-    """Write a page of a job's counts, drift, accuracy and errors as they are now."""
-    from streams.batch.report.page import write_report
-
-    check_report(path)
-    write_report(_find(state, name), path)
-    say(f"wrote {path}")
+def _asked(
+    job: "JobFolder", max_errors: str | None, timeout: str | None, processes: int | None
+) -> "Settings":
+    """Return a job's settings with those of this call; time and processes are of each call."""
+    before = job.specification().settings.model_copy(update={"timeout": None, "processes": None})
+    return before.changed(max_errors=max_errors, timeout=timeout, processes=processes)
 
 
 @app.command("prune")
@@ -219,8 +185,7 @@ def prune(
             continue
         if over:
             with job.locked():
-                (job.folder / "specification.json").unlink()  # from now on it is no job
-                shutil.rmtree(job.folder)
+                job.remove()
             removed.append(str(job.folder))
     index.forget_missing()
     if json:
@@ -239,7 +204,7 @@ def _find(state: Path, name: str) -> "JobFolder":
 
 def _report(state: Path, job: "JobFolder") -> "JobReport":
     from compose.reports.jobs import places_of, report_of
-    from streams.batch.answering.watching import reference_of
+    from streams.batch.answering.drift import reference_of
     from streams.batch.jobs.scoring import artifact_of
 
     reference = reference_of(artifact_of(job, job.specification()))

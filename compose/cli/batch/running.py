@@ -1,125 +1,60 @@
 """A job in this process: its progress, its signals, its end."""
 
 import os
-import re
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compose.reports.terminal import console, print_json, say
-from streams.contract.errors import UsageError
+from streams.batch.records.settings import Settings
 from streams.contract.task import Task
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.interrupts import Interrupts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from streams.batch.jobs.job_folder import JobFolder
     from streams.batch.records.progress import Counts, JobDrift, Manifest
 
 PROGRESS_S, LIVE_S = 5.0, 0.2
 EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_FIELDS = Settings.model_fields
 MaxErrors = Annotated[
-    str | None,
-    typer.Option(metavar="N|P%", help="More rows with errors fail the job; default: never."),
+    str | None, typer.Option(metavar="N|P%", help=_FIELDS["max_errors"].description)
 ]
-Timeout = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        help="After 90s, 30m or 2h the job ends between two shards as PartiallyCompleted.",
-    ),
-]
-Processes = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes that score; default: one a core, fewer for few rows."),
-]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS|local",
-        help="Score shards as tasks of this Ray cluster, whose nodes share the job's files.",
-    ),
-]
-Report = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE.html", help="Write a page of counts, drift, accuracy and errors."),
-]
+Timeout = Annotated[str | None, typer.Option(metavar="TIME", help=_FIELDS["timeout"].description)]
+Processes = Annotated[int | None, typer.Option(min=1, help=_FIELDS["processes"].description)]
 
 
-def check_report(path: Path | None) -> None:
-    """Raise UsageError before anything is scored if a report cannot be written."""
-    from streams.batch.report.plots import need_matplotlib
-
-    if path is not None:
-        need_matplotlib()
-        if not path.absolute().parent.is_dir():
-            raise UsageError(f"--report {path}: there is no folder {path.absolute().parent}")
-
-
-def seconds_of(text: str | None, option: str = "--timeout") -> float | None:
-    """Return a time as 90s, 30m, 2h or 1d in seconds; raise UsageError for another text."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd]?)", text)
-    if match is None or float(match[1]) == 0:
-        raise UsageError(f"{option} {text}: write a time as 90s, 30m, 2h or 1d")
-    return float(match[1]) * UNITS[match[2]]
-
-
-def run_job(
-    folder: "JobFolder",
-    task: Task,
-    json: bool,
-    max_errors: str | None = None,
-    *,
-    timeout: str | None = None,
-    processes: int | None = None,
-    ray: str | None = None,
-    broker: Callable[[], BrokerSettings] | None = None,
-    report: Path | None = None,
-    lock: int | None = None,
-) -> None:
+def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: bool) -> None:
     """Run a job whose folder is held by `lock`; end the command with its exit code."""
     from streams.batch.jobs.job import Job
-    from streams.batch.report.page import write_report
 
     with Interrupts() as interrupts:
         interrupts.patient = True
-        job = Job(
-            folder,
+        found = Job(
+            job,
             task,
             stopping=interrupts.stop.is_set,
             tell=_progress(),
             reached=read_failpoint(os.environ),
-            max_errors=max_errors,
-            timeout_s=seconds_of(timeout),
-            processes=processes,
-            ray=ray,
-            broker=broker,
+            settings=settings,
             lock=lock,
-        )
-        found = job.run()
-    if report is not None:
-        write_report(folder, report)
+        ).run()
     if json:
         print_json(found)
     else:
         say(f"{found.state}: {found.completed} of {found.shards} shards")
         tell_counts(found)
         say(f"  output {found.output}")
-        if report is not None:
-            say(f"  report {report}")
+        say(f"  report {job.report}")
     if found.state == "Completed":
         return
     why = found.reason or "it was stopped"
     errors = console(stderr=True)
-    text = f"tidewheel: {why}; to continue: tidewheel jobs resume {folder.folder}"
+    text = f"tidewheel: {why}; to continue: tidewheel jobs resume {job.folder}"
     errors.print(text, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODES[found.state])
 

@@ -1,194 +1,78 @@
-"""`tidewheel score`: batch scoring of stored files."""
+"""`tidewheel score`: batch scoring of stored files. Its options are the fields of Settings."""
 
-import os
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
+import typer.main
+from pydantic.fields import FieldInfo
 
-from compose.cli.arguments import (
-    DEFAULT_STATE,
-    AsJson,
-    Kafka,
-    RegistryPlace,
-    State,
-    TaskArgument,
-    Trust,
-)
-from compose.cli.batch.running import (
-    MaxErrors,
-    Processes,
-    Ray,
-    Report,
-    Timeout,
-    check_report,
-    run_job,
-    seconds_of,
-)
-from compose.cli.batch.score_options import ScoreOptions, refuse_submitted, specified
+from compose.cli.arguments import RegistryPlace, State, TaskArgument, Trust
+from streams.batch.records.settings import Settings, option_name
 from streams.contract.errors import UsageError
-from streams.runtime.failpoints import read_failpoint
+
+SHARED: dict[str, Any] = {
+    "task": TaskArgument, "state": State, "registry": RegistryPlace, "trust": Trust
+}  # fmt: skip
 
 
-def score(
-    context: typer.Context,
-    task: TaskArgument,
-    to: Annotated[
-        str,
-        typer.Option(
-            metavar="OUTPUT",
-            help="A new folder of Parquet files, of JSON Lines (.jsonl) or CSV (.csv), or a URL "
-            "for them (s3://...); a Delta table (.delta); a database: .duckdb, .sqlite or "
-            "postgresql://HOST/NAME; kafka:TOPIC.",
-        ),
-    ],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="Files, folders, globs and URLs (s3://...) of Parquet, Arrow, CSV or JSON Lines, "
-            "or Delta tables; - is standard input.",
-        ),
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE|VERSION|served|best:METRIC|teacher",
-            help="The model: an artifact, a device's personal.safetensors, a version, the served "
-            "one, the best one by a metric that was measured before its promotion, or the teacher, "
-            "which answers whole windows of a device.",
-        ),
-    ] = "served",
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|teacher", help="Add the answers of this teacher to those of the model."
-        ),
-    ] = None,
-    teacher_device: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda",
-            help="Where the teacher runs; auto: on CUDA where there is one. Models run on the CPU.",
-        ),
-    ] = "cpu",
-    identity: Annotated[
-        str | None, typer.Option("--id", metavar="COLUMN", help="The column that names a row.")
-    ] = None,
-    columns: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help="The segment's list column, or one column a channel for segments of one sample, "
-            "comma-separated; default: segment, or the channels.",
-        ),
-    ] = "",
-    drop: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help="The segment's numbers are all columns but these and those that another option "
-            "names, comma-separated.",
-        ),
-    ] = "",
-    keep: Annotated[
-        str, typer.Option(metavar="NAMES", help="Columns that are carried over, comma-separated.")
-    ] = "",
-    label_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column of true labels.")
-    ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option(metavar="EXPRESSION", help="Score only these rows: a DuckDB expression."),
-    ] = None,
-    time: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column of the event time.")
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="The column of the device, for a teacher's windows."),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--from", metavar="TIME", help="Score only rows from this event time on."),
-    ] = None,
-    stop: Annotated[
-        str | None,
-        typer.Option("--until", metavar="TIME", help="Score only rows before this event time."),
-    ] = None,
-    rows: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="segments|readings",
-            help="What a row is: a whole segment, or a reading with --time, a device (--id) and a "
-            "column a channel, cut into segments as on the device.",
-        ),
-    ] = "segments",
-    input_format: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="parquet, arrow, arrows, csv, tsv, jsonl or bedrock; default: by the suffix.",
-        ),
-    ] = None,
-    output_format: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="parquet, jsonl, csv, bedrock, delta, duckdb, sqlite, postgresql or kafka; "
-            "default: by --to.",
-        ),
-    ] = None,
-    table: Annotated[str, typer.Option(help="The table of a database.")] = "scores",
-    max_errors: MaxErrors = None,
-    timeout: Timeout = None,
-    processes: Processes = None,
-    ray: Ray = None,
-    report: Report = None,
-    input_topic: Annotated[
-        bool,
-        typer.Option(
-            "--input-topic",
-            help="Score what lies on the topic `events`, with --from and --until by event time; "
-            "no INPUT.",
-        ),
-    ] = False,
-    from_store: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Score the rows of a worker's store, if it has kept their segments.",
-        ),
-    ] = None,
-    job: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="The job's folder; default: OUTPUT.job beside it."),
-    ] = None,
+def taking_settings(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command whose parameters are the options of a job and those of `run` behind
+    `settings`, which it is called with."""
+
+    def command(**given: Any) -> Any:
+        others = {name: given.pop(name) for name in own if name in given}
+        return run(Settings.of(given), **others)
+
+    own = {
+        name: found.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, found in inspect.signature(run).parameters.items()
+        if name != "settings"
+    }
+    named = {one.name: one for one in [*_parameters(), *own.values()]}
+    command.__signature__ = inspect.Signature(list(named.values()))  # type: ignore[attr-defined]
+    command.__annotations__ = {name: one.annotation for name, one in named.items()}
+    command.__doc__ = run.__doc__
+    return command
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    for name, field in Settings.model_fields.items():
+        if name != "cwd":
+            default = inspect.Parameter.empty if field.is_required() else _default(field)
+            annotation = SHARED.get(name) or _option(name, field)
+            yield inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    extra = field.json_schema_extra
+    metavar: Any = extra.get("metavar") if isinstance(extra, dict) else None
+    if name == "inputs":
+        return Annotated[list[str], typer.Argument(metavar=metavar, help=field.description)]
+    option = typer.Option(option_name(name), metavar=metavar, help=field.description)
+    if name == "processes":
+        return Annotated[int | None, option]
+    return Annotated[str if field.is_required() or isinstance(field.default, str) else str | None,
+                     option]  # fmt: skip
+
+
+def _default(field: FieldInfo) -> Any:
+    return field.default if isinstance(field.default, str | Path) else None
+
+
+def run_score(
+    settings: Settings,
     detach: Annotated[
         bool,
         typer.Option(
             "--detach", help="Queue the job for `tidewheel jobs run`, and print its id at once."
         ),
     ] = False,
-    priority: Annotated[
-        int, typer.Option(help="With --detach: a higher one runs first; then the order of time.")
-    ] = 0,
-    expires_after: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="With --detach: Expired if it has not begun by then, as 90s or 2h."
-        ),
-    ] = None,
-    max_waiting: Annotated[
-        int,
-        typer.Option(min=1, help="With --detach: refuse the job if so many wait already."),
-    ] = 1000,
-    state: State = DEFAULT_STATE,
-    registry: RegistryPlace = None,
-    trust: Trust = None,
-    kafka: Kafka = None,
-    json: AsJson = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score stored segments with the model that devices run: one output row for each input row.
 
@@ -196,37 +80,31 @@ def score(
     is complete, 1 when it failed, 2 for a wrong call, 3 when its time was over, 130 when it was
     stopped. With --detach it exits 0 when the job is queued.
     """
-    given = {name: value for name, value in locals().items() if name != "context"}
-    options = ScoreOptions(**given)
-    if context.obj is not None:  # `tidewheel schedule` only reads the options
-        context.obj(options)
-        return
-    seconds_of(timeout, "--timeout")
-    if detach and ray is not None:
-        raise UsageError("--ray and --detach: the runner scores on its own machine")
-    if ray is not None and teacher_device != "cpu":
-        raise UsageError(f"--ray and --teacher-device {teacher_device}: Ray's tasks score on CPUs")
+    from compose.cli.batch.submitting import enqueue, submitted
+
     if detach:
-        from compose.cli.batch.queued_job import enqueue
+        enqueue(settings, json)
+        return
+    with submitted(settings) as (job, task, lock):
+        from compose.cli.batch.running import run_job
 
-        enqueue(options)
-    else:
-        _score(options)
+        run_job(job, task, settings, lock, json)
 
 
-def _score(options: ScoreOptions) -> None:
-    from streams.batch.jobs.job import submit
-    from streams.batch.jobs.job_index import JobIndex
+score = taking_settings(run_score)
 
-    check_report(options.report)
-    found = specified(options)
-    folder = found.folder
-    with folder.locked() as lock:
-        refuse_submitted(folder)
-        submit(folder, found.specification, found.models, read_failpoint(os.environ))
-        JobIndex(options.state).add(found.specification.id, folder)
-        run_job(
-            folder, found.task, options.json, timeout=options.timeout,
-            processes=options.processes, ray=options.ray,
-            broker=found.broker, report=options.report, lock=lock,
-        )  # fmt: skip
+
+def read_words(words: Sequence[str]) -> Settings:
+    """Return the settings that words behind `tidewheel score` say; raise UsageError if they are no
+    such call."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(taking_settings(lambda settings: settings))
+    try:
+        found = typer.main.get_command(app).main(
+            list(words), prog_name="score", standalone_mode=False
+        )
+    except click.ClickException as exc:
+        raise UsageError(f"score: {exc.format_message()}") from exc
+    if not isinstance(found, Settings):
+        raise UsageError("score: --help is no job")
+    return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.answering.watching import Watch
+from streams.batch.answering.drift import Watch
 from streams.batch.records.documents import Columns
 from streams.batch.records.progress import Counts
 from streams.batch.records.rows import RowProblem, Rows, Taught

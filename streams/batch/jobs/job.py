@@ -5,7 +5,7 @@
 3. of a shard: an attempt is counted
 4. of a shard: its output file is written and renamed
 5. of a shard: its counts are written; the shard is Completed, or Scored where it is to be loaded
-6. of a shard: its rows are loaded into the database or the topic, or put as an object
+6. of a shard: its rows are loaded into the database, or put as an object
 7. of a shard: it is Completed, and its file is removed
 8. the sums are compared, the manifest is written
 9. the job is Completed, PartiallyCompleted or Failed
@@ -16,10 +16,12 @@ without step 6 is loaded.
 
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us, size_of
-from streams.batch.jobs.loads import Loader
+from streams.batch.jobs.loads import PAUSE_S, Loader, may_pass
 from streams.batch.jobs.manifest import (
     counts_of,
     manifest_of,
@@ -27,19 +29,23 @@ from streams.batch.jobs.manifest import (
     verdict,
     write_manifest,
 )
-from streams.batch.jobs.planning import likely_rows, make_plan, sources_of
 from streams.batch.jobs.processes import Scorers
-from streams.batch.jobs.retrying import may_pass
-from streams.batch.jobs.submission import check_task, most_errors
+from streams.batch.jobs.report import write_report
+from streams.batch.jobs.scoring import ShardScorer
+from streams.batch.jobs.submission import check_task
+from streams.batch.recordings.readings import plan_readings
 from streams.batch.records.documents import Plan, Specification
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
-from streams.batch.sinks.part_files import part_path
+from streams.batch.records.rows import line_of
+from streams.batch.records.settings import Settings, most_errors
+from streams.batch.sinks.files import part_path
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.tables import Failures
+from streams.batch.windows.shard_rows import ShardRows
+from streams.batch.windows.windows import plan_windows
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.drift.reference import Reference
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint, unarmed
 
 Tell = Callable[[Counts, int, float], None]  # so far, rows in all, seconds of this process
@@ -54,7 +60,7 @@ class TimeOver(Exception):
 
 
 def submit(
-    folder: JobFolder, specification: Specification, models: Models | bytes, reached: Failpoint
+    folder: JobFolder, specification: Specification, models: Models, reached: Failpoint
 ) -> None:
     """Step 1; the caller holds the folder."""
     folder.write_specification(specification, models)
@@ -67,13 +73,10 @@ class Job:
 
     stopping    whether to end between two shards
     tell        is called after each shard
-    max_errors  replaces the limit of the specification
-    timeout_s   after which the job ends as PartiallyCompleted, between two shards
-    processes   that score, 1: this one; None: one a core where there are rows enough for it
-    ray         the address of a Ray cluster that scores, or `local`
-    broker      the settings of Kafka, where rows come from a topic or go to one
+    settings    those of the specification, or others: timeout, processes and max_errors count
     lock        the descriptor of the folder's lock, which the processes that score hold too
     from_queue  `jobs stop` that was called before the start counts
+    pause_s     before a shard is loaded for the second time, and at most
     """
 
     folder: JobFolder
@@ -81,13 +84,10 @@ class Job:
     stopping: Callable[[], bool] = lambda: False
     tell: Tell = silent
     reached: Failpoint = unarmed
-    max_errors: str | None = None
-    timeout_s: float | None = None
-    processes: int | None = 1
-    ray: str | None = None
-    broker: Callable[[], BrokerSettings] | None = None
+    settings: Settings | None = None
     lock: int | None = None
     from_queue: bool = False
+    pause_s: tuple[float, float] = PAUSE_S
     clock: Callable[[], float] = time.monotonic
     cutter: Callable[[Specification, Callable[[], None]], Cutter] = field(
         default=lambda specification, check: Cutter(
@@ -96,50 +96,73 @@ class Job:
     )
 
     def run(self) -> Manifest:
-        """Do what is missing; return the manifest of the job's new state. Raise UsageError if the
-        task, the model or the input is not what it was."""
+        """Do what is missing, and write the report; return the manifest of the job's new state.
+        Raise UsageError if the task, the model or the input is not what it was."""
         self.specification = self.folder.specification()
+        self._asked = self.settings or self.specification.settings
         self._begun = self.clock()
         self._reference: Reference | None = None
         before, plan = self.folder.state().state, self.folder.plan()
         if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
             return read_manifest(self.folder, self.specification)
+        found = self._run(plan)
+        try:
+            write_report(self.folder)
+        except (TidewheelError, OSError) as exc:
+            with suppress(OSError):
+                self.folder.note(f"the report is not written: {exc}")
+        return found
+
+    def _run(self, plan: Plan | None) -> Manifest:
         check_task(self.task, self.specification)
         if not self.from_queue:
             self.folder.request_stop(False)
         self.folder.sweep(self.specification)
         empty = Plan(files=[], shards=[])
         try:
-            with self._scorers() as scorers:
-                self._reference = scorers.reference
+            own = ShardScorer(self.folder, self.specification, self.task, self._cutter().line_bytes)
+            self._reference = own.reference
+            scorers = Scorers(
+                self.folder, own, self._asked.processes, self._note_stopping, self.lock
+            )
+            with closing(scorers):
                 scorers.begin(likely_rows(self.specification))
                 if plan is None:
                     plan = self._make_plan()
-                    sources = sources_of(self.specification, plan)
+                    sources = Sources(plan)
                 else:
                     sources = self._same_sources(plan)
-                loader = self._loader(plan)
+                loader = Loader(
+                    self.folder, plan, self.task, self.reached, self._check, self.pause_s
+                )
                 self._score(plan, sources, scorers, loader)
                 return self._end(plan, *verdict(self.folder, self.specification, plan, loader.sink))
         except Stopped:
             self.folder.write_state("Stopped")
             return self._manifest(plan or empty, "Stopped", "")
         except TimeOver:
-            reason = f"its time of {self.timeout_s or 0:g} s was over"
+            reason = f"its time of {self._asked.timeout or 0:g} s was over"
             return self._end(plan or empty, "PartiallyCompleted", reason)
         except UsageError:
             raise
         except (TidewheelError, *Failures) as exc:
-            reason = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+            reason = line_of(exc)
             return self._end(plan or empty, "Failed", reason, passing=may_pass(exc))
 
     # --- steps ----------------------------------------------------------------------------------
 
     def _make_plan(self) -> Plan:
+        found, cutter, folder = self.specification, self._cutter(), self.folder.folder
         self.folder.write_state("Validating")
-        plan = make_plan(
-            self.folder, self.specification, self.task, self._cutter(), self._check, self.broker
-        )
+        plan = cutter.plan(found.inputs)
+        if found.settings.rows == "readings":
+            plan = plan_readings(
+                plan, self.task, found.input_format, found.columns, folder, self._check,
+                cutter.line_bytes,
+            )  # fmt: skip
+        if found.windowed:
+            reading, unplaced = ShardRows(folder, found, self.task, cutter.line_bytes), plan
+            plan = plan_windows(plan, lambda number: reading.keys(unplaced, number))
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
@@ -148,13 +171,13 @@ class Job:
     def _same_sources(self, plan: Plan) -> Sources:
         """Return the input of the shards that are missing, after comparing it with the plan."""
         missing = self.folder.missing(plan, self.specification)
-        sources = sources_of(self.specification, plan, self.broker, missing)
+        sources = Sources(plan)
         sources.verify({plan.shards[shard].file for shard in missing}, self._check)
         self.folder.write_state("InProgress")
         return sources
 
     def _score(self, plan: Plan, sources: Sources, scorers: Scorers, loader: Loader) -> None:
-        limit = most_errors(self.max_errors or self.specification.max_errors, plan.total)
+        limit = most_errors(self._asked.max_errors, plan.total)
         counts = counts_of(self.folder, self.specification, plan)
         _refuse_errors(counts, limit)
         todo = []
@@ -164,9 +187,8 @@ class Job:
             else:
                 counts = self._told(plan, counts, found)
         for number, found, seconds in scorers.score(plan, sources, todo, self._attempt):
-            self._scored(plan, number, found, seconds, loader.loads)
-            if loader.loads:
-                loader.finish(number)
+            self._scored(plan, number, found, seconds, loads=loader.sink is not None)
+            loader.finish(number)
             counts = self._told(plan, counts, found)
             _refuse_errors(counts, limit)
 
@@ -182,7 +204,9 @@ class Job:
             self.folder.note(f"shard {number}: attempt {attempts}")
         self.reached("score-step-3")
 
-    def _scored(self, plan: Plan, number: int, counts: Counts, seconds: float, loads: bool) -> None:
+    def _scored(
+        self, plan: Plan, number: int, counts: Counts, seconds: float, *, loads: bool
+    ) -> None:
         """Step 5, after another process or this one has done step 4."""
         self.reached("score-step-4")
         attempt = self.folder.record(number)
@@ -211,19 +235,6 @@ class Job:
 
     # --- parts ----------------------------------------------------------------------------------
 
-    def _scorers(self) -> Scorers:
-        bytes_ = self._cutter().line_bytes
-        return Scorers(
-            self.folder, self.specification, self.task, self.processes, bytes_,
-            self._note_stopping, self.lock, self.broker, self.ray,
-        )  # fmt: skip
-
-    def _loader(self, plan: Plan) -> Loader:
-        return Loader(
-            self.folder, self.specification, plan, self.task, self.broker, self.reached,
-            self._check,
-        )  # fmt: skip
-
     def _told(self, plan: Plan, counts: Counts, found: Counts) -> Counts:
         counts = counts.plus(found)
         self.tell(counts, plan.total, self.clock() - self._begun)
@@ -238,7 +249,8 @@ class Job:
     def _check(self) -> None:
         if self._stop_asked():
             raise Stopped
-        if self.timeout_s is not None and self.clock() - self._begun > self.timeout_s:
+        timeout_s = self._asked.timeout
+        if timeout_s is not None and self.clock() - self._begun > timeout_s:
             raise TimeOver
 
     def _note_stopping(self) -> None:
@@ -248,6 +260,14 @@ class Job:
 
     def _manifest(self, plan: Plan, state: State, reason: str) -> Manifest:
         return manifest_of(self.folder, self.specification, plan, state, reason, self._reference)
+
+
+def likely_rows(specification: Specification) -> int:
+    """Return about how many rows the files of a job have, by their sizes: as many as fit with four
+    bytes a number. Files behind URLs count as none."""
+    shape, paths = specification.task, [Path(file.path) for file in specification.inputs]
+    sizes = [path.stat().st_size for path in paths if path.is_file()]
+    return sum(sizes) // (4 * len(shape.channels) * shape.samples)
 
 
 def _refuse_errors(counts: Counts, limit: int | None) -> None:

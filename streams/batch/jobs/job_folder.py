@@ -3,16 +3,18 @@
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from streams.batch.records.documents import Plan, Specification
 from streams.batch.records.progress import JobState, ShardRecord, State
-from streams.batch.sinks.part_files import part_path
+from streams.batch.sinks.files import part_path
+from streams.contract.artifact import Artifact
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
@@ -31,13 +33,15 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-@dataclass(frozen=True)
-class Models:
-    """The bytes of a job's artifacts; `weights` are those of a personal model of the first."""
+class Models(NamedTuple):
+    """A job's artifacts and their bytes; `weights` are those of a personal model of the first, and
+    the teacher answers beside it."""
 
-    model: bytes
-    teacher: bytes | None = None
+    artifact: Artifact
+    data: bytes
     weights: bytes | None = None
+    teacher: Artifact | None = None
+    teacher_data: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -59,36 +63,42 @@ class JobFolder:
         """Those of a personal model."""
         return self.folder / "weights.safetensors"
 
-    def stdin_copy(self, suffix: str) -> Path:
-        """Where standard input is kept for this job."""
-        return self.folder / f"stdin.{suffix}"
+    @property
+    def report(self) -> Path:
+        """A page of the job, written at the end of each run."""
+        return self.folder / "report.html"
 
     @property
     def submitted(self) -> bool:
         """Whether there is a job."""
         return (self.folder / "specification.json").exists()
 
-    @contextmanager
-    def locked(self, wait_s: float = ATTEMPTS * PAUSE_S) -> Iterator[int]:
-        """Hold the folder; raise Held if another process works on the job for all of the
-        wait. Yields the lock's descriptor: a process that inherits it holds the folder too, until
-        it ends."""
+    def lock(self, wait_s: float = ATTEMPTS * PAUSE_S) -> IO[str]:
+        """Return the lock, which holds the folder until it is closed; raise Held if another process
+        works on the job for all of the wait. A process that inherits its descriptor holds the
+        folder too, until it ends."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / "lock").open("a+")
         except OSError as exc:
             raise self._unwritable(exc) from exc
-        with handle:
+        try:
             if not _locks(handle, wait_s):
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
                 raise Held(f"process {holder} works on the job {self.folder}")
-            try:
-                handle.truncate(0)
-                handle.write(str(os.getpid()))
-                handle.flush()
-            except OSError as exc:
-                raise self._unwritable(exc) from exc
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+        except (OSError, Held) as exc:
+            handle.close()
+            raise exc if isinstance(exc, Held) else self._unwritable(exc) from exc
+        return handle
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Hold the folder; yield the lock's descriptor."""
+        with self.lock() as handle:
             yield handle.fileno()
 
     def _unwritable(self, exc: OSError) -> UsageError:
@@ -127,13 +137,12 @@ class JobFolder:
     def record(self, shard: int) -> ShardRecord | None:
         return self._read(f"shards/{shard:05}.json", ShardRecord)
 
-    def write_specification(self, specification: Specification, models: Models | bytes) -> None:
+    def write_specification(self, specification: Specification, models: Models) -> None:
         """Write what was asked for; raise UsageError, and there is no job, if that fails."""
-        models = Models(models) if isinstance(models, bytes) else models
         try:
-            write_atomic(self.model, models.model)
-            if models.teacher is not None:
-                write_atomic(self.teacher, models.teacher)
+            write_atomic(self.model, models.data)
+            if models.teacher_data is not None:
+                write_atomic(self.teacher, models.teacher_data)
             if models.weights is not None:
                 write_atomic(self.weights, models.weights)
             self._write("specification.json", specification)
@@ -153,18 +162,23 @@ class JobFolder:
     def write_record(self, shard: int, record: ShardRecord) -> None:
         self._write(f"shards/{shard:05}.json", record)
 
-    def missing(self, plan: Plan, specification: Specification) -> list[int]:
-        """Return the shards that are not completed, or whose output file is not as written."""
-        return [n for n in range(len(plan.shards)) if not self.whole(plan, specification, n)]
+    def done(self, plan: Plan, specification: Specification) -> dict[int, ShardRecord]:
+        """Return the records of the shards that are completed, and whose output file is as
+        written."""
+        found = {}
+        for shard in range(len(plan.shards)):
+            record = self.record(shard)
+            if record is None or record.state != "Completed":
+                continue
+            part = part_path(self.folder, specification, plan, shard)
+            if not specification.in_files or record.bytes == size_of(part):
+                found[shard] = record
+        return found
 
-    def whole(self, plan: Plan, specification: Specification, shard: int) -> bool:
-        """Return whether a shard is completed."""
-        record = self.record(shard)
-        if record is None or record.state != "Completed":
-            return False
-        return not specification.in_files or record.bytes == size_of(
-            part_path(self.folder, specification, plan, shard)
-        )
+    def missing(self, plan: Plan, specification: Specification) -> list[int]:
+        """Return the shards that are still to be done."""
+        done = self.done(plan, specification)
+        return [shard for shard in range(len(plan.shards)) if shard not in done]
 
     def note(self, text: str) -> None:
         """Add a line to the job's log; its times go on where the clock is set back."""
@@ -194,6 +208,11 @@ class JobFolder:
             path.touch()
         else:
             path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder, which the caller holds; there is no job from the first moment on."""
+        (self.folder / "specification.json").unlink()
+        shutil.rmtree(self.folder)
 
     def sweep(self, specification: Specification) -> None:
         """Remove what a killed process left half-written."""
@@ -228,7 +247,7 @@ def _lines(data: bytes) -> list[dict[str, Any]]:
 def _locks(handle: IO[str], wait_s: float) -> bool:
     """Return whether the lock is ours now. Who only asks whether a process works on the job holds
     it for a moment, so one refusal is not taken for an answer."""
-    for _ in range(round(wait_s / PAUSE_S)):
+    for _ in range(max(1, round(wait_s / PAUSE_S))):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,4 +1,10 @@
-"""Steps 6 and 7 of a job: scored shards into its database, topic or objects, each once."""
+"""Steps 6 and 7 of a job: scored shards into its database or objects, each once; and what is tried
+again.
+
+`jobs retry` scores shards with errors again. A shard's `generation` grows, so a database that has
+the rows of the one before does not count as done: its rows are replaced in the transaction that
+adds the new ones.
+"""
 
 import random
 import time
@@ -7,84 +13,101 @@ from typing import TypeVar
 
 from streams.batch.jobs.job_folder import JobFolder, size_of
 from streams.batch.jobs.scoring import output_fields
-from streams.batch.records.documents import Plan, Specification
+from streams.batch.records.documents import Plan
 from streams.batch.records.progress import Counts, ShardRecord
-from streams.batch.sinks.loading import Sink, open_sink
-from streams.batch.sinks.part_files import part_path
+from streams.batch.sinks.files import part_path
+from streams.batch.sinks.loading import open_sink
 from streams.contract.errors import Retryable
 from streams.contract.task import Task
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint
 
 T = TypeVar("T")
 
 TRIES = 8
-PAUSE_S = (0.25, 10.0)  # before the second try, and at most
+PAUSE_S = (0.25, 10.0)
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class Loader:
-    """Loads the shards of one job; `loads` is False where its files are the output."""
+    """Loads the shards of one job; `sink` is None where its files are the output. pause_s: before
+    the second try, and at most."""
 
     def __init__(
         self,
-        folder: JobFolder,
-        specification: Specification,
+        job: JobFolder,
         plan: Plan,
         task: Task,
-        broker: Callable[[], BrokerSettings] | None,
         reached: Failpoint,
         check: Callable[[], None],
-        sleep: Callable[[float], None] = time.sleep,
+        pause_s: tuple[float, float] = PAUSE_S,
     ) -> None:
-        self._folder, self._specification, self._plan = folder, specification, plan
-        self._reached, self._check, self._sleep = reached, check, sleep
-        self.sink: Sink | None = open_sink(specification, broker)
-        if self.sink is not None and plan.files:
-            schema = output_fields(task, specification, plan.files[0])
-            sink = self.sink
+        self._job, self._plan, self._specification = job, plan, job.specification()
+        self._reached, self._check, self._pause_s = reached, check, pause_s
+        self.sink = sink = open_sink(self._specification)
+        if sink is not None and plan.files:
+            schema = output_fields(task, self._specification, plan.files[0])
             self._again(lambda: sink.prepare(schema), "the output")
-
-    @property
-    def loads(self) -> bool:
-        return self.sink is not None
 
     def finish(self, number: int) -> Counts | None:
         """Do steps 6 and 7 of a shard; return its counts, None if it has to be scored first."""
-        record = self._folder.record(number)
-        if self.sink is None or record is None or record.state != "Scored":
+        record, sink = self._job.record(number), self.sink
+        if sink is None or record is None or record.state != "Scored":
             return None
-        part = part_path(self._folder.folder, self._specification, self._plan, number)
-        sink, generation = self.sink, record.generation
+        part = part_path(self._job.folder, self._specification, self._plan, number)
 
         def load() -> bool:
-            if sink.committed(number, generation):  # also what no answer came for
+            if sink.committed(number, record.generation):  # also what no answer came for
                 return True
             if size_of(part) != record.bytes:
                 return False
-            sink.load(number, generation, part)
+            sink.load(number, record.generation, part)
             return True
 
         if not self._again(load, f"shard {number}"):
             return None
         self._reached("score-step-6")
-        self._complete(number, record)
+        self._job.write_record(number, record.model_copy(update={"state": "Completed"}))
         part.unlink(missing_ok=True)
         self._reached("score-step-7")
         return record.counts
 
-    def _complete(self, number: int, record: ShardRecord) -> None:
-        self._folder.write_record(number, record.model_copy(update={"state": "Completed"}))
-
     def _again(self, work: Callable[[], T], what: str) -> T:
-        pause = PAUSE_S[0]
-        for tried in range(1, TRIES + 1):
+        pause, most = self._pause_s
+        for left in reversed(range(TRIES)):
             try:
                 return work()
             except Retryable as exc:
-                if tried == TRIES:
+                if not left:
                     raise
-                self._folder.note(f"{what} is loaded again in {pause:.2g} s: {exc}")
+                self._job.note(f"{what} is loaded again in {pause:.2g} s: {exc}")
             self._check()
-            self._sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(2 * pause, PAUSE_S[1])
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, most)
         raise AssertionError
+
+
+def mark_failed(job: JobFolder) -> int:
+    """Mark the shards that have rows with errors as not done; return how many. The caller holds the
+    folder."""
+    job.specification()
+    plan, marked = job.plan(), 0
+    for number in range(len(plan.shards) if plan is not None else 0):
+        record = job.record(number)
+        if record is None or record.state == "InProgress" or not record.counts.failed:
+            continue
+        again = ShardRecord(
+            state="InProgress", attempts=record.attempts, generation=record.generation + 1
+        )
+        job.write_record(number, again)
+        marked += 1
+    if marked:
+        job.write_state("InProgress", f"{marked} shards with errors are scored again")
+    return marked
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether what failed may succeed later: a service or a disk, not the input."""
+    if isinstance(error, OSError):
+        return not isinstance(error, LASTING)
+    cause = error.__cause__  # what a library raised, translated
+    return isinstance(error, Retryable) or (isinstance(cause, OSError) and may_pass(cause))

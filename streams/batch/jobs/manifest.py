@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,10 +11,10 @@ import pyarrow.parquet as pq
 from streams.batch.answering.drift import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.records.documents import FILES, Plan, Specification
-from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
+from streams.batch.records.progress import Counts, Manifest, RowCounts, ShardRecord, State
+from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sinks.loading import Sink
-from streams.batch.sinks.part_files import BEDROCK_MANIFEST, MANIFEST, part_path
-from streams.batch.sources.places import put_bytes
+from streams.batch.sources.places import put
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.drift.reference import Reference
 from streams.runtime.disk import write_atomic
@@ -21,12 +22,8 @@ from streams.runtime.disk import write_atomic
 
 def counts_of(folder: JobFolder, specification: Specification, plan: Plan) -> Counts:
     """Return what became of the rows of all completed shards."""
-    total = Counts()
-    for number in range(len(plan.shards)):
-        record = folder.record(number)
-        if record is not None and folder.whole(plan, specification, number):
-            total = total.plus(record.counts)
-    return total
+    records = folder.done(plan, specification).values()
+    return reduce(Counts.plus, (record.counts for record in records), Counts())
 
 
 def verdict(
@@ -89,7 +86,7 @@ def write_manifest(folder: JobFolder, specification: Specification, manifest: Ma
         if specification.in_files:
             write_atomic(Path(specification.output) / name, content)
         else:
-            put_bytes(f"{specification.output}/{name}", content)
+            put(content, f"{specification.output}/{name}")
 
 
 def busy_s(records: Iterable[ShardRecord]) -> float:
@@ -112,12 +109,9 @@ def manifest_of(
     reference: Reference | None = None,
 ) -> Manifest:
     """Return what a job has done so far; its drift is against `reference`."""
-    missing = set(folder.missing(plan, specification))
-    records = {n: record for n in range(len(plan.shards)) if (record := folder.record(n))}
-    done = [record for number, record in records.items() if number not in missing]
-    counts, seconds = Counts(), busy_s(done)
-    for record in done:
-        counts = counts.plus(record.counts)
+    done = folder.done(plan, specification).values()
+    counts, seconds = counts_of(folder, specification, plan), busy_s(done)
+    attempts = [record.attempts for n in range(len(plan.shards)) if (record := folder.record(n))]
     return Manifest(
         state=state,
         reason=reason,
@@ -128,17 +122,11 @@ def manifest_of(
         job=str(folder.folder),
         output=specification.output,
         shards=len(plan.shards),
-        completed=len(plan.shards) - len(missing),
-        attempts=sum(record.attempts for record in records.values()),
-        readings=counts.readings,
-        broken=counts.broken,
+        completed=len(done),
+        attempts=sum(attempts),
+        **{name: getattr(counts, name) for name in RowCounts.model_fields},
         total=plan.total,
-        excluded=counts.excluded,
         processed=counts.processed,
-        succeeded=counts.succeeded,
-        errors=counts.errors,
-        labelled=counts.labelled,
-        correct=counts.correct,
         classes=counts.observed.classes,
         drift=drift_of(reference, counts.observed),
         seconds=seconds,

@@ -9,27 +9,23 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from streams.batch.answering.answers import Answering, Model, output_schema
-from streams.batch.answering.batching import fastest_batch
-from streams.batch.answering.models import load_teacher
-from streams.batch.answering.watching import Watch, reference_of
-from streams.batch.history.events import FIELDS as EVENT_FIELDS
-from streams.batch.history.topic import Broker
+from streams.batch.answering.drift import Watch, reference_of
+from streams.batch.answering.models import fastest_batch, load_teacher
 from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.recordings.cutting import FIELDS
+from streams.batch.recordings.readings import FIELDS
 from streams.batch.records.documents import Named, Plan, PlannedFile, Specification
 from streams.batch.records.progress import Counts
 from streams.batch.records.rows import Rows, Taught
-from streams.batch.sinks.part_files import writing
+from streams.batch.sinks.files import writing
+from streams.batch.sources.inputs import kept_fields
 from streams.batch.sources.plan import Sources
-from streams.batch.sources.reading import kept_fields
-from streams.batch.sources.text_lines import MAX_LINE_BYTES
+from streams.batch.sources.text import MAX_LINE_BYTES
 from streams.batch.windows.shard_rows import ShardRows
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.drift.reference import Reference
 from streams.learning.onnx_model import OnnxModel
-from streams.learning.torch_device import torch_device
 
 if TYPE_CHECKING:
     from streams.learning.teacher import Teacher
@@ -78,17 +74,16 @@ def _weights(folder: JobFolder, specification: Specification) -> bytes | None:
 def load_models(folder: JobFolder, specification: Specification, task: Task) -> Loaded:
     """Return the job's models and the reference of the first."""
     artifact = artifact_of(folder, specification)
-    device = torch_device(specification.device, "the job's --teacher-device")
     run: Model | None = None
     teacher: Teacher | None = None
     try:
         if specification.kind == "teacher":
-            teacher = load_teacher(task, artifact, device)
+            teacher = load_teacher(task, artifact)
         else:
             run = OnnxModel(task, artifact, _weights(folder, specification)).run
         if specification.teacher is not None:
             other = _stored(folder.teacher, specification.teacher.digest)
-            teacher = load_teacher(task, other, device)
+            teacher = load_teacher(task, other)
         return Loaded(run, teacher, reference_of(artifact))
     except ArtifactError as exc:
         raise UsageError(f"the job's model {folder.model}: {exc}") from exc
@@ -98,7 +93,7 @@ def output_fields(task: Task, specification: Specification, file: PlannedFile | 
     """Return all columns of the output, with those that come from the input."""
     columns = specification.columns
     kept = kept_fields(specification.input_format, file, columns)
-    own = {"readings": FIELDS, "events": EVENT_FIELDS}.get(specification.rows, [])
+    own = FIELDS if specification.settings.rows == "readings" else []
     named = [pa.field(name, kind) for name, kind in own]
     beside = specification.teacher is not None
     return pa.schema([*output_schema(task, columns, teacher=beside), *named, *kept])
@@ -113,11 +108,10 @@ class ShardScorer:
         specification: Specification,
         task: Task,
         max_bytes: int = MAX_LINE_BYTES,
-        broker: Broker | None = None,
     ) -> None:
         """Load the model; raise UsageError if it cannot be used."""
-        self._specification, self._task = specification, task
-        self._reading = ShardRows(folder.folder, specification, task, max_bytes, broker)
+        self.specification, self._task, self.max_bytes = specification, task, max_bytes
+        self._reading = ShardRows(folder.folder, specification, task, max_bytes)
         self._run, self._teacher, self.reference = load_models(folder, specification, task)
         self._watch = Watch(task, self.reference)
 
@@ -131,17 +125,17 @@ class ShardScorer:
     ) -> Counts:
         """Write the rows of a shard to `part`, which is replaced as a whole; `between` is called
         between two batches. Raise TidewheelError if its file is not what it was."""
-        specification, shard = self._specification, plan.shards[number]
+        specification, shard = self.specification, plan.shards[number]
         file = plan.files[shard.file]
         sources.check(shard.file)
         answering = self._answering(file)
         counts = Counts()
         whole = output_fields(self._task, specification, file)
-        with writing(part, specification.output_format, whole) as writer:
+        with writing(part, specification.output_format, whole) as write:
             for rows, taught in self._rows(plan, number, between):
                 between()
                 table, found = answering.answer(rows, taught)
-                writer.write(table, rows)
+                write(table, rows)
                 counts = counts.plus(found)
             sources.check(shard.file)
             if counts.read != shard.rows or counts.readings != shard.readings:
@@ -151,12 +145,12 @@ class ShardScorer:
         return counts
 
     def _answering(self, file: PlannedFile) -> Answering:
-        beside = self._specification.teacher
+        beside = self.specification.teacher
         return Answering(
             self._task,
-            self._specification.model,
+            self.specification.model,
             self._run,
-            output_schema(self._task, self._specification.columns, teacher=beside is not None),
+            output_schema(self._task, self.specification.columns, teacher=beside is not None),
             file.name,
             self._watch,
             self.batch,

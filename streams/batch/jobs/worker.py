@@ -10,81 +10,46 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.jobs.planning import sources_of
-from streams.batch.jobs.retrying import may_pass
+from streams.batch.jobs.loads import may_pass
 from streams.batch.jobs.scoring import ShardScorer
-from streams.batch.records.documents import Specification
-from streams.batch.records.progress import Counts
-from streams.batch.sinks.part_files import part_path
+from streams.batch.records.rows import line_of
+from streams.batch.sinks.files import part_path
+from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures
-from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.processes import end_with_parent
 
-Answer = dict[str, Any]
-KINDS = {"usage": UsageError, "passing": Retryable, "other": TidewheelError}  # of an error
 
-
-def broker() -> BrokerSettings:
-    """Return the settings of Kafka, which the process of the job has passed on."""
-    return BrokerSettings()  # type: ignore[call-arg]  # pydantic fills it from the alias
-
-
-class ShardAnswers:
-    """Scores shards of one job, one after the other, with one model."""
+class Worker:
+    """Scores shards of one job, one after the other, with one model, which is loaded once."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._job, self._max_bytes = JobFolder(folder), max_bytes
         self._scorer: ShardScorer | None = None
 
-    def prepare(self) -> None:
-        """Load the model before there is a shard; what is wrong is told with the first answer."""
-        with suppress(TidewheelError, *Failures):
-            _ = self._loaded(self._job.specification()).batch
+    def scorer(self) -> ShardScorer:
+        if self._scorer is None:
+            found = self._job.specification()
+            task = load_task(found.task.reference)
+            self._scorer = ShardScorer(self._job, found, task, self._max_bytes)
+        return self._scorer
 
-    def answer(self, number: int) -> Answer:
+    def answer(self, number: int) -> dict[str, object]:
         """Write a shard's file; return its counts, or what is wrong, as JSON has it."""
         begun = time.monotonic()
         try:
-            specification, plan = self._job.specification(), self._job.plan()
+            plan, found = self._job.plan(), self._job.specification()
             assert plan is not None
-            scorer = self._loaded(specification)
-            part = part_path(self._job.folder, specification, plan, number)
-            sources = sources_of(specification, plan)
-            counts = scorer.score(plan, number, sources, part, lambda: None)
+            part = part_path(self._job.folder, found, plan, number)
+            counts = self.scorer().score(plan, number, Sources(plan), part, lambda: None)
             return {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
         except (TidewheelError, *Failures) as exc:
-            text = str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+            text = line_of(exc)
             kind = "usage" if isinstance(exc, UsageError) else "other"
             return {"error": text, "kind": "passing" if may_pass(exc) else kind}
-
-    def _loaded(self, specification: Specification) -> ShardScorer:
-        if self._scorer is None:
-            task = load_task(specification.task.reference)
-            self._scorer = ShardScorer(self._job, specification, task, self._max_bytes, broker)
-        return self._scorer
-
-
-def answered(answer: Answer) -> tuple[Counts, float]:
-    """Return counts and seconds of an answer; raise what is wrong."""
-    if "error" in answer:
-        raise KINDS[answer["kind"]](answer["error"])
-    return Counts.model_validate(answer["counts"]), answer["seconds"]
-
-
-def work(folder: Path, max_bytes: int) -> None:
-    """Answer each number on standard input until that ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    worker = ShardAnswers(folder, max_bytes)
-    worker.prepare()
-    for line in sys.stdin:
-        answers.write(json.dumps(worker.answer(int(line))) + "\n")
-        answers.flush()
 
 
 def main() -> None:
@@ -92,7 +57,14 @@ def main() -> None:
     if not end_with_parent(parent):
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    work(folder, max_bytes)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    worker = Worker(folder, max_bytes)
+    with suppress(TidewheelError, *Failures):  # what is wrong is told with the first answer
+        _ = worker.scorer().batch
+    for line in sys.stdin:
+        answers.write(json.dumps(worker.answer(int(line))) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""The queue of batch jobs: docs/architecture/batch.md, The queue.
+"""The queue of batch jobs and their schedules: docs/architecture/batch.md, The queue.
 
-database   the SQLite file that all processes of a state folder share
-entries    what the queue has of a job
-job_queue  add, claim, renew, end: each one transaction
-outcome    what becomes of a job after an attempt
-attempt    one attempt at a job, in a process of its own
-runner     takes jobs and starts attempts
+job_queue  the jobs that wait and run, in SQLite; a job that runs is one whose folder is locked
+runner     takes jobs, starts a process for each attempt, and decides what follows from its end
+cron       when a schedule fires
+schedules  intervals that are due become jobs, once each; backfill
 """

@@ -1,45 +1,25 @@
 """What a job was asked for, and how its input is cut, as JSON documents: The job's folder
 in docs/architecture/batch.md."""
 
-from typing import Literal, get_args
+from typing import Literal
 
+from streams.batch.records.settings import Settings
 from streams.contract.documents import Count, Document, Figure, Micros
-from streams.contract.errors import UsageError
 
-InputFormat = Literal[
-    "parquet", "arrow", "arrows", "delta", "csv", "tsv", "jsonl", "bedrock", "events"
-]
+InputFormat = Literal["parquet", "arrow", "delta", "csv", "jsonl", "bedrock"]
 OutputFormat = Literal[
-    "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql", "kafka"
+    "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql"
 ]
 FILES: frozenset[OutputFormat] = frozenset({"parquet", "jsonl", "csv", "bedrock"})
 
 
-def input_format(name: str | None) -> InputFormat | None:
-    """Return a format that can be named; raise UsageError for another name."""
-    known = [one for one in get_args(InputFormat) if one not in ("delta", "events")]
-    if name is not None and name not in known:
-        raise UsageError(f"the input format {name} is none of {', '.join(known)}")
-    return name  # type: ignore[return-value]
-
-
-class Constant(Document):
-    """A column that has one value in a whole file: a partition column of a Delta table.
-
-    `type` is Delta's name of a primitive type, `value` its text; None: null.
-    """
-
-    name: str
-    type: str
-    value: str | None
-
-
 class Named(Document):
-    """An input file: `name` as it was found, and its absolute path or its URL."""
+    """An input file: `name` as it was found, and its absolute path or its URL. Of a Delta table,
+    `table` has its place, its version, and the path in it."""
 
     name: str
     path: str
-    constants: list[Constant] = []
+    table: tuple[str, int, str] | None = None
 
 
 class TaskShape(Document):
@@ -108,46 +88,34 @@ class Version(Document):
     digest: str
 
 
-class Frozen(Document):
-    """The range of a topic that a job scores: the first and the end offset of each input."""
-
-    topic: str
-    ranges: list[tuple[Count, Count]]
-
-
 class Specification(Document):
-    """specification.json: what was asked for, frozen.
+    """specification.json: what was asked for, and what that was when the job was submitted.
 
     kind      of the model: a teacher answers whole windows
     weights   SHA-256 of weights.safetensors, where a personal model answers
     teacher   whose answers stand beside those of the model
-    device    where a teacher runs
     """
 
     format: int = 1
     id: str
     created_us: Micros
+    settings: Settings
     task: TaskShape
     model: str
     digest: str
     kind: Literal["model", "teacher"] = "model"
     weights: str | None = None
     teacher: Version | None = None
-    device: Literal["cpu", "cuda"] = "cpu"
     inputs: list[Named]
     input_format: InputFormat
-    rows: Literal["segments", "readings", "events"] = "segments"
-    topic: Frozen | None = None
     columns: Columns
     output: str
     output_format: OutputFormat
-    table: str = "scores"
-    max_errors: str | None = None
 
     @property
     def in_files(self) -> bool:
         """Whether the shards' local files are the output; else they are loaded from the job's
-        folder into a table, a topic or objects under a URL."""
+        folder into a table or objects under a URL."""
         return self.output_format in FILES and "://" not in self.output
 
     @property
@@ -156,13 +124,10 @@ class Specification(Document):
         return self.kind == "teacher" or self.teacher is not None
 
 
-class PlannedFile(Document):
+class PlannedFile(Named):
     """An input file as it was hashed; `modified` is what its store changes with its content: the
     time of the last change in nanoseconds, or an ETag."""
 
-    name: str
-    path: str
-    constants: list[Constant] = []
     sha256: str
     bytes: Count
     modified: str
@@ -171,12 +136,11 @@ class PlannedFile(Document):
 
 class Shard(Document):
     """Rows of one file: row groups `start` to `stop` of Parquet, record batches
-    of Arrow files, bytes of Arrow streams, CSV and JSON Lines, offsets of a topic.
+    of Arrow files, bytes of CSV and JSON Lines.
 
     Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
     that of its first reading. Where a teacher answers, `around` are the first and the last shard
-    that have rows of its windows. Of a topic, `sha256` is that of the messages, and `repeats` are
-    the events that came before: an offset, and the first and the last seq.
+    that have rows of its windows.
     """
 
     file: Count
@@ -186,8 +150,6 @@ class Shard(Document):
     rows: Count
     readings: Count = 0
     around: tuple[Count, Count] | None = None
-    sha256: str = ""
-    repeats: list[tuple[Count, Count, Count]] = []
 
 
 class Plan(Document):

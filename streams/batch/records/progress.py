@@ -1,7 +1,7 @@
 """How far a job is, and what became of its rows, as JSON documents: The job's folder in
 docs/architecture/batch.md."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -16,7 +16,27 @@ State = Literal[
 OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # states
 
 
-class ClassCounts(Document):
+class Summed(Document):
+    """Counts that are added field by field, and key by key."""
+
+    def plus(self, other: Self) -> Self:
+        fields = type(self).model_fields
+        return type(self)(**{n: _sum(getattr(self, n), getattr(other, n)) for n in fields})
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if isinstance(one, Summed):
+        return one.plus(other)
+    if isinstance(one, dict):
+        both = {key: _sum(one[key], other[key]) for key in one.keys() & other.keys()}
+        found = {**one, **other, **both}
+        return {key: found[key] for key in sorted(found)}
+    if isinstance(one, list):  # empty: nothing was counted
+        return [a + b for a, b in zip(one, other, strict=True)] if one and other else one or other
+    return one + other
+
+
+class ClassCounts(Summed):
     """Of one class: rows with that label, those of them that are right, and rows so answered."""
 
     labelled: Count = 0
@@ -24,36 +44,13 @@ class ClassCounts(Document):
     answered: Count = 0
 
 
-class Observed(Document):
+class Observed(Summed):
     """Rows with answers, counted in the cells of the artifact's reference, labels in those of the
     answers, and by class."""
 
     cells: list[Count] = []
     label_cells: list[Count] = []
     classes: dict[str, ClassCounts] = {}
-
-    def plus(self, other: "Observed") -> "Observed":
-        names = list(dict.fromkeys([*self.classes, *other.classes]))
-        none = ClassCounts()
-        pairs = [(self.classes.get(n, none), other.classes.get(n, none)) for n in names]
-        return Observed(
-            cells=_summed(self.cells, other.cells),
-            label_cells=_summed(self.label_cells, other.label_cells),
-            classes={
-                name: ClassCounts(
-                    labelled=a.labelled + b.labelled,
-                    correct=a.correct + b.correct,
-                    answered=a.answered + b.answered,
-                )
-                for name, (a, b) in zip(names, pairs, strict=True)
-            },
-        )
-
-
-def _summed(one: list[int], other: list[int]) -> list[int]:
-    if not one or not other:
-        return one or other
-    return [a + b for a, b in zip(one, other, strict=True)]
 
 
 class MeanOfDistances(Document):
@@ -71,7 +68,7 @@ class JobDrift(Document):
     mean_of_distances: MeanOfDistances
 
 
-class Counts(Document):
+class RowCounts(Summed):
     """What became of rows; `correct` are of the `labelled`. Excluded rows have no output.
 
     `readings` are those that were cut into the rows, and `broken` those of them that break a
@@ -85,6 +82,11 @@ class Counts(Document):
     errors: dict[str, Count] = {}
     labelled: Count = 0
     correct: Count = 0
+
+
+class Counts(RowCounts):
+    """Rows of a shard or a job, and what they look like."""
+
     observed: Observed = Observed()
 
     @property
@@ -100,27 +102,10 @@ class Counts(Document):
         """All rows of the input that were looked at."""
         return self.processed + self.excluded
 
-    def plus(self, other: "Counts") -> "Counts":
-        return Counts(
-            readings=self.readings + other.readings,
-            broken=_added(self.broken, other.broken),
-            excluded=self.excluded + other.excluded,
-            succeeded=self.succeeded + other.succeeded,
-            errors=_added(self.errors, other.errors),
-            labelled=self.labelled + other.labelled,
-            correct=self.correct + other.correct,
-            observed=self.observed.plus(other.observed),
-        )
-
-
-def _added(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    keys = sorted({*one, *other})
-    return {key: one.get(key, 0) + other.get(key, 0) for key in keys}
-
 
 class ShardRecord(Document):
     """shards/<number>.json; `bytes` are those of the output file. A Scored shard is still to be
-    loaded into its database or topic. `generation` counts the results that replace earlier ones.
+    loaded into its database. `generation` counts the results that replace earlier ones.
     It took `seconds`, until `ended_us`.
     """
 
@@ -142,7 +127,7 @@ class JobState(Document):
     updated_us: Micros
 
 
-class Manifest(Document):
+class Manifest(RowCounts):
     """_manifest.json, beside the output files."""
 
     format: int = 1
@@ -157,15 +142,8 @@ class Manifest(Document):
     shards: Count
     completed: Count
     attempts: Count
-    readings: Count
-    broken: dict[str, Count]
     total: Count
-    excluded: Count
     processed: Count
-    succeeded: Count
-    errors: dict[str, Count]
-    labelled: Count
-    correct: Count
     classes: dict[str, ClassCounts] = {}
     drift: JobDrift | None = None
     seconds: Figure

@@ -1,5 +1,6 @@
 """Rows of the input as arrays: segments, labels, and what is wrong with a row."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,12 @@ from streams.contract.task import Task
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 16_000_000
+
+
+def line_of(exc: BaseException) -> str:
+    """Return what a library says in one line, without its colours and arrows."""
+    text = re.sub(r"\x1b\[\d*m|↳", "", str(exc))
+    return " ".join(text.split())[:300] or type(exc).__name__
 
 
 class RowProblem(Exception):

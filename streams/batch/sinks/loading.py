@@ -1,8 +1,9 @@
-"""Loading a shard's rows into a database, a topic or objects: step 6 of a job.
+"""What a job's rows are loaded into, at step 6 of the job; and objects under a URL.
 
 A sink that keeps a ledger adds a shard's rows and the shard's row of the ledger in one transaction,
-so that a shard is loaded once, whatever is killed. A topic keeps none: it gets a shard again where
-nobody knows whether it has it, under the same keys. An object is replaced by the same one.
+so that a shard is loaded once, whatever is killed. An object store shows an object when all of it
+is there (S3, Google Cloud Storage, Azure), so that loading a shard again puts the same object in
+its place.
 """
 
 import json
@@ -13,12 +14,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.documents import FILES, Specification
-from streams.batch.sinks.part_files import plain
-from streams.contract.errors import UsageError
-from streams.kafka.settings import BrokerSettings
+from streams.batch.records.documents import FILES, OutputFormat, Specification
+from streams.batch.sinks.files import plain
+from streams.batch.sources.places import find, is_taken, open_binary, put
+from streams.contract.errors import Retryable, UsageError
 
-LEDGER = "tidewheel_shards"
 LOADED_ROWS = 8192
 
 Convert = Callable[[pa.DataType], pa.DataType | None]  # None: the value becomes JSON text
@@ -49,38 +49,25 @@ class Sink(Protocol):
         ...
 
 
-def open_sink(
-    specification: Specification, broker: Callable[[], BrokerSettings] | None = None
-) -> Sink | None:
+def open_sink(specification: Specification) -> Sink | None:
     """Return the sink of a job, None where its files are the output. Nothing is opened yet."""
-    kind, place, table = specification.output_format, specification.output, specification.table
+    kind, place, table = (
+        specification.output_format,
+        specification.output,
+        specification.settings.table,
+    )
     if specification.in_files:
         return None
     if kind in FILES:
-        from streams.batch.sinks.objects_sink import ObjectsSink
-
         return ObjectsSink(place, kind)
     if kind == "delta":
-        from streams.batch.sinks.delta_sink import DeltaSink
+        from streams.batch.sinks.delta import DeltaSink
 
         return DeltaSink(place, specification.id)
-    if kind == "duckdb":
-        from streams.batch.sinks.duckdb_sink import DuckDbSink
+    from streams.batch.sinks import databases
 
-        return DuckDbSink(place, table, specification.id)
-    if kind == "sqlite":
-        from streams.batch.sinks.sqlite_sink import SqliteSink
-
-        return SqliteSink(place, table, specification.id)
-    if kind == "postgresql":
-        from streams.batch.sinks.postgresql_sink import PostgresqlSink
-
-        return PostgresqlSink(place, table, specification.id)
-    from streams.batch.sinks.kafka_sink import KafkaSink
-
-    if broker is None:
-        raise UsageError("--to kafka:TOPIC needs a broker: set TIDEWHEEL_KAFKA")
-    return KafkaSink(broker(), place, specification.id)
+    kinds = {"duckdb": databases.DuckDbSink, "sqlite": databases.SqliteSink}
+    return kinds.get(kind, databases.PostgresqlSink)(place, table, specification.id)
 
 
 def loaded_schema(schema: pa.Schema, convert: Convert) -> pa.Schema:
@@ -130,3 +117,37 @@ def _texts(array: pa.Array) -> pa.Array:
         v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values
     ]
     return pa.array(texts, pa.string())
+
+
+class ObjectsSink:
+    """Objects under a prefix that nothing else is under."""
+
+    def __init__(self, url: str, kind: OutputFormat) -> None:
+        self._url, self._kind = url, kind
+
+    def check(self, schema: pa.Schema) -> None:  # noqa: ARG002
+        if is_taken(self._url):
+            raise UsageError(f"the output {self._url} exists: name another one with --to")
+
+    def prepare(self, schema: pa.Schema) -> None:
+        """Nothing: a prefix is no object."""
+
+    def committed(self, shard: int, generation: int) -> bool:  # noqa: ARG002
+        """Return False: an object does not tell its generation."""
+        return False
+
+    def load(self, shard: int, generation: int, part: Path) -> None:  # noqa: ARG002
+        try:
+            put(part, f"{self._url}/{part.name}")
+        except OSError as exc:
+            raise Retryable(str(exc)) from exc
+
+    def count(self) -> int | None:
+        """Return the rows of the objects; None where only reading them would tell."""
+        if self._kind != "parquet":
+            return None
+        rows = 0
+        for _, path in find(self._url, lambda name: name.endswith(".parquet")):
+            with open_binary(path) as file:
+                rows += pq.read_metadata(file).num_rows
+        return rows

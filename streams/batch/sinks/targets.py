@@ -12,14 +12,13 @@ SUFFIXES: dict[str, OutputFormat] = {
     ".sqlite": "sqlite", ".db": "sqlite",
 }  # fmt: skip
 SCHEMES: dict[str, OutputFormat] = {
-    "postgresql://": "postgresql", "postgres://": "postgresql", "kafka:": "kafka",
+    "postgresql://": "postgresql", "postgres://": "postgresql",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Target:
-    """A folder of files, a database, a topic or a URL of objects; `place` is an absolute path, or
-    the name."""
+    """A folder of files, a database or objects; `place` is an absolute path or a URL."""
 
     kind: OutputFormat
     place: str
@@ -39,7 +38,7 @@ class Target:
     @property
     def local(self) -> bool:
         """Whether `place` is a path."""
-        return self.kind != "kafka" and "://" not in self.place
+        return "://" not in self.place
 
 
 def target_of(text: str, kind: str | None = None) -> Target:
@@ -52,23 +51,20 @@ def target_of(text: str, kind: str | None = None) -> Target:
     found = kind or found  # type: ignore[assignment]
     if scheme is None and "://" in text:
         return _objects(text, found)
-    if found in ("postgresql", "kafka") and (scheme is None or SCHEMES[scheme] != found):
-        names = {"kafka": "kafka:TOPIC", "postgresql": "postgresql://HOST/DATABASE"}
-        raise UsageError(f"--to {text}: write {names[found]}")
+    if found == "postgresql" and scheme is None:
+        raise UsageError(f"--to {text}: write postgresql://HOST/DATABASE")
     if found == "postgresql":
         if "@" in text and ":" in text.partition("://")[2].partition("@")[0]:
             raise UsageError("--to names a password, which the job would keep: use PGPASSWORD or "
                              "~/.pgpass")  # fmt: skip
         return Target(found, text)
-    if found == "kafka":
-        return Target(found, text.removeprefix("kafka:").lstrip("/"))
     return Target(found, str(Path(text).absolute()))
 
 
 def _objects(url: str, kind: OutputFormat) -> Target:
     if kind not in FILES or url.startswith(("file://", "local://")):
         raise UsageError(
-            f"--to {url}: a URL takes objects of Parquet, JSON Lines or CSV; write a local folder, "
-            "a database or kafka:TOPIC"
+            f"--to {url}: a URL takes objects of Parquet, JSON Lines or CSV; write a local folder "
+            "or a database"
         )
     return Target(kind, url.rstrip("/"))

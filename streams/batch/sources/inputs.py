@@ -1,17 +1,25 @@
 """The input of a job: the files that are named, and what must be right before it is submitted."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from streams.batch.records.documents import Columns, InputFormat, Named, Selection, Typed
-from streams.batch.sources import delta_table, table_rows
+from streams.batch.records.documents import (
+    Columns,
+    InputFormat,
+    Named,
+    PlannedFile,
+    Selection,
+    Shard,
+    Typed,
+)
+from streams.batch.records.rows import Rows
+from streams.batch.records.settings import Settings
+from streams.batch.sources import table_rows, text_rows
 from streams.batch.sources.places import find, holds, suffix_of
 from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment_us, used_columns
-from streams.batch.sources.tables import KINDS, opened_input
-from streams.batch.sources.text_objects import DELIMITERS, MODEL_INPUT, RECORD_ID
-from streams.batch.sources.text_rows import first_objects
+from streams.batch.sources.tables import KINDS, LOG, delta_files, opened, opened_input
+from streams.batch.sources.text import MAX_LINE_BYTES, MODEL_INPUT, RECORD_ID, first_objects
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
@@ -19,9 +27,7 @@ FORMATS: dict[str, InputFormat] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
-    ".arrows": "arrows",
     ".csv": "csv",
-    ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
@@ -32,37 +38,18 @@ OURS = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which columns and rows of the input are asked for; see `tidewheel score --help`."""
-
-    columns: Sequence[str] = ()
-    drop: Sequence[str] = ()
-    id: str | None = None
-    label: str | None = None
-    keep: Sequence[str] = ()
-    where: str | None = None
-    time: str | None = None
-    start: str | None = None
-    stop: str | None = None
-    device: str | None = None
-
-
-def find_inputs(
-    named: Sequence[str], kind: InputFormat | None = None
-) -> tuple[list[Named], InputFormat]:
+def find_inputs(named: Sequence[str]) -> tuple[list[Named], InputFormat]:
     """Return the files, folders, globs, tables and URLs that are named as files, each once, and
-    their format; raise UsageError for what is missing, and for several formats. With `kind` every
-    file that is named is of that format, whatever its suffix."""
+    their format; raise UsageError for what is missing, and for several formats."""
     found: dict[str, Named] = {}
     kinds: set[InputFormat] = set()
     for text in named:
-        if holds(text, delta_table.LOG):
-            files = delta_table.files_of(text)
+        if holds(text, LOG):
+            files = delta_files(text)
             kinds.add("delta")
         else:
-            files = [Named(name=name, path=path) for name, path in find(text, _fits(kind))]
-            kinds |= {kind or _format_of(file) for file in files}
+            files = [Named(name=name, path=path) for name, path in find(text, _fits)]
+            kinds |= {_format_of(file) for file in files}
             if not files:
                 raise UsageError(f"{text}: no such file, or no {', '.join(FORMATS)} file in it")
         for file in files:
@@ -73,18 +60,14 @@ def find_inputs(
     return files, "bedrock" if chosen == "jsonl" and _is_bedrock(files[0]) else chosen
 
 
-def _fits(kind: InputFormat | None) -> Callable[[str], bool]:
-    if kind is None:
-        return lambda path: suffix_of(path) in FORMATS
-    return lambda path: FORMATS.get(suffix_of(path)) == kind
+def _fits(path: str) -> bool:
+    return suffix_of(path) in FORMATS
 
 
 def _format_of(file: Named) -> InputFormat:
     kind = FORMATS.get(suffix_of(file.path))
     if kind is None:
-        raise UsageError(
-            f"{file.name}: the input must be {', '.join(FORMATS)}, or say --input-format"
-        )
+        raise UsageError(f"{file.name}: the input must be {', '.join(FORMATS)}")
     return kind
 
 
@@ -94,22 +77,19 @@ def _is_bedrock(file: Named) -> bool:
 
 
 def choose_columns(
-    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Wanted
+    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings
 ) -> Columns:
     """Return the columns to read; raise UsageError where the input cannot have them."""
     keep = list(dict.fromkeys(wanted.keep))
     if clash := sorted(set(keep) & OURS):
         raise UsageError(f"--keep {clash[0]}: the output has a column of that name, rename yours")
-    for name in (*wanted.columns, *keep, *wanted.drop):
-        if not name.strip():
-            raise UsageError("a column has no name: write --columns a,b")
     identity = RECORD_ID if kind == "bedrock" and wanted.id is None else wanted.id
     names, per_channel = _segment(task, kind, files, wanted, keep)
     return Columns(
         segment=names,
         per_channel=per_channel,
         id=identity,
-        label=wanted.label,
+        label=wanted.label_column,
         keep=keep,
         device=wanted.device,
         selection=selection_of(kind, files, wanted),
@@ -117,7 +97,7 @@ def choose_columns(
 
 
 def _segment(
-    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Wanted, keep: list[str]
+    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings, keep: list[str]
 ) -> tuple[list[str], bool]:
     """Return the columns of the segment, and whether each is one number."""
     channels, samples = task.segment_shape
@@ -126,7 +106,7 @@ def _segment(
     if wanted.drop:
         if names:
             raise UsageError("--drop and --columns: name either what is left out, or what is read")
-        named = (wanted.id, wanted.label, wanted.time, wanted.device)
+        named = (wanted.id, wanted.label_column, wanted.time, wanted.device)
         others = {*wanted.drop, *keep, *named}
         names = [name for name in names_of(kind, files[0]) if name not in others]
     elif not names and samples == 1 and set(task.channels) <= set(names_of(kind, files[0])):
@@ -141,13 +121,13 @@ def _segment(
     return names or [SEGMENT], False
 
 
-def selection_of(kind: InputFormat, files: Sequence[Named], wanted: Wanted) -> Selection:
+def selection_of(kind: InputFormat, files: Sequence[Named], wanted: Settings) -> Selection:
     """Return which rows are scored; raise UsageError for what cannot be evaluated."""
-    start, stop = (_moment(text) for text in (wanted.start, wanted.stop))
+    start, stop = (_moment(text) for text in (wanted.start, wanted.until))
     if (start is not None or stop is not None) and wanted.time is None:
         raise UsageError("--from and --until need --time, the column of the event time")
     if start is not None and stop is not None and start >= stop:
-        raise UsageError(f"--from {wanted.start} is not before --until {wanted.stop}")
+        raise UsageError(f"--from {wanted.start} is not before --until {wanted.until}")
     typed: list[Typed] = []
     if wanted.where is not None:
         typed = _where_columns(kind, files[0], wanted.where)
@@ -165,12 +145,12 @@ def _moment(text: str | None) -> int | None:
 
 def _where_columns(kind: InputFormat, file: Named, where: str) -> list[Typed]:
     if kind in KINDS:
-        with opened_input(file.name, file.path, kind, file.constants) as table:
+        with opened_input(file, kind) as table:
             names = used_columns(where, table.schema)
         return [Typed(name=name, kind="text") for name in names]
     header, rows = first_objects(kind, file.name, file.path)
     names = used_columns(where, pa.schema([(name, pa.string()) for name in header]))
-    typed = kinds_of(names, rows, texts=kind in DELIMITERS)
+    typed = kinds_of(names, rows, texts=kind == "csv")
     check_where(where, pa.schema([(one.name, TYPES[one.kind]) for one in typed]), file.name)
     return typed
 
@@ -183,7 +163,7 @@ def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: 
     everywhere: list[str] = []
     for file in files:
         found, _ = first_objects(kind, file.name, file.path)
-        always = columns.read if kind in DELIMITERS else columns.segment
+        always = columns.read if kind == "csv" else columns.segment
         needed = always if columns.id is None else [*always, columns.id]
         if found:
             _refuse_missing(file.name, needed, found)
@@ -202,6 +182,28 @@ def _refuse_missing(name: str, columns: Sequence[str], found: Sequence[str]) -> 
 def names_of(kind: InputFormat, file: Named) -> list[str]:
     """Return the columns of a file in their order."""
     if kind in KINDS:
-        with opened_input(file.name, file.path, kind, file.constants) as table:
+        with opened_input(file, kind) as table:
             return list(table.schema.names)
     return first_objects(kind, file.name, file.path)[0]
+
+
+def read_shard(
+    task: Task,
+    kind: InputFormat,
+    file: PlannedFile,
+    shard: Shard,
+    columns: Columns,
+    max_bytes: int = MAX_LINE_BYTES,
+) -> Iterator[Rows]:
+    """Yield the rows of a shard in batches."""
+    if kind in KINDS:
+        return table_rows.read_shard(task, kind, file, shard, columns)
+    return text_rows.read_shard(task, kind, file, shard, columns, max_bytes)
+
+
+def kept_fields(kind: InputFormat, file: Named | PlannedFile, columns: Columns) -> list[pa.Field]:
+    """Return the columns that are carried over from a file; those of text formats are text."""
+    if not columns.keep or kind not in KINDS:
+        return [pa.field(name, pa.string()) for name in columns.keep]
+    with opened(file, kind) as table:
+        return [table.schema.field(name) for name in columns.keep]

@@ -9,8 +9,7 @@ from streams.batch.records.documents import InputFormat, Named, Plan, PlannedFil
 from streams.batch.records.rows import RowProblem
 from streams.batch.sources.places import Stamp, open_binary, stamp_of
 from streams.batch.sources.tables import KINDS, opened_input
-from streams.batch.sources.text_lines import MAX_LINE_BYTES
-from streams.batch.sources.text_rows import header_of, rows_in
+from streams.batch.sources.text import MAX_LINE_BYTES, header_of, rows_in
 from streams.contract.errors import TidewheelError, UsageError
 
 SHARD_ROWS = 100_000  # of Parquet and Arrow, unless one row group or record batch has more
@@ -48,9 +47,7 @@ class Cutter:
             shards += cuts
             planned.append(
                 PlannedFile(
-                    name=file.name,
-                    path=file.path,
-                    constants=file.constants,
+                    **dict(file),
                     sha256=digest,
                     bytes=before[0],
                     modified=before[1],
@@ -68,7 +65,7 @@ class Cutter:
 
     def _parts(self, index: int, file: Named) -> Iterator[Shard]:
         begin = stop = first = rows = 0
-        with opened_input(file.name, file.path, self.kind, file.constants) as table:
+        with opened_input(file, self.kind) as table:
             for start, end, size in table.parts():
                 self.check()
                 if rows and rows + size > self.shard_rows:

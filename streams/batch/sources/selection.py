@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams.batch.records.documents import Selection, Typed
-from streams.batch.records.rows import RowProblem
+from streams.batch.records.rows import RowProblem, line_of
 from streams.contract.errors import UsageError
 
 LONG_AGO = -(2**62)
@@ -66,8 +66,7 @@ def check_where(expression: str, schema: pa.Schema, name: str) -> None:
         seen = schema.empty_table() if len(schema) else pa.table({"_": pa.nulls(0)})
         _run(f"({expression})::BOOLEAN", seen)
     except _failures() as exc:
-        reason = str(exc).splitlines()[0][:200]
-        raise UsageError(f"--where {expression}: {reason} ({name})") from exc
+        raise UsageError(f"--where {expression}: {line_of(exc)} ({name})") from exc
 
 
 def used_columns(expression: str, schema: pa.Schema) -> list[str]:
@@ -142,8 +141,12 @@ def _text_time(value: Any) -> int | None:
     return value if type(value) is int and abs(value) < 2**62 else None
 
 
-def times_of(array: pa.Array, problems: dict[int, RowProblem]) -> np.ndarray:
-    """Return event times in microseconds; a problem for a row that has none."""
+def times_of(found: Any, problems: dict[int, RowProblem]) -> np.ndarray:
+    """Return event times, an array or JSON values, in microseconds; a problem for a row that has
+    none."""
+    array = found
+    if isinstance(found, list):  # whole numbers and ISO texts stay what they are
+        array = pa.array([None if v is None else str(v) for v in found], pa.string())
     kind, values = array.type, array
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         values = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
@@ -167,7 +170,7 @@ def _where(expression: str, whole: pa.Table, problems: dict[int, RowProblem]) ->
         try:
             _run(f"({expression})::BOOLEAN", whole.slice(i, 1))
         except _failures() as exc:
-            problems.setdefault(i, RowProblem("bad-where", str(exc).splitlines()[0][:200]))
+            problems.setdefault(i, RowProblem("bad-where", line_of(exc)))
     return chosen
 
 

@@ -26,7 +26,7 @@ def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: 
     """Raise UsageError for the first file whose columns do not fit."""
     kept: dict[str, tuple[pa.DataType, str]] = {}
     for file in files:
-        with opened_input(file.name, file.path, kind, file.constants) as table:
+        with opened_input(file, kind) as table:
             schema = table.schema
         for column in columns.read:
             if len(schema.get_all_field_indices(column)) != 1:
@@ -90,7 +90,7 @@ def read_shard(
 ) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
     first = shard.first_row
-    with opened(file.path, kind, file.constants) as table:
+    with opened(file, kind) as table:
         for batch in table.batches(shard.start, shard.stop, columns.read, batch_rows(task)):
             yield _rows(task, first, batch, columns)
             first += batch.num_rows

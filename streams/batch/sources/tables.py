@@ -1,27 +1,25 @@
-"""The seam to Arrow's files, in parts that are read one after the other: Parquet by row groups,
-Arrow IPC files by record batches, Arrow IPC streams by the bytes of their messages."""
+"""The seam to Arrow's files and Delta tables, in parts that are read one after the other: Parquet
+by row groups, Arrow IPC files by record batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from streams.batch.records.documents import Constant, InputFormat
+from streams.batch.records.documents import InputFormat, Named, PlannedFile
+from streams.batch.records.rows import line_of
 from streams.batch.sources.places import is_url, open_binary
 from streams.contract.errors import UsageError
+from streams.runtime.arrow_files import arrow_files
 
 Failures = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)  # of an unreadable file
-KINDS = {"parquet": "Parquet", "delta": "Parquet", "arrow": "an Arrow IPC file",
-         "arrows": "an Arrow IPC stream"}  # fmt: skip
-END = 8  # bytes of the marker with which a stream ends
-MOMENTS = {"timestamp": pa.timestamp("us", "UTC"), "timestamp_ntz": pa.timestamp("us")}
-DELTA_TYPES = {
-    "string": pa.string(), "long": pa.int64(), "integer": pa.int32(), "short": pa.int16(),
-    "byte": pa.int8(), "double": pa.float64(), "float": pa.float32(), "boolean": pa.bool_(),
-    "date": pa.date32(), **MOMENTS,
-}  # fmt: skip
+KINDS = {"parquet": "Parquet", "delta": "Parquet", "arrow": "an Arrow IPC file"}
+LOG = "_delta_log"
 
 Part = tuple[int, int, int]  # where it starts and stops, and its rows
 
@@ -44,31 +42,30 @@ class Table(Protocol):
 
 
 @contextmanager
-def opened(path: str, kind: InputFormat, constants: Sequence[Constant] = ()) -> Iterator[Table]:
+def opened(file: Named | PlannedFile, kind: InputFormat) -> Iterator[Table]:
     """Open a file; what Arrow raises is among Failures."""
-    table: Table
-    if kind in ("parquet", "delta"):
-        source = open_binary(path) if is_url(path) else path
-        with pq.ParquetFile(source, pre_buffer=False) as file:
-            table = _Parquet(file)
-            yield _WithConstants(table, constants) if constants else table
-        return
-    # not mapped: a file that shrinks would kill the process
-    with pa.PythonFile(open_binary(path), "r") if is_url(path) else pa.OSFile(path) as source:
-        yield _Arrow(source) if kind == "arrow" else _Stream(source)
+    if file.table is not None:
+        root, version, inside = file.table
+        schema, found = _fragments(root, version)
+        yield _Fragment(schema, found[inside])
+    elif kind == "parquet":
+        source = open_binary(file.path) if is_url(file.path) else file.path
+        with pq.ParquetFile(source, pre_buffer=False) as parquet:
+            yield _Parquet(parquet)
+    else:  # not mapped: a file that shrinks would kill the process
+        remote = is_url(file.path)
+        with pa.PythonFile(open_binary(file.path), "r") if remote else pa.OSFile(file.path) as one:
+            yield _Arrow(one)
 
 
 @contextmanager
-def opened_input(
-    name: str, path: str, kind: InputFormat, constants: Sequence[Constant] = ()
-) -> Iterator[Table]:
+def opened_input(file: Named | PlannedFile, kind: InputFormat) -> Iterator[Table]:
     """Open a file before it is scored; raise UsageError, by name, if that cannot be read."""
     try:
-        with opened(path, kind, constants) as table:
+        with opened(file, kind) as table:
             yield table
     except Failures as exc:
-        text = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
-        raise UsageError(f"{name} cannot be read as {KINDS[kind]}: {text}") from exc
+        raise UsageError(f"{file.name} cannot be read as {KINDS[kind]}: {line_of(exc)}") from exc
 
 
 class _Parquet:
@@ -108,7 +105,9 @@ class _Arrow:
     ) -> Iterator[pa.RecordBatch]:
         chosen = self._only([self.schema.get_field_index(name) for name in columns])
         for i in range(start, stop):
-            yield from _checked(chosen.get_batch(i), rows)
+            batch = chosen.get_batch(i)
+            batch.validate(full=True)  # offsets that lie would be read beyond the file
+            yield from (batch.slice(at, rows) for at in range(0, batch.num_rows, rows))
 
     def _only(self, fields: list[int]) -> pa.ipc.RecordBatchFileReader:
         """Return a reader of some columns; the others are not read."""
@@ -117,85 +116,66 @@ class _Arrow:
         return pa.ipc.open_file(self._source, options=options)
 
 
-class _Stream:
-    """Messages one after the other; a shard begins at any of them, which dictionaries forbid."""
+class _Fragment:
+    """A data file of a Delta table, with the table's columns: those of its partition have one
+    value."""
 
-    def __init__(self, source: pa.NativeFile) -> None:
-        self._source = source
-        self._schema = pa.ipc.read_schema(pa.ipc.read_message(source))
-        self._start = source.tell()
-        coded = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
-        if coded:
-            raise pa.ArrowInvalid(
-                f"column {coded[0]!r} is dictionary-encoded: write an Arrow file instead"
-            )
+    def __init__(self, schema: pa.Schema, fragment: ds.ParquetFileFragment) -> None:
+        self._schema, self._fragment = schema, fragment
 
     @property
     def schema(self) -> pa.Schema:
         return self._schema
 
     def parts(self) -> Iterator[Part]:
-        self._source.seek(self._start)
-        start = self._start
-        while (batch := self._next()) is not None:
-            yield start, self._source.tell(), batch.num_rows
-            start = self._source.tell()
-        if self._source.tell() != start + END:
-            raise pa.ArrowInvalid("the stream has no end: it was cut off")
+        for i, group in enumerate(self._fragment.row_groups):
+            yield i, i + 1, group.num_rows
 
     def batches(
         self, start: int, stop: int, columns: list[str], rows: int
     ) -> Iterator[pa.RecordBatch]:
-        self._source.seek(start)
-        while self._source.tell() < stop and (batch := self._next()) is not None:
-            yield from _checked(batch.select(columns), rows)
-
-    def _next(self) -> pa.RecordBatch | None:
-        try:
-            message = pa.ipc.read_message(self._source)
-        except EOFError:
-            return None
-        return pa.ipc.read_record_batch(message, self._schema)
+        part = self._fragment.subset(row_group_ids=list(range(start, stop)))
+        found = part.to_batches(
+            schema=self._schema, columns=columns, batch_size=rows, batch_readahead=1
+        )
+        yield from (batch for batch in found if batch.num_rows)
 
 
-class _WithConstants:
-    """A file of a partitioned table: its partition columns have one value."""
-
-    def __init__(self, table: Table, constants: Sequence[Constant]) -> None:
-        self._table, self._constants = table, constants
-
-    @property
-    def schema(self) -> pa.Schema:
-        more = [pa.field(c.name, DELTA_TYPES[c.type]) for c in self._constants]
-        return pa.schema([*self._table.schema, *more])
-
-    def parts(self) -> Iterator[Part]:
-        return self._table.parts()
-
-    def batches(
-        self, start: int, stop: int, columns: list[str], rows: int
-    ) -> Iterator[pa.RecordBatch]:
-        constant = {c.name: _value(c) for c in self._constants}
-        stored = [name for name in columns if name not in constant]
-        for batch in self._table.batches(start, stop, stored, rows):
-            arrays = [
-                pa.repeat(constant[name], batch.num_rows)
-                if name in constant
-                else batch.column(name)
-                for name in columns
-            ]
-            yield pa.RecordBatch.from_arrays(arrays, columns)
+# --- Delta tables ---------------------------------------------------------------------------------
 
 
-def _value(constant: Constant) -> pa.Scalar:
-    """Return the value of a partition column; of a timestamp its text is microseconds."""
-    kind = DELTA_TYPES[constant.type]
-    if constant.type in MOMENTS and constant.value is not None:
-        return pa.scalar(int(constant.value), pa.int64()).cast(kind)
-    return pa.scalar(constant.value, pa.string()).cast(kind)
+def delta_files(where: str) -> list[Named]:
+    """Return the data files of a table's newest version, by path; raise UsageError for a table that
+    cannot be read."""
+    root = where.rstrip("/") if is_url(where) else str(Path(where).resolve())
+    version, (_, found) = _newest(root, where)
+    return [
+        Named(name=f"{where.rstrip('/')}/{inside}", path=f"{root}/{inside}",
+              table=(root, version, inside))
+        for inside in sorted(found)
+    ]  # fmt: skip
 
 
-def _checked(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
-    batch.validate(full=True)  # offsets that lie would be read beyond the file
-    for at in range(0, batch.num_rows, rows):
-        yield batch.slice(at, rows)
+Fragments = tuple[pa.Schema, dict[str, ds.ParquetFileFragment]]
+
+
+def _newest(root: str, where: str) -> tuple[int, Fragments]:
+    try:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+    except ImportError as exc:
+        raise UsageError(f"{where} needs deltalake: pip install 'tidewheel[batch]'") from exc
+    try:
+        version = DeltaTable(root).version()
+        return version, _fragments(root, version)
+    except (DeltaError, OSError, pa.ArrowException) as exc:
+        raise UsageError(f"{where} cannot be read as a Delta table: {line_of(exc)}") from exc
+
+
+@cache
+def _fragments(root: str, version: int) -> Fragments:
+    """Return the columns and the data files of a table at a version."""
+    from deltalake import DeltaTable
+
+    found = DeltaTable(root, version=version).to_pyarrow_dataset(filesystem=arrow_files(root))
+    return found.schema, {fragment.path: fragment for fragment in found.get_fragments()}

@@ -1,8 +1,8 @@
-"""JSON Lines and CSV: a shard as rows, and what can be said of a file from its first rows."""
+"""JSON Lines and CSV: a shard as rows."""
 
+import json
 from collections.abc import Iterator
-from itertools import islice
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,75 +20,8 @@ from streams.batch.records.rows import (
 )
 from streams.batch.sources.places import open_binary
 from streams.batch.sources.selection import select, typed_table
-from streams.batch.sources.text_lines import (
-    MAX_LINE_BYTES,
-    Line,
-    Seen,
-    lines_of,
-    records_of,
-    unseen,
-)
-from streams.batch.sources.text_objects import (
-    DELIMITERS,
-    Decoder,
-    bedrock_object,
-    cells_of,
-    decoder_of,
-    object_of,
-    plain_object,
-)
-from streams.contract.errors import UsageError
+from streams.batch.sources.text import MAX_LINE_BYTES, header_of, object_of, rows_in
 from streams.contract.task import Task
-
-LOOKED_AT = 100  # rows of a file that are looked at for a column
-
-
-def rows_in(
-    kind: InputFormat, file: IO[bytes], max_bytes: int, seen: Seen = unseen
-) -> Iterator[tuple[int, Line]]:
-    """Yield the rows of a file from its position on, each with the offset behind it."""
-    if kind in DELIMITERS:
-        return records_of(file, max_bytes, seen, delimiter=DELIMITERS[kind])
-    return lines_of(file, max_bytes, seen)
-
-
-def header_of(kind: InputFormat, file: IO[bytes], max_bytes: int, seen: Seen = unseen) -> list[str]:
-    """Return the names of a CSV file's columns, and leave the file behind them; nothing for other
-    formats, and files without a row. Raise RowProblem for a header that is none."""
-    if kind not in DELIMITERS:
-        return []
-    for end, record in rows_in(kind, file, max_bytes, seen):
-        names = cells_of(record, kind, max_bytes)
-        if len(set(names)) != len(names) or not all(name.strip() for name in names):
-            raise RowProblem("undecodable", "the header has a name twice, or none for a column")
-        file.seek(end)
-        return names
-    return []
-
-
-def first_objects(
-    kind: InputFormat, name: str, path: str
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the columns of a file and its first rows, those that are none left out; raise
-    UsageError for a file that cannot be read."""
-    found: list[dict[str, Any]] = []
-    try:
-        with open_binary(path) as file:
-            header = header_of(kind, file, MAX_LINE_BYTES)
-            for _, line in islice(rows_in(kind, file, MAX_LINE_BYTES), LOOKED_AT):
-                try:
-                    if kind in DELIMITERS:
-                        found.append(plain_object(header, cells_of(line, kind)))
-                    else:
-                        row = object_of(line)
-                        found.append(bedrock_object(row) if kind == "bedrock" else row)
-                except RowProblem:
-                    continue
-    except OSError as exc:
-        raise UsageError(f"{name} cannot be read: {exc.strerror or exc}") from exc
-    except RowProblem as problem:
-        raise UsageError(f"{name} has no header of column names: {problem.reason}") from problem
-    return header or list(dict.fromkeys(key for row in found for key in row)), found
 
 
 def read_shard(
@@ -100,38 +33,49 @@ def read_shard(
     max_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
-    first, lines, size = shard.first_row, list[Line](), 0
+    objects, problems = list[dict[str, Any]](), dict[int, RowProblem]()
+    first, begin = shard.first_row, shard.start
     with open_binary(file.path) as opened:
         header = header_of(kind, opened, max_bytes)
-        decoder = decoder_of(kind, task, columns, header, max_bytes)
         opened.seek(shard.start)
-        for end, line in rows_in(kind, opened, max_bytes):
-            lines.append(line)
-            size += len(line or b"")
-            if end >= shard.stop or len(lines) == batch_rows(task) or size >= BATCH_BYTES:
-                yield _rows(task, first, lines, columns, decoder)
-                first, lines, size = first + len(lines), [], 0
-            if end >= shard.stop:
+        for end, raw in rows_in(kind, opened, max_bytes):
+            try:
+                objects.append(object_of(kind, header, raw))
+            except RowProblem as problem:
+                problems[len(objects)] = problem
+                objects.append({})
+            over = end >= shard.stop
+            if over or len(objects) == batch_rows(task) or end - begin >= BATCH_BYTES:
+                yield _rows(task, first, objects, columns, problems, texts=kind == "csv")
+                first, begin, objects, problems = first + len(objects), end, [], {}
+            if over:
                 return
 
 
-def _rows(task: Task, first: int, lines: list[Line], columns: Columns, decoder: Decoder) -> Rows:
-    objects, problems = list[dict[str, Any]](), dict[int, RowProblem]()
-    for i, line in enumerate(lines):
-        try:
-            objects.append(decoder.row(line))
-        except RowProblem as problem:
-            objects.append({})
-            problems[i] = problem
-    chosen = np.ones(len(lines), bool)
+def _rows(
+    task: Task,
+    first: int,
+    objects: list[dict[str, Any]],
+    columns: Columns,
+    problems: dict[int, RowProblem],
+    *,
+    texts: bool,
+) -> Rows:
+    """Return the rows that are selected; `texts`: the format has text alone."""
+    chosen = np.ones(len(objects), bool)
     if not columns.selection.all:
         table = typed_table(columns.selection, objects, problems)
         chosen = select(columns.selection, table, problems)
     place = np.flatnonzero(chosen)
     left = {int(old): new for new, old in enumerate(place)}
-    problems = {left[i]: problem for i, problem in problems.items()}
-    rows = _of_objects(task, [objects[i] for i in place], columns, problems, decoder)
-    rows.numbers, rows.excluded = first + place, len(lines) - len(place)
+    rows = _of_objects(
+        task,
+        [objects[i] for i in place],
+        columns,
+        {left[i]: problem for i, problem in problems.items()},
+        texts=texts,
+    )
+    rows.numbers, rows.excluded = first + place, len(objects) - len(place)
     return rows
 
 
@@ -140,7 +84,8 @@ def _of_objects(
     objects: list[dict[str, Any]],
     columns: Columns,
     problems: dict[int, RowProblem],
-    decoder: Decoder,
+    *,
+    texts: bool,
 ) -> Rows:
     width = int(np.prod(task.segment_shape))
     numbers = np.zeros((len(objects), width))
@@ -149,7 +94,7 @@ def _of_objects(
         identity = None
         try:
             identity = _identity(found, columns)
-            numbers[i] = _numbers(found, columns, width, decoder)
+            numbers[i] = _numbers(found, columns, width, texts=texts)
         except RowProblem as problem:
             problems.setdefault(i, problem)
         ids.append(identity)
@@ -157,10 +102,12 @@ def _of_objects(
     rows.ids = ids if columns.id is not None else None
     for name in columns.keep:
         values = [found.get(name) for found in objects]
-        rows.kept[name] = pa.array(values, pa.string()) if decoder.texts else values
+        rows.kept[name] = pa.array(values, pa.string()) if texts else values
     refuse_unlike_numbers(rows)
     if columns.label is not None:
-        labels = [decoder.label(found.get(columns.label)) for found in objects]
+        labels = [found.get(columns.label) for found in objects]
+        if texts:
+            labels = [cell if cell in task.classes else _json(cell) for cell in labels]
         note_labels(task, rows, labels)
     return rows
 
@@ -174,8 +121,25 @@ def _identity(found: dict[str, Any], columns: Columns) -> str | None:
     return str(value)
 
 
-def _numbers(found: dict[str, Any], columns: Columns, width: int, decoder: Decoder) -> list[float]:
+def _numbers(found: dict[str, Any], columns: Columns, width: int, *, texts: bool) -> list[float]:
     if missing := next((name for name in columns.segment if name not in found), None):
         raise RowProblem("missing", f"there is no {missing!r}")
-    values = [decoder.segment(found[name]) for name in columns.segment]
+    values = [found[name] for name in columns.segment]
+    if texts:
+        values = [_number(cell) if columns.per_channel else _json(cell) for cell in values]
     return numbers_of(values if columns.per_channel else values[0], width)
+
+
+def _number(cell: str | None) -> float | str | None:
+    try:
+        return cell if cell is None or "_" in cell else float(cell)  # Python takes 1_000
+    except ValueError:
+        return cell
+
+
+def _json(cell: str | None) -> Any:
+    """Return a list or number that is written as JSON, or the text as it is."""
+    try:
+        return cell if cell is None else json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell

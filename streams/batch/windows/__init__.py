@@ -1,7 +1,5 @@
-"""A teacher's answers: it scores the rows of one device's window together.
+"""A teacher's answers.
 
-keys           the device and the window of each row
-around         in which shards the rows of a shard's windows are
-shard_rows     the rows of a shard, and their windows
-teaching       the teacher's outputs of a shard's rows
+windows        the device and window of each row, in which shards they are, the teacher's outputs
+shard_rows     the rows of a shard, whatever they are cut from, and their windows
 """

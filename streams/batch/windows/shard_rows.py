@@ -5,15 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from streams.batch.recordings.carry import carry_path, read_readings
-from streams.batch.records.documents import Columns, Plan, PlannedFile, Shard, Specification
+from streams.batch.recordings.readings import carry_path, read_readings
+from streams.batch.records.documents import Columns, Plan, Specification
 from streams.batch.records.rows import Rows, Taught
-from streams.batch.sources.reading import read_shard
-from streams.batch.sources.text_lines import MAX_LINE_BYTES
-from streams.batch.windows.keys import MADE, Key, keys_of, with_keys
-from streams.batch.windows.teaching import Keyed, taught
+from streams.batch.sources.inputs import read_shard
+from streams.batch.sources.text import MAX_LINE_BYTES
+from streams.batch.windows.windows import MADE, Key, Keyed, keys_of, taught, with_keys
 from streams.contract.task import Task
-from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from streams.learning.teacher import Teacher
@@ -27,7 +25,6 @@ class ShardRows:
     specification: Specification
     task: Task
     max_bytes: int = MAX_LINE_BYTES
-    broker: Callable[[], BrokerSettings] | None = None
 
     def rows(self, plan: Plan, number: int) -> Iterator[Rows]:
         """Yield the rows of a shard in batches."""
@@ -59,7 +56,7 @@ class ShardRows:
     @property
     def _files(self) -> bool:
         """Whether the device and the time of a row are columns of the input."""
-        return self.specification.rows == "segments"
+        return self.specification.settings.rows == "segments"
 
     def _keyed(self, plan: Plan, number: int) -> Iterator[Keyed]:
         columns, named = self.specification.columns, MADE
@@ -74,19 +71,7 @@ class ShardRows:
     def _read(self, plan: Plan, number: int, columns: Columns) -> Iterator[Rows]:
         shard, kind = plan.shards[number], self.specification.input_format
         file = plan.files[shard.file]
-        if self.specification.rows == "events":
-            return self._events(file, shard)
-        if self.specification.rows == "segments":
+        if self.specification.settings.rows == "segments":
             return read_shard(self.task, kind, file, shard, columns, self.max_bytes)
         carry = carry_path(self.folder, number)
         return read_readings(self.task, kind, file, shard, columns, carry, self.max_bytes)
-
-    def _events(self, file: PlannedFile, shard: Shard) -> Iterator[Rows]:
-        from streams.batch.history.events import event_rows
-        from streams.batch.history.topic import messages, place_of, reading
-
-        topic, partition = place_of(file)
-        with reading(self.broker, topic) as reader:
-            found = messages(reader, topic, partition, shard.start, shard.stop)
-            selection = self.specification.columns.selection
-            yield from event_rows(self.task, found, file, shard, selection)

@@ -2,49 +2,40 @@
 and called wrongly."""
 
 import json
-import os
 import signal
 import time
+import uuid
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import safetensors.numpy
 
 from compose.launcher.state_dir import StateDir
 from federation.registry.registry import Registry
-from streams.contract.events.records import encode_events
-from streams.contract.task import load_task
-from streams.contract.topics import TopicSpec, topic_name
-from streams.kafka.admin import ensure_topics
-from streams.kafka.producer import Producer
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
 from tests.edge_client.models import artifact, plain, tiny
-from tests.fakes.own_task import own_task
 from tests.forks import fork
-from tests.small_disk import fill, small_disk
-from tests.streams.batch.support import good_rows, rows_of, write_lines, write_parquet
+from tests.streams.batch.support import good_rows, rows_of, write_bedrock, write_parquet
 from tests.streams.batch.test_readings import recording, table_of, write_readings
-from tests.streams.worker.support import batch
 
-__all__ = ["small_disk"]
 FILES, ROWS = 4, 30
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a key, a model, and the same rows as four files of either format."""
+    """A folder with a key, a model, and the same rows as four files, and as Bedrock has them."""
     folder = tmp_path_factory.mktemp("lake")
     (folder / "model.twa").write_bytes(artifact(create_key(folder / "k.pem"), plain(1)))
     for n in range(FILES):
         rows = good_rows(ROWS, n)
         rows[3]["segment"] = [1.0]
         write_parquet(folder / "parquet" / f"{n}.parquet", rows)
-        write_lines(folder / "jsonl" / f"{n}.jsonl", rows)
+        write_bedrock(folder / "bedrock" / f"{n}.jsonl", rows)
     return folder
 
 
@@ -59,44 +50,23 @@ def expected(lake: Path) -> list[str]:
     return [row["event"] for n in range(FILES) for row in good_rows(ROWS, n)]
 
 
-STEPS = [f"score-step-{n}:1" for n in (1, 2, 3, 4, 5, 8, 9)]
-LATER = ["score-step-3:2", "score-step-4:3", "score-step-5:4"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "to", "point"),
-    [
-        *(("parquet", "out", point) for point in [*STEPS, *LATER]),
-        *(("jsonl", "out.jsonl", point) for point in STEPS),
-    ],
-)
-def test_a_job_that_is_killed_at_any_step_loses_and_doubles_nothing(
-    tmp_path: Path, lake: Path, kind: str, to: str, point: str
+@pytest.mark.usefixtures("executed")
+@pytest.mark.parametrize("point", ["score-step-1:1", "score-step-4:2", "score-step-8:1"])
+def test_a_job_that_is_killed_loses_and_doubles_nothing(
+    tmp_path: Path, lake: Path, point: str
 ) -> None:
-    killed = tidewheel(*words(lake, kind, to), folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
+    """Real processes, two of which score; tests/streams/batch has every step and every sink."""
+    command = [*words(lake), "--processes", "2"]
+    killed = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    shown = tidewheel("jobs", "show", f"{to}.job", "--json", folder=tmp_path)
+    shown = tidewheel("jobs", "show", "out.job", "--json", folder=tmp_path)
     assert json.loads(shown.stdout)["running"] is False
-    done = tidewheel("jobs", "resume", f"{to}.job", "--json", folder=tmp_path)
+    done = tidewheel("jobs", "resume", "out.job", "--json", "--processes", "2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    manifest = json.loads(done.stdout)
-    rows = rows_of(tmp_path / to)
+    rows = rows_of(tmp_path / "out")
     assert [row["id"] for row in rows] == expected(lake)
-    assert sum(row["error"] is None for row in rows) == manifest["succeeded"] == FILES * (ROWS - 1)
-    assert manifest["errors"] == {"wrong-width": FILES}
-    again = point.startswith(("score-step-3", "score-step-4"))  # that shard is scored twice
-    assert manifest["attempts"] == FILES + again
+    assert json.loads(done.stdout)["errors"] == {"wrong-width": FILES}
     assert list(tmp_path.rglob(".*.tmp")) == []
-
-
-def test_killed_again_and_again_while_it_is_resumed(tmp_path: Path, lake: Path) -> None:
-    command = words(lake)
-    for point in ("score-step-2:1", "score-step-4:2", "score-step-3:1", "score-step-8:1"):
-        done = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        command = ["jobs", "resume", "out.job"]
-    assert tidewheel(*command, folder=tmp_path).returncode == 0
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
 
 
 def test_a_process_that_dies_before_its_job_exists_leaves_nothing_in_the_way(
@@ -149,19 +119,6 @@ def test_a_job_with_too_many_errors_exits_with_1_and_goes_on_when_more_are_allow
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
 
 
-def test_a_disk_that_fills_up_is_one_line_and_the_job_goes_on_when_there_is_room(
-    tmp_path: Path, lake: Path, small_disk: Path
-) -> None:
-    filler = fill(small_disk)
-    os.truncate(filler, filler.stat().st_size - 12 * 4096)  # for the plan, and not all shards
-    done = tidewheel(*words(lake, to="disk/out"), "--processes", "1", folder=tmp_path)
-    fails(done, 1, "No space left")
-    filler.unlink()
-    resumed = tidewheel("jobs", "resume", "disk/out.job", folder=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert [row["id"] for row in rows_of(small_disk / "out")] == expected(lake)
-
-
 def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> None:
     done = tidewheel(*words(lake), folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -170,17 +127,9 @@ def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> N
     for text in ("Completed: 4 of 4 shards", "120 of 120 rows", "4 errors (wrong-width 4)",
                  "3.parquet: 30 rows"):  # fmt: skip
         assert text in shown.stdout
+    assert f"report {tmp_path}/out.job/report.html" in done.stdout
+    assert "wrong-width" in (tmp_path / "out.job" / "report.html").read_text()
     assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
-
-
-def test_a_report_is_written_at_the_end_and_at_any_time_later(tmp_path: Path, lake: Path) -> None:
-    done = tidewheel(*words(lake), "--report", "a.html", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "wrong-width" in (tmp_path / "a.html").read_text()
-    assert "report a.html" in done.stdout
-    again = tidewheel("jobs", "report", "out.job", "b.html", folder=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert (tmp_path / "b.html").exists()
 
 
 def wrong_calls(lake: Path) -> dict[str, tuple[list[Any], str]]:
@@ -192,8 +141,10 @@ def wrong_calls(lake: Path) -> dict[str, tuple[list[Any], str]]:
         "no artifact": ([*base, "--model", str(lake / "parquet" / "0.parquet")], "--model"),
         "nothing prepared": ([*base[:5]], "run tidewheel prepare"),
         "no task": ([base[0], "none.py:task", *base[2:]], "there is no file none.py"),
-        "no folder of the report": ([*base, "--report", "none/a.html"], "there is no folder"),
-        "no share": ([*base, "--max-errors", "half"], "--max-errors half"),
+        "no share": ([*base, "--max-errors", "half"], "--max-errors half: write a number"),
+        "no time": ([*base, "--timeout", "soon"], "--timeout soon: write a time"),
+        "no kind of row": ([*base, "--as", "words"], "--as words"),
+        "no expiry": ([*base, "--detach", "--expires-after", "0"], "--expires-after 0"),
     }
 
 
@@ -264,32 +215,26 @@ def test_a_job_is_not_submitted_twice(tmp_path: Path, lake: Path) -> None:
     fails(tidewheel("jobs", "resume", "other", folder=tmp_path), 2, "is no job")
 
 
-@pytest.mark.kafka
-def test_what_lies_on_events_is_scored_between_two_times(
-    tmp_path: Path, lake: Path, kafka: BrokerSettings
-) -> None:
-    reference = own_task(tmp_path)
-    task = load_task(reference)
-    topic = topic_name(task.name, "events")
-    ensure_topics(kafka, [TopicSpec(topic, 2, "delete", -1)])
-    producer = Producer(kafka)
-    for device in ("d0", "d1", "d2"):
-        producer.put(topic, *encode_events(batch(device, 0, [float(t) for t in range(30)])))
-    producer.close()
-    key = create_key(tmp_path / "k.pem")
-    (tmp_path / "m.twa").write_bytes(artifact(key, plain(1), task=task))
-    named = ["--model", "m.twa", "--trust", "k.pub", "--input-topic"]
-    command = ["score", reference, *named, "--from", "1970-01-01T00:00:10Z", "--to", "out"]
-    where = ["--kafka", kafka.bootstrap]
-    killed = tidewheel(*command, *where, folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-3:2")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done = tidewheel("jobs", "resume", "out.job", *where, "--json", folder=tmp_path)
+# --- outputs -------------------------------------------------------------------------------------
+
+
+def test_bedrocks_output_is_put_into_a_bucket(tmp_path: Path, lake: Path, s3_environ: None) -> None:
+    url = f"s3://models/{uuid.uuid4().hex}"
+    command = words(lake, "bedrock", url)[:9]
+    command += ["--id", "event", "--output-format", "bedrock", "--job", "b.job"]
+    done = tidewheel(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["total"] == 90
-    found = sorted(row["id"] for row in rows_of(tmp_path / "out"))
-    assert found == sorted(f"{d}/e1/{n}" for d in ("d0", "d1", "d2") for n in range(10, 30))
-    command[-1] = "other"
-    fails(tidewheel(*command, "lake", *where, folder=tmp_path), 2, "name one input")
-    fails(tidewheel(*command, "--keep", "x", *where, folder=tmp_path), 2, "--keep: --input-topic")
-    store = ["score", reference, "--from-store", ".", "--to", "other", *named[:-1]]
-    fails(tidewheel(*store, folder=tmp_path), 2, "it is no store")
+    store = fsspec.filesystem("s3")
+    lines = [
+        json.loads(line)
+        for n in range(FILES)
+        for line in store.cat(f"{url}/{n}.jsonl.out").splitlines()
+    ]
+    assert [line["recordId"] for line in lines] == expected(lake)
+    assert json.loads(store.cat(f"{url}/manifest.json.out"))["totalRecordCount"] == FILES * ROWS
+
+
+def test_a_broken_database_is_one_line_and_leaves_no_job(tmp_path: Path, lake: Path) -> None:
+    (tmp_path / "out.sqlite").write_text("no database at all, but more than a few bytes of text")
+    fails(tidewheel(*words(lake, to="out.sqlite"), folder=tmp_path), 1, "out.sqlite")
+    assert not (tmp_path / "out.sqlite.job").exists()

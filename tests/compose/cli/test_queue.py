@@ -1,15 +1,12 @@
-"""`score --detach` and `jobs run` as real processes: order, retries, kills, pauses at each step."""
+"""`score --detach` and `jobs run` as real processes; tests/streams/batch has order and retries."""
 
 import json
 import os
 import signal
-import sqlite3
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import pytest
 
 from streams.batch.queue.job_queue import JobQueue
 from streams.runtime.key_files import create_key
-from tests.compose.cli.test_cli import MAIN, ROOT, environ_in, fails, tidewheel
+from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import expected, words
 from tests.edge_client.models import artifact, plain
 from tests.forks import Forked, fork
@@ -90,16 +87,20 @@ def text_of(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def process_of(folder: Path) -> int | None:
-    """The process that works on the first job."""
-    found = [e.process.pid for e in JobQueue(folder / ".tidewheel").entries() if e.process]
-    return found[0] if found else None
+def process_of(folder: Path) -> int:
+    """The process of the attempt at the job out.job, which inherits its lock."""
+    lock = str(folder / "out.job" / "lock")
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            files = map(os.path.realpath, (path / "fd").iterdir())
+            if b"batch.attempt" in (path / "cmdline").read_bytes() and lock in files:
+                return int(path.name)
+    return 0
 
 
-def is_stopped(pid: int | None) -> bool:
-    return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[
-        0
-    ] in ("T", "t")
+def is_stopped(pid: int) -> bool:
+    stat = text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return bool(stat) and stat[0] in ("T", "t")
 
 
 def test_a_queued_job_is_scheduled_until_a_runner_takes_it(tmp_path: Path, lake: Path) -> None:
@@ -111,136 +112,6 @@ def test_a_queued_job_is_scheduled_until_a_runner_takes_it(tmp_path: Path, lake:
         ("begins", identity, None), ("ended", identity, "Completed"),
     ]  # fmt: skip
     assert states(tmp_path) == {identity: "Completed"}
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
-
-
-def test_the_highest_priority_runs_first_then_the_oldest(tmp_path: Path, lake: Path) -> None:
-    first, second = (queued(tmp_path, lake, to=name) for name in ("a", "b"))
-    urgent = queued(tmp_path, lake, "--priority", "5", to="c")
-    found = {job["id"]: job["queue"]["position"] for job in listed(tmp_path)}
-    assert found == {urgent: 1, first: 2, second: 3}
-    lines = tidewheel("jobs", "list", folder=tmp_path).stdout
-    assert "position 1, priority 5" in lines
-    begun = [event["job"] for event in run(tmp_path) if event["kind"] == "begins"]
-    assert begun == [urgent, first, second]
-
-
-def test_a_job_beyond_what_may_wait_is_refused_and_leaves_nothing(
-    tmp_path: Path, lake: Path
-) -> None:
-    queued(tmp_path, lake)
-    more = [*words(lake, to="more"), "--detach", "--max-waiting", "1"]
-    fails(tidewheel(*more, folder=tmp_path), 2, "1 jobs wait", "--max-waiting allows 1")
-    assert not (tmp_path / "more.job" / "specification.json").exists()
-    assert len(listed(tmp_path)) == 1
-
-
-@pytest.mark.parametrize("point", [f"attempt-step-{n}:1" for n in (1, 2, 5, 7)])
-def test_a_job_whose_process_is_killed_at_any_step_is_taken_over_and_is_whole(
-    tmp_path: Path, lake: Path, point: str
-) -> None:
-    identity = queued(tmp_path, lake)
-    options = ["--max-attempts", "50", "--retry-after", "0.1"]
-    with runner(tmp_path, "a", *options, TIDEWHEEL_FAILPOINT=point) as first:
-        if point == "attempt-step-1:1":
-            assert first.wait(60) == -signal.SIGKILL
-        elif point == "attempt-step-7:1":
-            until(lambda: states(tmp_path) == {identity: "Completed"}, "it completes")
-        else:
-            until(lambda: "process died" in text_of(tmp_path / "a.out"), "its death is seen")
-    run(tmp_path, *options)
-    assert states(tmp_path) == {identity: "Completed"}
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
-    assert JobQueue(tmp_path / ".tidewheel").entries() == []
-
-
-def files_in(*folders: Path) -> dict[Path, tuple[int, bytes]]:
-    return {
-        path: (path.stat().st_mtime_ns, path.read_bytes())
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith("queue.sqlite")
-    }
-
-
-@pytest.mark.parametrize(
-    ("to", "point"),
-    [
-        ("out", "attempt-step-2:1"),
-        ("out", "score-step-4:2"),
-        ("out", "score-step-8:1"),
-        ("out.sqlite", "score-step-6:2"),
-    ],
-)
-def test_a_runner_that_is_paused_past_its_lease_and_goes_on_writes_nothing(
-    tmp_path: Path, lake: Path, to: str, point: str
-) -> None:
-    identity = queued(tmp_path, lake, to=to)
-    with runner(tmp_path, "a", "--lease", "0.5", TIDEWHEEL_FAILPOINT=f"{point}:stop") as first:
-        until(lambda: is_stopped(process_of(tmp_path)), "its process is paused")
-        paused = process_of(tmp_path)
-        first.send_signal(signal.SIGSTOP)
-        told = run(tmp_path, "--retry-after", "0.1")
-        # it may have been paused within a write to the queue, which is waited for first
-        kinds = [e["kind"] for e in told if e["kind"] != "wait"]
-        assert kinds == ["taken back", "begins", "ended"]
-        assert states(tmp_path) == {identity: "Completed"}
-        before = files_in(tmp_path)
-        if Path(f"/proc/{paused}").exists():
-            os.kill(paused or 0, signal.SIGCONT)
-        first.send_signal(signal.SIGCONT)
-        first.send_signal(signal.SIGTERM)
-        assert first.wait(60) == 0, (tmp_path / "a.err").read_text()
-        until(lambda: not Path(f"/proc/{paused}").exists(), "its process is gone")
-    assert JobQueue(tmp_path / ".tidewheel").entries() == []
-    after = files_in(tmp_path)
-    assert {p for p in after if after[p] != before.get(p)} <= {tmp_path / "a.out"}
-    if to == "out":
-        assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
-        return
-    with sqlite3.connect(tmp_path / to) as database:
-        rows = [one for (one,) in database.execute("SELECT id FROM scores ORDER BY shard, row")]
-    assert rows == expected(lake)
-
-
-def test_a_process_that_is_paused_within_a_write_to_the_queue_keeps_nobody_out(
-    tmp_path: Path, lake: Path
-) -> None:
-    identity = queued(tmp_path, lake)
-    state = tmp_path / ".tidewheel"
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(state)], cwd=ROOT,
-                              stdout=subprocess.PIPE)  # fmt: skip
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"held\n"
-    holder.send_signal(signal.SIGSTOP)
-    run(tmp_path, "--retry-after", "0.1")
-    assert holder.wait(60) == -signal.SIGKILL
-    holder.stdout.close()
-    assert states(tmp_path) == {identity: "Completed"}
-
-
-# a process of an attempt, in the middle of a transaction
-HOLDER = """
-import sys, time
-from pathlib import Path
-from streams.batch.queue.database import writing
-from streams.batch.queue.job_queue import JobQueue
-from streams.runtime.processes import this_process
-queue = JobQueue(Path(sys.argv[1]))
-claimed = queue.claim("a", this_process(), 0.1)
-assert claimed is not None and queue.register(claimed, this_process(), 0.1)
-with writing(queue.state) as connection:
-    connection.execute("UPDATE fences SET last = last + 1")
-    print("held", flush=True)
-    time.sleep(300)
-"""
-
-
-def test_a_runner_replaces_its_own_process_that_does_not_go_on(tmp_path: Path, lake: Path) -> None:
-    """The fourth shard stops it; the next attempt has one shard left, and reaches no fourth."""
-    queued(tmp_path, lake)
-    told = run(tmp_path, "--lease", "0.5", TIDEWHEEL_FAILPOINT="score-step-4:4:stop")
-    assert [e["kind"] for e in told] == ["begins", "taken back", "begins", "ended"]
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
 
 
@@ -283,48 +154,10 @@ def test_a_killed_runner_takes_its_processes_along_and_another_one_goes_on(
     with runner(tmp_path, "a") as first:
         until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun")
         first.kill()
-    told = run(tmp_path)
-    assert [e["kind"] for e in told] == ["taken back", "begins", "ended"]
-    assert told[0]["text"].endswith("its runner is gone")
+    assert [e["kind"] for e in run(tmp_path)] == ["begins", "ended"]
     assert states(tmp_path) == {identity: "Completed"}
     wanted = [row["event"] for n in range(60) for row in good_rows(5, n)]
     assert [row["id"] for row in rows_of(tmp_path / "out")] == wanted
-
-
-def test_a_job_whose_processes_die_is_tried_a_few_times_and_then_failed(
-    tmp_path: Path, lake: Path
-) -> None:
-    identity = queued(tmp_path, lake)
-    told = run(tmp_path, "--max-attempts", "2", "--retry-after", "0.1",
-               TIDEWHEEL_FAILPOINT="score-step-3:1")  # fmt: skip
-    deaths = [e for e in told if e["kind"] in ("again", "taken back")]  # one runner sees it first
-    assert [e["text"].endswith("its process died") for e in deaths] == [True, True]
-    assert states(tmp_path) == {identity: "Failed"}
-    assert listed(tmp_path)[0]["reason"] == "its process died"
-
-
-def test_a_changed_input_is_not_tried_again(tmp_path: Path, lake: Path) -> None:
-    write_parquet(tmp_path / "in" / "0.parquet", good_rows(30))
-    command = words(lake)
-    command[2] = "in"
-    tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-3:1")
-    write_parquet(tmp_path / "in" / "0.parquet", good_rows(30, 1))
-    assert tidewheel("jobs", "resume", "out.job", "--detach", folder=tmp_path).returncode == 0
-    told = run(tmp_path)
-    assert [e["kind"] for e in told] == ["begins", "ended"]
-    assert "has changed since the job began" in listed(tmp_path)[0]["reason"]
-
-
-def test_a_job_whose_time_is_over_is_partial_and_is_not_run_again(
-    tmp_path: Path, lake: Path
-) -> None:
-    queued(tmp_path, lake, "--timeout", "0.000001")
-    done = tidewheel("jobs", "run", "--once", folder=tmp_path)
-    assert done.returncode == 3, done.stderr
-    assert "PartiallyCompleted: its time of" in done.stdout
-    assert tidewheel("jobs", "resume", "out.job", "--detach", folder=tmp_path).returncode == 0
-    assert tidewheel("jobs", "run", "--once", folder=tmp_path).returncode == 0
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
 
 
 def test_stop_takes_a_waiting_job_from_the_queue_and_ends_a_running_one(
@@ -340,45 +173,40 @@ def test_stop_takes_a_waiting_job_from_the_queue_and_ends_a_running_one(
         until(lambda: is_stopped(process_of(tmp_path)), "it is in its work")
         stopped = tidewheel("jobs", "stop", "out.job", folder=tmp_path)
         assert "stops after its current shards" in stopped.stdout
-        os.kill(process_of(tmp_path) or 0, signal.SIGCONT)
+        os.kill(process_of(tmp_path), signal.SIGCONT)
         assert first.wait(60) == 0
     assert states(tmp_path) == {identity: "Stopped"}
     assert 0 < len(rows_of(tmp_path / "out")) < 300
 
 
-def test_a_job_that_has_waited_too_long_expires(tmp_path: Path, lake: Path) -> None:
-    identity = queued(tmp_path, lake, "--expires-after", "0.001")
-    (told,) = run(tmp_path)
-    assert (told["kind"], told["job"]) == ("expired", identity)
-    assert states(tmp_path) == {identity: "Expired"}
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_submission_that_is_killed_leaves_no_job_that_runs(tmp_path: Path, lake: Path) -> None:
-    command = [*words(lake), "--detach"]
-    done = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-1:1")
-    assert done.returncode == -signal.SIGKILL
-    run(tmp_path)  # its specification is whole: it is a job
+@pytest.mark.parametrize("point", ["score-step-1:1", ""])
+def test_a_submission_that_is_killed_is_run_if_it_is_in_the_queue(
+    tmp_path: Path, lake: Path, point: str
+) -> None:
+    if point:
+        command = [*words(lake), "--detach"]
+        done = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
+        assert done.returncode == -signal.SIGKILL
+    else:  # before its specification was written
+        queued(tmp_path, lake)
+        (tmp_path / "out.job" / "specification.json").unlink()
+    run(tmp_path)
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected(lake)
 
 
 def test_wrong_calls_of_the_runner_are_one_line(tmp_path: Path, lake: Path) -> None:
     both = ["jobs", "run", "--once", "--until-empty"]
     fails(tidewheel(*both, folder=tmp_path), 2, "choose one")
-    fails(tidewheel("jobs", "run", "--lease", "x", folder=tmp_path), 2, "--lease x")
-    wrong = [*words(lake), "--detach", "--expires-after", "soon"]
-    fails(tidewheel(*wrong, folder=tmp_path), 2, "--expires-after soon")
     (tmp_path / ".tidewheel").mkdir()
     (tmp_path / ".tidewheel" / "queue.sqlite").write_bytes(b"no database" * 100)
     fails(tidewheel("jobs", "run", "--once", folder=tmp_path), 1, "queue.sqlite cannot be used")
 
 
 def test_a_runner_tells_prometheus_what_waits_runs_and_ended(tmp_path: Path, lake: Path) -> None:
-    state = ("--retry-after", "600s")
     good = queued(tmp_path, lake)
     queued(tmp_path, lake, "--max-errors", "0", kind="many", to="other")
     (tmp_path / "other.job" / "model.twa").write_bytes(b"another")
-    with runner(tmp_path, "r", "--metrics-port", "0", *state):
+    with runner(tmp_path, "r", "--metrics-port", "0"):
         until(lambda: "metrics on 127.0.0.1:" in text_of(tmp_path / "r.err"), "metrics are served")
         port = int(text_of(tmp_path / "r.err").partition("127.0.0.1:")[2].split()[0])
 

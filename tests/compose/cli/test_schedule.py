@@ -10,12 +10,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from streams.batch.queue.database import writing
-from streams.batch.schedule.cron import Cron, local
-from streams.batch.schedule.schedules import Schedules
+from streams.batch.queue.cron import Cron, local
+from streams.batch.queue.job_queue import JobQueue, writing
+from streams.batch.queue.schedules import Schedules
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
-from tests.compose.cli.test_queue import run, runner, text_of, until
+from tests.compose.cli.test_queue import run, runner
 from tests.edge_client.models import artifact, plain
 from tests.streams.batch.support import good_rows, rows_of, write_parquet
 
@@ -33,7 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def days() -> list[str]:
     """The local days on which the last intervals began."""
-    last = CRON.last(Schedules(Path()).now())
+    last = CRON.last(JobQueue(Path()).now())
     assert last is not None
     first = local(last, ZONE)
     return [f"{first - timedelta(days=n):%Y-%m-%d}" for n in range(DAYS, 0, -1)]
@@ -59,7 +59,7 @@ def added(folder: Path, models: Path, *more: str) -> list[str]:
 def behind(folder: Path, count: int) -> None:
     """As if no runner had run for so many days."""
     state = folder / ".tidewheel"
-    cursor = Schedules(state).find("nightly").cursor_us
+    cursor = Schedules(JobQueue(state)).find("nightly").cursor_us
     for _ in range(count):
         found = CRON.last(cursor - 1)
         assert found is not None
@@ -98,24 +98,15 @@ def test_each_interval_that_is_due_is_scored_once_into_its_own_folder(
 
 @pytest.mark.parametrize(
     "point",
-    [
-        "schedule-step-1:1",
-        "schedule-step-2:2",
-        "attempt-step-1:1",
-        "score-step-1:1",
-    ],
+    ["schedule-step-2:2", "attempt-step-1:1"],
 )
 def test_a_kill_between_due_and_submitted_runs_no_interval_twice_and_none_is_lost(
     tmp_path: Path, models: Path, point: str
 ) -> None:
     named = added(tmp_path, models)
-    options = ["--max-attempts", "50", "--retry-after", "0.1"]
-    with runner(tmp_path, "a", *options, TIDEWHEEL_FAILPOINT=point) as first:
-        if point.startswith("schedule") or point == "attempt-step-1:1":
-            assert first.wait(60) == -signal.SIGKILL
-        else:
-            until(lambda: "process died" in text_of(tmp_path / "a.out"), "its death is seen")
-    run(tmp_path, "--max-running", "2", *options)
+    with runner(tmp_path, "a", TIDEWHEEL_FAILPOINT=point) as first:
+        assert first.wait(60) == -signal.SIGKILL
+    run(tmp_path, "--max-running", "2")
     complete(tmp_path, named)
 
 
@@ -132,20 +123,24 @@ def test_an_interval_without_its_input_fails_with_the_reason_and_is_run_when_it_
     assert newest["state"] == "Failed"
     assert "no such file" in newest["reason"] or "no file" in newest["reason"], newest
     gone.write_bytes(rows)
-    again = tidewheel("schedule", "run", "nightly", folder=tmp_path)
+    again = tidewheel("schedule", "backfill", "nightly", *span(named), folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert tidewheel("jobs", "run", "--once", folder=tmp_path).returncode == 0
     complete(tmp_path, named)
-    fails(tidewheel("schedule", "run", "nightly", folder=tmp_path), 2, "is queued or has run")
+
+
+def span(named: list[str]) -> list[str]:
+    """The time of all days."""
+    begin = datetime.fromisoformat(named[0]).date()
+    return ["--from", str(begin), "--to", str(begin + timedelta(days=DAYS + 1))]
 
 
 def test_a_backfill_scores_the_days_before_the_schedule(tmp_path: Path, models: Path) -> None:
     named = added(tmp_path, models)
     with writing(tmp_path / ".tidewheel") as connection:
-        last = CRON.last(Schedules(tmp_path).now())
+        last = CRON.last(JobQueue(tmp_path).now())
         connection.execute("UPDATE schedules SET cursor_us = ?", (last,))
-    begin = datetime.fromisoformat(named[0]).date()
-    words = ["--from", str(begin), "--to", str(begin + timedelta(days=DAYS + 1))]
+    words = span(named)
     done = tidewheel("schedule", "backfill", "nightly", *words, "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["jobs"]) == DAYS

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from compose.reports.jobs import queue_row, read_jobs, told
-from streams.batch.jobs.job_folder import JobFolder
+from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.job_index import JobIndex
-from streams.batch.queue.entries import NewEntry, RunOptions
-from streams.batch.queue.job_queue import JobQueue
+from streams.batch.queue.job_queue import Entry, JobQueue
 from streams.batch.records.documents import (
     Columns,
     Named,
@@ -20,9 +19,12 @@ from streams.batch.records.documents import (
     TaskShape,
 )
 from streams.batch.records.progress import Counts, ShardRecord, State
+from streams.batch.records.settings import Settings
+from tests.streams.batch.support import model
 
 SHAPE = TaskShape(reference="t.py:task", name="tiny", version=1, channels=["x"], samples=2,
                   outputs=["a", "b"], threshold=0.5, tolerance=0.0)  # fmt: skip
+SETTINGS = Settings(task="t.py:task", inputs=["i"], to="o")
 
 
 def job(place: Path, name: str, created_us: int, state: State = "InProgress") -> JobFolder:
@@ -32,12 +34,12 @@ def job(place: Path, name: str, created_us: int, state: State = "InProgress") ->
     (folder.folder / "shards").mkdir(parents=True)
     output.mkdir()
     folder.write_specification(
-        Specification(id=name, created_us=created_us, task=SHAPE, model="1-aaaaaaaa",
-                      digest="a" * 64,
+        Specification(id=name, created_us=created_us, settings=SETTINGS, task=SHAPE,
+                      model="1-aaaaaaaa", digest="a" * 64,
                       inputs=[Named(name="i", path="/i")], input_format="parquet",
                       columns=Columns(segment=["segment"], per_channel=False),
                       output=str(output), output_format="parquet"),
-        b"model",
+        Models(model(), b"model"),
     )  # fmt: skip
     file = PlannedFile(name="i", path="/i", sha256="b" * 64, bytes=1, modified="1", rows=200)
     shards = [Shard(file=0, start=n, stop=n + 1, first_row=100 * n, rows=100) for n in (0, 1)]
@@ -110,17 +112,15 @@ def test_a_queued_job_is_not_abandoned_and_has_its_place(tmp_path: Path) -> None
     state = tmp_path / "state"
     for name in ("first", "second", "left"):
         job(tmp_path, name, 1, "Scheduled")
-    for name, priority in (("first", 0), ("second", 1)):
-        entry = NewEntry(name, str(tmp_path / f"{name}.job"), RunOptions(), priority)
-        JobQueue(state).add(entry)
+    for name in ("first", "second"):
+        JobQueue(state).add(Entry(name, str(tmp_path / f"{name}.job"), SETTINGS))
     found = {report.id: report for report in read_jobs(state, [tmp_path])[0]}
     assert {name: one.abandoned for name, one in found.items()} == {
         "first": False, "second": False, "left": True,
     }  # fmt: skip
-    row = queue_row(found["first"].place)
-    assert row is not None
-    assert (row["position"], row["runner"]) == (2, None)
-    assert told(queue_row(found["second"].place)) == "  position 1, priority 1"
+    assert [told(queue_row(found[name].place)) for name in ("first", "second")] == [
+        "  position 1", "  position 2",
+    ]  # fmt: skip
 
 
 def test_a_damaged_queue_hides_no_job(tmp_path: Path) -> None:

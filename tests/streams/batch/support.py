@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from deltalake import write_deltalake
 
 from streams.batch.jobs.job import Job, submit
-from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.jobs.submission import Request, specify
+from streams.batch.jobs.job_folder import JobFolder, Models
+from streams.batch.jobs.submission import Stdin, folder_of, specify
 from streams.batch.records.documents import Specification
 from streams.batch.records.progress import Manifest
-from streams.batch.sources.inputs import Wanted
+from streams.batch.records.settings import Settings
 from streams.batch.sources.plan import Cutter
 from streams.contract.artifact import Artifact, unpack
+from streams.contract.task import Task
 from streams.runtime.failpoints import unarmed
 from tests.edge_client.models import TINY, artifact, plain, segments, tiny
 
@@ -75,13 +76,6 @@ def write_arrow(path: Path, rows: list[dict[str, Any]], batch: int = 10) -> Path
     return path
 
 
-def write_stream(path: Path, rows: list[dict[str, Any]], batch: int = 10) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.ipc.new_stream(str(path), SCHEMA) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, SCHEMA), max_chunksize=batch)
-    return path
-
-
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Segments and other lists as JSON text; null is an empty cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +125,12 @@ class Submitted:
     output: Path
 
     def run(self, **more: Any) -> Manifest:
-        return Job(self.folder, tiny, **{"cutter": small(), **more}).run()
+        """Run it, with other settings or parts of Job."""
+        found = self.folder.specification().settings
+        asked = {"processes": 1, **{n: more.pop(n) for n in ASKED & more.keys()}}
+        quick = {"cutter": small(), "pause_s": (0.02, 0.2)}
+        more = {**quick, "settings": found.changed(**asked), **more}
+        return Job(self.folder, more.pop("task", tiny), **more).run()
 
     def begun(self) -> bool:
         """Whether two shards are done: when a job is asked to stop."""
@@ -141,22 +140,31 @@ class Submitted:
         return rows_of(self.output)
 
 
-COLUMNS = {field.name for field in fields(Wanted)}
+ASKED = {"timeout", "processes", "max_errors"}
 
 
-def submitted(place: Path, *inputs: Path | str, to: str = "out", **more: Any) -> Submitted:
-    """A job with options of Wanted and Request."""
-    names = [str(path) for path in inputs]
-    options = {"id": "event", "label": "label", "keep": ["site"], **more}
-    wanted = Wanted(**{name: options.pop(name) for name in COLUMNS & options.keys()})
+def models() -> Models:
+    return Models(model(), model_bytes())
+
+
+def asked(place: Path, *inputs: Path | str, to: str = "out", **more: Any) -> Settings:
+    """What a job is asked for; its output is in `place`, and its folder too."""
+    options = {"id": "event", "label_column": "label", "keep": ["site"], **more}
     output = to if ":" in to else str(place / to)
-    broker = options.pop("broker", None)
-    if output != str(place / to):
+    if ":" in to:
         options.setdefault("job", place / "sink.job")
-    request = Request(TINY, names, output, wanted, **options)
-    specification = specify(tiny, model(), request, broker)
-    submit(request.folder, specification, model_bytes(), unarmed)
-    return Submitted(request.folder, place / to)
+    return Settings.of({"task": TINY, "inputs": list(inputs), "to": output, **options})
+
+
+def submitted(
+    place: Path, *inputs: Path | str, to: str = "out", stdin: Stdin | None = None,
+    using: Models | None = None, task: Task = tiny, **more: Any,
+) -> Submitted:  # fmt: skip
+    """A job with the options of Settings."""
+    settings, using = asked(place, *inputs, to=to, **more), using or models()
+    folder = folder_of(settings)
+    submit(folder, specify(task, settings, using, stdin), using, unarmed)
+    return Submitted(folder, place / to)
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from streams.batch.jobs import loads
 from streams.batch.records.progress import Manifest
 from streams.contract.errors import TidewheelError, UsageError
 from tests.small_disk import fill, small_disk
-from tests.streams.batch.sinks import SUFFIX, rows_in
 from tests.streams.batch.support import Submitted, good_rows, submitted, write_parquet
+from tests.streams.batch.test_sinks import Sink
 
 __all__ = ["small_disk"]
 ROWS = 100
@@ -84,19 +83,19 @@ def test_a_full_disk_ends_a_job_with_one_line_and_nothing_is_lost_or_doubled(
     indirect=["small_disk"],
 )
 def test_a_table_on_a_full_disk_has_every_row_once_after_there_is_room(
-    tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, small_disk: Path, request: pytest.FixtureRequest, kind: str
 ) -> None:
-    monkeypatch.setattr(loads, "PAUSE_S", (0.001, 0.001))
     rows = good_rows(ROWS)
     path = write_parquet(tmp_path / "a.parquet", rows)
-    job = submitted(small_disk, path, to=SUFFIX[kind], job=tmp_path / "sink.job")
+    sink = Sink(kind, small_disk, request)
+    job = sink.job(path, job=tmp_path / "sink.job")
     ended_on_a_full_disk(
         job, reached=once_at("score-step-5", 2, lambda: fill(small_disk)), processes=1
     )
     (small_disk / "filler").unlink()
     found = job.run()
     assert found.state == "Completed", found.reason
-    assert [row["id"] for row in rows_in(kind, job.output)] == [row["event"] for row in rows]
+    assert sink.ids() == [row["event"] for row in rows]
 
 
 def test_a_full_disk_is_said_before_a_job_exists(tmp_path: Path, small_disk: Path) -> None:

@@ -15,6 +15,7 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.batch.jobs.submission import Stdin
 from streams.batch.records.documents import Columns, Selection
 from streams.batch.sources.selection import moment_us
 from streams.contract.errors import UsageError
@@ -24,12 +25,12 @@ from tests.streams.batch.support import (
     WIDTH,
     good_rows,
     submitted,
+    write_arrow,
     write_bedrock,
     write_csv,
     write_delta,
     write_lines,
     write_parquet,
-    write_stream,
 )
 from tests.streams.batch.test_rows import many, plan_of, read, values_of
 
@@ -136,16 +137,18 @@ def test_a_number_a_column_and_what_is_dropped(tmp_path: Path) -> None:
     ]
     flat[1][names[5]] = "far"
     path = write_csv(tmp_path / "a.csv", flat)
-    job = submitted(tmp_path, path, id="who", drop=["note"], label=None, keep=[])
+    job = submitted(tmp_path, path, id="who", drop=["note"], label_column=None, keep=[])
     assert job.run().errors == {"not-numeric": 1}
-    other = submitted(tmp_path, path, to="b", id="who", columns=names, label=None, keep=["note"])
+    other = submitted(
+        tmp_path, path, to="b", id="who", columns=names, label_column=None, keep=["note"]
+    )
     assert other.run().succeeded == 2
     assert [row["outputs"] for row in other.rows()] == [row["outputs"] for row in job.rows()]
     same = submitted(tmp_path, write_lines(tmp_path / "a.jsonl", rows), to="c")
     same.run()
     assert same.rows()[0]["outputs"] == job.rows()[0]["outputs"]
     with pytest.raises(UsageError, match="41 columns"):
-        submitted(tmp_path, path, to="d", id="who", drop=["absent"], label=None, keep=[])
+        submitted(tmp_path, path, to="d", id="who", drop=["absent"], label_column=None, keep=[])
     with pytest.raises(UsageError, match="--drop and --columns"):
         submitted(tmp_path, path, to="d", drop=["note"], columns=["a"])
 
@@ -209,36 +212,27 @@ def test_what_is_no_delta_table_is_refused_in_one_line(tmp_path: Path) -> None:
         submitted(tmp_path, tmp_path / "lake")
 
 
-def test_a_stream_with_dictionaries_is_refused(tmp_path: Path) -> None:
-    table = pa.table({"segment": [[0.0] * WIDTH], "event": pa.array(["a"]).dictionary_encode()})
-    with pa.ipc.new_stream(str(tmp_path / "a.arrows"), table.schema) as writer:
-        writer.write_table(table)
-    with pytest.raises(UsageError, match="'event' is dictionary-encoded"):
-        submitted(tmp_path, tmp_path / "a.arrows", label=None, keep=[])
-
-
 # --- standard input -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "arrows", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", "arrow", "csv"])
 def test_standard_input_is_kept_with_the_job_and_read_as_a_file(tmp_path: Path, kind: str) -> None:
-    write: Any = {"jsonl": write_lines, "arrows": write_stream, "csv": write_csv}[kind]
+    write: Any = {"jsonl": write_lines, "arrow": write_arrow, "csv": write_csv}[kind]
     data = write(tmp_path / "x" / "a", good_rows(30)).read_bytes()
-    job = submitted(tmp_path, "-", stdin=io.BytesIO(data), input_format=kind)
+    job = submitted(tmp_path, "-", stdin=Stdin(io.BytesIO(data), kind))
     assert job.run().succeeded == 30
     assert {row["file"] for row in job.rows()} == {"-"}
     assert (job.folder.folder / f"stdin.{kind}").read_bytes() == data
 
 
 def test_standard_input_that_cannot_be_scored_leaves_nothing(tmp_path: Path) -> None:
-    wrong: list[tuple[list[str], dict[str, Any], str]] = [
-        (["-"], {"input_format": None}, "needs --input-format"),
-        (["-", "a.csv"], {"input_format": "csv"}, "read alone"),
-        (["-"], {"input_format": "csv", "columns": ["wave"]}, "- has no 'wave'|no 'wave'"),
-    ]
-    for inputs, options, text in wrong:
+    for inputs, options, text in (
+        (["-", "a.csv"], {}, "read alone"),
+        (["-"], {"columns": ["wave"]}, "- has no 'wave'|no 'wave'"),
+    ):
+        stdin = Stdin(io.BytesIO(b"event,segment\n"), "csv")
         with pytest.raises(UsageError, match=text):
-            submitted(tmp_path, *inputs, stdin=io.BytesIO(b"event,segment\n"), **options)
+            submitted(tmp_path, *inputs, stdin=stdin, **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,7 +258,7 @@ def test_rows_outside_a_range_of_event_time_are_excluded_and_counted(
         )
     else:
         (write_csv if kind == "csv" else write_lines)(path, rows)
-    job = submitted(tmp_path, path, time="at", start="2026-03-03T08:00Z", stop="2026-03-07T08:00Z")
+    job = submitted(tmp_path, path, time="at", start="2026-03-03T08:00Z", until="2026-03-07T08:00Z")
     found = job.run()
     assert (found.total, found.excluded, found.succeeded) == (10, 6, 3)
     assert found.errors == {"bad-time": 1}
@@ -319,7 +313,7 @@ def test_a_value_that_does_not_fit_its_column_is_an_error_of_its_row(tmp_path: P
         ({"where": "site IN (SELECT * FROM read_csv('/etc/passwd'))"}, "--where"),
         ({"start": "2026-03-01"}, "need --time"),
         ({"start": "soon", "time": "site"}, "soon: write an event time"),
-        ({"start": "2026-03-02", "stop": "2026-03-01", "time": "event"}, "is not before"),
+        ({"start": "2026-03-02", "until": "2026-03-01", "time": "event"}, "is not before"),
         ({"start": "2026-03-02", "time": "site"}, "--time site is double"),
         ({"start": "2026-03-02", "time": "when"}, "no column 'when'"),
     ],
@@ -358,8 +352,6 @@ def test_objects_of_s3_are_read_as_files(
     import fsspec
 
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # deltalake asks for it
-
-    from tests.streams.batch.support import write_arrow
 
     write: Any = {"parquet": write_parquet, "arrow": write_arrow, "csv": write_csv,
                   "jsonl": write_lines, "delta": write_delta}[kind]  # fmt: skip

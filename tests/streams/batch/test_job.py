@@ -10,33 +10,32 @@ import pyarrow.parquet as pq
 import pytest
 
 from streams.batch.jobs.manifest import busy_s
-from streams.batch.jobs.processes import Scorers
-from streams.batch.jobs.submission import Request, specify
+from streams.batch.jobs.submission import specify
 from streams.batch.records.progress import Manifest, ShardRecord
 from streams.contract.errors import UsageError
 from streams.learning.onnx_model import OnnxModel
-from tests.edge_client.models import TINY, tiny
+from tests.edge_client.models import tiny
 from tests.streams.batch.support import (
     WIDTH,
+    asked,
     good_rows,
     model,
-    small,
+    models,
     submitted,
     write_arrow,
     write_csv,
     write_lines,
     write_parquet,
-    write_stream,
 )
 
 
 @pytest.mark.parametrize("to", ["out", "out.jsonl"])
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "arrows", "csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl"])
 def test_every_input_row_is_in_the_output_once_in_its_order_with_the_devices_answer(
     tmp_path: Path, kind: str, to: str
 ) -> None:
     write: Any = {
-        "parquet": write_parquet, "arrow": write_arrow, "arrows": write_stream, "csv": write_csv,
+        "parquet": write_parquet, "arrow": write_arrow, "csv": write_csv,
         "jsonl": write_lines,
     }[kind]  # fmt: skip
     rows = good_rows(95)
@@ -96,32 +95,6 @@ def test_time_in_which_several_processes_score_counts_once() -> None:
     assert busy_s(side_by_side) == pytest.approx(5.5)
     assert busy_s([*a_day_later, *side_by_side]) == pytest.approx(8.5)
     assert busy_s([]) == 0
-
-
-@pytest.mark.parametrize("rows", [0, 40_000])  # that are likely: 40,000 start both at once
-def test_processes_that_start_before_the_input_is_hashed_answer_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
-    monkeypatch.setattr("streams.batch.jobs.job.likely_rows", lambda _specification: rows)
-    begun: list[int] = []
-    opened = Scorers._opened
-    monkeypatch.setattr(
-        Scorers, "_opened", lambda self, count: (begun.append(count), opened(self, count))[1]
-    )
-    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(95)))
-    alone = submitted(tmp_path / "alone", tmp_path / "a.parquet")
-    planned: list[bool] = []
-
-    def cutter(specification: Any, check: Any) -> Any:
-        planned.append(bool(begun))
-        return small()(specification, check)
-
-    found = job.run(processes=2, cutter=cutter)
-    assert (found.state, found.processed) == ("Completed", 95)
-    assert begun == [2]
-    assert planned[-1] == (rows > 0)
-    alone.run()
-    assert [row["outputs"] for row in job.rows()] == [row["outputs"] for row in alone.rows()]
 
 
 def test_a_job_that_is_complete_is_not_scored_again(tmp_path: Path) -> None:
@@ -225,24 +198,6 @@ def test_an_output_file_that_another_has_replaced_is_noticed_before_the_job_is_c
     assert job.run().state == "Completed"
 
 
-def test_a_disk_that_is_full_fails_the_job_which_goes_on_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(60)))
-
-    def full(*_args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("streams.batch.sinks.part_files._Parquet.write", full)
-        found = job.run()
-    assert found.state == "Failed"
-    assert "No space left" in found.reason
-    assert job.rows() == []
-    assert list(job.output.glob(".*")) == []
-    assert job.run().state == "Completed"
-
-
 def test_input_without_rows_is_complete(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     lines = write_lines(tmp_path / "blank.jsonl", [b"", b"  "])
@@ -288,7 +243,7 @@ def test_a_model_file_that_was_exchanged_is_refused(tmp_path: Path) -> None:
         ({"columns": ["site"]}, "'site' is double, a segment must be a list"),
         ({"columns": ["a", "b"]}, "name one list column, or 40 columns"),
         ({"id": "site"}, "--id site is double"),
-        ({"label": "truth"}, "no column 'truth'"),
+        ({"label_column": "truth"}, "no column 'truth'"),
         ({"keep": ["label", "label"]}, "the output has a column of that name"),
         ({"max_errors": "many"}, "--max-errors many"),
         ({"max_errors": "101%"}, "--max-errors 101%"),
@@ -317,12 +272,9 @@ def test_files_are_found_in_folders_and_globs_once_each(tmp_path: Path) -> None:
     rows = good_rows(5)
     for name in ("in/b.parquet", "in/day=1/a.parquet", "in/_old.parquet", "in/.x/c.parquet"):
         write_parquet(tmp_path / name, rows)
-    request = Request(
-        TINY, [str(tmp_path / "in"), str(tmp_path / "i*" / "*.parquet")], str(tmp_path / "out")
-    )
-    found = [
-        Path(file.path).relative_to(tmp_path) for file in specify(tiny, model(), request).inputs
-    ]
+    settings = asked(tmp_path, tmp_path / "in", tmp_path / "i*" / "*.parquet")
+    inputs = specify(tiny, settings, models()).inputs
+    found = [Path(file.path).relative_to(tmp_path) for file in inputs]
     names = [str(path) for path in found]
     assert names == ["in/b.parquet", "in/day=1/a.parquet", "in/_old.parquet"]
 

@@ -18,11 +18,14 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.loop import InferenceLoop
 from edge_client.sources.replay import Replay
 from edge_client.spool.writer import Event
-from streams.batch.answering.batching import fastest_batch
-from streams.batch.recordings.carry import carry_path, plan_readings, read_readings
-from streams.batch.recordings.columns import reading_columns
+from streams.batch.answering.models import fastest_batch
+from streams.batch.recordings.readings import (
+    carry_path,
+    plan_readings,
+    read_readings,
+    reading_columns,
+)
 from streams.batch.records.documents import Named
-from streams.batch.sources.inputs import Wanted
 from streams.batch.sources.plan import Cutter
 from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
@@ -32,7 +35,7 @@ from streams.segments.segmentation import IRREGULAR, Segmenter, segments_of
 from streams.worker.store.delta_store import DeltaStore
 from tests.edge_client.models import tiny
 from tests.event_rows import event_rows
-from tests.streams.batch.support import model, submitted, write_csv, write_lines
+from tests.streams.batch.support import asked, model, submitted, write_csv, write_lines
 from tests.streams.worker.commit.test_committer import LATER, resume
 from tests.streams.worker.model import Log
 
@@ -120,7 +123,9 @@ def test_a_recording_has_the_same_bits_on_the_device_in_the_store_and_in_a_batch
 ) -> None:
     recordings = {f"d{n}": recording(f"d{n}", 400) for n in range(3)}
     path = write_readings(tmp_path / "a.parquet", table_of(recordings))
-    job = submitted(tmp_path, path, rows="readings", id=None, label="label", keep=[], to="readings")
+    job = submitted(
+        tmp_path, path, rows="readings", id=None, label_column="label", keep=[], to="readings"
+    )
     found = job.run()
     assert found.state == "Completed"
     assert found.shards > 5
@@ -147,7 +152,11 @@ def test_a_recording_has_the_same_bits_on_the_device_in_the_store_and_in_a_batch
         for one in answers
     ]
     other = submitted(
-        tmp_path, write_lines(tmp_path / "s.jsonl", segments), to="segments", label=None, keep=[]
+        tmp_path,
+        write_lines(tmp_path / "s.jsonl", segments),
+        to="segments",
+        label_column=None,
+        keep=[],
     )
     other.run()
     assert {row["id"]: bits(row["outputs"]) for row in other.rows()} == {
@@ -214,7 +223,9 @@ def test_segments_are_those_of_the_device_wherever_files_and_shards_end(
         else:
             write_lines(path, rows)
         named.append(Named(name=path.name, path=str(path)))
-    columns = reading_columns(tiny, kind, named, Wanted(id="device"))
+    columns = reading_columns(
+        tiny, kind, named, asked(folder, id="device", keep=[], label_column=None)
+    )
     cutter = Cutter(kind, lambda: None, cut, cut * 60)
     base = cutter.plan(named)
     plan = plan_readings(base, tiny, kind, columns, folder, lambda: None, cutter.line_bytes)
@@ -253,7 +264,13 @@ def test_a_file_without_a_device_is_that_of_one_device_and_times_may_be_text(
     ]
     write_csv(tmp_path / "in" / "pump-7.csv", rows)
     job = submitted(
-        tmp_path, tmp_path / "in", rows="readings", time="when", id=None, label=None, keep=["x"]
+        tmp_path,
+        tmp_path / "in",
+        rows="readings",
+        time="when",
+        id=None,
+        label_column=None,
+        keep=["x"],
     )
     assert job.run().total > 4
     first = job.rows()[0]
@@ -281,13 +298,13 @@ def test_readings_that_break_a_segment_are_counted_by_reason(tmp_path: Path) -> 
 
 def test_intervals_of_event_time_share_no_segment_and_miss_none(tmp_path: Path) -> None:
     path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
-    options = {"rows": "readings", "id": None, "label": None, "keep": []}
+    options = {"rows": "readings", "id": None, "label_column": None, "keep": []}
     whole = submitted(tmp_path, path, to="whole", **options)
     whole.run()
     edges = [None, "2023-11-14T22:13:22Z", "2023-11-14T22:13:25.5Z", None]
     parts = []
     for n, (start, stop) in enumerate(itertools.pairwise(edges)):
-        job = submitted(tmp_path, path, to=f"part-{n}", start=start, stop=stop, **options)
+        job = submitted(tmp_path, path, to=f"part-{n}", start=start, until=stop, **options)
         found = job.run()
         assert found.excluded + found.processed == found.total == len(whole.rows())
         parts += [row["id"] for row in job.rows()]
@@ -298,7 +315,7 @@ def test_a_job_of_readings_that_was_killed_in_its_plan_or_between_shards_goes_on
     tmp_path: Path,
 ) -> None:
     path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
-    options = {"rows": "readings", "id": None, "label": None, "keep": []}
+    options = {"rows": "readings", "id": None, "label_column": None, "keep": []}
     whole = submitted(tmp_path, path, to="whole", **options)
     whole.run()
 

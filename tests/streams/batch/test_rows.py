@@ -14,19 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.batch.answering.answers import Answering, output_schema
-from streams.batch.answering.watching import Watch
+from streams.batch.answering.drift import Watch
 from streams.batch.records.documents import Columns, Named, Plan
-from streams.batch.records.rows import Rows, as_segments, refuse_unlike_numbers
-from streams.batch.sinks.part_files import writing
-from streams.batch.sources import text_lines
-from streams.batch.sources.inputs import Wanted, check_files, choose_columns
+from streams.batch.records.rows import RowProblem, Rows, as_segments, refuse_unlike_numbers
+from streams.batch.sinks.files import writing
+from streams.batch.sources import text
+from streams.batch.sources.inputs import check_files, choose_columns, read_shard
 from streams.batch.sources.plan import Cutter, hash_file
-from streams.batch.sources.reading import read_shard
 from streams.batch.sources.tables import Failures
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from tests.edge_client.models import tiny
-from tests.streams.batch.support import SCHEMA, WIDTH, good_rows, rows_of
+from tests.streams.batch.support import SCHEMA, WIDTH, asked, good_rows, rows_of
 
 COLUMNS = Columns(segment=["segment"], per_channel=False, id="event", label="label", keep=["site"])
 LINE_BYTES = 700
@@ -72,11 +71,11 @@ def written(tmp_path: Path, rows: list[Rows], kind: Any, kept: pa.Field) -> list
 
     schema = output_schema(tiny, COLUMNS)
     answering = Answering(tiny, "1-00000000", run, schema, "in", Watch(tiny, None))
-    with writing(tmp_path / f"part-0.{kind}", kind, pa.schema([*schema, kept])) as writer:
+    with writing(tmp_path / f"part-0.{kind}", kind, pa.schema([*schema, kept])) as write_rows:
         for part in rows:
             table, counts = answering.answer(part)
             assert counts.processed == len(part)
-            writer.write(table, part)
+            write_rows(table, part)
     return rows_of(tmp_path)
 
 
@@ -142,8 +141,10 @@ def test_a_line_that_is_too_long_is_not_held_in_memory() -> None:
             return found
 
     file = Watched(b"x" * 5_000_000 + b"\n{}\n")
-    assert list(text_lines.lines_of(file, 1000)) == [(5_000_001, None), (5_000_004, b"{}\n")]
-    assert file.most <= text_lines.PIECE_BYTES
+    (end, long), rest = text.rows_in("jsonl", file, 1000)
+    assert isinstance(long, RowProblem)
+    assert (end, long.code, rest) == (5_000_001, "too-long", (5_000_004, b"{}\n"))
+    assert file.most <= text.PIECE_BYTES
 
 
 def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def code_of(segment: list[Any] | None, kind: pa.DataType) -> str | None:
     st.integers(1, 9),
     st.integers(1, 20),
     st.sampled_from(["parquet", "jsonl"]),
-    st.sampled_from(["parquet", "arrow", "arrows"]),
+    st.sampled_from(["parquet", "arrow"]),
 )
 def test_every_row_of_a_table_has_its_numbers_or_its_problem_wherever_the_file_is_cut(
     tmp_path_factory: pytest.TempPathFactory,
@@ -246,8 +247,7 @@ def write(table: pa.Table, path: Path, group: int) -> None:
     if path.suffix == ".parquet":
         pq.write_table(table, path, row_group_size=group)
         return
-    new = pa.ipc.new_file if path.suffix == ".arrow" else pa.ipc.new_stream
-    with new(str(path), table.schema) as writer:
+    with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table, max_chunksize=group)
 
 
@@ -262,7 +262,7 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 @many
-@given(st.integers(0, 6000), st.sampled_from(["parquet", "arrow", "arrows"]))
+@given(st.integers(0, 6000), st.sampled_from(["parquet", "arrow"]))
 def test_a_table_that_is_cut_off_anywhere_is_refused(
     tmp_path_factory: pytest.TempPathFactory, end: int, form: str
 ) -> None:
@@ -284,7 +284,7 @@ def test_a_table_that_is_cut_off_anywhere_is_refused(
 
 
 @many
-@given(st.integers(0, 10**6), st.integers(1, 255), st.sampled_from(["arrow", "arrows"]))
+@given(st.integers(0, 10**6), st.integers(1, 255), st.just("arrow"))
 def test_a_damaged_arrow_file_is_refused_or_read_as_that_many_rows(
     tmp_path_factory: pytest.TempPathFactory, at: int, change: int, form: Any
 ) -> None:
@@ -313,7 +313,8 @@ def test_rows_of_one_sample_are_one_column_a_channel(tmp_path: Path) -> None:
     flat = replace(tiny, segment=Segment(samples=1, hop=1))
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"y": [1, None], "x": [0.5, 2.5]}), path)
-    columns = choose_columns(flat, "parquet", [Named(name="in", path=str(path))], Wanted())
+    settings = asked(tmp_path, path, keep=[], id=None, label_column=None)
+    columns = choose_columns(flat, "parquet", [Named(name="in", path=str(path))], settings)
     assert (columns.segment, columns.per_channel) == (["x", "y"], True)
     (rows,) = read(path, "parquet", plan_of(path, "parquet"), columns, flat)
     assert rows.segments[0].tolist() == [[0.5], [1.0]]

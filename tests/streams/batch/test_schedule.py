@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch.queue.entries import RunOptions
+from streams.batch.queue.cron import Cron, fill, local, micros
 from streams.batch.queue.job_queue import JobQueue
-from streams.batch.schedule.cron import Cron, due, local, micros
-from streams.batch.schedule.schedules import Schedules
-from streams.batch.schedule.template import DIRECTIVES, fill, has_times
+from streams.batch.queue.schedules import Schedules
+from streams.batch.records.settings import Settings
 from streams.contract.errors import UsageError
 
 ZONES = ["Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "America/Santiago",
@@ -69,25 +68,6 @@ def test_half_past_two_in_madrid_on_both_days_of_change() -> None:
     autumn = list(MADRID.intervals(at("2026-10-24T02:30+02:00"), at("2026-10-27T00:00Z")))
     assert [(b - a) / 3_600_000_000 for a, b in autumn] == [24, 25]
     assert local(autumn[0][1], MADRID.zone).isoformat() == "2026-10-25T02:30:00+02:00"
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(-3 * DAY_US, 5 * DAY_US), max_size=12), st.integers(1, 4))
-def test_whatever_the_clock_does_intervals_are_decided_once_in_order_and_never_early(
-    steps: list[int], most: int
-) -> None:
-    cursor = begin = at("2026-10-20T02:30+02:00")
-    now, latest, decided = begin, begin, []
-    for step in steps:
-        now += step
-        latest = max(latest, now)
-        found = due(MADRID, cursor, now, most)
-        assert len(found.intervals) <= most
-        decided += ([found.skipped] if found.skipped else []) + found.intervals
-        cursor = decided[-1][1] if decided else cursor
-        assert cursor <= max(latest, begin)
-    assert all(a[1] == b[0] for a, b in pairwise(decided))
-    assert not decided or (decided[0][0], decided[-1][1]) == (begin, MADRID.last(latest))
 
 
 @pytest.mark.parametrize(
@@ -157,16 +137,13 @@ def test_any_word_is_filled_or_refused(word: str) -> None:
         return
     if "{" not in word and "}" not in word:
         assert found == word
-    assert has_times(word) or found == word.replace("{{", "{").replace("}}", "}")
-
-
-def test_every_directive_is_one_of_strftime() -> None:
-    assert all(START.strftime(f"%{one}") != f"%{one}" for one in DIRECTIVES)
+    if "start" not in word and "end" not in word:
+        assert found == word.replace("{{", "{").replace("}}", "}")
 
 
 # --- the schedules of a state folder --------------------------------------------------------------
 
-OPTIONS = RunOptions(words=["task", "lake/day={start:%Y-%m-%d}", "--to", "out/{end:%Y-%m-%d}"])
+SETTINGS = Settings(task="task", inputs=["lake/day={start:%Y-%m-%d}"], to="out/{end:%Y-%m-%d}")
 
 
 class Clock:
@@ -177,14 +154,20 @@ class Clock:
         return self.now
 
 
-def made(state: Path, clock: Callable[[], int], most: int = 10, **more: object) -> Schedules:
-    found = Schedules(state, clock, **more)  # type: ignore[arg-type]
-    found.add("nightly", MADRID, OPTIONS, most)
+def queue_of(state: Path, clock: Callable[[], int], most: int = 1000) -> JobQueue:
+    return JobQueue(state, clock, most)
+
+
+def made(
+    state: Path, clock: Callable[[], int], most: int = 10, max_waiting: int = 1000, **more: object
+) -> Schedules:
+    found = Schedules(queue_of(state, clock, max_waiting), **more)  # type: ignore[arg-type]
+    found.add("nightly", MADRID, SETTINGS, most)
     return found
 
 
-def words_of(state: Path) -> list[list[str]]:
-    return [entry.options.words or [] for entry in JobQueue(state).entries()]
+def inputs_of(state: Path) -> list[str]:
+    return [entry.settings.inputs[0] for entry in JobQueue(state).entries()]
 
 
 def test_an_interval_is_queued_once_when_it_has_ended(tmp_path: Path) -> None:
@@ -194,12 +177,14 @@ def test_an_interval_is_queued_once_when_it_has_ended(tmp_path: Path) -> None:
     clock.now = at("2026-10-25T00:31Z")
     (line,) = schedules.fire()
     assert "2026-10-24T02:30:00+02:00..2026-10-25T02:30:00+02:00" in line
-    assert list(schedules.fire()) == list(Schedules(tmp_path, clock).fire()) == []
+    assert list(schedules.fire()) == list(Schedules(queue_of(tmp_path, clock)).fire()) == []
     clock.now = at("2026-10-24T00:00Z")  # set back
     assert list(schedules.fire()) == []
     clock.now = at("2026-10-25T01:31Z")  # half past two for the second time
     assert list(schedules.fire()) == []
-    assert words_of(tmp_path) == [["task", "lake/day=2026-10-24", "--to", "out/2026-10-25"]]
+    (entry,) = JobQueue(tmp_path).entries()
+    assert entry.settings.inputs == ["lake/day=2026-10-24"]
+    assert (entry.settings.to, str(entry.settings.job)) == ("out/2026-10-25", entry.folder)
 
 
 def test_after_an_outage_the_newest_are_run_and_the_others_are_named(tmp_path: Path) -> None:
@@ -209,11 +194,8 @@ def test_after_an_outage_the_newest_are_run_and_the_others_are_named(tmp_path: P
     lines = list(schedules.fire())
     assert len(lines) == 3
     assert "skips 6 intervals 2026-11-01T02:30:00+01:00..2026-11-07T02:30:00+01:00" in lines[0]
-    assert [words[1] for words in words_of(tmp_path)] == [
-        "lake/day=2026-11-07", "lake/day=2026-11-08",
-    ]  # fmt: skip
-    states = [(one.state, one.reason) for one in schedules.decided("nightly")]
-    assert states == [("Scheduled", ""), ("Scheduled", ""), ("Skipped", "6 intervals")]
+    assert inputs_of(tmp_path) == ["lake/day=2026-11-07", "lake/day=2026-11-08"]
+    assert "6 intervals 2026-11-01" in schedules.find("nightly").skipped
 
 
 class Killed(BaseException):
@@ -238,43 +220,41 @@ def test_a_crash_at_any_step_queues_nothing_twice_and_loses_nothing(
     clock.now = at("2026-11-04T12:00Z")
     with pytest.raises(Killed):
         list(schedules.fire())
-    list(Schedules(tmp_path, clock).fire())
-    assert [words[1] for words in words_of(tmp_path)] == [
-        f"lake/day=2026-11-0{day}" for day in (1, 2, 3)
-    ]
+    list(Schedules(queue_of(tmp_path, clock)).fire())
+    assert inputs_of(tmp_path) == [f"lake/day=2026-11-0{day}" for day in (1, 2, 3)]
 
 
 def test_a_runner_that_was_paused_before_it_queued_an_interval_queues_it_no_more(
     tmp_path: Path,
 ) -> None:
     clock = Clock("2026-11-01T12:00Z")
-    other = Schedules(tmp_path, clock)
+    other = Schedules(queue_of(tmp_path, clock))
 
     def reached(point: str) -> None:
         if point == "schedule-step-1":
             list(other.fire())
             for entry in JobQueue(tmp_path).entries():
-                JobQueue(tmp_path).withdraw(entry.id, "Completed")
+                JobQueue(tmp_path).finish(entry.id, "Completed")
 
     schedules = made(tmp_path, clock, reached=reached)
     clock.now = at("2026-11-02T12:00Z")
     assert list(schedules.fire()) == []
-    assert words_of(tmp_path) == []
+    assert inputs_of(tmp_path) == []
 
 
 def test_a_schedule_that_is_removed_while_a_runner_is_paused_queues_nothing(tmp_path: Path) -> None:
     clock = Clock("2026-11-01T12:00Z")
-    other = Schedules(tmp_path, clock)
+    other = Schedules(queue_of(tmp_path, clock))
 
     def reached(point: str) -> None:
         if point == "schedule-step-1":
             other.remove("nightly")
-            other.add("nightly", MADRID, OPTIONS, 10)
+            other.add("nightly", MADRID, SETTINGS, 10)
 
     schedules = made(tmp_path, clock, reached=reached)
     clock.now = at("2026-11-02T12:00Z")
     assert list(schedules.fire()) == []
-    assert words_of(tmp_path) == []
+    assert inputs_of(tmp_path) == []
 
 
 def test_a_full_queue_makes_an_interval_wait_and_is_said_once(tmp_path: Path) -> None:
@@ -285,7 +265,7 @@ def test_a_full_queue_makes_an_interval_wait_and_is_said_once(tmp_path: Path) ->
     assert "waits: 1 jobs wait" in first[1]
     assert list(schedules.fire()) == []
     (entry,) = JobQueue(tmp_path).entries()
-    JobQueue(tmp_path).withdraw(entry.id, "Completed")
+    JobQueue(tmp_path).finish(entry.id, "Completed")
     assert len(list(schedules.fire())) == 1
     assert schedules.find("nightly").problem == ""
 
@@ -299,30 +279,13 @@ def test_a_backfill_runs_what_has_not_run_and_a_few_at_once(tmp_path: Path) -> N
                                           at("2026-11-30T00:00Z"), 2)  # fmt: skip
     assert (len(queued), left_out) == (4, 1)
     assert schedules.backfill("nightly", at("2026-11-03T00:00Z"), clock.now, 2) == ([], 5)
-    assert "Skipped" not in [one.state for one in schedules.decided("nightly")]
-    queue = JobQueue(tmp_path)
-    begun = [queue.claim("a", _here(), 30.0) for _ in range(4)]
-    assert [entry and entry.options.words and entry.options.words[1] for entry in begun] == [
+    taken = [schedules.queue.take() for _ in range(4)]
+    assert [found and found[0].settings.inputs[0] for found in taken] == [
         "lake/day=2026-11-07", "lake/day=2026-11-03", "lake/day=2026-11-04", None,
     ]  # fmt: skip
-
-
-def _here() -> object:
-    from streams.runtime.processes import this_process
-
-    return this_process()
-
-
-def test_the_last_interval_is_run_by_hand_once_and_the_fire_leaves_it_out(tmp_path: Path) -> None:
-    clock = Clock("2026-11-06T12:00Z")
-    schedules = made(tmp_path, clock)
-    clock.now = at("2026-11-07T12:00Z")
-    interval = schedules.newest("nightly")
-    assert interval == (at("2026-11-06T02:30+01:00"), at("2026-11-07T02:30+01:00"))
-    assert len(schedules.backfill("nightly", *interval, 1)[0]) == 1
-    assert list(schedules.fire()) == []
-    assert schedules.find("nightly").cursor_us == interval[1]
-    assert len(words_of(tmp_path)) == 1
+    for found in taken:
+        if found is not None:
+            found[1].close()
 
 
 def test_a_removed_schedule_may_come_back_with_jobs_of_its_own(tmp_path: Path) -> None:
@@ -330,12 +293,12 @@ def test_a_removed_schedule_may_come_back_with_jobs_of_its_own(tmp_path: Path) -
     schedules = made(tmp_path, clock)
     first = schedules.find("nightly").entry((0, 1), tmp_path, 0)
     with pytest.raises(UsageError, match="there is a schedule nightly"):
-        schedules.add("nightly", MADRID, OPTIONS, 1)
+        schedules.add("nightly", MADRID, SETTINGS, 1)
     schedules.remove("nightly")
     with pytest.raises(UsageError, match="no schedule nightly"):
         schedules.remove("nightly")
     clock.now += 1
-    schedules.add("nightly", MADRID, OPTIONS, 1)
+    schedules.add("nightly", MADRID, SETTINGS, 1)
     second = schedules.find("nightly").entry((0, 1), tmp_path, 0)
     assert first.id != second.id
     assert first.folder != second.folder

@@ -2,23 +2,27 @@
 
 import json
 import sqlite3
-import time
-from contextlib import closing, suppress
+import threading
+import uuid
+from contextlib import closing
+from datetime import datetime
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import adbc_driver_postgresql.dbapi
+import duckdb
+import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
-from streams.batch.jobs import loads
-from streams.batch.jobs.retrying import mark_failed
-from streams.batch.sinks.kafka_sink import KafkaSink
-from streams.contract.errors import UsageError
-from streams.kafka.reader import Reader
-from streams.kafka.settings import BrokerSettings
+from streams.batch.jobs.loads import mark_failed
+from streams.contract.errors import TidewheelError, UsageError
+from tests.polling import until
 from tests.postgresql import Server
-from tests.streams.batch.sinks import SUFFIX, TABLES, rows_in
 from tests.streams.batch.support import (
     Submitted,
     good_rows,
@@ -28,72 +32,170 @@ from tests.streams.batch.support import (
     write_lines,
     write_parquet,
 )
-from tests.streams.batch.test_output import KEPT, table
+from tidewheel import read_output
+
+TABLES = ("delta", "duckdb", "sqlite", "postgresql")
+FILES = ("parquet", "jsonl", "csv", "bedrock")
+OUTPUTS = {
+    "delta": "out.delta", "duckdb": "out.duckdb", "sqlite": "out.sqlite", "parquet": "out",
+    "jsonl": "out.jsonl", "csv": "out.csv", "bedrock": "out",
+}  # fmt: skip
+KEPT = {
+    "at": (pa.timestamp("ns"), 1_700_000_000_123_456_789, "2023-11-14 22:13:20.123456789"),
+    "day": (pa.date32(), datetime(2024, 2, 29).date(), "2024-02-29"),
+    "price": (pa.decimal128(9, 2), Decimal("1.50"), "1.50"),
+    "raw": (pa.binary(), b"\x00\xff", "AP8="),
+    "none": (pa.float64(), float("nan"), "NaN"),
+    "far": (pa.float64(), float("-inf"), "-Infinity"),
+    "kind": (pa.dictionary(pa.int8(), pa.string()), "é", "é"),
+    "nested": (pa.struct([("a", pa.list_(pa.int64()))]), {"a": [1, None]}, {"a": [1, None]}),
+    "dotted.name": (pa.bool_(), True, True),
+    "dotted": (pa.int64(), None, None),
+}
 
 
-def place_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
-    """What `--to` names; a PostgreSQL's table is the folder's name."""
-    if kind == "postgresql":
-        return str(request.getfixturevalue("database").uri)
-    return SUFFIX[kind]
+class Crash(BaseException):
+    """What a step raises in place of SIGKILL."""
 
 
-def found_in(kind: str, to: str, job: Submitted, name: str) -> list[dict[str, Any]]:
-    return rows_in(kind, to if kind == "postgresql" else job.output, name)
+class Sink:
+    """An output of one kind that belongs to a test."""
+
+    def __init__(self, kind: str, place: Path, request: pytest.FixtureRequest) -> None:
+        self.kind, self.place, self.table = kind, place, f"t{uuid.uuid4().hex}"
+        self.to = OUTPUTS.get(kind, "")
+        if kind == "postgresql":
+            self.to = str(request.getfixturevalue("database").uri)
+        if kind == "s3":
+            request.getfixturevalue("s3_environ")
+            self.to = f"s3://models/{uuid.uuid4().hex}"
+
+    def job(self, *inputs: Path, **more: Any) -> Submitted:
+        options: dict[str, Any] = {"to": self.to, "table": self.table, **more}
+        if self.kind == "bedrock":
+            options |= {"output_format": "bedrock", "id": None, "label_column": None, "keep": []}
+        return submitted(self.place, *inputs, **options)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows in the order of jobs, shards and numbers; outputs as lists."""
+        path, found = str(self.place / self.to), list[dict[str, Any]]()
+        if self.kind in FILES:
+            return rows_of(self.place / self.to)
+        if self.kind == "s3":
+            return list(read_output(self.to).to_table().to_pylist())
+        if self.kind == "delta":
+            found = DeltaTable(path).to_pyarrow_table().to_pylist()
+        elif self.kind == "duckdb":
+            with closing(duckdb.connect(path, read_only=True)) as connection:
+                found = connection.sql(f"SELECT * FROM {self.table}").to_arrow_table().to_pylist()
+        elif self.kind == "sqlite":
+            with closing(sqlite3.connect(path)) as connection:
+                connection.row_factory = sqlite3.Row
+                found = [dict(row) for row in connection.execute(f"SELECT * FROM {self.table}")]
+            for row in found:
+                row["outputs"] = row["outputs"] and json.loads(row["outputs"])
+        else:
+            with (
+                closing(adbc_driver_postgresql.dbapi.connect(self.to)) as connection,
+                connection.cursor() as cursor,
+            ):
+                cursor.execute(f"SELECT * FROM {self.table}")
+                found = cursor.fetch_arrow_table().to_pylist()
+        return sorted(found, key=lambda row: (row["job"], row["shard"], row["file"], row["row"]))
+
+    def ids(self) -> list[str]:
+        return [row["recordId" if self.kind == "bedrock" else "id"] for row in self.rows()]
 
 
 @pytest.fixture
-def named(tmp_path: Path) -> str:
-    """A table of this test alone."""
-    return tmp_path.name if tmp_path.name != "scores" else "t"
+def sink(tmp_path: Path, request: pytest.FixtureRequest) -> Sink:
+    return Sink(request.param, tmp_path, request)
 
 
-@pytest.mark.parametrize("kind", TABLES)
-def test_a_table_has_every_row_once_as_the_files_have_them(
-    tmp_path: Path, request: pytest.FixtureRequest, kind: str, named: str
+def every(*kinds: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("sink", kinds, indirect=True)
+
+
+KILLS = [
+    *((kind, step) for kind in (*TABLES, "s3") for step in range(2, 10)),
+    *((kind, step) for kind in FILES for step in (2, 3, 4, 5, 8, 9)),
+]
+
+
+@pytest.mark.parametrize(("sink", "step"), KILLS, indirect=["sink"])
+def test_a_job_that_ends_at_any_step_loses_and_doubles_nothing(
+    tmp_path: Path, sink: Sink, step: int
 ) -> None:
+    """In this process; tests/compose/cli/test_jobs.py kills real ones."""
+    rows, armed = good_rows(60), count(1)
+    files = [tmp_path / "in" / f"{n}.jsonl" for n in range(3)]
+    for n, path in enumerate(files):
+        write = write_bedrock if sink.kind == "bedrock" else write_lines
+        write(path, rows[20 * n : 20 * n + 20])
+    job = sink.job(tmp_path / "in")
+
+    def killed(point: str) -> None:
+        if point == f"score-step-{step}" and next(armed) in (1, 3):
+            raise Crash
+
+    with pytest.raises(Crash):
+        job.run(reached=killed)
+    try:
+        job.run(reached=killed)
+    except Crash:
+        job.run()
+    assert job.run().state == "Completed"
+    assert sink.ids() == [row["event"] for row in rows]
+    assert list(tmp_path.rglob(".*.tmp")) == []
+
+
+@every(*TABLES)
+def test_a_table_has_every_row_once_as_the_files_have_them(tmp_path: Path, sink: Sink) -> None:
     rows = good_rows(95)
     rows[7]["segment"] = [0.0]
     rows[8]["label"] = None
     path = write_parquet(tmp_path / "a.parquet", rows)
     files = submitted(tmp_path, path, to="files")
     files.run()
-    to = place_of(kind, tmp_path, request)
-    job = submitted(tmp_path, path, to=to, table=named)
+    job = sink.job(path)
     done = job.run()
-    assert done.state == "Completed", done.reason
-    assert done.processed == 95
-    table_name = "scores" if kind == "delta" else named
-    found = found_in(kind, to, job, table_name)
+    assert (done.state, done.processed) == ("Completed", 95), done.reason
+    found = sink.rows()
     assert {row["job"] for row in found} == {job.folder.specification().id}
     assert len({row["shard"] for row in found}) == done.shards > 3
     for row, wanted in zip(found, files.rows(), strict=True):
         row.pop("job"), row.pop("shard")
-        if kind == "sqlite":
+        if sink.kind == "sqlite":
             row["correct"] = row["correct"] if row["correct"] is None else bool(row["correct"])
         assert row == wanted
     assert list((job.folder.folder / "staged").iterdir()) == []
     assert json.loads((job.folder.folder / "_manifest.json").read_text())["state"] == "Completed"
 
-    second = submitted(tmp_path, path, to=to, table=named, job=tmp_path / "second.job")
-    assert second.run().state == "Completed"
-    assert len(found_in(kind, to, job, table_name)) == 190
+    assert sink.job(path, job=tmp_path / "second.job").run().state == "Completed"
     assert job.run().state == "Completed"
-    assert len(found_in(kind, to, job, table_name)) == 190
+    assert len(sink.rows()) == 190
 
 
-@pytest.mark.parametrize("kind", TABLES)
-def test_columns_of_every_type_come_into_a_table(
-    tmp_path: Path, request: pytest.FixtureRequest, kind: str, named: str
-) -> None:
-    import pyarrow.parquet as pq
+def table() -> pa.Table:
+    row = good_rows(1)[0]
+    columns = {name: pa.array([value], kind) for name, (kind, value, _) in KEPT.items()}
+    return pa.table({"segment": [row["segment"]], "event": [7], **columns})
 
+
+@every(*TABLES, "parquet", "jsonl")
+def test_columns_of_every_type_are_carried_over(tmp_path: Path, sink: Sink) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(table(), path)
-    to = place_of(kind, tmp_path, request)
-    job = submitted(tmp_path, path, to=to, table=named, label=None, keep=list(KEPT))
-    assert job.run().state == "Completed"
-    (row,) = found_in(kind, to, job, "scores" if kind == "delta" else named)
+    assert sink.job(path, label_column=None, keep=list(KEPT)).run().state == "Completed"
+    (row,) = sink.rows()
+    assert row["id"] == "7"
+    if sink.kind == "parquet":
+        found = pq.read_table(tmp_path / "out" / "part-00000.parquet").select(list(KEPT))
+        assert str(found.to_pylist()) == str(table().select(list(KEPT)).to_pylist())  # also NaN
+        assert found.schema.field("at").type == pa.timestamp("ns")
+        return
+    if sink.kind == "jsonl":
+        assert {name: row[name] for name in KEPT} == {n: text for n, (*_, text) in KEPT.items()}
     assert row["kind"] == "é"
     assert row["dotted.name"] in (True, 1)
     assert row["dotted"] is None
@@ -103,142 +205,104 @@ def test_columns_of_every_type_come_into_a_table(
     assert (json.loads(nested) if isinstance(nested, str) else nested) == {"a": [1, None]}
 
 
-@pytest.mark.parametrize("kind", TABLES)
+def test_values_of_json_lines_are_json_text_in_parquet(tmp_path: Path) -> None:
+    values: list[Any] = ["é", 1, [1.5, None], {"a": "b"}, None]
+    rows = [{**row, "site": value} for row, value in zip(good_rows(5), values, strict=True)]
+    job = submitted(tmp_path, write_lines(tmp_path / "a.jsonl", rows))
+    assert job.run().state == "Completed"
+    found = [row["site"] for row in job.rows()]
+    assert [None if text is None else json.loads(text) for text in found] == values
+
+
+@every(*TABLES)
 def test_a_table_without_a_column_of_ours_is_refused_before_the_job_exists(
-    tmp_path: Path, request: pytest.FixtureRequest, kind: str, named: str
+    tmp_path: Path, sink: Sink
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", good_rows(5))
-    to = place_of(kind, tmp_path, request)
-    first = submitted(tmp_path, path, to=to, table=named, label=None, keep=[])
-    first.run()
+    sink.job(path, label_column=None, keep=[]).run()
     with pytest.raises(UsageError, match="has no column 'label'"):
-        submitted(tmp_path, path, to=to, table=named, job=tmp_path / "second.job")
+        sink.job(path, job=tmp_path / "second.job")
     assert not (tmp_path / "second.job").exists()
 
 
-@pytest.mark.parametrize("kind", TABLES)
-@pytest.mark.parametrize("step", [*range(3, 10)])
-def test_a_crash_at_each_step_loads_no_row_twice_and_loses_none(
-    tmp_path: Path, request: pytest.FixtureRequest, kind: str, named: str, step: int
-) -> None:
-    """In this process; test_jobs kills real ones."""
-    rows = good_rows(60)
-    to = place_of(kind, tmp_path, request)
-    path = write_parquet(tmp_path / "a.parquet", rows)
-    job = submitted(tmp_path, path, to=to, table=named)
-
-    class Crash(BaseException):
-        pass
-
-    def killed(point: str) -> None:
-        if point == f"score-step-{step}":
-            raise Crash
-
-    with pytest.raises(Crash):
-        job.run(reached=killed)
-    with suppress(Crash):  # after step 9 it is complete
-        job.run(reached=killed)
-    done = job.run()
-    assert done.state == "Completed"
-    found = found_in(kind, to, job, "scores" if kind == "delta" else named)
-    assert [row["id"] for row in found] == [row["event"] for row in rows]
-
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_a_retry_replaces_the_rows_of_shards_with_errors(
-    tmp_path: Path, request: pytest.FixtureRequest, kind: str, named: str
-) -> None:
+@every(*TABLES, "parquet")
+def test_a_retry_replaces_the_rows_of_shards_with_errors(tmp_path: Path, sink: Sink) -> None:
     rows = good_rows(60)
     rows[25]["segment"] = [0.0]
-    to = place_of(kind, tmp_path, request)
-    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", rows), to=to, table=named)
+    job = sink.job(write_parquet(tmp_path / "a.parquet", rows))
     first = job.run()
+    before = {path: path.stat().st_mtime_ns for path in job.output.glob("part-*")}
     with job.folder.locked():
         assert mark_failed(job.folder) == 1
     again = job.run()
-    assert again.attempts == first.attempts + 1
-    assert again.state == "Completed"
-    found = found_in(kind, to, job, "scores" if kind == "delta" else named)
-    assert [row["id"] for row in found] == [row["event"] for row in rows]
-
-
-def test_a_retry_replaces_output_files_too(tmp_path: Path) -> None:
-    rows = good_rows(60)
-    rows[25]["segment"] = [0.0]
-    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", rows))
-    job.run()
-    before = {path: path.stat().st_mtime_ns for path in job.output.glob("part-*")}
-    assert mark_failed(job.folder) == 1
-    assert job.run().state == "Completed"
+    assert (again.state, again.attempts) == ("Completed", first.attempts + 1)
+    assert sink.ids() == [row["event"] for row in rows]
     after = {path: path.stat().st_mtime_ns for path in job.output.glob("part-*")}
-    assert [p.name for p in before if before[p] != after[p]] == ["part-00001.parquet"]
+    if sink.kind == "parquet":
+        assert [p.name for p in before if before[p] != after[p]] == ["part-00001.parquet"]
 
 
-def test_a_database_that_is_restarted_in_the_middle_of_a_shard_gets_it_once(
-    tmp_path: Path, database: Server, named: str, monkeypatch: pytest.MonkeyPatch
+@every("postgresql")
+def test_a_database_that_goes_away_and_comes_back_gets_each_shard_once(
+    tmp_path: Path, sink: Sink, database: Server
 ) -> None:
-    monkeypatch.setattr(loads, "PAUSE_S", (0.05, 1.0))
-    rows = good_rows(60)
-    path = write_parquet(tmp_path / "a.parquet", rows)
-    job = submitted(tmp_path, path, to=database.uri, table=named)
-    import streams.batch.sinks.postgresql_sink as sink
+    rows, seen = good_rows(60), count(1)
+    job = sink.job(write_parquet(tmp_path / "a.parquet", rows))
 
-    reads = count()
-    before = sink.reader_of
+    def said() -> bool:
+        return any("is loaded again" in line["text"] for line in job.folder.log())
 
-    def restarted(*args: Any) -> pa.RecordBatchReader:
-        if next(reads) == 1:
+    def back() -> None:
+        until(said, "the shard is loaded again")
+        database.start()
+
+    returning = threading.Thread(target=back)
+
+    def restarted(point: str) -> None:
+        if point == "score-step-5" and next(seen) == 2:
             database.stop()
-            database.start()
-        return before(*args)
+            returning.start()
 
-    monkeypatch.setattr(sink, "reader_of", restarted)
-    assert job.run().state == "Completed"
-    assert [row["id"] for row in rows_in("postgresql", database.uri, named)] == [
-        row["event"] for row in rows
-    ]
-    assert any("is loaded again" in line["text"] for line in job.folder.log())
+    assert job.run(reached=restarted, pause_s=(0.5, 2.0)).state == "Completed"
+    returning.join()
+    assert sink.ids() == [row["event"] for row in rows]
 
 
+@every("postgresql")
 def test_a_database_that_is_away_fails_the_job_in_one_line_which_goes_on_later(
-    tmp_path: Path, database: Server, named: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sink: Sink, database: Server
 ) -> None:
-    monkeypatch.setattr(loads, "PAUSE_S", (0.01, 0.02))
-    path = write_parquet(tmp_path / "a.parquet", good_rows(30))
-    job = submitted(tmp_path, path, to=database.uri, table=named)
+    job = sink.job(write_parquet(tmp_path / "a.parquet", good_rows(30)))
     database.stop()
     try:
         found = job.run()
     finally:
         database.start()
-    assert found.state == "Failed"
+    assert (found.state, job.folder.state().passing) == ("Failed", True)
     assert "Connection refused" in found.reason
     assert "\n" not in found.reason
     assert job.run().state == "Completed"
 
 
-def test_a_database_that_another_writes_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import streams.batch.sinks.sqlite_sink as sink
-
-    monkeypatch.setattr(sink, "WAIT_S", 0.05)
-    monkeypatch.setattr(loads, "PAUSE_S", (0.01, 0.02))
+def test_a_database_that_another_writes_is_waited_for(tmp_path: Path) -> None:
     job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(30)), to="o.sqlite")
-    with closing(sqlite3.connect(job.output)) as other:
+    with closing(sqlite3.connect(job.output, check_same_thread=False)) as other:
         other.execute("CREATE TABLE theirs (x)")
         other.execute("BEGIN EXCLUSIVE")
-        assert job.run().state == "Failed"
+        running = threading.Thread(target=job.run)
+        running.start()
+        until(lambda: job.folder.plan() is not None, "the job has begun")
         other.rollback()
-    assert job.run().state == "Completed"
-    assert len(rows_in("sqlite", job.output)) == 30
+        running.join()
+    assert job.folder.state().state == "Completed"
 
 
 @pytest.mark.parametrize(
     ("to", "options", "text"),
     [
         ("postgresql://me:secret@db/x", {}, "PGPASSWORD"),
-        ("s3://bucket/out.delta", {}, "a local folder, a database or kafka"),
+        ("s3://bucket/out.delta", {}, "a local folder or a database"),
+        ("file:///tmp/scores", {}, "write a local folder"),
         ("out", {"output_format": "postgresql"}, "write postgresql://HOST/DATABASE"),
         ("out", {"output_format": "word"}, "--output-format word"),
         ("out", {"output_format": "bedrock"}, "needs Bedrock's lines"),
@@ -249,12 +313,29 @@ def test_an_output_that_cannot_be_is_refused_before_the_job_exists(
     tmp_path: Path, to: str, options: dict[str, Any], text: str
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", good_rows(5))
-    with pytest.raises(Exception, match=text):
+    with pytest.raises(TidewheelError, match=text):
         submitted(tmp_path, path, to=to, **options)
     assert list(tmp_path.iterdir()) == [path]
 
 
-# --- files ----------------------------------------------------------------------------------------
+@every("s3")
+def test_objects_are_put_where_nothing_is_and_missed_when_they_are_gone(
+    tmp_path: Path, sink: Sink
+) -> None:
+    path = write_parquet(tmp_path / "a.parquet", good_rows(60))
+    job, store = sink.job(path), fsspec.filesystem("s3")
+
+    def gone(point: str) -> None:
+        if point == "score-step-7" and len(store.find(sink.to)) == 3:
+            store.rm(f"{sink.to}/part-00000.parquet")
+
+    found = job.run(reached=gone)
+    assert found.state == "Failed"
+    assert "40 rows of this job, 60 are due" in found.reason
+    with pytest.raises(UsageError, match="exists"):
+        sink.job(path, job=tmp_path / "second.job")
+    beside = json.loads(store.cat(f"{sink.to}/_manifest.json"))
+    assert (beside["state"], beside["output"]) == ("Failed", sink.to)
 
 
 def test_csv_has_lists_as_json_text_and_nothing_for_null(tmp_path: Path) -> None:
@@ -273,20 +354,20 @@ def test_csv_has_lists_as_json_text_and_nothing_for_null(tmp_path: Path) -> None
         assert row["correct"] == ("" if wanted["correct"] is None else str(wanted["correct"]))
 
 
-def test_the_output_of_bedrock_is_a_file_for_each_input_beside_its_manifest(tmp_path: Path) -> None:
+@every("bedrock")
+def test_the_output_of_bedrock_is_a_file_for_each_input_beside_its_manifest(
+    tmp_path: Path, sink: Sink
+) -> None:
     rows = good_rows(40)
     rows[3]["segment"] = [1.0]
     write_bedrock(tmp_path / "in" / "a.jsonl", rows[:30])
     write_bedrock(tmp_path / "in" / "b.jsonl", rows[30:])
-    job = submitted(
-        tmp_path, tmp_path / "in", id=None, label=None, keep=[], output_format="bedrock"
-    )
+    job = sink.job(tmp_path / "in")
     assert job.run().state == "Completed"
     assert sorted(path.name for path in job.output.iterdir()) == [
         "_manifest.json", "a.jsonl.out", "b.jsonl.out", "manifest.json.out"
     ]  # fmt: skip
-    found = rows_of(job.output)
-    assert [row["recordId"] for row in found] == [row["event"] for row in rows]
+    found = sink.rows()
     assert [row["modelInput"] for row in found] == rows
     assert found[3]["error"]["errorCode"] == 400
     assert "wrong-width" in found[3]["error"]["errorMessage"]
@@ -297,56 +378,4 @@ def test_the_output_of_bedrock_is_a_file_for_each_input_beside_its_manifest(tmp_
     }  # fmt: skip
     write_bedrock(tmp_path / "more" / "a.jsonl", rows)
     with pytest.raises(UsageError, match=r"two inputs are named a\.jsonl"):
-        submitted(
-            tmp_path, tmp_path / "in", tmp_path / "more", to="two", id=None, label=None, keep=[],
-            output_format="bedrock",
-        )  # fmt: skip
-
-
-# --- Kafka ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.kafka
-def test_a_topic_has_every_row_under_a_key_that_stays_the_same(
-    tmp_path: Path, kafka: BrokerSettings
-) -> None:
-    from streams.contract.topics import TopicSpec
-    from streams.kafka.admin import ensure_topics
-
-    name = f"batch.{tmp_path.name}"
-    rows = write_lines(tmp_path / "a.jsonl", good_rows(60))
-    with pytest.raises(UsageError, match=f"no topic {name}"):
-        submitted(tmp_path, rows, to=f"kafka:{name}", broker=lambda: kafka)
-    ensure_topics(kafka, [TopicSpec(name, 1, "delete", -1)])
-    job = submitted(tmp_path, rows, to=f"kafka:{name}", broker=lambda: kafka)
-
-    class Crash(BaseException):
-        pass
-
-    def killed(point: str) -> None:
-        if point == "score-step-6":
-            raise Crash
-
-    with pytest.raises(Crash):
-        job.run(reached=killed, broker=lambda: kafka)
-    assert job.run(broker=lambda: kafka).state == "Completed"
-    messages = read_all(kafka, name)
-    latest = {key: json.loads(value) for key, value in messages}
-    assert len(messages) > len(latest) == 60
-    assert {row["id"] for row in latest.values()} == {row["event"] for row in good_rows(60)}
-    for key, value in messages:
-        assert json.loads(value) == latest[key]
-    assert KafkaSink(kafka, name, "x").count() is None
-
-
-def read_all(kafka: BrokerSettings, topic: str) -> list[tuple[bytes, bytes]]:
-    """All messages of a topic."""
-    reader, found = Reader(kafka, [topic]), list[tuple[bytes, bytes]]()
-    try:
-        (end,) = reader.ends().values()
-        deadline = time.monotonic() + 30
-        while len(found) < end and time.monotonic() < deadline:
-            found += [(m.key or b"", m.value or b"") for m in reader.poll()]
-    finally:
-        reader.close()
-    return found
+        sink.job(tmp_path / "in", tmp_path / "more", to="two")

@@ -15,11 +15,8 @@ import safetensors.numpy
 import torch
 from torch import nn
 
-from streams.batch.jobs.job import Job, submit
 from streams.batch.jobs.job_folder import Models
-from streams.batch.jobs.submission import Request, specify
 from streams.batch.records.progress import Manifest
-from streams.batch.sources.inputs import Wanted
 from streams.contract.artifact import WEIGHTS, Artifact, pack, unpack
 from streams.contract.artifact import Manifest as ArtifactManifest
 from streams.contract.errors import UsageError
@@ -31,16 +28,17 @@ from streams.runtime.failpoints import unarmed
 from streams.worker.commit.committer import Committer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.windows.task_versions import TaskVersions
-from tests.edge_client.models import TINY, plain, tiny
+from tests.edge_client.models import plain, tiny
 from tests.event_rows import event_rows
 from tests.streams.batch.support import (
-    COLUMNS,
     KEY,
     good_rows,
     model,
     model_bytes,
+    models,
     rows_of,
     small,
+    submitted,
     write_lines,
 )
 from tests.streams.batch.test_readings import (
@@ -86,22 +84,20 @@ def teacher() -> tuple[Artifact, bytes]:
     return found, data
 
 
+def using(beside: bool = False) -> Models:
+    artifact, data = teacher()
+    return (
+        Models(model(), model_bytes(), None, artifact, data) if beside else Models(artifact, data)
+    )
+
+
 def scored(
     place: Path, *inputs: Path, to: str = "out", most: int = 20, beside: bool = False, **more: Any
 ) -> tuple[Manifest, list[dict[str, Any]]]:
     """The manifest and the rows of a job of the teacher, or of the model with the teacher."""
-    wanted = Wanted(**{name: more.pop(name) for name in COLUMNS & more.keys()})
-    more["device"] = more.pop("on", "cpu")
-    artifact, data = teacher()
-    first, models = artifact, Models(data)
-    if beside:
-        first, models = model(), Models(model_bytes(), data)
-        more["teacher"] = artifact
-    request = Request(TINY, [str(path) for path in inputs], str(place / to), wanted, **more)
-    specification = specify(task, first, request)
-    submit(request.folder, specification, models, unarmed)
-    found = Job(request.folder, task, cutter=small(most)).run()
-    return found, rows_of(place / to)
+    options = {"id": None, "label_column": None, "keep": [], **more}
+    job = submitted(place, *inputs, to=to, using=using(beside), task=task, **options)
+    return job.run(task=task, cutter=small(most)), job.rows()
 
 
 def stored(events: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -132,7 +128,7 @@ def stored(events: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 def test_a_teacher_answers_a_recording_as_the_worker_has_stored_it(tmp_path: Path) -> None:
     recordings = {f"d{n}": recording(f"d{n}", 400) for n in range(3)}
     path = write_readings(tmp_path / "a.parquet", table_of(recordings))
-    found, rows = scored(tmp_path, path, rows="readings", label="label")
+    found, rows = scored(tmp_path, path, rows="readings", label_column="label")
     assert found.state == "Completed", found.reason
     assert found.shards > 5
     events = {d: answered(d, one, tmp_path / d) for d, one in recordings.items()}
@@ -243,62 +239,25 @@ def test_what_a_teacher_needs_is_said_before_the_job_exists(tmp_path: Path) -> N
     ):
         with pytest.raises(UsageError, match=text):
             scored(tmp_path, path, **options)
-    request = Request(TINY, [str(path)], str(tmp_path / "out"), Wanted(device="device"))
     with pytest.raises(UsageError, match="--device is for segments that a teacher answers"):
-        specify(task, model(), request)
-    request = Request(TINY, [str(path)], str(tmp_path / "out"), teacher=model())
+        submitted(tmp_path, path, device="device", keep=[])
+    wrong = models()._replace(teacher=model(), teacher_data=model_bytes())
     with pytest.raises(UsageError, match="--teacher is a teacher's artifact"):
-        specify(task, model(), dataclasses.replace(request, wanted=Wanted(time="time")))
-
-
-def test_where_the_teacher_runs_is_of_the_job(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.Table.from_pylist(dated(45)), path)
-    options: Any = {"id": "event", "time": "time", "device": "device"}
-    _, plain = scored(tmp_path, path, to="plain", **options)
-    _, auto = scored(tmp_path, path, to="auto", **options, **{"on": "auto"})
-    if not torch.cuda.is_available():
-        assert auto == plain
-        with pytest.raises(UsageError, match=r"--teacher-device cuda: torch .* no CUDA device"):
-            scored(tmp_path, path, to="cuda", **options, on="cuda")
-    with pytest.raises(UsageError, match="--teacher-device gpu: write auto, cpu or cuda"):
-        scored(tmp_path, path, to="gpu", **options, on="gpu")
-    request = Request(TINY, [str(path)], str(tmp_path / "none"), device="cuda")
-    with pytest.raises(UsageError, match="no teacher answers in this job"):
-        specify(task, model(), request)
-    assert sorted(one.name for one in tmp_path.iterdir()) == [
-        "a.parquet", "auto", "auto.job", "plain", "plain.job",
-    ]  # fmt: skip
-
-
-def test_a_job_that_began_on_a_gpu_is_not_continued_without_one(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("of a machine without a CUDA device")
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.Table.from_pylist(dated(9)), path)
-    artifact, data = teacher()
-    wanted = Wanted(id="event", time="time", device="device")
-    request = Request(TINY, [str(path)], str(tmp_path / "out"), wanted)
-    began = specify(task, artifact, request).model_copy(update={"device": "cuda"})
-    submit(request.folder, began, Models(data), unarmed)
-    with pytest.raises(UsageError, match="the job's --teacher-device cuda: torch"):
-        Job(request.folder, task).run()
+        submitted(tmp_path, path, time="time", keep=[], using=wrong)
 
 
 def test_a_personal_model_answers_as_on_its_device(tmp_path: Path) -> None:
     state = {name: value.numpy() for name, value in plain(8).state_dict().items()}
     weights = safetensors.numpy.save(state, {"base": model().model, "number": "3"})
     path = write_lines(tmp_path / "a.jsonl", good_rows(30))
-    request = Request(TINY, [str(path)], str(tmp_path / "out"), Wanted(id="event"), weights=weights)
-    specification = specify(task, model(), request)
-    submit(request.folder, specification, Models(model_bytes(), weights=weights), unarmed)
-    assert Job(request.folder, task).run().state == "Completed"
+    job = submitted(tmp_path, path, using=models()._replace(weights=weights))
+    assert job.run().state == "Completed"
     engine = OnnxModel(tiny, model(), weights)
     for row, answer in zip(good_rows(30), rows_of(tmp_path / "out"), strict=True):
         segment = np.array(row["segment"], np.float32).reshape(1, *tiny.segment_shape)
         assert np.array(answer["outputs"], np.float32).tobytes() == engine.run(segment)[0].tobytes()
         assert answer["model"] == f"{model().model}.p3"
-    (request.folder.folder / "weights.safetensors").write_bytes(weights + b" ")
+    job.folder.weights.write_bytes(weights + b" ")
     (tmp_path / "out" / "part-00000.parquet").unlink()
     with pytest.raises(UsageError, match="not that of the specification"):
-        Job(request.folder, task).run()
+        job.run()

@@ -1,4 +1,4 @@
-"""When a schedule fires: a cron expression in a time zone. Pure.
+"""When a schedule fires, and its times in the words of its command. Pure.
 
 cronsim 2.8 (November 2026, no dependencies) has Debian cron's rules for daylight saving: a time
 that does not exist fires when the gap ends, one that exists twice fires at the first, and where
@@ -9,6 +9,7 @@ From a time inside the second of two equal hours cronsim first gives a time in t
 is over. It is asked from REPEATED before, and what is over is left out.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from streams.contract.errors import UsageError
 
 REPEATED = 3 * 3_600_000_000  # more than a clock was ever set back, in microseconds
 LOOK_BACK = tuple(timedelta(days=days) for days in (1, 32, 366, 9 * 366))
+DIRECTIVES = "YymdjFHIMSTfpzZaAbBUWuwGV%"
+TOKEN = re.compile(r"\{\{|\}\}|\{(start|end)(?::([^{}]+))?\}|[{}]")
 Interval = tuple[int, int]  # of event time in microseconds: from the first to before the second
 
 
@@ -79,28 +82,6 @@ class Cron:
             yield fire
 
 
-@dataclass(frozen=True)
-class Due:
-    """What has to run, the oldest first, and how many older intervals are skipped."""
-
-    intervals: list[Interval]
-    skipped: Interval | None = None
-    skipped_count: int = 0
-
-
-def due(cron: Cron, cursor_us: int, now_us: int, max_catch_up: int) -> Due:
-    """Return the intervals after the cursor, a fire, that have ended now; those that are more than
-    `max_catch_up` are skipped. A clock that was set back makes none due."""
-    kept: deque[Interval] = deque(maxlen=max_catch_up)
-    count = 0
-    for interval in cron.intervals(cursor_us, now_us):
-        kept.append(interval)
-        count += 1
-    if count <= max_catch_up:
-        return Due(list(kept))
-    return Due(list(kept), (cursor_us, kept[0][0]), count - max_catch_up)
-
-
 def local(time_us: int, zone: ZoneInfo) -> datetime:
     """Return a time in a zone."""
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).astimezone(zone)
@@ -109,3 +90,26 @@ def local(time_us: int, zone: ZoneInfo) -> datetime:
 def micros(time: datetime) -> int:
     """Return an aware time in microseconds since 1970."""
     return (time.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def fill(text: str, start: datetime, end: datetime) -> str:
+    """Return a word with the times of an interval: {start} and {end} in ISO 8601 with the offset,
+    {start:%Y-%m-%d} as strftime writes it, {{ and }} for braces. Nothing else is looked up; raise
+    UsageError for other braces, and for letters that are not among the DIRECTIVES."""
+
+    def filled(match: re.Match[str]) -> str:
+        token, name, form = match[0], match[1], match[2]
+        if token in ("{{", "}}"):
+            return token[0]
+        if name is None:
+            raise UsageError(
+                f"{text!r}: write {{start}}, {{end}} or {{start:%Y-%m-%d}}; a brace is written "
+                "twice"
+            )
+        time = start if name == "start" else end
+        for directive in re.findall(r"%(.?)", form or "", re.DOTALL):
+            if not directive or directive not in DIRECTIVES:
+                raise UsageError(f"{text!r}: %{directive} is none of %{' %'.join(DIRECTIVES)}")
+        return time.strftime(form) if form else time.isoformat()
+
+    return TOKEN.sub(filled, text)

@@ -1,21 +1,75 @@
-"""Readings of one shard, cut into segments by the device's own code (streams.segments)."""
+"""Rows that are readings, cut into segments by the device's own code (streams.segments).
+
+Shards are scored apart from each other, but segments span them. While the input is cut, its
+readings are cut into segments too, without a model: that tells how many segments end in each shard,
+and which readings are pending at its start, which are kept as Arrow in the job's folder:
+
+    carry/<shard>.arrow     device, time (microseconds), values, label; absent where none is pending
+"""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.recordings.columns import as_read, one_sample
-from streams.batch.records.documents import Columns, InputFormat, PlannedFile, Shard
+from streams.batch.records.documents import (
+    Columns,
+    InputFormat,
+    Named,
+    Plan,
+    PlannedFile,
+    Selection,
+    Shard,
+)
 from streams.batch.records.rows import Rows, batch_rows
-from streams.batch.sources.reading import read_shard
+from streams.batch.records.settings import Settings
+from streams.batch.sources.inputs import choose_columns, names_of, read_shard
 from streams.batch.sources.selection import times_of
-from streams.contract.task import Reading, Task
+from streams.contract.errors import UsageError
+from streams.contract.task import Reading, Segment, Task
+from streams.runtime.disk import replacing
 from streams.segments.segmentation import IRREGULAR, Segmenter
+
+TIME, DEVICE = "time", "device"
+OURS = ("device", "begin", "time")  # of the output
+
+
+def one_sample(task: Task) -> Task:
+    """Return the task of which a segment is one reading."""
+    return replace(task, segment=Segment(samples=1, hop=1))
+
+
+def reading_columns(
+    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings
+) -> Columns:
+    """Return the columns of readings; `id` is that of the device, None where each file is one
+    device's, with its name."""
+    clash = sorted(set(wanted.keep) & set(OURS))
+    if clash:
+        raise UsageError(f"--keep {clash[0]}: rows of readings have that column anyway")
+    time = wanted.time or TIME
+    device = wanted.id
+    if device is None and DEVICE in names_of(kind, files[0]):
+        device = DEVICE
+    columns = list(wanted.columns)
+    if not columns and not wanted.drop:
+        columns = list(task.channels)
+    asked = wanted.model_copy(update={"columns": columns, "id": device, "time": time})
+    return choose_columns(one_sample(task), kind, files, asked)
+
+
+def as_read(columns: Columns) -> Columns:
+    """Return the columns as they are read: the time too, and every reading of the device whatever
+    its event time, because a segment needs those before it."""
+    selection = columns.selection
+    where = Selection(where=selection.where, columns=selection.columns, time=selection.time)
+    keep = list(dict.fromkeys([*columns.keep, str(selection.time)]))
+    return columns.model_copy(update={"keep": keep, "selection": where})
+
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 FIELDS = [("device", pa.string()), ("begin", TIMESTAMP), ("time", TIMESTAMP)]
@@ -66,8 +120,7 @@ class Cutting:
 
     def _cut(self, part: Rows, stem: str) -> _Ended:
         problems = dict(part.problems)
-        time = part.kept[str(self._columns.selection.time)]
-        times = times_of(time if isinstance(time, pa.Array) else _microseconds(time), problems)
+        times = times_of(part.kept[str(self._columns.selection.time)], problems)
         values = part.segments[:, :, 0].tolist()
         labels = None if part.labels is None else part.labels.tolist()
         ended = _Ended()
@@ -122,11 +175,6 @@ def _taken(values: Any, indices: list[int]) -> Any:
     return values.take(pa.array(indices, pa.int64()))
 
 
-def _microseconds(values: list[Any]) -> pa.Array:
-    """Return JSON values as an array: whole numbers and ISO texts stay what they are."""
-    return pa.array([None if v is None else str(v) for v in values], pa.string())
-
-
 def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:
     if len(rows) <= most:
         yield rows
@@ -143,3 +191,80 @@ def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:
             readings=0 if at else rows.readings,
             broken={} if at else rows.broken,
         )
+
+
+SCHEMA = pa.schema(
+    [
+        ("device", pa.string()),
+        ("time", pa.int64()),
+        ("values", pa.list_(pa.float32())),
+        ("label", pa.list_(pa.float32())),
+    ]
+)
+
+
+def carry_path(folder: Path, shard: int) -> Path:
+    return folder / "carry" / f"{shard:05}.arrow"
+
+
+def plan_readings(
+    plan: Plan,
+    task: Task,
+    kind: InputFormat,
+    columns: Columns,
+    folder: Path,
+    check: Callable[[], None],
+    max_bytes: int,
+) -> Plan:
+    """Return a plan of readings as one of segments, and write what its shards carry."""
+    cutting = Cutting(task, columns)
+    shards, ended = [], [0] * len(plan.files)
+    for number, shard in enumerate(plan.shards):
+        check()
+        _write(carry_path(folder, number), cutting.segmenters)
+        file = plan.files[shard.file]
+        rows = sum(len(part) + part.excluded for part in cutting.rows(kind, file, shard, max_bytes))
+        ended[shard.file] += rows
+        shards.append(shard.model_copy(update={"rows": rows, "readings": shard.rows}))
+    files = [
+        file.model_copy(update={"rows": rows}) for file, rows in zip(plan.files, ended, strict=True)
+    ]
+    return Plan(files=files, shards=shards)
+
+
+def read_readings(
+    task: Task,
+    kind: InputFormat,
+    file: PlannedFile,
+    shard: Shard,
+    columns: Columns,
+    path: Path,
+    max_bytes: int,
+) -> Iterator[Rows]:
+    """Yield the segments that end in a shard; `path` has what it carries."""
+    cutting = Cutting(task, columns)
+    for device, reading in carried(path):
+        cutting.take(device, reading)
+    return cutting.rows(kind, file, shard, max_bytes)
+
+
+def carried(path: Path) -> Iterator[tuple[str, Reading]]:
+    """Yield device and reading of what is pending at a shard's start."""
+    if not path.exists():
+        return
+    with pa.OSFile(str(path)) as source:
+        for row in pa.ipc.open_file(source).read_all().to_pylist():
+            yield row["device"], Reading(row["time"], row["values"], row["label"])
+
+
+def _write(path: Path, segmenters: Mapping[str, Segmenter]) -> None:
+    rows = [
+        {"device": device, "time": one.time_us, "values": one.values, "label": one.label}
+        for device, segmenter in segmenters.items()
+        for one in segmenter.pending
+    ]
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, SCHEMA))

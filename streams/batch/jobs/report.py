@@ -1,22 +1,23 @@
-"""The page of a job: counts, errors, drift, accuracy by class, and its input."""
+"""The report of a job: one HTML page that loads nothing, with counts, errors, drift, accuracy by
+class, and its input."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 
-from streams.batch.answering.watching import reference_of
+from streams.batch.answering.drift import reference_of
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.manifest import counts_of, manifest_of
 from streams.batch.jobs.scoring import artifact_of
 from streams.batch.records.documents import Plan, Specification
 from streams.batch.records.progress import Manifest
-from streams.batch.report.plots import Pair, by_class, histograms
 from streams.contract.errors import TidewheelError
 from streams.contract.window_report import ChannelDrift
-from streams.drift.reference import Reference
+from streams.drift.distances import shares
+from streams.drift.reference import Feature, Reference
 from streams.runtime.disk import write_atomic
 
 WORST = 6  # features whose histograms are shown
@@ -28,48 +29,47 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: .5rem 0; } th { text-align: left; font-weight: 600; }
 th, td { padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #dfe5ea; vertical-align: top; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; } .alarm { color: #b3261e; }
-svg { max-width: 100%; height: auto; } .small { color: #5b6975; font-size: .85rem; }
+figure { display: inline-block; margin: .5rem 1rem .5rem 0; } figcaption, .small { color: #5b6975;
+  font-size: .85rem; } .before { fill: #9aa7b2; } .now { fill: #00796b; }
 """
 
 
-def write_report(folder: JobFolder, path: Path) -> None:
+def write_report(job: JobFolder) -> None:
     """Write the page of a job as it is now; raise TidewheelError if it cannot be written."""
-    text = page_of(folder)
+    text = page_of(job)
     try:
-        write_atomic(path.absolute(), text.encode())
+        write_atomic(job.report, text.encode())
     except OSError as exc:
-        raise TidewheelError(f"the report {path} cannot be written: {exc}") from exc
+        raise TidewheelError(f"the report {job.report} cannot be written: {exc}") from exc
 
 
-def page_of(folder: JobFolder) -> str:
+def page_of(job: JobFolder) -> str:
     """Return the page of a job."""
-    specification, status = folder.specification(), folder.state()
-    plan = folder.plan() or Plan(files=[], shards=[])
-    reference = reference_of(artifact_of(folder, specification))
-    found = manifest_of(folder, specification, plan, status.state, status.reason, reference)
-    counts = np.asarray(counts_of(folder, specification, plan).observed.cells, np.int64)
+    specification, status = job.specification(), job.state()
+    plan = job.plan() or Plan(files=[], shards=[])
+    reference = reference_of(artifact_of(job, specification))
+    found = manifest_of(job, specification, plan, status.state, status.reason, reference)
+    counts = np.asarray(counts_of(job, specification, plan).observed.cells, np.int64)
+    errors = sorted(found.errors.items(), key=lambda one: -one[1])
     body = [
-        f"<h1>{_t(found.task)}: batch job {_t(specification.id)}</h1>",
+        f"<h1>{escape(found.task)}: batch job {escape(specification.id)}</h1>",
         _summary(found, specification),
-        _table(["Error", "Rows"], _most_first(found.errors), "Errors"),
+        _table(["Error", "Rows"], errors, "Errors"),
         _table(["Reason", "Readings"], found.broken.items(), "Readings that break a segment"),
         _drift(found, reference, counts, specification),
         _classes(found),
         _inputs(found),
     ]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_t(found.task)} '
-        f"{_t(specification.id)}</title><style>{STYLE}</style></head><body>"
-        f"{''.join(body)}</body></html>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>'
+        f"{escape(found.task)} {escape(specification.id)}</title><style>{STYLE}</style></head>"
+        f"<body>{''.join(body)}</body></html>\n"
     )
-
-
-def _most_first(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda one: -one[1])
 
 
 def _summary(found: Manifest, specification: Specification) -> str:
     accuracy = f"{found.correct / found.labelled:.4f}" if found.labelled else "no labels"
+    submitted = datetime.fromtimestamp(found.started_us / 1e6, UTC)
     rows = [
         ("State", f"{found.state} {found.reason}".strip()),
         ("Model", f"{found.model}, task version {found.task_version}"),
@@ -80,7 +80,7 @@ def _summary(found: Manifest, specification: Specification) -> str:
         ("Accuracy", f"{accuracy}{f' of {found.labelled:,} labelled' if found.labelled else ''}"),
         ("Shards", f"{found.completed:,} of {found.shards:,}, {found.attempts:,} attempts"),
         ("Speed", f"{found.rows_per_s:,.0f} rows/s in {found.seconds:,.3g} s of scoring"),
-        ("Submitted", _moment(found.started_us)),
+        ("Submitted", submitted.strftime("%Y-%m-%d %H:%M:%S UTC")),
     ]
     return _table(["", ""], rows, "")
 
@@ -95,24 +95,20 @@ def _drift(
     verdict = f"drift in {report.share:.0%} of the channels" if report.alarm else "no drift"
     if not report.decided:
         verdict = f"undecided: {report.segments:,} segments, {reference.minimum:,} are needed"
-    channels = report.channels
-    worst = [pair for one in channels[:WORST] if (pair := _pair(one, reference, counts))]
-    pictures = histograms(worst, specification.task.outputs) if worst else ""
+    parts = list(zip(reference.features, reference.split(counts), strict=True))
+    worst = [
+        _histogram(one, feature, own, specification.task.outputs)
+        for one in report.channels[:WORST]
+        for feature, own in parts
+        if (feature.channel, feature.kind) == (one.channel, one.kind)
+    ]
     return (
         f"<h2>Drift</h2><p>Against the reference that the model carries: <b>{verdict}</b>. The "
-        f"mean of distances, as MLRun decides it, is {theirs.value:.3f}: "
-        f"<b>{'no drift' if theirs.status == 'none' else theirs.status}</b>.</p>{pictures}"
-        + _channels(channels[:LISTED], "")
-        + (_channels(found.drift.labels, "Labels against the reference's answers"))
+        f"mean of distances, as MLRun decides it, is {theirs.value:.3f}: <b>"
+        f"{'no drift' if theirs.status == 'none' else theirs.status}</b>.</p>{''.join(worst)}"
+        + _channels(report.channels[:LISTED], "")
+        + _channels(found.drift.labels, "Labels against the reference's answers")
     )
-
-
-def _pair(drift: ChannelDrift, reference: Reference, counts: np.ndarray) -> Pair | None:
-    parts = reference.split(counts)
-    for feature, own in zip(reference.features, parts, strict=True):
-        if (feature.channel, feature.kind) == (drift.channel, drift.kind):
-            return Pair(f"{drift.channel} {drift.kind}, PSI {drift.psi:.2f}", feature, own)
-    return None
 
 
 def _channels(channels: Sequence[ChannelDrift], title: str) -> str:
@@ -128,16 +124,37 @@ def _channels(channels: Sequence[ChannelDrift], title: str) -> str:
     return _table(head, rows, title)
 
 
+def _histogram(
+    drift: ChannelDrift, feature: Feature, counts: np.ndarray, classes: Sequence[str]
+) -> str:
+    """Return the shares of each cell, the reference beside the job."""
+    edges = feature.edges
+    inner = [f"{a:.3g}…{b:.3g}" for a, b in pairwise(edges)]
+    if not feature.ordered and len(classes) == len(inner):
+        inner = list(classes)
+    names = [f"< {edges[0]:.3g}", *inner, f"≥ {edges[-1]:.3g}", "null", "not finite"]
+    before, now = shares(np.asarray(feature.counts)), shares(counts)
+    bars = []
+    for i, name in enumerate(names):
+        for share, kind, left in ((before[i], "before", 0), (now[i], "now", 9)):
+            title = f"<title>{escape(name)}: {share:.1%} {kind}</title>"
+            place = f'x="{22 * i + left}" y="{100 * (1 - share):.1f}" height="{100 * share:.1f}"'
+            bars.append(f'<rect class="{kind}" width="8" {place}>{title}</rect>')
+    caption = f"{drift.channel} {drift.kind}, PSI {drift.psi:.2f} (grey: the reference)"
+    return (
+        f'<figure><svg width="{22 * len(names)}" height="100">{"".join(bars)}</svg>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
 def _classes(found: Manifest) -> str:
-    if not any(one.labelled for one in found.classes.values()):
-        return ""
     rows = [
         (name, one.labelled, one.answered, f"{one.correct / one.labelled:.3f}")
         for name, one in found.classes.items()
         if one.labelled
     ]
-    table = _table(["Class", "Labelled", "So answered", "Share that is right"], rows, "")
-    return f"<h2>Accuracy by class</h2>{by_class(found.classes)}{table}"
+    head = ["Class", "Labelled", "So answered", "Share that is right"]
+    return _table(head, rows, "Accuracy by class")
 
 
 def _inputs(found: Manifest) -> str:
@@ -151,8 +168,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]], title: str) ->
     cells = ["<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows]
     if not cells:
         return ""
-    top = "".join(f"<th>{_t(name)}</th>" for name in head) if any(head) else ""
-    heading = f"<h2>{_t(title)}</h2>" if title else ""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head) if any(head) else ""
+    heading = f"<h2>{escape(title)}</h2>" if title else ""
     return f"{heading}<table><tr>{top}</tr>{''.join(cells)}</table>"
 
 
@@ -160,12 +177,4 @@ def _cell(value: object) -> str:
     if isinstance(value, int):
         return f'<td class="n">{value:,}</td>'
     kind = ' class="alarm"' if value == "drift" else ""
-    return f"<td{kind}>{_t(str(value))}</td>"
-
-
-def _t(text: str) -> str:
-    return escape(text)
-
-
-def _moment(time_us: int) -> str:
-    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"<td{kind}>{escape(str(value))}</td>"

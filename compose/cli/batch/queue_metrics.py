@@ -12,14 +12,15 @@ from prometheus_client.registry import Collector
 
 from streams.batch.queue.job_queue import JobQueue
 from streams.batch.queue.runner import Event
+from streams.batch.records.progress import OVER
 from streams.contract.errors import TidewheelError
 
 STALLED_S = 60.0  # without a look at the queue
-ENDS = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")
 
 
 class QueueMetrics(Collector):
-    """Thread-safe: the server's threads read, the runner's tells."""
+    """Thread-safe: the server's threads read, the runner's tells. `held_up` returns how many
+    schedules cannot queue what is due."""
 
     def __init__(
         self,
@@ -27,22 +28,17 @@ class QueueMetrics(Collector):
         held_up: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`held_up` returns how many schedules cannot queue what is due."""
         self._queue, self._held_up, self._clock = queue, held_up, clock
-        self._lock = threading.Lock()
-        self._looked = clock()
-        self._ended = dict.fromkeys(ENDS, 0)
-        self._again = self._taken_back = 0
+        self._lock, self._looked = threading.Lock(), clock()
+        self._ended, self._again = dict.fromkeys(OVER, 0), 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     @property
-    def ready(self) -> bool:
-        return self.alive
-
-    @property
     def alive(self) -> bool:
         return self._clock() - self._looked < STALLED_S
+
+    ready = alive
 
     def looked(self) -> None:
         """Note that the runner has looked at the queue."""
@@ -54,7 +50,6 @@ class QueueMetrics(Collector):
             if event.kind in ("ended", "expired") and event.state is not None:
                 self._ended[event.state] = self._ended.get(event.state, 0) + 1
             self._again += event.kind == "again"
-            self._taken_back += event.kind == "taken back"
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
@@ -64,35 +59,31 @@ class QueueMetrics(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._of_queue()
+        text = "Jobs that ended here, by state."
+        ended = CounterMetricFamily("tidewheel_jobs_ended", text, labels=["state"])
         with self._lock:
-            ended = CounterMetricFamily(
-                "tidewheel_jobs_ended", "Jobs that ended here, by state.", labels=["state"]
-            )
             for state, count in self._ended.items():
                 ended.add_metric([state], count)
             yield ended
             text = "Attempts here that are made again later."
             yield CounterMetricFamily("tidewheel_jobs_retried", text, value=self._again)
-            text = "Claims that this runner took back from a process that was gone or stood still."
-            yield CounterMetricFamily("tidewheel_jobs_taken_back", text, value=self._taken_back)
-
-    def _of_queue(self) -> Iterator[Metric]:
-        """Yield gauges; none while the queue cannot be read."""
         try:
-            entries, now_us = self._queue.entries(), self._queue.now()
-            held_up = self._held_up()
-        except TidewheelError:
+            gauges = self._of_queue()
+        except TidewheelError:  # none while the queue cannot be read
             return
-        waiting = [entry for entry in entries if entry.waits]
+        for name, text, value in gauges:
+            yield GaugeMetricFamily(f"tidewheel_{name}", text, value=value)
+
+    def _of_queue(self) -> list[tuple[str, str, float]]:
+        entries, now_us = self._queue.entries(), self._queue.now()
+        waiting = [entry for entry in entries if not entry.job.running]
         due = [entry.submitted_us for entry in waiting if entry.next_us <= now_us]
-        oldest_s = (now_us - min(due)) / 1e6 if due else 0.0
-        yield GaugeMetricFamily("tidewheel_jobs_waiting", "Jobs that wait.", value=len(waiting))
-        text = "Jobs that run, with any runner of the state folder."
-        yield GaugeMetricFamily("tidewheel_jobs_running", text, value=len(entries) - len(waiting))
-        text = "Since the submission of the oldest job that waits and is due; 0: none."
-        yield GaugeMetricFamily(
-            "tidewheel_jobs_oldest_wait_seconds", text, value=max(0.0, oldest_s)
-        )
-        text = "Schedules that cannot queue what is due."
-        yield GaugeMetricFamily("tidewheel_schedules_held_up", text, value=held_up)
+        oldest_s = max(0.0, (now_us - min(due)) / 1e6) if due else 0.0
+        running = len(entries) - len(waiting)
+        oldest = "Since the submission of the oldest job that waits and is due; 0: none."
+        return [
+            ("jobs_waiting", "Jobs that wait.", len(waiting)),
+            ("jobs_running", "Jobs that run, with any runner of the state folder.", running),
+            ("jobs_oldest_wait_seconds", oldest, oldest_s),
+            ("schedules_held_up", "Schedules that cannot queue what is due.", self._held_up()),
+        ]

@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from streams.batch.records.rows import line_of
 from streams.batch.sinks.loading import loaded_schema, reader_of, refuse_columns
 from streams.contract.errors import Retryable, TidewheelError
 from streams.runtime.arrow_files import arrow_files
@@ -115,10 +116,6 @@ def _translated(where: str) -> Iterator[None]:
     try:
         yield
     except CommitFailedError as exc:
-        raise Retryable(f"another process writes the table {where}: {_line(exc)}") from exc
+        raise Retryable(f"another process writes the table {where}: {line_of(exc)}") from exc
     except (DeltaError, OSError) as exc:
-        raise TidewheelError(f"the table {where} cannot be used: {_line(exc)}") from exc
-
-
-def _line(exc: Exception) -> str:
-    return str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
+        raise TidewheelError(f"the table {where} cannot be used: {line_of(exc)}") from exc

@@ -1,0 +1,199 @@
+"""The schedules of a state folder, in its queue's database.
+
+An interval is queued in two numbered steps:
+
+1. it is due: the cursor of its schedule stands at its start, and its end is over
+2. in one transaction the cursor moves to its end, the interval is noted, and its job is queued
+
+A crash before 2 leaves it due, after 2 it is queued: the job's id and folder follow from schedule
+and interval, and the job is submitted by its first attempt. A noted interval is not queued again.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from streams.batch.queue.cron import Cron, Interval, fill, local
+from streams.batch.queue.job_queue import Entry, JobQueue, rows_of, writing
+from streams.batch.records.settings import Settings
+from streams.contract.errors import UsageError
+from streams.runtime.failpoints import Failpoint, unarmed
+
+NOT_RUN = ("Failed", "Expired", "Stopped")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`settings` have {start} and {end}; `cursor_us` is the end of the last interval that was
+    decided; `skipped` are the last intervals that were left out, `problem` is why none is queued.
+    """
+
+    name: str
+    cron: Cron
+    settings: Settings
+    created_us: int
+    cursor_us: int
+    max_catch_up: int
+    problem: str = ""
+    skipped: str = ""
+
+    def entry(self, interval: Interval, state: Path, now: int) -> Entry:
+        """Return the job of an interval: the same one each time."""
+        start, end = (local(time, self.cron.zone) for time in interval)
+        about = f"{self.name}\0{self.created_us}\0{interval[0]}"
+        identity = hashlib.sha256(about.encode()).hexdigest()[:12]
+        name = f"{start:%Y%m%dT%H%M%S%z}-{identity[:4]}.job"
+        folder = state.absolute() / "schedules" / self.name / name
+        settings = self.settings.mapped(lambda text: fill(text, start, end)).changed(job=folder)
+        after = settings.expires_after
+        expires_us = None if after is None else now + int(after * 1e6)
+        return Entry(identity, str(folder), settings, expires_us=expires_us)
+
+    def span(self, interval: Interval) -> str:
+        """Return an interval for a person."""
+        start, end = (local(time, self.cron.zone).isoformat() for time in interval)
+        return f"{start}..{end}"
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The schedules of one queue."""
+
+    queue: JobQueue
+    reached: Failpoint = unarmed
+
+    def all(self) -> list[Schedule]:
+        rows = rows_of(self.queue.state, "SELECT * FROM schedules ORDER BY name")
+        return [_schedule(dict(row)) for row in rows]
+
+    def find(self, name: str) -> Schedule:
+        found = next((one for one in self.all() if one.name == name), None)
+        if found is None:
+            raise UsageError(f"there is no schedule {name} in {self.queue.state}")
+        return found
+
+    def add(self, name: str, cron: Cron, settings: Settings, max_catch_up: int) -> Schedule:
+        """Add a schedule, whose first interval begins with the last fire up to now."""
+        cron.check()
+        now = self.queue.now()
+        cursor = cron.last(now)
+        cursor = next(cron.after(now)) if cursor is None else cursor
+        with writing(self.queue.state) as connection:
+            if connection.execute("SELECT 1 FROM schedules WHERE name = ?", (name,)).fetchone():
+                raise UsageError(f"there is a schedule {name}: tidewheel schedule remove {name}")
+            connection.execute(
+                "INSERT INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?, '', '')",
+                (name, cron.expression, cron.timezone, settings.model_dump_json(), now, cursor,
+                 max_catch_up),
+            )  # fmt: skip
+        return self.find(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a schedule and its history; its jobs stay."""
+        self.find(name)
+        with writing(self.queue.state) as connection:
+            connection.execute("DELETE FROM schedules WHERE name = ?", (name,))
+            connection.execute("DELETE FROM intervals WHERE schedule = ?", (name,))
+
+    def decided(self, name: str, most: int = 100) -> list[dict[str, Any]]:
+        """Return the last intervals that were queued, the newest first."""
+        query = "SELECT * FROM intervals WHERE schedule = ? ORDER BY start_us DESC LIMIT ?"
+        return [dict(row) for row in rows_of(self.queue.state, query, name, most)]
+
+    # --- intervals are queued ---------------------------------------------------------------------
+
+    def fire(self) -> Iterator[str]:
+        """Queue all intervals that are due; yield a line for each, and for what is skipped."""
+        for schedule in self.all():
+            try:
+                yield from self._fire(schedule)
+                problem = ""
+            except UsageError as exc:  # too many wait: later
+                problem = str(exc)
+            if problem != schedule.problem:
+                with writing(self.queue.state) as connection:
+                    _change(connection, schedule, "problem", problem)
+                if problem:
+                    yield f"schedule {schedule.name} waits: {problem}"
+
+    def _fire(self, schedule: Schedule) -> Iterator[str]:
+        """Queue what has ended since the cursor; a clock that was set back makes nothing due."""
+        now = self.queue.now()
+        found = list(schedule.cron.intervals(schedule.cursor_us, now))
+        skipped, found = found[: -schedule.max_catch_up], found[-schedule.max_catch_up :]
+        if skipped:
+            whole = skipped[0][0], skipped[-1][1]
+            text = f"{len(skipped):,} intervals {schedule.span(whole)}"
+            with writing(self.queue.state) as connection:
+                if not _moved(connection, schedule, whole):
+                    return  # another runner has done it
+                _change(connection, schedule, "skipped", text)
+            yield f"schedule {schedule.name} skips {text}: more than --max-catch-up were due"
+        for interval in found:
+            self.reached("schedule-step-1")
+            entry = schedule.entry(interval, self.queue.state, now)
+            with writing(self.queue.state) as connection:
+                if not _moved(connection, schedule, interval):
+                    return
+                queued = self._queue(connection, schedule, interval, entry)
+            self.reached("schedule-step-2")
+            if queued:
+                about = f"{schedule.span(interval)} as {entry.id}"
+                yield f"schedule {schedule.name} queues {about}"
+
+    def backfill(
+        self, name: str, begin_us: int, end_us: int, max_active: int
+    ) -> tuple[list[Entry], int]:
+        """Queue the intervals within a time that have ended and have not run, at most so many of
+        them at once; return their jobs, and how many have run already."""
+        schedule, now = self.find(name), self.queue.now()
+        first = next(schedule.cron.after(begin_us - 1), None)
+        found = [] if first is None else schedule.cron.intervals(first, min(end_us, now))
+        done, left_out = [], 0
+        for interval in found:
+            plain = schedule.entry(interval, self.queue.state, now)
+            entry = replace(plain, expires_us=None, part_of=f"{name}/{now}", max_active=max_active)
+            with writing(self.queue.state) as connection:
+                queued = self._queue(connection, schedule, interval, entry)
+            done += [entry] if queued else []
+            left_out += not queued
+        return done, left_out
+
+    def _queue(
+        self, connection: sqlite3.Connection, schedule: Schedule, interval: Interval, entry: Entry
+    ) -> bool:
+        """Queue the job of an interval, unless that has run, runs or waits."""
+        about = schedule.name, interval[0]
+        query = "SELECT state FROM intervals WHERE schedule = ? AND start_us = ?"
+        row = connection.execute(query, about).fetchone()
+        if row is not None and (row["state"] not in NOT_RUN or entry.job.submitted):
+            return False
+        self.queue.insert(connection, entry)
+        connection.execute(
+            "INSERT OR REPLACE INTO intervals VALUES (?, ?, ?, ?, ?, 'Scheduled', '')",
+            (*about, interval[1], entry.id, entry.folder),
+        )
+        return True
+
+
+def _schedule(found: dict[str, str]) -> Schedule:
+    cron = Cron(found.pop("cron"), found.pop("timezone"))
+    settings = Settings.decode(found.pop("settings").encode())
+    return Schedule(cron=cron, settings=settings, **found)  # type: ignore[arg-type]
+
+
+def _moved(connection: sqlite3.Connection, schedule: Schedule, interval: Interval) -> bool:
+    """Move the cursor over an interval; False if it does not stand at its start any more."""
+    done = connection.execute(
+        """UPDATE schedules SET cursor_us = ?
+           WHERE name = ? AND created_us = ? AND cursor_us = ?""",
+        (interval[1], schedule.name, schedule.created_us, interval[0]),
+    )
+    return done.rowcount == 1
+
+
+def _change(connection: sqlite3.Connection, schedule: Schedule, column: str, text: str) -> None:
+    connection.execute(f"UPDATE schedules SET {column} = ? WHERE name = ?", (text, schedule.name))

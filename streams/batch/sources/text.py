@@ -1,0 +1,180 @@
+"""Rows of text files: lines of JSON Lines, those of Bedrock, records of CSV; each of bounded size.
+
+A line ends with a line feed, the last one also with the file. Lines of white space alone are no
+rows. A CSV record is a line, or several where a quoted cell holds line feeds. A line or record that
+is longer than the limit is passed over in pieces: it is a row with a problem.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import IO, Any
+
+from streams.batch.records.documents import InputFormat
+from streams.batch.records.rows import RowProblem
+from streams.batch.sources.places import open_binary
+from streams.contract.errors import UsageError
+
+MAX_LINE_BYTES = 100_000_000
+PIECE_BYTES = 1_000_000
+LOOKED_AT = 100  # rows of a file that are looked at for a column
+BOM = b"\xef\xbb\xbf"
+RECORD_ID, MODEL_INPUT = "recordId", "modelInput"
+
+csv.field_size_limit(MAX_LINE_BYTES)
+
+Raw = bytes | list[str] | RowProblem  # a line, the cells of a record, or why it is none
+Seen = Callable[[bytes], object]
+
+
+def rows_in(
+    kind: InputFormat, file: IO[bytes], max_bytes: int, seen: Seen = bool
+) -> Iterator[tuple[int, Raw]]:
+    """Yield the rows of a file from its position on, each with the offset behind it; `seen` gets
+    all bytes."""
+    if kind == "csv":
+        yield from _records(file, max_bytes, seen)
+        return
+    for end, line in _lines(file, max_bytes, seen):
+        if line is None:
+            yield end, _too_long(max_bytes)
+        elif line.strip():
+            yield end, line
+
+
+def _lines(file: IO[bytes], max_bytes: int, seen: Seen) -> Iterator[tuple[int, bytes | None]]:
+    """Yield all lines, None for one that is too long."""
+    end = file.tell()
+    while line := file.readline(max_bytes + 1):
+        seen(line)
+        end += len(line)
+        whole = len(line) <= max_bytes or line.endswith(b"\n")
+        piece = line
+        while not whole and not piece.endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
+            seen(piece)
+            end += len(piece)
+        if not whole:
+            yield end, None
+        else:
+            yield end, line.removeprefix(BOM) if end == len(line) else line
+
+
+class _TooLong(Exception):
+    """A record that has more bytes than the limit."""
+
+
+class _Lines:
+    """Lines as csv.reader takes them, which asks for as many as a record has."""
+
+    def __init__(self, lines: Iterator[tuple[int, bytes | None]]) -> None:
+        self._lines, self.end, self.left, self.blank = lines, 0, 0, False
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        self.end, line = next(self._lines)
+        self.left -= len(line or b"")
+        if line is None or self.left < 0:
+            raise _TooLong
+        self.blank = not line.strip()
+        return line.decode(errors="surrogateescape")  # what is no UTF-8 is refused by its row
+
+
+def _records(file: IO[bytes], max_bytes: int, seen: Seen) -> Iterator[tuple[int, Raw]]:
+    lines = _Lines(_lines(file, max_bytes, seen))
+    reader = csv.reader(lines, strict=True)
+    while True:
+        lines.left, found = max_bytes + 1, None
+        try:
+            found = next(reader)
+        except StopIteration:
+            return
+        except _TooLong:
+            yield lines.end, _too_long(max_bytes)
+        except csv.Error as exc:
+            yield lines.end, RowProblem("undecodable", f"{exc}"[:200])
+        if found is not None and not lines.blank:
+            yield lines.end, found
+
+
+def _too_long(max_bytes: int) -> RowProblem:
+    return RowProblem("too-long", f"the line has more than {max_bytes:,} bytes")
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+def object_of(kind: InputFormat, header: list[str], raw: Raw) -> dict[str, Any]:
+    """Return a row by its columns: of CSV text, an empty cell as None; raise RowProblem if it is no
+    row."""
+    if isinstance(raw, RowProblem):
+        raise raw
+    if isinstance(raw, list):
+        return _record(header, raw)
+    try:
+        found = json.loads(raw.decode())
+        if b"\\u" in raw:  # half a surrogate pair has no UTF-8
+            json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as exc:
+        raise RowProblem("undecodable", f"{exc}"[:200]) from exc
+    if not isinstance(found, dict):
+        raise RowProblem("undecodable", f"the line is a {type(found).__name__}, not an object")
+    return _of_bedrock(found) if kind == "bedrock" else found
+
+
+def _of_bedrock(found: dict[str, Any]) -> dict[str, Any]:
+    """Return Bedrock's `{"recordId": ..., "modelInput": {...}}` as one object."""
+    inside = found.get(MODEL_INPUT)
+    if not isinstance(inside, dict):
+        raise RowProblem("missing", f"{MODEL_INPUT!r} is no object")
+    return {**inside, RECORD_ID: found.get(RECORD_ID), MODEL_INPUT: inside}
+
+
+def _record(header: list[str], cells: list[str]) -> dict[str, Any]:
+    try:
+        "".join(cells).encode()
+    except ValueError as exc:
+        raise RowProblem("undecodable", "the record is not UTF-8") from exc
+    if len(cells) != len(header):
+        text = f"{len(cells)} cells, the header has {len(header)}"
+        raise RowProblem("undecodable", text)
+    return {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def header_of(kind: InputFormat, file: IO[bytes], max_bytes: int) -> list[str]:
+    """Return the names of a CSV file's columns, and leave the file behind them; nothing for other
+    formats, and files without a row. Raise RowProblem for a header that is none."""
+    if kind != "csv":
+        return []
+    for end, names in rows_in(kind, file, max_bytes):
+        if isinstance(names, RowProblem):
+            raise names
+        texts = [str(name) for name in names]
+        if len(set(texts)) != len(texts) or not all(name.strip() for name in texts):
+            raise RowProblem("undecodable", "the header has a name twice, or none for a column")
+        file.seek(end)
+        return list(_record(texts, texts))
+    return []
+
+
+def first_objects(
+    kind: InputFormat, name: str, path: str
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the columns of a file and its first rows, those that are none left out; raise
+    UsageError for a file that cannot be read."""
+    found: list[dict[str, Any]] = []
+    try:
+        with open_binary(path) as file:
+            header = header_of(kind, file, MAX_LINE_BYTES)
+            for _, raw in islice(rows_in(kind, file, MAX_LINE_BYTES), LOOKED_AT):
+                try:
+                    found.append(object_of(kind, header, raw))
+                except RowProblem:
+                    continue
+    except OSError as exc:
+        raise UsageError(f"{name} cannot be read: {exc.strerror or exc}") from exc
+    except RowProblem as problem:
+        raise UsageError(f"{name} has no header of column names: {problem.reason}") from problem
+    return header or list(dict.fromkeys(key for row in found for key in row)), found
