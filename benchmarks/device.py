@@ -20,11 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from benchmarks.frame import MB, Bench, Cell, Figure, main
 from benchmarks.support.device_tasks import DEVICE, HOP_S, RATES, TASKS
 from benchmarks.support.devices import Device, device, edge_run, site, state, words
 from benchmarks.support.processes import (
+    Usage,
     family,
     module,
     running,
@@ -272,8 +274,7 @@ def up(bench: Bench) -> None:
     with running(argv, log, environ, wait_s=60.0) as process:
 
         def learning() -> bool:
-            lines = [" ".join(one.cmdline()) for one in family(process.pid)]
-            return any("serverapp" in line or "supernode" in line for line in lines)
+            return bool(_used(process.pid, "serverapp") or _used(process.pid, "supernode"))
 
         def serve() -> bool:
             return len(list((folder / "state" / "devices").glob("*/slots/serving"))) == devices
@@ -287,8 +288,8 @@ def up(bench: Bench) -> None:
         before, began = _family_cpu_s(process.pid), time.monotonic()
         time.sleep(seconds)
         cores = (_family_cpu_s(process.pid) - before) / (time.monotonic() - began)
-        found = [usage(one.pid) for one in family(process.pid)]
-        busy = learning()
+        found, agents = _used(process.pid), _used(process.pid, "edge run")
+        load, busy = os.getloadavg()[0], learning()
     gb = sum(one.pss for one in found) / 1e9
     row: list[Cell] = [devices, len(found), gb, sum(one.rss for one in found) / 1e9, cores]
     columns = ["devices", "processes", "PSS GB", "RSS GB", "cores"]
@@ -296,11 +297,24 @@ def up(bench: Bench) -> None:
     bench.table("Under up, while nothing is learned", columns, [row], f"{text}.")
     bench.goal(f"processes of {devices} devices under up", len(found), at_most=14)
     bench.goal("memory in all, PSS, GB", gb, at_most=1.3)
-    bench.goal("cores while nothing is learned", cores, at_most=1.0)
+    bench.goal("load average of a minute, while nothing is learned", load, at_most=1.0)
+    pss, rss = (sum(getattr(one, kind) for one in agents) / MB / devices for kind in ("pss", "rss"))
+    bench.goal("idle device of them, all processes, PSS, MB", pss, at_most=75)
+    bench.goal("idle device of them, all processes, RSS, MB", rss, at_most=95)
 
 
 def _family_cpu_s(pid: int) -> float:
-    return sum(usage(one.pid).cpu_s for one in family(pid))
+    return sum(one.cpu_s for one in _used(pid))
+
+
+def _used(pid: int, words: str = "") -> list[Usage]:
+    """What the processes of a family use whose command has `words`; some may end meanwhile."""
+    found = []
+    for one in family(pid):
+        with contextlib.suppress(psutil.Error, OSError):
+            if words in " ".join(one.cmdline()):
+                found.append(usage(one.pid))
+    return found
 
 
 if __name__ == "__main__":
