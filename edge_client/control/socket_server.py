@@ -62,9 +62,9 @@ class SocketServer(threading.Thread):
                 connection, _ = self._socket.accept()
             except TimeoutError:
                 continue
-            threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._exchange, args=(connection,), daemon=True).start()
 
-    def _handle(self, connection: socket.socket) -> None:
+    def _exchange(self, connection: socket.socket) -> None:
         with connection:
             try:
                 self._serve(connection)
