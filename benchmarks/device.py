@@ -224,7 +224,10 @@ def sustained(bench: Bench) -> None:
         least = {"segments": 0.80, "predictions": 0.75}[upload]
         bench.goal(f"events/s beside a bare producer, {upload}", share, at_least=least)
     columns = ["", "events/s", "of the bare", "messages"]
-    text = "The same messages with the same options, in one process one after the other."
+    text = (
+        "The same messages with the same options, in one process one after the other; the device's "
+        "without the last 2,048 events, which wait for others."
+    )
     bench.table("Sustained", columns, rows, text)
 
 

@@ -36,6 +36,7 @@ from streams.kafka.settings import BrokerSettings
 BARE_EVERY = 4
 PENDING = 60_000_000  # bytes in the spool at most: what is sustained does not let it grow
 AHEAD = 5000  # events that wait in memory at most
+LAST = 2048  # events that wait for others at the end
 
 Message = tuple[str, bytes, bytes, Headers]
 
@@ -139,11 +140,14 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
                 number % 1000 == 0 and spool.account().pending * size > PENDING
             ):
                 time.sleep(0.001)
-        while spool.account().delivered < count:
+        seconds = 0.0
+        while (delivered := spool.account().delivered) < count:
+            if not seconds and delivered >= count - LAST:
+                seconds = (time.perf_counter() - began) * count / delivered
             if spool.account().dropped or uplink.error or writer.error:
                 raise SystemExit(f"{spool.account()}, {uplink.error}, {writer.error}")
             time.sleep(0.002)
-        seconds = time.perf_counter() - began
+        seconds = seconds or time.perf_counter() - began
         writer.stop()
         uplink.stop(1.0)
     return seconds

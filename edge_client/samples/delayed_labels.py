@@ -19,6 +19,7 @@ import numpy as np
 
 from edge_client.samples.samples import OUTCOME
 from edge_client.samples.told import ToldLabels
+from streams.contract.documents import LATEST_US
 from streams.contract.task import Answered, Outcome, Task
 from streams.segments.segmentation import label_fits
 
@@ -85,7 +86,7 @@ class DelayedLabels(threading.Thread):
 
     def _note(self, outcome: Outcome) -> None:
         first_us, last_us, label, seq = outcome
-        if not label_fits(self._task, label):
+        if not label_fits(self._task, label) or not 0 <= first_us <= last_us <= LATEST_US:
             self._skip(UNFIT, last_us)
             return
         values = np.asarray(label, np.float32).reshape(-1)

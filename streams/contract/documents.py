@@ -18,6 +18,8 @@ from streams.contract.window_metrics import RowMetric
 # Numbers from elsewhere that are reckoned with: no sum of them overflows.
 Micros = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+LATEST_US = 2**55  # of an event, up to the year 3100
+EventTime = Annotated[int, Field(ge=0, le=LATEST_US)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]
 
 

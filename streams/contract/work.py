@@ -26,11 +26,11 @@ On the device the same documents are headers on Unix sockets. The command line s
 the agent, which answers AgentReply; the agent sends TrainerJob to its trainer.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from streams.contract.documents import DeviceState, Document
+from streams.contract.documents import DeviceState, Document, EventTime
 
 Op = Literal["train", "evaluate", "normalize"]  # the last one is the device's own
 
@@ -111,9 +111,15 @@ class Label(Document):
     `label` is a class index, or one value per target.
     """
 
-    first_us: int = Field(ge=0)
-    last_us: int = Field(ge=0)
+    first_us: EventTime
+    last_us: EventTime
     label: list[float] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.last_us < self.first_us:
+            raise ValueError("the label's interval ends before it begins")
+        return self
 
 
 class AgentRequest(Document):

@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from streams.contract.documents import Document, Figure
+from streams.contract.documents import Document, EventTime, Figure
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import TIMESTAMP
 from streams.contract.task import Task
 
-Time = Annotated[int, Field(ge=0, le=2**55)]  # up to 3100
 Seq = Annotated[int, Field(ge=0, lt=2**62)]
 
 
@@ -68,10 +67,10 @@ def label_schema(task: Task) -> pa.Schema:
 
 
 class _Told(Document):
-    from_: Time = Field(alias="from")
-    to: Time
+    from_: EventTime = Field(alias="from")
+    to: EventTime
     label: list[Figure]
-    told: Time
+    told: EventTime
     source: Literal["user", "outcome"]
     event_epoch: str | None = None
     event_seq: Seq | None = None

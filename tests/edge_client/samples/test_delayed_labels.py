@@ -112,17 +112,18 @@ def test_a_generator_that_raises_begins_anew_and_says_so(
 
 def test_an_outcome_that_is_no_label_is_counted_and_harms_nothing(tmp_path: Path) -> None:
     def wrong(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
-        for label, one in zip((7, "x", None, float("nan"), 1), answered, strict=False):
-            yield Outcome(one.last_us, one.last_us, label)  # type: ignore[arg-type]
+        given = [(0, 7), (0, "x"), (0, None), (0, float("nan")), (-1, 1), (2**55, 1), (0, 1)]
+        for (later_us, label), one in zip(given, answered, strict=False):
+            yield Outcome(one.last_us, one.last_us + later_us, label)  # type: ignore[arg-type]
 
     device = Device(replace(tiny, outcomes=wrong), tmp_path)
     device.outcomes.start()
-    device.note([event(i) for i in range(5)])
+    device.note([event(i) for i in range(7)])
     until(lambda: device.samples.sources() == {"outcome": 1}, "the sound one is noted")
-    assert device.skipped == [UNFIT] * 4
+    assert device.skipped == [UNFIT] * 6
     until(lambda: not device.outcomes.is_alive(), "the generator has ended")
     device.note([event(i) for i in range(2 * WAITING)])  # nobody waits for them, none is missed
-    assert device.skipped == [UNFIT] * 4
+    assert device.skipped == [UNFIT] * 6
 
 
 def test_a_slow_generator_holds_nobody_up(tmp_path: Path) -> None:
