@@ -216,7 +216,7 @@ def test_controllers_that_die_at_each_step_of_resuming_a_run_leave_the_rest_to_t
     ServerApp lives meanwhile: the run that goes on begins when all steps are done."""
     processes, flower = dying_runs.processes, dying_runs.submission
     command = [sys.executable, "-m", "compose.cli.main", "controller", task_ref]
-    command += ["--state", str(tmp_path), "--kafka", kafka.bootstrap, "--max-runs", "0"]
+    command += ["--state", str(tmp_path), "--kafka", kafka.bootstrap, "--runs-per-day", "0"]
     command += ["--superlink", processes.address]
     log = tmp_path / "controllers.log"
 

@@ -240,7 +240,7 @@ def command_of(rig: Rig, kafka: BrokerSettings) -> list[str]:
     rig.key_path = keys / "signing.pem"
     command = [sys.executable, "-m", "compose.cli.main", "controller", rig.settings.task_ref]
     command += ["--state", str(rig.settings.state), "--kafka", kafka.bootstrap]
-    return [*command, "--stages", "0.25,1", "--max-runs", "0"]
+    return [*command, "--stages", "0.25,1", "--runs-per-day", "0"]
 
 
 def test_controllers_that_die_at_each_step_of_publishing_leave_the_rest_to_the_next(
