@@ -84,11 +84,11 @@ def page() -> str:
     count = Counter(line for lines in options.values() for line in lines)
     text = HEAD + "".join(sorted(line for line, uses in count.items() if uses > 1))
     for path, command in found:
-        about = textwrap.fill(cell(command.help or ""), 140, break_on_hyphens=False)
         own = [line for line in options[path] if count[line] == 1]
         shared = [line[2:].partition(":")[0] for line in options[path] if count[line] > 1]
-        text += f"\n## {path}\n{about}\n{usage(path, command)}"
-        text += f"; shared: {', '.join(shared)}\n" if shared else "\n"
+        about = f"{usage(path, command)}: {cell(command.help or '')}"
+        about += f" Shared: {', '.join(shared)}." if shared else ""
+        text += f"\n## {path}\n{textwrap.fill(about, 140, break_on_hyphens=False)}\n"
         text += "\n" + "".join(own) if own else ""
     return text
 

@@ -21,7 +21,8 @@ HEAD = """\
 `tidewheel` is the public package. Everything it exports is on this page and changes only with an
 entry in the changelog. All other packages (`streams`, `federation`, `edge_client`, `compose`) are
 private and may change in any version. [Write your own task](../how-to/own-task.md) shows a complete
-task file. This page is generated: `python docs/tools/python_api.py`.
+task file. Examples import what they use from `tidewheel`. This page is generated:
+`python docs/tools/python_api.py`.
 """
 SECTIONS = {
     "Describe what is learned": (
@@ -47,7 +48,8 @@ def described(text: str) -> str:
     parts = []
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         if paragraph.startswith(">>>"):
-            parts.append(f"```python\n{paragraph}\n```")
+            shown = re.sub(r"^>>> from tidewheel import .*\n", "", paragraph, flags=re.MULTILINE)
+            parts.append(f"```python\n{shown}\n```")
         elif COLUMNS.search(paragraph):
             parts.append(f"```text\n{paragraph}\n```")
         else:

@@ -120,8 +120,9 @@ def rows(records: pa.RecordBatch) -> str:
 
 def wrapped(value: object) -> str:
     """Return JSON in lines of at most 100 characters, or of one value."""
-    text = json.dumps(value, default=str)
-    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+    text = json.dumps(value, default=str).replace('": ', '":\0')
+    text = textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+    return text.replace("\0", " ")
 
 
 def document(value: bytes) -> str:
