@@ -97,8 +97,10 @@ def page() -> str:
         parts.append(f"## {title}\n")
         for name in names:
             found = getattr(tidewheel, name)
-            parts.append(f"### {name}\n```python\n{signature(name, found)}\n```")
-            parts.append(f"{described(found.__doc__ or '')}\n")
+            parts.append(f"### {name}\n```python\n{signature(name, found)}\n```\n")
+            about = described(found.__doc__ or "")
+            error = isinstance(found, type) and issubclass(found, BaseException)
+            parts.append((about.partition("\n\n```python")[0] if error else about) + "\n")
     return "\n".join(parts)
 
 
