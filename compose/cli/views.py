@@ -160,7 +160,7 @@ def tail(
     kafka: Kafka = None,
     last: Annotated[int, typer.Option(min=0, help="Messages of each partition before now.")] = 5,
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Go on until Ctrl-C.")
+        bool, typer.Option("--follow/--no-follow", help="Continue until Ctrl-C.")
     ] = True,
     json: AsJson = False,
 ) -> None:
