@@ -34,7 +34,7 @@ Read and write what flows
 
 Score what is stored
     score           a batch job, as `tidewheel score` runs it
-    Report          what became of it
+    Report          its result
     read_output     its rows as a pyarrow Dataset
 
 Errors

@@ -20,7 +20,7 @@ KINDS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a batch job; `manifest` is all of `_manifest.json`.
+    """The result of a batch job; `manifest` is all of `_manifest.json`.
 
     `state` is Completed, PartiallyCompleted or Failed, with a `reason`. `errors` counts rows by
     code. `drifted` is None where the drift is not decided.
@@ -44,8 +44,8 @@ class Report:
 
 
 def score(task: str, source: Any, sink: str | Path, **options: Any) -> Report:
-    """Score stored rows with one model version, as `tidewheel score` does; return what became of
-    them.
+    """Score stored rows with one model version, as `tidewheel score` does; return the
+    counts and the state of the job.
 
     `source` is a path, folder, glob, Delta table or URL, several of them, or a table in memory
     (pyarrow, pandas, Polars: whatever exports an Arrow stream). The options are those of the

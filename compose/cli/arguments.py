@@ -89,7 +89,7 @@ MetricsHost = Annotated[
     str,
     typer.Option(
         envvar="TIDEWHEEL_METRICS_HOST",
-        help="The address for --metrics-port. They know no password: name another than loopback "
+        help="The address for --metrics-port. They ask for no password: name another than loopback "
         "only on a network of your own.",
     ),
 ]

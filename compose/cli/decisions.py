@@ -88,7 +88,7 @@ def resume(
     reason: Reason = "",
     yes: Yes = False,
 ) -> None:
-    """Let a paused rollout go on from its stage, whose time limit begins again."""
+    """Continue a paused rollout from its stage, whose time limit begins again."""
     from federation.registry import manual
 
     agree = _agreement(yes)

@@ -107,7 +107,7 @@ COMMANDS = {
     "tail": Place(
         f"{CLI}.views",
         "tail",
-        "Print the messages of a topic readably: the last ones, then new ones as they come.",
+        "Print the messages of a topic readably: the last ones, then new ones.",
     ),
     "console": Place(
         f"{CLI}.views",

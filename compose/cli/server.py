@@ -98,7 +98,7 @@ def worker(
 ) -> None:
     """Run a scoring worker: close event-time windows and score them with the teacher.
 
-    Workers of one task share its partitions; each has an --instance of its own. SIGTERM or Ctrl-C
+    Workers of one task share its partitions; each has a unique --instance. SIGTERM or Ctrl-C
     stops it between two commits.
     """
     from streams.learning.torch_device import torch_device

@@ -160,11 +160,11 @@ def tail(
     kafka: Kafka = None,
     last: Annotated[int, typer.Option(min=0, help="Messages of each partition before now.")] = 5,
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Go on until Ctrl-C.")
+        bool, typer.Option("--follow/--no-follow", help="Continue until Ctrl-C.")
     ] = True,
     json: AsJson = False,
 ) -> None:
-    """Print the messages of a topic readably: the last ones, then new ones as they come.
+    """Print the messages of a topic readably: the last ones, then new ones.
 
     --json prints a JSON object a line with every field. What cannot be decoded is printed with the
     reason.
@@ -223,7 +223,7 @@ def query(
 ) -> None:
     """Query the store with DuckDB.
 
-    Tables: `scores` (one row per event), `labelled` (the same with the label that was told last,
+    Tables: `scores` (one row per event), `labelled` (the same with the latest label,
     when, and by whom), `windows` (one row per device, window and model version: events, compared,
     agreeing, labelled, reports; of targets also mae and rmse from the teacher), `drops` and
     `labels`. A table on the terminal shortens vectors; other formats have them whole.

@@ -7,7 +7,7 @@
 
 The ServerApp and the training are those of a real run; Flower's engine, Ray, stands in for
 SuperNodes, and `edge_client.simulation_app` for devices. There is no Kafka: the model is
-not announced.
+not announced. After SIGKILL the engine continues until its run ends.
 """
 
 import importlib.util

@@ -4,6 +4,8 @@ python docs/tools/command_line.py
 """
 
 import sys
+import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,17 +20,12 @@ HEAD = """\
 # Command line
 
 Exit codes are in [Errors and exit codes](errors.md#exit-codes). An error is one line on standard
-error: what, where, what to do. This page is generated:
-`python docs/tools/command_line.py`.
+error: what, where, what to do. This page is generated: `python docs/tools/command_line.py`.
+`tidewheel --version` prints the version. `TASK` is `path/to/file.py:task` or `package.module:task`.
 
-`tidewheel --version` prints the version. `TASK` is `path/to/file.py:task` or
-`package.module:task`. Options that several commands share:
+Options that several commands share; each names them after its usage:
 
-| option | meaning |
-|---|---|
 """
-SHARED = ("--state", "--kafka", "--registry", "--superlink", "--superlink-ca", "--trust")
-SHARED += ("--strategy", "--stages", "--metrics-port", "--device", "--json")
 
 
 def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
@@ -41,14 +38,14 @@ def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[st
 
 
 def cell(text: str) -> str:
-    """Return text as the cell of a table."""
+    """Return text without what Markdown reads as markup."""
     for character, escaped in (("<", "&lt;"), ("|", "\\|"), ("_", "\\_"), ("*", "\\*")):
         text = text.replace(character, escaped)
     return " ".join(text.split())
 
 
-def option_row(option: click.Parameter) -> str:
-    """Return the table row of one option."""
+def option_line(option: click.Parameter) -> str:
+    """Return the list item of one option."""
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     help_text = str(getattr(option, "help", "") or "")
     if isinstance(option.type, click.Choice):
@@ -60,7 +57,7 @@ def option_row(option: click.Parameter) -> str:
         text += f" Default: `{option.default}`."
     if option.envvar:
         text += f" Environment: `{option.envvar}`."
-    return f"| {names} | {text} |\n"
+    return f"- {names}: {text}\n"
 
 
 def usage(path: str, command: click.Command) -> str:
@@ -74,37 +71,26 @@ def usage(path: str, command: click.Command) -> str:
             parts.append(shown + ("..." if parameter.nargs == -1 else ""))
         elif parameter.required:
             parts.append(f"{parameter.opts[0]} {parameter.metavar or str(parameter.name).upper()}")
-    return f"```\n{' '.join(parts)} [OPTIONS]\n```\n"
-
-
-def paragraphs(text: str) -> str:
-    """Return the paragraphs of a help text, one a line."""
-    return "\n\n".join(" ".join(part.split()).replace("<", "&lt;") for part in text.split("\n\n"))
+    return f"`{' '.join(parts)} [OPTIONS]`"
 
 
 def page() -> str:
     """Return the whole page."""
     found = list(commands(whole(), ("tidewheel",)))
-    shared: dict[str, click.Parameter] = {}
-    for _, command in found:
-        for parameter in command.params:
-            if parameter.opts[0] in SHARED:
-                shared.setdefault(parameter.opts[0], parameter)
-    text = HEAD + "".join(option_row(shared[name]) for name in SHARED if name in shared) + "\n"
+    options = {
+        path: [option_line(p) for p in command.params if not isinstance(p, click.Argument)]
+        for path, command in found
+    }
+    count = Counter(line for lines in options.values() for line in lines)
+    text = HEAD + "".join(sorted(line for line, uses in count.items() if uses > 1))
     for path, command in found:
-        text += f"## {path}\n\n{paragraphs(command.help or '')}\n\n{usage(path, command)}\n"
-        own, common = [], []
-        for parameter in command.params:
-            if isinstance(parameter, click.Argument):
-                continue
-            first = shared.get(parameter.opts[0])
-            same = first is not None and first.default == parameter.default
-            (common if same else own).append(parameter)
-        if own:
-            text += "| option | meaning |\n|---|---|\n" + "".join(map(option_row, own)) + "\n"
-        if common:
-            text += "Shared: " + ", ".join(f"`{p.opts[0]}`" for p in common) + ".\n\n"
-    return text.rstrip() + "\n"
+        own = [line for line in options[path] if count[line] == 1]
+        shared = [line[2:].partition(":")[0] for line in options[path] if count[line] > 1]
+        about = f"{usage(path, command)}: {cell(command.help or '')}"
+        about += f" Shared: {', '.join(shared)}." if shared else ""
+        text += f"\n## {path}\n{textwrap.fill(about, 140, break_on_hyphens=False)}\n"
+        text += "\n" + "".join(own) if own else ""
+    return text
 
 
 if __name__ == "__main__":

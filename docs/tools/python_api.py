@@ -6,6 +6,7 @@ python docs/tools/python_api.py
 import inspect
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ HEAD = """\
 `tidewheel` is the public package. Everything it exports is on this page and changes only with an
 entry in the changelog. All other packages (`streams`, `federation`, `edge_client`, `compose`) are
 private and may change in any version. [Write your own task](../how-to/own-task.md) shows a complete
-task file. This page is generated: `python docs/tools/python_api.py`.
+task file. Examples import what they use from `tidewheel`. This page is generated:
+`python docs/tools/python_api.py`.
 """
 SECTIONS = {
     "Describe what is learned": (
@@ -38,7 +40,7 @@ COLUMNS = re.compile(r"\S {2,}\S|^ {2,}\S", re.MULTILINE)
 PLACE = re.compile(
     r" at 0x[0-9a-f]+|\b(?:streams|tidewheel|pyarrow|pathlib|collections|typing)(?:\.\w+)*\.(?=\w)"
 )
-WIDTH = 88
+WIDTH = 96
 
 
 def described(text: str) -> str:
@@ -46,7 +48,8 @@ def described(text: str) -> str:
     parts = []
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         if paragraph.startswith(">>>"):
-            parts.append(f"```python\n{paragraph}\n```")
+            shown = re.sub(r"^>>> from tidewheel import .*\n", "", paragraph, flags=re.MULTILINE)
+            parts.append(f"```python\n{shown}\n```")
         elif COLUMNS.search(paragraph):
             parts.append(f"```text\n{paragraph}\n```")
         else:
@@ -71,7 +74,7 @@ def _named(annotation: object) -> str:
 
 
 def signature(name: str, found: Any) -> str:
-    """Return how it is called, on a line or with a line for each argument."""
+    """Return how it is called, in lines of at most WIDTH."""
     if isinstance(found, type) and issubclass(found, BaseException):
         return f"class {name}({found.__base__.__name__})"
     about, arguments = inspect.signature(found), []
@@ -83,9 +86,8 @@ def signature(name: str, found: Any) -> str:
     if not isinstance(found, type):
         word, end = "def", f" -> {PLACE.sub('', _named(about.return_annotation))}"
     line = f"{word} {name}({', '.join(arguments)}){end}"
-    if len(line) <= WIDTH:
-        return line
-    return "\n".join([f"{word} {name}(", *(f"    {each}," for each in arguments), f"){end}"])
+    lines = textwrap.wrap(line.replace(": ", ":\0").replace(" = ", "\0=\0"), WIDTH)
+    return "\n    ".join(lines).replace("\0", " ")
 
 
 def page() -> str:
@@ -95,8 +97,10 @@ def page() -> str:
         parts.append(f"## {title}\n")
         for name in names:
             found = getattr(tidewheel, name)
-            parts.append(f"### {name}\n\n```python\n{signature(name, found)}\n```\n")
-            parts.append(f"{described(found.__doc__ or '')}\n")
+            parts.append(f"### {name}\n```python\n{signature(name, found)}\n```\n")
+            about = described(found.__doc__ or "")
+            error = isinstance(found, type) and issubclass(found, BaseException)
+            parts.append((about.partition("\n\n```python")[0] if error else about) + "\n")
     return "\n".join(parts)
 
 

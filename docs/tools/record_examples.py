@@ -9,6 +9,7 @@ Each example is made by the code that writes the record. In the page it stands b
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -93,14 +94,14 @@ def published() -> list[Outgoing]:
     return publications(TaskVersions(TASK), score_rows(TASK, "1-9c8b7a6d", [scored]))
 
 
-def hexdump(data: bytes) -> str:
-    """Return data as lines of 16 bytes: offset, hex, printable characters."""
+def hexdump(data: bytes, most: int = 96) -> str:
+    """Return the first bytes as lines of 16: offset, hex, printable characters."""
     lines = []
-    for at in range(0, len(data), 16):
+    for at in range(0, min(len(data), most), 16):
         part = data[at : at + 16]
         shown = "".join(chr(b) if 32 <= b < 127 else "." for b in part)
         lines.append(f"{at:04x}  {part.hex(' '):<47}  {shown}")
-    return "\n".join(lines)
+    return "\n".join(lines if len(data) <= most else [*lines, "..."])
 
 
 def message(key: bytes | None, headers: list[tuple[str, bytes]]) -> str:
@@ -113,12 +114,19 @@ def message(key: bytes | None, headers: list[tuple[str, bytes]]) -> str:
 
 
 def rows(records: pa.RecordBatch) -> str:
-    """Return the rows of a batch as lines of JSON."""
-    return "\n".join(json.dumps(row, default=str) for row in records.to_pylist())
+    """Return the rows of a batch as JSON."""
+    return "\n".join(wrapped(row) for row in records.to_pylist())
+
+
+def wrapped(value: object) -> str:
+    """Return JSON in lines of at most 100 characters, or of one value."""
+    text = json.dumps(value, default=str).replace('": ', '":\0')
+    text = textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+    return text.replace("\0", " ")
 
 
 def document(value: bytes) -> str:
-    return json.dumps(json.loads(value), indent=1)
+    return wrapped(json.loads(value))
 
 
 def block(text: str, language: str = "text") -> str:
@@ -133,8 +141,7 @@ def events_compact() -> str:
 
 def events() -> str:
     key, value, headers = encode_stream(batch())
-    text = f"{message(key, headers)}\nvalue    {len(value)} bytes, an Arrow IPC stream:\n\n"
-    return block(text + hexdump(value)) + "\nDecoded:\n\n" + block(rows(batch().rows), "json")
+    return block(f"{message(key, headers)}\nvalue    {len(value)} bytes, an Arrow IPC stream")
 
 
 def drops() -> str:
@@ -143,19 +150,19 @@ def drops() -> str:
 
 
 def labels() -> str:
-    told: dict[str, object] = {
+    line: dict[str, object] = {
         "from": TIME_US, "to": TIME_US + 2_000_000, "label": [1.0],
         "told": TIME_US + 3_600_000_000, "source": "outcome",
     }  # fmt: skip
-    key, value, headers = encode_labels("pump-3", EPOCH, 0, encode_label_lines([told]))
+    key, value, headers = encode_labels("pump-3", EPOCH, 0, encode_label_lines([line]))
     return block(f"{message(key, headers)}\nvalue    {value.decode().rstrip()}")
 
 
 def scores() -> str:
     (found,) = [m for m in published() if m.topic == "pumps.scores"]
     text = f"partition {found.partition}\n{message(found.key, found.headers)}\n"
-    text += f"value    {len(found.value)} bytes, an Arrow IPC stream:"
-    decoded = rows(decode_batch(found.value, score_schema()))
+    text += f"value    {len(found.value)} bytes, an Arrow IPC stream; its first row:"
+    decoded = rows(decode_batch(found.value, score_schema()).slice(0, 1))
     return block(text) + "\nDecoded:\n\n" + block(decoded, "json")
 
 
@@ -194,14 +201,9 @@ def releases() -> str:
         model="4-0a1b2c3d", base="3-1f2e3d4c", sha256="cd" * 32, size=30_211, chunks=1, offset=17
     )
     value = decision().model_copy(update={"deliveries": [delivery]}).encode()
-    head = "key      pumps, and pumps/00000009 without deliveries"
-    text = document(decision().text.encode())
-    return (
-        block(head)
-        + "\n"
-        + block(document(value), "json")
-        + ("\nThe field `text`, decoded:\n\n" + block(text, "json"))
-    )
+    shown = json.loads(value) | {"text": "..."}
+    text = block(document(decision().text.encode()), "json")
+    return block(wrapped(shown), "json") + "\nThe field `text`, decoded:\n\n" + text
 
 
 def artifacts() -> str:
@@ -216,7 +218,7 @@ def fleet() -> str:
         previous="1-9c8b7a6d", produced=41, delivered=7, dropped={"spool-full": 32}, pending=2,
         release=9, events_per_s=1.0, latency_p50_us=52.0, latency_p99_us=110.0,
     )  # fmt: skip
-    return block("key      pump-3") + "\n" + block(document(state.encode()), "json")
+    return block(document(state.encode()), "json")
 
 
 def rounds() -> str:
@@ -224,7 +226,7 @@ def rounds() -> str:
         run="7293", kind="refused", time_us=TIME_US, round=1, rounds=3, device="pump-5",
         reason="norm: 41.2 from the base, 8.1 are allowed", base="3-1f2e3d4c",
     )  # fmt: skip
-    return block("key      7293") + "\n" + block(document(event.encode()), "json")
+    return block(document(event.encode()), "json")
 
 
 def invitations() -> str:
@@ -235,8 +237,7 @@ def invitations() -> str:
         ),
         KEY,
     )  # fmt: skip
-    text = block(document(signed.text.encode()), "json")
-    return block("key      7293") + "\nThe field `text`, decoded:\n\n" + text
+    return block(document(signed.text.encode()), "json")
 
 
 def dead_letter() -> str:
@@ -273,7 +274,7 @@ def artifact() -> str:
         created_us=TIME_US, key="", files=[],
     )  # fmt: skip
     data = pack(manifest, {"weights.safetensors": b"weights"}, KEY)
-    return block(hexdump(artifact_head(data)))
+    return block(hexdump(artifact_head(data), 48))
 
 
 EXAMPLES = {

@@ -14,8 +14,19 @@ Invariants
 6. A seq that is neither settled nor in a frame nor declared is lost: its frame is damaged or its
    file is gone. It is declared as "corrupt" at open, and when the cursor passes its position.
 
+Appending a frame, and what the next open finds after a crash in a step:
+
+1. while the cap would be exceeded, write and sync a DROPS frame with all events of the oldest file,
+   then delete it. Crash between the two (spool-step-1): the file is declared, and is deleted
+2. if the newest file is full, create the next one and sync the folder: an empty newest file, whose
+   name has the next seq
+3. write the frame: a torn frame is truncated and its seqs are assigned again; a complete one counts
+4. fdatasync
+5. count its seqs. After 4 and 5 the frame is there: its events are produced
+
 Recovery at open (recovery.py) truncates a torn tail of the newest file and counts its bytes. A
-spool without files starts a new epoch.
+spool without files starts a new epoch. After an error in 3 or 4, such as a full disk, the file is
+truncated to its last frame and no seq is used.
 """
 
 import contextlib

@@ -10,7 +10,8 @@
 A message that the broker refuses for good, because it is too large, is sent in smaller ones, and
 an event that is refused alone is declared dropped in its place (refusals.py).
 
-A crash after 3 sends unsettled frames again; the worker finds their rows sealed. If nothing is
+A crash in 1 or 2 reads the same frames again; their files count as begun and are not dropped. A
+crash after 3 sends unsettled frames again; the worker finds their rows sealed. If nothing is
 acknowledged for STALL_S although a broker answers, the producer is replaced and sending restarts
 after the last settled frame. A thread that has not come back for HANG_S `hangs`: the agent ends.
 

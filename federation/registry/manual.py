@@ -1,5 +1,16 @@
 """Manual decisions about versions: promote, roll back, pause, resume, remove bytes.
 
+Pausing a rollout:
+
+1. `pause` makes a `held` decision with `paused` in the desired state; devices change nothing
+2. the controller reads it, at its next look (2 s) or when it finds that the number is taken
+3. it announces the decision, and from 2 on makes no `stage`, `served` or `held` for the version,
+   replaces it by no candidate and starts no run; it still takes the version back if it is worse
+4. `resume` makes a `stage` with the same stage and share; its limits count from there
+
+After a crash the last decision in the history says whether the rollout is paused, so whichever
+controller leads continues from it; before 1 and 4 nothing has changed.
+
 Each checks the current state first, so a repeated call reports that there is nothing to do. Where
 there is, `agree` is told before it is decided, and may raise to stop it.
 """

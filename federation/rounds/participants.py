@@ -1,6 +1,18 @@
 """Who takes part in a round: the devices that are invited, the wait for those, and the nodes that
 get work.
 
+1. pick devices by their last states on `fleet`, at most 60 s old: enough samples, not held back,
+   able to train, not refusing the base; first those without a metered line, then those whose last
+   run is longer ago, then by the seed; a device in the run stays in it
+2. publish a signed invitation for those that have not been invited
+3. wait until they have joined, at most 30 s once `minimum-nodes` have; publish `invited`
+4. at the end publish `ended`
+
+After a kill of the run SuperNodes leave when their lease ends, or follow the run that resumes it.
+An agent's SuperNode ends with it; the device joins at the next repetition. A killed SuperNode is
+restarted by its agent, and a message that it had is not answered. Without a broker, or while the
+SuperLink is away, SuperNodes continue until their lease ends.
+
 An invitation (streams.contract.invitations) is repeated every REPEAT_S with a lease of LEASE_S, so
 that a device takes part as long as the run lasts, and LEASE_S at most after the server has died.
 The end is said once; a device that does not receive it leaves when its lease ends.

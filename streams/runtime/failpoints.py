@@ -8,8 +8,7 @@ armed. The steps are numbered in:
     hole-step-1..4     streams.worker.commit.hole_keeper: messages that retention has deleted
     slots-step-1..7    edge_client.inference.slots: installing a model version
     back-step-1..4     edge_client.inference.slots: going back
-    spool-step-1..5    docs/architecture/device.md, Spool; the end of step 1 is between the
-                       declaration of a file's events and its deletion
+    spool-step-1..5    edge_client.spool.queue: appending a frame
     uplink-step-1..4   edge_client.uplink.uplink
     label-step-1..2    edge_client.samples.told: labels are written to their queue
     round-step-1..8    federation.rounds.run: one run

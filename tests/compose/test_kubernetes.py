@@ -14,7 +14,7 @@ from compose.cli.main import load
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "compose" / "kubernetes"
-PAGE = ROOT / "docs" / "how-to" / "kubernetes.md"
+PAGE = ROOT / "docs" / "how-to" / "containers.md"
 OLDEST = "1.29"  # sidecars: init containers that go on
 
 Document = dict[str, Any]

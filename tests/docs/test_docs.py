@@ -246,14 +246,6 @@ def test_every_environment_variable_is_in_the_reference() -> None:
     assert {name for name in wanted if f"`{name}`" not in text} == set()
 
 
-def test_every_failpoint_is_in_the_reference() -> None:
-    from streams.runtime.failpoints import STEPS
-
-    text = (REFERENCE / "settings.md").read_text()
-    names = {part.partition("-step-")[0] for part in STEPS.split("|")}
-    assert {name for name in names if f"`{name}-step-1`" not in text} == set()
-
-
 def metric_names() -> set[str]:
     """The names that the three metrics modules export, as Prometheus shows them."""
     import compose.cli.batch.queue_metrics as jobs

@@ -1,4 +1,4 @@
-"""A batch job, in the numbered steps of docs/architecture/batch.md.
+"""A batch job: docs/architecture/batch.md.
 
 submission     what is checked before a job exists, and its specification
 job            the numbered steps

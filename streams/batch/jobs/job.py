@@ -1,4 +1,4 @@
-"""A job from its submission to its manifest, in the numbered steps of docs/architecture/batch.md:
+"""A job from its submission to its manifest, in numbered steps:
 
 1. model.twa and specification.json are written: the job is Submitted
 2. the input is hashed and cut, plan.json is written: the job is InProgress
@@ -10,8 +10,9 @@
 8. the sums are compared, the manifest is written
 9. the job is Completed, PartiallyCompleted or Failed
 
-A restart goes on where the last complete step ended; a shard without step 5 is scored again, one
-without step 6 is loaded.
+A restart continues where the last complete step ended; a shard without step 5 is scored again as
+another attempt, one without step 6 is loaded. After 6 the ledger says that its rows are there, and
+an object is replaced by the same one.
 """
 
 import time

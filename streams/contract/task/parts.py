@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 
     It labels all segments of the device between the event times `first_us` and `last_us`
     (microseconds, both included) with a class index, or with one value a target. With the `seq` of
-    an Answered it labels that event alone: others of the same time have labels of their own.
+    an Answered it labels that event alone: others of the same time have other labels.
 
     >>> from tidewheel import Outcome
     >>> Outcome(0, 20_000, label=1.0).label
@@ -100,7 +100,7 @@ class Device:
     held-out  never trained on; candidates are evaluated on it
 
     Devices with the same `group` (a site, a machine type) are a cohort: the promotion gate refuses
-    a candidate that is worse for a cohort. Raises TaskError for a group that is no name.
+    a candidate that is worse for a cohort. Raises TaskError for a group that is not a name.
 
     >>> from tidewheel import Device
     >>> Device("pump-1", "fleet", group="site-a").role

@@ -1,6 +1,8 @@
 """The server's offers of teachers: read at start, then followed on a thread.
 
-The last decision on `releases` names the teacher. One that does not verify, does not fit the task
+The last decision on `releases` names the teacher. Its chunks are fetched and verified, a window of
+zeros is scored, and the committer takes it before its next commit. Nothing of it is on disk: a
+crash at any step starts again from the topic. One that does not verify, does not fit the task
 or cannot score a window is refused with its reason, and the current teacher stays in use.
 """
 

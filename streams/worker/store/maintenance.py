@@ -1,5 +1,17 @@
 """Maintenance of the store, on its own thread: it never delays a commit, and nothing depends on it.
 
+At every 256th commit of a partition its owner
+
+1. writes positions/<partition>.jsonl.zst: the position up to the partition's present commits
+2. with `keep_days`, moves old rows from `scores` and `labels` to `aged` (aging.py)
+3. compacts the partition's files of the tables
+4. deletes files that no version of the last day has, and log entries older than a day
+
+A crash costs the work alone: a snapshot is written as a whole, and an interrupted compaction is no
+commit. A snapshot depends only on the rows up to its commits; one that cannot be read, or is ahead
+of the tables, is ignored, and all rows are read. Of two workers that clean one table at once one
+collides, logs it, and retries at its next turn.
+
 The process may be killed during maintenance. `stop` waits for it, because a library call that
 returns during the interpreter's shutdown would crash.
 """

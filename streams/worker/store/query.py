@@ -89,7 +89,7 @@ def open_store(store: Place) -> duckdb.DuckDBPyConnection:
     """Return a connection with views `scores`, `drops`, `labels`, `aged`, `windows` and `labelled`
     on the store's current version. `windows` has a row for each device, window and model version,
     of targets with the mean absolute and the root mean square error from the teacher; `labelled` is
-    `scores` with the label that was told last, when, and by whom.
+    `scores` with the latest label, when, and by whom.
 
     Only committed files are read. Close the connection after use.
     """
