@@ -5,17 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fastapi import FastAPI, Request
-from jinja2 import BaseLoader, Environment
+from fastapi import Request
 from nicegui import ui
-from nicegui.client import templates
-from starlette.staticfiles import StaticFiles
 
 from compose.dashboard.model.observed import Observed
 from compose.dashboard.pages.parts import Drawn, el, link, when
 from compose.dashboard.processes import ProcessUsage
 from compose.dashboard.watch import Watch
-from compose.dashboard.web.guard import NONCE
 from compose.reports.jobs import FoundJobs
 from streams.contract.task import Task
 
@@ -110,43 +106,3 @@ def _draw_away(what: tuple[str, str, int | None]) -> None:
             when(at_us)
             el("span", text=". ")
         el("span", text="Reconnecting automatically." + (f" ({why})" if why else ""))
-
-
-class WithNonce(BaseLoader):
-    """The library's template with the nonce of the answer in each script of its own source: what
-    a page's data brings into it later has none."""
-
-    def __init__(self, inner: BaseLoader) -> None:
-        self._inner = inner
-
-    def get_source(
-        self, environment: Environment, template: str
-    ) -> tuple[str, str | None, Callable[[], bool] | None]:
-        source, path, is_current = self._inner.get_source(environment, template)
-        mark = f'<script nonce="{{{{ request.scope["{NONCE}"] }}}}"'
-        return source.replace("<script", mark), path, is_current
-
-
-def add_pages(app: FastAPI, site: Site) -> None:
-    """Add all pages to the app."""
-    from compose.dashboard.pages import batch, device, fleet, learning, overview, quality, releases
-
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    ui.add_head_html(HEAD, shared=True)
-    library = templates.env
-    if not isinstance(library.loader, WithNonce):
-        assert library.loader is not None
-        library.loader = WithNonce(library.loader)
-    for page in (overview, fleet, device, learning, releases, quality, batch):
-        page.add(site)
-    ui.run_with(
-        app,
-        title="Tidewheel",
-        dark=None,
-        language="en-US",
-        tailwind=False,
-        show_welcome_message=False,
-        gzip_middleware_factory=None,
-        reconnect_timeout=10.0,
-        binding_refresh_interval=None,
-    )

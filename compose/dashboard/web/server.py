@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
-from compose.dashboard.pages.site import Site, add_pages
+from compose.dashboard.pages.pages import add_pages
+from compose.dashboard.pages.site import Site
 from compose.dashboard.processes import ProcessUsage
 from compose.dashboard.watch import Watch
 from compose.dashboard.web.api import TITLE, api, make_app

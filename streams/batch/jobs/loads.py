@@ -16,7 +16,7 @@ from streams.batch.jobs.scoring import output_fields
 from streams.batch.records.documents import Plan
 from streams.batch.records.progress import Counts, ShardRecord
 from streams.batch.sinks.files import part_path
-from streams.batch.sinks.loading import open_sink
+from streams.batch.sinks.opening import open_sink
 from streams.contract.errors import Retryable
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint

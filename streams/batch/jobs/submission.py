@@ -22,7 +22,7 @@ from streams.batch.records.documents import (
     Version,
 )
 from streams.batch.records.settings import Settings
-from streams.batch.sinks.loading import open_sink
+from streams.batch.sinks.opening import open_sink
 from streams.batch.sinks.targets import target_of
 from streams.batch.sources.inputs import check_files, choose_columns, find_inputs
 from streams.batch.sources.text import MODEL_INPUT

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.documents import FILES, OutputFormat, Specification
+from streams.batch.records.documents import OutputFormat
 from streams.batch.sinks.files import plain
 from streams.batch.sources.places import find, is_taken, open_binary, put
 from streams.contract.errors import Retryable, UsageError
@@ -47,27 +47,6 @@ class Sink(Protocol):
     def count(self) -> int | None:
         """Return how many rows of this job are there; None: it cannot tell."""
         ...
-
-
-def open_sink(specification: Specification) -> Sink | None:
-    """Return the sink of a job, None where its files are the output. Nothing is opened yet."""
-    kind, place, table = (
-        specification.output_format,
-        specification.output,
-        specification.settings.table,
-    )
-    if specification.in_files:
-        return None
-    if kind in FILES:
-        return ObjectsSink(place, kind)
-    if kind == "delta":
-        from streams.batch.sinks.delta import DeltaSink
-
-        return DeltaSink(place, specification.id)
-    from streams.batch.sinks import databases
-
-    kinds = {"duckdb": databases.DuckDbSink, "sqlite": databases.SqliteSink}
-    return kinds.get(kind, databases.PostgresqlSink)(place, table, specification.id)
 
 
 def loaded_schema(schema: pa.Schema, convert: Convert) -> pa.Schema:

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from jinja2 import DictLoader, Environment
 
-from compose.dashboard.pages.site import WithNonce
+from compose.dashboard.pages.pages import WithNonce
 from compose.dashboard.web.guard import NONCE, Guard
 from tests.compose.dashboard.client import Client
 
