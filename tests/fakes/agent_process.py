@@ -62,7 +62,9 @@ class AgentProcess:
         """Send a signal to an agent that is alive; the code with which it ends."""
         self.check()
         self.process.send_signal(number)
-        return self.process.wait(60)
+        code = self.process.wait(60)
+        self.close()
+        return code
 
     def close(self) -> None:
         self.process.kill()
