@@ -29,12 +29,12 @@ from benchmarks.gains.recordings import (
     replayed,
     untold,
 )
+from benchmarks.support.in_process import Tensors
 from benchmarks.support.study import TASK, in_two_processes, study_here
 from federation.controller.fleet_evidence import TriggerRules
 from federation.controller.triggers import DRIFTING
 from federation.evaluation.promotion_gate import Verdict
 from streams.contract.task.metrics import retrain_limit
-from tests.federation.in_process import Tensors
 
 DRAWS = 20
 ORDINARY = SETTLED = 24  # windows

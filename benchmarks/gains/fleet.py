@@ -12,6 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from benchmarks.gains.recordings import Recording, Window, is_revealed
+from benchmarks.support.in_process import BASE, Tally, Tensors, Trainees, round_seed, rounds
 from edge_client.inference import choice
 from edge_client.inference.kept_version import COMPARED
 from edge_client.samples.samples import Samples
@@ -38,7 +39,6 @@ from streams.learning import learning
 from streams.learning.teacher import Teacher, teacher_of
 from streams.runtime.disk import cache_folder
 from streams.runtime.key_files import create_key
-from tests.federation.in_process import BASE, Tally, Tensors, Trainees, round_seed, rounds
 
 
 class Device:

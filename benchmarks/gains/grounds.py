@@ -8,6 +8,14 @@ from functools import cache
 import numpy as np
 
 from benchmarks.gains.fleet import outputs_of
+from benchmarks.support.in_process import (
+    Tensors,
+    every_label,
+    five_a_class,
+    half_of_classes,
+    right,
+    share,
+)
 from benchmarks.support.study import WORSE, Study
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import trainer_process
@@ -20,14 +28,6 @@ from streams.contract.task import Task
 from streams.learning import learning
 from streams.segments.segmentation import segments_of
 from streams.tasks import akl, pedestrians
-from tests.federation.in_process import (
-    Tensors,
-    every_label,
-    five_a_class,
-    half_of_classes,
-    right,
-    share,
-)
 
 SETTINGS = {
     "all labels": every_label,

@@ -14,13 +14,7 @@ import numpy as np
 from flwr.serverapp.strategy import FedAvg
 
 from benchmarks.frame import Bench, Cell, Figure
-from benchmarks.support.study import Study, in_two_processes, study_here
-from federation.admission.admission import NORM_FACTOR, digest
-from federation.admission.update import Update
-from federation.aggregation import strategies
-from federation.aggregation.aggregator import Move
-from streams.learning.clipping import is_statistic, update_norm
-from tests.federation.in_process import (
+from benchmarks.support.in_process import (
     Tally,
     Tensors,
     Trainees,
@@ -29,6 +23,12 @@ from tests.federation.in_process import (
     rounds,
     share,
 )
+from benchmarks.support.study import Study, in_two_processes, study_here
+from federation.admission.admission import NORM_FACTOR, digest
+from federation.admission.update import Update
+from federation.aggregation import strategies
+from federation.aggregation.aggregator import Move
+from streams.learning.clipping import is_statistic, update_norm
 from tests.flower_arithmetic import aggregated
 
 logging.getLogger("flwr").setLevel(logging.CRITICAL)  # it reports each aggregation

@@ -9,6 +9,7 @@ from torch import nn
 
 from benchmarks.frame import Bench, Cell, Figure
 from benchmarks.gains.grounds import PEOPLE, SETTINGS, STREETS, Ground, people, streets
+from benchmarks.support.in_process import BASE, Tally, Tensors, round_seed, rounds
 from benchmarks.support.study import Study, in_two_processes, study_here
 from edge_client.training import scaffold
 from edge_client.training.personalization import EPOCHS, SHARE_OF_RATE
@@ -20,7 +21,6 @@ from streams.contract.task import is_under
 from streams.contract.weights import payload
 from streams.learning import learning as loops
 from streams.learning.interpolation import interpolated
-from tests.federation.in_process import BASE, Tally, Tensors, round_seed, rounds
 
 DAYS = 7
 SENSORS = "pedestrians"

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.frame import Bench
 from benchmarks.support.federation_devices import Planned
+from benchmarks.support.in_process import read_people
 from benchmarks.support.processes import ROOT, running, until
 from compose.launcher import flower_processes
 from compose.launcher.broker import free_ports
@@ -33,7 +34,6 @@ from streams.kafka.reader import Reader
 from streams.runtime.disk import cache_folder, write_atomic
 from streams.runtime.key_files import create_key
 from tests.federation.flower_stack import FlowerStack
-from tests.federation.in_process import read_people
 
 TASK = "streams.tasks.har:task"
 STOCK = Path(__file__).parents[1] / "contenders" / "stock"

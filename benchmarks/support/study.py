@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from benchmarks.support.in_process import Person, Tensors, read_people
 from federation.bootstrap.initial_model import fit_model
 from federation.evaluation.accuracy import HeldOut
 from streams.contract.task import Task, load_task
-from tests.federation.in_process import Person, Tensors, read_people
 
 TASK = "streams.tasks.har:task"
 PROCESSES = 2

@@ -27,7 +27,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from streams.segments.segmentation import segments_of
 from tests.e2e.support import Place, Running, check_account, until
-from tests.edge_client.uplink.test_refused_batches import Device
+from tests.edge_client.uplink.test_kafka import Device
 from tests.fakes.tiny_task import task as tiny
 
 DEVICES = ("d0", "d1", "d2")

@@ -1,10 +1,7 @@
 """What a real agent tells over HTTP, and what its numbers are made of."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from edge_client.metrics import DeviceMetrics
 from streams.contract.documents import DeviceState
 from streams.runtime.key_files import create_key
-from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
-from tests.edge_client.models import TINY, artifact, plain
+from tests.compose.cli.test_cli import fails, tidewheel
+from tests.edge_client.models import TINY
+from tests.fakes.agent_process import AgentProcess, first_model
 from tests.streams.worker.support import until
 
 ROOT = Path(__file__).parents[2]
@@ -85,21 +83,16 @@ def test_a_new_version_is_told_alone(tmp_path: Path) -> None:
     assert [labels[0] for labels in found] == ["4-dddddddd"]
 
 
-class Served:
+class Served(AgentProcess):
     """`tidewheel edge run --metrics-port 0`, without a broker in reach."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.log = folder / "log"
-        command = [sys.executable, "-m", "compose.cli.main", "edge", "run", TINY, "--device", "d0"]
-        command += ["--state", str(folder), "--kafka", f"127.0.0.1:{port_without_listener()}"]
-        command += ["--drain", "0", "--metrics-port", "0", *words]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stderr=log, cwd=ROOT, env={**os.environ})
+    def __init__(self, state: Path, *words: str | Path) -> None:
+        super().__init__(state, "--drain", "0", "--metrics-port", "0", *words)
 
     @property
     def port(self) -> int:
-        assert self.process.poll() is None, self.log.read_text()[-2000:]
-        found = re.search(r"metrics on 127\.0\.0\.1:(\d+)", self.log.read_text())
+        self.check()
+        found = re.search(r"metrics on 127\.0\.0\.1:(\d+)", self.log)
         return int(found[1]) if found else 0
 
     def get(self, path: str) -> tuple[int, str]:
@@ -120,14 +113,11 @@ def served() -> Iterator[list[Served]]:
     made: list[Served] = []
     yield made
     for one in made:
-        one.process.kill()
-        one.process.wait(10)
+        one.close()
 
 
 def test_an_agent_tells_what_it_does(tmp_path: Path, served: list[Served]) -> None:
-    key = create_key(tmp_path / "keys" / "signing.pem")
-    (tmp_path / "model.twa").write_bytes(artifact(key, plain(1)))
-    agent = Served(tmp_path, "--model", str(tmp_path / "model.twa"), "--speed", "50")
+    agent = Served(tmp_path, "--model", first_model(tmp_path), "--speed", "50")
     served.append(agent)
     until(lambda: agent.port > 0, "it says its port")
     until(lambda: agent.number("answers_total") > 10, "it answers")
@@ -140,9 +130,8 @@ def test_an_agent_tells_what_it_does(tmp_path: Path, served: list[Served]) -> No
     assert 0 < agent.number("answer_seconds", "0.5") <= agent.number("answer_seconds", "0.99")
     until(lambda: agent.number("samples", "true") > 0, "some labels are told")
     agent.process.send_signal(signal.SIGUSR1)
-    until(lambda: "(most recent call first)" in agent.log.read_text(), "where its threads are")
-    agent.process.send_signal(signal.SIGTERM)
-    assert agent.process.wait(20) == 0
+    until(lambda: "(most recent call first)" in agent.log, "where its threads are")
+    assert agent.end() == 0
 
 
 def test_a_device_without_a_model_is_alive_and_not_ready(

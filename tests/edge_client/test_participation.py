@@ -77,16 +77,23 @@ def _parent(pid: int) -> int:
         return 0
 
 
+@pytest.fixture(scope="module")
+def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its address; no test kills it."""
+    with FlowerStack(tmp_path_factory.mktemp("superlink"), {}, {}) as processes:
+        yield processes.address
+
+
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
+def device(tmp_path: Path, superlink: str) -> Iterator[Device]:
     path = socket_path(tmp_path)
     working, interrupted, now = [False], [False], [0.0]
-    with FlowerStack(tmp_path, {}, {}) as processes, StandInAgent(tiny, "d0", path) as agent:
+    with StandInAgent(tiny, "d0", path) as agent:
         runs = Participation(
             tiny, "d0", tmp_path, path, lambda: [KEY.public_key()], Joining(),
             lambda: working[0], lambda: interrupted.__setitem__(0, True), lambda: now[0],
         )  # fmt: skip
-        found = Device(runs, agent, processes.address, working, interrupted, now)
+        found = Device(runs, agent, superlink, working, interrupted, now)
         yield found
         runs.stop()
         assert found.children() == []

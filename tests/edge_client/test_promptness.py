@@ -25,13 +25,15 @@ from federation.registry.registry import Registry
 from streams.contract.errors import Retryable
 from streams.contract.topics import topic_specs
 from streams.contract.weights import payload
-from streams.contract.work import AgentRequest, Op, WorkReply, WorkRequest
+from streams.contract.work import AgentRequest, Op, WorkReply
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import predict
-from tests.edge_client.models import artifact, plain, segments, tiny
-from tests.edge_client.test_rollback import Place, ends, graph, place, until
+from tests.edge_client.models import artifact, plain, segments
+from tests.edge_client.test_rollback import Place, ends, graph, place
+from tests.fakes.documents import work_request
+from tests.polling import until
 
 __all__ = ["graph", "place"]
 
@@ -46,22 +48,17 @@ VERSIONS = 3  # that are installed one after the other
 PROBES = 4_000  # segments that each of them answers in its self-test: seconds
 
 # argv: a folder for the files `answers` (when, and by which version) and `installs` (from when to
-# when); "beside" or "loop"; the words of `tidewheel`. With "loop" trainings, evaluations and
-# installs are done on the thread that answers, between two segments, as they must not be.
+# when); the words of `tidewheel`.
 PROGRAM = """
-import queue, sys, time
-from concurrent.futures import Future
-from edge_client.agent import Agent
+import sys, time
 from edge_client.inference.loop import InferenceLoop
 from edge_client.releases.downlink import Downlink
 from compose.cli.main import main
 
 answers, installs = (open(f"{sys.argv[1]}/{x}", "a", buffering=1) for x in ("answers", "installs"))
-answer, serve, jobs = InferenceLoop.answer, Downlink._serve, queue.Queue()
+answer, serve = InferenceLoop.answer, Downlink._serve
 
 def timed(self, cut):
-    while not jobs.empty():
-        jobs.get()()
     model = self._slots.engine.model
     answer(self, cut)
     answers.write(f"{time.monotonic()} {model}\\n")
@@ -71,23 +68,8 @@ def install(*given):
     serve(*given)
     installs.write(f"{began} {time.monotonic()}\\n")
 
-def on_the_loop(function):
-    def handed_over(*given):
-        done = Future()
-        def run():
-            try:
-                done.set_result(function(*given))
-            except Exception as exc:
-                done.set_exception(exc)
-        jobs.put(run)
-        return done.result()
-    return handed_over
-
 InferenceLoop.answer, Downlink._serve = timed, install
-if sys.argv[2] == "loop":
-    Agent._work = on_the_loop(Agent._work)
-    Downlink._serve = on_the_loop(Downlink._serve)
-sys.argv = ["tidewheel", *sys.argv[3:]]
+sys.argv = ["tidewheel", *sys.argv[2:]]
 sys.exit(main())
 """
 
@@ -146,8 +128,8 @@ class Period:
         }
 
 
-def start(place: Place, where: str, *words: str) -> subprocess.Popen[bytes]:
-    program = ("-c", PROGRAM, str(place.state), where)
+def start(place: Place, *words: str) -> subprocess.Popen[bytes]:
+    program = ("-c", PROGRAM, str(place.state))
     return place.start("--speed", str(SPEED), *words, program=program, OMP_NUM_THREADS="1")
 
 
@@ -186,10 +168,8 @@ def known_labels(at: Path) -> int:
 def work(at: Path, op: Op, base: str, epochs: int = 1) -> WorkReply:
     """What a device's ClientApp asks in a round."""
     weights = {name: tensor.numpy() for name, tensor in plain(2).state_dict().items()}
-    request = WorkRequest(
-        op=op, run="7", round=1, task=tiny.name, task_version=1, base=base, epochs=epochs,
-        batch_size=16, learning_rate=0.001, time_budget_s=20.0, node=1,
-    )  # fmt: skip
+    more = {"epochs": epochs, "learning_rate": 0.001, "time_budget_s": 20.0, "node": 1}
+    request = work_request(op, base=base, **more)
     reply, _ = call(at, request, payload.encode_weights(weights, "float32"), WAIT_S)
     assert reply.error is None
     return reply
@@ -216,11 +196,9 @@ def evaluated(at: Path, base: str) -> Span:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("where", ["beside", "loop"])
-def test_a_round_does_not_keep_answers_waiting(place: Place, where: str) -> None:
-    """In the loop's thread, as the second case has it, it would: the test sees that."""
+def test_a_round_does_not_keep_answers_waiting(place: Place) -> None:
     base = str(place.install(1).active)
-    agent = start(place, where)
+    agent = start(place)
     at = socket_path(place.state / "devices" / "d0")
 
     def labelled() -> bool:
@@ -234,11 +212,6 @@ def test_a_round_does_not_keep_answers_waiting(place: Place, where: str) -> None
     quiet, training, evaluations = (period(place, span) for span in spans)
     most = SHARE * training.took
     assert quiet.longest < most
-    if where == "loop":
-        assert training.longest > 0.9 * training.took
-        assert training.answers < 0.2 * A_SECOND * training.took
-        assert training.longer_than(quiet)
-        return
     for busy in (training, evaluations):
         assert busy.longest < most
         assert busy.answers > 0.2 * A_SECOND * busy.took
@@ -268,11 +241,7 @@ def large_versions(place: Place) -> list[bytes]:
 
 @pytest.mark.kafka
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("where", ["beside", "loop"])
-def test_installs_do_not_keep_answers_waiting(
-    place: Place, kafka: BrokerSettings, where: str
-) -> None:
-    """In the loop's thread, as the second case has it, they would: the test sees that."""
+def test_installs_do_not_keep_answers_waiting(place: Place, kafka: BrokerSettings) -> None:
     versions = large_versions(place)
     (place.state / "first.twa").write_bytes(versions[0])
     task, place.kafka = place.task, kafka.bootstrap
@@ -287,7 +256,7 @@ def test_installs_do_not_keep_answers_waiting(
         announced = publisher.announce(producer, registry, announced)
 
     tell(first)
-    agent = start(place, where, "--model", str(place.state / "first.twa"))
+    agent = start(place, "--model", str(place.state / "first.twa"))
     until(lambda: models(place) == [first], "the first version answers", WAIT_S)
     nothing_else = idle()
     for model in others:
@@ -302,10 +271,6 @@ def test_installs_do_not_keep_answers_waiting(
     assert re.findall(r"serving (\S+), was", place.log) == others
     assert place.found()["active"] == others[-1]
     assert quiet.longest < SHARE * TRAINED_S
-    if where == "loop":
-        assert installs.answers < 0.2 * A_SECOND * installs.took
-        assert installs.longer_than(quiet)
-        return
     assert installs.longest < SHARE * TRAINED_S
     assert installs.answers > 0.2 * A_SECOND * installs.took
     assert not installs.longer_than(quiet)

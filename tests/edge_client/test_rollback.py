@@ -1,12 +1,10 @@
 """Real agents with a version on trial: killed, too late, and what they say of it."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +29,8 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from tests.edge_client.models import TINY, artifact, hanging, plain, tiny
+from tests.fakes.agent_process import AgentProcess
+from tests.polling import until
 
 TASK = """
 from dataclasses import replace
@@ -54,7 +54,7 @@ class Place:
     graph: bytes
     reference: str = TINY
     kafka: str = "127.0.0.1:1"
-    agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    agents: list[AgentProcess] = field(default_factory=list)
 
     @property
     def slots(self) -> Path:
@@ -83,19 +83,12 @@ class Place:
     def start(
         self, *words: str, program: tuple[str, ...] = ("-m", "compose.cli.main"), **environ: str
     ) -> subprocess.Popen[bytes]:
-        command = [sys.executable, *program, "edge", "run", self.reference]
-        command += ["--device", "d0", "--state", str(self.state), "--kafka", self.kafka]
-        command += ["--drain", "1", *words]
-        with (self.state / "agent.log").open("ab") as stream:
-            agent = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stderr=stream,
-                env={**os.environ, **environ},
-            )
+        agent = AgentProcess(
+            self.state, "--drain", "1", *words, reference=self.reference, kafka=self.kafka,
+            program=program, environ=environ,
+        )  # fmt: skip
         self.agents.append(agent)
-        return agent
+        return agent.process
 
     def found(self) -> dict[str, object]:
         return dict(json.loads((self.slots / "slots.json").read_bytes()))
@@ -106,15 +99,7 @@ def place(tmp_path: Path, graph: bytes) -> Iterator[Place]:
     found = Place(tmp_path, create_key(tmp_path / "keys" / "signing.pem"), graph)
     yield found
     for agent in found.agents:
-        agent.kill()
-        agent.communicate()
-
-
-def until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.05)
+        agent.close()
 
 
 def ends(agent: subprocess.Popen[bytes]) -> int:
@@ -139,69 +124,11 @@ def test_an_agent_killed_three_times_on_a_new_version_serves_the_previous(place:
     assert not (place.slots / "serving").exists()
 
 
-@pytest.mark.parametrize("step", range(1, 5))
-def test_an_agent_killed_while_it_goes_back_has_gone_back_afterwards(
-    place: Place, step: int
-) -> None:
-    slots = place.install(1, 2)
-    old, new = str(slots.previous), str(slots.active)
-    for _ in range(3):  # each leaves the marker of a process that died
-        crashed = Slots(place.slots, tiny, [place.key.public_key()])
-        crashed.open()
-    assert crashed.active == new
-    agent = place.start(TIDEWHEEL_FAILPOINT=f"back-step-{step}:1")
-    assert agent.wait(30) == -signal.SIGKILL
-    agent = place.start()
-    until(lambda: f"serving {old}" in place.log, "the previous version serves")
-    agent.kill()
-    assert (place.found()["active"], place.found()["previous"]) == (old, None)
-    assert list(place.found()["refused"]) == [new]  # type: ignore[call-overload]
-
-
-def test_clean_ends_of_an_agent_blame_nobody(place: Place) -> None:
-    slots = place.install(1, 2)
-    for life in (1, 2, 3, 4):
-        agent = place.start()
-        until(
-            lambda n=life: place.log.count(f"serving {slots.active}") == n,  # type: ignore[misc]
-            f"life {life}",
-        )
-        assert ends(agent) == 0
-    assert place.found()["active"] == slots.active
-    assert place.found()["crashes_us"] == []
-
-
-@pytest.mark.parametrize("step", range(1, 8))
-def test_an_agent_killed_while_it_installs_its_first_version_serves_it_afterwards(
-    place: Place, step: int
-) -> None:
-    (place.state / "first.twa").write_bytes(place.version(1))
-    model = ("--model", str(place.state / "first.twa"))
-    agent = place.start(*model, TIDEWHEEL_FAILPOINT=f"slots-step-{step}:1")
-    assert agent.wait(30) == -signal.SIGKILL
-    agent = place.start(*model)
-    until(lambda: "serving 1-" in place.log, "the first version serves")
-    agent.kill()
-    assert place.found()["refused"] == {}
-
-
 def slow(place: Place, name: str) -> None:
     """No version of this task ever keeps its latency budget."""
     path = place.state / "slow_task.py"
     path.write_text(TASK.format(name=name, budget=1e-6))
     place.reference = f"{path}:task"
-
-
-def test_an_agent_whose_new_version_is_late_serves_the_previous(place: Place) -> None:
-    slow(place, "tiny")
-    slots = place.install(1, 2)
-    old, new = slots.previous, slots.active
-    agent = place.start("--speed", "0")
-    until(lambda: f"back from {new} to {old}: late" in place.log, "back to the previous version")
-    assert ends(agent) == 0
-    assert place.found()["active"] == old
-    # the first version is as late, but there is nothing to go back to
-    assert place.log.count("back from") == 1
 
 
 @pytest.mark.kafka

@@ -21,21 +21,8 @@ from edge_client.client_app import app
 from federation.server_app import as_record, read_reply
 from streams.contract.task import Task
 from streams.contract.weights import payload
-from streams.contract.work import Work
+from tests.fakes.documents import work
 from tests.federation.stand_in_agent import StandInAgent
-
-WORK = Work(
-    run="7",
-    round=1,
-    task="tiny",
-    task_version=1,
-    base="1-a",
-    epochs=1,
-    batch_size=32,
-    learning_rate=0.02,
-    seed=3,
-    time_budget_s=20.0,
-)
 
 
 @pytest.fixture
@@ -51,9 +38,9 @@ def weights(task: Task) -> dict[str, np.ndarray]:
 
 def message(task: Task, kind: str = MessageType.TRAIN, **changes: object) -> Message:
     record = as_record(payload.encode_weights(weights(task), "float32"))
-    work = ConfigRecord({**WORK.model_dump(), **changes})  # type: ignore[dict-item]
+    asked = ConfigRecord({**work().model_dump(), **changes})  # type: ignore[dict-item]
     about = Metadata(7, "m1", 1, 5, "", "1", 0.0, 60.0, kind)
-    content = RecordDict({"weights": record, "work": work})
+    content = RecordDict({"weights": record, "work": asked})
     return Message(content=content, metadata=about)
 
 

@@ -28,9 +28,9 @@ from federation.server_app import as_record, read_reply, run_aggregator
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.contract.weights import payload
-from streams.contract.work import Work
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
+from tests.fakes.documents import work
 from tests.federation.conftest import TINY
 
 ABOUT = {"device": "d0", "task": "tiny", "task_version": 1, "base": "1-a", "error": ""}
@@ -182,7 +182,7 @@ def test_a_private_run_gathers_as_its_strategy_does(
     create_key(tmp_path / "keys" / "signing.pem")
     changes = {"task": f"{file}:task", "state": str(tmp_path), "kafka": "none"}
     config = {**RUN_CONFIG, **changes, "strategy": strategy}
-    run = server_app.federated_run(FakeGrid(), "7", config)  # type: ignore[arg-type]
+    run = server_app.federated_run(Grid({}), "7", config)  # type: ignore[arg-type]
     assert run.policy.buffered == buffered
     assert run.aggregator.name == f"private {strategy}"
     assert run.aggregator.clip == 1.0
@@ -196,79 +196,39 @@ def test_a_strategy_that_cannot_be_is_named(tiny: Task, strategy: str, says: str
         run_aggregator(tiny, {**RUN_CONFIG, "strategy": strategy}, Path())
 
 
-class FakeGrid:
-    """Three nodes: one replies, one's reply is an error, one stays silent."""
-
-    def __init__(self, run_id: int = 7) -> None:
-        self.sent: list[Message] = []
-        self.looks = 0
-
-    def get_node_ids(self) -> list[int]:
-        return [3, 1, 2]
-
-    def push_messages(self, messages: list[Message]) -> list[str]:
-        self.sent = [*messages]
-        return [f"m{message.metadata.dst_node_id}" for message in messages]
-
-    def pull_messages(self, ids: list[str]) -> list[Message]:
-        self.looks += 1
-        if self.looks == 1 and "m1" in ids:
-            return [self.reply("m1", content=self.content())]
-        if self.looks == 2 and "m2" in ids:
-            return [self.reply("m2", error=Error(5, "node unavailable"))]
-        return []
-
-    def content(self) -> RecordDict:
-        return RecordDict(
-            {
-                "weights": as_record(ONES),
-                "metrics": MetricRecord(METRICS),  # type: ignore[arg-type]
-                "device": ConfigRecord(ABOUT),  # type: ignore[arg-type]
-            }
-        )
-
-    def reply(
-        self, to: str, content: RecordDict | None = None, error: Error | None = None
-    ) -> Message:
-        # As Flower's own error replies: they come from no node.
-        about = Metadata(7, "r", 1, 1, to, "1", 0.0, 60.0, MessageType.TRAIN)
-        if error is not None:
-            return Message(error=error, metadata=about)
-        return Message(content=content, metadata=about)
+Said = dict[str, object] | Error | None
 
 
-class NamedGrid:
-    """Nodes 1 to 3, of which each answers what the test has it say."""
+class Grid:
+    """Nodes, each of which answers what the test has it say: fields of its record, or an error of
+    Flower's, whose replies come from no node, or nothing."""
 
-    def __init__(self, said: dict[int, dict[str, object]]) -> None:
+    def __init__(self, said: dict[int, Said]) -> None:
         self.said, self.sent = said, list[Message]()
 
     def get_node_ids(self) -> list[int]:
-        return [1, 2, 3]
+        return [*self.said]
 
     def push_messages(self, messages: list[Message]) -> list[str]:
         self.sent = messages
         return [f"m{message.metadata.dst_node_id}" for message in messages]
 
     def pull_messages(self, waiting: list[str]) -> list[Message]:
-        return [self.reply(int(message[1:])) for message in waiting]
+        said = {name: self.said[int(name[1:])] for name in waiting}
+        return [self.reply(name, found) for name, found in said.items() if found is not None]
 
-    def reply(self, node: int) -> Message:
+    def reply(self, to: str, said: Said) -> Message:
+        about = Metadata(7, "r", 1, 1, to, "1", 0.0, 60.0, MessageType.TRAIN)
+        if isinstance(said, Error):
+            return Message(error=said, metadata=about)
         content = RecordDict(
             {
                 "weights": as_record(ONES),
                 "metrics": MetricRecord(METRICS),  # type: ignore[arg-type]
-                "device": ConfigRecord({**ABOUT, **self.said[node]}),  # type: ignore[dict-item]
+                "device": ConfigRecord({**ABOUT, **(said or {})}),  # type: ignore[dict-item]
             }
         )
-        about = Metadata(7, "r", 1, 1, f"m{node}", "1", 0.0, 60.0, MessageType.TRAIN)
         return Message(content=content, metadata=about)
-
-
-WORK = Work(
-    run="7", round=1, task="tiny", task_version=1, base="1-a", epochs=1, batch_size=32,
-    learning_rate=0.02, seed=3, time_budget_s=20.0,
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -285,10 +245,10 @@ def test_a_nodes_key_is_that_of_one_device_and_other_nodes_are_left_alone(tmp_pa
         write_atomic(tmp_path / "nodes" / device / "node.json", entry.encode())
     write_atomic(tmp_path / "nodes" / "d9" / "node.json", b"{")
     names = lambda: registered(tmp_path)  # noqa: E731
-    grid = NamedGrid({1: {"device": "d0"}, 2: {"device": "d0"}, 3: {"device": "d0"}})
+    grid = Grid({1: {"device": "d0"}, 2: {"device": "d0"}, 3: {"device": "d0"}})
     fleet = server_app.FlowerFleet(grid, registered=names)  # type: ignore[arg-type]
     assert fleet.nodes() == [1, 2]
-    fleet.send("train", fleet.nodes(), WORK, SENT, 60.0)
+    fleet.send("train", fleet.nodes(), work(), SENT, 60.0)
     first, second = fleet.receive()
     assert first.update is not None
     assert (second.update, second.device) == (None, "d1")
@@ -300,35 +260,21 @@ def test_a_nodes_key_is_that_of_one_device_and_other_nodes_are_left_alone(tmp_pa
 @pytest.mark.usefixtures("_in_a_server_app")
 def test_without_keys_a_node_of_another_task_is_asked_once() -> None:
     error = {"error": "wrong-task: have other version 1"}
-    grid = NamedGrid({1: {"device": "d0"}, 2: {"device": "x", **error}, 3: {"device": "d2"}})
+    grid = Grid({1: {"device": "d0"}, 2: {"device": "x", **error}, 3: {"device": "d2"}})
     fleet = server_app.FlowerFleet(grid)  # type: ignore[arg-type]
-    fleet.send("train", fleet.nodes(), WORK, SENT, 60.0)
+    fleet.send("train", fleet.nodes(), work(), SENT, 60.0)
     assert [reply.error is None for reply in fleet.receive()] == [True, False, True]
     assert fleet.nodes() == [1, 3]
 
 
+@pytest.mark.usefixtures("_in_a_server_app")
 def test_every_node_is_answered_for_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "POLL_S", 0.01)
     monkeypatch.setattr(collector, "TTL_SPARE_S", 1.0)
-    for name in ("_run_id", "_task_id", "_node_id"):  # as in a ServerApp's process
-        monkeypatch.setattr(TaskIdentity, name, 1)
-    grid = FakeGrid()
+    grid = Grid({3: None, 1: {}, 2: Error(5, "node unavailable")})
     fleet = server_app.FlowerFleet(grid)  # type: ignore[arg-type]
-    work = Work(
-        run="7",
-        round=1,
-        task="tiny",
-        task_version=1,
-        base="1-a",
-        epochs=1,
-        batch_size=32,
-        learning_rate=0.02,
-        seed=3,
-        time_budget_s=20.0,
-        limit_s=0.2,
-    )
     gathering = collector.Collector(fleet, collector.Policy())
-    answers = gathering.train(fleet.nodes(), work, SENT, deadline_s=0.2)
+    answers = gathering.train(fleet.nodes(), work(limit_s=0.2), SENT, deadline_s=0.2)
     by_node = {answer.node: answer for answer in answers}
     assert sorted(by_node) == [1, 2, 3]
     assert by_node[1].update is not None

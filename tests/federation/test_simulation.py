@@ -1,5 +1,6 @@
 """A simulation runs the rounds of a fleet, and learns what they learn."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,11 @@ from federation.aggregation import strategies
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from streams.contract.artifact import WEIGHTS
-from streams.contract.errors import ProcessFailed, UsageError
+from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.contract.work import WorkRequest
 from tests.federation.conftest import TINY
-from tests.federation.in_process import round_seed
 
 DEVICES, ROUNDS = 8, 2  # of a task with six
 Tensors = dict[str, np.ndarray]
@@ -41,7 +41,7 @@ def request(task: Task, number: int) -> WorkRequest:
     return WorkRequest(
         op="train", run="1", round=number, task=task.name, task_version=task.version, base="1",
         epochs=t.epochs, batch_size=t.batch_size, learning_rate=t.learning_rate,
-        seed=round_seed(0, number),
+        seed=int.from_bytes(hashlib.sha256(f"0/{number}".encode()).digest()[:4]),  # as a run's
     )  # fmt: skip
 
 
@@ -93,12 +93,6 @@ def test_it_comes_to_what_the_same_rounds_come_to_without_ray(
     expected = without_ray(tiny, first, tmp_path)
     for name, value in expected.items():
         np.testing.assert_array_equal(last.weights[name], value)
-
-
-def test_a_run_that_fails_says_why(registry: Registry, tmp_path: Path) -> None:
-    asked = Simulation(TINY, 2, tmp_path, {"rounds": 1, "strategy": "krum", "node-wait-s": 1.0})
-    with pytest.raises(ProcessFailed, match="2 devices are online, 5 are needed"):
-        simulate(asked, lambda _text: None)
 
 
 def test_nodes_that_share_a_device_learn_from_rows_of_their_own(tmp_path: Path) -> None:

@@ -9,31 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
-from tests.compose.cli.test_jobs import expected, words
-from tests.edge_client.models import artifact, plain
+from tests.compose.cli.test_jobs import FILES, MANY, expected, words
 from tests.forks import Forked, fork
-from tests.streams.batch.support import good_rows, rows_of, write_lines, write_parquet
-
-FILES = 4
-MANY = 120
-
-
-@pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lake")
-    (folder / "model.twa").write_bytes(artifact(create_key(folder / "k.pem"), plain(1)))
-    for n in range(FILES):
-        rows = good_rows(30, n)
-        rows[3]["segment"] = [1.0]
-        write_parquet(folder / "parquet" / f"{n}.parquet", rows)
-    for n in range(MANY):
-        write_parquet(folder / "many" / f"{n:03}.parquet", good_rows(5, n))
-    write_lines(folder / "lines.jsonl", good_rows(30))
-    return folder
+from tests.streams.batch.support import rows_of
 
 
 def begun(tmp_path: Path, lake: Path, *more: str, parts: int = 1, **env: str) -> Forked:
@@ -57,10 +36,6 @@ def ids(tmp_path: Path) -> list[str]:
     return [row["id"] for row in rows_of(tmp_path / "out")]
 
 
-def wanted(files: int = MANY, rows: int = 5) -> list[str]:
-    return [row["event"] for n in range(files) for row in good_rows(rows, n)]
-
-
 def workers_of(process: int) -> list[int]:
     """The children of a process that score."""
     found = []
@@ -80,16 +55,6 @@ def files_of(process: int) -> list[str]:
     return [str(path.readlink()) for path in Path(f"/proc/{process}/fd").iterdir()]
 
 
-@pytest.mark.usefixtures("executed")
-def test_two_processes_write_what_one_writes(tmp_path: Path, lake: Path) -> None:
-    done = tidewheel(*words(lake), "--processes", "2", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert ids(tmp_path) == expected(lake)
-    one = tidewheel(*words(lake, to="one"), "--processes", "1", folder=tmp_path)
-    assert one.returncode == 0
-    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "one")
-
-
 def test_a_killed_worker_costs_its_shards_attempt_and_nothing_else(
     tmp_path: Path, lake: Path
 ) -> None:
@@ -102,7 +67,7 @@ def test_a_killed_worker_costs_its_shards_attempt_and_nothing_else(
     assert process.wait(120) == 0, (tmp_path / "stderr").read_text()
     manifest = json.loads((tmp_path / "stdout").read_text())
     assert manifest["attempts"] in (MANY, MANY + 1)  # it may just have been between two shards
-    assert ids(tmp_path) == wanted()
+    assert ids(tmp_path) == expected(MANY, 5)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in victims), tmp_path)
 
 
@@ -117,11 +82,11 @@ def test_a_job_whose_time_is_over_is_whole_as_far_as_it_is_and_exits_with_3(
     resume = ["jobs", "resume", "out.job", "--timeout", "0.4", "--processes", "1"]
     while (code := tidewheel(*resume, folder=tmp_path).returncode) == 3:
         found = ids(tmp_path)
-        assert found == wanted()[: len(found)]
+        assert found == expected(MANY, 5)[: len(found)]
         state = json.loads((tmp_path / "out" / "_manifest.json").read_text())
         assert (state["state"], state["processed"]) == ("PartiallyCompleted", len(found))
     assert code == 0
-    assert ids(tmp_path) == wanted()
+    assert ids(tmp_path) == expected(MANY, 5)
 
 
 def test_stop_ends_a_job_from_another_process_and_resume_goes_on(
@@ -135,7 +100,7 @@ def test_stop_ends_a_job_from_another_process_and_resume_goes_on(
     assert 0 < len(ids(tmp_path)) < MANY * 5
     fails(tidewheel("jobs", "stop", identity, folder=tmp_path), 2, "no process works on")
     assert tidewheel("jobs", "resume", identity, folder=tmp_path).returncode == 0
-    assert ids(tmp_path) == wanted()
+    assert ids(tmp_path) == expected(MANY, 5)
 
 
 def test_list_shows_all_jobs_and_logs_what_happened_to_one(tmp_path: Path, lake: Path) -> None:
@@ -166,7 +131,7 @@ def test_retry_scores_only_shards_with_errors_again(tmp_path: Path, lake: Path) 
     assert again.returncode == 0, again.stderr
     manifest = json.loads(again.stdout)
     assert (manifest["state"], manifest["attempts"]) == ("Completed", FILES + 3)
-    assert ids(tmp_path) == expected(lake)
+    assert ids(tmp_path) == expected()
 
 
 def test_prune_removes_old_jobs_that_are_over_and_no_output(tmp_path: Path, lake: Path) -> None:
@@ -177,7 +142,7 @@ def test_prune_removes_old_jobs_that_are_over_and_no_output(tmp_path: Path, lake
     gone = tidewheel("jobs", "prune", "--older-than", "0", "--json", folder=tmp_path)
     assert json.loads(gone.stdout) == [str(tmp_path / "out.job")]
     assert not (tmp_path / "out.job").exists()
-    assert ids(tmp_path) == expected(lake)
+    assert ids(tmp_path) == expected()
     assert len(json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)) == 1
 
 
@@ -194,4 +159,4 @@ def test_standard_input_is_scored_and_the_job_resumes_without_it(
         )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
-    assert ids(tmp_path) == [row["event"] for row in good_rows(30)]
+    assert ids(tmp_path) == expected(1)

@@ -71,12 +71,6 @@ def test_versions_are_looked_at_moved_and_removed(
     assert "no problems" in command("models", "verify", TINY)
 
 
-def test_a_file_that_was_altered_there_is_named(registry: Registry, command: Command) -> None:
-    first, _ = registry.models()
-    registry.store.write(f"models/{first}.twa", b"x")
-    assert first in command("models", "verify", TINY, code=1)
-
-
 def test_keys_are_trusted_used_and_revoked(
     registry: Registry, key: Ed25519PrivateKey, command: Command, tmp_path: Path
 ) -> None:

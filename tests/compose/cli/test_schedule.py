@@ -13,22 +13,13 @@ import pytest
 from streams.batch.queue.cron import Cron, local
 from streams.batch.queue.job_queue import JobQueue, writing
 from streams.batch.queue.schedules import Schedules
-from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
 from tests.compose.cli.test_queue import run, runner
-from tests.edge_client.models import artifact, plain
 from tests.streams.batch.support import good_rows, rows_of, write_parquet
 
 ZONE = ZoneInfo("Europe/Madrid")
 CRON = Cron("0 2 * * *", "Europe/Madrid")
 DAYS = 3
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "model.twa").write_bytes(artifact(create_key(folder / "k.pem"), plain(1)))
-    return folder
 
 
 def days() -> list[str]:
@@ -39,18 +30,18 @@ def days() -> list[str]:
     return [f"{first - timedelta(days=n):%Y-%m-%d}" for n in range(DAYS, 0, -1)]
 
 
-def command(models: Path, *more: str, to: str = "out/day={start:%Y-%m-%d}") -> list[str]:
-    named = ["--model", str(models / "model.twa"), "--trust", str(models / "k.pub")]
+def command(lake: Path, *more: str, to: str = "out/day={start:%Y-%m-%d}") -> list[str]:
+    named = ["--model", str(lake / "model.twa"), "--trust", str(lake / "k.pub")]
     what = ["score", TINY, "lake/day={start:%Y-%m-%d}", "--to", to, "--id", "event"]
     return ["--", *what, *named, *more]
 
 
-def added(folder: Path, models: Path, *more: str) -> list[str]:
+def added(folder: Path, lake: Path, *more: str) -> list[str]:
     """A schedule of three days that are due, and an input for each."""
     for n, day in enumerate(days()):
         write_parquet(folder / "lake" / f"day={day}" / "0.parquet", good_rows(5, n))
     when = ["--cron", CRON.expression, "--timezone", CRON.timezone]
-    done = tidewheel("schedule", "add", "nightly", *when, *command(models, *more), folder=folder)
+    done = tidewheel("schedule", "add", "nightly", *when, *command(lake, *more), folder=folder)
     assert done.returncode == 0, done.stderr
     behind(folder, DAYS)
     return days()
@@ -85,9 +76,9 @@ def complete(folder: Path, named: list[str]) -> None:
 
 
 def test_each_interval_that_is_due_is_scored_once_into_its_own_folder(
-    tmp_path: Path, models: Path
+    tmp_path: Path, lake: Path
 ) -> None:
-    named = added(tmp_path, models)
+    named = added(tmp_path, lake)
     told = run(tmp_path)
     assert [e["kind"] for e in told] == ["schedule"] * 3 + ["begins", "ended"] * 3
     complete(tmp_path, named)
@@ -101,9 +92,9 @@ def test_each_interval_that_is_due_is_scored_once_into_its_own_folder(
     ["schedule-step-2:2", "attempt-step-1:1"],
 )
 def test_a_kill_between_due_and_submitted_runs_no_interval_twice_and_none_is_lost(
-    tmp_path: Path, models: Path, point: str
+    tmp_path: Path, lake: Path, point: str
 ) -> None:
-    named = added(tmp_path, models)
+    named = added(tmp_path, lake)
     with runner(tmp_path, "a", TIDEWHEEL_FAILPOINT=point) as first:
         assert first.wait(60) == -signal.SIGKILL
     run(tmp_path, "--max-running", "2")
@@ -111,9 +102,9 @@ def test_a_kill_between_due_and_submitted_runs_no_interval_twice_and_none_is_los
 
 
 def test_an_interval_without_its_input_fails_with_the_reason_and_is_run_when_it_is_there(
-    tmp_path: Path, models: Path
+    tmp_path: Path, lake: Path
 ) -> None:
-    named = added(tmp_path, models)
+    named = added(tmp_path, lake)
     gone = tmp_path / "lake" / f"day={named[2]}" / "0.parquet"
     rows = gone.read_bytes()
     gone.unlink()
@@ -135,8 +126,8 @@ def span(named: list[str]) -> list[str]:
     return ["--from", str(begin), "--to", str(begin + timedelta(days=DAYS + 1))]
 
 
-def test_a_backfill_scores_the_days_before_the_schedule(tmp_path: Path, models: Path) -> None:
-    named = added(tmp_path, models)
+def test_a_backfill_scores_the_days_before_the_schedule(tmp_path: Path, lake: Path) -> None:
+    named = added(tmp_path, lake)
     with writing(tmp_path / ".tidewheel") as connection:
         last = CRON.last(JobQueue(tmp_path).now())
         connection.execute("UPDATE schedules SET cursor_us = ?", (last,))
@@ -150,16 +141,16 @@ def test_a_backfill_scores_the_days_before_the_schedule(tmp_path: Path, models: 
     assert again.stdout == "3 intervals are queued or have run\n"
 
 
-def wrong_calls(models: Path) -> dict[str, tuple[list[str], str]]:
+def wrong_calls(lake: Path) -> dict[str, tuple[list[str], str]]:
     when = ["--cron", "0 2 * * *"]
-    whole = command(models)
+    whole = command(lake)
     return {
         "no expression": (["--cron", "often", *whole], "five fields"),
         "no zone": ([*when, "--timezone", "Madrid", *whole], "no such zone"),
         "another command": ([*when, "--", "worker", TINY], "a schedule runs score"),
         "no such option": ([*when, *whole, "--colour", "red"], "score: No such option"),
-        "an attribute": ([*when, *command(models, to="{start.__class__}")], "{start:%Y-%m-%d}"),
-        "one folder for all": ([*when, *command(models, to="out")], "files of its own"),
+        "an attribute": ([*when, *command(lake, to="{start.__class__}")], "{start:%Y-%m-%d}"),
+        "one folder for all": ([*when, *command(lake, to="out")], "files of its own"),
         "no task": ([*when, "--", "score", "none.py:task", *whole[3:]], "there is no file none.py"),
         "a job of its own": ([*when, *whole, "--job", "x"], "--job is not for a schedule"),
         "a name": (["x/y", *when, *whole], "letters, digits"),
@@ -168,9 +159,9 @@ def wrong_calls(models: Path) -> dict[str, tuple[list[str], str]]:
 
 @pytest.mark.parametrize("name", sorted(wrong_calls(Path())))
 def test_a_wrong_schedule_is_one_line_and_is_not_added(
-    tmp_path: Path, models: Path, name: str
+    tmp_path: Path, lake: Path, name: str
 ) -> None:
-    words, text = wrong_calls(models)[name]
+    words, text = wrong_calls(lake)[name]
     words = words if name == "a name" else ["nightly", *words]
     fails(tidewheel("schedule", "add", *words, folder=tmp_path), 2, text)
     assert tidewheel("schedule", "list", folder=tmp_path).stdout.startswith("no schedules")

@@ -12,14 +12,13 @@ from compose.dashboard.model.fleet import SORTS, FleetQuery, fleet_page
 from compose.dashboard.model.histograms import histograms_of
 from compose.dashboard.model.learning import gate_words, learning
 from compose.dashboard.model.letters import KEPT, Letters, quality
-from compose.dashboard.model.observed import Beside, Link, Observed
+from compose.dashboard.model.observed import Link, Observed
 from compose.dashboard.model.overview import overview
 from compose.dashboard.model.problems import problems
 from compose.dashboard.model.recent import KEPT as WINDOWS_KEPT
 from compose.dashboard.model.recent import NAMES, OTHER, SLOTS, RecentWindows
 from compose.dashboard.model.rollouts import releases
 from streams.contract.window_report import DriftReport, WindowReport
-from streams.fleet.view import FleetView
 from tests.compose.dashboard.made_up import (
     CANARY,
     DRIFT,
@@ -30,11 +29,9 @@ from tests.compose.dashboard.made_up import (
     device,
     fleet,
     letter,
-    many,
     observed,
     report,
 )
-from tests.compose.messages import TASK
 
 
 @cache
@@ -54,10 +51,6 @@ def test_what_is_wrong_is_named_the_worst_first_with_what_to_do() -> None:
     assert any(text.startswith("Inputs drift on 1 of 1") for text in texts)
     assert all(p.advice for p in found if p.severity != "critical")
     assert next(p for p in found if "in error" in p.text).advice == f"d3 says: {HTML}"
-
-
-def test_a_fleet_that_is_as_it_should_be_has_no_problem() -> None:
-    assert problems(observed(device("d0"), report("d0", 5))) == []
 
 
 def test_in_an_outage_everything_is_of_the_moment_at_which_the_broker_answered_last() -> None:
@@ -83,29 +76,6 @@ def test_the_loop_is_summed_up_with_its_rates() -> None:
     assert here.rollout == f"{CANARY} offered to 0 of 6 devices, stage 1"
     assert {round(point.scored_per_s, 9) for point in found.history} == {3.0}  # of whole minutes
     assert found.history[-1].value == {STABLE: 0.75, CANARY: 0.75}
-
-
-def test_a_report_that_comes_again_counts_once() -> None:
-    again = report("d0", 30)
-    seen = observed(device("d0"), again, again)
-    assert len(seen.beside.recent.of("d0")) == 1
-    assert sum(slot.windows for slot in seen.beside.recent.slots.values()) == 1
-
-
-def test_a_device_of_thousands_is_found_by_search_group_and_sort() -> None:
-    seen = observed(*many(2_000, NOW_S))
-    found = fleet_page(seen, FleetQuery(search="SENSOR-0004", size=10))
-    assert (found.total, found.matching, found.pages) == (2_000, 10, 1)
-    found = fleet_page(seen, FleetQuery(group="error", page=99, size=10))
-    assert (found.matching, found.query.page) == (3, 1)
-    assert {row.condition for row in found.rows} == {"error"}
-    north = {"sensor-00003": "north", "sensor-00007": "north", "elsewhere": "south"}
-    found = fleet_page(seen, FleetQuery(group="group:north"), north)
-    assert [row.device for row in found.rows] == ["sensor-00003", "sensor-00007"]
-    assert found.groups == {"north": 2}
-    first = fleet_page(seen, FleetQuery())
-    assert first.rows[0].condition == "error"
-    assert len(first.rows) == 50
 
 
 @given(
@@ -202,11 +172,6 @@ def test_a_histogram_that_makes_no_sense_is_left_out(wrong: dict[str, Any]) -> N
     assert histograms_of(drifting(**wrong)) == ()
 
 
-def test_what_the_reports_of_a_fleet_have_in_common_is_kept_once() -> None:
-    [one], [other] = histograms_of(drifting()), histograms_of(drifting(counts=[9] * 6))
-    assert one.against is other.against
-
-
 def test_the_gates_decision_is_in_words_with_both_sides_and_cohorts() -> None:
     found = learning(observed(*fleet()))
     [run] = found.runs
@@ -275,23 +240,6 @@ def test_of_dead_letters_the_newest_are_kept_and_of_each_the_beginning() -> None
     assert found.by_reason == {"bad-arrow": 3 * KEPT}
 
 
-@pytest.mark.parametrize("size", [0, 1, 7])
-def test_pages_of_an_empty_or_small_fleet_are_whole(size: int) -> None:
-    seen = observed(*many(size, NOW_S))
-    assert overview(seen).stations.produced_per_s == 2.0 * size
-    assert fleet_page(seen, FleetQuery()).total == size
-    assert learning(seen).runs == []
-    assert releases(seen).decisions == []
-
-
-def test_what_the_view_knows_already_fills_the_past_without_counting_twice() -> None:
-    beside = Beside(FleetView(TASK))
-    beside.fill([report("d0", 30)])
-    beside.absorb(report("d0", 20))
-    assert len(beside.recent.of("d0")) == 2
-    assert beside.view.windows == 1
-
-
 def test_events_that_were_to_be_left_out_are_no_problem_and_others_are() -> None:
     asked = device("d0", dropped={"metered": 900})
     assert problems(observed(asked, report("d0", 5))) == []
@@ -350,10 +298,3 @@ def test_the_history_is_of_the_time_that_is_asked_for() -> None:
         assert now_us - points[0].at_us <= span_s * 1e6
         assert {round(point.scored_per_s, 2) for point in points[1:]} == {0.5}
     assert now_us - points[0].at_us > 6600e6  # two hours are known
-
-
-def test_a_versions_lineage_says_what_it_was_made_of_and_who_signed() -> None:
-    new, first = releases(observed(*fleet())).versions
-    assert (new.version, new.base, new.run, new.rounds) == (CANARY, STABLE, "7", 2)
-    assert (new.devices, new.samples, len(new.key)) == (1, 10, 16)
-    assert (first.version, first.base, first.run) == (STABLE, None, "")

@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from compose.launcher.supervisor import QUICK_DEATHS, QUICK_S, Supervisor, follo
 from streams.contract.errors import ProcessFailed
 from streams.runtime import logs
 from tests.federation.flower_stack import group_members
+from tests.polling import until
 
 ROOT = Path(__file__).parents[3]
 STUBBORN = """
@@ -53,13 +53,6 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 def python(code: str) -> Launch:
     return Launch([sys.executable, "-c", code], {})
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.02)
 
 
 def text(supervisor: Supervisor, name: str) -> str:
@@ -110,12 +103,6 @@ def test_what_dies_is_started_again_and_that_is_said(supervisor: Supervisor, clo
     until(lambda: text(supervisor, "sleeper").count("up") == 2, "the second one is up")
     supervisor.stop("sleeper")
     assert supervisor.restarts == {"sleeper": 1}  # the report comes after the end
-
-
-def test_an_exit_by_itself_is_a_death_too(supervisor: Supervisor) -> None:
-    supervisor.start("quitter", python("raise SystemExit(3)"))
-    supervisor.children["quitter"].process.wait(30)
-    assert supervisor.check() == ["quitter ended with code 3; it is started again"]
 
 
 def die(supervisor: Supervisor, clock: Clock, lived_s: float) -> list[str]:

@@ -4,19 +4,15 @@ import dataclasses
 import io
 import json
 import re
-import threading
-import time
 import uuid
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from compose.reports import status
 from compose.reports.lag import Lag, PartitionLag
 from compose.reports.status import ROWS, Status, print_status, read_status, to_json
 from streams.contract.decisions import Decision, sign
-from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
 from streams.contract.window_report import WindowReport
 from streams.fleet.view import FleetView
@@ -86,11 +82,6 @@ def test_what_was_reported_in_the_last_minute_is_scored_and_counts_once() -> Non
     found = status_of(reported("d0", 0, 61, 1000), once, reported("d1", 0, 59, 60), once)
     assert found.scored_per_s == 6.0
     assert to_json(found)["rates"] == {"produced_per_s": 0, "scored_per_s": 6.0}
-
-
-def test_a_revision_and_a_report_that_comes_again_later_count_for_what_they_add() -> None:
-    again = dataclasses.replace(reported("d0", 0, 120, 600), time_ms=round(NOW_S * 1000))
-    assert status_of(reported("d0", 0, 120, 600), again).scored_per_s == 0
 
 
 def test_the_latest_report_of_a_device_says_whether_it_drifts() -> None:
@@ -188,11 +179,6 @@ def test_of_many_devices_the_table_has_the_most_urgent() -> None:
     assert out.getvalue().count("│ d") == 62
 
 
-def test_of_too_many_urgent_devices_their_number_is_told() -> None:
-    found = status_of(*(heard(f"d{n:03}", 900) for n in range(60)), heard("d900", 1))
-    assert "11 more devices, 10 need attention: --all" in printed(found)
-
-
 @pytest.mark.parametrize(("ago_s", "silent"), [(14, False), (59, False), (61, True)])
 def test_a_device_is_silent_after_three_of_its_heartbeats(ago_s: float, silent: bool) -> None:
     found = status_of(heard("d0", ago_s, heartbeat_s=20.0))
@@ -201,50 +187,15 @@ def test_a_device_is_silent_after_three_of_its_heartbeats(ago_s: float, silent: 
     assert quick.silent(quick.view.devices["d0"]) is (ago_s > 15)
 
 
-@pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka), "embedded"])
-def broker(request: pytest.FixtureRequest) -> BrokerSettings:
-    found: BrokerSettings = request.getfixturevalue(request.param)
-    return found
-
-
-def test_it_is_read_from_a_broker(broker: BrokerSettings) -> None:
+@pytest.mark.kafka
+def test_it_is_read_from_a_broker(kafka: BrokerSettings) -> None:
     task = f"t-{uuid.uuid4().hex[:8]}"
-    ensure_topics(broker, topic_specs(task, 2))
-    producer, report = Producer(broker), window("d0", 0, events=120)
+    ensure_topics(kafka, topic_specs(task, 2))
+    producer, report = Producer(kafka), window("d0", 0, events=120)
     producer.put(f"{task}.windows", report.key, report.value or b"")
     producer.put(f"{task}.events", b"d0", b"an event")
     producer.close()
-    found = read_status(broker, task)
+    found = read_status(kafka, task)
     assert found.scored_per_s == 2.0
     assert [lag.committed for lag in found.lag.partitions] == [None, None]
     assert found.lag.messages == 1
-
-
-class Clock:
-    """The `time` of the client library, in place of the module: it goes on by STEP_S at each look
-    of a thread that the test has begun, however long anything takes."""
-
-    STEP_S = 0.1
-
-    def __init__(self) -> None:
-        self._others = set(threading.enumerate()) - {threading.current_thread()}
-        self._began = time.monotonic()
-        self.looks = 0
-
-    @property
-    def passed_s(self) -> float:
-        return self.looks * self.STEP_S
-
-    def monotonic(self) -> float:
-        if threading.current_thread() in self._others:
-            return time.monotonic()
-        self.looks += 1
-        return self._began + self.passed_s
-
-
-def test_no_broker_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr("kafka.net.manager.time", clock)
-    with pytest.raises(BrokerUnavailable, match=r"answers at 127\.0\.0\.1:1 "):
-        read_status(BrokerSettings(bootstrap="127.0.0.1:1"), TASK)
-    assert status.CONNECT_S <= clock.passed_s < status.CONNECT_S + 1  # of tries to connect

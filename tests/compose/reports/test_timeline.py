@@ -15,7 +15,6 @@ from streams.contract.window_report import ChannelDrift, DriftReport, WindowRepo
 from streams.fleet.timeline import Entry
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
-from tests.compose.cli.test_cli import TINY, fails, port_without_listener, tidewheel
 from tests.compose.messages import KEY, received, state, step, window
 
 SECOND = 1_000_000
@@ -99,12 +98,6 @@ def test_all_of_it_in_order_of_time_each_once() -> None:
     assert line(found[5]).endswith("does not serve 2-bbbbbbbb: late: p99")
 
 
-def test_a_rejection_tells_the_gates_reason() -> None:
-    (entry,) = entries("tiny", [step("rejected", reason="worse for group a", metrics={"x/a": 1.0})])
-    assert line(entry).endswith("run 7 refused by the gate: worse for group a")
-    assert entry.evidence == {"x/a": 1.0}
-
-
 def test_drift_begins_and_ends_once_per_device() -> None:
     texts = told(
         drifting("d0", 1, 10, alarm=False),
@@ -183,9 +176,3 @@ def test_the_last_hours_alone() -> None:
 def test_a_wrong_time_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="write it as 90s, 30m, 2h or 7d"):
         seconds(text)
-
-
-def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{port_without_listener()}"
-    fails(tidewheel("timeline", TINY, "--kafka", address, folder=tmp_path), 1, address)
-    fails(tidewheel("timeline", TINY, "--since", "soon", folder=tmp_path), 2, "--since soon")

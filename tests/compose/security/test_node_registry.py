@@ -80,14 +80,6 @@ def test_a_fingerprint_is_the_one_that_ssh_keygen_shows(tmp_path: Path) -> None:
     assert found == "SHA256:8V1PWt0Ebg/TiTEDFm8Ilnlm2KkgJ7gyJNCgWrsvooc"
 
 
-def test_added_twice_it_is_the_same_node(nodes: Nodes, flwr: StandIn) -> None:
-    assert nodes.add("d0") == "added"
-    first = kept(nodes, "d0")
-    assert nodes.add("d0") == "kept"
-    assert (kept(nodes, "d0"), len(flwr.keys)) == (first, 1)
-    assert first.public_key == own_key(nodes.key("d0"))
-
-
 def test_another_key_takes_the_place_only_when_asked_to(
     nodes: Nodes, flwr: StandIn, tmp_path: Path
 ) -> None:
@@ -106,25 +98,6 @@ def test_another_key_takes_the_place_only_when_asked_to(
         nodes.add("d0")
     assert nodes.add("d0", renew=True) == "replaced"
     assert kept(nodes, "d0").public_key == own_key(nodes.key("d0"))
-
-
-def test_renewed_it_has_a_new_key(nodes: Nodes, flwr: StandIn) -> None:
-    nodes.add("d0")
-    first = kept(nodes, "d0")
-    assert nodes.add("d0", renew=True) == "replaced"
-    assert flwr.status[first.node] == "unregistered"
-    assert kept(nodes, "d0").public_key == own_key(nodes.key("d0")) != first.public_key
-
-
-def test_removed_it_leaves_nothing_and_can_be_added_again(nodes: Nodes, flwr: StandIn) -> None:
-    nodes.add("d0")
-    first = kept(nodes, "d0")
-    nodes.remove("d0")
-    assert flwr.status == {first.node: "unregistered"}
-    assert not nodes.key("d0").parent.exists()
-    with pytest.raises(UsageError, match="d0 was not added"):
-        nodes.remove("d0")
-    assert nodes.add("d0") == "added"
 
 
 def test_a_key_that_the_superlink_has_had_before_is_told(

@@ -16,18 +16,9 @@ from edge_client.control.ipc import ask, call
 from edge_client.control.socket_server import MAX_PATH, SocketServer, socket_path
 from streams.contract.errors import Retryable
 from streams.contract.work import AgentReply, AgentRequest, Label, WorkReply, WorkRequest
+from tests.fakes.documents import work_request
 
-REQUEST = WorkRequest(
-    op="train",
-    run="1",
-    round=1,
-    task="tiny",
-    task_version=1,
-    base="1-aaaaaaaa",
-    epochs=1,
-    batch_size=1,
-    learning_rate=0.1,
-)
+REQUEST = work_request(base="1-aaaaaaaa")
 
 
 @pytest.fixture

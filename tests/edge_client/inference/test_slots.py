@@ -1,10 +1,6 @@
 """Two slots: what is installed is verified first, what is broken leaves the old version on."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +16,8 @@ from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.learning.learning import predict
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import TINY, artifact, plain, segments, tiny
-
-ROOT = Path(__file__).parents[3]
+from tests.edge_client.models import artifact, plain, segments, tiny
+from tests.fakes.killed import Killed, killed_at
 
 
 @pytest.fixture(scope="module")
@@ -231,41 +226,27 @@ def test_a_full_disk_before_the_switch_keeps_the_old_version(
     assert answers_as(slots.install(versions[1]), 2)
 
 
-CRASH = """
-import os, sys
-from pathlib import Path
-from edge_client.inference import slots
-from streams.runtime.failpoints import read_failpoint
-from streams.runtime.key_files import load_public_key
-from streams.contract.task import load_task
-reference, folder, key, data = sys.argv[1:]
-trusted = [load_public_key(Path(key))]
-found = slots.Slots(
-    Path(folder), load_task(reference), trusted, failpoint=read_failpoint(os.environ)
-)
-found.open()
-found.install(Path(data).read_bytes())
-"""
+def dies_at(step: str, folder: Path, key: Ed25519PrivateKey, data: bytes | None = None) -> None:
+    """Open, and install `data`, in a process that is killed at the end of a numbered step."""
+    slots = Slots(folder, tiny, [key.public_key()], failpoint=killed_at(step))
 
+    def begin() -> None:
+        slots.open()
+        if data is not None:
+            slots.install(data)
 
-def killed_at(step: int, folder: Path, tmp_path: Path, data: bytes) -> None:
-    """Install `data` in a process that is killed at the end of a numbered step."""
-    (tmp_path / "new.twa").write_bytes(data)
-    public = tmp_path / "keys" / "signing.pub"
-    argv = [sys.executable, "-c", CRASH, TINY, folder, public, tmp_path / "new.twa"]
-    env = {**os.environ, "TIDEWHEEL_FAILPOINT": f"slots-step-{step}:1"}
-    done = subprocess.run([str(word) for word in argv], cwd=ROOT, env=env, timeout=60)
-    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(Killed):
+        begin()
 
 
 @pytest.mark.parametrize("step", range(1, 8))
 def test_a_kill_at_a_numbered_step_of_installing(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], tmp_path: Path, step: int
+    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], step: int
 ) -> None:
     first = opened(folder, key)
     first.install(versions[0])
     first.close()
-    killed_at(step, folder, tmp_path, versions[1])
+    dies_at(f"slots-step-{step}", folder, key, versions[1])
     again = opened(folder, key)
     assert answers_as(again.open(), 1 if step < 5 else 2)
     assert not (folder / "trying").exists()
@@ -285,13 +266,31 @@ def test_a_kill_at_a_numbered_step_of_installing(
     assert len(list(folder.glob("*.twa"))) == 2  # what the crash left behind is gone
 
 
+@pytest.mark.parametrize("step", range(1, 8))
 def test_the_only_version_is_tried_again_after_a_kill(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], tmp_path: Path
+    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], step: int
 ) -> None:
-    killed_at(2, folder, tmp_path, versions[0])
+    dies_at(f"slots-step-{step}", folder, key, versions[0])
     slots = opened(folder, key)
-    assert slots.open() is None
+    assert (slots.open() is None) == (step < 5)
     assert answers_as(slots.install(versions[0]), 1)
+    assert slots.refused == {}
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_a_kill_at_a_numbered_step_of_going_back(
+    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], step: int
+) -> None:
+    slots = opened(folder, key)
+    slots.install(versions[0])
+    slots.install(versions[1])
+    for _ in range(2):
+        opened(folder, key).open()  # each leaves the marker of a process that died
+    dies_at(f"back-step-{step}", folder, key)
+    again = opened(folder, key)
+    assert answers_as(again.open(), 1)
+    assert (again.active, again.previous) == (slots.previous, None)
+    assert list(again.refused) == [slots.active]
 
 
 def test_three_crashes_in_time_bring_the_previous_back(

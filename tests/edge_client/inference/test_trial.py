@@ -78,14 +78,6 @@ def test_only_crashes_near_each_other_count_whatever_the_clock_does(times: list[
     assert SlotState.decode(state.encode()) == state
 
 
-def test_a_confirmed_version_is_not_blamed() -> None:
-    state = SlotState(active=MODELS[0], previous=MODELS[1], confirmed=True)
-    for now in range(9):
-        state = state.crashed(now)
-    assert not state.failed
-    assert state.crashes_us == []
-
-
 def test_the_latest_refusals_are_kept() -> None:
     state = SlotState()
     for n in range(1, 100):
@@ -94,11 +86,6 @@ def test_the_latest_refusals_are_kept() -> None:
     assert len(state.refused) == REFUSED_KEPT
     assert list(state.refused.items())[-1] == ("90-00000000", "again")
     assert max(len(why) for why in state.refused.values()) == 300
-
-
-def test_a_file_of_before_there_were_trials_is_read() -> None:
-    text = b'{"active": "2-00000002", "previous": "1-00000001"}'
-    assert SlotState.decode(text) == SlotState(active="2-00000002", previous="1-00000001")
 
 
 def test_two_late_answers_of_two_hundred_are_chance_and_three_are_not() -> None:

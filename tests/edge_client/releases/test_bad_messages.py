@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
+from streams.contract.decisions import sign
 from streams.contract.topics import RELEASES, SCORES, topic_name
 from streams.kafka.reader import Reader
-from tests.edge_client.releases.test_downlink import WHO, Rig, graph, other_version, rig
-from tests.edge_client.test_rollback import until
+from tests.edge_client.releases.test_downlink import WHO, Rig, graph, rig
 from tests.fakes.mangled import mangled
 from tests.federation.controller.test_bad_messages import deliver, send
 from tests.federation.evaluation.test_recent_windows import scores
+from tests.polling import until
 
 __all__ = ["graph", "rig"]
 
@@ -24,7 +25,8 @@ def on_releases(rig: Rig) -> None:
     assert told is not None
     values = mangled(told.encode(), COUNT, seed=len(RELEASES))
     send(rig.broker, topic, rig.task.name.encode(), values)
-    rig.say(other_version(rig, told))
+    other = told.decision.model_copy(update={"task_version": 9})
+    rig.say(sign(other, rig.key))
     rig.complains("the decision is about version 9")
 
 

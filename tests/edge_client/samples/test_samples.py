@@ -47,18 +47,6 @@ def test_the_split_is_the_same_in_every_pass_and_straddlers_belong_to_neither() 
         assert split_of(task, start, start + 9) == split_of(task, start + shift, start + shift + 9)
 
 
-def test_without_evidence_the_teacher_does_not_count(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "s.rows")
-    for i in range(7):
-        add(samples, i, answer=1, truth=0)
-        samples.teach(np.array([i]), one_hot(0)[None])
-    for i in range(7, 50):
-        add(samples, i, answer=1, truth=None)
-        samples.teach(np.array([i]), one_hot(0)[None])
-    assert samples.trust() == 0.0
-    assert len(training_table(samples, tmp_path)) == 7
-
-
 def test_held_out_rows_are_marked_and_have_true_labels_only(tmp_path: Path) -> None:
     samples = Samples(task, tmp_path / "s.rows")
     for i in range(20):
@@ -101,27 +89,6 @@ def test_what_is_remembered_is_bounded_and_comes_back_after_a_restart(tmp_path: 
     assert fewer.counts()[0] == 8
     path.write_bytes(b"garbage")
     assert Samples(task, path, capacity=16).counts() == (0, 0, 0)
-
-
-def test_a_rare_class_keeps_its_segments_beside_a_frequent_one(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "s.rows", capacity=64, dice=random.Random(1))
-    for i in range(3000):
-        add(samples, i, answer=0 if i % 100 else 1, truth=None)
-    samples.save()
-    rows = saved(tmp_path / "s.rows")
-    rare = [row for row in rows if np.argmax(row["answer"]) == 1]
-    assert len(rows) == 64
-    assert len(rare) >= 24  # half of the 48 places that are not the latest's, of 30 that came
-    frequent = [row["time"] for row in rows[:-16] if np.argmax(row["answer"]) == 0]
-    assert 500 < np.mean(frequent) < 2500  # of all times, not of the last
-
-
-def test_true_labels_outlive_the_rest_of_their_class(tmp_path: Path) -> None:
-    samples = Samples(task, tmp_path / "s.rows", capacity=64, dice=random.Random(2))
-    for i in range(2000):
-        add(samples, i, answer=0, truth=0 if i % 100 == 0 else None)
-    assert samples.counts()[1] == 20
-    assert len(training_table(samples, tmp_path)) == 20
 
 
 @pytest.mark.parametrize(("width", "kept"), [(20, 2048), (20_000, 99)])

@@ -15,27 +15,20 @@ from edge_client.uplink.messages import of_labels
 from edge_client.uplink.refusals import Refusals
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import decode_event_message
+from tests.fakes.killed import Killed, killed_at
 from tests.fakes.tiny_task import task
 
 ONE = np.array([1.0], np.float32)
 
 
-class Gone(BaseException):
-    """The process is gone."""
-
-
 def device(folder: Path, skipped: Counter[str] | None = None, dies_at: str = "") -> ToldLabels:
-    def failpoint(point: str) -> None:
-        if point == dies_at:
-            raise Gone
-
     counted = Counter[str]() if skipped is None else skipped
     samples = Samples(task, folder / "s.rows")
     for at in range(5):
         samples.add(at, at, np.zeros(task.segment_shape), np.zeros(task.outputs), 0, None)
     return ToldLabels(
         folder / "labels", samples, lambda why, _: counted.update([why]),
-        wall=lambda: 7.0, failpoint=failpoint,
+        wall=lambda: 7.0, failpoint=killed_at(dies_at),
     )  # fmt: skip
 
 
@@ -80,7 +73,7 @@ def test_frames_are_joined_and_numbers_go_on(tmp_path: Path) -> None:
 def test_a_crash_loses_nothing_that_was_confirmed(tmp_path: Path, step: str, left: int) -> None:
     told = device(tmp_path, dies_at=step)
     told.tell(1, 1, ONE, USER)
-    with pytest.raises(Gone):
+    with pytest.raises(Killed):
         told.flush()
     assert device(tmp_path).queue.account().produced == left
 

@@ -30,6 +30,7 @@ from streams.contract.events.messages import task_layout
 from streams.contract.task import Answered, Outcome, Task
 from streams.runtime.failpoints import Failpoint, unarmed
 from tests.edge_client.inference.test_loop import NoCopy, Slots
+from tests.fakes.killed import Killed
 from tests.fakes.tiny_task import task as tiny
 from tests.mqtt_broker import MqttBroker
 from tests.streams.worker.support import until
@@ -169,10 +170,6 @@ def test_a_restart_answers_each_segment_once_whatever_their_times(
         rest = cuts(whole[at].mark_us)
         assert [c.segment.tolist() for c in rest] == [c.segment.tolist() for c in whole[at + 1 :]]
         assert len({c.position_us for c in whole}) == len(whole) // 2
-
-
-class Killed(BaseException):
-    pass
 
 
 def at_once(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:

@@ -1,10 +1,6 @@
 """A device whose readings come from a real MQTT broker, and what it says of a wrong address."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,9 +25,9 @@ from edge_client.sources.stdin import MALFORMED
 from streams.contract.documents import DeviceState
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.work import AgentRequest
-from streams.runtime.key_files import create_key
-from tests.compose.cli.test_cli import fails, installed, port_without_listener, tidewheel
-from tests.edge_client.models import TINY, artifact, plain
+from tests.compose.cli.test_cli import fails, installed, tidewheel
+from tests.edge_client.models import TINY
+from tests.fakes.agent_process import AgentProcess, first_model
 from tests.fakes.tiny_task import task
 from tests.mqtt_broker import MqttBroker
 from tests.secure_node import Authority
@@ -60,27 +56,16 @@ def guarded(tmp_path: Path) -> Iterator[MqttBroker]:
     broker.kill()
 
 
-class Device:
+class Device(AgentProcess):
     """`tidewheel edge run --source mqtt://…`, without a Kafka in reach."""
 
-    def __init__(self, folder: Path, url: str, **environ: str) -> None:
-        self.folder = folder / "devices" / "d0"
-        self.log = folder / "log"
-        if not (folder / "model.twa").exists():
-            key = create_key(folder / "keys" / "signing.pem")
-            (folder / "model.twa").write_bytes(artifact(key, plain(1)))
-        nowhere = f"127.0.0.1:{port_without_listener()}"
-        command = [sys.executable, "-m", "compose.cli.main", "edge", "run", TINY, "--device", "d0"]
-        command += ["--source", url, "--state", str(folder), "--model", str(folder / "model.twa")]
-        command += ["--kafka", nowhere, "--drain", "0"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stderr=log, cwd=ROOT, env={**os.environ, **environ}
-            )
+    def __init__(self, state: Path, url: str, **environ: str) -> None:
+        words = ("--source", url, "--model", first_model(state), "--drain", "0")
+        super().__init__(state, *words, environ=environ)
 
     def state(self) -> DeviceState | None:
         """None while it is still starting."""
-        assert self.process.poll() is None, self.log.read_text()[-3000:]
+        self.check()
         try:
             return ask(socket_path(self.folder), AgentRequest(op="state")).state
         except Retryable:
@@ -100,11 +85,7 @@ class Device:
 
     @property
     def subscriptions(self) -> int:
-        return self.log.read_text().count("subscribed to")
-
-    def end(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0
+        return self.log.count("subscribed to")
 
 
 @pytest.fixture
@@ -112,8 +93,7 @@ def devices() -> Iterator[list[Device]]:
     made: list[Device] = []
     yield made
     for device in made:
-        device.process.kill()
-        device.process.wait(10)
+        device.close()
 
 
 def payload(*numbers: int) -> bytes:
@@ -139,7 +119,7 @@ def test_what_is_published_is_answered_and_what_is_no_reading_is_counted(
     mqtt.publish("plant/pump-3/other", [payload(1000)])
     until(lambda: device.answers() == 3, "three segments of 20 readings, one every 10")
     assert device.skipped() == {MALFORMED: 4}
-    device.end()
+    assert device.end() == 0
 
 
 def test_a_broker_that_is_killed_and_started_again_is_gone_back_to(
@@ -156,7 +136,7 @@ def test_a_broker_that_is_killed_and_started_again_is_gone_back_to(
         assert not device.says("MQTT at")
         mqtt.kill()
         until(lambda: device.says("the connection was lost"), "it says that the broker is gone")
-    text = device.log.read_text()
+    text = device.log
     assert "Traceback" not in text
     assert text.count("the connection was lost") == 2
 
@@ -170,7 +150,7 @@ def test_a_wrong_password_is_told_in_one_line_and_tried_again(
     until(lambda: device.says("refuses the user 'tide'"), "it says so")
     tries = guarded.log.count("Connection from")
     until(lambda: guarded.log.count("Connection from") > tries + 1, "it tries again")
-    text = device.log.read_text()
+    text = device.log
     lines = [line for line in text.splitlines() if "refuses" in line]
     assert len(lines) == 1
     assert "look at TIDEWHEEL_MQTT_USERNAME and TIDEWHEEL_MQTT_PASSWORD" in lines[0]
@@ -185,7 +165,7 @@ def test_what_is_published_while_a_device_is_away_comes_when_it_is_back(
     device = Device(tmp_path, url(guarded), **USER)
     devices.append(device)
     until(lambda: device.subscriptions == 1, "it has subscribed")
-    device.end()
+    assert device.end() == 0
     guarded.publish(TOPIC, [payload(*range(20))])
     again = Device(tmp_path, url(guarded), **USER)
     devices.append(again)

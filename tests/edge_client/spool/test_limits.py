@@ -13,17 +13,6 @@ from tests.fakes.uplink_broker import Clock
 HOUR_S = 3600.0
 
 
-def test_at_the_cap_the_oldest_file_goes_that_the_reader_has_not_begun(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, SpoolLimits(file_bytes=100, total_bytes=1000))
-    for i in range(11):
-        spool.append(1, b"x" * 60, mark=i)
-    frames = spool.read(spool.position, 1 << 30)
-    declared = [d for f in frames for d in f.declarations()]
-    assert [(d.first, d.last, d.reason) for d in declared] == [(1, 1, "spool-full")]
-    assert [f.first for f in frames if f.kind == EVENTS] == [0, *range(2, 11)]
-    assert sum(file.stat().st_size for file in tmp_path.glob("*.seg")) <= 1000
-
-
 class Aging:
     """A spool with an age limit of eight hours and a clock."""
 
@@ -57,16 +46,6 @@ def test_what_is_too_old_is_declared_with_its_reason(tmp_path: Path) -> None:
     assert device.lost() == {"spool-age": 6}
 
 
-def test_a_newest_file_that_is_seldom_written_is_closed_so_that_it_can_go(tmp_path: Path) -> None:
-    device = Aging(tmp_path)
-    device.append(4)
-    for _ in range(30):
-        device.clock.now += HOUR_S / 2
-        device.spool.expire()
-    device.append()
-    assert device.lost() == {"spool-age": 1}
-
-
 def test_events_that_come_slowly_live_no_longer_than_an_eighth_beyond_the_limit(
     tmp_path: Path,
 ) -> None:
@@ -80,15 +59,6 @@ def test_events_that_come_slowly_live_no_longer_than_an_eighth_beyond_the_limit(
         assert account.balanced
     alive = [f for f in device.spool.read(device.spool.position, 1 << 30) if f.kind == EVENTS]
     assert 3 + 16 <= len(alive) <= 3 + 16 + 4  # the first file is where the reader is
-
-
-def test_what_the_reader_has_begun_does_not_age(tmp_path: Path) -> None:
-    device = Aging(tmp_path)
-    device.append(12)
-    device.spool.read(device.spool.position, 1 << 30)
-    device.clock.now += 100 * HOUR_S
-    device.spool.expire()
-    assert device.lost() == {}
 
 
 def test_a_clock_that_is_set_back_drops_nothing(tmp_path: Path) -> None:

@@ -110,23 +110,6 @@ def test_a_disk_that_others_have_filled_does_not_keep_the_spool_from_emptying_it
     assert list(broker.seqs) == [(0, made - 1)]
 
 
-def test_a_newest_file_that_is_delivered_makes_room_for_what_comes(small_disk: Path) -> None:
-    spool = Spool(small_disk / "spool")  # whose first file is larger than the disk
-    recorder = SpoolWriter(task, spool)
-    made, seen = produce(recorder, 0, 1000), IntervalSet()
-    fill(small_disk)
-    made = produce(recorder, made, 100)
-    assert recorder.error is not None
-    deliver(spool, seen)
-    recorder.write()
-    assert recorder.error is None
-    assert recorder.waiting == 0
-    deliver(spool, seen)
-    assert list(seen) == [(0, made - 1)]
-    account = spool.account()
-    assert (account.produced, account.pending, account.dropped) == (made, 0, {})
-
-
 def test_a_device_starts_on_a_full_disk_and_delivers_what_it_has(small_disk: Path) -> None:
     spool = Spool(small_disk / "spool", LIMITS)
     recorder = SpoolWriter(task, spool)
@@ -147,23 +130,3 @@ def test_a_device_without_a_spool_says_that_the_disk_is_full(small_disk: Path) -
     fill(small_disk)
     with pytest.raises(SpoolError, match="No space left"):
         Spool(small_disk / "spool")
-
-
-def test_at_the_cap_of_a_full_disk_a_file_is_dropped(small_disk: Path) -> None:
-    limits = SpoolLimits(file_bytes=50_000, total_bytes=410_000)
-    spool = Spool(small_disk / "spool", limits)
-    recorder = SpoolWriter(task, spool, limit=300)
-    made = produce(recorder, 0, 2260)  # just below the cap
-    assert spool.account().produced == made
-    fill(small_disk)
-    made = produce(recorder, made, 4000)
-    seen = IntervalSet()
-    while deliver(spool, seen):
-        recorder.write()
-    recorder.write()
-    deliver(spool, seen)
-    account = spool.account()
-    assert recorder.waiting == 0
-    assert account.produced == made == len(seen)
-    assert account.pending == 0
-    assert account.dropped["spool-full"] > 0

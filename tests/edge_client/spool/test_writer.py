@@ -57,40 +57,6 @@ def test_a_frame_has_each_events_own_model_segment_and_outputs(tmp_path: Path) -
         assert rows.segments.tolist() == [one.segment.ravel().tolist() for one in given]
 
 
-def test_a_full_disk_keeps_events_in_memory_and_declares_what_was_too_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = Spool(tmp_path)
-    recorder = SpoolWriter(task, spool, limit=50)
-
-    def full(*_args: object, **_named: object) -> int:
-        raise OSError(errno.ENOSPC, "no space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(spool, "_write", full)
-        for i in range(80):
-            recorder.put(event(i))
-            recorder.write()
-        assert recorder.waiting == 50
-        assert recorder.error is not None
-    recorder.write()
-    assert recorder.error is None
-    frames = spool.read(spool.position, 1 << 30)
-    assert spool.next_seq == 80
-    assert frames[0].declarations() == [(0, 29, "disk-full")]
-    assert sum(f.count for f in frames if f.kind == EVENTS) == 50
-
-
-def test_the_thread_writes_what_is_left_when_it_is_stopped(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    recorder = SpoolWriter(task, spool)
-    recorder.start()
-    for i in range(10):
-        recorder.put(event(i))
-    recorder.stop()
-    assert spool.next_seq == 10
-
-
 def test_an_event_is_written_at_once_and_those_that_follow_it_together(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     recorder = SpoolWriter(task, spool)

@@ -6,21 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.inference.slots import Slots
-from edge_client.samples.samples import RECENT, Samples
+from edge_client.samples.samples import RECENT
 from edge_client.samples.splits import HELD_OUT, TRAIN
-from edge_client.training import trainer_process
 from edge_client.training.normalization import mixed, normalized, statistics
-from edge_client.training.personalization import LEAST, PAUSE_S, RENEW_SEEN, Personalization
-from streams.contract.work import TrainerJob, WorkReply, WorkRequest
+from edge_client.training.personalization import LEAST, PAUSE_S, RENEW_SEEN
+from streams.contract.task import Task
 from streams.learning import learning
 from streams.learning.clipping import is_statistic
-from streams.runtime.key_files import create_key, load_public_key
-from tests.edge_client.models import artifact, tiny, with_batch_norm
+from tests.edge_client.models import tiny, with_batch_norm
+from tests.edge_client.training.personal_device import PersonalDevice
 
 TASK = replace(
     tiny, build_model=lambda: with_batch_norm(0), training=replace(tiny.training, adapt_norm=True)
@@ -102,29 +99,12 @@ def test_a_part_of_the_way_lies_between(share: float) -> None:
 # --- on a device ---------------------------------------------------------------------------------
 
 
-class Device:
-    """Its trainer's work is done here, without a child."""
-
-    def __init__(self, folder: Path, key: Ed25519PrivateKey, its=TASK) -> None:  # type: ignore[no-untyped-def]
-        self.folder, self.now, self.task = folder, 1000.0, its
-        self.requests: list[WorkRequest] = []
-        model = learning.load_state(TASK.build_model(), weights()) if its is TASK else None
-        self.slots = Slots(folder / "slots", its, [load_public_key(folder / "keys/signing.pub")])
-        self.slots.open()
-        self.slots.install(artifact(key, (model or its.build_model()).eval(), 1))
-        self.samples = Samples(its, folder / "samples.rows")
-        self.personal = Personalization(
-            its, "d0", folder, self.slots, self.samples, self._work, clock=lambda: self.now
-        )
+class Device(PersonalDevice):
+    def __init__(self, folder: Path, its: Task = TASK) -> None:
+        super().__init__(folder, its)
         self.seen = 0
-
-    def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
-        self.requests.append(request)
-        rows = self.folder / "rows.rows"
-        with rows.open("wb") as file:
-            self.samples.write_latest_rows(file)
-        job = TrainerJob(device="d0", request=request, samples=str(rows), stop=str(self.folder))
-        return trainer_process.work(self.task, job, block)
+        model = learning.load_state(TASK.build_model(), weights()) if its is TASK else None
+        self.serve(1, (model or its.build_model()).eval())
 
     def see(self, count: int, *, otherwise: bool, told: int = 3) -> None:
         """Every `told`-th segment has a label."""
@@ -136,28 +116,9 @@ class Device:
             self.samples.add(i, at, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, known)
         self.seen += count
 
-    def consider(self) -> None:
-        self.personal.consider()
-        if self.personal._training is not None:
-            self.personal._training.join(60)
-            assert not self.personal._training.is_alive()
-        self.personal.consider()
 
-    @property
-    def answering(self) -> str:
-        assert self.slots.engine is not None
-        return self.personal.engine_for(self.slots.engine).model
-
-
-@pytest.fixture
-def key(tmp_path: Path) -> Ed25519PrivateKey:
-    return create_key(tmp_path / "keys" / "signing.pem")
-
-
-def test_a_device_that_senses_otherwise_answers_with_its_own_statistics(
-    tmp_path: Path, key: Ed25519PrivateKey
-) -> None:
-    device = Device(tmp_path, key)
+def test_a_device_that_senses_otherwise_answers_with_its_own_statistics(tmp_path: Path) -> None:
+    device = Device(tmp_path)
     device.see(RECENT, otherwise=True)
     device.consider()
     assert device.answering.endswith(".p1")
@@ -167,15 +128,8 @@ def test_a_device_that_senses_otherwise_answers_with_its_own_statistics(
     assert state.correct > state.base_correct
 
 
-def test_a_device_that_senses_as_ever_does_not(tmp_path: Path, key: Ed25519PrivateKey) -> None:
-    device = Device(tmp_path, key)
-    device.see(RECENT, otherwise=False)
-    device.consider()
-    assert device.answering == device.slots.active
-
-
-def test_statistics_follow_a_drift_and_its_end(tmp_path: Path, key: Ed25519PrivateKey) -> None:
-    device = Device(tmp_path, key)
+def test_statistics_follow_a_drift_and_its_end(tmp_path: Path) -> None:
+    device = Device(tmp_path)
     device.see(RECENT, otherwise=False)
     device.consider()
     for otherwise, ending in ((True, ".p2"), (False, "")):
@@ -188,10 +142,8 @@ def test_statistics_follow_a_drift_and_its_end(tmp_path: Path, key: Ed25519Priva
     assert len(device.requests) == 3
 
 
-def test_without_enough_segments_or_labels_nothing_changes(
-    tmp_path: Path, key: Ed25519PrivateKey
-) -> None:
-    device = Device(tmp_path, key)
+def test_without_enough_segments_or_labels_nothing_changes(tmp_path: Path) -> None:
+    device = Device(tmp_path)
     device.see(LEAST - 1, otherwise=True)
     device.consider()
     assert device.requests == []
@@ -202,9 +154,9 @@ def test_without_enough_segments_or_labels_nothing_changes(
 
 
 def test_a_model_without_batch_norm_says_so(
-    tmp_path: Path, key: Ed25519PrivateKey, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device = Device(tmp_path, key, PLAIN)
+    device = Device(tmp_path, PLAIN)
     device.see(RECENT, otherwise=True)
     device.consider()
     assert device.requests == []

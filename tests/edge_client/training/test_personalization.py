@@ -1,18 +1,14 @@
-"""A device's own copy: trained by the real child, served only while it is better."""
+"""A device's own copy: served only while it is better."""
 
 import itertools
-import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_client.inference.engine import Engine
-from edge_client.inference.slots import Slots
-from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import personalization
 from edge_client.training.personalization import (
@@ -26,36 +22,15 @@ from edge_client.training.trainer_client import Trainer
 from streams.contract.artifact import personal_header
 from streams.contract.errors import ArtifactError
 from streams.contract.work import WorkReply, WorkRequest
-from streams.runtime.key_files import create_key, load_public_key
-from tests.edge_client.models import TINY, artifact, plain, tiny
+from tests.edge_client.models import TINY, tiny
+from tests.edge_client.training.personal_device import PersonalDevice
+from tests.fakes.documents import work_request
 from tests.streams.worker.support import until
 
 TASK = replace(tiny, training=replace(tiny.training, personal=True, epochs=30, learning_rate=0.05))
 
 
-class Device:
-    """A device that serves a version and has samples of its own."""
-
-    def __init__(self, folder: Path, key: Ed25519PrivateKey) -> None:
-        self.folder, self.key = folder, key
-        self.now = 1000.0
-        self.requests: list[WorkRequest] = []
-        trusted = [load_public_key(folder / "keys" / "signing.pub")]
-        self.slots = Slots(folder / "slots", TASK, trusted)
-        self.slots.open()
-        self.samples = Samples(TASK, folder / "samples.rows")
-        self.trainer = Trainer(TINY, "d0", folder, self.samples)
-        self.personal = Personalization(
-            TASK, "d0", folder, self.slots, self.samples, self._work, clock=lambda: self.now
-        )
-
-    def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
-        self.requests.append(request)
-        return self.trainer.work(request, weights)
-
-    def serve(self, number: int) -> None:
-        self.slots.install(artifact(self.key, plain(number), number))
-
+class Device(PersonalDevice):
     def see(self, count: int, first: int = 0, held_out: bool = True) -> None:
         """Segments whose label is the class of their mean."""
         noise = np.random.default_rng(first)
@@ -65,31 +40,16 @@ class Device:
             split = HELD_OUT if held_out and i % 2 else TRAIN
             self.samples.add(i, i, segment, np.zeros(3, np.float32), split, label)
 
-    def consider(self) -> None:
-        """One look, and the training that it began."""
-        self.personal.consider()
-        if self.personal._training is not None:
-            self.personal._training.join(60)
-            assert not self.personal._training.is_alive()
-        self.personal.consider()
-
-    @property
-    def answering(self) -> str:
-        assert self.slots.engine is not None
-        return self.personal.engine_for(self.slots.engine).model
-
     @property
     def path(self) -> Path:
         return self.folder / "personal.safetensors"
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    key = create_key(tmp_path / "keys" / "signing.pem")
-    made = Device(tmp_path, key)
+def device(tmp_path: Path) -> Device:
+    made = Device(tmp_path, TASK)
     made.serve(1)
-    yield made
-    made.trainer.stop()
+    return made
 
 
 def test_a_copy_that_is_better_answers_and_says_so(device: Device) -> None:
@@ -165,7 +125,7 @@ def test_a_restart_finds_its_copy_and_does_not_train_again(device: Device) -> No
     device.see(200)
     device.consider()
     device.samples.save()
-    again = Device(device.folder, device.key)
+    again = Device(device.folder, TASK)
     again.consider()
     assert again.answering == device.answering
     assert again.requests == []
@@ -173,7 +133,6 @@ def test_a_restart_finds_its_copy_and_does_not_train_again(device: Device) -> No
     again.consider()
     assert len(again.requests) == 1  # so many labels are worth another
     assert again.answering.endswith(".p2")
-    again.trainer.stop()
 
 
 def test_another_release_ends_the_copy_and_is_copied_after_a_pause(device: Device) -> None:
@@ -199,9 +158,7 @@ def test_a_copy_that_fails_gives_its_place_to_its_version(device: Device) -> Non
     assert not device.path.exists()
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"garbage", b"\2\0\0\0\0\0\0\0{}", b"\x05" + bytes(7) + b"[[[[["]
-)
+@pytest.mark.parametrize("data", [b"garbage", b"\x05" + bytes(7) + b"[[[[["])
 def test_a_broken_copy_is_removed_and_made_anew(device: Device, data: bytes) -> None:
     with pytest.raises(ArtifactError):
         personal_header(data)
@@ -214,24 +171,25 @@ def test_a_broken_copy_is_removed_and_made_anew(device: Device, data: bytes) -> 
 def test_a_round_ends_the_devices_own_training(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the real child."""
     device.see(200)
-    endless = replace(TASK, training=replace(TASK.training, epochs=10_000_000))
-    monkeypatch.setattr(device.personal, "_task", endless)
     monkeypatch.setattr(personalization, "BUDGET_S", 600.0)
-    device.personal.consider()
-    until(lambda: device.trainer.busy, "the device's own training goes on")
-    assert device.slots.engine is not None
-    weights = device.slots.artifact().files["weights.safetensors"]
-    request = device.requests[0].model_copy(update={"run": "7", "epochs": 1, "op": "train"})
-    done: list[WorkReply] = []
-    thread = threading.Thread(
-        target=lambda: done.append(device.trainer.work(request, weights)[0]), daemon=True
+    monkeypatch.setattr(personalization, "EPOCHS", 10_000_000)
+    trainer = Trainer(TINY, "d0", device.folder, device.samples)
+    personal = Personalization(
+        TASK, "d0", device.folder, device.slots, device.samples, trainer.work
     )
-    thread.start()
-    thread.join(60)
-    assert done
-    assert done[0].error is None
-    assert done[0].metrics["steps"] > 0
+    try:
+        personal.consider()
+        until(lambda: trainer.busy, "the device's own training goes on")
+        weights = device.slots.artifact().files["weights.safetensors"]
+        request = work_request(time_budget_s=60.0)
+        with ThreadPoolExecutor(1) as pool:
+            reply, _ = pool.submit(trainer.work, request, weights).result(60)
+        assert reply.error is None
+        assert reply.metrics["steps"] > 0
+    finally:
+        trainer.stop()
 
 
 def test_a_device_with_too_few_samples_starts_no_trainer_until_there_are_enough(

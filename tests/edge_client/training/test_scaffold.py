@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +14,12 @@ from edge_client.training import scaffold, trainer_process
 from edge_client.training.scaffold import Remembered
 from streams.contract.task import Task, load_task
 from streams.contract.weights import payload
-from streams.contract.work import PERSONAL, SCAFFOLD, TrainerJob, WorkRequest
+from streams.contract.work import PERSONAL, SCAFFOLD, TrainerJob
 from streams.learning import learning
 from tests.edge_client.models import TINY, with_batch_norm
 from tests.edge_client.training.test_trainer_process import rows_file
+from tests.fakes.documents import work_request
+from tests.fakes.killed import Killed
 
 Tensors = dict[str, np.ndarray]
 RATE, STEPS = 0.02, 7
@@ -85,11 +86,6 @@ def remembered(**changes: object) -> Remembered:
     return replace(usual, **changes)  # type: ignore[arg-type]
 
 
-def test_the_next_correction_adds_what_the_device_was_ahead_of_the_mean() -> None:
-    found = scaffold.correction(remembered(), "r", 5, {"w": np.full(3, 2, np.float32)})
-    assert found["w"].tolist() == pytest.approx([0.1 + (3 - 2) / 0.5] * 3)
-
-
 def test_a_round_that_comes_again_gets_its_correction_again() -> None:
     found = scaffold.correction(remembered(), "r", 4, {"w": np.ones(3, np.float32)})
     assert found["w"].tolist() == pytest.approx([0.1] * 3)
@@ -116,11 +112,6 @@ def test_without_the_round_before_there_is_no_correction(
     before: Remembered | None, number: int
 ) -> None:
     assert scaffold.correction(before, "r", number, {"w": np.full(3, 2, np.float32)}) == {}
-
-
-def test_one_step_reaches_as_far_as_its_rate() -> None:
-    assert scaffold.reach(1, 0.02) == pytest.approx(0.02)
-    assert scaffold.reach(2, 0.02) == pytest.approx(0.02 * 2.9)
 
 
 def test_a_steady_gradient_is_found_again_from_the_weights() -> None:
@@ -185,13 +176,6 @@ def test_a_file_with_a_number_that_is_none_is_ignored(tmp_path: Path, value: flo
         assert scaffold.read(tmp_path / SCAFFOLD) is None
 
 
-def test_a_file_without_its_header_is_ignored(tmp_path: Path) -> None:
-    path = tmp_path / SCAFFOLD
-    path.write_bytes(safetensors.numpy.save({"k/w": np.ones(3), "y/w": np.ones(3)}))
-    assert scaffold.read(path) is None
-    assert scaffold.read(tmp_path / "missing") is None
-
-
 # --- a trainer -----------------------------------------------------------------------------------
 
 
@@ -204,10 +188,8 @@ def trained(
     task: Task, folder: Path, number: int, sent: Tensors, with_it: bool = True, run: str = "7"
 ) -> Tensors:
     """The weights that a device makes of those it is sent in a round."""
-    request = WorkRequest(
-        op="train", run=run, round=number, task=task.name, task_version=1, base="1-a", epochs=2,
-        batch_size=8, learning_rate=0.05, seed=number, scaffold=with_it,
-    )  # fmt: skip
+    more = {"epochs": 2, "batch_size": 8, "seed": number, "scaffold": with_it}
+    request = work_request(run=run, round=number, **more)
     made = replace(task, training=replace(task.training, minimum_samples=8))
     job = TrainerJob(
         device="d0", request=request, samples=str(rows_file(task, folder)),
@@ -244,9 +226,6 @@ def test_a_trainer_corrects_from_the_second_round_on(task: Task, tmp_path: Path)
 def test_a_crash_before_the_file_is_replaced_leaves_the_round_as_it_began(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     def killed(_path: Path, _found: Remembered) -> None:
         raise Killed
 

@@ -7,24 +7,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from edge_client.inference.slots import Slots
-from edge_client.samples.samples import RECENT, Samples
+from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import scaffold
 from edge_client.training.trainer_client import Trainer, served_by
 from streams.contract.task import Task, load_task
 from streams.contract.weights import payload
-from streams.contract.work import SCAFFOLD, WorkReply, WorkRequest
+from streams.contract.work import SCAFFOLD, Op, WorkReply, WorkRequest
 from streams.learning.learning import to_safetensors
 from streams.runtime.key_files import create_key
 from tests.edge_client.models import TINY, artifact, plain, tiny
+from tests.fakes.documents import work_request
+from tests.polling import until
 from tests.small_disk import fill, small_disk
 
 __all__ = ["small_disk"]
@@ -47,23 +51,33 @@ task = dataclasses.replace(load_task({TINY!r}), build_model=build_model)
 """
 
 
-@pytest.fixture
-def reference(tmp_path: Path) -> str:
-    """A task of this test alone, whose model has 0-d tensors: batch norm's counters."""
-    path = tmp_path / "normed.py"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The device's; most tests share its child, which takes seconds to import torch."""
+    return tmp_path_factory.mktemp("device")
+
+
+def written(folder: Path) -> str:
+    """A task with a process name of its own, whose model has 0-d tensors: batch norm's counters."""
+    path = folder / "normed.py"
     path.write_text(TASK)
     return f"{path}:task"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> str:
+    return written(folder)
+
+
+@pytest.fixture(scope="module")
 def task(reference: str) -> Task:
     return load_task(reference)
 
 
-@pytest.fixture
-def samples(task: Task, tmp_path: Path) -> Samples:
+@pytest.fixture(scope="module")
+def samples(task: Task, folder: Path) -> Samples:
     """120 labelled segments to learn from and 40 held out; the label shifts the mean."""
-    found = Samples(task, tmp_path / "samples.rows")
+    found = Samples(task, folder / "samples.rows")
     noise = np.random.default_rng(0)
     for i in range(160):
         label = np.array([i % 3], np.float32)
@@ -73,14 +87,20 @@ def samples(task: Task, tmp_path: Path) -> Samples:
     return found
 
 
-@pytest.fixture
-def trainer(reference: str, samples: Samples, tmp_path: Path) -> Iterator[Trainer]:
-    made = Trainer(reference, "d0", tmp_path, samples)
+@contextmanager
+def running(reference: str, folder: Path, samples: Samples, *more: Any) -> Iterator[Trainer]:
+    made = Trainer(reference, "d0", folder, samples, *more)
     yield made
     made.stop()
     assert children(reference) == []
-    assert not list(tmp_path.glob("*.arrow"))
-    assert not (tmp_path / "trainer.stop").exists()
+    assert not list(folder.glob("*.arrow"))
+    assert not (folder / "trainer.stop").exists()
+
+
+@pytest.fixture(scope="module")
+def trainer(reference: str, samples: Samples, folder: Path) -> Iterator[Trainer]:
+    with running(reference, folder, samples) as made:
+        yield made
 
 
 class Weather:
@@ -92,27 +112,14 @@ class Weather:
         return self.why
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def weights(task: Task) -> bytes:
     return to_safetensors(task.build_model().state_dict())
 
 
-def request(op: str = "train", epochs: int = 20, budget_s: float = 60.0) -> WorkRequest:
-    return WorkRequest.model_validate(
-        {
-            "op": op,
-            "run": "7",
-            "round": 1,
-            "task": "tiny",
-            "task_version": 1,
-            "base": "1-aaaaaaaa",
-            "epochs": epochs,
-            "batch_size": 16,
-            "learning_rate": 0.05,
-            "seed": 3,
-            "time_budget_s": budget_s,
-        }
-    )
+def request(op: Op = "train", epochs: int = 20, budget_s: float = 60.0) -> WorkRequest:
+    more = {"base": "1-aaaaaaaa", "seed": 3, "time_budget_s": budget_s}
+    return work_request(op, epochs=epochs, **more)
 
 
 def children(reference: str) -> list[int]:
@@ -126,21 +133,6 @@ def children(reference: str) -> list[int]:
         if b"edge_client.training" in words and reference.encode() in words:
             found.append(int(folder.name))
     return found
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone or a zombie that its parent can reap."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.02)
 
 
 class Working(threading.Thread):
@@ -188,47 +180,27 @@ def test_it_has_learned_and_evaluates_what_it_is_sent(trainer: Trainer, weights:
     assert after.metrics["correct"] > 36
 
 
-def test_statistics_of_the_latest_segments_come_back_and_nothing_else_changes(
-    trainer: Trainer, samples: Samples, weights: bytes
-) -> None:
-    _, learned = trainer.work(request(), weights)
-    noise = np.random.default_rng(1)
-    for i in range(RECENT):  # from now on another gain and offset
-        label = np.array([i % 3], np.float32)
-        segment = 0.2 * noise.normal(2.0 * label, 0.3, tiny.segment_shape) - 3.0
-        samples.add(i, 1000 + i, segment.astype(np.float32), np.zeros(3, np.float32), TRAIN, label)
-    reply, body = trainer.work(request("normalize"), learned)
-    assert reply.error is None
-    assert reply.metrics["share"] == 1.0
-    assert reply.samples == RECENT
-    before, found = payload.unpack(learned), payload.unpack(body)
-    changed = {name for name in before if not np.array_equal(before[name], found[name])}
-    assert changed == {"1.running_mean", "1.running_var"}
-
-
-def test_the_same_seed_gives_the_same_weights(trainer: Trainer, weights: bytes) -> None:
-    assert trainer.work(request(), weights)[1] == trainer.work(request(), weights)[1]
-
-
 def test_one_child_of_low_priority_serves_all_requests(
-    trainer: Trainer, weights: bytes, reference: str
+    samples: Samples, weights: bytes, tmp_path: Path
 ) -> None:
-    assert children(reference) == []  # on demand
-    trainer.work(request("evaluate"), weights)
-    [child] = children(reference)
-    trainer.work(request("evaluate"), weights)
-    assert children(reference) == [child]
-    assert os.getpriority(os.PRIO_PROCESS, child) == 10
+    own = written(tmp_path)
+    with running(own, tmp_path, samples) as trainer:
+        assert children(own) == []  # on demand
+        trainer.work(request("evaluate"), weights)
+        [child] = children(own)
+        trainer.work(request("evaluate"), weights)
+        assert children(own) == [child]
+        assert os.getpriority(os.PRIO_PROCESS, child) == 10
 
 
 def test_a_round_with_scaffold_is_remembered_in_the_devices_folder(
-    trainer: Trainer, weights: bytes, tmp_path: Path
+    trainer: Trainer, weights: bytes, folder: Path
 ) -> None:
     trainer.work(request(epochs=1), weights)
-    assert not (tmp_path / SCAFFOLD).exists()
+    assert not (folder / SCAFFOLD).exists()
     reply, _ = trainer.work(request(epochs=1).model_copy(update={"scaffold": True}), weights)
     assert reply.error is None
-    found = scaffold.read(tmp_path / SCAFFOLD)
+    found = scaffold.read(folder / SCAFFOLD)
     assert found is not None
     assert (found.run, found.round) == ("7", 1)
 
@@ -287,25 +259,17 @@ def test_too_few_samples_are_an_error_in_the_reply(
     assert body == b""
 
 
-@pytest.mark.parametrize("body", [b"", b"not safetensors"])
-def test_weights_that_cannot_be_read_are_an_error_in_the_reply(
-    trainer: Trainer, weights: bytes, body: bytes
-) -> None:
-    reply, _ = trainer.work(request(), body)
-    assert reply.error is not None
-    assert "\n" not in reply.error
-    assert trainer.work(request(), weights)[0].error is None
-
-
-def test_weights_of_another_model_are_an_error_in_the_reply(
+def test_weights_that_do_not_fit_are_an_error_in_the_reply(
     trainer: Trainer, weights: bytes
 ) -> None:
     other = safetensors.numpy.load(weights)
     other["0.weight"] = np.zeros((4, 2, 9), np.float32)
-    reply, body = trainer.work(request(), safetensors.numpy.save(other))
-    assert reply.error is not None
-    assert body == b""
-    assert trainer.work(request("evaluate"), weights)[0].error is None
+    for body in (b"", b"not safetensors", safetensors.numpy.save(other)):
+        reply, nothing = trainer.work(request(), body)
+        assert reply.error is not None
+        assert "\n" not in reply.error
+        assert nothing == b""
+    assert trainer.work(request(), weights)[0].error is None
 
 
 def test_a_child_killed_at_work_is_an_error_and_the_next_request_has_a_new_one(
@@ -322,17 +286,6 @@ def test_a_child_killed_at_work_is_an_error_and_the_next_request_has_a_new_one(
     assert body == b""
     assert trainer.work(request(), weights)[0].error is None
     assert children(reference) != [child]
-
-
-def test_a_child_killed_while_idle_is_replaced(
-    trainer: Trainer, weights: bytes, reference: str
-) -> None:
-    trainer.work(request("evaluate"), weights)
-    [child] = children(reference)
-    os.kill(child, signal.SIGKILL)
-    assert trainer._child is not None
-    until(lambda: trainer._child.poll() is not None, "the child is gone, with all its threads")
-    assert trainer.work(request(), weights)[0].error is None
 
 
 def test_the_time_budget_ends_a_training(trainer: Trainer, weights: bytes) -> None:
@@ -367,14 +320,13 @@ def test_a_training_without_a_step_is_an_error_in_the_reply(
 
 
 def test_stop_ends_a_training_between_two_steps(
-    trainer: Trainer, weights: bytes, reference: str
+    samples: Samples, weights: bytes, tmp_path: Path
 ) -> None:
-    trainer.work(request("evaluate"), weights)
-    working = Working(trainer, weights, request(epochs=1_000_000))
-    until(lambda: trainer.busy, "the request is on its way")
-    trainer.stop()
+    with running(written(tmp_path), tmp_path, samples) as trainer:
+        trainer.work(request("evaluate"), weights)
+        working = Working(trainer, weights, request(epochs=1_000_000))
+        until(lambda: trainer.busy, "the request is on its way")
     working.result()
-    assert children(reference) == []
 
 
 @pytest.mark.usefixtures("executed")
@@ -399,42 +351,25 @@ def test_the_child_ends_when_the_agents_side_is_closed(reference: str) -> None:
 
 
 def test_a_device_that_should_not_train_says_why_and_evaluates_all_the_same(
-    reference: str, samples: Samples, weights: bytes, tmp_path: Path
+    samples: Samples, weights: bytes, tmp_path: Path
 ) -> None:
-    weather = Weather()
-    trainer = Trainer(reference, "d0", tmp_path, samples, weather)
-    try:
+    weather, own = Weather(), written(tmp_path)
+    with running(own, tmp_path, samples, weather) as trainer:
         weather.why = "on battery at 12%, below 30%"
         reply, body = trainer.work(request(), weights)
         assert (reply.error, body) == ("conditions: on battery at 12%, below 30%", b"")
         assert trainer.held_back == weather.why
-        assert children(reference) == []
+        assert children(own) == []
         reply, _ = trainer.work(request("evaluate"), weights)
         assert (reply.error, reply.samples) == (None, 40)
         weather.why = None
-        reply, body = trainer.work(request(epochs=1), weights)
-        assert (reply.error, trainer.held_back) == (None, None)
-        assert body
-    finally:
-        trainer.stop()
-
-
-def test_a_training_ends_with_what_it_has_when_the_device_gets_too_hot(
-    reference: str, samples: Samples, weights: bytes, tmp_path: Path
-) -> None:
-    weather = Weather()
-    trainer = Trainer(reference, "d0", tmp_path, samples, weather)
-    try:
-        trainer.work(request("evaluate"), weights)  # the child is up
         working = Working(trainer, weights, request(epochs=1_000_000))
         until(lambda: trainer.busy, "the request is on its way")
-        weather.why = "91 degrees Celsius, above 80"
+        weather.why = "91 degrees Celsius, above 80"  # it gets too hot: it ends with what it has
         until(lambda: trainer.watch() is None and not trainer.busy, "the training has ended")
         reply, _ = working.result()
         assert reply.error is None or reply.error.startswith("stopped: no step")
         assert trainer.held_back == weather.why
-    finally:
-        trainer.stop()
 
 
 def test_a_full_disk_is_no_reason_not_to_train(

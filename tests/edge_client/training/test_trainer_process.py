@@ -15,9 +15,10 @@ from federation.evaluation.paired import Paired
 from streams.contract.task import Metric, Privacy, Task, load_task
 from streams.contract.weights import payload
 from streams.contract.weights.payload import Payload
-from streams.contract.work import OWN, PART, PERSONAL, TrainerJob, WorkRequest
+from streams.contract.work import OWN, PART, PERSONAL, TrainerJob
 from streams.learning.clipping import clipped, update_norm
 from tests.edge_client.models import TINY, with_batch_norm
+from tests.fakes.documents import work_request
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,7 @@ def work(
     rows = folder / "rows.rows"
     with rows.open("wb") as file:
         samples.write_training_rows(file)
-    request = WorkRequest(
-        op="train", run=run, round=1, task=task.name, task_version=1, base="1-a", epochs=5,
-        batch_size=16, learning_rate=0.05, payload=kind,
-    )  # fmt: skip
+    request = work_request(run=run, epochs=5, payload=kind)
     job = TrainerJob(
         device="d0", request=request, samples=str(rows), stop=str(folder / "stop"),
         own=str(folder / OWN),
@@ -81,10 +79,7 @@ def compared(task: Task, folder: Path, served: bool = True) -> dict[str, float]:
     """What a device that serves a model of class 0 finds for one of class 2."""
     base = folder / "base.safetensors"
     base.write_bytes(safetensors.numpy.save(always(0)))
-    request = WorkRequest(
-        op="evaluate", run="7", round=1, task=task.name, task_version=1, base="1-a", epochs=1,
-        batch_size=16, learning_rate=0.05,
-    )  # fmt: skip
+    request = work_request("evaluate")
     job = TrainerJob(
         device="d0", request=request, samples=str(rows_file(task, folder)), stop="",
         served=str(base) if served else "",

@@ -10,7 +10,7 @@ import pytest
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
-from edge_client.uplink.gathering import FULL_ROWS, Gathering, check
+from edge_client.uplink.gathering import FULL_ROWS, check
 from edge_client.uplink.uplink import Uplink
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, UsageError
@@ -55,22 +55,6 @@ class Device:
 @pytest.fixture
 def device(tmp_path: Path) -> Device:
     return Device(tmp_path)
-
-
-def test_an_event_a_second_is_a_message_in_four_seconds(device: Device) -> None:
-    came = []
-    for _ in range(21):
-        device.answers(1)
-        came += device.look()
-        device.clock.now += 1
-    batches = [one for one in came if isinstance(one, EventBatch)]
-    assert [one.rows.num_rows for one in batches] == [
-        5,
-        5,
-        5,
-        5,
-    ]  # the fifth is 4 s after the first
-    assert device.spool.account().pending == 1
 
 
 def test_no_event_waits_longer_although_more_come(device: Device) -> None:
@@ -125,13 +109,6 @@ def test_a_broker_that_was_away_gets_all_of_it_once(device: Device) -> None:
     device.look()
     assert device.broker.seqs == IntervalSet([(0, 4)])
     assert device.spool.account().pending == 0
-
-
-def test_without_gathering_nothing_waits() -> None:
-    clock = Clock()
-    assert Gathering(0.0, clock).ready(1)
-    assert Gathering(5.0, clock).ready(0)
-    assert not Gathering(5.0, clock).ready(1)
 
 
 def test_a_device_may_not_gather_until_workers_believe_it_silent() -> None:

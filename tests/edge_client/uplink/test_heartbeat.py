@@ -4,12 +4,7 @@ import pytest
 
 from edge_client.uplink.heartbeat import AFTER_WORK_S, AT_WORK_S, EVERY_S, FIGURES, Heartbeat
 from streams.contract.documents import DeviceState
-
-
-def state(**fields: Any) -> DeviceState:
-    usual = {"device": "d0", "task": "tiny", "time_us": 0, "epoch": "e", "active": "1-a"}
-    counts = {"produced": 0, "delivered": 0, "pending": 0}
-    return DeviceState.model_validate({**usual, **counts, **fields})
+from tests.fakes.documents import device_state
 
 
 @pytest.mark.parametrize(
@@ -26,20 +21,20 @@ def state(**fields: Any) -> DeviceState:
 def test_a_change_is_told_at_the_next_look(change: dict[str, Any], *, told: bool) -> None:
     beat = Heartbeat()
     assert beat.looks(0.0)
-    assert beat.due(state(), 0.0)
+    assert beat.due(device_state(), 0.0)
     assert not beat.looks(0.5)
     assert beat.looks(1.0)
-    assert beat.due(state(**change), 1.0) == told
+    assert beat.due(device_state(**change), 1.0) == told
     assert beat.looks(EVERY_S)
-    assert beat.due(state(**change), EVERY_S) != told  # as long after the last one
+    assert beat.due(device_state(**change), EVERY_S) != told  # as long after the last one
     assert beat.looks(1.0 + EVERY_S)
-    assert beat.due(state(dropped={"metered": 7}, **{"phase": "x"}), 1.0 + EVERY_S)
+    assert beat.due(device_state(dropped={"metered": 7}, **{"phase": "x"}), 1.0 + EVERY_S)
 
 
 def test_a_reason_that_is_known_is_no_change() -> None:
     beat = Heartbeat()
-    assert beat.due(state(dropped={"metered": 1}), 0.0)
-    assert not beat.due(state(dropped={"metered": 900}), 5.0)
+    assert beat.due(device_state(dropped={"metered": 1}), 0.0)
+    assert not beat.due(device_state(dropped={"metered": 900}), 5.0)
 
 
 def test_a_rate_limit_makes_them_rare() -> None:
@@ -64,7 +59,7 @@ def test_at_work_there_is_one_a_second_and_for_a_while_afterwards() -> None:
             beat.work()
         if second == 20:
             beat.rest(20.0)
-        if beat.looks(second) and beat.due(state(), second):
+        if beat.looks(second) and beat.due(device_state(), second):
             sent[second] = beat.interval_s
     quick = range(3, 20 + round(AFTER_WORK_S))
     usual = [quick.stop, quick.stop + 10, quick.stop + 20]
@@ -74,5 +69,5 @@ def test_at_work_there_is_one_a_second_and_for_a_while_afterwards() -> None:
 def test_one_that_is_quicker_anyway_stays_so_at_work() -> None:
     beat = Heartbeat(0.5)
     beat.work()
-    assert beat.due(state(), 0.0)
+    assert beat.due(device_state(), 0.0)
     assert beat.interval_s == 0.5

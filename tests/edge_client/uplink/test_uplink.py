@@ -8,14 +8,13 @@ import pytest
 
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
-from edge_client.spool.sampling import sampled
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.rate_limit import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop
-from streams.contract.events.records import EventBatch
+from tests.fakes.documents import device_state
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
 from tests.polling import until
@@ -44,18 +43,9 @@ def uplink_of(
     bytes_per_s: int | None = None,
 ) -> Uplink:
     def state() -> DeviceState:
-        account = spool.account()
-        return DeviceState(
-            device="d0",
-            task=task.name,
-            time_us=0,
-            epoch=spool.epoch,
-            active="1-aaaaaaaa",
-            produced=account.produced,
-            delivered=account.delivered,
-            pending=account.pending,
-            dropped=account.dropped,
-        )
+        account = vars(spool.account())
+        names = ("produced", "delivered", "pending", "dropped")
+        return device_state(epoch=spool.epoch, **{name: account[name] for name in names})
 
     return Uplink(
         task,
@@ -174,18 +164,6 @@ def test_a_producer_that_never_acknowledges_is_replaced(spool: Spool) -> None:
     assert spool.account().pending == 4
 
 
-def test_an_outage_is_named_again_each_minute(
-    spool: Spool, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = Clock()
-    uplink = uplink_of(spool, FakeBroker(), clock)
-    uplink._ending.set()  # so that it does not wait
-    for _ in range(30):  # five minutes
-        uplink._wait_for_broker("no broker")
-        clock.now += 10
-    assert caplog.text.count("no broker; events wait in the spool") == 5
-
-
 def test_a_silent_broker_is_waited_for_without_a_new_producer(spool: Spool) -> None:
     broker, clock = FakeBroker(), Clock()
     uplink = uplink_of(spool, broker, clock, reachable=False)
@@ -212,18 +190,6 @@ def test_declared_drops_travel_and_close_the_account(spool: Spool) -> None:
     assert list(broker.seqs) == [(0, 399)]
 
 
-def test_a_state_without_a_change_is_sent_now_and_then(spool: Spool) -> None:
-    broker, clock = FakeBroker(), Clock()
-    uplink = uplink_of(spool, broker, clock)
-    for _ in range(250):
-        uplink.step()
-        broker.acknowledge()
-        fill(spool, 1)  # counters are no change
-        clock.now += 0.1
-    assert len(broker.states) == 3
-    assert broker.states[0].heartbeat_s == 10.0
-
-
 def test_a_limit_holds_over_a_burst_of_any_size(spool: Spool) -> None:
     broker, clock = FakeBroker(), Clock()
     rate = 1000
@@ -244,36 +210,6 @@ def test_a_limit_holds_over_a_burst_of_any_size(spool: Spool) -> None:
     assert len(broker.states) > 2
 
 
-def test_a_message_larger_than_the_limit_leaves_all_the_same(spool: Spool) -> None:
-    broker, clock = FakeBroker(), Clock()
-    uplink = uplink_of(spool, broker, clock, bytes_per_s=100)
-    fill(spool, 2)
-    for _ in range(400):
-        uplink.step()
-        broker.acknowledge()
-        clock.now += 0.25
-    assert spool.account().pending == 0
-
-
-def test_a_sample_arrives_and_the_rest_is_declared(tmp_path: Path) -> None:
-    spool, broker, clock = Spool(tmp_path), FakeBroker(), Clock()
-    uplink = uplink_of(spool, broker, clock)
-    uplink.step()
-    fill(spool, 300, share=0.2)
-    while spool.account().pending:
-        uplink.step()
-        broker.acknowledge()
-    wanted = [seq for seq in range(300) if sampled(seq, 0.2)]
-    events = [batch for batch in broker.taken if isinstance(batch, EventBatch)]
-    drops = [batch for batch in broker.taken if isinstance(batch, Drop)]
-    assert [seq for e in events for seq in range(e.first, e.last + 1)] == wanted
-    assert {drop.reason for drop in drops} == {"metered"}
-    assert list(broker.seqs) == [(0, 299)]
-    account = spool.account()
-    assert (account.produced, account.delivered) == (300, len(wanted))
-    assert account.dropped == {"metered": 300 - len(wanted)}
-
-
 def test_neighbouring_declarations_travel_as_one(spool: Spool) -> None:
     broker, clock = FakeBroker(), Clock()
     for _ in range(50):
@@ -284,20 +220,6 @@ def test_neighbouring_declarations_travel_as_one(spool: Spool) -> None:
     uplink.step()
     assert [(d.first, d.last) for d in broker.taken] == [(0, 499)]
     assert spool.account().dropped == {"metered": 500}
-
-
-def test_at_work_the_state_says_that_the_next_one_comes_in_a_second(spool: Spool) -> None:
-    broker, clock = FakeBroker(), Clock()
-    uplink = uplink_of(spool, broker, clock)
-    uplink.step()
-    broker.acknowledge()
-    clock.now += 1.0
-    with uplink.at_work():
-        for _ in range(4):
-            uplink.step()
-            broker.acknowledge()
-            clock.now += 1.0
-    assert [state.heartbeat_s for state in broker.states] == [10.0, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_a_thread_that_does_not_come_back_hangs_and_one_that_waits_does_not(spool: Spool) -> None:

@@ -1,11 +1,8 @@
 """Real agents on a real broker: what a metered line gets when they are killed, what leaves a device
 whose readings must not, and what a wrong password does."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +20,8 @@ from streams.contract.topics import EVENTS, FLEET, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import create_key
 from streams.segments.segmentation import segments_of
-from tests.edge_client.models import artifact, plain
+from tests.fakes.agent_process import AgentProcess, first_model
 from tests.fakes.tiny_task import task as tiny
 from tests.secure_node import SecureNode
 from tests.streams.worker.support import until
@@ -43,37 +39,24 @@ class Device:
             "from tests.fakes.tiny_task import task as tiny\n"
             f"task = replace(tiny, name={task.name!r}, upload={task.upload!r})\n"
         )
-        key = create_key(folder / "keys" / "signing.pem")
-        (folder / "model.twa").write_bytes(artifact(key, plain(1), task=task))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.agent: AgentProcess | None = None
 
     def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "compose.cli.main",
-            "edge",
-            "run",
-            f"{self.folder}/task.py:task",
-        ]
-        command += ["--device", "d0", "--state", str(self.folder), "--kafka", self.broker.bootstrap]
-        command += ["--model", f"{self.folder}/model.twa", "--drain", "30", *self.words]
         fields = self.broker.model_dump(exclude={"bootstrap"}, exclude_none=True)
-        more = {f"TIDEWHEEL_KAFKA_{name.upper()}": text for name, text in fields.items()}
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env={**os.environ, **more}, stderr=log, cwd=Path(__file__).parents[3]
-            )
+        self.agent = AgentProcess(
+            self.folder, "--model", first_model(self.folder, self.task), "--drain", "30",
+            *self.words, reference=f"{self.folder}/task.py:task", kafka=self.broker.bootstrap,
+            environ={f"TIDEWHEEL_KAFKA_{name.upper()}": text for name, text in fields.items()},
+        )  # fmt: skip
 
     def end(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log[-3000:]
-        self.process.send_signal(number)
-        self.process.wait(60)
+        assert self.agent is not None
+        self.agent.end(number)
 
     @property
     def log(self) -> str:
-        return (self.folder / "log").read_text()
+        assert self.agent is not None
+        return self.agent.log
 
     @property
     def spool(self) -> Spool:
@@ -93,9 +76,8 @@ def devices(tmp_path: Path) -> Iterator[list[Device]]:
     made: list[Device] = []
     yield made
     for device in made:
-        if device.process is not None and device.process.poll() is None:
-            device.process.kill()
-            device.process.wait(10)
+        if device.agent is not None:
+            device.agent.close()
 
 
 class Topic:
@@ -145,28 +127,6 @@ def test_a_metered_devices_account_adds_up_over_kills(
     assert len(topic) == account.produced == spool.next_seq > 150
     assert list(IntervalSet([*topic.events, *topic.dropped])) == [(0, account.produced - 1)]
     assert all(sampled(seq, 0.3) == (seq in topic.events) for seq in range(account.produced))
-
-
-@pytest.mark.timeout(120)
-def test_a_device_that_gathers_sends_fewer_messages_and_all_events(
-    kafka: BrokerSettings, tmp_path: Path, devices: list[Device]
-) -> None:
-    """Killed in between: what had waited is sent by the next process. Two events a second, which
-    would be a message each."""
-    task = replace(tiny, name="gathering")
-    ensure_topics(kafka, topic_specs(task.name, 1))
-    device = Device(tmp_path, kafka, task, "--speed", "1", "--gather", "1")
-    devices.append(device)
-    device.start()
-    until(lambda: len(Topic(device)) >= 6, "some events are on the topic")
-    device.end(signal.SIGKILL)
-    device.start()
-    until(lambda: len(Topic(device)) >= 12, "it goes on")
-    device.end(signal.SIGTERM)
-    account, messages = device.spool.account(), device.messages(EVENTS)
-    assert account.pending == 0
-    assert list(Topic(device).events) == [(0, account.produced - 1)]
-    assert len(messages) <= account.produced / 1.5
 
 
 @pytest.mark.timeout(120)

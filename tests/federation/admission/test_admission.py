@@ -1,4 +1,6 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from federation.admission.admission import MAX_SAMPLES, Round, admit, digest, well_formed
+from federation.admission.claims import CLAIM_FACTOR, most
+from federation.admission.parking import park
+from federation.admission.quarantine import QUARANTINE_ROUNDS, STRIKES, Quarantine
 from federation.admission.update import Update
 from streams.learning.clipping import update_norm
 
@@ -142,3 +147,127 @@ def test_a_digest_tells_shapes_types_and_names_apart() -> None:
         {"a": zeros[:2], "b": zeros[2:]},
     ]
     assert len({digest(weights) for weights in alike}) == len(alike)
+
+
+# --- claims --------------------------------------------------------------------------------------
+
+
+claims = st.integers(1, 1_000_000)
+
+
+@given(claims, st.integers(1, 50))
+def test_equal_claims_count_as_they_are(claim: int, devices: int) -> None:
+    assert most([claim] * devices) >= claim
+
+
+@given(claims, claims)
+def test_one_device_or_two_are_not_limited(one: int, other: int) -> None:
+    assert most([one]) >= one
+    assert most([one, other]) >= max(one, other)
+
+
+@given(st.lists(claims, min_size=1, max_size=30))
+def test_half_of_the_devices_count_as_they_claim_and_a_second_time_changes_nothing(
+    said: list[int],
+) -> None:
+    limit = most(said)
+    counted = [min(claim, limit) for claim in said]
+    assert sum(claim == count for claim, count in zip(said, counted, strict=True)) >= len(said) / 2
+    assert most(counted) == limit
+
+
+def test_devices_of_unequal_size_keep_their_order_up_to_twice_the_median() -> None:
+    assert [min(n, most([40, 100, 150, 200, 2048])) for n in (40, 100, 150, 200, 2048)] == [
+        40, 100, 150, 200, 300,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("liars", "devices"), [(1, 4), (2, 7), (3, 10), (33, 100)])
+def test_less_than_a_third_have_less_than_half_of_the_weight(liars: int, devices: int) -> None:
+    honest = devices - liars
+    limit = most([270] * honest + [1_000_000] * liars)
+    assert limit == CLAIM_FACTOR * 270
+    assert liars * limit < honest * 270
+
+
+# --- quarantine ----------------------------------------------------------------------------------
+
+
+def test_a_node_that_is_refused_twice_sits_out_three_rounds() -> None:
+    assert (STRIKES, QUARANTINE_ROUNDS) == (2, 3)
+    conduct = Quarantine()
+    conduct.refuse(7, "norm", 1)
+    assert conduct.quarantined_until(7, 2) is None
+    conduct.refuse(7, "samples", 4)
+    assert [conduct.quarantined_until(7, number) for number in (5, 6, 7, 8)] == [7, 7, 7, None]
+    assert conduct.quarantined_until(8, 5) is None
+
+
+def test_after_that_it_counts_anew() -> None:
+    conduct = Quarantine()
+    for number in (1, 2, 6):
+        conduct.refuse(7, "norm", number)
+    assert conduct.quarantined_until(7, 7) is None
+    conduct.refuse(7, "norm", 7)
+    assert conduct.quarantined_until(7, 8) == 10
+
+
+@pytest.mark.parametrize("reason", ["name", "duplicate"])
+def test_a_name_that_two_nodes_use_makes_neither_sit_out(reason: str) -> None:
+    conduct = Quarantine()
+    for number in range(1, 6):
+        conduct.refuse(7, reason, number)
+        assert conduct.quarantined_until(7, number + 1) is None
+    assert conduct.refused == {7}
+
+
+def test_it_remembers_what_was_received() -> None:
+    conduct = Quarantine()
+    conduct.remember([{"w": np.zeros(2)}, {"w": np.zeros(2)}, {"w": np.ones(2)}])
+    assert len(conduct.received) == 2
+
+
+# --- parking -------------------------------------------------------------------------------------
+
+
+TENSORS = st.dictionaries(
+    st.text(min_size=1, max_size=8),
+    hnp.arrays(
+        st.sampled_from([np.float32, np.float16, np.int64, np.bool_]),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+    ),
+    max_size=5,
+)
+
+
+@given(TENSORS)
+def test_parked_tensors_are_the_same_and_leave_no_file(
+    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, np.ndarray]
+) -> None:
+    folder = tmp_path_factory.mktemp("parked")
+    found = park(tensors, folder)
+    assert list(found) == list(tensors)
+    for name, tensor in tensors.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        np.testing.assert_array_equal(found[name], tensor)
+    assert list(folder.iterdir()) == []
+
+
+def _anonymous() -> int:
+    """Bytes of this process's own memory."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def test_a_round_of_many_updates_takes_disk_and_not_memory(tmp_path: Path) -> None:
+    before = _anonymous()
+    parked = [park({"w": np.full(1_000_000, n, np.float32)}, tmp_path) for n in range(60)]
+    assert _anonymous() - before < 60_000_000  # of 240
+    assert [float(each["w"][7]) for each in parked] == list(map(float, range(60)))
+
+
+def test_where_the_disk_takes_nothing_they_stay_in_memory(tmp_path: Path) -> None:
+    tensors = {"w": np.ones(3, np.float32)}
+    np.testing.assert_array_equal(park(tensors, tmp_path / "missing")["w"], tensors["w"])

@@ -19,7 +19,7 @@ from federation.server_app import run_aggregator
 from streams.contract.errors import ProcessFailed, TaskError, UsageError
 from streams.contract.task import Privacy, Task, Training
 from streams.learning.clipping import clipped
-from tests.federation.rounds.test_resume import Killed, killed_at
+from tests.fakes.killed import Killed, killed_at
 from tests.federation.rounds.test_resume import Rig as ResumeRig
 from tests.federation.rounds.test_run import FakeFleet, Rig, rig, sound
 
@@ -127,16 +127,6 @@ def test_in_a_private_run_no_other_devices_update_decides_whether_one_counts(
     earlier = frozenset({digest(found.weights)}) if sent_before else frozenset()
     among = replace(alone, norms=others, earlier=earlier)
     assert admit(found, among) == admit(found, alone)
-
-
-def test_a_fleet_of_short_updates_does_not_shut_out_a_longer_one(rig: Rig, tmp_path: Path) -> None:
-    privacy = Privacy(clip=50.0, noise_multiplier=1e-6)
-    of_task(rig, privacy)
-    fleet = FakeFleet([sound(name, 1e-6) for name in "abcde"] + [sound("f", 1e-3)])
-    replace(rig.run(fleet, rounds=1), aggregator=make(tmp_path, privacy)).run()
-    admitted = [e.device for e in rig.kafka.events if e.kind == "admitted"]
-    assert admitted == list("abcdef")
-    assert not [e for e in rig.kafka.events if e.kind == "refused"]
 
 
 def of_task(rig: Rig | ResumeRig, privacy: Privacy) -> None:

@@ -18,7 +18,6 @@ from federation.controller.metrics import FederationMetrics
 from federation.controller.settings import ControllerSettings
 from federation.registry import key_rotation, publisher
 from federation.registry.registry import Registry
-from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import Decision, Release, sign
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import ArtifactError, BrokerUnavailable, ProcessFailed, UsageError
@@ -26,7 +25,7 @@ from streams.contract.signing import key_id
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
 from streams.contract.window_metrics import WindowMetric
-from streams.contract.window_report import ModelWindow, WindowReport
+from streams.contract.window_report import ModelWindow
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
@@ -34,14 +33,11 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import unarmed
 from streams.runtime.key_files import create_key, write_private_key
-from streams.runtime.object_store import FolderStore
+from tests.fakes.documents import window_report
+from tests.fakes.killed import Killed, killed_at
 from tests.fakes.own_task import own_task
 from tests.federation.flower_stack import wait_for
-from tests.federation.registries import model
-
-
-class Killed(BaseException):
-    """The process ends here."""
+from tests.federation.registries import controller_settings, model
 
 
 @dataclass(frozen=True)
@@ -79,13 +75,10 @@ class Rig:
 
     def serve(self, number: int) -> str:
         """Keep and serve a new model version."""
-        manifest = Manifest(
-            task=self.name, task_version=1, number=number, created_us=1, key="", files=[]
-        )
-        data = pack(manifest, {"weights.safetensors": b"w"}, create_key(self.key_path))
-        model = self.registry.add(data).model
-        self.registry.serve(model, create_key(self.key_path), f"version {number}")
-        return model
+        key = create_key(self.key_path)
+        made = model(self.registry, number, key).model
+        self.registry.serve(made, key, f"version {number}")
+        return made
 
     def look(self) -> None:
         for message in self.reader.poll(0.1):
@@ -110,17 +103,9 @@ class Rig:
     def window(
         self, number: int, model: str, agreeing: int, metric: WindowMetric = "accuracy"
     ) -> None:
-        report = WindowReport(
-            task=self.name,
-            device=f"d{number % 2}",
-            window_us=number,
-            end_us=number + 1,
-            revision=0,
-            events=10,
-            teacher_model="1-t",
-            metric=metric,
-            models={model: ModelWindow(events=10, compared=10, agreeing=agreeing)},
-        )
+        part = ModelWindow(events=10, compared=10, agreeing=agreeing)
+        about = {"task": self.name, "metric": metric}
+        report = window_report(f"d{number % 2}", number, {model: part}, **about)
         topic = topic_name(self.name, WINDOWS)
         self.producer.put(topic, report.device.encode(), report.encode())
 
@@ -149,18 +134,8 @@ def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
     ensure_topics(kafka, topic_specs(name))
     registry = Registry(tmp_path / "registry", name, 1, [key.public_key()])
     flower = StandInFlower(Flwr("flwr", "tidewheel"), tmp_path)
-    settings = ControllerSettings(
-        task_ref=reference,
-        broker=kafka,
-        state=tmp_path,
-        registry=registry.folder,
-        public_keys=(key_path.with_suffix(".pub"),),
-        signing_key=key_path,
-        submission=flower,
-        run_config={"rounds": 2},
-        min_events=20,
-        min_interval_s=0.0,
-    )
+    more = {"run_config": {"rounds": 2}, "min_events": 20, "min_interval_s": 0.0}
+    settings = controller_settings(reference, kafka, tmp_path, flower, key_path, **more)
     producer = Producer(kafka)
     reader = Reader(kafka, [topic_name(name, ROUNDS), topic_name(name, RELEASES)])
     yield Rig(name, registry, settings, flower, kafka, producer, reader, key_path)
@@ -255,66 +230,33 @@ def test_what_is_announced_already_is_not_announced_again(
 
 
 @pytest.mark.kafka
-def test_a_run_that_died_is_taken_up_three_times_and_another_may_start(
-    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_tracker, "SILENCE_S", 0.2)
-    first = rig.serve(1)
-    rig.flower.answers.update(dict.fromkeys(("r1", "r2", "r3", "r4"), "finished:failed"))
-    stop = start(runs_per_day=1)
-    rig.disagree_until(first, lambda: ("r4", "finished") in rig.kinds())
-    assert [config.get("resume") for config in rig.flower.started] == [None, "r1", "r2", "r3"]
-    assert all(config["rounds"] == 2 for config in rig.flower.started)
-    word = "the run ended without a result"
-    assert rig.reasons("finished") == {
-        "r1": f"{word} (finished:failed); resumed by run r2",
-        "r2": f"{word} (finished:failed); resumed by run r3",
-        "r3": f"{word} (finished:failed); resumed by run r4",
-        "r4": f"{word} (finished:failed); resumed 3 times, no more",
-    }
-    assert rig.reasons("requested")["r4"] == f"resumes run r3: {word} (finished:failed)"
-    assert {e.run: e.resumed_from for e in rig.events if e.resumed_from} == {
-        "r2": "r1",
-        "r3": "r2",
-        "r4": "r3",
-    }
-    stop.set()
-    start()  # it knows of no run that could be taken up
-    rig.disagree_until(first, lambda: len(rig.flower.started) == 5)
-    assert "resume" not in rig.flower.started[4]
-
-
-@pytest.mark.kafka
-def test_a_run_that_was_stopped_by_hand_is_not_taken_up(
-    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        ("finished:stopped", "stopped by a user"),
+        ("finished:completed", "the run ended without a result"),
+    ],
+)
+def test_a_run_that_was_stopped_by_hand_or_ended_well_is_not_taken_up(
+    rig: Rig,
+    start: Callable[..., threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    word: str,
 ) -> None:
     """Also one that goes on with another."""
     monkeypatch.setattr(run_tracker, "SILENCE_S", 0.3)
-    rig.flower.answers.update({"r1": "finished:failed", "r2": "finished:stopped"})
+    rig.flower.answers.update({"r0": answer, "r1": "finished:failed", "r2": "finished:stopped"})
     rig.serve(1)
     rig.say("started", "r0")
-    rig.flower.answers["r0"] = "finished:stopped"
     start(runs_per_day=1, schedule_s=0.0)
     rig.wait("both are over", lambda: {"r0", "r2"} <= rig.reasons("finished").keys())
-    word = "stopped by a user (finished:stopped)"
     told = rig.reasons("finished")
-    assert (told["r0"], told["r2"]) == (word, word)
+    assert told["r0"] == f"{word} ({answer})"
+    assert told["r2"] == "stopped by a user (finished:stopped)"
     assert [config.get("resume") for config in rig.flower.started] == [None, "r1"]
     kept = rig.settings.state / "controller" / "lineage.json"
     rig.wait("it is forgotten, once that is told", lambda: not kept.exists())
-
-
-@pytest.mark.kafka
-def test_a_run_that_ended_well_but_could_not_say_so_is_only_reported(
-    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_tracker, "SILENCE_S", 0.2)
-    first = rig.serve(1)
-    rig.flower.answers["r1"] = "finished:completed"
-    start(runs_per_day=1)
-    rig.disagree_until(first, lambda: ("r1", "finished") in rig.kinds())
-    assert rig.reasons("finished")["r1"] == "the run ended without a result (finished:completed)"
-    assert len(rig.flower.started) == 1
 
 
 @pytest.mark.kafka
@@ -330,14 +272,11 @@ def test_a_controller_that_dies_takes_a_run_up_once(
 ) -> None:
     """Also if the new run has said something before the next controller is there."""
 
-    def reached(point: str) -> None:
-        if point == f"resume-step-{step}":
-            raise Killed
-
     rig.serve(1)
     rig.say("started", "r9")
     rig.flower.answers["r9"] = "finished:failed"
-    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: reached)
+    dies = killed_at(f"resume-step-{step}")
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: dies)
     died = start()
     rig.wait("the controller dies", died.is_set)
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
@@ -354,25 +293,6 @@ def test_a_controller_that_dies_takes_a_run_up_once(
     assert rig.reasons("requested") == {
         "r1": "resumes run r9: the run ended without a result (finished:failed)"
     }
-
-
-@pytest.mark.kafka
-def test_a_run_that_cannot_be_taken_up_yet_is_tried_again(
-    rig: Rig,
-    start: Callable[..., threading.Event],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(run_tracker, "SILENCE_S", 0.2)
-    rig.serve(1)
-    rig.say("started", "r9")
-    rig.flower.answers["refuse"] = ""
-    start()
-    rig.wait("it was tried", lambda: "no route" in caplog.text)
-    del rig.flower.answers["refuse"]
-    rig.wait("it is taken up", lambda: ("r9", "finished") in rig.kinds())
-    assert rig.reasons("finished")["r9"].startswith("the run ended without a result (unknown)")
-    assert [config["resume"] for config in rig.flower.started] == ["r9"]
 
 
 @pytest.mark.kafka
@@ -519,7 +439,7 @@ def test_a_controller_follows_a_rotation_of_keys_while_it_runs(
     key_rotation.hand_over(rig.registry, new)
     key_rotation.revoke(rig.registry, new, key_id(old.public_key()))
     rig.wait("it is told", lambda: bool(rig.releases[-1].standing.revoked))
-    rig.registry.add_teacher(signed_teacher(rig, new))
+    model(rig.registry, 20, new, kind="teacher")
     rig.wait("the controller decides", lambda: rig.releases[-1].kind == "teacher")
     assert rig.releases[-1].key == key_id(new.public_key())
     device = Acceptance(None, load_task(rig.settings.task_ref), [old.public_key()])
@@ -556,37 +476,3 @@ def test_a_revoked_key_in_the_registry_and_on_releases_stops_the_controller(rig:
     rig.registry.store.remove(f"history/{last.decision.seq:08d}.json")
     with pytest.raises(ArtifactError, match="does not revoke key"):
         controller.run(rig.settings, threading.Event())
-
-
-def signed_teacher(rig: Rig, key: Ed25519PrivateKey) -> bytes:
-    manifest = Manifest(
-        kind="teacher", task=rig.name, task_version=1, number=20, created_us=1, key="", files=[]
-    )
-    return pack(manifest, {"weights.safetensors": b"t"}, key)
-
-
-def test_the_teacher_is_read_when_it_was_written_and_not_at_every_look(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def keep_teacher(number: int) -> str:
-        about = {"task": rig.name, "task_version": 1, "number": number, "created_us": number}
-        manifest = Manifest(kind="teacher", key="", files=[], **about)
-        data = pack(manifest, {"weights.safetensors": b"t"}, create_key(rig.key_path))
-        return rig.registry.add_teacher(data).model
-
-    reads: list[str] = []
-    read = FolderStore.read
-    monkeypatch.setattr(
-        FolderStore, "read", lambda store, name: (reads.append(name), read(store, name))[1]
-    )
-    rig.serve(1)
-    first = keep_teacher(1)
-    watching = controller.Controller(rig.settings, load_task(rig.settings.task_ref))
-    for _ in range(5):
-        watching.announce(rig.producer)
-    after_first = reads.count("teacher.twa")
-    rig.wait("the teacher is offered", lambda: any(d.model == first for d in rig.releases))
-    assert after_first <= 2  # to decide on it, and to put its bytes on `artifacts`
-    second = keep_teacher(2)
-    watching.announce(rig.producer)
-    rig.wait("the next one is offered", lambda: any(d.model == second for d in rig.releases))

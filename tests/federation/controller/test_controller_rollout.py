@@ -10,38 +10,35 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from federation.controller import controller
-from federation.registry import manual
 from federation.registry.publisher import read_announced
 from federation.registry.redelivery import gone
-from federation.rollout import rollout
 from federation.rollout.rollout import Plan
-from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
-from streams.contract.artifact import Manifest, pack
+from federation.rollout.stage_policy import StageRules
 from streams.contract.decisions import (
     Decision,
     Delivery,
-    Ref,
     Release,
     decision_key,
     rollout_position,
 )
-from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.contract.topics import ARTIFACTS, FLEET, RELEASES, WINDOWS, topic_name, topic_specs
-from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
+from streams.contract.window_report import ClassAgreement, ModelWindow
 from streams.kafka.admin import ensure_topics
 from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import unarmed
 from streams.runtime.key_files import create_key
-from tests.federation.controller.test_controller import Killed, Rig, rig, start
+from tests.fakes.documents import device_state, window_report
+from tests.fakes.killed import killed_at
+from tests.federation.controller.test_controller import Rig, rig, start
+from tests.federation.registries import model, wait
 
 __all__ = ["rig", "start"]
 pytestmark = pytest.mark.kafka
@@ -53,13 +50,8 @@ PLAN = Plan((0.25, 1.0), StageRules(minimum_windows=2))
 def candidate(rig: Rig, base: str, number: int = 2) -> str:
     """A version that has passed the gate."""
     key = create_key(rig.key_path)
-    manifest = Manifest(
-        task=rig.name, task_version=1, number=number, base=base, created_us=1, key="", files=[]
-    )  # fmt: skip
-    made = rig.registry.add(pack(manifest, {"weights.safetensors": b"w" * number}, key))
-    ref = Ref.of(made)
-    standing = rig.registry.desired().model_copy(update={"candidate": ref})
-    rig.registry.decide(key, "candidate", standing, rig.registry.last(), model=made.model)
+    made = model(rig.registry, number, key, base=base)
+    wait(rig.registry, made, key)
     return made.model
 
 
@@ -67,10 +59,7 @@ def devices(rig: Rig) -> list[str]:
     """They are there; by their place, so that the first is the canary."""
     names = sorted((f"d{i}" for i in range(DEVICES)), key=lambda d: rollout_position(rig.name, d))
     for name in names:
-        state = DeviceState(
-            device=name, task=rig.name, time_us=1, epoch="e", active="", produced=1, delivered=1,
-            pending=0,
-        )  # fmt: skip
+        state = device_state(name, task=rig.name, time_us=1, active="")
         rig.producer.put(topic_name(rig.name, FLEET), name.encode(), state.encode())
     return names
 
@@ -83,12 +72,10 @@ class Windows:
 
     def say(self, device: str, model: str, agreeing: int) -> None:
         self._made += 1
-        report = WindowReport(
-            task=self._rig.name, device=device, window_us=self._made * 10, end_us=0, revision=0,
-            events=20, teacher_model="1-t",
-            models={model: ModelWindow(events=20, compared=20, agreeing=agreeing)},
-            classes={"slow": ClassAgreement(events=20, agreeing=agreeing)},
-        )  # fmt: skip
+        part = ModelWindow(events=20, compared=20, agreeing=agreeing)
+        classes = {"slow": ClassAgreement(events=20, agreeing=agreeing)}
+        about = {"task": self._rig.name, "classes": classes}
+        report = window_report(device, self._made * 10, {model: part}, **about)
         topic = topic_name(self._rig.name, WINDOWS)
         self._rig.producer.put(topic, device.encode(), report.encode())
 
@@ -136,18 +123,11 @@ def test_judging_takes_a_tenth_of_the_time_at_most(
     assert min(b - a for a, b in itertools.pairwise(looks)) >= 19.9
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where the registry lies."""
-    if request.param == "folder":
-        return str(tmp_path / "registry")
-    request.getfixturevalue("s3_environ")
-    return "s3://models/registry"
-
-
 def test_a_candidate_is_offered_judged_and_served_or_taken_back(
-    place: str, rig: Rig, start: Callable[..., threading.Event]
+    s3_environ: None, rig: Rig, start: Callable[..., threading.Event]
 ) -> None:
+    """With the registry in a bucket; the other tests have it in a folder."""
+    place = "s3://models/registry"
     rig.registry = replace(rig.registry, place=place)
     first = rig.serve(1)
     start(plan=PLAN, runs_per_day=0, registry=place)
@@ -205,14 +185,10 @@ def test_a_controller_that_dies_while_it_tells_leaves_it_to_the_next(
     stop = start(plan=PLAN, runs_per_day=0)
     rig.wait("the first is announced", lambda: len(rig.releases) == 1)
     stop.set()
-
-    def reached(point: str) -> None:
-        if point == f"release-step-{step}":
-            raise Killed
-
+    dies = killed_at(f"release-step-{step}")
     devices(rig)
     second = candidate(rig, first)
-    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: reached)
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: dies)
     died = start(plan=PLAN, runs_per_day=0)
     rig.wait("the controller dies", died.is_set)
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
@@ -241,35 +217,6 @@ def command_of(rig: Rig, kafka: BrokerSettings) -> list[str]:
     command = [sys.executable, "-m", "compose.cli.main", "controller", rig.settings.task_ref]
     command += ["--state", str(rig.settings.state), "--kafka", kafka.bootstrap]
     return [*command, "--stages", "0.25,1", "--runs-per-day", "0"]
-
-
-def test_controllers_that_die_at_each_step_of_publishing_leave_the_rest_to_the_next(
-    rig: Rig, kafka: BrokerSettings
-) -> None:
-    """Real processes, each killed by SIGKILL at the end of a later step; the last one lives."""
-    first, command = rig.serve(1), command_of(rig, kafka)
-    with (rig.settings.state / "controllers.log").open("ab") as log:
-        for step in (2, 3, 4):
-            env = {**os.environ, "TIDEWHEEL_FAILPOINT": f"release-step-{step}:1"}
-            one = subprocess.Popen(command, cwd=ROOT, stderr=log, env=env)
-            try:
-                assert one.wait(60) == -signal.SIGKILL, Path(log.name).read_text()[-2000:]
-            finally:
-                one.kill()
-            assert [d.kind for d in rig.registry.decisions()] == ["served"]
-        last = subprocess.Popen(command, cwd=ROOT, stderr=log)
-        try:
-            rig.wait("the version is announced", lambda: told(rig)[0] is not None)
-            second = rig.serve(2)
-            rig.wait("the next one, too", lambda: told(rig)[0].model == second)  # type: ignore[union-attr]
-            last.terminate()
-            assert last.wait(20) == 0
-        finally:
-            last.kill()
-            last.wait()
-    _, deliveries = told(rig)[:2]
-    assert first != second
-    assert second in {delivery.model for delivery in deliveries}
 
 
 def test_a_second_controller_waits_and_takes_over_after_a_kill(
@@ -314,54 +261,6 @@ def test_a_second_controller_waits_and_takes_over_after_a_kill(
         log.close()
 
 
-def test_a_pause_outlives_its_controller_and_ends_when_a_person_says_so(
-    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second controller finds that the version may go on, and leaves it where it is."""
-    found: list[str] = []
-
-    def noted(*given: Any, **named: Any) -> StageVerdict:
-        found.append((verdict := evaluate(*given, **named)).verdict)
-        return verdict
-
-    monkeypatch.setattr(rollout, "evaluate", noted)
-    first, key = rig.serve(1), create_key(rig.key_path)
-    stop = start(plan=PLAN, runs_per_day=0)
-    names, windows = devices(rig), Windows(rig)
-    for name in names:
-        for _ in range(20):
-            windows.say(name, first, 15)
-    second = candidate(rig, first)
-
-    def offered() -> bool:
-        devices(rig)
-        return rig.registry.desired().offered is not None
-
-    rig.wait("it is offered", offered)
-    manual.pause(rig.registry, key, "look first")
-    before = rig.registry.desired()
-    rig.wait("the pause is told", lambda: told(rig)[0] == rig.registry.decisions()[-1])
-    stop.set()
-    start(plan=PLAN, runs_per_day=0, url="https://models")
-
-    def may_go_on() -> bool:
-        devices(rig)
-        windows.say(names[0], second, 19)
-        return found[-1] == "go-on" and rig.registry.desired().url == "https://models"
-
-    rig.wait("the second one evaluates it", may_go_on)
-    assert rig.registry.desired() == before.model_copy(update={"url": "https://models"})
-    manual.resume(rig.registry, key)
-
-    def goes_on() -> bool:
-        windows.say(names[0], second, 19)
-        return rig.registry.desired().stage == 2
-
-    rig.wait("it goes on", goes_on)
-    kinds = [d.kind for d in rig.registry.decisions() if d.model == second]
-    assert kinds == ["candidate", "stage", "held", "stage", "stage"]
-
-
 def announced(rig: Rig, kafka: BrokerSettings, is_it: Callable[[Release], bool]) -> Release:
     """Wait for a release under the task's name."""
     found: list[Release] = []
@@ -379,7 +278,7 @@ def announced(rig: Rig, kafka: BrokerSettings, is_it: Callable[[Release], bool])
 def test_bytes_that_are_gone_are_sent_again(
     rig: Rig, start: Callable[..., threading.Event], kafka: BrokerSettings, how: str
 ) -> None:
-    model = rig.serve(1)
+    first = rig.serve(1)
     stop = start()
     before = announced(rig, kafka, lambda _: True)
     stop.set()  # its last look would send the bytes again by itself
@@ -394,10 +293,10 @@ def test_bytes_that_are_gone_are_sent_again(
         ensure_topics(kafka, topic_specs(rig.name))
         rig.producer.put(topic, b"other", b"bytes")
     admin.close()
-    assert [each.model for each in gone(kafka, rig.name, before.deliveries)] == [model]
+    assert [each.model for each in gone(kafka, rig.name, before.deliveries)] == [first]
     start()
     after = announced(rig, kafka, lambda release: release.deliveries != before.deliveries)
     assert after.decision == before.decision
     found = fetch(kafka, rig.name, Download(after.deliveries[0]), lambda: False)
-    assert found == rig.registry.read(model)
+    assert found == rig.registry.read(first)
     assert not gone(kafka, rig.name, after.deliveries)

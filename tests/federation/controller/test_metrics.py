@@ -13,6 +13,7 @@ from federation.controller.metrics import SILENT_S, FederationMetrics
 from federation.registry import manual
 from streams.contract.documents import DeviceState, RoundEvent, RoundKind
 from streams.runtime.health import serve
+from tests.fakes.documents import device_state
 from tests.federation.registries import OLD, model, offer, registry_in
 from tests.federation.registries import serve as let_serve
 
@@ -136,10 +137,7 @@ def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Pa
 
 
 def heard(device: str, refused: str) -> DeviceState:
-    return DeviceState(
-        device=device, task="tiny", time_us=1, epoch="e", active="1-a", produced=0, delivered=0,
-        pending=0, refused={refused: "late"},
-    )  # fmt: skip
+    return device_state(device, refused={refused: "late"})
 
 
 def test_the_fleet_is_told_added_up_and_silent_devices_are_counted() -> None:

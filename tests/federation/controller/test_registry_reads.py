@@ -10,32 +10,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.controller.controller import Controller
 from federation.controller.flwr_cli import Flwr, Submission
-from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
 from federation.rollout.rollout import FleetState, Plan, Rollout
 from federation.rollout.window_history import WindowHistory
 from streams.contract.errors import ArtifactError
-from streams.contract.events.messages import Headers
 from streams.contract.task import load_task
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from streams.runtime.object_store import FolderStore, RemoteStore
 from tests.fakes.own_task import own_task
-from tests.federation.registries import model, serve, wait
+from tests.federation.registries import controller_settings, model, serve, wait
+from tests.federation.rounds.test_run import FakeKafka
 
 LOOKS = 5
-
-
-class FakeKafka:
-    def put(
-        self,
-        topic: str,
-        key: bytes,
-        value: bytes,
-        headers: Headers | None = None,
-        timeout_s: float = 10.0,
-    ) -> int:
-        return 0
 
 
 @dataclass
@@ -67,14 +54,10 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     for number in range(1, 4):
         serve(registry, model(registry, number, key), key)
     model(registry, 1, key, kind="teacher")
-    settings = ControllerSettings(
-        task_ref=reference,
-        broker=BrokerSettings(bootstrap="127.0.0.1:1"),
-        state=tmp_path,
-        registry=place,
-        public_keys=(key_path.with_suffix(".pub"),),
-        signing_key=key_path,
-        submission=Submission(Flwr("flwr", "tidewheel"), tmp_path),
+    broker = BrokerSettings(bootstrap="127.0.0.1:1")
+    submission = Submission(Flwr("flwr", "tidewheel"), tmp_path)
+    settings = controller_settings(
+        reference, broker, tmp_path, submission, key_path, registry=place
     )
     requests: Counter[str] = Counter()
     store = FolderStore if request.param == "folder" else RemoteStore

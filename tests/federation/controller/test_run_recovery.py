@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
-from federation.controller.run_recovery import RESUMES, Resumer, RunRecovery
+from federation.controller.run_recovery import RESUMES, Resumer
 from federation.rounds import checkpoint
 from federation.rounds.checkpoint import About, Checkpoint
 from streams.contract.errors import ProcessFailed
@@ -87,8 +87,3 @@ def test_a_file_that_cannot_be_read_is_passed_over(
 ) -> None:
     (tmp_path / "lineage.json").write_text(text)
     assert resumer(tmp_path, flower).lineage is None
-
-
-def test_what_is_written_is_read(tmp_path: Path, flower: Flower) -> None:
-    resumer(tmp_path, flower).resume("r", "dead", flower.runs())
-    assert resumer(tmp_path, flower).lineage == RunRecovery(runs=["r", "n1"], reason="dead")

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from federation.controller.fleet_evidence import RECENT, FleetEvidence, TriggerRules
 from federation.controller.triggers import RunsSoFar, TriggerDecision, decide
-from streams.contract.documents import DeviceState
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
+from tests.fakes.documents import device_state, window_report
 
 RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2)
 NOW = datetime(2026, 1, 5, 12).timestamp()
@@ -18,38 +18,14 @@ NOW = datetime(2026, 1, 5, 12).timestamp()
 def window(
     device: str, number: int, agreeing: int, model: str = "1-a", revision: int = 0
 ) -> WindowReport:
-    return WindowReport(
-        task="tiny",
-        device=device,
-        window_us=number,
-        end_us=number + 1,
-        revision=revision,
-        events=60,
-        teacher_model="1-t",
-        models={model: ModelWindow(events=60, compared=50, agreeing=agreeing)},
-    )
+    part = ModelWindow(events=60, compared=50, agreeing=agreeing)
+    return window_report(device, number, {model: part}, revision=revision)
 
 
 def unscored(report: WindowReport, labelled: int, correct: int) -> WindowReport:
     """The same with `upload="prediction"`: no teacher was asked."""
     part = ModelWindow(events=60, agreeing=0, labelled=labelled, correct=correct)
     return report.model_copy(update={"teacher_model": "", "models": {"1-a": part}})
-
-
-def state(device: str, labels: int) -> DeviceState:
-    return DeviceState.model_validate(
-        {
-            "device": device,
-            "task": "tiny",
-            "time_us": 0,
-            "epoch": "e",
-            "active": "1-a",
-            "produced": 0,
-            "delivered": 0,
-            "pending": 0,
-            "labels_told": labels,
-        }
-    )
 
 
 def evidence(*reports: WindowReport, rules: TriggerRules = RULES) -> FleetEvidence:
@@ -327,14 +303,14 @@ def test_another_model_or_a_run_starts_the_evidence_anew() -> None:
 
 def test_new_true_labels_are_a_cause_once() -> None:
     seen = FleetEvidence(TriggerRules(limit=0.9, new_labels=10))
-    seen.add_device(state("d0", 6))
+    seen.add_device(device_state("d0", labels_told=6))
     assert reason(seen) is None
-    seen.add_device(state("d1", 4))
+    seen.add_device(device_state("d1", labels_told=4))
     assert reason(seen) == "10 new true labels, at least 10"
     seen.run_began(NOW)
     assert seen.new_labels == 0
-    seen.add_device(state("d0", 0))  # it lost its labels
-    seen.add_device(state("d0", 3))
+    seen.add_device(device_state("d0", labels_told=0))  # it lost its labels
+    seen.add_device(device_state("d0", labels_told=3))
     assert seen.new_labels == 3
 
 

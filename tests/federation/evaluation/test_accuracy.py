@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 
 from federation.evaluation.accuracy import (
-    DEVICE_CAP,
     HeldOut,
     Score,
     compare,
     reported,
     score,
     spells,
-    total,
 )
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Comparison
@@ -34,24 +32,6 @@ def test_impossible_figures_of_a_device_count_as_none(
     tiny: Task, metrics: dict[str, float]
 ) -> None:
     assert reported(tiny, metrics) is None
-
-
-def test_no_device_outweighs_the_others(tiny: Task) -> None:
-    found = reported(tiny, {"correct": 5e8, "evaluated": 1e9})
-    assert found == Score(0.5, DEVICE_CAP)
-    assert found is not None
-    assert total([found, Score(0.0, DEVICE_CAP)]) == Score(0.25, 2 * DEVICE_CAP)
-    assert total([]) == Score()
-
-
-def test_no_device_counts_with_more_than_twice_the_median(tiny: Task) -> None:
-    honest = [Score(0.5, 30.0)] * 7
-    assert total([*honest, *[Score(1.0, DEVICE_CAP)] * 3]).value == pytest.approx(
-        (7 * 0.5 + 3 * 2 * 1.0) / 13
-    )
-    assert total([Score(0.5, 30.0), Score(1.0, 90.0)]) == Score(0.875, 120.0)
-    parts = [reported(tiny, {"correct": 0.1, "evaluated": 0.2}) for _ in range(3)]
-    assert total([part for part in parts if part]).value == pytest.approx(0.5)
 
 
 def test_a_device_reports_the_tasks_metric(tiny: Task) -> None:

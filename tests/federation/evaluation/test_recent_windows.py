@@ -199,30 +199,6 @@ def test_reading_ends_when_its_time_is_over(tiny: Task) -> None:
 
 
 @pytest.mark.kafka
-def test_the_latest_windows_are_found_on_a_real_kafka(
-    kafka: BrokerSettings, tmp_path: Path
-) -> None:
-    task = load_task(own_task(tmp_path))
-    ensure_topics(kafka, topic_specs(task.name))
-    rows = set()
-    producer = Producer(kafka)
-    for device in ("d1", "d2", "d3"):
-        for n in range(40):
-            topic = topic_name(task.name, EVENTS)
-            key, value, headers = events(task, device, 10 * n, 10)
-            producer.put(topic, key, value, headers)
-            if n % 2 == 0:  # windows that are scored
-                key, value, headers = scores(task, device, range(10 * n, 10 * n + 10))
-                producer.put(topic_name(task.name, SCORES), key, value, headers)
-                rows |= {(device, seq) for seq in range(10 * n, 10 * n + 10)}
-    producer.put(topic_name(task.name, EVENTS), b"d1", b"not arrow", [("schema", b"events/1")])
-    producer.put(topic_name(task.name, SCORES), b"d1", b"", [])
-    producer.close()
-    found = recent_windows.read(task, lambda topic: Reader(kafka, [topic]))
-    check(found, task, rows)
-
-
-@pytest.mark.kafka
 def test_a_topic_is_read_back_from_its_ends_to_its_beginnings(
     kafka: BrokerSettings, tmp_path: Path
 ) -> None:

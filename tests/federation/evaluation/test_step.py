@@ -66,10 +66,3 @@ def test_an_error_is_told_by_what_it_shrinks(tiny: Task) -> None:
 
 def test_devices_that_know_no_part_are_judged_by_all_of_it(tiny: Task) -> None:
     assert step.choose(tiny, {}, told(1, 1), UNKNOWN).whole
-
-
-def test_a_device_counts_with_twice_the_median_of_rows(tiny: Task) -> None:
-    part, whole = told(*[1] * 7, rows=100), told(*[9] * 7, rows=100)
-    liar = {"z": DeviceResult(Paired(2000, 0, 2000, 0))}
-    found = step.choose(tiny, part | {"z": DeviceResult(Paired(2000))}, whole | liar, UNKNOWN)
-    assert found.gain == pytest.approx((7 * 0.08 + 2 * 1.0) / 9)

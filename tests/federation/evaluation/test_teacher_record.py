@@ -4,14 +4,12 @@ import pytest
 
 from federation.evaluation.teacher_record import CAP, SHRINK, shares
 from streams.contract.documents import DeviceState
+from tests.fakes.documents import device_state
 from tests.fakes.tiny_task import task
 
 
 def told(record: dict[int, tuple[int, int]], of: str = task.name) -> DeviceState:
-    return DeviceState(
-        device="d", task=of, time_us=1, epoch="e", active="1", produced=0, delivered=0, pending=0,
-        teacher_record=record,
-    )  # fmt: skip
+    return device_state(task=of, teacher_record=record)
 
 
 def test_all_devices_count_together_by_class() -> None:

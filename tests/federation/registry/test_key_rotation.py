@@ -179,13 +179,6 @@ def test_what_would_lock_devices_out_is_refused(registry: Registry) -> None:
         key_rotation.hand_over(registry, OLD)
 
 
-def test_steps_done_before_are_not_done_again(registry: Registry) -> None:
-    assert key_rotation.trust(registry, OLD, NEW.public_key()) is not None
-    assert key_rotation.trust(registry, OLD, NEW.public_key()) is None
-    assert key_rotation.hand_over(registry, NEW) is not None
-    assert key_rotation.hand_over(registry, NEW) is None
-
-
 def test_who_comes_second_decides_anew_a_few_times() -> None:
     tries = iter([Stale("1"), Stale("2"), None])
 

@@ -11,7 +11,6 @@ import pytest
 
 from compose.launcher import flower_processes
 from federation.controller import run_tracker
-from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
@@ -28,6 +27,7 @@ from tests.federation.flower_stack import (
     server_apps,
     wait_for,
 )
+from tests.federation.registries import controller_settings
 from tests.federation.stand_in_agent import StandInAgent
 from tests.federation.test_flower import not_a_number
 
@@ -92,20 +92,8 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         processes = stack.enter_context(FlowerStack(tmp_path, devices, env))
         submission = flower_processes.submission(tmp_path, processes.address, {"task": task_ref})
-        stack.enter_context(
-            controlled(
-                ControllerSettings(
-                    task_ref=task_ref,
-                    broker=kafka,
-                    state=tmp_path,
-                    registry=registry.folder,
-                    public_keys=(tmp_path / "keys" / "signing.pub",),
-                    signing_key=tmp_path / "keys" / "signing.pem",
-                    submission=submission,
-                    runs_per_day=0,
-                )
-            )
-        )
+        settings = controller_settings(task_ref, kafka, tmp_path, submission, runs_per_day=0)
+        stack.enter_context(controlled(settings))
         call = flwr(tmp_path)
         check_streamed(call, tmp_path, kafka)
         check_stopped(call, tmp_path, kafka, processes, tiny.name)

@@ -76,26 +76,6 @@ def test_nothing_before_the_first_version(registry: Registry) -> None:
     assert "there is no earlier version to go back to" in outcome.text
 
 
-def test_going_back_to_a_named_version_takes_all_others_back(
-    registry: Registry, three: list[Ref]
-) -> None:
-    assert manual.roll_back(registry, OLD, three[0].model).made is not None
-    standing = registry.desired()
-    assert (standing.stable, standing.offered) == (three[0], None)
-    assert set(standing.withdrawn) == {three[1].model, three[2].model}
-    assert manual.roll_back(registry, OLD, three[0].model).made is None
-
-
-def test_a_withdrawn_version_can_be_promoted(registry: Registry, three: list[Ref]) -> None:
-    manual.roll_back(registry, OLD)
-    outcome = manual.promote(registry, OLD, three[2].model, "it was the network")
-    assert outcome.made is not None
-    assert outcome.made.decision.reason == "manual: it was the network"
-    standing = registry.desired()
-    assert (standing.stable, standing.withdrawn) == (three[2], {})
-    assert manual.promote(registry, OLD, three[2].model).made is None
-
-
 def test_promoting_takes_another_offer_back_and_leaves_who_waits(
     registry: Registry, three: list[Ref]
 ) -> None:

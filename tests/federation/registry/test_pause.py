@@ -1,26 +1,19 @@
 """A pause is a decision like the others: signed, in the chain, and accepted by every device."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import create_model
 
 from federation.registry import key_rotation, manual
 from federation.registry.audit import verify
 from federation.registry.catalog import versions
 from federation.registry.registry import Registry, Stale
-from streams.contract.decisions import DesiredState, Ref
-from streams.contract.documents import Document
+from streams.contract.decisions import Ref
 from streams.contract.errors import UsageError
 from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance
 from tests.fakes.tiny_task import task
 from tests.federation.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve, wait
-
-KNOWN = {  # kinds that devices of 0.1.0 know
-    "served", "candidate", "stage", "held", "rolled-back", "dropped", "teacher", "keys",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -57,17 +50,6 @@ def test_a_pause_says_who_when_and_why_and_moves_no_device(
         f"{where}: no device changes, no run starts, and it still goes back if it is worse"
     ]
     assert [v.holds for v in versions(registry)] == ["stable", "offered in stage 1, paused"]
-
-
-def test_the_second_call_does_nothing(registry: Registry, offered: Ref) -> None:
-    assert "nothing to resume" in manual.resume(registry, OLD).text
-    manual.pause(registry, OLD, "look first")
-    again = manual.pause(registry, OLD, "another")
-    assert again.made is None
-    assert "is paused already, manual: look first: nothing to do" in again.text
-    assert manual.resume(registry, OLD).made is not None
-    assert manual.resume(registry, OLD).made is None
-    assert len(registry.decisions()) == 4
 
 
 def test_there_is_nothing_to_pause_without_a_rollout(registry: Registry) -> None:
@@ -133,21 +115,3 @@ def test_a_device_accepts_a_chain_with_a_pause_and_serves_what_it_served(
     assert set(targets[2].values()) == {offered, registry.desired().stable}
     late = Acceptance(None, task, [OLD.public_key()])  # it was away: the pause is all it reads
     assert late.accept(history[2]).standing.offered == offered
-
-
-def test_a_device_of_an_earlier_version_reads_it_without_the_pause(
-    registry: Registry, offered: Ref
-) -> None:
-    fields: dict[str, Any] = {
-        name: (field.annotation, field)
-        for name, field in DesiredState.model_fields.items()
-        if name != "paused"
-    }
-    older = create_model("OlderState", __base__=Document, **fields)
-    manual.pause(registry, OLD)
-    manual.resume(registry, OLD)
-    for release in registry.history():
-        decision = release.decision
-        assert decision.kind in KNOWN
-        read = older.decode(decision.standing.encode())
-        assert read.model_dump() == decision.standing.model_dump(exclude={"paused"})

@@ -14,6 +14,7 @@ from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
 from federation.rollout.window_history import WindowHistory
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
+from tests.fakes.documents import window_report
 
 STABLE, CANDIDATE = "1-a", "2-b"
 BEGAN, SECOND = 10**9, 10**6
@@ -23,17 +24,8 @@ FLEETS = 40
 
 
 def report(device: int, number: int, model: str, metric: WindowMetric) -> WindowReport:
-    return WindowReport(
-        task="tiny",
-        device=f"d{device}",
-        window_us=number,
-        end_us=number + 1,
-        revision=0,
-        events=EVENTS,
-        teacher_model="1-t",
-        metric=metric,
-        models={model: ModelWindow(events=EVENTS, compared=EVENTS, agreeing=0)},
-    )
+    part = ModelWindow(events=EVENTS, compared=EVENTS, agreeing=0)
+    return window_report(f"d{device}", number, {model: part}, metric=metric)
 
 
 def judged(rules: StageRules, history: WindowHistory, now: int) -> StageVerdict:

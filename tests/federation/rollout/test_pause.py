@@ -1,7 +1,6 @@
 """A rollout that a person has paused stays at its stage, or goes back, and nothing else."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -136,16 +135,3 @@ def test_a_controller_that_decides_at_the_same_moment_reads_the_pause_first(
     with pytest.raises(registry.Stale):
         rig.rollout.step(before, rig.fleet, rig.windows)
     assert rig.step() is None
-
-
-def test_what_a_pause_meets_last_is_a_file_of_the_history(rig: Rig, tmp_path: Path) -> None:
-    """Killed before it is written nothing has changed; after it, everything has."""
-    rig.devices(12)
-    rig.candidate()
-    rig.step()
-    names = rig.registry.numbered()
-    manual.pause(rig.registry, KEY)
-    assert rig.registry.numbered() == [*names, "00000004.json"]
-    (tmp_path / "registry" / "history" / "00000004.json").unlink()
-    assert rig.registry.desired().paused is None
-    assert manual.pause(rig.registry, KEY).made is not None

@@ -6,27 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry.registry import Registry, Stale
 from federation.rollout import rollout as rollout_module
 from federation.rollout.rollout import FleetState, Plan, Rollout
 from federation.rollout.stage_policy import StageRules, StageVerdict
 from federation.rollout.window_history import WindowHistory
-from streams.contract.artifact import Manifest, pack
-from streams.contract.decisions import Decision, Ref, Release, rollout_position
-from streams.contract.documents import DeviceState
+from streams.contract.decisions import Decision, Release, rollout_position
 from streams.contract.errors import ArtifactError
-from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
-
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-
-
-def artifact(number: int, base: str | None = None) -> bytes:
-    manifest = Manifest(
-        task="tiny", task_version=1, number=number, base=base, created_us=1, key="", files=[]
-    )  # fmt: skip
-    return pack(manifest, {"weights.safetensors": bytes([number])}, KEY)
+from streams.contract.window_report import ClassAgreement, ModelWindow
+from tests.fakes.documents import device_state, window_report
+from tests.federation.registries import OLD as KEY
+from tests.federation.registries import model, wait
 
 
 @dataclass
@@ -38,7 +29,7 @@ class Rig:
     plan: Plan = field(default_factory=lambda: Plan(rules=StageRules(minimum_windows=2)))
 
     def __post_init__(self) -> None:
-        self.stable = self.registry.add(artifact(1)).model
+        self.stable = model(self.registry, 1).model
         self.registry.serve(self.stable, KEY, "the first")
         self.rollout = self.another()
         self.reported = 0
@@ -50,18 +41,12 @@ class Rig:
     def devices(self, count: int, **more: object) -> list[str]:
         names = [f"d{i}" for i in range(count)]
         for name in names:
-            about = {
-                "device": name, "task": "tiny", "time_us": 1, "epoch": "e", "active": self.stable,
-                "produced": 1, "delivered": 1, "pending": 0, **more,
-            }  # fmt: skip
-            self.fleet.add(DeviceState.model_validate(about), self.now)
+            self.fleet.add(device_state(name, **{"active": self.stable, **more}), self.now)
         return sorted(names, key=lambda d: rollout_position("tiny", d))
 
     def candidate(self, number: int = 2, base: str | None = None) -> str:
-        made = self.registry.add(artifact(number, base or self.stable))
-        ref = Ref.of(made)
-        standing = self.registry.desired().model_copy(update={"candidate": ref})
-        self.registry.decide(KEY, "candidate", standing, self.registry.last(), model=made.model)
+        made = model(self.registry, number, base=base or self.stable)
+        wait(self.registry, made)
         return made.model
 
     def step(self) -> Decision | None:
@@ -74,12 +59,9 @@ class Rig:
         for _ in range(count):
             self.reported += 1
             self.now += 1
-            report = WindowReport(
-                task="tiny", device=device, window_us=self.reported * 10, end_us=0, revision=0,
-                events=20, teacher_model="1-t",
-                models={model: ModelWindow(events=20, compared=20, agreeing=agreeing)},
-                classes={"slow": ClassAgreement(events=20, agreeing=agreeing)},
-            )  # fmt: skip
+            part = ModelWindow(events=20, compared=20, agreeing=agreeing)
+            classes = {"slow": ClassAgreement(events=20, agreeing=agreeing)}
+            report = window_report(device, self.reported * 10, {model: part}, classes=classes)
             self.windows.add(report, int(self.now * 1e6))
 
     def past(self, devices: list[str]) -> None:
@@ -160,7 +142,7 @@ def test_a_device_that_goes_back_by_itself_is_evidence(rig: Rig) -> None:
 
 
 def test_a_version_that_many_devices_decline_is_taken_back(rig: Rig) -> None:
-    first, second = rig.stable, rig.registry.add(artifact(2)).model
+    first, second = rig.stable, model(rig.registry, 2).model
     rig.registry.serve(second, KEY, "by its canary")
     kept = {"model": first, "against": second, "segments": 40, "loss": 0.1, "offered_loss": 0.4,
             "since_us": 1}  # fmt: skip
@@ -287,28 +269,6 @@ def test_two_of_them_make_each_decision_once(rig: Rig) -> None:
     after = rig.registry.last()
     assert after is not None
     assert other.step(after, rig.fleet, rig.windows) is None
-
-
-def test_one_that_takes_over_comes_to_the_same_verdict(rig: Rig) -> None:
-    order = rig.devices(12)
-    rig.past(order)
-    model = rig.candidate()
-    rig.step()
-    for _ in range(2):
-        rig.report(order[0], model, 4)
-    last = rig.registry.last()
-    assert last is not None
-    plans = [rig.rollout, rig.another()]
-    found = [
-        p._finding(
-            last.decision.standing, Ref(model=model, digest="a" * 64, size=100_000), rig.fleet,
-            rig.windows,
-            [d.time_us for d in rig.registry.decisions() if d.kind == "stage"],
-        )
-        for p in plans
-    ]  # fmt: skip
-    assert found[0] == found[1]
-    assert found[0].verdict == "roll-back"
 
 
 def test_a_release_that_is_no_decision_of_ours_is_named(rig: Rig) -> None:

@@ -1,9 +1,7 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from federation.admission.quarantine import Quarantine, QuarantineRecord
 from federation.rounds import checkpoint
@@ -84,24 +82,6 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(
     assert checkpoint.latest(tmp_path, "7") is None
     newest.write_bytes(checkpoint.encode(sample(2, run="8")))
     assert checkpoint.latest(tmp_path, "7") is None
-
-
-def test_a_field_too_many_or_of_another_type_is_refused() -> None:
-    good = sample()
-    for text in (
-        b'{"x": 1, ' + good.about.encode()[1:],
-        good.about.encode().replace(b"7", b"true"),
-    ):
-        tensors = {"weights.w": np.zeros(1, np.float32)}
-        decoded = text.decode()
-        metadata = {"checkpoint": decoded, "sha256": checkpoint._digest(decoded, tensors)}
-        with pytest.raises(MalformedRecord, match="About"):
-            checkpoint.decode(safetensors.numpy.save(tensors, metadata))
-    stray = replace(good, weights={})
-    data = safetensors.numpy.save({"w": np.zeros(1)}, {"checkpoint": "{}", "sha256": ""})
-    with pytest.raises(MalformedRecord, match="digest"):
-        checkpoint.decode(data)
-    assert checkpoint.decode(checkpoint.encode(stray)).weights == {}
 
 
 def test_how_nodes_behaved_comes_back_as_it_was() -> None:

@@ -7,16 +7,13 @@ from hypothesis import strategies as st
 from federation.rounds.client_sampling import choose, to_ask, to_invite, unfit
 from streams.contract.documents import DeviceState
 from streams.contract.task import Training
+from tests.fakes.documents import device_state
 
 BASE = "2-bbbb"
 
 
 def state(**changes: object) -> DeviceState:
-    said = DeviceState(
-        device="d", task="t", time_us=0, epoch="e", active=BASE, produced=0, delivered=0,
-        pending=0, samples=100,
-    )  # fmt: skip
-    return said.model_copy(update=changes)
+    return device_state(**{"active": BASE, "samples": 100, **changes})
 
 
 @pytest.mark.parametrize(

@@ -10,24 +10,14 @@ from federation.admission.update import Tensors, Update
 from federation.rounds.collector import LOOK_S, POLL_S, TTL_SPARE_S, Collector, Policy
 from federation.rounds.messages import Reply
 from streams.contract.work import Op, Work
+from tests.fakes import documents
 
 WEIGHTS: Tensors = {"w": np.zeros(1, np.float32)}
 FULL_S = 60.0
 
 
 def work(number: int) -> Work:
-    return Work(
-        run="7",
-        round=number,
-        task="tiny",
-        task_version=1,
-        base="1-a",
-        epochs=1,
-        batch_size=32,
-        learning_rate=0.02,
-        seed=3,
-        time_budget_s=20.0,
-    )
+    return documents.work(round=number)
 
 
 def update(node: int) -> Update:
@@ -227,7 +217,7 @@ class Working(Hushed):
 
 
 def limited(limit_s: float) -> Work:
-    return work(1).model_copy(update={"limit_s": limit_s})
+    return documents.work(limit_s=limit_s)
 
 
 def test_a_device_at_work_is_waited_for_beyond_the_deadline_and_the_others_time() -> None:

@@ -5,23 +5,13 @@ from federation.rounds.fleet_reports import FleetReports
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.kafka.reader import Received
+from tests.fakes.documents import device_state
 
 LATER_US = 1 << 60
 
 
 def state(device: str, samples: int, time_us: int = LATER_US, node: int | None = None) -> Received:
-    said = DeviceState(
-        device=device,
-        task="tiny",
-        time_us=time_us,
-        epoch="e",
-        active="",
-        produced=0,
-        delivered=0,
-        pending=0,
-        samples=samples,
-        node=node,
-    )
+    said = device_state(device, time_us=time_us, samples=samples, node=node)
     return Received("t", 0, 0, device.encode(), said.encode(), [])
 
 
@@ -74,15 +64,6 @@ def test_a_broker_that_is_away_gives_no_figures_and_is_asked_again_later() -> No
     now[0] = fleet_reports.RETRY_S
     assert found.since(0) == {"a": 5}
     assert attempts == [0.0, fleet_reports.RETRY_S]
-
-
-def test_a_broker_that_cannot_be_reached_stops_no_run() -> None:
-    def connect() -> FakeFollower:
-        raise BrokerUnavailable("no broker")
-
-    found = FleetReports(connect)
-    assert found.since(0) == {}
-    found.close()
 
 
 @pytest.mark.parametrize("busy", [True, False])

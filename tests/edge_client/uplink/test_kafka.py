@@ -1,12 +1,13 @@
-"""Batches that a real broker refuses: those that are too large are sent in smaller messages, and an
-event that is too large alone is declared dropped; where it refuses the device, events stay in the
-spool until it takes them."""
+"""The uplink on a real broker that refuses: an event that is too large alone is declared dropped;
+where it refuses the device, events stay in the spool until it takes them. And on one behind a proxy
+that swallows its answers.
+"""
 
-import time
 import uuid
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionMa
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
-from edge_client.uplink.uplink import Uplink
+from edge_client.uplink.uplink import STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
@@ -35,6 +36,7 @@ from streams.kafka.admin import ensure_topics, probe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
+from tests.fakes.proxy import Proxy
 from tests.fakes.tiny_task import task as tiny
 from tests.polling import until
 from tests.secure_node import SecureNode
@@ -42,24 +44,31 @@ from tidewheel import Segment
 
 pytestmark = pytest.mark.kafka
 
-TIMEOUT_S = 60.0
 STEP_US = 500_000  # from one event to the next
 
 
 class Device:
     """A spool and the uplink that empties it."""
 
-    def __init__(self, task: Task, broker: BrokerSettings, folder: Path) -> None:
+    def __init__(
+        self,
+        task: Task,
+        broker: BrokerSettings,
+        folder: Path,
+        kind: type[Producer] = Producer,
+        stall_s: float = STALL_S,
+    ) -> None:
         self.task = task
         self.spool = Spool(folder)
         self.producers: list[Producer] = []
-        self._broker = broker
+        self._broker, self._kind = broker, kind
         self.uplink = Uplink(
-            task, "d0", self.spool, self._connect, lambda: probe(broker), self._state
-        )
+            task, "d0", self.spool, self._connect, lambda: probe(broker), self._state,
+            stall_s=stall_s,
+        )  # fmt: skip
 
     def _connect(self) -> Producer:
-        self.producers.append(Producer(self._broker))
+        self.producers.append(self._kind(self._broker))
         return self.producers[-1]
 
     def _state(self) -> DeviceState:
@@ -78,14 +87,8 @@ class Device:
             writer.put(Event(time_us, "1-aaaaaaaa", np.zeros(3, np.float32), None, segment))
         writer.write(last=True)
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < deadline, f"not in {TIMEOUT_S:.0f} s: {what}"
-            time.sleep(0.05)
-
     def delivered(self, count: int) -> None:
-        self.until(lambda: self.spool.account().delivered == count, f"{count} are delivered")
+        until(lambda: self.spool.account().delivered == count, f"{count} are delivered")
 
     def received(self, broker: BrokerSettings) -> tuple[list[int], dict[int, str]]:
         """The seqs on the topic as they come, each as often as it is there, and those that are
@@ -125,22 +128,6 @@ def limit(broker: BrokerSettings, topic: str, size: int) -> None:
     admin.close()
 
 
-def test_a_message_that_is_too_large_for_the_topic_is_sent_in_smaller_ones(
-    kafka: BrokerSettings, tmp_path: Path
-) -> None:
-    task = replace(tiny, name=f"large-{tmp_path.name[-8:].strip('_').lower()}")
-    ensure_topics(kafka, topic_specs(task.name, 1))
-    device, topic = Device(task, kafka, tmp_path), topic_name(task.name, EVENTS)
-    device.uplink.start()
-    device.produce(3)
-    device.delivered(3)
-    limit(kafka, topic, 4_000)
-    device.produce(60)  # one message of some 10 kB
-    device.delivered(63)
-    device.uplink.stop(10.0)
-    device.check(kafka, 63)
-
-
 def test_events_that_are_too_large_for_the_topic_are_declared_and_passed(
     kafka: BrokerSettings, tmp_path: Path
 ) -> None:
@@ -154,7 +141,7 @@ def test_events_that_are_too_large_for_the_topic_are_declared_and_passed(
     device.delivered(3)
     limit(kafka, topic, 2_000)
     device.produce(40)  # of more than 3 kB each
-    device.until(lambda: device.spool.account().pending == 0, "they are passed")
+    until(lambda: device.spool.account().pending == 0, "they are passed")
     account = device.spool.account()
     assert (account.delivered, account.dropped) == (3, {"too-large": 40})
     limit(kafka, topic, 1_000_000)
@@ -183,7 +170,7 @@ def test_events_that_an_acl_refuses_meanwhile_stay_until_it_allows_them(
     denied = (ACLOperation.WRITE, ACLPermissionType.DENY, pattern)
     admin.create_acls([ACL("User:plain", "*", *denied)])
     device.produce(10)
-    device.until(lambda: device.uplink.error, "the device says so")
+    until(lambda: device.uplink.error, "the device says so")
     account = device.spool.account()
     assert (account.delivered, account.pending, account.dropped) == (3, 10, {})
 
@@ -216,30 +203,20 @@ def manager_of(producer: Producer) -> TransactionManager:
     return manager
 
 
-@pytest.mark.parametrize(
-    ("spoil", "error"),
-    [
-        (skip_numbers, "OutOfOrderSequenceNumberError"),
-        (supersede, "InvalidProducerEpochError"),
-    ],
-)
 def test_events_that_are_refused_of_one_producer_are_sent_once_by_another(
-    kafka: BrokerSettings,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    spoil: Callable[[Producer, str], None],
-    error: str,
+    kafka: BrokerSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Its numbers are wrong in the next test; here the broker knows a newer epoch of it."""
     task = replace(tiny, name=f"spoilt-{uuid.uuid4().hex[:8]}")
     ensure_topics(kafka, topic_specs(task.name, 1))
     device = Device(task, kafka, tmp_path)
     device.uplink.start()
     device.produce(3)
     device.delivered(3)
-    spoil(device.producers[0], topic_name(task.name, EVENTS))
+    supersede(device.producers[0], topic_name(task.name, EVENTS))
     device.produce(40)
     device.delivered(43)
-    assert error in caplog.text
+    assert "InvalidProducerEpochError" in caplog.text
     device.produce(5)
     device.delivered(48)
     device.uplink.stop(10.0)
@@ -268,3 +245,39 @@ def test_of_many_messages_behind_a_gap_none_comes_before_those_of_the_gap(
     assert f"Kafka at {kafka.bootstrap} refuses: OutOfOrderSequenceNumberError" in caplog.text
     assert "no Kafka broker answers" not in caplog.text
     assert device.spool.audit() == device.spool.account()
+
+
+class Impatient(Producer):
+    """Gives up a batch after two seconds. If the batch had been sent, an idempotent producer of the
+    library's sends nothing more, and says nothing. Ours never give up."""
+
+    OPTIONS: ClassVar[dict[str, Any]] = {
+        **Producer.OPTIONS, "request_timeout_ms": 700, "delivery_timeout_ms": 2000,
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_events_whose_answers_are_lost_come_again_in_order_and_are_settled_once(
+    secure_node: SecureNode, tmp_path: Path
+) -> None:
+    task, plain = replace(tiny, name="unheard"), secure_node.settings("plain")
+    ensure_topics(plain, topic_specs(task.name, 1))
+    through = secure_node.settings("proxied", bootstrap=f"127.0.0.1:{secure_node.proxy_port}")
+    device = Device(task, through, tmp_path, Impatient, stall_s=1.0)
+    with closing(Proxy(secure_node.proxy_port, secure_node.ports["proxied"])) as proxy:
+        device.uplink.start()
+        device.produce(5)
+        device.delivered(5)
+        proxy.swallowing = True
+        device.produce(20)
+        until(lambda: len(device.producers) >= 3, "producers that hear nothing are replaced")
+        assert device.spool.account().delivered == 5
+        device.produce(20)
+        proxy.swallowing = False
+        device.delivered(45)
+        device.uplink.stop(5.0)
+    events, drops = device.received(plain)
+    assert len(events) > 45  # what was sent and not heard of came twice
+    assert (list(dict.fromkeys(events)), drops) == (list(range(45)), {})
+    account = device.spool.account()
+    assert (account.produced, account.delivered, account.pending) == (45, 45, 0)
