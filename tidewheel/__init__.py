@@ -18,7 +18,7 @@ A task is one Python file with one `Task`, named `path/to/file.py:task` on every
 Describe what is learned
     Task        the whole description, with Segment, Device and Training (and its
                 Privacy)
-    Reading     what `Task.readings` yields: one sensor sample
+    Reading     what `Task.readings` yields: one sensor sample; Readings: many as arrays
     Answered    what `Task.outcomes` gets: a segment as the device answered it
     Outcome     what `Task.outcomes` yields: a true label that is known later
     Metric      a figure of merit of your own, for `Task.metric`
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         Outcome,
         Privacy,
         Reading,
+        Readings,
         Segment,
         Task,
         Training,
@@ -86,6 +87,7 @@ __all__ = [
     "Outcome",
     "Privacy",
     "Reading",
+    "Readings",
     "Report",
     "Segment",
     "Task",

@@ -15,6 +15,7 @@ from edge_client.samples.splits import HELD_OUT, reports, split_of, split_period
 from examples.drift.har_remounted import REMOUNTED
 from federation.evaluation.recent_windows import ROWS, RecentWindows
 from streams.contract.task import Reading, Task
+from streams.contract.task.parts import one_by_one
 from streams.segments.segmentation import segments_of
 
 SEED = 1
@@ -195,7 +196,7 @@ class Person:
 
     @classmethod
     def read(cls, task: Task, name: str) -> "Person":
-        whole = Recording.of(task, task.readings(name))
+        whole = Recording.of(task, one_by_one(task.readings(name)))
         if name not in REMOUNTED:
             return cls(whole, None)
         apart = np.flatnonzero(np.diff(whole.first_us) > 5_000_000)[0] + 1  # recordings are 10 s

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from edge_client.sources.cuts import Cut, Skip
-from streams.contract.task import Reading, Task
+from streams.contract.task import Reading, Readings, Task
 from streams.segments.segmentation import segments_of
 
 
@@ -17,7 +17,7 @@ class Live:
     def __init__(
         self,
         task: Task,
-        readings: Callable[[], Iterable[Reading]],
+        readings: Callable[[], Iterable[Reading | Readings]],
         stop: threading.Event,
         skip: Skip,
     ) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edge_client.samples.splits import split_period_us
 from edge_client.sources.cuts import Cut, Skip
-from streams.contract.task import Reading, Task
+from streams.contract.task import Reading, Readings, Task
 from streams.runtime.disk import write_atomic
 from streams.segments.segmentation import segments_of
 
@@ -34,7 +34,7 @@ class Replay:
     def __init__(
         self,
         task: Task,
-        readings: Callable[[], Iterable[Reading]],
+        readings: Callable[[], Iterable[Reading | Readings]],
         folder: Path,
         *,
         speed: float,
@@ -107,7 +107,9 @@ class Replay:
                 return  # nothing to repeat
             self._end_pass(end, period)
 
-    def _one_pass(self, readings: Iterable[Reading], base: int, start: int) -> Iterator[Cut]:
+    def _one_pass(
+        self, readings: Iterable[Reading | Readings], base: int, start: int
+    ) -> Iterator[Cut]:
         position = mark = -1
         for first, last, segment, truth in segments_of(readings, self._task, skip=self._skip):
             position, mark = max(position + 1, first - base), max(mark + 1, last - base)

@@ -13,7 +13,7 @@ from edge_client.sources.cuts import Skip, Source
 from edge_client.sources.live import Live
 from edge_client.sources.replay import Replay
 from edge_client.sources.stdin import LineReadings, Lines
-from streams.contract.task import Reading, Task
+from streams.contract.task import Reading, Readings, Task
 
 if TYPE_CHECKING:
     from edge_client.settings import EdgeSettings
@@ -41,7 +41,7 @@ def open_source(
         mqtt = MqttSource(settings.mqtt, task, settings.device, stop, skip)
         return Live(task, lambda: mqtt, stop, skip)
 
-    def readings() -> Iterable[Reading]:
+    def readings() -> Iterable[Reading | Readings]:
         return task.readings(settings.device)
 
     if task.source == "live":

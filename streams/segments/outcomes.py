@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from streams.contract.task import Answered, Task
+from streams.contract.task.parts import one_by_one
 from streams.segments.findings import Finding
 from streams.segments.segmentation import label_fits, segments_of
 from streams.segments.survey import READINGS, own_line
@@ -56,7 +57,7 @@ def _tried(task: Task, device: str, readings: int) -> Finding | None:
 def _answers(task: Task, device: str, readings: int) -> Iterator[Answered]:
     outputs = np.zeros(task.outputs, np.float32)
     try:
-        first = list(itertools.islice(task.readings(device), readings))
+        first = list(itertools.islice(one_by_one(task.readings(device)), readings))
     except Exception:  # named by the survey
         return
     for seq, (begin_us, end_us, segment, _) in enumerate(segments_of(first, task)):

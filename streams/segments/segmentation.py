@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from streams.contract.task import Reading, Task
+from streams.contract.task import Reading, Readings, Task
 
 SEGMENTS_BUFFERED = 8
 
@@ -24,13 +24,14 @@ IRREGULAR = frozenset({OUT_OF_ORDER, LABEL_UNFIT})  # said of readings that are 
 
 
 def segments_of(
-    readings: Iterable[Reading], task: Task, *, skip: Skip | None = None
+    readings: Iterable[Reading | Readings], task: Task, *, skip: Skip | None = None
 ) -> Iterator[Cut]:
     """Cut readings into segments; see Segmenter."""
     segmenter = Segmenter(task, skip)
     for reading in readings:
-        cut = segmenter.push(reading)
-        if cut is not None:
+        if isinstance(reading, Readings):
+            yield from segmenter.take(reading)
+        elif (cut := segmenter.push(reading)) is not None:
             yield cut
 
 
@@ -84,8 +85,43 @@ class Segmenter:
         self._new.append(tuple(values))  # a source may use its list again
         times.append(time_us)
         self._labels.append(label)
-        if len(times) < samples:
-            return None
+        return self._cut() if len(times) == samples else None
+
+    def take(self, block: Readings) -> Iterator[Cut]:
+        """Take many readings; yield the segments that they end, as `push` of each would."""
+        if not self._is_plain(block):
+            yield from filter(None, map(self.push, block.each()))
+            return
+        self._fill()
+        times, at = block.times_us.tolist(), 0
+        while at < len(times):
+            count = min(self._samples - len(self._times), len(times) - at)
+            end = self._begin + len(self._times)
+            self._buffer[end : end + count] = block.values[at : at + count]
+            self._times += times[at : at + count]
+            self._labels += [block.label] * count
+            at += count
+            if len(self._times) == self._samples:
+                yield self._cut()
+        self._last_us = times[-1]
+
+    def _is_plain(self, block: Readings) -> bool:
+        """Return whether nothing in a block is skipped, irregular or between two segments."""
+        times, values, label = block
+        if not len(times) or values.shape != (len(times), self._channels):
+            return False
+        before = self._times[-1] if self._times else max(self._last_us, int(times[0]))
+        steps = np.diff(times, prepend=before)
+        return bool(
+            steps.min() >= 0
+            and steps.max() <= self._max_gap_us
+            and times[0] >= self._last_us
+            and np.isfinite(values).all()
+            and (label is None or label_fits(self._task, label))
+        )
+
+    def _cut(self) -> Cut:
+        times, samples = self._times, self._samples
         self._fill()
         segment = self._buffer[self._begin : self._begin + samples].T.copy()
         cut = times[0], times[-1], segment, _segment_label(self._labels, self._task)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from streams.contract.errors import TaskError
 from streams.contract.task import Device, Reading, Task
+from streams.contract.task.parts import one_by_one
 from streams.segments.segmentation import LABEL_UNFIT, label_fits, segments_of
 
 DATED_FROM_US = 10**15  # September 2001
@@ -57,7 +58,7 @@ class TaskReadings:
 
     def __iter__(self) -> Iterator[Reading]:
         try:
-            for reading in self._task.readings(self._device):
+            for reading in one_by_one(self._task.readings(self._device)):
                 found = Reading(*reading)
                 self.count += 1
                 yield found

@@ -19,6 +19,7 @@ from streams.contract.task.parts import (
     Metric,
     Outcome,
     Reading,
+    Readings,
     Role,
     Segment,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Outcome",
     "Privacy",
     "Reading",
+    "Readings",
     "Role",
     "Segment",
     "Strategy",

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from streams.contract.errors import TaskError
-from streams.contract.task.parts import Answered, Device, Metric, Outcome, Reading, Role, Segment
+from streams.contract.task.parts import (
+    Answered,
+    Device,
+    Metric,
+    Outcome,
+    Reading,
+    Readings,
+    Role,
+    Segment,
+)
 from streams.contract.task.training import Training
 
 if TYPE_CHECKING:
@@ -35,7 +44,7 @@ class Task:
     build_teacher    () -> module: (batch, segments, channels, samples), and a mask
                      (batch, segments) of the segments that exist -> (batch, segments, outputs);
                      None: the teacher answers each segment by itself
-    readings         (device) -> iterable of Reading
+    readings         (device) -> iterable of Reading, or of Readings: many as arrays
     source           "recorded": `readings` is a recording, replayed at any speed and repeated;
                      "live": a sensor, taken as it comes
     max_gap_s        the longest time between two readings of one segment, seconds;
@@ -83,7 +92,7 @@ class Task:
     rate_hz: float | None
     segment: Segment
     build_model: "Callable[[], torch.nn.Module]"
-    readings: Callable[[str], Iterable[Reading]]
+    readings: Callable[[str], Iterable[Reading | Readings]]
     devices: Callable[[], Sequence[Device]]
     classes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """What a task is made of, beside its training: readings, segments, devices, labels, a metric."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -30,6 +30,43 @@ class Reading(NamedTuple):
     time_us: int
     values: Sequence[float]
     label: float | Sequence[float] | None = None
+
+
+class Readings(NamedTuple):
+    """Many sensor samples as arrays, which cost a device less than one by one.
+
+    times_us   (n,) whole numbers, as those of a Reading
+    values     (n, channels) numbers
+    label      that of all of them, as of a Reading
+
+    >>> import numpy as np
+    >>> from tidewheel import Readings
+    >>> Readings(np.arange(0, 30_000, 10_000), np.zeros((3, 2)), label=1).time_us
+    0
+    """
+
+    times_us: np.ndarray
+    values: np.ndarray
+    label: float | Sequence[float] | None = None
+
+    @property
+    def time_us(self) -> int:
+        """That of the first."""
+        return int(self.times_us[0])
+
+    def each(self) -> Iterator[Reading]:
+        """Yield them one by one."""
+        for time_us, values in zip(self.times_us.tolist(), self.values.tolist(), strict=True):
+            yield Reading(time_us, values, self.label)
+
+
+def one_by_one(readings: Iterable[Reading | Readings]) -> Iterator[Reading]:
+    """Yield the readings of a source that may yield many at once."""
+    for one in readings:
+        if isinstance(one, Readings):
+            yield from one.each()
+        else:
+            yield one
 
 
 class Answered(NamedTuple):
