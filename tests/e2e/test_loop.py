@@ -20,7 +20,7 @@ LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "-
 @pytest.mark.timeout(400)
 def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Place) -> None:
     with collecting() as collector:
-        kafka_place.environ = {**kafka_place.environ, **collector.environ(share=0.2)}
+        kafka_place.environ = {**kafka_place.environ, **collector.environ()}
         running = kafka_place.up("up", *LOOP)
         running.until_said("3 serve 1-", 150)
         check_status(kafka_place)
