@@ -150,11 +150,6 @@ class Recovery:
         ]
         return min(found, default=None)
 
-    def false_alarms(self) -> int:
-        """Windows with an alarm before."""
-        alarms = [r for _, r in self._of(self.worn) if r.drift is not None and r.drift.alarm]
-        return sum(not self._otherwise(report) for report in alarms)
-
     def decided(self, kind: str, after: int = 0) -> Decision | None:
         """The first decision of this kind with a number above `after`, but for the very first."""
         found = (d for n, d in sorted(self.view.decisions.items()) if n > max(after, 1))

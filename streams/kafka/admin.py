@@ -63,16 +63,6 @@ def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
             _check_configs(admin, settings, there)
 
 
-def require_topic(settings: BrokerSettings, name: str) -> None:
-    """Raise UsageError if there is no topic of that name."""
-    with _connected(settings, bootstrap_timeout_ms=10_000) as admin:
-        if name not in admin.list_topics():
-            raise UsageError(
-                f"there is no topic {name} on {settings.bootstrap}: create it, as with "
-                f"kafka-topics.sh --bootstrap-server {settings.bootstrap} --create --topic {name}"
-            )
-
-
 def _check_partitions(
     admin: KafkaAdminClient, settings: BrokerSettings, specs: Sequence[TopicSpec]
 ) -> None:

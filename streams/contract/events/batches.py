@@ -28,18 +28,6 @@ class BatchEncoder:
         return b"".join((self._head, batch.serialize(), END))
 
 
-def own_batch(data: bytes) -> pa.RecordBatch:
-    """Return the rows that `encode_batch` wrote, with the columns that they have."""
-    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-        return reader.read_next_batch()
-
-
-def own_columns(data: bytes) -> pa.Schema:
-    """Return the columns of rows that `encode_batch` wrote."""
-    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-        return reader.schema
-
-
 def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
     """Return the rows of an Arrow IPC stream as one batch with this schema.
 
