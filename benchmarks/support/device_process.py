@@ -99,7 +99,23 @@ class Kept:
         self._producer.close(timeout_s)
 
 
+class Still:
+    """What a device says of itself, always the same."""
+
+    def __init__(self, state: DeviceState) -> None:
+        self._state = state
+
+    def news(self) -> None:
+        return None
+
+    def state(self) -> DeviceState:
+        return self._state
+
+
 def pump(task: Task, settings: BrokerSettings, count: int) -> None:
+    from edge_client.agent import SWITCH_S
+
+    sys.setswitchinterval(SWITCH_S)  # as an agent does, for both
     kept = Kept(settings, topic_name(task.name, EVENTS))
     device_s = _through_the_device(task, kept, count)
     found = {"events": count, "messages": len(kept.messages), "device_s": device_s}
@@ -128,7 +144,7 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
             device="pump", task=task.name, time_us=0, epoch=spool.epoch, active="", produced=0,
             delivered=0, pending=0,
         )  # fmt: skip
-        uplink = Uplink(task, "pump", spool, lambda: kept, lambda: True, lambda: state)
+        uplink = Uplink(task, "pump", spool, lambda: kept, lambda: True, Still(state))
         writer.start()
         uplink.start()
         while not uplink.connected:
@@ -136,8 +152,9 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
         began = time.perf_counter()
         for number, event in enumerate(events):
             writer.put(event)
-            while writer.waiting > AHEAD or (
-                number % 1000 == 0 and spool.account().pending * size > PENDING
+            while number % 100 == 0 and (
+                writer.waiting > AHEAD
+                or (number % 1000 == 0 and spool.account().pending * size > PENDING)
             ):
                 time.sleep(0.001)
         seconds = 0.0

@@ -47,23 +47,13 @@ class SampleTable:
 
     def rate(self, rows: np.ndarray) -> None:
         """Note class and worth of rows that are new or have another label."""
-        self.kind[rows], self.worth[rows] = self._classes(rows), self._worth(rows)
-
-    def _classes(self, rows: np.ndarray) -> np.ndarray:
-        """Return the class of each row, for the balance; 0 if the task has targets."""
-        if not self.task.classes:
-            return np.zeros(len(rows), np.int64)
-        true, taught = self.true[rows], self.teacher[rows]
-        guess = np.where(
-            known(taught), np.nan_to_num(taught).argmax(1), self.answers[rows].argmax(1)
-        )
-        found = np.where(known(true), np.nan_to_num(true[:, 0]), guess)
-        return np.asarray(found, np.int64)
-
-    def _worth(self, rows: np.ndarray) -> np.ndarray:
-        """Return what the label of each row is worth to the reservoir."""
-        taught = np.where(self.has_teacher(rows), TAUGHT, UNLABELLED)
-        return np.where(self.has_true(rows), TRUE, taught)
+        true, taught = self.has_true(rows), self.has_teacher(rows)
+        self.worth[rows] = np.where(true, TRUE, np.where(taught, TAUGHT, UNLABELLED))
+        if self.task.classes:  # for the balance
+            kind = self.answers[rows].argmax(1)
+            kind[taught] = self.teacher[rows[taught]].argmax(1)
+            kind[true] = self.true[rows[true], 0]
+            self.kind[rows] = kind
 
     def both(self, rows: np.ndarray) -> np.ndarray:
         """Return the rows with a true label and a teacher's, but for those that only report."""

@@ -9,14 +9,13 @@ come faster than it writes. Events that sampling does not send are declared and 
 sampling.py.
 """
 
-import contextlib
 import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +26,6 @@ from streams.contract.events.messages import event_columns
 from streams.contract.task import Task
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 SYNC_S = 0.5
 LIMIT = 20_000
@@ -87,24 +84,30 @@ class SpoolWriter(threading.Thread):
         self._note = note
         self._rows = rows_per_frame(task)
         self._put: deque[Event] = deque()  # from the loop, not yet taken by the thread
+        self._overrun = 0  # events discarded from there while a write blocks
+        self._putting = threading.Lock()  # for these two
         self._events: deque[Event] = deque()
-        # Times of events discarded while a write blocks: a deque, because two threads use it.
-        self._overrun: deque[int] = deque()
         self._discarded = 0
         self._held: list[Event] = []  # that are not sent, after the spool's last seq
         self._held_since = 0.0
         self._expired_at = float("-inf")
         self._ending = threading.Event()
         self._woken = threading.Event()  # there may be something to write
+        self._many = threading.Event()  # a frame of it: not waiting for SYNC_S
         self.error: str | None = None
 
     def put(self, event: Event) -> None:
         """Accept an event; never waits for the disk, even while a write blocks."""
-        self._put.append(event)
-        self._woken.set()
-        if len(self._put) > self._limit:
-            with contextlib.suppress(IndexError):  # the thread has just taken them
-                self._overrun.append(self._put.popleft().time_us)
+        with self._putting:
+            self._put.append(event)
+            if len(self._put) > self._limit:
+                self._put.popleft()
+                self._overrun += 1
+            many = len(self._put) >= self._rows
+        if not self._woken.is_set():
+            self._woken.set()
+        if many and not self._many.is_set():
+            self._many.set()
 
     @property
     def waiting(self) -> int:
@@ -120,13 +123,14 @@ class SpoolWriter(threading.Thread):
             self._woken.wait(HOLD_S)
             self._woken.clear()
             self.write()
-            self._ending.wait(SYNC_S if len(self._put) < self._rows else 0.0)
+            self._many.wait(SYNC_S)
         self.write(last=True)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Write the remaining events and end the thread."""
         self._ending.set()
         self._woken.set()
+        self._many.set()
         self.join(timeout_s)
 
     def write(self, *, last: bool = False) -> None:
@@ -159,8 +163,12 @@ class SpoolWriter(threading.Thread):
             self.error = None
 
     def _take(self) -> None:
-        self._discarded += len(_drained(self._overrun))
-        self._events.extend(_drained(self._put))
+        self._many.clear()
+        with self._putting:
+            overrun, self._overrun = self._overrun, 0
+            taken, self._put = self._put, deque()
+        self._discarded += overrun
+        self._events.extend(taken)
 
     def _write_frame(self) -> None:
         events = self._next_events()
@@ -220,13 +228,3 @@ class SpoolWriter(threading.Thread):
 def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Return arrays of one shape as `np.stack` does, in a third of its time for small ones."""
     return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
-
-
-def _drained(queue: deque[T]) -> list[T]:
-    """Remove and return a queue's current items; another thread may use it meanwhile."""
-    found: list[T] = []
-    take, keep = queue.popleft, found.append
-    with contextlib.suppress(IndexError):
-        for _ in range(len(queue)):
-            keep(take())
-    return found

@@ -15,6 +15,7 @@ from streams.contract.documents import DeviceState
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
+from tests.fakes.documents import Reports
 from tests.streams.worker.support import SECOND, Fleet, batch, decoded_windows, fleet, until
 
 MINUTES = 24 * 60
@@ -49,8 +50,8 @@ def uplink_of(served: Fleet, spool: Spool) -> Uplink:
             produced=account.produced, delivered=account.delivered, pending=account.pending,
         )  # fmt: skip
 
-    broker = served.broker
-    return Uplink(served.task, AWAY, spool, lambda: Producer(broker), lambda: probe(broker), state)
+    broker, says = served.broker, Reports(state)
+    return Uplink(served.task, AWAY, spool, lambda: Producer(broker), lambda: probe(broker), says)
 
 
 @pytest.mark.kafka

@@ -36,6 +36,7 @@ from streams.kafka.admin import ensure_topics, probe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
+from tests.fakes.documents import Reports
 from tests.fakes.proxy import Proxy
 from tests.fakes.tiny_task import task as tiny
 from tests.polling import until
@@ -63,8 +64,8 @@ class Device:
         self.producers: list[Producer] = []
         self._broker, self._kind = broker, kind
         self.uplink = Uplink(
-            task, "d0", self.spool, self._connect, lambda: probe(broker), self._state,
-            stall_s=stall_s,
+            task, "d0", self.spool, self._connect, lambda: probe(broker),
+            Reports(self._state), stall_s=stall_s,
         )  # fmt: skip
 
     def _connect(self) -> Producer:

@@ -14,7 +14,7 @@ from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop
-from tests.fakes.documents import device_state
+from tests.fakes.documents import Reports, device_state
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
 from tests.polling import until
@@ -53,7 +53,7 @@ def uplink_of(
         spool,
         lambda: broker,
         lambda: reachable,
-        state,
+        Reports(state),
         bytes_per_s=bytes_per_s,
         clock=clock,
     )
